@@ -1,0 +1,172 @@
+"""
+Accepting on a raw socket.
+
+A Twisted port would make a transport of each connection, which cannot be let
+go of again: C{loseConnection} ends the connection in every process, and
+C{abortConnection} makes the worker's own close a reset.  When it is out of
+descriptors it accepts connections in order to close them.  This accepts only
+what there is room for; the rest waits in the kernel's backlog.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+from twisted.internet.interfaces import IDelayedCall, IReadDescriptor
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from portlisten import _linux
+
+#: The most connections taken in one turn of the loop.
+BATCH = 256
+
+# What accept(2) says when the port itself is of no use any more, as after
+# somebody else who holds it called shutdown(2).
+_UNUSABLE = frozenset([errno.EBADF, errno.EINVAL, errno.ENOTSOCK])
+
+Accepted: TypeAlias = "tuple[socket.socket, Any]"
+
+
+@implementer(IReadDescriptor)
+class Acceptor:
+    """
+    Accepts from one listening socket while there is room.
+
+    @param reactor: an L{IReactorFDSet} and L{IReactorTime}.
+    @param sock: the bound, listening, non-blocking socket.  Keeps it, and
+        closes it in L{stop}.
+    @param label: what it listens on, for the log.
+    @param room: says how many connections may be accepted now.
+    @param accepted: takes each batch, and the sockets in it.
+    @param retry: how long to pause when the process or the machine is out of
+        descriptors or memory, in seconds.
+    """
+
+    def __init__(
+        self,
+        reactor: Any,
+        sock: socket.socket,
+        label: str,
+        room: Callable[[], int],
+        accepted: Callable[[list[Accepted]], None],
+        retry: float,
+    ) -> None:
+        self._reactor = reactor
+        self._socket = sock
+        self._label = label
+        self._room = room
+        self._accepted = accepted
+        self._retry = retry
+        self._pause: IDelayedCall | None = None
+        self._reading = False
+        self._usable = True
+
+    log = Logger()
+
+    def fileno(self) -> int:
+        """
+        The listening socket's.
+        """
+        return self._socket.fileno()
+
+    def logPrefix(self) -> str:
+        """
+        See L{ILoggingContext}.
+        """
+        return "portlisten"
+
+    def resume(self) -> None:
+        """
+        Accept, if there is room.  Nothing happens if it does already, or if it
+        pauses because something ran out.
+        """
+        if not self._reading and self._usable and self._pause is None:
+            self._reading = True
+            self._reactor.addReader(self)
+
+    def suspend(self) -> None:
+        """
+        Leave connections in the backlog.
+        """
+        if self._reading:
+            self._reading = False
+            self._reactor.removeReader(self)
+
+    def stop(self) -> None:
+        """
+        Take what the backlog holds and there is room for, and close the socket.
+        Does not shut it down: it may have other holders.
+        """
+        if self._usable:
+            self.doRead()
+            self.close()
+
+    def close(self) -> None:
+        """
+        Close the socket, and leave the backlog to its other holders, if any.
+        """
+        self.suspend()
+        self._usable = False
+        if self._pause is not None:
+            self._pause.cancel()
+            self._pause = None
+        self._socket.close()
+
+    def doRead(self) -> None:
+        """
+        Take a batch.
+        """
+        batch: list[Accepted] = []
+        for _ in range(min(self._room(), BATCH)):
+            try:
+                batch.append(self._socket.accept())
+            except BlockingIOError:
+                break
+            except OSError as error:
+                if error.errno in _linux.EXHAUSTED:
+                    self._exhausted(error)
+                    break
+                if error.errno in _UNUSABLE:
+                    self._failed(os.strerror(error.errno))
+                    break
+                # Any other error is the connection's, not the port's: see
+                # "Error handling" in accept(2).
+        if batch:
+            self._accepted(batch)
+        if self._room() <= 0:
+            self.suspend()
+
+    def connectionLost(self, reason: Failure) -> None:
+        """
+        The reactor found the socket in a state that it cannot poll.
+        """
+        self._failed(reason.getErrorMessage())
+
+    def _exhausted(self, error: OSError) -> None:
+        self.log.error(
+            "accepting on {label} pauses for {retry:g} s: {error}; clients wait"
+            " in the backlog",
+            label=self._label,
+            retry=self._retry,
+            error=error.strerror,
+        )
+        self.suspend()
+        self._pause = self._reactor.callLater(self._retry, self._goOn)
+
+    def _goOn(self) -> None:
+        self._pause = None
+        self.resume()
+
+    def _failed(self, why: str) -> None:
+        self.log.critical(
+            "nothing can be accepted on {label} any more: {why}; restart the listener",
+            label=self._label,
+            why=why,
+        )
+        self.close()

@@ -1,0 +1,479 @@
+"""
+The Protocols at the two ends of a channel.
+
+They are thin: frames in, frames out, descriptors along with them.  What a
+claim or a death means is decided in L{portlisten._ledger} and
+L{portlisten._claims}.  They need a transport that provides C{IUNIXTransport}
+and C{ISystemHandle}, as Twisted's own Unix transports do.
+
+Three things about those transports shape this module:
+
+  - They tell nobody when the write buffer has reached the kernel, except a pull
+    producer, whose C{resumeProducing} runs just then.  L{_Flushes} is one.
+  - When a write fails they drop the connection along with what the peer had
+    written and nobody had read.  That may be claims, or word that they were
+    revoked, so each end keeps a duplicate of the socket and reads what is left
+    of the stream from it before it judges.
+  - An exception from C{dataReceived} drops the connection without a word, and
+    one from C{fileDescriptorReceived} leaks descriptors.  Neither may raise.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable
+from typing import Any
+
+from twisted.internet.interfaces import (
+    IDelayedCall,
+    IFileDescriptorReceiver,
+    IPullProducer,
+    IReactorTime,
+)
+from twisted.internet.protocol import Protocol, connectionDone
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from portlisten import _frames, _linux
+from portlisten._claims import Claims
+from portlisten._frames import (
+    Bye,
+    Claim,
+    Closed,
+    Decoder,
+    Drain,
+    Drained,
+    Frame,
+    ListenerHello,
+    Offer,
+    ProtocolError,
+    Refuse,
+    Revoked,
+    Vocabulary,
+    WorkerHello,
+    encode,
+)
+from portlisten.interfaces import (
+    IAdopter,
+    IChannel,
+    IConnection,
+    IDispatcher,
+    IWorkerChannel,
+)
+
+
+@implementer(IPullProducer)
+class _Flushes:
+    """
+    Calls back each time the transport's write buffer has reached the kernel.
+    """
+
+    def __init__(self, flushed: Callable[[], None]) -> None:
+        self._flushed: Callable[[], None] | None = None
+        self._callback = flushed
+
+    def watch(self, transport: Any) -> None:
+        """
+        Begin.  Registering asks for data at once, which is no flush.
+        """
+        transport.registerProducer(self, False)
+        self._flushed = self._callback
+
+    def resumeProducing(self) -> None:
+        if self._flushed is not None:
+            self._flushed()
+
+    def stopProducing(self) -> None:
+        self._flushed = None
+
+
+class _Channel(Protocol):
+    """
+    What both ends have in common.
+
+    @cvar vocabulary: the frames that the other end may send.
+    @param timeout: how long the other end's HELLO may take, in seconds.
+    """
+
+    vocabulary: Vocabulary
+    log = Logger()
+
+    def __init__(self, reactor: IReactorTime, timeout: float) -> None:
+        self._reactor = reactor
+        self._timeout = timeout
+        self._deadline: IDelayedCall | None = None
+        self._decoder = Decoder(self.vocabulary)
+        self._flushes = _Flushes(self._flushed)
+        self._ended = False
+
+    def connectionMade(self) -> None:
+        self._socket: socket.socket = self._transport.getHandle().dup()
+        self._flushes.watch(self._transport)
+        self._wait(self._silent)
+
+    @property
+    def _transport(self) -> Any:
+        # Of several interfaces at once, which the type of one cannot say.
+        return self.transport
+
+    def _send(self, *frames: Frame) -> None:
+        self._transport.write(b"".join(map(encode, frames)))
+
+    def _close(self) -> None:
+        """
+        Close once everything written is in the kernel.
+        """
+        self._ended = True
+        self._transport.unregisterProducer()
+        self._transport.loseConnection()
+
+    def _wait(self, then: Callable[[], None]) -> None:
+        self._stopWaiting()
+        self._deadline = self._reactor.callLater(self._timeout, then)
+
+    def _stopWaiting(self) -> None:
+        if self._deadline is not None and self._deadline.active():
+            self._deadline.cancel()
+        self._deadline = None
+
+    def _silent(self) -> None:
+        self._broken(f"no HELLO within {self._timeout:g} s")
+
+    def dataReceived(self, data: bytes) -> None:
+        if self._ended:
+            return
+        try:
+            for frame in self._decoder.feed(data):
+                self._handle(frame)
+                if self._ended:
+                    return
+        except ProtocolError as error:
+            self._broken(str(error))
+        except Exception:
+            self.log.failure("a bug in portlisten ends the channel of {end}", end=self)
+            self._broken("an internal error")
+
+    def _readOn(self) -> None:
+        """
+        Take in what the peer had written and the transport did not read.
+        """
+        while not self._ended:
+            received = _linux.receive(self._socket)
+            if received is None or not received[0]:
+                break
+            data, descriptors = received
+            for descriptor in descriptors:
+                self.fileDescriptorReceived(descriptor)
+            self.dataReceived(data)
+
+    def _handle(self, frame: Frame) -> None:
+        raise NotImplementedError
+
+    def _flushed(self) -> None:
+        raise NotImplementedError
+
+    def _broken(self, reason: str) -> None:
+        raise NotImplementedError
+
+    def fileDescriptorReceived(self, descriptor: int) -> None:
+        raise NotImplementedError
+
+
+@implementer(IChannel, IFileDescriptorReceiver)
+class ListenerChannel(_Channel):
+    """
+    The listener's end, a worker at the other.
+
+    @param number: the worker's, for the log.
+    @param timeout: how long HELLO may take, and how long the word of a
+        revocation may take to reach the kernel, in seconds.
+    """
+
+    vocabulary = _frames.FROM_WORKER
+
+    def __init__(
+        self,
+        reactor: IReactorTime,
+        dispatcher: IDispatcher,
+        hello: ListenerHello,
+        number: int,
+        timeout: float = 5.0,
+    ) -> None:
+        super().__init__(reactor, timeout)
+        self._dispatcher = dispatcher
+        self._hello = hello
+        self._joined = False
+        self._revoking: str | None = None
+        self.label = f"worker {number}"
+
+    def __str__(self) -> str:
+        return self.label
+
+    def connectionMade(self) -> None:
+        super().connectionMade()
+        who = _linux.credentials(self._socket)
+        self.label += f" (pid {who.pid}, uid {who.uid})"
+        self._dispatcher.connected(self)
+        self._send(self._hello)
+
+    # IChannel
+
+    def offer(self, id: int, port: int, connection: IConnection) -> None:
+        # Descriptors ride on whatever bytes go out next, so this one is not
+        # later than its frame, and may be earlier.
+        self._transport.sendFileDescriptor(connection.fileno())
+        self._send(Offer(id, port, connection.cookie))
+
+    def drained(self) -> None:
+        self._send(Drained())
+
+    def revoke(self, reason: str) -> None:
+        if self._ended or self._revoking is not None:
+            return
+        self._revoking = reason
+        self._send(Bye(reason), Revoked())
+        # A worker that hangs has room for these few bytes, its window being
+        # bounded.  One that does not read on purpose is not waited for.
+        self._wait(self._revoke)
+
+    def bye(self, reason: str) -> None:
+        if not self._ended:
+            self._stopWaiting()
+            self._joined = False
+            self._send(Bye(reason))
+            self._close()
+
+    # What the worker says
+
+    def _handle(self, frame: Frame) -> None:
+        if isinstance(frame, WorkerHello):
+            if self._revoking is None:
+                self._stopWaiting()
+                self._joined = True
+                self._dispatcher.joined(self, min(frame.window, self._hello.window))
+        elif not self._joined:
+            pass  # it was cut off before it said HELLO
+        elif isinstance(frame, Claim):
+            self._dispatcher.claimed(self, frame.ids)
+        elif isinstance(frame, Closed):
+            self._dispatcher.closed(self, frame.ids)
+        elif isinstance(frame, Refuse):
+            reason = _frames.REFUSALS.get(frame.reason, f"reason {frame.reason}")
+            self._dispatcher.refused(self, frame.ids, reason)
+        elif isinstance(frame, Drain):
+            self._dispatcher.draining(self)
+        elif isinstance(frame, Bye):
+            self._part(f"it says: {frame.reason}")
+
+    def fileDescriptorReceived(self, descriptor: int) -> None:
+        """
+        Close what a worker has no business to send.
+        """
+        try:
+            _linux.forget(socket.socket(fileno=descriptor))
+        except OSError:
+            os.close(descriptor)
+        self._broken("it sent a descriptor")
+
+    def _broken(self, reason: str) -> None:
+        if not self._ended and self._revoking is None:
+            self.log.warn("{label} is cut off: {reason}", label=self, reason=reason)
+        self.revoke(reason)
+
+    def _flushed(self) -> None:
+        if self._revoking is not None and not self._ended:
+            self._revoke()
+
+    def _revoke(self) -> None:
+        """
+        Shut the worker's way to us.  For the kernel this is one step: what the
+        worker wrote before it can be read here, and what it writes after it
+        fails there.
+        """
+        self._stopWaiting()
+        try:
+            self._socket.shutdown(socket.SHUT_RD)
+        except OSError:
+            pass  # ENOTCONN: the worker is gone, and can write nothing more
+        self._readOn()
+        self._part(self._revoking or "revoked")
+
+    def _part(self, reason: str) -> None:
+        """
+        Nothing more can be claimed here.  What is still unsent must not be sent
+        later: its descriptors are about to become somebody else's.
+        """
+        if not self._ended:
+            self._ended = True
+            self._stopWaiting()
+            self._transport.abortConnection()
+            self._depart(reason)
+
+    def _depart(self, parted: str | None) -> None:
+        if self._joined:
+            self._joined = False
+            if parted is None:
+                self._dispatcher.died(self)
+            else:
+                self._dispatcher.parted(self, parted)
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self._readOn()
+        self._ended = True
+        self._stopWaiting()
+        self._socket.close()
+        self._depart(self._revoking)
+        self._dispatcher.disconnected(self)
+
+
+@implementer(IWorkerChannel, IFileDescriptorReceiver)
+class WorkerChannel(_Channel):
+    """
+    The worker's end, the listener at the other.
+
+    @param window: how many unclaimed offers the worker wants at the most.
+    @param timeout: how long HELLO may take, in seconds.
+    """
+
+    vocabulary = _frames.FROM_LISTENER
+
+    def __init__(
+        self,
+        reactor: IReactorTime,
+        adopter: IAdopter,
+        window: int = _frames.MAXIMUM_WINDOW,
+        timeout: float = 5.0,
+    ) -> None:
+        super().__init__(reactor, timeout)
+        self._adopter = adopter
+        self._hello = WorkerHello(window)
+        self._claims: Claims[int] = Claims(window)
+        self._reason = "the listener is gone"
+        self._revoked = False
+        self._farewell: str | None = None
+
+    def __str__(self) -> str:
+        return "the listener"
+
+    def connectionMade(self) -> None:
+        super().connectionMade()
+        self._send(self._hello)
+
+    # IWorkerChannel
+
+    def drain(self) -> None:
+        if not self._ended:
+            _closeAll(self._claims.draining())
+            self._pump()
+
+    def closed(self, id: int) -> None:
+        if not self._ended:
+            self._claims.served(id)
+            self._pump()
+
+    def bye(self, reason: str) -> None:
+        if not self._ended and self._farewell is None:
+            self._stopWaiting()
+            self._farewell = self._reason = reason
+            self.drain()
+
+    # What the listener says
+
+    def _handle(self, frame: Frame) -> None:
+        if isinstance(frame, Offer):
+            _closeAll(self._claims.offered(frame))
+        elif isinstance(frame, ListenerHello):
+            self._stopWaiting()
+            self._adopter.registered(self, frame)
+        elif isinstance(frame, Drained):
+            self._adopter.drained(self)
+        elif isinstance(frame, Revoked):
+            self._revoked = True
+            _closeAll(self._claims.revoked())
+        elif isinstance(frame, Bye):
+            self._reason = f"the listener says: {frame.reason}"
+
+    def dataReceived(self, data: bytes) -> None:
+        super().dataReceived(data)
+        self._pump()
+
+    def fileDescriptorReceived(self, descriptor: int) -> None:
+        """
+        Keep a descriptor for the offer that names it, and close one that no
+        offer could: what is no stream connection, or comes too late.
+        """
+        if self._revoked or self._ended:
+            os.close(descriptor)
+            return
+        # Twisted does not ask for MSG_CMSG_CLOEXEC.
+        os.set_inheritable(descriptor, False)
+        try:
+            cookie = _identify(descriptor)
+            _closeAll(self._claims.arrived(cookie, descriptor))
+        except (OSError, _linux.NotAConnection) as error:
+            self.log.warn("a descriptor of no use came: {error}", error=error)
+            os.close(descriptor)
+        except ProtocolError as error:
+            self._broken(str(error))
+
+    def _pump(self) -> None:
+        """
+        Say what there is to say, unless something is being said.
+        """
+        if self._ended:
+            return
+        frames = self._claims.outgoing()
+        if frames:
+            self._send(*frames)
+        elif not self._claims.writing:
+            if self._farewell is not None:
+                self._send(Bye(self._farewell))
+            if self._farewell is not None or self._revoked:
+                self._close()
+
+    def _flushed(self) -> None:
+        for offer, descriptor in self._claims.flushed():
+            self._adopter.adopt(self, offer, descriptor)
+        self._pump()
+
+    def _broken(self, reason: str) -> None:
+        if self._farewell is None:
+            self.log.error("the listener is cut off: {reason}", reason=reason)
+        self.bye(reason)
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self._readOn()
+        self._ended = True
+        self._stopWaiting()
+        self._socket.close()
+        if self._revoked or self._farewell is not None:
+            _closeAll(self._claims.abandoned())
+        else:
+            mine, loose = self._claims.orphaned()
+            _closeAll(loose)
+            for offer, descriptor in mine:
+                self._adopter.adopt(self, offer, descriptor)
+        self._adopter.lost(self, self._reason)
+
+
+def _identify(descriptor: int) -> int:
+    """
+    Check that a descriptor is of a stream connection.  Does not keep it.
+
+    @return: its cookie.
+    @raise NotAConnection: if it is of something else.
+    @raise OSError: if it is no socket.
+    """
+    sock = socket.socket(fileno=descriptor)
+    try:
+        _linux.streamFamily(sock)
+        return _linux.cookie(sock)
+    finally:
+        sock.detach()
+
+
+def _closeAll(descriptors: list[int]) -> None:
+    for descriptor in descriptors:
+        os.close(descriptor)

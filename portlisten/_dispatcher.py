@@ -1,0 +1,295 @@
+"""
+Between the ports, the workers and the ledger: carries out what the ledger
+decides, and tells it what happened.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IDelayedCall
+from twisted.logger import Logger
+from zope.interface import implementer
+
+from portlisten import _linux
+from portlisten._accept import Accepted
+from portlisten._ledger import Decision, GiveUp, HandOff, Ledger, LetGo, Reason
+from portlisten.interfaces import IChannel, IConnection, IDispatcher
+
+#: How often the kernel is asked about the copies that are held, in seconds.
+WITNESS_INTERVAL = 0.02
+
+#: How long the last words to the workers may take at the end, in seconds.
+FAREWELL = 1.0
+
+
+@implementer(IConnection)
+class AcceptedConnection:
+    """
+    A connection as the listener holds it.
+
+    @param sock: keeps it, until L{forget}.
+    @param address: of the client, as C{accept} gave it.
+    """
+
+    __slots__ = ("_address", "_socket", "cookie")
+
+    def __init__(self, sock: socket.socket, address: Any) -> None:
+        self._socket = sock
+        self._address = address
+        self.cookie = _linux.cookie(sock)
+
+    @property
+    def peer(self) -> str:
+        """
+        See L{IConnection}.
+        """
+        if isinstance(self._address, tuple):
+            host, port = self._address[:2]
+            return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        return os.fsdecode(self._address) or "a client on a Unix socket"
+
+    @property
+    def witnessed(self) -> bool:
+        """
+        Whether the kernel can tell if it is pristine.
+        """
+        return self._socket.family != socket.AF_UNIX
+
+    def fileno(self) -> int:
+        """
+        See L{IConnection}.
+        """
+        return self._socket.fileno()
+
+    def pristine(self) -> bool:
+        """
+        See L{IConnection}.
+        """
+        return bool(_linux.pristine(self._socket))
+
+    def forget(self) -> None:
+        """
+        See L{IConnection}.
+        """
+        _linux.forget(self._socket)
+
+
+@implementer(IDispatcher)
+class Dispatcher:
+    """
+    The listener, but for its sockets.
+
+    @param reactor: an L{IReactorTime}.
+    @param ledger: the book.
+    @param timedOut: called when the patience of connections ran out.
+
+    @ivar roomChanged: called when there may be room to accept again.
+    """
+
+    log = Logger()
+
+    def __init__(
+        self, reactor: Any, ledger: Ledger, timedOut: Callable[[], None] = lambda: None
+    ) -> None:
+        self._reactor = reactor
+        self._ledger = ledger
+        self._timedOut = timedOut
+        self._channels: dict[IChannel, None] = {}
+        self._timer: IDelayedCall | None = None
+        self._stopped: Deferred[None] | None = None
+        self._deadline = 0.0
+        self._parting = False
+        self.roomChanged: Callable[[], None] = lambda: None
+
+    @property
+    def room(self) -> int:
+        """
+        How many connections may be accepted now.
+        """
+        return self._ledger.room
+
+    # Ports
+
+    def accepted(self, port: int, batch: Iterable[Accepted]) -> None:
+        """
+        Connections came in by a port.  Keeps their sockets.
+        """
+        connections = [AcceptedConnection(*each) for each in batch]
+        witness = connections[0].witnessed
+        self._run(
+            self._ledger.accepted(port, connections, self._reactor.seconds(), witness)
+        )
+
+    # IDispatcher
+
+    def connected(self, channel: IChannel) -> None:
+        """
+        See L{IDispatcher}.
+        """
+        self._channels[channel] = None
+
+    def joined(self, channel: IChannel, window: int) -> None:
+        """
+        See L{IDispatcher}.
+        """
+        self.log.info(
+            "{channel} joined, with a window of {window}",
+            channel=channel.label,
+            window=window,
+        )
+        self._run(self._ledger.joined(channel, window, self._reactor.seconds()))
+
+    def claimed(self, channel: IChannel, ids: Sequence[int]) -> None:
+        """
+        See L{IDispatcher}.
+        """
+        self._run(self._ledger.claimed(channel, ids, self._reactor.seconds()))
+
+    def refused(self, channel: IChannel, ids: Sequence[int], reason: str) -> None:
+        """
+        See L{IDispatcher}.
+        """
+        decisions = self._ledger.refused(channel, ids, self._reactor.seconds())
+        self.log.info(
+            "{channel} refused {count} connections: {reason}",
+            channel=channel.label,
+            count=len(ids),
+            reason=reason,
+        )
+        self._run(decisions)
+
+    def closed(self, channel: IChannel, ids: Sequence[int]) -> None:
+        """
+        See L{IDispatcher}.
+        """
+        self._run(self._ledger.closed(channel, ids, self._reactor.seconds()))
+
+    def draining(self, channel: IChannel) -> None:
+        """
+        See L{IDispatcher}.
+        """
+        self.log.info("{channel} drains", channel=channel.label)
+        self._ledger.draining(channel)
+        channel.drained()
+
+    def parted(self, channel: IChannel, reason: str) -> None:
+        """
+        See L{IDispatcher}.
+        """
+        before = self._ledger.counters.redispatched
+        decisions = self._ledger.parted(channel, self._reactor.seconds())
+        self.log.info(
+            "{channel} left, {again} connections to hand off again: {reason}",
+            channel=channel.label,
+            again=self._ledger.counters.redispatched - before,
+            reason=reason,
+        )
+        self._run(decisions)
+
+    def died(self, channel: IChannel) -> None:
+        """
+        See L{IDispatcher}.
+        """
+        counters = self._ledger.counters
+        again, lost = counters.redispatched, counters.lostInService
+        touched = {
+            copy for copy in self._ledger.copiesOf(channel) if not copy.pristine()
+        }
+        decisions = self._ledger.died(channel, touched, self._reactor.seconds())
+        self.log.warn(
+            "{channel} died, {again} connections to hand off again, {lost} lost in"
+            " service",
+            channel=channel.label,
+            again=counters.redispatched - again,
+            lost=counters.lostInService - lost,
+        )
+        self._run(decisions)
+
+    def disconnected(self, channel: IChannel) -> None:
+        """
+        See L{IDispatcher}.
+        """
+        del self._channels[channel]
+
+    # The end
+
+    def stop(self, grace: float) -> Deferred[None]:
+        """
+        Hand off what is held, while there are workers to take it, then part
+        with them.  No more connections and no more workers must come in.
+
+        @param grace: how long that may take, in seconds.
+        @return: fires when it is done.
+        """
+        self._stopped = Deferred()
+        self._deadline = self._reactor.seconds() + grace
+        self._schedule()
+        return self._stopped
+
+    def _proceed(self, now: float) -> None:
+        """
+        Take the next step towards the end, if it is time for it.
+        """
+        ledger = self._ledger
+        if not self._parting:
+            busy = ledger.unclaimed or (ledger.waiting and ledger.workers)
+            if busy and now < self._deadline:
+                return
+            self._parting = True
+            self._deadline = now + FAREWELL
+            for channel in list(self._channels):
+                channel.bye("the listener stops")
+        if self._stopped is not None and (not self._channels or now >= self._deadline):
+            stopped, self._stopped = self._stopped, None
+            self._run(ledger.stopped())
+            self.log.info("the connections: {counters}", counters=ledger.counters)
+            stopped.callback(None)
+
+    # The inside
+
+    def _run(self, decisions: Iterable[Decision]) -> None:
+        for decision in decisions:
+            if isinstance(decision, HandOff):
+                decision.channel.offer(decision.id, decision.port, decision.connection)
+            elif isinstance(decision, LetGo):
+                decision.connection.forget()
+            elif isinstance(decision, GiveUp):
+                self.log.warn(
+                    "the connection of {peer} is closed: {reason}",
+                    peer=decision.connection.peer,
+                    reason=decision.reason.value,
+                )
+                decision.connection.forget()
+                if decision.reason is Reason.TIMED_OUT:
+                    self._timedOut()
+            else:
+                self.log.warn(
+                    "{channel} hangs, and is revoked: {reason}",
+                    channel=decision.channel.label,
+                    reason=decision.reason,
+                )
+                decision.channel.revoke(decision.reason)
+        if self._ledger.room:
+            self.roomChanged()
+        self._schedule()
+
+    def _schedule(self) -> None:
+        """
+        See that time passes in the ledger while there is anything in it.
+        """
+        if self._timer is None and (self._ledger.held or self._stopped is not None):
+            self._timer = self._reactor.callLater(WITNESS_INTERVAL, self._tick)
+
+    def _tick(self) -> None:
+        self._timer = None
+        now = self._reactor.seconds()
+        touched = [copy for copy in self._ledger.copies() if not copy.pristine()]
+        self._run(self._ledger.witnessed(touched) + self._ledger.ticked(now))
+        if self._stopped is not None:
+            self._proceed(now)
+        self._schedule()

@@ -1,0 +1,460 @@
+"""
+The frames of the C{stream} wire: bytes to frames, and frames to bytes.
+
+Nothing here does any input or output.  A L{Decoder} is fed whatever came in,
+in pieces of any size, and gives back the whole frames in it; L{encode} is its
+inverse.  C{docs/protocol.md} describes the same layouts for authors of workers
+in other languages.
+
+Every frame is a header of four bytes (type, a zero, the length of the payload)
+and a payload of at most L{MAXIMUM_PAYLOAD} bytes, so what a peer can make us
+hold is bounded before anything is known of it.  Numbers are unsigned and in
+network order.  Each direction has its own set of frames: a worker that sends
+an OFFER is as malformed as one that sends noise.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import ClassVar, TypeAlias
+
+from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
+
+VERSION = 1
+MAGIC = b"portlstn"
+MAXIMUM_PAYLOAD = 16384
+MAXIMUM_WINDOW = 128
+MAXIMUM_REASON = 255
+
+_HEADER = struct.Struct("!BBH")
+_HELLO = struct.Struct("!8sHHHH")
+_PORT = struct.Struct("!HBB")
+_OFFER = struct.Struct("!IHHQ")
+_REFUSE = struct.Struct("!HH")
+_INET = struct.Struct("!4sH")
+_INET6 = struct.Struct("!16sHI")
+
+Address: TypeAlias = "IPv4Address | IPv6Address | UNIXAddress"
+
+
+class ProtocolError(Exception):
+    """
+    The peer broke the protocol.  It ends the channel that it came from, and no
+    other; the text says what was wrong, for the logs of both sides.
+    """
+
+
+class MalformedFrame(ProtocolError):
+    """
+    A frame whose content does not fit its type.
+    """
+
+
+class UnknownFrame(ProtocolError):
+    """
+    A type of frame that does not exist, or not in this direction.
+    """
+
+
+class OversizedFrame(ProtocolError):
+    """
+    A header that announces more than L{MAXIMUM_PAYLOAD} bytes.
+    """
+
+
+class VersionMismatch(ProtocolError):
+    """
+    The peer speaks another version of the protocol.
+    """
+
+
+@dataclass(frozen=True)
+class Port:
+    """
+    A port that the listener listens on, as its HELLO describes it.
+
+    @ivar number: what an OFFER calls it: its place among the listener's ports.
+    @ivar address: where it really listens.
+    """
+
+    number: int
+    address: Address
+
+
+@dataclass(frozen=True)
+class ListenerHello:
+    """
+    The listener's first frame.
+
+    @ivar window: how many unclaimed offers the listener will send at the most.
+    @ivar ports: what it listens on.
+    """
+
+    TYPE: ClassVar[int] = 1
+    window: int
+    ports: tuple[Port, ...] = ()
+
+
+@dataclass(frozen=True)
+class WorkerHello:
+    """
+    The worker's first frame; no offer is sent before it.
+
+    @ivar window: how many unclaimed offers the worker wants at the most.
+    """
+
+    TYPE: ClassVar[int] = 2
+    window: int
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """
+    A connection for the worker.  Its descriptor came with these bytes or with
+    earlier ones, and is told from others by its cookie.
+
+    @ivar id: the listener's name for it on this channel.
+    @ivar port: the number of the L{Port} that it was accepted on.
+    @ivar cookie: C{SO_COOKIE} of the socket, the same in every process.
+    """
+
+    TYPE: ClassVar[int] = 3
+    id: int
+    port: int
+    cookie: int
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """
+    The worker's word that it takes these offers.  It touches none of them
+    before this frame is in the kernel.
+    """
+
+    TYPE: ClassVar[int] = 5
+    ids: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Refuse:
+    """
+    The worker's word that it will never touch these offers.
+
+    @ivar reason: one of L{REFUSALS}.
+    """
+
+    TYPE: ClassVar[int] = 6
+    reason: int
+    ids: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Closed:
+    """
+    The worker has done with these connections, which it had claimed.
+    """
+
+    TYPE: ClassVar[int] = 7
+    ids: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Drain:
+    """
+    The worker wants no more offers.
+    """
+
+    TYPE: ClassVar[int] = 8
+
+
+@dataclass(frozen=True)
+class Drained:
+    """
+    The listener's answer to L{Drain}: no offer follows.
+    """
+
+    TYPE: ClassVar[int] = 9
+
+
+@dataclass(frozen=True)
+class Revoked:
+    """
+    Whatever the worker has not claimed belongs to somebody else now.
+    """
+
+    TYPE: ClassVar[int] = 10
+
+
+@dataclass(frozen=True)
+class Bye:
+    """
+    The last frame of an orderly end.
+
+    @ivar reason: for the log of the other side.
+    """
+
+    TYPE: ClassVar[int] = 11
+    reason: str
+
+
+Frame: TypeAlias = (
+    "ListenerHello | WorkerHello | Offer | Claim | Refuse | Closed"
+    " | Drain | Drained | Revoked | Bye"
+)
+
+MISSING_DESCRIPTOR = 1
+DRAINING = 2
+
+REFUSALS = {
+    MISSING_DESCRIPTOR: "no descriptor of a stream connection came with it",
+    DRAINING: "the worker is draining",
+}
+
+
+def describe(address: Address) -> str:
+    """
+    Write an address as endpoint descriptions do, for people.
+    """
+    if isinstance(address, UNIXAddress):
+        return f"unix:{os.fsdecode(address.name or b'')}"
+    if isinstance(address, IPv6Address):
+        return f"tcp6:[{address.host}]:{address.port}"
+    return f"tcp:{address.host}:{address.port}"
+
+
+def encode(frame: Frame) -> bytes:
+    """
+    Turn a frame into bytes.
+
+    @raise ValueError: if its payload would be larger than L{MAXIMUM_PAYLOAD}.
+    """
+    payload = _encoders[type(frame)](frame)
+    if len(payload) > MAXIMUM_PAYLOAD:
+        raise ValueError(f"{type(frame).__name__} of {len(payload)} bytes")
+    return _HEADER.pack(frame.TYPE, 0, len(payload)) + payload
+
+
+def _encodeAddress(address: Address) -> bytes:
+    if isinstance(address, IPv4Address):
+        packed = socket.inet_pton(socket.AF_INET, address.host)
+        return b"\x04" + _INET.pack(packed, address.port)
+    if isinstance(address, IPv6Address):
+        packed = socket.inet_pton(socket.AF_INET6, address.host.partition("%")[0])
+        scope = int(address.scopeID or 0)
+        return b"\x06" + _INET6.pack(packed, address.port, scope)
+    return b"\x01" + (address.name or b"")
+
+
+def _decodeAddress(data: bytes) -> Address:
+    family, packed = data[:1], data[1:]
+    if family == b"\x04" and len(packed) == _INET.size:
+        host, port = _INET.unpack(packed)
+        return IPv4Address("TCP", socket.inet_ntop(socket.AF_INET, host), port)
+    if family == b"\x06" and len(packed) == _INET6.size:
+        host, port, scope = _INET6.unpack(packed)
+        text = socket.inet_ntop(socket.AF_INET6, host)
+        return IPv6Address("TCP", text, port, scopeID=scope)
+    if family == b"\x01":
+        return UNIXAddress(packed or None)
+    raise MalformedFrame("HELLO has an address of an unknown family")
+
+
+def _encodeListenerHello(frame: ListenerHello) -> bytes:
+    parts = [_HELLO.pack(MAGIC, VERSION, frame.window, len(frame.ports), 0)]
+    for port in frame.ports:
+        address = _encodeAddress(port.address)
+        parts.append(_PORT.pack(port.number, 0, len(address)) + address)
+    return b"".join(parts)
+
+
+def _decodeHello(payload: bytes) -> tuple[int, int, bytes]:
+    """
+    Check what both sides' HELLO begin with.
+
+    @return: the window, the count of ports, and the rest.
+    """
+    if len(payload) < _HELLO.size or not payload.startswith(MAGIC):
+        raise MalformedFrame("HELLO without portlisten's magic")
+    _, version, window, count, _ = _HELLO.unpack_from(payload)
+    if version != VERSION:
+        raise VersionMismatch(
+            f"the peer speaks version {version} of the protocol, not {VERSION}"
+        )
+    if not 1 <= window <= MAXIMUM_WINDOW:
+        raise MalformedFrame(f"HELLO has a window of {window}")
+    return window, count, payload[_HELLO.size :]
+
+
+def _decodeListenerHello(payload: bytes) -> ListenerHello:
+    window, count, rest = _decodeHello(payload)
+    ports = []
+    for _ in range(count):
+        if len(rest) < _PORT.size:
+            raise MalformedFrame("HELLO ends within a port")
+        number, _, length = _PORT.unpack_from(rest)
+        address = rest[_PORT.size : _PORT.size + length]
+        if len(address) < length:
+            raise MalformedFrame("HELLO ends within an address")
+        ports.append(Port(number, _decodeAddress(address)))
+        rest = rest[_PORT.size + length :]
+    return ListenerHello(window, tuple(ports))
+
+
+def _encodeWorkerHello(frame: WorkerHello) -> bytes:
+    return _HELLO.pack(MAGIC, VERSION, frame.window, 0, 0)
+
+
+def _decodeWorkerHello(payload: bytes) -> WorkerHello:
+    return WorkerHello(_decodeHello(payload)[0])
+
+
+def _encodeOffer(frame: Offer) -> bytes:
+    return _OFFER.pack(frame.id, frame.port, 0, frame.cookie)
+
+
+def _decodeOffer(payload: bytes) -> Offer:
+    if len(payload) != _OFFER.size:
+        raise MalformedFrame(f"OFFER of {len(payload)} bytes")
+    id, port, _, cookie = _OFFER.unpack(payload)
+    return Offer(id, port, cookie)
+
+
+def _encodeIds(frame: Claim | Closed) -> bytes:
+    return struct.pack(f"!{len(frame.ids)}I", *frame.ids)
+
+
+def _decodeIds(payload: bytes, name: str) -> tuple[int, ...]:
+    count, odd = divmod(len(payload), 4)
+    if odd or not count:
+        raise MalformedFrame(f"{name} of {len(payload)} bytes")
+    return struct.unpack(f"!{count}I", payload)
+
+
+def _encodeRefuse(frame: Refuse) -> bytes:
+    ids = struct.pack(f"!{len(frame.ids)}I", *frame.ids)
+    return _REFUSE.pack(frame.reason, 0) + ids
+
+
+def _decodeRefuse(payload: bytes) -> Refuse:
+    ids = _decodeIds(payload[_REFUSE.size :], "REFUSE")
+    reason, _ = _REFUSE.unpack_from(payload)
+    return Refuse(reason, ids)
+
+
+def _encodeBye(frame: Bye) -> bytes:
+    return frame.reason.encode("utf-8", "replace")[:MAXIMUM_REASON]
+
+
+def _decodeBye(payload: bytes) -> Bye:
+    if len(payload) > MAXIMUM_REASON:
+        raise MalformedFrame(f"BYE of {len(payload)} bytes")
+    text = payload.decode("utf-8", "replace")
+    return Bye("".join(c if c.isprintable() else "?" for c in text))
+
+
+def _decodeEmpty(
+    frame: type[Drain] | type[Drained] | type[Revoked],
+) -> Callable[[bytes], Frame]:
+    def decode(payload: bytes) -> Frame:
+        if payload:
+            raise MalformedFrame(f"{frame.__name__.upper()} with a payload")
+        return frame()
+
+    return decode
+
+
+def _encodeEmpty(frame: Frame) -> bytes:
+    return b""
+
+
+_encoders: dict[type[Frame], Callable[..., bytes]] = {
+    ListenerHello: _encodeListenerHello,
+    WorkerHello: _encodeWorkerHello,
+    Offer: _encodeOffer,
+    Claim: _encodeIds,
+    Refuse: _encodeRefuse,
+    Closed: _encodeIds,
+    Drain: _encodeEmpty,
+    Drained: _encodeEmpty,
+    Revoked: _encodeEmpty,
+    Bye: _encodeBye,
+}
+
+Vocabulary: TypeAlias = "dict[int, Callable[[bytes], Frame]]"
+
+FROM_LISTENER: Vocabulary = {
+    ListenerHello.TYPE: _decodeListenerHello,
+    Offer.TYPE: _decodeOffer,
+    Drained.TYPE: _decodeEmpty(Drained),
+    Revoked.TYPE: _decodeEmpty(Revoked),
+    Bye.TYPE: _decodeBye,
+}
+
+FROM_WORKER: Vocabulary = {
+    WorkerHello.TYPE: _decodeWorkerHello,
+    Claim.TYPE: lambda payload: Claim(_decodeIds(payload, "CLAIM")),
+    Refuse.TYPE: _decodeRefuse,
+    Closed.TYPE: lambda payload: Closed(_decodeIds(payload, "CLOSED")),
+    Drain.TYPE: _decodeEmpty(Drain),
+    Bye.TYPE: _decodeBye,
+}
+
+
+class Decoder:
+    """
+    Gives the whole frames in what it is fed, and keeps the beginning of one
+    that is not whole yet: never more than a header and L{MAXIMUM_PAYLOAD}
+    bytes.
+
+    The first frame has to be a HELLO, and no later one may be.
+
+    @param vocabulary: L{FROM_LISTENER} or L{FROM_WORKER}.
+    """
+
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        self._vocabulary = vocabulary
+        self._buffer = b""
+        self._greeted = False
+
+    def feed(self, data: bytes) -> Iterator[Frame]:
+        """
+        Take in some bytes.
+
+        @return: the frames that they complete, in order.
+        @raise ProtocolError: from the iterator, where the bytes are malformed.
+            The frames before have been given by then: a claim counts, whatever
+            its sender writes next.  The decoder is of no use after.
+        """
+        self._buffer += data
+        return self._take()
+
+    def _take(self) -> Iterator[Frame]:
+        buffer, start = self._buffer, 0
+        try:
+            while len(buffer) - start >= _HEADER.size:
+                kind, _, length = _HEADER.unpack_from(buffer, start)
+                decode = self._vocabulary.get(kind)
+                if decode is None:
+                    raise UnknownFrame(f"a frame of the unknown type {kind}")
+                if length > MAXIMUM_PAYLOAD:
+                    raise OversizedFrame(f"a frame of {length} bytes")
+                if (kind in _HELLOS) == self._greeted:
+                    raise MalformedFrame(
+                        "a second HELLO" if self._greeted else "no HELLO to begin with"
+                    )
+                end = start + _HEADER.size + length
+                if len(buffer) < end:
+                    break
+                payload = buffer[start + _HEADER.size : end]
+                start = end
+                self._greeted = True
+                yield decode(payload)
+        finally:
+            self._buffer = buffer[start:]
+
+
+_HELLOS = frozenset([ListenerHello.TYPE, WorkerHello.TYPE])

@@ -1,0 +1,535 @@
+"""
+The listener's book: which connection is where, and whose it is.
+
+The hard idea of the whole program is in this module, so here is all of it.
+
+A connection that was sent to a worker is a descriptor in a queue of the
+kernel's.  Nothing tells the sender whether the worker ever took it out: it may
+be killed while the descriptor is queued, or after it took it out and before it
+did anything with it.  A sender that closes its own descriptor once it has sent
+it loses such connections; their clients see a reset.  One that hands them to
+the next worker whenever in doubt serves some of them twice.
+
+So the listener keeps its own descriptor, the I{copy}, and what it knows grows
+in steps::
+
+    accepted --> waiting --> offered --> claimed --> in the worker's hands
+                    ^           |           |
+                    +-----------+-----------+   the worker died, or refused
+
+  - B{Waiting}: no worker had room.  Oldest first; each has its patience.
+
+  - B{Offered}: sent, and not claimed.  The worker must not touch it yet, so
+    whatever becomes of the worker, the next one may have it, provided that the
+    first can no longer claim it.  A worker that died can not.  One that hangs
+    must first be I{revoked}: the edge shuts the reading side of the channel
+    down, which in the kernel is one step after which the worker's claim fails
+    and before which it can still be read; only then comes L{Ledger.parted}.
+
+  - B{Claimed}: the worker said that it takes it, before it touched it.  From
+    here on the kernel is the witness.  Is the connection as the client made it
+    (I{pristine}: nothing read, nothing written), then a death of the worker
+    harms nobody, and the next one may have it.  Is it not, then it was in
+    service, and dies with its worker as in any server.
+
+  - B{In the worker's hands}: the copy is closed, because the connection was
+    seen not to be pristine, or the worker reported it CLOSED, or it stayed
+    silent for so long that the copy was not worth its descriptor any more.
+
+The worker's word counts for little on the way: it can not make the listener
+lose somebody else's connection, only its own.  Ids are the listener's, and are
+checked against what is outstanding on the very channel that they come from.
+
+This module decides and never acts: no sockets, no clock, no reactor.  Events
+go in as method calls with the time they happened, in seconds; out come
+L{decisions<Decision>}, in the order in which they are to be carried out.
+Connections and channels are opaque to it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Hashable, Iterable
+from dataclasses import dataclass, field, fields
+from enum import Enum
+from heapq import heappop, heappush
+from typing import Any, NamedTuple, TypeAlias
+
+from portlisten._frames import ProtocolError
+
+
+class Reason(Enum):
+    """
+    Why a connection ended in the listener.
+    """
+
+    TIMED_OUT = "no worker took it within its patience"
+    LOST_IN_SERVICE = "the worker that served it died"
+    STOPPED = "the listener stopped while it waited"
+
+
+class HandOff(NamedTuple):
+    """
+    Send this connection to this channel, under this id, and keep the copy.
+    """
+
+    channel: Any
+    id: int
+    connection: Any
+    port: int
+
+
+class LetGo(NamedTuple):
+    """
+    Close the copy: the connection is in the worker's hands.
+    """
+
+    connection: Any
+
+
+class GiveUp(NamedTuple):
+    """
+    Close the connection: nobody will serve it.
+    """
+
+    connection: Any
+    reason: Reason
+
+
+class Revoke(NamedTuple):
+    """
+    Revoke this channel, then say L{Ledger.parted}: its worker hangs.
+    """
+
+    channel: Any
+    reason: str
+
+
+Decision: TypeAlias = "HandOff | LetGo | GiveUp | Revoke"
+
+
+@dataclass
+class Counters:
+    """
+    What became of the connections since the start.
+    """
+
+    accepted: int = 0
+    offered: int = 0
+    claimed: int = 0
+    refused: int = 0
+    redispatched: int = 0
+    revoked: int = 0
+    lostInService: int = 0
+    timedOut: int = 0
+    stopped: int = 0
+
+    def __str__(self) -> str:
+        return ", ".join(
+            f"{each.name} {getattr(self, each.name)}" for each in fields(self)
+        )
+
+
+class _Entry:
+    """
+    One connection in the book.
+
+    @ivar serial: its place in the order of arrival.
+    @ivar port: the number of the port that it came in by.
+    @ivar connection: the edge's object.
+    @ivar witness: whether the kernel can tell if it is pristine.
+    @ivar accepted: when it was accepted.
+    @ivar worker: whom it was offered to last, and there under which C{id}.
+    @ivar since: when it entered its present state.
+    """
+
+    __slots__ = (
+        "accepted",
+        "connection",
+        "id",
+        "port",
+        "serial",
+        "since",
+        "witness",
+        "worker",
+    )
+
+    def __init__(
+        self, serial: int, port: int, connection: Any, witness: bool, accepted: float
+    ) -> None:
+        self.serial = serial
+        self.port = port
+        self.connection = connection
+        self.witness = witness
+        self.accepted = accepted
+        self.worker: _Worker | None = None
+        self.id = 0
+        self.since = accepted
+
+
+@dataclass(eq=False)
+class _Worker:
+    """
+    One channel in the book.
+
+    @ivar offered: what it may claim, by id, the oldest first.
+    @ivar serving: the ids that it has claimed and not yet reported CLOSED.
+    @ivar copies: those of them whose copy is still held.
+    @ivar turn: when it had its last offer, as a number that only grows.
+    @ivar open: whether it may have further offers.
+    """
+
+    channel: Any
+    window: int
+    offered: dict[int, _Entry] = field(default_factory=dict)
+    serving: set[int] = field(default_factory=set)
+    copies: dict[int, _Entry] = field(default_factory=dict)
+    nextId: int = 1
+    turn: int = 0
+    open: bool = True
+
+    @property
+    def outstanding(self) -> int:
+        return len(self.offered) + len(self.serving)
+
+    @property
+    def room(self) -> int:
+        return self.window - len(self.offered) if self.open else 0
+
+
+class Ledger:
+    """
+    The book.
+
+    @param queue: how many connections may wait when no worker has room.
+    @param budget: how many descriptors of connections may be held at a time,
+        whatever their state.  At most half of them are copies of claimed
+        connections; of these the oldest are let go first.
+    @param patience: how long a connection may wait, in seconds since it was
+        accepted.
+    @param hold: how long the copy of a claimed connection that stays pristine
+        is kept, in seconds.
+    @param claimTimeout: how long an offer may stay unclaimed before its worker
+        counts as hung, in seconds.
+
+    @ivar counters: what became of the connections.
+    """
+
+    def __init__(
+        self,
+        queue: int,
+        budget: int,
+        patience: float,
+        hold: float = 1.0,
+        claimTimeout: float = 5.0,
+    ) -> None:
+        self.counters = Counters()
+        self._queue = queue
+        self._budget = budget
+        self._patience = patience
+        self._hold = hold
+        self._claimTimeout = claimTimeout
+        self._workers: dict[Hashable, _Worker] = {}
+        self._waiting: list[tuple[int, _Entry]] = []
+        self._copies: dict[_Entry, None] = {}
+        self._serial = 0
+        self._turn = 0
+
+    @property
+    def waiting(self) -> int:
+        """
+        How many connections wait for a worker.
+        """
+        return len(self._waiting)
+
+    @property
+    def unclaimed(self) -> int:
+        """
+        How many connections are offered and not claimed.
+        """
+        return sum(len(worker.offered) for worker in self._workers.values())
+
+    @property
+    def held(self) -> int:
+        """
+        How many descriptors of connections the listener holds.
+        """
+        return self.waiting + self.unclaimed + len(self._copies)
+
+    @property
+    def workers(self) -> int:
+        """
+        How many workers take offers.
+        """
+        return sum(worker.open for worker in self._workers.values())
+
+    @property
+    def room(self) -> int:
+        """
+        How many connections may be accepted now.
+        """
+        windows = sum(worker.room for worker in self._workers.values())
+        return max(
+            0, min(windows + self._queue - self.waiting, self._budget - self.held)
+        )
+
+    def outstanding(self, channel: Hashable) -> int:
+        """
+        How many connections a worker has, offered or claimed.
+        """
+        worker = self._workers.get(channel)
+        return 0 if worker is None else worker.outstanding
+
+    def copies(self) -> list[Any]:
+        """
+        The claimed connections whose copies are held, the oldest first: those
+        that the kernel is asked about.
+        """
+        return [entry.connection for entry in self._copies]
+
+    def copiesOf(self, channel: Hashable) -> list[Any]:
+        """
+        Those of L{copies} that one worker has claimed.
+        """
+        worker = self._workers.get(channel)
+        if worker is None:
+            return []
+        return [entry.connection for entry in worker.copies.values()]
+
+    # Events of the ports
+
+    def accepted(
+        self, port: int, connections: Iterable[Any], now: float, witness: bool = True
+    ) -> list[Decision]:
+        """
+        Connections came in.
+
+        @param witness: whether the kernel can tell if they are pristine.  If
+            not, a claim is all there is, and lets the copy go.
+        """
+        for connection in connections:
+            self._serial += 1
+            self.counters.accepted += 1
+            self._wait(_Entry(self._serial, port, connection, witness, now))
+        return self._dispatch(now)
+
+    # Events of the channels
+
+    def joined(self, channel: Hashable, window: int, now: float) -> list[Decision]:
+        """
+        A worker said HELLO.
+        """
+        self._workers[channel] = _Worker(channel, window)
+        return self._dispatch(now)
+
+    def claimed(
+        self, channel: Hashable, ids: Collection[int], now: float
+    ) -> list[Decision]:
+        """
+        A worker takes what it was offered.
+
+        @raise ProtocolError: if one of these is not on offer there.
+        """
+        worker = self._workers[channel]
+        decisions: list[Decision] = []
+        for entry in self._takeOffers(worker, ids, "CLAIM"):
+            self.counters.claimed += 1
+            worker.serving.add(entry.id)
+            if not entry.witness:
+                decisions.append(LetGo(entry.connection))
+                continue
+            entry.since = now
+            worker.copies[entry.id] = entry
+            self._copies[entry] = None
+        while len(self._copies) > max(1, self._budget // 2):
+            decisions.append(self._letGo(next(iter(self._copies))))
+        return decisions + self._dispatch(now)
+
+    def refused(
+        self, channel: Hashable, ids: Collection[int], now: float
+    ) -> list[Decision]:
+        """
+        A worker will never touch what it was offered.
+
+        @raise ProtocolError: if one of these is not on offer there.
+        """
+        for entry in self._takeOffers(self._workers[channel], ids, "REFUSE"):
+            self.counters.refused += 1
+            self._wait(entry)
+        return self._dispatch(now)
+
+    def closed(
+        self, channel: Hashable, ids: Collection[int], now: float
+    ) -> list[Decision]:
+        """
+        A worker has done with connections that it had claimed.
+
+        @raise ProtocolError: if one of these is not in service there.
+        """
+        worker = self._workers[channel]
+        if len(set(ids)) < len(ids) or not worker.serving.issuperset(ids):
+            raise ProtocolError("CLOSED of a connection that it does not serve")
+        worker.serving.difference_update(ids)
+        return [
+            self._letGo(worker.copies[id]) for id in ids if id in worker.copies
+        ] + self._dispatch(now)
+
+    def draining(self, channel: Hashable) -> None:
+        """
+        A worker wants no more offers.
+        """
+        self._workers[channel].open = False
+
+    def died(
+        self, channel: Hashable, touched: Collection[Any], now: float
+    ) -> list[Decision]:
+        """
+        A worker is dead, and all that it had said was read.
+
+        @param touched: those of its L{copiesOf} that are not pristine.
+        """
+        worker = self._workers.pop(channel)
+        decisions: list[Decision] = []
+        self.counters.lostInService += len(worker.serving) - len(worker.copies)
+        for entry in worker.copies.values():
+            del self._copies[entry]
+            if entry.connection in touched:
+                self.counters.lostInService += 1
+                decisions.append(GiveUp(entry.connection, Reason.LOST_IN_SERVICE))
+            else:
+                self._redispatch(entry)
+        for entry in worker.offered.values():
+            self._redispatch(entry)
+        return decisions + self._dispatch(now)
+
+    def parted(self, channel: Hashable, now: float) -> list[Decision]:
+        """
+        A worker is gone from the channel and may well live: it said BYE, or
+        was revoked and what it had said was read to the end.  What it claimed
+        is its own; what it did not claim, it never can.
+        """
+        worker = self._workers.pop(channel)
+        decisions: list[Decision] = [
+            self._letGo(entry) for entry in list(worker.copies.values())
+        ]
+        for entry in worker.offered.values():
+            self._redispatch(entry)
+        return decisions + self._dispatch(now)
+
+    # Events of the clock and the kernel
+
+    def witnessed(self, touched: Iterable[Any]) -> list[Decision]:
+        """
+        Some L{copies} are no longer pristine: their workers took them up.
+        """
+        gone = set(touched)
+        return [
+            self._letGo(entry)
+            for entry in list(self._copies)
+            if entry.connection in gone
+        ]
+
+    def ticked(self, now: float) -> list[Decision]:
+        """
+        Time has passed.
+        """
+        decisions: list[Decision] = []
+        while self._waiting and self._due(
+            self._waiting[0][1].accepted, self._patience, now
+        ):
+            entry = heappop(self._waiting)[1]
+            self.counters.timedOut += 1
+            decisions.append(GiveUp(entry.connection, Reason.TIMED_OUT))
+        while self._copies:
+            oldest = next(iter(self._copies))
+            if not self._due(oldest.since, self._hold, now):
+                break
+            decisions.append(self._letGo(oldest))
+        for worker in self._workers.values():
+            offer = next(iter(worker.offered.values()), None)
+            if (
+                worker.open
+                and offer is not None
+                and self._due(offer.since, self._claimTimeout, now)
+            ):
+                worker.open = False
+                self.counters.revoked += 1
+                decisions.append(
+                    Revoke(
+                        worker.channel,
+                        f"an offer unclaimed for {self._claimTimeout:g} s",
+                    )
+                )
+        return decisions
+
+    def stopped(self) -> list[Decision]:
+        """
+        The listener ends: what waits is nobody's, and what was offered is its
+        worker's, who sees the listener gone.
+        """
+        decisions: list[Decision] = []
+        while self._waiting:
+            self.counters.stopped += 1
+            entry = heappop(self._waiting)[1]
+            decisions.append(GiveUp(entry.connection, Reason.STOPPED))
+        for worker in self._workers.values():
+            for entry in (*worker.offered.values(), *worker.copies.values()):
+                decisions.append(LetGo(entry.connection))
+        self._workers.clear()
+        self._copies.clear()
+        return decisions
+
+    # The inside
+
+    @staticmethod
+    def _due(since: float, delay: float, now: float) -> bool:
+        return now - since >= delay
+
+    def _wait(self, entry: _Entry) -> None:
+        entry.worker = None
+        heappush(self._waiting, (entry.serial, entry))
+
+    def _redispatch(self, entry: _Entry) -> None:
+        self.counters.redispatched += 1
+        self._wait(entry)
+
+    def _takeOffers(
+        self, worker: _Worker, ids: Collection[int], frame: str
+    ) -> list[_Entry]:
+        if len(set(ids)) < len(ids) or not worker.offered.keys() >= set(ids):
+            raise ProtocolError(f"{frame} of a connection that is not on offer to it")
+        return [worker.offered.pop(id) for id in ids]
+
+    def _letGo(self, entry: _Entry) -> LetGo:
+        del self._copies[entry]
+        if entry.worker is not None:
+            del entry.worker.copies[entry.id]
+        return LetGo(entry.connection)
+
+    def _choose(self) -> _Worker | None:
+        """
+        Least outstanding first; among equals, the one whose last turn is the
+        longest ago.
+        """
+        return min(
+            (worker for worker in self._workers.values() if worker.room > 0),
+            key=lambda worker: (worker.outstanding, worker.turn),
+            default=None,
+        )
+
+    def _dispatch(self, now: float) -> list[Decision]:
+        decisions: list[Decision] = []
+        while self._waiting:
+            worker = self._choose()
+            if worker is None:
+                break
+            entry = heappop(self._waiting)[1]
+            self._turn += 1
+            worker.turn = self._turn
+            entry.worker, entry.id, entry.since = worker, worker.nextId, now
+            worker.nextId += 1
+            worker.offered[entry.id] = entry
+            self.counters.offered += 1
+            decisions.append(
+                HandOff(worker.channel, entry.id, entry.connection, entry.port)
+            )
+        return decisions

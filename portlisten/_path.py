@@ -1,0 +1,185 @@
+"""
+The channel's path: made tight, replaced when stale, never stolen.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import socket
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from portlisten._linux import MAXIMUM_PATH
+
+
+class PathError(Exception):
+    """
+    The path cannot be used; the text says why and what to do.
+    """
+
+
+def check(path: str) -> None:
+    """
+    Check a path that a channel is, or will be, bound to.
+
+    @raise PathError: if it is too long, its folder is missing, or something
+        that is no socket is there.
+    """
+    length = len(os.fsencode(path))
+    if length > MAXIMUM_PATH:
+        raise PathError(
+            f"the path is {length} bytes long and the kernel takes {MAXIMUM_PATH}:"
+            f" choose a shorter one than {path}"
+        )
+    folder = os.path.dirname(path) or "."
+    if not path or not os.path.isdir(folder):
+        raise PathError(f"there is no folder {folder!r} for {path!r}: make it first")
+    try:
+        mode = os.lstat(path).st_mode
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise PathError(f"cannot look at {path}: {error.strerror}") from error
+    if not stat.S_ISSOCK(mode):
+        raise PathError(
+            f"{path} exists and is no socket: choose another path, or remove it"
+        )
+
+
+class BoundPath:
+    """
+    A listening Unix socket and the name that leads to it.
+
+    @ivar socket: the listening socket, non-blocking.  Whoever takes it closes
+        it; L{remove} does not.
+    """
+
+    def __init__(self, path: str, sock: socket.socket) -> None:
+        self.socket = sock
+        self._path = path
+        status = os.lstat(path)
+        self._identity = (status.st_dev, status.st_ino)
+
+    def remove(self) -> bool:
+        """
+        Remove the name, if it is still this socket's and not a successor's.
+        After privileges were dropped this may not be allowed, which harms
+        nobody: the next listener replaces a stale name.
+
+        @return: whether it was removed.
+        """
+        try:
+            status = os.lstat(self._path)
+            if (status.st_dev, status.st_ino) != self._identity:
+                return False
+            os.unlink(self._path)
+        except OSError:
+            return False
+        return True
+
+
+def bind(path: str, mode: int, group: int | None, backlog: int) -> BoundPath:
+    """
+    Bind and listen.  From the first moment that the name exists, nobody can
+    connect who could not later.
+
+    @param mode: the permissions of the path.
+    @param group: the group that it belongs to, or L{None} for the process's.
+    @raise PathError: if that is impossible, or a listener lives there.  Nothing
+        is left behind then.
+    """
+    check(path)
+    with _locked(path):
+        _removeStale(path)
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        tight = mode if group is None else mode & ~0o070
+        umask = os.umask(0o777 & ~tight)
+        try:
+            sock.bind(path)
+        except OSError as error:
+            sock.close()
+            raise PathError(f"cannot bind {path}: {error.strerror}") from error
+        finally:
+            os.umask(umask)
+        bound = BoundPath(path, sock)
+        try:
+            if group is not None:
+                os.chown(path, -1, group)
+                os.chmod(path, mode)
+            sock.listen(backlog)
+        except OSError as error:
+            bound.remove()
+            sock.close()
+            raise PathError(
+                f"cannot give {path} to group {group}: {error.strerror};"
+                " be root, or a member of it"
+            ) from error
+        return bound
+
+
+@contextmanager
+def _locked(path: str) -> Iterator[None]:
+    """
+    Keep other listeners that are about to bind the same path out.  The lock is
+    the kernel's, on an empty file that is gone again afterwards: a process that
+    dies holds none, and no pid is compared with anything.
+    """
+    name = path + ".lock"
+    descriptor = _openLock(name)
+    try:
+        yield
+    finally:
+        os.unlink(name)
+        os.close(descriptor)
+
+
+def _openLock(name: str) -> int:
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+    while True:
+        try:
+            descriptor = os.open(name, flags, 0o600)
+        except OSError as error:
+            raise PathError(f"cannot make {name}: {error.strerror}") from error
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        try:
+            # Its last holder may have removed the name while we waited.
+            if os.path.samestat(os.fstat(descriptor), os.lstat(name)):
+                return descriptor
+        except FileNotFoundError:
+            pass
+        os.close(descriptor)
+
+
+def _removeStale(path: str) -> None:
+    """
+    Remove the name of a socket that nobody is bound to.
+
+    @raise PathError: if somebody is, or it cannot be told.
+    """
+    probe = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    try:
+        probe.connect(path)
+    except FileNotFoundError:
+        return
+    except ConnectionRefusedError:
+        check(path)  # whatever is removed is a socket
+        os.unlink(path)
+        return
+    except BlockingIOError:
+        pass  # its backlog is full, so it has one
+    except OSError as error:
+        if error.errno == errno.EPROTOTYPE:
+            raise PathError(
+                f"a socket of another kind is bound to {path}: choose another path"
+            ) from error
+        raise PathError(
+            f"cannot tell whether a listener lives at {path}: {error.strerror}"
+        ) from error
+    finally:
+        probe.close()
+    raise PathError(
+        f"a listener lives at {path} already: stop it, or choose another path"
+    )

@@ -1,0 +1,235 @@
+"""
+From a description of a port to bound, listening sockets.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
+from twisted.internet.defer import Deferred
+from twisted.internet.endpoints import (
+    AdoptedStreamServerEndpoint,
+    TCP4ServerEndpoint,
+    TCP6ServerEndpoint,
+    UNIXServerEndpoint,
+    serverFromString,
+)
+from twisted.internet.error import CannotListenError
+from twisted.internet.protocol import Factory, Protocol
+from twisted.python.failure import Failure
+
+from portlisten._frames import Address, describe
+
+# Those whose ports are plain sockets.  Of any other (TLS, a wrapper) only the
+# socket would be handed over, and what it adds would silently be missing.
+_PLAIN = (
+    TCP4ServerEndpoint,
+    TCP6ServerEndpoint,
+    UNIXServerEndpoint,
+    AdoptedStreamServerEndpoint,
+)
+
+
+class BadDescription(Exception):
+    """
+    The description cannot be understood; the text says why.
+    """
+
+
+class CannotBind(Exception):
+    """
+    The port cannot be bound; the text says why and what to do.
+    """
+
+
+@dataclass
+class BoundPort:
+    """
+    A bound, listening, non-blocking socket.
+
+    @ivar socket: whoever takes it closes it.
+    @ivar address: where it listens.
+    @ivar cleanUp: call it once, when the socket is closed.
+    """
+
+    socket: socket.socket
+    address: Address
+    cleanUp: Callable[[], None] = lambda: None
+
+    @property
+    def label(self) -> str:
+        """
+        The address as an endpoint description, for the log.
+        """
+        return describe(self.address)
+
+
+class NumberedPort:
+    """
+    A TCP port on every interface, IPv4 and IPv6, or IPv4 alone where the host
+    has no IPv6.
+    """
+
+    def __init__(self, number: int, backlog: int) -> None:
+        self._number = number
+        self._backlog = backlog
+
+    def __str__(self) -> str:
+        return f"port {self._number}"
+
+    def bind(self) -> list[BoundPort]:
+        """
+        Bind.
+
+        @raise OSError: if that fails.  Nothing stays bound then.
+        """
+        first = self._create(socket.AF_INET, "0.0.0.0", self._number)  # noqa: S104
+        bound = [_describe(first)]
+        try:
+            # With port 0 the kernel has chosen one by now.
+            second = self._create(socket.AF_INET6, "::", first.getsockname()[1])
+        except OSError as error:
+            if error.errno not in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL):
+                first.close()
+                raise
+        else:
+            bound.append(_describe(second))
+        return bound
+
+    def _create(
+        self, family: socket.AddressFamily, host: str, number: int
+    ) -> socket.socket:
+        # Of an IPv6 socket, this makes one for IPv6 alone.
+        sock = socket.create_server(
+            (host, number), family=family, backlog=self._backlog
+        )
+        sock.setblocking(False)
+        return sock
+
+
+class DescribedPort:
+    """
+    A port that one of Twisted's endpoints binds.
+
+    @param backlog: the length of the queue, or L{None} for the endpoint's.
+    """
+
+    def __init__(self, description: str, endpoint: Any, backlog: int | None) -> None:
+        self._description = description
+        self._endpoint = endpoint
+        self._backlog = backlog
+
+    def __str__(self) -> str:
+        return self._description
+
+    def bind(self) -> list[BoundPort]:
+        """
+        Bind.
+
+        @raise OSError: if that fails.
+        @raise CannotListenError: likewise.
+        """
+        factory = Factory.forProtocol(Protocol)
+        factory.noisy = False
+        deferred: Deferred[Any] = self._endpoint.listen(factory)
+        results: list[Any] = []
+        deferred.addBoth(results.append)
+        result = results[0]
+        if isinstance(result, Failure):
+            result.raiseException()
+        # The socket is taken from the port, which then can neither accept from
+        # it nor shut it down, but still cleans up what else it made.
+        result.stopReading()
+        sock = socket.socket(fileno=result.socket.detach())
+        sock.setblocking(False)
+        if self._backlog is not None:
+            sock.listen(self._backlog)
+
+        def cleanUp() -> None:
+            # A path may be gone, or no longer ours to remove.
+            result.stopListening().addErrback(lambda failure: None)
+
+        bound = _describe(sock)
+        bound.cleanUp = cleanUp
+        return [bound]
+
+
+def parse(reactor: Any, description: str, backlog: int) -> NumberedPort | DescribedPort:
+    """
+    Understand a port: a number, or one of Twisted's descriptions of a server
+    endpoint.
+
+    @param backlog: for ports whose description has none of its own.
+    @raise BadDescription: if it is neither.
+    """
+    if ":" not in description:
+        if re.fullmatch("[0-9]{1,5}", description) and int(description) < 65536:
+            return NumberedPort(int(description), backlog)
+        raise BadDescription(
+            f"{description!r} is no port: give a number from 0 to 65535, or an"
+            " endpoint description such as tcp:80:interface=127.0.0.1"
+        )
+    try:
+        endpoint = serverFromString(reactor, description)
+    except Exception as error:
+        raise BadDescription(
+            f"{description!r} is no endpoint description: {_firstLine(error)}"
+        ) from error
+    if not isinstance(endpoint, _PLAIN):
+        raise BadDescription(
+            f"{description!r} is not a plain port: use tcp, tcp6, unix or systemd,"
+            " and leave TLS and the like to the worker"
+        )
+    ownBacklog = re.search(r"(?<!\\):backlog=", description) is not None
+    adopted = isinstance(endpoint, AdoptedStreamServerEndpoint)
+    return DescribedPort(
+        description, endpoint, None if ownBacklog or adopted else backlog
+    )
+
+
+def bind(port: NumberedPort | DescribedPort) -> list[BoundPort]:
+    """
+    Bind what L{parse} understood.
+
+    @raise CannotBind: if that is impossible.  Nothing stays bound then.
+    """
+    try:
+        return port.bind()
+    except CannotListenError as error:
+        raise CannotBind(_explain(port, error.socketError)) from error
+    except (OSError, OverflowError, ValueError) as error:
+        raise CannotBind(_explain(port, error)) from error
+
+
+def _explain(port: object, error: object) -> str:
+    number = getattr(error, "errno", None)
+    reason = os.strerror(number) if number else _firstLine(error)
+    advice = {
+        errno.EACCES: (
+            "; for a port below 1024 start as root and add --uid, or grant"
+            " CAP_NET_BIND_SERVICE"
+        ),
+        errno.EADDRINUSE: "; 'ss -lntp' shows who has it",
+        errno.EADDRNOTAVAIL: "; 'ip address' shows the addresses of this host",
+    }.get(number or 0, "")
+    return f"cannot listen on {port}: {reason}{advice}"
+
+
+def _firstLine(error: object) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def _describe(sock: socket.socket) -> BoundPort:
+    name = sock.getsockname()
+    if sock.family == socket.AF_INET:
+        return BoundPort(sock, IPv4Address("TCP", *name))
+    if sock.family == socket.AF_INET6:
+        return BoundPort(sock, IPv6Address("TCP", *name))
+    return BoundPort(sock, UNIXAddress(os.fsencode(name) or None))

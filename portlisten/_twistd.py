@@ -1,0 +1,232 @@
+"""
+What a command of ours and C{twistd} expect of each other: options that fail in
+one line, a start that fails in one line, privileges that are really gone, and
+exit codes.
+"""
+
+from __future__ import annotations
+
+import atexit
+import grp
+import math
+import os
+import pwd
+import signal
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any, NoReturn
+
+from twisted.logger import Logger
+from twisted.python.usage import Options, UsageError
+
+log = Logger(namespace="portlisten")
+
+
+class StartFailure(SystemExit, Exception):
+    """
+    The service cannot start; its text says why and what to do.
+
+    It is an L{Exception} so that C{twistd} removes its pid file and tells the
+    process that waits for the daemon, and a L{SystemExit} so that there is no
+    traceback.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.code = 1
+        self.message = message
+
+    def __str__(self) -> str:
+        return self.message
+
+
+# What the process that waits for the daemon shows is cut at 100 bytes.
+StartFailure.__module__ = "portlisten"
+
+
+class CommandOptions(Options):
+    """
+    Options of a command, whose mistakes end the process with one line.
+
+    @cvar command: its name.
+    @cvar epilogue: what its help ends with, as it is.
+    """
+
+    command = ""
+    epilogue = ""
+
+    def parseOptions(self, options: Any = None) -> None:
+        """
+        See L{Options.parseOptions}.
+
+        @raise SystemExit: for what L{Options} raises L{UsageError} for.
+        """
+        try:
+            super().parseOptions(options)
+            self.checkPrivileges()
+        except UsageError as error:
+            self.refuse(str(error))
+
+    def getUsage(self, width: int | None = None) -> str:
+        """
+        See L{Options.getUsage}.
+        """
+        return str(super().getUsage(width)) + self.epilogue
+
+    def refuse(self, reason: str) -> NoReturn:
+        """
+        End the process with one line.
+
+        @raise SystemExit: always.
+        """
+        raise SystemExit(
+            f"{self.command}: {reason} (see 'twistd {self.command} --help')"
+        )
+
+    def checkPrivileges(self) -> None:
+        """
+        Look at what C{twistd} was told of users and groups.
+
+        @raise UsageError: if it would fail at it, or keep privileges that
+            everybody would think dropped.
+        """
+        if self._parent is None:
+            return
+        uid, gid = self._parent.get("uid"), self._parent.get("gid")
+        if self._parent.get("euid"):
+            raise UsageError(
+                "--euid would keep root as the saved uid, to be taken back by"
+                " anything in the process: leave it out"
+            )
+        if uid is None:
+            if gid is not None:
+                raise UsageError(
+                    "--gid without --uid would keep all of root's privileges: add"
+                    " --uid, as in 'twistd --uid nobody --gid nogroup'"
+                )
+            return
+        if os.getuid() != 0 and uid != os.getuid():
+            raise UsageError("--uid needs root: start as root, or leave it out")
+        try:
+            pwd.getpwuid(uid)
+        except KeyError:
+            raise UsageError(
+                f"--uid: there is no user with the number {uid}, and so no groups"
+                " to give to the process: make one, as with 'adduser --system'"
+            ) from None
+
+    @property
+    def _parent(self) -> Mapping[str, Any] | None:
+        # twistd's own options; there are none in a .tac file.
+        return getattr(self, "parent", None)
+
+    @property
+    def logsElsewhere(self) -> bool:
+        """
+        Whether the log goes somewhere else than to the terminal.
+        """
+        parent = self._parent or {}
+        return not parent.get("nodaemon") or any(
+            parent.get(name) not in (None, "", "-", False)
+            for name in ("logfile", "syslog", "logger")
+        )
+
+
+def number(
+    name: str, convert: Callable[[str], Any], minimum: float, maximum: float = math.inf
+) -> Callable[[str], Any]:
+    """
+    Make the coercion of a numeric option.
+    """
+
+    def coerce(text: str) -> Any:
+        try:
+            value = convert(text)
+        except ValueError:
+            value = math.nan
+        if not minimum <= value <= maximum or math.isinf(value):
+            kind = "whole number" if convert is int else "number"
+            limit = (
+                f"of at least {minimum:g}"
+                if math.isinf(maximum)
+                else f"from {minimum:g} to {maximum:g}"
+            )
+            raise UsageError(f"--{name}: {text!r} is not a {kind} {limit}")
+        return value
+
+    return coerce
+
+
+def group(text: str) -> int:
+    """
+    Turn a group's name or number into its number.
+
+    @raise UsageError: if there is no such group.
+    """
+    try:
+        if text.isdecimal():
+            return grp.getgrgid(int(text)).gr_gid
+        return grp.getgrnam(text).gr_gid
+    except (KeyError, OverflowError):
+        raise UsageError(f"--group: there is no group {text!r}") from None
+
+
+def failToStart(options: CommandOptions, reason: str) -> NoReturn:
+    """
+    Say why a service cannot start, once: on standard error, and in the log
+    where that is elsewhere.
+
+    @raise StartFailure: always.
+    """
+    message = f"{options.command}: {reason}"
+    if options.logsElsewhere:
+        log.critical("{message}", message=message)
+    print(message, file=sys.__stderr__, flush=True)
+    raise StartFailure(reason)
+
+
+def warnOfRoot(command: str) -> None:
+    """
+    Log a warning if the process is root, or could become it.
+    """
+    if 0 in os.getresuid():
+        log.warn(
+            "this process runs as root and has no need to: start it with a uid of"
+            " its own, as in 'twistd --uid nobody {command} …'",
+            command=command,
+        )
+
+
+def exitCleanlyOnTerm(reactor: Any) -> None:
+    """
+    Have SIGTERM stop the reactor, and the process then exit with 0.  Twisted's
+    handler would end it by the signal, once it has stopped.
+    """
+
+    def stop(number: int, frame: object) -> None:
+        reactor.callFromThread(_stop, reactor)
+
+    # Twisted installs its handlers when the reactor starts running.
+    reactor.callLater(0, signal.signal, signal.SIGTERM, stop)
+
+
+def _stop(reactor: Any) -> None:
+    if reactor.running:
+        log.info("received SIGTERM, stopping")
+        reactor.stop()
+
+
+def exitWith(reactor: Any, code: int) -> None:
+    """
+    Stop the reactor, and exit with this code.  C{twistd} knows no way to ask
+    for one from inside, so it is done when all else is.
+    """
+
+    def leave() -> None:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+    if reactor.running:
+        atexit.register(leave)
+        reactor.stop()

@@ -1,0 +1,378 @@
+"""
+The worker: keeps a channel to a listener, adopts what comes through it, and
+has an ordinary Twisted factory serve it.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+from typing import Any
+
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.endpoints import UNIXClientEndpoint
+from twisted.internet.error import ConnectError
+from twisted.internet.interfaces import (
+    IAddress,
+    IDelayedCall,
+    IHalfCloseableProtocol,
+    ILoggingContext,
+    IProtocol,
+    IProtocolFactory,
+    ITransport,
+)
+from twisted.internet.protocol import Factory, Protocol, connectionDone
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from zope.interface import alsoProvides, implementer
+
+from portlisten import _linux
+from portlisten._channel import WorkerChannel
+from portlisten._frames import ListenerHello, Offer, describe
+from portlisten.interfaces import IAdopter, IWorkerChannel
+
+#: How long the last word to the listener may take, in seconds.
+FAREWELL = 1.0
+
+
+class _Served(Protocol):
+    """
+    Stands between the transport of an adopted connection and its protocol, in
+    the one direction: it hears that the connection is over.  The protocol has
+    the transport itself.
+    """
+
+    def __init__(
+        self, worker: Worker, channel: IWorkerChannel, id: int, protocol: IProtocol
+    ) -> None:
+        self._worker = worker
+        self._channel = channel
+        self._id = id
+        self._protocol = protocol
+        if IHalfCloseableProtocol.providedBy(protocol):
+            alsoProvides(self, IHalfCloseableProtocol)
+
+    def logPrefix(self) -> str:
+        """
+        The protocol's own.
+        """
+        context = ILoggingContext(self._protocol, None)
+        return type(self._protocol).__name__ if context is None else context.logPrefix()
+
+    def makeConnection(self, transport: ITransport) -> None:
+        """
+        The connection is there.  Where the protocol fails at it, the connection
+        ends: it would stay open in the reactor otherwise.
+        """
+        self.connected = 1
+        self.transport = transport
+        self._worker.serving.add(self)
+        try:
+            self._protocol.makeConnection(transport)
+        except Exception:
+            self._worker.log.failure("{protocol} failed", protocol=self._protocol)
+            transport.abortConnection()  # type: ignore[attr-defined]
+
+    def dataReceived(self, data: bytes) -> None:
+        """
+        See L{IProtocol}.
+        """
+        self._protocol.dataReceived(data)
+
+    def readConnectionLost(self) -> None:
+        """
+        See L{IHalfCloseableProtocol}.
+        """
+        IHalfCloseableProtocol(self._protocol).readConnectionLost()
+
+    def writeConnectionLost(self) -> None:
+        """
+        See L{IHalfCloseableProtocol}.
+        """
+        IHalfCloseableProtocol(self._protocol).writeConnectionLost()
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """
+        See L{IProtocol}.
+        """
+        try:
+            self._protocol.connectionLost(reason)
+        finally:
+            self._channel.closed(self._id)
+            self._worker.ended(self)
+
+
+class _Adoption(Factory):
+    """
+    Builds the protocol of one adopted connection.
+    """
+
+    noisy = False
+
+    def __init__(self, worker: Worker, channel: IWorkerChannel, id: int) -> None:
+        self._worker = worker
+        self._channel = channel
+        self._id = id
+
+    def buildProtocol(self, addr: IAddress | None) -> _Served | None:
+        """
+        See L{IProtocolFactory}.
+        """
+        assert addr is not None
+        try:
+            protocol = self._worker.factory.buildProtocol(addr)
+        except Exception:
+            self._worker.log.failure("no protocol for {addr}", addr=addr)
+            return None
+        if protocol is None:
+            return None
+        return _Served(self._worker, self._channel, self._id, protocol)
+
+
+class _Channels(Factory):
+    """
+    Builds the worker's end of each channel.
+    """
+
+    noisy = False
+
+    def __init__(self, worker: Worker, reactor: Any) -> None:
+        self._worker = worker
+        self._reactor = reactor
+
+    def buildProtocol(self, addr: IAddress | None) -> WorkerChannel:
+        """
+        See L{IProtocolFactory}.
+        """
+        return WorkerChannel(self._reactor, self._worker)
+
+
+@implementer(IAdopter)
+class Worker:
+    """
+    Serves a factory on the connections that a listener hands off.
+
+    @param reactor: an L{IReactorUNIX}, L{IReactorSocket} and L{IReactorTime}.
+    @param path: the channel's.
+    @param factory: what a port would be given.
+    @param retry: how long to wait before connecting again, in seconds.
+    @param grace: how long L{stop} waits for connections to end, in seconds.
+
+    @ivar serving: the adopted connections that have not ended.
+    @ivar goneBeforeAdoption: how many clients left before they were adopted.
+    """
+
+    log = Logger()
+
+    def __init__(
+        self,
+        reactor: Any,
+        path: str,
+        factory: IProtocolFactory,
+        retry: float = 0.1,
+        grace: float = 10.0,
+    ) -> None:
+        self._reactor = reactor
+        self._path = path
+        self.factory = factory
+        self._retry = retry
+        self._grace = grace
+        self._endpoint = UNIXClientEndpoint(reactor, path)
+        self._attempt: Deferred[Any] | None = None
+        self._timer: IDelayedCall | None = None
+        self._channel: WorkerChannel | None = None
+        self._complaint = ""
+        self._postponed = 0
+        self._drained = False
+        self._stopping = False
+        self._parting = False
+        self._stopped: Deferred[None] = Deferred()
+        self.serving: set[_Served] = set()
+        self.goneBeforeAdoption = 0
+
+    def start(self) -> None:
+        """
+        Begin to look for the listener, and go on until L{stop}.
+        """
+        self.factory.doStart()
+        self._connect()
+
+    def stop(self) -> Deferred[None]:
+        """
+        Take no more connections, and wait for those in service to end, but no
+        longer than the grace.
+
+        @return: fires when that is over.
+        """
+        self._stopping = True
+        self._cancelTimer()
+        if self._attempt is not None:
+            self._attempt.cancel()
+        if self._channel is not None:
+            self._channel.drain()
+        self._timer = self._reactor.callLater(self._grace, self._part)
+        self._settle()
+        return self._stopped
+
+    def ended(self, served: _Served) -> None:
+        """
+        An adopted connection is over.
+        """
+        self.serving.discard(served)
+        self._settle()
+
+    # IAdopter
+
+    def registered(self, channel: IWorkerChannel, hello: ListenerHello) -> None:
+        """
+        See L{IAdopter}.
+        """
+        self._complaint = ""
+        self.log.info(
+            "joined the listener at {path}, which listens on {ports}",
+            path=self._path,
+            ports=", ".join(describe(port.address) for port in hello.ports),
+        )
+
+    def adopt(self, channel: IWorkerChannel, offer: Offer, descriptor: int) -> None:
+        """
+        See L{IAdopter}.
+        """
+        adoption = _Adoption(self, channel, offer.id)
+        transport = None
+        try:
+            transport = self._reactor.adoptStreamConnection(
+                descriptor, _family(descriptor), adoption
+            )
+        except OSError as error:
+            if error.errno in _linux.EXHAUSTED:
+                self._postpone(channel, offer, descriptor, error)
+                return
+            self.goneBeforeAdoption += 1
+            if error.errno != errno.ENOTCONN:
+                self.log.failure("a connection cannot be adopted")
+        except Exception:
+            self.log.failure("a connection cannot be adopted")
+        if transport is None:
+            channel.closed(offer.id)
+        os.close(descriptor)
+
+    def drained(self, channel: IWorkerChannel) -> None:
+        """
+        See L{IAdopter}.
+        """
+        self._drained = True
+        self._settle()
+
+    def lost(self, channel: IWorkerChannel, reason: str) -> None:
+        """
+        See L{IAdopter}.
+        """
+        self._channel = None
+        if not self._stopping:
+            self.log.warn(
+                "lost the listener at {path}, with {count} connections in service:"
+                " {reason}",
+                path=self._path,
+                count=len(self.serving),
+                reason=reason,
+            )
+            self._later()
+        else:
+            self._settle()
+
+    # The inside
+
+    def _connect(self) -> None:
+        self._timer = None
+        self._attempt = self._endpoint.connect(_Channels(self, self._reactor))
+        self._attempt.addCallbacks(self._connected, self._failed)
+
+    def _connected(self, channel: WorkerChannel) -> None:
+        self._attempt = None
+        self._channel = channel
+
+    def _failed(self, failure: Failure) -> None:
+        self._attempt = None
+        if self._stopping:
+            failure.trap(CancelledError, ConnectError)
+            self._settle()
+            return
+        complaint = failure.getErrorMessage()
+        if complaint != self._complaint:
+            self._complaint = complaint
+            self.log.warn(
+                "waiting for a listener at {path}, trying every {retry:g} s: {why}",
+                path=self._path,
+                retry=self._retry,
+                why=complaint,
+            )
+        self._later()
+
+    def _later(self) -> None:
+        self._timer = self._reactor.callLater(self._retry, self._connect)
+
+    def _postpone(
+        self, channel: IWorkerChannel, offer: Offer, descriptor: int, error: OSError
+    ) -> None:
+        """
+        Adopting takes another descriptor for a moment, and there is none.  The
+        connection is ours, so it waits here.
+        """
+        if not self._postponed:
+            self.log.error("adopting pauses: {error}", error=error.strerror)
+        self._postponed += 1
+
+        def again() -> None:
+            self._postponed -= 1
+            self.adopt(channel, offer, descriptor)
+
+        self._reactor.callLater(self._retry, again)
+
+    def _settle(self) -> None:
+        """
+        Part with the listener if the worker is stopping and has done its work.
+        """
+        if not self._stopping or self.serving or self._postponed:
+            return
+        if self._channel is None:
+            self._finish()
+        elif self._drained:
+            self._part()
+
+    def _part(self) -> None:
+        if self._parting:
+            return
+        self._parting = True
+        if self.serving:
+            self.log.warn(
+                "{count} connections are still in service after {grace:g} s",
+                count=len(self.serving),
+                grace=self._grace,
+            )
+        if self._channel is None:
+            self._finish()
+        else:
+            self._cancelTimer()
+            self._timer = self._reactor.callLater(FAREWELL, self._finish)
+            self._channel.bye("the worker stops")
+
+    def _finish(self) -> None:
+        self._parting = True
+        self._cancelTimer()
+        if not self._stopped.called:
+            self.factory.doStop()
+            self._stopped.callback(None)
+
+    def _cancelTimer(self) -> None:
+        if self._timer is not None and self._timer.active():
+            self._timer.cancel()
+
+
+def _family(descriptor: int) -> socket.AddressFamily:
+    sock = socket.socket(fileno=descriptor)
+    try:
+        return _linux.streamFamily(sock)
+    finally:
+        sock.detach()

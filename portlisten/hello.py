@@ -1,0 +1,198 @@
+"""
+C{twistd hellofdpass}: the sample worker, its protocol, options and service.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from twisted.application.service import IService, Service
+from twisted.internet.defer import Deferred, succeed
+from twisted.internet.interfaces import (
+    IAddress,
+    IDelayedCall,
+    IHalfCloseableProtocol,
+    IReactorTime,
+)
+from twisted.internet.protocol import Factory, Protocol, connectionDone
+from twisted.python.failure import Failure
+from twisted.python.usage import UsageError
+from zope.interface import implementer
+
+from portlisten import _path, _twistd
+from portlisten._worker import Worker
+
+#: How long a client may take to close, once it has the answer, in seconds.
+LINGER = 5.0
+
+
+@implementer(IHalfCloseableProtocol)
+class Hello(Protocol):
+    """
+    Writes a string, and closes.
+
+    A client may have sent something that nobody reads, or be about to.  Closing
+    right away would answer that with a reset, which can take the string from a
+    client that has not read it yet.  So this ends the writing side only, and
+    waits, though not for long, until the client closes too.
+    """
+
+    def __init__(self, reactor: IReactorTime, string: bytes) -> None:
+        self._reactor = reactor
+        self._string = string
+        self._timeout: IDelayedCall | None = None
+
+    def connectionMade(self) -> None:
+        """
+        Write, and end the writing side.
+        """
+        transport: Any = self.transport
+        transport.write(self._string)
+        transport.loseWriteConnection()
+        self._timeout = self._reactor.callLater(LINGER, transport.loseConnection)
+
+    def readConnectionLost(self) -> None:
+        """
+        The client will send no more; it may still be reading.
+        """
+        transport: Any = self.transport
+        transport.loseConnection()
+
+    def writeConnectionLost(self) -> None:
+        """
+        The string and its end are on their way.
+        """
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """
+        It is over.
+        """
+        if self._timeout is not None and self._timeout.active():
+            self._timeout.cancel()
+
+
+class HelloFactory(Factory):
+    """
+    Builds a L{Hello} for each connection.
+    """
+
+    noisy = False
+
+    def __init__(self, reactor: IReactorTime, string: bytes) -> None:
+        self._reactor = reactor
+        self._string = string
+
+    def buildProtocol(self, addr: IAddress | None) -> Hello:
+        """
+        See L{IProtocolFactory}.
+        """
+        return Hello(self._reactor, self._string)
+
+
+class Options(_twistd.CommandOptions):
+    """
+    The options of C{twistd hellofdpass}.
+    """
+
+    command = "hellofdpass"
+
+    synopsis = "[options] PATH STRING"
+
+    longdesc = (
+        "A worker: connects to the listener at PATH ('twistd portlisten PORT"
+        " PATH'), adopts the connections that it hands off, writes STRING on each,"
+        " exactly as given, and closes it. It needs no privilege but to write to"
+        " PATH. Listener and worker may be started in any order, and each may be"
+        " restarted: connections that come meanwhile wait."
+    )
+
+    epilogue = """
+Examples:
+  twistd -n hellofdpass ./socket 'hello, world'
+  twistd --uid www-data hellofdpass /run/portlisten/web.sock 'hello, world'
+"""
+
+    optParameters = [
+        [
+            "retry",
+            None,
+            0.1,
+            "Seconds between two tries to connect to the listener.",
+            _twistd.number("retry", float, 0.001),
+        ],
+        [
+            "grace",
+            None,
+            10.0,
+            "Seconds that a stop may take to finish what is in service.",
+            _twistd.number("grace", float, 0),
+        ],
+    ]
+
+    def parseArgs(self, *args: str) -> None:
+        """
+        Take PATH and STRING.
+        """
+        if len(args) != 2:
+            raise UsageError(f"expected PATH and STRING, got {len(args)} arguments")
+        self["path"] = args[0]
+        self["string"] = os.fsencode(args[1])
+
+
+class HelloService(Service):
+    """
+    Runs a worker that says hello.
+    """
+
+    def __init__(self, options: Options, worker: Worker) -> None:
+        self._options = options
+        self._worker = worker
+
+    def privilegedStartService(self) -> None:
+        """
+        Look at the path.
+
+        @raise StartFailure: if no listener could ever be there.
+        """
+        super().privilegedStartService()
+        try:
+            _path.check(self._options["path"])
+        except _path.PathError as error:
+            _twistd.failToStart(self._options, str(error))
+
+    def startService(self) -> None:
+        """
+        Look for the listener.
+        """
+        super().startService()
+        _twistd.warnOfRoot("hellofdpass")
+        self._worker.start()
+
+    def stopService(self) -> Deferred[None]:
+        """
+        Take no more connections, and finish those in service.
+        """
+        if not self.running:
+            return succeed(None)
+        super().stopService()
+        return self._worker.stop()
+
+
+def makeService(options: Options, reactor: Any = None) -> IService:
+    """
+    Make the service of C{twistd hellofdpass}.
+
+    @param reactor: by default the global one.
+    """
+    if reactor is None:
+        from twisted.internet import reactor
+    worker = Worker(
+        reactor,
+        options["path"],
+        HelloFactory(reactor, options["string"]),
+        options["retry"],
+        options["grace"],
+    )
+    _twistd.exitCleanlyOnTerm(reactor)
+    return HelloService(options, worker)

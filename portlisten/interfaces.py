@@ -1,0 +1,170 @@
+"""
+The contracts at the seams between the rooms.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from zope.interface import Attribute, Interface
+
+if TYPE_CHECKING:
+    from portlisten._frames import ListenerHello, Offer
+
+
+class IConnection(Interface):
+    """
+    An accepted connection, as the listener holds it.
+    """
+
+    peer: str = Attribute("Who is at the other end, for the log.")
+    cookie: int = Attribute("C{SO_COOKIE} of the socket.")
+
+    def fileno() -> int:
+        """
+        The descriptor, which stays this object's.
+        """
+
+    def pristine() -> bool:
+        """
+        Say whether nothing was read from it and nothing written to it.
+        """
+
+    def forget() -> None:
+        """
+        Close the listener's descriptor, and leave the connection to whoever
+        holds another.
+        """
+
+
+class IChannel(Interface):
+    """
+    What a dispatcher sees of a worker: the listener's end of a channel.
+    """
+
+    label: str = Attribute("Who the worker is, for the log.")
+
+    def offer(id: int, port: int, connection: IConnection) -> None:
+        """
+        Send a connection.  Its descriptor stays the caller's, who keeps it open
+        until the offer is claimed or refused, or the channel is gone.
+        """
+
+    def drained() -> None:
+        """
+        Confirm that no offer follows.
+        """
+
+    def revoke(reason: str) -> None:
+        """
+        Take back whatever is not claimed.  The dispatcher hears C{parted} once
+        nothing can be claimed any more.
+        """
+
+    def bye(reason: str) -> None:
+        """
+        Say farewell and close.  What is offered stays the worker's.
+        """
+
+
+class IDispatcher(Interface):
+    """
+    What the listener's end of a channel tells about its worker.
+
+    Ids that are not outstanding on that channel raise C{ProtocolError}.
+    """
+
+    def connected(channel: IChannel) -> None:
+        """
+        A worker connected, and has said nothing yet.
+        """
+
+    def joined(channel: IChannel, window: int) -> None:
+        """
+        It said HELLO.
+        """
+
+    def claimed(channel: IChannel, ids: Sequence[int]) -> None:
+        """
+        It takes these offers.
+        """
+
+    def refused(channel: IChannel, ids: Sequence[int], reason: str) -> None:
+        """
+        It will never touch these offers.
+        """
+
+    def closed(channel: IChannel, ids: Sequence[int]) -> None:
+        """
+        It has done with these connections.
+        """
+
+    def draining(channel: IChannel) -> None:
+        """
+        It wants no more offers.
+        """
+
+    def parted(channel: IChannel, reason: str) -> None:
+        """
+        It can claim nothing more, and goes on serving what it claimed.
+        """
+
+    def died(channel: IChannel) -> None:
+        """
+        It is gone without a word, and all that it had said was told.
+        """
+
+    def disconnected(channel: IChannel) -> None:
+        """
+        The channel's last event.
+        """
+
+
+class IWorkerChannel(Interface):
+    """
+    What an adopter sees of its listener: the worker's end of a channel.
+    """
+
+    def drain() -> None:
+        """
+        Ask for no more offers, and give back those not claimed.  The adopter
+        hears C{drained} when none is on its way any more.
+        """
+
+    def closed(id: int) -> None:
+        """
+        Report that a claimed connection has ended.
+        """
+
+    def bye(reason: str) -> None:
+        """
+        Give back what is not claimed, say farewell, and close.
+        """
+
+
+class IAdopter(Interface):
+    """
+    What the worker's end of a channel tells about its listener.
+    """
+
+    def registered(channel: IWorkerChannel, hello: ListenerHello) -> None:
+        """
+        The listener knows of this worker, and will send offers.
+        """
+
+    def adopt(channel: IWorkerChannel, offer: Offer, descriptor: int) -> None:
+        """
+        A connection is this worker's.  The descriptor belongs to the adopter
+        from now on.
+        """
+
+    def drained(channel: IWorkerChannel) -> None:
+        """
+        No offer follows.
+        """
+
+    def lost(channel: IWorkerChannel, reason: str) -> None:
+        """
+        The channel is gone, after all that it had brought was told.
+        """

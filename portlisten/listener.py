@@ -1,0 +1,363 @@
+"""
+C{twistd portlisten}: its options and its service.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+from contextlib import ExitStack
+from functools import partial
+from typing import Any
+
+from twisted.application.service import IService, Service
+from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.interfaces import IAddress
+from twisted.internet.protocol import Factory
+from twisted.logger import Logger
+from twisted.python.usage import UsageError
+
+from portlisten import _path, _ports, _twistd
+from portlisten._accept import Accepted, Acceptor
+from portlisten._channel import ListenerChannel
+from portlisten._dispatcher import Dispatcher
+from portlisten._frames import MAXIMUM_WINDOW, ListenerHello, Port
+from portlisten._ledger import Ledger
+
+#: Descriptors kept free for the channels of workers, log files and the like.
+RESERVE = 32
+
+
+def somaxconn() -> int:
+    """
+    The longest backlog that this host allows: listen(2) cuts a longer one.
+    """
+    try:
+        with open("/proc/sys/net/core/somaxconn") as file:
+            return int(file.read())
+    except (OSError, ValueError):
+        return 4096
+
+
+def _octal(text: str) -> int:
+    try:
+        mode = int(text, 8)
+    except ValueError:
+        mode = -1
+    if not 0 <= mode <= 0o777:
+        raise UsageError(f"--mode: {text!r} is not an octal mode such as 0660")
+    return mode
+
+
+def _onTimeout(text: str) -> str:
+    if text not in ("close", "exit"):
+        raise UsageError(f"--on-timeout: {text!r} is neither 'close' nor 'exit'")
+    return text
+
+
+class Options(_twistd.CommandOptions):
+    """
+    The options of C{twistd portlisten}.
+    """
+
+    command = "portlisten"
+
+    synopsis = "[options] PORT PATH"
+
+    longdesc = (
+        "Binds PORT, and hands each connection that it accepts to a worker: any"
+        " process that connects to the Unix socket at PATH, such as 'twistd"
+        " hellofdpass PATH STRING'. Start it as root with --uid, and only the"
+        " binding is done as root. Workers may come and go; while none has room,"
+        " connections wait."
+    )
+
+    epilogue = """
+PORT is a number (every interface, IPv4 and IPv6) or an endpoint description:
+  80                              tcp:80:interface=127.0.0.1
+  unix:/run/www.sock              systemd:domain=INET:index=0
+
+Examples:
+  twistd -n portlisten 10000 ./socket
+  twistd --uid nobody --gid nogroup portlisten --group www-data \\
+      --listen tcp:443 80 /run/portlisten/web.sock
+"""
+
+    optParameters = [
+        [
+            "mode",
+            None,
+            None,
+            "Permissions of PATH: who may write to it may be a worker. [default: 0660]",
+            _octal,
+        ],
+        [
+            "group",
+            None,
+            None,
+            "Group that PATH belongs to. [default: the process's]",
+            _twistd.group,
+        ],
+        [
+            "backlog",
+            None,
+            None,
+            "Connections that the kernel keeps for us to accept."
+            " [default: what the host allows, net.core.somaxconn]",
+            _twistd.number("backlog", int, 1, 2**31 - 1),
+        ],
+        [
+            "queue",
+            None,
+            1024,
+            "Accepted connections that wait here while no worker has room; any"
+            " more wait in the backlog.",
+            _twistd.number("queue", int, 0),
+        ],
+        [
+            "patience",
+            None,
+            60.0,
+            "Seconds that an accepted connection may wait for a worker.",
+            _twistd.number("patience", float, 0.001),
+        ],
+        [
+            "on-timeout",
+            None,
+            "close",
+            "What to do when its patience runs out: 'close' the connection, or"
+            " 'exit', as in 2002.",
+            _onTimeout,
+        ],
+        [
+            "window",
+            None,
+            16,
+            "Connections that one worker may have been sent and not yet claimed.",
+            _twistd.number("window", int, 1, MAXIMUM_WINDOW),
+        ],
+        [
+            "retry",
+            None,
+            0.1,
+            "Seconds to pause accepting when descriptors or memory run out.",
+            _twistd.number("retry", float, 0.001),
+        ],
+        [
+            "grace",
+            None,
+            10.0,
+            "Seconds that a stop may take to hand off what is waiting.",
+            _twistd.number("grace", float, 0),
+        ],
+    ]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self["listen"] = []
+        self["mode"] = 0o660
+
+    def opt_listen(self, description: str) -> None:
+        """
+        Listen on this port as well; may be given several times.
+        """
+        self["listen"].append(description)
+
+    def parseArgs(self, *args: str) -> None:
+        """
+        Take PORT and PATH.
+        """
+        if len(args) != 2:
+            raise UsageError(f"expected PORT and PATH, got {len(args)} arguments")
+        self["listen"].insert(0, args[0])
+        self["path"] = args[1]
+
+
+class ListenerService(Service):
+    """
+    Binds as whoever the process is when it starts, and listens as whoever it
+    has become since.
+    """
+
+    log = Logger()
+
+    def __init__(
+        self, reactor: Any, options: Options, ports: list[Any], backlog: int
+    ) -> None:
+        self._reactor = reactor
+        self._options = options
+        self._wanted = ports
+        self._backlog = backlog
+        self._bound: list[_ports.BoundPort] = []
+        self._path: _path.BoundPath | None = None
+        self._acceptors: list[Acceptor] = []
+        self._dispatcher: Dispatcher | None = None
+        self._numbers = 0
+
+    def privilegedStartService(self) -> None:
+        """
+        Bind the ports and the channel's path.
+
+        @raise StartFailure: if one of them cannot be bound.  Nothing is left
+            behind then.
+        """
+        super().privilegedStartService()
+        with ExitStack() as undo:
+            undo.callback(self._release)
+            try:
+                for wanted in self._wanted:
+                    self._bound.extend(_ports.bind(wanted))
+                self._path = _path.bind(
+                    self._options["path"],
+                    self._options["mode"],
+                    self._options["group"],
+                    self._backlog,
+                )
+            except (_ports.CannotBind, _path.PathError, OSError) as error:
+                _twistd.failToStart(self._options, str(error))
+            undo.pop_all()
+
+    def startService(self) -> None:
+        """
+        Accept, and hand off.
+        """
+        if self._path is None:
+            # `twist` starts services without their privileged part.
+            self.privilegedStartService()
+        assert self._path is not None
+        super().startService()
+        _twistd.warnOfRoot("portlisten")
+        options = self._options
+        self._dispatcher = dispatcher = Dispatcher(
+            self._reactor,
+            Ledger(options["queue"], descriptorBudget(), options["patience"]),
+            self._timedOut if options["on-timeout"] == "exit" else lambda: None,
+        )
+        dispatcher.roomChanged = self._resume
+        retry = options["retry"]
+        for number, port in enumerate(self._bound):
+            self._acceptors.append(
+                Acceptor(
+                    self._reactor,
+                    port.socket,
+                    port.label,
+                    lambda: dispatcher.room,
+                    partial(dispatcher.accepted, number),
+                    retry,
+                )
+            )
+        self._workers = Acceptor(
+            self._reactor,
+            self._path.socket,
+            options["path"],
+            lambda: 16,
+            partial(self._adoptWorkers, dispatcher),
+            retry,
+        )
+        self._workers.resume()
+        self._resume()
+        self.log.info(
+            "listening on {ports}, as uid {uid}; workers connect to {path} (mode"
+            " {mode:04o})",
+            ports=", ".join(port.label for port in self._bound),
+            uid=os.geteuid(),
+            path=options["path"],
+            mode=options["mode"],
+        )
+
+    def stopService(self) -> Deferred[None]:
+        """
+        Stop accepting, hand off what is held while a worker can take it, and
+        remove the channel's path.
+        """
+        super().stopService()
+        if self._dispatcher is None:
+            self._release()
+            return maybeDeferred(lambda: None)
+        for acceptor in self._acceptors:
+            acceptor.stop()
+        self._workers.close()
+        stopped = self._dispatcher.stop(self._options["grace"])
+        return stopped.addBoth(lambda result: self._release())
+
+    def _release(self) -> None:
+        for port in self._bound:
+            port.socket.close()
+            port.cleanUp()
+        self._bound = []
+        if self._path is not None:
+            self._path.remove()
+            self._path.socket.close()
+            self._path = None
+
+    def _resume(self) -> None:
+        for acceptor in self._acceptors:
+            acceptor.resume()
+
+    def _adoptWorkers(self, dispatcher: Dispatcher, batch: list[Accepted]) -> None:
+        hello = ListenerHello(
+            self._options["window"],
+            tuple(Port(n, port.address) for n, port in enumerate(self._bound)),
+        )
+        for sock, _ in batch:
+            self._numbers += 1
+            channel = ListenerChannel(self._reactor, dispatcher, hello, self._numbers)
+            with sock:
+                self._reactor.adoptStreamConnection(
+                    sock.fileno(), sock.family, _Once(channel)
+                )
+
+    def _timedOut(self) -> None:
+        self.log.critical("exiting, as --on-timeout=exit asks for")
+        _twistd.exitWith(self._reactor, 1)
+
+
+class _Once(Factory):
+    """
+    Builds the one protocol that it was given.
+    """
+
+    noisy = False
+
+    def __init__(self, protocol: ListenerChannel) -> None:
+        self._protocol = protocol
+
+    def buildProtocol(self, addr: IAddress | None) -> ListenerChannel:
+        """
+        See L{IProtocolFactory}.
+        """
+        return self._protocol
+
+
+def descriptorBudget() -> int:
+    """
+    Raise the limit of open descriptors as far as it goes.
+
+    @return: how many may be connections' at a time.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    inUse = len(os.listdir("/proc/self/fd"))
+    return max(1, hard - inUse - RESERVE)
+
+
+def makeService(options: Options, reactor: Any = None) -> IService:
+    """
+    Make the service of C{twistd portlisten}.
+
+    @param reactor: by default the global one.
+    @raise SystemExit: if a port's description cannot be understood.
+    """
+    if reactor is None:
+        from twisted.internet import reactor
+    backlog = options["backlog"] or somaxconn()
+    try:
+        ports = [
+            _ports.parse(reactor, description, backlog)
+            for description in options["listen"]
+        ]
+    except _ports.BadDescription as error:
+        options.refuse(str(error))
+    _twistd.exitCleanlyOnTerm(reactor)
+    return ListenerService(reactor, options, ports, backlog)

@@ -1,0 +1,16 @@
+"""
+What a static file cannot say about the packaging; the rest is in
+C{pyproject.toml}.
+"""
+
+from setuptools import setup
+
+setup(
+    # Explicit: find_packages() misses the plugin folder, and the namespace
+    # finder would ship the tests.
+    packages=["portlisten", "twisted.plugins"],
+    # Makes `pip install -e .` write a .pth file, which twisted.plugin can scan;
+    # the import hook that it writes otherwise hides the plugins without a word.
+    package_dir={"": "."},
+    package_data={"portlisten": ["py.typed"]},
+)

@@ -1,0 +1,12 @@
+"""
+Tells C{twistd} of the C{portlisten} command.
+"""
+
+from twisted.application.service import ServiceMaker
+
+portlisten = ServiceMaker(
+    "portlisten",
+    "portlisten.listener",
+    "Bind ports with privilege, and hand their connections to unprivileged workers.",
+    "portlisten",
+)
