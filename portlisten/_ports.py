@@ -10,7 +10,7 @@ import re
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.defer import Deferred
@@ -21,7 +21,7 @@ from twisted.internet.endpoints import (
     UNIXServerEndpoint,
     serverFromString,
 )
-from twisted.internet.error import CannotListenError
+from twisted.internet.error import CannotListenError, ConnectionDone
 from twisted.internet.protocol import Factory, Protocol
 from twisted.python.failure import Failure
 
@@ -153,15 +153,54 @@ class DescribedPort:
             sock.listen(self._backlog)
 
         def cleanUp() -> None:
-            # A path may be gone, or no longer ours to remove.
-            result.stopListening().addErrback(lambda failure: None)
+            try:
+                result.connectionLost(Failure(ConnectionDone()))
+            except OSError:
+                pass  # a path that is gone, or no longer ours to remove
 
         bound = _describe(sock)
         bound.cleanUp = cleanUp
         return [bound]
 
 
-def parse(reactor: Any, description: str, backlog: int) -> NumberedPort | DescribedPort:
+class InheritedPort:
+    """
+    A listening socket that another process made, as systemd does.  It stays
+    that process's as well: nothing here shuts it down, removes its path, or
+    changes the path's mode, all of which a Twisted port would do.
+
+    @param descriptor: becomes the L{BoundPort}'s.
+    """
+
+    def __init__(self, description: str, descriptor: int) -> None:
+        self._description = description
+        self._descriptor = descriptor
+
+    def __str__(self) -> str:
+        return self._description
+
+    def bind(self) -> list[BoundPort]:
+        """
+        Take it.
+
+        @raise OSError: if it is no socket.
+        @raise ValueError: if it does not listen for stream connections.
+        """
+        sock = socket.socket(fileno=self._descriptor)
+        if sock.type != socket.SOCK_STREAM or not sock.getsockopt(
+            socket.SOL_SOCKET, socket.SO_ACCEPTCONN
+        ):
+            sock.detach()
+            raise ValueError("the inherited descriptor is no listening stream socket")
+        sock.set_inheritable(False)
+        sock.setblocking(False)
+        return [_describe(sock)]
+
+
+PortPlan: TypeAlias = "NumberedPort | DescribedPort | InheritedPort"
+
+
+def parse(reactor: Any, description: str, backlog: int) -> PortPlan:
     """
     Understand a port: a number, or one of Twisted's descriptions of a server
     endpoint.
@@ -187,14 +226,13 @@ def parse(reactor: Any, description: str, backlog: int) -> NumberedPort | Descri
             f"{description!r} is not a plain port: use tcp, tcp6, unix or systemd,"
             " and leave TLS and the like to the worker"
         )
+    if isinstance(endpoint, AdoptedStreamServerEndpoint):
+        return InheritedPort(description, endpoint.fileno)
     ownBacklog = re.search(r"(?<!\\):backlog=", description) is not None
-    adopted = isinstance(endpoint, AdoptedStreamServerEndpoint)
-    return DescribedPort(
-        description, endpoint, None if ownBacklog or adopted else backlog
-    )
+    return DescribedPort(description, endpoint, None if ownBacklog else backlog)
 
 
-def bind(port: NumberedPort | DescribedPort) -> list[BoundPort]:
+def bind(port: PortPlan) -> list[BoundPort]:
     """
     Bind what L{parse} understood.
 

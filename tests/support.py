@@ -1,0 +1,37 @@
+"""
+What several tests need.
+"""
+
+from __future__ import annotations
+
+import os
+from unittest import TestCase
+
+# Its descriptors are there to stay, so they must be there before any count.
+from twisted.internet import reactor as _reactor  # noqa: F401
+
+
+def descriptors() -> dict[int, str]:
+    """
+    What this process has open: descriptors, and what they lead to.
+    """
+    found = {}
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            found[int(name)] = os.readlink(f"/proc/self/fd/{name}")
+        except FileNotFoundError:
+            pass  # that of the listing itself
+    return found
+
+
+def watchDescriptors(test: TestCase) -> None:
+    """
+    Have a test fail if it leaves descriptors open, or closes one that was open
+    before.  Call it first in C{setUp}, so that it looks last.
+    """
+    before = descriptors()
+
+    def compare() -> None:
+        test.assertEqual(descriptors(), before)
+
+    test.addCleanup(compare)

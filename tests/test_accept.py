@@ -1,0 +1,526 @@
+"""
+Tests for L{portlisten._accept}.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import subprocess
+import sys
+from typing import Any
+
+from twisted.internet.error import ConnectionLost
+from twisted.internet.interfaces import IReadDescriptor
+from twisted.internet.testing import MemoryReactorClock
+from twisted.logger import LogLevel, capturedLogs
+from twisted.python.failure import Failure
+from twisted.trial.unittest import SynchronousTestCase
+from zope.interface.verify import verifyObject
+
+from portlisten import _accept, _linux
+from portlisten._accept import Accepted, Acceptor
+from tests.support import watchDescriptors
+
+RETRY = 0.25
+
+
+class Scripted:
+    """
+    A listening socket that accepts what it was told to, or fails at it, and
+    then has nothing more.
+    """
+
+    def __init__(self, *results: socket.socket | int) -> None:
+        self.results = list(results)
+        self.closed = False
+
+    def fileno(self) -> int:
+        """
+        No real one.
+        """
+        return 12345
+
+    def accept(self) -> Accepted:
+        """
+        See L{socket.socket.accept}.
+        """
+        result = self.results.pop(0) if self.results else errno.EAGAIN
+        if isinstance(result, int):
+            raise OSError(result, os.strerror(result))
+        return result, "somebody"
+
+    def close(self) -> None:
+        """
+        See L{socket.socket.close}.
+        """
+        self.closed = True
+
+
+class AcceptorTestCase(SynchronousTestCase):
+    """
+    A test with an L{Acceptor}.
+
+    @ivar room: how many connections may be accepted.
+    @ivar batches: those that were, with the addresses of their clients.
+    """
+
+    def setUp(self) -> None:
+        """
+        Watch over descriptors.
+        """
+        watchDescriptors(self)
+        self.reactor = MemoryReactorClock()
+        self.room = 100
+        self.batches: list[list[Any]] = []
+        self.sockets: list[socket.socket] = []
+
+    def accepted(self, batch: list[Accepted]) -> None:
+        """
+        Take a batch.
+        """
+        self.batches.append([address for _, address in batch])
+        self.room -= len(batch)
+        for sock, _ in batch:
+            self.addCleanup(sock.close)
+            self.sockets.append(sock)
+
+    def acceptor(self, sock: Any) -> Acceptor:
+        """
+        Make the acceptor, and have it resume.
+        """
+        acceptor = Acceptor(
+            self.reactor, sock, "tcp:here", lambda: self.room, self.accepted, RETRY
+        )
+        self.addCleanup(acceptor.close)
+        acceptor.resume()
+        return acceptor
+
+    def scripted(self, *results: socket.socket | int) -> tuple[Scripted, Acceptor]:
+        """
+        Make an acceptor of a scripted socket.
+        """
+        sock = Scripted(*results)
+        return sock, self.acceptor(sock)
+
+    def connection(self) -> socket.socket:
+        """
+        Make something to be accepted.
+        """
+        sock = socket.socket()
+        self.addCleanup(sock.close)
+        return sock
+
+    def assertReading(self, acceptor: Acceptor, reading: bool) -> None:
+        """
+        Expect that the reactor looks at the acceptor, or does not.
+        """
+        readers: list[object] = list(self.reactor.getReaders())
+        self.assertEqual(readers, [acceptor] if reading else [])
+
+
+class ListeningTests(AcceptorTestCase):
+    """
+    Tests with a real listening socket.
+    """
+
+    def setUp(self) -> None:
+        """
+        Listen.
+        """
+        super().setUp()
+        self.socket = socket.create_server(("127.0.0.1", 0))
+        self.addCleanup(self.socket.close)
+        self.socket.setblocking(False)
+        self.target = self.socket.getsockname()
+        self.listener = self.acceptor(self.socket)
+
+    def connect(self, count: int = 1) -> list[socket.socket]:
+        """
+        Connect so many clients.
+        """
+        clients = [socket.create_connection(self.target) for _ in range(count)]
+        for client in clients:
+            self.addCleanup(client.close)
+        return clients
+
+    def connectFrom(self, count: int) -> list[Any]:
+        """
+        Connect so many clients, and tell their addresses.
+        """
+        return [client.getsockname() for client in self.connect(count)]
+
+    def holder(self) -> socket.socket:
+        """
+        Make another holder of the listening socket, who may wait for clients.
+        """
+        other = self.socket.dup()
+        self.addCleanup(other.close)
+        other.settimeout(10)
+        return other
+
+    def test_interface(self) -> None:
+        """
+        A reactor can read from it.
+        """
+        verifyObject(IReadDescriptor, self.listener)
+        self.assertEqual(self.listener.fileno(), self.socket.fileno())
+        self.assertEqual(self.listener.logPrefix(), "portlisten")
+
+    def test_accepts(self) -> None:
+        """
+        It takes all that wait at once, with their clients' addresses.
+        """
+        addresses = self.connectFrom(3)
+        self.listener.doRead()
+        self.assertEqual(self.batches, [addresses])
+        self.assertReading(self.listener, True)
+
+    def test_untouched(self) -> None:
+        """
+        What a client has sent is there to be read, and nothing was written.
+        """
+        (client,) = self.connect()
+        client.sendall(b"hello")
+        self.listener.doRead()
+        self.assertIs(_linux.pristine(self.sockets[0]), True)
+        self.assertEqual(self.sockets[0].recv(100), b"hello")
+
+    def test_notInherited(self) -> None:
+        """
+        Programs that the process runs inherit no connection.
+        """
+        self.connect()
+        self.listener.doRead()
+        self.assertFalse(self.sockets[0].get_inheritable())
+
+    def test_nothing(self) -> None:
+        """
+        It says nothing of no connections.
+        """
+        self.listener.doRead()
+        self.assertEqual(self.batches, [])
+        self.assertReading(self.listener, True)
+
+    def test_room(self) -> None:
+        """
+        It takes as many as there is room for, and no longer looks when that is
+        used up.  The rest waits until there is room again.
+        """
+        self.room = 2
+        addresses = self.connectFrom(3)
+        self.listener.doRead()
+        self.assertReading(self.listener, False)
+        self.room = 1
+        self.listener.resume()
+        self.assertReading(self.listener, True)
+        self.listener.doRead()
+        self.assertEqual(self.batches, [addresses[:2], addresses[2:]])
+
+    def test_noRoom(self) -> None:
+        """
+        Without room it takes nothing, and no longer looks.
+        """
+        self.room = 0
+        self.connect()
+        self.listener.doRead()
+        self.assertEqual(self.batches, [])
+        self.assertReading(self.listener, False)
+
+    def test_batch(self) -> None:
+        """
+        It takes no more than a batch in one turn, and leaves others to the
+        next, so that the reactor can see to something else.
+        """
+        self.patch(_accept, "BATCH", 2)
+        addresses = self.connectFrom(3)
+        self.listener.doRead()
+        self.assertEqual(self.batches, [addresses[:2]])
+        self.assertReading(self.listener, True)
+        self.listener.doRead()
+        self.assertEqual(self.batches, [addresses[:2], addresses[2:]])
+
+    def test_suspended(self) -> None:
+        """
+        While it is suspended nobody looks, and resuming goes on.
+        """
+        self.listener.suspend()
+        self.listener.suspend()
+        self.assertReading(self.listener, False)
+        self.listener.resume()
+        self.listener.resume()
+        self.assertReading(self.listener, True)
+
+    def test_stopTakesBacklog(self) -> None:
+        """
+        The clients that wait when it stops are taken, and it closes.
+        """
+        addresses = self.connectFrom(3)
+        self.listener.stop()
+        self.assertEqual(self.batches, [addresses])
+        self.assertReading(self.listener, False)
+        self.assertEqual(self.socket.fileno(), -1)
+
+    def test_stopWithoutRoom(self) -> None:
+        """
+        When it stops it takes no more than there is room for; whoever else
+        holds the socket has the others.
+        """
+        self.room = 1
+        other = self.holder()
+        addresses = self.connectFrom(2)
+        self.listener.stop()
+        self.assertEqual(self.batches, [addresses[:1]])
+        accepted, address = other.accept()
+        accepted.close()
+        self.assertEqual(address, addresses[1])
+
+    def test_closeTakesNothing(self) -> None:
+        """
+        Closing leaves the backlog to whoever else holds the socket.
+        """
+        other = self.holder()
+        (address,) = self.connectFrom(1)
+        self.listener.close()
+        self.assertEqual(self.batches, [])
+        accepted, found = other.accept()
+        accepted.close()
+        self.assertEqual(found, address)
+
+    def test_notShutDown(self) -> None:
+        """
+        Whoever else holds the socket goes on accepting after it has stopped.
+        """
+        other = self.holder()
+        self.listener.stop()
+        (address,) = self.connectFrom(1)
+        accepted, found = other.accept()
+        accepted.close()
+        self.assertEqual(found, address)
+
+    def test_stopTwice(self) -> None:
+        """
+        It stops once, and stays stopped.
+        """
+        self.listener.stop()
+        self.listener.stop()
+        self.listener.resume()
+        self.assertReading(self.listener, False)
+
+    def test_shutDownByOther(self) -> None:
+        """
+        When another holder has shut the socket down, nothing can be accepted
+        any more; that is told once, and the reactor is not kept busy.
+        """
+        self.holder().shutdown(socket.SHUT_RDWR)
+        with capturedLogs() as events:
+            self.listener.doRead()
+            self.listener.stop()
+        (event,) = events
+        self.assertEqual(event["log_level"], LogLevel.critical)
+        self.assertEqual(
+            (event["label"], event["why"]), ("tcp:here", "Invalid argument")
+        )
+        self.assertReading(self.listener, False)
+        self.assertEqual(self.socket.fileno(), -1)
+
+    def test_connectionLost(self) -> None:
+        """
+        So it is when the reactor finds the socket unusable.
+        """
+        with capturedLogs() as events:
+            self.listener.connectionLost(Failure(ConnectionLost("hung up")))
+        (event,) = events
+        self.assertEqual(event["log_level"], LogLevel.critical)
+        self.assertIn("hung up", event["why"])
+        self.assertReading(self.listener, False)
+        self.assertEqual(self.socket.fileno(), -1)
+
+
+class ErrorTests(AcceptorTestCase):
+    """
+    Tests with a socket that fails.
+    """
+
+    def test_exhausted(self) -> None:
+        """
+        When the process or the machine is out of something, it pauses for a
+        while, and goes on.
+        """
+        for number in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
+            _, acceptor = self.scripted(number, self.connection())
+            self.batches.clear()
+            acceptor.doRead()
+            self.assertReading(acceptor, False)
+            self.reactor.advance(RETRY * 0.99)
+            self.assertReading(acceptor, False)
+            self.reactor.advance(RETRY * 0.01)
+            self.assertReading(acceptor, True)
+            self.assertEqual(self.batches, [])
+            acceptor.doRead()
+            self.assertEqual(self.batches, [["somebody"]])
+            acceptor.close()
+
+    def test_nobodyIsClosed(self) -> None:
+        """
+        Connections that were accepted before that are kept.
+        """
+        connection = self.connection()
+        _, acceptor = self.scripted(connection, errno.EMFILE)
+        acceptor.doRead()
+        self.assertEqual(self.sockets, [connection])
+        self.assertNotEqual(connection.fileno(), -1)
+
+    def test_pauseIsTold(self) -> None:
+        """
+        The log says where it pauses, why, and for how long.
+        """
+        _, acceptor = self.scripted(errno.EMFILE)
+        with capturedLogs() as events:
+            acceptor.doRead()
+        (event,) = events
+        self.assertEqual(event["log_level"], LogLevel.error)
+        self.assertEqual(
+            (event["label"], event["retry"], event["error"]),
+            ("tcp:here", RETRY, "Too many open files"),
+        )
+
+    def test_resumeInPause(self) -> None:
+        """
+        Room that is found during a pause does not end it.
+        """
+        _, acceptor = self.scripted(errno.EMFILE)
+        acceptor.doRead()
+        acceptor.resume()
+        self.assertReading(acceptor, False)
+        self.reactor.advance(RETRY)
+        self.assertReading(acceptor, True)
+
+    def test_closeInPause(self) -> None:
+        """
+        A pause ends for good when it closes.
+        """
+        sock, acceptor = self.scripted(errno.EMFILE)
+        acceptor.doRead()
+        acceptor.close()
+        self.assertTrue(sock.closed)
+        self.assertEqual(self.reactor.getDelayedCalls(), [])
+
+    def test_stopInPause(self) -> None:
+        """
+        Stopping during a pause takes what can be taken by then.
+        """
+        sock, acceptor = self.scripted(errno.EMFILE, self.connection())
+        acceptor.doRead()
+        acceptor.stop()
+        self.assertEqual(self.batches, [["somebody"]])
+        self.assertTrue(sock.closed)
+        self.assertEqual(self.reactor.getDelayedCalls(), [])
+
+    def test_unusable(self) -> None:
+        """
+        A descriptor that no longer is a listening socket is given up, after
+        the connections that it gave.
+        """
+        for number in (errno.EBADF, errno.EINVAL, errno.ENOTSOCK):
+            self.batches.clear()
+            sock, acceptor = self.scripted(self.connection(), number)
+            acceptor.doRead()
+            self.assertEqual(self.batches, [["somebody"]])
+            self.assertTrue(sock.closed)
+            self.assertReading(acceptor, False)
+            acceptor.resume()
+            self.assertReading(acceptor, False)
+
+    def test_connectionsError(self) -> None:
+        """
+        The error of a connection that was lost in the backlog is not the
+        port's: the next connection is taken.
+        """
+        for number in (errno.ECONNABORTED, errno.EPROTO, errno.EPERM, errno.ENETDOWN):
+            self.batches.clear()
+            _, acceptor = self.scripted(number, self.connection())
+            acceptor.doRead()
+            self.assertEqual(self.batches, [["somebody"]])
+            self.assertReading(acceptor, True)
+            acceptor.close()
+
+    def test_errorsOnly(self) -> None:
+        """
+        A socket that does nothing but fail does not hold up the reactor.
+        """
+        sock, acceptor = self.scripted(*[errno.EPERM] * (_accept.BATCH + 1))
+        self.room = 10 * _accept.BATCH
+        acceptor.doRead()
+        self.assertEqual(len(sock.results), 1)
+        self.assertReading(acceptor, True)
+
+
+# Has descriptors for two of its clients, until the first pause.
+SHORT_OF_DESCRIPTORS = """
+import os, resource, socket, sys
+from twisted.internet import reactor
+from twisted.logger import globalLogPublisher
+from portlisten._accept import Acceptor
+
+listening = socket.create_server(("127.0.0.1", 0))
+listening.setblocking(False)
+print(listening.getsockname()[1], flush=True)
+count = int(sys.stdin.readline())
+
+free = os.dup(0)
+os.close(free)
+_, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+resource.setrlimit(resource.RLIMIT_NOFILE, (free + 2, hard))
+
+connections, errors = [], []
+
+def observe(event):
+    if event["log_level"].name == "error":
+        errors.append(event["error"])
+        print(len(connections), event["error"], flush=True)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+def accepted(batch):
+    connections.extend(sock for sock, _ in batch)
+    if len(connections) == count:
+        for sock in connections:
+            sock.sendall(b"x")
+        reactor.stop()
+
+globalLogPublisher.addObserver(observe)
+acceptor = Acceptor(reactor, listening, "here", lambda: 100, accepted, 0.01)
+acceptor.resume()
+reactor.callLater(30, os._exit, 3)
+reactor.run()
+"""
+
+
+class DescriptorsTests(SynchronousTestCase):
+    """
+    Tests with a process that really runs out of descriptors.
+    """
+
+    def test_noClientIsClosed(self) -> None:
+        """
+        Every client is served in the end; those that there was no descriptor
+        for have waited.
+        """
+        watchDescriptors(self)
+        with subprocess.Popen(
+            [sys.executable, "-c", SHORT_OF_DESCRIPTORS],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        ) as child:
+            self.addCleanup(child.kill)
+            assert child.stdout is not None
+            target = "127.0.0.1", int(child.stdout.readline())
+            clients = [socket.create_connection(target, 30) for _ in range(5)]
+            for client in clients:
+                self.addCleanup(client.close)
+            output, _ = child.communicate(f"{len(clients)}\n", timeout=60)
+        self.assertEqual([client.recv(2) for client in clients], [b"x"] * 5)
+        self.assertEqual(output, "0 Too many open files\n")
+        self.assertEqual(child.returncode, 0)

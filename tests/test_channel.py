@@ -1,0 +1,1827 @@
+"""
+Tests for L{portlisten._channel}: the Protocols, over Twisted's own transports
+and the kernel's own sockets, against peers that write their frames by hand.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from twisted.internet import reactor
+from twisted.internet.address import IPv4Address, UNIXAddress
+from twisted.internet.interfaces import IFileDescriptorReceiver, IPullProducer
+from twisted.internet.protocol import Factory, Protocol
+from twisted.internet.task import Clock, deferLater
+from twisted.logger import capturedLogs, formatEvent
+from twisted.trial.unittest import SynchronousTestCase, TestCase
+from zope.interface import implementer
+from zope.interface.verify import verifyClass, verifyObject
+
+from portlisten import _channel, _frames, _linux
+from portlisten._channel import ListenerChannel, WorkerChannel
+from portlisten._frames import (
+    Bye,
+    Claim,
+    Closed,
+    Decoder,
+    Drain,
+    Drained,
+    Frame,
+    ListenerHello,
+    Offer,
+    Port,
+    ProtocolError,
+    Refuse,
+    Revoked,
+    WorkerHello,
+    encode,
+)
+from portlisten.interfaces import (
+    IAdopter,
+    IChannel,
+    IConnection,
+    IDispatcher,
+    IWorkerChannel,
+)
+from tests.support import watchDescriptors
+
+PATIENCE = 5.0
+
+
+async def eventually(condition: Callable[[], Any], patience: float = PATIENCE) -> None:
+    """
+    Let the reactor run until something holds, for some seconds at the most.
+    """
+    deadline = time.monotonic() + patience
+    while not condition():
+        if time.monotonic() > deadline:
+            raise AssertionError(f"still not so after {patience:g} s")
+        await deferLater(reactor, 0.002)
+
+
+async def aMoment() -> None:
+    """
+    Let the reactor go round a few times: enough for what must not happen.
+    """
+    for _ in range(5):
+        await deferLater(reactor, 0.002)
+
+
+async def inReactor(test: TestCase) -> None:
+    """
+    Have the reactor run from here on to the end of the test, and watch its
+    descriptors.  To be called first in C{setUp}: as it starts to run, the
+    reactor opens some that are not the test's.
+    """
+    await deferLater(reactor, 0)
+    watchDescriptors(test)
+
+
+def tcpPair(
+    family: socket.AddressFamily = socket.AF_INET,
+) -> tuple[socket.socket, socket.socket]:
+    """
+    Make a TCP connection over the loopback.
+
+    @return: the client's end, and the accepted end, which is non-blocking.
+    """
+    host = "127.0.0.1" if family == socket.AF_INET else "::1"
+    with socket.create_server((host, 0), family=family) as port:
+        client = socket.create_connection(port.getsockname()[:2], timeout=PATIENCE)
+        accepted, _ = port.accept()
+    accepted.setblocking(False)
+    return client, accepted
+
+
+def texts(events: Iterable[Any], level: str) -> list[str]:
+    """
+    The log lines of one level.
+    """
+    return [
+        formatEvent(event) for event in events if event["log_level"].name == level
+    ]
+
+
+class Once(Factory):
+    """
+    Builds the one protocol that it was given.
+    """
+
+    noisy = False
+
+    def __init__(self, protocol: Protocol) -> None:
+        self._protocol = protocol
+
+    def buildProtocol(self, addr: Any) -> Protocol:
+        return self._protocol
+
+
+class Peer:
+    """
+    The other end of a channel, spoken by hand.
+
+    @ivar frames: what it has read so far.
+    @ivar descriptors: those that came with it.
+    @ivar ended: whether it has read the end.
+    """
+
+    def __init__(self, sock: socket.socket, vocabulary: _frames.Vocabulary) -> None:
+        sock.setblocking(False)
+        self.socket = sock
+        self._decoder = Decoder(vocabulary)
+        self.frames: list[Frame] = []
+        self.descriptors: list[int] = []
+        self.ended = False
+
+    def say(self, *what: Frame | bytes, descriptors: Sequence[int] = ()) -> None:
+        """
+        Write frames, or bytes that pretend to be some, in one message.
+        """
+        data = b"".join(
+            each if isinstance(each, bytes) else encode(each) for each in what
+        )
+        socket.send_fds(self.socket, [data], descriptors)
+
+    def read(self) -> list[Frame]:
+        """
+        Take in what has come.
+        """
+        while not self.ended:
+            received = _linux.receive(self.socket)
+            if received is None:
+                break
+            data, descriptors = received
+            self.ended = not data
+            self.descriptors += descriptors
+            self.frames += self._decoder.feed(data)
+        return self.frames
+
+    def heard(self, kind: type[Frame]) -> list[Any]:
+        """
+        Those of the frames so far that are of a kind.
+        """
+        return [frame for frame in self.read() if isinstance(frame, kind)]
+
+    def hasEnded(self) -> bool:
+        """
+        Read on, and say whether the channel was closed.
+        """
+        self.read()
+        return self.ended
+
+    def close(self) -> None:
+        """
+        Die.
+        """
+        self.socket.close()
+        for descriptor in self.descriptors:
+            os.close(descriptor)
+        self.descriptors = []
+
+
+def attach(protocol: Protocol, vocabulary: _frames.Vocabulary) -> Peer:
+    """
+    Have the reactor serve a protocol on one end of a pair of Unix sockets.
+
+    @return: the other end.
+    """
+    ours, theirs = socket.socketpair()
+    with ours:
+        ours.setblocking(False)
+        reactor.adoptStreamConnection(ours.fileno(), socket.AF_UNIX, Once(protocol))
+    return Peer(theirs, vocabulary)
+
+
+def stuff(protocol: Protocol) -> None:
+    """
+    Fill the way from a protocol to its peer, so that nothing more can be
+    written before the peer has read something.
+    """
+    handle = protocol.transport.getHandle()
+    try:
+        while True:
+            handle.send(b"\0" * 65536)
+    except BlockingIOError:
+        pass
+
+
+def unstuff(peer: Peer) -> None:
+    """
+    Read what L{stuff} wrote, and nothing behind it.
+    """
+    while True:
+        ahead = peer.socket.recv(65536, socket.MSG_PEEK)
+        zeros = len(ahead) - len(ahead.lstrip(b"\0"))
+        if zeros:
+            peer.socket.recv(zeros)
+        if zeros < len(ahead):
+            return
+
+
+@implementer(IDispatcher)
+class RecordingDispatcher:
+    """
+    Keeps what it is told, the channel left out.
+
+    @ivar react: called with each event, once it is kept.
+    """
+
+    def __init__(self) -> None:
+        self.events: list[tuple[Any, ...]] = []
+        self.react: Callable[[tuple[Any, ...]], None] = lambda event: None
+
+    def _keep(self, *event: Any) -> None:
+        self.events.append(event)
+        self.react(event)
+
+    def connected(self, channel: IChannel) -> None:
+        self._keep("connected")
+
+    def joined(self, channel: IChannel, window: int) -> None:
+        self._keep("joined", window)
+
+    def claimed(self, channel: IChannel, ids: Sequence[int]) -> None:
+        self._keep("claimed", tuple(ids))
+
+    def refused(self, channel: IChannel, ids: Sequence[int], reason: str) -> None:
+        self._keep("refused", tuple(ids), reason)
+
+    def closed(self, channel: IChannel, ids: Sequence[int]) -> None:
+        self._keep("closed", tuple(ids))
+
+    def draining(self, channel: IChannel) -> None:
+        self._keep("draining")
+
+    def parted(self, channel: IChannel, reason: str) -> None:
+        self._keep("parted", reason)
+
+    def died(self, channel: IChannel) -> None:
+        self._keep("died")
+
+    def disconnected(self, channel: IChannel) -> None:
+        self._keep("disconnected")
+
+
+@implementer(IAdopter)
+class RecordingAdopter:
+    """
+    Keeps what it is told, the channel left out, and what it is given.
+
+    @ivar descriptors: what was adopted, by the offer's id.
+    @ivar react: called with each event, once it is kept.
+    """
+
+    def __init__(self) -> None:
+        self.events: list[tuple[Any, ...]] = []
+        self.descriptors: dict[int, int] = {}
+        self.react: Callable[[tuple[Any, ...]], None] = lambda event: None
+
+    def _keep(self, *event: Any) -> None:
+        self.events.append(event)
+        self.react(event)
+
+    def registered(self, channel: IWorkerChannel, hello: ListenerHello) -> None:
+        self._keep("registered", hello)
+
+    def adopt(self, channel: IWorkerChannel, offer: Offer, descriptor: int) -> None:
+        self.descriptors[offer.id] = descriptor
+        self._keep("adopt", offer)
+
+    def drained(self, channel: IWorkerChannel) -> None:
+        self._keep("drained")
+
+    def lost(self, channel: IWorkerChannel, reason: str) -> None:
+        self._keep("lost", reason)
+
+    @property
+    def adopted(self) -> list[int]:
+        """
+        The ids of what was adopted, in order.
+        """
+        return [event[1].id for event in self.events if event[0] == "adopt"]
+
+    @property
+    def lostFor(self) -> list[str]:
+        """
+        Why the channel was lost, if it was.
+        """
+        return [event[1] for event in self.events if event[0] == "lost"]
+
+
+@implementer(IConnection)
+class HeldConnection:
+    """
+    A connection that the listener could hold.
+    """
+
+    peer = "a client"
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.socket = sock
+        self.cookie = _linux.cookie(sock)
+
+    def fileno(self) -> int:
+        return self.socket.fileno()
+
+    def pristine(self) -> bool:
+        return True
+
+    def forget(self) -> None:
+        self.socket.close()
+
+
+class InterfaceTests(SynchronousTestCase):
+    """
+    Who provides what.
+    """
+
+    def test_listenerChannel(self) -> None:
+        """
+        The listener's end is an L{IChannel} that can receive descriptors.
+        """
+        channel = ListenerChannel(Clock(), RecordingDispatcher(), ListenerHello(1), 1)
+        for interface in (IChannel, IFileDescriptorReceiver):
+            verifyClass(interface, ListenerChannel)
+            verifyObject(interface, channel)
+
+    def test_workerChannel(self) -> None:
+        """
+        The worker's end is an L{IWorkerChannel} that can receive descriptors.
+        """
+        channel = WorkerChannel(Clock(), RecordingAdopter())
+        for interface in (IWorkerChannel, IFileDescriptorReceiver):
+            verifyClass(interface, WorkerChannel)
+            verifyObject(interface, channel)
+
+    def test_flushes(self) -> None:
+        """
+        What watches the write buffer is an L{IPullProducer}.
+        """
+        verifyObject(IPullProducer, _channel._Flushes(lambda: None))
+
+    def test_fakes(self) -> None:
+        """
+        What these tests put around a channel keeps its contracts.
+        """
+        verifyObject(IDispatcher, RecordingDispatcher())
+        verifyObject(IAdopter, RecordingAdopter())
+        with socket.socket() as sock:
+            verifyObject(IConnection, HeldConnection(sock))
+
+
+class FlushTests(TestCase):
+    """
+    L{_channel._Flushes} tells when the write buffer has reached the kernel.
+    """
+
+    async def setUp(self) -> None:
+        await inReactor(self)
+        self.told = 0
+        self.protocol = Protocol()
+        self.peer = attach(self.protocol, {})
+        self.flushes = _channel._Flushes(self._flushed)
+        self.flushes.watch(self.protocol.transport)
+
+    def _flushed(self) -> None:
+        self.told += 1
+
+    async def tearDown(self) -> None:
+        self.peer.close()
+        await eventually(lambda: not self.protocol.transport.connected)
+
+    async def test_notAtOnce(self) -> None:
+        """
+        To begin watching is no flush, nor is a write by itself.
+        """
+        self.protocol.transport.write(b"x")
+        self.assertEqual(self.told, 0)
+        await eventually(lambda: self.told == 1)
+
+    async def test_onlyWhenAllIsWritten(self) -> None:
+        """
+        Nothing is told while a part of the data is not in the kernel.
+        """
+        self.protocol.transport.write(b"x" * 3_000_000)
+        await aMoment()
+        self.assertEqual(self.told, 0)
+
+        def emptied() -> int:
+            try:
+                self.peer.socket.recv(1_000_000)
+            except BlockingIOError:
+                pass
+            return self.told
+
+        await eventually(emptied)
+
+    async def test_stopped(self) -> None:
+        """
+        Nothing is told once the transport has stopped the producer.
+        """
+        self.flushes.stopProducing()
+        self.flushes.resumeProducing()
+        self.assertEqual(self.told, 0)
+
+
+class ChannelTestCase(TestCase):
+    """
+    One end of a channel, and its peer.
+    """
+
+    async def setUp(self) -> None:
+        await inReactor(self)
+        self.clock = Clock()
+        logs = capturedLogs()
+        self.logged = logs.__enter__()
+        self.addCleanup(logs.__exit__, None, None, None)
+
+    def connections(self, count: int) -> list[tuple[socket.socket, socket.socket]]:
+        """
+        Make TCP connections that last as long as the test.
+        """
+        pairs = [tcpPair() for _ in range(count)]
+        for pair in pairs:
+            for sock in pair:
+                self.addCleanup(sock.close)
+        return pairs
+
+
+class ListenerChannelTestCase(ChannelTestCase):
+    """
+    A L{ListenerChannel}, and a worker made by hand.
+    """
+
+    hello = ListenerHello(4, (Port(0, IPv4Address("TCP", "192.0.2.1", 80)),))
+
+    async def setUp(self) -> None:
+        await super().setUp()
+        self.dispatcher = RecordingDispatcher()
+        self.channel = ListenerChannel(self.clock, self.dispatcher, self.hello, 7)
+        self.worker = attach(self.channel, _frames.FROM_LISTENER)
+
+    async def tearDown(self) -> None:
+        self.worker.close()
+        await eventually(lambda: ("disconnected",) in self.dispatcher.events)
+        self.assertEqual(self.dispatcher.events[-1], ("disconnected",))
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    @property
+    def told(self) -> list[tuple[Any, ...]]:
+        """
+        What the dispatcher heard since the worker joined.
+        """
+        return self.dispatcher.events[2:]
+
+    async def join(self, window: int = 4) -> None:
+        """
+        Have the worker say HELLO.
+        """
+        self.worker.say(WorkerHello(window))
+        await eventually(lambda: len(self.dispatcher.events) > 1)
+
+    def offer(self, id: int, sock: socket.socket) -> None:
+        """
+        Offer a connection that came in by port 0.
+        """
+        self.channel.offer(id, 0, HeldConnection(sock))
+
+    def stopReading(self) -> None:
+        """
+        Keep the transport from reading, so that the channel alone can find what
+        the worker writes next.
+        """
+        self.channel.transport.stopReading()
+
+
+class ListenerGreetingTests(ListenerChannelTestCase):
+    """
+    How a worker joins.
+    """
+
+    async def test_listenerSpeaksFirst(self) -> None:
+        """
+        The worker is told the window and the ports before it has said a word.
+        """
+        await eventually(self.worker.read)
+        self.assertEqual(self.worker.frames, [self.hello])
+
+    async def test_connectedFirst(self) -> None:
+        """
+        The dispatcher hears of the channel when it is there, not of a worker.
+        """
+        await aMoment()
+        self.assertEqual(self.dispatcher.events, [("connected",)])
+
+    async def test_label(self) -> None:
+        """
+        The label tells the worker's number, process and user.
+        """
+        self.assertEqual(
+            str(self.channel), f"worker 7 (pid {os.getpid()}, uid {os.getuid()})"
+        )
+        self.assertEqual(self.channel.label, str(self.channel))
+
+    async def test_smallerWindow(self) -> None:
+        """
+        A worker may ask for a smaller window than the listener's.
+        """
+        await self.join(window=3)
+        self.assertEqual(self.dispatcher.events[1], ("joined", 3))
+
+    async def test_largerWindow(self) -> None:
+        """
+        It does not get a larger one.
+        """
+        await self.join(window=5)
+        self.assertEqual(self.dispatcher.events[1], ("joined", 4))
+
+    async def test_helloInPieces(self) -> None:
+        """
+        A HELLO may come byte by byte.
+        """
+        for byte in encode(WorkerHello(2)):
+            self.worker.say(bytes([byte]))
+            await deferLater(reactor, 0)
+        await eventually(lambda: ("joined", 2) in self.dispatcher.events)
+
+    async def test_silence(self) -> None:
+        """
+        A worker that does not say HELLO in time is told so and cut off, and the
+        dispatcher never hears of a worker.
+        """
+        await aMoment()
+        self.clock.advance(4.9)
+        self.assertEqual(texts(self.logged, "warn"), [])
+        self.clock.advance(0.1)
+        await eventually(self.worker.hasEnded)
+        self.assertEqual(
+            self.worker.frames,
+            [self.hello, Bye("no HELLO within 5 s"), Revoked()],
+        )
+        await eventually(lambda: ("disconnected",) in self.dispatcher.events)
+        self.assertEqual(self.dispatcher.events, [("connected",), ("disconnected",)])
+        self.assertEqual(
+            texts(self.logged, "warn"),
+            [f"{self.channel.label} is cut off: no HELLO within 5 s"],
+        )
+
+    async def test_inTime(self) -> None:
+        """
+        Once HELLO is said, silence is no fault.
+        """
+        await self.join()
+        self.clock.advance(3600)
+        await aMoment()
+        self.assertEqual(self.told, [])
+        self.assertFalse(self.worker.hasEnded())
+
+    async def test_tooLate(self) -> None:
+        """
+        A HELLO that comes when the worker is being cut off lets it join no more,
+        and nothing that follows it counts.
+        """
+        self.stopReading()
+        self.channel.revoke("too late")
+        self.worker.say(WorkerHello(4), Claim((1,)), Bye("sorry"))
+        await eventually(lambda: ("disconnected",) in self.dispatcher.events)
+        self.assertEqual(self.dispatcher.events, [("connected",), ("disconnected",)])
+
+    async def test_goneBefore(self) -> None:
+        """
+        A worker that leaves before HELLO neither died nor parted.
+        """
+        self.worker.close()
+        await eventually(lambda: ("disconnected",) in self.dispatcher.events)
+        self.assertEqual(self.dispatcher.events, [("connected",), ("disconnected",)])
+
+
+class OfferTests(ListenerChannelTestCase):
+    """
+    How connections are sent.
+    """
+
+    async def test_sent(self) -> None:
+        """
+        An offer arrives with a descriptor of the very connection, which the
+        frame names by its cookie, and the caller's stays open.
+        """
+        [(client, accepted)] = self.connections(1)
+        await self.join()
+        self.offer(9, accepted)
+        await eventually(lambda: self.worker.heard(Offer))
+        [descriptor] = self.worker.descriptors
+        [offer] = self.worker.heard(Offer)
+        self.assertEqual((offer.id, offer.port), (9, 0))
+        with socket.socket(fileno=os.dup(descriptor)) as sent:
+            self.assertEqual(_linux.cookie(sent), offer.cookie)
+            sent.sendall(b"from the worker")
+        self.assertEqual(client.recv(100), b"from the worker")
+        accepted.sendall(b"from the listener")
+        self.assertEqual(client.recv(100), b"from the listener")
+
+    async def test_neverBeforeItsDescriptor(self) -> None:
+        """
+        Of many offers at once, read a byte at a time, each finds its descriptor
+        there already.
+        """
+        pairs = self.connections(20)
+        await self.join()
+        for id, (_, accepted) in enumerate(pairs):
+            self.offer(id, accepted)
+        decoder = Decoder(_frames.FROM_LISTENER)
+        cookies: set[int] = set()
+        offers: list[Offer] = []
+
+        def readByte() -> bool:
+            received = _linux.receive(self.worker.socket, 1)
+            data, descriptors = received or (b"", [])
+            for descriptor in descriptors:
+                with socket.socket(fileno=descriptor) as sock:
+                    cookies.add(_linux.cookie(sock))
+            for frame in decoder.feed(data):
+                if isinstance(frame, Offer):
+                    self.assertIn(frame.cookie, cookies)
+                    offers.append(frame)
+            return received is None
+
+        while len(offers) < 20:
+            if readByte():
+                await deferLater(reactor, 0.001)
+        self.assertEqual([offer.id for offer in offers], list(range(20)))
+
+    async def test_drained(self) -> None:
+        """
+        The worker is told that no offer follows.
+        """
+        await self.join()
+        self.channel.drained()
+        await eventually(lambda: self.worker.heard(Drained))
+
+
+class WordOfTheWorkerTests(ListenerChannelTestCase):
+    """
+    What a worker says, and what the dispatcher hears.
+    """
+
+    async def say(self, *frames: Frame | bytes) -> None:
+        """
+        Join, say it, and wait until something of it is heard.
+        """
+        await self.join()
+        self.worker.say(*frames)
+        await eventually(lambda: self.told)
+
+    async def test_claim(self) -> None:
+        """
+        CLAIM is told with its ids.
+        """
+        await self.say(Claim((1, 2)))
+        self.assertEqual(self.told, [("claimed", (1, 2))])
+
+    async def test_closed(self) -> None:
+        """
+        CLOSED is told with its ids.
+        """
+        await self.say(Closed((3, 1)))
+        self.assertEqual(self.told, [("closed", (3, 1))])
+
+    async def test_refuse(self) -> None:
+        """
+        REFUSE is told with its ids, and with the reason in words.
+        """
+        await self.say(Refuse(_frames.DRAINING, (2,)))
+        self.assertEqual(self.told, [("refused", (2,), "the worker is draining")])
+
+    async def test_refuseForReasonsUnknown(self) -> None:
+        """
+        A reason that has no words is told as its number.
+        """
+        await self.say(Refuse(77, (2,)))
+        self.assertEqual(self.told, [("refused", (2,), "reason 77")])
+
+    async def test_drain(self) -> None:
+        """
+        DRAIN is told.
+        """
+        await self.say(Drain())
+        self.assertEqual(self.told, [("draining",)])
+
+    async def test_bye(self) -> None:
+        """
+        A worker that says BYE has parted, and has not died.  The channel is
+        closed, and nothing that follows counts.
+        """
+        await self.say(Claim((1,)), Bye("enough for today"), Claim((2,)))
+        await eventually(self.worker.hasEnded)
+        await eventually(lambda: ("disconnected",) in self.told)
+        self.assertEqual(
+            self.told,
+            [
+                ("claimed", (1,)),
+                ("parted", "it says: enough for today"),
+                ("disconnected",),
+            ],
+        )
+        self.assertEqual(texts(self.logged, "warn"), [])
+
+
+class DeathTests(ListenerChannelTestCase):
+    """
+    A worker that is gone without a word.
+    """
+
+    async def test_died(self) -> None:
+        """
+        A channel at its end is a death.
+        """
+        await self.join()
+        self.worker.close()
+        await eventually(lambda: ("disconnected",) in self.told)
+        self.assertEqual(self.told, [("died",), ("disconnected",)])
+
+    async def test_drainedBeforeJudged(self) -> None:
+        """
+        What it had written counts, also where the transport never read it: a
+        connection that it claimed is not one to hand off again.
+        """
+        await self.join()
+        self.stopReading()
+        self.worker.say(Claim((1,)), Closed((1,)))
+        self.worker.say(Claim((2, 3)))
+        self.worker.close()
+        await eventually(lambda: ("disconnected",) in self.told)
+        self.assertEqual(
+            self.told,
+            [
+                ("claimed", (1,)),
+                ("closed", (1,)),
+                ("claimed", (2, 3)),
+                ("died",),
+                ("disconnected",),
+            ],
+        )
+
+    async def test_failedWrite(self) -> None:
+        """
+        The same holds where a write of ours is what finds it dead.
+        """
+        await self.join()
+        self.worker.say(Claim((1,)))
+        self.worker.close()
+        self.stopReading()
+        self.channel.drained()
+        await eventually(lambda: ("disconnected",) in self.told)
+        self.assertEqual(
+            self.told, [("claimed", (1,)), ("died",), ("disconnected",)]
+        )
+
+    async def test_lastWordBye(self) -> None:
+        """
+        A BYE among what was left unread makes it a parting.
+        """
+        await self.join()
+        self.stopReading()
+        self.worker.say(Bye("gone"))
+        self.worker.close()
+        await eventually(lambda: ("disconnected",) in self.told)
+        self.assertEqual(self.told, [("parted", "it says: gone"), ("disconnected",)])
+
+    async def test_offerToTheDead(self) -> None:
+        """
+        A claim found at the end makes room for another offer.  One made to the
+        dead worker in answer to it harms nothing: the claims behind it count,
+        and the worker has died.
+        """
+        [(_, accepted)] = self.connections(1)
+        await self.join()
+        self.dispatcher.react = lambda event: (
+            self.offer(4, accepted) if event == ("claimed", (1,)) else None
+        )
+        self.stopReading()
+        self.worker.say(Claim((1,)), Claim((2,)))
+        self.worker.close()
+        await eventually(lambda: ("disconnected",) in self.told)
+        self.assertEqual(self.flushLoggedErrors(), [])
+        self.assertEqual(
+            self.told,
+            [("claimed", (1,)), ("claimed", (2,)), ("died",), ("disconnected",)],
+        )
+
+
+class MisconductTests(ListenerChannelTestCase):
+    """
+    A worker that breaks the protocol.
+    """
+
+    async def cutOff(self, reason: str) -> None:
+        """
+        Wait until the worker is cut off, and check that everybody was told why.
+        """
+        await eventually(self.worker.hasEnded)
+        await eventually(lambda: ("disconnected",) in self.told)
+        self.assertEqual(self.worker.frames[-2:], [Bye(reason), Revoked()])
+        self.assertEqual(self.told[-2:], [("parted", reason), ("disconnected",)])
+        self.assertEqual(
+            texts(self.logged, "warn"),
+            [f"{self.channel.label} is cut off: {reason}"],
+        )
+
+    async def test_unknownFrame(self) -> None:
+        """
+        An unknown frame cuts it off; what was said before counts.
+        """
+        await self.join()
+        self.worker.say(Claim((1,)), b"\xee\0\0\0", Claim((2,)))
+        await self.cutOff("a frame of the unknown type 238")
+        self.assertEqual(self.told[0], ("claimed", (1,)))
+
+    async def test_framesOfTheListener(self) -> None:
+        """
+        A worker that sends OFFER is cut off.
+        """
+        await self.join()
+        self.worker.say(Offer(1, 0, 1))
+        await self.cutOff("a frame of the unknown type 3")
+
+    async def test_wrongId(self) -> None:
+        """
+        What the dispatcher takes for a breach of the protocol cuts it off.
+        """
+
+        def refuse(event: tuple[Any, ...]) -> None:
+            if event[0] == "claimed":
+                raise ProtocolError("no such offer")
+
+        self.dispatcher.react = refuse
+        await self.join()
+        self.worker.say(Claim((66,)))
+        await self.cutOff("no such offer")
+
+    async def test_misconductOnce(self) -> None:
+        """
+        However much is wrong, it is said once.
+        """
+        await self.join()
+        self.worker.say(Closed((1,)), b"\xee\0\0\0")
+        self.worker.say(b"\xef\0\0\0")
+        await self.cutOff("a frame of the unknown type 238")
+
+    async def test_bug(self) -> None:
+        """
+        A bug of ours in handling a frame is logged as such, and ends this
+        channel alone.
+        """
+
+        def fail(event: tuple[Any, ...]) -> None:
+            if event[0] == "closed":
+                raise ZeroDivisionError
+
+        self.dispatcher.react = fail
+        await self.join()
+        self.worker.say(Closed((1,)))
+        await self.cutOff("an internal error")
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+        self.assertIn(
+            f"a bug in portlisten ends the channel of {self.channel.label}",
+            texts(self.logged, "critical"),
+        )
+
+    async def test_socketSent(self) -> None:
+        """
+        A worker that sends a socket is cut off, and the socket closed.
+        """
+        await self.join()
+        with socket.socket() as sock:
+            self.worker.say(Closed((1,)), descriptors=[sock.fileno()])
+        await self.cutOff("it sent a descriptor")
+
+    async def test_manySent(self) -> None:
+        """
+        Descriptors of any kind are closed, and are one complaint.
+        """
+        ends = os.pipe()
+        await self.join()
+        self.worker.say(Closed((1,)), descriptors=[*ends, 0])
+        for end in ends:
+            os.close(end)
+        await self.cutOff("it sent a descriptor")
+
+    async def test_lingeringSocketSent(self) -> None:
+        """
+        To close a socket that the worker set up to linger takes no time.
+        """
+        [(_, accepted)] = self.connections(1)
+        try:
+            while True:
+                accepted.send(b"x" * 65536)
+        except BlockingIOError:
+            pass
+        linger = struct.pack("ii", 1, 30)
+        accepted.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+        await self.join()
+        self.worker.say(Closed((1,)), descriptors=[accepted.fileno()])
+        # Not the last descriptor, so this does not linger, but the channel's is.
+        accepted.close()
+        start = time.monotonic()
+        await self.cutOff("it sent a descriptor")
+        self.assertLess(time.monotonic() - start, 5)
+
+    async def test_lastDescriptor(self) -> None:
+        """
+        Descriptors among what was left unread at a death are closed as well.
+        """
+        await self.join()
+        self.stopReading()
+        with socket.socket() as sock:
+            self.worker.say(Claim((1,)), descriptors=[sock.fileno()])
+        self.worker.close()
+        await eventually(lambda: ("disconnected",) in self.told)
+        self.assertIn(("claimed", (1,)), self.told)
+
+
+class RevocationTests(ListenerChannelTestCase):
+    """
+    How offers are taken back.
+    """
+
+    async def test_toldWhy(self) -> None:
+        """
+        The worker is told why, and that what it has not claimed is gone; once,
+        however often it is revoked.
+        """
+        await self.join()
+        self.channel.revoke("it hangs")
+        self.channel.revoke("it hangs still")
+        await eventually(self.worker.hasEnded)
+        await eventually(lambda: ("disconnected",) in self.told)
+        self.channel.revoke("it hung")
+        self.assertEqual(
+            self.worker.frames, [self.hello, Bye("it hangs"), Revoked()]
+        )
+        self.assertEqual(self.told, [("parted", "it hangs"), ("disconnected",)])
+
+    async def test_claimBefore(self) -> None:
+        """
+        A claim that was in the kernel when the worker's way was shut counts.
+        """
+        await self.join()
+        self.stopReading()
+        self.worker.say(Claim((1,)))
+        self.channel.revoke("it hangs")
+        await eventually(lambda: ("disconnected",) in self.told)
+        self.assertEqual(
+            self.told,
+            [("claimed", (1,)), ("parted", "it hangs"), ("disconnected",)],
+        )
+
+    async def test_claimAfter(self) -> None:
+        """
+        From the moment that the dispatcher hears of the parting, a claim fails
+        in the kernel.
+        """
+        failures: list[str] = []
+
+        def claim(event: tuple[Any, ...]) -> None:
+            if event[0] == "parted":
+                try:
+                    self.worker.say(Claim((1,)))
+                except BrokenPipeError:
+                    failures.append("EPIPE")
+
+        self.dispatcher.react = claim
+        await self.join()
+        self.channel.revoke("it hangs")
+        await eventually(lambda: ("disconnected",) in self.told)
+        self.assertEqual(failures, ["EPIPE"])
+        self.assertEqual(self.told, [("parted", "it hangs"), ("disconnected",)])
+
+    async def test_notReading(self) -> None:
+        """
+        A worker that does not read is not waited for, and finds none of the
+        offers later that were not in the kernel by then.
+        """
+        [(_, accepted)] = self.connections(1)
+        await self.join()
+        for id in range(1000):
+            self.offer(id, accepted)
+        self.channel.revoke("it hangs")
+        await aMoment()
+        self.clock.advance(4.9)
+        self.assertEqual(self.told, [])
+        self.clock.advance(0.1)
+        self.assertEqual(self.told, [("parted", "it hangs")])
+        await eventually(lambda: ("disconnected",) in self.told)
+        self.assertTrue(self.worker.hasEnded())
+        self.assertLess(len(self.worker.descriptors), 1000)
+        self.assertEqual(self.worker.heard(Revoked), [])
+
+    async def test_notReadingButClaiming(self) -> None:
+        """
+        What such a worker did claim counts.
+        """
+        await self.join()
+        stuff(self.channel)
+        self.channel.revoke("it hangs")
+        self.worker.say(Claim((1,)))
+        await eventually(lambda: self.told)
+        self.clock.advance(5)
+        self.assertEqual(self.told, [("claimed", (1,)), ("parted", "it hangs")])
+
+    async def test_deathMeanwhile(self) -> None:
+        """
+        A worker that dies before the word of it is out has parted.
+        """
+        await self.join()
+        stuff(self.channel)
+        self.channel.revoke("it hangs")
+        self.worker.close()
+        await eventually(lambda: ("disconnected",) in self.told)
+        self.assertEqual(self.told, [("parted", "it hangs"), ("disconnected",)])
+
+
+class FarewellTests(ListenerChannelTestCase):
+    """
+    How the listener leaves.
+    """
+
+    async def test_bye(self) -> None:
+        """
+        What was offered before still goes out; then the channel is closed.  The
+        dispatcher, who knows, is told of no parting and no death.
+        """
+        [(_, accepted)] = self.connections(1)
+        await self.join()
+        self.offer(1, accepted)
+        self.channel.bye("the listener stops")
+        self.channel.bye("again")
+        await eventually(self.worker.hasEnded)
+        await eventually(lambda: ("disconnected",) in self.told)
+        self.assertEqual(
+            [type(frame) for frame in self.worker.frames], [ListenerHello, Offer, Bye]
+        )
+        self.assertEqual(len(self.worker.descriptors), 1)
+        self.assertEqual(self.worker.frames[-1], Bye("the listener stops"))
+        self.assertEqual(self.told, [("disconnected",)])
+
+    async def test_deaf(self) -> None:
+        """
+        Nothing that the worker says after it is listened to.
+        """
+        await self.join()
+        stuff(self.channel)
+        self.channel.bye("the listener stops")
+        self.worker.say(Claim((1,)))
+        await aMoment()
+        unstuff(self.worker)
+        await eventually(lambda: ("disconnected",) in self.told)
+        self.assertEqual(self.told, [("disconnected",)])
+
+    async def test_beforeHello(self) -> None:
+        """
+        A worker that has not said HELLO yet is told as well.
+        """
+        self.channel.bye("the listener stops")
+        await eventually(self.worker.hasEnded)
+        self.assertEqual(self.worker.frames[-1], Bye("the listener stops"))
+
+    async def test_afterTheEnd(self) -> None:
+        """
+        To a worker that is gone there is nothing to say.
+        """
+        await self.join()
+        self.worker.close()
+        await eventually(lambda: ("disconnected",) in self.told)
+        self.channel.bye("too late")
+        self.channel.revoke("too late")
+        self.assertEqual(self.told, [("died",), ("disconnected",)])
+
+
+class WorkerChannelTestCase(ChannelTestCase):
+    """
+    A L{WorkerChannel}, and a listener made by hand.
+    """
+
+    hello = ListenerHello(4, (Port(0, UNIXAddress(b"/run/www")),))
+    window = 4
+
+    async def setUp(self) -> None:
+        await super().setUp()
+        self.adopter = RecordingAdopter()
+        self.channel = WorkerChannel(self.clock, self.adopter, self.window)
+        self.listener = attach(self.channel, _frames.FROM_WORKER)
+
+    async def tearDown(self) -> None:
+        self.listener.close()
+        await self.gone()
+        self.assertEqual(len(self.adopter.lostFor), 1)
+        self.assertEqual(self.adopter.events[-1][0], "lost")
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+        for descriptor in self.adopter.descriptors.values():
+            os.close(descriptor)
+
+    async def gone(self) -> None:
+        """
+        Wait until the channel is lost.
+        """
+        await eventually(lambda: self.adopter.lostFor)
+
+    async def register(self) -> None:
+        """
+        Have the listener say HELLO, once it has read the worker's.
+        """
+        await eventually(self.listener.read)
+        self.listener.say(self.hello)
+        await eventually(lambda: self.adopter.events)
+
+    def offer(self, *pairs: tuple[int, socket.socket]) -> None:
+        """
+        Offer connections, in one message.
+        """
+        self.listener.say(
+            *[Offer(id, 0, _linux.cookie(sock)) for id, sock in pairs],
+            descriptors=[sock.fileno() for _, sock in pairs],
+        )
+
+    async def adopt(self, count: int) -> list[tuple[socket.socket, socket.socket]]:
+        """
+        Have the worker adopt some connections, with ids from 1 on.
+        """
+        pairs = self.connections(count)
+        self.offer(*[(id, pair[1]) for id, pair in enumerate(pairs, 1)])
+        await eventually(lambda: len(self.adopter.adopted) == count)
+        return pairs
+
+
+class WorkerGreetingTests(WorkerChannelTestCase):
+    """
+    How the worker meets its listener.
+    """
+
+    async def test_hello(self) -> None:
+        """
+        The worker says HELLO with its window, without being asked.
+        """
+        await eventually(self.listener.read)
+        self.assertEqual(self.listener.frames, [WorkerHello(4)])
+
+    async def test_registered(self) -> None:
+        """
+        The adopter hears what the listener's HELLO says.
+        """
+        await self.register()
+        self.assertEqual(self.adopter.events, [("registered", self.hello)])
+        self.assertEqual(str(self.channel), "the listener")
+
+    async def test_inTime(self) -> None:
+        """
+        Once HELLO is said, silence is no fault.
+        """
+        await self.register()
+        self.clock.advance(3600)
+        await aMoment()
+        self.assertFalse(self.listener.hasEnded())
+
+    async def test_silence(self) -> None:
+        """
+        A listener that does not say HELLO in time is left, with a BYE that says
+        why.
+        """
+        self.clock.advance(4.9)
+        self.assertEqual(texts(self.logged, "error"), [])
+        self.clock.advance(0.1)
+        await eventually(self.listener.hasEnded)
+        await self.gone()
+        self.assertEqual(
+            self.listener.frames,
+            [WorkerHello(4), Drain(), Bye("no HELLO within 5 s")],
+        )
+        self.assertEqual(self.adopter.lostFor, ["no HELLO within 5 s"])
+        self.assertEqual(
+            texts(self.logged, "error"),
+            ["the listener is cut off: no HELLO within 5 s"],
+        )
+
+
+class ClaimTests(WorkerChannelTestCase):
+    """
+    Claim before touch.
+    """
+
+    async def test_claimFirst(self) -> None:
+        """
+        When a connection is given to the adopter, its claim is in the kernel:
+        the listener can read it there.
+        """
+        seen: list[list[Claim]] = []
+        self.adopter.react = lambda event: (
+            seen.append(self.listener.heard(Claim)) if event[0] == "adopt" else None
+        )
+        await self.register()
+        await self.adopt(2)
+        self.assertEqual(seen, [[Claim((1, 2))]] * 2)
+
+    async def test_notWhileUnwritten(self) -> None:
+        """
+        While the claim cannot be written, nothing is adopted; afterwards it is.
+        """
+        [(_, accepted)] = self.connections(1)
+        await self.register()
+        stuff(self.channel)
+        self.offer((1, accepted))
+        await aMoment()
+        self.assertEqual(self.adopter.adopted, [])
+        unstuff(self.listener)
+        await eventually(lambda: self.adopter.adopted)
+        self.assertEqual(self.listener.heard(Claim), [Claim((1,))])
+
+    async def test_batches(self) -> None:
+        """
+        What comes while a claim is being written is claimed after it, in one.
+        """
+        pairs = self.connections(3)
+        await self.register()
+        stuff(self.channel)
+        for id, (_, accepted) in enumerate(pairs):
+            self.offer((id, accepted))
+            await aMoment()
+        unstuff(self.listener)
+        await eventually(lambda: len(self.adopter.adopted) == 3)
+        self.assertEqual(self.listener.heard(Claim), [Claim((0,)), Claim((1, 2))])
+
+    async def test_theConnectionItself(self) -> None:
+        """
+        The adopter gets the connection that the offer names, whatever the order
+        in which the descriptors came.
+        """
+        pairs = self.connections(3)
+        await self.register()
+        self.listener.say(
+            *[Offer(id, 0, _linux.cookie(pair[1])) for id, pair in enumerate(pairs)],
+            descriptors=[accepted.fileno() for _, accepted in reversed(pairs)],
+        )
+        await eventually(lambda: len(self.adopter.adopted) == 3)
+        for id, (client, _) in enumerate(pairs):
+            os.write(self.adopter.descriptors[id], b"%d" % id)
+            self.assertEqual(client.recv(10), b"%d" % id)
+
+    async def test_descriptorAhead(self) -> None:
+        """
+        A descriptor may come long before its offer.
+        """
+        [(_, accepted)] = self.connections(1)
+        await self.register()
+        frame = encode(Offer(1, 0, _linux.cookie(accepted)))
+        self.listener.say(frame[:1], descriptors=[accepted.fileno()])
+        await aMoment()
+        self.assertEqual(self.adopter.adopted, [])
+        self.listener.say(frame[1:])
+        await eventually(lambda: self.adopter.adopted)
+
+    async def test_closeOnExec(self) -> None:
+        """
+        What is adopted is not passed on to programs that the worker runs.
+        """
+        await self.register()
+        await self.adopt(1)
+        self.assertFalse(os.get_inheritable(self.adopter.descriptors[1]))
+
+    async def test_closed(self) -> None:
+        """
+        The end of a connection is reported.
+        """
+        await self.register()
+        await self.adopt(2)
+        self.channel.closed(2)
+        await eventually(lambda: self.listener.heard(Closed))
+        self.assertEqual(self.listener.heard(Closed), [Closed((2,))])
+
+
+class UselessDescriptorTests(WorkerChannelTestCase):
+    """
+    Descriptors of what is no stream connection.
+    """
+
+    async def check(self, descriptor: int, complaint: str) -> None:
+        """
+        Send one, along with one of a connection, and check that this alone is
+        adopted and that the other is closed with a complaint.
+        """
+        [(_, accepted)] = self.connections(1)
+        await self.register()
+        self.listener.say(
+            Offer(1, 0, 12345),
+            Offer(2, 0, _linux.cookie(accepted)),
+            descriptors=[descriptor, accepted.fileno()],
+        )
+        await eventually(lambda: self.adopter.adopted)
+        self.assertEqual(self.adopter.adopted, [2])
+        self.assertEqual(
+            self.listener.heard(Refuse), [Refuse(_frames.MISSING_DESCRIPTOR, (1,))]
+        )
+        [line] = texts(self.logged, "warn")
+        self.assertIn(complaint, line)
+
+    async def test_pipe(self) -> None:
+        """
+        A pipe is closed.
+        """
+        ends = os.pipe()
+        for end in ends:
+            self.addCleanup(os.close, end)
+        await self.check(ends[0], "non-socket")
+
+    async def test_file(self) -> None:
+        """
+        A file is closed.
+        """
+        with open(os.devnull) as file:
+            await self.check(file.fileno(), "non-socket")
+
+    async def test_listeningSocket(self) -> None:
+        """
+        A listening socket is closed.
+        """
+        with socket.create_server(("127.0.0.1", 0)) as sock:
+            await self.check(sock.fileno(), "a listening socket")
+
+    async def test_datagramSocket(self) -> None:
+        """
+        A connected datagram socket, which Twisted would adopt, is closed.
+        """
+        with socket.socket(type=socket.SOCK_DGRAM) as sock:
+            sock.connect(("127.0.0.1", 9))
+            await self.check(sock.fileno(), "not SOCK_STREAM")
+
+
+class MissingDescriptorTests(WorkerChannelTestCase):
+    """
+    Offers whose descriptor did not arrive.
+    """
+
+    async def test_refused(self) -> None:
+        """
+        Such an offer is refused, and those around it are not affected.
+        """
+        pairs = self.connections(3)
+        await self.register()
+        offers = [Offer(id, 0, _linux.cookie(pair[1])) for id, pair in enumerate(pairs)]
+        self.listener.say(
+            *offers, descriptors=[pairs[0][1].fileno(), pairs[2][1].fileno()]
+        )
+        await eventually(lambda: len(self.adopter.adopted) == 2)
+        self.assertEqual(self.adopter.adopted, [0, 2])
+        self.assertEqual(
+            self.listener.heard(Refuse), [Refuse(_frames.MISSING_DESCRIPTOR, (1,))]
+        )
+
+    async def test_tooMany(self) -> None:
+        """
+        A listener that sends more descriptors than the window allows, and no
+        offers, is left; none of them is kept.
+        """
+        pairs = self.connections(5)
+        await self.register()
+        self.listener.say(b"\3", descriptors=[pair[1].fileno() for pair in pairs])
+        await self.gone()
+        self.assertEqual(
+            self.adopter.lostFor, ["more than 4 descriptors without their offers"]
+        )
+        self.assertEqual(self.adopter.adopted, [])
+
+
+class RevokedTests(WorkerChannelTestCase):
+    """
+    A listener that takes its offers back.
+    """
+
+    async def revoke(self) -> None:
+        """
+        Revoke as a listener does, and shut the worker's way.
+        """
+        self.listener.say(Bye("you hang"), Revoked())
+        self.listener.socket.shutdown(socket.SHUT_RD)
+
+    async def test_claimInFlightFails(self) -> None:
+        """
+        What is being claimed when the way is shut is not touched.
+        """
+        [(_, accepted)] = self.connections(1)
+        await self.register()
+        stuff(self.channel)
+        self.offer((1, accepted))
+        await aMoment()
+        await self.revoke()
+        await self.gone()
+        self.assertEqual(self.adopter.adopted, [])
+        self.assertEqual(self.adopter.lostFor, ["the listener says: you hang"])
+
+    async def test_claimInFlightArrives(self) -> None:
+        """
+        A claim that reached the kernel after REVOKED came, and before the way
+        was shut, holds: the connection is served.
+        """
+        [(_, accepted)] = self.connections(1)
+        await self.register()
+        stuff(self.channel)
+        self.offer((1, accepted))
+        await aMoment()
+        self.listener.say(Revoked())
+        await aMoment()
+        self.assertEqual(self.adopter.adopted, [])
+        unstuff(self.listener)
+        await eventually(lambda: self.adopter.adopted)
+        self.assertEqual(self.listener.heard(Claim), [Claim((1,))])
+        await self.gone()
+
+    async def test_unclaimed(self) -> None:
+        """
+        What was waiting to be claimed is closed, and never claimed; so are
+        descriptors whose offers did not come, and those that come too late.
+        """
+        pairs = self.connections(4)
+        await self.register()
+        stuff(self.channel)
+        self.offer((1, pairs[0][1]))
+        await aMoment()
+        self.offer((2, pairs[1][1]))
+        self.listener.say(
+            encode(Revoked())[:1], descriptors=[pairs[2][1].fileno()]
+        )
+        self.listener.say(encode(Revoked())[1:])
+        await aMoment()
+        self.listener.say(b"\3", descriptors=[pairs[3][1].fileno()])
+        await aMoment()
+        unstuff(self.listener)
+        await self.gone()
+        self.assertEqual(self.adopter.adopted, [1])
+        self.assertEqual(self.listener.heard(Claim), [Claim((1,))])
+
+    async def test_idle(self) -> None:
+        """
+        A worker with nothing in flight closes the channel, and goes on serving
+        what it has claimed.
+        """
+        await self.register()
+        [(client, _)] = await self.adopt(1)
+        self.listener.say(Bye("you hang"), Revoked())
+        await eventually(self.listener.hasEnded)
+        await self.gone()
+        os.write(self.adopter.descriptors[1], b"still here")
+        self.assertEqual(client.recv(100), b"still here")
+
+    async def test_unread(self) -> None:
+        """
+        Word of it counts where it was left unread when a write failed.
+        """
+        [(_, accepted)] = self.connections(1)
+        await self.register()
+        stuff(self.channel)
+        self.offer((1, accepted))
+        await aMoment()
+        self.channel.transport.stopReading()
+        await self.revoke()
+        self.listener.close()
+        await self.gone()
+        self.assertEqual(self.adopter.adopted, [])
+
+
+class ListenerGoneTests(WorkerChannelTestCase):
+    """
+    A listener that dies, and says nothing.
+    """
+
+    async def test_unclaimedIsServed(self) -> None:
+        """
+        What it had offered is this worker's, whether the claim could be written
+        or not, and in the order in which it came.
+        """
+        pairs = self.connections(2)
+        await self.register()
+        stuff(self.channel)
+        for id, (_, accepted) in enumerate(pairs, 1):
+            self.offer((id, accepted))
+            await aMoment()
+        self.listener.close()
+        await self.gone()
+        self.assertEqual(self.adopter.adopted, [1, 2])
+        self.assertEqual(self.adopter.lostFor, ["the listener is gone"])
+
+    async def test_unreadIsServed(self) -> None:
+        """
+        So is what it had offered and the transport never read; and it is not
+        passed on to programs that the worker runs.
+        """
+        [(_, accepted)] = self.connections(1)
+        await self.register()
+        self.channel.transport.stopReading()
+        self.offer((1, accepted))
+        self.listener.close()
+        await self.gone()
+        self.assertEqual(self.adopter.adopted, [1])
+        self.assertFalse(os.get_inheritable(self.adopter.descriptors[1]))
+
+    async def test_byeIsNoRevocation(self) -> None:
+        """
+        A listener that says BYE and closes leaves its offers to the worker.
+        """
+        [(_, accepted)] = self.connections(1)
+        await self.register()
+        self.channel.transport.stopReading()
+        self.offer((1, accepted))
+        self.listener.say(Bye("the listener stops"))
+        self.listener.close()
+        await self.gone()
+        self.assertEqual(self.adopter.adopted, [1])
+        self.assertEqual(
+            self.adopter.lostFor, ["the listener says: the listener stops"]
+        )
+
+    async def test_looseIsClosed(self) -> None:
+        """
+        A descriptor whose offer never came is closed.
+        """
+        [(_, accepted)] = self.connections(1)
+        await self.register()
+        self.listener.say(b"\3", descriptors=[accepted.fileno()])
+        self.listener.close()
+        await self.gone()
+        self.assertEqual(self.adopter.adopted, [])
+
+    async def test_afterTheEnd(self) -> None:
+        """
+        There is nobody to talk to any more, and a descriptor that turns up all
+        the same is closed.
+        """
+        await self.register()
+        self.listener.close()
+        await self.gone()
+        self.channel.closed(1)
+        self.channel.drain()
+        self.channel.bye("too late")
+        self.channel.fileDescriptorReceived(os.dup(0))
+        self.assertEqual(self.adopter.lostFor, ["the listener is gone"])
+
+
+class ListenerMisconductTests(WorkerChannelTestCase):
+    """
+    A listener that breaks the protocol.
+    """
+
+    async def cutOff(self, reason: str) -> None:
+        """
+        Check that it is left, with a BYE that says why, and one complaint.
+        """
+        await eventually(self.listener.hasEnded)
+        await self.gone()
+        self.assertEqual(self.listener.frames[-1], Bye(reason))
+        self.assertEqual(self.adopter.lostFor, [reason])
+        self.assertEqual(
+            texts(self.logged, "error"), [f"the listener is cut off: {reason}"]
+        )
+
+    async def test_malformed(self) -> None:
+        """
+        What makes no sense ends the channel, and what is not claimed by then
+        goes back.
+        """
+        [(_, accepted)] = self.connections(1)
+        await self.register()
+        self.listener.say(
+            Offer(1, 0, _linux.cookie(accepted)),
+            b"\xee\0\0\0",
+            descriptors=[accepted.fileno()],
+        )
+        await self.cutOff("a frame of the unknown type 238")
+        self.assertEqual(
+            self.listener.frames,
+            [
+                WorkerHello(4),
+                Refuse(_frames.DRAINING, (1,)),
+                Drain(),
+                Bye("a frame of the unknown type 238"),
+            ],
+        )
+        self.assertEqual(self.adopter.adopted, [])
+
+    async def test_once(self) -> None:
+        """
+        However much is wrong, it is said once.
+        """
+        await self.register()
+        stuff(self.channel)
+        for _ in range(2):
+            self.listener.say(b"\xee\0\0\0")
+            await aMoment()
+        unstuff(self.listener)
+        await self.cutOff("a frame of the unknown type 238")
+
+    async def test_bug(self) -> None:
+        """
+        A bug of ours in handling a frame is logged as such, and ends this
+        channel.
+        """
+
+        def fail(event: tuple[Any, ...]) -> None:
+            if event[0] == "drained":
+                raise ZeroDivisionError
+
+        self.adopter.react = fail
+        await self.register()
+        self.listener.say(Drained())
+        await self.cutOff("an internal error")
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+
+
+class DrainTests(WorkerChannelTestCase):
+    """
+    A worker that wants no more.
+    """
+
+    async def test_drain(self) -> None:
+        """
+        The listener is asked once, and the adopter hears its answer.
+        """
+        await self.register()
+        self.channel.drain()
+        self.channel.drain()
+        await eventually(lambda: self.listener.heard(Drain))
+        self.listener.say(Drained())
+        await eventually(lambda: ("drained",) in self.adopter.events)
+        self.assertEqual(self.listener.heard(Drain), [Drain()])
+
+    async def test_givesBack(self) -> None:
+        """
+        What waited to be claimed goes back, and so does what comes later; what
+        was being claimed is served.
+        """
+        pairs = self.connections(3)
+        await self.register()
+        stuff(self.channel)
+        self.offer((1, pairs[0][1]))
+        await aMoment()
+        self.offer((2, pairs[1][1]))
+        await aMoment()
+        self.channel.drain()
+        self.offer((3, pairs[2][1]))
+        await aMoment()
+        unstuff(self.listener)
+        await eventually(lambda: self.listener.heard(Drain))
+        self.assertEqual(self.adopter.adopted, [1])
+        self.assertEqual(
+            self.listener.heard(Refuse), [Refuse(_frames.DRAINING, (2, 3))]
+        )
+
+    async def test_bye(self) -> None:
+        """
+        BYE is the last word, and is said once what was being claimed is
+        claimed.
+        """
+        pairs = self.connections(2)
+        await self.register()
+        stuff(self.channel)
+        self.offer((1, pairs[0][1]))
+        await aMoment()
+        self.offer((2, pairs[1][1]))
+        await aMoment()
+        self.channel.bye("the worker stops")
+        self.channel.bye("again")
+        unstuff(self.listener)
+        await eventually(self.listener.hasEnded)
+        await self.gone()
+        self.assertEqual(
+            self.listener.frames,
+            [
+                WorkerHello(4),
+                Claim((1,)),
+                Refuse(_frames.DRAINING, (2,)),
+                Drain(),
+                Bye("the worker stops"),
+            ],
+        )
+        self.assertEqual(self.adopter.adopted, [1])
+        self.assertEqual(self.adopter.lostFor, ["the worker stops"])
+
+    async def test_lostWhileParting(self) -> None:
+        """
+        A listener that is gone before BYE could be said leaves to the worker
+        what was being claimed to be closed: it said that it would not serve it.
+        """
+        [(_, accepted)] = self.connections(1)
+        await self.register()
+        stuff(self.channel)
+        self.channel.bye("the worker stops")
+        self.offer((1, accepted))
+        await aMoment()
+        self.listener.close()
+        await self.gone()
+        self.assertEqual(self.adopter.adopted, [])
+
+
+OUT_OF_DESCRIPTORS = """
+import os, resource, socket, sys
+from twisted.internet import reactor
+from portlisten._channel import WorkerChannel
+from tests.test_channel import Once, RecordingAdopter
+
+class Adopter(RecordingAdopter):
+    def adopt(self, channel, offer, descriptor):
+        os.write(descriptor, b"%d" % offer.id)
+        os.close(descriptor)
+        channel.closed(offer.id)
+
+    def lost(self, channel, reason):
+        reactor.stop()
+
+def exhaust():
+    # What is not open yet when it is needed could not be opened any more.
+    used = [int(name) for name in os.listdir("/proc/self/fd")]
+    soft = max(used) + 1
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, soft))
+    filler = []
+    try:
+        while True:
+            filler.append(os.dup(0))
+    except OSError:
+        os.close(filler.pop())
+    os.write(1, b"ready")
+
+sock = socket.socket(fileno=int(sys.argv[1]))
+sock.setblocking(False)
+channel = WorkerChannel(reactor, Adopter())
+reactor.adoptStreamConnection(sock.fileno(), socket.AF_UNIX, Once(channel))
+sock.close()
+reactor.callWhenRunning(exhaust)
+reactor.run()
+"""
+
+
+class OutOfDescriptorsTests(SynchronousTestCase):
+    """
+    A worker that has no room for all descriptors of a message, some of which
+    the kernel then drops, and says so by C{MSG_CTRUNC}.
+    """
+
+    def setUp(self) -> None:
+        watchDescriptors(self)
+        pairs = [tcpPair() for _ in range(4)]
+        for pair in pairs:
+            for sock in pair:
+                self.addCleanup(sock.close)
+        self.clients = [client for client, _ in pairs]
+        self.accepted = [accepted for _, accepted in pairs]
+
+    def start(self) -> tuple[Peer, subprocess.Popen[bytes]]:
+        """
+        Start a worker with one free descriptor.
+        """
+        ours, theirs = socket.socketpair()
+        repository = str(Path(__file__).resolve().parent.parent)
+        with theirs:
+            child = subprocess.Popen(
+                [sys.executable, "-c", OUT_OF_DESCRIPTORS, str(theirs.fileno())],
+                pass_fds=[theirs.fileno()],
+                stdout=subprocess.PIPE,
+                env={**os.environ, "PYTHONPATH": repository},
+            )
+        return Peer(ours, _frames.FROM_WORKER), child
+
+    def test_truncated(self) -> None:
+        """
+        The offers that lost their descriptor are refused, and the one that did
+        not is answered to the very client that it belongs to.
+        """
+        listener, child = self.start()
+        assert child.stdout is not None
+        self.assertEqual(child.stdout.read(5), b"ready")
+        listener.say(
+            ListenerHello(4),
+            *[
+                Offer(id, 0, _linux.cookie(sock))
+                for id, sock in enumerate(self.accepted)
+            ],
+            descriptors=[sock.fileno() for sock in self.accepted],
+        )
+        listener.socket.settimeout(10)
+        while not (listener.heard(Closed) and listener.heard(Refuse)):
+            listener.socket.settimeout(10)
+            self.assertTrue(listener.socket.recv(1, socket.MSG_PEEK))
+        [refuse], [claim] = listener.heard(Refuse), listener.heard(Claim)
+        self.assertEqual(refuse, Refuse(_frames.MISSING_DESCRIPTOR, (1, 2, 3)))
+        self.assertEqual(claim, Claim((0,)))
+        self.assertEqual(self.clients[0].recv(10), b"0")
+        for client in self.clients[1:]:
+            client.setblocking(False)
+            self.assertRaises(BlockingIOError, client.recv, 1)
+        listener.close()
+        child.stdout.close()
+        self.assertEqual(child.wait(10), 0)
+
+

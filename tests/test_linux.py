@@ -1,0 +1,668 @@
+"""
+Tests for L{portlisten._linux}.
+"""
+
+from __future__ import annotations
+
+import array
+import errno
+import os
+import select
+import socket
+import struct
+from collections.abc import Callable
+from typing import Any
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from portlisten import _linux
+from tests.support import watchDescriptors
+
+LOOPBACK = {socket.AF_INET: "127.0.0.1", socket.AF_INET6: "::1"}
+
+LINGER = struct.Struct("=ii")
+
+
+def pipe(test: SynchronousTestCase) -> socket.socket:
+    """
+    Make a pipe, one of whose ends passes itself off as a socket.
+    """
+    sock = pair(test)[0]
+    for end in os.pipe():
+        os.dup2(end, sock.fileno(), inheritable=False)
+        os.close(end)
+    return sock
+
+
+def listening(test: SynchronousTestCase, family: int = socket.AF_INET) -> socket.socket:
+    """
+    Make a listening TCP socket.
+    """
+    sock = socket.create_server((LOOPBACK[family], 0), family=family)
+    test.addCleanup(sock.close)
+    return sock
+
+
+def connection(
+    test: SynchronousTestCase, family: int = socket.AF_INET
+) -> tuple[socket.socket, socket.socket]:
+    """
+    Make a TCP connection.
+
+    @return: the client's end, and the one that was accepted.
+    """
+    server = listening(test, family)
+    client = socket.create_connection(server.getsockname()[:2])
+    test.addCleanup(client.close)
+    accepted, _ = server.accept()
+    test.addCleanup(accepted.close)
+    return client, accepted
+
+
+def pair(
+    test: SynchronousTestCase, kind: int = socket.SOCK_STREAM
+) -> tuple[socket.socket, socket.socket]:
+    """
+    Make two connected Unix sockets.
+    """
+    pair = socket.socketpair(socket.AF_UNIX, kind)
+    for end in pair:
+        end.setblocking(False)
+        test.addCleanup(end.close)
+    return pair
+
+
+def duplicate(test: SynchronousTestCase, sock: socket.socket) -> socket.socket:
+    """
+    Make another holder of the same socket, as a worker is.
+    """
+    copy = sock.dup()
+    test.addCleanup(copy.close)
+    return copy
+
+
+def arrived(sock: socket.socket, event: int = select.POLLIN) -> None:
+    """
+    Wait for what the other end has sent.
+    """
+    poll = select.poll()
+    poll.register(sock, event)
+    assert poll.poll(10_000)
+
+
+class Scripted:
+    """
+    A socket that answers C{getsockopt} as told, for what this machine's kernel
+    cannot be brought to say.
+    """
+
+    family = socket.AF_INET
+
+    def __init__(self, sock: socket.socket, answers: dict[int, Any]) -> None:
+        self.fileno = sock.fileno
+        self.getsockopt: Callable[..., Any] = lambda level, name, size=0: answers[name]
+
+
+class CookieTests(SynchronousTestCase):
+    """
+    Tests for L{_linux.cookie}.
+    """
+
+    def setUp(self) -> None:
+        """
+        Watch over descriptors.
+        """
+        watchDescriptors(self)
+
+    def test_same(self) -> None:
+        """
+        Each descriptor of a socket tells the same cookie.
+        """
+        _, accepted = connection(self)
+        self.assertEqual(
+            _linux.cookie(accepted), _linux.cookie(duplicate(self, accepted))
+        )
+
+    def test_different(self) -> None:
+        """
+        No two sockets have the same cookie, not even the ends of a connection.
+        """
+        cookies = {_linux.cookie(sock) for sock in connection(self) + pair(self)}
+        self.assertEqual(len(cookies), 4)
+
+    def test_noSocket(self) -> None:
+        """
+        Something that is no socket has no cookie.
+        """
+        error = self.assertRaises(OSError, _linux.cookie, pipe(self))
+        self.assertEqual(error.errno, errno.ENOTSOCK)
+
+
+class PristineMixin:
+    """
+    What L{_linux.pristine} says of a TCP connection.
+    """
+
+    family: socket.AddressFamily
+
+    def setUp(self) -> None:
+        """
+        Connect.
+        """
+        watchDescriptors(self)  # type: ignore[arg-type]
+        self.client, self.accepted = connection(self, self.family)  # type: ignore[arg-type]
+
+    def assertPristine(self, expected: bool) -> None:
+        """
+        Compare, and look from each holder's descriptor.
+        """
+        copy = duplicate(self, self.accepted)  # type: ignore[arg-type]
+        for sock in (self.accepted, copy):
+            self.assertIs(_linux.pristine(sock), expected)  # type: ignore[attr-defined]
+
+    def test_fresh(self) -> None:
+        """
+        A fresh connection is pristine.
+        """
+        self.assertPristine(True)
+
+    def test_unreadData(self) -> None:
+        """
+        It stays so when the client has sent something that nobody read.
+        """
+        self.client.sendall(b"hello")
+        arrived(self.accepted)
+        self.assertPristine(True)
+
+    def test_unreadEnd(self) -> None:
+        """
+        It stays so when the client has ended its side.
+        """
+        self.client.shutdown(socket.SHUT_WR)
+        arrived(self.accepted, select.POLLRDHUP)
+        self.assertPristine(True)
+
+    def test_unreadDataAndEnd(self) -> None:
+        """
+        It stays so when the client has sent something and ended its side.
+        """
+        self.client.sendall(b"hello")
+        self.client.shutdown(socket.SHUT_WR)
+        arrived(self.accepted, select.POLLRDHUP)
+        self.assertPristine(True)
+
+    def test_clientClosed(self) -> None:
+        """
+        It stays so when the client is gone, and left something to be read.
+        """
+        self.client.sendall(b"hello")
+        self.client.close()
+        arrived(self.accepted, select.POLLRDHUP)
+        self.assertPristine(True)
+
+    def test_peeked(self) -> None:
+        """
+        Looking at what the client sent takes nothing from the connection.
+        """
+        self.client.sendall(b"hello")
+        arrived(self.accepted)
+        self.accepted.recv(5, socket.MSG_PEEK)
+        self.assertPristine(True)
+
+    def test_read(self) -> None:
+        """
+        It is not pristine once somebody has read what the client sent.
+        """
+        self.client.sendall(b"hello")
+        arrived(self.accepted)
+        self.accepted.recv(5)
+        self.assertPristine(False)
+
+    def test_readInPart(self) -> None:
+        """
+        One byte that was read is enough.
+        """
+        self.client.sendall(b"hello")
+        arrived(self.accepted)
+        self.accepted.recv(1)
+        self.assertPristine(False)
+
+    def test_readBeforeEnd(self) -> None:
+        """
+        The client's end does not make up for a byte that was read, whether it
+        came before or after.
+        """
+        self.client.sendall(b"h")
+        arrived(self.accepted)
+        self.accepted.recv(1)
+        self.client.shutdown(socket.SHUT_WR)
+        arrived(self.accepted, select.POLLRDHUP)
+        self.assertPristine(False)
+
+    def test_written(self) -> None:
+        """
+        It is not pristine once somebody has written to it.
+        """
+        self.accepted.sendall(b"h")
+        arrived(self.client)
+        self.assertPristine(False)
+
+    def test_writtenAndNotSent(self) -> None:
+        """
+        It is not pristine when what was written still waits to be sent.
+        """
+        self.accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 1)
+        self.accepted.sendall(b"h")
+        self.client.setblocking(False)
+        self.assertRaises(BlockingIOError, self.client.recv, 1)
+        self.assertPristine(False)
+
+    def test_writingEnded(self) -> None:
+        """
+        It is not pristine once somebody has ended its writing side.
+        """
+        self.accepted.shutdown(socket.SHUT_WR)
+        self.assertPristine(False)
+
+    def test_writingEndedAfterClient(self) -> None:
+        """
+        It is not pristine either if the client had ended its side before.
+        """
+        self.client.shutdown(socket.SHUT_WR)
+        arrived(self.accepted, select.POLLRDHUP)
+        self.accepted.shutdown(socket.SHUT_RDWR)
+        self.assertPristine(False)
+
+    def test_reset(self) -> None:
+        """
+        A connection that the client has reset is of no use to anybody.
+        """
+        self.client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER.pack(1, 0))
+        self.client.close()
+        arrived(self.accepted, select.POLLHUP)
+        self.assertPristine(False)
+
+
+class PristineTests(PristineMixin, SynchronousTestCase):
+    """
+    L{_linux.pristine} over IPv4.
+    """
+
+    family = socket.AF_INET
+
+
+class PristineIPv6Tests(PristineMixin, SynchronousTestCase):
+    """
+    L{_linux.pristine} over IPv6.
+    """
+
+    family = socket.AF_INET6
+
+
+class NotToldTests(SynchronousTestCase):
+    """
+    Where L{_linux.pristine} says that it cannot say.
+    """
+
+    def setUp(self) -> None:
+        """
+        Watch over descriptors.
+        """
+        watchDescriptors(self)
+
+    def test_unix(self) -> None:
+        """
+        Of a Unix socket it cannot say.
+        """
+        self.assertIsNone(_linux.pristine(pair(self)[0]))
+
+    def test_datagram(self) -> None:
+        """
+        Of a datagram socket it cannot say.
+        """
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            self.assertIsNone(_linux.pristine(sock))
+
+    def test_listening(self) -> None:
+        """
+        Of a listening socket it cannot say.
+        """
+        self.assertIsNone(_linux.pristine(listening(self)))
+
+    def test_closed(self) -> None:
+        """
+        Of a descriptor that is closed it cannot say.
+        """
+        _, accepted = connection(self)
+        accepted.close()
+        self.assertIsNone(_linux.pristine(accepted))
+
+    def test_oldKernel(self) -> None:
+        """
+        A kernel that does not count the bytes sent cannot say.
+        """
+        _, accepted = connection(self)
+        info = accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 192)
+        old: Any = Scripted(accepted, {socket.TCP_INFO: info})
+        self.assertIsNone(_linux.pristine(old))
+
+
+class CredentialsTests(SynchronousTestCase):
+    """
+    Tests for L{_linux.credentials}.
+    """
+
+    def test_own(self) -> None:
+        """
+        They say who is at the other end: here, this process.
+        """
+        self.assertEqual(
+            _linux.credentials(pair(self)[0]),
+            _linux.Credentials(os.getpid(), os.geteuid(), os.getegid()),
+        )
+
+
+class ForgetTests(SynchronousTestCase):
+    """
+    Tests for L{_linux.forget}.
+    """
+
+    def setUp(self) -> None:
+        """
+        Let a worker hold the connection, too.
+        """
+        watchDescriptors(self)
+        self.client, self.accepted = connection(self)
+        self.worker = duplicate(self, self.accepted)
+
+    def test_closes(self) -> None:
+        """
+        It closes the descriptor.
+        """
+        _linux.forget(self.accepted)
+        self.assertEqual(self.accepted.fileno(), -1)
+
+    def test_leftToOthers(self) -> None:
+        """
+        The connection goes on, both ways, for whoever else holds it.
+        """
+        _linux.forget(self.accepted)
+        self.client.sendall(b"question")
+        self.assertEqual(self.worker.recv(100), b"question")
+        self.worker.sendall(b"answer")
+        self.assertEqual(self.client.recv(100), b"answer")
+
+    def test_resetsLinger(self) -> None:
+        """
+        What another holder has set, so that closing would wait for the client
+        or reset it, is undone first.
+        """
+        for seconds in (0, 600):
+            worker = duplicate(self, self.worker)
+            self.worker.setsockopt(
+                socket.SOL_SOCKET, socket.SO_LINGER, LINGER.pack(1, seconds)
+            )
+            _linux.forget(worker)
+            set = self.worker.getsockopt(
+                socket.SOL_SOCKET, socket.SO_LINGER, LINGER.size
+            )
+            self.assertEqual(LINGER.unpack(set)[0], 0)
+
+    def test_noReset(self) -> None:
+        """
+        The last holder ends the connection in order, though one that died had
+        asked for a reset.
+        """
+        self.worker.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER.pack(1, 0))
+        self.worker.close()
+        _linux.forget(self.accepted)
+        self.assertEqual(self.client.recv(1), b"")
+
+    def test_noSocket(self) -> None:
+        """
+        A descriptor that takes no such option is closed all the same.
+        """
+        sock = pipe(self)
+        _linux.forget(sock)
+        self.assertEqual(sock.fileno(), -1)
+
+
+class StreamFamilyTests(SynchronousTestCase):
+    """
+    Tests for L{_linux.streamFamily}.
+    """
+
+    def setUp(self) -> None:
+        """
+        Watch over descriptors.
+        """
+        watchDescriptors(self)
+
+    def assertRefused(self, sock: Any, reason: str) -> None:
+        """
+        Expect that it is called no connection, and why.
+        """
+        error = self.assertRaises(_linux.NotAConnection, _linux.streamFamily, sock)
+        self.assertIn(reason, str(error))
+
+    def assertFamily(self, sock: socket.socket, family: int) -> None:
+        """
+        Compare.
+        """
+        self.assertIs(_linux.streamFamily(sock), family)
+
+    def test_tcp(self) -> None:
+        """
+        It tells IPv4 from IPv6.
+        """
+        for family in LOOPBACK:
+            self.assertFamily(connection(self, family)[1], family)
+
+    def test_unix(self) -> None:
+        """
+        A Unix socket is a connection, too.
+        """
+        self.assertFamily(pair(self)[0], socket.AF_UNIX)
+
+    def test_asksTheKernel(self) -> None:
+        """
+        It believes the kernel, and not what the Python object was made with.
+        """
+        _, accepted = connection(self, socket.AF_INET6)
+        disguised = socket.socket(
+            socket.AF_INET, socket.SOCK_STREAM, fileno=os.dup(accepted.fileno())
+        )
+        self.addCleanup(disguised.close)
+        self.assertFamily(disguised, socket.AF_INET6)
+
+    def test_noSocket(self) -> None:
+        """
+        A pipe is refused.
+        """
+        self.assertRefused(pipe(self), "no socket: Socket operation on non-socket")
+
+    def test_datagram(self) -> None:
+        """
+        Sockets for datagrams and for packets are refused.
+        """
+        for kind in (socket.SOCK_DGRAM, socket.SOCK_SEQPACKET):
+            self.assertRefused(pair(self, kind)[0], f"a socket of type {kind:d},")
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            self.assertRefused(sock, "not SOCK_STREAM")
+
+    def test_listening(self) -> None:
+        """
+        Listening sockets are refused.
+        """
+        for family in LOOPBACK:
+            self.assertRefused(listening(self, family), "a listening socket")
+
+    def test_otherProtocol(self) -> None:
+        """
+        Streams over IP of another protocol than TCP are refused.
+        """
+        answers = {
+            socket.SO_DOMAIN: socket.AF_INET6,
+            socket.SO_TYPE: socket.SOCK_STREAM,
+            socket.SO_PROTOCOL: socket.IPPROTO_SCTP,
+            socket.SO_ACCEPTCONN: 0,
+        }
+        sock = Scripted(pair(self)[0], answers)
+        self.assertRefused(sock, f"a socket of protocol {socket.IPPROTO_SCTP:d},")
+
+    def test_otherFamily(self) -> None:
+        """
+        Streams of other address families are refused.
+        """
+        answers = {
+            socket.SO_DOMAIN: socket.AF_VSOCK,
+            socket.SO_TYPE: socket.SOCK_STREAM,
+            socket.SO_PROTOCOL: 0,
+            socket.SO_ACCEPTCONN: 0,
+        }
+        sock = Scripted(pair(self)[0], answers)
+        self.assertRefused(sock, f"a socket of address family {socket.AF_VSOCK:d}")
+
+
+class ReceiveTests(SynchronousTestCase):
+    """
+    Tests for L{_linux.receive}.
+    """
+
+    def setUp(self) -> None:
+        """
+        Connect, and have something to send.
+        """
+        watchDescriptors(self)
+        self.theirs, self.ours = pair(self)
+        self.sent = pair(self)[0]
+
+    def send(self, data: bytes, count: int) -> None:
+        """
+        Send bytes, and so many descriptors of the same socket.
+        """
+        socket.send_fds(self.theirs, [data], [self.sent.fileno()] * count)
+
+    def receive(self, *args: int) -> tuple[bytes, list[int]]:
+        """
+        Receive, and close the descriptors in the end.
+        """
+        received = _linux.receive(self.ours, *args)
+        assert received is not None
+        for descriptor in received[1]:
+            self.addCleanup(os.close, descriptor)
+        return received
+
+    def test_bytes(self) -> None:
+        """
+        Bytes may come alone.
+        """
+        self.theirs.send(b"hello")
+        self.assertEqual(self.receive(), (b"hello", []))
+
+    def test_size(self) -> None:
+        """
+        It takes no more bytes than it was asked to.
+        """
+        self.theirs.send(b"hello")
+        self.assertEqual(self.receive(3), (b"hel", []))
+        self.assertEqual(self.receive(3), (b"lo", []))
+
+    def test_descriptors(self) -> None:
+        """
+        Descriptors come along, and lead to what was sent.
+        """
+        self.send(b"x", 2)
+        data, descriptors = self.receive()
+        self.assertEqual(data, b"x")
+        self.assertEqual(len(descriptors), 2)
+        for descriptor in descriptors:
+            self.assertTrue(os.path.sameopenfile(descriptor, self.sent.fileno()))
+
+    def test_closeOnExec(self) -> None:
+        """
+        Programs that the process runs inherit none of them.
+        """
+        self.send(b"x", 1)
+        (descriptor,) = self.receive()[1]
+        self.assertFalse(os.get_inheritable(descriptor))
+
+    def test_asManyAsThereAre(self) -> None:
+        """
+        As many descriptors as any message may carry are received whole.
+        """
+        self.send(b"x", _linux.MAXIMUM_DESCRIPTORS)
+        self.assertEqual(len(self.receive()[1]), _linux.MAXIMUM_DESCRIPTORS)
+        error = self.assertRaises(
+            OSError, self.send, b"x", _linux.MAXIMUM_DESCRIPTORS + 1
+        )
+        self.assertEqual(error.errno, errno.EINVAL)
+
+    def test_otherAncillaryData(self) -> None:
+        """
+        Ancillary data of another kind is no descriptor.
+        """
+        self.ours.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+        self.send(b"x", 1)
+        data, descriptors = self.receive()
+        self.assertEqual((data, len(descriptors)), (b"x", 1))
+
+    def test_incompleteDescriptor(self) -> None:
+        """
+        What is cut off in the middle of a descriptor is no descriptor.
+        """
+        descriptor = array.array("i", [7]).tobytes()
+        ancillary = [
+            (socket.SOL_SOCKET, socket.SCM_RIGHTS, descriptor + descriptor[:3])
+        ]
+
+        class Cut:
+            def recvmsg(self, *args: int) -> Any:
+                return b"x", ancillary, socket.MSG_CTRUNC, None
+
+        cut: Any = Cut()
+        self.assertEqual(_linux.receive(cut), (b"x", [7]))
+
+    def test_nothing(self) -> None:
+        """
+        When there is nothing to read now, it says so.
+        """
+        self.assertIsNone(_linux.receive(self.ours))
+
+    def test_end(self) -> None:
+        """
+        The end is no bytes.
+        """
+        self.theirs.close()
+        self.assertEqual(self.receive(), (b"", []))
+
+    def test_broken(self) -> None:
+        """
+        When there never will be anything to read, it says so.
+        """
+        self.ours.send(b"never read")
+        self.theirs.close()
+        self.assertIsNone(_linux.receive(self.ours))
+
+
+class LimitTests(SynchronousTestCase):
+    """
+    The kernel's limits.
+    """
+
+    def test_maximumPath(self) -> None:
+        """
+        A socket's path may be as long as L{_linux.MAXIMUM_PATH}, and no longer.
+        """
+        for length, bound in (
+            (_linux.MAXIMUM_PATH, True),
+            (_linux.MAXIMUM_PATH + 1, False),
+        ):
+            with socket.socket(socket.AF_UNIX) as sock:
+                try:
+                    sock.bind("x" * length)
+                except OSError:
+                    self.assertFalse(bound)
+                else:
+                    os.unlink("x" * length)
+                    self.assertTrue(bound)

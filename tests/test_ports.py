@@ -1,0 +1,708 @@
+"""
+Tests for L{portlisten._ports}.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import struct
+from collections.abc import Generator
+from typing import Any
+
+from twisted.internet import endpoints, reactor
+from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
+from twisted.internet.defer import Deferred, inlineCallbacks
+from twisted.internet.error import CannotListenError
+from twisted.internet.protocol import Factory
+from twisted.internet.task import deferLater
+from twisted.internet.testing import MemoryReactor
+from twisted.python.systemd import ListenFDs
+from twisted.trial.unittest import SynchronousTestCase, TestCase
+
+from portlisten import _ports
+from portlisten._ports import BadDescription, BoundPort, CannotBind
+from tests.support import watchDescriptors
+
+# linux/include/uapi/linux/tcp.h: of a listening socket, tcpi_sacked is the
+# length that its backlog may have.
+BACKLOG = struct.Struct("=28xI")
+
+
+def backlogOf(sock: socket.socket) -> int:
+    """
+    The backlog of a listening TCP socket.
+    """
+    info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, BACKLOG.size)
+    length: int = BACKLOG.unpack(info)[0]
+    return length
+
+
+def backlogOfUNIX(test: SynchronousTestCase, path: str) -> int:
+    """
+    The backlog of a listening Unix socket, which is full afterwards.
+    """
+    for length in range(100):
+        client = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        test.addCleanup(client.close)
+        client.setblocking(False)
+        try:
+            client.connect(path)
+        except BlockingIOError:
+            return length - 1
+    raise AssertionError("the backlog is long")
+
+
+class ParseTests(SynchronousTestCase):
+    """
+    Tests for L{_ports.parse}.
+    """
+
+    def assertBad(self, description: str, *reasons: str) -> None:
+        """
+        Expect that a description is refused in one line, and why.
+        """
+        error = self.assertRaises(
+            BadDescription, _ports.parse, MemoryReactor(), description, 5
+        )
+        for reason in reasons:
+            self.assertIn(reason, str(error))
+        self.assertEqual(len(str(error).splitlines()), 1)
+
+    def test_number(self) -> None:
+        """
+        A number is a port.
+        """
+        for description in ("0", "80", "65535"):
+            port = _ports.parse(MemoryReactor(), description, 5)
+            self.assertIsInstance(port, _ports.NumberedPort)
+            self.assertEqual(str(port), f"port {description}")
+
+    def test_noNumber(self) -> None:
+        """
+        Other numbers, and what only looks like one, are refused.
+        """
+        for description in ("65536", "-1", "", "http", "8 0", "1e3", "٨٠", "80\n"):
+            self.assertBad(
+                description, f"{description!r} is no port: give a number from 0 to"
+            )
+
+    def test_plain(self) -> None:
+        """
+        Endpoints whose ports are plain sockets are ports.
+        """
+        for description in ("tcp:80", "tcp6:80:interface=\\:\\:1", "unix:/run/x"):
+            port = _ports.parse(MemoryReactor(), description, 5)
+            self.assertIsInstance(port, _ports.DescribedPort)
+            self.assertEqual(str(port), description)
+
+    def test_malformed(self) -> None:
+        """
+        What Twisted does not understand is refused, with its own words.
+        """
+        self.assertBad("nonsense:80", "no endpoint", "Unknown endpoint type")
+        self.assertBad("tcp:http", "no endpoint", "invalid literal for int()")
+        self.assertBad("systemd:domain=INET:index=9", "no endpoint", "out of range")
+
+    def test_wordlessError(self) -> None:
+        """
+        An error without any words is told by its name, and one of many lines
+        by its first.
+        """
+        for error, told in (
+            (LookupError(), ": LookupError"),
+            (LookupError("first\nsecond"), ": first"),
+        ):
+
+            def fail(*args: object, error: Exception = error) -> None:
+                raise error
+
+            self.patch(_ports, "serverFromString", fail)
+            self.assertBad("tcp:80", told)
+
+    def test_wrapper(self) -> None:
+        """
+        Endpoints that add something to their sockets are refused: that would
+        silently be missing.
+        """
+        for description in ("haproxy:tcp:80", "stdio:"):
+            self.assertBad(description, f"{description!r} is not a plain port")
+
+    def test_tls(self) -> None:
+        """
+        So is TLS, where it is installed.
+        """
+        self.patch(
+            _ports,
+            "serverFromString",
+            lambda reactor, description: endpoints.SSL4ServerEndpoint(
+                reactor, 443, None
+            ),
+        )
+        self.assertBad("ssl:443", "'ssl:443' is not a plain port", "leave TLS")
+
+    def test_tlsMissing(self) -> None:
+        """
+        TLS is refused where it is not installed, too.
+        """
+        self.assertBad("ssl:443", "'ssl:443' is ")
+
+
+class NumberedPortTests(SynchronousTestCase):
+    """
+    Tests for ports that are given as numbers.
+    """
+
+    def setUp(self) -> None:
+        """
+        Watch over descriptors.
+        """
+        watchDescriptors(self)
+
+    def bind(self, number: int = 0, backlog: int = 5) -> list[BoundPort]:
+        """
+        Bind, until the test is over.
+        """
+        bound = _ports.bind(_ports.parse(MemoryReactor(), str(number), backlog))
+        for port in bound:
+            self.addCleanup(port.socket.close)
+        return bound
+
+    def assertCannotBind(self, number: int) -> str:
+        """
+        Expect that it cannot be bound.
+
+        @return: the reason.
+        """
+        return str(self.assertRaises(CannotBind, self.bind, number))
+
+    def failCreating(self, family: int, number: int) -> None:
+        """
+        Have the sockets of a family fail with this error.
+        """
+        create = socket.create_server
+
+        def createServer(*args: Any, **keywords: Any) -> socket.socket:
+            if keywords["family"] == family:
+                raise OSError(number, os.strerror(number))
+            return create(*args, **keywords)
+
+        self.patch(socket, "create_server", createServer)
+
+    def test_everyInterface(self) -> None:
+        """
+        It is bound on every interface, IPv4 and IPv6, under the same number.
+        """
+        first, second = self.bind()
+        number = first.socket.getsockname()[1]
+        self.assertEqual(first.address, IPv4Address("TCP", "0.0.0.0", number))
+        self.assertEqual(second.address, IPv6Address("TCP", "::", number))
+        self.assertEqual(first.label, f"tcp:0.0.0.0:{number}")
+        self.assertEqual(second.label, f"tcp6:[::]:{number}")
+
+    def test_number(self) -> None:
+        """
+        The number is the one that was given.
+        """
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            number = free.getsockname()[1]
+        self.assertEqual(
+            [port.socket.getsockname()[1] for port in self.bind(number)], [number] * 2
+        )
+
+    def test_accepts(self) -> None:
+        """
+        Clients of either family connect, each to the socket of theirs.
+        """
+        for port, host in zip(self.bind(), ("127.0.0.1", "::1"), strict=True):
+            number = port.socket.getsockname()[1]
+            with socket.create_connection((host, number)) as client:
+                accepted, address = port.socket.accept()
+                accepted.close()
+                self.assertEqual(address, client.getsockname())
+
+    def test_nonBlocking(self) -> None:
+        """
+        The sockets do not block.
+        """
+        for port in self.bind():
+            self.assertRaises(BlockingIOError, port.socket.accept)
+
+    def test_notInherited(self) -> None:
+        """
+        Programs that the process runs do not inherit the sockets.
+        """
+        for port in self.bind():
+            self.assertFalse(port.socket.get_inheritable())
+
+    def test_backlog(self) -> None:
+        """
+        The backlog is as long as was asked for.
+        """
+        for port in self.bind(backlog=77):
+            self.assertEqual(backlogOf(port.socket), 77)
+
+    def test_cleanUp(self) -> None:
+        """
+        There is nothing to clean up.
+        """
+        for port in self.bind():
+            port.socket.close()
+            port.cleanUp()
+
+    def test_rebindable(self) -> None:
+        """
+        Connections that linger from before do not keep a port from being bound.
+        """
+        first, second = self.bind()
+        number = first.socket.getsockname()[1]
+        client = socket.create_connection(("127.0.0.1", number))
+        first.socket.accept()[0].close()
+        client.recv(1)
+        client.close()
+        first.socket.close()
+        second.socket.close()
+        self.assertEqual(len(self.bind(number)), 2)
+
+    def test_busy(self) -> None:
+        """
+        A port that somebody has cannot be bound, and the text says how to see
+        who has it.
+        """
+        number = self.bind()[0].socket.getsockname()[1]
+        self.assertEqual(
+            self.assertCannotBind(number),
+            f"cannot listen on port {number}: Address already in use;"
+            " 'ss -lntp' shows who has it",
+        )
+
+    def test_secondBusy(self) -> None:
+        """
+        When it can be bound for IPv4 and not for IPv6, neither stays bound.
+        """
+        first, second = self.bind()
+        first.socket.close()
+        number = second.socket.getsockname()[1]
+        self.assertIn("Address already in use", self.assertCannotBind(number))
+        socket.create_server(("127.0.0.1", number)).close()
+
+    def test_noIPv6(self) -> None:
+        """
+        On a host without IPv6 it is bound for IPv4 alone.
+        """
+        for number in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL):
+            self.failCreating(socket.AF_INET6, number)
+            (port,) = self.bind()
+            self.assertIsInstance(port.address, IPv4Address)
+
+    def test_noIPv4(self) -> None:
+        """
+        A host without IPv4 is not provided for, and says so.
+        """
+        self.failCreating(socket.AF_INET, errno.EADDRNOTAVAIL)
+        reason = self.assertCannotBind(80)
+        self.assertIn("Cannot assign requested address; 'ip address' shows", reason)
+
+    def test_privileged(self) -> None:
+        """
+        Where privilege is missing, the text says how to have it.
+        """
+        self.failCreating(socket.AF_INET, errno.EACCES)
+        self.assertEqual(
+            self.assertCannotBind(80),
+            "cannot listen on port 80: Permission denied; for a port below 1024"
+            " start as root and add --uid, or grant CAP_NET_BIND_SERVICE",
+        )
+
+
+class DescribedPortTests(TestCase):
+    """
+    Tests for ports that are given as endpoint descriptions.
+    """
+
+    @inlineCallbacks
+    def setUp(self) -> Generator[Deferred[Any], Any, None]:
+        """
+        Watch over descriptors, but for the one that Twisted puts aside when
+        the first port of a process listens.
+        """
+        port: Any = reactor.listenTCP(0, Factory(), interface="127.0.0.1")
+        yield port.stopListening()
+        watchDescriptors(self)
+
+    def bind(self, description: str, backlog: int = 77) -> BoundPort:
+        """
+        Bind, and close and clean up in the end.
+        """
+        (port,) = _ports.bind(_ports.parse(reactor, description, backlog))
+        self.addCleanup(self.release, port)
+        return port
+
+    def release(self, port: BoundPort) -> None:
+        """
+        Close and clean up, unless that was done.
+        """
+        if port.socket.fileno() != -1:
+            port.socket.close()
+            port.cleanUp()
+
+    def assertCannotBind(self, description: str, reason: str) -> None:
+        """
+        Expect that it cannot be bound, and why.
+        """
+        error = self.assertRaises(CannotBind, self.bind, description)
+        self.assertIn(f"cannot listen on {description}: {reason}", str(error))
+
+    def turn(self) -> Deferred[None]:
+        """
+        Let the reactor do what it has to do.
+        """
+        return deferLater(reactor, 0.01, lambda: None)
+
+    def connect(self, address: object, family: int = socket.AF_INET) -> socket.socket:
+        """
+        Connect, as a client.
+        """
+        client = socket.socket(family)
+        self.addCleanup(client.close)
+        client.connect(address)
+        return client
+
+    def test_tcp(self) -> None:
+        """
+        C{tcp} is IPv4.
+        """
+        port = self.bind("tcp:0:interface=127.0.0.1")
+        number = port.socket.getsockname()[1]
+        self.assertEqual(port.address, IPv4Address("TCP", "127.0.0.1", number))
+        self.assertEqual(port.socket.family, socket.AF_INET)
+
+    def test_tcp6(self) -> None:
+        """
+        C{tcp6} is IPv6.
+        """
+        port = self.bind("tcp6:0:interface=\\:\\:1")
+        number = port.socket.getsockname()[1]
+        self.assertEqual(port.address, IPv6Address("TCP", "::1", number))
+        self.assertEqual(port.label, f"tcp6:[::1]:{number}")
+
+    def test_unix(self) -> None:
+        """
+        C{unix} is a path, with the permissions that were asked for.
+        """
+        path = self.mktemp()
+        port = self.bind(f"unix:{path}:mode=640")
+        self.assertEqual(port.address, UNIXAddress(path.encode()))
+        self.assertEqual(port.label, f"unix:{path}")
+        self.assertEqual(os.lstat(path).st_mode & 0o777, 0o640)
+
+    def test_nonBlocking(self) -> None:
+        """
+        The socket does not block.
+        """
+        for description in ("tcp:0:interface=127.0.0.1", f"unix:{self.mktemp()}"):
+            port = self.bind(description)
+            self.assertFalse(os.get_blocking(port.socket.fileno()))
+            self.assertRaises(BlockingIOError, port.socket.accept)
+
+    def test_backlog(self) -> None:
+        """
+        Where the description does not say, the backlog is ours.
+        """
+        port = self.bind("tcp:0:interface=127.0.0.1")
+        self.assertEqual(backlogOf(port.socket), 77)
+        path = self.mktemp()
+        self.bind(f"unix:{path}", backlog=7)
+        self.assertEqual(backlogOfUNIX(self, path), 7)
+
+    def test_ownBacklog(self) -> None:
+        """
+        A backlog that the description gives is kept.
+        """
+        port = self.bind("tcp:0:interface=127.0.0.1:backlog=3")
+        self.assertEqual(backlogOf(port.socket), 3)
+        path = self.mktemp()
+        self.bind(f"unix:{path}:backlog=3")
+        self.assertEqual(backlogOfUNIX(self, path), 3)
+
+    def test_nameLikeBacklog(self) -> None:
+        """
+        A path that only looks like a backlog is none.
+        """
+        path = self.mktemp()
+        self.bind(f"unix:address={path}\\:backlog=3", backlog=7)
+        self.assertEqual(backlogOfUNIX(self, f"{path}:backlog=3"), 7)
+
+    @inlineCallbacks
+    def test_notAccepting(self) -> Generator[Deferred[Any], Any, None]:
+        """
+        Twisted neither accepts from the socket nor reads what a client sends.
+        """
+        port = self.bind("tcp:0:interface=127.0.0.1")
+        client = self.connect(port.socket.getsockname())
+        client.sendall(b"hello")
+        yield self.turn()
+        accepted, _ = port.socket.accept()
+        with accepted:
+            self.assertEqual(accepted.recv(100), b"hello")
+
+    @inlineCallbacks
+    def test_notShutDown(self) -> Generator[Deferred[Any], Any, None]:
+        """
+        Whoever else holds the socket goes on accepting when it was closed and
+        cleaned up here.
+        """
+        port = self.bind("tcp:0:interface=127.0.0.1")
+        with port.socket.dup() as other:
+            self.release(port)
+            yield self.turn()
+            self.connect(other.getsockname())
+            other.accept()[0].close()
+
+    @inlineCallbacks
+    def test_removesPath(self) -> Generator[Deferred[Any], Any, None]:
+        """
+        Cleaning up removes a path, and Twisted's lock beside it.
+        """
+        path = self.mktemp()
+        port = self.bind(f"unix:{path}")
+        self.release(port)
+        yield self.turn()
+        self.assertEqual(os.listdir(os.path.dirname(path)), [])
+
+    @inlineCallbacks
+    def test_pathGone(self) -> Generator[Deferred[Any], Any, None]:
+        """
+        Cleaning up does not mind if the path is gone.
+        """
+        path = self.mktemp()
+        port = self.bind(f"unix:{path}")
+        os.unlink(path)
+        self.release(port)
+        yield self.turn()
+        self.assertEqual(self.flushLoggedErrors(), [])
+
+    def test_busy(self) -> None:
+        """
+        A port that somebody has cannot be bound, and the text says how to see
+        who has it.
+        """
+        port = self.bind("tcp:0:interface=127.0.0.1")
+        number = port.socket.getsockname()[1]
+        self.assertCannotBind(
+            f"tcp:{number}:interface=127.0.0.1",
+            "Address already in use; 'ss -lntp' shows who has it",
+        )
+
+    def test_foreignAddress(self) -> None:
+        """
+        An address that is not this host's cannot be bound, and the text says
+        how to see which are.
+        """
+        self.assertCannotBind(
+            "tcp:0:interface=198.51.100.1",
+            "Cannot assign requested address; 'ip address' shows the addresses",
+        )
+
+    def test_livingPath(self) -> None:
+        """
+        The path of a listener that lives is not stolen.
+        """
+        path = self.mktemp()
+        self.bind(f"unix:{path}")
+        self.assertCannotBind(f"unix:{path}", "Cannot acquire lock")
+        self.connect(path, socket.AF_UNIX)
+
+    def test_noFolder(self) -> None:
+        """
+        A path whose folder is missing cannot be bound.
+        """
+        self.assertCannotBind(
+            f"unix:{self.mktemp()}/socket", "No such file or directory"
+        )
+
+
+class InheritedPortTests(SynchronousTestCase):
+    """
+    Tests for ports that another process made, as systemd does.
+    """
+
+    def setUp(self) -> None:
+        """
+        Watch over descriptors.
+        """
+        watchDescriptors(self)
+
+    def listen(self, sock: socket.socket, address: object) -> socket.socket:
+        """
+        Listen, as systemd.
+        """
+        self.addCleanup(sock.close)
+        sock.bind(address)
+        sock.listen(3)
+        return sock
+
+    def inherit(self, sock: socket.socket, domain: str = "INET") -> _ports.PortPlan:
+        """
+        Have the same socket passed by systemd.
+
+        @return: the port that it becomes.
+        """
+        self.descriptor = os.dup(sock.fileno())
+        os.set_inheritable(self.descriptor, True)
+        passed = ListenFDs([self.descriptor], ["web"])
+        self.patch(endpoints._SystemdParser, "_sddaemon", passed)
+        return _ports.parse(MemoryReactor(), f"systemd:domain={domain}:name=web", 77)
+
+    def bind(self, sock: socket.socket, domain: str = "INET") -> BoundPort:
+        """
+        Inherit the same socket, and bind it.
+        """
+        (port,) = _ports.bind(self.inherit(sock, domain))
+        self.addCleanup(port.socket.close)
+        return port
+
+    def tcp(self) -> socket.socket:
+        """
+        A listening TCP socket of systemd's.
+        """
+        return self.listen(socket.socket(), ("127.0.0.1", 0))
+
+    def unix(self, address: str | bytes) -> socket.socket:
+        """
+        A listening Unix socket of systemd's.
+        """
+        return self.listen(socket.socket(socket.AF_UNIX), address)
+
+    def test_same(self) -> None:
+        """
+        It is the descriptor that was passed, and says so itself where it
+        listens.
+        """
+        inherited = self.tcp()
+        port = self.bind(inherited)
+        self.assertEqual(port.socket.fileno(), self.descriptor)
+        self.assertEqual(port.address, IPv4Address("TCP", *inherited.getsockname()))
+
+    def test_familyFromKernel(self) -> None:
+        """
+        The kernel knows its address family better than the description does.
+        """
+        inherited = self.listen(socket.socket(socket.AF_INET6), ("::1", 0))
+        self.assertIsInstance(self.bind(inherited).address, IPv6Address)
+
+    def test_nonBlocking(self) -> None:
+        """
+        It does not block.
+        """
+        self.assertRaises(BlockingIOError, self.bind(self.tcp()).socket.accept)
+
+    def test_notInherited(self) -> None:
+        """
+        Programs that the process runs do not inherit it in turn.
+        """
+        self.assertFalse(self.bind(self.tcp()).socket.get_inheritable())
+
+    def test_backlog(self) -> None:
+        """
+        The backlog stays as long as systemd has made it.
+        """
+        self.assertEqual(backlogOf(self.bind(self.tcp()).socket), 3)
+        path = self.mktemp()
+        self.bind(self.unix(path), "UNIX")
+        self.assertEqual(backlogOfUNIX(self, path), 3)
+
+    def test_notShutDown(self) -> None:
+        """
+        It lives on when it was closed and cleaned up here.
+        """
+        inherited = self.tcp()
+        port = self.bind(inherited)
+        port.socket.close()
+        port.cleanUp()
+        client = socket.create_connection(inherited.getsockname())
+        self.addCleanup(client.close)
+        inherited.setblocking(True)
+        inherited.accept()[0].close()
+
+    def test_path(self) -> None:
+        """
+        A path keeps its permissions, and is there when all is cleaned up.
+        """
+        path = self.mktemp()
+        inherited = self.unix(path)
+        os.chmod(path, 0o600)
+        port = self.bind(inherited, "UNIX")
+        self.assertEqual(port.address, UNIXAddress(path.encode()))
+        port.socket.close()
+        port.cleanUp()
+        self.assertEqual(os.lstat(path).st_mode & 0o777, 0o600)
+
+    def test_abstract(self) -> None:
+        """
+        A name in the abstract namespace is kept as it is.
+        """
+        name = b"\0portlisten-" + os.urandom(8).hex().encode()
+        port = self.bind(self.unix(name), "UNIX")
+        self.assertEqual(port.address, UNIXAddress(name))
+
+    def test_useless(self) -> None:
+        """
+        What can accept no stream connections cannot be bound, and stays open.
+        """
+        connected, other = socket.socketpair()
+        datagram = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        packets = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        for sock in (connected, other, datagram):
+            self.addCleanup(sock.close)
+        for sock in (connected, datagram, self.listen(packets, self.mktemp())):
+            port = self.inherit(sock)
+            self.addCleanup(os.close, self.descriptor)
+            error = self.assertRaises(CannotBind, _ports.bind, port)
+            self.assertEqual(
+                str(error),
+                "cannot listen on systemd:domain=INET:name=web: the inherited"
+                " descriptor is no listening stream socket",
+            )
+
+    def test_noSocket(self) -> None:
+        """
+        Neither can what is no socket.
+        """
+        with open(os.devnull) as file:
+            port = self.inherit(file)  # type: ignore[arg-type]
+        self.addCleanup(os.close, self.descriptor)
+        error = self.assertRaises(CannotBind, _ports.bind, port)
+        self.assertIn("Socket operation on non-socket", str(error))
+
+
+class BindTests(SynchronousTestCase):
+    """
+    Tests for L{_ports.bind}, whatever the port.
+    """
+
+    def test_explains(self) -> None:
+        """
+        Each error by which a port can fail becomes one line.
+        """
+        for error, reason in (
+            (OSError(errno.EPERM, "x"), "Operation not permitted"),
+            (OSError("cannot\nat all"), "cannot"),
+            (OverflowError("bind(): port must be 0-65535."), "bind(): port must be"),
+            (ValueError(), "ValueError"),
+            (CannotListenError("", 1, OSError(errno.EIO, "x")), "Input/output error"),
+            (CannotListenError("", 1, "locked"), "locked"),
+        ):
+
+            class Failing:
+                def __str__(self) -> str:
+                    return "somewhere"
+
+                def bind(self, error: Exception = error) -> list[BoundPort]:
+                    raise error
+
+            port: Any = Failing()
+            message = str(self.assertRaises(CannotBind, _ports.bind, port))
+            self.assertTrue(message.startswith(f"cannot listen on somewhere: {reason}"))
+            self.assertNotIn("\n", message)
