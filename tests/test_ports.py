@@ -218,6 +218,7 @@ class NumberedPortTests(SynchronousTestCase):
         for port, host in zip(self.bind(), ("127.0.0.1", "::1"), strict=True):
             number = port.socket.getsockname()[1]
             with socket.create_connection((host, number)) as client:
+                port.socket.setblocking(True)
                 accepted, address = port.socket.accept()
                 accepted.close()
                 self.assertEqual(address, client.getsockname())
@@ -258,6 +259,7 @@ class NumberedPortTests(SynchronousTestCase):
         first, second = self.bind()
         number = first.socket.getsockname()[1]
         client = socket.create_connection(("127.0.0.1", number))
+        first.socket.setblocking(True)
         first.socket.accept()[0].close()
         client.recv(1)
         client.close()
@@ -443,6 +445,7 @@ class DescribedPortTests(TestCase):
         client = self.connect(port.socket.getsockname())
         client.sendall(b"hello")
         yield self.turn()
+        port.socket.setblocking(True)
         accepted, _ = port.socket.accept()
         with accepted:
             self.assertEqual(accepted.recv(100), b"hello")
@@ -458,21 +461,19 @@ class DescribedPortTests(TestCase):
             self.release(port)
             yield self.turn()
             self.connect(other.getsockname())
+            other.setblocking(True)
             other.accept()[0].close()
 
-    @inlineCallbacks
-    def test_removesPath(self) -> Generator[Deferred[Any], Any, None]:
+    def test_removesPath(self) -> None:
         """
         Cleaning up removes a path, and Twisted's lock beside it.
         """
         path = self.mktemp()
         port = self.bind(f"unix:{path}")
         self.release(port)
-        yield self.turn()
         self.assertEqual(os.listdir(os.path.dirname(path)), [])
 
-    @inlineCallbacks
-    def test_pathGone(self) -> Generator[Deferred[Any], Any, None]:
+    def test_pathGone(self) -> None:
         """
         Cleaning up does not mind if the path is gone.
         """
@@ -480,7 +481,6 @@ class DescribedPortTests(TestCase):
         port = self.bind(f"unix:{path}")
         os.unlink(path)
         self.release(port)
-        yield self.turn()
         self.assertEqual(self.flushLoggedErrors(), [])
 
     def test_busy(self) -> None:
