@@ -105,13 +105,26 @@ class _Channel(Protocol):
         self._timeout = timeout
         self._deadline: IDelayedCall | None = None
         self._decoder = Decoder(self.vocabulary)
-        self._flushes = _Flushes(self._flushed)
+        self._flushes = _Flushes(self._bufferFlushed)
+        self._duplicate: socket.socket | None = None
+        self._unsent = False
         self._ended = False
 
     def connectionMade(self) -> None:
-        self._socket: socket.socket = self._transport.getHandle().dup()
-        self._flushes.watch(self._transport)
+        try:
+            self._duplicate = self._transport.getHandle().dup()
+        except OSError:
+            # An exception alone would leave the transport in the reactor.
+            self._ended = True
+            self._transport.abortConnection()
+            raise
         self._wait(self._silent)
+        self._flushes.watch(self._transport)
+
+    @property
+    def _socket(self) -> socket.socket:
+        assert self._duplicate is not None
+        return self._duplicate
 
     @property
     def _transport(self) -> Any:
@@ -119,7 +132,12 @@ class _Channel(Protocol):
         return self.transport
 
     def _send(self, *frames: Frame) -> None:
+        self._unsent = True
         self._transport.write(b"".join(map(encode, frames)))
+
+    def _bufferFlushed(self) -> None:
+        self._unsent = False
+        self._flushed()
 
     def _close(self) -> None:
         """
@@ -146,9 +164,19 @@ class _Channel(Protocol):
             return
         try:
             for frame in self._decoder.feed(data):
-                self._handle(frame)
+                self._obey(frame)
                 if self._ended:
                     return
+        except ProtocolError as error:
+            self._broken(str(error))
+
+    def _obey(self, frame: Frame) -> None:
+        """
+        Handle a frame.  A bad one ends the channel, but does not undo what
+        follows it: a claim counts as long as it can be read.
+        """
+        try:
+            self._handle(frame)
         except ProtocolError as error:
             self._broken(str(error))
         except Exception:
@@ -167,6 +195,13 @@ class _Channel(Protocol):
             for descriptor in descriptors:
                 self.fileDescriptorReceived(descriptor)
             self.dataReceived(data)
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self._readOn()
+        self._ended = True
+        self._stopWaiting()
+        if self._duplicate is not None:
+            self._duplicate.close()
 
     def _handle(self, frame: Frame) -> None:
         raise NotImplementedError
@@ -187,8 +222,7 @@ class ListenerChannel(_Channel):
     The listener's end, a worker at the other.
 
     @param number: the worker's, for the log.
-    @param timeout: how long HELLO may take, and how long the word of a
-        revocation may take to reach the kernel, in seconds.
+    @param timeout: how long HELLO may take, in seconds.
     """
 
     vocabulary = _frames.FROM_WORKER
@@ -205,7 +239,9 @@ class ListenerChannel(_Channel):
         self._dispatcher = dispatcher
         self._hello = hello
         self._joined = False
+        self._draining = False
         self._revoking: str | None = None
+        self._wordSaid = False
         self.label = f"worker {number}"
 
     def __str__(self) -> str:
@@ -227,16 +263,19 @@ class ListenerChannel(_Channel):
         self._send(Offer(id, port, connection.cookie))
 
     def drained(self) -> None:
-        self._send(Drained())
+        if not self._ended and self._revoking is None:
+            self._send(Drained())
 
     def revoke(self, reason: str) -> None:
         if self._ended or self._revoking is not None:
             return
+        if not self._joined:
+            self.bye(reason)
+            return
         self._revoking = reason
-        self._send(Bye(reason), Revoked())
-        # A worker that hangs has room for these few bytes, its window being
-        # bounded.  One that does not read on purpose is not waited for.
-        self._wait(self._revoke)
+        self._stopWaiting()
+        self._dispatcher.revoking(self)
+        self._sayRevoked(reason)
 
     def bye(self, reason: str) -> None:
         if not self._ended:
@@ -249,12 +288,10 @@ class ListenerChannel(_Channel):
 
     def _handle(self, frame: Frame) -> None:
         if isinstance(frame, WorkerHello):
-            if self._revoking is None:
-                self._stopWaiting()
-                self._joined = True
-                self._dispatcher.joined(self, min(frame.window, self._hello.window))
-        elif not self._joined:
-            pass  # it was cut off before it said HELLO
+            self._stopWaiting()
+            self._joined = True
+            window = min(frame.window, self._hello.window, _linux.room(self._socket))
+            self._dispatcher.joined(self, window)
         elif isinstance(frame, Claim):
             self._dispatcher.claimed(self, frame.ids)
         elif isinstance(frame, Closed):
@@ -263,6 +300,9 @@ class ListenerChannel(_Channel):
             reason = _frames.REFUSALS.get(frame.reason, f"reason {frame.reason}")
             self._dispatcher.refused(self, frame.ids, reason)
         elif isinstance(frame, Drain):
+            if self._draining:
+                raise ProtocolError("a second DRAIN")
+            self._draining = True
             self._dispatcher.draining(self)
         elif isinstance(frame, Bye):
             self._part(f"it says: {frame.reason}")
@@ -282,17 +322,46 @@ class ListenerChannel(_Channel):
             self.log.warn("{label} is cut off: {reason}", label=self, reason=reason)
         self.revoke(reason)
 
-    def _flushed(self) -> None:
-        if self._revoking is not None and not self._ended:
-            self._revoke()
+    def _sayRevoked(self, reason: str) -> None:
+        """
+        Get the word of the revocation into the kernel, or wait for that: a
+        worker that sees the end of the channel without it serves what it holds.
 
-    def _revoke(self) -> None:
+        A worker that hangs has room for it, its window being bounded.  But
+        epoll calls a Unix socket writable only while three quarters of its
+        buffer are free (C{unix_writable} in net/unix/af_unix.c), so this does
+        not wait for the transport where it need not.
+        """
+        if self._unsent:
+            return
+        word = encode(Revoked()) + encode(Bye(reason))
+        self._wordSaid = True
+        try:
+            sent = self._socket.send(word)
+        except BlockingIOError:
+            sent = 0
+        except OSError:
+            return  # it is gone, as the transport will find
+        if sent < len(word):
+            self._unsent = True
+            self._transport.write(word[sent:])
+        else:
+            self._shut()
+
+    def _flushed(self) -> None:
+        if self._revoking is None or self._ended:
+            return
+        if self._wordSaid:
+            self._shut()
+        else:
+            self._sayRevoked(self._revoking)
+
+    def _shut(self) -> None:
         """
         Shut the worker's way to us.  For the kernel this is one step: what the
         worker wrote before it can be read here, and what it writes after it
         fails there.
         """
-        self._stopWaiting()
         try:
             self._socket.shutdown(socket.SHUT_RD)
         except OSError:
@@ -309,22 +378,15 @@ class ListenerChannel(_Channel):
             self._ended = True
             self._stopWaiting()
             self._transport.abortConnection()
-            self._depart(reason)
-
-    def _depart(self, parted: str | None) -> None:
-        if self._joined:
-            self._joined = False
-            if parted is None:
-                self._dispatcher.died(self)
-            else:
-                self._dispatcher.parted(self, parted)
+            if self._joined:
+                self._joined = False
+                self._dispatcher.parted(self, reason)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        self._readOn()
-        self._ended = True
-        self._stopWaiting()
-        self._socket.close()
-        self._depart(self._revoking)
+        super().connectionLost(reason)
+        if self._joined:
+            self._joined = False
+            self._dispatcher.died(self)
         self._dispatcher.disconnected(self)
 
 
@@ -444,10 +506,7 @@ class WorkerChannel(_Channel):
         self.bye(reason)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        self._readOn()
-        self._ended = True
-        self._stopWaiting()
-        self._socket.close()
+        super().connectionLost(reason)
         if self._revoked or self._farewell is not None:
             _closeAll(self._claims.abandoned())
         else:

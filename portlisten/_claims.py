@@ -26,6 +26,7 @@ from typing import Generic, TypeVar
 
 from portlisten import _frames
 from portlisten._frames import (
+    MAXIMUM_IDS,
     Claim,
     Closed,
     Drain,
@@ -144,8 +145,8 @@ class Claims(Generic[Token]):
         for reason in sorted({reason for reason, _ in self._refusals}):
             ids = tuple(id for why, id in self._refusals if why == reason)
             frames.append(Refuse(reason, ids))
-        if self._closed:
-            frames.append(Closed(tuple(self._closed)))
+        for start in range(0, len(self._closed), MAXIMUM_IDS):
+            frames.append(Closed(tuple(self._closed[start : start + MAXIMUM_IDS])))
         if self._draining and not self._drainSaid:
             self._drainSaid = True
             frames.append(Drain())

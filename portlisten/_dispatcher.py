@@ -177,6 +177,12 @@ class Dispatcher:
         self._ledger.draining(channel)
         channel.drained()
 
+    def revoking(self, channel: IChannel) -> None:
+        """
+        See L{IDispatcher}.
+        """
+        self._ledger.draining(channel)
+
     def parted(self, channel: IChannel, reason: str) -> None:
         """
         See L{IDispatcher}.
@@ -214,7 +220,7 @@ class Dispatcher:
         """
         See L{IDispatcher}.
         """
-        del self._channels[channel]
+        self._channels.pop(channel, None)
 
     # The end
 

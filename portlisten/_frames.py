@@ -27,6 +27,7 @@ from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 VERSION = 1
 MAGIC = b"portlstn"
 MAXIMUM_PAYLOAD = 16384
+MAXIMUM_IDS = MAXIMUM_PAYLOAD // 4
 MAXIMUM_WINDOW = 128
 MAXIMUM_REASON = 255
 

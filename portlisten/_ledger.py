@@ -176,6 +176,8 @@ class _Worker:
     @ivar copies: those of them whose copy is still held.
     @ivar turn: when it had its last offer, as a number that only grows.
     @ivar open: whether it may have further offers.
+    @ivar resume: when it may have them again, after it refused one.
+    @ivar revoked: whether it was found to hang.
     """
 
     channel: Any
@@ -186,6 +188,8 @@ class _Worker:
     nextId: int = 1
     turn: int = 0
     open: bool = True
+    resume: float = 0.0
+    revoked: bool = False
 
     @property
     def outstanding(self) -> int:
@@ -194,6 +198,16 @@ class _Worker:
     @property
     def room(self) -> int:
         return self.window - len(self.offered) if self.open else 0
+
+    def newId(self) -> int:
+        """
+        Find an id that is not in use: after 4,294,967,295 of them they come
+        round again.
+        """
+        while self.nextId in self.offered or self.nextId in self.serving:
+            self.nextId = self.nextId % 0xFFFFFFFF + 1
+        id, self.nextId = self.nextId, self.nextId % 0xFFFFFFFF + 1
+        return id
 
 
 class Ledger:
@@ -210,6 +224,8 @@ class Ledger:
         is kept, in seconds.
     @param claimTimeout: how long an offer may stay unclaimed before its worker
         counts as hung, in seconds.
+    @param pause: how long a worker that refused an offer gets no other, in
+        seconds.
 
     @ivar counters: what became of the connections.
     """
@@ -221,6 +237,7 @@ class Ledger:
         patience: float,
         hold: float = 1.0,
         claimTimeout: float = 5.0,
+        pause: float = 0.1,
     ) -> None:
         self.counters = Counters()
         self._queue = queue
@@ -228,6 +245,7 @@ class Ledger:
         self._patience = patience
         self._hold = hold
         self._claimTimeout = claimTimeout
+        self._pause = pause
         self._workers: dict[Hashable, _Worker] = {}
         self._waiting: list[tuple[int, _Entry]] = []
         self._copies: dict[_Entry, None] = {}
@@ -352,9 +370,11 @@ class Ledger:
 
         @raise ProtocolError: if one of these is not on offer there.
         """
-        for entry in self._takeOffers(self._workers[channel], ids, "REFUSE"):
+        worker = self._workers[channel]
+        for entry in self._takeOffers(worker, ids, "REFUSE"):
             self.counters.refused += 1
             self._wait(entry)
+        worker.resume = now + self._pause
         return self._dispatch(now)
 
     def closed(
@@ -447,11 +467,12 @@ class Ledger:
         for worker in self._workers.values():
             offer = next(iter(worker.offered.values()), None)
             if (
-                worker.open
+                not worker.revoked
                 and offer is not None
                 and self._due(offer.since, self._claimTimeout, now)
             ):
                 worker.open = False
+                worker.revoked = True
                 self.counters.revoked += 1
                 decisions.append(
                     Revoke(
@@ -459,7 +480,7 @@ class Ledger:
                         f"an offer unclaimed for {self._claimTimeout:g} s",
                     )
                 )
-        return decisions
+        return decisions + self._dispatch(now)
 
     def stopped(self) -> list[Decision]:
         """
@@ -505,13 +526,17 @@ class Ledger:
             del entry.worker.copies[entry.id]
         return LetGo(entry.connection)
 
-    def _choose(self) -> _Worker | None:
+    def _choose(self, now: float) -> _Worker | None:
         """
         Least outstanding first; among equals, the one whose last turn is the
         longest ago.
         """
         return min(
-            (worker for worker in self._workers.values() if worker.room > 0),
+            (
+                worker
+                for worker in self._workers.values()
+                if worker.room > 0 and worker.resume <= now
+            ),
             key=lambda worker: (worker.outstanding, worker.turn),
             default=None,
         )
@@ -519,14 +544,13 @@ class Ledger:
     def _dispatch(self, now: float) -> list[Decision]:
         decisions: list[Decision] = []
         while self._waiting:
-            worker = self._choose()
+            worker = self._choose(now)
             if worker is None:
                 break
             entry = heappop(self._waiting)[1]
             self._turn += 1
             worker.turn = self._turn
-            entry.worker, entry.id, entry.since = worker, worker.nextId, now
-            worker.nextId += 1
+            entry.worker, entry.id, entry.since = worker, worker.newId(), now
             worker.offered[entry.id] = entry
             self.counters.offered += 1
             decisions.append(

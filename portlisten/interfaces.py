@@ -105,6 +105,11 @@ class IDispatcher(Interface):
         It wants no more offers.
         """
 
+    def revoking(channel: IChannel) -> None:
+        """
+        It is being revoked, and must be sent no more offers.
+        """
+
     def parted(channel: IChannel, reason: str) -> None:
         """
         It can claim nothing more, and goes on serving what it claimed.

@@ -21,7 +21,7 @@ from portlisten import _path, _ports, _twistd
 from portlisten._accept import Accepted, Acceptor
 from portlisten._channel import ListenerChannel
 from portlisten._dispatcher import Dispatcher
-from portlisten._frames import MAXIMUM_WINDOW, ListenerHello, Port
+from portlisten._frames import MAXIMUM_WINDOW, ListenerHello, Port, encode
 from portlisten._ledger import Ledger
 
 #: Descriptors kept free for the channels of workers, log files and the like.
@@ -207,6 +207,7 @@ class ListenerService(Service):
             try:
                 for wanted in self._wanted:
                     self._bound.extend(_ports.bind(wanted))
+                self._hello = self._greeting()
                 self._path = _path.bind(
                     self._options["path"],
                     self._options["mode"],
@@ -216,6 +217,25 @@ class ListenerService(Service):
             except (_ports.CannotBind, _path.PathError, OSError) as error:
                 _twistd.failToStart(self._options, str(error))
             undo.pop_all()
+
+    def _greeting(self) -> ListenerHello:
+        """
+        Say what all workers are told first.
+
+        @raise CannotBind: if that is more than fits a frame.
+        """
+        hello = ListenerHello(
+            self._options["window"],
+            tuple(Port(n, port.address) for n, port in enumerate(self._bound)),
+        )
+        try:
+            encode(hello)
+        except ValueError:
+            raise _ports.CannotBind(
+                f"{len(self._bound)} ports are more than a listener can tell its"
+                " workers of: start another listener for some of them"
+            ) from None
+        return hello
 
     def startService(self) -> None:
         """
@@ -295,16 +315,21 @@ class ListenerService(Service):
             acceptor.resume()
 
     def _adoptWorkers(self, dispatcher: Dispatcher, batch: list[Accepted]) -> None:
-        hello = ListenerHello(
-            self._options["window"],
-            tuple(Port(n, port.address) for n, port in enumerate(self._bound)),
-        )
         for sock, _ in batch:
             self._numbers += 1
-            channel = ListenerChannel(self._reactor, dispatcher, hello, self._numbers)
-            with sock:
-                self._reactor.adoptStreamConnection(
-                    sock.fileno(), sock.family, _Once(channel)
+            channel = ListenerChannel(
+                self._reactor, dispatcher, self._hello, self._numbers
+            )
+            try:
+                with sock:
+                    self._reactor.adoptStreamConnection(
+                        sock.fileno(), sock.family, _Once(channel)
+                    )
+            except OSError as error:
+                self.log.error(
+                    "{channel} is turned away, and may try again: {error}",
+                    channel=channel.label,
+                    error=error.strerror,
                 )
 
     def _timedOut(self) -> None:

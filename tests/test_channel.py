@@ -6,6 +6,7 @@ and the kernel's own sockets, against peers that write their frames by hand.
 from __future__ import annotations
 
 import os
+import select
 import socket
 import struct
 import subprocess
@@ -105,9 +106,7 @@ def texts(events: Iterable[Any], level: str) -> list[str]:
     """
     The log lines of one level.
     """
-    return [
-        formatEvent(event) for event in events if event["log_level"].name == level
-    ]
+    return [formatEvent(event) for event in events if event["log_level"].name == level]
 
 
 class Once(Factory):
@@ -213,17 +212,31 @@ def stuff(protocol: Protocol) -> None:
         pass
 
 
-def unstuff(peer: Peer) -> None:
+def findDead(protocol: Protocol) -> None:
     """
-    Read what L{stuff} wrote, and nothing behind it.
+    Have a write be what finds the peer dead, before anything is read of what it
+    left.
     """
-    while True:
-        ahead = peer.socket.recv(65536, socket.MSG_PEEK)
+    protocol.transport.stopReading()
+    protocol.transport.write(b"\0")
+
+
+async def unstuff(peer: Peer) -> None:
+    """
+    Read what L{stuff} wrote, up to the first byte that it did not write.
+    """
+
+    def arrived() -> bool:
+        try:
+            ahead = peer.socket.recv(65536, socket.MSG_PEEK)
+        except BlockingIOError:
+            return False
         zeros = len(ahead) - len(ahead.lstrip(b"\0"))
         if zeros:
             peer.socket.recv(zeros)
-        if zeros < len(ahead):
-            return
+        return zeros < len(ahead)
+
+    await eventually(arrived)
 
 
 @implementer(IDispatcher)
@@ -389,11 +402,12 @@ class FlushTests(TestCase):
         self.peer = attach(self.protocol, {})
         self.flushes = _channel._Flushes(self._flushed)
         self.flushes.watch(self.protocol.transport)
+        self.addCleanup(self.end)
 
     def _flushed(self) -> None:
         self.told += 1
 
-    async def tearDown(self) -> None:
+    async def end(self) -> None:
         self.peer.close()
         await eventually(lambda: not self.protocol.transport.connected)
 
@@ -466,8 +480,9 @@ class ListenerChannelTestCase(ChannelTestCase):
         self.dispatcher = RecordingDispatcher()
         self.channel = ListenerChannel(self.clock, self.dispatcher, self.hello, 7)
         self.worker = attach(self.channel, _frames.FROM_LISTENER)
+        self.addCleanup(self.end)
 
-    async def tearDown(self) -> None:
+    async def end(self) -> None:
         self.worker.close()
         await eventually(lambda: ("disconnected",) in self.dispatcher.events)
         self.assertEqual(self.dispatcher.events[-1], ("disconnected",))
@@ -482,8 +497,9 @@ class ListenerChannelTestCase(ChannelTestCase):
 
     async def join(self, window: int = 4) -> None:
         """
-        Have the worker say HELLO.
+        Have the worker say HELLO, once it has read the listener's.
         """
+        await eventually(self.worker.read)
         self.worker.say(WorkerHello(window))
         await eventually(lambda: len(self.dispatcher.events) > 1)
 
@@ -637,6 +653,7 @@ class OfferTests(ListenerChannelTestCase):
         for id, (_, accepted) in enumerate(pairs):
             self.offer(id, accepted)
         decoder = Decoder(_frames.FROM_LISTENER)
+        list(decoder.feed(encode(self.hello)))
         cookies: set[int] = set()
         offers: list[Offer] = []
 
@@ -753,10 +770,10 @@ class DeathTests(ListenerChannelTestCase):
         connection that it claimed is not one to hand off again.
         """
         await self.join()
-        self.stopReading()
         self.worker.say(Claim((1,)), Closed((1,)))
         self.worker.say(Claim((2, 3)))
         self.worker.close()
+        findDead(self.channel)
         await eventually(lambda: ("disconnected",) in self.told)
         self.assertEqual(
             self.told,
@@ -769,28 +786,14 @@ class DeathTests(ListenerChannelTestCase):
             ],
         )
 
-    async def test_failedWrite(self) -> None:
-        """
-        The same holds where a write of ours is what finds it dead.
-        """
-        await self.join()
-        self.worker.say(Claim((1,)))
-        self.worker.close()
-        self.stopReading()
-        self.channel.drained()
-        await eventually(lambda: ("disconnected",) in self.told)
-        self.assertEqual(
-            self.told, [("claimed", (1,)), ("died",), ("disconnected",)]
-        )
-
     async def test_lastWordBye(self) -> None:
         """
         A BYE among what was left unread makes it a parting.
         """
         await self.join()
-        self.stopReading()
         self.worker.say(Bye("gone"))
         self.worker.close()
+        findDead(self.channel)
         await eventually(lambda: ("disconnected",) in self.told)
         self.assertEqual(self.told, [("parted", "it says: gone"), ("disconnected",)])
 
@@ -805,9 +808,9 @@ class DeathTests(ListenerChannelTestCase):
         self.dispatcher.react = lambda event: (
             self.offer(4, accepted) if event == ("claimed", (1,)) else None
         )
-        self.stopReading()
         self.worker.say(Claim((1,)), Claim((2,)))
         self.worker.close()
+        findDead(self.channel)
         await eventually(lambda: ("disconnected",) in self.told)
         self.assertEqual(self.flushLoggedErrors(), [])
         self.assertEqual(
@@ -928,8 +931,7 @@ class MisconductTests(ListenerChannelTestCase):
         accepted.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
         await self.join()
         self.worker.say(Closed((1,)), descriptors=[accepted.fileno()])
-        # Not the last descriptor, so this does not linger, but the channel's is.
-        accepted.close()
+        accepted.close()  # leaves the last one to the channel
         start = time.monotonic()
         await self.cutOff("it sent a descriptor")
         self.assertLess(time.monotonic() - start, 5)
@@ -939,10 +941,10 @@ class MisconductTests(ListenerChannelTestCase):
         Descriptors among what was left unread at a death are closed as well.
         """
         await self.join()
-        self.stopReading()
         with socket.socket() as sock:
             self.worker.say(Claim((1,)), descriptors=[sock.fileno()])
         self.worker.close()
+        findDead(self.channel)
         await eventually(lambda: ("disconnected",) in self.told)
         self.assertIn(("claimed", (1,)), self.told)
 
@@ -963,9 +965,7 @@ class RevocationTests(ListenerChannelTestCase):
         await eventually(self.worker.hasEnded)
         await eventually(lambda: ("disconnected",) in self.told)
         self.channel.revoke("it hung")
-        self.assertEqual(
-            self.worker.frames, [self.hello, Bye("it hangs"), Revoked()]
-        )
+        self.assertEqual(self.worker.frames, [self.hello, Bye("it hangs"), Revoked()])
         self.assertEqual(self.told, [("parted", "it hangs"), ("disconnected",)])
 
     async def test_claimBefore(self) -> None:
@@ -980,6 +980,20 @@ class RevocationTests(ListenerChannelTestCase):
         self.assertEqual(
             self.told,
             [("claimed", (1,)), ("parted", "it hangs"), ("disconnected",)],
+        )
+
+    async def test_byeBefore(self) -> None:
+        """
+        A BYE that was in the kernel by then is its parting, and the only one.
+        """
+        await self.join()
+        self.stopReading()
+        self.worker.say(Claim((1,)), Bye("gone"))
+        self.channel.revoke("it hangs")
+        await eventually(lambda: ("disconnected",) in self.told)
+        self.assertEqual(
+            self.told,
+            [("claimed", (1,)), ("parted", "it says: gone"), ("disconnected",)],
         )
 
     async def test_claimAfter(self) -> None:
@@ -1080,7 +1094,7 @@ class FarewellTests(ListenerChannelTestCase):
         self.channel.bye("the listener stops")
         self.worker.say(Claim((1,)))
         await aMoment()
-        unstuff(self.worker)
+        await unstuff(self.worker)
         await eventually(lambda: ("disconnected",) in self.told)
         self.assertEqual(self.told, [("disconnected",)])
 
@@ -1101,6 +1115,7 @@ class FarewellTests(ListenerChannelTestCase):
         await eventually(lambda: ("disconnected",) in self.told)
         self.channel.bye("too late")
         self.channel.revoke("too late")
+        self.channel.dataReceived(encode(Claim((1,))))
         self.assertEqual(self.told, [("died",), ("disconnected",)])
 
 
@@ -1117,8 +1132,9 @@ class WorkerChannelTestCase(ChannelTestCase):
         self.adopter = RecordingAdopter()
         self.channel = WorkerChannel(self.clock, self.adopter, self.window)
         self.listener = attach(self.channel, _frames.FROM_WORKER)
+        self.addCleanup(self.end)
 
-    async def tearDown(self) -> None:
+    async def end(self) -> None:
         self.listener.close()
         await self.gone()
         self.assertEqual(len(self.adopter.lostFor), 1)
@@ -1238,7 +1254,7 @@ class ClaimTests(WorkerChannelTestCase):
         self.offer((1, accepted))
         await aMoment()
         self.assertEqual(self.adopter.adopted, [])
-        unstuff(self.listener)
+        await unstuff(self.listener)
         await eventually(lambda: self.adopter.adopted)
         self.assertEqual(self.listener.heard(Claim), [Claim((1,))])
 
@@ -1252,7 +1268,7 @@ class ClaimTests(WorkerChannelTestCase):
         for id, (_, accepted) in enumerate(pairs):
             self.offer((id, accepted))
             await aMoment()
-        unstuff(self.listener)
+        await unstuff(self.listener)
         await eventually(lambda: len(self.adopter.adopted) == 3)
         self.assertEqual(self.listener.heard(Claim), [Claim((0,)), Claim((1, 2))])
 
@@ -1402,12 +1418,13 @@ class RevokedTests(WorkerChannelTestCase):
     A listener that takes its offers back.
     """
 
-    async def revoke(self) -> None:
+    def revoke(self) -> None:
         """
-        Revoke as a listener does, and shut the worker's way.
+        Revoke as a listener does: tell the worker, shut its way, and close.
         """
         self.listener.say(Bye("you hang"), Revoked())
         self.listener.socket.shutdown(socket.SHUT_RD)
+        self.listener.close()
 
     async def test_claimInFlightFails(self) -> None:
         """
@@ -1418,7 +1435,7 @@ class RevokedTests(WorkerChannelTestCase):
         stuff(self.channel)
         self.offer((1, accepted))
         await aMoment()
-        await self.revoke()
+        self.revoke()
         await self.gone()
         self.assertEqual(self.adopter.adopted, [])
         self.assertEqual(self.adopter.lostFor, ["the listener says: you hang"])
@@ -1436,7 +1453,7 @@ class RevokedTests(WorkerChannelTestCase):
         self.listener.say(Revoked())
         await aMoment()
         self.assertEqual(self.adopter.adopted, [])
-        unstuff(self.listener)
+        await unstuff(self.listener)
         await eventually(lambda: self.adopter.adopted)
         self.assertEqual(self.listener.heard(Claim), [Claim((1,))])
         await self.gone()
@@ -1452,14 +1469,12 @@ class RevokedTests(WorkerChannelTestCase):
         self.offer((1, pairs[0][1]))
         await aMoment()
         self.offer((2, pairs[1][1]))
-        self.listener.say(
-            encode(Revoked())[:1], descriptors=[pairs[2][1].fileno()]
-        )
+        self.listener.say(encode(Revoked())[:1], descriptors=[pairs[2][1].fileno()])
         self.listener.say(encode(Revoked())[1:])
         await aMoment()
         self.listener.say(b"\3", descriptors=[pairs[3][1].fileno()])
         await aMoment()
-        unstuff(self.listener)
+        await unstuff(self.listener)
         await self.gone()
         self.assertEqual(self.adopter.adopted, [1])
         self.assertEqual(self.listener.heard(Claim), [Claim((1,))])
@@ -1486,9 +1501,8 @@ class RevokedTests(WorkerChannelTestCase):
         stuff(self.channel)
         self.offer((1, accepted))
         await aMoment()
-        self.channel.transport.stopReading()
-        await self.revoke()
-        self.listener.close()
+        self.revoke()
+        findDead(self.channel)
         await self.gone()
         self.assertEqual(self.adopter.adopted, [])
 
@@ -1521,9 +1535,9 @@ class ListenerGoneTests(WorkerChannelTestCase):
         """
         [(_, accepted)] = self.connections(1)
         await self.register()
-        self.channel.transport.stopReading()
         self.offer((1, accepted))
         self.listener.close()
+        findDead(self.channel)
         await self.gone()
         self.assertEqual(self.adopter.adopted, [1])
         self.assertFalse(os.get_inheritable(self.adopter.descriptors[1]))
@@ -1534,10 +1548,10 @@ class ListenerGoneTests(WorkerChannelTestCase):
         """
         [(_, accepted)] = self.connections(1)
         await self.register()
-        self.channel.transport.stopReading()
         self.offer((1, accepted))
         self.listener.say(Bye("the listener stops"))
         self.listener.close()
+        findDead(self.channel)
         await self.gone()
         self.assertEqual(self.adopter.adopted, [1])
         self.assertEqual(
@@ -1567,7 +1581,8 @@ class ListenerGoneTests(WorkerChannelTestCase):
         self.channel.drain()
         self.channel.bye("too late")
         self.channel.fileDescriptorReceived(os.dup(0))
-        self.assertEqual(self.adopter.lostFor, ["the listener is gone"])
+        self.channel.dataReceived(encode(Drained()))
+        self.assertEqual(self.adopter.events[1:], [("lost", "the listener is gone")])
 
 
 class ListenerMisconductTests(WorkerChannelTestCase):
@@ -1620,7 +1635,7 @@ class ListenerMisconductTests(WorkerChannelTestCase):
         for _ in range(2):
             self.listener.say(b"\xee\0\0\0")
             await aMoment()
-        unstuff(self.listener)
+        await unstuff(self.listener)
         await self.cutOff("a frame of the unknown type 238")
 
     async def test_bug(self) -> None:
@@ -1672,7 +1687,7 @@ class DrainTests(WorkerChannelTestCase):
         self.channel.drain()
         self.offer((3, pairs[2][1]))
         await aMoment()
-        unstuff(self.listener)
+        await unstuff(self.listener)
         await eventually(lambda: self.listener.heard(Drain))
         self.assertEqual(self.adopter.adopted, [1])
         self.assertEqual(
@@ -1693,7 +1708,7 @@ class DrainTests(WorkerChannelTestCase):
         await aMoment()
         self.channel.bye("the worker stops")
         self.channel.bye("again")
-        unstuff(self.listener)
+        await unstuff(self.listener)
         await eventually(self.listener.hasEnded)
         await self.gone()
         self.assertEqual(
@@ -1780,7 +1795,7 @@ class OutOfDescriptorsTests(SynchronousTestCase):
 
     def start(self) -> tuple[Peer, subprocess.Popen[bytes]]:
         """
-        Start a worker with one free descriptor.
+        Start a worker, and wait until it has one free descriptor.
         """
         ours, theirs = socket.socketpair()
         repository = str(Path(__file__).resolve().parent.parent)
@@ -1791,7 +1806,12 @@ class OutOfDescriptorsTests(SynchronousTestCase):
                 stdout=subprocess.PIPE,
                 env={**os.environ, "PYTHONPATH": repository},
             )
-        return Peer(ours, _frames.FROM_WORKER), child
+        listener = Peer(ours, _frames.FROM_WORKER)
+        assert child.stdout is not None
+        for cleanup in (child.wait, child.kill, child.stdout.close, listener.close):
+            self.addCleanup(cleanup)
+        self.assertEqual(child.stdout.read(5), b"ready")
+        return listener, child
 
     def test_truncated(self) -> None:
         """
@@ -1799,8 +1819,6 @@ class OutOfDescriptorsTests(SynchronousTestCase):
         not is answered to the very client that it belongs to.
         """
         listener, child = self.start()
-        assert child.stdout is not None
-        self.assertEqual(child.stdout.read(5), b"ready")
         listener.say(
             ListenerHello(4),
             *[
@@ -1809,10 +1827,9 @@ class OutOfDescriptorsTests(SynchronousTestCase):
             ],
             descriptors=[sock.fileno() for sock in self.accepted],
         )
-        listener.socket.settimeout(10)
         while not (listener.heard(Closed) and listener.heard(Refuse)):
-            listener.socket.settimeout(10)
-            self.assertTrue(listener.socket.recv(1, socket.MSG_PEEK))
+            self.assertTrue(select.select([listener.socket], [], [], PATIENCE)[0])
+            self.assertFalse(listener.hasEnded())
         [refuse], [claim] = listener.heard(Refuse), listener.heard(Claim)
         self.assertEqual(refuse, Refuse(_frames.MISSING_DESCRIPTOR, (1, 2, 3)))
         self.assertEqual(claim, Claim((0,)))
@@ -1821,7 +1838,4 @@ class OutOfDescriptorsTests(SynchronousTestCase):
             client.setblocking(False)
             self.assertRaises(BlockingIOError, client.recv, 1)
         listener.close()
-        child.stdout.close()
         self.assertEqual(child.wait(10), 0)
-
-

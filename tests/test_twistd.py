@@ -1,0 +1,615 @@
+"""
+Tests for L{portlisten._twistd}.
+"""
+
+from __future__ import annotations
+
+import atexit
+import grp
+import io
+import os
+import pwd
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from twisted.logger import Logger, LogLevel, capturedLogs, formatEvent
+from twisted.python.usage import UsageError
+from twisted.trial.unittest import SynchronousTestCase
+
+from portlisten import _twistd
+from portlisten._twistd import CommandOptions, StartFailure
+from tests.support import watchDescriptors
+
+NOBODY = pwd.getpwnam("nobody").pw_uid
+
+
+class ToolOptions(CommandOptions):
+    """
+    The options of a command of the tests' own.
+    """
+
+    command = "tool"
+
+    synopsis = "[options] NAME"
+
+    epilogue = "\nExamples:\n  tool  one\n"
+
+    optParameters = [
+        ["size", None, 3, "How large.", _twistd.number("size", int, 1, 10)]
+    ]
+
+    def parseArgs(self, *args: str) -> None:
+        """
+        Take NAME.
+        """
+        if len(args) != 1:
+            raise UsageError("expected NAME")
+
+
+def toolOptions(**parent: Any) -> ToolOptions:
+    """
+    Make options whose parent, C{twistd}, was given these.
+    """
+    options = ToolOptions()
+    options.parent = parent
+    return options
+
+
+def unusedUID() -> int:
+    """
+    A number that is no user's.
+    """
+    return next(
+        number
+        for number in range(54321, 65000)
+        if number not in {entry.pw_uid for entry in pwd.getpwall()}
+    )
+
+
+class Child:
+    """
+    A Python process.
+
+    @param code: what it runs.
+    """
+
+    def __init__(self, test: SynchronousTestCase, code: str) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", code],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        test.addCleanup(self._end)
+
+    def _end(self) -> None:
+        self._process.kill()
+        self._process.communicate()
+
+    def readLine(self) -> str:
+        """
+        Wait for a line of its output.
+        """
+        assert self._process.stdout is not None
+        return self._process.stdout.readline()
+
+    def terminate(self) -> None:
+        """
+        Send SIGTERM.
+        """
+        self._process.terminate()
+
+    def wait(self) -> tuple[int, str, str]:
+        """
+        Wait for its end.
+
+        @return: its exit code, and what it wrote to standard output and to
+            standard error.
+        """
+        output, errors = self._process.communicate(timeout=60)
+        return self._process.returncode, output, errors
+
+
+class StandInReactor:
+    """
+    A reactor that only counts how often it was stopped.
+    """
+
+    def __init__(self, running: bool) -> None:
+        self.running = running
+        self.stops = 0
+
+    def stop(self) -> None:
+        """
+        See L{IReactorCore.stop}.
+        """
+        self.stops += 1
+
+
+class StartFailureTests(SynchronousTestCase):
+    """
+    Tests for L{StartFailure}.
+    """
+
+    def test_text(self) -> None:
+        """
+        Its text is the reason.
+        """
+        self.assertEqual(str(StartFailure("no room")), "no room")
+
+    def test_exception(self) -> None:
+        """
+        C{except Exception} catches it, as C{twistd} does to clean up.
+        """
+        try:
+            raise StartFailure("no room")
+        except Exception as error:
+            self.assertIsInstance(error, StartFailure)
+
+    def test_shortName(self) -> None:
+        """
+        Its name is short enough to leave most of 100 bytes to the reason.
+        """
+        qualified = f"{StartFailure.__module__}.{StartFailure.__qualname__}"
+        self.assertEqual(qualified, "portlisten.StartFailure")
+
+    def test_exit(self) -> None:
+        """
+        Nobody catching it, the process exits with 1, and without a traceback.
+        """
+        watchDescriptors(self)
+        child = Child(
+            self,
+            """
+from portlisten._twistd import StartFailure
+raise StartFailure("no room")
+""",
+        )
+        self.assertEqual(child.wait(), (1, "", ""))
+
+
+class OptionsTests(SynchronousTestCase):
+    """
+    Tests for L{CommandOptions}.
+    """
+
+    def assertRefused(self, reason: str, *args: str) -> None:
+        """
+        Expect that the process would end with this line.
+        """
+        error = self.assertRaises(SystemExit, ToolOptions().parseOptions, list(args))
+        self.assertEqual(error.code, f"tool: {reason} (see 'twistd tool --help')")
+
+    def test_good(self) -> None:
+        """
+        What is right is taken.
+        """
+        options = ToolOptions()
+        options.parseOptions(["--size", "7", "name"])
+        self.assertEqual(options["size"], 7)
+
+    def test_mistakes(self) -> None:
+        """
+        Each kind of mistake is told in one line: an unknown option, a bad
+        value, and a bad argument.
+        """
+        self.assertRefused("option --colour not recognized", "--colour", "name")
+        self.assertRefused(
+            "--size: '11' is not a whole number from 1 to 10", "--size", "11", "name"
+        )
+        self.assertRefused("expected NAME")
+
+    def test_privileges(self) -> None:
+        """
+        A mistake in C{twistd}'s own options is told in the same way.
+        """
+        error = self.assertRaises(SystemExit, toolOptions(gid=1).parseOptions, ["name"])
+        self.assertTrue(str(error.code).startswith("tool: --gid without --uid"))
+
+    def test_fromCommandLine(self) -> None:
+        """
+        Without arguments, those of the process count.
+        """
+        self.patch(sys, "argv", ["tool", "--size", "5", "name"])
+        options = ToolOptions()
+        options.parseOptions()
+        self.assertEqual(options["size"], 5)
+
+    def test_usage(self) -> None:
+        """
+        The help ends with the examples, as they were laid out.
+        """
+        usage = ToolOptions().getUsage()
+        self.assertIn("--size=", usage)
+        self.assertTrue(usage.endswith("\nExamples:\n  tool  one\n"))
+
+
+class PrivilegesTests(SynchronousTestCase):
+    """
+    Tests for L{CommandOptions.checkPrivileges}.
+    """
+
+    def be(self, uid: int) -> None:
+        """
+        Pretend to be this user.
+        """
+        self.patch(os, "getuid", lambda: uid)
+
+    def assertRefused(self, reason: str, **parent: Any) -> None:
+        """
+        Expect that these options of C{twistd}'s are refused, and why.
+        """
+        options = toolOptions(**parent)
+        error = self.assertRaises(UsageError, options.checkPrivileges)
+        self.assertIn(reason, str(error))
+
+    def test_tac(self) -> None:
+        """
+        Without C{twistd}'s options there is nothing to look at.
+        """
+        ToolOptions().checkPrivileges()
+
+    def test_neither(self) -> None:
+        """
+        Whoever runs it may leave users and groups alone.
+        """
+        for uid in (0, 1000):
+            self.be(uid)
+            toolOptions(uid=None, gid=None, euid=0).checkPrivileges()
+
+    def test_drop(self) -> None:
+        """
+        Root may become another user, with a group or with that user's own.
+        """
+        self.be(0)
+        toolOptions(uid=NOBODY, gid=1, euid=0).checkPrivileges()
+        toolOptions(uid=NOBODY, gid=None, euid=0).checkPrivileges()
+
+    def test_euid(self) -> None:
+        """
+        Root that could come back is refused.
+        """
+        self.be(0)
+        self.assertRefused("--euid would keep root", uid=NOBODY, gid=1, euid=1)
+
+    def test_gidAlone(self) -> None:
+        """
+        A group without a user would drop nothing, and is refused, the group 0
+        included.
+        """
+        self.be(0)
+        for gid in (1, 0):
+            self.assertRefused("--gid without --uid", uid=None, gid=gid, euid=0)
+
+    def test_unknownUser(self) -> None:
+        """
+        The number of no user is refused, before it is too late.
+        """
+        self.be(0)
+        uid = unusedUID()
+        self.assertRefused(
+            f"there is no user with the number {uid}", uid=uid, gid=1, euid=0
+        )
+
+    def test_notRoot(self) -> None:
+        """
+        Others cannot become anybody else, root included.
+        """
+        self.be(NOBODY)
+        self.assertRefused("--uid needs root", uid=0, gid=None, euid=0)
+        self.assertRefused("--uid needs root", uid=unusedUID(), gid=None, euid=0)
+
+    def test_already(self) -> None:
+        """
+        Others may name themselves.
+        """
+        self.be(NOBODY)
+        toolOptions(uid=NOBODY, gid=None, euid=0).checkPrivileges()
+
+
+class LogsElsewhereTests(SynchronousTestCase):
+    """
+    Tests for L{CommandOptions.logsElsewhere}.
+    """
+
+    def test_terminal(self) -> None:
+        """
+        In the foreground the log goes to the terminal.
+        """
+        for logfile in (None, "", "-"):
+            options = toolOptions(nodaemon=1, logfile=logfile, syslog=0, logger=None)
+            self.assertFalse(options.logsElsewhere)
+
+    def test_asked(self) -> None:
+        """
+        Even there it can be sent elsewhere.
+        """
+        for name, value in (("logfile", "x.log"), ("syslog", 1), ("logger", "a.b")):
+            self.assertTrue(toolOptions(nodaemon=1, **{name: value}).logsElsewhere)
+
+    def test_daemon(self) -> None:
+        """
+        A daemon has no terminal.
+        """
+        self.assertTrue(toolOptions(nodaemon=0, logfile=None).logsElsewhere)
+
+    def test_tac(self) -> None:
+        """
+        Of a C{.tac} file nobody knows, so the log is written to as well.
+        """
+        self.assertTrue(ToolOptions().logsElsewhere)
+
+
+class NumberTests(SynchronousTestCase):
+    """
+    Tests for L{_twistd.number}.
+    """
+
+    def assertRefused(
+        self, coerce: Callable[[str], Any], texts: list[str], wanted: str
+    ) -> None:
+        """
+        Expect that each of these is refused, and what would do instead.
+        """
+        for text in texts:
+            error = self.assertRaises(UsageError, coerce, text)
+            self.assertEqual(str(error), f"--size: {text!r} is not a {wanted}")
+
+    def test_whole(self) -> None:
+        """
+        Whole numbers in the range are taken, its ends included.
+        """
+        coerce = _twistd.number("size", int, 1, 10)
+        self.assertEqual([coerce(text) for text in ("1", "7", "10")], [1, 7, 10])
+        self.assertIsInstance(coerce("7"), int)
+
+    def test_notWhole(self) -> None:
+        """
+        Everything else is refused.
+        """
+        self.assertRefused(
+            _twistd.number("size", int, 1, 10),
+            ["0", "11", "-1", "1.5", "1e0", "many", "", "nan"],
+            "whole number from 1 to 10",
+        )
+
+    def test_fraction(self) -> None:
+        """
+        Fractions are taken where they make sense.
+        """
+        coerce = _twistd.number("size", float, 0.5)
+        self.assertEqual([coerce(text) for text in ("0.5", "7", "1e3")], [0.5, 7, 1e3])
+
+    def test_notFinite(self) -> None:
+        """
+        What is no number that one can count or wait for is refused, even where
+        there is no upper limit.
+        """
+        self.assertRefused(
+            _twistd.number("size", float, 0.5),
+            ["0.4", "-inf", "inf", "nan", "1e999", "long"],
+            "number of at least 0.5",
+        )
+
+    def test_noMaximum(self) -> None:
+        """
+        Where there is no upper limit, none is spoken of.
+        """
+        coerce = _twistd.number("size", int, 0)
+        self.assertEqual(coerce("1000000000000"), 10**12)
+        self.assertRefused(coerce, ["-1"], "whole number of at least 0")
+
+
+class GroupTests(SynchronousTestCase):
+    """
+    Tests for L{_twistd.group}.
+    """
+
+    def test_name(self) -> None:
+        """
+        A group may be given by its name.
+        """
+        for entry in grp.getgrall():
+            self.assertEqual(_twistd.group(entry.gr_name), entry.gr_gid)
+
+    def test_number(self) -> None:
+        """
+        A group may be given by its number.
+        """
+        self.assertEqual(_twistd.group("0"), 0)
+
+    def test_unknown(self) -> None:
+        """
+        What is no group's name or number is refused.
+        """
+        unused = max(entry.gr_gid for entry in grp.getgrall() if entry.gr_gid < 60000)
+        for text in (str(unused + 1), "no such group", "", "-1", str(2**70)):
+            error = self.assertRaises(UsageError, _twistd.group, text)
+            self.assertEqual(str(error), f"--group: there is no group {text!r}")
+
+
+class FailToStartTests(SynchronousTestCase):
+    """
+    Tests for L{_twistd.failToStart}.
+    """
+
+    def failing(self, **parent: Any) -> list[Any]:
+        """
+        Fail, and expect one line on standard error.
+
+        @return: what was logged.
+        """
+        terminal = io.StringIO()
+        self.patch(sys, "__stderr__", terminal)
+        events: list[Any] = []
+        self.patch(_twistd, "log", Logger(observer=events.append))
+        error = self.assertRaises(
+            StartFailure, _twistd.failToStart, toolOptions(**parent), "{no} room"
+        )
+        self.assertEqual(str(error), "{no} room")
+        self.assertEqual(terminal.getvalue(), "tool: {no} room\n")
+        return events
+
+    def test_terminal(self) -> None:
+        """
+        Where the log goes to the terminal, nothing is said twice.
+        """
+        self.assertEqual(self.failing(nodaemon=1), [])
+
+    def test_log(self) -> None:
+        """
+        Where the log goes elsewhere, it is told as well.
+        """
+        (event,) = self.failing(nodaemon=0)
+        self.assertEqual(event["log_level"], LogLevel.critical)
+        self.assertEqual(formatEvent(event), "tool: {no} room")
+
+
+class WarnOfRootTests(SynchronousTestCase):
+    """
+    Tests for L{_twistd.warnOfRoot}.
+    """
+
+    def warnings(self, *uids: int) -> list[Any]:
+        """
+        What is logged when these are the real, effective and saved user.
+        """
+        self.patch(os, "getresuid", lambda: uids)
+        with capturedLogs() as events:
+            _twistd.warnOfRoot("tool")
+        return list(events)
+
+    def test_root(self) -> None:
+        """
+        Whoever is root, or can become it again, is warned.
+        """
+        for uids in ((0, 0, 0), (0, 1, 1), (1, 0, 1), (1, 1, 0)):
+            (event,) = self.warnings(*uids)
+            self.assertEqual(event["log_level"], LogLevel.warn)
+            self.assertEqual(event["command"], "tool")
+
+    def test_others(self) -> None:
+        """
+        Nobody else is.
+        """
+        self.assertEqual(self.warnings(1, 1, 1), [])
+
+
+class ExitCleanlyOnTermTests(SynchronousTestCase):
+    """
+    Tests for L{_twistd.exitCleanlyOnTerm}.
+    """
+
+    def test_exits(self) -> None:
+        """
+        SIGTERM stops the reactor, what has to be done then is done, and the
+        process exits with 0.
+        """
+        watchDescriptors(self)
+        child = Child(
+            self,
+            """
+from twisted.internet import reactor
+from portlisten._twistd import exitCleanlyOnTerm
+exitCleanlyOnTerm(reactor)
+reactor.addSystemEventTrigger("before", "shutdown", print, "stopping")
+reactor.callLater(0.01, print, "ready", flush=True)
+reactor.run()
+print("done")
+""",
+        )
+        self.assertEqual(child.readLine(), "ready\n")
+        child.terminate()
+        self.assertEqual(child.wait(), (0, "stopping\ndone\n", ""))
+
+    def test_installed(self) -> None:
+        """
+        The handler is installed once the reactor runs, and has it stop from
+        its own thread.
+        """
+        calls: list[Any] = []
+
+        class Reactor(StandInReactor):
+            def callLater(self, delay: float, *call: Any) -> None:
+                calls.append((delay, *call))
+
+            def callFromThread(self, *call: Any) -> None:
+                calls.append(call)
+
+        reactor = Reactor(running=True)
+        _twistd.exitCleanlyOnTerm(reactor)
+        ((delay, install, number, handler),) = calls
+        self.assertEqual((delay, install, number), (0, signal.signal, signal.SIGTERM))
+        handler(signal.SIGTERM, None)
+        self.assertEqual(reactor.stops, 0)
+        stop, *args = calls[1]
+        stop(*args)
+        self.assertEqual(reactor.stops, 1)
+
+    def test_notRunning(self) -> None:
+        """
+        A reactor that has stopped is not stopped once more.
+        """
+        reactor = StandInReactor(running=False)
+        _twistd._stop(reactor)
+        self.assertEqual(reactor.stops, 0)
+
+
+class ExitWithTests(SynchronousTestCase):
+    """
+    Tests for L{_twistd.exitWith}.
+    """
+
+    def test_exits(self) -> None:
+        """
+        The reactor stops, what has to be done then is done, what was printed
+        is printed, and the process exits with the code.
+        """
+        watchDescriptors(self)
+        child = Child(
+            self,
+            """
+from twisted.internet import reactor
+from portlisten._twistd import exitWith
+reactor.addSystemEventTrigger("before", "shutdown", print, "stopping")
+reactor.callLater(0, exitWith, reactor, 7)
+reactor.run()
+print("done")
+""",
+        )
+        self.assertEqual(child.wait(), (7, "stopping\ndone\n", ""))
+
+    def test_atTheEnd(self) -> None:
+        """
+        The process is left only when all else is done, with nothing unwritten.
+        """
+        registered: list[Callable[[], None]] = []
+        done: list[object] = []
+
+        class Stream(io.StringIO):
+            def flush(self) -> None:
+                done.append("flushed")
+
+        self.patch(atexit, "register", registered.append)
+        self.patch(os, "_exit", done.append)
+        self.patch(sys, "stdout", Stream())
+        self.patch(sys, "stderr", Stream())
+        reactor = StandInReactor(running=True)
+        _twistd.exitWith(reactor, 7)
+        self.assertEqual((reactor.stops, done), (1, []))
+        (leave,) = registered
+        leave()
+        self.assertEqual(done, ["flushed", "flushed", 7])
+
+    def test_notRunning(self) -> None:
+        """
+        A reactor that has stopped is left alone, as is the exit code.
+        """
+        registered: list[object] = []
+        self.patch(atexit, "register", registered.append)
+        reactor = StandInReactor(running=False)
+        _twistd.exitWith(reactor, 7)
+        self.assertEqual((reactor.stops, registered), (0, []))
