@@ -188,12 +188,14 @@ class _Channel(Protocol):
         Take in what the peer had written and the transport did not read.
         """
         while not self._ended:
-            received = _linux.receive(self._socket)
-            if received is None or not received[0]:
+            try:
+                data, descriptors = _linux.receive(self._socket)
+            except OSError:
                 break
-            data, descriptors = received
             for descriptor in descriptors:
                 self.fileDescriptorReceived(descriptor)
+            if not data:
+                break
             self.dataReceived(data)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:

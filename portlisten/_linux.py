@@ -161,21 +161,35 @@ def streamFamily(sock: socket.socket) -> socket.AddressFamily:
     return socket.AddressFamily(domain)
 
 
-def receive(sock: socket.socket, size: int = 65536) -> tuple[bytes, list[int]] | None:
+def send(sock: socket.socket, data: bytes, descriptors: list[int]) -> int:
+    """
+    Write once to a non-blocking Unix socket, with descriptors on the first
+    byte.  Leaves them open.
+
+    @param data: at least a byte: a stream takes descriptors with none, and
+        drops them.
+    @return: how many bytes were taken; the descriptors all were.
+    @raise OSError: if nothing was.
+    """
+    if not descriptors:
+        return sock.send(data)
+    rights = array.array("i", descriptors)
+    return sock.sendmsg([data], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)])
+
+
+def receive(sock: socket.socket, size: int = 65536) -> tuple[bytes, list[int]]:
     """
     Read once from a non-blocking Unix socket, with whatever descriptors come
     along.
 
-    @return: the bytes and the descriptors, which have close-on-exec set and
-        belong to the caller.  No bytes are the end; L{None} means that there
-        is nothing to read now, or never will be.
+    @return: the bytes, which are none at the end, and the descriptors, which
+        have close-on-exec set and belong to the caller.
+    @raise BlockingIOError: if there is nothing to read now.
+    @raise OSError: if there never will be.
     """
     descriptors = array.array("i")
     room = socket.CMSG_SPACE(MAXIMUM_DESCRIPTORS * descriptors.itemsize)
-    try:
-        data, ancillary, _, _ = sock.recvmsg(size, room, socket.MSG_CMSG_CLOEXEC)
-    except OSError:
-        return None
+    data, ancillary, _, _ = sock.recvmsg(size, room, socket.MSG_CMSG_CLOEXEC)
     for level, kind, content in ancillary:
         if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
             whole = len(content) - len(content) % descriptors.itemsize

@@ -10,9 +10,7 @@ import os
 import socket
 from typing import Any
 
-from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.endpoints import UNIXClientEndpoint
-from twisted.internet.error import ConnectError
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import (
     IAddress,
     IDelayedCall,
@@ -30,6 +28,7 @@ from zope.interface import alsoProvides, implementer
 from portlisten import _linux
 from portlisten._channel import WorkerChannel
 from portlisten._frames import ListenerHello, Offer, describe
+from portlisten._transport import ChannelTransport
 from portlisten.interfaces import IAdopter, IWorkerChannel
 
 #: How long the last word to the listener may take, in seconds.
@@ -130,30 +129,12 @@ class _Adoption(Factory):
         return _Served(self._worker, self._channel, self._id, protocol)
 
 
-class _Channels(Factory):
-    """
-    Builds the worker's end of each channel.
-    """
-
-    noisy = False
-
-    def __init__(self, worker: Worker, reactor: Any) -> None:
-        self._worker = worker
-        self._reactor = reactor
-
-    def buildProtocol(self, addr: IAddress | None) -> WorkerChannel:
-        """
-        See L{IProtocolFactory}.
-        """
-        return WorkerChannel(self._reactor, self._worker)
-
-
 @implementer(IAdopter)
 class Worker:
     """
     Serves a factory on the connections that a listener hands off.
 
-    @param reactor: an L{IReactorUNIX}, L{IReactorSocket} and L{IReactorTime}.
+    @param reactor: an L{IReactorFDSet}, L{IReactorSocket} and L{IReactorTime}.
     @param path: the channel's.
     @param factory: what a port would be given.
     @param retry: how long to wait before connecting again, in seconds.
@@ -178,8 +159,6 @@ class Worker:
         self.factory = factory
         self._retry = retry
         self._grace = grace
-        self._endpoint = UNIXClientEndpoint(reactor, path)
-        self._attempt: Deferred[Any] | None = None
         self._timer: IDelayedCall | None = None
         self._channel: WorkerChannel | None = None
         self._complaint = ""
@@ -207,8 +186,6 @@ class Worker:
         """
         self._stopping = True
         self._cancelTimer()
-        if self._attempt is not None:
-            self._attempt.cancel()
         if self._channel is not None:
             self._channel.drain()
         self._timer = self._reactor.callLater(self._grace, self._part)
@@ -286,29 +263,30 @@ class Worker:
 
     def _connect(self) -> None:
         self._timer = None
-        self._attempt = self._endpoint.connect(_Channels(self, self._reactor))
-        self._attempt.addCallbacks(self._connected, self._failed)
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        channel = WorkerChannel(self._reactor, self)
+        try:
+            sock.connect(self._path)
+            ChannelTransport(self._reactor, sock, channel).start()
+        except OSError as error:
+            sock.close()
+            self._complain(error)
+            self._later()
+        else:
+            self._channel = channel
 
-    def _connected(self, channel: WorkerChannel) -> None:
-        self._attempt = None
-        self._channel = channel
-
-    def _failed(self, failure: Failure) -> None:
-        self._attempt = None
-        if self._stopping:
-            failure.trap(CancelledError, ConnectError)
-            self._settle()
-            return
-        complaint = failure.getErrorMessage()
-        if complaint != self._complaint:
-            self._complaint = complaint
+    def _complain(self, error: OSError) -> None:
+        why = str(error.strerror)
+        if error.errno == errno.EACCES:
+            why += "; the path's mode and group say who may be a worker"
+        if why != self._complaint:
+            self._complaint = why
             self.log.warn(
                 "waiting for a listener at {path}, trying every {retry:g} s: {why}",
                 path=self._path,
                 retry=self._retry,
-                why=complaint,
+                why=why,
             )
-        self._later()
 
     def _later(self) -> None:
         self._timer = self._reactor.callLater(self._retry, self._connect)

@@ -12,8 +12,6 @@ from typing import Any
 
 from twisted.application.service import IService, Service
 from twisted.internet.defer import Deferred, maybeDeferred
-from twisted.internet.interfaces import IAddress
-from twisted.internet.protocol import Factory
 from twisted.logger import Logger
 from twisted.python.usage import UsageError
 
@@ -23,6 +21,7 @@ from portlisten._channel import ListenerChannel
 from portlisten._dispatcher import Dispatcher
 from portlisten._frames import MAXIMUM_WINDOW, ListenerHello, Port, encode
 from portlisten._ledger import Ledger
+from portlisten._transport import ChannelTransport
 
 #: Descriptors kept free for the channels of workers, log files and the like.
 RESERVE = 32
@@ -321,10 +320,7 @@ class ListenerService(Service):
                 self._reactor, dispatcher, self._hello, self._numbers
             )
             try:
-                with sock:
-                    self._reactor.adoptStreamConnection(
-                        sock.fileno(), sock.family, _Once(channel)
-                    )
+                ChannelTransport(self._reactor, sock, channel).start()
             except OSError as error:
                 self.log.error(
                     "{channel} is turned away, and may try again: {error}",
@@ -335,23 +331,6 @@ class ListenerService(Service):
     def _timedOut(self) -> None:
         self.log.critical("exiting, as --on-timeout=exit asks for")
         _twistd.exitWith(self._reactor, 1)
-
-
-class _Once(Factory):
-    """
-    Builds the one protocol that it was given.
-    """
-
-    noisy = False
-
-    def __init__(self, protocol: ListenerChannel) -> None:
-        self._protocol = protocol
-
-    def buildProtocol(self, addr: IAddress | None) -> ListenerChannel:
-        """
-        See L{IProtocolFactory}.
-        """
-        return self._protocol
 
 
 def descriptorBudget() -> int:

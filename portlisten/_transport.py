@@ -1,0 +1,234 @@
+"""
+A transport for channels.
+
+Twisted's own would do, and the Protocols of L{portlisten._channel} work over
+either; but it was made for the odd descriptor, and here they are all there is:
+
+  - It sends one descriptor in a message.  This sends all that are due in one.
+  - Where the kernel is short of something for a moment (C{ENOMEM},
+    C{ETOOMANYREFS}), or one descriptor is of no use, it drops the connection
+    and shuts it down, which to the worker looks like the death of its listener.
+    This waits, or leaves that descriptor out.
+  - It does not receive descriptors with close-on-exec set.
+  - When a write fails it closes its socket before the protocol hears of it,
+    along with what the peer had written.  This closes it afterwards.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+from typing import Any
+
+from twisted.internet import main
+from twisted.internet.abstract import FileDescriptor
+from twisted.internet.address import UNIXAddress
+from twisted.internet.error import ConnectionAborted
+from twisted.internet.interfaces import (
+    IDelayedCall,
+    IReactorTime,
+    ISystemHandle,
+    IUNIXTransport,
+)
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from portlisten import _linux
+
+#: How many messages one turn of the loop reads at the most.
+READS = 16
+
+#: How long to wait when the kernel is short of something, in seconds.
+PAUSE = 0.1
+
+# What sendmsg(2) says when a later try may do.  ETOOMANYREFS is from unix(7):
+# the user has too many descriptors in flight.
+_LATER = frozenset([errno.EAGAIN, errno.ENOBUFS, errno.ENOMEM, errno.ETOOMANYREFS])
+
+_GONE = frozenset([errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN])
+
+
+@implementer(IUNIXTransport, ISystemHandle)
+class ChannelTransport(FileDescriptor):
+    """
+    Connects a protocol to one end of a channel.
+
+    @param sock: the connected socket.  Keeps it, and closes it once the
+        protocol has heard that the connection is lost; never shuts it down.
+    @param protocol: also an L{IFileDescriptorReceiver}.
+    """
+
+    log = Logger()
+
+    def __init__(self, reactor: Any, sock: socket.socket, protocol: Any) -> None:
+        super().__init__(reactor)
+        self._clock: IReactorTime = reactor
+        sock.setblocking(False)
+        self._socket = sock
+        self._protocol = protocol
+        self._descriptors: list[int] = []
+        self._pause: IDelayedCall | None = None
+        self._aborted = False
+
+    def start(self) -> None:
+        """
+        Make the connection known to the protocol, and read.
+
+        @raise Exception: what the protocol raises.  The socket is closed then.
+        """
+        self.connected = 1
+        try:
+            self._protocol.makeConnection(self)
+        except BaseException:
+            self.connected = 0
+            self._socket.close()
+            raise
+        if self.connected and not self._aborted and not self.disconnecting:
+            self.startReading()
+
+    def fileno(self) -> int:
+        """
+        See L{IFileDescriptor}.
+        """
+        return self._socket.fileno()
+
+    def logPrefix(self) -> str:
+        """
+        See L{ILoggingContext}.
+        """
+        return "portlisten"
+
+    def getHandle(self) -> socket.socket:
+        """
+        See L{ISystemHandle}.
+        """
+        return self._socket
+
+    def getHost(self) -> UNIXAddress:
+        """
+        See L{ITransport}.
+        """
+        return UNIXAddress(self._socket.getsockname() or None)
+
+    def getPeer(self) -> UNIXAddress:
+        """
+        See L{ITransport}.
+        """
+        return UNIXAddress(self._socket.getpeername() or None)
+
+    def sendFileDescriptor(self, descriptor: int) -> None:
+        """
+        Send a descriptor with the next bytes that go out, or earlier ones.
+        Leaves it open: its owner must, too, until these bytes are sent.
+        """
+        self._descriptors.append(descriptor)
+
+    def writeSomeData(self, data: bytes) -> int | Exception:
+        """
+        See L{FileDescriptor}.
+        """
+        if not data:
+            # The kernel would take descriptors with no bytes, and drop them.
+            return 0
+        due = self._descriptors[: _linux.MAXIMUM_DESCRIPTORS]
+        try:
+            sent = _linux.send(self._socket, data, due)
+        except OSError as error:
+            if due and error.errno not in _LATER | _GONE:
+                return self._writeSingly(data)
+            return self._failed(error)
+        del self._descriptors[: len(due)]
+        return sent
+
+    def _writeSingly(self, data: bytes) -> int | Exception:
+        """
+        One of several descriptors cannot be sent.  Send each with a byte of its
+        own, none later than its frame, and leave out the one that fails: its
+        frame arrives without it, and is refused.
+        """
+        written = 0
+        while self._descriptors and written < len(data):
+            byte = data[written : written + 1]
+            try:
+                written += _linux.send(self._socket, byte, self._descriptors[:1])
+            except OSError as error:
+                if error.errno in _LATER | _GONE:
+                    return written or self._failed(error)
+                self.log.error(
+                    "descriptor {descriptor} cannot be handed off: {error}",
+                    descriptor=self._descriptors[0],
+                    error=error.strerror,
+                )
+            del self._descriptors[0]
+        return written
+
+    def _failed(self, error: OSError) -> int | Exception:
+        if error.errno not in _LATER:
+            return main.CONNECTION_LOST
+        if error.errno != errno.EAGAIN and self._pause is None:
+            self.log.warn(
+                "handing off pauses for {pause:g} s: {error}",
+                pause=PAUSE,
+                error=error.strerror,
+            )
+            self._pause = self._clock.callLater(PAUSE, self._goOn)
+        if self._pause is not None:
+            self.stopWriting()
+        return 0
+
+    def _goOn(self) -> None:
+        self._pause = None
+        self.startWriting()
+
+    def doRead(self) -> Exception | None:
+        """
+        See L{IReadDescriptor}.
+        """
+        for _ in range(READS):
+            try:
+                data, descriptors = _linux.receive(self._socket)
+            except BlockingIOError:
+                return None
+            except OSError:
+                return main.CONNECTION_LOST
+            for descriptor in descriptors:
+                self._protocol.fileDescriptorReceived(descriptor)
+            if not data:
+                return main.CONNECTION_DONE
+            self._protocol.dataReceived(data)
+            if self._aborted or self.disconnecting:
+                break
+        return None
+
+    def abortConnection(self) -> None:
+        """
+        End the connection without sending what is unsent.
+        """
+        if self.connected and not self._aborted:
+            self._aborted = True
+            self._descriptors.clear()
+            self.stopReading()
+            self.stopWriting()
+            self._clock.callLater(0, self._abort)
+
+    def _abort(self) -> None:
+        if self.connected:
+            self.connectionLost(Failure(ConnectionAborted()))
+
+    def startWriting(self) -> None:
+        """
+        See L{FileDescriptor}.
+        """
+        if not self._aborted and self._pause is None:
+            super().startWriting()
+
+    def connectionLost(self, reason: Failure) -> None:
+        """
+        See L{IFileDescriptor}.
+        """
+        super().connectionLost(reason)
+        if self._pause is not None:
+            self._pause.cancel()
+        self._protocol.connectionLost(reason)
+        self._socket.close()
