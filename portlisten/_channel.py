@@ -46,6 +46,7 @@ from portlisten._frames import (
     Drain,
     Drained,
     Frame,
+    Gone,
     ListenerHello,
     Offer,
     ProtocolError,
@@ -245,6 +246,7 @@ class ListenerChannel(_Channel):
         self._revoking: str | None = None
         self._wordSaid = False
         self.label = f"worker {number}"
+        self.user = -1
 
     def __str__(self) -> str:
         return self.label
@@ -253,6 +255,7 @@ class ListenerChannel(_Channel):
         super().connectionMade()
         who = _linux.credentials(self._socket)
         self.label += f" (pid {who.pid}, uid {who.uid})"
+        self.user = who.uid
         self._dispatcher.connected(self)
         self._send(self._hello)
 
@@ -298,6 +301,8 @@ class ListenerChannel(_Channel):
             self._dispatcher.claimed(self, frame.ids)
         elif isinstance(frame, Closed):
             self._dispatcher.closed(self, frame.ids)
+        elif isinstance(frame, Gone):
+            self._dispatcher.gone(self, frame.ids)
         elif isinstance(frame, Refuse):
             reason = _frames.REFUSALS.get(frame.reason, f"reason {frame.reason}")
             self._dispatcher.refused(self, frame.ids, reason)
@@ -435,6 +440,11 @@ class WorkerChannel(_Channel):
     def closed(self, id: int) -> None:
         if not self._ended:
             self._claims.served(id)
+            self._pump()
+
+    def gone(self, id: int) -> None:
+        if not self._ended:
+            self._claims.gone(id)
             self._pump()
 
     def bye(self, reason: str) -> None:

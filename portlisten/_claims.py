@@ -31,6 +31,7 @@ from portlisten._frames import (
     Closed,
     Drain,
     Frame,
+    Gone,
     Offer,
     ProtocolError,
     Refuse,
@@ -53,6 +54,7 @@ class Claims(Generic[Token]):
         self._claiming: dict[int, tuple[Offer, Token]] = {}
         self._refusals: list[tuple[int, int]] = []
         self._closed: list[int] = []
+        self._gone: list[int] = []
         self._writing = False
         self._draining = False
         self._drainSaid = False
@@ -120,6 +122,12 @@ class Claims(Generic[Token]):
         """
         self._closed.append(id)
 
+    def gone(self, id: int) -> None:
+        """
+        The client of a claimed connection had left before it was adopted.
+        """
+        self._gone.append(id)
+
     def draining(self) -> list[Token]:
         """
         No more offers are wanted, and those not claimed yet go back.
@@ -145,14 +153,15 @@ class Claims(Generic[Token]):
         for reason in sorted({reason for reason, _ in self._refusals}):
             ids = tuple(id for why, id in self._refusals if why == reason)
             frames.append(Refuse(reason, ids))
-        for start in range(0, len(self._closed), MAXIMUM_IDS):
-            frames.append(Closed(tuple(self._closed[start : start + MAXIMUM_IDS])))
+        for kind, done in ((Closed, self._closed), (Gone, self._gone)):
+            for start in range(0, len(done), MAXIMUM_IDS):
+                frames.append(kind(tuple(done[start : start + MAXIMUM_IDS])))
         if self._draining and not self._drainSaid:
             self._drainSaid = True
             frames.append(Drain())
         if self._unclaimed:
             frames.append(Claim(tuple(self._unclaimed)))
-        self._refusals, self._closed = [], []
+        self._refusals, self._closed, self._gone = [], [], []
         self._claiming, self._unclaimed = self._unclaimed, {}
         self._writing = bool(frames)
         return frames

@@ -18,6 +18,7 @@ from zope.interface import implementer
 from portlisten import _linux
 from portlisten._accept import Accepted
 from portlisten._ledger import Decision, GiveUp, HandOff, Ledger, LetGo, Reason
+from portlisten._throttle import Throttle
 from portlisten.interfaces import IChannel, IConnection, IDispatcher
 
 #: How often the kernel is asked about the copies that are held, in seconds.
@@ -86,25 +87,35 @@ class Dispatcher:
 
     @param reactor: an L{IReactorTime}.
     @param ledger: the book.
+    @param throttle: says who has to wait before it is given anything.
     @param timedOut: called when the patience of connections ran out.
 
     @ivar roomChanged: called when there may be room to accept again.
+    @ivar channelEnded: called when there may be room for another worker.
     """
 
     log = Logger()
 
     def __init__(
-        self, reactor: Any, ledger: Ledger, timedOut: Callable[[], None] = lambda: None
+        self,
+        reactor: Any,
+        ledger: Ledger,
+        throttle: Throttle,
+        timedOut: Callable[[], None] = lambda: None,
     ) -> None:
         self._reactor = reactor
         self._ledger = ledger
         self._timedOut = timedOut
+        self._throttle = throttle
         self._channels: dict[IChannel, None] = {}
+        self._held: dict[IChannel, IDelayedCall] = {}
+        self._finished: set[IChannel] = set()
         self._timer: IDelayedCall | None = None
         self._stopped: Deferred[None] | None = None
         self._deadline = 0.0
         self._parting = False
         self.roomChanged: Callable[[], None] = lambda: None
+        self.channelEnded: Callable[[], None] = lambda: None
 
     @property
     def room(self) -> int:
@@ -112,6 +123,28 @@ class Dispatcher:
         How many connections may be accepted now.
         """
         return self._ledger.room
+
+    @property
+    def channels(self) -> int:
+        """
+        How many workers are connected, whether they take part or not.
+        """
+        return len(self._channels)
+
+    def report(self) -> None:
+        """
+        Log what became of the connections, and what is where.
+        """
+        ledger = self._ledger
+        self.log.info(
+            "{workers} workers, {waiting} connections waiting, {unclaimed} offered,"
+            " {held} held; since the start: {counters}",
+            workers=ledger.workers,
+            waiting=ledger.waiting,
+            unclaimed=ledger.unclaimed,
+            held=ledger.held,
+            counters=ledger.counters,
+        )
 
     # Ports
 
@@ -137,12 +170,40 @@ class Dispatcher:
         """
         See L{IDispatcher}.
         """
+        delay = self._throttle.delay(channel.user)
+        if delay:
+            self.log.warn(
+                "{channel} has to wait for {delay:g} s: those before it died at once",
+                channel=channel.label,
+                delay=delay,
+            )
+            self._held[channel] = self._reactor.callLater(
+                delay, self._admit, channel, window
+            )
+        else:
+            self._admit(channel, window)
+
+    def _admit(self, channel: IChannel, window: int) -> None:
+        self._held.pop(channel, None)
         self.log.info(
             "{channel} joined, with a window of {window}",
             channel=channel.label,
             window=window,
         )
         self._run(self._ledger.joined(channel, window, self._reactor.seconds()))
+
+    def _strike(self, channel: IChannel) -> None:
+        if channel not in self._finished:
+            self._throttle.failed(channel.user)
+
+    def _stillHeld(self, channel: IChannel) -> bool:
+        """
+        Forget a worker that waited for its first offer, if this one did.
+        """
+        timer = self._held.pop(channel, None)
+        if timer is not None:
+            timer.cancel()
+        return timer is not None
 
     def claimed(self, channel: IChannel, ids: Sequence[int]) -> None:
         """
@@ -168,25 +229,37 @@ class Dispatcher:
         See L{IDispatcher}.
         """
         self._run(self._ledger.closed(channel, ids, self._reactor.seconds()))
+        self._finished.add(channel)
+        self._throttle.succeeded(channel.user)
+
+    def gone(self, channel: IChannel, ids: Sequence[int]) -> None:
+        """
+        See L{IDispatcher}.
+        """
+        self._run(self._ledger.gone(channel, ids, self._reactor.seconds()))
 
     def draining(self, channel: IChannel) -> None:
         """
         See L{IDispatcher}.
         """
         self.log.info("{channel} drains", channel=channel.label)
-        self._ledger.draining(channel)
+        if channel not in self._held:
+            self._ledger.draining(channel)
         channel.drained()
 
     def revoking(self, channel: IChannel) -> None:
         """
         See L{IDispatcher}.
         """
-        self._ledger.draining(channel)
+        if channel not in self._held:
+            self._ledger.draining(channel)
 
     def parted(self, channel: IChannel, reason: str) -> None:
         """
         See L{IDispatcher}.
         """
+        if self._stillHeld(channel):
+            return
         before = self._ledger.counters.redispatched
         decisions = self._ledger.parted(channel, self._reactor.seconds())
         self.log.info(
@@ -201,6 +274,9 @@ class Dispatcher:
         """
         See L{IDispatcher}.
         """
+        self._strike(channel)
+        if self._stillHeld(channel):
+            return
         counters = self._ledger.counters
         again, lost = counters.redispatched, counters.lostInService
         touched = {
@@ -221,6 +297,8 @@ class Dispatcher:
         See L{IDispatcher}.
         """
         self._channels.pop(channel, None)
+        self._finished.discard(channel)
+        self.channelEnded()
 
     # The end
 
@@ -249,11 +327,12 @@ class Dispatcher:
             self._parting = True
             self._deadline = now + FAREWELL
             for channel in list(self._channels):
+                self._stillHeld(channel)
                 channel.bye("the listener stops")
         if self._stopped is not None and (not self._channels or now >= self._deadline):
             stopped, self._stopped = self._stopped, None
             self._run(ledger.stopped())
-            self.log.info("the connections: {counters}", counters=ledger.counters)
+            self.report()
             stopped.callback(None)
 
     # The inside
@@ -279,6 +358,7 @@ class Dispatcher:
                     channel=decision.channel.label,
                     reason=decision.reason,
                 )
+                self._strike(decision.channel)
                 decision.channel.revoke(decision.reason)
         if self._ledger.room:
             self.roomChanged()

@@ -163,6 +163,17 @@ class Closed:
     ids: tuple[int, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Gone:
+    """
+    Like L{Closed}, for connections that could not be adopted because their
+    clients had left.
+    """
+
+    TYPE: ClassVar[int] = 12
+    ids: tuple[int, ...]
+
+
 @dataclass(frozen=True)
 class Drain:
     """
@@ -203,7 +214,7 @@ class Bye:
 
 
 Frame: TypeAlias = (
-    "ListenerHello | WorkerHello | Offer | Claim | Refuse | Closed"
+    "ListenerHello | WorkerHello | Offer | Claim | Refuse | Closed | Gone"
     " | Drain | Drained | Revoked | Bye"
 )
 
@@ -324,7 +335,7 @@ def _decodeOffer(payload: bytes) -> Offer:
     return Offer(id, port, cookie)
 
 
-def _encodeIds(frame: Claim | Closed) -> bytes:
+def _encodeIds(frame: Claim | Closed | Gone) -> bytes:
     return struct.pack(f"!{len(frame.ids)}I", *frame.ids)
 
 
@@ -379,6 +390,7 @@ _encoders: dict[type[Frame], Callable[..., bytes]] = {
     Claim: _encodeIds,
     Refuse: _encodeRefuse,
     Closed: _encodeIds,
+    Gone: _encodeIds,
     Drain: _encodeEmpty,
     Drained: _encodeEmpty,
     Revoked: _encodeEmpty,
@@ -400,6 +412,7 @@ FROM_WORKER: Vocabulary = {
     Claim.TYPE: lambda payload: Claim(_decodeIds(payload, "CLAIM")),
     Refuse.TYPE: _decodeRefuse,
     Closed.TYPE: lambda payload: Closed(_decodeIds(payload, "CLOSED")),
+    Gone.TYPE: lambda payload: Gone(_decodeIds(payload, "GONE")),
     Drain.TYPE: _decodeEmpty(Drain),
     Bye.TYPE: _decodeBye,
 }
@@ -411,7 +424,8 @@ class Decoder:
     that is not whole yet: never more than a header and L{MAXIMUM_PAYLOAD}
     bytes.
 
-    The first frame has to be a HELLO, and no later one may be.
+    The first frame has to be a HELLO, and no later one may be; but a BYE may
+    come at any time.
 
     @param vocabulary: L{FROM_LISTENER} or L{FROM_WORKER}.
     """
@@ -443,7 +457,7 @@ class Decoder:
                     raise UnknownFrame(f"a frame of the unknown type {kind}")
                 if length > MAXIMUM_PAYLOAD:
                     raise OversizedFrame(f"a frame of {length} bytes")
-                if (kind in _HELLOS) == self._greeted:
+                if kind != Bye.TYPE and (kind in _HELLOS) == self._greeted:
                     raise MalformedFrame(
                         "a second HELLO" if self._greeted else "no HELLO to begin with"
                     )
@@ -452,7 +466,7 @@ class Decoder:
                     break
                 payload = buffer[start + _HEADER.size : end]
                 start = end
-                self._greeted = True
+                self._greeted = self._greeted or kind in _HELLOS
                 yield decode(payload)
         finally:
             self._buffer = buffer[start:]

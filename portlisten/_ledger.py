@@ -121,6 +121,7 @@ class Counters:
     revoked: int = 0
     lostInService: int = 0
     timedOut: int = 0
+    goneBeforeAdoption: int = 0
     stopped: int = 0
 
     def __str__(self) -> str:
@@ -171,6 +172,8 @@ class _Worker:
     """
     One channel in the book.
 
+    @ivar limit: how much of its window it is given: less after it refused
+        something, and more again with each claim.
     @ivar offered: what it may claim, by id, the oldest first.
     @ivar serving: the ids that it has claimed and not yet reported CLOSED.
     @ivar copies: those of them whose copy is still held.
@@ -182,6 +185,7 @@ class _Worker:
 
     channel: Any
     window: int
+    limit: int
     offered: dict[int, _Entry] = field(default_factory=dict)
     serving: set[int] = field(default_factory=set)
     copies: dict[int, _Entry] = field(default_factory=dict)
@@ -197,7 +201,7 @@ class _Worker:
 
     @property
     def room(self) -> int:
-        return self.window - len(self.offered) if self.open else 0
+        return max(0, self.limit - len(self.offered)) if self.open else 0
 
     def newId(self) -> int:
         """
@@ -217,7 +221,8 @@ class Ledger:
     @param queue: how many connections may wait when no worker has room.
     @param budget: how many descriptors of connections may be held at a time,
         whatever their state.  At most half of them are copies of claimed
-        connections; of these the oldest are let go first.
+        connections, in equal shares; a worker that claims beyond its share has
+        its oldest let go.
     @param patience: how long a connection may wait, in seconds since it was
         accepted.
     @param hold: how long the copy of a claimed connection that stays pristine
@@ -226,6 +231,7 @@ class Ledger:
         counts as hung, in seconds.
     @param pause: how long a worker that refused an offer gets no other, in
         seconds.
+    @param roundRobin: give each worker with room its turn, whatever it has.
 
     @ivar counters: what became of the connections.
     """
@@ -238,6 +244,7 @@ class Ledger:
         hold: float = 1.0,
         claimTimeout: float = 5.0,
         pause: float = 0.1,
+        roundRobin: bool = False,
     ) -> None:
         self.counters = Counters()
         self._queue = queue
@@ -246,6 +253,7 @@ class Ledger:
         self._hold = hold
         self._claimTimeout = claimTimeout
         self._pause = pause
+        self._roundRobin = roundRobin
         self._workers: dict[Hashable, _Worker] = {}
         self._waiting: list[tuple[int, _Entry]] = []
         self._copies: dict[_Entry, None] = {}
@@ -336,7 +344,7 @@ class Ledger:
         """
         A worker said HELLO.
         """
-        self._workers[channel] = _Worker(channel, window)
+        self._workers[channel] = _Worker(channel, window, limit=window)
         return self._dispatch(now)
 
     def claimed(
@@ -347,8 +355,9 @@ class Ledger:
 
         @raise ProtocolError: if one of these is not on offer there.
         """
-        worker = self._workers[channel]
+        worker = self._worker(channel)
         decisions: list[Decision] = []
+        worker.limit = min(worker.window, worker.limit + 1)
         for entry in self._takeOffers(worker, ids, "CLAIM"):
             self.counters.claimed += 1
             worker.serving.add(entry.id)
@@ -358,8 +367,9 @@ class Ledger:
             entry.since = now
             worker.copies[entry.id] = entry
             self._copies[entry] = None
-        while len(self._copies) > max(1, self._budget // 2):
-            decisions.append(self._letGo(next(iter(self._copies))))
+        share = max(1, self._budget // 2 // len(self._workers))
+        while len(worker.copies) > share:
+            decisions.append(self._letGo(next(iter(worker.copies.values()))))
         return decisions + self._dispatch(now)
 
     def refused(
@@ -370,10 +380,11 @@ class Ledger:
 
         @raise ProtocolError: if one of these is not on offer there.
         """
-        worker = self._workers[channel]
+        worker = self._worker(channel)
         for entry in self._takeOffers(worker, ids, "REFUSE"):
             self.counters.refused += 1
             self._wait(entry)
+        worker.limit = max(1, worker.limit // 2)
         worker.resume = now + self._pause
         return self._dispatch(now)
 
@@ -385,7 +396,7 @@ class Ledger:
 
         @raise ProtocolError: if one of these is not in service there.
         """
-        worker = self._workers[channel]
+        worker = self._worker(channel)
         if len(set(ids)) < len(ids) or not worker.serving.issuperset(ids):
             raise ProtocolError("CLOSED of a connection that it does not serve")
         worker.serving.difference_update(ids)
@@ -393,11 +404,22 @@ class Ledger:
             self._letGo(worker.copies[id]) for id in ids if id in worker.copies
         ] + self._dispatch(now)
 
+    def gone(
+        self, channel: Hashable, ids: Collection[int], now: float
+    ) -> list[Decision]:
+        """
+        Like L{closed}, for connections whose clients had left before the worker
+        could adopt them.
+        """
+        decisions = self.closed(channel, ids, now)
+        self.counters.goneBeforeAdoption += len(ids)
+        return decisions
+
     def draining(self, channel: Hashable) -> None:
         """
         A worker wants no more offers.
         """
-        self._workers[channel].open = False
+        self._worker(channel).open = False
 
     def died(
         self, channel: Hashable, touched: Collection[Any], now: float
@@ -501,6 +523,12 @@ class Ledger:
 
     # The inside
 
+    def _worker(self, channel: Hashable) -> _Worker:
+        worker = self._workers.get(channel)
+        if worker is None:
+            raise ProtocolError("it has no part in the work yet")
+        return worker
+
     @staticmethod
     def _due(since: float, delay: float, now: float) -> bool:
         return now - since >= delay
@@ -528,8 +556,8 @@ class Ledger:
 
     def _choose(self, now: float) -> _Worker | None:
         """
-        Least outstanding first; among equals, the one whose last turn is the
-        longest ago.
+        Least outstanding first, or all alike; among equals, the one whose last
+        turn is the longest ago.
         """
         return min(
             (
@@ -537,7 +565,10 @@ class Ledger:
                 for worker in self._workers.values()
                 if worker.room > 0 and worker.resume <= now
             ),
-            key=lambda worker: (worker.outstanding, worker.turn),
+            key=lambda worker: (
+                0 if self._roundRobin else worker.outstanding,
+                worker.turn,
+            ),
             default=None,
         )
 

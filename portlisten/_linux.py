@@ -17,6 +17,8 @@ from dataclasses import dataclass
 
 # linux/include/uapi/asm-generic/socket.h; Python has no names for them.
 SO_COOKIE = 57
+SO_PEERGROUPS = 59
+SO_PASSRIGHTS = 83  # since Linux 6.16
 
 # linux/include/uapi/linux/tcp.h, struct tcp_info
 _STATE = struct.Struct("=B")
@@ -50,12 +52,17 @@ class NotAConnection(Exception):
 @dataclass(frozen=True)
 class Credentials:
     """
-    Who is at the other end of a Unix socket: C{SO_PEERCRED} in unix(7).
+    Who is at the other end of a Unix socket: C{SO_PEERCRED} and
+    C{SO_PEERGROUPS} in unix(7).  On the side that connected, this is who the
+    other was when it called listen(2).
+
+    @ivar groups: the supplementary ones; empty where the kernel does not say.
     """
 
     pid: int
     uid: int
     gid: int
+    groups: tuple[int, ...] = ()
 
 
 def cookie(sock: socket.socket) -> int:
@@ -108,7 +115,28 @@ def credentials(sock: socket.socket) -> Credentials:
     Say who is at the other end of a connected Unix socket.
     """
     data = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-    return Credentials(*_CREDENTIALS.unpack(data))
+    groups = array.array("I")
+    try:
+        # Python takes no longer answer; a user in more groups has none here.
+        groups.frombytes(sock.getsockopt(socket.SOL_SOCKET, SO_PEERGROUPS, 1024))
+    except OSError:
+        pass
+    pid, uid, gid = _CREDENTIALS.unpack(data)
+    return Credentials(pid, uid, gid, tuple(groups))
+
+
+def refuseDescriptors(sock: socket.socket) -> bool:
+    """
+    Have the kernel refuse descriptors that peers send to a listening Unix
+    socket's connections.
+
+    @return: whether this kernel can.
+    """
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, SO_PASSRIGHTS, 0)
+    except OSError:
+        return False
+    return True
 
 
 def room(sock: socket.socket) -> int:

@@ -157,7 +157,7 @@ def number(
     return coerce
 
 
-def group(text: str) -> int:
+def group(text: str, option: str = "group") -> int:
     """
     Turn a group's name or number into its number.
 
@@ -168,7 +168,34 @@ def group(text: str) -> int:
             return grp.getgrgid(int(text)).gr_gid
         return grp.getgrnam(text).gr_gid
     except (KeyError, OverflowError):
-        raise UsageError(f"--group: there is no group {text!r}") from None
+        raise UsageError(f"--{option}: there is no group {text!r}") from None
+
+
+def user(text: str, option: str) -> int:
+    """
+    Turn a user's name or number into its number.
+
+    @raise UsageError: if there is no such user.
+    """
+    try:
+        if text.isdecimal():
+            return pwd.getpwuid(int(text)).pw_uid
+        return pwd.getpwnam(text).pw_uid
+    except (KeyError, OverflowError):
+        raise UsageError(f"--{option}: there is no user {text!r}") from None
+
+
+def choice(name: str, *values: str) -> Callable[[str], str]:
+    """
+    Make the coercion of an option that has one of a few values.
+    """
+
+    def coerce(text: str) -> str:
+        if text not in values:
+            raise UsageError(f"--{name}: {text!r} is none of {', '.join(values)}")
+        return text
+
+    return coerce
 
 
 def failToStart(options: CommandOptions, reason: str) -> NoReturn:
@@ -214,6 +241,21 @@ def _stop(reactor: Any) -> None:
     if reactor.running:
         log.info("received SIGTERM, stopping")
         reactor.stop()
+
+
+def onReportSignal(reactor: Any, report: Callable[[], None]) -> None:
+    """
+    Have SIGUSR1 log a report.  C{twistd} rotates its log file at that signal,
+    and goes on to.
+    """
+    earlier = signal.getsignal(signal.SIGUSR1)
+
+    def handle(number: int, frame: Any) -> None:
+        if callable(earlier):
+            earlier(number, frame)
+        reactor.callFromThread(report)
+
+    signal.signal(signal.SIGUSR1, handle)
 
 
 def exitWith(reactor: Any, code: int) -> None:

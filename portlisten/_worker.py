@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
+from collections.abc import Collection
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -139,9 +140,11 @@ class Worker:
     @param factory: what a port would be given.
     @param retry: how long to wait before connecting again, in seconds.
     @param grace: how long L{stop} waits for connections to end, in seconds.
+    @param listenerUsers: whose the listener may be, as who it was when it
+        started to listen; if empty: root's, this process's user's, or that of
+        the owner of the path's folder.
 
     @ivar serving: the adopted connections that have not ended.
-    @ivar goneBeforeAdoption: how many clients left before they were adopted.
     """
 
     log = Logger()
@@ -153,12 +156,14 @@ class Worker:
         factory: IProtocolFactory,
         retry: float = 0.1,
         grace: float = 10.0,
+        listenerUsers: Collection[int] = (),
     ) -> None:
         self._reactor = reactor
         self._path = path
         self.factory = factory
         self._retry = retry
         self._grace = grace
+        self._listenerUsers = listenerUsers
         self._timer: IDelayedCall | None = None
         self._channel: WorkerChannel | None = None
         self._complaint = ""
@@ -168,7 +173,6 @@ class Worker:
         self._parting = False
         self._stopped: Deferred[None] = Deferred()
         self.serving: set[_Served] = set()
-        self.goneBeforeAdoption = 0
 
     def start(self) -> None:
         """
@@ -218,6 +222,7 @@ class Worker:
         """
         adoption = _Adoption(self, channel, offer.id)
         transport = None
+        left = False
         try:
             transport = self._reactor.adoptStreamConnection(
                 descriptor, _family(descriptor), adoption
@@ -226,12 +231,14 @@ class Worker:
             if error.errno in _linux.EXHAUSTED:
                 self._postpone(channel, offer, descriptor, error)
                 return
-            self.goneBeforeAdoption += 1
-            if error.errno != errno.ENOTCONN:
+            left = error.errno == errno.ENOTCONN
+            if not left:
                 self.log.failure("a connection cannot be adopted")
         except Exception:
             self.log.failure("a connection cannot be adopted")
-        if transport is None:
+        if left:
+            channel.gone(offer.id)
+        elif transport is None:
             channel.closed(offer.id)
         os.close(descriptor)
 
@@ -267,6 +274,7 @@ class Worker:
         channel = WorkerChannel(self._reactor, self)
         try:
             sock.connect(self._path)
+            self._check(sock)
             ChannelTransport(self._reactor, sock, channel).start()
         except OSError as error:
             sock.close()
@@ -274,6 +282,25 @@ class Worker:
             self._later()
         else:
             self._channel = channel
+
+    def _check(self, sock: socket.socket) -> None:
+        """
+        Have nothing to do with a listener that some other user put there.  Who
+        owns the folder could always put one there.
+
+        @raise PermissionError: if that is so.
+        """
+        who = _linux.credentials(sock)
+        users = self._listenerUsers
+        if not users:
+            owner = os.stat(os.path.dirname(self._path) or ".").st_uid
+            users = {0, os.geteuid(), owner}
+        if who.uid not in users:
+            raise PermissionError(
+                None,
+                f"the listener there is of uid {who.uid}, which --listener-user has"
+                " to name",
+            )
 
     def _complain(self, error: OSError) -> None:
         why = str(error.strerror)

@@ -130,6 +130,17 @@ Examples:
         ],
     ]
 
+    def __init__(self) -> None:
+        super().__init__()
+        self["listener-user"] = []
+
+    def opt_listener_user(self, name: str) -> None:
+        """
+        Whose process the listener may be when it starts to listen; may be given
+        several times. [default: root's, your own, the owner's of PATH's folder]
+        """
+        self["listener-user"].append(_twistd.user(name, "listener-user"))
+
     def parseArgs(self, *args: str) -> None:
         """
         Take PATH and STRING.
@@ -193,6 +204,7 @@ def makeService(options: Options, reactor: Any = None) -> IService:
         HelloFactory(reactor, options["string"]),
         options["retry"],
         options["grace"],
+        options["listener-user"],
     )
     _twistd.exitCleanlyOnTerm(reactor)
     return HelloService(options, worker)

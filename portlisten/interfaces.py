@@ -44,6 +44,7 @@ class IChannel(Interface):
     """
 
     label: str = Attribute("Who the worker is, for the log.")
+    user: int = Attribute("The worker's uid.")
 
     def offer(id: int, port: int, connection: IConnection) -> None:
         """
@@ -100,6 +101,11 @@ class IDispatcher(Interface):
         It has done with these connections.
         """
 
+    def gone(channel: IChannel, ids: Sequence[int]) -> None:
+        """
+        It could not adopt these connections, since their clients had left.
+        """
+
     def draining(channel: IChannel) -> None:
         """
         It wants no more offers.
@@ -140,6 +146,12 @@ class IWorkerChannel(Interface):
     def closed(id: int) -> None:
         """
         Report that a claimed connection has ended.
+        """
+
+    def gone(id: int) -> None:
+        """
+        Report that the client of a claimed connection had left before it was
+        adopted.
         """
 
     def bye(reason: str) -> None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 import resource
+import socket
 from contextlib import ExitStack
 from functools import partial
 from typing import Any
@@ -15,16 +16,22 @@ from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.logger import Logger
 from twisted.python.usage import UsageError
 
-from portlisten import _path, _ports, _twistd
+from portlisten import _linux, _path, _ports, _twistd
 from portlisten._accept import Accepted, Acceptor
+from portlisten._access import Access
 from portlisten._channel import ListenerChannel
 from portlisten._dispatcher import Dispatcher
-from portlisten._frames import MAXIMUM_WINDOW, ListenerHello, Port, encode
+from portlisten._frames import MAXIMUM_WINDOW, Bye, ListenerHello, Port, encode
 from portlisten._ledger import Ledger
+from portlisten._throttle import Throttle
 from portlisten._transport import ChannelTransport
 
-#: Descriptors kept free for the channels of workers, log files and the like.
-RESERVE = 32
+#: How many processes may be connected to the channel's path at a time; any more
+#: wait in its backlog.  Each takes two descriptors.
+MAXIMUM_CHANNELS = 256
+
+#: Descriptors kept free for log files and the like.
+RESERVE = 16
 
 
 def somaxconn() -> int:
@@ -46,12 +53,6 @@ def _octal(text: str) -> int:
     if not 0 <= mode <= 0o777:
         raise UsageError(f"--mode: {text!r} is not an octal mode such as 0660")
     return mode
-
-
-def _onTimeout(text: str) -> str:
-    if text not in ("close", "exit"):
-        raise UsageError(f"--on-timeout: {text!r} is neither 'close' nor 'exit'")
-    return text
 
 
 class Options(_twistd.CommandOptions):
@@ -126,7 +127,31 @@ Examples:
             "close",
             "What to do when its patience runs out: 'close' the connection, or"
             " 'exit', as in 2002.",
-            _onTimeout,
+            _twistd.choice("on-timeout", "close", "exit"),
+        ],
+        [
+            "balance",
+            None,
+            "least",
+            "Which worker is next: the one with the 'least' connections, or each"
+            " in turn, 'round-robin'.",
+            _twistd.choice("balance", "least", "round-robin"),
+        ],
+        [
+            "claim-timeout",
+            None,
+            5.0,
+            "Seconds that a worker may take to claim a connection before it counts"
+            " as hung, and others get what it was sent.",
+            _twistd.number("claim-timeout", float, 0.001),
+        ],
+        [
+            "throttle",
+            None,
+            10.0,
+            "Seconds that a worker waits at the most, if those of its user die"
+            " again and again with nothing done; 0 for none.",
+            _twistd.number("throttle", float, 0),
         ],
         [
             "window",
@@ -155,12 +180,37 @@ Examples:
         super().__init__()
         self["listen"] = []
         self["mode"] = 0o660
+        self["allow-user"] = []
+        self["allow-group"] = []
 
     def opt_listen(self, description: str) -> None:
         """
         Listen on this port as well; may be given several times.
         """
         self["listen"].append(description)
+
+    def opt_allow_user(self, name: str) -> None:
+        """
+        Only this user's processes may be workers, besides root's and the
+        listener's own; may be given several times. [default: whom the path's
+        mode lets in]
+        """
+        self["allow-user"].append(_twistd.user(name, "allow-user"))
+
+    def opt_allow_group(self, name: str) -> None:
+        """
+        Likewise for the members of a group.
+        """
+        self["allow-group"].append(_twistd.group(name, "allow-group"))
+
+    def access(self) -> Access:
+        """
+        Who may be a worker.
+        """
+        users, groups = self["allow-user"], self["allow-group"]
+        if users or groups:
+            users = [0, os.geteuid(), *users]
+        return Access(users, groups)
 
     def parseArgs(self, *args: str) -> None:
         """
@@ -215,6 +265,7 @@ class ListenerService(Service):
                 )
             except (_ports.CannotBind, _path.PathError, OSError) as error:
                 _twistd.failToStart(self._options, str(error))
+            self._refuses = _linux.refuseDescriptors(self._path.socket)
             undo.pop_all()
 
     def _greeting(self) -> ListenerHello:
@@ -246,13 +297,29 @@ class ListenerService(Service):
         assert self._path is not None
         super().startService()
         _twistd.warnOfRoot("portlisten")
+        if not self._refuses:
+            self.log.info(
+                "this kernel cannot refuse descriptors that workers send (Linux 6.16"
+                " can): they are closed when they come"
+            )
         options = self._options
+        budget, channels = descriptorBudget()
+        self._access = options.access()
         self._dispatcher = dispatcher = Dispatcher(
             self._reactor,
-            Ledger(options["queue"], descriptorBudget(), options["patience"]),
+            Ledger(
+                options["queue"],
+                budget,
+                options["patience"],
+                claimTimeout=options["claim-timeout"],
+                roundRobin=options["balance"] == "round-robin",
+            ),
+            Throttle(longest=options["throttle"]),
             self._timedOut if options["on-timeout"] == "exit" else lambda: None,
         )
         dispatcher.roomChanged = self._resume
+        dispatcher.channelEnded = self._resumeWorkers
+        _twistd.onReportSignal(self._reactor, dispatcher.report)
         retry = options["retry"]
         for number, port in enumerate(self._bound):
             self._acceptors.append(
@@ -269,7 +336,7 @@ class ListenerService(Service):
             self._reactor,
             self._path.socket,
             options["path"],
-            lambda: 16,
+            lambda: max(0, channels - dispatcher.channels),
             partial(self._adoptWorkers, dispatcher),
             retry,
         )
@@ -313,8 +380,15 @@ class ListenerService(Service):
         for acceptor in self._acceptors:
             acceptor.resume()
 
+    def _resumeWorkers(self) -> None:
+        self._workers.resume()
+
     def _adoptWorkers(self, dispatcher: Dispatcher, batch: list[Accepted]) -> None:
         for sock, _ in batch:
+            who = _linux.credentials(sock)
+            if not self._access.permits(who):
+                self._turnAway(sock, who)
+                continue
             self._numbers += 1
             channel = ListenerChannel(
                 self._reactor, dispatcher, self._hello, self._numbers
@@ -328,22 +402,38 @@ class ListenerService(Service):
                     error=error.strerror,
                 )
 
+    def _turnAway(self, sock: socket.socket, who: _linux.Credentials) -> None:
+        reason = (
+            f"uid {who.uid} may not be a worker here: the listener's --allow-user"
+            " and --allow-group say who may"
+        )
+        self.log.warn(
+            "process {pid} is turned away: {reason}", pid=who.pid, reason=reason
+        )
+        try:
+            sock.send(encode(Bye(reason)))
+        except OSError:
+            pass  # it is gone already
+        sock.close()
+
     def _timedOut(self) -> None:
         self.log.critical("exiting, as --on-timeout=exit asks for")
         _twistd.exitWith(self._reactor, 1)
 
 
-def descriptorBudget() -> int:
+def descriptorBudget() -> tuple[int, int]:
     """
-    Raise the limit of open descriptors as far as it goes.
+    Raise the limit of open descriptors as far as it goes, and divide it.
 
-    @return: how many may be connections' at a time.
+    @return: how many may be connections' at a time, and how many channels there
+        may be.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    inUse = len(os.listdir("/proc/self/fd"))
-    return max(1, hard - inUse - RESERVE)
+    free = hard - len(os.listdir("/proc/self/fd")) - RESERVE
+    channels = max(1, min(MAXIMUM_CHANNELS, free // 8))
+    return max(1, free - 2 * channels), channels
 
 
 def makeService(options: Options, reactor: Any = None) -> IService:

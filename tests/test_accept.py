@@ -241,6 +241,16 @@ class ListeningTests(AcceptorTestCase):
         self.assertEqual(self.batches, [])
         self.assertReading(self.listener, False)
 
+    def test_roomLeft(self) -> None:
+        """
+        As long as there is room for one more, it looks.
+        """
+        self.room = 2
+        self.connect()
+        self.listener.doRead()
+        self.assertEqual(self.room, 1)
+        self.assertReading(self.listener, True)
+
     def test_batch(self) -> None:
         """
         It takes no more than a batch in one turn, and leaves others to the
@@ -455,6 +465,16 @@ class ErrorTests(AcceptorTestCase):
             self.assertEqual(self.batches, [["somebody"]])
             self.assertReading(acceptor, True)
             acceptor.close()
+
+    def test_asksNoMore(self) -> None:
+        """
+        Once nothing more waits, it asks no more in that turn.
+        """
+        _, acceptor = self.scripted(errno.EAGAIN, self.connection())
+        acceptor.doRead()
+        self.assertEqual(self.batches, [])
+        acceptor.doRead()
+        self.assertEqual(self.batches, [["somebody"]])
 
     def test_errorsOnly(self) -> None:
         """

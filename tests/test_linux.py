@@ -547,11 +547,10 @@ class ReceiveTests(SynchronousTestCase):
         """
         Receive, and close the descriptors in the end.
         """
-        received = _linux.receive(self.ours, *args)
-        assert received is not None
-        for descriptor in received[1]:
+        data, descriptors = _linux.receive(self.ours, *args)
+        for descriptor in descriptors:
             self.addCleanup(os.close, descriptor)
-        return received
+        return data, descriptors
 
     def test_bytes(self) -> None:
         """
@@ -627,7 +626,7 @@ class ReceiveTests(SynchronousTestCase):
         """
         When there is nothing to read now, it says so.
         """
-        self.assertIsNone(_linux.receive(self.ours))
+        self.assertRaises(BlockingIOError, _linux.receive, self.ours)
 
     def test_end(self) -> None:
         """
@@ -642,7 +641,96 @@ class ReceiveTests(SynchronousTestCase):
         """
         self.ours.send(b"never read")
         self.theirs.close()
-        self.assertIsNone(_linux.receive(self.ours))
+        self.assertRaises(ConnectionResetError, _linux.receive, self.ours)
+
+
+class SendTests(SynchronousTestCase):
+    """
+    Tests for L{_linux.send}.
+    """
+
+    def setUp(self) -> None:
+        """
+        Connect, and have something to send.
+        """
+        watchDescriptors(self)
+        self.ours, self.theirs = pair(self)
+        self.sent = pair(self)[0]
+
+    def test_bytes(self) -> None:
+        """
+        Bytes may go alone.
+        """
+        self.assertEqual(_linux.send(self.ours, b"hello", []), 5)
+        self.assertEqual(_linux.receive(self.theirs), (b"hello", []))
+
+    def test_descriptors(self) -> None:
+        """
+        Descriptors go on the first byte, and stay open here.
+        """
+        descriptor = self.sent.fileno()
+        self.assertEqual(_linux.send(self.ours, b"hello", [descriptor] * 2), 5)
+        data, received = _linux.receive(self.theirs, 1)
+        for each in received:
+            self.addCleanup(os.close, each)
+            self.assertTrue(os.path.sameopenfile(each, descriptor))
+        self.assertEqual((data, len(received)), (b"h", 2))
+
+    def test_full(self) -> None:
+        """
+        When there is no room for anything, nothing was taken, and it says so.
+        """
+        self.assertRaises(BlockingIOError, self.fill, [])
+        self.assertRaises(BlockingIOError, self.fill, [self.sent.fileno()])
+
+    def fill(self, descriptors: list[int]) -> None:
+        """
+        Send until that fails.
+        """
+        while True:
+            _linux.send(self.ours, b"x", descriptors)
+
+    def test_broken(self) -> None:
+        """
+        When nobody is there to receive, it says so.
+        """
+        self.theirs.close()
+        for descriptors in ([], [self.sent.fileno()]):
+            self.assertRaises(
+                BrokenPipeError, _linux.send, self.ours, b"x", descriptors
+            )
+
+
+class RoomTests(SynchronousTestCase):
+    """
+    Tests for L{_linux.room}.
+    """
+
+    def setUp(self) -> None:
+        """
+        Connect.
+        """
+        watchDescriptors(self)
+        self.ours, self.theirs = pair(self)
+
+    def test_staysWritable(self) -> None:
+        """
+        After all but one of as many offers, of two messages each, the socket
+        is still writable.
+        """
+        room = _linux.room(self.ours)
+        for _ in range(room - 1):
+            _linux.send(self.ours, b"x", [self.theirs.fileno()])
+            _linux.send(self.ours, b"x" * 16, [])
+        self.assertGreater(room, 1)
+        self.assertTrue(select.select([], [self.ours], [], 0)[1])
+
+    def test_atLeastOne(self) -> None:
+        """
+        The smallest buffer has room for one.
+        """
+        self.ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
+        self.assertEqual(_linux.room(self.ours), 1)
 
 
 class LimitTests(SynchronousTestCase):

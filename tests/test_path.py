@@ -299,6 +299,19 @@ class BindTests(PathTestCase):
         self.bind()
         self.assertEqual(held, [True, True])
 
+    def test_lockIsOurs(self) -> None:
+        """
+        Nobody else may take the lock, and so keep a listener waiting.
+        """
+        modes = []
+        self.hook(bound=lambda sock: modes.append(permissions(self.path + ".lock")))
+        before = os.umask(0)
+        try:
+            self.bind()
+        finally:
+            os.umask(before)
+        self.assertEqual(modes, [0o600])
+
     def test_waitsForLock(self) -> None:
         """
         While another listener holds the lock, nothing happens; the second one

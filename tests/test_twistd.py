@@ -546,8 +546,12 @@ print("done")
         handler(signal.SIGTERM, None)
         self.assertEqual(reactor.stops, 0)
         stop, *args = calls[1]
-        stop(*args)
+        with capturedLogs() as events:
+            stop(*args)
         self.assertEqual(reactor.stops, 1)
+        self.assertEqual(
+            [formatEvent(event) for event in events], ["received SIGTERM, stopping"]
+        )
 
     def test_notRunning(self) -> None:
         """

@@ -68,7 +68,10 @@ async def refused(process: Process, *words: str) -> str:
         (["portlisten", "--window=0", "0", "./s"], ["--window", "from 1 to 128"]),
         (["portlisten", "--patience=x", "0", "./s"], ["--patience", "'x'"]),
         (["portlisten", "--queue=-1", "0", "./s"], ["--queue", "at least 0"]),
-        (["portlisten", "--on-timeout=die", "0", "./s"], ["'close' nor 'exit'"]),
+        (
+            ["portlisten", "--on-timeout=die", "0", "./s"],
+            ["'die' is none of close, exit"],
+        ),
         (["hellofdpass", "--grace=nan", "./s", "a"], ["--grace", "'nan'"]),
     ],
     ids=lambda value: " ".join(value)[:40],

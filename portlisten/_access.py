@@ -1,0 +1,34 @@
+"""
+Who may be at the other end of a channel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from portlisten._linux import Credentials
+
+
+@dataclass(frozen=True)
+class Access:
+    """
+    A list of users and groups.  An empty one lets in everybody: then the path's
+    mode is all there is.
+
+    @ivar users: uids.
+    @ivar groups: gids, as a process's own or as one of its other ones.
+    """
+
+    users: Collection[int] = ()
+    groups: Collection[int] = ()
+
+    def permits(self, who: Credentials) -> bool:
+        """
+        Say whether somebody may be there.
+        """
+        if not self.users and not self.groups:
+            return True
+        return who.uid in self.users or not {who.gid, *who.groups}.isdisjoint(
+            self.groups
+        )
