@@ -274,9 +274,9 @@ class Dispatcher:
         """
         See L{IDispatcher}.
         """
-        self._strike(channel)
         if self._stillHeld(channel):
             return
+        self._strike(channel)
         counters = self._ledger.counters
         again, lost = counters.redispatched, counters.lostInService
         touched = {

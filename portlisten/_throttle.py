@@ -5,7 +5,8 @@ A worker that crashes when it starts, under a supervisor that starts it anew,
 would have the listener offer connections and take them back in a circle.  So
 who has died a few times in a row without finishing a single connection waits a
 little before its next offer, twice as long each time, up to a limit.  The first
-connection that it finishes clears its name.  Workers are told apart by their
+connection that it finishes clears its name.  Who died while it waited has shown
+nothing, so that counts for nothing.  Workers are told apart by their
 user: a crash gives the next process another pid.
 
 Nothing here keeps time: the one who asks waits.
@@ -24,7 +25,7 @@ class Throttle:
     """
 
     def __init__(
-        self, free: int = 3, first: float = 0.1, longest: float = 10.0
+        self, free: int = 10, first: float = 0.1, longest: float = 10.0
     ) -> None:
         self._free = free
         self._first = first

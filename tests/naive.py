@@ -1,0 +1,106 @@
+"""
+The control: what the tests of faults must fail against.
+
+L{main} is a listener that sends each connection to the next worker and closes
+its own descriptor, as the program of 2002 did.  It speaks enough of the channel
+for our workers to join, and listens to nothing that they say.
+
+L{ByOrder} is a worker's end of a channel that takes the first descriptor that
+came for the first offer, the second for the second, and so on.
+"""
+
+from __future__ import annotations
+
+import selectors
+import socket
+import sys
+from collections import deque
+
+from portlisten._channel import WorkerChannel
+from portlisten._frames import ListenerHello, Offer, encode
+
+
+def main(port: int, path: str) -> None:
+    """
+    Listen, send and close, until killed.
+    """
+    clients = socket.create_server(("127.0.0.1", port), backlog=4096)
+    workers = socket.socket(socket.AF_UNIX)
+    workers.bind(path)
+    workers.listen()
+    print(f"listening on tcp:127.0.0.1:{clients.getsockname()[1]}; workers connect")
+    sys.stdout.flush()
+    joined: deque[socket.socket] = deque()
+    with selectors.DefaultSelector() as selector:
+        selector.register(workers, selectors.EVENT_READ)
+        while True:
+            for key, _ in selector.select():
+                if key.fileobj is workers:
+                    worker, _ = workers.accept()
+                    worker.sendall(encode(ListenerHello(window=128)))
+                    joined.append(worker)
+                    if len(joined) == 1:
+                        selector.register(clients, selectors.EVENT_READ)
+                else:
+                    client, _ = clients.accept()
+                    with client:
+                        send(client, joined)
+            if not joined and clients in selector.get_map():
+                selector.unregister(clients)
+
+
+def send(client: socket.socket, joined: deque[socket.socket]) -> None:
+    """
+    Send a connection to whichever worker takes it.
+    """
+    send.count += 1  # type: ignore[attr-defined]
+    offer = encode(Offer(send.count, 0, cookie(client)))  # type: ignore[attr-defined]
+    while joined:
+        worker = joined[0]
+        joined.rotate()
+        try:
+            worker.recv(65536, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            pass
+        except OSError:
+            joined.remove(worker)
+            continue
+        try:
+            socket.send_fds(worker, [offer], [client.fileno()])
+            return
+        except OSError:
+            joined.remove(worker)
+
+
+send.count = 0  # type: ignore[attr-defined]
+
+
+def cookie(sock: socket.socket) -> int:
+    """
+    C{SO_COOKIE}, which a worker tells descriptors by.
+    """
+    return int.from_bytes(sock.getsockopt(socket.SOL_SOCKET, 57, 8), sys.byteorder)
+
+
+class ByOrder(WorkerChannel):
+    """
+    Trusts the order in which descriptors come.
+    """
+
+    def __init__(self, *arguments: object, **options: object) -> None:
+        super().__init__(*arguments, **options)  # type: ignore[arg-type]
+        self._came: deque[int] = deque()
+
+    def fileDescriptorReceived(self, descriptor: int) -> None:
+        self._came.append(descriptor)
+
+    def _handle(self, frame: object) -> None:
+        if isinstance(frame, Offer):
+            if self._came:
+                self._adopter.adopt(self, frame, self._came.popleft())
+        else:
+            super()._handle(frame)  # type: ignore[arg-type]
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), sys.argv[2])

@@ -1,0 +1,375 @@
+"""
+A storm of signals: C{python -m tests.storm --help}.
+
+Starts a real listener, a few workers, and clients that each send a number and
+want it back, with the number of the process that answered.  All the while it
+kills one worker after the other with SIGKILL, and starts another in its place;
+or, with C{--stop}, it stops one after the other with SIGSTOP for longer than a
+client waits, and has it go on with SIGCONT.
+
+What it counts:
+
+  - I{lost before a worker touched them}: clients that were reset, or got an
+    empty answer, or none in time, and whose connection no worker had adopted
+    by then.
+    The promise is that there are none.
+  - I{answered twice}: clients that got two answers.  There are none either.
+  - I{lost in service}: clients whose connection a worker had adopted when it
+    was killed.  Any server has those.
+  - I{late in service}: clients whose connection a worker had adopted when it
+    was stopped, and that did not wait for it to go on.
+  - I{adopted twice}: connections that two workers adopted.  That is right if
+    the first was killed before it touched them, and wrong if it was stopped.
+
+With C{--naive} the listener is the control, which sends and closes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import itertools
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from socket import inet_aton
+from typing import Any
+
+from twisted.internet.protocol import Factory, Protocol
+
+from portlisten._worker import Worker
+
+RECORD = struct.Struct("!dI4sH")
+
+#: With C{--stop}: how long an offer may stay unclaimed, how long a client waits
+#: for its answer, and how long a worker is stopped, in seconds.
+CLAIM_TIMEOUT = 0.2
+STOP_PATIENCE = 0.7
+STOP = 1.0
+
+#: How long a client waits otherwise, in seconds.
+PATIENCE = 60.0
+
+
+class Answer(Protocol):
+    """
+    Notes that it adopted a connection, and answers the number on it.
+    """
+
+    def __init__(self, book: int) -> None:
+        self._book = book
+        self._line = b""
+
+    def connectionMade(self) -> None:
+        transport: Any = self.transport
+        peer = transport.getPeer()
+        host = inet_aton(peer.host)
+        record = RECORD.pack(time.monotonic(), os.getpid(), host, peer.port)
+        os.write(self._book, record)
+
+    def dataReceived(self, data: bytes) -> None:
+        self._line += data
+        if self._line.endswith(b"\n"):
+            transport: Any = self.transport
+            transport.write(b"%s %d\n" % (self._line[:-1], os.getpid()))
+            transport.loseConnection()
+
+
+def work(path: str, book: int) -> None:
+    """
+    Be a worker, in a process that was forked for it.
+    """
+    from twisted.internet import epollreactor
+
+    epollreactor.install()
+    from twisted.internet import reactor
+
+    factory = Factory.forProtocol(lambda: Answer(book))
+    factory.noisy = False
+    Worker(reactor, path, factory, retry=0.005).start()
+    reactor.run()  # type: ignore[attr-defined]
+
+
+def forkWorker(path: str, book: int) -> int:
+    """
+    Fork a worker.
+
+    @return: its process id.
+    """
+    pid = os.fork()
+    if pid == 0:
+        try:
+            work(path, book)
+        finally:
+            os._exit(1)
+    return pid
+
+
+@dataclass
+class Result:
+    """
+    What became of one client.
+
+    @ivar kind: C{answered}, C{twice}, C{reset} (or the end, with no answer), or
+        C{late}.
+    """
+
+    kind: str
+    host: str
+    port: int
+    ended: float
+
+
+async def client(number: int, port: int, patience: float) -> Result:
+    """
+    Send a number, and read to the end.
+    """
+    host = f"127.0.{number // 200 % 200}.{2 + number % 200}"
+    received = b""
+    name = (host, 0)
+    kind = "reset"
+    try:
+        reader, writer = await asyncio.open_connection(
+            "127.0.0.1", port, local_addr=name
+        )
+        name = writer.get_extra_info("sockname")
+        writer.write(b"%d\n" % number)
+        try:
+            received = await asyncio.wait_for(reader.read(), patience)
+        finally:
+            writer.close()
+    except asyncio.TimeoutError:
+        kind = "late"
+    except OSError:
+        pass
+    answers = re.findall(rb"%d \d+\n" % number, received)
+    if len(answers) == 1 and answers[0] == received:
+        kind = "answered"
+    elif len(answers) > 1:
+        kind = "twice"
+    return Result(kind, *name, time.monotonic())
+
+
+async def clients(
+    count: float, atOnce: int, port: int, patience: float, enough: Path
+) -> list[Result]:
+    """
+    Be many clients: so many, or until there is a file that says enough.
+    """
+    results: list[Result] = []
+    numbers = itertools.count()
+
+    async def some() -> None:
+        while not enough.exists():
+            number = next(numbers)
+            if number >= count:
+                break
+            results.append(await client(number, port, patience))
+
+    await asyncio.gather(*(some() for _ in range(atOnce)))
+    return results
+
+
+def storm(
+    connections: float,
+    workers: int,
+    every: float,
+    atOnce: int,
+    naive: bool = False,
+    rounds: int = 0,
+) -> dict[str, Any]:
+    """
+    Raise it.
+
+    @param rounds: how many workers to stop; with 0, workers are killed.
+    @return: the figures.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="storm."))
+    path = str(folder / "socket")
+    log = folder / "listener.log"
+    if naive:
+        command = ["-m", "tests.naive", "0", path]
+    else:
+        command = ["-c", "from twisted.scripts.twistd import run; run()", "-n"]
+        command += [f"--pidfile={folder}/pid", "portlisten"]
+        command += [f"--claim-timeout={CLAIM_TIMEOUT}"] if rounds else []
+        command += ["tcp:0:interface=127.0.0.1", path]
+    with log.open("wb") as file:
+        listener = subprocess.Popen(
+            [sys.executable, *command], stdout=file, stderr=file
+        )
+    alive: set[int] = set()
+    try:
+        port = int(waitFor(log, r"listening on tcp:127\.0\.0\.1:(\d+).*workers")[1])
+        book = os.open(folder / "book", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        alive.update(forkWorker(path, book) for _ in range(workers))
+        patience = STOP_PATIENCE if rounds else PATIENCE
+        enough = folder / "enough"
+        answers = os.fork()
+        if answers == 0:
+            try:
+                results = asyncio.run(
+                    clients(connections, atOnce, port, patience, enough)
+                )
+                with (folder / "results").open("w") as file:
+                    json.dump([asdict(result) for result in results], file)
+            finally:
+                os._exit(0)
+        start = time.monotonic()
+        chance = random.Random(2002)
+        if rounds:
+            stopInTurn(alive, rounds, chance)
+            enough.touch()
+            os.waitpid(answers, 0)
+            signals = rounds
+        else:
+            signals = killUntilEnd(answers, alive, path, book, every, chance)
+        seconds = time.monotonic() - start
+    finally:
+        for pid in alive:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+        listener.terminate()
+        listener.wait(30)
+    results = [Result(**each) for each in json.loads((folder / "results").read_text())]
+    adopted: dict[tuple[bytes, int], list[float]] = {}
+    for when, _, *name in RECORD.iter_unpack((folder / "book").read_bytes()):
+        adopted.setdefault(tuple(name), []).append(when)
+    figures = count(results, adopted)
+    figures.update(signals=signals, seconds=round(seconds, 1))
+    counters = re.search(r"since the start: (.*)", log.read_text())
+    if counters is not None:
+        figures["listener"] = counters[1]
+    shutil.rmtree(folder)
+    return figures
+
+
+def waitFor(log: Path, pattern: str) -> re.Match[str]:
+    """
+    Wait until a log has a line that matches.
+    """
+    for _ in range(300):
+        match = re.search(pattern, log.read_text())
+        if match is not None:
+            return match
+        time.sleep(0.1)
+    raise AssertionError(f"no {pattern!r} in the log:\n{log.read_text()}")
+
+
+def stopInTurn(alive: set[int], rounds: int, chance: random.Random) -> None:
+    """
+    Stop workers for a while, one after the other.
+    """
+    time.sleep(STOP)
+    for _ in range(rounds):
+        victim = chance.choice(sorted(alive))
+        os.kill(victim, signal.SIGSTOP)
+        time.sleep(STOP)
+        os.kill(victim, signal.SIGCONT)
+        time.sleep(CLAIM_TIMEOUT / 2)
+
+
+def killUntilEnd(
+    answers: int,
+    alive: set[int],
+    path: str,
+    book: int,
+    every: float,
+    chance: random.Random,
+) -> int:
+    """
+    Kill workers for as long as the clients' process lives.
+
+    @return: how many.
+    """
+    kills = 0
+    due = time.monotonic()
+    while os.waitpid(answers, os.WNOHANG) == (0, 0):
+        due = max(due + every, time.monotonic())
+        time.sleep(max(0.0, due - time.monotonic()))
+        victim = chance.choice(sorted(alive))
+        os.kill(victim, signal.SIGKILL)
+        os.waitpid(victim, 0)
+        alive.remove(victim)
+        alive.add(forkWorker(path, book))
+        kills += 1
+    return kills
+
+
+def count(
+    results: list[Result], adopted: dict[tuple[bytes, int], list[float]]
+) -> dict[str, Any]:
+    """
+    Tell those that were lost in service from those that were lost before.
+    """
+    kinds = Counter(result.kind for result in results)
+    served = Counter(
+        result.kind
+        for result in results
+        for times in [adopted.get((inet_aton(result.host), result.port))]
+        if times is not None and times[0] < result.ended
+    )
+    lost = kinds["reset"] + kinds["late"] - served["reset"] - served["late"]
+    return {
+        "connections": len(results),
+        "answered": kinds["answered"],
+        "lost before a worker touched them": lost,
+        "answered twice": kinds["twice"],
+        "lost in service": served["reset"],
+        "late in service": served["late"],
+        "adopted twice": sum(len(times) > 1 for times in adopted.values()),
+    }
+
+
+def main() -> None:
+    """
+    Raise a storm as the command line says, and print its figures.
+    """
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.storm",
+        description="Kill or stop workers under load, and count what clients lose.",
+    )
+    parser.add_argument("--connections", type=int, default=20_000)
+    parser.add_argument("--workers", type=int, default=3)
+    parser.add_argument("--every", type=float, default=0.015, help="seconds")
+    parser.add_argument("--at-once", type=int, default=64, help="clients")
+    parser.add_argument(
+        "--stop",
+        type=int,
+        default=0,
+        metavar="ROUNDS",
+        help="stop so many workers, one after the other, rather than kill any",
+    )
+    parser.add_argument("--naive", action="store_true", help="the control: send, close")
+    arguments = parser.parse_args()
+    figures = storm(
+        float("inf") if arguments.stop else arguments.connections,
+        arguments.workers,
+        arguments.every,
+        arguments.at_once,
+        arguments.naive,
+        arguments.stop,
+    )
+    for name, value in figures.items():
+        print(f"{name}: {value}")
+    broken = (
+        figures["lost before a worker touched them"]
+        or figures["answered twice"]
+        or (arguments.stop and (figures["adopted twice"] or figures["lost in service"]))
+    )
+    sys.exit(1 if broken else 0)
+
+
+if __name__ == "__main__":
+    main()
