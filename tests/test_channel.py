@@ -5,6 +5,7 @@ and the kernel's own sockets, against peers that write their frames by hand.
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import socket
@@ -14,7 +15,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from twisted.internet import reactor
 from twisted.internet.address import IPv4Address, UNIXAddress
@@ -36,6 +37,7 @@ from portlisten._frames import (
     Drain,
     Drained,
     Frame,
+    Gone,
     ListenerHello,
     Offer,
     Port,
@@ -45,6 +47,7 @@ from portlisten._frames import (
     WorkerHello,
     encode,
 )
+from portlisten._transport import ChannelTransport
 from portlisten.interfaces import (
     IAdopter,
     IChannel,
@@ -79,9 +82,10 @@ async def aMoment() -> None:
 async def inReactor(test: TestCase) -> None:
     """
     Have the reactor run from here on to the end of the test, and watch its
-    descriptors.  To be called first in C{setUp}: as it starts to run, the
-    reactor opens some that are not the test's.
+    descriptors.  To be called first in C{setUp}: as it starts to run and to
+    listen, the reactor opens some that are not the test's.
     """
+    await reactor.listenTCP(0, Factory(), interface="127.0.0.1").stopListening()
     await deferLater(reactor, 0)
     watchDescriptors(test)
 
@@ -154,10 +158,12 @@ class Peer:
         Take in what has come.
         """
         while not self.ended:
-            received = _linux.receive(self.socket)
-            if received is None:
+            try:
+                data, descriptors = _linux.receive(self.socket)
+            except BlockingIOError:
                 break
-            data, descriptors = received
+            except ConnectionResetError:
+                data, descriptors = b"", []
             self.ended = not data
             self.descriptors += descriptors
             self.frames += self._decoder.feed(data)
@@ -186,17 +192,38 @@ class Peer:
         self.descriptors = []
 
 
-def attach(protocol: Protocol, vocabulary: _frames.Vocabulary) -> Peer:
+def attach(protocol: Protocol, sock: socket.socket) -> None:
     """
-    Have the reactor serve a protocol on one end of a pair of Unix sockets.
+    Have the reactor serve a protocol on a socket, over the transport that is
+    made for it.
+    """
+    ChannelTransport(reactor, sock, protocol).start()
 
-    @return: the other end.
+
+def adopt(protocol: Protocol, sock: socket.socket) -> None:
     """
-    ours, theirs = socket.socketpair()
-    with ours:
-        ours.setblocking(False)
-        reactor.adoptStreamConnection(ours.fileno(), socket.AF_UNIX, Once(protocol))
-    return Peer(theirs, vocabulary)
+    Likewise, over Twisted's own transport.
+    """
+    sock.setblocking(False)
+    with sock:
+        reactor.adoptStreamConnection(sock.fileno(), socket.AF_UNIX, Once(protocol))
+
+
+_TestClass = TypeVar("_TestClass", bound="type[ChannelTestCase]")
+
+
+def overTwistedToo(testClass: _TestClass) -> _TestClass:
+    """
+    Have a class of tests run once more, over Twisted's own transport.
+    """
+    name = testClass.__name__.replace("Tests", "OverTwistedTests")
+    content = {
+        "attach": staticmethod(adopt),
+        "__doc__": testClass.__doc__,
+        "__module__": __name__,
+    }
+    globals()[name] = type(testClass)(name, (testClass,), content)
+    return testClass
 
 
 def stuff(protocol: Protocol) -> None:
@@ -270,8 +297,14 @@ class RecordingDispatcher:
     def closed(self, channel: IChannel, ids: Sequence[int]) -> None:
         self._keep("closed", tuple(ids))
 
+    def gone(self, channel: IChannel, ids: Sequence[int]) -> None:
+        self._keep("gone", tuple(ids))
+
     def draining(self, channel: IChannel) -> None:
         self._keep("draining")
+
+    def revoking(self, channel: IChannel) -> None:
+        self._keep("revoking")
 
     def parted(self, channel: IChannel, reason: str) -> None:
         self._keep("parted", reason)
@@ -390,16 +423,54 @@ class InterfaceTests(SynchronousTestCase):
             verifyObject(IConnection, HeldConnection(sock))
 
 
-class FlushTests(TestCase):
+class ChannelTestCase(TestCase):
+    """
+    One end of a channel, and its peer.
+
+    @cvar attach: has the reactor serve a protocol on a socket.
+    """
+
+    attach = staticmethod(attach)
+
+    async def setUp(self) -> None:
+        await inReactor(self)
+        self.clock = Clock()
+        logs = capturedLogs()
+        self.logged = logs.__enter__()
+        self.addCleanup(logs.__exit__, None, None, None)
+
+    def peerOf(self, protocol: Protocol, vocabulary: _frames.Vocabulary) -> Peer:
+        """
+        Have the reactor serve a protocol on one end of a pair of Unix sockets.
+
+        @return: the other end.
+        """
+        ours, theirs = socket.socketpair()
+        self.attach(protocol, ours)
+        return Peer(theirs, vocabulary)
+
+    def connections(self, count: int) -> list[tuple[socket.socket, socket.socket]]:
+        """
+        Make TCP connections that last as long as the test.
+        """
+        pairs = [tcpPair() for _ in range(count)]
+        for pair in pairs:
+            for sock in pair:
+                self.addCleanup(sock.close)
+        return pairs
+
+
+@overTwistedToo
+class FlushTests(ChannelTestCase):
     """
     L{_channel._Flushes} tells when the write buffer has reached the kernel.
     """
 
     async def setUp(self) -> None:
-        await inReactor(self)
+        await super().setUp()
         self.told = 0
         self.protocol = Protocol()
-        self.peer = attach(self.protocol, {})
+        self.peer = self.peerOf(self.protocol, {})
         self.flushes = _channel._Flushes(self._flushed)
         self.flushes.watch(self.protocol.transport)
         self.addCleanup(self.end)
@@ -445,29 +516,6 @@ class FlushTests(TestCase):
         self.assertEqual(self.told, 0)
 
 
-class ChannelTestCase(TestCase):
-    """
-    One end of a channel, and its peer.
-    """
-
-    async def setUp(self) -> None:
-        await inReactor(self)
-        self.clock = Clock()
-        logs = capturedLogs()
-        self.logged = logs.__enter__()
-        self.addCleanup(logs.__exit__, None, None, None)
-
-    def connections(self, count: int) -> list[tuple[socket.socket, socket.socket]]:
-        """
-        Make TCP connections that last as long as the test.
-        """
-        pairs = [tcpPair() for _ in range(count)]
-        for pair in pairs:
-            for sock in pair:
-                self.addCleanup(sock.close)
-        return pairs
-
-
 class ListenerChannelTestCase(ChannelTestCase):
     """
     A L{ListenerChannel}, and a worker made by hand.
@@ -479,7 +527,7 @@ class ListenerChannelTestCase(ChannelTestCase):
         await super().setUp()
         self.dispatcher = RecordingDispatcher()
         self.channel = ListenerChannel(self.clock, self.dispatcher, self.hello, 7)
-        self.worker = attach(self.channel, _frames.FROM_LISTENER)
+        self.worker = self.peerOf(self.channel, _frames.FROM_LISTENER)
         self.addCleanup(self.end)
 
     async def end(self) -> None:
@@ -517,6 +565,7 @@ class ListenerChannelTestCase(ChannelTestCase):
         self.channel.transport.stopReading()
 
 
+@overTwistedToo
 class ListenerGreetingTests(ListenerChannelTestCase):
     """
     How a worker joins.
@@ -580,7 +629,7 @@ class ListenerGreetingTests(ListenerChannelTestCase):
         await eventually(self.worker.hasEnded)
         self.assertEqual(
             self.worker.frames,
-            [self.hello, Bye("no HELLO within 5 s"), Revoked()],
+            [self.hello, Bye("no HELLO within 5 s")],
         )
         await eventually(lambda: ("disconnected",) in self.dispatcher.events)
         self.assertEqual(self.dispatcher.events, [("connected",), ("disconnected",)])
@@ -601,14 +650,35 @@ class ListenerGreetingTests(ListenerChannelTestCase):
 
     async def test_tooLate(self) -> None:
         """
-        A HELLO that comes when the worker is being cut off lets it join no more,
-        and nothing that follows it counts.
+        A HELLO that comes when the worker has been sent away lets it join no
+        more, and there was nothing to revoke.
         """
-        self.stopReading()
+        await eventually(self.worker.read)
         self.channel.revoke("too late")
-        self.worker.say(WorkerHello(4), Claim((1,)), Bye("sorry"))
+        self.worker.say(WorkerHello(4), Claim((1,)))
+        await eventually(lambda: ("disconnected",) in self.dispatcher.events)
+        self.assertEqual(self.worker.read(), [self.hello, Bye("too late")])
+        self.assertEqual(self.dispatcher.events, [("connected",), ("disconnected",)])
+
+    async def test_byeInstead(self) -> None:
+        """
+        A worker may say BYE without having said HELLO, and has not parted then.
+        """
+        self.worker.say(Bye("wrong door"))
         await eventually(lambda: ("disconnected",) in self.dispatcher.events)
         self.assertEqual(self.dispatcher.events, [("connected",), ("disconnected",)])
+        self.assertEqual(texts(self.logged, "warn"), [])
+
+    async def test_noRoom(self) -> None:
+        """
+        The window is no larger than what the kernel takes for the worker
+        without reading on its part.
+        """
+        handle = self.channel.transport.getHandle()
+        handle.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 8192)
+        self.assertEqual(_linux.room(handle), 2)
+        await self.join(window=4)
+        self.assertEqual(self.dispatcher.events[1], ("joined", 2))
 
     async def test_goneBefore(self) -> None:
         """
@@ -619,6 +689,7 @@ class ListenerGreetingTests(ListenerChannelTestCase):
         self.assertEqual(self.dispatcher.events, [("connected",), ("disconnected",)])
 
 
+@overTwistedToo
 class OfferTests(ListenerChannelTestCase):
     """
     How connections are sent.
@@ -658,8 +729,10 @@ class OfferTests(ListenerChannelTestCase):
         offers: list[Offer] = []
 
         def readByte() -> bool:
-            received = _linux.receive(self.worker.socket, 1)
-            data, descriptors = received or (b"", [])
+            try:
+                data, descriptors = _linux.receive(self.worker.socket, 1)
+            except BlockingIOError:
+                return False
             for descriptor in descriptors:
                 with socket.socket(fileno=descriptor) as sock:
                     cookies.add(_linux.cookie(sock))
@@ -667,11 +740,10 @@ class OfferTests(ListenerChannelTestCase):
                 if isinstance(frame, Offer):
                     self.assertIn(frame.cookie, cookies)
                     offers.append(frame)
-            return received is None
+            return True
 
         while len(offers) < 20:
-            if readByte():
-                await deferLater(reactor, 0.001)
+            await eventually(readByte)
         self.assertEqual([offer.id for offer in offers], list(range(20)))
 
     async def test_drained(self) -> None:
@@ -683,6 +755,7 @@ class OfferTests(ListenerChannelTestCase):
         await eventually(lambda: self.worker.heard(Drained))
 
 
+@overTwistedToo
 class WordOfTheWorkerTests(ListenerChannelTestCase):
     """
     What a worker says, and what the dispatcher hears.
@@ -709,6 +782,13 @@ class WordOfTheWorkerTests(ListenerChannelTestCase):
         """
         await self.say(Closed((3, 1)))
         self.assertEqual(self.told, [("closed", (3, 1))])
+
+    async def test_gone(self) -> None:
+        """
+        GONE is told with its ids.
+        """
+        await self.say(Gone((2,)))
+        self.assertEqual(self.told, [("gone", (2,))])
 
     async def test_refuse(self) -> None:
         """
@@ -750,6 +830,7 @@ class WordOfTheWorkerTests(ListenerChannelTestCase):
         self.assertEqual(texts(self.logged, "warn"), [])
 
 
+@overTwistedToo
 class DeathTests(ListenerChannelTestCase):
     """
     A worker that is gone without a word.
@@ -797,7 +878,13 @@ class DeathTests(ListenerChannelTestCase):
         await eventually(lambda: ("disconnected",) in self.told)
         self.assertEqual(self.told, [("parted", "it says: gone"), ("disconnected",)])
 
-    async def test_offerToTheDead(self) -> None:
+
+class OfferToTheDeadTests(ListenerChannelTestCase):
+    """
+    A worker that is dead, while there is more to offer.
+    """
+
+    async def test_roomByTheLastClaims(self) -> None:
         """
         A claim found at the end makes room for another offer.  One made to the
         dead worker in answer to it harms nothing: the claims behind it count,
@@ -819,6 +906,7 @@ class DeathTests(ListenerChannelTestCase):
         )
 
 
+@overTwistedToo
 class MisconductTests(ListenerChannelTestCase):
     """
     A worker that breaks the protocol.
@@ -830,8 +918,9 @@ class MisconductTests(ListenerChannelTestCase):
         """
         await eventually(self.worker.hasEnded)
         await eventually(lambda: ("disconnected",) in self.told)
-        self.assertEqual(self.worker.frames[-2:], [Bye(reason), Revoked()])
+        self.assertEqual(self.worker.frames[-2:], [Revoked(), Bye(reason)])
         self.assertEqual(self.told[-2:], [("parted", reason), ("disconnected",)])
+        self.assertEqual(self.told.count(("revoking",)), 1)
         self.assertEqual(
             texts(self.logged, "warn"),
             [f"{self.channel.label} is cut off: {reason}"],
@@ -876,6 +965,50 @@ class MisconductTests(ListenerChannelTestCase):
         self.worker.say(Closed((1,)), b"\xee\0\0\0")
         self.worker.say(b"\xef\0\0\0")
         await self.cutOff("a frame of the unknown type 238")
+
+    async def test_goodAfterBad(self) -> None:
+        """
+        A frame that makes no sense does not undo what is written behind it.
+        """
+
+        def refuse(event: tuple[Any, ...]) -> None:
+            if event[0] == "closed":
+                raise ProtocolError("no such connection")
+
+        self.dispatcher.react = refuse
+        await self.join()
+        self.worker.say(Closed((66,)), Claim((1,)))
+        await self.cutOff("no such connection")
+        self.assertIn(("claimed", (1,)), self.told)
+
+    async def test_nothingTwice(self) -> None:
+        """
+        What had come together with a bad frame is not read again along with
+        what came later.
+        """
+
+        def refuse(event: tuple[Any, ...]) -> None:
+            if event[0] == "closed":
+                self.worker.say(Claim((2,)))
+                raise ProtocolError("no such connection")
+
+        self.dispatcher.react = refuse
+        await self.join()
+        self.worker.say(Claim((1,)), Closed((66,)))
+        await self.cutOff("no such connection")
+        self.assertEqual(
+            [event for event in self.told if event[0] == "claimed"],
+            [("claimed", (1,)), ("claimed", (2,))],
+        )
+
+    async def test_secondDrain(self) -> None:
+        """
+        DRAIN may be said once.
+        """
+        await self.join()
+        self.worker.say(Drain(), Drain())
+        await self.cutOff("a second DRAIN")
+        self.assertEqual(self.told.count(("draining",)), 1)
 
     async def test_bug(self) -> None:
         """
@@ -949,6 +1082,7 @@ class MisconductTests(ListenerChannelTestCase):
         self.assertIn(("claimed", (1,)), self.told)
 
 
+@overTwistedToo
 class RevocationTests(ListenerChannelTestCase):
     """
     How offers are taken back.
@@ -956,7 +1090,7 @@ class RevocationTests(ListenerChannelTestCase):
 
     async def test_toldWhy(self) -> None:
         """
-        The worker is told why, and that what it has not claimed is gone; once,
+        The worker is told that what it has not claimed is gone, and why; once,
         however often it is revoked.
         """
         await self.join()
@@ -965,21 +1099,27 @@ class RevocationTests(ListenerChannelTestCase):
         await eventually(self.worker.hasEnded)
         await eventually(lambda: ("disconnected",) in self.told)
         self.channel.revoke("it hung")
-        self.assertEqual(self.worker.frames, [self.hello, Bye("it hangs"), Revoked()])
-        self.assertEqual(self.told, [("parted", "it hangs"), ("disconnected",)])
+        self.assertEqual(self.worker.frames, [self.hello, Revoked(), Bye("it hangs")])
+        self.assertEqual(
+            self.told, [("revoking",), ("parted", "it hangs"), ("disconnected",)]
+        )
 
     async def test_claimBefore(self) -> None:
         """
         A claim that was in the kernel when the worker's way was shut counts.
         """
         await self.join()
-        self.stopReading()
         self.worker.say(Claim((1,)))
         self.channel.revoke("it hangs")
         await eventually(lambda: ("disconnected",) in self.told)
         self.assertEqual(
             self.told,
-            [("claimed", (1,)), ("parted", "it hangs"), ("disconnected",)],
+            [
+                ("revoking",),
+                ("claimed", (1,)),
+                ("parted", "it hangs"),
+                ("disconnected",),
+            ],
         )
 
     async def test_byeBefore(self) -> None:
@@ -987,13 +1127,17 @@ class RevocationTests(ListenerChannelTestCase):
         A BYE that was in the kernel by then is its parting, and the only one.
         """
         await self.join()
-        self.stopReading()
         self.worker.say(Claim((1,)), Bye("gone"))
         self.channel.revoke("it hangs")
         await eventually(lambda: ("disconnected",) in self.told)
         self.assertEqual(
             self.told,
-            [("claimed", (1,)), ("parted", "it says: gone"), ("disconnected",)],
+            [
+                ("revoking",),
+                ("claimed", (1,)),
+                ("parted", "it says: gone"),
+                ("disconnected",),
+            ],
         )
 
     async def test_claimAfter(self) -> None:
@@ -1015,52 +1159,100 @@ class RevocationTests(ListenerChannelTestCase):
         self.channel.revoke("it hangs")
         await eventually(lambda: ("disconnected",) in self.told)
         self.assertEqual(failures, ["EPIPE"])
-        self.assertEqual(self.told, [("parted", "it hangs"), ("disconnected",)])
+        self.assertNotIn(("claimed", (1,)), self.told)
 
-    async def test_notReading(self) -> None:
+    async def test_noRoomForTheWord(self) -> None:
         """
-        A worker that does not read is not waited for, and finds none of the
-        offers later that were not in the kernel by then.
-        """
-        [(_, accepted)] = self.connections(1)
-        await self.join()
-        for id in range(1000):
-            self.offer(id, accepted)
-        self.channel.revoke("it hangs")
-        await aMoment()
-        self.clock.advance(4.9)
-        self.assertEqual(self.told, [])
-        self.clock.advance(0.1)
-        self.assertEqual(self.told, [("parted", "it hangs")])
-        await eventually(lambda: ("disconnected",) in self.told)
-        self.assertTrue(self.worker.hasEnded())
-        self.assertLess(len(self.worker.descriptors), 1000)
-        self.assertEqual(self.worker.heard(Revoked), [])
-
-    async def test_notReadingButClaiming(self) -> None:
-        """
-        What such a worker did claim counts.
+        While the word of it cannot be written, nothing is taken back: a worker
+        that saw the end without it would serve what it holds.  What it claims
+        meanwhile counts.
         """
         await self.join()
         stuff(self.channel)
         self.channel.revoke("it hangs")
         self.worker.say(Claim((1,)))
-        await eventually(lambda: self.told)
-        self.clock.advance(5)
-        self.assertEqual(self.told, [("claimed", (1,)), ("parted", "it hangs")])
+        await eventually(lambda: len(self.told) > 1)
+        self.clock.advance(3600)
+        await aMoment()
+        self.assertEqual(self.told, [("revoking",), ("claimed", (1,))])
+        await unstuff(self.worker)
+        await eventually(self.worker.hasEnded)
+        self.assertEqual(self.worker.frames, [self.hello, Revoked(), Bye("it hangs")])
+        await eventually(lambda: ("disconnected",) in self.told)
+        self.assertEqual(self.told[2:], [("parted", "it hangs"), ("disconnected",)])
+
+    async def test_behindTheOffers(self) -> None:
+        """
+        What was to be sent before goes first, so that the word comes behind each
+        offer that the worker will ever see.
+        """
+        [(_, accepted)] = self.connections(1)
+        await self.join()
+        stuff(self.channel)
+        self.offer(1, accepted)
+        self.channel.revoke("it hangs")
+        self.channel.drained()
+        await unstuff(self.worker)
+        await eventually(self.worker.hasEnded)
+        self.assertEqual(
+            [type(frame) for frame in self.worker.frames],
+            [ListenerHello, Offer, Revoked, Bye],
+        )
+        self.assertEqual(len(self.worker.descriptors), 1)
+        await eventually(lambda: ("disconnected",) in self.told)
+        self.assertEqual(
+            self.told, [("revoking",), ("parted", "it hangs"), ("disconnected",)]
+        )
+
+    async def test_alreadyDead(self) -> None:
+        """
+        A worker that turns out to be dead has died; what it had claimed counts.
+        """
+        await self.join()
+        self.worker.say(Claim((1,)))
+        self.worker.close()
+        self.channel.revoke("it hangs")
+        await eventually(lambda: ("disconnected",) in self.told)
+        self.assertEqual(
+            self.told,
+            [("revoking",), ("claimed", (1,)), ("died",), ("disconnected",)],
+        )
 
     async def test_deathMeanwhile(self) -> None:
         """
-        A worker that dies before the word of it is out has parted.
+        So has one that dies before the word is out.
         """
         await self.join()
         stuff(self.channel)
         self.channel.revoke("it hangs")
         self.worker.close()
         await eventually(lambda: ("disconnected",) in self.told)
-        self.assertEqual(self.told, [("parted", "it hangs"), ("disconnected",)])
+        self.assertEqual(self.told, [("revoking",), ("died",), ("disconnected",)])
+
+    async def test_unsentStaysUnsent(self) -> None:
+        """
+        What is unsent when a worker parts is never sent: it is about to become
+        somebody else's.
+        """
+        [(_, accepted)] = self.connections(1)
+        await self.join()
+        stuff(self.channel)
+        self.offer(1, accepted)
+        self.worker.say(Bye("enough"))
+        await eventually(lambda: self.told)
+        while not self.worker.ended:
+            try:
+                data, descriptors = _linux.receive(self.worker.socket)
+            except BlockingIOError:
+                await deferLater(reactor, 0.002)
+            except ConnectionResetError:
+                break
+            else:
+                self.assertEqual((data.strip(b"\0"), descriptors), (b"", []))
+                self.worker.ended = not data
 
 
+@overTwistedToo
 class FarewellTests(ListenerChannelTestCase):
     """
     How the listener leaves.
@@ -1131,7 +1323,7 @@ class WorkerChannelTestCase(ChannelTestCase):
         await super().setUp()
         self.adopter = RecordingAdopter()
         self.channel = WorkerChannel(self.clock, self.adopter, self.window)
-        self.listener = attach(self.channel, _frames.FROM_WORKER)
+        self.listener = self.peerOf(self.channel, _frames.FROM_WORKER)
         self.addCleanup(self.end)
 
     async def end(self) -> None:
@@ -1176,6 +1368,52 @@ class WorkerChannelTestCase(ChannelTestCase):
         return pairs
 
 
+class ExhaustedTests(ChannelTestCase):
+    """
+    A process that has no descriptor left for a channel.
+    """
+
+    def exhaust(self) -> None:
+        """
+        Have it impossible to duplicate a socket.
+        """
+
+        def fail(sock: socket.socket) -> None:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+        self.patch(socket.socket, "dup", fail)
+
+    def check(self, channel: Protocol, vocabulary: _frames.Vocabulary) -> None:
+        """
+        See that the channel is not made, and that nothing of it is left.
+        """
+        self.exhaust()
+        ours, theirs = socket.socketpair()
+        with theirs:
+            self.assertRaises(OSError, self.attach, channel, ours)
+            self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    async def test_listener(self) -> None:
+        """
+        The dispatcher does not hear of it.
+        """
+        dispatcher = RecordingDispatcher()
+        channel = ListenerChannel(self.clock, dispatcher, ListenerHello(1), 1)
+        self.check(channel, _frames.FROM_LISTENER)
+        await aMoment()
+        self.assertEqual(dispatcher.events, [])
+
+    async def test_worker(self) -> None:
+        """
+        Nor does the adopter.
+        """
+        adopter = RecordingAdopter()
+        self.check(WorkerChannel(self.clock, adopter), _frames.FROM_WORKER)
+        await aMoment()
+        self.assertEqual(adopter.events, [])
+
+
+@overTwistedToo
 class WorkerGreetingTests(WorkerChannelTestCase):
     """
     How the worker meets its listener.
@@ -1225,7 +1463,19 @@ class WorkerGreetingTests(WorkerChannelTestCase):
             ["the listener is cut off: no HELLO within 5 s"],
         )
 
+    async def test_turnedAway(self) -> None:
+        """
+        A listener may say BYE instead of HELLO, and the adopter hears why.
+        """
+        self.listener.say(Bye("members only"))
+        self.listener.close()
+        await self.gone()
+        self.assertEqual(
+            self.adopter.events, [("lost", "the listener says: members only")]
+        )
 
+
+@overTwistedToo
 class ClaimTests(WorkerChannelTestCase):
     """
     Claim before touch.
@@ -1309,6 +1559,16 @@ class ClaimTests(WorkerChannelTestCase):
         await self.adopt(1)
         self.assertFalse(os.get_inheritable(self.adopter.descriptors[1]))
 
+    async def test_gone(self) -> None:
+        """
+        A client that left before its connection was adopted is reported.
+        """
+        await self.register()
+        await self.adopt(2)
+        self.channel.gone(2)
+        await eventually(lambda: self.listener.heard(Gone))
+        self.assertEqual(self.listener.heard(Gone), [Gone((2,))])
+
     async def test_closed(self) -> None:
         """
         The end of a connection is reported.
@@ -1320,6 +1580,7 @@ class ClaimTests(WorkerChannelTestCase):
         self.assertEqual(self.listener.heard(Closed), [Closed((2,))])
 
 
+@overTwistedToo
 class UselessDescriptorTests(WorkerChannelTestCase):
     """
     Descriptors of what is no stream connection.
@@ -1377,6 +1638,7 @@ class UselessDescriptorTests(WorkerChannelTestCase):
             await self.check(sock.fileno(), "not SOCK_STREAM")
 
 
+@overTwistedToo
 class MissingDescriptorTests(WorkerChannelTestCase):
     """
     Offers whose descriptor did not arrive.
@@ -1413,6 +1675,7 @@ class MissingDescriptorTests(WorkerChannelTestCase):
         self.assertEqual(self.adopter.adopted, [])
 
 
+@overTwistedToo
 class RevokedTests(WorkerChannelTestCase):
     """
     A listener that takes its offers back.
@@ -1507,6 +1770,7 @@ class RevokedTests(WorkerChannelTestCase):
         self.assertEqual(self.adopter.adopted, [])
 
 
+@overTwistedToo
 class ListenerGoneTests(WorkerChannelTestCase):
     """
     A listener that dies, and says nothing.
@@ -1578,6 +1842,7 @@ class ListenerGoneTests(WorkerChannelTestCase):
         self.listener.close()
         await self.gone()
         self.channel.closed(1)
+        self.channel.gone(2)
         self.channel.drain()
         self.channel.bye("too late")
         self.channel.fileDescriptorReceived(os.dup(0))
@@ -1585,6 +1850,7 @@ class ListenerGoneTests(WorkerChannelTestCase):
         self.assertEqual(self.adopter.events[1:], [("lost", "the listener is gone")])
 
 
+@overTwistedToo
 class ListenerMisconductTests(WorkerChannelTestCase):
     """
     A listener that breaks the protocol.
@@ -1655,6 +1921,7 @@ class ListenerMisconductTests(WorkerChannelTestCase):
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
 
 
+@overTwistedToo
 class DrainTests(WorkerChannelTestCase):
     """
     A worker that wants no more.

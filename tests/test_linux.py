@@ -10,8 +10,8 @@ import os
 import select
 import socket
 import struct
-from collections.abc import Callable
 from typing import Any
+from unittest import SkipTest
 
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -100,7 +100,16 @@ class Scripted:
 
     def __init__(self, sock: socket.socket, answers: dict[int, Any]) -> None:
         self.fileno = sock.fileno
-        self.getsockopt: Callable[..., Any] = lambda level, name, size=0: answers[name]
+        self._answers = answers
+
+    def getsockopt(self, level: int, name: int, size: int = 0) -> Any:
+        """
+        Give the answer, or raise it.
+        """
+        answer = self._answers[name]
+        if isinstance(answer, OSError):
+            raise answer
+        return answer
 
 
 class CookieTests(SynchronousTestCase):
@@ -356,10 +365,62 @@ class CredentialsTests(SynchronousTestCase):
         """
         They say who is at the other end: here, this process.
         """
+        credentials = _linux.credentials(pair(self)[0])
         self.assertEqual(
-            _linux.credentials(pair(self)[0]),
-            _linux.Credentials(os.getpid(), os.geteuid(), os.getegid()),
+            (credentials.pid, credentials.uid, credentials.gid),
+            (os.getpid(), os.geteuid(), os.getegid()),
         )
+        self.assertEqual(sorted(credentials.groups), sorted(os.getgroups()))
+
+    def test_groupsUntold(self) -> None:
+        """
+        Where the kernel does not tell the groups, there are none.
+        """
+        answers = {
+            socket.SO_PEERCRED: struct.pack("=iii", 1, 2, 3),
+            _linux.SO_PEERGROUPS: OSError(errno.ERANGE, "too many"),
+        }
+        sock: Any = Scripted(pair(self)[0], answers)
+        self.assertEqual(_linux.credentials(sock), _linux.Credentials(1, 2, 3, ()))
+
+
+class RefuseDescriptorsTests(SynchronousTestCase):
+    """
+    Tests for L{_linux.refuseDescriptors}.
+    """
+
+    def setUp(self) -> None:
+        """
+        Watch over descriptors.
+        """
+        watchDescriptors(self)
+
+    def test_refused(self) -> None:
+        """
+        A peer can send bytes, and no descriptors.
+        """
+        path = self.mktemp()
+        with (
+            socket.socket(socket.AF_UNIX) as server,
+            socket.socket(socket.AF_UNIX) as client,
+        ):
+            server.bind(path)
+            server.listen()
+            if not _linux.refuseDescriptors(server):
+                raise SkipTest("this kernel cannot refuse descriptors")
+            client.connect(path)
+            self.assertRaises(
+                PermissionError, socket.send_fds, client, [b"x"], [client.fileno()]
+            )
+            client.send(b"y")
+            with server.accept()[0] as accepted:
+                self.assertEqual(accepted.recv(10), b"y")
+
+    def test_cannot(self) -> None:
+        """
+        It says so where that cannot be had.
+        """
+        self.assertIs(_linux.refuseDescriptors(pipe(self)), False)
 
 
 class ForgetTests(SynchronousTestCase):

@@ -430,6 +430,55 @@ class GroupTests(SynchronousTestCase):
             error = self.assertRaises(UsageError, _twistd.group, text)
             self.assertEqual(str(error), f"--group: there is no group {text!r}")
 
+    def test_option(self) -> None:
+        """
+        The text names the option.
+        """
+        error = self.assertRaises(UsageError, _twistd.group, "no such group", "team")
+        self.assertEqual(str(error), "--team: there is no group 'no such group'")
+
+
+class UserTests(SynchronousTestCase):
+    """
+    Tests for L{_twistd.user}.
+    """
+
+    def test_name(self) -> None:
+        """
+        A user may be given by name.
+        """
+        self.assertEqual(_twistd.user("nobody", "user"), NOBODY)
+
+    def test_number(self) -> None:
+        """
+        A user may be given by number.
+        """
+        self.assertEqual(_twistd.user(str(NOBODY), "user"), NOBODY)
+
+    def test_unknown(self) -> None:
+        """
+        What is no user's name or number is refused.
+        """
+        for text in (str(unusedUID()), "no such user", "", "-1", str(2**70)):
+            error = self.assertRaises(UsageError, _twistd.user, text, "owner")
+            self.assertEqual(str(error), f"--owner: there is no user {text!r}")
+
+
+class ChoiceTests(SynchronousTestCase):
+    """
+    Tests for L{_twistd.choice}.
+    """
+
+    def test_values(self) -> None:
+        """
+        Each of the values is taken, and nothing else.
+        """
+        coerce = _twistd.choice("colour", "red", "green")
+        self.assertEqual([coerce("red"), coerce("green")], ["red", "green"])
+        for text in ("blue", "", "Red", "red, green"):
+            error = self.assertRaises(UsageError, coerce, text)
+            self.assertEqual(str(error), f"--colour: {text!r} is none of red, green")
+
 
 class FailToStartTests(SynchronousTestCase):
     """
@@ -560,6 +609,54 @@ print("done")
         reactor = StandInReactor(running=False)
         _twistd._stop(reactor)
         self.assertEqual(reactor.stops, 0)
+
+
+class OnReportSignalTests(SynchronousTestCase):
+    """
+    Tests for L{_twistd.onReportSignal}.
+    """
+
+    def signalled(self, earlier: Any) -> list[object]:
+        """
+        Send SIGUSR1 to a process that handled it in this way before.
+
+        @return: what was given to the reactor.
+        """
+        before = signal.signal(signal.SIGUSR1, earlier)
+        self.addCleanup(signal.signal, signal.SIGUSR1, before)
+        calls: list[object] = []
+
+        class Reactor:
+            callFromThread = calls.append
+
+        _twistd.onReportSignal(Reactor, self.report)
+        self.assertEqual(calls, [])
+        signal.raise_signal(signal.SIGUSR1)
+        return calls
+
+    def report(self) -> None:
+        """
+        The report, which belongs to the reactor's thread.
+        """
+        raise AssertionError("called in the signal's handler")
+
+    def test_reports(self) -> None:
+        """
+        The signal has the report made by the reactor, even where it would have
+        ended the process before.
+        """
+        for earlier in (signal.SIG_DFL, signal.SIG_IGN):
+            self.assertEqual(self.signalled(earlier), [self.report])
+
+    def test_earlier(self) -> None:
+        """
+        Whatever the signal did before is done as well.
+        """
+        seen = []
+        calls = self.signalled(lambda *args: seen.append(args))
+        self.assertEqual(calls, [self.report])
+        ((number, _),) = seen
+        self.assertEqual(number, signal.SIGUSR1)
 
 
 class ExitWithTests(SynchronousTestCase):

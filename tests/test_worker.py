@@ -9,7 +9,8 @@ import errno
 import os
 import socket
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from twisted.internet import reactor
@@ -19,6 +20,7 @@ from twisted.internet.interfaces import IHalfCloseableProtocol
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.task import Clock, deferLater
 from twisted.logger import capturedLogs
+from twisted.python.monkey import MonkeyPatcher
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 from zope.interface import implementer
 from zope.interface.verify import verifyClass, verifyObject
@@ -30,11 +32,14 @@ from portlisten._frames import (
     Closed,
     Drain,
     Drained,
+    Gone,
     ListenerHello,
     Offer,
     Port,
     WorkerHello,
 )
+from portlisten._linux import Credentials
+from portlisten._transport import ChannelTransport
 from portlisten._worker import FAREWELL, Worker
 from portlisten.interfaces import IAdopter
 from tests.test_channel import (
@@ -48,6 +53,9 @@ from tests.test_channel import (
 
 RETRY = 0.5
 GRACE = 10.0
+
+#: The uid of somebody else.
+STRANGER = 54321
 
 HELLO = ListenerHello(8, (Port(0, IPv4Address("TCP", "192.0.2.1", 80)),))
 
@@ -71,6 +79,19 @@ async def hear(client: socket.socket) -> bytes:
 
     await eventually(read)
     return heard[0]
+
+
+@contextmanager
+def monkeyPatched(thing: object, name: str, value: object) -> Iterator[None]:
+    """
+    Have something be something else for a while.
+    """
+    patcher = MonkeyPatcher((thing, name, value))
+    patcher.patch()
+    try:
+        yield
+    finally:
+        patcher.restore()
 
 
 class ClockedReactor:
@@ -188,7 +209,10 @@ class Listener:
         except BlockingIOError:
             return False
         self.channels.append(Peer(sock, _frames.FROM_WORKER))
-        self.channels[-1].say(HELLO)
+        try:
+            self.channels[-1].say(HELLO)
+        except BrokenPipeError:
+            pass  # it has gone again
         return True
 
     @property
@@ -332,7 +356,7 @@ class ServiceTests(WorkerTestCase):
         await eventually(lambda: conversation.received == b"ping")
         conversation.transport.write(b"pong")
         self.assertEqual(await hear(client), b"pong")
-        self.assertEqual(self.factory.addresses, [conversation.transport.getPeer()])
+        self.assertEqual(len(self.factory.addresses), 1)
         return conversation.transport
 
     async def test_ipv4(self) -> None:
@@ -344,6 +368,7 @@ class ServiceTests(WorkerTestCase):
         address = IPv4Address("TCP", *client.getsockname())
         transport = await self.check(client, accepted)
         self.assertEqual(transport.getPeer(), address)
+        self.assertEqual(self.factory.addresses, [address])
         self.assertEqual(transport.getHost().port, client.getpeername()[1])
 
     async def test_ipv6(self) -> None:
@@ -354,6 +379,7 @@ class ServiceTests(WorkerTestCase):
         address = IPv6Address("TCP", *client.getsockname())
         transport = await self.check(client, accepted)
         self.assertEqual(transport.getPeer(), address)
+        self.assertEqual(self.factory.addresses, [address])
 
     async def test_unix(self) -> None:
         """
@@ -463,8 +489,8 @@ class TroubleTests(WorkerTestCase):
 
     async def test_clientGone(self) -> None:
         """
-        A client that reset the connection before it was adopted is counted, and
-        nothing to make a noise about.
+        A client that reset the connection before it was adopted is reported as
+        such, and nothing to make a noise about.
         """
         listener = await self.join()
         client, accepted = self.client()
@@ -472,10 +498,11 @@ class TroubleTests(WorkerTestCase):
         client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
         client.close()
         listener.handOff(1, accepted)
-        await eventually(lambda: listener.channel.heard(Closed))
-        self.assertEqual(listener.channel.heard(Closed), [Closed((1,))])
-        self.assertEqual(self.worker.goneBeforeAdoption, 1)
+        await eventually(lambda: listener.channel.heard(Gone))
+        self.assertEqual(listener.channel.heard(Gone), [Gone((1,))])
+        self.assertEqual(listener.channel.heard(Closed), [])
         self.assertEqual(self.factory.addresses, [])
+        self.assertEqual(texts(self.logged, "critical"), [])
 
     async def test_clientGoneAfterAll(self) -> None:
         """
@@ -489,7 +516,8 @@ class TroubleTests(WorkerTestCase):
         await eventually(lambda: self.factory.conversations)
         await eventually(lambda: self.factory.conversations[0].lost)
         self.assertEqual(self.factory.conversations[0].received, b"post this")
-        self.assertEqual(self.worker.goneBeforeAdoption, 0)
+        await eventually(lambda: listener.channel.heard(Closed))
+        self.assertEqual(listener.channel.heard(Gone), [])
 
     async def test_noProtocol(self) -> None:
         """
@@ -588,6 +616,14 @@ class ExhaustionTests(WorkerTestCase):
         await super().setUp()
         self.tries = 0
         self.reactor.adopting = self.exhausted
+        self.addCleanup(self.recover)
+
+    def recover(self) -> None:
+        """
+        Have descriptors again, and let the time pass until that is found.
+        """
+        self.reactor.adopting = lambda: None
+        self.clock.advance(RETRY)
 
     async def postpone(self, *ids: int) -> Listener:
         """
@@ -606,8 +642,7 @@ class ExhaustionTests(WorkerTestCase):
         listener = await self.postpone(1)
         self.clock.advance(RETRY)
         self.assertEqual(self.tries, 2)
-        self.reactor.adopting = lambda: None
-        self.clock.advance(RETRY)
+        self.recover()
         self.assertEqual(len(self.factory.conversations), 1)
         self.assertEqual(len(self.worker.serving), 1)
         await aMoment()
@@ -625,8 +660,6 @@ class ExhaustionTests(WorkerTestCase):
             texts(self.logged, "error"),
             ["adopting pauses: Too many open files"],
         )
-        self.reactor.adopting = lambda: None
-        self.clock.advance(RETRY)
 
     async def test_complaintForOne(self) -> None:
         """
@@ -636,8 +669,6 @@ class ExhaustionTests(WorkerTestCase):
         for _ in range(3):
             self.clock.advance(RETRY)
         self.assertEqual(len(texts(self.logged, "error")), 1)
-        self.reactor.adopting = lambda: None
-        self.clock.advance(RETRY)
 
     async def test_stop(self) -> None:
         """
@@ -649,8 +680,7 @@ class ExhaustionTests(WorkerTestCase):
         listener.channel.say(Drained())
         await aMoment()
         self.assertFalse(stopped.called)
-        self.reactor.adopting = lambda: None
-        self.clock.advance(RETRY)
+        self.recover()
         [conversation] = self.factory.conversations
         self.assertFalse(stopped.called)
         conversation.transport.loseConnection()
@@ -730,6 +760,70 @@ class ConnectingTests(WorkerTestCase):
         self.assertIn("No such file", complaints[0])
         self.assertIn("refused", complaints[1])
 
+    async def test_busyListener(self) -> None:
+        """
+        One that is too busy to accept is tried again.
+        """
+        listener = Listener(self.path, backlog=0)
+        self.addCleanup(listener.close)
+        with socket.socket(socket.AF_UNIX) as other:
+            other.connect(self.path)
+            self.start()
+            [complaint] = texts(self.logged, "warn")
+            self.assertIn("temporarily unavailable", complaint)
+        await eventually(listener.accept)
+        await self.tryAgain()
+        await eventually(listener.accept)
+
+    async def test_noAccess(self) -> None:
+        """
+        Who may not connect is told what decides about that.
+        """
+
+        def fail(sock: socket.socket, path: str) -> None:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+        self.patch(socket.socket, "connect", fail)
+        self.start()
+        [complaint] = texts(self.logged, "warn")
+        self.assertIn(
+            "Permission denied; the path's mode and group say who may be a worker",
+            complaint,
+        )
+
+    async def test_noDescriptors(self) -> None:
+        """
+        A process that is out of descriptors goes on trying.
+        """
+        listener = self.listen()
+
+        def fail(sock: socket.socket) -> None:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+        with monkeyPatched(socket.socket, "dup", fail):
+            self.start()
+        [complaint] = texts(self.logged, "warn")
+        self.assertIn("Too many open files", complaint)
+        await eventually(listener.accept)
+        await self.tryAgain()
+        await eventually(listener.accept)
+
+    async def test_noSocket(self) -> None:
+        """
+        So does one that cannot even make a socket.
+        """
+
+        def fail(*args: Any) -> None:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+        listener = self.listen()
+        with monkeyPatched(socket, "socket", fail):
+            self.start()
+        [complaint] = texts(self.logged, "warn")
+        self.assertIn("Too many open files", complaint)
+        await self.tryAgain()
+        await eventually(listener.accept)
+
     async def test_again(self) -> None:
         """
         A listener that is gone is waited for, as often as that happens, with one
@@ -757,6 +851,73 @@ class ConnectingTests(WorkerTestCase):
         client, conversation = await self.serve(listener)
         client.sendall(b"ping")
         await eventually(lambda: conversation.received == b"ping")
+
+
+class ListenerUserTests(WorkerTestCase):
+    """
+    Whose listener a worker has to do with.
+    """
+
+    def meet(self, uid: int, *allowed: int) -> list[str]:
+        """
+        Start a worker where a listener of some user lives.
+
+        @return: what the worker complains of.
+        """
+        self.worker = Worker(
+            self.reactor, self.path, self.factory, RETRY, GRACE, allowed
+        )
+        self.patch(_linux, "credentials", lambda sock: Credentials(1, uid, uid))
+        self.listen()
+        self.start()
+        return texts(self.logged, "warn")
+
+    async def test_root(self) -> None:
+        """
+        Root's will do.
+        """
+        self.assertEqual(self.meet(0), [])
+
+    async def test_own(self) -> None:
+        """
+        So will one of the worker's own user.
+        """
+        self.assertEqual(self.meet(os.geteuid()), [])
+
+    async def test_folderOwner(self) -> None:
+        """
+        So will one of the user who owns the folder of the path.
+        """
+        os.chown(os.path.dirname(self.path), STRANGER, -1)
+        self.assertEqual(self.meet(STRANGER), [])
+
+    if os.geteuid() != 0:
+        test_folderOwner.skip = "only root can give a folder away"  # type: ignore
+
+    async def test_stranger(self) -> None:
+        """
+        Anybody else's will not, and the complaint says what to do.
+        """
+        [complaint] = self.meet(STRANGER)
+        self.assertIn(
+            f"the listener there is of uid {STRANGER}, which --listener-user has to"
+            " name",
+            complaint,
+        )
+        self.clock.advance(RETRY)
+        self.assertEqual(len(texts(self.logged, "warn")), 1)
+
+    async def test_named(self) -> None:
+        """
+        One that is named will do, whoever it is.
+        """
+        self.assertEqual(self.meet(STRANGER, 1, STRANGER), [])
+
+    async def test_notNamed(self) -> None:
+        """
+        Where somebody is named, nobody else's will, not even root's.
+        """
+        self.assertEqual(len(self.meet(0, STRANGER)), 1)
 
 
 class StopTests(WorkerTestCase):
@@ -861,7 +1022,9 @@ class StopTests(WorkerTestCase):
         await self.drain(listener)
         await aMoment()
         self.clock.advance(GRACE)
-        await eventually(lambda: stopped.called)
+        await aMoment()
+        self.clock.advance(FAREWELL)
+        self.assertTrue(stopped.called)
         self.assertEqual(
             texts(self.logged, "warn"),
             ["1 connections are still in service after 10 s"],
@@ -884,19 +1047,56 @@ class StopTests(WorkerTestCase):
         self.assertTrue(stopped.called)
         self.assertEqual(self.factory.calls, ["start", "stop"])
 
+    def channels(self) -> list[ChannelTransport]:
+        """
+        The worker's ends of channels that the reactor knows of.
+        """
+        return [
+            reader
+            for reader in reactor.getReaders()
+            if isinstance(reader, ChannelTransport)
+        ]
+
+    def stuff(self) -> ChannelTransport:
+        """
+        Fill the worker's way to the listener.
+
+        @return: the worker's end of it.
+        """
+        [channel] = self.channels()
+        try:
+            while True:
+                channel.getHandle().send(b"\0" * 65536)
+        except BlockingIOError:
+            return channel
+
+    async def test_endOfServiceInTheEnd(self) -> None:
+        """
+        Where the last connection ends after the grace, while BYE is on its way,
+        nothing is said or done twice.
+        """
+        listener = await self.join()
+        _, conversation = await self.serve(listener)
+        stopped = self.stop()
+        await self.drain(listener)
+        await aMoment()
+        self.stuff()
+        self.clock.advance(GRACE)
+        conversation.transport.loseConnection()
+        await eventually(lambda: not self.worker.serving)
+        self.assertFalse(stopped.called)
+        listener.close()
+        await eventually(lambda: stopped.called)
+        self.assertEqual(len(texts(self.logged, "warn")), 1)
+        self.assertEqual(self.factory.calls, ["start", "stop"])
+
     async def test_listenerDeaf(self) -> None:
         """
         A listener that does not answer delays it by the grace, and no longer;
         and one that does not even read, by the time that a farewell may take.
         """
         listener = await self.join()
-        channel = next(iter(self.channels()))
-        handle = channel.transport.getHandle()
-        try:
-            while True:
-                handle.send(b"\0" * 65536)
-        except BlockingIOError:
-            pass
+        channel = self.stuff()
         stopped = self.stop()
         await aMoment()
         self.clock.advance(GRACE)
@@ -908,17 +1108,7 @@ class StopTests(WorkerTestCase):
         self.assertTrue(stopped.called)
         self.assertEqual(self.factory.calls, ["start", "stop"])
         listener.close()
-        await eventually(lambda: not channel.transport.connected)
-
-    def channels(self) -> list[Any]:
-        """
-        The worker's ends of channels, as the reactor knows them.
-        """
-        return [
-            reader.protocol
-            for reader in reactor.getReaders()
-            if type(getattr(reader, "protocol", None)).__name__ == "WorkerChannel"
-        ]
+        await eventually(lambda: not channel.connected)
 
     async def test_listenerGoneMeanwhile(self) -> None:
         """
@@ -941,53 +1131,28 @@ class StopTests(WorkerTestCase):
         self.assertEqual(self.factory.calls, ["start", "stop"])
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
-    async def test_whileConnecting(self) -> None:
+    async def test_beforeTheListenerKnows(self) -> None:
         """
-        A try that is under way is given up.
+        With a listener that has not even accepted the channel, nothing may be
+        left behind.
         """
-        listener = self.listen()
+        self.listen()
         self.start()
         stopped = self.stop()
+        self.clock.advance(GRACE)
         await eventually(lambda: stopped.called)
-        await aMoment()
-        self.assertEqual(self.clock.getDelayedCalls(), [])
         self.assertEqual(self.channels(), [])
         self.assertEqual(self.factory.calls, ["start", "stop"])
-        listener.close()
 
-    async def test_whileConnectingInVain(self) -> None:
+    async def test_servingWithoutListener(self) -> None:
         """
-        So is one to a listener that is too busy to accept.
-        """
-        listener = Listener(self.path, backlog=0)
-        self.addCleanup(listener.close)
-        crowd = []
-        try:
-            while True:
-                sock = socket.socket(socket.AF_UNIX)
-                self.addCleanup(sock.close)
-                sock.setblocking(False)
-                crowd.append(sock)
-                sock.connect(self.path)
-        except BlockingIOError:
-            pass
-        self.start()
-        stopped = self.stop()
-        await eventually(lambda: stopped.called)
-        self.assertEqual(self.factory.calls, ["start", "stop"])
-
-    async def test_whileServingWithoutListener(self) -> None:
-        """
-        A try that is given up leaves what is in service to be waited for.
+        Without a listener it waits for what is in service, and for that alone.
         """
         listener = await self.join()
         _, conversation = await self.serve(listener)
         listener.close()
         await eventually(lambda: texts(self.logged, "warn"))
-        self.listen()
-        self.clock.advance(RETRY)
         stopped = self.stop()
-        await aMoment()
         self.assertFalse(stopped.called)
         conversation.transport.loseConnection()
         await eventually(lambda: stopped.called)

@@ -260,3 +260,23 @@ def backlogOverflows() -> int:
         if line.startswith("TcpExt:")
     )
     return int(dict(zip(names, values, strict=True))["ListenOverflows"])
+
+
+async def listening(process: Process) -> int:
+    """
+    Wait for a listener, and say on which port it listens.
+    """
+    match = await process.says(r"listening on \S+:(\d+)\b.*workers connect")
+    return int(match[1])
+
+
+async def settled(process: Process, expected: int) -> int:
+    """
+    How many descriptors a process has, once that is what is expected, or it has
+    had time enough.
+    """
+    for _ in range(100):
+        if process.descriptors() == expected:
+            break
+        await sleep(0.1)
+    return process.descriptors()

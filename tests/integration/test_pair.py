@@ -22,12 +22,13 @@ from twisted.internet.threads import deferToThread
 from tests.integration.conftest import Start
 from tests.integration.support import (
     PATIENCE,
-    Process,
     ask,
     askMany,
     backlogOverflows,
     freePort,
+    listening,
     reactor,
+    settled,
     sleep,
 )
 
@@ -35,26 +36,6 @@ ANSWER = b"hello, world"
 HELLO = ("hellofdpass", "./socket", ANSWER.decode())
 
 REQUEST = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
-
-
-async def listening(process: Process) -> int:
-    """
-    Wait for a listener, and say on which port it listens.
-    """
-    match = await process.says(r"listening on \S+:(\d+)\b.*workers connect")
-    return int(match[1])
-
-
-async def settled(process: Process, expected: int) -> int:
-    """
-    How many descriptors a process has, once that is what is expected, or it has
-    had time enough.
-    """
-    for _ in range(100):
-        if process.descriptors() == expected:
-            break
-        await sleep(0.1)
-    return process.descriptors()
 
 
 @pytest.mark.usefixtures("root")

@@ -1,0 +1,929 @@
+"""
+Tests for L{portlisten._dispatcher}: the real ledger and real connections, with
+channels and a clock that do as they are told.
+"""
+
+from __future__ import annotations
+
+import socket
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
+from twisted.logger import capturedLogs
+from twisted.trial.unittest import SynchronousTestCase
+from zope.interface import implementer
+from zope.interface.verify import verifyClass, verifyObject
+
+from portlisten import _linux
+from portlisten._dispatcher import (
+    FAREWELL,
+    WITNESS_INTERVAL,
+    AcceptedConnection,
+    Dispatcher,
+)
+from portlisten._frames import ProtocolError
+from portlisten._ledger import Ledger
+from portlisten._throttle import Throttle
+from portlisten.interfaces import IChannel, IConnection, IDispatcher
+from tests.support import watchDescriptors
+from tests.test_channel import tcpPair, texts
+
+PATIENCE = 60.0
+HOLD = 1.0
+CLAIM_TIMEOUT = 5.0
+
+
+@implementer(IChannel)
+class RecordingChannel:
+    """
+    Keeps what it is told.
+
+    @ivar offers: the ids and connections that it was offered.
+    @ivar calls: everything else.
+    """
+
+    def __init__(self, label: str, user: int = 1000) -> None:
+        self.label = label
+        self.user = user
+        self.offers: list[tuple[int, IConnection]] = []
+        self.ports: list[int] = []
+        self.calls: list[tuple[str, ...]] = []
+
+    def offer(self, id: int, port: int, connection: IConnection) -> None:
+        self.offers.append((id, connection))
+        self.ports.append(port)
+
+    def drained(self) -> None:
+        self.calls.append(("drained",))
+
+    def revoke(self, reason: str) -> None:
+        self.calls.append(("revoke", reason))
+
+    def bye(self, reason: str) -> None:
+        self.calls.append(("bye", reason))
+
+    @property
+    def ids(self) -> list[int]:
+        """
+        The ids that it was offered, in order.
+        """
+        return [id for id, _ in self.offers]
+
+
+class InterfaceTests(SynchronousTestCase):
+    """
+    Who provides what.
+    """
+
+    def test_dispatcher(self) -> None:
+        """
+        A L{Dispatcher} is an L{IDispatcher}.
+        """
+        verifyClass(IDispatcher, Dispatcher)
+        ledger = Ledger(1, 1, 1)
+        verifyObject(IDispatcher, Dispatcher(Clock(), ledger, Throttle()))
+
+    def test_connection(self) -> None:
+        """
+        An L{AcceptedConnection} is an L{IConnection}.
+        """
+        with socket.socket() as sock:
+            verifyClass(IConnection, AcceptedConnection)
+            verifyObject(IConnection, AcceptedConnection(sock, ("192.0.2.1", 1)))
+
+    def test_fake(self) -> None:
+        """
+        What these tests use for a channel is one.
+        """
+        verifyObject(IChannel, RecordingChannel("worker 1"))
+
+
+class AcceptedConnectionTests(SynchronousTestCase):
+    """
+    A connection as the listener holds it.
+    """
+
+    def setUp(self) -> None:
+        watchDescriptors(self)
+        self.client, self.accepted = tcpPair()
+        self.addCleanup(self.client.close)
+        self.addCleanup(self.accepted.close)
+        self.connection = self.connectionFrom(self.client.getsockname())
+
+    def connectionFrom(self, address: Any) -> AcceptedConnection:
+        """
+        Make one of a client at an address.
+        """
+        return AcceptedConnection(self.accepted, address)
+
+    def test_peer(self) -> None:
+        """
+        The peer is written as people write addresses.
+        """
+        for address, text in [
+            (("192.0.2.1", 80), "192.0.2.1:80"),
+            (("2001:db8::1", 80, 0, 0), "[2001:db8::1]:80"),
+            ("/run/client", "/run/client"),
+            (b"\0abstract", "\0abstract"),
+            ("", "a client on a Unix socket"),
+        ]:
+            self.assertEqual(self.connectionFrom(address).peer, text)
+
+    def test_sameSocket(self) -> None:
+        """
+        Its descriptor and its cookie are the socket's.
+        """
+        self.assertEqual(self.connection.fileno(), self.accepted.fileno())
+        self.assertEqual(self.connection.cookie, _linux.cookie(self.accepted))
+
+    def test_pristine(self) -> None:
+        """
+        It is pristine until somebody reads from it or writes to it, which the
+        client does not count as.
+        """
+        self.client.sendall(b"hello?")
+        self.assertIs(self.connection.pristine(), True)
+        self.accepted.sendall(b"hello!")
+        self.assertIs(self.connection.pristine(), False)
+
+    def test_witnessed(self) -> None:
+        """
+        The kernel can tell of TCP alone.
+        """
+        self.assertTrue(self.connection.witnessed)
+        with socket.socket(socket.AF_UNIX) as sock:
+            connection = AcceptedConnection(sock, "")
+            self.assertFalse(connection.witnessed)
+            self.assertIs(connection.pristine(), False)
+
+    def test_forget(self) -> None:
+        """
+        To forget it closes this descriptor, and does not end the connection
+        while there is another.
+        """
+        with self.accepted.dup() as other:
+            self.connection.forget()
+            self.assertEqual(self.accepted.fileno(), -1)
+            other.sendall(b"still here")
+            self.assertEqual(self.client.recv(100), b"still here")
+
+
+class DispatcherTestCase(SynchronousTestCase):
+    """
+    A L{Dispatcher} with room for a few connections to wait.
+    """
+
+    queue = 2
+
+    def setUp(self) -> None:
+        watchDescriptors(self)
+        logs = capturedLogs()
+        self.logged = logs.__enter__()
+        self.addCleanup(logs.__exit__, None, None, None)
+        self.clock = Clock()
+        self.timeouts = 0
+        self.roomChanges = 0
+        self.ledger = Ledger(self.queue, 100, PATIENCE, HOLD, CLAIM_TIMEOUT)
+        self.throttle = Throttle(free=1, first=2.0, longest=10.0)
+        self.dispatcher = Dispatcher(
+            self.clock, self.ledger, self.throttle, self.timedOut
+        )
+        self.dispatcher.roomChanged = self.roomChanged
+        self.clients: list[socket.socket] = []
+        self.addCleanup(self.end)
+
+    def end(self) -> None:
+        """
+        Stop, and see that nothing is left: no descriptors, no delayed calls.
+        """
+        stopped = self.dispatcher.stop(0)
+        self.clock.pump([WITNESS_INTERVAL, FAREWELL, WITNESS_INTERVAL])
+        self.successResultOf(stopped)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+        self.assertEqual(self.ledger.held, 0)
+
+    def timedOut(self) -> None:
+        self.timeouts += 1
+
+    def roomChanged(self) -> None:
+        self.roomChanges += 1
+
+    def accept(self, count: int = 1, port: int = 0) -> list[socket.socket]:
+        """
+        Have connections come in.
+
+        @return: the clients.
+        """
+        batch = []
+        clients = []
+        for _ in range(count):
+            client, accepted = tcpPair()
+            self.addCleanup(client.close)
+            client.setblocking(False)
+            clients.append(client)
+            batch.append((accepted, client.getsockname()))
+        self.dispatcher.accepted(port, batch)
+        return clients
+
+    def join(
+        self, label: str = "worker 1", window: int = 4, user: int = 1000
+    ) -> RecordingChannel:
+        """
+        Have a worker join.
+        """
+        channel = RecordingChannel(label, user)
+        self.dispatcher.connected(channel)
+        self.dispatcher.joined(channel, window)
+        return channel
+
+    def die(self, channel: RecordingChannel) -> None:
+        """
+        Have a worker die.
+        """
+        self.dispatcher.died(channel)
+        self.dispatcher.disconnected(channel)
+
+    def adopt(self, channel: RecordingChannel) -> socket.socket:
+        """
+        Adopt what was offered last, as the worker does: with a descriptor of
+        its own, once the claim is made.
+        """
+        id, connection = channel.offers[-1]
+        self.dispatcher.claimed(channel, [id])
+        own = socket.fromfd(connection.fileno(), socket.AF_INET, socket.SOCK_STREAM)
+        self.addCleanup(own.close)
+        return own
+
+    def isOpen(self, client: socket.socket) -> bool:
+        """
+        Say whether anybody still holds the other end of a client's connection.
+        """
+        try:
+            return client.recv(1, socket.MSG_PEEK) != b""
+        except BlockingIOError:
+            return True
+        except ConnectionResetError:
+            return False
+
+    def witness(self) -> None:
+        """
+        Let the time pass until the kernel is asked the next time.
+        """
+        self.clock.advance(WITNESS_INTERVAL)
+
+
+class HandOffTests(DispatcherTestCase):
+    """
+    How connections come to workers.
+    """
+
+    def test_offered(self) -> None:
+        """
+        A connection is offered to a worker with the port that it came in by.
+        """
+        worker = self.join()
+        self.accept(port=3)
+        self.assertEqual((worker.ids, worker.ports), ([1], [3]))
+
+    def test_waits(self) -> None:
+        """
+        Without a worker it waits for one.
+        """
+        self.accept(2)
+        self.clock.advance(PATIENCE - 1)
+        worker = self.join()
+        self.assertEqual(worker.ids, [1, 2])
+
+    def test_window(self) -> None:
+        """
+        A worker gets no more than its window, and more as it claims.
+        """
+        worker = self.join(window=1)
+        self.accept(2)
+        self.assertEqual(worker.ids, [1])
+        self.dispatcher.claimed(worker, [1])
+        self.assertEqual(worker.ids, [1, 2])
+
+    def test_room(self) -> None:
+        """
+        There is room for the windows of the workers and for the queue.
+        """
+        self.assertEqual(self.dispatcher.room, 2)
+        self.join(window=3)
+        self.assertEqual(self.dispatcher.room, 5)
+        self.accept(4)
+        self.assertEqual(self.dispatcher.room, 1)
+
+    def test_roomChanged(self) -> None:
+        """
+        Whoever accepts is told whenever there may be room, and only then.
+        """
+        self.accept(2)
+        self.assertEqual(self.roomChanges, 0)
+        worker = self.join(window=2)
+        self.assertEqual(self.roomChanges, 1)
+        self.dispatcher.claimed(worker, [1])
+        self.assertEqual(self.roomChanges, 2)
+
+    def test_joinedIsLogged(self) -> None:
+        """
+        A worker that joins is logged.
+        """
+        self.join(window=3)
+        self.assertIn("worker 1 joined, with a window of 3", texts(self.logged, "info"))
+
+    def test_wrongIds(self) -> None:
+        """
+        What is not outstanding on the very channel is a breach of the protocol,
+        also on one that has no part in the work.
+        """
+        one, other = self.join("worker 1"), self.join("worker 2")
+        self.accept()
+        self.assertEqual((one.ids, other.ids), ([1], []))
+        stranger = RecordingChannel("worker 3")
+        for channel in (other, stranger):
+            for tell in (
+                self.dispatcher.claimed,
+                self.dispatcher.closed,
+                self.dispatcher.gone,
+            ):
+                self.assertRaises(ProtocolError, tell, channel, [1])
+            self.assertRaises(
+                ProtocolError, self.dispatcher.refused, channel, [1], "no"
+            )
+        self.assertEqual(
+            [line for line in texts(self.logged, "info") if "refused" in line], []
+        )
+
+    def test_refused(self) -> None:
+        """
+        What a worker refuses goes to another, and is logged.
+        """
+        one = self.join("worker 1")
+        self.accept()
+        other = self.join("worker 2")
+        self.dispatcher.refused(one, [1], "it is busy")
+        self.assertEqual(other.ids, [1])
+        self.assertIs(other.offers[0][1], one.offers[0][1])
+        self.assertIn(
+            "worker 1 refused 1 connections: it is busy", texts(self.logged, "info")
+        )
+
+    def test_draining(self) -> None:
+        """
+        A worker that drains is told that no offer follows, and none does.
+        """
+        worker = self.join()
+        self.dispatcher.draining(worker)
+        self.accept()
+        self.assertEqual(worker.calls, [("drained",)])
+        self.assertEqual(worker.offers, [])
+        self.assertIn("worker 1 drains", texts(self.logged, "info"))
+
+    def test_revoking(self) -> None:
+        """
+        A worker that is being revoked is offered nothing more, and is not told
+        anything.
+        """
+        worker = self.join()
+        self.dispatcher.revoking(worker)
+        self.accept()
+        self.assertEqual((worker.calls, worker.offers), ([], []))
+
+    def test_channels(self) -> None:
+        """
+        Workers count from the connection to its end, and the end of one is
+        told.
+        """
+        ends = []
+        self.dispatcher.channelEnded = lambda: ends.append(self.dispatcher.channels)
+        channels = [RecordingChannel("worker 1"), RecordingChannel("worker 2")]
+        for channel in channels:
+            self.dispatcher.connected(channel)
+        self.assertEqual(self.dispatcher.channels, 2)
+        for channel in channels:
+            self.dispatcher.disconnected(channel)
+        self.assertEqual(ends, [1, 0])
+
+    def test_report(self) -> None:
+        """
+        A report says where the connections are.
+        """
+        worker = self.join(window=1)
+        self.accept(2)
+        self.dispatcher.claimed(worker, [1])
+        self.accept(1)
+        self.dispatcher.report()
+        self.assertIn(
+            "1 workers, 1 connections waiting, 1 offered, 3 held; since the start:"
+            " accepted 3, offered 2, claimed 1,",
+            texts(self.logged, "info")[-1],
+        )
+
+
+class WitnessTests(DispatcherTestCase):
+    """
+    When the listener's copy of a connection is closed.
+    """
+
+    def handOff(self) -> tuple[socket.socket, socket.socket, RecordingChannel]:
+        """
+        Have a worker adopt a connection.
+
+        @return: the client, the worker's descriptor, and the channel.
+        """
+        worker = self.join()
+        [client] = self.accept()
+        return client, self.adopt(worker), worker
+
+    def test_takenUp(self) -> None:
+        """
+        Once the kernel has seen that the worker took it up, it is closed, so
+        that the worker's close ends the connection.
+        """
+        client, own, _ = self.handOff()
+        own.sendall(b"x")
+        self.assertEqual(client.recv(1), b"x")
+        self.witness()
+        own.close()
+        self.assertFalse(self.isOpen(client))
+
+    def test_untouched(self) -> None:
+        """
+        While it is untouched, it is kept, but no longer than it is worth.
+        """
+        client, own, _ = self.handOff()
+        own.close()
+        self.clock.advance(HOLD - 0.1)
+        self.assertTrue(self.isOpen(client))
+        self.clock.advance(0.1)
+        self.assertFalse(self.isOpen(client))
+
+    def test_unclaimed(self) -> None:
+        """
+        An offer is kept, however long it is unclaimed.
+        """
+        self.join()
+        [client] = self.accept()
+        self.clock.advance(HOLD * 2)
+        self.assertTrue(self.isOpen(client))
+
+    def test_closed(self) -> None:
+        """
+        When the worker says that it is done, it is closed at once.
+        """
+        client, own, worker = self.handOff()
+        own.close()
+        self.dispatcher.closed(worker, [1])
+        self.assertFalse(self.isOpen(client))
+
+    def test_gone(self) -> None:
+        """
+        So it is when the worker found the client gone, which is counted.
+        """
+        client, own, worker = self.handOff()
+        own.close()
+        self.dispatcher.gone(worker, [1])
+        self.assertFalse(self.isOpen(client))
+        self.assertEqual(self.ledger.counters.goneBeforeAdoption, 1)
+
+    def test_unixSocket(self) -> None:
+        """
+        Of a connection on a Unix socket the kernel can say nothing, so the claim
+        alone decides.
+        """
+        worker = self.join()
+        client, accepted = socket.socketpair()
+        self.addCleanup(client.close)
+        client.setblocking(False)
+        self.dispatcher.accepted(0, [(accepted, "")])
+        self.assertTrue(self.isOpen(client))
+        self.dispatcher.claimed(worker, worker.ids)
+        self.assertFalse(self.isOpen(client))
+
+    def test_idle(self) -> None:
+        """
+        While nothing is held, no time is spent.
+        """
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+        _, _, worker = self.handOff()
+        self.assertEqual(len(self.clock.getDelayedCalls()), 1)
+        self.dispatcher.closed(worker, [1])
+        self.witness()
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+
+class DeathTests(DispatcherTestCase):
+    """
+    What becomes of a dead worker's connections.
+    """
+
+    def test_unclaimed(self) -> None:
+        """
+        What it had not claimed goes to another.
+        """
+        one = self.join("worker 1")
+        [client] = self.accept()
+        other = self.join("worker 2")
+        self.die(one)
+        self.assertIs(other.offers[0][1], one.offers[0][1])
+        self.assertTrue(self.isOpen(client))
+        self.assertEqual(
+            texts(self.logged, "warn"),
+            ["worker 1 died, 1 connections to hand off again, 0 lost in service"],
+        )
+
+    def test_pristine(self) -> None:
+        """
+        What it had claimed and not touched goes to another.
+        """
+        one = self.join("worker 1")
+        self.accept()
+        self.adopt(one).close()
+        other = self.join("worker 2")
+        self.die(one)
+        self.assertIs(other.offers[0][1], one.offers[0][1])
+
+    def test_touched(self) -> None:
+        """
+        What it had touched is closed, and counted, and goes to nobody.
+        """
+        one = self.join("worker 1")
+        [client] = self.accept()
+        own = self.adopt(one)
+        own.sendall(b"x")
+        own.close()
+        other = self.join("worker 2")
+        self.die(one)
+        self.assertEqual(other.offers, [])
+        self.assertEqual(client.recv(10), b"x")
+        self.assertFalse(self.isOpen(client))
+        self.assertEqual(
+            texts(self.logged, "warn"),
+            [
+                "worker 1 died, 0 connections to hand off again, 1 lost in service",
+                f"the connection of 127.0.0.1:{client.getsockname()[1]} is closed:"
+                " the worker that served it died",
+            ],
+        )
+
+    def test_parted(self) -> None:
+        """
+        Of a worker that parts, what it had not claimed goes to another, and what
+        it had claimed is its own.
+        """
+        one = self.join("worker 1")
+        clients = self.accept(2)
+        own = self.adopt(one)
+        other = self.join("worker 2")
+        self.dispatcher.parted(one, "it says: enough")
+        self.dispatcher.disconnected(one)
+        self.assertEqual(other.offers, [(1, one.offers[0][1])])
+        self.assertIn(
+            "worker 1 left, 1 connections to hand off again: it says: enough",
+            texts(self.logged, "info"),
+        )
+        self.assertTrue(self.isOpen(clients[1]))
+        own.close()
+        self.assertFalse(self.isOpen(clients[1]))
+
+    def test_hung(self) -> None:
+        """
+        A worker that leaves an offer unclaimed is revoked, once; and the offer
+        goes to another when that is done, and not before.
+        """
+        one = self.join("worker 1")
+        self.accept()
+        other = self.join("worker 2")
+        self.clock.advance(CLAIM_TIMEOUT - 0.1)
+        self.assertEqual(one.calls, [])
+        self.clock.pump([0.1, WITNESS_INTERVAL, WITNESS_INTERVAL])
+        self.assertEqual(one.calls, [("revoke", "an offer unclaimed for 5 s")])
+        self.assertEqual(
+            texts(self.logged, "warn"),
+            ["worker 1 hangs, and is revoked: an offer unclaimed for 5 s"],
+        )
+        self.assertEqual(other.offers, [])
+        self.dispatcher.parted(one, "revoked")
+        self.assertEqual(other.ids, [1])
+
+
+class PatienceTests(DispatcherTestCase):
+    """
+    Connections that nobody takes.
+    """
+
+    def test_timedOut(self) -> None:
+        """
+        When its patience runs out, a connection is closed, which is logged and
+        told.
+        """
+        [client] = self.accept()
+        self.clock.advance(PATIENCE - 0.1)
+        self.assertTrue(self.isOpen(client))
+        self.assertEqual(self.timeouts, 0)
+        self.clock.advance(0.1)
+        self.assertFalse(self.isOpen(client))
+        self.assertEqual(self.timeouts, 1)
+        self.assertEqual(
+            texts(self.logged, "warn"),
+            [
+                f"the connection of 127.0.0.1:{client.getsockname()[1]} is closed:"
+                " no worker took it within its patience"
+            ],
+        )
+
+    def test_roomAgain(self) -> None:
+        """
+        There is room for another one then.
+        """
+        self.accept(2)
+        self.assertEqual((self.dispatcher.room, self.roomChanges), (0, 0))
+        self.clock.advance(PATIENCE)
+        self.assertEqual(self.dispatcher.room, 2)
+        self.assertGreater(self.roomChanges, 0)
+
+    def test_nobodyToTell(self) -> None:
+        """
+        Somebody need not be told.
+        """
+        clock = Clock()
+        ledger = Ledger(self.queue, 100, PATIENCE)
+        dispatcher = Dispatcher(clock, ledger, Throttle())
+        client, accepted = tcpPair()
+        self.addCleanup(client.close)
+        dispatcher.accepted(0, [(accepted, client.getsockname())])
+        clock.advance(PATIENCE)
+        self.assertEqual(client.recv(1), b"")
+
+
+class ThrottleTests(DispatcherTestCase):
+    """
+    Workers that die at once, again and again.
+    """
+
+    def crash(self, times: int, user: int = 1000) -> None:
+        """
+        Have workers join and die.
+        """
+        for number in range(times):
+            self.die(self.join(f"crash {number}", user=user))
+
+    def throttled(self) -> RecordingChannel:
+        """
+        Have a worker join, which has to wait for 2 s.
+        """
+        self.crash(1)
+        return self.join()
+
+    def test_waits(self) -> None:
+        """
+        Such a worker has to wait before it is offered anything, and that is
+        logged.
+        """
+        worker = self.throttled()
+        self.accept()
+        self.clock.advance(1.9)
+        self.assertEqual(worker.offers, [])
+        self.assertEqual(
+            texts(self.logged, "warn")[-1],
+            "worker 1 has to wait for 2 s: those before it died at once",
+        )
+        self.clock.advance(0.1)
+        self.assertEqual(worker.ids, [1])
+
+    def test_others(self) -> None:
+        """
+        One of another user does not.
+        """
+        self.throttled()
+        other = self.join("worker 2", user=1001)
+        self.accept()
+        self.assertEqual(other.ids, [1])
+
+    def test_hungWorkers(self) -> None:
+        """
+        To hang is as bad as to die.
+        """
+        worker = self.join()
+        self.accept()
+        self.clock.advance(CLAIM_TIMEOUT)
+        self.dispatcher.parted(worker, "revoked")
+        self.assertEqual(self.join("worker 2").offers, [])
+
+    def test_good(self) -> None:
+        """
+        One connection that was finished clears the name of all, also of the
+        worker that dies after it.
+        """
+        worker = self.join()
+        self.crash(3)
+        self.accept()
+        self.dispatcher.claimed(worker, [1])
+        self.dispatcher.closed(worker, [1])
+        self.die(worker)
+        self.accept()
+        self.assertEqual(self.join("worker 2").ids, [1])
+
+    def test_clientsWhoLeft(self) -> None:
+        """
+        A client that left is nothing that a worker has finished.
+        """
+        worker = self.join()
+        self.accept()
+        self.dispatcher.claimed(worker, [1])
+        self.dispatcher.gone(worker, [1])
+        self.die(worker)
+        self.accept()
+        self.assertEqual(self.join("worker 2").ids, [])
+
+    def test_diesWaiting(self) -> None:
+        """
+        A worker that dies while it waits is forgotten, and counts for nothing.
+        """
+        self.die(self.throttled())
+        self.accept()
+        self.assertEqual(self.dispatcher.channels, 0)
+        worker = self.join("worker 2")
+        self.clock.advance(2)
+        self.assertEqual(worker.ids, [1])
+
+    def test_partsWaiting(self) -> None:
+        """
+        A worker that parts while it waits is forgotten.
+        """
+        worker = self.throttled()
+        self.dispatcher.revoking(worker)
+        self.dispatcher.parted(worker, "it says: no")
+        self.accept()
+        self.clock.advance(2)
+        self.assertEqual(worker.offers, [])
+
+    def test_claimsWaiting(self) -> None:
+        """
+        A worker that waits has nothing to claim.
+        """
+        worker = self.throttled()
+        self.assertRaises(ProtocolError, self.dispatcher.claimed, worker, [1])
+
+    def test_drainsWaiting(self) -> None:
+        """
+        A worker that drains while it waits is told that no offer follows, and
+        none does.
+        """
+        worker = self.throttled()
+        self.dispatcher.draining(worker)
+        self.assertEqual(worker.calls, [("drained",)])
+        self.accept()
+        self.clock.advance(2)
+        self.assertEqual(worker.offers, [])
+
+
+class StopTests(DispatcherTestCase):
+    """
+    How the listener ends.
+    """
+
+    def stop(self, grace: float = 10.0) -> Deferred[None]:
+        """
+        Stop, and give it the time that it needs to look around.
+        """
+        stopped = self.dispatcher.stop(grace)
+        self.witness()
+        return stopped
+
+    def end(self) -> None:
+        """
+        Let the time pass until everything is over.
+        """
+        self.clock.pump([WITNESS_INTERVAL, 20, FAREWELL])
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_idle(self) -> None:
+        """
+        With nothing to do it ends at once, and says what there was.
+        """
+        self.successResultOf(self.stop())
+        self.assertIn("since the start: accepted 0", texts(self.logged, "info")[-1])
+
+    def test_nothingLeft(self) -> None:
+        """
+        When it has ended, nothing is left to be done later.
+        """
+        leftovers: list[Any] = []
+        stopped = self.dispatcher.stop(0)
+        stopped.addCallback(
+            lambda result: self.clock.callLater(
+                0, lambda: leftovers.extend(self.clock.getDelayedCalls())
+            )
+        )
+        self.clock.pump([WITNESS_INTERVAL, 0])
+        self.successResultOf(stopped)
+        self.assertEqual(leftovers, [])
+
+    def test_farewell(self) -> None:
+        """
+        Every worker is told, also one that has not joined and one that has to
+        wait; it ends when all of them are gone.
+        """
+        joined = self.join()
+        silent = RecordingChannel("worker 2")
+        self.dispatcher.connected(silent)
+        self.throttle.failed(7)
+        held = self.join("worker 3", user=7)
+        stopped = self.stop()
+        for channel in (joined, silent, held):
+            self.assertEqual(channel.calls, [("bye", "the listener stops")])
+            self.assertNoResult(stopped)
+            self.dispatcher.disconnected(channel)
+        self.witness()
+        self.successResultOf(stopped)
+
+    def test_farewellTakesTooLong(self) -> None:
+        """
+        It does not wait for long for them.
+        """
+        worker = self.join()
+        stopped = self.stop()
+        self.clock.advance(FAREWELL - 0.1)
+        self.assertNoResult(stopped)
+        self.clock.advance(0.1)
+        self.successResultOf(stopped)
+        self.assertEqual(worker.calls, [("bye", "the listener stops")])
+
+    def test_unclaimed(self) -> None:
+        """
+        What is offered is waited for, until it is claimed.
+        """
+        worker = self.join()
+        self.accept()
+        stopped = self.stop(grace=3)
+        self.assertEqual(worker.calls, [])
+        self.dispatcher.claimed(worker, [1])
+        self.witness()
+        self.assertEqual(worker.calls, [("bye", "the listener stops")])
+        self.dispatcher.disconnected(worker)
+        self.witness()
+        self.successResultOf(stopped)
+
+    def test_waiting(self) -> None:
+        """
+        What waits is handed off while there is a worker.
+        """
+        worker = self.join(window=1)
+        clients = self.accept(2)
+        self.stop(grace=3)
+        for id in (1, 2):
+            self.assertEqual((worker.ids[-1], worker.calls), (id, []))
+            self.dispatcher.claimed(worker, [id])
+            self.witness()
+        self.assertEqual(worker.calls, [("bye", "the listener stops")])
+        self.assertTrue(all(map(self.isOpen, clients)))
+
+    def test_graceRunsOut(self) -> None:
+        """
+        What is unclaimed after the grace is left to its worker, who holds a
+        descriptor of it.
+        """
+        worker = self.join()
+        [client] = self.accept()
+        connection = worker.offers[0][1]
+        own = socket.fromfd(connection.fileno(), socket.AF_INET, socket.SOCK_STREAM)
+        self.addCleanup(own.close)
+        stopped = self.stop(grace=3)
+        self.clock.advance(2.9)
+        self.assertEqual(worker.calls, [])
+        self.clock.advance(0.1)
+        self.assertEqual(worker.calls, [("bye", "the listener stops")])
+        self.clock.advance(FAREWELL)
+        self.successResultOf(stopped)
+        own.sendall(b"x")
+        self.assertEqual(client.recv(1), b"x")
+
+    def test_nobodyToTakeIt(self) -> None:
+        """
+        What waits for a worker when there is none is closed, and logged.
+        """
+        [client] = self.accept()
+        self.successResultOf(self.stop())
+        self.assertFalse(self.isOpen(client))
+        self.assertEqual(
+            texts(self.logged, "warn"),
+            [
+                f"the connection of 127.0.0.1:{client.getsockname()[1]} is closed:"
+                " the listener stopped while it waited"
+            ],
+        )
+        self.assertEqual(self.timeouts, 0)
+
+    def test_died(self) -> None:
+        """
+        A worker that dies in the end is not waited for.
+        """
+        worker = self.join()
+        self.accept()
+        stopped = self.stop()
+        self.die(worker)
+        self.witness()
+        self.successResultOf(stopped)

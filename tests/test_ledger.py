@@ -1,0 +1,1158 @@
+"""
+Tests for L{portlisten._ledger}.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict
+from random import Random
+from typing import Any
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from portlisten._frames import ProtocolError
+from portlisten._ledger import (
+    Decision,
+    GiveUp,
+    HandOff,
+    Ledger,
+    LetGo,
+    Reason,
+    Revoke,
+)
+
+PORT = 3
+QUEUE = 10
+BUDGET = 100
+PATIENCE = 60.0
+HOLD = 1.0
+TIMEOUT = 5.0
+PAUSE = 0.1
+
+UNCLAIMED = "an offer unclaimed for 5 s"
+
+
+def offers(channel: str, **connections: int) -> list[Decision]:
+    """
+    Expect that connections are offered to a worker, under these ids.
+    """
+    return [
+        HandOff(channel, id, connection, PORT) for connection, id in connections.items()
+    ]
+
+
+def letsGo(connections: str) -> list[Decision]:
+    """
+    Expect that these copies are closed.
+    """
+    return [LetGo(connection) for connection in connections]
+
+
+def givesUp(connections: str, reason: Reason) -> list[Decision]:
+    """
+    Expect that these connections are closed.
+    """
+    return [GiveUp(connection, reason) for connection in connections]
+
+
+class LedgerTestCase(SynchronousTestCase):
+    """
+    A test with a book.  Connections are letters, and channels are words.
+
+    @ivar now: the time.
+    """
+
+    def setUp(self) -> None:
+        """
+        Open the book.
+        """
+        self.now = 1000.0
+        self.ledger = self.open()
+
+    def open(self, **options: Any) -> Ledger:
+        """
+        Open a book that differs from the usual one in these options.
+        """
+        usual: dict[str, Any] = {
+            "queue": QUEUE,
+            "budget": BUDGET,
+            "patience": PATIENCE,
+            "hold": HOLD,
+            "claimTimeout": TIMEOUT,
+            "pause": PAUSE,
+        }
+        return Ledger(**{**usual, **options})
+
+    def accept(self, connections: str, witness: bool = True) -> list[Decision]:
+        """
+        Have connections come in.
+        """
+        return self.ledger.accepted(PORT, connections, self.now, witness)
+
+    def join(self, channel: str, window: int = 8) -> list[Decision]:
+        """
+        Have a worker join.
+        """
+        return self.ledger.joined(channel, window, self.now)
+
+    def claim(self, channel: str, *ids: int) -> list[Decision]:
+        """
+        Have a worker claim offers.
+        """
+        return self.ledger.claimed(channel, ids, self.now)
+
+    def refuse(self, channel: str, *ids: int) -> list[Decision]:
+        """
+        Have a worker refuse offers.
+        """
+        return self.ledger.refused(channel, ids, self.now)
+
+    def close(self, channel: str, *ids: int) -> list[Decision]:
+        """
+        Have a worker report that connections have ended.
+        """
+        return self.ledger.closed(channel, ids, self.now)
+
+    def die(self, channel: str, touched: str = "") -> list[Decision]:
+        """
+        Have a worker die, which had touched some of its copies.
+        """
+        return self.ledger.died(channel, touched, self.now)
+
+    def part(self, channel: str) -> list[Decision]:
+        """
+        Have a worker leave.
+        """
+        return self.ledger.parted(channel, self.now)
+
+    def tick(self, seconds: float = 0) -> list[Decision]:
+        """
+        Have time pass.
+        """
+        self.now += seconds
+        return self.ledger.ticked(self.now)
+
+    def assertCounted(self, **expected: int) -> None:
+        """
+        Check all counters: those that are not given are zero.
+        """
+        counted = asdict(self.ledger.counters)
+        self.assertEqual({n: c for n, c in counted.items() if c}, expected)
+
+
+class WaitingTests(LedgerTestCase):
+    """
+    Tests for connections that no worker has room for.
+    """
+
+    def test_noWorker(self) -> None:
+        """
+        Without workers, connections wait.
+        """
+        self.assertEqual(self.accept("ab"), [])
+        self.assertEqual(self.tick(), [])
+        self.assertEqual((self.ledger.waiting, self.ledger.held), (2, 2))
+        self.assertCounted(accepted=2)
+
+    def test_atOnce(self) -> None:
+        """
+        With room in a worker's window, none waits.
+        """
+        self.assertEqual(self.join("x"), [])
+        self.assertEqual(self.accept("ab"), offers("x", a=1, b=2))
+        self.assertEqual((self.ledger.waiting, self.ledger.unclaimed), (0, 2))
+        self.assertCounted(accepted=2, offered=2)
+
+    def test_oldestFirst(self) -> None:
+        """
+        A worker that joins is offered what waits, the oldest first, as from
+        the ports where it came in.
+        """
+        for port, connection in enumerate("abc"):
+            self.ledger.accepted(port, [connection], self.now)
+        self.assertEqual(
+            self.join("x"),
+            [HandOff("x", 1, "a", 0), HandOff("x", 2, "b", 1), HandOff("x", 3, "c", 2)],
+        )
+
+    def test_patience(self) -> None:
+        """
+        A connection that has waited for as long as its patience is given up.
+        """
+        self.accept("ab")
+        self.now += 10
+        self.accept("c")
+        self.assertEqual(self.tick(PATIENCE - 10.01), [])
+        self.assertEqual(self.tick(0.01), givesUp("ab", Reason.TIMED_OUT))
+        self.assertEqual(self.ledger.waiting, 1)
+        self.assertEqual(self.tick(10), givesUp("c", Reason.TIMED_OUT))
+        self.assertEqual(self.ledger.held, 0)
+        self.assertCounted(accepted=3, timedOut=3)
+
+    def test_patienceSinceAccepted(self) -> None:
+        """
+        Having been offered in between does not give a connection more time.
+        """
+        self.accept("a")
+        self.now += PATIENCE - 1
+        self.assertEqual(self.join("x"), offers("x", a=1))
+        self.assertEqual(self.die("x"), [])
+        self.assertEqual(self.tick(0.99), [])
+        self.assertEqual(self.tick(0.01), givesUp("a", Reason.TIMED_OUT))
+
+    def test_patienceOfOffers(self) -> None:
+        """
+        A connection that a worker has does not run out of patience.
+        """
+        self.ledger = self.open(patience=1.0)
+        self.join("x")
+        self.accept("ab")
+        self.claim("x", 1)
+        self.assertEqual(self.tick(1), letsGo("a"))
+        self.assertEqual((self.ledger.unclaimed, self.ledger.waiting), (1, 0))
+
+    def test_patienceBeforeOffers(self) -> None:
+        """
+        What runs out of patience is not offered at the same moment, and its
+        neighbour is.
+        """
+        self.join("x")
+        self.accept("a")
+        self.refuse("x", 1)
+        self.now += PATIENCE - 0.01
+        self.ledger.draining("x")
+        self.accept("b")
+        self.now += 0.01
+        self.ledger.joined("y", 8, self.now - 1)
+        self.assertCounted(accepted=2, offered=3, refused=1)
+
+
+class ChoiceTests(LedgerTestCase):
+    """
+    Tests for which worker is offered a connection.
+    """
+
+    def test_tiesInTurn(self) -> None:
+        """
+        Among workers that have the same, the one whose turn was the longest
+        ago is next.
+        """
+        for channel in ("x", "y", "z"):
+            self.join(channel)
+        self.assertEqual(
+            self.accept("abcdefg"),
+            [
+                *offers("x", a=1),
+                *offers("y", b=1),
+                *offers("z", c=1),
+                *offers("x", d=2),
+                *offers("y", e=2),
+                *offers("z", f=2),
+                *offers("x", g=3),
+            ],
+        )
+
+    def test_turnAfterTie(self) -> None:
+        """
+        Whoever is as idle as others but had its turn just now comes after
+        them.
+        """
+        self.join("x")
+        self.join("y")
+        self.assertEqual(self.accept("a"), offers("x", a=1))
+        self.claim("x", 1)
+        self.close("x", 1)
+        self.assertEqual(self.accept("b"), offers("y", b=1))
+        self.claim("y", 1)
+        self.close("y", 1)
+        self.assertEqual(self.accept("c"), offers("x", c=2))
+
+    def test_leastOutstanding(self) -> None:
+        """
+        The worker that has the fewest connections is next.
+        """
+        self.join("x")
+        self.accept("abc")
+        self.join("y")
+        self.assertEqual(
+            self.accept("defg"),
+            [*offers("y", d=1, e=2, f=3), *offers("x", g=4)],
+        )
+
+    def test_claimedCount(self) -> None:
+        """
+        A worker has what it claimed, whether its copy is held or not, until it
+        says CLOSED.
+        """
+        self.join("x")
+        self.accept("ab")
+        self.claim("x", 1, 2)
+        self.ledger.witnessed("a")
+        self.join("y")
+        self.assertEqual(self.ledger.outstanding("x"), 2)
+        self.assertEqual(self.accept("cd"), offers("y", c=1, d=2))
+        self.close("x", 1, 2)
+        self.assertEqual(self.ledger.outstanding("x"), 0)
+        self.assertEqual(self.accept("ef"), offers("x", e=3, f=4))
+
+    def test_outstanding(self) -> None:
+        """
+        What is offered counts as well, and a stranger has nothing.
+        """
+        self.join("x")
+        self.accept("abc")
+        self.claim("x", 2)
+        self.assertEqual(self.ledger.outstanding("x"), 3)
+        self.assertEqual(self.ledger.outstanding("y"), 0)
+
+    def test_roundRobin(self) -> None:
+        """
+        With round robin, each has its turn whatever it has.
+        """
+        self.ledger = self.open(roundRobin=True)
+        self.join("x")
+        self.accept("abc")
+        self.join("y")
+        self.assertEqual(
+            self.accept("defg"),
+            [
+                *offers("y", d=1),
+                *offers("x", e=4),
+                *offers("y", f=2),
+                *offers("x", g=5),
+            ],
+        )
+
+    def test_window(self) -> None:
+        """
+        No worker has more unclaimed offers than its window, and each claim
+        makes room.
+        """
+        self.join("x", 2)
+        self.assertEqual(self.accept("abcd"), offers("x", a=1, b=2))
+        self.assertEqual(self.tick(), [])
+        self.assertEqual(self.claim("x", 2), offers("x", c=3))
+        self.assertEqual(self.claim("x", 1, 3), offers("x", d=4))
+
+    def test_fullWindow(self) -> None:
+        """
+        A worker without room is passed over, however little it has.
+        """
+        self.join("x", 1)
+        self.join("y", 8)
+        self.assertEqual(
+            self.accept("abcd"), [*offers("x", a=1), *offers("y", b=1, c=2, d=3)]
+        )
+
+    def test_draining(self) -> None:
+        """
+        A draining worker is offered nothing more, and may claim what it was
+        offered.
+        """
+        self.join("x")
+        self.accept("a")
+        self.ledger.draining("x")
+        self.assertEqual(self.accept("b"), [])
+        self.assertEqual(self.claim("x", 1), [])
+        self.assertEqual(self.join("y"), offers("y", b=1))
+
+    def test_workers(self) -> None:
+        """
+        Workers are those that take offers.
+        """
+        self.assertEqual(self.ledger.workers, 0)
+        for channel in ("x", "y", "z"):
+            self.join(channel)
+        self.ledger.draining("x")
+        self.part("y")
+        self.assertEqual(self.ledger.workers, 1)
+
+
+class ClaimTests(LedgerTestCase):
+    """
+    Tests for the copies of claimed connections.
+    """
+
+    def setUp(self) -> None:
+        """
+        Have a worker that was offered three connections.
+        """
+        super().setUp()
+        self.join("x")
+        self.accept("abc")
+
+    def test_kept(self) -> None:
+        """
+        The copies of claimed connections are kept, in the order of the claims.
+        """
+        self.assertEqual(self.claim("x", 2), [])
+        self.assertEqual(self.claim("x", 1), [])
+        self.assertEqual(self.ledger.copies(), ["b", "a"])
+        self.assertEqual(self.ledger.copiesOf("x"), ["b", "a"])
+        self.assertEqual((self.ledger.unclaimed, self.ledger.held), (1, 3))
+        self.assertCounted(accepted=3, offered=3, claimed=2)
+
+    def test_copiesOf(self) -> None:
+        """
+        Each worker has its own copies, and a stranger has none.
+        """
+        self.join("y")
+        self.accept("d")
+        self.claim("x", 1)
+        self.claim("y", 1)
+        self.assertEqual(self.ledger.copies(), ["a", "d"])
+        self.assertEqual(self.ledger.copiesOf("y"), ["d"])
+        self.assertEqual(self.ledger.copiesOf("z"), [])
+
+    def test_noWitness(self) -> None:
+        """
+        Where the kernel cannot tell what is pristine, the claim lets the copy
+        go.
+        """
+        self.accept("de", witness=False)
+        self.assertEqual(self.claim("x", 5, 1, 4), letsGo("ed"))
+        self.assertEqual(self.ledger.copies(), ["a"])
+        self.assertEqual(self.close("x", 4, 5), [])
+
+    def test_witnessed(self) -> None:
+        """
+        Copies that are not pristine any more are let go, and no others.
+        """
+        self.claim("x", 1, 2, 3)
+        self.assertEqual(self.ledger.witnessed(["c", "a"]), letsGo("ac"))
+        self.assertEqual(self.ledger.copies(), ["b"])
+        self.assertEqual(self.ledger.copiesOf("x"), ["b"])
+        self.assertEqual(self.ledger.witnessed([]), [])
+        self.assertEqual(self.ledger.witnessed(["a"]), [])
+
+    def test_hold(self) -> None:
+        """
+        A copy that stays pristine is let go a while after the claim.
+        """
+        self.now += 2
+        self.claim("x", 2)
+        self.now += 0.5
+        self.claim("x", 1, 3)
+        self.assertEqual(self.tick(HOLD - 0.51), [])
+        self.assertEqual(self.tick(0.01), letsGo("b"))
+        self.assertEqual(self.tick(0.49), [])
+        self.assertEqual(self.tick(0.01), letsGo("ac"))
+        self.assertEqual(self.ledger.held, 0)
+
+    def test_closed(self) -> None:
+        """
+        CLOSED lets the copy go.
+        """
+        self.claim("x", 1, 2, 3)
+        self.assertEqual(self.close("x", 3, 1), letsGo("ca"))
+        self.assertEqual(self.ledger.copies(), ["b"])
+        self.assertEqual(self.ledger.outstanding("x"), 1)
+
+    def test_closedLater(self) -> None:
+        """
+        CLOSED of a connection whose copy was let go already decides nothing.
+        """
+        self.claim("x", 1, 2)
+        self.ledger.witnessed("a")
+        self.assertEqual(self.close("x", 1, 2), letsGo("b"))
+
+    def test_gone(self) -> None:
+        """
+        GONE is like CLOSED, and is counted.
+        """
+        self.claim("x", 1, 2)
+        self.assertEqual(self.ledger.gone("x", (2, 1), self.now), letsGo("ba"))
+        self.assertEqual(self.ledger.outstanding("x"), 1)
+        self.assertCounted(accepted=3, offered=3, claimed=2, goneBeforeAdoption=2)
+
+    def test_share(self) -> None:
+        """
+        Copies are at most half of the budget: a worker that claims more has
+        its oldest let go.
+        """
+        self.ledger = self.open(budget=8)
+        self.join("x")
+        self.accept("abcdef")
+        self.assertEqual(self.claim("x", 1, 2, 3, 4), [])
+        self.assertEqual(self.claim("x", 6, 5), letsGo("ab"))
+        self.assertEqual(self.ledger.copies(), ["c", "d", "f", "e"])
+
+    def test_shares(self) -> None:
+        """
+        Each worker has an equal share, and its claims do not touch the copies
+        of others.
+        """
+        self.ledger = self.open(budget=8)
+        self.join("x")
+        self.join("y")
+        self.accept("abcdef")
+        self.assertEqual(self.claim("x", 1, 2), [])
+        self.assertEqual(self.claim("y", 1, 2, 3), letsGo("b"))
+        self.assertEqual(self.claim("x", 3), letsGo("a"))
+        self.assertEqual(self.ledger.copies(), ["c", "d", "f", "e"])
+
+    def test_smallestShare(self) -> None:
+        """
+        A share is never less than one copy.
+        """
+        self.ledger = self.open(budget=3)
+        for channel in ("x", "y", "z"):
+            self.join(channel)
+        self.accept("abc")
+        for channel in ("x", "y", "z"):
+            self.assertEqual(self.claim(channel, 1), [])
+        self.assertEqual(self.ledger.copies(), ["a", "b", "c"])
+
+
+class IdTests(LedgerTestCase):
+    """
+    Tests for ids, which a worker may get wrong.
+    """
+
+    def setUp(self) -> None:
+        """
+        Have two workers: C{x} was offered C{a}, C{b} and C{c}, and has claimed
+        C{b}; C{y} was offered C{d} and C{e}, and has claimed both.  C{f} waits
+        for C{y}.
+        """
+        super().setUp()
+        self.join("x", 3)
+        self.accept("abc")
+        self.join("y", 2)
+        self.accept("de")
+        self.ledger.draining("x")
+        self.claim("x", 2)
+        self.claim("y", 1, 2)
+        self.ledger.draining("y")
+        self.accept("f")
+
+    def state(self) -> object:
+        """
+        All that the book tells.
+        """
+        ledger = self.ledger
+        return (
+            asdict(ledger.counters),
+            ledger.waiting,
+            ledger.unclaimed,
+            ledger.copies(),
+            [
+                (ledger.outstanding(channel), ledger.copiesOf(channel))
+                for channel in ("x", "y")
+            ],
+        )
+
+    def assertRefused(
+        self,
+        event: Callable[..., object],
+        channel: str,
+        ids: tuple[int, ...],
+        text: str,
+    ) -> None:
+        """
+        Check that an event raises an error and changes nothing.
+        """
+        before = self.state()
+        error = self.assertRaises(ProtocolError, event, channel, ids, self.now)
+        self.assertEqual(str(error), text)
+        self.assertEqual(self.state(), before)
+
+    def test_notOnOffer(self) -> None:
+        """
+        What is not on offer can be neither claimed nor refused, nor can what
+        stands beside it: ids that never were, ids claimed already, ids given
+        twice, and what is on offer to another.
+        """
+        for event, name in (
+            (self.ledger.claimed, "CLAIM"),
+            (self.ledger.refused, "REFUSE"),
+        ):
+            text = f"{name} of a connection that is not on offer to it"
+            for ids in ((9,), (0,), (2,), (1, 2), (1, 9), (1, 3, 1)):
+                self.assertRefused(event, "x", ids, text)
+            self.assertRefused(event, "y", (3,), text)
+            self.assertRefused(event, "y", (1,), text)
+
+    def test_notInService(self) -> None:
+        """
+        What is not in service cannot be reported as ended: ids that never
+        were, ids on offer, ids given twice, and what another serves.
+        """
+        text = "CLOSED of a connection that it does not serve"
+        for event in (self.ledger.closed, self.ledger.gone):
+            for ids in ((9,), (1,), (2, 1), (2, 2)):
+                self.assertRefused(event, "x", ids, text)
+            self.assertRefused(event, "y", (1, 3), text)
+
+    def test_closedTwice(self) -> None:
+        """
+        What was reported as ended cannot be so again.
+        """
+        self.close("x", 2)
+        text = "CLOSED of a connection that it does not serve"
+        self.assertRefused(self.ledger.closed, "x", (2,), text)
+
+    def test_refusedTwice(self) -> None:
+        """
+        What was refused can be neither refused nor claimed.
+        """
+        self.refuse("x", 1)
+        for event, name in (
+            (self.ledger.claimed, "CLAIM"),
+            (self.ledger.refused, "REFUSE"),
+        ):
+            text = f"{name} of a connection that is not on offer to it"
+            self.assertRefused(event, "x", (1,), text)
+
+    def test_stranger(self) -> None:
+        """
+        A channel that has no part in the work cannot say anything, and neither
+        can one that had and left.
+        """
+        text = "it has no part in the work yet"
+        self.part("x")
+        for channel in ("x", "z"):
+            for event in (
+                self.ledger.claimed,
+                self.ledger.refused,
+                self.ledger.closed,
+                self.ledger.gone,
+            ):
+                self.assertRefused(event, channel, (1,), text)
+            error = self.assertRaises(ProtocolError, self.ledger.draining, channel)
+            self.assertEqual(str(error), text)
+
+    def test_failureChangesNothing(self) -> None:
+        """
+        After something wrong, a worker can go on with what is right.
+        """
+        for event in (self.ledger.claimed, self.ledger.refused, self.ledger.closed):
+            self.assertRaises(ProtocolError, event, "x", (1, 2, 3, 9), self.now)
+        self.assertEqual(self.claim("x", 1, 3), [])
+        self.assertEqual(self.close("x", 1, 2, 3), letsGo("abc"))
+
+    def test_notAgain(self) -> None:
+        """
+        Ids are not used again soon.
+        """
+        self.ledger = self.open()
+        self.join("x", 1)
+        for id, connection in enumerate("abc", 1):
+            self.assertEqual(self.accept(connection), offers("x", **{connection: id}))
+            self.claim("x", id)
+            self.close("x", id)
+
+    def test_roundAgain(self) -> None:
+        """
+        After the largest id comes 1 again, and what is in use is passed over.
+        """
+        self.ledger = self.open()
+        self.join("x")
+        self.accept("abcd")
+        self.claim("x", 2)
+        self.refuse("x", 4)
+        self.ledger._workers["x"].nextId = 0xFFFFFFFF
+        self.assertEqual(self.tick(PAUSE), offers("x", d=0xFFFFFFFF))
+        self.claim("x", 0xFFFFFFFF)
+        self.assertEqual(self.accept("ef"), offers("x", e=4, f=5))
+
+
+class RefusalTests(LedgerTestCase):
+    """
+    Tests for offers that a worker will not touch.
+    """
+
+    def limit(self, channel: str) -> int:
+        """
+        Find out how many offers a worker gets, by letting it claim them all.
+        """
+        self.now += PAUSE
+        unclaimed = self.ledger.unclaimed
+        given = self.ledger.accepted(PORT, range(100), self.now)
+        return unclaimed + len(given)
+
+    def test_another(self) -> None:
+        """
+        What one worker refused is offered to another, ahead of what waits,
+        the oldest first.
+        """
+        self.join("x", 3)
+        self.accept("abcdef")
+        self.refuse("x", 3, 1)
+        self.assertEqual(self.join("y", 3), offers("y", a=1, c=2, d=3))
+        self.assertCounted(accepted=6, offered=6, refused=2)
+
+    def test_sameAgain(self) -> None:
+        """
+        The worker that refused it may have it again, but not at once, and
+        under another id.
+        """
+        self.join("x", 4)
+        self.accept("ab")
+        self.assertEqual(self.refuse("x", 1), [])
+        self.assertEqual(self.tick(PAUSE - 0.01), [])
+        self.assertEqual(self.tick(0.01), offers("x", a=3))
+
+    def test_pause(self) -> None:
+        """
+        During its pause a worker gets nothing new either, and others do.
+        """
+        self.join("x", 4)
+        self.join("y", 1)
+        self.accept("a")
+        self.assertEqual(self.refuse("x", 1), offers("y", a=1))
+        self.assertEqual(self.accept("b"), [])
+        self.now += PAUSE
+        self.assertEqual(self.close("y"), offers("x", b=2))
+
+    def test_halved(self) -> None:
+        """
+        Each refusal halves what a worker gets of its window, down to one.
+        """
+        for window, expected in ((8, 4), (3, 1), (1, 1)):
+            self.ledger = self.open()
+            self.join("x", window)
+            self.accept("a")
+            self.refuse("x", 1)
+            self.now += PAUSE
+            self.ledger.accepted(PORT, range(10), self.now)
+            self.assertEqual(self.ledger.unclaimed, expected)
+
+    def test_halvedAgain(self) -> None:
+        """
+        Several offers refused in one frame count as one, and the next frame
+        halves it again.
+        """
+        self.join("x", 8)
+        self.accept("abc")
+        self.refuse("x", 1, 2)
+        self.refuse("x", 3)
+        self.now += PAUSE
+        self.ledger.accepted(PORT, range(10), self.now)
+        self.assertEqual(self.ledger.unclaimed, 2)
+
+    def test_recovers(self) -> None:
+        """
+        Each claim gives it one more again, up to its window.
+        """
+        self.join("x", 4)
+        self.accept("a")
+        self.refuse("x", 1)
+        self.now += PAUSE
+        self.ledger.accepted(PORT, range(20), self.now)
+        unclaimed = [self.ledger.unclaimed]
+        for id in range(2, 7):
+            self.claim("x", id)
+            unclaimed.append(self.ledger.unclaimed)
+        self.assertEqual(unclaimed, [2, 3, 4, 4, 4, 4])
+
+    def test_draining(self) -> None:
+        """
+        What a draining worker refuses does not come back to it.
+        """
+        self.join("x")
+        self.accept("a")
+        self.ledger.draining("x")
+        self.refuse("x", 1)
+        self.assertEqual(self.tick(PAUSE), [])
+        self.assertEqual(self.join("y"), offers("y", a=1))
+
+
+class DeathTests(LedgerTestCase):
+    """
+    Tests for workers that die.
+    """
+
+    def setUp(self) -> None:
+        """
+        Have a worker that was offered six connections.
+        """
+        super().setUp()
+        self.join("x", 6)
+        self.accept("abcdef")
+
+    def test_offered(self) -> None:
+        """
+        What was offered goes to another worker.
+        """
+        self.join("y")
+        self.assertEqual(self.die("x"), offers("y", a=1, b=2, c=3, d=4, e=5, f=6))
+        self.assertCounted(accepted=6, offered=12, redispatched=6)
+
+    def test_pristine(self) -> None:
+        """
+        What was claimed and is pristine goes to another worker, along with the
+        rest, the oldest first.
+        """
+        self.claim("x", 4, 2)
+        self.join("y")
+        self.assertEqual(self.die("x"), offers("y", a=1, b=2, c=3, d=4, e=5, f=6))
+        self.assertEqual((self.ledger.copies(), self.ledger.unclaimed), ([], 6))
+        self.assertCounted(accepted=6, offered=12, claimed=2, redispatched=6)
+
+    def test_beforeWaiting(self) -> None:
+        """
+        It goes ahead of younger connections that wait, and behind older ones.
+        """
+        self.accept("g")
+        self.part("x")
+        self.join("y", 1)
+        self.assertEqual(self.ledger.waiting, 6)
+        self.assertEqual(self.die("y"), [])
+        self.assertEqual(self.join("z"), offers("z", a=1, b=2, c=3, d=4, e=5, f=6, g=7))
+
+    def test_touched(self) -> None:
+        """
+        What was claimed and is not pristine ends, and is counted.
+        """
+        self.claim("x", 1, 2, 3)
+        self.join("y")
+        self.assertEqual(
+            self.die("x", touched="ac"),
+            [
+                *givesUp("ac", Reason.LOST_IN_SERVICE),
+                *offers("y", b=1, d=2, e=3, f=4),
+            ],
+        )
+        self.assertEqual(self.ledger.held, 4)
+        self.assertCounted(
+            accepted=6, offered=10, claimed=3, redispatched=4, lostInService=2
+        )
+
+    def test_inItsHands(self) -> None:
+        """
+        What was in the worker's hands dies with it, and is counted; what had
+        ended before is not.
+        """
+        self.claim("x", 1, 2, 3)
+        self.ledger.witnessed("ab")
+        self.close("x", 1)
+        self.assertEqual(self.die("x"), [])
+        self.assertEqual((self.ledger.waiting, self.ledger.held), (4, 4))
+        self.assertCounted(
+            accepted=6, offered=6, claimed=3, redispatched=4, lostInService=1
+        )
+
+    def test_noWitness(self) -> None:
+        """
+        What was claimed counts as lost where the kernel is no witness.
+        """
+        self.ledger = self.open()
+        self.join("x")
+        self.accept("ab", witness=False)
+        self.claim("x", 1)
+        self.join("y")
+        self.assertEqual(self.die("x"), offers("y", b=1))
+        self.assertEqual(self.claim("y", 1), letsGo("b"))
+        self.assertEqual(self.ledger.counters.lostInService, 1)
+
+    def test_others(self) -> None:
+        """
+        Nothing changes for the connections of other workers.
+        """
+        self.join("y", 1)
+        self.accept("g")
+        self.claim("y", 1)
+        self.claim("x", 1)
+        self.ledger.draining("y")
+        self.die("x")
+        self.assertEqual(self.ledger.copies(), ["g"])
+        self.assertEqual(self.ledger.outstanding("y"), 1)
+
+    def test_claimAgain(self) -> None:
+        """
+        The next worker may claim what the dead one had claimed, and it is held
+        for as long as ever.
+        """
+        self.claim("x", 1)
+        self.now += HOLD / 2
+        self.die("x")
+        self.join("y", 1)
+        self.now += HOLD
+        self.claim("y", 1)
+        self.assertEqual(self.tick(HOLD / 2), [])
+        self.assertEqual(self.tick(HOLD / 2), letsGo("a"))
+
+
+class PartTests(LedgerTestCase):
+    """
+    Tests for workers that leave and go on serving.
+    """
+
+    def test_parted(self) -> None:
+        """
+        What it claimed is its own; what it did not claim goes to another, the
+        oldest first and after the copies are let go; and nothing is lost.
+        """
+        self.join("x", 5)
+        self.accept("abcde")
+        self.claim("x", 4, 2, 1)
+        self.ledger.witnessed("a")
+        self.join("y")
+        self.assertEqual(self.part("x"), [*letsGo("db"), *offers("y", c=1, e=2)])
+        self.assertEqual((self.ledger.copies(), self.ledger.held), ([], 2))
+        self.assertCounted(accepted=5, offered=7, claimed=3, redispatched=2)
+
+
+class RevocationTests(LedgerTestCase):
+    """
+    Tests for workers that hang.
+    """
+
+    def test_timeout(self) -> None:
+        """
+        A worker that leaves an offer unclaimed for too long is revoked, once.
+        """
+        self.join("x")
+        self.accept("a")
+        self.assertEqual(self.tick(TIMEOUT - 0.01), [])
+        self.assertEqual(self.tick(0.01), [Revoke("x", UNCLAIMED)])
+        self.assertEqual(self.tick(TIMEOUT), [])
+        self.assertCounted(accepted=1, offered=1, revoked=1)
+
+    def test_noMore(self) -> None:
+        """
+        A revoked worker is offered nothing more, not even at that moment.
+        """
+        self.join("x", 1)
+        self.accept("ab")
+        self.assertEqual(self.tick(TIMEOUT), [Revoke("x", UNCLAIMED)])
+        self.assertEqual(self.ledger.workers, 0)
+        self.assertEqual(self.claim("x", 1), [])
+        self.assertEqual(self.ledger.waiting, 1)
+
+    def test_thenParted(self) -> None:
+        """
+        What it had claimed up to the end is its own, and the rest goes to
+        another worker only then.
+        """
+        self.join("x")
+        self.accept("abc")
+        self.now += TIMEOUT
+        self.join("y")
+        self.assertEqual(self.tick(), [Revoke("x", UNCLAIMED)])
+        self.assertEqual(self.claim("x", 2), [])
+        self.assertEqual(self.part("x"), [*letsGo("b"), *offers("y", a=1, c=2)])
+
+    def test_oldest(self) -> None:
+        """
+        It is the oldest offer that counts, even if younger ones were claimed.
+        """
+        self.join("x")
+        self.accept("a")
+        self.now += 1
+        self.accept("b")
+        self.claim("x", 2)
+        self.assertEqual(self.tick(TIMEOUT - 1), [Revoke("x", UNCLAIMED)])
+
+    def test_claimedInTime(self) -> None:
+        """
+        Claiming the oldest gives the next one its own time.
+        """
+        self.join("x")
+        self.accept("a")
+        self.now += 1
+        self.accept("b")
+        self.claim("x", 1)
+        self.assertEqual(self.tick(TIMEOUT - 1), letsGo("a"))
+        self.assertEqual(self.tick(1), [Revoke("x", UNCLAIMED)])
+
+    def test_sinceOffered(self) -> None:
+        """
+        Time that a connection waited, or was on offer to another, does not
+        count.
+        """
+        self.accept("a")
+        self.now += TIMEOUT
+        self.join("x")
+        self.now += TIMEOUT - 1
+        self.join("y")
+        self.assertEqual(self.die("x"), offers("y", a=1))
+        self.assertEqual(self.tick(TIMEOUT - 0.01), [])
+        self.assertEqual(self.tick(0.01), [Revoke("y", UNCLAIMED)])
+
+    def test_draining(self) -> None:
+        """
+        A draining worker has to answer as well.
+        """
+        self.join("x")
+        self.accept("a")
+        self.ledger.draining("x")
+        self.assertEqual(self.tick(TIMEOUT), [Revoke("x", UNCLAIMED)])
+
+    def test_several(self) -> None:
+        """
+        Each worker that hangs is revoked, and no other.
+        """
+        for channel in ("x", "y", "z"):
+            self.join(channel)
+        self.accept("abc")
+        self.claim("y", 1)
+        self.assertEqual(
+            self.tick(TIMEOUT),
+            [LetGo("b"), Revoke("x", UNCLAIMED), Revoke("z", UNCLAIMED)],
+        )
+        self.assertEqual(self.ledger.workers, 1)
+
+    def test_idle(self) -> None:
+        """
+        A worker that was offered nothing does not hang.
+        """
+        self.join("x")
+        self.assertEqual(self.tick(TIMEOUT * 2), [])
+
+
+class RoomTests(LedgerTestCase):
+    """
+    Tests for how many connections may be accepted.
+    """
+
+    def test_queue(self) -> None:
+        """
+        Without workers it is what fits in the queue.
+        """
+        self.assertEqual(self.ledger.room, QUEUE)
+        self.accept("abc")
+        self.assertEqual(self.ledger.room, QUEUE - 3)
+
+    def test_windows(self) -> None:
+        """
+        What fits in the windows of the workers comes on top.
+        """
+        self.join("x", 4)
+        self.join("y", 2)
+        self.assertEqual(self.ledger.room, QUEUE + 6)
+        self.accept("abc")
+        self.assertEqual(self.ledger.room, QUEUE + 3)
+        self.claim("x", 1)
+        self.assertEqual(self.ledger.room, QUEUE + 4)
+
+    def test_draining(self) -> None:
+        """
+        The window of a draining worker does not count.
+        """
+        self.join("x", 4)
+        self.ledger.draining("x")
+        self.assertEqual(self.ledger.room, QUEUE)
+
+    def test_refused(self) -> None:
+        """
+        What a worker does not get of its window does not count.
+        """
+        self.join("x", 4)
+        self.join("y", 1)
+        self.accept("a")
+        self.refuse("x", 1)
+        self.assertEqual(self.ledger.room, QUEUE + 2)
+
+    def test_shrunk(self) -> None:
+        """
+        A worker that holds more than what it gets now has no room, and takes
+        none from others.
+        """
+        self.join("x", 8)
+        self.accept("abcdefgh")
+        self.join("y", 3)
+        self.refuse("x", 1)
+        self.assertEqual(self.ledger.unclaimed, 8)
+        self.assertEqual(self.ledger.room, QUEUE + 2)
+
+    def test_crowded(self) -> None:
+        """
+        More may wait than the queue is for, when a worker dies: there is no
+        room then, and not less than none.
+        """
+        self.ledger = self.open(queue=1)
+        self.join("x", 4)
+        self.accept("abcd")
+        self.assertEqual(self.ledger.room, 1)
+        self.die("x")
+        self.assertEqual((self.ledger.waiting, self.ledger.room), (4, 0))
+
+    def test_budget(self) -> None:
+        """
+        All that is held counts towards the budget: what waits, what is
+        offered, and copies.
+        """
+        self.ledger = self.open(budget=9)
+        self.join("x", 2)
+        self.assertEqual(self.ledger.room, 9)
+        self.accept("abcde")
+        self.claim("x", 1)
+        self.assertEqual(
+            (self.ledger.waiting, self.ledger.unclaimed, len(self.ledger.copies())),
+            (2, 2, 1),
+        )
+        self.assertEqual((self.ledger.held, self.ledger.room), (5, 4))
+        self.ledger.witnessed("a")
+        self.assertEqual((self.ledger.held, self.ledger.room), (4, 5))
+
+    def test_overBudget(self) -> None:
+        """
+        Beyond the budget there is no room, and not less than none.
+        """
+        self.ledger = self.open(budget=2)
+        self.accept("abc")
+        self.assertEqual(self.ledger.room, 0)
+
+
+class StopTests(LedgerTestCase):
+    """
+    Tests for L{Ledger.stopped}.
+    """
+
+    def test_stopped(self) -> None:
+        """
+        What waits is closed, the oldest first; the rest is its worker's, and
+        the copies are let go.
+        """
+        self.join("x", 4)
+        self.join("y", 1)
+        self.accept("abcdefgh")
+        self.claim("x", 3, 1)
+        self.claim("y", 1)
+        self.ledger.witnessed("a")
+        self.assertEqual(
+            [self.ledger.waiting, self.ledger.unclaimed, len(self.ledger.copies())],
+            [0, 5, 2],
+        )
+        self.refuse("x", 2)
+        self.accept("i")
+        self.assertEqual(
+            self.ledger.stopped(),
+            [*givesUp("ci", Reason.STOPPED), *letsGo("efhdgb")],
+        )
+        self.assertEqual(self.ledger.counters.stopped, 2)
+
+    def test_empty(self) -> None:
+        """
+        Nothing is left in the book, and stopping again decides nothing.
+        """
+        self.join("x", 2)
+        self.accept("abcd")
+        self.claim("x", 1)
+        self.ledger.stopped()
+        self.assertEqual((self.ledger.held, self.ledger.workers), (0, 0))
+        self.assertEqual(self.ledger.copies(), [])
+        self.assertEqual(self.ledger.stopped(), [])
+        self.assertEqual(self.tick(PATIENCE), [])
+
+
+class CounterTests(LedgerTestCase):
+    """
+    Tests for L{portlisten._ledger.Counters}.
+    """
+
+    def test_text(self) -> None:
+        """
+        They read as a line of the log.
+        """
+        self.join("x")
+        self.accept("ab")
+        self.claim("x", 1)
+        self.assertEqual(
+            str(self.ledger.counters),
+            "accepted 2, offered 2, claimed 1, refused 0, redispatched 0, revoked 0,"
+            " lostInService 0, timedOut 0, goneBeforeAdoption 0, stopped 0",
+        )
