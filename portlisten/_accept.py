@@ -103,9 +103,9 @@ class Acceptor:
         Take what the backlog holds and there is room for, and close the socket.
         Does not shut it down: it may have other holders.
         """
-        if self._usable:
-            self.doRead()
-            self.close()
+        while self._usable and self._take():
+            pass
+        self.close()
 
     def close(self) -> None:
         """
@@ -122,6 +122,9 @@ class Acceptor:
         """
         Take a batch.
         """
+        self._take()
+
+    def _take(self) -> int:
         batch: list[Accepted] = []
         for _ in range(min(self._room(), BATCH)):
             try:
@@ -141,6 +144,7 @@ class Acceptor:
             self._accepted(batch)
         if self._room() <= 0:
             self.suspend()
+        return len(batch)
 
     def connectionLost(self, reason: Failure) -> None:
         """
@@ -157,6 +161,8 @@ class Acceptor:
             error=error.strerror,
         )
         self.suspend()
+        if self._pause is not None:
+            self._pause.cancel()
         self._pause = self._reactor.callLater(self._retry, self._goOn)
 
     def _goOn(self) -> None:

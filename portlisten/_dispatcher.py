@@ -338,6 +338,7 @@ class Dispatcher:
     # The inside
 
     def _run(self, decisions: Iterable[Decision]) -> None:
+        timedOut = False
         for decision in decisions:
             if isinstance(decision, HandOff):
                 decision.channel.offer(decision.id, decision.port, decision.connection)
@@ -350,8 +351,7 @@ class Dispatcher:
                     reason=decision.reason.value,
                 )
                 decision.connection.forget()
-                if decision.reason is Reason.TIMED_OUT:
-                    self._timedOut()
+                timedOut = timedOut or decision.reason is Reason.TIMED_OUT
             else:
                 self.log.warn(
                     "{channel} hangs, and is revoked: {reason}",
@@ -360,6 +360,8 @@ class Dispatcher:
                 )
                 self._strike(decision.channel)
                 decision.channel.revoke(decision.reason)
+        if timedOut:
+            self._timedOut()
         if self._ledger.room:
             self.roomChanged()
         self._schedule()

@@ -81,11 +81,13 @@ def cookie(sock: socket.socket) -> int:
 def pristine(sock: socket.socket) -> bool | None:
     """
     Say whether a connection is as the client made it: nothing was read from it
-    by anybody, nothing written to it, and neither side shut down by us.
+    by anybody, nothing written to it, and the writing side not shut down.
 
     The client's FIN counts as a received byte (C{tcp_fin} advances C{rcv_nxt}),
     and not as one that waits to be read (C{SIOCINQ} in tcp(7) takes it off), so
     one is taken off for the state CLOSE_WAIT.
+
+    A client that sends urgent data is never pristine: SIOCINQ stops short of it.
 
     @return: L{None} where the kernel cannot say: the connection is not TCP.
     """

@@ -65,7 +65,8 @@ class BoundPath:
 
     def remove(self) -> bool:
         """
-        Remove the name, if it is still this socket's and not a successor's.
+        Remove the name, if it is still this socket's and not a successor's;
+        which is sure only while the socket is open, and its inode with it.
         After privileges were dropped this may not be allowed, which harms
         nobody: the next listener replaces a stale name.
 
@@ -95,7 +96,7 @@ def bind(path: str, mode: int, group: int | None, backlog: int) -> BoundPath:
     with _locked(path):
         _removeStale(path)
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-        tight = mode if group is None else mode & ~0o070
+        tight = mode if group is None else mode & ~0o077
         umask = os.umask(0o777 & ~tight)
         try:
             sock.bind(path)
@@ -113,9 +114,9 @@ def bind(path: str, mode: int, group: int | None, backlog: int) -> BoundPath:
         except OSError as error:
             bound.remove()
             sock.close()
+            advice = "" if group is None else "; --group takes root, or a member of it"
             raise PathError(
-                f"cannot give {path} to group {group}: {error.strerror};"
-                " be root, or a member of it"
+                f"cannot set up {path}: {error.strerror}{advice}"
             ) from error
         return bound
 

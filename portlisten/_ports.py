@@ -56,7 +56,7 @@ class BoundPort:
 
     @ivar socket: whoever takes it closes it.
     @ivar address: where it listens.
-    @ivar cleanUp: call it once, when the socket is closed.
+    @ivar cleanUp: call it once, before the socket is closed.
     """
 
     socket: socket.socket
@@ -152,13 +152,19 @@ class DescribedPort:
         if self._backlog is not None:
             sock.listen(self._backlog)
 
+        bound = _describe(sock)
+        identity = _identity(bound.address)
+
         def cleanUp() -> None:
             try:
-                result.connectionLost(Failure(ConnectionDone()))
+                if identity == _identity(bound.address):
+                    result.connectionLost(Failure(ConnectionDone()))
             except OSError:
-                pass  # a path that is gone, or no longer ours to remove
+                pass  # after privileges were dropped, it may not be ours to remove
+            lock = getattr(result, "lockFile", None)
+            if lock is not None and lock.locked:
+                lock.unlock()
 
-        bound = _describe(sock)
         bound.cleanUp = cleanUp
         return [bound]
 
@@ -246,9 +252,27 @@ def bind(port: PortPlan) -> list[BoundPort]:
         raise CannotBind(_explain(port, error)) from error
 
 
+def _identity(address: Address) -> tuple[int, int] | None:
+    """
+    What a Unix address names at the moment.
+    """
+    if not isinstance(address, UNIXAddress) or address.name is None:
+        return None
+    try:
+        status = os.lstat(address.name)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
 def _explain(port: object, error: object) -> str:
     number = getattr(error, "errno", None)
-    reason = os.strerror(number) if number else _firstLine(error)
+    if number is None:
+        reason = _firstLine(error)
+    elif isinstance(error, socket.gaierror):
+        reason = error.strerror  # its errno is getaddrinfo's
+    else:
+        reason = os.strerror(number)
     advice = {
         errno.EACCES: (
             "; for a port below 1024 start as root and add --uid, or grant"

@@ -16,6 +16,7 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
+from twisted.internet.error import ReactorNotRunning
 from twisted.logger import Logger
 from twisted.python.usage import Options, UsageError
 
@@ -144,7 +145,7 @@ def number(
             value = convert(text)
         except ValueError:
             value = math.nan
-        if not minimum <= value <= maximum or math.isinf(value):
+        if not minimum <= value <= maximum or value == math.inf:
             kind = "whole number" if convert is int else "number"
             limit = (
                 f"of at least {minimum:g}"
@@ -207,7 +208,7 @@ def failToStart(options: CommandOptions, reason: str) -> NoReturn:
     """
     message = f"{options.command}: {reason}"
     if options.logsElsewhere:
-        log.critical("{message}", message=message)
+        log.critical("{reason}", reason=message)
     print(message, file=sys.__stderr__, flush=True)
     raise StartFailure(reason)
 
@@ -238,9 +239,11 @@ def exitCleanlyOnTerm(reactor: Any) -> None:
 
 
 def _stop(reactor: Any) -> None:
-    if reactor.running:
-        log.info("received SIGTERM, stopping")
+    log.info("received SIGTERM, stopping")
+    try:
         reactor.stop()
+    except ReactorNotRunning:
+        pass  # it is stopping already
 
 
 def onReportSignal(reactor: Any, report: Callable[[], None]) -> None:
@@ -269,6 +272,8 @@ def exitWith(reactor: Any, code: int) -> None:
         sys.stderr.flush()
         os._exit(code)
 
-    if reactor.running:
-        atexit.register(leave)
+    try:
         reactor.stop()
+    except ReactorNotRunning:
+        return  # it is stopping already
+    atexit.register(leave)

@@ -362,14 +362,17 @@ class ListenerService(Service):
             return maybeDeferred(lambda: None)
         for acceptor in self._acceptors:
             acceptor.stop()
+        # Before its socket is closed: a successor's might get the same inode.
+        if self._path is not None:
+            self._path.remove()
         self._workers.close()
         stopped = self._dispatcher.stop(self._options["grace"])
         return stopped.addBoth(lambda result: self._release())
 
     def _release(self) -> None:
         for port in self._bound:
-            port.socket.close()
             port.cleanUp()
+            port.socket.close()
         self._bound = []
         if self._path is not None:
             self._path.remove()

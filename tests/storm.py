@@ -128,7 +128,23 @@ class Result:
     kind: str
     host: str
     port: int
+    began: float
     ended: float
+
+    def adoptions(self, book: dict[tuple[bytes, int], list[float]]) -> int:
+        """
+        How often workers adopted it, by the time that its client gave up or
+        soon after.  Much later or earlier, its name was another's.
+        """
+        times = book.get((inet_aton(self.host), self.port), ())
+        return sum(self.began <= time < self.ended + 3 * STOP for time in times)
+
+    def adopted(self, book: dict[tuple[bytes, int], list[float]]) -> bool:
+        """
+        Whether a worker had adopted it when its client gave up.
+        """
+        times = book.get((inet_aton(self.host), self.port), ())
+        return any(self.began <= time < self.ended for time in times)
 
 
 async def client(number: int, port: int, patience: float) -> Result:
@@ -138,6 +154,7 @@ async def client(number: int, port: int, patience: float) -> Result:
     host = f"127.0.{number // 200 % 200}.{2 + number % 200}"
     received = b""
     name = (host, 0)
+    began = time.monotonic()
     kind = "reset"
     try:
         reader, writer = await asyncio.open_connection(
@@ -158,7 +175,7 @@ async def client(number: int, port: int, patience: float) -> Result:
         kind = "answered"
     elif len(answers) > 1:
         kind = "twice"
-    return Result(kind, *name, time.monotonic())
+    return Result(kind, *name, began, time.monotonic())
 
 
 async def clients(
@@ -314,12 +331,7 @@ def count(
     Tell those that were lost in service from those that were lost before.
     """
     kinds = Counter(result.kind for result in results)
-    served = Counter(
-        result.kind
-        for result in results
-        for times in [adopted.get((inet_aton(result.host), result.port))]
-        if times is not None and times[0] < result.ended
-    )
+    served = Counter(result.kind for result in results if result.adopted(adopted))
     lost = kinds["reset"] + kinds["late"] - served["reset"] - served["late"]
     return {
         "connections": len(results),
@@ -328,7 +340,7 @@ def count(
         "answered twice": kinds["twice"],
         "lost in service": served["reset"],
         "late in service": served["late"],
-        "adopted twice": sum(len(times) > 1 for times in adopted.values()),
+        "adopted twice": sum(result.adoptions(adopted) > 1 for result in results),
     }
 
 

@@ -9,6 +9,9 @@ from unittest import TestCase
 
 # Its descriptors are there to stay, so they must be there before any count.
 from twisted.internet import reactor as _reactor  # noqa: F401
+from twisted.internet.tcp import _reservedFD
+
+_reservedFD.reserve()
 
 
 def descriptors() -> dict[int, str]:

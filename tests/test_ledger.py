@@ -6,7 +6,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict
-from random import Random
 from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
@@ -214,18 +213,18 @@ class WaitingTests(LedgerTestCase):
 
     def test_patienceBeforeOffers(self) -> None:
         """
-        What runs out of patience is not offered at the same moment, and its
-        neighbour is.
+        What runs out of patience is given up and not offered, even if a worker
+        has room again at that moment.
         """
         self.join("x")
         self.accept("a")
+        self.now += PATIENCE - PAUSE
         self.refuse("x", 1)
-        self.now += PATIENCE - 0.01
-        self.ledger.draining("x")
         self.accept("b")
-        self.now += 0.01
-        self.ledger.joined("y", 8, self.now - 1)
-        self.assertCounted(accepted=2, offered=3, refused=1)
+        self.assertEqual(
+            self.tick(PAUSE),
+            [*givesUp("a", Reason.TIMED_OUT), *offers("x", b=2)],
+        )
 
 
 class ChoiceTests(LedgerTestCase):
@@ -663,14 +662,14 @@ class RefusalTests(LedgerTestCase):
     Tests for offers that a worker will not touch.
     """
 
-    def limit(self, channel: str) -> int:
+    def full(self) -> int:
         """
-        Find out how many offers a worker gets, by letting it claim them all.
+        Have more connections come in after the pause than the workers get, and
+        find out how many that is.
         """
         self.now += PAUSE
-        unclaimed = self.ledger.unclaimed
-        given = self.ledger.accepted(PORT, range(100), self.now)
-        return unclaimed + len(given)
+        self.ledger.accepted(PORT, range(20), self.now)
+        return self.ledger.unclaimed
 
     def test_another(self) -> None:
         """
@@ -703,8 +702,7 @@ class RefusalTests(LedgerTestCase):
         self.accept("a")
         self.assertEqual(self.refuse("x", 1), offers("y", a=1))
         self.assertEqual(self.accept("b"), [])
-        self.now += PAUSE
-        self.assertEqual(self.close("y"), offers("x", b=2))
+        self.assertEqual(self.tick(PAUSE), offers("x", b=2))
 
     def test_halved(self) -> None:
         """
@@ -715,9 +713,7 @@ class RefusalTests(LedgerTestCase):
             self.join("x", window)
             self.accept("a")
             self.refuse("x", 1)
-            self.now += PAUSE
-            self.ledger.accepted(PORT, range(10), self.now)
-            self.assertEqual(self.ledger.unclaimed, expected)
+            self.assertEqual(self.full(), expected)
 
     def test_halvedAgain(self) -> None:
         """
@@ -728,9 +724,7 @@ class RefusalTests(LedgerTestCase):
         self.accept("abc")
         self.refuse("x", 1, 2)
         self.refuse("x", 3)
-        self.now += PAUSE
-        self.ledger.accepted(PORT, range(10), self.now)
-        self.assertEqual(self.ledger.unclaimed, 2)
+        self.assertEqual(self.full(), 2)
 
     def test_recovers(self) -> None:
         """
@@ -739,9 +733,7 @@ class RefusalTests(LedgerTestCase):
         self.join("x", 4)
         self.accept("a")
         self.refuse("x", 1)
-        self.now += PAUSE
-        self.ledger.accepted(PORT, range(20), self.now)
-        unclaimed = [self.ledger.unclaimed]
+        unclaimed = [self.full()]
         for id in range(2, 7):
             self.claim("x", id)
             unclaimed.append(self.ledger.unclaimed)
@@ -796,11 +788,10 @@ class DeathTests(LedgerTestCase):
         It goes ahead of younger connections that wait, and behind older ones.
         """
         self.accept("g")
-        self.part("x")
-        self.join("y", 1)
-        self.assertEqual(self.ledger.waiting, 6)
-        self.assertEqual(self.die("y"), [])
-        self.assertEqual(self.join("z"), offers("z", a=1, b=2, c=3, d=4, e=5, f=6, g=7))
+        self.refuse("x", 1, 3)
+        self.assertEqual(self.ledger.waiting, 3)
+        self.assertEqual(self.die("x"), [])
+        self.assertEqual(self.join("y"), offers("y", a=1, b=2, c=3, d=4, e=5, f=6, g=7))
 
     def test_touched(self) -> None:
         """
@@ -941,10 +932,10 @@ class RevocationTests(LedgerTestCase):
         """
         self.join("x")
         self.accept("a")
-        self.now += 1
+        self.now += TIMEOUT - HOLD / 2
         self.accept("b")
         self.claim("x", 2)
-        self.assertEqual(self.tick(TIMEOUT - 1), [Revoke("x", UNCLAIMED)])
+        self.assertEqual(self.tick(HOLD / 2), [Revoke("x", UNCLAIMED)])
 
     def test_claimedInTime(self) -> None:
         """
@@ -1104,24 +1095,22 @@ class StopTests(LedgerTestCase):
 
     def test_stopped(self) -> None:
         """
-        What waits is closed, the oldest first; the rest is its worker's, and
-        the copies are let go.
+        What waits is closed, the oldest first; what was offered is its
+        worker's, and the copies are let go.
         """
         self.join("x", 4)
-        self.join("y", 1)
-        self.accept("abcdefgh")
+        self.join("y", 2)
+        self.accept("abcdef")
         self.claim("x", 3, 1)
         self.claim("y", 1)
         self.ledger.witnessed("a")
-        self.assertEqual(
-            [self.ledger.waiting, self.ledger.unclaimed, len(self.ledger.copies())],
-            [0, 5, 2],
-        )
+        self.ledger.draining("x")
+        self.ledger.draining("y")
+        self.accept("g")
         self.refuse("x", 2)
-        self.accept("i")
         self.assertEqual(
             self.ledger.stopped(),
-            [*givesUp("ci", Reason.STOPPED), *letsGo("efhdgb")],
+            [*givesUp("cg", Reason.STOPPED), *letsGo("fedb")],
         )
         self.assertEqual(self.ledger.counters.stopped, 2)
 
@@ -1155,4 +1144,251 @@ class CounterTests(LedgerTestCase):
             str(self.ledger.counters),
             "accepted 2, offered 2, claimed 1, refused 0, redispatched 0, revoked 0,"
             " lostInService 0, timedOut 0, goneBeforeAdoption 0, stopped 0",
+        )
+
+
+class Walk:
+    """
+    A listener whose events are drawn by lot, and what has to follow from them.
+
+    @ivar waiting: the connections that wait.
+    @ivar offered: those on offer, by channel and id.
+    @ivar serving: those in service, by channel and id.
+    @ivar copies: those of them whose copy is held.
+    @ivar over: those that ended in the listener, or whose copy it let go.
+    @ivar windows: of the workers, by channel.
+    @ivar closing: the workers that must not be offered anything.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self.random = Random(seed)
+        self.ledger = Ledger(
+            queue=5,
+            budget=24,
+            patience=4.0,
+            hold=1.0,
+            claimTimeout=2.0,
+            pause=0.1,
+            roundRobin=bool(seed % 2),
+        )
+        self.now = 0.0
+        self.count = 0
+        self.channels = 0
+        self.waiting: set[int] = set()
+        self.offered: dict[tuple[int, int], int] = {}
+        self.serving: dict[tuple[int, int], int] = {}
+        self.copies: set[int] = set()
+        self.over: list[int] = []
+        self.windows: dict[int, int] = {}
+        self.closing: set[int] = set()
+
+    def run(self) -> None:
+        """
+        Have 150 events, and the end.
+        """
+        common = [self.accept] * 5 + [self.claim] * 5 + [self.tick] * 4
+        common += [self.close] * 3 + [self.refuse, self.witness]
+        rare = [self.join, self.join, self.drain, self.die, self.part]
+        for _ in range(150):
+            events = common if self.random.randrange(5) else rare
+            self.random.choice(events)()
+            self.check()
+        for decision in self.ledger.stopped():
+            assert isinstance(decision, (LetGo, GiveUp))
+            self.over.append(decision.connection)
+        inHands = [c for c in self.serving.values() if c not in self.copies]
+        ended = len(self.over) - len(self.waiting) - len(self.offered)
+        assert ended - len(self.copies) >= len(inHands)
+
+    def check(self) -> None:
+        """
+        Check what the book tells.
+        """
+        ledger = self.ledger
+        assert ledger.waiting == len(self.waiting)
+        assert ledger.unclaimed == len(self.offered)
+        assert sorted(ledger.copies()) == sorted(self.copies)
+        assert ledger.held == ledger.waiting + ledger.unclaimed + len(self.copies) <= 24
+        assert ledger.workers == len(self.windows.keys() - self.closing)
+        for channel in self.windows:
+            own = [key for key in (*self.offered, *self.serving) if key[0] == channel]
+            assert ledger.outstanding(channel) == len(own)
+
+    def decided(self, decisions: list[Decision]) -> None:
+        """
+        Carry out decisions, and check that each was due.
+        """
+        for decision in decisions:
+            if isinstance(decision, HandOff):
+                connection, channel = decision.connection, decision.channel
+                assert connection == min(self.waiting), "not the oldest"
+                self.waiting.remove(connection)
+                assert channel not in self.closing
+                key = (channel, decision.id)
+                assert key not in self.offered
+                assert key not in self.serving
+                self.offered[key] = connection
+                unclaimed = [key for key in self.offered if key[0] == channel]
+                assert len(unclaimed) <= self.windows[channel]
+            elif isinstance(decision, LetGo):
+                self.copies.remove(decision.connection)
+                self.over.append(decision.connection)
+            elif isinstance(decision, GiveUp):
+                self.waiting.remove(decision.connection)
+                self.over.append(decision.connection)
+            else:
+                assert decision.channel not in self.closing or any(
+                    channel == decision.channel for channel, _ in self.offered
+                )
+                self.closing.add(decision.channel)
+
+    def channel(self) -> int:
+        """
+        Pick a worker; if there is none, have one join.
+        """
+        if not self.windows:
+            self.join()
+        return self.random.choice(list(self.windows))
+
+    def some(self, book: dict[tuple[int, int], int], channel: int) -> list[int]:
+        """
+        Pick some ids of a worker's.
+        """
+        own = [id for each, id in book if each == channel]
+        return self.random.sample(own, self.random.randint(0, len(own)))
+
+    def forget(self, channel: int) -> list[int]:
+        """
+        A worker is gone: what was offered to it waits.
+
+        @return: the connections that it served.
+        """
+        del self.windows[channel]
+        self.closing.discard(channel)
+        for key in [key for key in self.offered if key[0] == channel]:
+            self.waiting.add(self.offered.pop(key))
+        served = [key for key in self.serving if key[0] == channel]
+        return [self.serving.pop(key) for key in served]
+
+    def accept(self) -> None:
+        """
+        As many connections come in as there is room for, or fewer.
+        """
+        room = self.random.randint(0, self.ledger.room)
+        new = range(self.count, self.count + room)
+        self.count += room
+        self.waiting.update(new)
+        self.decided(self.ledger.accepted(PORT, new, self.now))
+
+    def join(self) -> None:
+        """
+        A worker joins, if there are not many.
+        """
+        if len(self.windows) < 4:
+            self.channels += 1
+            window = self.random.randint(1, 6)
+            self.windows[self.channels] = window
+            self.decided(self.ledger.joined(self.channels, window, self.now))
+
+    def claim(self) -> None:
+        """
+        A worker claims some offers.
+        """
+        channel = self.channel()
+        ids = self.some(self.offered, channel)
+        for id in ids:
+            connection = self.offered.pop((channel, id))
+            self.serving[channel, id] = connection
+            self.copies.add(connection)
+        self.decided(self.ledger.claimed(channel, ids, self.now))
+
+    def refuse(self) -> None:
+        """
+        A worker refuses some offers.
+        """
+        channel = self.channel()
+        ids = self.some(self.offered, channel)
+        self.waiting.update(self.offered.pop((channel, id)) for id in ids)
+        self.decided(self.ledger.refused(channel, ids, self.now))
+
+    def close(self) -> None:
+        """
+        Some connections of a worker end.
+        """
+        channel = self.channel()
+        ids = self.some(self.serving, channel)
+        ended = {self.serving.pop((channel, id)) for id in ids}
+        self.decided(self.ledger.closed(channel, ids, self.now))
+        assert not ended & self.copies
+
+    def witness(self) -> None:
+        """
+        Some connections are seen not to be pristine.
+        """
+        touched = {copy for copy in self.copies if self.random.randrange(2)}
+        self.decided(self.ledger.witnessed(touched))
+        assert not touched & self.copies
+
+    def tick(self) -> None:
+        """
+        Time passes.
+        """
+        self.now += self.random.choice([0.02, 0.1, 0.5])
+        self.decided(self.ledger.ticked(self.now))
+
+    def drain(self) -> None:
+        """
+        A worker wants no more.
+        """
+        channel = self.channel()
+        self.closing.add(channel)
+        self.ledger.draining(channel)
+
+    def die(self) -> None:
+        """
+        A worker dies, which had touched some of its copies.
+        """
+        channel = self.channel()
+        copies = self.copies.intersection(self.forget(channel))
+        touched = {copy for copy in copies if self.random.randrange(2)}
+        self.copies -= copies
+        self.waiting |= copies
+        decisions = self.ledger.died(channel, touched, self.now)
+        lost = [each.connection for each in decisions if isinstance(each, GiveUp)]
+        assert set(lost) == touched
+        self.decided(
+            sorted(decisions, key=lambda decision: isinstance(decision, HandOff))
+        )
+
+    def part(self) -> None:
+        """
+        A worker leaves, and goes on serving.
+        """
+        channel = self.channel()
+        served = self.forget(channel)
+        self.decided(self.ledger.parted(channel, self.now))
+        assert self.copies.isdisjoint(served)
+
+
+class WalkTests(SynchronousTestCase):
+    """
+    Tests for what holds whatever happens.
+    """
+
+    def test_connections(self) -> None:
+        """
+        Each connection is in one place at a time, is let go or given up exactly
+        once, and is offered when it is the oldest, to a worker that has room;
+        and no more descriptors are held than the budget allows.
+        """
+        ends = set()
+        for seed in range(200):
+            walk = Walk(seed)
+            walk.run()
+            self.assertEqual(sorted(walk.over), list(range(walk.count)), seed)
+            ends.update(
+                name for name, count in asdict(walk.ledger.counters).items() if count
+            )
+        self.assertEqual(
+            ends, asdict(walk.ledger.counters).keys() - {"goneBeforeAdoption"}
         )

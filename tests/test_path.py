@@ -453,7 +453,7 @@ class ModeTests(PathTestCase):
         """
         self.patch(os, "chown", deny)
         self.assertRefused(
-            f"cannot give {self.path} to group 54321: Operation not permitted",
+            f"cannot set up {self.path}: Operation not permitted; --group takes root",
             group=54321,
         )
 

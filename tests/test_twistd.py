@@ -15,6 +15,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+from twisted.internet.error import ReactorNotRunning
 from twisted.logger import Logger, LogLevel, capturedLogs, formatEvent
 from twisted.python.usage import UsageError
 from twisted.trial.unittest import SynchronousTestCase
@@ -126,6 +127,8 @@ class StandInReactor:
         """
         See L{IReactorCore.stop}.
         """
+        if not self.running:
+            raise ReactorNotRunning
         self.stops += 1
 
 
