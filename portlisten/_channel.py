@@ -64,6 +64,9 @@ from portlisten.interfaces import (
     IWorkerChannel,
 )
 
+#: How many bad frames of a channel are read past.
+MISTAKES = 16
+
 
 @implementer(IPullProducer)
 class _Flushes:
@@ -110,6 +113,7 @@ class _Channel(Protocol):
         self._duplicate: socket.socket | None = None
         self._unsent = False
         self._ended = False
+        self._mistakes = 0
 
     def connectionMade(self) -> None:
         try:
@@ -161,26 +165,30 @@ class _Channel(Protocol):
         self._broken(f"no HELLO within {self._timeout:g} s")
 
     def dataReceived(self, data: bytes) -> None:
-        if self._ended:
+        if self._ended or self._mistakes > MISTAKES:
             return
         try:
             for frame in self._decoder.feed(data):
                 self._obey(frame)
-                if self._ended:
+                if self._ended or self._mistakes > MISTAKES:
                     return
         except ProtocolError as error:
+            self._mistakes = MISTAKES + 1
             self._broken(str(error))
 
     def _obey(self, frame: Frame) -> None:
         """
         Handle a frame.  A bad one ends the channel, but does not undo what
-        follows it: a claim counts as long as it can be read.
+        follows it: a claim counts as long as it can be read.  But only so many
+        bad ones are put up with.
         """
         try:
             self._handle(frame)
         except ProtocolError as error:
+            self._mistakes += 1
             self._broken(str(error))
         except Exception:
+            self._mistakes += 1
             self.log.failure("a bug in portlisten ends the channel of {end}", end=self)
             self._broken("an internal error")
 

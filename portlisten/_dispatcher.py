@@ -109,7 +109,7 @@ class Dispatcher:
         self._throttle = throttle
         self._channels: dict[IChannel, None] = {}
         self._held: dict[IChannel, IDelayedCall] = {}
-        self._finished: set[IChannel] = set()
+        self._unproven: dict[IChannel, int] = {}
         self._timer: IDelayedCall | None = None
         self._stopped: Deferred[None] | None = None
         self._deadline = 0.0
@@ -185,6 +185,7 @@ class Dispatcher:
 
     def _admit(self, channel: IChannel, window: int) -> None:
         self._held.pop(channel, None)
+        self._unproven[channel] = self._throttle.joined(channel.user)
         self.log.info(
             "{channel} joined, with a window of {window}",
             channel=channel.label,
@@ -193,7 +194,7 @@ class Dispatcher:
         self._run(self._ledger.joined(channel, window, self._reactor.seconds()))
 
     def _strike(self, channel: IChannel) -> None:
-        if channel not in self._finished:
+        if self._unproven.pop(channel, None) is not None:
             self._throttle.failed(channel.user)
 
     def _stillHeld(self, channel: IChannel) -> bool:
@@ -229,8 +230,9 @@ class Dispatcher:
         See L{IDispatcher}.
         """
         self._run(self._ledger.closed(channel, ids, self._reactor.seconds()))
-        self._finished.add(channel)
-        self._throttle.succeeded(channel.user)
+        began = self._unproven.pop(channel, None)
+        if began is not None:
+            self._throttle.succeeded(channel.user, began)
 
     def gone(self, channel: IChannel, ids: Sequence[int]) -> None:
         """
@@ -252,6 +254,7 @@ class Dispatcher:
         See L{IDispatcher}.
         """
         if channel not in self._held:
+            self._strike(channel)
             self._ledger.draining(channel)
 
     def parted(self, channel: IChannel, reason: str) -> None:
@@ -297,7 +300,7 @@ class Dispatcher:
         See L{IDispatcher}.
         """
         self._channels.pop(channel, None)
-        self._finished.discard(channel)
+        self._unproven.pop(channel, None)
         self.channelEnded()
 
     # The end
@@ -358,7 +361,6 @@ class Dispatcher:
                     channel=decision.channel.label,
                     reason=decision.reason,
                 )
-                self._strike(decision.channel)
                 decision.channel.revoke(decision.reason)
         if timedOut:
             self._timedOut()

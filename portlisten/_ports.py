@@ -270,7 +270,7 @@ def _explain(port: object, error: object) -> str:
     if number is None:
         reason = _firstLine(error)
     elif isinstance(error, socket.gaierror):
-        reason = error.strerror  # its errno is getaddrinfo's
+        reason = str(error.strerror)  # its errno is getaddrinfo's
     else:
         reason = os.strerror(number)
     advice = {

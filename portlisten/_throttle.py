@@ -4,10 +4,12 @@ Slowing down workers that die at once, again and again.
 A worker that crashes when it starts, under a supervisor that starts it anew,
 would have the listener offer connections and take them back in a circle.  So
 who has died a few times in a row without finishing a single connection waits a
-little before its next offer, twice as long each time, up to a limit.  The first
-connection that it finishes clears its name.  Who died while it waited has shown
-nothing, so that counts for nothing.  Workers are told apart by their
-user: a crash gives the next process another pid.
+little before its next offer, twice as long each time, up to a limit.  Workers
+are told apart by their user: a crash gives the next process another pid.
+
+The first connection that one finishes clears the name of those before it, and
+not of those that have died since, which may be another program.  Who died while
+it waited has shown nothing, so that counts for nothing.
 
 Nothing here keeps time: the one who asks waits.
 """
@@ -30,25 +32,36 @@ class Throttle:
         self._free = free
         self._first = first
         self._longest = longest
-        self._strikes: dict[int, int] = {}
+        self._deaths: dict[int, int] = {}
+        self._forgiven: dict[int, int] = {}
+
+    def joined(self, user: int) -> int:
+        """
+        A worker begins.
+
+        @return: what to say in L{succeeded}.
+        """
+        return self._deaths.get(user, 0)
 
     def failed(self, user: int) -> None:
         """
         A worker died that had finished nothing.
         """
-        self._strikes[user] = self._strikes.get(user, 0) + 1
+        self._deaths[user] = self._deaths.get(user, 0) + 1
 
-    def succeeded(self, user: int) -> None:
+    def succeeded(self, user: int, joined: int) -> None:
         """
-        A worker finished a connection.
+        A worker finished a connection: what died before it began is forgiven.
+        What died since may be another program.
         """
-        self._strikes.pop(user, None)
+        self._forgiven[user] = max(self._forgiven.get(user, 0), joined)
 
     def delay(self, user: int) -> float:
         """
         How long the user's next worker has to wait, in seconds.
         """
-        beyond = self._strikes.get(user, 0) - self._free
+        strikes = self._deaths.get(user, 0) - self._forgiven.get(user, 0)
+        beyond = strikes - self._free
         if beyond < 0 or not self._longest:
             return 0.0
         # Beyond 2**30 times the first there is no use in reckoning.

@@ -36,8 +36,9 @@ from zope.interface import implementer
 
 from portlisten import _linux
 
-#: How many messages one turn of the loop reads at the most.
+#: How many messages, and how many bytes, one turn of the loop reads at the most.
 READS = 16
+BYTES = 16384
 
 #: How long to wait when the kernel is short of something, in seconds.
 PAUSE = 0.1
@@ -185,9 +186,10 @@ class ChannelTransport(FileDescriptor):
         """
         See L{IReadDescriptor}.
         """
+        left = BYTES
         for _ in range(READS):
             try:
-                data, descriptors = _linux.receive(self._socket)
+                data, descriptors = _linux.receive(self._socket, left)
             except BlockingIOError:
                 return None
             except OSError:
@@ -197,7 +199,8 @@ class ChannelTransport(FileDescriptor):
             if not data:
                 return main.CONNECTION_DONE
             self._protocol.dataReceived(data)
-            if self._aborted or self.disconnecting:
+            left -= len(data)
+            if not left or self._aborted or self.disconnecting:
                 break
         return None
 

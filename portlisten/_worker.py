@@ -168,6 +168,7 @@ class Worker:
         self._channel: WorkerChannel | None = None
         self._complaint = ""
         self._postponed = 0
+        self._spare: int | None = None
         self._drained = False
         self._stopping = False
         self._parting = False
@@ -179,6 +180,7 @@ class Worker:
         Begin to look for the listener, and go on until L{stop}.
         """
         self.factory.doStart()
+        self._reserve()
         self._connect()
 
     def stop(self) -> Deferred[None]:
@@ -220,27 +222,18 @@ class Worker:
         """
         See L{IAdopter}.
         """
-        adoption = _Adoption(self, channel, offer.id)
-        transport = None
-        left = False
         try:
-            transport = self._reactor.adoptStreamConnection(
-                descriptor, _family(descriptor), adoption
-            )
-        except OSError as error:
-            if error.errno in _linux.EXHAUSTED:
+            self._serve(channel, offer, descriptor)
+        except OSError:
+            # Adopting takes a second descriptor for a moment.
+            self._release()
+            try:
+                self._serve(channel, offer, descriptor)
+            except OSError as error:
                 self._postpone(channel, offer, descriptor, error)
                 return
-            left = error.errno == errno.ENOTCONN
-            if not left:
-                self.log.failure("a connection cannot be adopted")
-        except Exception:
-            self.log.failure("a connection cannot be adopted")
-        if left:
-            channel.gone(offer.id)
-        elif transport is None:
-            channel.closed(offer.id)
         os.close(descriptor)
+        self._reserve()
 
     def drained(self, channel: IWorkerChannel) -> None:
         """
@@ -318,12 +311,50 @@ class Worker:
     def _later(self) -> None:
         self._timer = self._reactor.callLater(self._retry, self._connect)
 
+    def _serve(self, channel: IWorkerChannel, offer: Offer, descriptor: int) -> None:
+        """
+        Adopt a connection, and report it if that fails.
+
+        @raise OSError: if nothing can be adopted now, for lack of descriptors or
+            memory.
+        """
+        adoption = _Adoption(self, channel, offer.id)
+        try:
+            transport = self._reactor.adoptStreamConnection(
+                descriptor, _family(descriptor), adoption
+            )
+        except Exception as error:
+            number = getattr(error, "errno", None)
+            if number in _linux.EXHAUSTED:
+                raise
+            if number == errno.ENOTCONN:
+                channel.gone(offer.id)
+                return
+            self.log.failure("a connection cannot be adopted")
+            transport = None
+        if transport is None:
+            channel.closed(offer.id)
+
+    def _reserve(self) -> None:
+        """
+        Keep a descriptor, whose place is there when all others are taken.
+        """
+        if self._spare is None:
+            try:
+                self._spare = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+            except OSError:
+                pass  # until the next connection ends
+
+    def _release(self) -> None:
+        if self._spare is not None:
+            os.close(self._spare)
+            self._spare = None
+
     def _postpone(
         self, channel: IWorkerChannel, offer: Offer, descriptor: int, error: OSError
     ) -> None:
         """
-        Adopting takes another descriptor for a moment, and there is none.  The
-        connection is ours, so it waits here.
+        The connection is ours, so it waits here until it can be adopted.
         """
         if not self._postponed:
             self.log.error("adopting pauses: {error}", error=error.strerror)
@@ -367,6 +398,7 @@ class Worker:
         self._parting = True
         self._cancelTimer()
         if not self._stopped.called:
+            self._release()
             self.factory.doStop()
             self._stopped.callback(None)
 

@@ -82,10 +82,9 @@ async def aMoment() -> None:
 async def inReactor(test: TestCase) -> None:
     """
     Have the reactor run from here on to the end of the test, and watch its
-    descriptors.  To be called first in C{setUp}: as it starts to run and to
-    listen, the reactor opens some that are not the test's.
+    descriptors.  To be called first in C{setUp}: as it starts to run, the
+    reactor opens some that are not the test's.
     """
-    await reactor.listenTCP(0, Factory(), interface="127.0.0.1").stopListening()
     await deferLater(reactor, 0)
     watchDescriptors(test)
 

@@ -205,6 +205,7 @@ class DispatcherTestCase(SynchronousTestCase):
 
     def timedOut(self) -> None:
         self.timeouts += 1
+        self.openThen = list(map(self.isOpen, self.clients))
 
     def roomChanged(self) -> None:
         self.roomChanges += 1
@@ -222,6 +223,7 @@ class DispatcherTestCase(SynchronousTestCase):
             self.addCleanup(client.close)
             client.setblocking(False)
             clients.append(client)
+            self.clients.append(client)
             batch.append((accepted, client.getsockname()))
         self.dispatcher.accepted(port, batch)
         return clients
@@ -633,6 +635,16 @@ class PatienceTests(DispatcherTestCase):
                 " no worker took it within its patience"
             ],
         )
+
+    def test_toldOnce(self) -> None:
+        """
+        That it ran out of several at a time is told once, when all of them are
+        closed.
+        """
+        self.accept(2)
+        self.clock.advance(PATIENCE)
+        self.assertEqual(self.timeouts, 1)
+        self.assertEqual(self.openThen, [False, False])
 
     def test_roomAgain(self) -> None:
         """

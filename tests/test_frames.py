@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import re
 import struct
+from dataclasses import FrozenInstanceError, fields
 from pathlib import Path
 
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
@@ -110,8 +111,11 @@ GOLDEN: list[tuple[Frame, str]] = [
         "03 00 0010  01020304 0506 0000 0708090a0b0c0d0e",
     ),
     (Claim((1, 0xFFFFFFFF)), "05 00 0008  00000001 ffffffff"),
-    (Refuse(1, (2, 3)), "06 00 000c  0001 0000 00000002 00000003"),
-    (Refuse(2, (4,)), "06 00 0008  0002 0000 00000004"),
+    (
+        Refuse(_frames.MISSING_DESCRIPTOR, (2, 3)),
+        "06 00 000c  0001 0000 00000002 00000003",
+    ),
+    (Refuse(_frames.DRAINING, (4,)), "06 00 0008  0002 0000 00000004"),
     (Closed((5, 6)), "07 00 0008  00000005 00000006"),
     (Drain(), "08 00 0000"),
     (Drained(), "09 00 0000"),
@@ -193,6 +197,14 @@ class EncodeTests(SynchronousTestCase):
         self.assertEqual(
             {frame.TYPE for frame, _ in GOLDEN}, FROM_LISTENER.keys() | FROM_WORKER
         )
+
+    def test_values(self) -> None:
+        """
+        Frames are values, and do not change.
+        """
+        for frame, _ in GOLDEN:
+            name = next((each.name for each in fields(frame)), "reason")
+            self.assertRaises(FrozenInstanceError, setattr, frame, name, 1)
 
     def test_documentedSession(self) -> None:
         """

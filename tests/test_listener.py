@@ -656,6 +656,24 @@ class StopTests(ListenerTestCase):
         self.client(hello)
         await eventually(lambda: worker.heard(Offer))
 
+    async def test_pathOfAHastySuccessor(self) -> None:
+        """
+        That also holds for one that does so while this one is still handing off,
+        even if it gets the same inode: the name is removed in the beginning, and
+        not looked at again.
+        """
+        self.start()
+        worker, hello = await self.join()
+        self.client(hello)
+        await eventually(lambda: worker.heard(Offer))
+        os.link(self.path, "same inode")
+        stopped = self.service.stopService()
+        self.assertFalse(os.path.exists(self.path))
+        os.rename("same inode", self.path)
+        await stopped
+        self.assertTrue(os.path.exists(self.path))
+        os.unlink(self.path)
+
     async def test_pathOfASuccessor(self) -> None:
         """
         The path of a listener that took its place is left alone.

@@ -9,6 +9,7 @@ C{PORTLISTEN_EXAMPLES} says how many histories each machine tries.
 from __future__ import annotations
 
 import os
+from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,10 +22,25 @@ from hypothesis.stateful import (
     invariant,
     precondition,
     rule,
+    run_state_machine_as_test,
 )
+from twisted.trial.unittest import SynchronousTestCase
 
+from portlisten import _frames
+from portlisten._claims import Claims
 from portlisten._frames import (
+    Bye,
+    Claim,
+    Closed,
+    Drain,
+    Drained,
+    Frame,
+    Gone,
+    Offer,
     ProtocolError,
+    Refuse,
+    Revoked,
+    WorkerHello,
 )
 from portlisten._ledger import (
     Counters,
@@ -98,6 +114,7 @@ class Connection:
     accepted: float
     witness: bool
     since: float = 0.0
+    claim: int = 0
 
 
 @dataclass(eq=False)
@@ -144,11 +161,11 @@ class LedgerMachine(RuleBasedStateMachine):
         self.roundRobin = roundRobin
         self.now = 0.0
         self.turn = 0
-        self.accepts = 0
+        self.last = 0
+        self.claims = 0
         self.waiting: list[Connection] = []
         self.sides: list[Side] = []
         self.counters = Counters()
-        self.ended = False
 
     # What comes of it
 
@@ -192,7 +209,7 @@ class LedgerMachine(RuleBasedStateMachine):
 
     def copies(self) -> list[Connection]:
         found = [copy for side in self.sides for copy in side.copies]
-        return sorted(found, key=lambda copy: copy.since)
+        return sorted(found, key=lambda copy: copy.claim)
 
     def letGo(self, connections: Collection[Connection]) -> list[LetGo]:
         for side in self.sides:
@@ -212,9 +229,10 @@ class LedgerMachine(RuleBasedStateMachine):
     @rule(count=st.integers(1, 5), witness=st.booleans())
     def accept(self, count: int, witness: bool) -> None:
         for _ in range(min(count, self.ledger.room)):
-            self.accepts += 1
-            connection = Connection(self.accepts, self.now, witness)
+            self.last += 1
+            connection = Connection(self.last, self.now, witness)
             self.waiting.append(connection)
+            self.counters.accepted += 1
             self.obey(
                 self.ledger.accepted(
                     connection.number % 3, [connection], self.now, witness
@@ -227,13 +245,14 @@ class LedgerMachine(RuleBasedStateMachine):
         """
         As many as there is room for, and of one port.
         """
-        self.accepts += -self.accepts % 3 + 1
+        first = self.last - self.last % 3 + 4
         batch = [
-            Connection(self.accepts + 3 * each, self.now, True)
+            Connection(first + 3 * each, self.now, True)
             for each in range(self.ledger.room)
         ]
-        self.accepts = batch[-1].number
+        self.last = batch[-1].number
         self.waiting.extend(batch)
+        self.counters.accepted += len(batch)
         self.obey(self.ledger.accepted(1, batch, self.now))
         assert self.ledger.room == 0
         idle = sum(
@@ -260,7 +279,8 @@ class LedgerMachine(RuleBasedStateMachine):
         for id in ids:
             connection = side.serving[id] = side.offered.pop(id)
             if connection.witness:
-                connection.since = self.now
+                self.claims += 1
+                connection.since, connection.claim = self.now, self.claims
                 side.copies.append(connection)
             else:
                 expected.append(LetGo(connection))
@@ -297,7 +317,7 @@ class LedgerMachine(RuleBasedStateMachine):
     def lie(self, which: int, own: bool) -> None:
         """
         A worker names a connection twice, or one that is not its own, among
-        its own ones: the ledger takes no notice of any of it.
+        its own ones: none of that counts, and it is cut off.
         """
         side = pick(which, self.sides)
         for event, ids in (
@@ -308,6 +328,7 @@ class LedgerMachine(RuleBasedStateMachine):
         ):
             wrong = [*ids, *ids] if own and ids else [*ids, 4711]
             assert refuses(lambda: event(side, wrong, self.now))  # noqa: B023
+        self.leave(side)
 
     @rule()
     def strangerSpeaks(self) -> None:
@@ -347,7 +368,9 @@ class LedgerMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.sides)
     @rule(which=one)
     def part(self, which: int) -> None:
-        side = pick(which, self.sides)
+        self.leave(pick(which, self.sides))
+
+    def leave(self, side: Side) -> None:
         expected = self.letGo(list(side.copies))
         self.sides.remove(side)
         self.again(list(side.offered.values()))
@@ -407,7 +430,6 @@ class LedgerMachine(RuleBasedStateMachine):
     @invariant()
     def theBookIsRight(self) -> None:
         ledger = self.ledger
-        self.counters.accepted = ledger.counters.accepted
         assert ledger.counters == self.counters
         assert ledger.waiting == len(self.waiting)
         assert ledger.unclaimed == sum(len(side.offered) for side in self.sides)
@@ -423,3 +445,968 @@ class LedgerMachine(RuleBasedStateMachine):
         assert 0 <= self.ledger.room <= self.budget - self.ledger.held
         for side in self.sides:
             assert len(side.offered) <= side.window
+
+
+# The claims alone
+
+
+class ClaimsMachine(RuleBasedStateMachine):
+    """
+    The worker's book, told what may happen in any order in which it may.  A
+    descriptor is a number here, and so is the cookie of its connection.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tokens = 0
+        self.held: set[int] = set()
+
+    @initialize(window=st.integers(1, 4))
+    def begin(self, window: int) -> None:
+        self.claims: Claims[int] = Claims(window)
+        self.window = window
+        self.ids = 0
+        self.loose: dict[int, int] = {}
+        self.unclaimed: dict[int, int] = {}
+        self.claiming: dict[int, int] = {}
+        self.serving: set[int] = set()
+        self.unsaid: set[tuple[type[Frame], int]] = set()
+        self.draining = False
+        self.drains = 0
+        self.written: list[Frame] = []
+        self.revoked = False
+        self.cutOff = False
+
+    # What comes of it
+
+    def close(self, tokens: list[int]) -> None:
+        """
+        Each descriptor is given back once.
+        """
+        for token in tokens:
+            self.held.remove(token)
+
+    def serve(self, mine: list[tuple[Offer, int]], expected: dict[int, int]) -> None:
+        assert {offer.id: token for offer, token in mine} == expected
+        self.close([token for _, token in mine])
+        self.serving.update(expected)
+
+    def said(self, frame: Frame) -> None:
+        if isinstance(frame, Drain):
+            self.drains += 1
+            assert self.draining
+            assert self.drains == 1
+        else:
+            assert isinstance(frame, Claim | Refuse | Closed | Gone)
+            for id in frame.ids:
+                self.unsaid.remove((type(frame), id))
+
+    # What happens
+
+    @precondition(lambda self: not (self.revoked or self.cutOff))
+    @rule(cookie=one)
+    def descriptorComes(self, cookie: int) -> None:
+        self.tokens += 1
+        self.held.add(self.tokens)
+        old = self.loose.pop(cookie, None)
+        self.loose[cookie] = self.tokens
+        if len(self.loose) > self.window:
+            assert refuses(lambda: self.claims.arrived(cookie, self.tokens))
+            self.cutOff = True
+        else:
+            tokens = self.claims.arrived(cookie, self.tokens)
+            assert tokens == ([] if old is None else [old])
+            self.close(tokens)
+
+    @precondition(lambda self: not (self.revoked or self.cutOff))
+    @rule(which=one)
+    def offerComes(self, which: int) -> None:
+        self.ids += 1
+        cookie = pick(which, self.loose) if self.loose else 0
+        offer = Offer(self.ids, 0, cookie)
+        token = self.loose.pop(cookie, None)
+        if token is None:
+            assert self.claims.offered(offer) == []
+            self.unsaid.add((Refuse, offer.id))
+        elif self.draining:
+            assert self.claims.offered(offer) == [token]
+            self.close([token])
+            self.unsaid.add((Refuse, offer.id))
+        else:
+            self.unclaimed[offer.id] = token
+            self.unsaid.add((Claim, offer.id))
+            if len(self.unclaimed) > self.window:
+                assert refuses(lambda: self.claims.offered(offer))
+                self.cutOff = True
+            else:
+                assert self.claims.offered(offer) == []
+
+    @precondition(lambda self: not (self.revoked or self.draining))
+    @precondition(lambda self: self.loose and (self.unclaimed or self.claiming))
+    @rule(which=one, which2=one)
+    def offerComesAgain(self, which: int, which2: int) -> None:
+        id = pick(which, [*self.unclaimed, *self.claiming])
+        cookie = pick(which2, self.loose)
+        assert refuses(lambda: self.claims.offered(Offer(id, 0, cookie)))
+        self.cutOff = True
+
+    @precondition(lambda self: self.serving)
+    @rule(which=one, left=st.booleans())
+    def connectionEnds(self, which: int, left: bool) -> None:
+        id = pick(which, self.serving)
+        self.serving.remove(id)
+        if left:
+            self.claims.gone(id)
+        else:
+            self.claims.served(id)
+        self.unsaid.add((Gone if left else Closed, id))
+
+    @rule()
+    def drain(self) -> None:
+        tokens = self.claims.draining()
+        self.draining = True
+        assert sorted(tokens) == sorted(self.unclaimed.values())
+        self.close(tokens)
+        for id in self.unclaimed:
+            self.unsaid.remove((Claim, id))
+            self.unsaid.add((Refuse, id))
+        self.unclaimed.clear()
+
+    @rule()
+    def write(self) -> None:
+        frames = self.claims.outgoing()
+        if self.written:
+            assert frames == []
+            return
+        for frame in frames:
+            self.said(frame)
+            assert len(_frames.encode(frame)) <= 4 + _frames.MAXIMUM_PAYLOAD
+        assert not self.unsaid, "something is kept back"
+        assert self.drains == self.draining
+        assert not any(isinstance(frame, Claim) for frame in frames[:-1])
+        self.written = frames
+        self.claiming, self.unclaimed = self.unclaimed, {}
+
+    @rule()
+    def flush(self) -> None:
+        self.written = []
+        self.serve(self.claims.flushed(), self.claiming)
+        self.claiming = {}
+
+    @rule()
+    def revoke(self) -> None:
+        self.revoked = True
+        tokens = self.claims.revoked()
+        assert sorted(tokens) == sorted(
+            [*self.unclaimed.values(), *self.loose.values()]
+        )
+        self.close(tokens)
+        self.unsaid -= {(Claim, id) for id in self.unclaimed}
+        self.unclaimed.clear()
+        self.loose.clear()
+
+    @rule(window=st.integers(1, 4))
+    def loseChannel(self, window: int) -> None:
+        """
+        And find the listener again, with a new book.
+        """
+        if self.revoked or self.draining or self.cutOff:
+            self.close(self.claims.abandoned())
+        else:
+            mine, loose = self.claims.orphaned()
+            self.serve(mine, {**self.claiming, **self.unclaimed})
+            assert sorted(loose) == sorted(self.loose.values())
+            self.close(loose)
+        assert not self.held
+        assert self.claims.pending == 0
+        self.begin(window)
+
+    def teardown(self) -> None:
+        if hasattr(self, "claims"):
+            self.loseChannel(1)
+
+    # What always holds
+
+    @invariant()
+    def everyDescriptorIsSomewhere(self) -> None:
+        assert self.claims.pending == len(self.held)
+        assert self.held == {
+            *self.loose.values(),
+            *self.unclaimed.values(),
+            *self.claiming.values(),
+        }
+
+    @invariant()
+    def oneWriteAtATime(self) -> None:
+        assert self.claims.writing == bool(self.written)
+
+
+# Both together
+
+LISTENER = "the listener"
+QUEUE = 4
+BUDGET = 12
+
+
+class Client:
+    """
+    A client and its connection, as the kernel keeps them.
+
+    @ivar descriptors: how many there are, by who holds them; those on their way
+        belong to the L{Wire}.
+    @ivar users: the workers that read or wrote something.
+    @ivar answers: how many times it was answered.
+    @ivar left: whether it went away.
+    @ivar excuse: why it may be reset without an answer, if it may.
+    @ivar channel: whom the listener has handed it to.
+    @ivar claimed: when the listener heard it claimed.
+    """
+
+    def __init__(self, number: int, accepted: float, witness: bool) -> None:
+        self.number = number
+        self.accepted = accepted
+        self.witness = witness
+        self.descriptors: Counter[Any] = Counter()
+        self.users: set[Worker] = set()
+        self.answers = 0
+        self.left = False
+        self.excuse = ""
+        self.channel: Channel | None = None
+        self.claimed: float | None = None
+
+    def __repr__(self) -> str:
+        return f"client {self.number}"
+
+    @property
+    def pristine(self) -> bool:
+        return not self.users and not self.left
+
+    @property
+    def ended(self) -> bool:
+        return not +self.descriptors
+
+    def open(self, holder: Any) -> None:
+        self.descriptors[holder] += 1
+
+    def close(self, holder: Any) -> None:
+        assert self.descriptors[holder] > 0, f"{self} is closed once too often"
+        self.descriptors[holder] -= 1
+        if self.ended:
+            assert self.answers or self.left or self.excuse, f"{self} is reset"
+
+    def use(self, worker: Worker) -> None:
+        self.users.add(worker)
+        assert len(self.users) == 1, f"{self} is served by two"
+
+    def answer(self, worker: Worker) -> None:
+        self.use(worker)
+        self.answers += 1
+        assert self.answers == 1, f"{self} is answered twice"
+
+
+class Wire:
+    """
+    A channel, as the kernel keeps it: what is in it outlives who wrote it, but
+    not who should read it.
+
+    @ivar toWorker: frames, and descriptors, which are L{Client}s here.
+    @ivar shut: whether the listener shut its reading side.
+    """
+
+    def __init__(self) -> None:
+        self.toWorker: deque[Frame | Client] = deque()
+        self.toListener: deque[Frame] = deque()
+        self.listenerOpen = True
+        self.workerOpen = True
+        self.shut = False
+
+    def closeWorker(self) -> None:
+        self.workerOpen = False
+        while self.toWorker:
+            item = self.toWorker.popleft()
+            if isinstance(item, Client):
+                item.close(self)
+
+    def closeListener(self) -> None:
+        self.listenerOpen = False
+        self.toListener.clear()
+
+
+class Worker:
+    """
+    A worker's process: its book, and what L{portlisten._channel.WorkerChannel}
+    does about it.
+
+    @ivar unwritten: what it has said and the kernel has not taken.
+    @ivar serving: what it has adopted, by id.
+    @ivar offers: what it has of the listener and may not touch yet, by id.
+    @ivar ended: whether it has done with the channel, but for its last words.
+    """
+
+    def __init__(self, world: PairMachine, window: int, wire: Wire) -> None:
+        self.world = world
+        self.wire = wire
+        self.claims: Claims[Client] = Claims(window)
+        self.unwritten: list[Frame] = [WorkerHello(window)]
+        self.serving: dict[int, Client] = {}
+        self.offers: dict[int, Client] = {}
+        self.claimed: set[int] = set()
+        self.alive = True
+        self.drained = False
+        self.revoked = False
+        self.farewell = False
+        self.ended = False
+
+    @property
+    def mayRead(self) -> bool:
+        wire = self.wire
+        return wire.workerOpen and bool(wire.toWorker or not wire.listenerOpen)
+
+    @property
+    def mayWrite(self) -> bool:
+        return self.wire.workerOpen and bool(self.unwritten or self.ended)
+
+    # What it hears
+
+    def read(self, starved: bool = False) -> None:
+        """
+        Take in one thing.
+
+        @param starved: whether there is no descriptor to spare.
+        """
+        if self.wire.toWorker:
+            self.take(starved)
+        else:
+            self.lose()
+
+    def take(self, starved: bool = False) -> None:
+        item = self.wire.toWorker.popleft()
+        if isinstance(item, Client):
+            if not starved:
+                item.open(self)
+                if self.ended or self.revoked:
+                    self.discard([item])
+                else:
+                    self.discard(self.claims.arrived(item.number, item))
+            elif not self.world.alive:
+                item.excuse = "it came to a worker without descriptors to spare"
+            item.close(self.wire)
+        elif not self.ended:
+            self.hear(item)
+            self.pump()
+
+    def hear(self, frame: Frame) -> None:
+        if isinstance(frame, Offer):
+            assert not self.drained, "an offer after DRAINED"
+            client = self.world.clients[frame.cookie]
+            before = client.descriptors[self]
+            closed = self.claims.offered(frame)
+            if before and not closed:
+                self.offers[frame.id] = client
+            self.discard(closed)
+        elif isinstance(frame, Drained):
+            self.drained = True
+        elif isinstance(frame, Revoked):
+            self.revoked = True
+            self.discard(self.claims.revoked())
+
+    # What it does
+
+    def pump(self) -> None:
+        if self.ended:
+            return
+        frames = self.claims.outgoing()
+        if frames:
+            assert not self.unwritten or self.greeting, "two writes at a time"
+            self.unwritten.extend(frames)
+        elif not self.claims.writing:
+            if self.farewell:
+                self.unwritten.append(Bye("enough"))
+            self.ended = self.farewell or self.revoked
+
+    @property
+    def greeting(self) -> bool:
+        return isinstance(self.unwritten[0], WorkerHello)
+
+    def write(self, count: int) -> None:
+        """
+        Have the kernel take some frames, and all of them if there are fewer.
+        """
+        wire = self.wire
+        if self.unwritten and (wire.shut or not wire.listenerOpen):
+            self.lose()
+            return
+        now, self.unwritten = self.unwritten[:count], self.unwritten[count:]
+        wire.toListener.extend(now)
+        for frame in now:
+            if isinstance(frame, Claim):
+                self.claimed.update(frame.ids)
+        if self.unwritten:
+            return
+        for offer, client in self.claims.flushed():
+            assert offer.id in self.claimed, f"{client} is touched unclaimed"
+            self.adopt(offer, client)
+        if self.ended:
+            self.close()
+        else:
+            self.pump()
+
+    def adopt(self, offer: Offer, client: Client) -> None:
+        assert self.offers.pop(offer.id) is client
+        if client.left:
+            client.close(self)
+            if not self.ended:
+                self.claims.gone(offer.id)
+                self.pump()
+        else:
+            self.serving[offer.id] = client
+
+    def finish(self, id: int) -> None:
+        client = self.serving.pop(id)
+        if not client.left:
+            client.answer(self)
+        client.close(self)
+        if not self.ended:
+            self.claims.served(id)
+            self.pump()
+
+    def drain(self) -> None:
+        self.discard(self.claims.draining())
+        self.pump()
+
+    def bye(self) -> None:
+        self.farewell = True
+        self.drain()
+
+    def lose(self) -> None:
+        """
+        The channel is broken: read what is left of it, and judge.
+        """
+        while self.wire.toWorker:
+            self.take()
+        self.close()
+
+    def close(self) -> None:
+        self.ended = True
+        self.unwritten = []
+        while self.wire.toWorker:
+            self.take()
+        self.wire.closeWorker()
+        if self.revoked or self.farewell:
+            self.discard(self.claims.abandoned())
+        else:
+            assert not self.world.alive, "the listener lives"
+            mine, loose = self.claims.orphaned()
+            assert {offer.id: client for offer, client in mine} == self.offers
+            for offer, client in mine:
+                self.adopt(offer, client)
+            self.discard(loose)
+        assert self.claims.pending == 0
+
+    def discard(self, clients: list[Client]) -> None:
+        for client in clients:
+            self.offers = {
+                id: each for id, each in self.offers.items() if each is not client
+            }
+            if not self.world.alive:
+                client.excuse = "it came to a worker that takes no more"
+            client.close(self)
+
+    def kill(self) -> None:
+        self.alive = False
+        self.ended = True
+        for client in self.world.clients.values():
+            copies = client.descriptors[LISTENER]
+            if self in client.users:
+                client.excuse = "its worker died in service"
+            elif not copies and self.mayServe(client):
+                client.excuse = "its worker died, and the copy was let go"
+            for _ in range(client.descriptors[self]):
+                client.close(self)
+        if self.wire.workerOpen:
+            self.wire.closeWorker()
+
+    def mayServe(self, client: Client) -> bool:
+        """
+        Whether it is the one that the listener has handed it to.
+        """
+        return client.channel is not None and client.channel.wire is self.wire
+
+
+class Channel:
+    """
+    The listener's end of a channel, which does what
+    L{portlisten._channel.ListenerChannel} does.
+
+    @ivar clients: what it was offered, by id.
+    @ivar due: descriptors to be sent with the next bytes.
+    @ivar outbox: frames that the kernel has not taken.
+    """
+
+    def __init__(self, world: PairMachine, window: int, wire: Wire) -> None:
+        self.world = world
+        self.window = window
+        self.wire = wire
+        self.clients: dict[int, Client] = {}
+        self.due: list[Client] = []
+        self.outbox: deque[Frame] = deque()
+        self.joined = False
+        self.revoking = False
+        self.ended = False
+
+    def offer(self, id: int, client: Client) -> None:
+        assert self.joined
+        assert not self.revoking
+        assert client.channel is None, f"{client} is handed to two"
+        client.channel, client.claimed = self, None
+        self.clients[id] = client
+        self.due.append(client)
+        self.outbox.append(Offer(id, 0, client.number))
+
+    def write(self, count: int) -> None:
+        if not self.wire.workerOpen:
+            self.lose()
+            return
+        for client in self.due:
+            assert client.descriptors[LISTENER], f"{client} is closed before it is sent"
+            client.open(self.wire)
+            self.wire.toWorker.append(client)
+        self.due = []
+        for _ in range(min(count, len(self.outbox))):
+            self.wire.toWorker.append(self.outbox.popleft())
+        if self.revoking and not self.outbox:
+            self.shut()
+
+    def read(self) -> None:
+        """
+        Take in one frame, or find that there will be no more.
+        """
+        if self.wire.toListener:
+            self.hear(self.wire.toListener.popleft())
+        elif not self.wire.workerOpen:
+            self.lose()
+
+    def hear(self, frame: Frame) -> None:
+        world, ledger = self.world, self.world.ledger
+        if isinstance(frame, WorkerHello):
+            self.joined = True
+            world.run(ledger.joined(self, frame.window, world.now))
+        elif isinstance(frame, Claim):
+            self.claimed(frame.ids)
+        elif isinstance(frame, Refuse):
+            for client in self.named(frame.ids):
+                client.channel = None
+            world.run(ledger.refused(self, frame.ids, world.now))
+        elif isinstance(frame, Closed | Gone):
+            event = ledger.closed if isinstance(frame, Closed) else ledger.gone
+            world.run(event(self, frame.ids, world.now), self.named(frame.ids))
+        elif isinstance(frame, Drain):
+            ledger.draining(self)
+            if not self.revoking:
+                self.outbox.append(Drained())
+        elif isinstance(frame, Bye):
+            self.part()
+
+    def claimed(self, ids: Iterable[int]) -> None:
+        world, ledger = self.world, self.world.ledger
+        for client in self.named(ids):
+            client.claimed = world.now
+        decisions = ledger.claimed(self, tuple(ids), world.now)
+        joined = sum(channel.joined for channel in world.channels)
+        full = len(ledger.copiesOf(self)) == max(1, BUDGET // 2 // joined)
+        excess = self.having(claimed=True) if full else []
+        unseen = [client for client in self.named(ids) if not client.witness]
+        world.run(decisions, [*excess, *unseen])
+
+    def named(self, ids: Iterable[int]) -> list[Client]:
+        return [self.clients[id] for id in ids]
+
+    def having(self, claimed: bool) -> list[Client]:
+        return [
+            client
+            for client in self.clients.values()
+            if client.channel is self and (client.claimed is not None) == claimed
+        ]
+
+    def revoke(self) -> None:
+        self.revoking = True
+        if not self.outbox and self.wire.workerOpen:
+            self.shut()
+
+    def shut(self) -> None:
+        self.wire.toWorker.append(Revoked())
+        self.wire.shut = True
+        while self.wire.toListener and not self.ended:
+            self.hear(self.wire.toListener.popleft())
+        if not self.ended:
+            self.part()
+
+    def part(self) -> None:
+        self.end()
+        for client in self.having(claimed=False):
+            client.channel = None
+        world = self.world
+        world.run(world.ledger.parted(self, world.now), self.having(claimed=True))
+
+    def lose(self) -> None:
+        """
+        The worker is gone: read what is left of it, and judge.
+        """
+        while self.wire.toListener and not self.ended:
+            self.hear(self.wire.toListener.popleft())
+        if self.ended:
+            return
+        joined = self.joined
+        self.end()
+        if not joined:
+            return
+        world = self.world
+        copies = world.ledger.copiesOf(self)
+        touched = [client for client in copies if not client.pristine]
+        for client in [*self.having(claimed=False), *copies]:
+            if client not in touched:
+                client.channel = None
+        world.run(world.ledger.died(self, touched, world.now))
+
+    def end(self) -> None:
+        self.ended = True
+        self.joined = False
+        self.due = []
+        self.outbox.clear()
+        self.wire.closeListener()
+
+
+class PairMachine(RuleBasedStateMachine):
+    """
+    A listener and its workers: both books, joined by a small model of what the
+    kernel does.  Whoever is not chosen for a while hangs.
+
+    @ivar alive: whether the listener is.
+    """
+
+    @initialize(roundRobin=st.booleans())
+    def begin(self, roundRobin: bool) -> None:
+        self.ledger = Ledger(
+            QUEUE, BUDGET, PATIENCE, HOLD, CLAIM_TIMEOUT, PAUSE, roundRobin
+        )
+        self.now = 0.0
+        self.alive = True
+        self.clients: dict[int, Client] = {}
+        self.workers: list[Worker] = []
+        self.channels: list[Channel] = []
+        self.givenUp: Counter[Reason] = Counter()
+
+    # What comes of it
+
+    def run(self, decisions: list[Decision], mayLetGo: Collection[Client] = ()) -> None:
+        """
+        Do as the ledger says.
+
+        @param mayLetGo: the only connections that it may now let go while they
+            are pristine.
+        """
+        for decision in decisions:
+            if isinstance(decision, Revoke):
+                decision.channel.revoke()
+                continue
+            client = decision.connection
+            assert client.descriptors[LISTENER] == 1
+            if isinstance(decision, HandOff):
+                decision.channel.offer(decision.id, client)
+            elif isinstance(decision, LetGo):
+                assert not client.pristine or client in mayLetGo
+                client.close(LISTENER)
+            else:
+                self.giveUp(client, decision.reason)
+
+    def giveUp(self, client: Client, reason: Reason) -> None:
+        if reason is Reason.TIMED_OUT:
+            assert self.now - client.accepted >= PATIENCE
+            client.excuse = "its patience ran out"
+        else:
+            assert reason is Reason.LOST_IN_SERVICE
+            assert not client.pristine
+        self.givenUp[reason] += 1
+        client.close(LISTENER)
+
+    def living(self, what: str = "alive") -> list[Worker]:
+        return [each for each in self.workers if each.alive and getattr(each, what)]
+
+    def open(self) -> list[Worker]:
+        """
+        The workers that have not done with their channels.
+        """
+        return [each for each in self.living() if not each.ended]
+
+    def readable(self) -> list[Channel]:
+        return [
+            channel
+            for channel in self.channels
+            if not channel.ended
+            and (channel.wire.toListener or not channel.wire.workerOpen)
+        ]
+
+    def writable(self) -> list[Channel]:
+        return [
+            channel
+            for channel in self.channels
+            if not channel.ended and (channel.outbox or channel.due)
+        ]
+
+    # What the listener does
+
+    @precondition(lambda self: self.alive and self.ledger.room)
+    @rule(count=st.integers(1, 6), witness=st.sampled_from([True, True, True, False]))
+    def accept(self, count: int, witness: bool) -> None:
+        batch = []
+        for _ in range(min(count, self.ledger.room)):
+            client = Client(len(self.clients), self.now, witness)
+            client.open(LISTENER)
+            self.clients[client.number] = client
+            batch.append(client)
+        self.run(self.ledger.accepted(0, batch, self.now, witness))
+
+    @precondition(lambda self: self.alive and self.readable())
+    @rule(which=one, count=st.integers(1, 9))
+    def listenerReads(self, which: int, count: int) -> None:
+        channel = pick(which, self.readable())
+        for _ in range(count):
+            if not channel.ended:
+                channel.read()
+
+    @precondition(lambda self: self.alive and self.writable())
+    @rule(which=one, count=st.integers(0, 9))
+    def listenerWrites(self, which: int, count: int) -> None:
+        pick(which, self.writable()).write(count)
+
+    @precondition(lambda self: self.alive)
+    @rule(delay=delays)
+    def tick(self, delay: float) -> None:
+        self.now += delay
+        silent = [
+            client
+            for client in self.ledger.copies()
+            if self.now - client.claimed >= HOLD
+        ]
+        self.run(self.ledger.ticked(self.now), silent)
+
+    @precondition(lambda self: self.alive)
+    @rule()
+    def sweep(self) -> None:
+        touched = [client for client in self.ledger.copies() if not client.pristine]
+        self.run(self.ledger.witnessed(touched))
+        assert all(client.pristine for client in self.ledger.copies())
+
+    @precondition(lambda self: self.alive and len(self.clients) > 5)
+    @rule(sure=st.sampled_from([False, False, False, True]))
+    def listenerDies(self, sure: bool) -> None:
+        if not sure:
+            return
+        self.alive = False
+        for client in self.clients.values():
+            if not any(self.entitled(worker, client) for worker in self.living()):
+                client.excuse = client.excuse or "the listener died"
+            for _ in range(client.descriptors[LISTENER]):
+                client.close(LISTENER)
+        for channel in self.channels:
+            channel.wire.closeListener()
+
+    @staticmethod
+    def entitled(worker: Worker, client: Client) -> bool:
+        """
+        Whether a worker has what it takes to serve a client without the
+        listener's help.
+        """
+        if client in worker.serving.values():
+            return True
+        if client in worker.offers.values():
+            return not worker.revoked and Revoked() not in worker.wire.toWorker
+        wire = worker.wire
+        return (
+            not (worker.ended or worker.claims._draining)
+            and Revoked() not in wire.toWorker
+            and client.descriptors[worker] + client.descriptors[wire] > 0
+            and any(
+                isinstance(item, Offer) and item.cookie == client.number
+                for item in wire.toWorker
+            )
+        )
+
+    # What the workers do
+
+    @precondition(lambda self: self.alive and len(self.living()) < 5)
+    @rule(window=st.integers(1, 4))
+    def join(self, window: int) -> None:
+        wire = Wire()
+        self.workers.append(Worker(self, window, wire))
+        self.channels.append(Channel(self, window, wire))
+
+    @precondition(lambda self: self.living("mayRead"))
+    @rule(
+        which=one,
+        count=st.integers(1, 9),
+        starved=st.sampled_from([False, False, False, True]),
+    )
+    def workerReads(self, which: int, count: int, starved: bool) -> None:
+        worker = pick(which, self.living("mayRead"))
+        for _ in range(count):
+            if worker.mayRead:
+                worker.read(starved)
+
+    @precondition(lambda self: self.living("mayWrite"))
+    @rule(which=one, count=st.integers(1, 9))
+    def workerWrites(self, which: int, count: int) -> None:
+        pick(which, self.living("mayWrite")).write(count)
+
+    @precondition(lambda self: self.living("serving"))
+    @rule(which=one, what=one)
+    def workerUses(self, which: int, what: int) -> None:
+        worker = pick(which, self.living("serving"))
+        pick(what, worker.serving.values()).use(worker)
+
+    @precondition(lambda self: self.living("serving"))
+    @rule(which=one, what=some)
+    def workerFinishes(self, which: int, what: set[int]) -> None:
+        worker = pick(which, self.living("serving"))
+        for id in pickSome(what, worker.serving):
+            worker.finish(id)
+
+    @precondition(lambda self: self.open())
+    @rule(which=one)
+    def workerDrains(self, which: int) -> None:
+        pick(which, self.open()).drain()
+
+    @precondition(lambda self: self.open())
+    @rule(which=one)
+    def workerParts(self, which: int) -> None:
+        worker = pick(which, self.open())
+        if not worker.farewell:
+            worker.bye()
+
+    @precondition(lambda self: self.living())
+    @rule(which=one)
+    def workerIsKilled(self, which: int) -> None:
+        pick(which, self.living()).kill()
+
+    # What the clients do
+
+    @precondition(lambda self: self.clients)
+    @rule(which=one)
+    def clientLeaves(self, which: int) -> None:
+        client = pick(which, self.clients.values())
+        client.left = client.left or not client.ended
+
+    # The end
+
+    def teardown(self) -> None:
+        """
+        From now on nobody dies or hangs, and there is somebody to serve.
+        """
+        if not hasattr(self, "ledger"):
+            return
+        for _ in range(300):
+            if self.quiet():
+                break
+            self.goOn()
+        else:
+            raise AssertionError("something is stuck")
+        self.everythingIsSettled()
+
+    def quiet(self) -> bool:
+        return (
+            all(client.ended for client in self.clients.values())
+            and not self.living("mayRead")
+            and not self.living("mayWrite")
+            and not (self.alive and (self.readable() or self.writable()))
+        )
+
+    def goOn(self) -> None:
+        if self.alive:
+            if not self.ledger.workers:
+                self.join(4)
+            for channel in self.writable():
+                channel.write(9)
+        for worker in self.living():
+            while worker.mayRead:
+                worker.read()
+            while worker.mayWrite:
+                worker.write(9)
+            for id in list(worker.serving):
+                worker.finish(id)
+        if self.alive:
+            for channel in self.readable():
+                channel.read()
+            self.sweep()
+            self.tick(PAUSE)
+
+    def everythingIsSettled(self) -> None:
+        for client in self.clients.values():
+            assert client.answers or client.left or client.excuse
+        for worker in self.living():
+            assert worker.claims.pending == 0
+        if not self.alive:
+            return
+        ledger, counters = self.ledger, self.ledger.counters
+        assert ledger.held == 0
+        assert counters.accepted == len(self.clients)
+        assert counters.timedOut == self.givenUp[Reason.TIMED_OUT]
+        assert counters.lostInService >= self.givenUp[Reason.LOST_IN_SERVICE]
+        ends = counters.claimed - counters.redispatched + counters.timedOut
+        assert ends <= counters.accepted
+        assert counters.offered <= (
+            counters.accepted + counters.refused + counters.redispatched
+        )
+
+    # What always holds
+
+    @invariant()
+    def noCopyLeaks(self) -> None:
+        held = sum(client.descriptors[LISTENER] for client in self.clients.values())
+        assert held == (self.ledger.held if self.alive else 0)
+        assert held <= BUDGET
+
+    @invariant()
+    def noDescriptorLeaks(self) -> None:
+        for worker in self.workers:
+            held = sum(client.descriptors[worker] for client in self.clients.values())
+            expected = worker.claims.pending + len(worker.serving)
+            assert held == (expected if worker.alive else 0)
+
+    @invariant()
+    def nobodyHasTwoWorkers(self) -> None:
+        served = Counter(
+            client for worker in self.living() for client in worker.serving.values()
+        )
+        assert not served or max(served.values()) == 1
+
+    @invariant()
+    def theWindowsHold(self) -> None:
+        for channel in self.channels:
+            assert len(channel.having(claimed=False)) <= channel.window
+
+
+class MachineTests(SynchronousTestCase):
+    """
+    Each machine, through many histories.
+    """
+
+    def test_ledger(self) -> None:
+        """
+        Whatever the order of events, the listener's book is right, and keeps to
+        its limits and its order.
+        """
+        run_state_machine_as_test(LedgerMachine, settings=SETTINGS)
+
+    def test_claims(self) -> None:
+        """
+        Whatever the order of events, the worker's book gives each descriptor
+        back once, and says each thing once, the claims last.
+        """
+        run_state_machine_as_test(ClaimsMachine, settings=SETTINGS)
+
+    def test_pair(self) -> None:
+        """
+        Whoever is killed or hangs, and whenever: nothing lost, nothing doubled,
+        no descriptor leaked.
+        """
+        run_state_machine_as_test(PairMachine, settings=SETTINGS)

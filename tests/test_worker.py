@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 import socket
 import struct
 import warnings
@@ -93,6 +94,28 @@ def monkeyPatched(thing: object, name: str, value: object) -> Iterator[None]:
         yield
     finally:
         patcher.restore()
+
+
+@contextmanager
+def exhausted() -> Iterator[None]:
+    """
+    Have no free descriptors for a while.
+    """
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    highest = max(map(int, os.listdir("/proc/self/fd")))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 1, limits[1]))
+    taken: list[int] = []
+    try:
+        while True:
+            try:
+                taken.append(os.dup(0))
+            except OSError:
+                break
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        for descriptor in taken:
+            os.close(descriptor)
 
 
 class ClockedReactor:
@@ -634,9 +657,10 @@ class ExhaustionTests(WorkerTestCase):
         Have the worker postpone the adoption of some connections.
         """
         listener = await self.join()
-        for tries, id in enumerate(ids, 1):
+        for id in ids:
+            tries = self.tries
             listener.handOff(id, self.client()[1])
-            await eventually(lambda tries=tries: self.tries == tries)
+            await eventually(lambda tries=tries: self.tries > tries)
         return listener
 
     async def test_postponed(self) -> None:
@@ -644,13 +668,28 @@ class ExhaustionTests(WorkerTestCase):
         The connection waits, and is served when there are descriptors again.
         """
         listener = await self.postpone(1)
+        tries = self.tries
         self.clock.advance(RETRY)
-        self.assertEqual(self.tries, 2)
+        self.assertGreater(self.tries, tries)
         self.recover()
         self.assertEqual(len(self.factory.conversations), 1)
         self.assertEqual(len(self.worker.serving), 1)
         await aMoment()
         self.assertEqual(listener.channel.heard(Closed), [])
+
+    async def test_lastDescriptor(self) -> None:
+        """
+        It takes no more free descriptors than the one that the connection comes
+        with, time and again.
+        """
+        self.reactor.adopting = lambda: None
+        listener = await self.join()
+        pairs = [self.client() for _ in range(3)]
+        with exhausted():
+            for id, (_, accepted) in enumerate(pairs, 1):
+                listener.handOff(id, accepted)
+                await eventually(lambda last=id: len(self.worker.serving) == last)
+        self.assertEqual(texts(self.logged, "error"), [])
 
     async def test_complaint(self) -> None:
         """
@@ -816,12 +855,8 @@ class ConnectingTests(WorkerTestCase):
         """
         So does one that cannot even make a socket.
         """
-
-        def fail(*args: Any) -> None:
-            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
-
         listener = self.listen()
-        with monkeyPatched(socket, "socket", fail):
+        with exhausted():
             self.start()
         [complaint] = texts(self.logged, "warn")
         self.assertIn("Too many open files", complaint)
