@@ -500,10 +500,11 @@ class ClaimTests(LedgerTestCase):
         self.ledger = self.open(budget=3)
         for channel in ("x", "y", "z"):
             self.join(channel)
-        self.accept("abc")
+        self.accept("abcd")
         for channel in ("x", "y", "z"):
             self.assertEqual(self.claim(channel, 1), [])
         self.assertEqual(self.ledger.copies(), ["a", "b", "c"])
+        self.assertEqual(self.claim("x", 2), letsGo("a"))
 
 
 class IdTests(LedgerTestCase):
@@ -657,6 +658,8 @@ class IdTests(LedgerTestCase):
         self.assertEqual(self.tick(PAUSE), offers("x", d=0xFFFFFFFF))
         self.claim("x", 0xFFFFFFFF)
         self.assertEqual(self.accept("ef"), offers("x", e=4, f=5))
+        self.ledger._workers["x"].nextId = 0xFFFFFFFF
+        self.assertEqual(self.accept("g"), offers("x", g=6))
 
 
 class RefusalTests(LedgerTestCase):
@@ -866,6 +869,54 @@ class DeathTests(LedgerTestCase):
         self.claim("y", 1)
         self.assertEqual(self.tick(HOLD / 2), [])
         self.assertEqual(self.tick(HOLD / 2), letsGo("a"))
+
+
+class DefaultTests(LedgerTestCase):
+    """
+    Tests for what holds unless a book is told otherwise.
+    """
+
+    def setUp(self) -> None:
+        """
+        Open a book that is told as little as can be, and have a worker.
+        """
+        super().setUp()
+        self.ledger = Ledger(QUEUE, BUDGET, PATIENCE)
+        self.join("x")
+
+    def test_claimed(self) -> None:
+        """
+        The kernel is a witness, and the hold is one second.
+        """
+        self.ledger.accepted(PORT, "a", self.now)
+        self.assertEqual(self.claim("x", 1), [])
+        self.assertEqual(self.tick(0.99), [])
+        self.assertEqual(self.tick(0.01), letsGo("a"))
+
+    def test_unclaimed(self) -> None:
+        """
+        A worker hangs after five seconds.
+        """
+        self.accept("a")
+        self.assertEqual(self.tick(4.99), [])
+        self.assertEqual(self.tick(0.01), [Revoke("x", UNCLAIMED)])
+
+    def test_refused(self) -> None:
+        """
+        A worker that refused something has a pause of a tenth of a second.
+        """
+        self.accept("a")
+        self.refuse("x", 1)
+        self.assertEqual(self.tick(0.09), [])
+        self.assertEqual(self.tick(0.01), offers("x", a=2))
+
+    def test_leastOutstanding(self) -> None:
+        """
+        Workers do not merely have their turns.
+        """
+        self.accept("ab")
+        self.join("y")
+        self.assertEqual(self.accept("cd"), offers("y", c=1, d=2))
 
 
 class PartTests(LedgerTestCase):

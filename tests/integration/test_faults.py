@@ -92,8 +92,8 @@ async def test_killsControl(module: Start) -> None:
 @ensureDeferred
 async def test_stops(module: Start) -> None:
     """
-    Workers are stopped for longer than a client waits, and others serve what
-    they were offered; when they go on, they touch none of it.
+    Workers are stopped for longer than an offer may stay unclaimed, and others
+    serve what they were offered; when they go on, they touch none of it.
     """
     found = await figures(module("tests.storm", "--stop=8"))
     assert found["signals"] == 8
@@ -101,15 +101,16 @@ async def test_stops(module: Start) -> None:
     assert found["answered twice"] == 0
     assert found["adopted twice"] == 0
     assert found["lost in service"] == 0
+    assert found["stalled"] <= 16 * 8
 
 
 @ensureDeferred
 async def test_stopsControl(module: Start) -> None:
     """
-    The control's clients wait in vain.
+    Nearly all of the control's clients end up waiting for the stopped worker.
     """
     found = await figures(module("tests.storm", "--stop=3", "--naive"))
-    assert found[LOST] > 10
+    assert found["stalled"] > 16 * 3
 
 
 async def echoes(port: int, count: int, atOnce: int) -> list[bool]:
@@ -142,8 +143,8 @@ async def test_workerOutOfDescriptors(twistd: Start, module: Start) -> None:
     port = await listening(listener)
     module("tests.worker", "./socket", "--spare=4")
     await listener.says("joined")
-    answers = await echoes(port, 3000, 64)
-    assert answers.count(True) == 3000
+    answers = await echoes(port, 400, 64)
+    assert answers.count(True) == 400
     await listener.says("refused .* no descriptor")
 
 
