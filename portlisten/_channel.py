@@ -113,6 +113,7 @@ class _Channel(Protocol):
         self._duplicate: socket.socket | None = None
         self._unsent = False
         self._ended = False
+        self._feeding = False
         self._mistakes = 0
 
     def connectionMade(self) -> None:
@@ -165,8 +166,15 @@ class _Channel(Protocol):
         self._broken(f"no HELLO within {self._timeout:g} s")
 
     def dataReceived(self, data: bytes) -> None:
-        if self._ended or self._mistakes > MISTAKES:
-            return
+        self._feeding = True
+        try:
+            if not self._ended and self._mistakes <= MISTAKES:
+                self._feed(data)
+        finally:
+            self._feeding = False
+        self._fed()
+
+    def _feed(self, data: bytes) -> None:
         try:
             for frame in self._decoder.feed(data):
                 self._obey(frame)
@@ -175,6 +183,12 @@ class _Channel(Protocol):
         except ProtocolError as error:
             self._mistakes = MISTAKES + 1
             self._broken(str(error))
+
+    def _fed(self) -> None:
+        """
+        All frames that came in were obeyed.
+        """
+        raise NotImplementedError
 
     def _obey(self, frame: Frame) -> None:
         """
@@ -253,6 +267,7 @@ class ListenerChannel(_Channel):
         self._draining = False
         self._revoking: str | None = None
         self._wordSaid = False
+        self._shutting = False
         self.label = f"worker {number}"
         self.user = -1
 
@@ -361,15 +376,20 @@ class ListenerChannel(_Channel):
             self._unsent = True
             self._transport.write(word[sent:])
         else:
-            self._shut()
+            self._fed()
 
     def _flushed(self) -> None:
-        if self._revoking is None or self._ended:
-            return
-        if self._wordSaid:
-            self._shut()
-        else:
+        if self._revoking is not None and not self._wordSaid:
             self._sayRevoked(self._revoking)
+        else:
+            self._fed()
+
+    def _fed(self) -> None:
+        # Claims that came with the frame that led to this count, too.
+        ready = self._wordSaid and not self._unsent
+        if ready and not (self._feeding or self._shutting or self._ended):
+            self._shutting = True
+            self._shut()
 
     def _shut(self) -> None:
         """
@@ -477,8 +497,7 @@ class WorkerChannel(_Channel):
         elif isinstance(frame, Bye):
             self._reason = f"the listener says: {frame.reason}"
 
-    def dataReceived(self, data: bytes) -> None:
-        super().dataReceived(data)
+    def _fed(self) -> None:
         self._pump()
 
     def fileDescriptorReceived(self, descriptor: int) -> None:

@@ -108,7 +108,7 @@ class Dispatcher:
         self._timedOut = timedOut
         self._throttle = throttle
         self._channels: dict[IChannel, None] = {}
-        self._held: dict[IChannel, IDelayedCall] = {}
+        self._held: dict[IChannel, IDelayedCall | None] = {}
         self._unproven: dict[IChannel, int] = {}
         self._timer: IDelayedCall | None = None
         self._stopped: Deferred[None] | None = None
@@ -201,10 +201,12 @@ class Dispatcher:
         """
         Forget a worker that waited for its first offer, if this one did.
         """
-        timer = self._held.pop(channel, None)
+        if channel not in self._held:
+            return False
+        timer = self._held.pop(channel)
         if timer is not None:
             timer.cancel()
-        return timer is not None
+        return True
 
     def claimed(self, channel: IChannel, ids: Sequence[int]) -> None:
         """
@@ -245,7 +247,12 @@ class Dispatcher:
         See L{IDispatcher}.
         """
         self.log.info("{channel} drains", channel=channel.label)
-        if channel not in self._held:
+        timer = self._held.get(channel)
+        if timer is not None:
+            # It gave up before its time came, which now never does.
+            timer.cancel()
+            self._held[channel] = None
+        elif channel not in self._held:
             self._ledger.draining(channel)
         channel.drained()
 

@@ -263,18 +263,30 @@ class Worker:
 
     def _connect(self) -> None:
         self._timer = None
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         channel = WorkerChannel(self._reactor, self)
         try:
-            sock.connect(self._path)
-            self._check(sock)
-            ChannelTransport(self._reactor, sock, channel).start()
+            ChannelTransport(self._reactor, self._reach(), channel).start()
         except OSError as error:
-            sock.close()
             self._complain(error)
             self._later()
         else:
             self._channel = channel
+
+    def _reach(self) -> socket.socket:
+        """
+        Connect to the listener.
+
+        @return: the socket, which is the caller's.
+        @raise OSError: if that fails, or it is not the right one's.
+        """
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        try:
+            sock.connect(self._path)
+            self._check(sock)
+        except OSError:
+            sock.close()
+            raise
+        return sock
 
     def _check(self, sock: socket.socket) -> None:
         """

@@ -365,6 +365,7 @@ class ListenerService(Service):
         # Before its socket is closed: a successor's might get the same inode.
         if self._path is not None:
             self._path.remove()
+            self._path = None
         self._workers.close()
         stopped = self._dispatcher.stop(self._options["grace"])
         return stopped.addBoth(lambda result: self._release())

@@ -592,6 +592,7 @@ class ListenerGreetingTests(ListenerChannelTestCase):
             str(self.channel), f"worker 7 (pid {os.getpid()}, uid {os.getuid()})"
         )
         self.assertEqual(self.channel.label, str(self.channel))
+        self.assertEqual(self.channel.user, os.getuid())
 
     async def test_smallerWindow(self) -> None:
         """
@@ -1187,11 +1188,9 @@ class RevocationTests(ListenerChannelTestCase):
         """
         [(_, accepted)] = self.connections(1)
         await self.join()
-        stuff(self.channel)
         self.offer(1, accepted)
         self.channel.revoke("it hangs")
         self.channel.drained()
-        await unstuff(self.worker)
         await eventually(self.worker.hasEnded)
         self.assertEqual(
             [type(frame) for frame in self.worker.frames],

@@ -368,6 +368,15 @@ class HelloServiceTests(ServiceTestCase):
             self.assertIn(reason, str(failure))
             self.assertEqual(output.getvalue(), f"hellofdpass: {failure}\n")
 
+    async def test_root(self) -> None:
+        """
+        It warns of running as root.
+        """
+        warned: list[str] = []
+        self.patch(_twistd, "warnOfRoot", warned.append)
+        self.start(self.worker())
+        self.assertEqual(warned, ["hellofdpass"])
+
     async def test_listenerToCome(self) -> None:
         """
         A path where no listener is yet is fine, and is waited at for as often as

@@ -545,6 +545,15 @@ class StartTests(ListenerTestCase):
             texts(self.logged, "info"),
         )
 
+    async def test_root(self) -> None:
+        """
+        It warns of running as root.
+        """
+        warned: list[str] = []
+        self.patch(_twistd, "warnOfRoot", warned.append)
+        self.start()
+        self.assertEqual(warned, ["portlisten"])
+
     async def test_oldKernel(self) -> None:
         """
         It logs if the kernel cannot refuse descriptors that workers send, and

@@ -97,21 +97,27 @@ def monkeyPatched(thing: object, name: str, value: object) -> Iterator[None]:
 
 
 @contextmanager
-def exhausted() -> Iterator[None]:
+def exhausted() -> Iterator[Callable[[], None]]:
     """
     Have no free descriptors for a while.
+
+    @return: a function that takes those that have become free since.
     """
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     highest = max(map(int, os.listdir("/proc/self/fd")))
     resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 1, limits[1]))
     taken: list[int] = []
-    try:
-        while True:
-            try:
+
+    def take() -> None:
+        try:
+            while True:
                 taken.append(os.dup(0))
-            except OSError:
-                break
-        yield
+        except OSError:
+            pass
+
+    try:
+        take()
+        yield take
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
         for descriptor in taken:
@@ -685,10 +691,11 @@ class ExhaustionTests(WorkerTestCase):
         self.reactor.adopting = lambda: None
         listener = await self.join()
         pairs = [self.client() for _ in range(3)]
-        with exhausted():
+        with exhausted() as takeAgain:
             for id, (_, accepted) in enumerate(pairs, 1):
                 listener.handOff(id, accepted)
                 await eventually(lambda last=id: len(self.worker.serving) == last)
+                takeAgain()
         self.assertEqual(texts(self.logged, "error"), [])
 
     async def test_complaint(self) -> None:
