@@ -365,13 +365,13 @@ class ListenerChannel(_Channel):
         if self._unsent:
             return
         word = encode(Revoked()) + encode(Bye(reason))
-        self._wordSaid = True
         try:
             sent = self._socket.send(word)
         except BlockingIOError:
             sent = 0
         except OSError:
             return  # it is gone, as the transport will find
+        self._wordSaid = True
         if sent < len(word):
             self._unsent = True
             self._transport.write(word[sent:])
@@ -402,26 +402,38 @@ class ListenerChannel(_Channel):
         except OSError:
             pass  # ENOTCONN: the worker is gone, and can write nothing more
         self._readOn()
-        self._part(self._revoking or "revoked")
+        try:
+            # Of no bytes, nothing comes but the error if nobody is there.
+            self._socket.send(b"")
+        except OSError:
+            self._part(None)
+        else:
+            self._part(self._revoking)
 
-    def _part(self, reason: str) -> None:
+    def _part(self, reason: str | None) -> None:
         """
         Nothing more can be claimed here.  What is still unsent must not be sent
         later: its descriptors are about to become somebody else's.
+
+        @param reason: why the worker leaves, or L{None} if it is dead.
         """
         if not self._ended:
             self._ended = True
             self._stopWaiting()
             self._transport.abortConnection()
-            if self._joined:
-                self._joined = False
+            self._depart(reason)
+
+    def _depart(self, reason: str | None) -> None:
+        if self._joined:
+            self._joined = False
+            if reason is None:
+                self._dispatcher.died(self)
+            else:
                 self._dispatcher.parted(self, reason)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         super().connectionLost(reason)
-        if self._joined:
-            self._joined = False
-            self._dispatcher.died(self)
+        self._depart(None)
         self._dispatcher.disconnected(self)
 
 

@@ -342,6 +342,9 @@ class Dispatcher:
         if self._stopped is not None and (not self._channels or now >= self._deadline):
             stopped, self._stopped = self._stopped, None
             self._run(ledger.stopped())
+            if self._timer is not None:
+                self._timer.cancel()
+                self._timer = None
             self.report()
             stopped.callback(None)
 

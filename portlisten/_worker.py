@@ -168,6 +168,7 @@ class Worker:
         self._channel: WorkerChannel | None = None
         self._complaint = ""
         self._postponed = 0
+        self._exhausted = False
         self._spare: int | None = None
         self._drained = False
         self._stopping = False
@@ -232,6 +233,7 @@ class Worker:
             except OSError as error:
                 self._postpone(channel, offer, descriptor, error)
                 return
+        self._exhausted = False
         os.close(descriptor)
         self._reserve()
 
@@ -368,13 +370,15 @@ class Worker:
         """
         The connection is ours, so it waits here until it can be adopted.
         """
-        if not self._postponed:
+        if not self._exhausted:
             self.log.error("adopting pauses: {error}", error=error.strerror)
+        self._exhausted = True
         self._postponed += 1
 
         def again() -> None:
             self._postponed -= 1
             self.adopt(channel, offer, descriptor)
+            self._settle()
 
         self._reactor.callLater(self._retry, again)
 

@@ -720,23 +720,34 @@ class ThrottleTests(DispatcherTestCase):
         """
         worker = self.join()
         self.accept()
-        self.clock.advance(CLAIM_TIMEOUT)
+        self.dispatcher.revoking(worker)
         self.dispatcher.parted(worker, "revoked")
         self.assertEqual(self.join("worker 2").offers, [])
 
     def test_good(self) -> None:
         """
-        One connection that was finished clears the name of all, also of the
-        worker that dies after it.
+        One connection that was finished clears the name of those that died
+        before, and the death of its worker later counts for nothing.
         """
-        worker = self.join()
-        self.crash(3)
+        worker = self.throttled()
+        self.clock.advance(2.0)
         self.accept()
         self.dispatcher.claimed(worker, [1])
         self.dispatcher.closed(worker, [1])
         self.die(worker)
         self.accept()
         self.assertEqual(self.join("worker 2").ids, [1])
+
+    def test_goodBefore(self) -> None:
+        """
+        A worker that was there before says nothing of those that die since.
+        """
+        worker = self.join()
+        self.crash(3)
+        self.accept()
+        self.dispatcher.claimed(worker, [1])
+        self.dispatcher.closed(worker, [1])
+        self.assertEqual(self.join("worker 2").ids, [])
 
     def test_clientsWhoLeft(self) -> None:
         """
