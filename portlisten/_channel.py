@@ -179,10 +179,12 @@ class _Channel(Protocol):
             for frame in self._decoder.feed(data):
                 self._obey(frame)
                 if self._ended or self._mistakes > MISTAKES:
-                    return
+                    break
         except ProtocolError as error:
             self._mistakes = MISTAKES + 1
             self._broken(str(error))
+        if self._mistakes > MISTAKES and not self._ended:
+            self._transport.pauseProducing()
 
     def _fed(self) -> None:
         """
@@ -357,7 +359,9 @@ class ListenerChannel(_Channel):
         Get the word of the revocation into the kernel, or wait for that: a
         worker that sees the end of the channel without it serves what it holds.
 
-        A worker that hangs has room for it, its window being bounded.  But
+        A worker that hangs has room for it, its window being bounded.  One that
+        claims without reading may have none: what it was offered stays with it,
+        since it might serve it, as if it had claimed that too.  But
         epoll calls a Unix socket writable only while three quarters of its
         buffer are free (C{unix_writable} in net/unix/af_unix.c), so this does
         not wait for the transport where it need not.
@@ -388,7 +392,6 @@ class ListenerChannel(_Channel):
         # Claims that came with the frame that led to this count, too.
         ready = self._wordSaid and not self._unsent
         if ready and not (self._feeding or self._shutting or self._ended):
-            self._shutting = True
             self._shut()
 
     def _shut(self) -> None:
@@ -397,6 +400,7 @@ class ListenerChannel(_Channel):
         worker wrote before it can be read here, and what it writes after it
         fails there.
         """
+        self._shutting = True
         try:
             self._socket.shutdown(socket.SHUT_RD)
         except OSError:

@@ -86,11 +86,13 @@ class Claims(Generic[Token]):
         """
         old = self._loose.pop(cookie, None)
         self._loose[cookie] = token
+        if old is not None:
+            return [old]
         if len(self._loose) > self._window:
             raise ProtocolError(
                 f"more than {self._window} descriptors without their offers"
             )
-        return [] if old is None else [old]
+        return []
 
     def offered(self, offer: Offer) -> list[Token]:
         """
@@ -99,16 +101,16 @@ class Claims(Generic[Token]):
         @return: tokens to close.
         @raise ProtocolError: if it is one too many, or has been seen before.
         """
-        token = self._loose.pop(offer.cookie, None)
-        if token is None:
-            self._refusals.append((_frames.MISSING_DESCRIPTOR, offer.id))
-            return []
-        if self._draining:
-            self._refusals.append((_frames.DRAINING, offer.id))
-            return [token]
         if offer.id in self._unclaimed or offer.id in self._claiming:
-            self._loose[offer.cookie] = token
             raise ProtocolError(f"a second OFFER of {offer.id}")
+        # A window's worth may wait to be said while another is being said.
+        if len(self._refusals) >= 2 * self._window:
+            raise ProtocolError(f"more than {2 * self._window} offers to refuse")
+        token = self._loose.pop(offer.cookie, None)
+        if token is None or self._draining:
+            reason = _frames.MISSING_DESCRIPTOR if token is None else _frames.DRAINING
+            self._refusals.append((reason, offer.id))
+            return [] if token is None else [token]
         self._unclaimed[offer.id] = (offer, token)
         # Those being claimed do not count: the listener may have read the claim
         # already, and made use of the room.

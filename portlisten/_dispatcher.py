@@ -262,7 +262,7 @@ class Dispatcher:
         """
         if channel not in self._held:
             self._strike(channel)
-            self._ledger.draining(channel)
+            self._ledger.revoking(channel)
 
     def parted(self, channel: IChannel, reason: str) -> None:
         """

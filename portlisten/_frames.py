@@ -434,6 +434,7 @@ class Decoder:
         self._vocabulary = vocabulary
         self._buffer = b""
         self._greeted = False
+        self._dead = False
 
     def feed(self, data: bytes) -> Iterator[Frame]:
         """
@@ -442,7 +443,7 @@ class Decoder:
         @return: the frames that they complete, in order.
         @raise ProtocolError: from the iterator, where the bytes are malformed.
             The frames before have been given by then: a claim counts, whatever
-            its sender writes next.  The decoder is of no use after.
+            its sender writes next.  What is fed later is dropped.
         """
         self._buffer += data
         return self._take()
@@ -450,7 +451,8 @@ class Decoder:
     def _take(self) -> Iterator[Frame]:
         buffer, start = self._buffer, 0
         try:
-            while len(buffer) - start >= _HEADER.size:
+            # Nothing can be known of what follows a malformed frame.
+            while not self._dead and len(buffer) - start >= _HEADER.size:
                 kind, _, length = _HEADER.unpack_from(buffer, start)
                 decode = self._vocabulary.get(kind)
                 if decode is None:
@@ -467,9 +469,13 @@ class Decoder:
                 payload = buffer[start + _HEADER.size : end]
                 start = end
                 self._greeted = self._greeted or kind in _HELLOS
-                yield decode(payload)
+                frame = decode(payload)
+                yield frame
+        except ProtocolError:
+            self._dead = True
+            raise
         finally:
-            self._buffer = buffer[start:]
+            self._buffer = b"" if self._dead else buffer[start:]
 
 
 _HELLOS = frozenset([ListenerHello.TYPE, WorkerHello.TYPE])

@@ -357,8 +357,9 @@ class Ledger:
         """
         worker = self._worker(channel)
         decisions: list[Decision] = []
+        entries = self._takeOffers(worker, ids, "CLAIM")
         worker.limit = min(worker.window, worker.limit + 1)
-        for entry in self._takeOffers(worker, ids, "CLAIM"):
+        for entry in entries:
             self.counters.claimed += 1
             worker.serving.add(entry.id)
             if not entry.witness:
@@ -420,6 +421,16 @@ class Ledger:
         A worker wants no more offers.
         """
         self._worker(channel).open = False
+
+    def revoking(self, channel: Hashable) -> None:
+        """
+        A worker is being revoked, because it hangs or broke the protocol.
+        """
+        worker = self._worker(channel)
+        worker.open = False
+        if not worker.revoked:
+            worker.revoked = True
+            self.counters.revoked += 1
 
     def died(
         self, channel: Hashable, touched: Collection[Any], now: float
@@ -493,9 +504,7 @@ class Ledger:
                 and offer is not None
                 and self._due(offer.since, self._claimTimeout, now)
             ):
-                worker.open = False
-                worker.revoked = True
-                self.counters.revoked += 1
+                self.revoking(worker.channel)
                 decisions.append(
                     Revoke(
                         worker.channel,

@@ -41,6 +41,7 @@ from portlisten._frames import (
 )
 from portlisten._linux import Credentials
 from portlisten.listener import ListenerService, Options, makeService
+from tests.support import descriptors
 from tests.test_channel import Peer, aMoment, eventually, inReactor, texts
 
 #: The uid of somebody else.
@@ -492,14 +493,16 @@ class StartTests(ListenerTestCase):
 
     def failure(self, *arguments: str, port: str = "tcp:0:interface=127.0.0.1") -> str:
         """
-        Say why it cannot start.
+        Say why it cannot start, and see that nothing is left of the try.
         """
+        before = descriptors()
         output = io.StringIO()
         self.patch(sys, "__stderr__", output)
         service = self.make(*arguments, port=port)
         exit = self.assertRaises(_twistd.StartFailure, service.privilegedStartService)
         self.assertEqual(output.getvalue(), f"portlisten: {exit}\n")
         self.assertEqual(exit.code, 1)
+        self.assertEqual(descriptors(), before)
         return str(exit)
 
     async def test_bindsWithPrivilege(self) -> None:
@@ -524,6 +527,7 @@ class StartTests(ListenerTestCase):
         """
         service = self.make()
         service.startService()
+        self.assertTrue(service.running)
         await self.greeted()
 
     async def test_group(self) -> None:
@@ -627,6 +631,16 @@ class StopTests(ListenerTestCase):
         await self.service.stopService()
         self.assertRaises(ConnectionRefusedError, self.client, hello)
         self.assertRaises(FileNotFoundError, self.connect)
+        self.assertFalse(self.service.running)
+
+    async def test_unixPort(self) -> None:
+        """
+        Nothing is left of a port that is a Unix socket.
+        """
+        self.start(port="unix:port")
+        self.assertTrue(os.path.exists("port"))
+        await self.service.stopService()
+        self.assertFalse(os.path.exists("port"))
 
     async def test_farewell(self) -> None:
         """

@@ -768,6 +768,10 @@ class Worker:
 
     # What it hears
 
+    def readAll(self) -> None:
+        while self.mayRead:
+            self.read()
+
     def read(self, starved: bool = False) -> None:
         """
         Take in one thing.
@@ -954,6 +958,15 @@ class Channel:
         self.revoking = False
         self.ended = False
 
+    @property
+    def mayRead(self) -> bool:
+        wire = self.wire
+        return not self.ended and bool(wire.toListener or not wire.workerOpen)
+
+    @property
+    def mayWrite(self) -> bool:
+        return not self.ended and bool(self.outbox or self.due)
+
     def offer(self, id: int, client: Client) -> None:
         assert self.joined
         assert not self.revoking
@@ -985,6 +998,10 @@ class Channel:
             self.hear(self.wire.toListener.popleft())
         elif not self.wire.workerOpen:
             self.lose()
+
+    def readAll(self) -> None:
+        while self.mayRead:
+            self.read()
 
     def hear(self, frame: Frame) -> None:
         world, ledger = self.world, self.world.ledger
@@ -1084,8 +1101,11 @@ class PairMachine(RuleBasedStateMachine):
     @ivar alive: whether the listener is.
     """
 
-    @initialize(roundRobin=st.booleans())
-    def begin(self, roundRobin: bool) -> None:
+    @initialize(
+        roundRobin=st.booleans(),
+        windows=st.lists(st.integers(1, 4), min_size=1, max_size=3),
+    )
+    def begin(self, roundRobin: bool, windows: list[int]) -> None:
         self.ledger = Ledger(
             QUEUE, BUDGET, PATIENCE, HOLD, CLAIM_TIMEOUT, PAUSE, roundRobin
         )
@@ -1095,6 +1115,8 @@ class PairMachine(RuleBasedStateMachine):
         self.workers: list[Worker] = []
         self.channels: list[Channel] = []
         self.givenUp: Counter[Reason] = Counter()
+        for window in windows:
+            self.join(window)
 
     # What comes of it
 
@@ -1139,19 +1161,28 @@ class PairMachine(RuleBasedStateMachine):
         return [each for each in self.living() if not each.ended]
 
     def readable(self) -> list[Channel]:
-        return [
-            channel
-            for channel in self.channels
-            if not channel.ended
-            and (channel.wire.toListener or not channel.wire.workerOpen)
-        ]
+        return [channel for channel in self.channels if channel.mayRead]
 
     def writable(self) -> list[Channel]:
-        return [
-            channel
-            for channel in self.channels
-            if not channel.ended and (channel.outbox or channel.due)
-        ]
+        return [channel for channel in self.channels if channel.mayWrite]
+
+    @precondition(lambda self: self.living())
+    @rule(which=one, stages=st.integers(1, 6))
+    def getOn(self, which: int, stages: int) -> None:
+        """
+        A worker and the listener do what there is to do, up to some point.
+        """
+        worker = pick(which, self.living())
+        channel = self.channels[self.workers.index(worker)]
+        for stage in (
+            lambda: channel.mayWrite and channel.write(9),
+            lambda: worker.readAll(),
+            lambda: worker.mayWrite and worker.write(9),
+            lambda: channel.readAll(),
+            lambda: worker.serving and pick(0, worker.serving.values()).use(worker),
+            lambda: worker.serving and worker.finish(pick(0, worker.serving)),
+        )[:stages]:
+            stage()
 
     # What the listener does
 
@@ -1327,15 +1358,14 @@ class PairMachine(RuleBasedStateMachine):
             for channel in self.writable():
                 channel.write(9)
         for worker in self.living():
-            while worker.mayRead:
-                worker.read()
+            worker.readAll()
             while worker.mayWrite:
                 worker.write(9)
             for id in list(worker.serving):
                 worker.finish(id)
         if self.alive:
             for channel in self.readable():
-                channel.read()
+                channel.readAll()
             self.sweep()
             self.tick(PAUSE)
 

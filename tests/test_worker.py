@@ -720,6 +720,18 @@ class ExhaustionTests(WorkerTestCase):
             self.clock.advance(RETRY)
         self.assertEqual(len(texts(self.logged, "error")), 1)
 
+    async def test_complaintAnew(self) -> None:
+        """
+        When that was over, there is a complaint of the next time.
+        """
+        listener = await self.postpone(1)
+        self.recover()
+        self.reactor.adopting = self.exhausted
+        tries = self.tries
+        listener.handOff(2, self.client()[1])
+        await eventually(lambda: self.tries > tries)
+        self.assertEqual(len(texts(self.logged, "error")), 2)
+
     async def test_stop(self) -> None:
         """
         A worker that stops serves what it had postponed.
