@@ -112,6 +112,7 @@ class _Channel(Protocol):
         self._flushes = _Flushes(self._bufferFlushed)
         self._duplicate: socket.socket | None = None
         self._unsent = False
+        self._lost = False
         self._ended = False
         self._feeding = False
         self._mistakes = 0
@@ -224,6 +225,7 @@ class _Channel(Protocol):
             self.dataReceived(data)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self._lost = True
         self._readOn()
         self._ended = True
         self._stopWaiting()
@@ -287,6 +289,8 @@ class ListenerChannel(_Channel):
     # IChannel
 
     def offer(self, id: int, port: int, connection: IConnection) -> None:
+        if self._lost:
+            return  # the dispatcher is about to hear of it
         # Descriptors ride on whatever bytes go out next, so this one is not
         # later than its frame, and may be earlier.
         self._transport.sendFileDescriptor(connection.fileno())
@@ -374,7 +378,7 @@ class ListenerChannel(_Channel):
         except BlockingIOError:
             sent = 0
         except OSError:
-            return  # it is gone, as the transport will find
+            sent = len(word)  # it is gone, as will be found
         self._wordSaid = True
         if sent < len(word):
             self._unsent = True

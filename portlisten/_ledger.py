@@ -259,6 +259,7 @@ class Ledger:
         self._copies: dict[_Entry, None] = {}
         self._serial = 0
         self._turn = 0
+        self._now = 0.0
 
     @property
     def waiting(self) -> int:
@@ -293,7 +294,11 @@ class Ledger:
         """
         How many connections may be accepted now.
         """
-        windows = sum(worker.room for worker in self._workers.values())
+        windows = sum(
+            worker.room
+            for worker in self._workers.values()
+            if worker.resume <= self._now
+        )
         return max(
             0, min(windows + self._queue - self.waiting, self._budget - self.held)
         )
@@ -583,6 +588,7 @@ class Ledger:
 
     def _dispatch(self, now: float) -> list[Decision]:
         decisions: list[Decision] = []
+        self._now = now
         while self._waiting:
             worker = self._choose(now)
             if worker is None:

@@ -1001,6 +1001,35 @@ class MisconductTests(ListenerChannelTestCase):
             [("claimed", (1,)), ("claimed", (2,))],
         )
 
+    async def test_lastWords(self) -> None:
+        """
+        A worker whose last words make no sense has died.
+        """
+        await self.join()
+        self.worker.say(Claim((1,)), b"\xee\0\0\0")
+        self.worker.close()
+        await eventually(lambda: ("disconnected",) in self.told)
+        self.assertEqual(
+            self.told,
+            [("claimed", (1,)), ("revoking",), ("died",), ("disconnected",)],
+        )
+
+    async def test_tooMuch(self) -> None:
+        """
+        Who goes on and on with what makes no sense is not listened to for ever.
+        """
+
+        def refuse(event: tuple[Any, ...]) -> None:
+            if event[0] == "closed":
+                raise ProtocolError("no such connection")
+
+        self.dispatcher.react = refuse
+        await self.join()
+        self.worker.say(*[Closed((66,))] * 1000, Claim((1,)))
+        await self.cutOff("no such connection")
+        self.assertLess(self.told.count(("closed", (66,))), 100)
+        self.assertNotIn(("claimed", (1,)), self.told)
+
     async def test_secondDrain(self) -> None:
         """
         DRAIN may be said once.
@@ -1214,6 +1243,32 @@ class RevocationTests(ListenerChannelTestCase):
         self.assertEqual(
             self.told,
             [("revoking",), ("claimed", (1,)), ("died",), ("disconnected",)],
+        )
+
+    async def test_deathBehindTheWord(self) -> None:
+        """
+        So has one that dies when the word is out, and its way not shut yet.
+        """
+
+        def react(event: tuple[Any, ...]) -> None:
+            if event[0] == "closed":
+                raise ProtocolError("no such connection")
+            if event[0] == "claimed":
+                self.worker.close()
+
+        self.dispatcher.react = react
+        await self.join()
+        self.worker.say(Closed((66,)), Claim((1,)))
+        await eventually(lambda: ("disconnected",) in self.told)
+        self.assertEqual(
+            self.told,
+            [
+                ("closed", (66,)),
+                ("revoking",),
+                ("claimed", (1,)),
+                ("died",),
+                ("disconnected",),
+            ],
         )
 
     async def test_deathMeanwhile(self) -> None:
@@ -1914,9 +1969,9 @@ class ListenerMisconductTests(WorkerChannelTestCase):
 
         self.adopter.react = fail
         await self.register()
-        self.listener.say(Drained())
+        self.listener.say(Drained(), Drained())
         await self.cutOff("an internal error")
-        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 2)
 
 
 @overTwistedToo

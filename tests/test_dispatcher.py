@@ -731,9 +731,10 @@ class ThrottleTests(DispatcherTestCase):
         """
         worker = self.throttled()
         self.clock.advance(2.0)
-        self.accept()
-        self.dispatcher.claimed(worker, [1])
-        self.dispatcher.closed(worker, [1])
+        self.accept(2)
+        for id in (1, 2):
+            self.dispatcher.claimed(worker, [id])
+            self.dispatcher.closed(worker, [id])
         self.die(worker)
         self.accept()
         self.assertEqual(self.join("worker 2").ids, [1])
@@ -801,6 +802,8 @@ class ThrottleTests(DispatcherTestCase):
         self.accept()
         self.clock.advance(2)
         self.assertEqual(worker.offers, [])
+        self.die(worker)
+        self.assertEqual(self.dispatcher.channels, 0)
 
 
 class StopTests(DispatcherTestCase):

@@ -301,7 +301,7 @@ class ServiceTestCase(TestCase):
         """
         for service in reversed(self.services):
             await service.stopService()
-        await deferLater(reactor, 0.03)
+        await deferLater(reactor, 0)
         self.assertFalse(os.path.exists(self.path))
 
     def worker(self, *arguments: str, path: str | None = None) -> Any:

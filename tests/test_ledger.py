@@ -1082,12 +1082,15 @@ class RoomTests(LedgerTestCase):
 
     def test_refused(self) -> None:
         """
-        What a worker does not get of its window does not count.
+        What a worker does not get of its window does not count: nothing while it
+        pauses, and half of it then.
         """
         self.join("x", 4)
         self.join("y", 1)
         self.accept("a")
         self.refuse("x", 1)
+        self.assertEqual(self.ledger.room, QUEUE)
+        self.tick(PAUSE)
         self.assertEqual(self.ledger.room, QUEUE + 2)
 
     def test_shrunk(self) -> None:

@@ -366,7 +366,7 @@ class ListenerTestCase(TestCase):
             worker.close()
         if self.service is not None:
             await self.service.stopService()
-        await deferLater(reactor, 0.03)
+        await deferLater(reactor, 0)
         self.assertFalse(os.path.exists(self.path))
 
     def make(self, *arguments: str, port: str = "tcp:0:interface=127.0.0.1") -> Any:

@@ -783,6 +783,10 @@ class Worker:
         else:
             self.lose()
 
+    def writeAll(self) -> None:
+        while self.mayWrite:
+            self.write(9)
+
     def take(self, starved: bool = False) -> None:
         item = self.wire.toWorker.popleft()
         if isinstance(item, Client):
@@ -864,6 +868,14 @@ class Worker:
                 self.pump()
         else:
             self.serving[offer.id] = client
+
+    def useOne(self) -> None:
+        if self.serving:
+            pick(0, self.serving.values()).use(self)
+
+    def finishOne(self) -> None:
+        if self.serving:
+            self.finish(pick(0, self.serving))
 
     def finish(self, id: int) -> None:
         client = self.serving.pop(id)
@@ -1003,6 +1015,10 @@ class Channel:
         while self.mayRead:
             self.read()
 
+    def writeAll(self) -> None:
+        while self.mayWrite:
+            self.write(9)
+
     def hear(self, frame: Frame) -> None:
         world, ledger = self.world, self.world.ledger
         if isinstance(frame, WorkerHello):
@@ -1011,8 +1027,8 @@ class Channel:
         elif isinstance(frame, Claim):
             self.claimed(frame.ids)
         elif isinstance(frame, Refuse):
-            for client in self.named(frame.ids):
-                client.channel = None
+            for id in frame.ids:
+                self.clients.pop(id).channel = None
             world.run(ledger.refused(self, frame.ids, world.now))
         elif isinstance(frame, Closed | Gone):
             event = ledger.closed if isinstance(frame, Closed) else ledger.gone
@@ -1175,12 +1191,12 @@ class PairMachine(RuleBasedStateMachine):
         worker = pick(which, self.living())
         channel = self.channels[self.workers.index(worker)]
         for stage in (
-            lambda: channel.mayWrite and channel.write(9),
-            lambda: worker.readAll(),
-            lambda: worker.mayWrite and worker.write(9),
-            lambda: channel.readAll(),
-            lambda: worker.serving and pick(0, worker.serving.values()).use(worker),
-            lambda: worker.serving and worker.finish(pick(0, worker.serving)),
+            channel.writeAll,
+            worker.readAll,
+            worker.writeAll,
+            channel.readAll,
+            worker.useOne,
+            worker.finishOne,
         )[:stages]:
             stage()
 
@@ -1197,7 +1213,7 @@ class PairMachine(RuleBasedStateMachine):
             batch.append(client)
         self.run(self.ledger.accepted(0, batch, self.now, witness))
 
-    @precondition(lambda self: self.alive and self.readable())
+    @precondition(lambda self: self.readable())
     @rule(which=one, count=st.integers(1, 9))
     def listenerReads(self, which: int, count: int) -> None:
         channel = pick(which, self.readable())
@@ -1205,7 +1221,7 @@ class PairMachine(RuleBasedStateMachine):
             if not channel.ended:
                 channel.read()
 
-    @precondition(lambda self: self.alive and self.writable())
+    @precondition(lambda self: self.writable())
     @rule(which=one, count=st.integers(0, 9))
     def listenerWrites(self, which: int, count: int) -> None:
         pick(which, self.writable()).write(count)
@@ -1240,7 +1256,7 @@ class PairMachine(RuleBasedStateMachine):
             for _ in range(client.descriptors[LISTENER]):
                 client.close(LISTENER)
         for channel in self.channels:
-            channel.wire.closeListener()
+            channel.end()
 
     @staticmethod
     def entitled(worker: Worker, client: Client) -> bool:
@@ -1348,7 +1364,8 @@ class PairMachine(RuleBasedStateMachine):
             all(client.ended for client in self.clients.values())
             and not self.living("mayRead")
             and not self.living("mayWrite")
-            and not (self.alive and (self.readable() or self.writable()))
+            and not self.readable()
+            and not self.writable()
         )
 
     def goOn(self) -> None:
@@ -1356,13 +1373,12 @@ class PairMachine(RuleBasedStateMachine):
             if not self.ledger.workers:
                 self.join(4)
             for channel in self.writable():
-                channel.write(9)
+                channel.writeAll()
         for worker in self.living():
             worker.readAll()
-            while worker.mayWrite:
-                worker.write(9)
-            for id in list(worker.serving):
-                worker.finish(id)
+            worker.writeAll()
+            while worker.serving:
+                worker.finishOne()
         if self.alive:
             for channel in self.readable():
                 channel.readAll()
