@@ -351,6 +351,8 @@ class ListenerChannel(_Channel):
             _linux.forget(socket.socket(fileno=descriptor))
         except OSError:
             os.close(descriptor)
+        # The bytes that it came with are still to be fed.
+        self._feeding = True
         self._broken("it sent a descriptor")
 
     def _broken(self, reason: str) -> None:
