@@ -30,6 +30,7 @@ MAXIMUM_PAYLOAD = 16384
 MAXIMUM_IDS = MAXIMUM_PAYLOAD // 4
 MAXIMUM_WINDOW = 128
 MAXIMUM_REASON = 255
+MAXIMUM_UNIX_ADDRESS = 108
 
 _HEADER = struct.Struct("!BBH")
 _HELLO = struct.Struct("!8sHHHH")
@@ -270,9 +271,9 @@ def _decodeAddress(data: bytes) -> Address:
         host, port, scope = _INET6.unpack(packed)
         text = socket.inet_ntop(socket.AF_INET6, host)
         return IPv6Address("TCP", text, port, scopeID=scope)
-    if family == b"\x01":
+    if family == b"\x01" and len(packed) <= MAXIMUM_UNIX_ADDRESS:
         return UNIXAddress(packed or None)
-    raise MalformedFrame("HELLO has an address of an unknown family")
+    raise MalformedFrame("HELLO has an address of an unknown kind")
 
 
 def _encodeListenerHello(frame: ListenerHello) -> bytes:

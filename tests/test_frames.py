@@ -638,7 +638,7 @@ class MalformedTests(SynchronousTestCase):
                 FROM_LISTENER,
                 raw(1, hello(ports=1) + port),
                 MalformedFrame,
-                "HELLO has an address of an unknown family",
+                "HELLO has an address of an unknown kind",
             )
 
     def test_offer(self) -> None:
