@@ -1,0 +1,54 @@
+"""
+Tests for L{portlisten._access}.
+"""
+
+from __future__ import annotations
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from portlisten._access import Access
+from portlisten._linux import Credentials
+
+
+class AccessTests(SynchronousTestCase):
+    """
+    Tests for L{Access}.
+    """
+
+    def permits(
+        self, access: Access, uid: int = 7, gid: int = 8, groups: tuple[int, ...] = ()
+    ) -> bool:
+        """
+        Ask it about somebody.
+        """
+        return access.permits(Credentials(1, uid, gid, groups))
+
+    def test_everybody(self) -> None:
+        """
+        An empty list lets in everybody.
+        """
+        self.assertTrue(self.permits(Access()))
+
+    def test_user(self) -> None:
+        """
+        A list of users lets in these.
+        """
+        self.assertTrue(self.permits(Access(users=[7])))
+        self.assertFalse(self.permits(Access(users=[8])))
+
+    def test_group(self) -> None:
+        """
+        A list of groups lets in their members, by their first group or another.
+        """
+        self.assertTrue(self.permits(Access(groups=[8])))
+        self.assertTrue(self.permits(Access(groups=[9]), groups=(10, 9)))
+        self.assertFalse(self.permits(Access(groups=[9]), groups=(10,)))
+
+    def test_either(self) -> None:
+        """
+        With both lists, one of them is enough.
+        """
+        access = Access(users=[7], groups=[9])
+        self.assertTrue(self.permits(access))
+        self.assertTrue(self.permits(access, uid=1, groups=(9,)))
+        self.assertFalse(self.permits(access, uid=1))

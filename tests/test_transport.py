@@ -1,0 +1,543 @@
+"""
+Tests for L{portlisten._transport}, on real sockets; the kernel's errors are put
+in where L{portlisten._linux.send} would see them.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import socket
+from typing import Any
+
+from twisted.internet.error import ConnectionAborted, ConnectionDone, ConnectionLost
+from twisted.internet.interfaces import (
+    IPushProducer,
+    ISystemHandle,
+    IUNIXTransport,
+)
+from twisted.internet.protocol import Protocol
+from twisted.internet.task import Clock
+from twisted.python.failure import Failure
+from twisted.trial.unittest import SynchronousTestCase
+from zope.interface import implementer
+from zope.interface.verify import verifyObject
+
+from portlisten import _linux, _transport
+from portlisten._transport import PAUSE, ChannelTransport
+from tests.support import watchDescriptors
+
+
+class Reactor(Clock):
+    """
+    A clock that remembers who wants to read and to write.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.readers: set[object] = set()
+        self.writers: set[object] = set()
+        self.addReader = self.readers.add
+        self.removeReader = self.readers.discard
+        self.addWriter = self.writers.add
+        self.removeWriter = self.writers.discard
+
+
+class Recorder(Protocol):
+    """
+    Writes down what it is told.
+    """
+
+    def __init__(self) -> None:
+        self.data = b""
+        self.descriptors: list[int] = []
+        self.lost: Failure | None = None
+
+    def dataReceived(self, data: bytes) -> None:
+        self.data += data
+
+    def fileDescriptorReceived(self, descriptor: int) -> None:
+        self.descriptors.append(descriptor)
+
+    def connectionLost(self, reason: Failure | None = None) -> None:
+        assert reason is not None
+        transport: Any = self.transport
+        self.stillOpen = transport.getHandle().fileno() >= 0
+        self.lost = reason
+
+
+@implementer(IPushProducer)
+class Flushes:
+    """
+    Counts how often the buffer was flushed.
+    """
+
+    def __init__(self) -> None:
+        self.count = -1  # for the registration
+
+    def resumeProducing(self) -> None:
+        self.count += 1
+
+    def pauseProducing(self) -> None:
+        raise NotImplementedError
+
+    def stopProducing(self) -> None:
+        pass
+
+
+class TransportTestCase(SynchronousTestCase):
+    """
+    A transport, and the other end of its socket.
+    """
+
+    def setUp(self) -> None:
+        watchDescriptors(self)
+        ours, self.peer = socket.socketpair()
+        self.peer.setblocking(False)
+        self.addCleanup(self.peer.close)
+        self.addCleanup(ours.close)
+        self.reactor = Reactor()
+        self.protocol = Recorder()
+        self.transport = ChannelTransport(self.reactor, ours, self.protocol)
+        self.transport.start()
+
+    def pipe(self) -> tuple[int, int]:
+        """
+        Make a pair of descriptors to send.
+        """
+        ends = os.pipe()
+        for end in ends:
+            self.addCleanup(os.close, end)
+        return ends
+
+    def received(self) -> tuple[bytes, int]:
+        """
+        What the peer gets: the bytes, and how many descriptors.
+        """
+        data, count = b"", 0
+        while True:
+            try:
+                more, descriptors, _, _ = socket.recv_fds(self.peer, 65536, 253)
+            except BlockingIOError:
+                return data, count
+            if not more:
+                return data, count
+            for descriptor in descriptors:
+                os.close(descriptor)
+            data += more
+            count += len(descriptors)
+
+    def failing(self, *numbers: int) -> None:
+        """
+        Have the next attempts to send fail with these errors.
+        """
+        errors = list(numbers)
+        send = _linux.send
+
+        def fail(sock: socket.socket, data: bytes, descriptors: list[int]) -> int:
+            if errors:
+                number = errors.pop(0)
+                raise OSError(number, os.strerror(number))
+            return send(sock, data, descriptors)
+
+        self.patch(_linux, "send", fail)
+
+
+class SendingTests(TransportTestCase):
+    """
+    Tests for what goes out.
+    """
+
+    def test_interfaces(self) -> None:
+        """
+        It is what the channel's Protocols need.
+        """
+        verifyObject(IUNIXTransport, self.transport)
+        verifyObject(ISystemHandle, self.transport)
+        self.assertEqual(self.transport.logPrefix(), "portlisten")
+        self.assertEqual(self.transport.getHost().name, None)
+        self.assertEqual(self.transport.getPeer().name, None)
+
+    def test_together(self) -> None:
+        """
+        All descriptors that are due go in one message, ahead of their frames.
+        """
+        sent: list[tuple[bytes, list[int]]] = []
+        send = _linux.send
+
+        def spy(sock: socket.socket, data: bytes, descriptors: list[int]) -> int:
+            sent.append((data, descriptors))
+            return send(sock, data, descriptors)
+
+        self.patch(_linux, "send", spy)
+        for end in self.pipe():
+            self.transport.sendFileDescriptor(end)
+            self.transport.write(b"frame")
+        self.assertIn(self.transport, self.reactor.writers)
+        self.transport.doWrite()
+        self.assertEqual([len(descriptors) for _, descriptors in sent], [2])
+        self.assertEqual(self.received(), (b"frameframe", 2))
+        self.assertNotIn(self.transport, self.reactor.writers)
+
+    def test_flush(self) -> None:
+        """
+        A pull producer hears of each flush.
+        """
+        flushes = Flushes()
+        self.transport.registerProducer(flushes, False)
+        self.transport.write(b"one")
+        self.assertEqual(flushes.count, 0)
+        self.transport.doWrite()
+        self.assertEqual(flushes.count, 1)
+
+    def test_nothing(self) -> None:
+        """
+        A descriptor does not go out without a byte, which would lose it.
+        """
+        self.transport.sendFileDescriptor(self.pipe()[0])
+        self.assertEqual(self.transport.writeSomeData(b""), 0)
+        self.transport.write(b"x")
+        self.transport.doWrite()
+        self.assertEqual(self.received(), (b"x", 1))
+
+    def test_full(self) -> None:
+        """
+        What does not fit is sent when it does, with its descriptor.
+        """
+        self.failing(errno.EAGAIN)
+        self.transport.sendFileDescriptor(self.pipe()[0])
+        self.transport.write(b"x")
+        self.assertIsNone(self.transport.doWrite())
+        self.assertIn(self.transport, self.reactor.writers)
+        self.transport.doWrite()
+        self.assertEqual(self.received(), (b"x", 1))
+        self.assertEqual(self.reactor.getDelayedCalls(), [])
+
+
+class FaultTests(TransportTestCase):
+    """
+    Tests for what the kernel may say to an offer: nothing is lost by any of it.
+    """
+
+    def offer(self) -> None:
+        """
+        Send two descriptors, with a frame each.
+        """
+        for end in self.pipe():
+            self.transport.sendFileDescriptor(end)
+            self.transport.write(b"frame")
+
+    def shortage(self, number: int) -> None:
+        """
+        Check that the transport waits, and then sends everything.
+        """
+        self.failing(number, number)
+        self.offer()
+        self.assertIsNone(self.transport.doWrite())
+        self.assertNotIn(self.transport, self.reactor.writers)
+        self.transport.write(b"more")
+        self.assertNotIn(self.transport, self.reactor.writers)
+        self.reactor.advance(PAUSE)
+        self.assertIn(self.transport, self.reactor.writers)
+        self.transport.doWrite()
+        self.reactor.advance(PAUSE)
+        self.transport.doWrite()
+        self.assertEqual(self.received(), (b"frameframemore", 2))
+        self.assertIsNone(self.protocol.lost)
+
+    def test_ENOBUFS(self) -> None:
+        """
+        No buffer: it waits.
+        """
+        self.shortage(errno.ENOBUFS)
+
+    def test_ENOMEM(self) -> None:
+        """
+        No memory: it waits.
+        """
+        self.shortage(errno.ENOMEM)
+
+    def test_ETOOMANYREFS(self) -> None:
+        """
+        Too many descriptors in flight: it waits.
+        """
+        self.shortage(errno.ETOOMANYREFS)
+
+    def useless(self, number: int) -> None:
+        """
+        Check that one bad descriptor of two is left out, and no more.
+        """
+        # Of both, then of the first alone.
+        self.failing(number, number)
+        self.offer()
+        while self.transport in self.reactor.writers:
+            self.assertIsNone(self.transport.doWrite())
+        self.assertEqual(self.received(), (b"frameframe", 1))
+        self.assertIsNone(self.protocol.lost)
+
+    def test_EPERM(self) -> None:
+        """
+        One may not be sent: its frame goes without it.
+        """
+        self.useless(errno.EPERM)
+
+    def test_EBADF(self) -> None:
+        """
+        One is closed: its frame goes without it.
+        """
+        self.useless(errno.EBADF)
+
+    def test_reallyClosed(self) -> None:
+        """
+        The same with a descriptor that really is closed, the second of three.
+        """
+        first, last = self.pipe()
+        closed = os.dup(first)
+        os.close(closed)
+        for descriptor in (first, closed, last):
+            self.transport.sendFileDescriptor(descriptor)
+            self.transport.write(b"frame")
+        while self.transport in self.reactor.writers:
+            self.assertIsNone(self.transport.doWrite())
+        self.assertEqual(self.received(), (b"frameframeframe", 2))
+
+    def test_shortageAfterUseless(self) -> None:
+        """
+        A shortage in the middle of that is waited for, too.
+        """
+        self.failing(errno.EPERM, errno.EPERM, errno.ENOMEM)
+        self.offer()
+        self.assertIsNone(self.transport.doWrite())
+        self.reactor.advance(PAUSE)
+        while self.transport in self.reactor.writers:
+            self.assertIsNone(self.transport.doWrite())
+        self.assertEqual(self.received(), (b"frameframe", 1))
+
+    def test_fullAfterUseless(self) -> None:
+        """
+        What was sent one by one by then counts.
+        """
+        self.failing(errno.EPERM)
+        first, last = self.pipe()
+        for descriptor in (first, last):
+            self.transport.sendFileDescriptor(descriptor)
+        self.transport.write(b"frames")
+        send = _linux.send
+        calls: list[int] = []
+
+        def fullOnce(sock: socket.socket, data: bytes, descriptors: list[int]) -> int:
+            calls.append(len(descriptors))
+            if len(calls) == 3:
+                raise BlockingIOError(errno.EAGAIN, "full")
+            return send(sock, data, descriptors)
+
+        self.patch(_linux, "send", fullOnce)
+        while self.transport in self.reactor.writers:
+            self.assertIsNone(self.transport.doWrite())
+        self.assertEqual(self.received(), (b"frames", 2))
+
+    def test_EPIPE(self) -> None:
+        """
+        A peer that is gone ends the connection, with or without descriptors.
+        """
+        for descriptors in (0, 1):
+            self.failing(errno.EPIPE)
+            if descriptors:
+                self.offer()
+            else:
+                self.transport.write(b"x")
+            self.assertIsInstance(self.transport.doWrite(), ConnectionLost)
+
+    def test_unknown(self) -> None:
+        """
+        So does an error that nobody knows, where no descriptor can be at fault.
+        """
+        self.failing(errno.EIO)
+        self.transport.write(b"x")
+        self.assertIsInstance(self.transport.doWrite(), ConnectionLost)
+
+    def test_EPIPEAfterUseless(self) -> None:
+        """
+        So does a peer that goes in the middle of that.
+        """
+        self.failing(errno.EPERM, errno.EPERM, errno.EPIPE)
+        self.offer()
+        self.assertIsInstance(self.transport.doWrite(), ConnectionLost)
+
+
+class ReadingTests(TransportTestCase):
+    """
+    Tests for what comes in.
+    """
+
+    def test_all(self) -> None:
+        """
+        Descriptors come before their bytes, with close-on-exec, and all that is
+        there comes in one turn.
+        """
+        socket.send_fds(self.peer, [b"one"], [self.pipe()[0]])
+        self.peer.send(b"two")
+        self.assertIsNone(self.transport.doRead())
+        self.assertEqual(self.protocol.data, b"onetwo")
+        (descriptor,) = self.protocol.descriptors
+        flags = fcntl.fcntl(descriptor, fcntl.F_GETFD)
+        os.close(descriptor)
+        self.assertTrue(flags & fcntl.FD_CLOEXEC)
+
+    def test_bounded(self) -> None:
+        """
+        One turn reads so many messages, or so many bytes, and no more.
+        """
+        for _ in range(_transport.READS + 1):
+            # Messages with descriptors are not read together.
+            socket.send_fds(self.peer, [b"x"], [self.peer.fileno()])
+        self.transport.doRead()
+        self.assertEqual(len(self.protocol.data), _transport.READS)
+        self.transport.doRead()
+        self.peer.send(bytes(_transport.BYTES + 1))
+        self.protocol.data = b""
+        self.transport.doRead()
+        self.assertEqual(len(self.protocol.data), _transport.BYTES)
+        for descriptor in self.protocol.descriptors:
+            os.close(descriptor)
+
+    def test_end(self) -> None:
+        """
+        The peer's end is the end, once all was read.
+        """
+        self.peer.send(b"last words")
+        self.peer.close()
+        self.assertIsInstance(self.transport.doRead(), ConnectionDone)
+        self.assertEqual(self.protocol.data, b"last words")
+
+    def test_error(self) -> None:
+        """
+        A reset is an error.
+        """
+        self.transport.write(b"never read")
+        self.transport.doWrite()
+        self.peer.close()
+        self.assertIsInstance(self.transport.doRead(), ConnectionLost)
+
+    def test_noMore(self) -> None:
+        """
+        A protocol that closes in the middle is given no more.
+        """
+
+        def leave(data: bytes) -> None:
+            self.protocol.data += data
+            self.transport.loseConnection()
+
+        self.protocol.dataReceived = leave  # type: ignore[method-assign]
+        socket.send_fds(self.peer, [b"one"], [self.peer.fileno()])
+        socket.send_fds(self.peer, [b"two"], [self.peer.fileno()])
+        self.transport.doRead()
+        self.assertEqual(self.protocol.data, b"one")
+        for descriptor in self.protocol.descriptors:
+            os.close(descriptor)
+
+
+class EndTests(TransportTestCase):
+    """
+    Tests for the end of a connection.
+    """
+
+    def test_protocolFirst(self) -> None:
+        """
+        The protocol hears of it while the socket is open, which is closed then,
+        and not shut down.
+        """
+        duplicate = self.transport.getHandle().dup()
+        self.addCleanup(duplicate.close)
+        self.transport.connectionLost(Failure(ConnectionDone()))
+        self.assertTrue(self.protocol.stillOpen)
+        self.assertEqual(self.transport.fileno(), -1)
+        self.assertRaises(BlockingIOError, self.peer.recv, 1)
+
+    def test_lose(self) -> None:
+        """
+        C{loseConnection} sends what is unsent first.
+        """
+        self.transport.write(b"bye")
+        self.transport.loseConnection()
+        self.assertIsInstance(self.transport.doWrite(), ConnectionDone)
+        self.assertEqual(self.received(), (b"bye", 0))
+
+    def test_abort(self) -> None:
+        """
+        C{abortConnection} does not, and comes a little later, once.
+        """
+        self.transport.sendFileDescriptor(self.pipe()[0])
+        self.transport.write(b"unsent")
+        self.transport.abortConnection()
+        self.transport.abortConnection()
+        self.transport.write(b"either")
+        self.assertEqual(self.reactor.readers | self.reactor.writers, set())
+        self.assertIsNone(self.protocol.lost)
+        self.reactor.advance(0)
+        assert self.protocol.lost is not None
+        self.protocol.lost.trap(ConnectionAborted)
+        self.assertEqual(self.received(), (b"", 0))
+        self.transport.abortConnection()
+        self.assertEqual(self.reactor.getDelayedCalls(), [])
+
+    def test_abortTooLate(self) -> None:
+        """
+        A connection that is lost before that is lost once.
+        """
+        self.transport.abortConnection()
+        self.transport.connectionLost(Failure(ConnectionDone()))
+        self.reactor.advance(0)
+        assert self.protocol.lost is not None
+        self.protocol.lost.trap(ConnectionDone)
+
+    def test_pausing(self) -> None:
+        """
+        A pause ends with the connection.
+        """
+        self.failing(errno.ENOMEM)
+        self.transport.write(b"x")
+        self.transport.doWrite()
+        self.transport.connectionLost(Failure(ConnectionDone()))
+        self.assertEqual(self.reactor.getDelayedCalls(), [])
+
+
+class StartTests(SynchronousTestCase):
+    """
+    Tests for L{ChannelTransport.start}.
+    """
+
+    def test_fails(self) -> None:
+        """
+        A protocol that raises leaves neither a reader nor a socket.
+        """
+        watchDescriptors(self)
+        ours, peer = socket.socketpair()
+        self.addCleanup(peer.close)
+        reactor = Reactor()
+
+        class Failing(Recorder):
+            def connectionMade(self) -> None:
+                raise ValueError("no")
+
+        transport = ChannelTransport(reactor, ours, Failing())
+        self.assertRaises(ValueError, transport.start)
+        self.assertEqual(reactor.readers, set())
+
+    def test_leavesAtOnce(self) -> None:
+        """
+        A protocol that closes at once is not read for.
+        """
+        ours, peer = socket.socketpair()
+        self.addCleanup(peer.close)
+        self.addCleanup(ours.close)
+        reactor = Reactor()
+
+        class Leaving(Recorder):
+            def connectionMade(self) -> None:
+                transport: Any = self.transport
+                transport.abortConnection()
+
+        ChannelTransport(reactor, ours, Leaving()).start()
+        self.assertEqual(reactor.readers, set())
