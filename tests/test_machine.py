@@ -59,7 +59,7 @@ CLAIM_TIMEOUT = 5.0
 PAUSE = 0.1
 
 SETTINGS = settings(
-    max_examples=int(os.environ.get("PORTLISTEN_EXAMPLES", "60")),
+    max_examples=int(os.environ.get("PORTLISTEN_EXAMPLES", "300")),
     stateful_step_count=50,
     deadline=None,
     derandomize="CI" in os.environ,
