@@ -22,11 +22,11 @@ or to be closed.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Generic, TypeVar
 
 from portlisten import _frames
 from portlisten._frames import (
-    MAXIMUM_IDS,
     Claim,
     Closed,
     Drain,
@@ -103,9 +103,6 @@ class Claims(Generic[Token]):
         """
         if offer.id in self._unclaimed or offer.id in self._claiming:
             raise ProtocolError(f"a second OFFER of {offer.id}")
-        # A window's worth may wait to be said while another is being said.
-        if len(self._refusals) >= 2 * self._window:
-            raise ProtocolError(f"more than {2 * self._window} offers to refuse")
         token = self._loose.pop(offer.cookie, None)
         if token is None or self._draining:
             reason = _frames.MISSING_DESCRIPTOR if token is None else _frames.DRAINING
@@ -153,11 +150,12 @@ class Claims(Generic[Token]):
             return []
         frames: list[Frame] = []
         for reason in sorted({reason for reason, _ in self._refusals}):
-            ids = tuple(id for why, id in self._refusals if why == reason)
-            frames.append(Refuse(reason, ids))
-        for kind, done in ((Closed, self._closed), (Gone, self._gone)):
-            for start in range(0, len(done), MAXIMUM_IDS):
-                frames.append(kind(tuple(done[start : start + MAXIMUM_IDS])))
+            refused = [id for why, id in self._refusals if why == reason]
+            # A REFUSE has a reason as well.
+            fitting = _fitting(refused, _frames.MAXIMUM_IDS - 1)
+            frames.extend(Refuse(reason, ids) for ids in fitting)
+        frames.extend(Closed(ids) for ids in _fitting(self._closed))
+        frames.extend(Gone(ids) for ids in _fitting(self._gone))
         if self._draining and not self._drainSaid:
             self._drainSaid = True
             frames.append(Drain())
@@ -215,3 +213,13 @@ class Claims(Generic[Token]):
         self._claiming.clear()
         self._unclaimed.clear()
         return mine, self.revoked()
+
+
+def _fitting(
+    ids: list[int], most: int = _frames.MAXIMUM_IDS
+) -> Iterator[tuple[int, ...]]:
+    """
+    Divide ids among frames.
+    """
+    for start in range(0, len(ids), most):
+        yield tuple(ids[start : start + most])

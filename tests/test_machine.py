@@ -59,7 +59,7 @@ CLAIM_TIMEOUT = 5.0
 PAUSE = 0.1
 
 SETTINGS = settings(
-    max_examples=int(os.environ.get("PORTLISTEN_EXAMPLES", "300")),
+    max_examples=int(os.environ.get("PORTLISTEN_EXAMPLES", "100")),
     stateful_step_count=50,
     deadline=None,
     derandomize="CI" in os.environ,
@@ -71,6 +71,10 @@ SETTINGS = settings(
 #: Chooses one of however many there are, or a few of them.
 one = st.integers(0, 7)
 some = st.sets(one, min_size=1, max_size=4)
+stages = st.integers(0, 8)
+few = st.sampled_from([2, 0, 1, 4, 6])
+mostly = st.sampled_from([True, True, True, False])
+windows = st.lists(st.integers(1, 4), min_size=1, max_size=3)
 delays = st.sampled_from([0.02, 0.1, 0.5, 1.0, 5.0, 30.0])
 
 
@@ -150,9 +154,14 @@ class LedgerMachine(RuleBasedStateMachine):
     """
 
     @initialize(
-        queue=st.integers(0, 5), budget=st.integers(1, 14), roundRobin=st.booleans()
+        queue=st.integers(0, 5),
+        budget=st.integers(1, 14),
+        roundRobin=st.booleans(),
+        windows=windows,
     )
-    def begin(self, queue: int, budget: int, roundRobin: bool) -> None:
+    def begin(
+        self, queue: int, budget: int, roundRobin: bool, windows: list[int]
+    ) -> None:
         self.ledger = Ledger(
             queue, budget, PATIENCE, HOLD, CLAIM_TIMEOUT, PAUSE, roundRobin
         )
@@ -166,6 +175,8 @@ class LedgerMachine(RuleBasedStateMachine):
         self.waiting: list[Connection] = []
         self.sides: list[Side] = []
         self.counters = Counters()
+        for window in windows:
+            self.join(window)
 
     # What comes of it
 
@@ -255,12 +266,7 @@ class LedgerMachine(RuleBasedStateMachine):
         self.counters.accepted += len(batch)
         self.obey(self.ledger.accepted(1, batch, self.now))
         assert self.ledger.room == 0
-        idle = sum(
-            side.limit - len(side.offered)
-            for side in self.sides
-            if side.open and side.resume > self.now
-        )
-        assert len(self.waiting) <= self.queue + idle
+        assert len(self.waiting) <= self.queue
 
     @precondition(lambda self: len(self.sides) < 4)
     @rule(window=st.integers(1, 4))
@@ -317,7 +323,7 @@ class LedgerMachine(RuleBasedStateMachine):
     def lie(self, which: int, own: bool) -> None:
         """
         A worker names a connection twice, or one that is not its own, among
-        its own ones: none of that counts, and it is cut off.
+        its own ones: none of that counts.
         """
         side = pick(which, self.sides)
         for event, ids in (
@@ -328,7 +334,6 @@ class LedgerMachine(RuleBasedStateMachine):
         ):
             wrong = [*ids, *ids] if own and ids else [*ids, 4711]
             assert refuses(lambda: event(side, wrong, self.now))  # noqa: B023
-        self.leave(side)
 
     @rule()
     def strangerSpeaks(self) -> None:
@@ -339,6 +344,7 @@ class LedgerMachine(RuleBasedStateMachine):
         for event in (self.ledger.claimed, self.ledger.refused, self.ledger.closed):
             assert refuses(lambda: event(stranger, [1], self.now))  # noqa: B023
         assert refuses(lambda: self.ledger.draining(stranger))
+        assert refuses(lambda: self.ledger.revoking(stranger))
         assert self.ledger.outstanding(stranger) == 0
         assert self.ledger.copiesOf(stranger) == []
 
@@ -348,6 +354,14 @@ class LedgerMachine(RuleBasedStateMachine):
         side = pick(which, self.sides)
         side.open = False
         self.ledger.draining(side)
+
+    @precondition(lambda self: self.sides)
+    @rule(which=one)
+    def cutOff(self, which: int) -> None:
+        side = pick(which, self.sides)
+        self.counters.revoked += not side.revoked
+        side.open, side.revoked = False, True
+        self.ledger.revoking(side)
 
     @precondition(lambda self: self.sides)
     @rule(which=one, which2=st.sets(one))
@@ -503,14 +517,14 @@ class ClaimsMachine(RuleBasedStateMachine):
 
     # What happens
 
-    @precondition(lambda self: not (self.revoked or self.cutOff))
+    @precondition(lambda self: not self.revoked)
     @rule(cookie=one)
     def descriptorComes(self, cookie: int) -> None:
         self.tokens += 1
         self.held.add(self.tokens)
         old = self.loose.pop(cookie, None)
         self.loose[cookie] = self.tokens
-        if len(self.loose) > self.window:
+        if old is None and len(self.loose) > self.window:
             assert refuses(lambda: self.claims.arrived(cookie, self.tokens))
             self.cutOff = True
         else:
@@ -518,35 +532,35 @@ class ClaimsMachine(RuleBasedStateMachine):
             assert tokens == ([] if old is None else [old])
             self.close(tokens)
 
-    @precondition(lambda self: not (self.revoked or self.cutOff))
+    @precondition(lambda self: not self.revoked)
     @rule(which=one)
     def offerComes(self, which: int) -> None:
         self.ids += 1
         cookie = pick(which, self.loose) if self.loose else 0
         offer = Offer(self.ids, 0, cookie)
+        if sum(kind is Refuse for kind, _ in self.unsaid) >= 2 * self.window:
+            assert refuses(lambda: self.claims.offered(offer))
+            self.cutOff = True
+            return
         token = self.loose.pop(cookie, None)
-        if token is None:
-            assert self.claims.offered(offer) == []
+        if token is None or self.draining:
+            tokens = self.claims.offered(offer)
+            assert tokens == ([] if token is None else [token])
+            self.close(tokens)
             self.unsaid.add((Refuse, offer.id))
-        elif self.draining:
-            assert self.claims.offered(offer) == [token]
-            self.close([token])
-            self.unsaid.add((Refuse, offer.id))
+            return
+        self.unclaimed[offer.id] = token
+        self.unsaid.add((Claim, offer.id))
+        if len(self.unclaimed) > self.window:
+            assert refuses(lambda: self.claims.offered(offer))
+            self.cutOff = True
         else:
-            self.unclaimed[offer.id] = token
-            self.unsaid.add((Claim, offer.id))
-            if len(self.unclaimed) > self.window:
-                assert refuses(lambda: self.claims.offered(offer))
-                self.cutOff = True
-            else:
-                assert self.claims.offered(offer) == []
+            assert self.claims.offered(offer) == []
 
-    @precondition(lambda self: not (self.revoked or self.draining))
-    @precondition(lambda self: self.loose and (self.unclaimed or self.claiming))
-    @rule(which=one, which2=one)
-    def offerComesAgain(self, which: int, which2: int) -> None:
+    @precondition(lambda self: self.unclaimed or self.claiming)
+    @rule(which=one, cookie=one)
+    def offerComesAgain(self, which: int, cookie: int) -> None:
         id = pick(which, [*self.unclaimed, *self.claiming])
-        cookie = pick(which2, self.loose)
         assert refuses(lambda: self.claims.offered(Offer(id, 0, cookie)))
         self.cutOff = True
 
@@ -718,6 +732,7 @@ class Wire:
         self.toListener: deque[Frame] = deque()
         self.listenerOpen = True
         self.workerOpen = True
+        self.workerDied = False
         self.shut = False
 
     def closeWorker(self) -> None:
@@ -741,6 +756,7 @@ class Worker:
     @ivar serving: what it has adopted, by id.
     @ivar offers: what it has of the listener and may not touch yet, by id.
     @ivar ended: whether it has done with the channel, but for its last words.
+    @ivar judged: whether it knows what is its own.
     """
 
     def __init__(self, world: PairMachine, window: int, wire: Wire) -> None:
@@ -752,10 +768,12 @@ class Worker:
         self.offers: dict[int, Client] = {}
         self.claimed: set[int] = set()
         self.alive = True
+        self.draining = False
         self.drained = False
         self.revoked = False
         self.farewell = False
         self.ended = False
+        self.judged = False
 
     @property
     def mayRead(self) -> bool:
@@ -764,9 +782,13 @@ class Worker:
 
     @property
     def mayWrite(self) -> bool:
-        return self.wire.workerOpen and bool(self.unwritten or self.ended)
+        closes = self.ended and not self.judged
+        return self.wire.workerOpen and bool(self.unwritten or closes)
 
     # What it hears
+
+    def readStarved(self) -> None:
+        self.read(starved=True)
 
     def readAll(self) -> None:
         while self.mayRead:
@@ -785,7 +807,7 @@ class Worker:
 
     def writeAll(self) -> None:
         while self.mayWrite:
-            self.write(9)
+            self.write()
 
     def take(self, starved: bool = False) -> None:
         item = self.wire.toWorker.popleft()
@@ -836,7 +858,7 @@ class Worker:
     def greeting(self) -> bool:
         return isinstance(self.unwritten[0], WorkerHello)
 
-    def write(self, count: int) -> None:
+    def write(self, count: int = 9) -> None:
         """
         Have the kernel take some frames, and all of them if there are fewer.
         """
@@ -887,6 +909,7 @@ class Worker:
             self.pump()
 
     def drain(self) -> None:
+        self.draining = True
         self.discard(self.claims.draining())
         self.pump()
 
@@ -903,11 +926,21 @@ class Worker:
         self.close()
 
     def close(self) -> None:
+        """
+        Have done with the channel.  One that was revoked keeps its end until
+        the listener closes the other: it would be taken for dead.
+        """
         self.ended = True
         self.unwritten = []
         while self.wire.toWorker:
             self.take()
-        self.wire.closeWorker()
+        if not self.judged:
+            self.judge()
+        if not (self.revoked and self.wire.listenerOpen):
+            self.wire.closeWorker()
+
+    def judge(self) -> None:
+        self.judged = True
         if self.revoked or self.farewell:
             self.discard(self.claims.abandoned())
         else:
@@ -918,6 +951,21 @@ class Worker:
                 self.adopt(offer, client)
             self.discard(loose)
         assert self.claims.pending == 0
+
+    def entitledTo(self, client: Client) -> bool:
+        """
+        Whether it has what it takes to serve a client without the listener.
+        """
+        wire = self.wire
+        if client in self.serving.values():
+            return True
+        if self.ended or self.revoked or Revoked() in wire.toWorker:
+            return False
+        if client in self.offers.values():
+            return True
+        held = client.descriptors[self] + client.descriptors[wire] > 0
+        coming = {each.cookie for each in wire.toWorker if isinstance(each, Offer)}
+        return held and client.number in coming and not self.draining
 
     def discard(self, clients: list[Client]) -> None:
         for client in clients:
@@ -931,6 +979,7 @@ class Worker:
     def kill(self) -> None:
         self.alive = False
         self.ended = True
+        self.wire.workerDied = True
         for client in self.world.clients.values():
             copies = client.descriptors[LISTENER]
             if self in client.users:
@@ -968,16 +1017,21 @@ class Channel:
         self.outbox: deque[Frame] = deque()
         self.joined = False
         self.revoking = False
+        self.wordSaid = False
         self.ended = False
 
     @property
-    def mayRead(self) -> bool:
+    def readable(self) -> bool:
         wire = self.wire
         return not self.ended and bool(wire.toListener or not wire.workerOpen)
 
     @property
-    def mayWrite(self) -> bool:
+    def writable(self) -> bool:
         return not self.ended and bool(self.outbox or self.due)
+
+    @property
+    def shuttable(self) -> bool:
+        return not self.ended and self.wordSaid
 
     def offer(self, id: int, client: Client) -> None:
         assert self.joined
@@ -988,7 +1042,7 @@ class Channel:
         self.due.append(client)
         self.outbox.append(Offer(id, 0, client.number))
 
-    def write(self, count: int) -> None:
+    def write(self, count: int = 9) -> None:
         if not self.wire.workerOpen:
             self.lose()
             return
@@ -1000,7 +1054,7 @@ class Channel:
         for _ in range(min(count, len(self.outbox))):
             self.wire.toWorker.append(self.outbox.popleft())
         if self.revoking and not self.outbox:
-            self.shut()
+            self.sayRevoked()
 
     def read(self) -> None:
         """
@@ -1012,12 +1066,12 @@ class Channel:
             self.lose()
 
     def readAll(self) -> None:
-        while self.mayRead:
+        while self.readable:
             self.read()
 
     def writeAll(self) -> None:
-        while self.mayWrite:
-            self.write(9)
+        while self.writable:
+            self.write()
 
     def hear(self, frame: Frame) -> None:
         world, ledger = self.world, self.world.ledger
@@ -1063,18 +1117,27 @@ class Channel:
 
     def revoke(self) -> None:
         self.revoking = True
-        if not self.outbox and self.wire.workerOpen:
-            self.shut()
+        self.world.ledger.revoking(self)
+        if not self.outbox:
+            self.sayRevoked()
+
+    def sayRevoked(self) -> None:
+        if self.wire.workerOpen and not self.wordSaid:
+            self.wire.toWorker.append(Revoked())
+            self.wordSaid = True
 
     def shut(self) -> None:
-        self.wire.toWorker.append(Revoked())
         self.wire.shut = True
         while self.wire.toListener and not self.ended:
             self.hear(self.wire.toListener.popleft())
-        if not self.ended:
+        if self.wire.workerOpen:
             self.part()
+        else:
+            self.lose()
 
     def part(self) -> None:
+        if self.ended:
+            return
         self.end()
         for client in self.having(claimed=False):
             client.channel = None
@@ -1119,7 +1182,7 @@ class PairMachine(RuleBasedStateMachine):
 
     @initialize(
         roundRobin=st.booleans(),
-        windows=st.lists(st.integers(1, 4), min_size=1, max_size=3),
+        windows=windows,
     )
     def begin(self, roundRobin: bool, windows: list[int]) -> None:
         self.ledger = Ledger(
@@ -1133,6 +1196,8 @@ class PairMachine(RuleBasedStateMachine):
         self.givenUp: Counter[Reason] = Counter()
         for window in windows:
             self.join(window)
+            self.workers[-1].writeAll()
+            self.channels[-1].readAll()
 
     # What comes of it
 
@@ -1153,6 +1218,8 @@ class PairMachine(RuleBasedStateMachine):
                 decision.channel.offer(decision.id, client)
             elif isinstance(decision, LetGo):
                 assert not client.pristine or client in mayLetGo
+                if client.channel.wire.workerDied:
+                    client.excuse = client.excuse or "the copy was let go"
                 client.close(LISTENER)
             else:
                 self.giveUp(client, decision.reason)
@@ -1167,30 +1234,59 @@ class PairMachine(RuleBasedStateMachine):
         self.givenUp[reason] += 1
         client.close(LISTENER)
 
-    def living(self, what: str = "alive") -> list[Worker]:
-        return [each for each in self.workers if each.alive and getattr(each, what)]
+    def living(self) -> list[Worker]:
+        return [worker for worker in self.workers if worker.alive]
 
     def open(self) -> list[Worker]:
         """
-        The workers that have not done with their channels.
+        The workers that may still say something.
         """
-        return [each for each in self.living() if not each.ended]
+        return [each for each in self.living() if not (each.ended or each.farewell)]
 
-    def readable(self) -> list[Channel]:
-        return [channel for channel in self.channels if channel.mayRead]
+    def able(self, what: str) -> list[Any]:
+        """
+        The living workers of which something is so, or the channels.
+        """
+        ends: list[Any] = [*self.living(), *self.channels]
+        return [end for end in ends if getattr(end, what, False)]
 
-    def writable(self) -> list[Channel]:
-        return [channel for channel in self.channels if channel.mayWrite]
+    # What happens
+
+    @rule(clients=few, witness=mostly, stages=stages)
+    def allGetOn(self, clients: int, witness: bool, stages: int) -> None:
+        """
+        Clients connect, and the listener and its workers do what there is to do
+        up to some point.
+        """
+        self.accept(clients, witness)
+        for worker in self.living():
+            self.getOn(worker, stages)
 
     @precondition(lambda self: self.living())
-    @rule(which=one, stages=st.integers(1, 6))
-    def getOn(self, which: int, stages: int) -> None:
+    @rule(clients=few, witness=mostly, which=one, stages=stages)
+    def oneGetsOn(self, clients: int, witness: bool, which: int, stages: int) -> None:
         """
-        A worker and the listener do what there is to do, up to some point.
+        Likewise, but all other workers hang.
+        """
+        self.accept(clients, witness)
+        self.getOn(pick(which, self.living()), stages)
+
+    @precondition(lambda self: self.living())
+    @rule(clients=few, witness=mostly, which=one, stages=stages)
+    def oneIsKilled(self, clients: int, witness: bool, which: int, stages: int) -> None:
+        """
+        Likewise, and this one is killed there.
         """
         worker = pick(which, self.living())
+        self.accept(clients, witness)
+        self.getOn(worker, stages)
+        worker.kill()
+
+    def getOn(self, worker: Worker, stages: int) -> None:
         channel = self.channels[self.workers.index(worker)]
         for stage in (
+            worker.writeAll,
+            channel.readAll,
             channel.writeAll,
             worker.readAll,
             worker.writeAll,
@@ -1200,86 +1296,38 @@ class PairMachine(RuleBasedStateMachine):
         )[:stages]:
             stage()
 
-    # What the listener does
-
-    @precondition(lambda self: self.alive and self.ledger.room)
-    @rule(count=st.integers(1, 6), witness=st.sampled_from([True, True, True, False]))
-    def accept(self, count: int, witness: bool) -> None:
-        batch = []
-        for _ in range(min(count, self.ledger.room)):
-            client = Client(len(self.clients), self.now, witness)
-            client.open(LISTENER)
-            self.clients[client.number] = client
-            batch.append(client)
-        self.run(self.ledger.accepted(0, batch, self.now, witness))
-
-    @precondition(lambda self: self.readable())
-    @rule(which=one, count=st.integers(1, 9))
-    def listenerReads(self, which: int, count: int) -> None:
-        channel = pick(which, self.readable())
-        for _ in range(count):
-            if not channel.ended:
-                channel.read()
-
-    @precondition(lambda self: self.writable())
-    @rule(which=one, count=st.integers(0, 9))
-    def listenerWrites(self, which: int, count: int) -> None:
-        pick(which, self.writable()).write(count)
+    @rule(
+        what=st.sampled_from(
+            [
+                ("readable", Channel.read),
+                ("writable", Channel.write),
+                ("shuttable", Channel.shut),
+                ("mayRead", Worker.read),
+                ("mayRead", Worker.readStarved),
+                ("mayWrite", Worker.write),
+                ("serving", Worker.useOne),
+                ("serving", Worker.finishOne),
+            ]
+        ),
+        which=one,
+        times=st.integers(1, 6),
+    )
+    def takeSteps(self, what: tuple[str, Any], which: int, times: int) -> None:
+        """
+        Somebody takes a few steps of one kind.
+        """
+        who, step = what
+        for _ in range(times):
+            if there := self.able(who):
+                step(pick(which, there))
 
     @precondition(lambda self: self.alive)
-    @rule(delay=delays)
-    def tick(self, delay: float) -> None:
+    @rule(delay=delays, sweeps=st.booleans())
+    def passTime(self, delay: float, sweeps: bool) -> None:
         self.now += delay
-        silent = [
-            client
-            for client in self.ledger.copies()
-            if self.now - client.claimed >= HOLD
-        ]
-        self.run(self.ledger.ticked(self.now), silent)
-
-    @precondition(lambda self: self.alive)
-    @rule()
-    def sweep(self) -> None:
-        touched = [client for client in self.ledger.copies() if not client.pristine]
-        self.run(self.ledger.witnessed(touched))
-        assert all(client.pristine for client in self.ledger.copies())
-
-    @precondition(lambda self: self.alive and len(self.clients) > 5)
-    @rule(sure=st.sampled_from([False, False, False, True]))
-    def listenerDies(self, sure: bool) -> None:
-        if not sure:
-            return
-        self.alive = False
-        for client in self.clients.values():
-            if not any(self.entitled(worker, client) for worker in self.living()):
-                client.excuse = client.excuse or "the listener died"
-            for _ in range(client.descriptors[LISTENER]):
-                client.close(LISTENER)
-        for channel in self.channels:
-            channel.end()
-
-    @staticmethod
-    def entitled(worker: Worker, client: Client) -> bool:
-        """
-        Whether a worker has what it takes to serve a client without the
-        listener's help.
-        """
-        if client in worker.serving.values():
-            return True
-        if client in worker.offers.values():
-            return not worker.revoked and Revoked() not in worker.wire.toWorker
-        wire = worker.wire
-        return (
-            not (worker.ended or worker.claims._draining)
-            and Revoked() not in wire.toWorker
-            and client.descriptors[worker] + client.descriptors[wire] > 0
-            and any(
-                isinstance(item, Offer) and item.cookie == client.number
-                for item in wire.toWorker
-            )
-        )
-
-    # What the workers do
+        if sweeps:
+            self.sweep()
+        self.tick()
 
     @precondition(lambda self: self.alive and len(self.living()) < 5)
     @rule(window=st.integers(1, 4))
@@ -1287,36 +1335,6 @@ class PairMachine(RuleBasedStateMachine):
         wire = Wire()
         self.workers.append(Worker(self, window, wire))
         self.channels.append(Channel(self, window, wire))
-
-    @precondition(lambda self: self.living("mayRead"))
-    @rule(
-        which=one,
-        count=st.integers(1, 9),
-        starved=st.sampled_from([False, False, False, True]),
-    )
-    def workerReads(self, which: int, count: int, starved: bool) -> None:
-        worker = pick(which, self.living("mayRead"))
-        for _ in range(count):
-            if worker.mayRead:
-                worker.read(starved)
-
-    @precondition(lambda self: self.living("mayWrite"))
-    @rule(which=one, count=st.integers(1, 9))
-    def workerWrites(self, which: int, count: int) -> None:
-        pick(which, self.living("mayWrite")).write(count)
-
-    @precondition(lambda self: self.living("serving"))
-    @rule(which=one, what=one)
-    def workerUses(self, which: int, what: int) -> None:
-        worker = pick(which, self.living("serving"))
-        pick(what, worker.serving.values()).use(worker)
-
-    @precondition(lambda self: self.living("serving"))
-    @rule(which=one, what=some)
-    def workerFinishes(self, which: int, what: set[int]) -> None:
-        worker = pick(which, self.living("serving"))
-        for id in pickSome(what, worker.serving):
-            worker.finish(id)
 
     @precondition(lambda self: self.open())
     @rule(which=one)
@@ -1326,22 +1344,52 @@ class PairMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.open())
     @rule(which=one)
     def workerParts(self, which: int) -> None:
-        worker = pick(which, self.open())
-        if not worker.farewell:
-            worker.bye()
-
-    @precondition(lambda self: self.living())
-    @rule(which=one)
-    def workerIsKilled(self, which: int) -> None:
-        pick(which, self.living()).kill()
-
-    # What the clients do
+        pick(which, self.open()).bye()
 
     @precondition(lambda self: self.clients)
-    @rule(which=one)
+    @rule(which=st.integers(0, 30))
     def clientLeaves(self, which: int) -> None:
         client = pick(which, self.clients.values())
         client.left = client.left or not client.ended
+
+    @precondition(lambda self: self.alive and len(self.clients) > 3)
+    @rule(sure=st.sampled_from([False, False, False, True]))
+    def listenerDies(self, sure: bool) -> None:
+        if not sure:
+            return
+        self.alive = False
+        for client in self.clients.values():
+            if not any(worker.entitledTo(client) for worker in self.able("alive")):
+                client.excuse = client.excuse or "the listener died"
+            for _ in range(client.descriptors[LISTENER]):
+                client.close(LISTENER)
+        for channel in self.channels:
+            channel.end()
+
+    # What the listener does
+
+    def accept(self, count: int, witness: bool) -> None:
+        batch = []
+        for _ in range(min(count, self.ledger.room if self.alive else 0)):
+            client = Client(len(self.clients), self.now, witness)
+            client.open(LISTENER)
+            self.clients[client.number] = client
+            batch.append(client)
+        if batch:
+            self.run(self.ledger.accepted(0, batch, self.now, witness))
+
+    def tick(self) -> None:
+        silent = [
+            client
+            for client in self.ledger.copies()
+            if self.now - client.claimed >= HOLD
+        ]
+        self.run(self.ledger.ticked(self.now), silent)
+
+    def sweep(self) -> None:
+        touched = [client for client in self.ledger.copies() if not client.pristine]
+        self.run(self.ledger.witnessed(touched))
+        assert all(client.pristine for client in self.ledger.copies())
 
     # The end
 
@@ -1360,30 +1408,26 @@ class PairMachine(RuleBasedStateMachine):
         self.everythingIsSettled()
 
     def quiet(self) -> bool:
-        return (
-            all(client.ended for client in self.clients.values())
-            and not self.living("mayRead")
-            and not self.living("mayWrite")
-            and not self.readable()
-            and not self.writable()
+        return all(client.ended for client in self.clients.values()) and not any(
+            self.able(what) for what in ("mayRead", "mayWrite", "readable", "writable")
         )
 
     def goOn(self) -> None:
-        if self.alive:
-            if not self.ledger.workers:
-                self.join(4)
-            for channel in self.writable():
-                channel.writeAll()
+        if self.alive and not self.ledger.workers:
+            self.join(4)
+        for channel in self.channels:
+            channel.writeAll()
         for worker in self.living():
             worker.readAll()
             worker.writeAll()
             while worker.serving:
                 worker.finishOne()
+        for channel in self.channels:
+            channel.readAll()
+            if channel.shuttable:
+                channel.shut()
         if self.alive:
-            for channel in self.readable():
-                channel.readAll()
-            self.sweep()
-            self.tick(PAUSE)
+            self.passTime(PAUSE, True)
 
     def everythingIsSettled(self) -> None:
         for client in self.clients.values():
