@@ -103,9 +103,6 @@ class Claims(Generic[Token]):
         """
         if offer.id in self._unclaimed or offer.id in self._claiming:
             raise ProtocolError(f"a second OFFER of {offer.id}")
-        # A window's worth may wait to be said while another is being said.
-        if len(self._refusals) >= 2 * self._window:
-            raise ProtocolError(f"more than {2 * self._window} offers to refuse")
         token = self._loose.pop(offer.cookie, None)
         if token is None or self._draining:
             reason = _frames.MISSING_DESCRIPTOR if token is None else _frames.DRAINING
