@@ -158,9 +158,15 @@ class LedgerMachine(RuleBasedStateMachine):
         budget=st.integers(1, 14),
         roundRobin=st.booleans(),
         windows=windows,
+        clients=few,
     )
     def begin(
-        self, queue: int, budget: int, roundRobin: bool, windows: list[int]
+        self,
+        queue: int,
+        budget: int,
+        roundRobin: bool,
+        windows: list[int],
+        clients: int,
     ) -> None:
         self.ledger = Ledger(
             queue, budget, PATIENCE, HOLD, CLAIM_TIMEOUT, PAUSE, roundRobin
@@ -177,6 +183,7 @@ class LedgerMachine(RuleBasedStateMachine):
         self.counters = Counters()
         for window in windows:
             self.join(window)
+        self.accept(clients)
 
     # What comes of it
 
@@ -236,9 +243,8 @@ class LedgerMachine(RuleBasedStateMachine):
 
     # What happens
 
-    @precondition(lambda self: self.ledger.room)
-    @rule(count=st.integers(1, 5), witness=st.booleans())
-    def accept(self, count: int, witness: bool) -> None:
+    @rule(count=few, witness=mostly)
+    def accept(self, count: int, witness: bool = True) -> None:
         for _ in range(min(count, self.ledger.room)):
             self.last += 1
             connection = Connection(self.last, self.now, witness)
@@ -276,8 +282,9 @@ class LedgerMachine(RuleBasedStateMachine):
         self.obey(self.ledger.joined(side, window, self.now))
 
     @precondition(lambda self: self.having("offered"))
-    @rule(which=one, what=some)
-    def claim(self, which: int, what: set[int]) -> None:
+    @rule(which=one, what=some, before=few)
+    def claim(self, which: int, what: set[int], before: int = 0) -> None:
+        self.accept(before)
         side = pick(which, self.having("offered"))
         ids = pickSome(what, side.offered)
         side.limit = min(side.window, side.limit + 1)
@@ -364,10 +371,13 @@ class LedgerMachine(RuleBasedStateMachine):
         self.ledger.revoking(side)
 
     @precondition(lambda self: self.sides)
-    @rule(which=one, which2=st.sets(one))
-    def die(self, which: int, which2: set[int]) -> None:
-        side = pick(which, self.sides)
-        touched = pickSome(which2, side.copies) if side.copies else []
+    @rule(which=one, claims=st.sets(one), touches=st.sets(one), before=few)
+    def die(self, which: int, claims: set[int], touches: set[int], before: int) -> None:
+        self.accept(before)
+        if claims and self.having("offered"):
+            self.claim(which, claims)
+        side = pick(which, self.having("copies") or self.sides)
+        touched = pickSome(touches, side.copies) if side.copies else []
         untouched = [copy for copy in side.copies if copy not in touched]
         self.counters.lostInService += (
             len(side.serving) - len(side.copies) + len(touched)
@@ -380,11 +390,10 @@ class LedgerMachine(RuleBasedStateMachine):
         )
 
     @precondition(lambda self: self.sides)
-    @rule(which=one)
-    def part(self, which: int) -> None:
-        self.leave(pick(which, self.sides))
-
-    def leave(self, side: Side) -> None:
+    @rule(which=one, before=few)
+    def part(self, which: int, before: int) -> None:
+        self.accept(before)
+        side = pick(which, self.sides)
         expected = self.letGo(list(side.copies))
         self.sides.remove(side)
         self.again(list(side.offered.values()))
@@ -463,6 +472,11 @@ class LedgerMachine(RuleBasedStateMachine):
 
 # The claims alone
 
+Arrivals = list[tuple[bool, bool, int]]
+arrivals: st.SearchStrategy[Arrivals] = st.lists(
+    st.tuples(mostly, mostly, st.integers(0, 4)), max_size=5
+)
+
 
 class ClaimsMachine(RuleBasedStateMachine):
     """
@@ -517,8 +531,17 @@ class ClaimsMachine(RuleBasedStateMachine):
 
     # What happens
 
-    @precondition(lambda self: not self.revoked)
-    @rule(cookie=one)
+    @rule(arrivals=arrivals)
+    def come(self, arrivals: Arrivals) -> None:
+        """
+        Descriptors and offers come in, often one after the other.
+        """
+        for descriptor, offer, cookie in arrivals:
+            if descriptor and not self.revoked:
+                self.descriptorComes(cookie)
+            if offer and not self.revoked:
+                self.offerComes(cookie)
+
     def descriptorComes(self, cookie: int) -> None:
         self.tokens += 1
         self.held.add(self.tokens)
@@ -532,11 +555,8 @@ class ClaimsMachine(RuleBasedStateMachine):
             assert tokens == ([] if old is None else [old])
             self.close(tokens)
 
-    @precondition(lambda self: not self.revoked)
-    @rule(which=one)
-    def offerComes(self, which: int) -> None:
+    def offerComes(self, cookie: int) -> None:
         self.ids += 1
-        cookie = pick(which, self.loose) if self.loose else 0
         offer = Offer(self.ids, 0, cookie)
         token = self.loose.pop(cookie, None)
         if token is None or self.draining:
@@ -571,8 +591,9 @@ class ClaimsMachine(RuleBasedStateMachine):
             self.claims.served(id)
         self.unsaid.add((Gone if left else Closed, id))
 
-    @rule()
-    def drain(self) -> None:
+    @rule(arrivals=arrivals)
+    def drain(self, arrivals: Arrivals) -> None:
+        self.come(arrivals)
         tokens = self.claims.draining()
         self.draining = True
         assert sorted(tokens) == sorted(self.unclaimed.values())
@@ -582,12 +603,19 @@ class ClaimsMachine(RuleBasedStateMachine):
             self.unsaid.add((Refuse, id))
         self.unclaimed.clear()
 
-    @rule()
-    def write(self) -> None:
+    @rule(arrivals=arrivals, flushes=st.booleans())
+    def write(self, arrivals: Arrivals, flushes: bool) -> None:
+        self.come(arrivals)
         frames = self.claims.outgoing()
         if self.written:
             assert frames == []
-            return
+        else:
+            self.claiming, self.unclaimed = self.unclaimed, {}
+            self.saidAtOnce(frames)
+        if flushes:
+            self.flush()
+
+    def saidAtOnce(self, frames: list[Frame]) -> None:
         for frame in frames:
             self.said(frame)
             assert len(_frames.encode(frame)) <= 4 + _frames.MAXIMUM_PAYLOAD
@@ -595,7 +623,6 @@ class ClaimsMachine(RuleBasedStateMachine):
         assert self.drains == self.draining
         assert not any(isinstance(frame, Claim) for frame in frames[:-1])
         self.written = frames
-        self.claiming, self.unclaimed = self.unclaimed, {}
 
     @rule()
     def flush(self) -> None:
@@ -603,8 +630,9 @@ class ClaimsMachine(RuleBasedStateMachine):
         self.serve(self.claims.flushed(), self.claiming)
         self.claiming = {}
 
-    @rule()
-    def revoke(self) -> None:
+    @rule(arrivals=arrivals)
+    def revoke(self, arrivals: Arrivals) -> None:
+        self.come(arrivals)
         self.revoked = True
         tokens = self.claims.revoked()
         assert sorted(tokens) == sorted(
@@ -615,11 +643,12 @@ class ClaimsMachine(RuleBasedStateMachine):
         self.unclaimed.clear()
         self.loose.clear()
 
-    @rule(window=st.integers(1, 4))
-    def loseChannel(self, window: int) -> None:
+    @rule(window=st.integers(1, 4), arrivals=arrivals)
+    def loseChannel(self, window: int, arrivals: Arrivals) -> None:
         """
         And find the listener again, with a new book.
         """
+        self.come(arrivals)
         if self.revoked or self.draining or self.cutOff:
             self.close(self.claims.abandoned())
         else:
@@ -633,7 +662,7 @@ class ClaimsMachine(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         if hasattr(self, "claims"):
-            self.loseChannel(1)
+            self.loseChannel(1, [])
 
     # What always holds
 

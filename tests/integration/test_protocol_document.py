@@ -1,0 +1,43 @@
+"""
+What docs/protocol.md shows is true: the worker in it works.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+from pytest_twisted import ensureDeferred
+
+from tests.integration.conftest import Start
+from tests.integration.support import askMany, listening
+
+DOCUMENT = Path(__file__).parents[2] / "docs" / "protocol.md"
+
+
+@ensureDeferred
+async def test_workerInDocument(twistd: Start, start: Start, folder: Path) -> None:
+    """
+    The worker that the document ends with joins, serves, survives its listener,
+    and stops in good order.
+    """
+    (source,) = re.findall(
+        r"^```python$(.*?)^```$", DOCUMENT.read_text(), re.MULTILINE | re.DOTALL
+    )
+    folder.joinpath("worker.py").write_text(source)
+    listener = twistd("portlisten", "0", "./socket")
+    port = await listening(listener)
+    worker = start(sys.executable, "worker.py", "./socket", "hello")
+    await listener.says("joined")
+    answers, _ = await askMany(port, 300, 16)
+    assert answers == [b"hello"] * 300
+    await listener.kill()
+    listener = twistd("portlisten", "0", "./socket")
+    port = await listening(listener)
+    await listener.says("joined")
+    answers, _ = await askMany(port, 100, 16)
+    assert answers == [b"hello"] * 100
+    assert await worker.stop() == 0
+    await listener.says("it says: the worker stops")
+    assert await listener.stop() == 0
