@@ -13,6 +13,7 @@ from typing import Any
 
 from twisted.application.service import IService, Service
 from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 from twisted.python.usage import UsageError
 
@@ -29,6 +30,11 @@ from portlisten._transport import ChannelTransport
 #: How many processes may be connected to the channel's path at a time; any more
 #: wait in its backlog.  Each takes two descriptors.
 MAXIMUM_CHANNELS = 256
+
+#: How many of them are let in at a time, and the pause after that, in seconds: a
+#: process that connects as fast as it can must not keep the listener busy.
+GREETED = 8
+GREETING_PAUSE = 0.05
 
 #: Descriptors kept free for log files and the like.
 RESERVE = 16
@@ -242,6 +248,7 @@ class ListenerService(Service):
         self._acceptors: list[Acceptor] = []
         self._dispatcher: Dispatcher | None = None
         self._numbers = 0
+        self._rest: IDelayedCall | None = None
 
     def privilegedStartService(self) -> None:
         """
@@ -336,7 +343,7 @@ class ListenerService(Service):
             self._reactor,
             self._path.socket,
             options["path"],
-            lambda: max(0, channels - dispatcher.channels),
+            lambda: max(0, min(GREETED, channels - dispatcher.channels)),
             partial(self._adoptWorkers, dispatcher),
             retry,
         )
@@ -367,6 +374,9 @@ class ListenerService(Service):
             self._path.remove()
             self._path = None
         self._workers.close()
+        if self._rest is not None:
+            self._rest.cancel()
+            self._rest = None
         stopped = self._dispatcher.stop(self._options["grace"])
         return stopped.addBoth(lambda result: self._release())
 
@@ -385,9 +395,16 @@ class ListenerService(Service):
             acceptor.resume()
 
     def _resumeWorkers(self) -> None:
+        if self._rest is None:
+            self._workers.resume()
+
+    def _rested(self) -> None:
+        self._rest = None
         self._workers.resume()
 
     def _adoptWorkers(self, dispatcher: Dispatcher, batch: list[Accepted]) -> None:
+        self._workers.suspend()
+        self._rest = self._reactor.callLater(GREETING_PAUSE, self._rested)
         for sock, _ in batch:
             who = _linux.credentials(sock)
             if not self._access.permits(who):

@@ -198,7 +198,10 @@ async def test_heldOpen(twistd: Start, module: Start) -> None:
     """
     Connections that workers hold cost the listener nothing, once it has let go
     of them: it has its windows' worth of descriptors at the most.
+
+    C{PORTLISTEN_HOLD} says for how many seconds they are held.
     """
+    seconds = int(os.environ.get("PORTLISTEN_HOLD", "1"))
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     count = min(10_000, hard - 500)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
@@ -217,6 +220,10 @@ async def test_heldOpen(twistd: Start, module: Start) -> None:
             if number % 100 == 0:
                 await sleep(0)
         assert await settled(listener, before) <= before + 16
+        for _ in range(seconds):
+            await sleep(1)
+            assert listener.descriptors() <= before + 16
+        assert "died" not in listener.output
     finally:
         for client in clients:
             client.close()
