@@ -1307,6 +1307,24 @@ class PairMachine(RuleBasedStateMachine):
         self.getOn(worker, stages)
         worker.kill()
 
+    @precondition(lambda self: self.alive and self.living())
+    @rule(clients=few, which=one, stages=stages)
+    def oneHangs(self, clients: int, which: int, stages: int) -> None:
+        """
+        Likewise, and this one hangs there for too long.
+        """
+        worker = pick(which, self.living())
+        others = [other for other in self.living() if other is not worker]
+        self.accept(clients, True)
+        self.getOn(worker, stages)
+        for other in others:
+            self.getOn(other, 8)
+        self.passTime(CLAIM_TIMEOUT, True)
+        for channel in self.able("shuttable"):
+            channel.shut()
+        for other in others:
+            self.getOn(other, 8)
+
     def getOn(self, worker: Worker, stages: int) -> None:
         channel = self.channels[self.workers.index(worker)]
         for stage in (
