@@ -272,6 +272,7 @@ class ListenerChannel(_Channel):
         self._revoking: str | None = None
         self._wordSaid = False
         self._shutting = False
+        self._dead = False
         self.label = f"worker {number}"
         self.user = -1
 
@@ -380,7 +381,9 @@ class ListenerChannel(_Channel):
         except BlockingIOError:
             sent = 0
         except OSError:
-            sent = len(word)  # it is gone, as will be found
+            # It went before it could hear the word, and without one of its own.
+            self._dead = True
+            sent = len(word)
         self._wordSaid = True
         if sent < len(word):
             self._unsent = True
@@ -412,13 +415,17 @@ class ListenerChannel(_Channel):
         except OSError:
             pass  # ENOTCONN: the worker is gone, and can write nothing more
         self._readOn()
-        try:
-            # Of no bytes, nothing comes but the error if nobody is there.
-            self._socket.send(b"")
-        except OSError:
-            self._part(None)
-        else:
-            self._part(self._revoking)
+        self._part(self._departure)
+
+    @property
+    def _departure(self) -> str | None:
+        """
+        Why the worker leaves, or L{None} if it is dead.  Once the word is in the
+        kernel, the end of the channel is no sign of death: the worker may have
+        heard it, and left as it was told.
+        """
+        heard = self._wordSaid and not self._unsent and not self._dead
+        return self._revoking if heard else None
 
     def _part(self, reason: str | None) -> None:
         """
@@ -443,7 +450,7 @@ class ListenerChannel(_Channel):
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         super().connectionLost(reason)
-        self._depart(None)
+        self._depart(self._departure)
         self._dispatcher.disconnected(self)
 
 

@@ -1247,7 +1247,8 @@ class RevocationTests(ListenerChannelTestCase):
 
     async def test_deathBehindTheWord(self) -> None:
         """
-        So has one that dies when the word is out, and its way not shut yet.
+        One that goes when the word is out, and its way not shut yet, may have
+        heard it and be alive: what it claimed is its own.
         """
 
         def react(event: tuple[Any, ...]) -> None:
@@ -1266,14 +1267,14 @@ class RevocationTests(ListenerChannelTestCase):
                 ("closed", (66,)),
                 ("revoking",),
                 ("claimed", (1,)),
-                ("died",),
+                ("parted", "no such connection"),
                 ("disconnected",),
             ],
         )
 
     async def test_deathMeanwhile(self) -> None:
         """
-        So has one that dies before the word is out.
+        One that goes before the word is out has died.
         """
         await self.join()
         stuff(self.channel)

@@ -1,19 +1,30 @@
 """
-Noise against the codec of the frames: C{PORTLISTEN_FUZZ} says how many inputs.
+Tests that feed L{portlisten._frames} and L{portlisten._channel} what no honest
+peer would write, and what honest ones write in pieces of every size.
+
+C{PORTLISTEN_FUZZ} says how many mutated streams the decoder is fed; a channel,
+which is slower, is fed a hundredth of them.
 """
 
 from __future__ import annotations
 
 import os
-from random import Random
+import random
+import socket
+import tracemalloc
+from collections.abc import Iterator
+from typing import Any
 
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
+from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from portlisten import _frames
+from portlisten._channel import ListenerChannel
+from portlisten._dispatcher import Dispatcher
 from portlisten._frames import (
     FROM_LISTENER,
     FROM_WORKER,
+    MAXIMUM_IDS,
     MAXIMUM_PAYLOAD,
     Bye,
     Claim,
@@ -33,128 +44,426 @@ from portlisten._frames import (
     WorkerHello,
     encode,
 )
+from portlisten._ledger import Ledger
+from portlisten._throttle import Throttle
+from tests.support import watchDescriptors
 
 COUNT = int(os.environ.get("PORTLISTEN_FUZZ", "100000"))
+SEED = int(os.environ.get("PORTLISTEN_SEED", "1"))
+HEADER = 4
 
-LISTENER: list[Frame] = [
+FRAMES_FROM_LISTENER: list[Frame] = [
     ListenerHello(
         16,
         (
             Port(0, IPv4Address("TCP", "192.0.2.1", 80)),
-            Port(1, IPv6Address("TCP", "2001:db8::1", 443)),
-            Port(2, UNIXAddress(b"/run/www.sock")),
+            Port(1, IPv6Address("TCP", "2001:db8::1", 443, scopeID=3)),
+            Port(2, UNIXAddress(b"/run/a.sock")),
+            Port(3, UNIXAddress(None)),
         ),
     ),
-    Offer(1, 0, 2**63 + 1),
-    Offer(2, 1, 7),
+    Offer(1, 0, 77),
+    Offer(0xFFFFFFFF, 0xFFFF, 0xFFFFFFFFFFFFFFFF),
     Drained(),
     Revoked(),
-    Bye("the end, \u00e9"),
+    Bye("the listener stops"),
 ]
 
-WORKER: list[Frame] = [
-    WorkerHello(8),
-    Claim((1, 2, 3)),
+FRAMES_FROM_WORKER: list[Frame] = [
+    WorkerHello(4),
+    Claim((1, 2)),
+    Refuse(1, (3,)),
     Closed((1,)),
     Gone((2,)),
-    Refuse(1, (4, 5)),
     Drain(),
-    Bye(""),
+    Claim((4, 0xFFFFFFFF)),
+    Bye("enough, h\u00e9las"),
 ]
 
-STREAMS: list[tuple[Vocabulary, list[Frame]]] = [
-    (FROM_LISTENER, LISTENER),
-    (FROM_WORKER, WORKER),
+Stream = tuple[Vocabulary, list[Frame]]
+
+STREAMS: list[Stream] = [
+    (FROM_LISTENER, FRAMES_FROM_LISTENER),
+    (FROM_LISTENER, [ListenerHello(1), *map(Offer, range(1, 9), [0] * 8, range(8))]),
+    (FROM_WORKER, FRAMES_FROM_WORKER),
+    (FROM_WORKER, [WorkerHello(128), Claim(tuple(range(1, 40))), Drain(), Bye("")]),
 ]
+
+
+def pieces(data: bytes, source: random.Random) -> Iterator[bytes]:
+    """
+    Cut up some bytes at random, now and then into single ones.
+    """
+    largest = source.choice((1, 3, 20, 100, 1000))
+    start = 0
+    while start < len(data):
+        size = source.randint(1, largest)
+        yield data[start : start + size]
+        start += size
+
+
+def flipBits(data: bytearray, source: random.Random) -> None:
+    for _ in range(source.randint(1, 4)):
+        data[source.randrange(len(data))] ^= 1 << source.randrange(8)
+
+
+def truncate(data: bytearray, source: random.Random) -> None:
+    del data[source.randrange(1, len(data) + 1) :]
+
+
+def remove(data: bytearray, source: random.Random) -> None:
+    start = source.randrange(len(data))
+    del data[start : start + source.randint(1, 8)]
+
+
+def insert(data: bytearray, source: random.Random) -> None:
+    start = source.randrange(len(data) + 1)
+    data[start:start] = source.randbytes(source.randint(1, 40))
+
+
+def extreme(data: bytearray, source: random.Random) -> None:
+    start = source.randrange(len(data))
+    data[start : start + 2] = source.choice(
+        (b"\0\0", b"\xff\xff", b"\x40\0", b"\x40\1")
+    )
+
+
+def starts(data: bytes) -> list[int]:
+    """
+    Where the frames begin, as far as their lengths can be believed.
+    """
+    found = []
+    start = 0
+    while start + HEADER <= len(data):
+        found.append(start)
+        start += HEADER + int.from_bytes(data[start + 2 : start + HEADER], "big")
+    return found
+
+
+def changeLength(data: bytearray, source: random.Random) -> None:
+    if there := starts(data):
+        start = source.choice(there)
+        length = source.choice((0, 1, 3, 4, 5, 16, 17, 300, 16384, 16385, 65535))
+        data[start + 2 : start + 4] = length.to_bytes(2, "big")
+
+
+def changeType(data: bytearray, source: random.Random) -> None:
+    if there := starts(data):
+        data[source.choice(there)] = source.choice((*range(16), 255))
+
+
+def repeatFrame(data: bytearray, source: random.Random) -> None:
+    if there := starts(data):
+        start = source.choice(there)
+        end = min((each for each in there if each > start), default=len(data))
+        to = source.choice(there)
+        data[to:to] = data[start:end] * source.randint(1, 3)
+
+
+MUTATIONS = [
+    flipBits,
+    truncate,
+    remove,
+    insert,
+    extreme,
+    changeLength,
+    changeType,
+    repeatFrame,
+]
+
+
+def mutate(data: bytes, source: random.Random) -> bytes:
+    """
+    Damage a stream in one to three ways.
+    """
+    mutated = bytearray(data)
+    for _ in range(source.choice((1, 1, 1, 2, 3))):
+        if mutated:
+            source.choice(MUTATIONS)(mutated, source)
+    return bytes(mutated)
 
 
 class SplitTests(SynchronousTestCase):
     """
-    Tests for streams that come in pieces.
+    Frames that come in pieces.
     """
 
-    def test_everySplit(self) -> None:
+    def test_twoPieces(self) -> None:
         """
-        Wherever a stream is split in two, or into single bytes, the frames in it
-        are the same.
+        Wherever a stream is cut in two, the frames are the same, and each is
+        there as soon as its last byte is.
         """
         for vocabulary, frames in STREAMS:
-            stream = b"".join(map(encode, frames))
-            for split in range(len(stream) + 1):
+            data = b"".join(map(encode, frames))
+            ends = [
+                len(b"".join(map(encode, frames[:count])))
+                for count in range(1, len(frames) + 1)
+            ]
+            for cut in range(len(data) + 1):
                 decoder = Decoder(vocabulary)
-                found = [*decoder.feed(stream[:split]), *decoder.feed(stream[split:])]
-                self.assertEqual(found, frames)
+                whole = sum(end <= cut for end in ends)
+                self.assertEqual(list(decoder.feed(data[:cut])), frames[:whole])
+                self.assertEqual(list(decoder.feed(data[cut:])), frames[whole:])
+
+    def test_singleBytes(self) -> None:
+        """
+        Nor does it matter if every byte comes alone.
+        """
+        for vocabulary, frames in STREAMS:
             decoder = Decoder(vocabulary)
-            single = [stream[at : at + 1] for at in range(len(stream))]
-            self.assertEqual(
-                [frame for byte in single for frame in decoder.feed(byte)], frames
-            )
+            data = b"".join(map(encode, frames))
+            found = [
+                frame
+                for at in range(len(data))
+                for frame in decoder.feed(data[at : at + 1])
+            ]
+            self.assertEqual(found, frames)
 
-
-class NoiseTests(SynchronousTestCase):
-    """
-    Tests for streams that were tampered with.
-    """
-
-    def mutate(self, stream: bytes, chance: Random) -> bytes:
+    def test_largestFrame(self) -> None:
         """
-        Tamper with a stream, a few times.
+        The largest frame there can be is decoded, wherever it is cut, and what
+        is kept of it until then is no more than itself.
         """
-        data = bytearray(stream)
-        for _ in range(chance.randint(1, 4)):
-            at = chance.randrange(len(data) + 1)
-            kind = chance.randrange(5)
-            if kind == 0:
-                data[at : at + 1] = chance.randbytes(1)
-            elif kind == 1:
-                del data[at : at + chance.randrange(8)]
-            elif kind == 2:
-                data[at:at] = chance.randbytes(chance.randrange(40))
-            elif kind == 3:
-                data[at:at] = data[at : at + chance.randrange(60)]
-            else:
-                data[at : at + 2] = b"\xff\xff"
-        return bytes(data)
+        frame = Claim(tuple(range(1, MAXIMUM_IDS + 1)))
+        data = encode(frame)
+        self.assertEqual(len(data), HEADER + MAXIMUM_PAYLOAD)
+        for cut in (*range(1, HEADER + 6), len(data) // 2, len(data) - 1):
+            decoder = Decoder(FROM_WORKER)
+            list(decoder.feed(encode(WorkerHello(1))))
+            self.assertEqual(list(decoder.feed(data[:cut])), [])
+            self.assertEqual(len(decoder._buffer), cut)
+            self.assertEqual(list(decoder.feed(data[cut:])), [frame])
+            self.assertEqual(decoder._buffer, b"")
+
+
+class MutatedStreamTests(SynchronousTestCase):
+    """
+    Streams that were valid once.
+    """
+
+    def outcome(
+        self, vocabulary: Vocabulary, parts: Iterator[bytes]
+    ) -> tuple[list[Frame], str]:
+        """
+        Feed a new decoder.
+
+        @return: the frames, and the error that ended it.
+        """
+        decoder = Decoder(vocabulary)
+        frames: list[Frame] = []
+        for part in parts:
+            try:
+                frames.extend(decoder.feed(part))
+            except ProtocolError as error:
+                self.assertLessEqual(len(decoder._buffer), HEADER + MAXIMUM_PAYLOAD)
+                return frames, f"{type(error).__name__}: {error}"
+            if len(decoder._buffer) >= HEADER + MAXIMUM_PAYLOAD:
+                self.fail(f"{len(decoder._buffer)} bytes are kept")
+        return frames, ""
+
+    def test_onlyProtocolErrors(self) -> None:
+        """
+        Whatever is wrong with a stream, a decoder gives frames or raises
+        L{ProtocolError}, keeps less than the largest frame, and does the same
+        whether the stream comes in pieces or whole.
+        """
+        source = random.Random(SEED)
+        valid = [(words, b"".join(map(encode, frames))) for words, frames in STREAMS]
+        ended = 0
+        for number in range(COUNT):
+            vocabulary, data = valid[number % len(valid)]
+            mutated = mutate(data, source)
+            whole = self.outcome(vocabulary, iter([mutated]))
+            if self.outcome(vocabulary, pieces(mutated, source)) != whole:
+                self.fail(f"it depends on the pieces: {mutated.hex()}")
+            ended += bool(whole[1])
+        self.assertGreater(ended, COUNT // 4)
+        self.assertLess(ended, COUNT)
 
     def test_noise(self) -> None:
         """
-        Nothing but L{ProtocolError} comes of noise, and no more than a frame of it
-        is kept.
+        Nor does noise raise anything else.
         """
-        chance = Random(2002)
-        streams = [
-            (vocabulary, [encode(frame) for frame in frames])
-            for vocabulary, frames in STREAMS
-        ]
-        refused = 0
-        for _ in range(COUNT):
-            vocabulary, frames = chance.choice(streams)
-            tail = chance.choices(frames, k=chance.randrange(4))
-            data = self.mutate(b"".join(frames[:1] + tail), chance)
-            decoder = Decoder(vocabulary)
-            while data:
-                size = chance.randrange(1, len(data) + 1)
-                try:
-                    for frame in decoder.feed(data[:size]):
-                        self.assertIn(frame.TYPE, vocabulary)
-                except ProtocolError:
-                    refused += 1
-                    self.assertEqual(list(decoder.feed(data)), [])
-                    break
-                self.assertLess(len(decoder._buffer), 4 + MAXIMUM_PAYLOAD)
-                data = data[size:]
-        self.assertGreater(refused, COUNT // 4)
+        source = random.Random(SEED)
+        for _ in range(COUNT // 10):
+            noise = source.randbytes(source.randint(1, 60))
+            for vocabulary in (FROM_LISTENER, FROM_WORKER):
+                self.outcome(vocabulary, pieces(noise, source))
 
-    def test_endless(self) -> None:
+    def test_memory(self) -> None:
         """
-        A frame that announces as much as it may, and never ends, costs no more
-        than that, however it comes.
+        Feeding 16 MiB takes no more memory than a few of the largest frames,
+        be they frames without end or a decoder that is fed on after an error.
         """
-        decoder = Decoder(FROM_WORKER)
-        header = encode(WorkerHello(1)) + b"\x05\0" + MAXIMUM_PAYLOAD.to_bytes(2, "big")
-        list(decoder.feed(header))
-        for _ in range(MAXIMUM_PAYLOAD - 1):
-            self.assertEqual(list(decoder.feed(b"\0")), [])
-        self.assertEqual(len(decoder._buffer), 4 + MAXIMUM_PAYLOAD - 1)
-        (frame,) = decoder.feed(b"\0")
-        self.assertEqual(len(frame.ids), _frames.MAXIMUM_IDS)
+        claim = encode(Claim(tuple(range(1, MAXIMUM_IDS + 1))))
+        for first in (encode(WorkerHello(1)), b"noise"):
+            decoder = Decoder(FROM_WORKER)
+            tracemalloc.start()
+            self.addCleanup(tracemalloc.stop)
+            try:
+                for data in (first, *[claim[:9000], claim[9000:]] * 1024):
+                    for _ in decoder.feed(data):
+                        pass
+            except ProtocolError:
+                for _ in range(1024):
+                    self.assertEqual(list(decoder.feed(claim)), [])
+            _, peak = tracemalloc.get_traced_memory()
+            self.assertLess(peak, 20 * MAXIMUM_PAYLOAD + 32 * MAXIMUM_IDS)
+
+
+class FakeTransport:
+    """
+    Keeps what is written until it is flushed, and has a real socket for what a
+    channel does past its transport.
+    """
+
+    def __init__(self, handle: socket.socket) -> None:
+        self._handle = handle
+        self._producer: Any = None
+        self.unsent = False
+        self.closing = False
+
+    def getHandle(self) -> socket.socket:
+        return self._handle
+
+    def registerProducer(self, producer: Any, streaming: bool) -> None:
+        self._producer = producer
+        producer.resumeProducing()
+
+    def unregisterProducer(self) -> None:
+        self._producer = None
+
+    def write(self, data: bytes) -> None:
+        self.unsent = True
+
+    def sendFileDescriptor(self, descriptor: int) -> None:
+        os.fstat(descriptor)
+
+    def pauseProducing(self) -> None:
+        self.closing = True
+
+    def loseConnection(self) -> None:
+        self.closing = True
+
+    def abortConnection(self) -> None:
+        self.closing = True
+
+    def flush(self) -> None:
+        self.unsent = False
+        if self._producer is not None:
+            self._producer.resumeProducing()
+
+
+class End:
+    """
+    A worker of a real listener, without a reactor between them.
+    """
+
+    def __init__(self, clock: Clock, dispatcher: Dispatcher, number: int) -> None:
+        ours, self.peer = socket.socketpair()
+        for each in (ours, self.peer):
+            each.setblocking(False)
+        self._ours = ours
+        self.transport = FakeTransport(ours)
+        self.channel = ListenerChannel(clock, dispatcher, ListenerHello(4), number)
+        self.channel.makeConnection(self.transport)
+        self.transport.flush()
+
+    def feed(self, data: bytes, source: random.Random) -> None:
+        """
+        Have the channel read some of it by its transport, and find the rest in
+        its socket.
+        """
+        cut = source.choice((len(data), source.randint(0, len(data))))
+        self.peer.send(data[cut:])
+        for piece in pieces(data[:cut], source):
+            if self.transport.closing:
+                break
+            self.channel.dataReceived(piece)
+            if source.random() < 0.5:
+                self.transport.flush()
+
+    def lose(self) -> None:
+        self.peer.close()
+        self.channel.connectionLost()
+        self._ours.close()
+
+
+class MutatedWorkerTests(SynchronousTestCase):
+    """
+    A worker that writes mutated streams, next to an honest one.
+    """
+
+    def setUp(self) -> None:
+        watchDescriptors(self)
+        with socket.create_server(("127.0.0.1", 0)) as port:
+            self.client = socket.create_connection(port.getsockname())
+            self.accepted, self.address = port.accept()
+        self.addCleanup(self.client.close)
+        self.addCleanup(self.accepted.close)
+
+    def accept(self, dispatcher: Dispatcher, count: int) -> None:
+        """
+        Clients connect: all of them copies of the one there is.
+        """
+        batch = [(self.accepted.dup(), self.address) for _ in range(count)]
+        dispatcher.accepted(0, batch)
+
+    def stream(self, source: random.Random) -> tuple[bytes, bytes]:
+        """
+        What the bad worker would write if it were good, HELLO apart: as it does
+        know, the ids that it is offered are 1 and on.
+        """
+        kinds = [Claim((1,)), Claim((2, 3)), Refuse(1, (1,)), Refuse(2, (4,))]
+        kinds += [Closed((1,)), Gone((2,)), Closed((2, 3)), Drain(), Bye("no more")]
+        frames = source.choices(kinds, k=source.randint(1, 5))
+        return encode(WorkerHello(4)), b"".join(map(encode, frames))
+
+    def test_othersAreUnharmed(self) -> None:
+        """
+        It is cut off at the most.  Nothing is logged as a bug, no descriptor is
+        lost, and the other worker keeps its offers and gets what is left.
+        """
+        source = random.Random(SEED)
+        for _ in range(max(1, COUNT // 100)):
+            self.tryOne(source)
+        self.assertEqual(self.flushLoggedErrors(), [])
+
+    def tryOne(self, source: random.Random) -> None:
+        clock = Clock()
+        ledger = Ledger(8, 64, 60.0)
+        dispatcher = Dispatcher(clock, ledger, Throttle())
+        bad = End(clock, dispatcher, 1)
+        good = End(clock, dispatcher, 2)
+        good.channel.dataReceived(encode(WorkerHello(2)))
+        good.transport.flush()
+        self.accept(dispatcher, 2)
+        hello, rest = self.stream(source)
+        if source.random() < 0.9:
+            bad.feed(hello, source)
+            self.accept(dispatcher, source.randint(1, 6))
+            bad.feed(mutate(rest, source), source)
+        else:
+            bad.feed(mutate(hello + rest, source), source)
+        self.assertEqual(ledger.outstanding(good.channel), 2)
+        self.assertFalse(good.transport.closing)
+        bad.lose()
+        self.assertEqual(ledger.workers, 1)
+        self.serve(good, ledger, clock)
+        self.assertEqual(ledger.held, 0)
+        good.lose()
+        self.assertEqual(ledger.workers, 0)
+        self.assertEqual(clock.getDelayedCalls(), [])
+
+    def serve(self, good: End, ledger: Ledger, clock: Clock) -> None:
+        """
+        Have the honest worker claim what it is offered and close it, until
+        there is nothing left.
+        """
+        last = 0
+        while ledger.held and last < 20:
+            last += 1
+            good.channel.dataReceived(encode(Claim((last,))) + encode(Closed((last,))))
+            clock.advance(0.02)
+        self.assertFalse(good.transport.closing)
+        clock.advance(0.02)
