@@ -65,6 +65,7 @@ class Acceptor:
         self._retry = retry
         self._pause: IDelayedCall | None = None
         self._reading = False
+        self._short = False
         self._usable = True
 
     log = Logger()
@@ -141,6 +142,7 @@ class Acceptor:
                 # Any other error is the connection's, not the port's: see
                 # "Error handling" in accept(2).
         if batch:
+            self._short = False
             self._accepted(batch)
         if self._room() <= 0:
             self.suspend()
@@ -153,13 +155,15 @@ class Acceptor:
         self._failed(reason.getErrorMessage())
 
     def _exhausted(self, error: OSError) -> None:
-        self.log.error(
-            "accepting on {label} pauses for {retry:g} s: {error}; clients wait"
-            " in the backlog",
-            label=self._label,
-            retry=self._retry,
-            error=error.strerror,
-        )
+        if not self._short:
+            self.log.error(
+                "accepting on {label} pauses: {error}; clients wait in the backlog,"
+                " and it tries again every {retry:g} s",
+                label=self._label,
+                retry=self._retry,
+                error=error.strerror,
+            )
+        self._short = True
         self.suspend()
         if self._pause is not None:
             self._pause.cancel()

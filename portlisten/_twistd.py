@@ -62,6 +62,8 @@ class CommandOptions(Options):
 
         @raise SystemExit: for what L{Options} raises L{UsageError} for.
         """
+        if sys.platform != "linux":
+            raise SystemExit(f"{self.command}: needs Linux, and this is {sys.platform}")
         try:
             super().parseOptions(options)
             self.checkPrivileges()

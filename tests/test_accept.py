@@ -406,6 +406,27 @@ class ErrorTests(AcceptorTestCase):
             ("tcp:here", RETRY, "Too many open files"),
         )
 
+    def test_pauseIsToldOnce(self) -> None:
+        """
+        It says so once, until something was accepted again.
+        """
+        _, acceptor = self.scripted(
+            errno.EMFILE,
+            errno.EMFILE,
+            self.connection(),
+            errno.EAGAIN,
+            errno.EMFILE,
+        )
+        with capturedLogs() as events:
+            acceptor.doRead()
+            self.reactor.advance(RETRY)
+            acceptor.doRead()
+            self.assertEqual(len(events), 1)
+            self.reactor.advance(RETRY)
+            acceptor.doRead()
+            acceptor.doRead()
+        self.assertEqual(len(events), 2)
+
     def test_resumeInPause(self) -> None:
         """
         Room that is found during a pause does not end it.

@@ -229,6 +229,14 @@ class OptionsTests(SynchronousTestCase):
         self.assertIn("--size=", usage)
         self.assertTrue(usage.endswith("\nExamples:\n  tool  one\n"))
 
+    def test_platform(self) -> None:
+        """
+        Elsewhere than on Linux, there is a line that says so.
+        """
+        self.patch(sys, "platform", "darwin")
+        error = self.assertRaises(SystemExit, ToolOptions().parseOptions, [])
+        self.assertEqual(error.code, "tool: needs Linux, and this is darwin")
+
 
 class PrivilegesTests(SynchronousTestCase):
     """
