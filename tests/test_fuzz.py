@@ -280,6 +280,20 @@ class MutatedStreamTests(SynchronousTestCase):
         self.assertGreater(ended, COUNT // 4)
         self.assertLess(ended, COUNT)
 
+    def test_oversized(self) -> None:
+        """
+        A frame that is too large is found out by its header, whatever its type,
+        so that nothing of it is waited for.
+        """
+        for vocabulary, frames in STREAMS:
+            for kind in (0, *vocabulary, 255):
+                for length in (MAXIMUM_PAYLOAD + 1, 0x8000, 0xFFFF):
+                    header = bytes((kind, 0)) + length.to_bytes(2, "big")
+                    parts = [encode(frames[0]), header]
+                    found, error = self.outcome(vocabulary, iter(parts))
+                    self.assertEqual(found, frames[:1])
+                    self.assertIn("Frame: ", error)
+
     def test_noise(self) -> None:
         """
         Nor does noise raise anything else.
@@ -406,16 +420,18 @@ class MutatedWorkerTests(SynchronousTestCase):
         """
         Clients connect: all of them copies of the one there is.
         """
-        batch = [(self.accepted.dup(), self.address) for _ in range(count)]
-        dispatcher.accepted(0, batch)
+        sockets = [self.accepted.dup() for _ in range(count)]
+        self.held += sockets
+        dispatcher.accepted(0, [(each, self.address) for each in sockets])
 
     def stream(self, source: random.Random) -> tuple[bytes, bytes]:
         """
-        What the bad worker would write if it were good, HELLO apart: as it does
-        know, the ids that it is offered are 1 and on.
+        What the bad worker would write if it were not mutated, HELLO apart: as
+        it knows, the ids that it is offered are 1 and on.
         """
         kinds = [Claim((1,)), Claim((2, 3)), Refuse(1, (1,)), Refuse(2, (4,))]
         kinds += [Closed((1,)), Gone((2,)), Closed((2, 3)), Drain(), Bye("no more")]
+        kinds.append(WorkerHello(3))
         frames = source.choices(kinds, k=source.randint(1, 5))
         return encode(WorkerHello(4)), b"".join(map(encode, frames))
 
@@ -430,6 +446,7 @@ class MutatedWorkerTests(SynchronousTestCase):
         self.assertEqual(self.flushLoggedErrors(), [])
 
     def tryOne(self, source: random.Random) -> None:
+        self.held: list[socket.socket] = []
         clock = Clock()
         ledger = Ledger(8, 64, 60.0)
         dispatcher = Dispatcher(clock, ledger, Throttle())
@@ -451,6 +468,7 @@ class MutatedWorkerTests(SynchronousTestCase):
         self.assertEqual(ledger.workers, 1)
         self.serve(good, ledger, clock)
         self.assertEqual(ledger.held, 0)
+        self.assertEqual([each for each in self.held if each.fileno() >= 0], [])
         good.lose()
         self.assertEqual(ledger.workers, 0)
         self.assertEqual(clock.getDelayedCalls(), [])

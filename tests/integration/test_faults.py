@@ -275,6 +275,23 @@ async def test_hostileWorker(twistd: Start, module: Start, way: str) -> None:
 
 
 @ensureDeferred
+async def test_hostileWorkerControl(twistd: Start, module: Start) -> None:
+    """
+    The control's clients wait for a worker that never reads, for ever.
+    """
+    port = await listening(module("tests.naive", "0", "./socket"))
+    honest = twistd("hellofdpass", "./socket", "hello")
+    await honest.says("joined")
+    module("tests.worker", "./socket", "--hostile=neverReads")
+    await sleep(1)
+    clients = [
+        Deferred.fromCoroutine(ask(port)).addTimeout(3, reactor) for _ in range(100)
+    ]
+    results = await DeferredList(clients, consumeErrors=True)
+    assert sum(answer == b"hello" for _, answer in results) < 100
+
+
+@ensureDeferred
 async def test_clientsThatLeave(twistd: Start) -> None:
     """
     Clients that reset, close, or send and close at once leave nothing behind.
