@@ -781,7 +781,6 @@ class Worker:
     @ivar serving: what it has adopted, by id.
     @ivar offers: what it has of the listener and may not touch yet, by id.
     @ivar ended: whether it has done with the channel, but for its last words.
-    @ivar judged: whether it knows what is its own.
     """
 
     def __init__(self, world: PairMachine, window: int, wire: Wire) -> None:
@@ -798,7 +797,6 @@ class Worker:
         self.revoked = False
         self.farewell = False
         self.ended = False
-        self.judged = False
 
     @property
     def mayRead(self) -> bool:
@@ -807,8 +805,7 @@ class Worker:
 
     @property
     def mayWrite(self) -> bool:
-        closes = self.ended and not self.judged
-        return self.wire.workerOpen and bool(self.unwritten or closes)
+        return self.wire.workerOpen and bool(self.unwritten or self.ended)
 
     # What it hears
 
@@ -951,21 +948,11 @@ class Worker:
         self.close()
 
     def close(self) -> None:
-        """
-        Have done with the channel.  One that was revoked keeps its end until
-        the listener closes the other: it would be taken for dead.
-        """
         self.ended = True
         self.unwritten = []
         while self.wire.toWorker:
             self.take()
-        if not self.judged:
-            self.judge()
-        if not (self.revoked and self.wire.listenerOpen):
-            self.wire.closeWorker()
-
-    def judge(self) -> None:
-        self.judged = True
+        self.wire.closeWorker()
         if self.revoked or self.farewell:
             self.discard(self.claims.abandoned())
         else:
@@ -1155,10 +1142,7 @@ class Channel:
         self.wire.shut = True
         while self.wire.toListener and not self.ended:
             self.hear(self.wire.toListener.popleft())
-        if self.wire.workerOpen:
-            self.part()
-        else:
-            self.lose()
+        self.part()
 
     def part(self) -> None:
         if self.ended:
@@ -1171,10 +1155,13 @@ class Channel:
 
     def lose(self) -> None:
         """
-        The worker is gone: read what is left of it, and judge.
+        The worker is gone: read what is left of it, and judge.  It is not dead
+        for sure if it may have heard that it is revoked.
         """
         while self.wire.toListener and not self.ended:
             self.hear(self.wire.toListener.popleft())
+        if self.wordSaid:
+            self.part()
         if self.ended:
             return
         joined = self.joined
