@@ -564,8 +564,8 @@ class Ledger:
 
     def _letGo(self, entry: _Entry) -> LetGo:
         del self._copies[entry]
-        if entry.worker is not None:
-            del entry.worker.copies[entry.id]
+        assert entry.worker is not None
+        del entry.worker.copies[entry.id]
         return LetGo(entry.connection)
 
     def _choose(self, now: float) -> _Worker | None:

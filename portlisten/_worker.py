@@ -423,9 +423,13 @@ class Worker:
             self._timer.cancel()
 
 
-def _family(descriptor: int) -> socket.AddressFamily:
+def _family(descriptor: int) -> int:
+    """
+    The address family of a socket, which the channel has checked.  Does not keep
+    the descriptor.
+    """
     sock = socket.socket(fileno=descriptor)
     try:
-        return _linux.streamFamily(sock)
+        return sock.family
     finally:
         sock.detach()

@@ -27,6 +27,15 @@ def descriptors() -> dict[int, str]:
     return found
 
 
+def assertOneLine(test: TestCase, command: str, message: str) -> None:
+    """
+    Check the form of what a command refuses its arguments with.
+    """
+    test.assertTrue(message.startswith(f"{command}: "))
+    test.assertTrue(message.endswith(f" (see 'twistd {command} --help')"))
+    test.assertEqual(len(message.splitlines()), 1)
+
+
 def watchDescriptors(test: TestCase) -> None:
     """
     Have a test fail if it leaves descriptors open, or closes one that was open

@@ -24,6 +24,7 @@ from zope.interface.verify import verifyClass, verifyObject
 from portlisten import _linux, _twistd, listener
 from portlisten._linux import Credentials
 from portlisten.hello import LINGER, Hello, HelloFactory, Options, makeService
+from tests.support import assertOneLine
 from tests.test_channel import Once, eventually, inReactor, tcpPair, texts
 from tests.test_worker import hear
 
@@ -161,9 +162,7 @@ class OptionsTests(SynchronousTestCase):
         """
         exit = self.assertRaises(SystemExit, parse, *arguments)
         message = str(exit.code)
-        self.assertTrue(message.startswith("hellofdpass: "))
-        self.assertTrue(message.endswith(" (see 'twistd hellofdpass --help')"))
-        self.assertEqual(len(message.splitlines()), 1)
+        assertOneLine(self, "hellofdpass", message)
         return message
 
     def test_defaults(self) -> None:

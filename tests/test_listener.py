@@ -41,7 +41,7 @@ from portlisten._frames import (
 )
 from portlisten._linux import Credentials
 from portlisten.listener import ListenerService, Options, makeService
-from tests.support import descriptors
+from tests.support import assertOneLine, descriptors
 from tests.test_channel import Peer, aMoment, eventually, inReactor, texts
 
 #: The uid of somebody else.
@@ -76,9 +76,7 @@ class OptionsTests(SynchronousTestCase):
         """
         exit = self.assertRaises(SystemExit, parse, *arguments)
         message = str(exit.code)
-        self.assertTrue(message.startswith("portlisten: "))
-        self.assertTrue(message.endswith(" (see 'twistd portlisten --help')"))
-        self.assertEqual(len(message.splitlines()), 1)
+        assertOneLine(self, "portlisten", message)
         return message
 
     def test_defaults(self) -> None:
