@@ -87,7 +87,9 @@ class Acceptor:
         Accept, if there is room.  Nothing happens if it does already, or if it
         pauses because something ran out.
         """
-        if not self._reading and self._usable and self._pause is None:
+        if self._reading or not self._usable or self._pause is not None:
+            return
+        if self._room() > 0:
             self._reading = True
             self._reactor.addReader(self)
 

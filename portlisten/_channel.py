@@ -323,10 +323,11 @@ class ListenerChannel(_Channel):
 
     def _handle(self, frame: Frame) -> None:
         if isinstance(frame, WorkerHello):
+            self._hello.wanted(frame.names)  # all of them, or it raises
             self._stopWaiting()
             self._joined = True
             window = min(frame.window, self._hello.window, _linux.room(self._socket))
-            self._dispatcher.joined(self, window)
+            self._dispatcher.joined(self, window, frame.names)
         elif isinstance(frame, Claim):
             self._dispatcher.claimed(self, frame.ids)
         elif isinstance(frame, Closed):

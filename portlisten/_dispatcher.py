@@ -17,6 +17,7 @@ from zope.interface import implementer
 
 from portlisten import _linux
 from portlisten._accept import Accepted
+from portlisten._frames import Port
 from portlisten._ledger import Decision, GiveUp, HandOff, Ledger, LetGo, Reason
 from portlisten._throttle import Throttle
 from portlisten.interfaces import IChannel, IConnection, IDispatcher
@@ -117,12 +118,11 @@ class Dispatcher:
         self.roomChanged: Callable[[], None] = lambda: None
         self.channelEnded: Callable[[], None] = lambda: None
 
-    @property
-    def room(self) -> int:
+    def room(self, name: str) -> int:
         """
-        How many connections may be accepted now.
+        How many connections may be accepted now, on ports of this name.
         """
-        return self._ledger.room
+        return self._ledger.room(name)
 
     @property
     def channels(self) -> int:
@@ -148,14 +148,16 @@ class Dispatcher:
 
     # Ports
 
-    def accepted(self, port: int, batch: Iterable[Accepted]) -> None:
+    def accepted(self, port: Port, batch: Sequence[Accepted]) -> None:
         """
-        Connections came in by a port.  Keeps their sockets.
+        Connections came in by a port, at least one.  Keeps their sockets.
         """
         connections = [AcceptedConnection(*each) for each in batch]
         witness = connections[0].witnessed
         self._run(
-            self._ledger.accepted(port, connections, self._reactor.seconds(), witness)
+            self._ledger.accepted(
+                port.number, connections, self._reactor.seconds(), witness, port.name
+            )
         )
 
     # IDispatcher
@@ -166,7 +168,7 @@ class Dispatcher:
         """
         self._channels[channel] = None
 
-    def joined(self, channel: IChannel, window: int) -> None:
+    def joined(self, channel: IChannel, window: int, names: Sequence[str]) -> None:
         """
         See L{IDispatcher}.
         """
@@ -178,20 +180,21 @@ class Dispatcher:
                 delay=delay,
             )
             self._held[channel] = self._reactor.callLater(
-                delay, self._admit, channel, window
+                delay, self._admit, channel, window, names
             )
         else:
-            self._admit(channel, window)
+            self._admit(channel, window, names)
 
-    def _admit(self, channel: IChannel, window: int) -> None:
+    def _admit(self, channel: IChannel, window: int, names: Sequence[str]) -> None:
         self._held.pop(channel, None)
         self._unproven[channel] = self._throttle.joined(channel.user)
         self.log.info(
-            "{channel} joined, with a window of {window}",
+            "{channel} joined, with a window of {window}, for {names}",
             channel=channel.label,
             window=window,
+            names=", ".join(names) or "all ports",
         )
-        self._run(self._ledger.joined(channel, window, self._reactor.seconds()))
+        self._run(self._ledger.joined(channel, window, self._reactor.seconds(), names))
 
     def _strike(self, channel: IChannel) -> None:
         if self._unproven.pop(channel, None) is not None:
@@ -331,7 +334,7 @@ class Dispatcher:
         """
         ledger = self._ledger
         if not self._parting:
-            busy = ledger.unclaimed or (ledger.waiting and ledger.workers)
+            busy = ledger.unclaimed or ledger.hasTakers
             if busy and now < self._deadline:
                 return
             self._parting = True
@@ -374,8 +377,7 @@ class Dispatcher:
                 decision.channel.revoke(decision.reason)
         if timedOut:
             self._timedOut()
-        if self._ledger.room:
-            self.roomChanged()
+        self.roomChanged()
         self._schedule()
 
     def _schedule(self) -> None:

@@ -16,9 +16,10 @@ an OFFER is as malformed as one that sends noise.
 from __future__ import annotations
 
 import os
+import re
 import socket
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from typing import ClassVar, TypeAlias
 
@@ -31,6 +32,9 @@ MAXIMUM_IDS = MAXIMUM_PAYLOAD // 4
 MAXIMUM_WINDOW = 128
 MAXIMUM_REASON = 255
 MAXIMUM_UNIX_ADDRESS = 108
+
+#: What a port may be called.
+NAME = re.compile("[A-Za-z0-9_][A-Za-z0-9_.-]{0,62}", re.ASCII)
 
 _HEADER = struct.Struct("!BBH")
 _HELLO = struct.Struct("!8sHHHH")
@@ -74,6 +78,12 @@ class VersionMismatch(ProtocolError):
     """
 
 
+class UnknownName(ProtocolError):
+    """
+    A worker asks for a port that the listener does not have.
+    """
+
+
 @dataclass(frozen=True)
 class Port:
     """
@@ -81,10 +91,12 @@ class Port:
 
     @ivar number: what an OFFER calls it: its place among the listener's ports.
     @ivar address: where it really listens.
+    @ivar name: what the operator called it, or nothing.
     """
 
     number: int
     address: Address
+    name: str = ""
 
 
 @dataclass(frozen=True)
@@ -100,6 +112,24 @@ class ListenerHello:
     window: int
     ports: tuple[Port, ...] = ()
 
+    def wanted(self, names: Collection[str]) -> tuple[Port, ...]:
+        """
+        The ports whose connections a worker that asked for these names gets.
+
+        @raise UnknownName: if there is no port of one of them.
+        """
+        if not names:
+            return self.ports
+        wanted = frozenset(names)
+        known = dict.fromkeys(port.name for port in self.ports if port.name)
+        for name in names:
+            if name not in known:
+                raise UnknownName(
+                    f"no port is called {name!r} here"
+                    + (f", only {', '.join(known)}" if known else "; none has a name")
+                )
+        return tuple(port for port in self.ports if port.name in wanted)
+
 
 @dataclass(frozen=True)
 class WorkerHello:
@@ -107,10 +137,13 @@ class WorkerHello:
     The worker's first frame; no offer is sent before it.
 
     @ivar window: how many unclaimed offers the worker wants at the most.
+    @ivar names: what the ports are called whose connections it wants; if empty,
+        it wants all.
     """
 
     TYPE: ClassVar[int] = 2
     window: int
+    names: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -281,14 +314,38 @@ def _encodeListenerHello(frame: ListenerHello) -> bytes:
     for port in frame.ports:
         address = _encodeAddress(port.address)
         parts.append(_PORT.pack(port.number, 0, len(address)) + address)
+    parts.append(_encodeNames(port.name for port in frame.ports))
     return b"".join(parts)
+
+
+def _encodeNames(names: Iterable[str]) -> bytes:
+    return b"".join(bytes([len(name)]) + name.encode("ascii") for name in names)
+
+
+def _decodeNames(data: bytes, count: int) -> tuple[str, ...]:
+    """
+    Read as many names as there should be, some of which may be empty; what
+    follows them is for versions to come.
+    """
+    names = []
+    start = 0
+    for _ in range(count):
+        end = start + 1 + (data[start] if start < len(data) else 0)
+        if len(data) < end:
+            raise MalformedFrame("HELLO ends within a name")
+        name = data[start + 1 : end].decode("latin-1")
+        if name and not NAME.fullmatch(name):
+            raise MalformedFrame(f"HELLO has {name!r} for a name")
+        names.append(name)
+        start = end
+    return tuple(names)
 
 
 def _decodeHello(payload: bytes) -> tuple[int, int, bytes]:
     """
     Check what both sides' HELLO begin with.
 
-    @return: the window, the count of ports, and the rest.
+    @return: the window, the count of ports or names, and the rest.
     """
     if len(payload) < _HELLO.size or not payload.startswith(MAGIC):
         raise MalformedFrame("HELLO without portlisten's magic")
@@ -304,7 +361,7 @@ def _decodeHello(payload: bytes) -> tuple[int, int, bytes]:
 
 def _decodeListenerHello(payload: bytes) -> ListenerHello:
     window, count, rest = _decodeHello(payload)
-    ports = []
+    addresses = []
     for _ in range(count):
         if len(rest) < _PORT.size:
             raise MalformedFrame("HELLO ends within a port")
@@ -312,17 +369,29 @@ def _decodeListenerHello(payload: bytes) -> ListenerHello:
         address = rest[_PORT.size : _PORT.size + length]
         if len(address) < length:
             raise MalformedFrame("HELLO ends within an address")
-        ports.append(Port(number, _decodeAddress(address)))
+        addresses.append((number, _decodeAddress(address)))
         rest = rest[_PORT.size + length :]
-    return ListenerHello(window, tuple(ports))
+    # Listeners of before there were names end here.
+    names = _decodeNames(rest, count) if rest else ("",) * count
+    return ListenerHello(
+        window,
+        tuple(Port(*each, name) for each, name in zip(addresses, names, strict=True)),
+    )
 
 
 def _encodeWorkerHello(frame: WorkerHello) -> bytes:
-    return _HELLO.pack(MAGIC, VERSION, frame.window, 0, 0)
+    names = _encodeNames(frame.names)
+    return _HELLO.pack(MAGIC, VERSION, frame.window, len(frame.names), 0) + names
 
 
 def _decodeWorkerHello(payload: bytes) -> WorkerHello:
-    return WorkerHello(_decodeHello(payload)[0])
+    window, count, rest = _decodeHello(payload)
+    names = _decodeNames(rest, count)
+    if not all(names):
+        raise MalformedFrame("HELLO asks for a port with no name")
+    if len(set(names)) < len(names):
+        raise MalformedFrame("HELLO asks for a name twice")
+    return WorkerHello(window, names)
 
 
 def _encodeOffer(frame: Offer) -> bytes:

@@ -136,6 +136,7 @@ class _Entry:
 
     @ivar serial: its place in the order of arrival.
     @ivar port: the number of the port that it came in by.
+    @ivar name: what that port is called, which says whose it may become.
     @ivar connection: the edge's object.
     @ivar witness: whether the kernel can tell if it is pristine.
     @ivar accepted: when it was accepted.
@@ -147,6 +148,7 @@ class _Entry:
         "accepted",
         "connection",
         "id",
+        "name",
         "port",
         "serial",
         "since",
@@ -155,10 +157,17 @@ class _Entry:
     )
 
     def __init__(
-        self, serial: int, port: int, connection: Any, witness: bool, accepted: float
+        self,
+        serial: int,
+        port: int,
+        name: str,
+        connection: Any,
+        witness: bool,
+        accepted: float,
     ) -> None:
         self.serial = serial
         self.port = port
+        self.name = name
         self.connection = connection
         self.witness = witness
         self.accepted = accepted
@@ -172,6 +181,8 @@ class _Worker:
     """
     One channel in the book.
 
+    @ivar names: what the ports are called whose connections it wants; if empty,
+        it wants all.
     @ivar limit: how much of its window it is given: less after it refused
         something, and more again with each claim.
     @ivar offered: what it may claim, by id, the oldest first.
@@ -186,6 +197,7 @@ class _Worker:
     channel: Any
     window: int
     limit: int
+    names: frozenset[str] = frozenset()
     offered: dict[int, _Entry] = field(default_factory=dict)
     serving: set[int] = field(default_factory=set)
     copies: dict[int, _Entry] = field(default_factory=dict)
@@ -203,6 +215,9 @@ class _Worker:
     def room(self) -> int:
         return max(0, self.limit - len(self.offered)) if self.open else 0
 
+    def wants(self, name: str) -> bool:
+        return not self.names or name in self.names
+
     def newId(self) -> int:
         """
         Find an id that is not in use: after 4,294,967,295 of them they come
@@ -218,11 +233,12 @@ class Ledger:
     """
     The book.
 
-    @param queue: how many connections may wait when no worker has room.
+    @param queue: how many connections of one name may wait when no worker has
+        room: fewer, if with several names that would be most of the budget.
     @param budget: how many descriptors of connections may be held at a time,
-        whatever their state.  At most half of them are copies of claimed
-        connections, in equal shares; a worker that claims beyond its share has
-        its oldest let go.
+        whatever their state.  About half of them are copies of claimed
+        connections, in equal shares of at least a window; a worker that claims
+        beyond its share has its oldest let go.
     @param patience: how long a connection may wait, in seconds since it was
         accepted.
     @param hold: how long the copy of a claimed connection that stays pristine
@@ -232,6 +248,8 @@ class Ledger:
     @param pause: how long a worker that refused an offer gets no other, in
         seconds.
     @param roundRobin: give each worker with room its turn, whatever it has.
+    @param names: what the ports are called.  Those of one name have their own
+        queue: where nobody serves it, the others go on.
 
     @ivar counters: what became of the connections.
     """
@@ -245,9 +263,16 @@ class Ledger:
         claimTimeout: float = 5.0,
         pause: float = 0.1,
         roundRobin: bool = False,
+        names: Collection[str] = ("",),
     ) -> None:
         self.counters = Counters()
-        self._queue = queue
+        self._waiting: dict[str, list[tuple[int, _Entry]]] = {
+            name: [] for name in names
+        }
+        # With all other queues full, and all the copies there should be, there is
+        # a quarter of the budget left for one name.
+        others = len(self._waiting) - 1
+        self._queue = min(queue, budget // 4 // others) if others else queue
         self._budget = budget
         self._patience = patience
         self._hold = hold
@@ -255,7 +280,6 @@ class Ledger:
         self._pause = pause
         self._roundRobin = roundRobin
         self._workers: dict[Hashable, _Worker] = {}
-        self._waiting: list[tuple[int, _Entry]] = []
         self._copies: dict[_Entry, None] = {}
         self._serial = 0
         self._turn = 0
@@ -266,7 +290,7 @@ class Ledger:
         """
         How many connections wait for a worker.
         """
-        return len(self._waiting)
+        return sum(map(len, self._waiting.values()))
 
     @property
     def unclaimed(self) -> int:
@@ -290,18 +314,28 @@ class Ledger:
         return sum(worker.open for worker in self._workers.values())
 
     @property
-    def room(self) -> int:
+    def hasTakers(self) -> bool:
         """
-        How many connections may be accepted now.
+        Whether there is a worker for any of those that wait.
+        """
+        return any(
+            worker.open and worker.wants(name)
+            for name, queue in self._waiting.items()
+            if queue
+            for worker in self._workers.values()
+        )
+
+    def room(self, name: str = "") -> int:
+        """
+        How many connections may be accepted now, on ports of this name.
         """
         windows = sum(
             worker.room
             for worker in self._workers.values()
-            if worker.resume <= self._now
+            if worker.resume <= self._now and worker.wants(name)
         )
-        return max(
-            0, min(windows + self._queue - self.waiting, self._budget - self.held)
-        )
+        queue = self._queue - len(self._waiting[name])
+        return max(0, min(windows + queue, self._budget - self.held))
 
     def outstanding(self, channel: Hashable) -> int:
         """
@@ -329,27 +363,38 @@ class Ledger:
     # Events of the ports
 
     def accepted(
-        self, port: int, connections: Iterable[Any], now: float, witness: bool = True
+        self,
+        port: int,
+        connections: Iterable[Any],
+        now: float,
+        witness: bool = True,
+        name: str = "",
     ) -> list[Decision]:
         """
         Connections came in.
 
+        @param name: what their port is called.
         @param witness: whether the kernel can tell if they are pristine.  If
             not, a claim is all there is, and lets the copy go.
         """
         for connection in connections:
             self._serial += 1
             self.counters.accepted += 1
-            self._wait(_Entry(self._serial, port, connection, witness, now))
+            self._wait(_Entry(self._serial, port, name, connection, witness, now))
         return self._dispatch(now)
 
     # Events of the channels
 
-    def joined(self, channel: Hashable, window: int, now: float) -> list[Decision]:
+    def joined(
+        self, channel: Hashable, window: int, now: float, names: Iterable[str] = ()
+    ) -> list[Decision]:
         """
         A worker said HELLO.
+
+        @param names: what the ports are called that it is to serve, or none for
+            all of them.
         """
-        self._workers[channel] = _Worker(channel, window, limit=window)
+        self._workers[channel] = _Worker(channel, window, window, frozenset(names))
         return self._dispatch(now)
 
     def claimed(
@@ -373,7 +418,9 @@ class Ledger:
             entry.since = now
             worker.copies[entry.id] = entry
             self._copies[entry] = None
-        share = max(1, self._budget // 2 // len(self._workers))
+        # A window full of claims may come out of the channel of a dead worker: the
+        # copies of these are for others.
+        share = max(worker.window, self._budget // 2 // len(self._workers))
         while len(worker.copies) > share:
             decisions.append(self._letGo(next(iter(worker.copies.values()))))
         return decisions + self._dispatch(now)
@@ -491,12 +538,11 @@ class Ledger:
         Time has passed.
         """
         decisions: list[Decision] = []
-        while self._waiting and self._due(
-            self._waiting[0][1].accepted, self._patience, now
-        ):
-            entry = heappop(self._waiting)[1]
-            self.counters.timedOut += 1
-            decisions.append(GiveUp(entry.connection, Reason.TIMED_OUT))
+        for queue in self._waiting.values():
+            while queue and self._due(queue[0][1].accepted, self._patience, now):
+                self.counters.timedOut += 1
+                connection = heappop(queue)[1].connection
+                decisions.append(GiveUp(connection, Reason.TIMED_OUT))
         while self._copies:
             oldest = next(iter(self._copies))
             if not self._due(oldest.since, self._hold, now):
@@ -524,10 +570,11 @@ class Ledger:
         worker's, who sees the listener gone.
         """
         decisions: list[Decision] = []
-        while self._waiting:
-            self.counters.stopped += 1
-            entry = heappop(self._waiting)[1]
-            decisions.append(GiveUp(entry.connection, Reason.STOPPED))
+        for queue in self._waiting.values():
+            while queue:
+                self.counters.stopped += 1
+                connection = heappop(queue)[1].connection
+                decisions.append(GiveUp(connection, Reason.STOPPED))
         for worker in self._workers.values():
             for entry in (*worker.offered.values(), *worker.copies.values()):
                 decisions.append(LetGo(entry.connection))
@@ -549,7 +596,7 @@ class Ledger:
 
     def _wait(self, entry: _Entry) -> None:
         entry.worker = None
-        heappush(self._waiting, (entry.serial, entry))
+        heappush(self._waiting[entry.name], (entry.serial, entry))
 
     def _redispatch(self, entry: _Entry) -> None:
         self.counters.redispatched += 1
@@ -568,16 +615,16 @@ class Ledger:
         del entry.worker.copies[entry.id]
         return LetGo(entry.connection)
 
-    def _choose(self, now: float) -> _Worker | None:
+    def _choose(self, name: str, now: float) -> _Worker | None:
         """
-        Least outstanding first, or all alike; among equals, the one whose last
-        turn is the longest ago.
+        Of those that want this name: least outstanding first, or all alike; among
+        equals, the one whose last turn is the longest ago.
         """
         return min(
             (
                 worker
                 for worker in self._workers.values()
-                if worker.room > 0 and worker.resume <= now
+                if worker.room > 0 and worker.resume <= now and worker.wants(name)
             ),
             key=lambda worker: (
                 0 if self._roundRobin else worker.outstanding,
@@ -589,11 +636,17 @@ class Ledger:
     def _dispatch(self, now: float) -> list[Decision]:
         decisions: list[Decision] = []
         self._now = now
-        while self._waiting:
-            worker = self._choose(now)
+        queues = [queue for queue in self._waiting.values() if queue]
+        while queues:
+            queue = min(queues)  # that of the oldest
+            entry = queue[0][1]
+            worker = self._choose(entry.name, now)
             if worker is None:
-                break
-            entry = heappop(self._waiting)[1]
+                queues.remove(queue)
+                continue
+            heappop(queue)
+            if not queue:
+                queues.remove(queue)
             self._turn += 1
             worker.turn = self._turn
             entry.worker, entry.id, entry.since = worker, worker.newId(), now

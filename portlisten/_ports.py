@@ -25,7 +25,7 @@ from twisted.internet.error import CannotListenError, ConnectionDone
 from twisted.internet.protocol import Factory, Protocol
 from twisted.python.failure import Failure
 
-from portlisten._frames import Address, describe
+from portlisten._frames import NAME, Address, describe
 
 # Those whose ports are plain sockets.  Of any other (TLS, a wrapper) only the
 # socket would be handed over, and what it adds would silently be missing.
@@ -57,18 +57,21 @@ class BoundPort:
     @ivar socket: whoever takes it closes it.
     @ivar address: where it listens.
     @ivar cleanUp: call it once, before the socket is closed.
+    @ivar name: what the operator called it, or nothing.
     """
 
     socket: socket.socket
     address: Address
     cleanUp: Callable[[], None] = lambda: None
+    name: str = ""
 
     @property
     def label(self) -> str:
         """
         The address as an endpoint description, for the log.
         """
-        return describe(self.address)
+        described = describe(self.address)
+        return f"{self.name}={described}" if self.name else described
 
 
 class NumberedPort:
@@ -203,17 +206,55 @@ class InheritedPort:
         return [_describe(sock)]
 
 
-PortPlan: TypeAlias = "NumberedPort | DescribedPort | InheritedPort"
+class NamedPort:
+    """
+    A port with a name, by which workers can ask for it.
+    """
+
+    def __init__(self, name: str, port: Nameless) -> None:
+        self.name = name
+        self._port = port
+
+    def __str__(self) -> str:
+        return str(self._port)
+
+    def bind(self) -> list[BoundPort]:
+        """
+        Bind.
+
+        @raise Exception: what the port that it names raises.
+        """
+        bound = self._port.bind()
+        for each in bound:
+            each.name = self.name
+        return bound
+
+
+Nameless: TypeAlias = "NumberedPort | DescribedPort | InheritedPort"
+PortPlan: TypeAlias = "Nameless | NamedPort"
 
 
 def parse(reactor: Any, description: str, backlog: int) -> PortPlan:
     """
     Understand a port: a number, or one of Twisted's descriptions of a server
-    endpoint.
+    endpoint, perhaps with a name and C{=} before it.
 
     @param backlog: for ports whose description has none of its own.
-    @raise BadDescription: if it is neither.
+    @raise BadDescription: if it is neither, or the name is none.
     """
+    named = re.match("([^:=]*)=", description)
+    if named is not None:
+        name = named[1]
+        if not NAME.fullmatch(name):
+            raise BadDescription(
+                f"{name!r} is no name for a port: give up to 63 letters, digits, '_',"
+                " and after the first '-' and '.', as in http=80"
+            )
+        return NamedPort(name, _parse(reactor, description[named.end() :], backlog))
+    return _parse(reactor, description, backlog)
+
+
+def _parse(reactor: Any, description: str, backlog: int) -> Nameless:
     if ":" not in description:
         if re.fullmatch("[0-9]{1,5}", description) and int(description) < 65536:
             return NumberedPort(int(description), backlog)

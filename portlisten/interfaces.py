@@ -81,9 +81,10 @@ class IDispatcher(Interface):
         A worker connected, and has said nothing yet.
         """
 
-    def joined(channel: IChannel, window: int) -> None:
+    def joined(channel: IChannel, window: int, names: Sequence[str]) -> None:
         """
-        It said HELLO.
+        It said HELLO, and wants what comes in by the ports of these names, or
+        by all if there are none.
         """
 
     def claimed(channel: IChannel, ids: Sequence[int]) -> None:

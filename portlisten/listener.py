@@ -83,10 +83,14 @@ PORT is a number (every interface, IPv4 and IPv6) or an endpoint description:
   80                              tcp:80:interface=127.0.0.1
   unix:/run/www.sock              systemd:domain=INET:index=0
 
+With a name before it, a worker can ask for it; one that asks for none gets all.
+Ports of one name have their own queue, so they do not wait for others' workers:
+  http=80                         https=tcp:443:interface=192.0.2.1
+
 Examples:
   twistd -n portlisten 10000 ./socket
   twistd --uid nobody --gid nogroup portlisten --group www-data \\
-      --listen tcp:443 80 /run/portlisten/web.sock
+      --listen https=443 http=80 /run/portlisten/web.sock
 """
 
     optParameters = [
@@ -116,8 +120,8 @@ Examples:
             "queue",
             None,
             1024,
-            "Accepted connections that wait here while no worker has room; any"
-            " more wait in the backlog.",
+            "Accepted connections that wait here while no worker has room, for each"
+            " name of ports; any more wait in the backlog.",
             _twistd.number("queue", int, 0),
         ],
         [
@@ -191,7 +195,7 @@ Examples:
 
     def opt_listen(self, description: str) -> None:
         """
-        Listen on this port as well; may be given several times.
+        Listen on this [NAME=]PORT as well; may be given several times.
         """
         self["listen"].append(description)
 
@@ -283,7 +287,10 @@ class ListenerService(Service):
         """
         hello = ListenerHello(
             self._options["window"],
-            tuple(Port(n, port.address) for n, port in enumerate(self._bound)),
+            tuple(
+                Port(number, port.address, port.name)
+                for number, port in enumerate(self._bound)
+            ),
         )
         try:
             encode(hello)
@@ -320,6 +327,7 @@ class ListenerService(Service):
                 options["patience"],
                 claimTimeout=options["claim-timeout"],
                 roundRobin=options["balance"] == "round-robin",
+                names=[port.name for port in self._hello.ports],
             ),
             Throttle(longest=options["throttle"]),
             self._timedOut if options["on-timeout"] == "exit" else lambda: None,
@@ -328,14 +336,14 @@ class ListenerService(Service):
         dispatcher.channelEnded = self._resumeWorkers
         _twistd.onReportSignal(self._reactor, dispatcher.report)
         retry = options["retry"]
-        for number, port in enumerate(self._bound):
+        for bound, port in zip(self._bound, self._hello.ports, strict=True):
             self._acceptors.append(
                 Acceptor(
                     self._reactor,
-                    port.socket,
-                    port.label,
-                    lambda: dispatcher.room,
-                    partial(dispatcher.accepted, number),
+                    bound.socket,
+                    bound.label,
+                    partial(dispatcher.room, port.name),
+                    partial(dispatcher.accepted, port),
                     retry,
                 )
             )

@@ -241,6 +241,20 @@ class ListeningTests(AcceptorTestCase):
         self.assertEqual(self.batches, [])
         self.assertReading(self.listener, False)
 
+    def test_stillNoRoom(self) -> None:
+        """
+        It does not look again before there is room, whoever asks it to: what it
+        leaves in the backlog would wake it without end.
+        """
+        self.room = 0
+        self.connect()
+        self.listener.doRead()
+        self.listener.resume()
+        self.assertReading(self.listener, False)
+        self.room = 1
+        self.listener.resume()
+        self.assertReading(self.listener, True)
+
     def test_roomLeft(self) -> None:
         """
         As long as there is room for one more, it looks.

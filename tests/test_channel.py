@@ -284,8 +284,8 @@ class RecordingDispatcher:
     def connected(self, channel: IChannel) -> None:
         self._keep("connected")
 
-    def joined(self, channel: IChannel, window: int) -> None:
-        self._keep("joined", window)
+    def joined(self, channel: IChannel, window: int, names: Sequence[str]) -> None:
+        self._keep("joined", window, *names)
 
     def claimed(self, channel: IChannel, ids: Sequence[int]) -> None:
         self._keep("claimed", tuple(ids))
@@ -520,7 +520,13 @@ class ListenerChannelTestCase(ChannelTestCase):
     A L{ListenerChannel}, and a worker made by hand.
     """
 
-    hello = ListenerHello(4, (Port(0, IPv4Address("TCP", "192.0.2.1", 80)),))
+    hello = ListenerHello(
+        4,
+        (
+            Port(0, IPv4Address("TCP", "192.0.2.1", 80), "http"),
+            Port(1, IPv4Address("TCP", "192.0.2.1", 443), "https"),
+        ),
+    )
 
     async def setUp(self) -> None:
         await super().setUp()
@@ -607,6 +613,31 @@ class ListenerGreetingTests(ListenerChannelTestCase):
         """
         await self.join(window=5)
         self.assertEqual(self.dispatcher.events[1], ("joined", 4))
+
+    async def test_names(self) -> None:
+        """
+        The dispatcher hears which ports a worker asks for.
+        """
+        await eventually(self.worker.read)
+        self.worker.say(WorkerHello(4, ("https", "http")))
+        await eventually(lambda: len(self.dispatcher.events) > 1)
+        self.assertEqual(self.dispatcher.events[1], ("joined", 4, "https", "http"))
+
+    async def test_unknownName(self) -> None:
+        """
+        A worker that asks for a port that there is not is told what there is and
+        cut off, whatever it asks for besides, and the dispatcher never hears of
+        a worker.
+        """
+        self.worker.say(WorkerHello(4, ("http", "smtp")), Claim((1,)))
+        await eventually(lambda: ("disconnected",) in self.dispatcher.events)
+        reason = "no port is called 'smtp' here, only http, https"
+        self.assertEqual(self.worker.read(), [self.hello, Bye(reason)])
+        self.assertEqual(self.dispatcher.events, [("connected",), ("disconnected",)])
+        self.assertEqual(
+            texts(self.logged, "warn"),
+            [f"{self.channel.label} is cut off: {reason}"],
+        )
 
     async def test_helloInPieces(self) -> None:
         """

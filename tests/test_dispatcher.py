@@ -8,6 +8,7 @@ from __future__ import annotations
 import socket
 from typing import Any
 
+from twisted.internet.address import IPv4Address
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.logger import capturedLogs
@@ -22,7 +23,7 @@ from portlisten._dispatcher import (
     AcceptedConnection,
     Dispatcher,
 )
-from portlisten._frames import ProtocolError
+from portlisten._frames import Port, ProtocolError
 from portlisten._ledger import Ledger
 from portlisten._throttle import Throttle
 from portlisten.interfaces import IChannel, IConnection, IDispatcher
@@ -32,6 +33,15 @@ from tests.test_channel import tcpPair, texts
 PATIENCE = 60.0
 HOLD = 1.0
 CLAIM_TIMEOUT = 5.0
+PAUSE = 0.1
+NAMES = ("", "web", "mail")
+
+
+def portOf(name: str = "", number: int = 0) -> Port:
+    """
+    Make a port of this name.
+    """
+    return Port(number, IPv4Address("TCP", "192.0.2.1", 80), name)
 
 
 @implementer(IChannel)
@@ -184,7 +194,9 @@ class DispatcherTestCase(SynchronousTestCase):
         self.clock = Clock()
         self.timeouts = 0
         self.roomChanges = 0
-        self.ledger = Ledger(self.queue, 100, PATIENCE, HOLD, CLAIM_TIMEOUT)
+        self.ledger = Ledger(
+            self.queue, 100, PATIENCE, HOLD, CLAIM_TIMEOUT, PAUSE, names=NAMES
+        )
         self.throttle = Throttle(free=1, first=2.0, longest=10.0)
         self.dispatcher = Dispatcher(
             self.clock, self.ledger, self.throttle, self.timedOut
@@ -210,7 +222,9 @@ class DispatcherTestCase(SynchronousTestCase):
     def roomChanged(self) -> None:
         self.roomChanges += 1
 
-    def accept(self, count: int = 1, port: int = 0) -> list[socket.socket]:
+    def accept(
+        self, count: int = 1, port: int = 0, name: str = ""
+    ) -> list[socket.socket]:
         """
         Have connections come in.
 
@@ -225,18 +239,22 @@ class DispatcherTestCase(SynchronousTestCase):
             clients.append(client)
             self.clients.append(client)
             batch.append((accepted, client.getsockname()))
-        self.dispatcher.accepted(port, batch)
+        self.dispatcher.accepted(portOf(name, port), batch)
         return clients
 
     def join(
-        self, label: str = "worker 1", window: int = 4, user: int = 1000
+        self,
+        label: str = "worker 1",
+        window: int = 4,
+        user: int = 1000,
+        names: tuple[str, ...] = (),
     ) -> RecordingChannel:
         """
-        Have a worker join.
+        Have a worker join, which wants these names.
         """
         channel = RecordingChannel(label, user)
         self.dispatcher.connected(channel)
-        self.dispatcher.joined(channel, window)
+        self.dispatcher.joined(channel, window, names)
         return channel
 
     def die(self, channel: RecordingChannel) -> None:
@@ -311,29 +329,72 @@ class HandOffTests(DispatcherTestCase):
         """
         There is room for the windows of the workers and for the queue.
         """
-        self.assertEqual(self.dispatcher.room, 2)
+        self.assertEqual(self.dispatcher.room(""), 2)
         self.join(window=3)
-        self.assertEqual(self.dispatcher.room, 5)
+        self.assertEqual(self.dispatcher.room(""), 5)
         self.accept(4)
-        self.assertEqual(self.dispatcher.room, 1)
+        self.assertEqual(self.dispatcher.room(""), 1)
+
+    def test_roomOfName(self) -> None:
+        """
+        There is room for a name in the windows of those that want it, and in its
+        own queue.
+        """
+        self.join(window=3, names=("web",))
+        self.accept(2, name="mail")
+        self.assertEqual(
+            [self.dispatcher.room(name) for name in NAMES],
+            [2, 5, 0],
+        )
+
+    def test_names(self) -> None:
+        """
+        A worker gets what it wants, and another does not wait for a worker that
+        is not there.
+        """
+        self.accept(2, name="mail")
+        worker = self.join(names=("web",))
+        self.accept(2, port=1, name="web")
+        self.assertEqual((worker.ids, worker.ports), ([1, 2], [1, 1]))
+        other = self.join("worker 2", names=("mail",))
+        self.assertEqual((other.ids, other.ports), ([1, 2], [0, 0]))
+
+    def test_namesAfterWaiting(self) -> None:
+        """
+        A worker that has to wait until it may take part gets what it wants as
+        well.
+        """
+        self.die(self.join())
+        worker = self.join(names=("web",))
+        self.accept(name="mail")
+        self.accept(port=1, name="web")
+        self.clock.advance(2)
+        self.assertEqual(worker.ports, [1])
 
     def test_roomChanged(self) -> None:
         """
-        Whoever accepts is told whenever there may be room, and only then.
+        Whoever accepts is told whenever there may be room.
         """
         self.accept(2)
-        self.assertEqual(self.roomChanges, 0)
+        before = self.roomChanges
         worker = self.join(window=2)
-        self.assertEqual(self.roomChanges, 1)
+        self.assertEqual(self.roomChanges, before + 1)
         self.dispatcher.claimed(worker, [1])
-        self.assertEqual(self.roomChanges, 2)
+        self.assertEqual(self.roomChanges, before + 2)
 
     def test_joinedIsLogged(self) -> None:
         """
-        A worker that joins is logged.
+        A worker that joins is logged, with what it asks for.
         """
         self.join(window=3)
-        self.assertIn("worker 1 joined, with a window of 3", texts(self.logged, "info"))
+        self.join("worker 2", names=("web", "mail"))
+        self.assertEqual(
+            texts(self.logged, "info"),
+            [
+                "worker 1 joined, with a window of 3, for all ports",
+                "worker 2 joined, with a window of 4, for web, mail",
+            ],
+        )
 
     def test_wrongIds(self) -> None:
         """
@@ -499,7 +560,7 @@ class WitnessTests(DispatcherTestCase):
         client, accepted = socket.socketpair()
         self.addCleanup(client.close)
         client.setblocking(False)
-        self.dispatcher.accepted(0, [(accepted, "")])
+        self.dispatcher.accepted(portOf(), [(accepted, "")])
         self.assertTrue(self.isOpen(client))
         self.dispatcher.claimed(worker, worker.ids)
         self.assertFalse(self.isOpen(client))
@@ -651,10 +712,11 @@ class PatienceTests(DispatcherTestCase):
         There is room for another one then.
         """
         self.accept(2)
-        self.assertEqual((self.dispatcher.room, self.roomChanges), (0, 0))
+        self.assertEqual(self.dispatcher.room(""), 0)
+        before = self.roomChanges
         self.clock.advance(PATIENCE)
-        self.assertEqual(self.dispatcher.room, 2)
-        self.assertGreater(self.roomChanges, 0)
+        self.assertEqual(self.dispatcher.room(""), 2)
+        self.assertGreater(self.roomChanges, before)
 
     def test_nobodyToTell(self) -> None:
         """
@@ -665,7 +727,7 @@ class PatienceTests(DispatcherTestCase):
         dispatcher = Dispatcher(clock, ledger, Throttle())
         client, accepted = tcpPair()
         self.addCleanup(client.close)
-        dispatcher.accepted(0, [(accepted, client.getsockname())])
+        dispatcher.accepted(portOf(), [(accepted, client.getsockname())])
         clock.advance(PATIENCE)
         self.assertEqual(client.recv(1), b"")
 
@@ -942,6 +1004,21 @@ class StopTests(DispatcherTestCase):
             ],
         )
         self.assertEqual(self.timeouts, 0)
+
+    def test_nobodyOfThatName(self) -> None:
+        """
+        Nor is the end put off for it if those that are there want something else.
+        """
+        worker = self.join(names=("web",))
+        [client] = self.accept(name="mail")
+        stopped = self.stop()
+        self.witness()
+        self.assertEqual(worker.calls, [("bye", "the listener stops")])
+        self.dispatcher.parted(worker, "it says: enough")
+        self.dispatcher.disconnected(worker)
+        self.witness()
+        self.successResultOf(stopped)
+        self.assertFalse(self.isOpen(client))
 
     def test_died(self) -> None:
         """

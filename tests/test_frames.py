@@ -37,6 +37,7 @@ from portlisten._frames import (
     Refuse,
     Revoked,
     UnknownFrame,
+    UnknownName,
     VersionMismatch,
     Vocabulary,
     WorkerHello,
@@ -47,8 +48,8 @@ from portlisten._frames import (
 PROTOCOL = Path(__file__).parent.parent / "docs" / "protocol.md"
 
 PORTS = (
-    Port(0, IPv4Address("TCP", "192.0.2.1", 80)),
-    Port(1, IPv6Address("TCP", "2001:db8::1", 443)),
+    Port(0, IPv4Address("TCP", "192.0.2.1", 80), "http"),
+    Port(1, IPv6Address("TCP", "2001:db8::1", 443), "https"),
     Port(2, IPv6Address("TCP", "fe80::1", 8080, scopeID=3)),
     Port(513, UNIXAddress(b"/run/web.sock")),
     Port(65535, UNIXAddress(None)),
@@ -64,7 +65,7 @@ LISTENER_FRAMES: list[Frame] = [
 ]
 
 WORKER_FRAMES: list[Frame] = [
-    WorkerHello(8),
+    WorkerHello(8, ("http", "a.b-c_9")),
     Claim((1,)),
     Claim((4294967295, 2, 3)),
     Refuse(_frames.MISSING_DESCRIPTOR, (4, 5)),
@@ -91,21 +92,26 @@ GOLDEN: list[tuple[Frame, str]] = [
         ListenerHello(
             128,
             (
-                Port(0, IPv4Address("TCP", "192.0.2.1", 80)),
+                Port(0, IPv4Address("TCP", "192.0.2.1", 80), "a"),
                 Port(258, IPv6Address("TCP", "2001:db8::1", 443, scopeID=7)),
-                Port(3, UNIXAddress(b"/s")),
+                Port(3, UNIXAddress(b"/s"), "b-1"),
                 Port(4, UNIXAddress(b"\0a")),
                 Port(5, UNIXAddress(None)),
             ),
         ),
-        "01 00 0049  706f72746c73746e 0001 0080 0005 0000"
+        "01 00 0052  706f72746c73746e 0001 0080 0005 0000"
         "0000 00 07  04 c0000201 0050"
         "0102 00 17  06 20010db8000000000000000000000001 01bb 00000007"
         "0003 00 03  01 2f73"
         "0004 00 03  01 0061"
-        "0005 00 01  01",
+        "0005 00 01  01"
+        "01 61  00  03 622d31  00  00",
     ),
     (WorkerHello(8), "02 00 0010  706f72746c73746e 0001 0008 0000 0000"),
+    (
+        WorkerHello(8, ("b-1", "a")),
+        "02 00 0016  706f72746c73746e 0001 0008 0002 0000  03 622d31  01 61",
+    ),
     (
         Offer(0x01020304, 0x0506, 0x0708090A0B0C0D0E),
         "03 00 0010  01020304 0506 0000 0708090a0b0c0d0e",
@@ -123,6 +129,10 @@ GOLDEN: list[tuple[Frame, str]] = [
     (Bye("stops ü"), "0b 00 0008  73746f707320c3bc"),
     (Gone((7,)), "0c 00 0004  00000007"),
 ]
+
+#: A port in a HELLO, and what it is if it has no name.
+PORT = bytes.fromhex("0000 00 07 04 c0000201 0050")
+UNNAMED = Port(0, IPv4Address("TCP", "192.0.2.1", 80))
 
 LISTENER_HELLO = encode(ListenerHello(16))
 WORKER_HELLO = encode(WorkerHello(8))
@@ -214,15 +224,16 @@ class EncodeTests(SynchronousTestCase):
             ListenerHello(
                 16,
                 (
-                    Port(0, IPv4Address("TCP", "0.0.0.0", 80)),
-                    Port(1, IPv6Address("TCP", "::", 80)),
+                    Port(0, IPv4Address("TCP", "0.0.0.0", 80), "http"),
+                    Port(1, IPv6Address("TCP", "::", 80), "http"),
+                    Port(2, IPv4Address("TCP", "127.0.0.1", 81)),
                 ),
             ),
             Offer(1, 0, 10775),
             Drained(),
         ]
         worker: list[Frame] = [
-            WorkerHello(8),
+            WorkerHello(8, ("http",)),
             Claim((1,)),
             Closed((1,)),
             Drain(),
@@ -395,11 +406,11 @@ class DecoderTests(SynchronousTestCase):
                 FROM_LISTENER,
                 "01 ff 001b 706f72746c73746e 0001 0010 0001 ffff"
                 "0000 ff 07 04 c0000201 0050",
-                ListenerHello(16, PORTS[:1]),
+                ListenerHello(16, (UNNAMED,)),
             ),
             (
                 FROM_WORKER,
-                "02 ff 0010 706f72746c73746e 0001 0008 ffff ffff",
+                "02 ff 0010 706f72746c73746e 0001 0008 0000 ffff",
                 WorkerHello(8),
             ),
         ]
@@ -418,12 +429,40 @@ class DecoderTests(SynchronousTestCase):
         What a later version may put at the end of a HELLO is ignored.
         """
         more = b"something new"
-        worker = Decoder(FROM_WORKER)
-        self.assertEqual(list(worker.feed(raw(2, hello() + more))), [WorkerHello(8)])
-        port = bytes.fromhex("0000 00 07 04 c0000201 0050")
-        listener = Decoder(FROM_LISTENER)
-        frames = list(listener.feed(raw(1, hello(ports=1) + port + more)))
-        self.assertEqual(frames, [ListenerHello(8, PORTS[:1])])
+        for count, names, wanted in [(0, b"", ()), (1, b"\4http", ("http",))]:
+            worker = Decoder(FROM_WORKER)
+            payload = hello(ports=count) + names + more
+            frames = list(worker.feed(raw(2, payload)))
+            self.assertEqual(frames, [WorkerHello(8, wanted)])
+        for count, ports in [(0, ()), (1, PORTS[:1])]:
+            listener = Decoder(FROM_LISTENER)
+            payload = hello(ports=count) + (PORT + b"\4http") * count + more
+            frames = list(listener.feed(raw(1, payload)))
+            self.assertEqual(frames, [ListenerHello(8, ports)])
+
+    def test_namelessListener(self) -> None:
+        """
+        The HELLO of a listener that knows of no names may end with its ports,
+        and those have none.
+        """
+        decoder = Decoder(FROM_LISTENER)
+        frames = list(decoder.feed(raw(1, hello(ports=2) + PORT * 2)))
+        self.assertEqual(frames, [ListenerHello(8, (UNNAMED, UNNAMED))])
+
+    def test_names(self) -> None:
+        """
+        A name is made of letters, digits and a few marks, and has 63 bytes at
+        the most.
+        """
+        for name in ("a", "Z", "0", "_", "a.b-c_d", "x" * 63):
+            payload = bytes([len(name)]) + name.encode()
+            worker = Decoder(FROM_WORKER).feed(raw(2, hello(ports=1) + payload))
+            self.assertEqual(list(worker), [WorkerHello(8, (name,))])
+            listener = Decoder(FROM_LISTENER).feed(
+                raw(1, hello(ports=1) + PORT + payload)
+            )
+            port = Port(0, IPv4Address("TCP", "192.0.2.1", 80), name)
+            self.assertEqual(list(listener), [ListenerHello(8, (port,))])
 
     def test_byeFirst(self) -> None:
         """
@@ -609,16 +648,61 @@ class MalformedTests(SynchronousTestCase):
         """
         Ports that do not fit into their HELLO are refused.
         """
-        port = bytes.fromhex("0000 00 07 04 c0000201 0050")
         for count, ports, text in [
             (1, b"", "HELLO ends within a port"),
-            (1, port[:3], "HELLO ends within a port"),
-            (2, port, "HELLO ends within a port"),
-            (1, port[:4], "HELLO ends within an address"),
-            (1, port[:-1], "HELLO ends within an address"),
+            (1, PORT[:3], "HELLO ends within a port"),
+            (2, PORT, "HELLO ends within a port"),
+            (1, PORT[:4], "HELLO ends within an address"),
+            (1, PORT[:-1], "HELLO ends within an address"),
         ]:
             data = raw(1, hello(ports=count) + ports)
             self.refused(FROM_LISTENER, data, MalformedFrame, text)
+
+    def test_names(self) -> None:
+        """
+        Names that do not fit into their HELLO are refused, and so is what is no
+        name.
+        """
+        for names, text in [
+            (b"\4htt", "HELLO ends within a name"),
+            (b"\1", "HELLO ends within a name"),
+            (b"\xff" + b"x" * 254, "HELLO ends within a name"),
+            (b"\x40" + b"x" * 64, f"HELLO has '{'x' * 64}' for a name"),
+            (b"\2.a", "HELLO has '.a' for a name"),
+            (b"\2-a", "HELLO has '-a' for a name"),
+            (b"\3a b", "HELLO has 'a b' for a name"),
+            (b"\2a\n", "HELLO has 'a\\n' for a name"),
+            (b"\2a=", "HELLO has 'a=' for a name"),
+            (b"\2\xc3\xbc", "HELLO has '\xc3\xbc' for a name"),
+        ]:
+            data = raw(1, hello(ports=1) + PORT + names)
+            self.refused(FROM_LISTENER, data, MalformedFrame, text)
+            data = raw(2, hello(ports=1) + names)
+            self.refused(FROM_WORKER, data, MalformedFrame, text)
+
+    def test_missingNames(self) -> None:
+        """
+        There are as many names as the HELLO says: of a listener none or one for
+        each port.
+        """
+        text = "HELLO ends within a name"
+        for names in (b"\4http", b"\0"):
+            data = raw(1, hello(ports=2) + PORT * 2 + names)
+            self.refused(FROM_LISTENER, data, MalformedFrame, text)
+        for names in (b"", b"\4http"):
+            data = raw(2, hello(ports=2) + names)
+            self.refused(FROM_WORKER, data, MalformedFrame, text)
+
+    def test_wantedNames(self) -> None:
+        """
+        A worker asks for no name that is empty, and for none twice.
+        """
+        for names, text in [
+            (b"\4http\0", "HELLO asks for a port with no name"),
+            (b"\4http\4http", "HELLO asks for a name twice"),
+        ]:
+            data = raw(2, hello(ports=2) + names)
+            self.refused(FROM_WORKER, data, MalformedFrame, text)
 
     def test_addresses(self) -> None:
         """
@@ -702,8 +786,66 @@ class MalformedTests(SynchronousTestCase):
         """
         Whoever catches L{ProtocolError} catches everything.
         """
-        for error in (MalformedFrame, UnknownFrame, OversizedFrame, VersionMismatch):
+        for error in (
+            MalformedFrame,
+            UnknownFrame,
+            OversizedFrame,
+            VersionMismatch,
+            UnknownName,
+        ):
             self.assertTrue(issubclass(error, ProtocolError))
+
+
+class WantedTests(SynchronousTestCase):
+    """
+    Tests for L{ListenerHello.wanted}.
+    """
+
+    hello = ListenerHello(
+        8,
+        tuple(
+            Port(number, UNIXAddress(b"/s"), name)
+            for number, name in enumerate(["http", "", "http", "https"])
+        ),
+    )
+
+    def wanted(self, *names: str) -> list[int]:
+        """
+        The numbers of the ports that one gets who asks for these names.
+        """
+        return [port.number for port in self.hello.wanted(names)]
+
+    def test_all(self) -> None:
+        """
+        Who asks for none gets all, and those without a name as well.
+        """
+        self.assertEqual(self.wanted(), [0, 1, 2, 3])
+        self.assertEqual(ListenerHello(8).wanted(()), ())
+
+    def test_some(self) -> None:
+        """
+        Who asks for a name gets all ports of that name.
+        """
+        self.assertEqual(self.wanted("http"), [0, 2])
+        self.assertEqual(self.wanted("https"), [3])
+        self.assertEqual(self.wanted("https", "http"), [0, 2, 3])
+
+    def test_unknown(self) -> None:
+        """
+        Who asks for a name that there is not is told which there are.
+        """
+        for names in (("smtp",), ("http", "smtp")):
+            error = self.assertRaises(UnknownName, self.hello.wanted, names)
+            self.assertEqual(
+                str(error), "no port is called 'smtp' here, only http, https"
+            )
+
+    def test_none(self) -> None:
+        """
+        Or that there are none.
+        """
+        error = self.assertRaises(UnknownName, ListenerHello(8).wanted, ("http",))
+        self.assertEqual(str(error), "no port is called 'http' here; none has a name")
 
 
 class DescribeTests(SynchronousTestCase):

@@ -56,8 +56,8 @@ FRAMES_FROM_LISTENER: list[Frame] = [
     ListenerHello(
         16,
         (
-            Port(0, IPv4Address("TCP", "192.0.2.1", 80)),
-            Port(1, IPv6Address("TCP", "2001:db8::1", 443, scopeID=3)),
+            Port(0, IPv4Address("TCP", "192.0.2.1", 80), "http"),
+            Port(1, IPv6Address("TCP", "2001:db8::1", 443, scopeID=3), "https"),
             Port(2, UNIXAddress(b"/run/a.sock")),
             Port(3, UNIXAddress(None)),
         ),
@@ -70,7 +70,7 @@ FRAMES_FROM_LISTENER: list[Frame] = [
 ]
 
 FRAMES_FROM_WORKER: list[Frame] = [
-    WorkerHello(4),
+    WorkerHello(4, ("https", "http")),
     Claim((1, 2)),
     Refuse(1, (3,)),
     Closed((1,)),
@@ -79,6 +79,12 @@ FRAMES_FROM_WORKER: list[Frame] = [
     Claim((4, 0xFFFFFFFF)),
     Bye("enough, h\u00e9las"),
 ]
+
+#: What the listener of the bad worker listens on.
+PORTS = (
+    Port(0, IPv4Address("TCP", "192.0.2.1", 80), "http"),
+    Port(1, IPv4Address("TCP", "192.0.2.1", 443), "https"),
+)
 
 Stream = tuple[Vocabulary, list[Frame]]
 
@@ -334,6 +340,7 @@ class FakeTransport:
     def __init__(self, handle: socket.socket) -> None:
         self._handle = handle
         self._producer: Any = None
+        self.written = b""
         self.unsent = False
         self.closing = False
 
@@ -348,6 +355,7 @@ class FakeTransport:
         self._producer = None
 
     def write(self, data: bytes) -> None:
+        self.written += data
         self.unsent = True
 
     def sendFileDescriptor(self, descriptor: int) -> None:
@@ -379,7 +387,9 @@ class End:
             each.setblocking(False)
         self._ours = ours
         self.transport = FakeTransport(ours)
-        self.channel = ListenerChannel(clock, dispatcher, ListenerHello(4), number)
+        self.read = self.left = b""
+        hello = ListenerHello(4, PORTS)
+        self.channel = ListenerChannel(clock, dispatcher, hello, number)
         self.channel.makeConnection(self.transport)
         self.transport.flush()
 
@@ -390,12 +400,35 @@ class End:
         """
         cut = source.choice((len(data), source.randint(0, len(data))))
         self.peer.send(data[cut:])
+        self.left += data[cut:]
         for piece in pieces(data[:cut], source):
             if self.transport.closing:
                 break
+            self.read += piece
             self.channel.dataReceived(piece)
             if source.random() < 0.5:
                 self.transport.flush()
+
+    @property
+    def offered(self) -> set[int]:
+        """
+        The ports of which it was offered connections.
+        """
+        frames = Decoder(FROM_LISTENER).feed(self.transport.written)
+        return {frame.port for frame in frames if isinstance(frame, Offer)}
+
+    @property
+    def wanted(self) -> set[int]:
+        """
+        The ports that it has asked for.
+        """
+        try:
+            hello = next(Decoder(FROM_WORKER).feed(self.read + self.left), None)
+            assert isinstance(hello, WorkerHello)
+            ports = ListenerHello(4, PORTS).wanted(hello.names)
+        except (AssertionError, ProtocolError):
+            return set()
+        return {port.number for port in ports}
 
     def lose(self) -> None:
         self.peer.close()
@@ -416,13 +449,13 @@ class MutatedWorkerTests(SynchronousTestCase):
         self.addCleanup(self.client.close)
         self.addCleanup(self.accepted.close)
 
-    def accept(self, dispatcher: Dispatcher, count: int) -> None:
+    def accept(self, dispatcher: Dispatcher, count: int, port: Port) -> None:
         """
         Clients connect: all of them copies of the one there is.
         """
         sockets = [self.accepted.dup() for _ in range(count)]
         self.held += sockets
-        dispatcher.accepted(0, [(each, self.address) for each in sockets])
+        dispatcher.accepted(port, [(each, self.address) for each in sockets])
 
     def stream(self, source: random.Random) -> tuple[bytes, bytes]:
         """
@@ -433,35 +466,43 @@ class MutatedWorkerTests(SynchronousTestCase):
         kinds += [Closed((1,)), Gone((2,)), Closed((2, 3)), Drain(), Bye("no more")]
         kinds.append(WorkerHello(3))
         frames = source.choices(kinds, k=source.randint(1, 5))
-        return encode(WorkerHello(4)), b"".join(map(encode, frames))
+        names = source.choice(((), ("http",), ("https",), ("https", "http")))
+        return encode(WorkerHello(4, names)), b"".join(map(encode, frames))
 
     def test_othersAreUnharmed(self) -> None:
         """
         It is cut off at the most.  Nothing is logged as a bug, no descriptor is
-        lost, and the other worker keeps its offers and gets what is left.
+        lost, it is offered nothing that it does not ask for, and the other worker
+        keeps its offers and gets what is left.
         """
         source = random.Random(SEED)
+        self.gains: set[frozenset[int]] = set()
         for _ in range(max(1, COUNT // 100)):
             self.tryOne(source)
         self.assertEqual(self.flushLoggedErrors(), [])
+        self.assertIn({0}, self.gains)
+        self.assertIn({1}, self.gains)
 
     def tryOne(self, source: random.Random) -> None:
         self.held: list[socket.socket] = []
         clock = Clock()
-        ledger = Ledger(8, 64, 60.0)
+        ledger = Ledger(8, 64, 60.0, names=[port.name for port in PORTS])
         dispatcher = Dispatcher(clock, ledger, Throttle())
         bad = End(clock, dispatcher, 1)
         good = End(clock, dispatcher, 2)
         good.channel.dataReceived(encode(WorkerHello(2)))
         good.transport.flush()
-        self.accept(dispatcher, 2)
+        self.accept(dispatcher, 2, source.choice(PORTS))
         hello, rest = self.stream(source)
         if source.random() < 0.9:
             bad.feed(hello, source)
-            self.accept(dispatcher, source.randint(1, 6))
+            for port in PORTS:
+                self.accept(dispatcher, source.randint(1, 4), port)
             bad.feed(mutate(rest, source), source)
         else:
             bad.feed(mutate(hello + rest, source), source)
+        self.assertLessEqual(bad.offered, bad.wanted)
+        self.gains.add(frozenset(bad.offered))
         self.assertEqual(ledger.outstanding(good.channel), 2)
         self.assertFalse(good.transport.closing)
         bad.lose()

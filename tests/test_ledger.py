@@ -29,6 +29,7 @@ PATIENCE = 60.0
 HOLD = 1.0
 TIMEOUT = 5.0
 PAUSE = 0.1
+NAMES = ("web", "mail")
 
 UNCLAIMED = "an offer unclaimed for 5 s"
 
@@ -84,17 +85,19 @@ class LedgerTestCase(SynchronousTestCase):
         }
         return Ledger(**{**usual, **options})
 
-    def accept(self, connections: str, witness: bool = True) -> list[Decision]:
+    def accept(
+        self, connections: str, witness: bool = True, name: str = ""
+    ) -> list[Decision]:
         """
         Have connections come in.
         """
-        return self.ledger.accepted(PORT, connections, self.now, witness)
+        return self.ledger.accepted(PORT, connections, self.now, witness, name)
 
-    def join(self, channel: str, window: int = 8) -> list[Decision]:
+    def join(self, channel: str, window: int = 8, *names: str) -> list[Decision]:
         """
-        Have a worker join.
+        Have a worker join, which wants these names.
         """
-        return self.ledger.joined(channel, window, self.now)
+        return self.ledger.joined(channel, window, self.now, names)
 
     def claim(self, channel: str, *ids: int) -> list[Decision]:
         """
@@ -473,9 +476,9 @@ class ClaimTests(LedgerTestCase):
         its oldest let go.
         """
         self.ledger = self.open(budget=8)
-        self.join("x")
+        self.join("x", 4)
         self.accept("abcdef")
-        self.assertEqual(self.claim("x", 1, 2, 3, 4), [])
+        self.assertEqual(self.claim("x", 1, 2, 3, 4), offers("x", e=5, f=6))
         self.assertEqual(self.claim("x", 6, 5), letsGo("ab"))
         self.assertEqual(self.ledger.copies(), ["c", "d", "f", "e"])
 
@@ -484,27 +487,33 @@ class ClaimTests(LedgerTestCase):
         Each worker has an equal share, and its claims do not touch the copies
         of others.
         """
-        self.ledger = self.open(budget=8)
-        self.join("x")
-        self.join("y")
-        self.accept("abcdef")
-        self.assertEqual(self.claim("x", 1, 2), [])
-        self.assertEqual(self.claim("y", 1, 2, 3), letsGo("b"))
-        self.assertEqual(self.claim("x", 3), letsGo("a"))
-        self.assertEqual(self.ledger.copies(), ["c", "d", "f", "e"])
+        self.ledger = self.open(budget=12)
+        self.join("x", 3)
+        self.join("y", 3)
+        self.accept("abcdefg")
+        self.assertEqual(self.claim("x", 1, 2), offers("x", g=4))
+        self.assertEqual(self.claim("y", 1, 2, 3), [])
+        self.assertEqual(self.accept("h"), offers("y", h=4))
+        self.assertEqual(self.claim("x", 3, 4), letsGo("a"))
+        self.assertEqual(self.claim("y", 4), letsGo("b"))
+        self.assertEqual(self.ledger.copies(), ["c", "d", "f", "e", "g", "h"])
 
     def test_smallestShare(self) -> None:
         """
-        A share is never less than one copy.
+        A share is never less than the window, however many workers there are:
+        if all that a worker was offered turns out to be claimed when it is dead,
+        others get it.
         """
-        self.ledger = self.open(budget=3)
+        self.ledger = self.open(budget=6)
         for channel in ("x", "y", "z"):
-            self.join(channel)
-        self.accept("abcd")
-        for channel in ("x", "y", "z"):
-            self.assertEqual(self.claim(channel, 1), [])
-        self.assertEqual(self.ledger.copies(), ["a", "b", "c"])
-        self.assertEqual(self.claim("x", 2), letsGo("a"))
+            self.join(channel, 1 + (channel == "x"))
+        self.accept("abcde")
+        self.assertEqual(self.claim("y", 1), offers("y", e=2))
+        self.assertEqual(self.claim("x", 1, 2), [])
+        self.assertEqual(self.ledger.copies(), ["b", "a", "d"])
+        self.assertEqual(self.claim("y", 2), letsGo("b"))
+        self.assertEqual(self.die("x"), offers("y", a=3))
+        self.assertEqual(self.claim("y", 3), [*letsGo("e"), *offers("y", d=4)])
 
 
 class IdTests(LedgerTestCase):
@@ -1056,9 +1065,9 @@ class RoomTests(LedgerTestCase):
         """
         Without workers it is what fits in the queue.
         """
-        self.assertEqual(self.ledger.room, QUEUE)
+        self.assertEqual(self.ledger.room(), QUEUE)
         self.accept("abc")
-        self.assertEqual(self.ledger.room, QUEUE - 3)
+        self.assertEqual(self.ledger.room(), QUEUE - 3)
 
     def test_windows(self) -> None:
         """
@@ -1066,11 +1075,11 @@ class RoomTests(LedgerTestCase):
         """
         self.join("x", 4)
         self.join("y", 2)
-        self.assertEqual(self.ledger.room, QUEUE + 6)
+        self.assertEqual(self.ledger.room(), QUEUE + 6)
         self.accept("abc")
-        self.assertEqual(self.ledger.room, QUEUE + 3)
+        self.assertEqual(self.ledger.room(), QUEUE + 3)
         self.claim("x", 1)
-        self.assertEqual(self.ledger.room, QUEUE + 4)
+        self.assertEqual(self.ledger.room(), QUEUE + 4)
 
     def test_draining(self) -> None:
         """
@@ -1078,7 +1087,7 @@ class RoomTests(LedgerTestCase):
         """
         self.join("x", 4)
         self.ledger.draining("x")
-        self.assertEqual(self.ledger.room, QUEUE)
+        self.assertEqual(self.ledger.room(), QUEUE)
 
     def test_refused(self) -> None:
         """
@@ -1089,9 +1098,9 @@ class RoomTests(LedgerTestCase):
         self.join("y", 1)
         self.accept("a")
         self.refuse("x", 1)
-        self.assertEqual(self.ledger.room, QUEUE)
+        self.assertEqual(self.ledger.room(), QUEUE)
         self.tick(PAUSE)
-        self.assertEqual(self.ledger.room, QUEUE + 2)
+        self.assertEqual(self.ledger.room(), QUEUE + 2)
 
     def test_shrunk(self) -> None:
         """
@@ -1103,7 +1112,7 @@ class RoomTests(LedgerTestCase):
         self.join("y", 3)
         self.refuse("x", 1)
         self.assertEqual(self.ledger.unclaimed, 8)
-        self.assertEqual(self.ledger.room, QUEUE + 2)
+        self.assertEqual(self.ledger.room(), QUEUE + 2)
 
     def test_crowded(self) -> None:
         """
@@ -1113,9 +1122,9 @@ class RoomTests(LedgerTestCase):
         self.ledger = self.open(queue=1)
         self.join("x", 4)
         self.accept("abcd")
-        self.assertEqual(self.ledger.room, 1)
+        self.assertEqual(self.ledger.room(), 1)
         self.die("x")
-        self.assertEqual((self.ledger.waiting, self.ledger.room), (4, 0))
+        self.assertEqual((self.ledger.waiting, self.ledger.room()), (4, 0))
 
     def test_budget(self) -> None:
         """
@@ -1124,16 +1133,16 @@ class RoomTests(LedgerTestCase):
         """
         self.ledger = self.open(budget=9)
         self.join("x", 2)
-        self.assertEqual(self.ledger.room, 9)
+        self.assertEqual(self.ledger.room(), 9)
         self.accept("abcde")
         self.claim("x", 1)
         self.assertEqual(
             (self.ledger.waiting, self.ledger.unclaimed, len(self.ledger.copies())),
             (2, 2, 1),
         )
-        self.assertEqual((self.ledger.held, self.ledger.room), (5, 4))
+        self.assertEqual((self.ledger.held, self.ledger.room()), (5, 4))
         self.ledger.witnessed("a")
-        self.assertEqual((self.ledger.held, self.ledger.room), (4, 5))
+        self.assertEqual((self.ledger.held, self.ledger.room()), (4, 5))
 
     def test_overBudget(self) -> None:
         """
@@ -1141,7 +1150,196 @@ class RoomTests(LedgerTestCase):
         """
         self.ledger = self.open(budget=2)
         self.accept("abc")
-        self.assertEqual(self.ledger.room, 0)
+        self.assertEqual(self.ledger.room(), 0)
+
+
+class NameTests(LedgerTestCase):
+    """
+    Tests for ports with names, and workers that want only some.
+    """
+
+    def setUp(self) -> None:
+        """
+        Open a book with two names.
+        """
+        super().setUp()
+        self.ledger = self.open(names=NAMES)
+
+    def test_wanted(self) -> None:
+        """
+        A worker is offered what came in by ports of its name, and nothing else.
+        """
+        self.join("x", 8, "web")
+        self.join("y", 8, "mail")
+        self.assertEqual(self.accept("ab", name="mail"), offers("y", a=1, b=2))
+        self.assertEqual(self.accept("cd", name="web"), offers("x", c=1, d=2))
+
+    def test_all(self) -> None:
+        """
+        A worker that names nothing is offered everything, and so is one that
+        names all.
+        """
+        for names in ((), NAMES):
+            self.ledger = self.open(names=NAMES)
+            self.join("x", 8, *names)
+            self.assertEqual(self.accept("a", name="mail"), offers("x", a=1))
+            self.assertEqual(self.accept("b", name="web"), offers("x", b=2))
+
+    def test_nameless(self) -> None:
+        """
+        A worker that names something is not offered what has no name.
+        """
+        self.ledger = self.open(names=("", "web"))
+        self.join("x", 8, "web")
+        self.assertEqual(self.accept("a"), [])
+        self.assertEqual(self.join("y"), offers("y", a=1))
+
+    def test_absent(self) -> None:
+        """
+        What waits for a pool that is away does not hold up what came later for
+        another, and is there for the first when it comes.
+        """
+        self.accept("abc", name="mail")
+        self.assertEqual(self.join("x", 8, "web"), [])
+        self.assertEqual(self.accept("de", name="web"), offers("x", d=1, e=2))
+        self.assertEqual(self.join("y", 8, "mail"), offers("y", a=1, b=2, c=3))
+
+    def test_oldestFirst(self) -> None:
+        """
+        A worker that wants several names is offered the oldest first, whatever
+        its name.
+        """
+        self.accept("a", name="mail")
+        self.accept("b", name="web")
+        self.accept("c", name="mail")
+        self.accept("d", name="web")
+        self.assertEqual(self.join("x", 3), offers("x", a=1, b=2, c=3))
+
+    def test_oldestFirstForEach(self) -> None:
+        """
+        So it is when others are passed over because nobody has room for them.
+        """
+        self.accept("a", name="mail")
+        self.accept("b", name="web")
+        self.accept("c", name="mail")
+        self.accept("d", name="web")
+        self.join("x", 1, "mail")
+        self.assertEqual(self.join("y", 2), offers("y", b=1, c=2))
+        self.assertEqual(self.claim("y", 1), offers("y", d=3))
+
+    def test_leastOfThoseThatWant(self) -> None:
+        """
+        Of the workers that want a name the one with the fewest connections is
+        next, and one that has still fewer and does not want it is not.
+        """
+        self.join("x", 8, "mail")
+        self.join("y", 8, "web")
+        self.accept("ab", name="web")
+        self.join("z", 8)
+        self.assertEqual(self.accept("cd", name="web"), offers("z", c=1, d=2))
+        self.assertEqual(self.accept("e", name="web"), offers("y", e=3))
+        self.assertEqual(self.accept("f", name="mail"), offers("x", f=1))
+
+    def test_again(self) -> None:
+        """
+        What a dead worker had, and what one refused, goes to one that wants it.
+        """
+        self.join("x", 8, "web")
+        self.accept("ab", name="web")
+        self.join("y", 8, "mail")
+        self.join("z", 8, "web")
+        self.assertEqual(self.refuse("x", 2), offers("z", b=1))
+        self.assertEqual(self.die("x"), offers("z", a=2))
+        self.assertEqual(self.die("z"), [])
+        self.assertEqual(self.join("w", 8, "web"), offers("w", a=1, b=2))
+
+    def test_queues(self) -> None:
+        """
+        Each name has a queue of its own.
+        """
+        self.accept("abc", name="mail")
+        self.assertEqual(self.ledger.room("mail"), QUEUE - 3)
+        self.assertEqual(self.ledger.room("web"), QUEUE)
+        self.ledger.accepted(PORT, range(7), self.now, True, "mail")
+        self.assertEqual(self.ledger.room("mail"), 0)
+        self.assertEqual(self.ledger.room("web"), QUEUE)
+        self.assertEqual(self.ledger.waiting, 10)
+
+    def test_windows(self) -> None:
+        """
+        The windows that count for a name are those of the workers that want it.
+        """
+        self.join("x", 4, "web")
+        self.join("y", 2)
+        self.assertEqual(self.ledger.room("web"), QUEUE + 6)
+        self.assertEqual(self.ledger.room("mail"), QUEUE + 2)
+
+    def test_queuesAndBudget(self) -> None:
+        """
+        All queues but one take at most a quarter of the budget between them, so
+        that a name is served though nobody serves the others.
+        """
+        for names, expected in ((1, QUEUE), (2, QUEUE), (3, 6), (4, 4), (60, 0)):
+            named = [f"name{number}" for number in range(names)]
+            self.ledger = self.open(budget=50, names=named)
+            for name in named:
+                self.assertEqual(self.ledger.room(name), expected)
+
+    def test_sameName(self) -> None:
+        """
+        Names are given for each port, and ports of one name share its queue.
+        """
+        self.ledger = self.open(budget=50, names=["web", "web", "mail", "mail"])
+        self.accept("abc", name="web")
+        self.assertEqual(self.ledger.room("web"), QUEUE - 3)
+
+    def test_budget(self) -> None:
+        """
+        All that is held counts towards the budget, whatever its name.
+        """
+        self.ledger = self.open(queue=3, budget=12, names=NAMES)
+        self.join("x", 8, "web")
+        self.accept("abcdefgh", name="web")
+        self.accept("ijk", name="mail")
+        self.assertEqual((self.ledger.room("web"), self.ledger.room("mail")), (1, 0))
+        self.accept("l", name="web")
+        self.assertEqual((self.ledger.room("web"), self.ledger.room("mail")), (0, 0))
+
+    def test_patience(self) -> None:
+        """
+        What waits for a pool that is away runs out of patience, and so does what
+        waits for another.
+        """
+        self.accept("a", name="mail")
+        self.now += 10
+        self.accept("b", name="web")
+        self.assertEqual(self.tick(PATIENCE - 10), givesUp("a", Reason.TIMED_OUT))
+        self.assertEqual(self.tick(10), givesUp("b", Reason.TIMED_OUT))
+
+    def test_hasTakers(self) -> None:
+        """
+        There is a worker for what waits if one wants it and takes offers, though
+        it has no room.
+        """
+        self.assertFalse(self.ledger.hasTakers)
+        self.accept("a", name="mail")
+        self.join("x", 1, "web")
+        self.assertFalse(self.ledger.hasTakers)
+        self.join("y", 1, "mail")
+        self.assertFalse(self.ledger.hasTakers)
+        self.accept("b", name="mail")
+        self.assertTrue(self.ledger.hasTakers)
+        self.ledger.draining("y")
+        self.assertFalse(self.ledger.hasTakers)
+
+    def test_stopped(self) -> None:
+        """
+        At the end what waits is closed, whatever its name.
+        """
+        self.accept("a", name="mail")
+        self.accept("b", name="web")
+        self.assertEqual(self.ledger.stopped(), givesUp("ba", Reason.STOPPED))
+        self.assertEqual(self.ledger.waiting, 0)
 
 
 class StopTests(LedgerTestCase):
@@ -1213,6 +1411,7 @@ class Walk:
     @ivar copies: those of them whose copy is held.
     @ivar over: those that ended in the listener, or whose copy it let go.
     @ivar windows: of the workers, by channel.
+    @ivar wants: the names that they want, by channel; all if there are none.
     @ivar closing: the workers that must not be offered anything.
     """
 
@@ -1226,6 +1425,7 @@ class Walk:
             claimTimeout=2.0,
             pause=0.1,
             roundRobin=bool(seed % 2),
+            names=NAMES,
         )
         self.now = 0.0
         self.count = 0
@@ -1236,6 +1436,7 @@ class Walk:
         self.copies: set[int] = set()
         self.over: list[int] = []
         self.windows: dict[int, int] = {}
+        self.wants: dict[int, tuple[str, ...]] = {}
         self.closing: set[int] = set()
 
     def run(self) -> None:
@@ -1275,8 +1476,11 @@ class Walk:
         for decision in decisions:
             if isinstance(decision, HandOff):
                 connection, channel = decision.connection, decision.channel
-                assert connection == min(self.waiting), "not the oldest"
+                name = self.name(connection)
+                alike = [each for each in self.waiting if self.name(each) == name]
+                assert connection == min(alike), "not the oldest"
                 self.waiting.remove(connection)
+                assert name in (self.wants[channel] or NAMES)
                 assert channel not in self.closing
                 key = (channel, decision.id)
                 assert key not in self.offered
@@ -1295,6 +1499,12 @@ class Walk:
                     channel == decision.channel for channel, _ in self.offered
                 )
                 self.closing.add(decision.channel)
+
+    def name(self, connection: int) -> str:
+        """
+        The name of the port that a connection came in by.
+        """
+        return NAMES[connection % 2]
 
     def channel(self) -> int:
         """
@@ -1328,11 +1538,13 @@ class Walk:
         """
         As many connections come in as there is room for, or fewer.
         """
-        room = self.random.randint(0, self.ledger.room)
-        new = range(self.count, self.count + room)
-        self.count += room
-        self.waiting.update(new)
-        self.decided(self.ledger.accepted(PORT, new, self.now))
+        for _ in range(self.random.randint(0, 12)):
+            name = self.name(self.count)
+            if self.ledger.room(name):
+                self.waiting.add(self.count)
+                new = [self.count]
+                self.count += 1
+                self.decided(self.ledger.accepted(PORT, new, self.now, True, name))
 
     def join(self) -> None:
         """
@@ -1341,8 +1553,10 @@ class Walk:
         if len(self.windows) < 4:
             self.channels += 1
             window = self.random.randint(1, 6)
+            names = self.random.choice([(), ("web",), ("mail",), NAMES])
             self.windows[self.channels] = window
-            self.decided(self.ledger.joined(self.channels, window, self.now))
+            self.wants[self.channels] = names
+            self.decided(self.ledger.joined(self.channels, window, self.now, names))
 
     def claim(self) -> None:
         """
@@ -1432,8 +1646,9 @@ class WalkTests(SynchronousTestCase):
     def test_connections(self) -> None:
         """
         Each connection is in one place at a time, is let go or given up exactly
-        once, and is offered when it is the oldest, to a worker that has room;
-        and no more descriptors are held than the budget allows.
+        once, and is offered when it is the oldest of its name, to a worker that
+        wants it and has room; and no more descriptors are held than the budget
+        allows.
         """
         ends = set()
         for seed in range(200):

@@ -227,6 +227,8 @@ class OptionsTests(SynchronousTestCase):
         for line in [
             "[options] PORT PATH",
             "PORT is a number (every interface, IPv4 and IPv6)",
+            "http=80 https=tcp:443:interface=192.0.2.1",
+            "Listen on this [NAME=]PORT as well",
             "twistd -n portlisten 10000 ./socket",
             "[default: 0660]",
             "[default: what the host",
@@ -455,6 +457,7 @@ class MakeServiceTests(ListenerTestCase):
             ("65536", "'65536' is no port"),
             ("http", "'http' is no port"),
             ("nonsense:80", "'nonsense:80' is no endpoint description"),
+            ("a b=80", "'a b' is no name for a port"),
         ]:
             exit = self.assertRaises(SystemExit, self.make, port=port)
             self.assertIn(f"portlisten: {reason}", str(exit.code))
@@ -603,6 +606,99 @@ class StartTests(ListenerTestCase):
         self.patch(_frames, "MAXIMUM_PAYLOAD", 30)
         reason = self.failure("--listen", "tcp:0:interface=127.0.0.1")
         self.assertIn("2 ports are more than a listener can tell", reason)
+
+
+class NameTests(ListenerTestCase):
+    """
+    Ports with names.
+    """
+
+    async def joinFor(self, *names: str) -> Peer:
+        """
+        Connect a worker, and have it join for these names.
+        """
+        worker, _ = await self.greeted()
+        worker.say(WorkerHello(16, names))
+        line = f"with a window of 16, for {', '.join(names)}"
+        await eventually(
+            lambda: any(each.endswith(line) for each in texts(self.logged, "info"))
+        )
+        return worker
+
+    def startBoth(self, *arguments: str) -> None:
+        """
+        Start a listener with a port for the web and one for mail.
+        """
+        self.start(
+            *("--listen", "mail=tcp:0:interface=127.0.0.1", *arguments),
+            port="web=tcp:0:interface=127.0.0.1",
+        )
+
+    async def test_told(self) -> None:
+        """
+        Workers are told the names, and so is the log.
+        """
+        self.startBoth("--listen", "tcp:0:interface=127.0.0.1")
+        _, hello = await self.greeted()
+        self.assertEqual([port.name for port in hello.ports], ["web", "mail", ""])
+        number = hello.ports[0].address.port
+        self.assertTrue(
+            any(
+                line.startswith(f"listening on web=tcp:127.0.0.1:{number}, mail=tcp:")
+                for line in texts(self.logged, "info")
+            )
+        )
+
+    async def test_wanted(self) -> None:
+        """
+        Each worker gets what it asks for, and clients of one whose worker is not
+        there do not keep others waiting.
+        """
+        self.startBoth()
+        web = await self.joinFor("web")
+        [hello] = web.heard(ListenerHello)
+        self.client(hello, 1)
+        self.client(hello, 0)
+        await eventually(lambda: web.heard(Offer))
+        self.assertEqual([offer.port for offer in web.heard(Offer)], [0])
+        mail = await self.joinFor("mail")
+        await eventually(lambda: mail.heard(Offer))
+        self.assertEqual([offer.port for offer in mail.heard(Offer)], [1])
+
+    async def test_fullQueue(self) -> None:
+        """
+        A queue that is full leaves the next clients of its name in the backlog,
+        where nothing has to be done about them, and takes them when there is a
+        worker.
+        """
+        self.startBoth("--queue", "1")
+        web = await self.joinFor("web")
+        [hello] = web.heard(ListenerHello)
+        for _ in range(3):
+            self.client(hello, 1)
+        acceptor = self.service._acceptors[1]
+        await eventually(lambda: not acceptor._reading)
+        reads: list[int] = []
+        self.patch(acceptor, "doRead", lambda: reads.append(1))
+        self.client(hello, 0)
+        await eventually(lambda: web.heard(Offer))
+        await aMoment()
+        self.assertEqual((reads, acceptor._reading), ([], False))
+        del acceptor.doRead
+        mail = await self.joinFor("mail")
+        await eventually(lambda: len(mail.heard(Offer)) == 3)
+
+    async def test_unknown(self) -> None:
+        """
+        A worker that asks for what there is not is told so.
+        """
+        self.startBoth()
+        worker, _ = await self.greeted()
+        worker.say(WorkerHello(16, ("ftp",)))
+        await eventually(lambda: worker.heard(Bye))
+        self.assertEqual(
+            worker.heard(Bye), [Bye("no port is called 'ftp' here, only web, mail")]
+        )
 
 
 class StopTests(ListenerTestCase):

@@ -58,6 +58,9 @@ HOLD = 1.0
 CLAIM_TIMEOUT = 5.0
 PAUSE = 0.1
 
+#: What the ports are called, by their numbers.
+NAMES = ("web", "mail", "web")
+
 SETTINGS = settings(
     max_examples=int(os.environ.get("PORTLISTEN_EXAMPLES", "300")),
     stateful_step_count=50,
@@ -74,7 +77,9 @@ some = st.sets(one, min_size=1, max_size=4)
 stages = st.integers(0, 8)
 few = st.sampled_from([2, 0, 1, 4, 6])
 mostly = st.sampled_from([True, True, True, False])
-windows = st.lists(st.integers(1, 4), min_size=1, max_size=3)
+sizes = st.integers(1, 4)
+wants = st.sampled_from([(), ("web",), ("mail",), ("mail", "web")])
+crews = st.lists(st.tuples(sizes, wants), min_size=1, max_size=3)
 delays = st.sampled_from([0.02, 0.1, 0.5, 1.0, 5.0, 30.0])
 
 
@@ -120,6 +125,14 @@ class Connection:
     since: float = 0.0
     claim: int = 0
 
+    @property
+    def port(self) -> int:
+        return self.number % 3
+
+    @property
+    def name(self) -> str:
+        return NAMES[self.port]
+
 
 @dataclass(eq=False)
 class Side:
@@ -129,6 +142,7 @@ class Side:
 
     window: int
     limit: int
+    names: tuple[str, ...] = ()
     offered: dict[int, Connection] = field(default_factory=dict)
     serving: dict[int, Connection] = field(default_factory=dict)
     copies: list[Connection] = field(default_factory=list)
@@ -137,11 +151,16 @@ class Side:
     resume: float = 0.0
     turn: int = 0
 
-    def mayHave(self, now: float) -> bool:
+    def wants(self, name: str) -> bool:
+        return name in (self.names or NAMES)
+
+    def room(self, now: float) -> int:
         """
-        Whether it may be offered one more.
+        How many it may be offered more.
         """
-        return self.open and self.resume <= now and len(self.offered) < self.limit
+        if not self.open or self.resume > now:
+            return 0
+        return max(0, self.limit - len(self.offered))
 
     @property
     def outstanding(self) -> int:
@@ -155,9 +174,9 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @initialize(
         queue=st.integers(0, 5),
-        budget=st.integers(1, 14),
+        budget=st.integers(1, 20),
         roundRobin=st.booleans(),
-        windows=windows,
+        crew=crews,
         clients=few,
     )
     def begin(
@@ -165,13 +184,13 @@ class LedgerMachine(RuleBasedStateMachine):
         queue: int,
         budget: int,
         roundRobin: bool,
-        windows: list[int],
+        crew: list[tuple[int, tuple[str, ...]]],
         clients: int,
     ) -> None:
         self.ledger = Ledger(
-            queue, budget, PATIENCE, HOLD, CLAIM_TIMEOUT, PAUSE, roundRobin
+            queue, budget, PATIENCE, HOLD, CLAIM_TIMEOUT, PAUSE, roundRobin, NAMES
         )
-        self.queue = queue
+        self.queue = min(queue, budget // 4)
         self.budget = budget
         self.roundRobin = roundRobin
         self.now = 0.0
@@ -181,8 +200,8 @@ class LedgerMachine(RuleBasedStateMachine):
         self.waiting: list[Connection] = []
         self.sides: list[Side] = []
         self.counters = Counters()
-        for window in windows:
-            self.join(window)
+        for window, names in crew:
+            self.join(window, names)
         self.accept(clients)
 
     # What comes of it
@@ -197,22 +216,45 @@ class LedgerMachine(RuleBasedStateMachine):
         for decision in decisions:
             if isinstance(decision, HandOff):
                 self.handOff(decision)
-        assert not self.waiting or not self.ready(), "somebody waits for no reason"
+        assert not any(map(self.ready, NAMES)), "somebody waits for no reason"
 
-    def ready(self) -> list[Side]:
-        return [side for side in self.sides if side.mayHave(self.now)]
+    def ready(self, name: str) -> list[Side]:
+        """
+        The workers that a connection of this name may go to, if any waits.
+        """
+        return [
+            side
+            for side in self.sides
+            if side.room(self.now) and side.wants(name) and self.queued(name)
+        ]
+
+    def queued(self, name: str) -> list[Connection]:
+        return [each for each in self.waiting if each.name == name]
+
+    def room(self, name: str) -> int:
+        room = sum(side.room(self.now) for side in self.sides if side.wants(name))
+        room += self.queue - len(self.queued(name))
+        return max(0, min(room, self.budget - self.ledger.held))
+
+    def rooms(self) -> list[int]:
+        """
+        The ports that something may come in by.
+        """
+        return [port for port, name in enumerate(NAMES) if self.room(name)]
 
     def handOff(self, decision: HandOff) -> None:
         side = decision.channel
-        assert side in self.ready()
+        oldest = min(
+            (each for each in self.waiting if self.ready(each.name)),
+            key=lambda each: each.number,
+        )
+        assert decision.connection is oldest, "another one waits longer"
         first = min(
-            self.ready(),
+            self.ready(oldest.name),
             key=lambda each: (0 if self.roundRobin else each.outstanding, each.turn),
         )
         assert side is first, "another worker had less, or a longer wait"
-        oldest = min(self.waiting, key=lambda each: each.number)
-        assert decision.connection is oldest, "another one waits longer"
-        assert decision.port == oldest.number % 3
+        assert decision.port == oldest.port
         assert decision.id not in side.offered
         assert decision.id not in side.serving
         self.waiting.remove(oldest)
@@ -222,8 +264,8 @@ class LedgerMachine(RuleBasedStateMachine):
         side.offered[decision.id] = oldest
         self.counters.offered += 1
 
-    def share(self) -> int:
-        return max(1, self.budget // 2 // len(self.sides))
+    def share(self, side: Side) -> int:
+        return max(side.window, self.budget // 2 // len(self.sides))
 
     def copies(self) -> list[Connection]:
         found = [copy for side in self.sides for copy in side.copies]
@@ -245,41 +287,48 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @rule(count=few, witness=mostly)
     def accept(self, count: int, witness: bool = True) -> None:
-        for _ in range(min(count, self.ledger.room)):
+        for _ in range(count):
             self.last += 1
             connection = Connection(self.last, self.now, witness)
-            self.waiting.append(connection)
-            self.counters.accepted += 1
-            self.obey(
-                self.ledger.accepted(
-                    connection.number % 3, [connection], self.now, witness
+            if self.room(connection.name):
+                self.waiting.append(connection)
+                self.counters.accepted += 1
+                self.obey(
+                    self.ledger.accepted(
+                        connection.port,
+                        [connection],
+                        self.now,
+                        witness,
+                        connection.name,
+                    )
                 )
-            )
 
-    @precondition(lambda self: self.ledger.room)
-    @rule()
-    def acceptAll(self) -> None:
+    @precondition(lambda self: self.rooms())
+    @rule(which=one)
+    def acceptAll(self, which: int) -> None:
         """
         As many as there is room for, and of one port.
         """
-        first = self.last - self.last % 3 + 4
+        port = pick(which, self.rooms())
+        name = NAMES[port]
+        first = self.last - self.last % 3 + 3 + port
         batch = [
             Connection(first + 3 * each, self.now, True)
-            for each in range(self.ledger.room)
+            for each in range(self.room(name))
         ]
         self.last = batch[-1].number
         self.waiting.extend(batch)
         self.counters.accepted += len(batch)
-        self.obey(self.ledger.accepted(1, batch, self.now))
-        assert self.ledger.room == 0
-        assert len(self.waiting) <= self.queue
+        self.obey(self.ledger.accepted(port, batch, self.now, True, name))
+        assert self.ledger.room(name) == 0
+        assert len(self.queued(name)) <= self.queue
 
     @precondition(lambda self: len(self.sides) < 4)
-    @rule(window=st.integers(1, 4))
-    def join(self, window: int) -> None:
-        side = Side(window, window)
+    @rule(window=sizes, names=wants)
+    def join(self, window: int, names: tuple[str, ...]) -> None:
+        side = Side(window, window, names)
         self.sides.append(side)
-        self.obey(self.ledger.joined(side, window, self.now))
+        self.obey(self.ledger.joined(side, window, self.now, names))
 
     @precondition(lambda self: self.having("offered"))
     @rule(which=one, what=some, before=few)
@@ -297,7 +346,7 @@ class LedgerMachine(RuleBasedStateMachine):
                 side.copies.append(connection)
             else:
                 expected.append(LetGo(connection))
-        excess = side.copies[: max(0, len(side.copies) - self.share())]
+        excess = side.copies[: max(0, len(side.copies) - self.share(side))]
         self.counters.claimed += len(ids)
         decisions = self.ledger.claimed(side, ids, self.now)
         self.obey(decisions, *expected, *self.letGo(excess))
@@ -411,7 +460,7 @@ class LedgerMachine(RuleBasedStateMachine):
     def tick(self, delay: float) -> None:
         self.now += delay
         over = [each for each in self.waiting if self.now - each.accepted >= PATIENCE]
-        over.sort(key=lambda each: each.number)
+        over.sort(key=self.order)
         self.waiting = [each for each in self.waiting if each not in over]
         self.counters.timedOut += len(over)
         silent = [copy for copy in self.copies() if self.now - copy.since >= HOLD]
@@ -434,10 +483,16 @@ class LedgerMachine(RuleBasedStateMachine):
             *(Revoke(side, "an offer unclaimed for 5 s") for side in hung),
         )
 
+    def order(self, connection: Connection) -> tuple[int, int]:
+        """
+        The order in which connections are given up: name by name.
+        """
+        return NAMES.index(connection.name), connection.number
+
     def teardown(self) -> None:
         if not hasattr(self, "ledger"):
             return
-        self.waiting.sort(key=lambda each: each.number)
+        self.waiting.sort(key=self.order)
         expected: list[Decision] = [
             GiveUp(each, Reason.STOPPED) for each in self.waiting
         ]
@@ -459,15 +514,22 @@ class LedgerMachine(RuleBasedStateMachine):
         assert ledger.copies() == self.copies()
         assert ledger.held == ledger.waiting + ledger.unclaimed + len(self.copies())
         assert ledger.workers == sum(side.open for side in self.sides)
+        assert ledger.hasTakers == any(
+            side.open and side.wants(each.name)
+            for side in self.sides
+            for each in self.waiting
+        )
         for side in self.sides:
             assert ledger.outstanding(side) == side.outstanding
             assert ledger.copiesOf(side) == side.copies
 
     @invariant()
     def theLimitsHold(self) -> None:
-        assert 0 <= self.ledger.room <= self.budget - self.ledger.held
+        for name in NAMES:
+            assert self.ledger.room(name) == self.room(name)
         for side in self.sides:
             assert len(side.offered) <= side.window
+            assert all(side.wants(each.name) for each in side.offered.values())
 
 
 # The claims alone
@@ -691,6 +753,7 @@ class Client:
     """
     A client and its connection, as the kernel keeps them.
 
+    @ivar port: the port that it came in by.
     @ivar descriptors: how many there are, by who holds them; those on their way
         belong to the L{Wire}.
     @ivar users: the workers that read or wrote something.
@@ -701,8 +764,9 @@ class Client:
     @ivar claimed: when the listener heard it claimed.
     """
 
-    def __init__(self, number: int, accepted: float, witness: bool) -> None:
+    def __init__(self, number: int, port: int, accepted: float, witness: bool) -> None:
         self.number = number
+        self.port = port
         self.accepted = accepted
         self.witness = witness
         self.descriptors: Counter[Any] = Counter()
@@ -783,11 +847,14 @@ class Worker:
     @ivar ended: whether it has done with the channel, but for its last words.
     """
 
-    def __init__(self, world: PairMachine, window: int, wire: Wire) -> None:
+    def __init__(
+        self, world: PairMachine, window: int, names: tuple[str, ...], wire: Wire
+    ) -> None:
         self.world = world
         self.wire = wire
+        self.names = names or NAMES
         self.claims: Claims[Client] = Claims(window)
-        self.unwritten: list[Frame] = [WorkerHello(window)]
+        self.unwritten: list[Frame] = [WorkerHello(window, names)]
         self.serving: dict[int, Client] = {}
         self.offers: dict[int, Client] = {}
         self.claimed: set[int] = set()
@@ -851,6 +918,8 @@ class Worker:
         if isinstance(frame, Offer):
             assert not self.drained, "an offer after DRAINED"
             client = self.world.clients[frame.cookie]
+            assert NAMES[client.port] in self.names, "nobody asked for it"
+            assert frame.port == client.port
             before = client.descriptors[self]
             closed = self.claims.offered(frame)
             if before and not closed:
@@ -1045,14 +1114,14 @@ class Channel:
     def shuttable(self) -> bool:
         return not self.ended and self.wordSaid
 
-    def offer(self, id: int, client: Client) -> None:
+    def offer(self, id: int, port: int, client: Client) -> None:
         assert self.joined
         assert not self.revoking
         assert client.channel is None, f"{client} is handed to two"
         client.channel, client.claimed = self, None
         self.clients[id] = client
         self.due.append(client)
-        self.outbox.append(Offer(id, 0, client.number))
+        self.outbox.append(Offer(id, port, client.number))
 
     def write(self, count: int = 9) -> None:
         if not self.wire.workerOpen:
@@ -1089,7 +1158,7 @@ class Channel:
         world, ledger = self.world, self.world.ledger
         if isinstance(frame, WorkerHello):
             self.joined = True
-            world.run(ledger.joined(self, frame.window, world.now))
+            world.run(ledger.joined(self, frame.window, world.now, frame.names))
         elif isinstance(frame, Claim):
             self.claimed(frame.ids)
         elif isinstance(frame, Refuse):
@@ -1112,10 +1181,14 @@ class Channel:
             client.claimed = world.now
         decisions = ledger.claimed(self, tuple(ids), world.now)
         joined = sum(channel.joined for channel in world.channels)
-        full = len(ledger.copiesOf(self)) == max(1, BUDGET // 2 // joined)
-        excess = self.having(claimed=True) if full else []
+        full = len(ledger.copiesOf(self)) == max(self.window, BUDGET // 2 // joined)
+        earlier = [
+            client
+            for client in self.having(claimed=True)
+            if client not in self.named(ids)
+        ]
         unseen = [client for client in self.named(ids) if not client.witness]
-        world.run(decisions, [*excess, *unseen])
+        world.run(decisions, [*(earlier if full else []), *unseen])
 
     def named(self, ids: Iterable[int]) -> list[Client]:
         return [self.clients[id] for id in ids]
@@ -1194,20 +1267,21 @@ class PairMachine(RuleBasedStateMachine):
 
     @initialize(
         roundRobin=st.booleans(),
-        windows=windows,
+        crew=crews,
     )
-    def begin(self, roundRobin: bool, windows: list[int]) -> None:
+    def begin(self, roundRobin: bool, crew: list[tuple[int, tuple[str, ...]]]) -> None:
         self.ledger = Ledger(
-            QUEUE, BUDGET, PATIENCE, HOLD, CLAIM_TIMEOUT, PAUSE, roundRobin
+            QUEUE, BUDGET, PATIENCE, HOLD, CLAIM_TIMEOUT, PAUSE, roundRobin, NAMES
         )
+        self.port = 0
         self.now = 0.0
         self.alive = True
         self.clients: dict[int, Client] = {}
         self.workers: list[Worker] = []
         self.channels: list[Channel] = []
         self.givenUp: Counter[Reason] = Counter()
-        for window in windows:
-            self.join(window)
+        for window, names in crew:
+            self.join(window, names)
             self.workers[-1].writeAll()
             self.channels[-1].readAll()
 
@@ -1227,7 +1301,7 @@ class PairMachine(RuleBasedStateMachine):
             client = decision.connection
             assert client.descriptors[LISTENER] == 1
             if isinstance(decision, HandOff):
-                decision.channel.offer(decision.id, client)
+                decision.channel.offer(decision.id, decision.port, client)
             elif isinstance(decision, LetGo):
                 assert not client.pristine or client in mayLetGo
                 if client.channel.wire.workerDied:
@@ -1360,10 +1434,10 @@ class PairMachine(RuleBasedStateMachine):
         self.tick()
 
     @precondition(lambda self: self.alive and len(self.living()) < 5)
-    @rule(window=st.integers(1, 4))
-    def join(self, window: int) -> None:
+    @rule(window=sizes, names=wants)
+    def join(self, window: int, names: tuple[str, ...] = ()) -> None:
         wire = Wire()
-        self.workers.append(Worker(self, window, wire))
+        self.workers.append(Worker(self, window, names, wire))
         self.channels.append(Channel(self, window, wire))
 
     @precondition(lambda self: self.open())
@@ -1399,14 +1473,19 @@ class PairMachine(RuleBasedStateMachine):
     # What the listener does
 
     def accept(self, count: int, witness: bool) -> None:
+        """
+        Accept from the ports in turn.
+        """
+        self.port = (self.port + 1) % len(NAMES)
+        name = NAMES[self.port]
         batch = []
-        for _ in range(min(count, self.ledger.room if self.alive else 0)):
-            client = Client(len(self.clients), self.now, witness)
+        for _ in range(min(count, self.ledger.room(name) if self.alive else 0)):
+            client = Client(len(self.clients), self.port, self.now, witness)
             client.open(LISTENER)
             self.clients[client.number] = client
             batch.append(client)
         if batch:
-            self.run(self.ledger.accepted(0, batch, self.now, witness))
+            self.run(self.ledger.accepted(self.port, batch, self.now, witness, name))
 
     def tick(self) -> None:
         silent = [
@@ -1443,7 +1522,7 @@ class PairMachine(RuleBasedStateMachine):
         )
 
     def goOn(self) -> None:
-        if self.alive and not self.ledger.workers:
+        if self.alive and self.ledger.waiting and not self.ledger.hasTakers:
             self.join(4)
         for channel in self.channels:
             channel.writeAll()
@@ -1513,7 +1592,7 @@ class MachineTests(SynchronousTestCase):
     def test_ledger(self) -> None:
         """
         Whatever the order of events, the listener's book is right, and keeps to
-        its limits and its order.
+        its limits and its order, and to what each worker wants.
         """
         run_state_machine_as_test(LedgerMachine, settings=SETTINGS)
 
@@ -1527,6 +1606,6 @@ class MachineTests(SynchronousTestCase):
     def test_pair(self) -> None:
         """
         Whoever is killed or hangs, and whenever: nothing lost, nothing doubled,
-        no descriptor leaked.
+        nothing offered to whom it is not for, no descriptor leaked.
         """
         run_state_machine_as_test(PairMachine, settings=SETTINGS)

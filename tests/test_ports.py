@@ -97,6 +97,47 @@ class ParseTests(SynchronousTestCase):
             self.assertIsInstance(port, _ports.DescribedPort)
             self.assertEqual(str(port), description)
 
+    def test_named(self) -> None:
+        """
+        Any of them may have a name before it.
+        """
+        for name in ("http", "_", "0", "a.b-c_D", "x" * 63):
+            for description, told in (
+                ("80", "port 80"),
+                ("tcp:80:interface=127.0.0.1", "tcp:80:interface=127.0.0.1"),
+                ("unix:/run/a\\=b", "unix:/run/a\\=b"),
+            ):
+                port = _ports.parse(MemoryReactor(), f"{name}={description}", 5)
+                assert isinstance(port, _ports.NamedPort)
+                self.assertEqual((port.name, str(port)), (name, told))
+
+    def test_badName(self) -> None:
+        """
+        What is no name is refused, and what would be needed is told.
+        """
+        for name in ("", ".a", "-a", "a b", "a/b", "x" * 64, "ü", "a\n", "٨"):
+            self.assertBad(
+                f"{name}=80",
+                f"{name!r} is no name for a port: give up to 63",
+                "http=80",
+            )
+
+    def test_badAfterName(self) -> None:
+        """
+        What follows the name has to be a port, and has no second name.
+        """
+        self.assertBad("http=", "'' is no port")
+        self.assertBad("http=65536", "'65536' is no port")
+        self.assertBad("http=https=80", "'https=80' is no port")
+        self.assertBad("http=nonsense:80", "'nonsense:80' is no endpoint description")
+
+    def test_noName(self) -> None:
+        """
+        An option of a description is no name of a port.
+        """
+        port = _ports.parse(MemoryReactor(), "tcp:80:interface=127.0.0.1", 5)
+        self.assertIsInstance(port, _ports.DescribedPort)
+
     def test_malformed(self) -> None:
         """
         What Twisted does not understand is refused, with its own words.
@@ -210,6 +251,18 @@ class NumberedPortTests(SynchronousTestCase):
         self.assertEqual(
             [port.socket.getsockname()[1] for port in self.bind(number)], [number] * 2
         )
+
+    def test_named(self) -> None:
+        """
+        A name is that of both, and is told with the address.
+        """
+        bound = _ports.bind(_ports.parse(MemoryReactor(), "http=0", 5))
+        for port in bound:
+            self.addCleanup(port.socket.close)
+        self.assertEqual([port.name for port in bound], ["http", "http"])
+        number = bound[0].socket.getsockname()[1]
+        self.assertEqual(bound[0].label, f"http=tcp:0.0.0.0:{number}")
+        self.assertEqual([port.name for port in self.bind()], ["", ""])
 
     def test_accepts(self) -> None:
         """
