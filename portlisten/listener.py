@@ -68,7 +68,7 @@ class Options(_twistd.CommandOptions):
 
     command = "portlisten"
 
-    synopsis = "[options] PORT PATH"
+    synopsis = "[options] [PORT] PATH"
 
     longdesc = (
         "Binds PORT, and hands each connection that it accepts to a worker: any"
@@ -82,6 +82,7 @@ class Options(_twistd.CommandOptions):
 PORT is a number (every interface, IPv4 and IPv6) or an endpoint description:
   80                              tcp:80:interface=127.0.0.1
   unix:/run/www.sock              systemd:domain=INET:index=0
+It may be left out where --listen gives one.
 
 With a name before it, a worker can ask for it; one that asks for none gets all.
 Ports of one name have their own queue, so they do not wait for others' workers:
@@ -90,7 +91,7 @@ Ports of one name have their own queue, so they do not wait for others' workers:
 Examples:
   twistd -n portlisten 10000 ./socket
   twistd --uid nobody --gid nogroup portlisten --group www-data \\
-      --listen https=443 http=80 /run/portlisten/web.sock
+      --listen http=80 --listen https=443 /run/portlisten/web.sock
 """
 
     optParameters = [
@@ -224,12 +225,13 @@ Examples:
 
     def parseArgs(self, *args: str) -> None:
         """
-        Take PORT and PATH.
+        Take PORT, which may be missing after C{--listen}, and PATH.
         """
-        if len(args) != 2:
-            raise UsageError(f"expected PORT and PATH, got {len(args)} arguments")
-        self["listen"].insert(0, args[0])
-        self["path"] = args[1]
+        if not 2 - bool(self["listen"]) <= len(args) <= 2:
+            port = "[PORT]" if self["listen"] else "PORT"
+            raise UsageError(f"expected {port} and PATH, got {len(args)} arguments")
+        *ports, self["path"] = args
+        self["listen"][:0] = ports
 
 
 class ListenerService(Service):

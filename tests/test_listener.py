@@ -158,6 +158,19 @@ class OptionsTests(SynchronousTestCase):
                 self.refusal(*arguments),
             )
 
+    def test_portByOption(self) -> None:
+        """
+        PORT may be left out where an option gives one, and PATH may not.
+        """
+        options = parse("--listen", "http=80", "--listen", "https=443", "path")
+        self.assertEqual(options["listen"], ["http=80", "https=443"])
+        self.assertEqual(options["path"], "path")
+        for arguments in [(), ("80", "path", "more")]:
+            self.assertIn(
+                f"expected [PORT] and PATH, got {len(arguments)} arguments",
+                self.refusal("--listen", "81", *arguments),
+            )
+
     def test_unknownOption(self) -> None:
         """
         An option that does not exist is refused.
@@ -225,8 +238,9 @@ class OptionsTests(SynchronousTestCase):
         """
         text = " ".join(str(Options()).split())
         for line in [
-            "[options] PORT PATH",
+            "[options] [PORT] PATH",
             "PORT is a number (every interface, IPv4 and IPv6)",
+            "It may be left out where --listen gives one.",
             "http=80 https=tcp:443:interface=192.0.2.1",
             "Listen on this [NAME=]PORT as well",
             "twistd -n portlisten 10000 ./socket",
