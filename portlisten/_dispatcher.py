@@ -382,9 +382,9 @@ class Dispatcher:
 
     def _schedule(self) -> None:
         """
-        See that time passes in the ledger while there is anything in it.
+        See that time passes in the ledger while it has anything to do with it.
         """
-        if self._timer is None and (self._ledger.held or self._stopped is not None):
+        if self._timer is None and (self._ledger.timed or self._stopped is not None):
             self._timer = self._reactor.callLater(WITNESS_INTERVAL, self._tick)
 
     def _tick(self) -> None:

@@ -325,6 +325,15 @@ class Ledger:
             for worker in self._workers.values()
         )
 
+    @property
+    def timed(self) -> bool:
+        """
+        Whether there is anything that changes as time passes.
+        """
+        return self.held > 0 or any(
+            worker.resume > self._now for worker in self._workers.values()
+        )
+
     def room(self, name: str = "") -> int:
         """
         How many connections may be accepted now, on ports of this name.

@@ -382,6 +382,25 @@ class HandOffTests(DispatcherTestCase):
         self.dispatcher.claimed(worker, [1])
         self.assertEqual(self.roomChanges, before + 2)
 
+    def test_roomAfterPause(self) -> None:
+        """
+        So it is when a worker may have offers again after it refused one, though
+        nothing is left that is waited for.
+        """
+        worker = self.join()
+        self.accept()
+        other = self.join("worker 2")
+        self.dispatcher.refused(worker, [1], "no descriptor")
+        self.dispatcher.claimed(other, [1])
+        self.dispatcher.closed(other, [1])
+        self.dispatcher.parted(other, "it says: enough")
+        self.assertEqual((self.ledger.held, self.dispatcher.room("")), (0, 2))
+        rooms: list[int] = []
+        self.dispatcher.roomChanged = lambda: rooms.append(self.dispatcher.room(""))
+        self.clock.pump([WITNESS_INTERVAL] * 6)
+        self.assertEqual(rooms[-1], 4)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
     def test_joinedIsLogged(self) -> None:
         """
         A worker that joins is logged, with what it asks for.

@@ -1342,6 +1342,41 @@ class NameTests(LedgerTestCase):
         self.assertEqual(self.ledger.waiting, 0)
 
 
+class TimedTests(LedgerTestCase):
+    """
+    Tests for whether time makes a difference.
+    """
+
+    def test_held(self) -> None:
+        """
+        It does while anything is held.
+        """
+        self.assertFalse(self.ledger.timed)
+        self.accept("a")
+        self.assertTrue(self.ledger.timed)
+        self.join("x")
+        self.claim("x", 1)
+        self.assertTrue(self.ledger.timed)
+        self.close("x", 1)
+        self.assertFalse(self.ledger.timed)
+
+    def test_pausing(self) -> None:
+        """
+        It does while a worker pauses that refused something, though another has
+        taken that.
+        """
+        self.join("x")
+        self.accept("a")
+        self.join("y")
+        self.refuse("x", 1)
+        self.claim("y", 1)
+        self.close("y", 1)
+        self.assertEqual(self.ledger.held, 0)
+        self.assertTrue(self.ledger.timed)
+        self.tick(PAUSE)
+        self.assertFalse(self.ledger.timed)
+
+
 class StopTests(LedgerTestCase):
     """
     Tests for L{Ledger.stopped}.

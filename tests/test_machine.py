@@ -514,6 +514,9 @@ class LedgerMachine(RuleBasedStateMachine):
         assert ledger.copies() == self.copies()
         assert ledger.held == ledger.waiting + ledger.unclaimed + len(self.copies())
         assert ledger.workers == sum(side.open for side in self.sides)
+        assert ledger.timed == bool(
+            ledger.held or any(side.resume > self.now for side in self.sides)
+        )
         assert ledger.hasTakers == any(
             side.open and side.wants(each.name)
             for side in self.sides
