@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 from twisted.internet.interfaces import (
@@ -462,6 +462,8 @@ class WorkerChannel(_Channel):
 
     @param window: how many unclaimed offers the worker wants at the most.
     @param timeout: how long HELLO may take, in seconds.
+    @param names: what the ports are called whose connections it wants; if empty,
+        it wants all.
     """
 
     vocabulary = _frames.FROM_LISTENER
@@ -472,12 +474,13 @@ class WorkerChannel(_Channel):
         adopter: IAdopter,
         window: int = _frames.MAXIMUM_WINDOW,
         timeout: float = 5.0,
+        names: Collection[str] = (),
     ) -> None:
         super().__init__(reactor, timeout)
         self._adopter = adopter
-        self._hello = WorkerHello(window)
+        self._hello = WorkerHello(window, tuple(names))
         self._claims: Claims[int] = Claims(window)
-        self._reason = "the listener is gone"
+        self._reason: str | None = None
         self._revoked = False
         self._farewell: str | None = None
 
@@ -517,8 +520,9 @@ class WorkerChannel(_Channel):
         if isinstance(frame, Offer):
             _closeAll(self._claims.offered(frame))
         elif isinstance(frame, ListenerHello):
+            ports = frame.wanted(self._hello.names)
             self._stopWaiting()
-            self._adopter.registered(self, frame)
+            self._adopter.registered(self, ports)
         elif isinstance(frame, Drained):
             self._adopter.drained(self)
         elif isinstance(frame, Revoked):
@@ -570,8 +574,6 @@ class WorkerChannel(_Channel):
         self._pump()
 
     def _broken(self, reason: str) -> None:
-        if self._farewell is None:
-            self.log.error("the listener is cut off: {reason}", reason=reason)
         self.bye(reason)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:

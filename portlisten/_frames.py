@@ -261,15 +261,32 @@ REFUSALS = {
 }
 
 
-def describe(address: Address) -> str:
+def portName(text: str) -> str:
     """
-    Write an address as endpoint descriptions do, for people.
+    Check what a port is to be called.
+
+    @raise ValueError: if nothing can be called that; the text says what can.
+    """
+    if not NAME.fullmatch(text):
+        raise ValueError(
+            f"{text!r} is no name for a port: give up to 63 letters, digits, '_', and"
+            " after the first '-' and '.', such as http"
+        )
+    return text
+
+
+def describe(address: Address, name: str = "") -> str:
+    """
+    Write where a port listens, and what it is called, as endpoint descriptions
+    do, for people.
     """
     if isinstance(address, UNIXAddress):
-        return f"unix:{os.fsdecode(address.name or b'')}"
-    if isinstance(address, IPv6Address):
-        return f"tcp6:[{address.host}]:{address.port}"
-    return f"tcp:{address.host}:{address.port}"
+        described = f"unix:{os.fsdecode(address.name or b'')}"
+    elif isinstance(address, IPv6Address):
+        described = f"tcp6:[{address.host}]:{address.port}"
+    else:
+        described = f"tcp:{address.host}:{address.port}"
+    return f"{name}={described}" if name else described
 
 
 def encode(frame: Frame) -> bytes:

@@ -25,7 +25,7 @@ from twisted.internet.error import CannotListenError, ConnectionDone
 from twisted.internet.protocol import Factory, Protocol
 from twisted.python.failure import Failure
 
-from portlisten._frames import NAME, Address, describe
+from portlisten._frames import Address, describe, portName
 
 # Those whose ports are plain sockets.  Of any other (TLS, a wrapper) only the
 # socket would be handed over, and what it adds would silently be missing.
@@ -70,8 +70,7 @@ class BoundPort:
         """
         The address as an endpoint description, for the log.
         """
-        described = describe(self.address)
-        return f"{self.name}={described}" if self.name else described
+        return describe(self.address, self.name)
 
 
 class NumberedPort:
@@ -244,12 +243,10 @@ def parse(reactor: Any, description: str, backlog: int) -> PortPlan:
     """
     named = re.match("([^:=]*)=", description)
     if named is not None:
-        name = named[1]
-        if not NAME.fullmatch(name):
-            raise BadDescription(
-                f"{name!r} is no name for a port: give up to 63 letters, digits, '_',"
-                " and after the first '-' and '.', as in http=80"
-            )
+        try:
+            name = portName(named[1])
+        except ValueError as error:
+            raise BadDescription(str(error)) from None
         return NamedPort(name, _parse(reactor, description[named.end() :], backlog))
     return _parse(reactor, description, backlog)
 

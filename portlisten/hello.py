@@ -21,6 +21,7 @@ from twisted.python.usage import UsageError
 from zope.interface import implementer
 
 from portlisten import _path, _twistd
+from portlisten._frames import portName
 from portlisten._worker import Worker
 
 #: How long a client may take to close, once it has the answer, in seconds.
@@ -132,7 +133,18 @@ Examples:
 
     def __init__(self) -> None:
         super().__init__()
+        self["name"] = []
         self["listener-user"] = []
+
+    def opt_name(self, name: str) -> None:
+        """
+        Serve only the ports that the listener calls so; may be given several
+        times. [default: all]
+        """
+        try:
+            self["name"].append(portName(name))
+        except ValueError as error:
+            raise UsageError(f"--name: {error}") from None
 
     def opt_listener_user(self, name: str) -> None:
         """
@@ -205,6 +217,7 @@ def makeService(options: Options, reactor: Any = None) -> IService:
         options["retry"],
         options["grace"],
         options["listener-user"],
+        options["name"],
     )
     _twistd.exitCleanlyOnTerm(reactor)
     return HelloService(options, worker)

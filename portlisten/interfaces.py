@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from zope.interface import Attribute, Interface
 
 if TYPE_CHECKING:
-    from portlisten._frames import ListenerHello, Offer
+    from portlisten._frames import Offer, Port
 
 
 class IConnection(Interface):
@@ -166,9 +166,10 @@ class IAdopter(Interface):
     What the worker's end of a channel tells about its listener.
     """
 
-    def registered(channel: IWorkerChannel, hello: ListenerHello) -> None:
+    def registered(channel: IWorkerChannel, ports: Sequence[Port]) -> None:
         """
-        The listener knows of this worker, and will send offers.
+        The listener knows of this worker, and will send it what comes in by
+        these ports.
         """
 
     def adopt(channel: IWorkerChannel, offer: Offer, descriptor: int) -> None:
@@ -182,7 +183,23 @@ class IAdopter(Interface):
         No offer follows.
         """
 
-    def lost(channel: IWorkerChannel, reason: str) -> None:
+    def lost(channel: IWorkerChannel, reason: str | None) -> None:
         """
         The channel is gone, after all that it had brought was told.
+
+        @param reason: what either side said of it, or L{None} if it ended
+            without a word.
+        """
+
+
+class IDrainable(Interface):
+    """
+    What a protocol may provide, to be told that its server stops.
+    """
+
+    def drain() -> None:
+        """
+        Finish what is under way, and then close.  The connection is left open
+        until the protocol closes it or the server's grace is over.  It may have
+        been made only now.
         """

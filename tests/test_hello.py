@@ -176,6 +176,7 @@ class OptionsTests(SynchronousTestCase):
                 "string": b"hello",
                 "retry": 0.1,
                 "grace": 10.0,
+                "name": [],
                 "listener-user": [],
             },
         )
@@ -187,7 +188,8 @@ class OptionsTests(SynchronousTestCase):
         user = pwd.getpwuid(os.getuid()).pw_name
         given = parse(
             *("--retry", "2.5", "--grace", "0", "--listener-user", user),
-            *("--listener-user", "0", "path", "hello"),
+            *("--listener-user", "0", "--name=http", "--name", "www-2"),
+            *("path", "hello"),
         )
         self.assertEqual(
             dict(given),
@@ -196,6 +198,7 @@ class OptionsTests(SynchronousTestCase):
                 "string": b"hello",
                 "retry": 2.5,
                 "grace": 0.0,
+                "name": ["http", "www-2"],
                 "listener-user": [os.getuid(), 0],
             },
         )
@@ -240,6 +243,16 @@ class OptionsTests(SynchronousTestCase):
             "--listener-user: there is no user 'no such'",
             self.refusal("--listener-user", "no such", "path", "hello"),
         )
+
+    def test_badName(self) -> None:
+        """
+        A port is called something that a port can be called.
+        """
+        for name in ["", "a,b", "-x", "x" * 64]:
+            self.assertIn(
+                f"--name: {name!r} is no name for a port",
+                self.refusal("--name", name, "path", "hello"),
+            )
 
     def test_unknownOption(self) -> None:
         """

@@ -119,7 +119,7 @@ class ParseTests(SynchronousTestCase):
             self.assertBad(
                 f"{name}=80",
                 f"{name!r} is no name for a port: give up to 63",
-                "http=80",
+                "such as http",
             )
 
     def test_badAfterName(self) -> None:

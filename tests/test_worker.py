@@ -11,7 +11,7 @@ import resource
 import socket
 import struct
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -34,6 +34,7 @@ from portlisten._frames import (
     Closed,
     Drain,
     Drained,
+    Frame,
     Gone,
     ListenerHello,
     Offer,
@@ -42,7 +43,7 @@ from portlisten._frames import (
 )
 from portlisten._linux import Credentials
 from portlisten._transport import ChannelTransport
-from portlisten._worker import FAREWELL, Worker
+from portlisten._worker import FAREWELL, UNFIT, Worker
 from portlisten.interfaces import IAdopter
 from tests.test_channel import (
     Peer,
@@ -60,6 +61,14 @@ GRACE = 10.0
 STRANGER = 54321
 
 HELLO = ListenerHello(8, (Port(0, IPv4Address("TCP", "192.0.2.1", 80)),))
+
+NAMED = ListenerHello(
+    8,
+    (
+        Port(0, IPv4Address("TCP", "192.0.2.1", 80), "http"),
+        Port(1, IPv4Address("TCP", "192.0.2.1", 443), "https"),
+    ),
+)
 
 
 async def hear(client: socket.socket) -> bytes:
@@ -220,6 +229,7 @@ class Listener:
     A listener made by hand.
 
     @ivar channels: the ends of the channels that it has accepted, all of them.
+    @ivar greeting: what it says to each worker.
     """
 
     def __init__(self, path: str, backlog: int = 5) -> None:
@@ -229,10 +239,11 @@ class Listener:
         self._socket.listen(backlog)
         self._socket.setblocking(False)
         self.channels: list[Peer] = []
+        self.greeting: tuple[Frame | bytes, ...] = (HELLO,)
 
     def accept(self) -> bool:
         """
-        Accept a worker if there is one, and say HELLO to it.
+        Accept a worker if there is one, and greet it.
         """
         try:
             sock, _ = self._socket.accept()
@@ -240,7 +251,7 @@ class Listener:
             return False
         self.channels.append(Peer(sock, _frames.FROM_WORKER))
         try:
-            self.channels[-1].say(HELLO)
+            self.channels[-1].say(*self.greeting)
         except BrokenPipeError:
             pass  # it has gone again
         return True
@@ -911,6 +922,122 @@ class ConnectingTests(WorkerTestCase):
         await eventually(lambda: conversation.received == b"ping")
 
 
+class UnfitTests(WorkerTestCase):
+    """
+    Listeners that are of no use.
+    """
+
+    async def meet(self, *greeting: Frame | bytes, names: Sequence[str] = ()) -> Peer:
+        """
+        Start a worker where somebody lives who greets it with this.
+        """
+        self.worker = Worker(
+            self.reactor, self.path, self.factory, RETRY, GRACE, names=names
+        )
+        self.listener = self.listen()
+        self.start()
+        return await self.again(*greeting)
+
+    async def again(self, *greeting: Frame | bytes) -> Peer:
+        """
+        Greet the next channel with this.
+        """
+        self.listener.greeting = greeting
+        await eventually(self.listener.accept)
+        return self.listener.channel
+
+    async def complaints(self, count: int) -> list[str]:
+        """
+        Wait for complaints.
+        """
+        await eventually(lambda: len(texts(self.logged, "warn")) >= count)
+        return texts(self.logged, "warn")
+
+    async def test_unknownName(self) -> None:
+        """
+        A listener without the port that is asked for is left, with a BYE that
+        says why; and asked again a little later, with no further complaint, since
+        it may be started anew with that port.
+        """
+        channel = await self.meet(NAMED, names=("http", "smtp"))
+        [complaint] = await self.complaints(1)
+        self.assertEqual(
+            complaint,
+            f"waiting for a listener at {self.path}, trying every 5 s: the listener"
+            " there is of no use: no port is called 'smtp' here, only http, https",
+        )
+        await eventually(channel.hasEnded)
+        self.assertIn("no port is called 'smtp'", channel.frames[-1].reason)
+        self.assertEqual(channel.frames[0].names, ("http", "smtp"))
+        self.clock.advance(UNFIT - 0.1)
+        await aMoment()
+        self.assertEqual(len(self.listener.channels), 1)
+        self.clock.advance(0.1)
+        await self.again(NAMED)
+        await aMoment()
+        self.assertEqual(len(await self.complaints(1)), 1)
+        self.assertEqual(self.factory.calls, [])
+
+    async def test_knownNames(self) -> None:
+        """
+        Of one that has them, only those ports count.
+        """
+        channel = await self.meet(NAMED, names=("https",))
+        await eventually(lambda: texts(self.logged, "info"))
+        self.assertEqual(
+            texts(self.logged, "info"),
+            [
+                f"joined the listener at {self.path}, which listens on"
+                " https=tcp:192.0.2.1:443"
+            ],
+        )
+        self.assertEqual(self.worker.ports, NAMED.ports[1:])
+        await eventually(lambda: channel.heard(WorkerHello))
+        self.assertEqual(channel.heard(WorkerHello)[0].names, ("https",))
+
+    async def test_turnedAway(self) -> None:
+        """
+        Who is turned away says why, once, and does not ask again at once.
+        """
+        channel = await self.meet(Bye("members only"))
+        channel.close()
+        [complaint] = await self.complaints(1)
+        self.assertIn("trying every 5 s", complaint)
+        self.assertIn("the listener says: members only", complaint)
+
+    async def test_vanished(self) -> None:
+        """
+        One that was gone before it said anything was only restarted, and is
+        asked again at once.
+        """
+        channel = await self.meet()
+        channel.close()
+        [complaint] = await self.complaints(1)
+        self.assertIn("lost the listener", complaint)
+        self.clock.advance(RETRY)
+        await self.again(HELLO)
+        await eventually(lambda: texts(self.logged, "info"))
+
+    async def test_nonsense(self) -> None:
+        """
+        What is no listener is of no use either.
+        """
+        await self.meet(b"220 mail.example.com ESMTP")
+        [complaint] = await self.complaints(1)
+        self.assertIn("of no use: a frame of the unknown type 50", complaint)
+
+    async def test_otherKindOfSocket(self) -> None:
+        """
+        A socket that is no stream is waited out.
+        """
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.addCleanup(sock.close)
+        sock.bind(self.path)
+        self.start()
+        [complaint] = await self.complaints(1)
+        self.assertIn("a socket of another kind is there", complaint)
+
+
 class ListenerUserTests(WorkerTestCase):
     """
     Whose listener a worker has to do with.
@@ -958,8 +1085,8 @@ class ListenerUserTests(WorkerTestCase):
         """
         [complaint] = self.meet(STRANGER)
         self.assertIn(
-            f"the listener there is of uid {STRANGER}, which --listener-user has to"
-            " name",
+            f"the listener there is of uid {STRANGER}, which --listener-user (in a"
+            " description, listenerUser) has to name",
             complaint,
         )
         self.clock.advance(RETRY)
@@ -998,16 +1125,18 @@ class StopTests(WorkerTestCase):
 
     async def test_startAndStopOfTheFactory(self) -> None:
         """
-        The factory is started once and stopped once, after the connections have
-        ended, however many there were.
+        The factory is started once, when there is a listener, and stopped once,
+        after the connections have ended, however many there were.
         """
         self.start()
-        self.assertEqual(self.factory.calls, ["start"])
+        self.assertEqual(self.factory.calls, [])
         listener = self.listen()
         self.clock.advance(RETRY)
         await aMoment()
         self.clock.advance(RETRY)
         await eventually(listener.accept)
+        await eventually(lambda: self.factory.calls)
+        self.assertEqual(self.factory.calls, ["start"])
         for id in (1, 2):
             await self.serve(listener, id)
         stopped = self.stop()
@@ -1181,26 +1310,26 @@ class StopTests(WorkerTestCase):
 
     async def test_whileWaiting(self) -> None:
         """
-        Between two tries to connect it stops at once.
+        Between two tries to connect it stops at once, and a factory that was
+        never started is not stopped.
         """
         self.start()
         await aMoment()
         self.assertTrue(self.stop().called)
-        self.assertEqual(self.factory.calls, ["start", "stop"])
+        self.assertEqual(self.factory.calls, [])
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     async def test_beforeTheListenerKnows(self) -> None:
         """
-        With a listener that has not even accepted the channel, nothing may be
-        left behind.
+        With a listener that has not even accepted the channel, it does not wait
+        for the grace, and leaves nothing behind.
         """
         self.listen()
         self.start()
         stopped = self.stop()
-        self.clock.advance(GRACE)
         await eventually(lambda: stopped.called)
         self.assertEqual(self.channels(), [])
-        self.assertEqual(self.factory.calls, ["start", "stop"])
+        self.assertEqual(self.factory.calls, [])
 
     async def test_servingWithoutListener(self) -> None:
         """

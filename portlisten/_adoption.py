@@ -1,0 +1,262 @@
+"""
+Adopting connections: a descriptor becomes a transport of the reactor's, with a
+protocol of an ordinary Twisted factory, and its end is reported.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from twisted.internet.interfaces import (
+    IAddress,
+    ILoggingContext,
+    IProtocol,
+    IProtocolFactory,
+)
+from twisted.internet.protocol import Factory
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from portlisten import _draining, _linux
+from portlisten._frames import Offer
+from portlisten.interfaces import IWorkerChannel
+
+
+class Served:
+    """
+    An adopted connection.
+
+    The reactor takes this for its protocol, but only until there is a transport,
+    which then has the protocol itself: servers look at C{transport.protocol},
+    and replace it, as for STARTTLS or when HTTP becomes WebSocket.  What stays
+    to the end is the transport, so that is where this hears of the end.
+
+    @param adoptions: told of the beginning and the end.
+    @param report: called at the end.
+    """
+
+    def __init__(
+        self, adoptions: Adoptions, protocol: IProtocol, report: Callable[[], None]
+    ) -> None:
+        self._adoptions = adoptions
+        self._protocol = protocol
+        self._report = report
+        self._transport: Any = None
+
+    def logPrefix(self) -> str:
+        """
+        The protocol's own.
+        """
+        context = ILoggingContext(self._protocol, None)
+        return type(self._protocol).__name__ if context is None else context.logPrefix()
+
+    def makeConnection(self, transport: Any) -> None:
+        """
+        The connection is there.  Where the protocol fails at it, the connection
+        ends: it would stay open in the reactor otherwise.
+        """
+        self._transport = transport
+        transport.protocol = self._protocol
+        transport.connectionLost = self._connectionLost
+        self._adoptions.serving.add(self)
+        try:
+            self._protocol.makeConnection(transport)
+        except Exception:
+            self._adoptions.log.failure("{protocol} failed", protocol=self._protocol)
+            transport.abortConnection()
+
+    def drain(self) -> None:
+        """
+        Have the connection end as soon as that does no harm.
+        """
+        _draining.drain(self._transport.protocol)
+
+    def _connectionLost(self, reason: Failure) -> None:
+        del self._transport.connectionLost
+        try:
+            self._transport.connectionLost(reason)
+        finally:
+            self._report()
+            self._adoptions.ended(self)
+
+
+class _Adoption(Factory):
+    """
+    Builds the protocol of one adopted connection.
+
+    @ivar served: what was built, if anything.
+    """
+
+    noisy = False
+
+    def __init__(self, adoptions: Adoptions, report: Callable[[], None]) -> None:
+        self._adoptions = adoptions
+        self._report = report
+        self.served: Served | None = None
+
+    def buildProtocol(self, addr: IAddress | None) -> Any:
+        """
+        See L{IProtocolFactory}.
+        """
+        assert addr is not None
+        try:
+            protocol = self._adoptions.factory.buildProtocol(addr)
+        except Exception:
+            self._adoptions.log.failure("no protocol for {addr}", addr=addr)
+            return None
+        if protocol is not None:
+            self.served = Served(self._adoptions, protocol, self._report)
+        return self.served
+
+
+class Adoptions:
+    """
+    Adopts connections for a factory.
+
+    @param reactor: an L{IReactorSocket} and L{IReactorTime}.
+    @param factory: what a port would be given.
+    @param retry: how long to wait before trying again when there is no room for
+        a connection, in seconds.
+    @param settled: called each time that one has ended.
+
+    @ivar serving: the adopted connections that have not ended.
+    """
+
+    log = Logger()
+
+    def __init__(
+        self,
+        reactor: Any,
+        factory: IProtocolFactory,
+        retry: float,
+        settled: Callable[[], None],
+    ) -> None:
+        self._reactor = reactor
+        self.factory = factory
+        self._retry = retry
+        self._settled = settled
+        self._postponed = 0
+        self._exhausted = False
+        self._spare: int | None = None
+        self._draining = False
+        self.serving: set[Served] = set()
+
+    @property
+    def busy(self) -> bool:
+        """
+        Whether any connection has not ended, or waits to be adopted.
+        """
+        return bool(self.serving or self._postponed)
+
+    def adopt(self, channel: IWorkerChannel, offer: Offer, descriptor: int) -> None:
+        """
+        Adopt a claimed connection.  Takes the descriptor.
+        """
+        try:
+            self._serve(channel, offer, descriptor)
+        except OSError:
+            # Adopting takes a second descriptor for a moment.
+            self.release()
+            try:
+                self._serve(channel, offer, descriptor)
+            except OSError as error:
+                self._postpone(channel, offer, descriptor, error)
+                return
+        self._exhausted = False
+        os.close(descriptor)
+        self.reserve()
+
+    def ended(self, served: Served) -> None:
+        """
+        An adopted connection is over.
+        """
+        self.serving.discard(served)
+        self._settled()
+
+    def drain(self) -> None:
+        """
+        Have all connections end as soon as that does no harm, those to come as
+        well.
+        """
+        self._draining = True
+        for served in list(self.serving):
+            served.drain()
+
+    def reserve(self) -> None:
+        """
+        Keep a descriptor, whose place is there when all others are taken.
+        """
+        if self._spare is None:
+            try:
+                self._spare = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+            except OSError:
+                pass  # until the next connection ends
+
+    def release(self) -> None:
+        """
+        Give it back.
+        """
+        if self._spare is not None:
+            os.close(self._spare)
+            self._spare = None
+
+    def _serve(self, channel: IWorkerChannel, offer: Offer, descriptor: int) -> None:
+        """
+        Adopt a connection, and report it if that fails.
+
+        @raise OSError: if nothing can be adopted now, for lack of descriptors or
+            memory.
+        """
+        adoption = _Adoption(self, partial(channel.closed, offer.id))
+        try:
+            transport = self._reactor.adoptStreamConnection(
+                descriptor, _family(descriptor), adoption
+            )
+        except Exception as error:
+            number = getattr(error, "errno", None)
+            if number in _linux.EXHAUSTED:
+                raise
+            if number == errno.ENOTCONN:
+                channel.gone(offer.id)
+                return
+            self.log.failure("a connection cannot be adopted")
+            transport = None
+        if transport is None:
+            channel.closed(offer.id)
+        elif self._draining and adoption.served is not None:
+            adoption.served.drain()
+
+    def _postpone(
+        self, channel: IWorkerChannel, offer: Offer, descriptor: int, error: OSError
+    ) -> None:
+        """
+        The connection is ours, so it waits here until it can be adopted.
+        """
+        if not self._exhausted:
+            self.log.error("adopting pauses: {error}", error=error.strerror)
+        self._exhausted = True
+        self._postponed += 1
+
+        def again() -> None:
+            self._postponed -= 1
+            self.adopt(channel, offer, descriptor)
+            self._settled()
+
+        self._reactor.callLater(self._retry, again)
+
+
+def _family(descriptor: int) -> int:
+    """
+    The address family of a socket, which the channel has checked.  Does not keep
+    the descriptor.
+    """
+    sock = socket.socket(fileno=descriptor)
+    try:
+        return sock.family
+    finally:
+        sock.detach()

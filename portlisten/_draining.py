@@ -1,0 +1,60 @@
+"""
+How the connections of a server end when it stops.
+
+A worker that stops has no more connections coming, and waits for those in
+service.  Most protocols end theirs by themselves: a request is answered, a mail
+is delivered.  Two kinds would not:
+
+  - Those that keep a connection for a next request, HTTP above all.  Closing an
+    idle one is no answer: the request may be on its way, and its client would
+    see a connection that breaks.  So the next request is still served, and its
+    response says that it is the last one.
+  - Those whose connections go on for as long as both sides live, as in a chat.
+    Only the protocol knows how to part, so L{IDrainable} tells it that it is
+    time to.
+
+What has not ended when the worker's grace is over ends with its process.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from zope.interface import directlyProvides, providedBy
+
+from portlisten.interfaces import IDrainable
+
+
+def drain(protocol: Any) -> None:
+    """
+    Have a protocol end its connection as soon as that does no harm.  Looks
+    through wrappers, such as those for TLS, at what they wrap.  Does nothing
+    where there is nothing that it knows of.
+    """
+    while protocol is not None:
+        if IDrainable.providedBy(protocol):
+            protocol.drain()
+            return
+        if hasattr(protocol, "requestFactory"):
+            _endAfterNextRequest(protocol)
+            return
+        protocol = getattr(protocol, "wrappedProtocol", None)
+
+
+def _endAfterNextRequest(channel: Any) -> None:
+    """
+    Have an L{HTTPChannel<twisted.web.http.HTTPChannel>}, or what stands for one,
+    treat each further request as if its client had asked for the connection to
+    be closed after it: C{HTTPChannel.checkPersistence} looks for that among the
+    request's headers, and says so in the response.
+    """
+    build = channel.requestFactory
+
+    def last(*args: Any, **kwargs: Any) -> Any:
+        request = build(*args, **kwargs)
+        request.requestHeaders.addRawHeader(b"connection", b"close")
+        return request
+
+    # HTTPChannel asks it for INonQueuedRequestFactory.
+    directlyProvides(last, providedBy(build))
+    channel.requestFactory = last

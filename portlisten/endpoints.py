@@ -1,0 +1,291 @@
+"""
+The C{portlisten:} endpoint: any Twisted server is a worker, with no change to its
+code.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Collection
+from typing import Any, TypeVar
+
+from twisted.internet.address import UNIXAddress
+from twisted.internet.defer import Deferred, fail
+from twisted.internet.endpoints import quoteStringArgument, serverFromString
+from twisted.internet.error import CannotListenError
+from twisted.internet.interfaces import (
+    IAddress,
+    IListeningPort,
+    IProtocolFactory,
+    IStreamServerEndpoint,
+)
+from twisted.internet.protocol import Factory
+from twisted.python.failure import Failure
+from twisted.python.usage import UsageError
+from zope.interface import implementer
+
+from portlisten import _path, _twistd
+from portlisten._frames import portName
+from portlisten._worker import Worker
+
+T = TypeVar("T")
+
+_TLS = ("privateKey", "certKey", "extraCertChain", "dhParameters")
+
+
+class EndpointError(SystemExit, ValueError):
+    """
+    The endpoint cannot be used as it is described; the text says why and what to
+    do.
+
+    It is a L{SystemExit} so that a program that lets it pass, as C{twistd} does,
+    ends with that line and the code 1, and no traceback.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(f"portlisten: {message}")
+
+
+@implementer(IStreamServerEndpoint)
+class PortlistenServerEndpoint:
+    """
+    Listens by way of a listener: serves what C{twistd portlisten} accepts, and
+    hands off to this process among its workers.
+
+    @param reactor: an L{IReactorFDSet<twisted.internet.interfaces.IReactorFDSet>},
+        L{IReactorSocket<twisted.internet.interfaces.IReactorSocket>} and
+        L{IReactorTime<twisted.internet.interfaces.IReactorTime>}.
+    @param path: the channel's, as the listener was given it.
+    @param names: what the listener calls the ports that are to be served; if
+        empty: all.
+    @param grace: how long C{stopListening} waits for connections to end, in
+        seconds.
+    @param listenerUsers: the uids that the listener may have had when it started
+        to listen; if empty: root's, this process's, or that of the owner of the
+        path's folder.
+    @param retry: how long to wait before connecting again when there is no
+        listener, in seconds.
+    @param contextFactory: for TLS on each connection, such as
+        L{CertificateOptions<twisted.internet.ssl.CertificateOptions>}; by default
+        there is none.
+    """
+
+    def __init__(
+        self,
+        reactor: Any,
+        path: str,
+        names: Collection[str] = (),
+        grace: float = 10.0,
+        listenerUsers: Collection[int] = (),
+        retry: float = 0.1,
+        contextFactory: Any = None,
+    ) -> None:
+        self._reactor = reactor
+        self._path = path
+        self._names = names
+        self._grace = grace
+        self._listenerUsers = listenerUsers
+        self._retry = retry
+        self._contextFactory = contextFactory
+
+    def listen(self, protocolFactory: IProtocolFactory) -> Deferred[IListeningPort]:
+        """
+        Look for the listener once the reactor runs, which is when C{twistd} has
+        given up its privileges, and for as long as it takes.
+
+        @return: fires with the port when the listener knows of this worker, or
+            fails at once with L{EndpointError} if there can never be one at the
+            path.  Cancelling it ends the search.
+        """
+        try:
+            _path.check(self._path)
+        except _path.PathError as error:
+            return fail(EndpointError(str(error)))
+        if self._contextFactory is not None:
+            from twisted.protocols.tls import TLSMemoryBIOFactory
+
+            protocolFactory = TLSMemoryBIOFactory(
+                self._contextFactory, False, protocolFactory, self._reactor
+            )
+        worker = Worker(
+            self._reactor,
+            self._path,
+            protocolFactory,
+            self._retry,
+            self._grace,
+            self._listenerUsers,
+            self._names,
+        )
+        start = self._reactor.callLater(0, lambda: worker.start().chainDeferred(ready))
+
+        def cancel(_: object) -> None:
+            if start.active():
+                start.cancel()
+            else:
+                worker.stop()
+
+        ready: Deferred[None] = Deferred(cancel)
+        return ready.addCallback(lambda _: _ListeningPort(worker, self._path))
+
+
+@implementer(IListeningPort)
+class _ListeningPort:
+    """
+    What L{PortlistenServerEndpoint.listen} gives.
+    """
+
+    def __init__(self, worker: Worker, path: str) -> None:
+        self._worker = worker
+        self._path = path
+        self._stopped = False
+
+    def startListening(self) -> None:
+        """
+        Nothing, since it listens.
+
+        @raise CannotListenError: if it was stopped: let the endpoint listen
+            again.
+        """
+        if self._stopped:
+            raise CannotListenError(
+                None, self._path, "it was stopped: let the endpoint listen again"
+            )
+
+    def stopListening(self) -> Deferred[None]:
+        """
+        Take no more connections; what was offered here and not claimed goes to
+        another worker.  Those in service go on.
+
+        @return: fires when they have ended, or the grace is over, after which
+            they still go on for as long as the process lives.
+        """
+        self._stopped = True
+        return self._worker.stop()
+
+    def getHost(self) -> IAddress:
+        """
+        Where the listener listens: the address of the first of the ports that
+        are served here.
+        """
+        for port in self._worker.ports:
+            return port.address
+        return UNIXAddress(self._path)
+
+    def __repr__(self) -> str:
+        return f"<portlisten on {self.getHost()} by way of {self._path}>"
+
+
+def parse(reactor: Any, *arguments: str, **options: str) -> PortlistenServerEndpoint:
+    """
+    Understand C{portlisten:PATH}, whose options are
+
+      - C{name}: the listener's names of ports to serve, with commas between them;
+      - C{grace}: the seconds that a stop may take;
+      - C{listenerUser}: whose the listener may be, with commas between them;
+      - C{privateKey}, C{certKey}, C{extraCertChain}, C{dhParameters}: files for
+        TLS, as in Twisted's C{ssl:}.  They are read now.
+
+    @raise EndpointError: if it cannot be understood, or a file does not load.
+    """
+    if sys.platform != "linux":
+        raise EndpointError(f"needs Linux, and this is {sys.platform}")
+    if len(arguments) != 1 or not arguments[0]:
+        raise EndpointError(
+            "a description has one path, as in portlisten:/run/portlisten/web.sock"
+        )
+    tls = {name: options.pop(name) for name in _TLS if name in options}
+    understood: dict[str, Any] = {}
+    for name, text in options.items():
+        if name not in _OPTIONS:
+            raise EndpointError(
+                f"a description has no option {name!r}, only"
+                f" {', '.join([*_OPTIONS, *_TLS])}"
+            )
+        keyword, understand = _OPTIONS[name]
+        try:
+            understood[keyword] = understand(text)
+        except ValueError as error:
+            raise EndpointError(f"{name}: {error}") from None
+    if tls:
+        understood["contextFactory"] = _context(tls)
+    return PortlistenServerEndpoint(reactor, arguments[0], **understood)
+
+
+def _names(text: str) -> list[str]:
+    return [portName(name) for name in text.split(",")]
+
+
+def _usage(coerce: Callable[[str], T]) -> Callable[[str], T]:
+    """
+    Have what makes sense of an option of a command's make sense of one here.
+    """
+
+    def understand(text: str) -> T:
+        try:
+            return coerce(text)
+        except UsageError as error:
+            raise ValueError(str(error).partition(": ")[2]) from None
+
+    return understand
+
+
+_OPTIONS: dict[str, tuple[str, Callable[[str], Any]]] = {
+    "name": ("names", _names),
+    "grace": ("grace", _usage(_twistd.number("grace", float, 0))),
+    "listenerUser": (
+        "listenerUsers",
+        _usage(lambda text: [_twistd.user(each, "") for each in text.split(",")]),
+    ),
+}
+
+
+class _TakesContext:
+    """
+    A reactor that listens nowhere: it only tells with what context.
+    """
+
+    def listenSSL(
+        self, port: int, factory: object, contextFactory: Any, **options: object
+    ) -> Any:
+        contextFactory.getContext()  # which fails if the files do not go together
+        return contextFactory
+
+
+def _context(files: dict[str, str]) -> Any:
+    """
+    Have Twisted's C{ssl:} make sense of the files.
+
+    @return: a context factory.
+    @raise EndpointError: if one does not load.
+    """
+    if "privateKey" not in files:
+        raise EndpointError(f"{next(iter(files))} needs privateKey, the key's file")
+    try:
+        import OpenSSL  # noqa: F401
+    except ImportError:
+        raise EndpointError("TLS needs pyOpenSSL: pip install 'twisted[tls]'") from None
+    description = "ssl:0" + "".join(
+        f":{name}={quoteStringArgument(file)}" for name, file in files.items()
+    )
+    results: list[Any] = []
+    try:
+        endpoint = serverFromString(_TakesContext(), description)
+        endpoint.listen(Factory()).addBoth(results.append)
+        if isinstance(results[0], Failure):
+            results[0].raiseException()
+    except Exception as error:
+        what = ", ".join(f"{name}={file}" for name, file in files.items())
+        raise EndpointError(f"TLS does not load from {what}: {_why(error)}") from error
+    return results[0]
+
+
+def _why(error: Exception) -> str:
+    """
+    What is the matter with a file, in one line.
+    """
+    if isinstance(error, OSError):
+        return f"{error.filename}: {error.strerror}"
+    if error.args and isinstance(error.args[0], list):
+        # OpenSSL's: triples of library, function and reason.
+        return "OpenSSL says: " + "; ".join(each[-1] for each in error.args[0])
+    return " ".join(str(error).split())
