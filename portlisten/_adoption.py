@@ -74,7 +74,7 @@ class Served:
         """
         Have the connection end as soon as that does no harm.
         """
-        _draining.drain(self._transport.protocol)
+        _draining.drain(self._transport)
 
     def _connectionLost(self, reason: Failure) -> None:
         del self._transport.connectionLost

@@ -8,7 +8,8 @@ is delivered.  Two kinds would not:
   - Those that keep a connection for a next request, HTTP above all.  Closing an
     idle one is no answer: the request may be on its way, and its client would
     see a connection that breaks.  So the next request is still served, and its
-    response says that it is the last one.
+    response says that it is the last one.  HTTP/2 has a frame to say so at once,
+    GOAWAY: its client finishes what it has asked for, and closes.
   - Those whose connections go on for as long as both sides live, as in a chat.
     Only the protocol knows how to part, so L{IDrainable} tells it that it is
     time to.
@@ -18,27 +19,36 @@ What has not ended when the worker's grace is over ends with its process.
 
 from __future__ import annotations
 
+import struct
 from typing import Any
 
 from zope.interface import directlyProvides, providedBy
 
 from portlisten.interfaces import IDrainable
 
+#: GOAWAY with NO_ERROR, for no stream yet: RFC 9113, section 6.8, which has a
+#: server that stops in good order begin so.
+GOAWAY = struct.pack("!HBBBIII", 0, 8, 7, 0, 0, 2**31 - 1, 0)
 
-def drain(protocol: Any) -> None:
+
+def drain(transport: Any) -> None:
     """
-    Have a protocol end its connection as soon as that does no harm.  Looks
+    Have the protocol of a connection end it as soon as that does no harm.  Looks
     through wrappers, such as those for TLS, at what they wrap.  Does nothing
     where there is nothing that it knows of.
     """
+    protocol = transport.protocol
     while protocol is not None:
         if IDrainable.providedBy(protocol):
             protocol.drain()
             return
         if hasattr(protocol, "requestFactory"):
-            _endAfterNextRequest(protocol)
+            if getattr(transport, "negotiatedProtocol", None) == b"h2":
+                transport.write(GOAWAY)
+            else:
+                _endAfterNextRequest(protocol)
             return
-        protocol = getattr(protocol, "wrappedProtocol", None)
+        transport, protocol = protocol, getattr(protocol, "wrappedProtocol", None)
 
 
 def _endAfterNextRequest(channel: Any) -> None:

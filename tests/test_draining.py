@@ -21,6 +21,12 @@ from zope.interface import implementer, provider
 from portlisten._draining import drain
 from portlisten.interfaces import IDrainable
 
+try:
+    import h2.connection
+    import h2.events
+except ImportError:
+    h2 = None
+
 REQUEST = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 
@@ -49,12 +55,22 @@ class Slow(Resource):
         return NOT_DONE_YET
 
 
-class HTTPTests(SynchronousTestCase):
+class Connection(StringTransport):
     """
-    A connection of HTTP/1.1, which is kept for further requests.
+    A transport with its protocol, as the reactor has them.
     """
 
-    def connect(self, resource: Any) -> Any:
+    def __init__(self, protocol: Any = None) -> None:
+        super().__init__()
+        self.protocol = protocol
+
+
+class WebTestCase(SynchronousTestCase):
+    """
+    A web server, and a client in memory.
+    """
+
+    def connect(self, resource: Any, transport: Any) -> Any:
         """
         Be a client.
 
@@ -68,10 +84,18 @@ class HTTPTests(SynchronousTestCase):
         site._openLogFile = lambda path: None  # type: ignore
         protocol = site.buildProtocol(IPv4Address("TCP", "127.0.0.1", 1234))
         protocol.callLater = clock.callLater
-        self.transport = StringTransport()
-        protocol.makeConnection(self.transport)
+        protocol.makeConnection(transport)
         self.addCleanup(protocol.connectionLost, None)
         return protocol
+
+
+class HTTPTests(WebTestCase):
+    """
+    A connection of HTTP/1.1, which is kept for further requests.
+    """
+
+    def setUp(self) -> None:
+        self.transport = StringTransport()
 
     def answers(self) -> list[bytes]:
         """
@@ -86,11 +110,11 @@ class HTTPTests(SynchronousTestCase):
         The next request is served, and its answer says that it is the last one,
         after which the connection is closed.
         """
-        protocol = self.connect(page())
+        protocol = self.connect(page(), self.transport)
         protocol.dataReceived(REQUEST)
         [answer] = self.answers()
         self.assertNotIn(b"connection: close", answer)
-        drain(protocol)
+        drain(Connection(protocol))
         self.assertFalse(self.transport.disconnecting)
         protocol.dataReceived(REQUEST)
         [answer] = self.answers()
@@ -103,8 +127,8 @@ class HTTPTests(SynchronousTestCase):
         """
         The client's own wish to keep it counts for nothing then.
         """
-        protocol = self.connect(page())
-        drain(protocol)
+        protocol = self.connect(page(), self.transport)
+        drain(Connection(protocol))
         protocol.dataReceived(
             b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: keep-alive\r\n\r\n"
         )
@@ -118,9 +142,9 @@ class HTTPTests(SynchronousTestCase):
         is the last.
         """
         slow = Slow()
-        protocol = self.connect(slow)
+        protocol = self.connect(slow, self.transport)
         protocol.dataReceived(REQUEST)
-        drain(protocol)
+        drain(Connection(protocol))
         slow.requests[0].finish()
         self.assertFalse(self.transport.disconnecting)
         protocol.dataReceived(REQUEST)
@@ -135,9 +159,9 @@ class HTTPTests(SynchronousTestCase):
         """
         A request of which only a part has come by then is served too.
         """
-        protocol = self.connect(page())
+        protocol = self.connect(page(), self.transport)
         protocol.dataReceived(REQUEST[:-4])
-        drain(protocol)
+        drain(Connection(protocol))
         protocol.dataReceived(REQUEST[-4:])
         [answer] = self.answers()
         self.assertTrue(answer.endswith(b"hello"))
@@ -160,11 +184,64 @@ class HTTPTests(SynchronousTestCase):
         for factory in (build, buildNonQueued):
             channel = HTTPChannel()
             channel.requestFactory = factory
-            drain(channel)
+            drain(Connection(channel))
             channel.timeOut = None
             channel.makeConnection(StringTransport())
             channel.dataReceived(b"GET / HTTP/1.1\r\n")
         self.assertEqual([len(arguments) for arguments in calls], [2, 1])
+
+
+class HTTP2Tests(WebTestCase):
+    """
+    A connection of HTTP/2, on which requests go side by side.
+    """
+
+    if h2 is None:
+        skip = "h2 is not installed: pip install 'twisted[http2]'"
+
+    def test_goAway(self) -> None:
+        """
+        The client is told to ask for nothing more, and has its answers to what
+        it had asked for.
+        """
+        transport = Negotiated()
+        slow = Slow()
+        transport.wrappedProtocol = self.connect(slow, transport)
+        client = h2.connection.H2Connection()
+        client.initiate_connection()
+        client.send_headers(
+            1,
+            [
+                (":method", "GET"),
+                (":path", "/"),
+                (":scheme", "https"),
+                (":authority", "localhost"),
+            ],
+            end_stream=True,
+        )
+        transport.wrappedProtocol.dataReceived(client.data_to_send())
+        client.receive_data(transport.value())
+        transport.clear()
+
+        drain(Connection(transport))
+        [terminated] = client.receive_data(transport.value())
+        self.assertIsInstance(terminated, h2.events.ConnectionTerminated)
+        self.assertEqual(terminated.error_code, 0)
+        self.assertEqual(terminated.last_stream_id, 2**31 - 1)
+        self.assertFalse(transport.disconnecting)
+        transport.clear()
+
+        slow.requests[0].finish()
+        self.assertNotEqual(transport.value(), b"")
+
+
+class Negotiated(StringTransport):
+    """
+    A transport with TLS, on which HTTP/2 was agreed.
+    """
+
+    negotiatedProtocol = b"h2"
+    wrappedProtocol: Any = None
 
 
 @implementer(IDrainable)
@@ -198,7 +275,7 @@ class DrainTests(SynchronousTestCase):
         What provides L{IDrainable}.
         """
         protocol = Drainable()
-        drain(protocol)
+        drain(Connection(protocol))
         self.assertEqual(protocol.count, 1)
 
     def test_wrapped(self) -> None:
@@ -206,13 +283,12 @@ class DrainTests(SynchronousTestCase):
         In whatever it is wrapped.
         """
         protocol = Drainable()
-        drain(Wrapper(Wrapper(protocol)))
+        drain(Connection(Wrapper(Wrapper(protocol))))
         self.assertEqual(protocol.count, 1)
 
     def test_others(self) -> None:
         """
         Nobody else, and nothing happens then.
         """
-        drain(Protocol())
-        drain(Wrapper(Protocol()))
-        drain(Wrapper(None))
+        for protocol in (Protocol(), Wrapper(Protocol()), Wrapper(None)):
+            drain(Connection(protocol))
