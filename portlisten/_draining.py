@@ -43,28 +43,42 @@ def drain(transport: Any) -> None:
             protocol.drain()
             return
         if hasattr(protocol, "requestFactory"):
-            if getattr(transport, "negotiatedProtocol", None) == b"h2":
-                transport.write(GOAWAY)
-            else:
-                _endAfterNextRequest(protocol)
+            _endHTTP(transport, protocol)
             return
         transport, protocol = protocol, getattr(protocol, "wrappedProtocol", None)
 
 
-def _endAfterNextRequest(channel: Any) -> None:
+def _endHTTP(transport: Any, protocol: Any) -> None:
     """
-    Have an L{HTTPChannel<twisted.web.http.HTTPChannel>}, or what stands for one,
-    treat each further request as if its client had asked for the connection to
-    be closed after it: C{HTTPChannel.checkPersistence} looks for that among the
-    request's headers, and says so in the response.
+    Have what Twisted's web servers build for a connection end it.
+
+    Over HTTP/1.1, each further request is treated as if its client had asked for
+    the connection to be closed after it: C{HTTPChannel.checkPersistence} looks
+    for that among the request's headers, and says so in the response.
     """
-    build = channel.requestFactory
+    if _speaksHTTP2(protocol):
+        transport.write(GOAWAY)
+        return
+    build = protocol.requestFactory
 
     def last(*args: Any, **kwargs: Any) -> Any:
         request = build(*args, **kwargs)
-        request.requestHeaders.addRawHeader(b"connection", b"close")
+        if _speaksHTTP2(protocol):
+            protocol.requestFactory = build
+            transport.write(GOAWAY)
+        else:
+            request.requestHeaders.addRawHeader(b"connection", b"close")
         return request
 
     # HTTPChannel asks it for INonQueuedRequestFactory.
     directlyProvides(last, providedBy(build))
-    channel.requestFactory = last
+    protocol.requestFactory = last
+
+
+def _speaksHTTP2(protocol: Any) -> bool:
+    """
+    Whether a connection is one of HTTP/2: after its first bytes.  Before them,
+    the server has not sent its SETTINGS, which nothing may precede.
+    """
+    # There is no public name for it.
+    return getattr(protocol, "_negotiatedProtocol", None) == b"h2"

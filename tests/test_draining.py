@@ -18,7 +18,7 @@ from twisted.web.server import NOT_DONE_YET, Site
 from twisted.web.static import Data
 from zope.interface import implementer, provider
 
-from portlisten._draining import drain
+from portlisten._draining import GOAWAY, drain
 from portlisten.interfaces import IDrainable
 
 try:
@@ -26,6 +26,9 @@ try:
     import h2.events
 except ImportError:
     h2 = None
+
+# Types of frames, RFC 9113, section 6.
+HEADERS, SETTINGS = 1, 4
 
 REQUEST = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
@@ -199,18 +202,19 @@ class HTTP2Tests(WebTestCase):
     if h2 is None:
         skip = "h2 is not installed: pip install 'twisted[http2]'"
 
-    def test_goAway(self) -> None:
+    def setUp(self) -> None:
+        self.transport = Negotiated()
+        self.slow = Slow()
+        self.transport.wrappedProtocol = self.connect(self.slow, self.transport)
+        self.client = h2.connection.H2Connection()
+        self.client.initiate_connection()
+
+    def ask(self) -> None:
         """
-        The client is told to ask for nothing more, and has its answers to what
-        it had asked for.
+        Send a request.
         """
-        transport = Negotiated()
-        slow = Slow()
-        transport.wrappedProtocol = self.connect(slow, transport)
-        client = h2.connection.H2Connection()
-        client.initiate_connection()
-        client.send_headers(
-            1,
+        self.client.send_headers(
+            self.client.get_next_available_stream_id(),
             [
                 (":method", "GET"),
                 (":path", "/"),
@@ -219,20 +223,60 @@ class HTTP2Tests(WebTestCase):
             ],
             end_stream=True,
         )
-        transport.wrappedProtocol.dataReceived(client.data_to_send())
-        client.receive_data(transport.value())
-        transport.clear()
+        self.transport.wrappedProtocol.dataReceived(self.client.data_to_send())
 
-        drain(Connection(transport))
-        [terminated] = client.receive_data(transport.value())
-        self.assertIsInstance(terminated, h2.events.ConnectionTerminated)
-        self.assertEqual(terminated.error_code, 0)
-        self.assertEqual(terminated.last_stream_id, 2**31 - 1)
-        self.assertFalse(transport.disconnecting)
-        transport.clear()
+    def heard(self) -> list[bytes]:
+        """
+        The frames that the client is told next; but for the lengths, which stand
+        before each.
+        """
+        data, frames = self.transport.value(), []
+        self.transport.clear()
+        while data:
+            end = 9 + int.from_bytes(data[:3], "big")
+            frames.append(data[3:end])
+            data = data[end:]
+        return frames
 
-        slow.requests[0].finish()
-        self.assertNotEqual(transport.value(), b"")
+    def test_format(self) -> None:
+        """
+        A client understands that it is to ask for nothing more, and that it has
+        its answers to what it had asked for.
+        """
+        self.client.receive_data(self.transport.value())
+        [event] = self.client.receive_data(GOAWAY)
+        self.assertIsInstance(event, h2.events.ConnectionTerminated)
+        self.assertEqual(event.error_code, 0)
+        self.assertEqual(event.last_stream_id, 2**31 - 1)
+
+    def test_goAway(self) -> None:
+        """
+        The client is told at once, and what it had asked for is answered.
+        """
+        self.ask()
+        self.heard()
+        drain(Connection(self.transport))
+        self.assertEqual(self.heard(), [GOAWAY[3:]])
+        self.assertFalse(self.transport.disconnecting)
+        self.slow.requests[0].finish()
+        [headers] = self.heard()
+        self.assertEqual(headers[0], HEADERS)
+
+    def test_beforeTheFirstRequest(self) -> None:
+        """
+        A client that has said nothing yet is told with its first request, after
+        the SETTINGS, and once.
+        """
+        drain(Connection(self.transport))
+        self.assertEqual(self.heard(), [])
+        self.ask()
+        self.ask()
+        frames = self.heard()
+        self.assertEqual(frames[0][0], SETTINGS)
+        self.assertEqual(frames.count(GOAWAY[3:]), 1)
+        self.assertEqual(len(self.slow.requests), 2)
+        for request in self.slow.requests:
+            self.assertFalse(request.requestHeaders.hasHeader(b"connection"))
 
 
 class Negotiated(StringTransport):
