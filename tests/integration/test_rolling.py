@@ -99,20 +99,21 @@ class Fleet:
             successor = following
             await successor.says("joined the listener")
             began = time.monotonic()
-            await self._replace(first, successor, number)
+            await self._end(first, number)
+            self.workers[first] = successor
             self.leaving.append(time.monotonic() - began)
-            ended = self._replace(second, self._worker(), number)
-            # While one process starts, the next one can.
+            ended = self._end(second, number)
+            self.workers[second] = self._worker()
+            # While that one starts, the next one can.
             following = self._worker()
             await self.workers[second].says("joined the listener")
             await ended
         self.workers.append(following)
 
-    def _replace(self, place: int, successor: Process, number: int) -> Deferred[int]:
+    def _end(self, place: int, number: int) -> Deferred[int]:
         leaving = self.workers[place]
         leaving.signal(number)
         self.gone.append(leaving)
-        self.workers[place] = successor
         return leaving.ended()
 
     async def counters(self) -> dict[str, int]:
