@@ -1,0 +1,181 @@
+"""
+What people get wrong in the description of a port: one clear line, and the code
+1 where it can never work; where it may work yet, the server goes on trying.
+"""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pytest_twisted import ensureDeferred
+from twisted.internet.protocol import Factory, Protocol
+
+from portlisten._frames import ListenerHello, encode
+from tests.integration.conftest import Start
+from tests.integration.support import Process, ask, freePort, listening, reactor, sleep
+from tests.integration.test_bad_input import refused
+
+REQUEST = b"GET / HTTP/1.0\r\n\r\n"
+
+
+def web(twistd: Start, description: str) -> Process:
+    """
+    Start Twisted's own web server, with a port of this description.
+    """
+    return twistd("web", f"--port={description}", "--logfile=/dev/null")
+
+
+async def waits(worker: Process, why: str, seconds: float = 0.5) -> None:
+    """
+    Check that a worker says that it waits, and why, in one line, once.
+    """
+    match = await worker.says(rf"waiting for a listener at .*{why}.*")
+    await sleep(seconds)
+    assert worker.running
+    assert worker.output.count("waiting for") == 1, worker.output
+    assert "Traceback" not in worker.output
+    assert "Unhandled" not in worker.output
+    print(match[0])
+
+
+@pytest.mark.parametrize(
+    ("description", "words"),
+    [
+        ("portlisten:", ["one path", "portlisten:/run/portlisten/web.sock"]),
+        ("portlisten:./s:backlog=5", ["no option 'backlog'", "name, grace", "certKey"]),
+        ("portlisten:./s:grace=long", ["grace", "'long' is not a number"]),
+        ("portlisten:./s:name=a b", ["name", "'a b' is no name", "such as http"]),
+        ("portlisten:./s:certKey=c.pem", ["certKey needs privateKey"]),
+        ("portlisten:./s:privateKey=k.pem", ["k.pem", "No such file"]),
+        ("portlisten:./s:privateKey=text", ["privateKey=text", "OpenSSL says"]),
+    ],
+    ids=lambda value: value[:40] if isinstance(value, str) else "",
+)
+@ensureDeferred
+async def test_refused(
+    twistd: Start, folder: Path, description: str, words: list[str]
+) -> None:
+    """
+    Each mistake ends C{twistd web} with one line on standard error.
+    """
+    folder.joinpath("text").write_text("keep me")
+    line = await refused(web(twistd, description), "portlisten: ", *words)
+    assert [path.name for path in folder.iterdir()] == ["text"]
+    assert folder.joinpath("text").read_text() == "keep me"
+    print(line)
+
+
+@pytest.mark.parametrize("prefix", ["", "haproxy:"])
+@pytest.mark.parametrize(
+    ("path", "why"),
+    [
+        ("text", "text exists and is no socket"),
+        ("./missing/s", "there is no folder './missing'"),
+    ],
+)
+@ensureDeferred
+async def test_path(
+    twistd: Start, folder: Path, prefix: str, path: str, why: str
+) -> None:
+    """
+    Where no listener can ever be, C{twistd web} ends with one line, in the log.
+    """
+    folder.joinpath("text").write_text("keep me")
+    worker = web(twistd, f"{prefix}portlisten:{path}")
+    assert await worker.ended() == 1
+    assert worker.output.count("portlisten: ") == 1
+    assert f"portlisten: {why}" in worker.output
+    assert "Traceback" not in worker.output
+    assert folder.joinpath("text").read_text() == "keep me"
+
+
+@ensureDeferred
+async def test_noListener(twistd: Start) -> None:
+    """
+    A listener that is not there yet gets one line, and the server serves when it
+    has come.
+    """
+    worker = web(twistd, "portlisten:./socket")
+    await waits(worker, "No such file or directory", 2.0)
+    listener = twistd("portlisten", "0", "./socket")
+    answer = await ask(await listening(listener), REQUEST)
+    assert b" 200 OK" in answer
+    assert await worker.stop() in (0, -15)
+
+
+@ensureDeferred
+async def test_unknownName(twistd: Start) -> None:
+    """
+    A name that the listener does not have gets one line, on either side, and the
+    server serves once the listener is restarted with it.
+    """
+    port = freePort(20000, 30000)
+    listener = twistd("portlisten", f"http={port}", "./socket")
+    worker = web(twistd, "portlisten:./socket:name=https")
+    await waits(worker, "no port is called 'https' here, only http")
+    assert "Traceback" not in listener.output
+    assert await listener.stop() == 0
+    listener = twistd("portlisten", f"https={port}", "./socket")
+    await worker.says("joined the listener.*https=")
+    assert b" 200 OK" in await ask(port, REQUEST)
+    assert "Traceback" not in worker.output
+
+
+@ensureDeferred
+async def test_datagramSocket(twistd: Start, folder: Path) -> None:
+    """
+    A socket of another kind gets one line.
+    """
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as other:
+        other.bind(str(folder / "socket"))
+        worker = web(twistd, "portlisten:./socket")
+        await waits(worker, "a socket of another kind is there")
+
+
+def another(words: bytes) -> Any:
+    """
+    A factory of something that is no listener, which says this.
+    """
+
+    class Other(Protocol):
+        def connectionMade(self) -> None:
+            assert self.transport is not None
+            self.transport.write(words)
+
+    factory = Factory.forProtocol(Other)
+    factory.noisy = False
+    return factory
+
+
+#: A listener's HELLO of the next version.
+HELLO2 = bytearray(encode(ListenerHello(16)))
+HELLO2[12:14] = b"\x00\x02"
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        (b"220 mail.example.com ESMTP\r\n", "of no use"),
+        (bytes(4096), "of no use"),
+        (bytes(HELLO2), "version 2"),
+        (b"", "of no use.* nothing|of no use.*HELLO|said"),
+    ],
+    ids=["garbage", "zeros", "version", "silence"],
+)
+@ensureDeferred
+async def test_anotherServer(
+    twistd: Start, folder: Path, words: bytes, why: str
+) -> None:
+    """
+    Something that is no listener, or one of another version, gets one line,
+    however it answers.
+    """
+    port = reactor.listenUNIX(str(folder / "socket"), another(words))
+    try:
+        worker = web(twistd, "portlisten:./socket")
+        await waits(worker, why)
+    finally:
+        await port.stopListening()
