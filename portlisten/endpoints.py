@@ -116,6 +116,8 @@ class PortlistenServerEndpoint:
             self._listenerUsers,
             self._names,
         )
+        # Some programs leave their ports to the end of the process.
+        self._reactor.addSystemEventTrigger("before", "shutdown", worker.stop)
         start = self._reactor.callLater(0, lambda: worker.start().chainDeferred(ready))
 
         def cancel(_: object) -> None:

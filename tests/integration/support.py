@@ -4,6 +4,7 @@ Real processes, and clients for them.
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 import signal
@@ -14,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import pytest
 from twisted.internet import reactor as _reactor
 from twisted.internet.defer import Deferred, DeferredSemaphore, gatherResults
 from twisted.internet.endpoints import TCP4ClientEndpoint, TCP6ClientEndpoint
@@ -232,6 +234,14 @@ def command(name: str) -> str:
     The path of a program that is installed beside this Python.
     """
     return str(Path(sys.executable).with_name(name))
+
+
+def needs(module: str, name: str) -> None:
+    """
+    Skip a test of what is not installed.
+    """
+    if importlib.util.find_spec(module) is None:
+        pytest.skip(f"{name} is not installed: pip install {name}")
 
 
 def freePort(first: int, last: int) -> int:

@@ -5,11 +5,11 @@ Servers that know nothing of portlisten, and servers that say goodbye.
 from __future__ import annotations
 
 import base64
-import importlib.util
 import json
 import os
 import socket
 import ssl
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -18,19 +18,18 @@ import pytest
 from pytest_twisted import ensureDeferred
 from twisted.internet.threads import deferToThread
 
+from tests.integration.certificates import certificates
 from tests.integration.conftest import Start
-from tests.integration.support import Process, ask, command, listening, sleep
-from tests.integration.test_tls import certificates
+from tests.integration.support import (
+    Process,
+    ask,
+    command,
+    listening,
+    needs,
+    sleep,
+)
 
 REQUEST = b"GET / HTTP/1.0\r\n\r\n"
-
-
-def needs(module: str, name: str) -> None:
-    """
-    Skip a test of what is not installed.
-    """
-    if importlib.util.find_spec(module) is None:
-        pytest.skip(f"{name} is not installed: pip install {name}")
 
 
 APPLICATION = """
@@ -224,6 +223,48 @@ async def test_goodbye(twistd: Start, folder: Path) -> None:
     assert "Traceback" not in server.output
 
 
+#: A program that leaves its port to the end of the process.
+LEAVES = """
+from twisted.internet import reactor
+from twisted.internet.endpoints import serverFromString
+from twisted.internet.protocol import Factory, Protocol
+from zope.interface import implementer
+from portlisten.interfaces import IDrainable
+
+@implementer(IDrainable)
+class Polite(Protocol):
+    def connectionMade(self):
+        self.transport.write(b"hello\\n")
+
+    def drain(self):
+        self.transport.write(b"goodbye\\n")
+        self.transport.loseConnection()
+
+serverFromString(reactor, "portlisten:./socket").listen(Factory.forProtocol(Polite))
+reactor.run()
+"""
+
+
+@ensureDeferred
+async def test_portNeverStopped(twistd: Start, start: Start, folder: Path) -> None:
+    """
+    A program that never stops its port still parts with its clients and with
+    the listener in good order when it is told to end.
+    """
+    listener = twistd("portlisten", "0", "./socket")
+    port = await listening(listener)
+    folder.joinpath("leaves.py").write_text(LEAVES)
+    server = start(sys.executable, "leaves.py")
+    await listener.says("joined")
+    client = Client(port)
+    assert await deferToThread(client.socket.recv, 6) == b"hello\n"
+    await server.stop()
+    assert client.rest() == b"goodbye\n"
+    client.socket.close()
+    await listener.says("left, .* it says: the worker stops")
+    assert "died" not in listener.output
+
+
 @pytest.mark.parametrize("how", ["SWAP", "STARTTLS"])
 @ensureDeferred
 async def test_changedHands(
@@ -234,6 +275,7 @@ async def test_changedHands(
     then: the listener counts none that is over, so that the next ones are shared
     evenly, and the server need not wait for any.
     """
+    needs("OpenSSL", "twisted[tls]")
     await certificates(start, folder)
     listener = twistd("portlisten", "0", "./socket")
     port = await listening(listener)

@@ -6,83 +6,16 @@ from __future__ import annotations
 
 import os
 import pwd
-import shutil
 import ssl
-from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
 
 import pytest
 from pytest_twisted import ensureDeferred
 
+from tests.integration.certificates import certificates, openssl, readable
 from tests.integration.conftest import Start
-from tests.integration.support import listening
-
-pytest.importorskip("OpenSSL")
-pytest.importorskip("h2")
-
-
-@dataclass
-class Certificates:
-    """
-    A root, an authority between, and a server's: files in PEM.
-    """
-
-    root: Path
-    chain: Path
-    certificate: Path
-    key: Path
-
-
-async def openssl(start: Start, *arguments: str) -> str:
-    """
-    Run openssl, with nothing on its standard input.
-
-    @return: what it wrote.
-    """
-    if shutil.which("openssl") is None:
-        pytest.skip("openssl is not installed")
-    process: Any = start("openssl", *arguments)
-    process.transport.closeStdin()
-    assert await process.ended() == 0, process.output
-    return str(process.output)
-
-
-async def certificates(start: Start, folder: Path) -> Certificates:
-    """
-    Make a key that only its owner can read, and a chain of three certificates.
-    """
-    folder = folder / "tls"
-    folder.mkdir()
-
-    def make(name: str, *arguments: str) -> Any:
-        own = ["req", "-x509", "-newkey", "ec", "-pkeyopt", "group:P-256", "-noenc"]
-        own += ["-days", "2", "-subj", f"/CN={name}", "-out", f"tls/{name}.pem"]
-        return openssl(start, *own, "-keyout", f"tls/{name}.key", *arguments)
-
-    def by(name: str) -> list[str]:
-        return ["-CA", f"tls/{name}.pem", "-CAkey", f"tls/{name}.key"]
-
-    await make("root")
-    await make("between", *by("root"))
-    leaf = ["basicConstraints=critical,CA:FALSE", "subjectAltName=DNS:localhost"]
-    options = [option for each in leaf for option in ("-addext", each)]
-    await make("localhost", *by("between"), *options)
-    key = folder / "localhost.key"
-    key.chmod(0o600)
-    return Certificates(
-        folder / "root.pem", folder / "between.pem", folder / "localhost.pem", key
-    )
-
-
-async def readable(start: Start, path: Path, user: str) -> bool:
-    """
-    Whether a user can read a file.
-    """
-    who = pwd.getpwnam(user)
-    become = ["setpriv", f"--reuid={who.pw_uid}", f"--regid={who.pw_gid}"]
-    return await start(*become, "--clear-groups", "cat", str(path)).ended() == 0
+from tests.integration.support import listening, needs
 
 
 @pytest.mark.usefixtures("root")
@@ -94,6 +27,8 @@ async def test_https(twistd: Start, start: Start, folder: Path, owner: str) -> N
     HTTP/1.1 or HTTP/2, as the client likes, with a chain that the client can
     verify, and with a key that the listener's user cannot read.
     """
+    needs("OpenSSL", "twisted[tls]")
+    needs("h2", "twisted[http2]")
     made = await certificates(start, folder)
     os.chown(made.key, pwd.getpwnam(owner).pw_uid, -1)
     assert not await readable(start, made.key, "nobody")
