@@ -15,7 +15,15 @@ from twisted.internet.protocol import Factory, Protocol
 
 from portlisten._frames import ListenerHello, encode
 from tests.integration.conftest import Start
-from tests.integration.support import Process, ask, freePort, listening, reactor, sleep
+from tests.integration.support import (
+    Process,
+    ask,
+    freePort,
+    listening,
+    needs,
+    reactor,
+    sleep,
+)
 from tests.integration.test_bad_input import refused
 
 REQUEST = b"GET / HTTP/1.0\r\n\r\n"
@@ -61,6 +69,8 @@ async def test_refused(
     """
     Each mistake ends C{twistd web} with one line on standard error.
     """
+    if "Key=" in description:
+        needs("OpenSSL", "twisted[tls]")
     folder.joinpath("text").write_text("keep me")
     line = await refused(web(twistd, description), "portlisten: ", *words)
     assert [path.name for path in folder.iterdir()] == ["text"]
@@ -161,7 +171,7 @@ HELLO2[12:14] = b"\x00\x02"
         (b"220 mail.example.com ESMTP\r\n", "of no use"),
         (bytes(4096), "of no use"),
         (bytes(HELLO2), "version 2"),
-        (b"", "of no use.* nothing|of no use.*HELLO|said"),
+        (b"", "of no use: no HELLO"),
     ],
     ids=["garbage", "zeros", "version", "silence"],
 )
