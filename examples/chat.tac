@@ -1,0 +1,52 @@
+"""
+A chat, for C{twistd -ny chat.tac}: whatever one client says, all others read.
+Change what stands at the top.
+
+Its connections last.  When the server stops, L{Chat.drain} says goodbye, where
+clients would see connections that break otherwise; they can connect again at
+once, and wait for the next server.
+"""
+
+import os
+import pwd
+
+from twisted.application.internet import StreamServerEndpointService
+from twisted.application.service import Application
+from twisted.internet import reactor
+from twisted.internet.endpoints import serverFromString
+from twisted.internet.protocol import Factory
+from twisted.protocols.basic import LineReceiver
+from zope.interface import implementer
+
+from portlisten.interfaces import IDrainable
+
+PORT = "portlisten:./socket:grace=5"
+USER = "daemon"
+
+
+@implementer(IDrainable)
+class Chat(LineReceiver):
+    delimiter = b"\n"
+    everybody = set()
+
+    def connectionMade(self):
+        self.everybody.add(self)
+        self.sendLine(b"welcome, there are %d of us" % len(self.everybody))
+
+    def lineReceived(self, line):
+        for other in self.everybody - {self}:
+            other.sendLine(line)
+
+    def drain(self):
+        self.sendLine(b"goodbye, come again")
+        self.transport.loseConnection()
+
+    def connectionLost(self, reason):
+        self.everybody.discard(self)
+
+
+user = pwd.getpwnam(USER) if os.getuid() == 0 else None
+application = Application("chat", uid=user and user.pw_uid, gid=user and user.pw_gid)
+StreamServerEndpointService(
+    serverFromString(reactor, PORT), Factory.forProtocol(Chat)
+).setServiceParent(application)
