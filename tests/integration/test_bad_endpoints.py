@@ -9,7 +9,6 @@ import socket
 from pathlib import Path
 from typing import Any
 
-import pytest
 from pytest_twisted import ensureDeferred
 from twisted.internet.protocol import Factory, Protocol
 
@@ -49,56 +48,46 @@ async def waits(worker: Process, why: str, seconds: float = 0.5) -> None:
     print(match[0])
 
 
-@pytest.mark.parametrize(
-    ("description", "words"),
-    [
-        ("portlisten:", ["one path", "portlisten:/run/portlisten/web.sock"]),
-        ("portlisten:./s:backlog=5", ["no option 'backlog'", "name, grace", "certKey"]),
-        ("portlisten:./s:grace=long", ["grace", "'long' is not a number"]),
-        ("portlisten:./s:name=a b", ["name", "'a b' is no name", "such as http"]),
-        ("portlisten:./s:certKey=c.pem", ["certKey needs privateKey"]),
-        ("portlisten:./s:privateKey=k.pem", ["k.pem", "No such file"]),
-        ("portlisten:./s:privateKey=text", ["privateKey=text", "OpenSSL says"]),
-    ],
-    ids=lambda value: value[:40] if isinstance(value, str) else "",
-)
 @ensureDeferred
-async def test_refused(
-    twistd: Start, folder: Path, description: str, words: list[str]
-) -> None:
+async def test_refused(twistd: Start, folder: Path) -> None:
     """
     Each mistake ends C{twistd web} with one line on standard error.
     """
-    if "Key=" in description:
-        needs("OpenSSL", "twisted[tls]")
+    needs("OpenSSL", "twisted[tls]")
+    cases = {
+        "portlisten:": ["one path", "portlisten:/run/portlisten/web.sock"],
+        "portlisten:s:backlog=5": ["no option 'backlog'", "name, grace", "certKey"],
+        "portlisten:s:grace=long": ["grace", "'long' is not a number"],
+        "portlisten:s:name=a b": ["name", "'a b' is no name", "such as http"],
+        "portlisten:s:certKey=c.pem": ["certKey needs privateKey"],
+        "portlisten:s:privateKey=k.pem": ["k.pem", "No such file"],
+        "portlisten:s:privateKey=text": ["privateKey=text", "OpenSSL says"],
+    }
     folder.joinpath("text").write_text("keep me")
-    line = await refused(web(twistd, description), "portlisten: ", *words)
+    workers = {description: web(twistd, description) for description in cases}
+    for description, worker in workers.items():
+        print(await refused(worker, "portlisten: ", *cases[description]))
     assert [path.name for path in folder.iterdir()] == ["text"]
     assert folder.joinpath("text").read_text() == "keep me"
-    print(line)
 
 
-@pytest.mark.parametrize("prefix", ["", "haproxy:"])
-@pytest.mark.parametrize(
-    ("path", "why"),
-    [
-        ("text", "text exists and is no socket"),
-        ("./missing/s", "there is no folder './missing'"),
-    ],
-)
 @ensureDeferred
-async def test_path(
-    twistd: Start, folder: Path, prefix: str, path: str, why: str
-) -> None:
+async def test_path(twistd: Start, folder: Path) -> None:
     """
     Where no listener can ever be, C{twistd web} ends with one line, in the log.
     """
     folder.joinpath("text").write_text("keep me")
-    worker = web(twistd, f"{prefix}portlisten:{path}")
-    assert await worker.ended() == 1
-    assert worker.output.count("portlisten: ") == 1
-    assert f"portlisten: {why}" in worker.output
-    assert "Traceback" not in worker.output
+    cases = {
+        "portlisten:text": "text exists and is no socket",
+        "portlisten:./missing/s": "there is no folder './missing'",
+        "haproxy:portlisten:text": "text exists and is no socket",
+    }
+    workers = {description: web(twistd, description) for description in cases}
+    for description, worker in workers.items():
+        assert await worker.ended() == 1
+        assert worker.output.count("portlisten: ") == 1
+        assert f"portlisten: {cases[description]}" in worker.output
+        assert "Traceback" not in worker.output
     assert folder.joinpath("text").read_text() == "keep me"
 
 
@@ -165,27 +154,26 @@ HELLO2 = bytearray(encode(ListenerHello(16)))
 HELLO2[12:14] = b"\x00\x02"
 
 
-@pytest.mark.parametrize(
-    ("words", "why"),
-    [
-        (b"220 mail.example.com ESMTP\r\n", "of no use"),
-        (bytes(4096), "of no use"),
-        (bytes(HELLO2), "version 2"),
-        (b"", "of no use: no HELLO"),
-    ],
-    ids=["garbage", "zeros", "version", "silence"],
-)
 @ensureDeferred
-async def test_anotherServer(
-    twistd: Start, folder: Path, words: bytes, why: str
-) -> None:
+async def test_anotherServer(twistd: Start, folder: Path) -> None:
     """
     Something that is no listener, or one of another version, gets one line,
-    however it answers.
+    however it answers, or even if it never does.
     """
-    port = reactor.listenUNIX(str(folder / "socket"), another(words))
+    cases = {
+        "garbage": (b"220 mail.example.com ESMTP\r\n", "frame of the unknown type"),
+        "zeros": (bytes(4096), "frame of the unknown type"),
+        "version": (bytes(HELLO2), "the peer speaks version 2"),
+        "silence": (b"", "no HELLO"),
+    }
+    ports = [
+        reactor.listenUNIX(str(folder / name), another(words))
+        for name, (words, _) in cases.items()
+    ]
     try:
-        worker = web(twistd, "portlisten:./socket")
-        await waits(worker, why)
+        workers = {name: web(twistd, f"portlisten:./{name}") for name in cases}
+        for name, worker in workers.items():
+            await waits(worker, f"/{name},.* of no use: .*{cases[name][1]}")
     finally:
-        await port.stopListening()
+        for port in ports:
+            await port.stopListening()
