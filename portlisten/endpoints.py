@@ -116,8 +116,6 @@ class PortlistenServerEndpoint:
             self._listenerUsers,
             self._names,
         )
-        # Some programs leave their ports to the end of the process.
-        self._reactor.addSystemEventTrigger("before", "shutdown", worker.stop)
         start = self._reactor.callLater(0, lambda: worker.start().chainDeferred(ready))
 
         def cancel(_: object) -> None:
@@ -127,7 +125,9 @@ class PortlistenServerEndpoint:
                 worker.stop()
 
         ready: Deferred[None] = Deferred(cancel)
-        return ready.addCallback(lambda _: _ListeningPort(worker, self._path))
+        return ready.addCallback(
+            lambda _: _ListeningPort(self._reactor, worker, self._path)
+        )
 
 
 @implementer(IListeningPort)
@@ -136,10 +136,19 @@ class _ListeningPort:
     What L{PortlistenServerEndpoint.listen} gives.
     """
 
-    def __init__(self, worker: Worker, path: str) -> None:
+    def __init__(self, reactor: Any, worker: Worker, path: str) -> None:
+        self._reactor = reactor
         self._worker = worker
         self._path = path
         self._stopped = False
+        # Some programs leave their ports to the end of the process.
+        self._trigger: Any = reactor.addSystemEventTrigger(
+            "before", "shutdown", self._shutDown
+        )
+
+    def _shutDown(self) -> Deferred[None]:
+        self._trigger = None
+        return self.stopListening()
 
     def startListening(self) -> None:
         """
@@ -162,6 +171,9 @@ class _ListeningPort:
             they still go on for as long as the process lives.
         """
         self._stopped = True
+        if self._trigger is not None:
+            self._reactor.removeSystemEventTrigger(self._trigger)
+            self._trigger = None
         return self._worker.stop()
 
     def getHost(self) -> IAddress:

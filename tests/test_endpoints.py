@@ -499,6 +499,36 @@ class PortTests(EndpointTestCase):
         client.sendall(b"still there?")
         await eventually(lambda: conversation.received)
 
+    async def test_shutdown(self) -> None:
+        """
+        A program that never stops it has the end of the process wait for it, and
+        one that does leaves nothing behind that would.
+        """
+        triggers: list[Any] = []
+        self.reactor.addSystemEventTrigger = lambda *what: (  # type: ignore
+            triggers.append(what) or what
+        )
+        self.reactor.removeSystemEventTrigger = triggers.remove  # type: ignore
+        listener, _ = await self.join()
+        [(phase, event, shutDown)] = triggers
+        self.assertEqual((phase, event), ("before", "shutdown"))
+        stopped = shutDown()
+        self.assertFalse(stopped.called)
+        listener.channel.say(Drained())
+        await eventually(lambda: stopped.called)
+
+        endpoint = PortlistenServerEndpoint(self.reactor, self.path)
+        endpoint.listen(self.factory).addCallback(self.ports.append)
+        self.clock.advance(0)
+        await eventually(listener.accept)
+        await eventually(lambda: len(self.ports) == 2)
+        del triggers[0]
+        self.assertEqual(len(triggers), 1)
+        stopped = self.ports[1].stopListening()
+        self.assertEqual(triggers, [])
+        listener.channel.say(Drained())
+        await eventually(lambda: stopped.called)
+
     async def test_stoppedTwice(self) -> None:
         """
         Whoever stops it hears when it is stopped, however late.

@@ -82,7 +82,7 @@ class Fleet:
 
     def _worker(self) -> Process:
         port = "portlisten:./socket" + (":grace=0" if self._careless else "")
-        arguments = ["web", f"--port={port}", "--path=site", "--logfile=/dev/null"]
+        arguments = ["web", f"--listen={port}", "--path=site", "--logfile=/dev/null"]
         if not self._careless:
             return self._twistd(*arguments, uid="daemon")
         own = ["-n", "--pidfile=", "--uid=daemon"]
