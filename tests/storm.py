@@ -47,6 +47,8 @@ from pathlib import Path
 from socket import inet_aton
 from typing import Any
 
+# With all that it imports, which would take a worker longer than it has to live.
+from twisted.internet import epollreactor
 from twisted.internet.protocol import Factory, Protocol
 
 from portlisten._worker import Worker
@@ -93,8 +95,6 @@ def work(path: str, book: int) -> None:
     """
     Be a worker, in a process that was forked for it.
     """
-    from twisted.internet import epollreactor
-
     epollreactor.install()
     from twisted.internet import reactor
 

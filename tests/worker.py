@@ -78,7 +78,8 @@ class Hostile:
         Say the same small thing as often as the channel takes it.
         """
         channel.sendall(encode(WorkerHello(4)))
-        noise = encode(Claim((1,))) * 8000
+        # Of what is never on offer.
+        noise = encode(Claim((4711,))) * 8000
         while True:
             channel.sendall(noise)
 
