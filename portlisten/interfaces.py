@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING
 from zope.interface import Attribute, Interface
 
 if TYPE_CHECKING:
+    from twisted.internet.defer import Deferred
+
+    from portlisten._accept import Accepted
     from portlisten._frames import Offer, Port
 
 
@@ -35,6 +38,70 @@ class IConnection(Interface):
         """
         Close the listener's descriptor, and leave the connection to whoever
         holds another.
+        """
+
+
+class IWire(Interface):
+    """
+    The way that accepted connections take to the workers.
+    """
+
+    roomChanged = Attribute(
+        "A function to call when there may be room to accept again.  Whoever accepts"
+        " sets it, before the start."
+    )
+
+    def __str__() -> str:
+        """
+        Say for the log where workers meet it.
+        """
+
+    def bind(ports: Sequence[Port]) -> None:
+        """
+        Bind what it needs, as whoever the process is when it starts.
+
+        @param ports: what is listened on.
+        @raise CannotBind: if that is impossible.  Nothing stays bound then.
+        @raise PathError: likewise, because of the path.
+        @raise OSError: likewise.
+        """
+
+    def start(connections: int, channels: int) -> None:
+        """
+        Begin, as whoever the process has become.
+
+        @param connections: how many descriptors of connections it may hold.
+        @param channels: how many workers may be connected.
+        """
+
+    def room(name: str) -> int:
+        """
+        Say how many connections may be accepted now, on ports of this name.
+        """
+
+    def accepted(port: Port, batch: Sequence[Accepted]) -> None:
+        """
+        Take connections that came in by a port, at least one.  Keeps their
+        sockets.
+        """
+
+    def report() -> None:
+        """
+        Log what became of the connections, and what is where.
+        """
+
+    def stop(grace: float) -> Deferred[None]:
+        """
+        Hand off what is held, while there are workers to take it.  Nothing more
+        is accepted.
+
+        @param grace: how long that may take, in seconds.
+        @return: fires when it is done.
+        """
+
+    def release() -> None:
+        """
+        Close what is still bound.
         """
 
 

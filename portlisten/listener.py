@@ -6,35 +6,27 @@ from __future__ import annotations
 
 import os
 import resource
-import socket
 from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
 from twisted.application.service import IService, Service
-from twisted.internet.defer import Deferred, maybeDeferred
-from twisted.internet.interfaces import IDelayedCall
+from twisted.internet.defer import Deferred, succeed
 from twisted.logger import Logger
 from twisted.python.usage import UsageError
 
-from portlisten import _linux, _path, _ports, _twistd
-from portlisten._accept import Accepted, Acceptor
+from portlisten import _path, _ports, _twistd
+from portlisten._accept import Acceptor
 from portlisten._access import Access
-from portlisten._channel import ListenerChannel
-from portlisten._dispatcher import Dispatcher
-from portlisten._frames import MAXIMUM_WINDOW, Bye, ListenerHello, Port, encode
-from portlisten._ledger import Ledger
-from portlisten._throttle import Throttle
-from portlisten._transport import ChannelTransport
+from portlisten._frames import MAXIMUM_WINDOW, Port
+from portlisten._stream import StreamWire
+from portlisten.interfaces import IWire
+
+log = Logger()
 
 #: How many processes may be connected to the channel's path at a time; any more
 #: wait in its backlog.  Each takes two descriptors.
 MAXIMUM_CHANNELS = 256
-
-#: How many of them are let in at a time, and the pause after that, in seconds: a
-#: process that connects as fast as it can must not keep the listener busy.
-GREETED = 8
-GREETING_PAUSE = 0.05
 
 #: Descriptors kept free for log files and the like.
 RESERVE = 16
@@ -238,27 +230,26 @@ class ListenerService(Service):
     """
     Binds as whoever the process is when it starts, and listens as whoever it
     has become since.
+
+    @param wire: an L{IWire}, which takes the connections.
     """
 
     log = Logger()
 
     def __init__(
-        self, reactor: Any, options: Options, ports: list[Any], backlog: int
+        self, reactor: Any, options: Options, ports: list[Any], wire: IWire
     ) -> None:
         self._reactor = reactor
         self._options = options
         self._wanted = ports
-        self._backlog = backlog
+        self._wire = wire
         self._bound: list[_ports.BoundPort] = []
-        self._path: _path.BoundPath | None = None
         self._acceptors: list[Acceptor] = []
-        self._dispatcher: Dispatcher | None = None
-        self._numbers = 0
-        self._rest: IDelayedCall | None = None
+        self._ready = False
 
     def privilegedStartService(self) -> None:
         """
-        Bind the ports and the channel's path.
+        Bind the ports, and what the wire needs.
 
         @raise StartFailure: if one of them cannot be bound.  Nothing is left
             behind then.
@@ -269,187 +260,74 @@ class ListenerService(Service):
             try:
                 for wanted in self._wanted:
                     self._bound.extend(_ports.bind(wanted))
-                self._hello = self._greeting()
-                self._path = _path.bind(
-                    self._options["path"],
-                    self._options["mode"],
-                    self._options["group"],
-                    self._backlog,
-                )
+                self._wire.bind(self._described())
             except (_ports.CannotBind, _path.PathError, OSError) as error:
                 _twistd.failToStart(self._options, str(error))
-            self._refuses = _linux.refuseDescriptors(self._path.socket)
             undo.pop_all()
+        self._ready = True
 
-    def _greeting(self) -> ListenerHello:
-        """
-        Say what all workers are told first.
-
-        @raise CannotBind: if that is more than fits a frame.
-        """
-        hello = ListenerHello(
-            self._options["window"],
-            tuple(
-                Port(number, port.address, port.name)
-                for number, port in enumerate(self._bound)
-            ),
-        )
-        try:
-            encode(hello)
-        except ValueError:
-            raise _ports.CannotBind(
-                f"{len(self._bound)} ports are more than a listener can tell its"
-                " workers of: start another listener for some of them"
-            ) from None
-        return hello
+    def _described(self) -> list[Port]:
+        return [
+            Port(number, port.address, port.name)
+            for number, port in enumerate(self._bound)
+        ]
 
     def startService(self) -> None:
         """
         Accept, and hand off.
         """
-        if self._path is None:
+        if not self._ready:
             # `twist` starts services without their privileged part.
             self.privilegedStartService()
-        assert self._path is not None
         super().startService()
         _twistd.warnOfRoot("portlisten")
-        if not self._refuses:
-            self.log.info(
-                "this kernel cannot refuse descriptors that workers send (Linux 6.16"
-                " can): they are closed when they come"
-            )
-        options = self._options
-        budget, channels = descriptorBudget()
-        self._access = options.access()
-        self._dispatcher = dispatcher = Dispatcher(
-            self._reactor,
-            Ledger(
-                options["queue"],
-                budget,
-                options["patience"],
-                claimTimeout=options["claim-timeout"],
-                roundRobin=options["balance"] == "round-robin",
-                names=[port.name for port in self._hello.ports],
-            ),
-            Throttle(longest=options["throttle"]),
-            self._timedOut if options["on-timeout"] == "exit" else lambda: None,
-        )
-        dispatcher.roomChanged = self._resume
-        dispatcher.channelEnded = self._resumeWorkers
-        _twistd.onReportSignal(self._reactor, dispatcher.report)
-        retry = options["retry"]
-        for bound, port in zip(self._bound, self._hello.ports, strict=True):
+        self._wire.roomChanged = self._resume
+        self._wire.start(*descriptorBudget())
+        _twistd.onReportSignal(self._reactor, self._wire.report)
+        for bound, port in zip(self._bound, self._described(), strict=True):
             self._acceptors.append(
                 Acceptor(
                     self._reactor,
                     bound.socket,
                     bound.label,
-                    partial(dispatcher.room, port.name),
-                    partial(dispatcher.accepted, port),
-                    retry,
+                    partial(self._wire.room, port.name),
+                    partial(self._wire.accepted, port),
+                    self._options["retry"],
                 )
             )
-        self._workers = Acceptor(
-            self._reactor,
-            self._path.socket,
-            options["path"],
-            lambda: max(0, min(GREETED, channels - dispatcher.channels)),
-            partial(self._adoptWorkers, dispatcher),
-            retry,
-        )
-        self._workers.resume()
         self._resume()
         self.log.info(
-            "listening on {ports}, as uid {uid}; workers connect to {path} (mode"
-            " {mode:04o})",
+            "listening on {ports}, as uid {uid}; {workers}",
             ports=", ".join(port.label for port in self._bound),
             uid=os.geteuid(),
-            path=options["path"],
-            mode=options["mode"],
+            workers=str(self._wire),
         )
 
     def stopService(self) -> Deferred[None]:
         """
-        Stop accepting, hand off what is held while a worker can take it, and
-        remove the channel's path.
+        Stop accepting, and hand off what is held while a worker can take it.
         """
+        running = self.running
         super().stopService()
-        if self._dispatcher is None:
+        if not running:
             self._release()
-            return maybeDeferred(lambda: None)
+            return succeed(None)
         for acceptor in self._acceptors:
             acceptor.stop()
-        # Before its socket is closed: a successor's might get the same inode.
-        if self._path is not None:
-            self._path.remove()
-            self._path = None
-        self._workers.close()
-        if self._rest is not None:
-            self._rest.cancel()
-            self._rest = None
-        stopped = self._dispatcher.stop(self._options["grace"])
+        stopped = self._wire.stop(self._options["grace"])
         return stopped.addBoth(lambda result: self._release())
 
     def _release(self) -> None:
+        self._ready = False
         for port in self._bound:
             port.cleanUp()
             port.socket.close()
         self._bound = []
-        if self._path is not None:
-            self._path.remove()
-            self._path.socket.close()
-            self._path = None
+        self._wire.release()
 
     def _resume(self) -> None:
         for acceptor in self._acceptors:
             acceptor.resume()
-
-    def _resumeWorkers(self) -> None:
-        if self._rest is None:
-            self._workers.resume()
-
-    def _rested(self) -> None:
-        self._rest = None
-        self._workers.resume()
-
-    def _adoptWorkers(self, dispatcher: Dispatcher, batch: list[Accepted]) -> None:
-        self._workers.suspend()
-        self._rest = self._reactor.callLater(GREETING_PAUSE, self._rested)
-        for sock, _ in batch:
-            who = _linux.credentials(sock)
-            if not self._access.permits(who):
-                self._turnAway(sock, who)
-                continue
-            self._numbers += 1
-            channel = ListenerChannel(
-                self._reactor, dispatcher, self._hello, self._numbers
-            )
-            try:
-                ChannelTransport(self._reactor, sock, channel).start()
-            except OSError as error:
-                self.log.error(
-                    "{channel} is turned away, and may try again: {error}",
-                    channel=channel.label,
-                    error=error.strerror,
-                )
-
-    def _turnAway(self, sock: socket.socket, who: _linux.Credentials) -> None:
-        reason = (
-            f"uid {who.uid} may not be a worker here: the listener's --allow-user"
-            " and --allow-group say who may"
-        )
-        self.log.warn(
-            "process {pid} is turned away: {reason}", pid=who.pid, reason=reason
-        )
-        try:
-            sock.send(encode(Bye(reason)))
-        except OSError:
-            pass  # it is gone already
-        sock.close()
-
-    def _timedOut(self) -> None:
-        self.log.critical("exiting, as --on-timeout=exit asks for")
-        _twistd.exitWith(self._reactor, 1)
 
 
 def descriptorBudget() -> tuple[int, int]:
@@ -485,4 +363,15 @@ def makeService(options: Options, reactor: Any = None) -> IService:
     except _ports.BadDescription as error:
         options.refuse(str(error))
     _twistd.exitCleanlyOnTerm(reactor)
-    return ListenerService(reactor, options, ports, backlog)
+
+    def timedOut() -> None:
+        if options["on-timeout"] == "exit":
+            log.critical("exiting, as --on-timeout=exit asks for")
+            _twistd.exitWith(reactor, 1)
+
+    return ListenerService(
+        reactor,
+        options,
+        ports,
+        StreamWire(reactor, options, options.access, backlog, timedOut),
+    )

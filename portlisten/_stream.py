@@ -1,0 +1,219 @@
+"""
+The listener's side of the C{stream} wire: binds the channels' path, lets workers
+in, and has connections handed off to them.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IDelayedCall
+from twisted.logger import Logger
+from zope.interface import implementer
+
+from portlisten import _linux, _path, _ports
+from portlisten._accept import Accepted, Acceptor
+from portlisten._access import Access
+from portlisten._channel import ListenerChannel
+from portlisten._dispatcher import Dispatcher
+from portlisten._frames import Bye, ListenerHello, Port, encode
+from portlisten._ledger import Ledger
+from portlisten._throttle import Throttle
+from portlisten._transport import ChannelTransport
+from portlisten.interfaces import IWire
+
+#: How many workers are let in at a time, and the pause after that, in seconds: a
+#: process that connects as fast as it can must not keep the listener busy.
+GREETED = 8
+GREETING_PAUSE = 0.05
+
+
+@implementer(IWire)
+class StreamWire:
+    """
+    See L{IWire}.
+
+    @param options: those of C{twistd portlisten}.
+    @param access: says who may be a worker, when it is asked.
+    @param backlog: of the channels' path.
+    @param timedOut: called when the patience of connections ran out.
+    """
+
+    log = Logger()
+
+    def __init__(
+        self,
+        reactor: Any,
+        options: Mapping[str, Any],
+        access: Callable[[], Access],
+        backlog: int,
+        timedOut: Callable[[], None],
+    ) -> None:
+        self._reactor = reactor
+        self._options = options
+        self._findAccess = access
+        self._backlog = backlog
+        self._timedOut = timedOut
+        self._path: _path.BoundPath | None = None
+        self._numbers = 0
+        self._rest: IDelayedCall | None = None
+        self.roomChanged: Callable[[], None] = lambda: None
+
+    def __str__(self) -> str:
+        path, mode = self._options["path"], self._options["mode"]
+        return f"workers connect to {path} (mode {mode:04o})"
+
+    def bind(self, ports: Sequence[Port]) -> None:
+        """
+        See L{IWire}.
+        """
+        self._hello = self._greeting(ports)
+        self._path = _path.bind(
+            self._options["path"],
+            self._options["mode"],
+            self._options["group"],
+            self._backlog,
+        )
+        self._refuses = _linux.refuseDescriptors(self._path.socket)
+
+    def _greeting(self, ports: Sequence[Port]) -> ListenerHello:
+        """
+        Say what all workers are told first.
+
+        @raise CannotBind: if that is more than fits a frame.
+        """
+        hello = ListenerHello(self._options["window"], tuple(ports))
+        try:
+            encode(hello)
+        except ValueError:
+            raise _ports.CannotBind(
+                f"{len(ports)} ports are more than a listener can tell its workers of:"
+                " start another listener for some of them"
+            ) from None
+        return hello
+
+    def start(self, connections: int, channels: int) -> None:
+        """
+        See L{IWire}.
+        """
+        assert self._path is not None
+        if not self._refuses:
+            self.log.info(
+                "this kernel cannot refuse descriptors that workers send (Linux 6.16"
+                " can): they are closed when they come"
+            )
+        options = self._options
+        self._access = self._findAccess()
+        self._dispatcher = dispatcher = Dispatcher(
+            self._reactor,
+            Ledger(
+                options["queue"],
+                connections,
+                options["patience"],
+                claimTimeout=options["claim-timeout"],
+                roundRobin=options["balance"] == "round-robin",
+                names=[port.name for port in self._hello.ports],
+            ),
+            Throttle(longest=options["throttle"]),
+            self._timedOut,
+        )
+        dispatcher.roomChanged = self.roomChanged
+        dispatcher.channelEnded = self._resume
+        self._workers = Acceptor(
+            self._reactor,
+            self._path.socket,
+            options["path"],
+            lambda: max(0, min(GREETED, channels - dispatcher.channels)),
+            self._admit,
+            options["retry"],
+        )
+        self._workers.resume()
+
+    def room(self, name: str) -> int:
+        """
+        See L{IWire}.
+        """
+        return self._dispatcher.room(name)
+
+    def accepted(self, port: Port, batch: Sequence[Accepted]) -> None:
+        """
+        See L{IWire}.
+        """
+        self._dispatcher.accepted(port, batch)
+
+    def report(self) -> None:
+        """
+        See L{IWire}.
+        """
+        self._dispatcher.report()
+
+    def stop(self, grace: float) -> Deferred[None]:
+        """
+        See L{IWire}.
+        """
+        # Before its socket is closed: a successor's might get the same inode.
+        if self._path is not None:
+            self._path.remove()
+            self._path = None
+        self._workers.close()
+        if self._rest is not None:
+            self._rest.cancel()
+            self._rest = None
+        return self._dispatcher.stop(grace)
+
+    def release(self) -> None:
+        """
+        See L{IWire}.
+        """
+        if self._path is not None:
+            self._path.remove()
+            self._path.socket.close()
+            self._path = None
+
+    # Workers
+
+    def _resume(self) -> None:
+        if self._rest is None:
+            self._workers.resume()
+
+    def _rested(self) -> None:
+        self._rest = None
+        self._workers.resume()
+
+    def _admit(self, batch: Sequence[Accepted]) -> None:
+        self._workers.suspend()
+        self._rest = self._reactor.callLater(GREETING_PAUSE, self._rested)
+        for sock, _ in batch:
+            who = _linux.credentials(sock)
+            if not self._access.permits(who):
+                self._turnAway(sock, who)
+                continue
+            self._numbers += 1
+            channel = ListenerChannel(
+                self._reactor, self._dispatcher, self._hello, self._numbers
+            )
+            try:
+                ChannelTransport(self._reactor, sock, channel).start()
+            except OSError as error:
+                self.log.error(
+                    "{channel} is turned away, and may try again: {error}",
+                    channel=channel.label,
+                    error=error.strerror,
+                )
+
+    def _turnAway(self, sock: socket.socket, who: _linux.Credentials) -> None:
+        reason = (
+            f"uid {who.uid} may not be a worker here: the listener's --allow-user"
+            " and --allow-group say who may"
+        )
+        self.log.warn(
+            "process {pid} is turned away: {reason}", pid=who.pid, reason=reason
+        )
+        try:
+            sock.send(encode(Bye(reason)))
+        except OSError:
+            pass  # it is gone already
+        sock.close()
