@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection
 from typing import Any, TypeVar
 
 from twisted.internet.address import UNIXAddress
-from twisted.internet.defer import Deferred, fail
+from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import quoteStringArgument, serverFromString
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import (
@@ -93,14 +93,16 @@ class PortlistenServerEndpoint:
         Look for the listener once the reactor runs, which is when C{twistd} has
         given up its privileges, and for as long as it takes.
 
-        @return: fires with the port when the listener knows of this worker, or
-            fails at once with L{EndpointError} if there can never be one at the
-            path.  Cancelling it ends the search.
+        @return: fires with the port when the listener knows of this worker.
+            Cancelling it ends the search.
+        @raise EndpointError: if there can never be a listener at the path.  It is
+            raised, and not what the Deferred fails with, since services log such
+            a failure and have the process go on to serve nothing.
         """
         try:
             _path.check(self._path)
         except _path.PathError as error:
-            return fail(EndpointError(str(error)))
+            raise EndpointError(str(error)) from None
         if self._contextFactory is not None:
             from twisted.protocols.tls import TLSMemoryBIOFactory
 

@@ -410,11 +410,9 @@ class ListenTests(EndpointTestCase):
         """
         with open(self.path, "w"):
             pass
-        failure = self.failureResultOf(
-            PortlistenServerEndpoint(self.reactor, self.path).listen(self.factory),
-            EndpointError,
-        )
-        self.assertIn("exists and is no socket", str(failure.value))
+        endpoint = PortlistenServerEndpoint(self.reactor, self.path)
+        error = self.assertRaises(EndpointError, endpoint.listen, self.factory)
+        self.assertIn("exists and is no socket", str(error))
 
     async def test_cancelledAtOnce(self) -> None:
         """
