@@ -15,7 +15,6 @@ from twisted.web.http import HTTPChannel, Request
 from twisted.web.iweb import INonQueuedRequestFactory
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Site
-from twisted.web.static import Data
 from zope.interface import implementer, provider
 
 from portlisten._draining import GOAWAY, drain
@@ -33,13 +32,15 @@ HEADERS, SETTINGS = 1, 4
 REQUEST = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 
-def page() -> Resource:
+class Page(Resource):
     """
-    Something to ask for.
+    Answers.
     """
-    root = Resource()
-    root.putChild(b"", Data(b"hello", "text/plain"))
-    return root
+
+    isLeaf = True
+
+    def render_GET(self, request: Any) -> bytes:
+        return b"hello"
 
 
 class Slow(Resource):
@@ -113,7 +114,7 @@ class HTTPTests(WebTestCase):
         The next request is served, and its answer says that it is the last one,
         after which the connection is closed.
         """
-        protocol = self.connect(page(), self.transport)
+        protocol = self.connect(Page(), self.transport)
         protocol.dataReceived(REQUEST)
         [answer] = self.answers()
         self.assertNotIn(b"connection: close", answer)
@@ -130,7 +131,7 @@ class HTTPTests(WebTestCase):
         """
         The client's own wish to keep it counts for nothing then.
         """
-        protocol = self.connect(page(), self.transport)
+        protocol = self.connect(Page(), self.transport)
         drain(Connection(protocol))
         protocol.dataReceived(
             b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: keep-alive\r\n\r\n"
@@ -162,7 +163,7 @@ class HTTPTests(WebTestCase):
         """
         A request of which only a part has come by then is served too.
         """
-        protocol = self.connect(page(), self.transport)
+        protocol = self.connect(Page(), self.transport)
         protocol.dataReceived(REQUEST[:-4])
         drain(Connection(protocol))
         protocol.dataReceived(REQUEST[-4:])
