@@ -9,7 +9,6 @@ import errno
 import os
 import socket
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 from twisted.internet.interfaces import (
@@ -23,8 +22,6 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from portlisten import _draining, _linux
-from portlisten._frames import Offer
-from portlisten.interfaces import IWorkerChannel
 
 
 class Served:
@@ -153,19 +150,27 @@ class Adoptions:
         """
         return bool(self.serving or self._postponed)
 
-    def adopt(self, channel: IWorkerChannel, offer: Offer, descriptor: int) -> None:
+    def adopt(
+        self,
+        descriptor: int,
+        closed: Callable[[], None] = lambda: None,
+        gone: Callable[[], None] = lambda: None,
+    ) -> None:
         """
-        Adopt a claimed connection.  Takes the descriptor.
+        Adopt a connection.  Takes the descriptor.
+
+        @param closed: called when it has ended.
+        @param gone: called instead if its client had left before it was adopted.
         """
         try:
-            self._serve(channel, offer, descriptor)
+            self._serve(descriptor, closed, gone)
         except OSError:
             # Adopting takes a second descriptor for a moment.
             self.release()
             try:
-                self._serve(channel, offer, descriptor)
+                self._serve(descriptor, closed, gone)
             except OSError as error:
-                self._postpone(channel, offer, descriptor, error)
+                self._postpone(descriptor, closed, gone, error)
                 return
         self._exhausted = False
         os.close(descriptor)
@@ -187,15 +192,19 @@ class Adoptions:
         for served in list(self.serving):
             served.drain()
 
-    def reserve(self) -> None:
+    def reserve(self) -> bool:
         """
         Keep a descriptor, whose place is there when all others are taken.
+
+        @return: whether it is there now; if not, it may be when a connection has
+            ended.
         """
         if self._spare is None:
             try:
                 self._spare = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
             except OSError:
-                pass  # until the next connection ends
+                return False
+        return True
 
     def release(self) -> None:
         """
@@ -205,14 +214,16 @@ class Adoptions:
             os.close(self._spare)
             self._spare = None
 
-    def _serve(self, channel: IWorkerChannel, offer: Offer, descriptor: int) -> None:
+    def _serve(
+        self, descriptor: int, closed: Callable[[], None], gone: Callable[[], None]
+    ) -> None:
         """
         Adopt a connection, and report it if that fails.
 
         @raise OSError: if nothing can be adopted now, for lack of descriptors or
             memory.
         """
-        adoption = _Adoption(self, partial(channel.closed, offer.id))
+        adoption = _Adoption(self, closed)
         try:
             transport = self._reactor.adoptStreamConnection(
                 descriptor, _family(descriptor), adoption
@@ -222,17 +233,21 @@ class Adoptions:
             if number in _linux.EXHAUSTED:
                 raise
             if number == errno.ENOTCONN:
-                channel.gone(offer.id)
+                gone()
                 return
             self.log.failure("a connection cannot be adopted")
             transport = None
         if transport is None:
-            channel.closed(offer.id)
+            closed()
         elif self._draining and adoption.served is not None:
             adoption.served.drain()
 
     def _postpone(
-        self, channel: IWorkerChannel, offer: Offer, descriptor: int, error: OSError
+        self,
+        descriptor: int,
+        closed: Callable[[], None],
+        gone: Callable[[], None],
+        error: OSError,
     ) -> None:
         """
         The connection is ours, so it waits here until it can be adopted.
@@ -244,7 +259,7 @@ class Adoptions:
 
         def again() -> None:
             self._postponed -= 1
-            self.adopt(channel, offer, descriptor)
+            self.adopt(descriptor, closed, gone)
             self._settled()
 
         self._reactor.callLater(self._retry, again)

@@ -545,7 +545,7 @@ class WorkerChannel(_Channel):
         # Twisted does not ask for MSG_CMSG_CLOEXEC.
         os.set_inheritable(descriptor, False)
         try:
-            cookie = _identify(descriptor)
+            cookie = _linux.identify(descriptor)
             _closeAll(self._claims.arrived(cookie, descriptor))
         except (OSError, _linux.NotAConnection) as error:
             self.log.warn("a descriptor of no use came: {error}", error=error)
@@ -586,22 +586,6 @@ class WorkerChannel(_Channel):
             for offer, descriptor in mine:
                 self._adopter.adopt(self, offer, descriptor)
         self._adopter.lost(self, self._reason)
-
-
-def _identify(descriptor: int) -> int:
-    """
-    Check that a descriptor is of a stream connection.  Does not keep it.
-
-    @return: its cookie.
-    @raise NotAConnection: if it is of something else.
-    @raise OSError: if it is no socket.
-    """
-    sock = socket.socket(fileno=descriptor)
-    try:
-        _linux.streamFamily(sock)
-        return _linux.cookie(sock)
-    finally:
-        sock.detach()
 
 
 def _closeAll(descriptors: list[int]) -> None:

@@ -191,6 +191,44 @@ def streamFamily(sock: socket.socket) -> socket.AddressFamily:
     return socket.AddressFamily(domain)
 
 
+def identify(descriptor: int) -> int:
+    """
+    Check that a descriptor from another process is of a stream connection.  Does
+    not keep it.
+
+    @return: its cookie.
+    @raise NotAConnection: if it is of something else.
+    @raise OSError: if it is no socket.
+    """
+    sock = socket.socket(fileno=descriptor)
+    try:
+        streamFamily(sock)
+        return cookie(sock)
+    finally:
+        sock.detach()
+
+
+def datagramSocket() -> socket.socket:
+    """
+    Make a Unix socket for datagrams, non-blocking and with no name.
+
+    @return: the socket, which is the caller's.
+    """
+    return socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+
+
+def sendTo(sock: socket.socket, path: str, descriptor: int) -> None:
+    """
+    Send a datagram with a descriptor to whoever is bound to a path.  Leaves the
+    descriptor open.
+
+    @raise OSError: if it was not sent.
+    """
+    rights = array.array("i", [descriptor])
+    control = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)]
+    sock.sendmsg([b"\0"], control, 0, path)
+
+
 def send(sock: socket.socket, data: bytes, descriptors: list[int]) -> int:
     """
     Write once to a non-blocking Unix socket, with descriptors on the first
@@ -209,8 +247,8 @@ def send(sock: socket.socket, data: bytes, descriptors: list[int]) -> int:
 
 def receive(sock: socket.socket, size: int = 65536) -> tuple[bytes, list[int]]:
     """
-    Read once from a non-blocking Unix socket, with whatever descriptors come
-    along.
+    Read once from a non-blocking Unix socket, bytes or a datagram, with whatever
+    descriptors come along.
 
     @return: the bytes, which are none at the end, and the descriptors, which
         have close-on-exec set and belong to the caller.

@@ -51,10 +51,10 @@ def check(path: str) -> None:
 
 class BoundPath:
     """
-    A listening Unix socket and the name that leads to it.
+    A bound Unix socket and the name that leads to it.
 
-    @ivar socket: the listening socket, non-blocking.  Whoever takes it closes
-        it; L{remove} does not.
+    @ivar socket: the bound socket, non-blocking.  Whoever takes it closes it;
+        L{remove} does not.
     """
 
     def __init__(self, path: str, sock: socket.socket) -> None:
@@ -62,6 +62,16 @@ class BoundPath:
         self._path = path
         status = os.lstat(path)
         self._identity = (status.st_dev, status.st_ino)
+
+    def moveTo(self, path: str) -> None:
+        """
+        Give it another name, in the place of whatever has that now: at no moment
+        does the name lead nowhere.
+
+        @raise OSError: if that is impossible.
+        """
+        os.rename(self._path, path)
+        self._path = path
 
     def remove(self) -> bool:
         """
@@ -82,35 +92,50 @@ class BoundPath:
         return True
 
 
-def bind(path: str, mode: int, group: int | None, backlog: int) -> BoundPath:
+def bind(
+    path: str,
+    mode: int,
+    group: int | None,
+    backlog: int | None = None,
+    replace: bool = False,
+) -> BoundPath:
     """
-    Bind and listen.  From the first moment that the name exists, nobody can
-    connect who could not later.
+    Bind, and perhaps listen.  From the first moment that the name exists, nobody
+    can connect or send who could not later.
 
     @param mode: the permissions of the path.
     @param group: the group that it belongs to, or L{None} for the process's.
-    @raise PathError: if that is impossible, or a listener lives there.  Nothing
-        is left behind then.
+    @param backlog: that of a stream socket, or L{None} for one that takes
+        datagrams.
+    @param replace: whether to take the name from somebody who lives there.
+    @raise PathError: if that is impossible, or somebody lives there.  Nothing is
+        left behind then.
     """
     check(path)
+    kind = socket.SOCK_DGRAM if backlog is None else socket.SOCK_STREAM
     with _locked(path):
-        _removeStale(path)
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        name = f"{path}.{os.getpid()}" if replace else path
+        check(name)
+        _removeStale(name, kind)
+        sock = socket.socket(socket.AF_UNIX, kind | socket.SOCK_NONBLOCK)
         tight = mode if group is None else mode & ~0o077
         umask = os.umask(0o777 & ~tight)
         try:
-            sock.bind(path)
+            sock.bind(name)
         except OSError as error:
             sock.close()
             raise PathError(f"cannot bind {path}: {error.strerror}") from error
         finally:
             os.umask(umask)
-        bound = BoundPath(path, sock)
+        bound = BoundPath(name, sock)
         try:
             if group is not None:
-                os.chown(path, -1, group)
-                os.chmod(path, mode)
-            sock.listen(backlog)
+                os.chown(name, -1, group)
+                os.chmod(name, mode)
+            if backlog is not None:
+                sock.listen(backlog)
+            if replace:
+                bound.moveTo(path)
         except OSError as error:
             bound.remove()
             sock.close()
@@ -124,7 +149,7 @@ def bind(path: str, mode: int, group: int | None, backlog: int) -> BoundPath:
 @contextmanager
 def _locked(path: str) -> Iterator[None]:
     """
-    Keep other listeners that are about to bind the same path out.  The lock is
+    Keep others that are about to bind the same path out.  The lock is
     the kernel's, on an empty file that is gone again afterwards: a process that
     dies holds none, and no pid is compared with anything.
     """
@@ -154,13 +179,14 @@ def _openLock(name: str) -> int:
         os.close(descriptor)
 
 
-def _removeStale(path: str) -> None:
+def _removeStale(path: str, kind: socket.SocketKind) -> None:
     """
     Remove the name of a socket that nobody is bound to.
 
     @raise PathError: if somebody is, or it cannot be told.
     """
-    probe = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    who = "listener" if kind == socket.SOCK_STREAM else "worker"
+    probe = socket.socket(socket.AF_UNIX, kind | socket.SOCK_NONBLOCK)
     try:
         probe.connect(path)
     except FileNotFoundError:
@@ -177,10 +203,11 @@ def _removeStale(path: str) -> None:
                 f"a socket of another kind is bound to {path}: choose another path"
             ) from error
         raise PathError(
-            f"cannot tell whether a listener lives at {path}: {error.strerror}"
+            f"cannot tell whether a {who} lives at {path}: {error.strerror}"
         ) from error
     finally:
         probe.close()
+    advice = "" if who == "listener" else " take over from it with --replace,"
     raise PathError(
-        f"a listener lives at {path} already: stop it, or choose another path"
+        f"a {who} lives at {path} already: stop it,{advice} or choose another path"
     )

@@ -76,6 +76,19 @@ class CommandOptions(Options):
         """
         return str(super().getUsage(width)) + self.epilogue
 
+    def checkAlone(self, other: str, *names: str) -> None:
+        """
+        See that options have their defaults, since they mean nothing beside
+        another one.
+
+        @param other: that one, as it is given.
+        @raise UsageError: if one was given.
+        """
+        defaults = type(self)()
+        for name in names:
+            if self[name] != defaults[name]:
+                raise UsageError(f"--{name} means nothing with --{other}")
+
     def refuse(self, reason: str) -> NoReturn:
         """
         End the process with one line.
@@ -160,6 +173,21 @@ def number(
     return coerce
 
 
+def octal(text: str, option: str = "mode") -> int:
+    """
+    Turn an octal mode into a number.
+
+    @raise UsageError: if it is none.
+    """
+    try:
+        mode = int(text, 8)
+    except ValueError:
+        mode = -1
+    if not 0 <= mode <= 0o777:
+        raise UsageError(f"--{option}: {text!r} is not an octal mode such as 0660")
+    return mode
+
+
 def group(text: str, option: str = "group") -> int:
     """
     Turn a group's name or number into its number.
@@ -199,6 +227,10 @@ def choice(name: str, *values: str) -> Callable[[str], str]:
         return text
 
     return coerce
+
+
+#: The coercion of C{--wire}.
+wire = choice("wire", "stream", "datagram")
 
 
 def failToStart(options: CommandOptions, reason: str) -> NoReturn:

@@ -9,6 +9,7 @@ import errno
 import os
 import socket
 from collections.abc import Collection, Sequence
+from functools import partial
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -16,12 +17,12 @@ from twisted.internet.interfaces import IDelayedCall, IProtocolFactory
 from twisted.logger import Logger
 from zope.interface import implementer
 
-from portlisten import _linux
+from portlisten import _linux, _path
 from portlisten._adoption import Adoptions, Served
 from portlisten._channel import WorkerChannel
 from portlisten._frames import Offer, Port, describe
 from portlisten._transport import ChannelTransport
-from portlisten.interfaces import IAdopter, IWorkerChannel
+from portlisten.interfaces import IAdopter, IWorker, IWorkerChannel
 
 #: How long the last word to the listener may take, in seconds.
 FAREWELL = 1.0
@@ -32,7 +33,7 @@ FAREWELL = 1.0
 UNFIT = 5.0
 
 
-@implementer(IAdopter)
+@implementer(IAdopter, IWorker)
 class Worker:
     """
     Serves a factory on the connections that a listener hands off.
@@ -80,6 +81,7 @@ class Worker:
         self._parting = False
         self._finished = False
         self._started: Deferred[None] | None = None
+        self._factoryStarted = False
         self._stopped: list[Deferred[None]] = []
         self._adoptions = Adoptions(reactor, factory, retry, self._settle)
         self.ports: Sequence[Port] = ()
@@ -91,12 +93,15 @@ class Worker:
         """
         return self._adoptions.serving
 
+    def bind(self) -> None:
+        """
+        See L{IWorker}.
+        """
+        _path.check(self._path)
+
     def start(self) -> Deferred[None]:
         """
-        Begin to look for the listener, and go on until L{stop}.
-
-        @return: fires when one has said which ports it has; never, if L{stop} is
-            called before that.
+        See L{IWorker}.
         """
         started: Deferred[None] = Deferred()
         self._started = started
@@ -106,10 +111,7 @@ class Worker:
 
     def stop(self) -> Deferred[None]:
         """
-        Take no more connections, and wait for those in service to end, but no
-        longer than the grace.
-
-        @return: fires when that is over.
+        See L{IWorker}.
         """
         stopped: Deferred[None] = Deferred()
         self._stopped.append(stopped)
@@ -144,13 +146,18 @@ class Worker:
         started, self._started = self._started, None
         if started is not None and not self._stopping:
             self._factory.doStart()
+            self._factoryStarted = True
             started.callback(None)
 
     def adopt(self, channel: IWorkerChannel, offer: Offer, descriptor: int) -> None:
         """
         See L{IAdopter}.
         """
-        self._adoptions.adopt(channel, offer, descriptor)
+        self._adoptions.adopt(
+            descriptor,
+            partial(channel.closed, offer.id),
+            partial(channel.gone, offer.id),
+        )
 
     def drained(self, channel: IWorkerChannel) -> None:
         """
@@ -282,7 +289,7 @@ class Worker:
         if not self._finished:
             self._finished = True
             self._adoptions.release()
-            if self._started is None:
+            if self._factoryStarted:
                 self._factory.doStop()
         stopped, self._stopped = self._stopped, []
         for each in stopped:

@@ -25,8 +25,10 @@ from twisted.python.usage import UsageError
 from zope.interface import implementer
 
 from portlisten import _path, _twistd
+from portlisten._datagram import DatagramWorker
 from portlisten._frames import portName
 from portlisten._worker import Worker
+from portlisten.interfaces import IWorker
 
 T = TypeVar("T")
 
@@ -46,8 +48,55 @@ class EndpointError(SystemExit, ValueError):
         super().__init__(f"portlisten: {message}")
 
 
+class _Endpoint:
+    """
+    What the endpoints of both wires have in common.
+    """
+
+    _reactor: Any
+    _path: str
+    _contextFactory: Any
+
+    def _worker(self, factory: IProtocolFactory) -> IWorker:
+        raise NotImplementedError
+
+    def listen(self, protocolFactory: IProtocolFactory) -> Deferred[IListeningPort]:
+        """
+        Begin once the reactor runs, which is when C{twistd} has given up its
+        privileges.
+
+        @return: fires with the port when connections can come.  Cancelling it
+            ends that.
+        @raise EndpointError: if the path can never be what it has to be.  It is
+            raised, and not what the Deferred fails with, since services log such
+            a failure and have the process go on to serve nothing.
+        """
+        if self._contextFactory is not None:
+            from twisted.protocols.tls import TLSMemoryBIOFactory
+
+            protocolFactory = TLSMemoryBIOFactory(
+                self._contextFactory, False, protocolFactory, self._reactor
+            )
+        worker = self._worker(protocolFactory)
+        try:
+            worker.bind()
+        except _path.PathError as error:
+            raise EndpointError(str(error)) from None
+        start = self._reactor.callLater(0, lambda: worker.start().chainDeferred(ready))
+
+        def cancel(_: object) -> None:
+            if start.active():
+                start.cancel()
+            worker.stop()
+
+        ready: Deferred[None] = Deferred(cancel)
+        return ready.addCallback(
+            lambda _: _ListeningPort(self._reactor, worker, self._path)
+        )
+
+
 @implementer(IStreamServerEndpoint)
-class PortlistenServerEndpoint:
+class PortlistenServerEndpoint(_Endpoint):
     """
     Listens by way of a listener: serves what C{twistd portlisten} accepts, and
     hands off to this process among its workers.
@@ -88,47 +137,62 @@ class PortlistenServerEndpoint:
         self._retry = retry
         self._contextFactory = contextFactory
 
-    def listen(self, protocolFactory: IProtocolFactory) -> Deferred[IListeningPort]:
-        """
-        Look for the listener once the reactor runs, which is when C{twistd} has
-        given up its privileges, and for as long as it takes.
-
-        @return: fires with the port when the listener knows of this worker.
-            Cancelling it ends the search.
-        @raise EndpointError: if there can never be a listener at the path.  It is
-            raised, and not what the Deferred fails with, since services log such
-            a failure and have the process go on to serve nothing.
-        """
-        try:
-            _path.check(self._path)
-        except _path.PathError as error:
-            raise EndpointError(str(error)) from None
-        if self._contextFactory is not None:
-            from twisted.protocols.tls import TLSMemoryBIOFactory
-
-            protocolFactory = TLSMemoryBIOFactory(
-                self._contextFactory, False, protocolFactory, self._reactor
-            )
-        worker = Worker(
+    def _worker(self, factory: IProtocolFactory) -> IWorker:
+        return Worker(
             self._reactor,
             self._path,
-            protocolFactory,
+            factory,
             self._retry,
             self._grace,
             self._listenerUsers,
             self._names,
         )
-        start = self._reactor.callLater(0, lambda: worker.start().chainDeferred(ready))
 
-        def cancel(_: object) -> None:
-            if start.active():
-                start.cancel()
-            else:
-                worker.stop()
 
-        ready: Deferred[None] = Deferred(cancel)
-        return ready.addCallback(
-            lambda _: _ListeningPort(self._reactor, worker, self._path)
+@implementer(IStreamServerEndpoint)
+class DatagramServerEndpoint(_Endpoint):
+    """
+    Receives what a listener sends over the wire of 2002: that of C{twistd
+    portlisten --wire=datagram}, or of a program that was written for it.  The
+    path is bound when this is told to listen; what the listener listens on is not
+    known here, so the path is all that the port has for an address.
+
+    @param path: where to receive.
+    @param grace: how long C{stopListening} waits for connections to end, in
+        seconds.
+    @param mode: the permissions of the path: who may write to it may send.
+    @param group: the gid that it belongs to, or L{None} for the process's.
+    @param replace: whether to take the path over from a worker that lives there.
+    @param contextFactory: as for L{PortlistenServerEndpoint}.
+    """
+
+    def __init__(
+        self,
+        reactor: Any,
+        path: str,
+        grace: float = 10.0,
+        mode: int = 0o660,
+        group: int | None = None,
+        replace: bool = False,
+        contextFactory: Any = None,
+    ) -> None:
+        self._reactor = reactor
+        self._path = path
+        self._grace = grace
+        self._mode = mode
+        self._group = group
+        self._replace = replace
+        self._contextFactory = contextFactory
+
+    def _worker(self, factory: IProtocolFactory) -> IWorker:
+        return DatagramWorker(
+            self._reactor,
+            self._path,
+            factory,
+            grace=self._grace,
+            mode=self._mode,
+            group=self._group,
+            replace=self._replace,
         )
 
 
@@ -138,7 +202,7 @@ class _ListeningPort:
     What L{PortlistenServerEndpoint.listen} gives.
     """
 
-    def __init__(self, reactor: Any, worker: Worker, path: str) -> None:
+    def __init__(self, reactor: Any, worker: IWorker, path: str) -> None:
         self._reactor = reactor
         self._worker = worker
         self._path = path
@@ -184,14 +248,15 @@ class _ListeningPort:
         are served here.
         """
         for port in self._worker.ports:
-            return port.address
+            address: IAddress = port.address
+            return address
         return UNIXAddress(self._path)
 
     def __repr__(self) -> str:
         return f"<portlisten on {self.getHost()} by way of {self._path}>"
 
 
-def parse(reactor: Any, *arguments: str, **options: str) -> PortlistenServerEndpoint:
+def parse(reactor: Any, *arguments: str, **options: str) -> IStreamServerEndpoint:
     """
     Understand C{portlisten:PATH}, whose options are
 
@@ -199,7 +264,10 @@ def parse(reactor: Any, *arguments: str, **options: str) -> PortlistenServerEndp
       - C{grace}: the seconds that a stop may take;
       - C{listenerUser}: whose the listener may be, with commas between them;
       - C{privateKey}, C{certKey}, C{extraCertChain}, C{dhParameters}: files for
-        TLS, as in Twisted's C{ssl:}.  They are read now.
+        TLS, as in Twisted's C{ssl:}.  They are read now;
+      - C{wire}: C{stream}, or C{datagram} for the wire of 2002, which has neither
+        C{name} nor C{listenerUser}, but C{mode} and C{group} of the path, and
+        C{replace}, C{yes} or C{no}.
 
     @raise EndpointError: if it cannot be understood, or a file does not load.
     """
@@ -209,26 +277,35 @@ def parse(reactor: Any, *arguments: str, **options: str) -> PortlistenServerEndp
         raise EndpointError(
             "a description has one path, as in portlisten:/run/portlisten/web.sock"
         )
+    wire = options.pop("wire", "stream")
+    if wire not in _WIRES:
+        raise EndpointError(f"wire: {wire!r} is none of {', '.join(_WIRES)}")
+    endpoint, known = _WIRES[wire]
     tls = {name: options.pop(name) for name in _TLS if name in options}
     understood: dict[str, Any] = {}
     for name, text in options.items():
-        if name not in _OPTIONS:
+        if name not in known:
             raise EndpointError(
-                f"a description has no option {name!r}, only"
-                f" {', '.join([*_OPTIONS, *_TLS])}"
+                f"a description with wire={wire} has no option {name!r}, only"
+                f" {', '.join([*known, *_TLS])}"
             )
-        keyword, understand = _OPTIONS[name]
+        keyword, understand = known[name]
         try:
             understood[keyword] = understand(text)
         except ValueError as error:
             raise EndpointError(f"{name}: {error}") from None
     if tls:
         understood["contextFactory"] = _context(tls)
-    return PortlistenServerEndpoint(reactor, arguments[0], **understood)
+    made: IStreamServerEndpoint = endpoint(reactor, arguments[0], **understood)
+    return made
 
 
 def _names(text: str) -> list[str]:
     return [portName(name) for name in text.split(",")]
+
+
+def _yesOrNo(text: str) -> bool:
+    return _twistd.choice("replace", "yes", "no")(text) == "yes"
 
 
 def _usage(coerce: Callable[[str], T]) -> Callable[[str], T]:
@@ -245,12 +322,32 @@ def _usage(coerce: Callable[[str], T]) -> Callable[[str], T]:
     return understand
 
 
-_OPTIONS: dict[str, tuple[str, Callable[[str], Any]]] = {
-    "name": ("names", _names),
-    "grace": ("grace", _usage(_twistd.number("grace", float, 0))),
-    "listenerUser": (
-        "listenerUsers",
-        _usage(lambda text: [_twistd.user(each, "") for each in text.split(",")]),
+_GRACE = ("grace", _usage(_twistd.number("grace", float, 0)))
+
+#: For each wire, the endpoint; and for each option, its keyword there, and what
+#: makes sense of its text.
+_WIRES: dict[str, tuple[Any, dict[str, tuple[str, Callable[[str], Any]]]]] = {
+    "stream": (
+        PortlistenServerEndpoint,
+        {
+            "name": ("names", _names),
+            "grace": _GRACE,
+            "listenerUser": (
+                "listenerUsers",
+                _usage(
+                    lambda text: [_twistd.user(each, "") for each in text.split(",")]
+                ),
+            ),
+        },
+    ),
+    "datagram": (
+        DatagramServerEndpoint,
+        {
+            "grace": _GRACE,
+            "mode": ("mode", _usage(_twistd.octal)),
+            "group": ("group", _usage(_twistd.group)),
+            "replace": ("replace", _usage(_yesOrNo)),
+        },
     ),
 }
 

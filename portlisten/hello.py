@@ -21,8 +21,10 @@ from twisted.python.usage import UsageError
 from zope.interface import implementer
 
 from portlisten import _path, _twistd
+from portlisten._datagram import DatagramWorker
 from portlisten._frames import portName
 from portlisten._worker import Worker
+from portlisten.interfaces import IWorker
 
 #: How long a client may take to close, once it has the answer, in seconds.
 LINGER = 5.0
@@ -116,6 +118,29 @@ Examples:
 
     optParameters = [
         [
+            "wire",
+            None,
+            "stream",
+            "How connections come: 'stream', with which none is lost, or 'datagram',"
+            " as in 2002, where the worker binds PATH.",
+            _twistd.wire,
+        ],
+        [
+            "mode",
+            None,
+            None,
+            "With --wire=datagram, permissions of PATH: who may write to it may send"
+            " connections. [default: 0660]",
+            _twistd.octal,
+        ],
+        [
+            "group",
+            None,
+            None,
+            "With --wire=datagram, group of PATH. [default: the process's]",
+            _twistd.group,
+        ],
+        [
             "retry",
             None,
             0.1,
@@ -131,8 +156,17 @@ Examples:
         ],
     ]
 
+    optFlags = [
+        [
+            "replace",
+            None,
+            "With --wire=datagram, take PATH over from a worker that lives there.",
+        ]
+    ]
+
     def __init__(self) -> None:
         super().__init__()
+        self["mode"] = 0o660
         self["name"] = []
         self["listener-user"] = []
 
@@ -153,6 +187,15 @@ Examples:
         """
         self["listener-user"].append(_twistd.user(name, "listener-user"))
 
+    def postOptions(self) -> None:
+        """
+        See that no option goes with the other wire only.
+        """
+        if self["wire"] == "datagram":
+            self.checkAlone("wire=datagram", "name", "listener-user")
+        else:
+            self.checkAlone("wire=stream", "mode", "group", "replace")
+
     def parseArgs(self, *args: str) -> None:
         """
         Take PATH and STRING.
@@ -168,26 +211,31 @@ class HelloService(Service):
     Runs a worker that says hello.
     """
 
-    def __init__(self, options: Options, worker: Worker) -> None:
+    def __init__(self, options: Options, worker: IWorker) -> None:
         self._options = options
         self._worker = worker
+        self._ready = False
 
     def privilegedStartService(self) -> None:
         """
-        Look at the path.
+        Look at the path, or bind it.
 
-        @raise StartFailure: if no listener could ever be there.
+        @raise StartFailure: if that is impossible.
         """
         super().privilegedStartService()
         try:
-            _path.check(self._options["path"])
+            self._worker.bind()
         except _path.PathError as error:
             _twistd.failToStart(self._options, str(error))
+        self._ready = True
 
     def startService(self) -> None:
         """
-        Look for the listener.
+        Look for the listener, or wait for what it sends.
         """
+        if not self._ready:
+            # `twist` starts services without their privileged part.
+            self.privilegedStartService()
         super().startService()
         _twistd.warnOfRoot("hellofdpass")
         self._worker.start()
@@ -210,14 +258,19 @@ def makeService(options: Options, reactor: Any = None) -> IService:
     """
     if reactor is None:
         from twisted.internet import reactor
-    worker = Worker(
+    common = (
         reactor,
         options["path"],
         HelloFactory(reactor, options["string"]),
         options["retry"],
         options["grace"],
-        options["listener-user"],
-        options["name"],
     )
+    worker: IWorker
+    if options["wire"] == "datagram":
+        worker = DatagramWorker(
+            *common, options["mode"], options["group"], options["replace"]
+        )
+    else:
+        worker = Worker(*common, options["listener-user"], options["name"])
     _twistd.exitCleanlyOnTerm(reactor)
     return HelloService(options, worker)

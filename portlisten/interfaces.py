@@ -200,6 +200,41 @@ class IDispatcher(Interface):
         """
 
 
+class IWorker(Interface):
+    """
+    Serves a factory on the connections that come by a wire.
+    """
+
+    ports = Attribute(
+        "Those whose connections come, as far as the listener has said: a sequence"
+        " of C{Port}."
+    )
+
+    def bind() -> None:
+        """
+        Bind what it needs, as whoever the process is when it starts, or see that
+        there can be what it needs.
+
+        @raise PathError: if there can not.
+        """
+
+    def start() -> Deferred[None]:
+        """
+        Begin to serve, and go on until L{stop}.
+
+        @return: fires when the factory is started, which is when connections can
+            come; never, if L{stop} is called before that.
+        """
+
+    def stop() -> Deferred[None]:
+        """
+        Take no more connections, and wait for those in service to end, but no
+        longer than the grace.  May be called before the start, and again.
+
+        @return: fires when that is over.
+        """
+
+
 class IWorkerChannel(Interface):
     """
     What an adopter sees of its listener: the worker's end of a channel.

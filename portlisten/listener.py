@@ -18,6 +18,7 @@ from twisted.python.usage import UsageError
 from portlisten import _path, _ports, _twistd
 from portlisten._accept import Acceptor
 from portlisten._access import Access
+from portlisten._datagram import DatagramWire
 from portlisten._frames import MAXIMUM_WINDOW, Port
 from portlisten._stream import StreamWire
 from portlisten.interfaces import IWire
@@ -41,16 +42,6 @@ def somaxconn() -> int:
             return int(file.read())
     except (OSError, ValueError):
         return 4096
-
-
-def _octal(text: str) -> int:
-    try:
-        mode = int(text, 8)
-    except ValueError:
-        mode = -1
-    if not 0 <= mode <= 0o777:
-        raise UsageError(f"--mode: {text!r} is not an octal mode such as 0660")
-    return mode
 
 
 class Options(_twistd.CommandOptions):
@@ -88,11 +79,19 @@ Examples:
 
     optParameters = [
         [
+            "wire",
+            None,
+            "stream",
+            "How connections get to workers: 'stream', with which none is lost, or"
+            " 'datagram', as in 2002, where the worker binds PATH.",
+            _twistd.wire,
+        ],
+        [
             "mode",
             None,
             None,
             "Permissions of PATH: who may write to it may be a worker. [default: 0660]",
-            _octal,
+            _twistd.octal,
         ],
         [
             "group",
@@ -205,6 +204,17 @@ Examples:
         Likewise for the members of a group.
         """
         self["allow-group"].append(_twistd.group(name, "allow-group"))
+
+    def postOptions(self) -> None:
+        """
+        See that no option goes with the other wire only.
+        """
+        if self["wire"] == "datagram":
+            self.checkAlone(
+                "wire=datagram",
+                *("mode", "group", "balance", "claim-timeout", "throttle", "window"),
+                *("allow-user", "allow-group"),
+            )
 
     def access(self) -> Access:
         """
@@ -369,9 +379,9 @@ def makeService(options: Options, reactor: Any = None) -> IService:
             log.critical("exiting, as --on-timeout=exit asks for")
             _twistd.exitWith(reactor, 1)
 
-    return ListenerService(
-        reactor,
-        options,
-        ports,
-        StreamWire(reactor, options, options.access, backlog, timedOut),
-    )
+    wire: IWire
+    if options["wire"] == "datagram":
+        wire = DatagramWire(reactor, options, timedOut)
+    else:
+        wire = StreamWire(reactor, options, options.access, backlog, timedOut)
+    return ListenerService(reactor, options, ports, wire)

@@ -31,7 +31,12 @@ from twisted.trial.unittest import SynchronousTestCase, TestCase
 from zope.interface.verify import verifyObject
 
 from portlisten._frames import Closed, Drain, Drained, WorkerHello
-from portlisten.endpoints import EndpointError, PortlistenServerEndpoint, parse
+from portlisten.endpoints import (
+    DatagramServerEndpoint,
+    EndpointError,
+    PortlistenServerEndpoint,
+    parse,
+)
 from tests import test_worker
 from tests.test_channel import aMoment, eventually, inReactor, tcpPair
 from twisted.plugins.portlisten_endpoint import parser
@@ -162,9 +167,48 @@ class ParserTests(SynchronousTestCase):
         """
         self.assertEqual(
             self.refusal("portlisten:web.sock:nam=http"),
-            "portlisten: a description has no option 'nam', only name, grace,"
-            " listenerUser, privateKey, certKey, extraCertChain, dhParameters",
+            "portlisten: a description with wire=stream has no option 'nam', only name,"
+            " grace, listenerUser, privateKey, certKey, extraCertChain, dhParameters",
         )
+
+    def test_datagram(self) -> None:
+        """
+        The wire of 2002 has an endpoint of its own.
+        """
+        endpoint = serverFromString(
+            reactor,
+            "portlisten:web.sock:wire=datagram:mode=0600:group=0:replace=yes:grace=2",
+        )
+        self.assertIsInstance(endpoint, DatagramServerEndpoint)
+        self.assertEqual(
+            {name.lstrip("_"): value for name, value in vars(endpoint).items()},
+            {
+                "reactor": reactor,
+                "path": "web.sock",
+                "grace": 2.0,
+                "mode": 0o600,
+                "group": 0,
+                "replace": True,
+                "contextFactory": None,
+            },
+        )
+        endpoint = serverFromString(reactor, "portlisten:s:wire=datagram:replace=no")
+        self.assertFalse(endpoint._replace)
+
+    def test_otherWire(self) -> None:
+        """
+        An option that goes with the other wire only is refused.
+        """
+        for option in ("name=http", "listenerUser=0"):
+            self.assertIn(
+                f"wire=datagram has no option {option.partition('=')[0]!r}",
+                self.refusal(f"portlisten:web.sock:wire=datagram:{option}"),
+            )
+        for option in ("mode=0600", "group=0", "replace=yes"):
+            self.assertIn(
+                f"wire=stream has no option {option.partition('=')[0]!r}",
+                self.refusal(f"portlisten:web.sock:{option}"),
+            )
 
     def test_badValues(self) -> None:
         """
@@ -177,6 +221,10 @@ class ParserTests(SynchronousTestCase):
             ("grace=-1", "grace: '-1' is not a number of at least 0"),
             ("grace=soon", "grace: 'soon' is not a number of at least 0"),
             ("listenerUser=no such", "listenerUser: there is no user 'no such'"),
+            ("wire=carrier", "wire: 'carrier' is none of stream, datagram"),
+            ("wire=datagram:mode=9", "mode: '9' is not an octal mode such as 0660"),
+            ("wire=datagram:group=no such", "group: there is no group 'no such'"),
+            ("wire=datagram:replace=1", "replace: '1' is none of yes, no"),
         ]:
             self.assertIn(why, self.refusal(f"portlisten:web.sock:{option}"))
 

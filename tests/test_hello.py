@@ -172,6 +172,10 @@ class OptionsTests(SynchronousTestCase):
         self.assertEqual(
             dict(parse("path", "hello")),
             {
+                "wire": "stream",
+                "mode": 0o660,
+                "group": None,
+                "replace": 0,
                 "path": "path",
                 "string": b"hello",
                 "retry": 0.1,
@@ -194,6 +198,10 @@ class OptionsTests(SynchronousTestCase):
         self.assertEqual(
             dict(given),
             {
+                "wire": "stream",
+                "mode": 0o660,
+                "group": None,
+                "replace": 0,
                 "path": "path",
                 "string": b"hello",
                 "retry": 2.5,
@@ -242,6 +250,39 @@ class OptionsTests(SynchronousTestCase):
         self.assertIn(
             "--listener-user: there is no user 'no such'",
             self.refusal("--listener-user", "no such", "path", "hello"),
+        )
+
+    def test_datagram(self) -> None:
+        """
+        The wire of 2002 has options of its own.
+        """
+        given = parse(
+            *("--wire=datagram", "--mode=0600", "--group=0", "--replace"),
+            *("path", "hello"),
+        )
+        self.assertEqual(
+            [given[name] for name in ("wire", "mode", "group", "replace")],
+            ["datagram", 0o600, 0, 1],
+        )
+
+    def test_otherWire(self) -> None:
+        """
+        An option that goes with the other wire only is refused.
+        """
+        for wire, option in [
+            ("stream", "--mode=0600"),
+            ("stream", "--group=0"),
+            ("stream", "--replace"),
+            ("datagram", "--name=http"),
+            ("datagram", "--listener-user=0"),
+        ]:
+            self.assertIn(
+                f"{option.partition('=')[0]} means nothing with --wire={wire}",
+                self.refusal(f"--wire={wire}", option, "path", "hello"),
+            )
+        self.assertIn(
+            "--wire: 'carrier' is none of stream, datagram",
+            self.refusal("--wire=carrier", "path", "hello"),
         )
 
     def test_badName(self) -> None:

@@ -88,6 +88,7 @@ class OptionsTests(SynchronousTestCase):
             {
                 "listen": ["80"],
                 "path": "path",
+                "wire": "stream",
                 "mode": 0o660,
                 "group": None,
                 "backlog": None,
@@ -124,6 +125,7 @@ class OptionsTests(SynchronousTestCase):
             {
                 "listen": ["80", "81", "82"],
                 "path": "path",
+                "wire": "stream",
                 "mode": 0o600,
                 "group": os.getgid(),
                 "backlog": 7,
