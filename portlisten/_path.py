@@ -114,9 +114,12 @@ def bind(
     check(path)
     kind = socket.SOCK_DGRAM if backlog is None else socket.SOCK_STREAM
     with _locked(path):
-        name = f"{path}.{os.getpid()}" if replace else path
-        check(name)
-        _removeStale(name, kind)
+        _makeRoom(path, kind, replace)
+        name = path
+        if replace:
+            name = f"{path}.{os.getpid()}"
+            check(name)
+            _makeRoom(name, kind)
         sock = socket.socket(socket.AF_UNIX, kind | socket.SOCK_NONBLOCK)
         tight = mode if group is None else mode & ~0o077
         umask = os.umask(0o777 & ~tight)
@@ -179,10 +182,11 @@ def _openLock(name: str) -> int:
         os.close(descriptor)
 
 
-def _removeStale(path: str, kind: socket.SocketKind) -> None:
+def _makeRoom(path: str, kind: socket.SocketKind, replace: bool = False) -> None:
     """
     Remove the name of a socket that nobody is bound to.
 
+    @param replace: whether somebody of the same kind may be.
     @raise PathError: if somebody is, or it cannot be told.
     """
     who = "listener" if kind == socket.SOCK_STREAM else "worker"
@@ -207,6 +211,8 @@ def _removeStale(path: str, kind: socket.SocketKind) -> None:
         ) from error
     finally:
         probe.close()
+    if replace:
+        return
     advice = "" if who == "listener" else " take over from it with --replace,"
     raise PathError(
         f"a {who} lives at {path} already: stop it,{advice} or choose another path"

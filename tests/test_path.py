@@ -406,7 +406,7 @@ class ModeTests(PathTestCase):
         """
         The umask stays as it was when the path cannot be bound.
         """
-        self.patch(_path, "_removeStale", lambda path, kind: None)
+        self.patch(_path, "_makeRoom", lambda *_: None)
         self.occupy()
         before = os.umask(0o123)
         try:
@@ -571,7 +571,7 @@ class OccupiedTests(PathTestCase):
         """
         Somebody who takes no lock may be quicker, and is left alone.
         """
-        self.patch(_path, "_removeStale", lambda path, kind: self.occupy())
+        self.patch(_path, "_makeRoom", lambda *_: self.occupy())
         error = self.assertRaises(PathError, self.bind)
         self.assertIn("Address already in use", str(error))
         self.assertTrue(os.path.exists(self.path))
