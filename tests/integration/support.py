@@ -276,7 +276,7 @@ async def listening(process: Process) -> int:
     """
     Wait for a listener, and say on which port it listens.
     """
-    match = await process.says(r"listening on \S+:(\d+)\b.*workers connect")
+    match = await process.says(r"listening on \S+:(\d+)\b.*workers (?:connect|bind)")
     return int(match[1])
 
 

@@ -1,0 +1,380 @@
+"""
+The wire of 2002, with programs of that time at either end, or at both.
+"""
+
+from __future__ import annotations
+
+import array
+import os
+import shutil
+import signal
+import socket
+import time
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from pytest_twisted import ensureDeferred
+from twisted.internet.threads import deferToThread
+
+from tests.integration import clients
+from tests.integration.conftest import Start
+from tests.integration.support import (
+    PATIENCE,
+    Process,
+    ask,
+    command,
+    freePort,
+    listening,
+    settled,
+    sleep,
+)
+
+PEERS = Path(__file__).parents[1] / "peers"
+
+WIRE = "--wire=datagram"
+HELLO = b"hello, 2002"
+
+#: A server that numbers its connections.
+COUNTER = """
+from itertools import count
+
+from twisted.application.internet import StreamServerEndpointService
+from twisted.application.service import Application
+from twisted.internet import reactor
+from twisted.internet.endpoints import serverFromString
+from twisted.internet.protocol import Factory, Protocol
+
+numbers = count()
+
+class Number(Protocol):
+    def connectionMade(self):
+        self.transport.write(b"%d" % next(numbers))
+        self.transport.loseConnection()
+
+application = Application("counter")
+StreamServerEndpointService(
+    serverFromString(reactor, "portlisten:./socket:wire=datagram"),
+    Factory.forProtocol(Number),
+).setServiceParent(application)
+"""
+
+
+class Pair:
+    """
+    Starts listeners and workers, ours or those in C.
+    """
+
+    def __init__(self, start: Start, twistd: Start, folder: Path) -> None:
+        self._start = start
+        self._twistd = twistd
+        self._folder = folder
+
+    async def compile(self) -> None:
+        """
+        Compile the programs in C.
+        """
+        if shutil.which("cc") is None:
+            pytest.skip("there is no C compiler")
+        for name in ("portlisten", "hellofdpass"):
+            arguments = ["-std=gnu99", "-Wall", "-Wextra", "-Werror", "-O2"]
+            arguments += ["-o", f"{name}.2002", str(PEERS / f"{name}.c")]
+            compiler = self._start("cc", *arguments)
+            assert await compiler.ended() == 0, compiler.output
+
+    async def listener(self, kind: str = "ours") -> tuple[Process, int]:
+        """
+        Start a listener.
+
+        @return: it, and its port.
+        """
+        if kind == "C":
+            port = freePort(10000, 20000)
+            program = str(self._folder / "portlisten.2002")
+            listener = self._start(program, str(port), "./socket")
+            await listener.says("listening")
+            return listener, port
+        listener = self._twistd("portlisten", WIRE, "0", "./socket")
+        return listener, await listening(listener)
+
+    async def worker(self, kind: str = "ours", *options: str) -> Process:
+        """
+        Start a worker.
+        """
+        if kind == "C":
+            program = str(self._folder / "hellofdpass.2002")
+            worker = self._start(program, "./socket", HELLO.decode())
+        else:
+            worker = self._twistd(
+                "hellofdpass", WIRE, *options, "./socket", HELLO.decode()
+            )
+        await worker.says("receiving")
+        return worker
+
+
+@pytest.fixture
+def pair(start: Start, twistd: Start, folder: Path) -> Pair:
+    """
+    A listener and a worker, not started yet.
+    """
+    return Pair(start, twistd, folder)
+
+
+@pytest.mark.parametrize("worker", ["ours", "C"])
+@pytest.mark.parametrize("listener", ["ours", "C"])
+@ensureDeferred
+async def test_matrix(pair: Pair, listener: str, worker: str) -> None:
+    """
+    Whatever is at either end, clients have their answers: those that wait for
+    them, those that say something first (after whose answer a worker of 2002
+    resets the connection, since it closes it with that unread), and those that
+    come after others that did not wait.
+    """
+    await pair.compile()
+    one, port = await pair.listener(listener)
+    other = await pair.worker(worker)
+    assert await ask(port) == HELLO
+    await sleep(0.2)
+    before = one.descriptors(), other.descriptors()
+    for client in (clients.listen, clients.sendFirst, clients.leave):
+        began = time.monotonic()
+        answers = await deferToThread(clients.crowd, client, port, 2000)
+        print(
+            f"{listener} to {worker}, {client.__name__}: {dict(answers)},"
+            f" {2000 / (time.monotonic() - began):.0f} a second"
+        )
+        expected = b"" if client is clients.leave else HELLO
+        assert answers == {expected: 2000}
+        assert clients.listen(port) == HELLO
+    after = await settled(one, before[0]), await settled(other, before[1])
+    assert after == before
+
+
+@ensureDeferred
+async def test_workerLate(pair: Pair, twistd: Start, folder: Path) -> None:
+    """
+    Clients that come while no worker is there are served when there is one, in
+    the order in which they came.
+    """
+    listener, port = await pair.listener()
+    waiting = [clients.connect(port) for _ in range(300)]
+    await sleep(20)
+    folder.joinpath("counter.tac").write_text(COUNTER)
+    twistd("-y", "counter.tac")
+    answers = await deferToThread(lambda: [clients.read(each) for each in waiting])
+    for each in waiting:
+        each.close()
+    assert answers == [b"%d" % number for number in range(300)]
+    assert listener.output.count("waiting for a worker") == 1
+
+
+@ensureDeferred
+async def test_replaced(pair: Pair) -> None:
+    """
+    A path that changes hands ten times under 64 clients at once loses nobody.
+    """
+    _, port = await pair.listener()
+    worker = await pair.worker()
+    enough = False
+
+    def load() -> Counter[bytes]:
+        answers: Counter[bytes] = Counter()
+        while not enough:
+            answers.update(clients.crowd(clients.listen, port, 640, 64))
+        return answers
+
+    running = deferToThread(load)
+    try:
+        for _ in range(10):
+            successor = await pair.worker("ours", "--replace")
+            assert await worker.stop() == 0
+            worker = successor
+    finally:
+        enough = True
+        answers = await running
+    print(f"path replaced ten times: {dict(answers)}")
+    assert list(answers) == [HELLO]
+
+
+@ensureDeferred
+async def test_nothingPilesUp(pair: Pair) -> None:
+    """
+    After 20,000 connections both sides hold what they held before.
+    """
+    listener, port = await pair.listener()
+    worker = await pair.worker()
+    await deferToThread(clients.crowd, clients.listen, port, 100)
+    await sleep(0.2)
+    before = listener.descriptors(), worker.descriptors()
+    answers = await deferToThread(clients.crowd, clients.listen, port, 20000, 64)
+    assert answers == {HELLO: 20000}
+    after = (
+        await settled(listener, before[0]),
+        await settled(worker, before[1]),
+    )
+    print(f"descriptors before and after 20,000 connections: {before}, {after}")
+    assert after == before
+
+
+@ensureDeferred
+async def test_stopped(pair: Pair) -> None:
+    """
+    A worker that is stopped, with its queue full, keeps nobody but its clients:
+    the listener waits without working for it, and all have their answers when it
+    goes on.
+    """
+    listener, port = await pair.listener()
+    worker = await pair.worker()
+    worker.signal(signal.SIGSTOP)
+    answers = deferToThread(clients.crowd, clients.listen, port, 200, 200)
+    await listener.says("takes no more for now")
+    before = cpu(listener)
+    await sleep(3)
+    spent = cpu(listener) - before
+    worker.signal(signal.SIGCONT)
+    assert await answers == {HELLO: 200}
+    print(f"the listener used {spent:.2f} s of 3 while it waited")
+    assert spent < 0.5
+    assert listener.output.count("takes no more for now") == 1
+
+
+def cpu(process: Process) -> float:
+    """
+    How long a process has used a processor, in seconds: proc(5).
+    """
+    text = Path(f"/proc/{process.pid}/stat").read_text()
+    fields = text.rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def send(path: Path, *descriptors: int, data: bytes = b"x") -> None:
+    """
+    Send a datagram.
+    """
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+        control: Sequence[tuple[int, int, array.array[int]]] = []
+        if descriptors:
+            rights = array.array("i", descriptors)
+            control = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)]
+        sock.sendmsg([data], control, 0, str(path))
+
+
+@ensureDeferred
+async def test_badDatagrams(pair: Pair, folder: Path) -> None:
+    """
+    Datagrams that are none of this wire's do a worker no harm, and leave nothing
+    open in it.
+    """
+    _, port = await pair.listener()
+    worker = await pair.worker()
+    assert await ask(port) == HELLO
+    await sleep(0.2)
+    before = worker.descriptors()
+    path = folder / "socket"
+    left, right = os.pipe()
+    udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    listening = socket.create_server(("127.0.0.1", 0))
+    for _ in range(20):
+        send(path)
+        send(path, data=b"")
+        send(path, data=b"x" * 5000)
+        send(path, left, right, udp.fileno())
+        send(path, listening.fileno(), *[left] * 200)
+        assert await ask(port) == HELLO
+    for descriptor in (left, right):
+        os.close(descriptor)
+    udp.close()
+    listening.close()
+    assert await settled(worker, before) == before
+    assert "Traceback" not in worker.output
+
+
+@ensureDeferred
+async def test_workerOutOfDescriptors(start: Start, pair: Pair) -> None:
+    """
+    A worker with few descriptors takes no more than it can serve, and serves all.
+    """
+    _, port = await pair.listener()
+    hello = [command("twistd"), "-n", "--pidfile=w.pid", "hellofdpass", WIRE]
+    worker = start(
+        *("sh", "-c", 'ulimit -n 40; exec "$@"', "sh"),
+        *(*hello, "./socket", HELLO.decode()),
+    )
+    await worker.says("receiving")
+    answers = await deferToThread(clients.crowd, clients.listen, port, 400, 200)
+    assert answers == {HELLO: 400}
+
+
+@ensureDeferred
+async def test_pathTaken(pair: Pair, twistd: Start) -> None:
+    """
+    A path where a worker lives is refused, in one line that says what to do.
+    """
+    await pair.worker()
+    second = twistd("hellofdpass", WIRE, "./socket", "again")
+    assert await second.ended() == 1
+    [line] = second.errors.splitlines()
+    assert "a worker lives at ./socket already" in line
+    assert "--replace" in line
+
+
+@ensureDeferred
+async def test_wiresDiffer(pair: Pair, twistd: Start) -> None:
+    """
+    A listener of one wire and a worker of the other wait for each other, and say
+    what is there.
+    """
+    stream = twistd("portlisten", "0", "./socket")
+    await listening(stream)
+    listener, port = await pair.listener()
+    with clients.connect(port):
+        await listener.says("waiting for a worker .* a socket of another kind is there")
+    worker = twistd("hellofdpass", WIRE, "./socket", "again")
+    assert await worker.ended() == 1
+    assert "a socket of another kind is bound to ./socket" in worker.errors
+
+
+@ensureDeferred
+async def test_permissions(root: None, twistd: Start, folder: Path) -> None:
+    """
+    Who may not write to the path is told so; the worker's group mends it.  Both
+    sides are nobody in particular while they serve.
+    """
+    port = freePort(80, 1024)
+    listener = twistd(
+        "portlisten", WIRE, str(port), "./socket", uid="nobody", gid="nogroup"
+    )
+    await listening(listener)
+    worker = twistd("hellofdpass", WIRE, "./socket", HELLO.decode(), uid="daemon")
+    await worker.says("receiving")
+    with clients.connect(port) as client:
+        await listener.says("Permission denied; the worker's --mode and --group")
+        assert await worker.stop() == 0
+        worker = twistd(
+            *("hellofdpass", WIRE, "--group=nogroup", "./socket", HELLO.decode()),
+            uid="daemon",
+        )
+        client.settimeout(PATIENCE)
+        assert await deferToThread(clients.read, client) == HELLO
+    for process, user in ((listener, "65534"), (worker, "1")):
+        assert process.status()["Uid"].split() == [user] * 4
+        assert int(process.status()["CapEff"], 16) == 0
+
+
+@ensureDeferred
+async def test_anyServer(pair: Pair, twistd: Start, folder: Path) -> None:
+    """
+    Twisted's own web server is a worker on this wire, too.
+    """
+    folder.joinpath("site").mkdir()
+    folder.joinpath("site", "index.html").write_text("hello, web")
+    _, port = await pair.listener()
+    web = twistd(
+        "web", "--listen=portlisten:./socket:wire=datagram:mode=0600", "--path=site"
+    )
+    answer = await ask(port, b"GET / HTTP/1.0\r\n\r\n")
+    assert answer.endswith(b"hello, web")
+    web.signal(signal.SIGTERM)
+    await web.ended()
+    assert not folder.joinpath("socket").exists()
