@@ -6,11 +6,17 @@ folder=$(mktemp -d "${TMPDIR:-/tmp}/portlisten.XXXXXX")
 chmod 755 "$folder"
 started=''
 
-clean_up() {
-    trap - EXIT
+# End all that was started, the last first.
+stop_all() {
     for process in $started; do
         { kill "$process" && wait "$process"; } 2>/dev/null || true
     done
+    started=''
+}
+
+clean_up() {
+    trap - EXIT
+    stop_all
     rm -rf "$folder"
 }
 trap clean_up EXIT
@@ -49,10 +55,8 @@ find_or_install() {
     fi
 }
 
-# Start twistd in the background, after showing how: start NAME ARGUMENTS...
-start() {
-    name=$1
-    shift
+# Show a command: show ARGUMENTS...
+show() {
     shown=''
     for argument; do
         case $argument in
@@ -60,8 +64,24 @@ start() {
         *) shown="$shown $argument" ;;
         esac
     done
-    echo "\$ twistd --nodaemon$shown"
+    echo "\$$shown"
+}
+
+# Start twistd in the background, after showing how: start NAME ARGUMENTS...
+start() {
+    name=$1
+    shift
+    show twistd --nodaemon "$@"
     "$bin/twistd" --nodaemon --pidfile "$name.pid" "$@" >"$name.log" 2>&1 &
+    started="$! $started"
+}
+
+# The same for any other program: start_program NAME PROGRAM ARGUMENTS...
+start_program() {
+    name=$1
+    shift
+    show "$@"
+    "$@" >"$name.log" 2>&1 &
     started="$! $started"
 }
 
@@ -74,4 +94,14 @@ wait_for() {
     echo "the $1 did not start:" >&2
     cat "$1.log" >&2
     exit 1
+}
+
+# Be a client that says nothing, and print the answer: hear PORT
+hear() {
+    "$bin/python" - "$1" <<'END'
+import socket, sys
+
+client = socket.create_connection(("127.0.0.1", int(sys.argv[1])), 10)
+print(client.makefile().read())
+END
 }

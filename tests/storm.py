@@ -22,7 +22,8 @@ What it counts:
   - I{adopted twice}: connections that two workers adopted.  That is right if
     the first was killed before it touched them, and wrong if it was stopped.
 
-With C{--naive} the listener is the control, which sends and closes.
+With C{--naive} the listener is the control, which sends and closes; with
+C{--wire=datagram} it speaks the wire of 2002, which promises neither of the two.
 """
 
 from __future__ import annotations
@@ -42,7 +43,9 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from socket import inet_aton
 from typing import Any
@@ -51,6 +54,7 @@ from typing import Any
 from twisted.internet import epollreactor
 from twisted.internet.protocol import Factory, Protocol
 
+from portlisten._datagram import DatagramWorker
 from portlisten._worker import Worker
 
 RECORD = struct.Struct("!dI4sH")
@@ -91,7 +95,7 @@ class Answer(Protocol):
             transport.loseConnection()
 
 
-def work(path: str, book: int) -> None:
+def work(path: str, book: int, wire: str) -> None:
     """
     Be a worker, in a process that was forked for it.
     """
@@ -100,11 +104,14 @@ def work(path: str, book: int) -> None:
 
     factory = Factory.forProtocol(lambda: Answer(book))
     factory.noisy = False
-    Worker(reactor, path, factory, retry=0.005).start()
+    make = DatagramWorker if wire == "datagram" else Worker
+    worker = make(reactor, path, factory, retry=0.005)
+    worker.bind()
+    worker.start()
     reactor.run()  # type: ignore[attr-defined]
 
 
-def forkWorker(path: str, book: int) -> int:
+def forkWorker(path: str, book: int, wire: str) -> int:
     """
     Fork a worker.
 
@@ -113,7 +120,7 @@ def forkWorker(path: str, book: int) -> int:
     pid = os.fork()
     if pid == 0:
         try:
-            work(path, book)
+            work(path, book, wire)
         finally:
             os._exit(1)
     return pid
@@ -217,10 +224,12 @@ def storm(
     atOnce: int,
     naive: bool = False,
     rounds: int = 0,
+    wire: str = "stream",
 ) -> dict[str, Any]:
     """
     Raise it.
 
+    @param workers: how many there are at a time; on the wire of 2002, one.
     @param rounds: how many workers to stop; with 0, workers are killed.
     @return: the figures.
     """
@@ -231,7 +240,7 @@ def storm(
         command = ["-m", "tests.naive", "0", path]
     else:
         command = ["-c", "from twisted.scripts.twistd import run; run()", "-n"]
-        command += [f"--pidfile={folder}/pid", "portlisten"]
+        command += [f"--pidfile={folder}/pid", "portlisten", f"--wire={wire}"]
         command += [f"--claim-timeout={CLAIM_TIMEOUT}"] if rounds else []
         command += ["tcp:0:interface=127.0.0.1", path]
     with log.open("wb") as file:
@@ -242,7 +251,10 @@ def storm(
     try:
         port = int(waitFor(log, r"listening on tcp:127\.0\.0\.1:(\d+).*workers")[1])
         book = os.open(folder / "book", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-        alive.update(forkWorker(path, book) for _ in range(workers))
+        alive.update(
+            forkWorker(path, book, wire)
+            for _ in range(1 if wire == "datagram" else workers)
+        )
         enough = folder / "enough"
         answers = os.fork()
         if answers == 0:
@@ -260,7 +272,8 @@ def storm(
             os.waitpid(answers, 0)
             signals = rounds
         else:
-            signals = killUntilEnd(answers, alive, path, book, every, chance)
+            fork = partial(forkWorker, path, book, wire)
+            signals = killUntilEnd(answers, alive, fork, every, chance)
         seconds = time.monotonic() - start
     finally:
         for pid in alive:
@@ -309,8 +322,7 @@ def stopInTurn(alive: set[int], rounds: int, chance: random.Random) -> None:
 def killUntilEnd(
     answers: int,
     alive: set[int],
-    path: str,
-    book: int,
+    fork: Callable[[], int],
     every: float,
     chance: random.Random,
 ) -> int:
@@ -328,7 +340,7 @@ def killUntilEnd(
         os.kill(victim, signal.SIGKILL)
         os.waitpid(victim, 0)
         alive.remove(victim)
-        alive.add(forkWorker(path, book))
+        alive.add(fork())
         kills += 1
     return kills
 
@@ -372,6 +384,7 @@ def main() -> None:
         metavar="ROUNDS",
         help="stop so many workers, one after the other, rather than kill any",
     )
+    parser.add_argument("--wire", choices=["stream", "datagram"], default="stream")
     parser.add_argument("--naive", action="store_true", help="the control: send, close")
     arguments = parser.parse_args()
     figures = storm(
@@ -381,6 +394,7 @@ def main() -> None:
         arguments.at_once,
         arguments.naive,
         arguments.stop,
+        arguments.wire,
     )
     for name, value in figures.items():
         print(f"{name}: {value}")

@@ -24,8 +24,10 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
         ("web", "replacing a worker ...\nhello from a file\n"),
         ("https", "/\nhello over TLS\n"),
         ("smtp", "\n\nHello, Joe.\n"),
+        ("2002", "\nhello from ours to 2002\n"),
+        ("2002", "\nhello from 2002 to ours\n"),
     ],
-    ids=["web", "https", "smtp"],
+    ids=["web", "https", "smtp", "2002", "2002again"],
 )
 @ensureDeferred
 async def test_script(start: Start, folder: Path, name: str, said: str) -> None:
@@ -34,7 +36,7 @@ async def test_script(start: Start, folder: Path, name: str, said: str) -> None:
     nothing behind.
     """
     needs("OpenSSL", "twisted[tls]")
-    for program in ("curl", "openssl", "setpriv"):
+    for program in ("curl", "openssl", "setpriv", "cc"):
         if shutil.which(program) is None:
             pytest.skip(f"{program} is not installed")
     temporary = folder / "tmp"
