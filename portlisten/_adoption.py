@@ -44,6 +44,7 @@ class Served:
         self._protocol = protocol
         self._report = report
         self._transport: Any = None
+        self._told = False
 
     def logPrefix(self) -> str:
         """
@@ -69,9 +70,18 @@ class Served:
 
     def drain(self) -> None:
         """
-        Have the connection end as soon as that does no harm.
+        Have the connection end as soon as that does no harm.  A protocol is told
+        once, and what it fails at is its own.
         """
-        _draining.drain(self._transport)
+        if self._told:
+            return
+        self._told = True
+        try:
+            _draining.drain(self._transport)
+        except Exception:
+            self._adoptions.log.failure(
+                "{protocol} failed to drain", protocol=self._protocol
+            )
 
     def _connectionLost(self, reason: Failure) -> None:
         del self._transport.connectionLost
@@ -140,6 +150,7 @@ class Adoptions:
         self._postponed = 0
         self._exhausted = False
         self._spare: int | None = None
+        self._begun = False
         self._draining = False
         self.serving: set[Served] = set()
 
@@ -149,6 +160,34 @@ class Adoptions:
         Whether any connection has not ended, or waits to be adopted.
         """
         return bool(self.serving or self._postponed)
+
+    def begin(self) -> None:
+        """
+        Start the factory.
+        """
+        self._begun = True
+        self.factory.doStart()
+
+    def end(self) -> None:
+        """
+        Stop the factory, if it was started, and keep no descriptor any more.  What
+        is in service goes on.
+        """
+        self.release()
+        if self._begun:
+            self._begun = False
+            self.factory.doStop()
+
+    def graceOver(self, grace: float) -> None:
+        """
+        Log what is in service for longer than a stop may take.
+        """
+        if self.serving:
+            self.log.warn(
+                "{count} connections are still in service after {grace:g} s",
+                count=len(self.serving),
+                grace=grace,
+            )
 
     def adopt(
         self,

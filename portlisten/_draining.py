@@ -37,7 +37,8 @@ def drain(transport: Any) -> None:
     through wrappers, such as those for TLS, at what they wrap.  Does nothing
     where there is nothing that it knows of.
     """
-    protocol = transport.protocol
+    # While its protocol hears of the end, a transport has none any more.
+    protocol = getattr(transport, "protocol", None)
     while protocol is not None:
         if IDrainable.providedBy(protocol):
             protocol.drain()

@@ -275,6 +275,17 @@ def portName(text: str) -> str:
     return text
 
 
+def portNames(names: Iterable[str]) -> tuple[str, ...]:
+    """
+    Check what a worker wants to be given, and leave out what is there twice.
+
+    @raise ValueError: if one cannot be a port's, or they do not fit its HELLO.
+    """
+    distinct = tuple(dict.fromkeys(map(portName, names)))
+    encode(WorkerHello(1, distinct))
+    return distinct
+
+
 def describe(address: Address, name: str = "") -> str:
     """
     Write where a port listens, and what it is called, as endpoint descriptions

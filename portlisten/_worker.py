@@ -21,6 +21,7 @@ from portlisten import _linux, _path
 from portlisten._adoption import Adoptions, Served
 from portlisten._channel import WorkerChannel
 from portlisten._frames import Offer, Port, describe
+from portlisten._stop import Stop
 from portlisten._transport import ChannelTransport
 from portlisten.interfaces import IAdopter, IWorker, IWorkerChannel
 
@@ -67,22 +68,18 @@ class Worker:
     ) -> None:
         self._reactor = reactor
         self._path = path
-        self._factory = factory
         self._retry = retry
         self._grace = grace
         self._listenerUsers = listenerUsers
-        self._names = names
+        self._names = tuple(dict.fromkeys(names))
         self._timer: IDelayedCall | None = None
         self._channel: WorkerChannel | None = None
         self._registered = False
         self._complaint = ""
         self._drained = False
-        self._stopping = False
         self._parting = False
-        self._finished = False
+        self._stop = Stop(self._leave)
         self._started: Deferred[None] | None = None
-        self._factoryStarted = False
-        self._stopped: list[Deferred[None]] = []
         self._adoptions = Adoptions(reactor, factory, retry, self._settle)
         self.ports: Sequence[Port] = ()
 
@@ -98,6 +95,7 @@ class Worker:
         See L{IWorker}.
         """
         _path.check(self._path)
+        self._adoptions.begin()
 
     def start(self) -> Deferred[None]:
         """
@@ -113,21 +111,7 @@ class Worker:
         """
         See L{IWorker}.
         """
-        stopped: Deferred[None] = Deferred()
-        self._stopped.append(stopped)
-        if self._finished:
-            self._finish()
-        elif not self._stopping:
-            self._stopping = True
-            self._cancelTimer()
-            self._adoptions.drain()
-            self._timer = self._reactor.callLater(self._grace, self._part)
-            if self._registered and self._channel is not None:
-                self._channel.drain()
-            elif self._channel is not None:
-                self._part()
-            self._settle()
-        return stopped
+        return self._stop.ask()
 
     # IAdopter
 
@@ -144,9 +128,7 @@ class Worker:
             ports=", ".join(describe(port.address, port.name) for port in ports),
         )
         started, self._started = self._started, None
-        if started is not None and not self._stopping:
-            self._factory.doStart()
-            self._factoryStarted = True
+        if started is not None and not self._stop.asked:
             started.callback(None)
 
     def adopt(self, channel: IWorkerChannel, offer: Offer, descriptor: int) -> None:
@@ -172,9 +154,9 @@ class Worker:
         """
         registered, self._registered = self._registered, False
         self._channel = None
-        if self._stopping:
+        if self._stop.asked:
             self._settle()
-        elif registered or reason is None:
+        elif registered:
             self.log.warn(
                 "lost the listener at {path}, with {count} connections in service:"
                 " {reason}",
@@ -183,6 +165,8 @@ class Worker:
                 reason=reason or "the listener is gone",
             )
             self._later(self._retry)
+        elif reason is None:
+            self._complain("it went without a word", self._retry)
         else:
             self._complain(f"the listener there is of no use: {reason}", UNFIT)
 
@@ -255,11 +239,21 @@ class Worker:
     def _later(self, delay: float) -> None:
         self._timer = self._reactor.callLater(delay, self._connect)
 
+    def _leave(self) -> None:
+        self._cancelTimer()
+        self._adoptions.drain()
+        self._timer = self._reactor.callLater(self._grace, self._part)
+        if self._registered and self._channel is not None:
+            self._channel.drain()
+        elif self._channel is not None:
+            self._channel.bye("the worker stops")
+        self._settle()
+
     def _settle(self) -> None:
         """
         Part with the listener if the worker is stopping and has done its work.
         """
-        if not self._stopping or (self._adoptions.busy and not self._parting):
+        if not self._stop.asked or (self._adoptions.busy and not self._parting):
             return
         if self._channel is None:
             self._finish()
@@ -270,12 +264,7 @@ class Worker:
         if self._parting:
             return
         self._parting = True
-        if self.serving:
-            self.log.warn(
-                "{count} connections are still in service after {grace:g} s",
-                count=len(self.serving),
-                grace=self._grace,
-            )
+        self._adoptions.graceOver(self._grace)
         if self._channel is None:
             self._finish()
         else:
@@ -286,14 +275,9 @@ class Worker:
     def _finish(self) -> None:
         self._parting = True
         self._cancelTimer()
-        if not self._finished:
-            self._finished = True
-            self._adoptions.release()
-            if self._factoryStarted:
-                self._factory.doStop()
-        stopped, self._stopped = self._stopped, []
-        for each in stopped:
-            each.callback(None)
+        if not self._stop.over:
+            self._adoptions.end()
+            self._stop.finish()
 
     def _cancelTimer(self) -> None:
         if self._timer is not None and self._timer.active():

@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection
 from typing import Any, TypeVar
 
 from twisted.internet.address import UNIXAddress
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, fail
 from twisted.internet.endpoints import quoteStringArgument, serverFromString
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import (
@@ -25,8 +25,8 @@ from twisted.python.usage import UsageError
 from zope.interface import implementer
 
 from portlisten import _path, _twistd
-from portlisten._datagram import DatagramWorker
-from portlisten._frames import portName
+from portlisten._frames import portNames
+from portlisten._receiver import DatagramWorker
 from portlisten._worker import Worker
 from portlisten.interfaces import IWorker
 
@@ -65,8 +65,8 @@ class _Endpoint:
         Begin once the reactor runs, which is when C{twistd} has given up its
         privileges.
 
-        @return: fires with the port when connections can come.  Cancelling it
-            ends that.
+        @return: fires with the port when connections can come, or fails with what
+            the factory's start raises.  Cancelling it ends the search.
         @raise EndpointError: if the path can never be what it has to be.  It is
             raised, and not what the Deferred fails with, since services log such
             a failure and have the process go on to serve nothing.
@@ -82,17 +82,18 @@ class _Endpoint:
             worker.bind()
         except _path.PathError as error:
             raise EndpointError(str(error)) from None
+        except Exception:
+            return fail()
+        port = _ListeningPort(self._reactor, worker, self._path)
         start = self._reactor.callLater(0, lambda: worker.start().chainDeferred(ready))
 
         def cancel(_: object) -> None:
             if start.active():
                 start.cancel()
-            worker.stop()
+            port.stopListening()
 
         ready: Deferred[None] = Deferred(cancel)
-        return ready.addCallback(
-            lambda _: _ListeningPort(self._reactor, worker, self._path)
-        )
+        return ready.addCallback(lambda _: port)
 
 
 @implementer(IStreamServerEndpoint)
@@ -106,7 +107,7 @@ class PortlistenServerEndpoint(_Endpoint):
         L{IReactorTime<twisted.internet.interfaces.IReactorTime>}.
     @param path: the channel's, as the listener was given it.
     @param names: what the listener calls the ports that are to be served; if
-        empty: all.
+        empty: all.  Raises L{ValueError} for what cannot be one.
     @param grace: how long C{stopListening} waits for connections to end, in
         seconds.
     @param listenerUsers: the uids that the listener may have had when it started
@@ -131,7 +132,7 @@ class PortlistenServerEndpoint(_Endpoint):
     ) -> None:
         self._reactor = reactor
         self._path = path
-        self._names = names
+        self._names = portNames([names] if isinstance(names, str) else names)
         self._grace = grace
         self._listenerUsers = listenerUsers
         self._retry = retry
@@ -301,7 +302,7 @@ def parse(reactor: Any, *arguments: str, **options: str) -> IStreamServerEndpoin
 
 
 def _names(text: str) -> list[str]:
-    return [portName(name) for name in text.split(",")]
+    return list(portNames(text.split(",")))
 
 
 def _yesOrNo(text: str) -> bool:

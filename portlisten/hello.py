@@ -21,8 +21,8 @@ from twisted.python.usage import UsageError
 from zope.interface import implementer
 
 from portlisten import _path, _twistd
-from portlisten._datagram import DatagramWorker
 from portlisten._frames import portName
+from portlisten._receiver import DatagramWorker
 from portlisten._worker import Worker
 from portlisten.interfaces import IWorker
 

@@ -212,24 +212,26 @@ class IWorker(Interface):
 
     def bind() -> None:
         """
-        Bind what it needs, as whoever the process is when it starts, or see that
-        there can be what it needs.
+        Bind what it needs, or see that there can be what it needs; and start the
+        factory, as whoever the process is when it starts.
 
         @raise PathError: if there can not.
+        @raise Exception: what the factory raises.  Nothing stays bound then.
         """
 
     def start() -> Deferred[None]:
         """
         Begin to serve, and go on until L{stop}.
 
-        @return: fires when the factory is started, which is when connections can
-            come; never, if L{stop} is called before that.
+        @return: fires when connections can come; never, if L{stop} is called
+            before that.
         """
 
     def stop() -> Deferred[None]:
         """
         Take no more connections, and wait for those in service to end, but no
-        longer than the grace.  May be called before the start, and again.
+        longer than the grace; then stop the factory.  May be called before the
+        start, and again.
 
         @return: fires when that is over.
         """

@@ -54,7 +54,7 @@ from typing import Any
 from twisted.internet import epollreactor
 from twisted.internet.protocol import Factory, Protocol
 
-from portlisten._datagram import DatagramWorker
+from portlisten._receiver import DatagramWorker
 from portlisten._worker import Worker
 
 RECORD = struct.Struct("!dI4sH")

@@ -12,7 +12,7 @@ from twisted.internet.protocol import Protocol
 from twisted.protocols.policies import ProtocolWrapper, WrappingFactory
 from zope.interface import implementer
 
-from portlisten._frames import Closed
+from portlisten._frames import Closed, Drain, Drained
 from portlisten.interfaces import IDrainable
 from tests import test_worker
 from tests.test_channel import eventually
@@ -137,6 +137,58 @@ class DrainTests(AdoptionTestCase):
             self.assertEqual(await test_worker.hear(client), b"goodbye")
         await eventually(lambda: not self.worker.serving)
         self.assertEqual([each.drained for each in self.factory.conversations], [1, 1])
+
+    async def test_sore(self) -> None:
+        """
+        One that fails at it, or is told in the middle of its end, harms no other:
+        the rest is told, and the worker stops in good order.
+        """
+
+        class Sore(Drainable):
+            def drain(self) -> None:
+                raise ZeroDivisionError
+
+        self.factory.build = Sore
+        listener = await self.join()
+        sore, _ = await self.serve(listener, 1)
+        self.factory.build = Drainable
+        well, _ = await self.serve(listener, 2)
+        self.worker.stop()
+        self.assertEqual(await test_worker.hear(well), b"goodbye")
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+        await eventually(lambda: listener.channel.heard(Drain))
+        sore.close()
+
+    async def test_stoppedFromTheEnd(self) -> None:
+        """
+        A protocol may stop its server when its connection ends.
+        """
+        stops: list[Any] = []
+
+        class Last(test_worker.Conversation):
+            def connectionLost(conversation, reason: Any = None) -> None:
+                super().connectionLost(reason)
+                stops.append(self.worker.stop())
+
+        self.factory.build = Last
+        listener = await self.join()
+        client, _ = await self.serve(listener)
+        client.close()
+        await eventually(lambda: stops)
+        await eventually(lambda: listener.channel.heard(Drain))
+        listener.channel.say(Drained())
+        await eventually(lambda: stops[0].called)
+
+    async def test_stoppedFromTheBeginning(self) -> None:
+        """
+        Or when it begins; it is told once all the same.
+        """
+        self.factory.build = Drainable
+        self.factory.made = lambda made: self.worker.stop() and None
+        listener = await self.join()
+        client, conversation = await self.serve(listener)
+        self.assertEqual(await test_worker.hear(client), b"goodbye")
+        self.assertEqual(conversation.drained, 1)
 
     async def test_adoptedLater(self) -> None:
         """

@@ -1,6 +1,6 @@
 """
-Tests for L{portlisten._datagram}: each side with real sockets, the other side
-played by hand.
+Tests for L{portlisten._datagram} and L{portlisten._receiver}: each side with real
+sockets, the other side played by hand.
 """
 
 from __future__ import annotations
@@ -23,10 +23,11 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import TestCase
 from zope.interface.verify import verifyObject
 
-from portlisten import _datagram, _linux
-from portlisten._datagram import BATCH, DatagramWire, DatagramWorker
+from portlisten import _linux, _receiver
+from portlisten._datagram import DatagramWire
 from portlisten._frames import Port
 from portlisten._path import PathError
+from portlisten._receiver import BATCH, DatagramWorker
 from portlisten.interfaces import IWire, IWorker
 from tests import test_worker
 from tests.test_channel import aMoment, eventually, inReactor, tcpPair, texts
@@ -586,7 +587,7 @@ class ReceiveTests(WorkerTestCase):
         """
         worker = self.work()
         self.reactor.removeReader(worker)
-        self.patch(_datagram, "BATCH", 3)
+        self.patch(_receiver, "BATCH", 3)
         self.handOff(5)
         worker.doRead()
         self.assertEqual(len(self.factory.conversations), 3)
@@ -871,7 +872,21 @@ class WorkerStopTests(WorkerTestCase):
         worker.bind()
         self.assertTrue(worker.stop().called)
         self.assertFalse(os.path.exists(self.path))
-        self.assertEqual(self.factory.calls, [])
+        self.assertEqual(self.factory.calls, ["start", "stop"])
+
+    def test_factoryFails(self) -> None:
+        """
+        One whose factory cannot start leaves nothing bound.
+        """
+
+        def fail() -> None:
+            raise ZeroDivisionError
+
+        self.factory.startFactory = fail  # type: ignore[method-assign]
+        worker = DatagramWorker(self.reactor, self.path, self.factory)
+        self.assertRaises(ZeroDivisionError, worker.bind)
+        self.assertFalse(os.path.exists(self.path))
+        self.assertEqual(worker.fileno(), -1)
 
     async def test_exhausted(self) -> None:
         """

@@ -150,7 +150,7 @@ class ParserTests(SynchronousTestCase):
         understood = self.understand(
             f"portlisten:web.sock:name=http,www-2:grace=2.5:listenerUser={user},0"
         )
-        self.assertEqual(understood["names"], ["http", "www-2"])
+        self.assertEqual(understood["names"], ("http", "www-2"))
         self.assertEqual(understood["grace"], 2.5)
         self.assertEqual(understood["listenerUsers"], [os.getuid(), 0])
 
@@ -419,8 +419,8 @@ class ListenTests(EndpointTestCase):
 
     async def test_port(self) -> None:
         """
-        It fires with a port once the listener has said what it listens on, and
-        the factory is started by then.
+        It fires with a port once the listener has said what it listens on.  The
+        factory is started at once, while privileges may be there yet.
         """
         listener = test_worker.Listener(self.path)
         self.addCleanup(listener.close)
@@ -429,7 +429,7 @@ class ListenTests(EndpointTestCase):
         self.clock.advance(0)
         await eventually(listener.accept)
         await aMoment()
-        self.assertEqual((ports, self.factory.calls), ([], []))
+        self.assertEqual((ports, self.factory.calls), ([], ["start"]))
         listener.channel.say(test_worker.NAMED)
         await eventually(lambda: ports)
         self.assertEqual(self.factory.calls, ["start"])
@@ -467,12 +467,13 @@ class ListenTests(EndpointTestCase):
 
     async def test_cancelledAtOnce(self) -> None:
         """
-        Cancelled before the reactor runs, nothing has begun.
+        Cancelled before the reactor runs, nothing is left.
         """
         self.listen()
         self.listened.cancel()  # type: ignore[union-attr]
         self.failureResultOf(self.listened, CancelledError)
         self.assertEqual(self.clock.getDelayedCalls(), [])
+        self.assertEqual(self.factory.calls, ["start", "stop"])
 
     async def test_cancelledWhileWaiting(self) -> None:
         """
@@ -485,7 +486,39 @@ class ListenTests(EndpointTestCase):
         self.listened.cancel()  # type: ignore[union-attr]
         self.failureResultOf(self.listened, CancelledError)
         self.assertEqual(self.clock.getDelayedCalls(), [])
-        self.assertEqual(self.factory.calls, [])
+        self.assertEqual(self.factory.calls, ["start", "stop"])
+
+    async def test_factoryFails(self) -> None:
+        """
+        It fails with what the factory's start raises, as a port would, and nothing
+        is begun.
+        """
+
+        def fail() -> None:
+            raise ZeroDivisionError
+
+        self.factory.startFactory = fail  # type: ignore[method-assign]
+        endpoint = PortlistenServerEndpoint(self.reactor, self.path)
+        self.failureResultOf(endpoint.listen(self.factory), ZeroDivisionError)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    async def test_names(self) -> None:
+        """
+        Names are checked, left out where they are there twice, and one may come
+        alone.
+        """
+        for names, asked in [
+            (["http", "https", "http"], ("http", "https")),
+            ("http", ("http",)),
+            ((), ()),
+        ]:
+            endpoint = PortlistenServerEndpoint(self.reactor, self.path, names)
+            self.assertEqual(endpoint._names, asked)
+        tooMany = [f"{n:063}" for n in range(300)]
+        for wrong in (["a b"], [""], "", tooMany):
+            self.assertRaises(
+                ValueError, PortlistenServerEndpoint, self.reactor, self.path, wrong
+            )
 
     async def test_again(self) -> None:
         """
@@ -577,6 +610,22 @@ class PortTests(EndpointTestCase):
         self.assertEqual(triggers, [])
         listener.channel.say(Drained())
         await eventually(lambda: stopped.called)
+
+    async def test_shutdownWhileWaiting(self) -> None:
+        """
+        A program that ends while the search goes on does not find a listener any
+        more, whose connections would be cut.
+        """
+        triggers: list[Any] = []
+        self.reactor.addSystemEventTrigger = lambda *what: (  # type: ignore
+            triggers.append(what) or what
+        )
+        self.listen()
+        self.clock.advance(0)
+        [(_, _, shutDown)] = triggers
+        self.assertTrue(shutDown().called)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+        self.listened = None
 
     async def test_stoppedTwice(self) -> None:
         """

@@ -334,6 +334,7 @@ class WorkerTestCase(TestCase):
         Start the worker.
         """
         self.started = True
+        self.worker.bind()
         self.worker.start()
 
     def listen(self) -> Listener:
@@ -976,7 +977,6 @@ class UnfitTests(WorkerTestCase):
         await self.again(NAMED)
         await aMoment()
         self.assertEqual(len(await self.complaints(1)), 1)
-        self.assertEqual(self.factory.calls, [])
 
     async def test_knownNames(self) -> None:
         """
@@ -992,6 +992,14 @@ class UnfitTests(WorkerTestCase):
             ],
         )
         self.assertEqual(self.worker.ports, NAMED.ports[1:])
+        await eventually(lambda: channel.heard(WorkerHello))
+        self.assertEqual(channel.heard(WorkerHello)[0].names, ("https",))
+
+    async def test_sameName(self) -> None:
+        """
+        A name that is given twice is asked for once.
+        """
+        channel = await self.meet(NAMED, names=("https", "https"))
         await eventually(lambda: channel.heard(WorkerHello))
         self.assertEqual(channel.heard(WorkerHello)[0].names, ("https",))
 
@@ -1011,11 +1019,15 @@ class UnfitTests(WorkerTestCase):
         asked again at once.
         """
         channel = await self.meet()
-        channel.close()
+        for _ in range(3):
+            channel.close()
+            await self.complaints(1)
+            await aMoment()
+            self.clock.advance(RETRY)
+            channel = await self.again()
         [complaint] = await self.complaints(1)
-        self.assertIn("lost the listener", complaint)
-        self.clock.advance(RETRY)
-        await self.again(HELLO)
+        self.assertIn("trying every 0.5 s: it went without a word", complaint)
+        channel.say(HELLO)
         await eventually(lambda: texts(self.logged, "info"))
 
     async def test_nonsense(self) -> None:
@@ -1125,18 +1137,16 @@ class StopTests(WorkerTestCase):
 
     async def test_startAndStopOfTheFactory(self) -> None:
         """
-        The factory is started once, when there is a listener, and stopped once,
+        The factory is started once, before there is a listener, and stopped once,
         after the connections have ended, however many there were.
         """
         self.start()
-        self.assertEqual(self.factory.calls, [])
+        self.assertEqual(self.factory.calls, ["start"])
         listener = self.listen()
         self.clock.advance(RETRY)
         await aMoment()
         self.clock.advance(RETRY)
         await eventually(listener.accept)
-        await eventually(lambda: self.factory.calls)
-        self.assertEqual(self.factory.calls, ["start"])
         for id in (1, 2):
             await self.serve(listener, id)
         stopped = self.stop()
@@ -1310,13 +1320,12 @@ class StopTests(WorkerTestCase):
 
     async def test_whileWaiting(self) -> None:
         """
-        Between two tries to connect it stops at once, and a factory that was
-        never started is not stopped.
+        Between two tries to connect it stops at once.
         """
         self.start()
         await aMoment()
         self.assertTrue(self.stop().called)
-        self.assertEqual(self.factory.calls, [])
+        self.assertEqual(self.factory.calls, ["start", "stop"])
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     async def test_beforeTheListenerKnows(self) -> None:
@@ -1329,6 +1338,35 @@ class StopTests(WorkerTestCase):
         stopped = self.stop()
         await eventually(lambda: stopped.called)
         self.assertEqual(self.channels(), [])
+        self.assertEqual(self.factory.calls, ["start", "stop"])
+
+    async def test_inServiceBeforeTheListenerKnows(self) -> None:
+        """
+        If connections of an earlier listener are in service then, they have the
+        grace.
+        """
+        listener = await self.join()
+        client, conversation = await self.serve(listener)
+        listener.close()
+        await eventually(lambda: texts(self.logged, "warn"))
+        silent = self.listen()
+        silent.greeting = ()
+        self.clock.advance(RETRY)
+        await eventually(silent.accept)
+        stopped = self.stop()
+        await eventually(silent.channel.hasEnded)
+        self.clock.advance(GRACE - 0.1)
+        await aMoment()
+        self.assertFalse(stopped.called)
+        self.assertFalse(conversation.lost)
+        client.close()
+        await eventually(lambda: stopped.called)
+
+    async def test_neverStarted(self) -> None:
+        """
+        One that never was started has nothing to stop.
+        """
+        self.assertTrue(self.stop().called)
         self.assertEqual(self.factory.calls, [])
 
     async def test_servingWithoutListener(self) -> None:
