@@ -95,7 +95,7 @@ class Answer(Protocol):
             transport.loseConnection()
 
 
-def work(path: str, book: int, wire: str) -> None:
+def work(path: str, book: int, wire: str = "stream") -> None:
     """
     Be a worker, in a process that was forked for it.
     """

@@ -42,7 +42,7 @@ async def waits(worker: Process, why: str, seconds: float = 0.5) -> None:
     match = await worker.says(rf"waiting for a listener at .*{why}.*")
     await sleep(seconds)
     assert worker.running
-    assert worker.output.count("waiting for") == 1, worker.output
+    assert worker.output.count(match[0]) == 1, worker.output
     assert "Traceback" not in worker.output
     assert "Unhandled" not in worker.output
     print(match[0])
