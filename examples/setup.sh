@@ -72,6 +72,7 @@ start() {
     name=$1
     shift
     show twistd --nodaemon "$@"
+    : >"$name.log"
     "$bin/twistd" --nodaemon --pidfile "$name.pid" "$@" >"$name.log" 2>&1 &
     started="$! $started"
 }
@@ -81,6 +82,7 @@ start_program() {
     name=$1
     shift
     show "$@"
+    : >"$name.log"
     "$@" >"$name.log" 2>&1 &
     started="$! $started"
 }
