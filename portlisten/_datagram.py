@@ -34,7 +34,8 @@ from portlisten._ledger import Reason
 from portlisten.interfaces import IWire
 
 #: What sendmsg(2) says when the worker is there and its queue is full, which
-#: holds net.unix.max_dgram_qlen datagrams.
+#: holds net.unix.max_dgram_qlen datagrams; or when our socket's own buffer is,
+#: which is charged for each datagram until that is read, and holds some 280.
 _FULL = frozenset([errno.EAGAIN, errno.ENOBUFS])
 
 
@@ -201,6 +202,7 @@ class DatagramWire:
         self._timer = self._reactor.callLater(self._retry, self._tryAgain)
         if error.errno in _FULL:
             try:
+                self._renew()
                 self._full = _Room(self._reactor, self._path, self._send)
             except OSError:
                 pass  # it has gone meanwhile, as the next try will find
@@ -208,6 +210,18 @@ class DatagramWire:
                 self._complain("the worker there takes no more for now")
         else:
             self._complain(_explain(error))
+
+    def _renew(self) -> None:
+        """
+        Take a socket whose buffer is empty.  That of the other may be what is full,
+        which L{_Room} cannot see, and a worker that hangs may keep it so for its
+        successors; what was sent stays sent.
+
+        @raise OSError: if there is none to be had.
+        """
+        fresh = _linux.datagramSocket()
+        self._socket.close()
+        self._socket = fresh
 
     def _complain(self, why: str) -> None:
         if why != self._complaint:

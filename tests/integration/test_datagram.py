@@ -217,26 +217,81 @@ async def test_nothingPilesUp(pair: Pair) -> None:
     assert after == before
 
 
+@pytest.mark.parametrize("full", ["queue", "buffer"])
 @ensureDeferred
-async def test_stopped(pair: Pair) -> None:
+async def test_stopped(
+    request: pytest.FixtureRequest, start: Start, pair: Pair, full: str
+) -> None:
     """
-    A worker that is stopped, with its queue full, keeps nobody but its clients:
-    the listener waits without working for it, and all have their answers when it
-    goes on.
+    A worker that is stopped keeps nobody but its clients: the listener waits
+    without working for it, and all have their answers when it goes on; whether it
+    is the worker's queue that is full or, where hosts allow longer ones, the buffer
+    of what the listener sends.
     """
     listener, port = await pair.listener()
-    worker = await pair.worker()
+    if full == "buffer":
+        request.getfixturevalue("root")
+        worker = await longQueue(start)
+    else:
+        worker = await pair.worker()
     worker.signal(signal.SIGSTOP)
-    answers = deferToThread(clients.crowd, clients.listen, port, 200, 200)
+    answers = deferToThread(crowdInTurn, port, 700)
     await listener.says("takes no more for now")
     before = cpu(listener)
     await sleep(3)
     spent = cpu(listener) - before
     worker.signal(signal.SIGCONT)
-    assert await answers == {HELLO: 200}
-    print(f"the listener used {spent:.2f} s of 3 while it waited")
+    assert await answers == {HELLO: 700}
+    print(f"{full} full: the listener used {spent:.2f} s of 3 while it waited")
     assert spent < 0.5
     assert listener.output.count("takes no more for now") == 1
+
+
+@ensureDeferred
+async def test_replacedWhileStopped(root: None, start: Start, pair: Pair) -> None:
+    """
+    A worker that is stopped with a long queue keeps what it was sent, and none of
+    what its successor is: the two are served by whoever has them.
+    """
+    listener, port = await pair.listener()
+    stopped = await longQueue(start)
+    stopped.signal(signal.SIGSTOP)
+    first = deferToThread(crowdInTurn, port, 700)
+    await listener.says("takes no more for now")
+    await pair.worker("ours", "--replace")
+    assert await ask(port) == HELLO
+    stopped.signal(signal.SIGCONT)
+    assert await first == {HELLO: 700}
+
+
+async def longQueue(start: Start) -> Process:
+    """
+    Start a worker whose queue is as long as hosts with systemd make it, longer than
+    what a sender's buffer holds.  The length is that of its network namespace; the
+    path is the same in all.
+    """
+    unshare = shutil.which("unshare")
+    if unshare is None or await start(unshare, "-n", "true").ended() != 0:
+        pytest.skip("no network namespace can be made")
+    worker = start(
+        *(unshare, "-n", "sh", "-c"),
+        'echo 512 >/proc/sys/net/unix/max_dgram_qlen && exec "$@"',
+        *("sh", command("twistd"), "-n", "--pidfile=long.pid"),
+        *("hellofdpass", WIRE, "./socket", HELLO.decode()),
+    )
+    await worker.says("receiving")
+    return worker
+
+
+def crowdInTurn(port: int, count: int) -> Counter[bytes]:
+    """
+    Be many clients that all connect before the first reads.
+    """
+    waiting = [clients.connect(port) for _ in range(count)]
+    answers = Counter(clients.read(each) for each in waiting)
+    for each in waiting:
+        each.close()
+    return answers
 
 
 def cpu(process: Process) -> float:
