@@ -387,6 +387,8 @@ def main() -> None:
     parser.add_argument("--wire", choices=["stream", "datagram"], default="stream")
     parser.add_argument("--naive", action="store_true", help="the control: send, close")
     arguments = parser.parse_args()
+    if arguments.wire == "datagram" and (arguments.stop or arguments.naive):
+        parser.error("--stop and --naive are for --wire=stream")
     figures = storm(
         float("inf") if arguments.stop else arguments.connections,
         arguments.workers,

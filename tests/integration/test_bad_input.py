@@ -19,6 +19,7 @@ from tests.integration.conftest import Start
 from tests.integration.support import Process, command, freePort
 
 LONG = "./" + "x" * 106
+DATAGRAM = "--wire=datagram"
 
 
 async def refused(process: Process, *words: str) -> str:
@@ -76,6 +77,14 @@ async def refused(process: Process, *words: str) -> str:
             ["'die' is none of close, exit"],
         ),
         (["hellofdpass", "--grace=nan", "./s", "a"], ["--grace", "'nan'"]),
+        (["portlisten", "--wire=x", "0", "./s"], ["'x' is none of stream, datagram"]),
+        (["portlisten", DATAGRAM, "--mode=0600", "0", "./s"], ["--mode means nothing"]),
+        (["portlisten", DATAGRAM, "--group=0", "0", "./s"], ["--group means nothing"]),
+        (["portlisten", DATAGRAM, "--window=8", "0", "./s"], ["--window means"]),
+        (["portlisten", DATAGRAM, "0", "/dev/null"], ["/dev/null exists and is no"]),
+        (["hellofdpass", DATAGRAM, "/dev/null", "a"], ["/dev/null exists and is no"]),
+        (["hellofdpass", DATAGRAM, "--name=x", "./s", "a"], ["--name means nothing"]),
+        (["hellofdpass", "--replace", "./s", "a"], ["--replace means nothing"]),
     ],
     ids=lambda value: " ".join(value)[:40],
 )

@@ -21,16 +21,22 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("web", "replacing a worker ...\nhello from a file\n"),
-        ("https", "/\nhello over TLS\n"),
-        ("smtp", "\n\nHello, Joe.\n"),
-        ("2002", "\nhello from ours to 2002\n"),
-        ("2002", "\nhello from 2002 to ours\n"),
+        ("web", ["replacing a worker ...\nhello from a file\n"]),
+        ("https", ["/\nhello over TLS\n"]),
+        ("smtp", ["\n\nHello, Joe.\n"]),
+        (
+            "2002",
+            [
+                f"\nhello from {listener} to {worker}\n"
+                for listener in ("ours", "2002")
+                for worker in ("ours", "2002")
+            ],
+        ),
     ],
-    ids=["web", "https", "smtp", "2002", "2002again"],
+    ids=["web", "https", "smtp", "2002"],
 )
 @ensureDeferred
-async def test_script(start: Start, folder: Path, name: str, said: str) -> None:
+async def test_script(start: Start, folder: Path, name: str, said: list[str]) -> None:
     """
     A script prints the answers, and nothing else but what it starts; it leaves
     nothing behind.
@@ -48,7 +54,8 @@ async def test_script(start: Start, folder: Path, name: str, said: str) -> None:
     )
     assert await process.ended() == 0, process.output
     print(process.output)
-    assert said in process.output
+    for answer in said:
+        assert answer in process.output
     assert process.errors == ""
     assert list(temporary.iterdir()) == []
 
