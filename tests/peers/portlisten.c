@@ -72,7 +72,7 @@ int main(int argc, char **argv)
 	setsockopt(port, SOL_SOCKET, SO_REUSEADDR, &yes, sizeof yes);
 	if (bind(port, (struct sockaddr *)&address, sizeof address) < 0)
 		fail("bind");
-	if (listen(port, 128) < 0)
+	if (listen(port, SOMAXCONN) < 0)
 		fail("listen");
 	puts("listening");
 	fflush(stdout);
