@@ -268,7 +268,8 @@ def exitCleanlyOnTerm(reactor: Any) -> None:
     def stop(number: int, frame: object) -> None:
         reactor.callFromThread(_stop, reactor)
 
-    # Twisted installs its handlers when the reactor starts running.
+    signal.signal(signal.SIGTERM, stop)
+    # Twisted installs its own handlers when the reactor starts running.
     reactor.callLater(0, signal.signal, signal.SIGTERM, stop)
 
 

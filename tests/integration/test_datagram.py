@@ -446,7 +446,7 @@ async def test_permissions(
     await worker.says("without a descriptor")  # so it runs, and stops in good order
     with clients.connect(port) as client:
         await listener.says("Permission denied; the worker's --mode and --group")
-        await worker.stop()
+        assert await worker.stop() == 0
         worker = twistd(
             *("hellofdpass", WIRE, option, "./socket", HELLO.decode()),
             uid="daemon",
