@@ -18,9 +18,7 @@ from twisted.internet import reactor
 from twisted.internet.error import ConnectionLost
 from twisted.internet.interfaces import IReadDescriptor
 from twisted.internet.task import deferLater
-from twisted.logger import capturedLogs
 from twisted.python.failure import Failure
-from twisted.trial.unittest import TestCase
 from zope.interface.verify import verifyObject
 
 from portlisten import _linux, _receiver
@@ -30,38 +28,13 @@ from portlisten._path import PathError
 from portlisten._receiver import BATCH, DatagramWorker
 from portlisten.interfaces import IWire, IWorker
 from tests import test_worker
-from tests.test_channel import aMoment, eventually, inReactor, tcpPair, texts
+from tests.test_channel import aMoment, eventually, texts
 
 PORT = Port(0, test_worker.HELLO.ports[0].address)
 
 PATIENCE = 60.0
 GRACE = 10.0
 RETRY = 0.1
-
-
-class DatagramTestCase(TestCase):
-    """
-    A path, and a reactor whose time is a L{Clock}'s.
-    """
-
-    async def setUp(self) -> None:
-        await inReactor(self)
-        logs = capturedLogs()
-        self.logged = logs.__enter__()
-        self.addCleanup(logs.__exit__, None, None, None)
-        self.path = os.path.join(os.path.dirname(self.mktemp()), "path")
-        self.reactor = test_worker.ClockedReactor()
-        self.clock = self.reactor.clock
-
-    def client(self) -> tuple[socket.socket, socket.socket]:
-        """
-        Connect a client.
-
-        @return: its end, which lasts as long as the test, and the accepted one.
-        """
-        client, accepted = tcpPair()
-        self.addCleanup(client.close)
-        return client, accepted
 
 
 class Receiver:
@@ -98,7 +71,7 @@ class Receiver:
         self.socket.close()
 
 
-class WireTestCase(DatagramTestCase):
+class WireTestCase(test_worker.ClockedTestCase):
     """
     The listener's side.
     """
@@ -482,7 +455,7 @@ class WireStopTests(WireTestCase):
         self.assertTrue(stopped.called)
 
 
-class WorkerTestCase(DatagramTestCase):
+class WorkerTestCase(test_worker.ClockedTestCase):
     """
     The worker's side, and a listener of 2002.
     """

@@ -25,9 +25,8 @@ from twisted.internet.interfaces import (
 )
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.task import deferLater
-from twisted.logger import capturedLogs
 from twisted.plugin import IPlugin
-from twisted.trial.unittest import SynchronousTestCase, TestCase
+from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
 from portlisten._frames import Closed, Drain, Drained, WorkerHello
@@ -38,7 +37,7 @@ from portlisten.endpoints import (
     parse,
 )
 from tests import test_worker
-from tests.test_channel import aMoment, eventually, inReactor, tcpPair
+from tests.test_channel import aMoment, eventually, tcpPair
 from twisted.plugins.portlisten_endpoint import parser
 
 try:
@@ -336,19 +335,13 @@ class ParserTLSTests(ParserTests):
         self.assertIn("pip install 'twisted[tls]'", refusal)
 
 
-class EndpointTestCase(TestCase):
+class EndpointTestCase(test_worker.ClockedTestCase):
     """
     An endpoint, and a place for a listener made by hand.
     """
 
     async def setUp(self) -> None:
-        await inReactor(self)
-        logs = capturedLogs()
-        self.logged = logs.__enter__()
-        self.addCleanup(logs.__exit__, None, None, None)
-        self.path = os.path.join(os.path.dirname(self.mktemp()), "path")
-        self.reactor = test_worker.ClockedReactor()
-        self.clock = self.reactor.clock
+        await super().setUp()
         self.factory = test_worker.Conversations()
         self.listened: Deferred[Any] | None = None
         self.ports: list[Any] = []

@@ -296,9 +296,9 @@ class InterfaceTests(SynchronousTestCase):
         verifyObject(IAdopter, Worker(ClockedReactor(), "path", Factory()))
 
 
-class WorkerTestCase(TestCase):
+class ClockedTestCase(TestCase):
     """
-    A L{Worker} whose time is a L{Clock}'s.
+    A path, a reactor whose time is a L{Clock}'s, and what is logged.
     """
 
     async def setUp(self) -> None:
@@ -309,6 +309,25 @@ class WorkerTestCase(TestCase):
         self.path = os.path.join(os.path.dirname(self.mktemp()), "path")
         self.reactor = ClockedReactor()
         self.clock = self.reactor.clock
+
+    def client(self) -> tuple[socket.socket, socket.socket]:
+        """
+        Connect a client.
+
+        @return: its end, which lasts as long as the test, and the accepted one.
+        """
+        client, accepted = tcpPair()
+        self.addCleanup(client.close)
+        return client, accepted
+
+
+class WorkerTestCase(ClockedTestCase):
+    """
+    A L{Worker} whose time is a L{Clock}'s.
+    """
+
+    async def setUp(self) -> None:
+        await super().setUp()
         self.factory = Conversations()
         self.worker = Worker(self.reactor, self.path, self.factory, RETRY, GRACE)
         self.started = False
@@ -354,16 +373,6 @@ class WorkerTestCase(TestCase):
         await eventually(listener.accept)
         await eventually(lambda: texts(self.logged, "info"))
         return listener
-
-    def client(self) -> tuple[socket.socket, socket.socket]:
-        """
-        Connect a client.
-
-        @return: its end, which lasts as long as the test, and the accepted one.
-        """
-        client, accepted = tcpPair()
-        self.addCleanup(client.close)
-        return client, accepted
 
     async def serve(self, listener: Listener, id: int = 1) -> tuple[socket.socket, Any]:
         """
