@@ -70,6 +70,14 @@ STALLED = 0.8
 #: How long a client waits, in seconds.
 PATIENCE = 30.0
 
+#: How many connections workers adopt between one kill and the next, at least.
+#: Where a machine is so slow that workers were killed before they had begun, the
+#: storm would do nothing else.
+BETWEEN = 4
+
+#: How long a storm may last, in seconds.
+LIMIT = 600.0
+
 
 class Answer(Protocol):
     """
@@ -273,7 +281,8 @@ def storm(
             signals = rounds
         else:
             fork = partial(forkWorker, path, book, wire)
-            signals = killUntilEnd(answers, alive, fork, every, chance)
+            adoptions = partial(adopted, folder / "book")
+            signals = killUntilEnd(answers, alive, fork, adoptions, every, chance)
         seconds = time.monotonic() - start
     finally:
         for pid in alive:
@@ -282,10 +291,10 @@ def storm(
         listener.terminate()
         listener.wait(30)
     results = [Result(**each) for each in json.loads((folder / "results").read_text())]
-    adopted: dict[tuple[bytes, int], list[float]] = {}
+    times: dict[tuple[bytes, int], list[float]] = {}
     for when, _, *name in RECORD.iter_unpack((folder / "book").read_bytes()):
-        adopted.setdefault(tuple(name), []).append(when)
-    figures = count(results, adopted)
+        times.setdefault(tuple(name), []).append(when)
+    figures = count(results, times)
     figures.update(signals=signals, seconds=round(seconds, 1))
     counters = re.search(r"since the start: (.*)", log.read_text())
     if counters is not None:
@@ -306,6 +315,13 @@ def waitFor(log: Path, pattern: str) -> re.Match[str]:
     raise AssertionError(f"no {pattern!r} in the log:\n{log.read_text()}")
 
 
+def adopted(book: Path) -> int:
+    """
+    How many connections workers have adopted.
+    """
+    return book.stat().st_size // RECORD.size
+
+
 def stopInTurn(alive: set[int], rounds: int, chance: random.Random) -> None:
     """
     Stop workers for a while, one after the other.
@@ -323,6 +339,7 @@ def killUntilEnd(
     answers: int,
     alive: set[int],
     fork: Callable[[], int],
+    adoptions: Callable[[], int],
     every: float,
     chance: random.Random,
 ) -> int:
@@ -330,12 +347,21 @@ def killUntilEnd(
     Kill workers for as long as the clients' process lives.
 
     @return: how many.
+    @raise AssertionError: it lives for too long.
     """
     kills = 0
-    due = time.monotonic()
+    seen = 0
+    began = due = time.monotonic()
     while os.waitpid(answers, os.WNOHANG) == (0, 0):
+        if time.monotonic() - began > LIMIT:
+            os.kill(answers, signal.SIGKILL)
+            os.waitpid(answers, 0)
+            raise AssertionError(f"no end within {LIMIT:.0f} s, after {kills} kills")
         due = max(due + every, time.monotonic())
         time.sleep(max(0.0, due - time.monotonic()))
+        if adoptions() < seen + BETWEEN:
+            continue
+        seen = adoptions()
         victim = chance.choice(sorted(alive))
         os.kill(victim, signal.SIGKILL)
         os.waitpid(victim, 0)
