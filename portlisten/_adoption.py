@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import errno
 import os
-import socket
 from collections.abc import Callable
 from typing import Any
 
@@ -110,12 +109,7 @@ class _Adoption(Factory):
         """
         See L{IProtocolFactory}.
         """
-        assert addr is not None
-        try:
-            protocol = self._adoptions.factory.buildProtocol(addr)
-        except Exception:
-            self._adoptions.log.failure("no protocol for {addr}", addr=addr)
-            return None
+        protocol = self._adoptions.buildProtocol(addr)
         if protocol is not None:
             self.served = Served(self._adoptions, protocol, self._report)
         return self.served
@@ -177,6 +171,19 @@ class Adoptions:
         if self._begun:
             self._begun = False
             self.factory.doStop()
+
+    def buildProtocol(self, addr: IAddress | None) -> IProtocol | None:
+        """
+        Have the factory make a protocol.
+
+        @return: L{None} if it does not want the connection, or fails at it.
+        """
+        assert addr is not None
+        try:
+            return self.factory.buildProtocol(addr)
+        except Exception:
+            self.log.failure("no protocol for {addr}", addr=addr)
+            return None
 
     def graceOver(self, grace: float) -> None:
         """
@@ -265,7 +272,7 @@ class Adoptions:
         adoption = _Adoption(self, closed)
         try:
             transport = self._reactor.adoptStreamConnection(
-                descriptor, _family(descriptor), adoption
+                descriptor, _linux.family(descriptor), adoption
             )
         except Exception as error:
             number = getattr(error, "errno", None)
@@ -302,15 +309,3 @@ class Adoptions:
             self._settled()
 
         self._reactor.callLater(self._retry, again)
-
-
-def _family(descriptor: int) -> int:
-    """
-    The address family of a socket, which the channel has checked.  Does not keep
-    the descriptor.
-    """
-    sock = socket.socket(fileno=descriptor)
-    try:
-        return sock.family
-    finally:
-        sock.detach()

@@ -47,12 +47,15 @@ from portlisten._frames import (
     Drained,
     Frame,
     Gone,
+    Kind,
+    Listener,
     ListenerHello,
     Offer,
     ProtocolError,
     Refuse,
     Revoked,
     Vocabulary,
+    Withdraw,
     WorkerHello,
     encode,
 )
@@ -66,6 +69,9 @@ from portlisten.interfaces import (
 
 #: How many bad frames of a channel are read past.
 MISTAKES = 16
+
+#: How many shared sockets a worker keeps whose frames have not come.
+MAXIMUM_LENT = 1024
 
 
 @implementer(IPullProducer)
@@ -297,6 +303,15 @@ class ListenerChannel(_Channel):
         self._transport.sendFileDescriptor(connection.fileno())
         self._send(Offer(id, port, connection.cookie))
 
+    def lend(self, port: int, sock: socket.socket) -> None:
+        if not self._ended and self._revoking is None:
+            self._transport.sendFileDescriptor(sock.fileno())
+            self._send(Listener(port, _linux.cookie(sock)))
+
+    def withdraw(self, sock: socket.socket) -> None:
+        if not self._ended and self._revoking is None:
+            self._send(Withdraw(_linux.cookie(sock)))
+
     def drained(self) -> None:
         if not self._ended and self._revoking is None:
             self._send(Drained())
@@ -323,11 +338,11 @@ class ListenerChannel(_Channel):
 
     def _handle(self, frame: Frame) -> None:
         if isinstance(frame, WorkerHello):
-            self._hello.wanted(frame.names)  # all of them, or it raises
+            ports = self._hello.wanted(frame)
             self._stopWaiting()
             self._joined = True
             window = min(frame.window, self._hello.window, _linux.room(self._socket))
-            self._dispatcher.joined(self, window, frame.names)
+            self._dispatcher.joined(self, window, ports)
         elif isinstance(frame, Claim):
             self._dispatcher.claimed(self, frame.ids)
         elif isinstance(frame, Closed):
@@ -462,8 +477,8 @@ class WorkerChannel(_Channel):
 
     @param window: how many unclaimed offers the worker wants at the most.
     @param timeout: how long HELLO may take, in seconds.
-    @param names: what the ports are called whose connections it wants; if empty,
-        it wants all.
+    @param names: what the ports are called that it wants; if empty, it wants all.
+    @param takes: what it takes of a port.
     """
 
     vocabulary = _frames.FROM_LISTENER
@@ -475,11 +490,13 @@ class WorkerChannel(_Channel):
         window: int = _frames.MAXIMUM_WINDOW,
         timeout: float = 5.0,
         names: Collection[str] = (),
+        takes: Collection[Kind] = (Kind.CONNECTIONS,),
     ) -> None:
         super().__init__(reactor, timeout)
         self._adopter = adopter
-        self._hello = WorkerHello(window, tuple(names))
+        self._hello = WorkerHello(window, tuple(names), frozenset(takes))
         self._claims: Claims[int] = Claims(window)
+        self._lent: dict[int, int] = {}
         self._reason: str | None = None
         self._revoked = False
         self._farewell: str | None = None
@@ -520,9 +537,16 @@ class WorkerChannel(_Channel):
         if isinstance(frame, Offer):
             _closeAll(self._claims.offered(frame))
         elif isinstance(frame, ListenerHello):
-            ports = frame.wanted(self._hello.names)
+            ports = frame.wanted(self._hello)
             self._stopWaiting()
             self._adopter.registered(self, ports)
+        elif isinstance(frame, Listener):
+            descriptor = self._lent.pop(frame.cookie, None)
+            if descriptor is None:
+                raise ProtocolError("a shared socket got lost on its way")
+            self._adopter.lent(self, frame, descriptor)
+        elif isinstance(frame, Withdraw):
+            self._adopter.withdrawn(self, frame.cookie)
         elif isinstance(frame, Drained):
             self._adopter.drained(self)
         elif isinstance(frame, Revoked):
@@ -536,8 +560,8 @@ class WorkerChannel(_Channel):
 
     def fileDescriptorReceived(self, descriptor: int) -> None:
         """
-        Keep a descriptor for the offer that names it, and close one that no
-        offer could: what is no stream connection, or comes too late.
+        Keep a descriptor for the frame that names it, and close one that none
+        could: what cannot be taken here, or comes too late.
         """
         if self._revoked or self._ended:
             os.close(descriptor)
@@ -545,13 +569,28 @@ class WorkerChannel(_Channel):
         # Twisted does not ask for MSG_CMSG_CLOEXEC.
         os.set_inheritable(descriptor, False)
         try:
-            cookie = _linux.identify(descriptor)
-            _closeAll(self._claims.arrived(cookie, descriptor))
-        except (OSError, _linux.NotAConnection) as error:
+            kind, cookie = _linux.identify(descriptor, self._hello.takes)
+            if kind is Kind.CONNECTIONS:
+                _closeAll(self._claims.arrived(cookie, descriptor))
+            else:
+                self._keep(cookie, descriptor)
+        except (OSError, _linux.WrongSocket) as error:
             self.log.warn("a descriptor of no use came: {error}", error=error)
             os.close(descriptor)
         except ProtocolError as error:
             self._broken(str(error))
+
+    def _keep(self, cookie: int, descriptor: int) -> None:
+        """
+        Keep a shared socket until the frame comes that names it.
+        """
+        if cookie in self._lent:
+            os.close(self._lent[cookie])
+        self._lent[cookie] = descriptor
+        if len(self._lent) > MAXIMUM_LENT:
+            raise ProtocolError(
+                f"more than {MAXIMUM_LENT} sockets without their frames"
+            )
 
     def _pump(self) -> None:
         """
@@ -585,6 +624,8 @@ class WorkerChannel(_Channel):
             _closeAll(loose)
             for offer, descriptor in mine:
                 self._adopter.adopt(self, offer, descriptor)
+        _closeAll(list(self._lent.values()))
+        self._lent.clear()
         self._adopter.lost(self, self._reason)
 
 

@@ -18,6 +18,7 @@ import errno
 import os
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from socket import socket
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -114,9 +115,11 @@ class DatagramWire:
     def __str__(self) -> str:
         return f"workers bind {self._path}, for datagrams as in 2002"
 
-    def bind(self, ports: Sequence[Port]) -> None:
+    def bind(
+        self, ports: Sequence[Port], shared: Mapping[Port, Sequence[socket]]
+    ) -> None:
         """
-        See L{IWire}.
+        See L{IWire}.  On this wire nothing can be shared.
         """
         _path.check(self._path)
 

@@ -17,8 +17,9 @@ from zope.interface import implementer
 
 from portlisten import _linux
 from portlisten._accept import Accepted
-from portlisten._frames import Port
+from portlisten._frames import Kind, Port
 from portlisten._ledger import Decision, GiveUp, HandOff, Ledger, LetGo, Reason
+from portlisten._sharing import Sharing
 from portlisten._throttle import Throttle
 from portlisten.interfaces import IChannel, IConnection, IDispatcher
 
@@ -89,6 +90,7 @@ class Dispatcher:
     @param reactor: an L{IReactorTime}.
     @param ledger: the book.
     @param throttle: says who has to wait before it is given anything.
+    @param sharing: lends what is shared.
     @param timedOut: called when the patience of connections ran out.
 
     @ivar roomChanged: called when there may be room to accept again.
@@ -102,15 +104,20 @@ class Dispatcher:
         reactor: Any,
         ledger: Ledger,
         throttle: Throttle,
+        sharing: Sharing,
         timedOut: Callable[[], None] = lambda: None,
     ) -> None:
         self._reactor = reactor
         self._ledger = ledger
         self._timedOut = timedOut
         self._throttle = throttle
+        self._sharing = sharing
         self._channels: dict[IChannel, None] = {}
         self._held: dict[IChannel, IDelayedCall | None] = {}
         self._unproven: dict[IChannel, int] = {}
+        # Those that only share: of what they do nothing is heard, and their end
+        # may be in good order.
+        self._borrowers: set[IChannel] = set()
         self._timer: IDelayedCall | None = None
         self._stopped: Deferred[None] | None = None
         self._deadline = 0.0
@@ -168,7 +175,7 @@ class Dispatcher:
         """
         self._channels[channel] = None
 
-    def joined(self, channel: IChannel, window: int, names: Sequence[str]) -> None:
+    def joined(self, channel: IChannel, window: int, ports: Sequence[Port]) -> None:
         """
         See L{IDispatcher}.
         """
@@ -180,20 +187,26 @@ class Dispatcher:
                 delay=delay,
             )
             self._held[channel] = self._reactor.callLater(
-                delay, self._admit, channel, window, names
+                delay, self._admit, channel, window, ports
             )
         else:
-            self._admit(channel, window, names)
+            self._admit(channel, window, ports)
 
-    def _admit(self, channel: IChannel, window: int, names: Sequence[str]) -> None:
+    def _admit(self, channel: IChannel, window: int, ports: Sequence[Port]) -> None:
         self._held.pop(channel, None)
-        self._unproven[channel] = self._throttle.joined(channel.user)
+        handedOff = [port for port in ports if port.kind is Kind.CONNECTIONS]
+        if handedOff:
+            self._unproven[channel] = self._throttle.joined(channel.user)
+        else:
+            self._borrowers.add(channel)
         self.log.info(
             "{channel} joined, with a window of {window}, for {names}",
             channel=channel.label,
             window=window,
-            names=", ".join(names) or "all ports",
+            names=", ".join(dict.fromkeys(port.name or port.label for port in ports)),
         )
+        self._sharing.joined(channel, ports)
+        names = [port.name for port in handedOff]
         self._run(self._ledger.joined(channel, window, self._reactor.seconds(), names))
 
     def _strike(self, channel: IChannel) -> None:
@@ -256,6 +269,7 @@ class Dispatcher:
             timer.cancel()
             self._held[channel] = None
         elif channel not in self._held:
+            self._sharing.left(channel)
             self._ledger.draining(channel)
         channel.drained()
 
@@ -265,6 +279,7 @@ class Dispatcher:
         """
         if channel not in self._held:
             self._strike(channel)
+            self._sharing.left(channel)
             self._ledger.revoking(channel)
 
     def parted(self, channel: IChannel, reason: str) -> None:
@@ -273,6 +288,7 @@ class Dispatcher:
         """
         if self._stillHeld(channel):
             return
+        self._sharing.left(channel)
         before = self._ledger.counters.redispatched
         decisions = self._ledger.parted(channel, self._reactor.seconds())
         self.log.info(
@@ -290,6 +306,11 @@ class Dispatcher:
         if self._stillHeld(channel):
             return
         self._strike(channel)
+        self._sharing.left(channel)
+        if channel in self._borrowers:
+            self.log.info("{channel} is gone", channel=channel.label)
+            self._run(self._ledger.died(channel, (), self._reactor.seconds()))
+            return
         counters = self._ledger.counters
         again, lost = counters.redispatched, counters.lostInService
         touched = {
@@ -311,6 +332,7 @@ class Dispatcher:
         """
         self._channels.pop(channel, None)
         self._unproven.pop(channel, None)
+        self._borrowers.discard(channel)
         self.channelEnded()
 
     # The end

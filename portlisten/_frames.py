@@ -19,9 +19,10 @@ import os
 import re
 import socket
 import struct
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, TypeAlias
+from enum import IntEnum
+from typing import Any, ClassVar, Literal, TypeAlias
 
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 
@@ -40,6 +41,8 @@ _HEADER = struct.Struct("!BBH")
 _HELLO = struct.Struct("!8sHHHH")
 _PORT = struct.Struct("!HBB")
 _OFFER = struct.Struct("!IHHQ")
+_LISTENER = struct.Struct("!HHQ")
+_COOKIE = struct.Struct("!Q")
 _REFUSE = struct.Struct("!HH")
 _INET = struct.Struct("!4sH")
 _INET6 = struct.Struct("!16sHI")
@@ -84,6 +87,31 @@ class UnknownName(ProtocolError):
     """
 
 
+class WrongKind(ProtocolError):
+    """
+    A worker asks for a port of a kind that it cannot take.
+    """
+
+
+class Kind(IntEnum):
+    """
+    What a worker gets of a port.
+
+    @cvar CONNECTIONS: the connections that the listener accepts on it.
+    @cvar LISTENER: the listening socket itself, as everybody else who asks.
+    @cvar GROUP: some of its listening sockets, which are bound with
+        C{SO_REUSEPORT}: each has its own queue, and they come and go.
+    @cvar DATAGRAMS: the UDP socket.
+    @cvar UNKNOWN: something that only a later version knows.
+    """
+
+    CONNECTIONS = 0
+    LISTENER = 1
+    GROUP = 2
+    DATAGRAMS = 3
+    UNKNOWN = 255
+
+
 @dataclass(frozen=True)
 class Port:
     """
@@ -92,11 +120,20 @@ class Port:
     @ivar number: what an OFFER calls it: its place among the listener's ports.
     @ivar address: where it really listens.
     @ivar name: what the operator called it, or nothing.
+    @ivar kind: what workers get of it.
     """
 
     number: int
     address: Address
     name: str = ""
+    kind: Kind = Kind.CONNECTIONS
+
+    @property
+    def label(self) -> str:
+        """
+        The port, for people.
+        """
+        return describe(self.address, self.name)
 
 
 @dataclass(frozen=True)
@@ -112,23 +149,48 @@ class ListenerHello:
     window: int
     ports: tuple[Port, ...] = ()
 
-    def wanted(self, names: Collection[str]) -> tuple[Port, ...]:
+    def wanted(self, hello: WorkerHello) -> tuple[Port, ...]:
         """
-        The ports whose connections a worker that asked for these names gets.
+        The ports that a worker gets something of.
 
-        @raise UnknownName: if there is no port of one of them.
+        @raise UnknownName: if there is no port of a name that it asks for.
+        @raise WrongKind: if it takes nothing that there is of a name that it asks
+            for; or, where it asks for none, nothing that there is at all, or not
+            what there is of a port whose connections it would serve.
         """
-        if not names:
-            return self.ports
-        wanted = frozenset(names)
         known = dict.fromkeys(port.name for port in self.ports if port.name)
-        for name in names:
+        for name in hello.names:
             if name not in known:
                 raise UnknownName(
                     f"no port is called {name!r} here"
                     + (f", only {', '.join(known)}" if known else "; none has a name")
                 )
-        return tuple(port for port in self.ports if port.name in wanted)
+            self._see(hello, [port for port in self.ports if port.name == name])
+        if not hello.names:
+            self._see(hello, self.ports)
+            if Kind.CONNECTIONS in hello.takes:
+                streams = [
+                    port
+                    for port in self.ports
+                    if port.kind not in (Kind.DATAGRAMS, Kind.UNKNOWN)
+                ]
+                for port in streams:
+                    self._see(hello, [port])
+        wanted = frozenset(hello.names or [port.name for port in self.ports])
+        return tuple(
+            port
+            for port in self.ports
+            if port.name in wanted and port.kind in hello.takes
+        )
+
+    @staticmethod
+    def _see(hello: WorkerHello, ports: Sequence[Port]) -> None:
+        """
+        See that a worker can take something of one of several ports.
+        """
+        if ports and not any(port.kind in hello.takes for port in ports):
+            port = ports[0]
+            raise WrongKind(f"{port.label} {_why(port.kind, hello.takes)}")
 
 
 @dataclass(frozen=True)
@@ -137,13 +199,14 @@ class WorkerHello:
     The worker's first frame; no offer is sent before it.
 
     @ivar window: how many unclaimed offers the worker wants at the most.
-    @ivar names: what the ports are called whose connections it wants; if empty,
-        it wants all.
+    @ivar names: what the ports are called that it wants; if empty, it wants all.
+    @ivar takes: what it can take of a port.
     """
 
     TYPE: ClassVar[int] = 2
     window: int
     names: tuple[str, ...] = ()
+    takes: frozenset[Kind] = frozenset([Kind.CONNECTIONS])
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +223,32 @@ class Offer:
     TYPE: ClassVar[int] = 3
     id: int
     port: int
+    cookie: int
+
+
+@dataclass(frozen=True, slots=True)
+class Listener:
+    """
+    A socket of a port that is shared, for the worker to use beside the listener
+    and others.  Its descriptor came as that of an L{Offer} does.
+
+    @ivar port: the number of the L{Port} that it belongs to.
+    @ivar cookie: C{SO_COOKIE} of the socket.
+    """
+
+    TYPE: ClassVar[int] = 4
+    port: int
+    cookie: int
+
+
+@dataclass(frozen=True, slots=True)
+class Withdraw:
+    """
+    The worker is to use this socket no more, which came as a L{Listener}:
+    another one does.
+    """
+
+    TYPE: ClassVar[int] = 13
     cookie: int
 
 
@@ -248,8 +337,8 @@ class Bye:
 
 
 Frame: TypeAlias = (
-    "ListenerHello | WorkerHello | Offer | Claim | Refuse | Closed | Gone"
-    " | Drain | Drained | Revoked | Bye"
+    "ListenerHello | WorkerHello | Offer | Listener | Withdraw | Claim | Refuse"
+    " | Closed | Gone | Drain | Drained | Revoked | Bye"
 )
 
 MISSING_DESCRIPTOR = 1
@@ -259,6 +348,35 @@ REFUSALS = {
     MISSING_DESCRIPTOR: "no descriptor of a stream connection came with it",
     DRAINING: "the worker is draining",
 }
+
+
+def _why(kind: Kind, takes: Collection[Kind]) -> str:
+    """
+    Say why a worker cannot have what there is of a port.
+    """
+    if kind is Kind.DATAGRAMS:
+        return (
+            "is a UDP port, which no stream server can serve: in code,"
+            " portlisten.endpoints.PortlistenUDPEndpoint does"
+        )
+    if kind is Kind.UNKNOWN:
+        return "is of a kind that this worker is too old to know"
+    if Kind.CONNECTIONS in takes:
+        return (
+            "is shared: its listening socket goes to each worker, and this worker"
+            " is too old to take one"
+        )
+    if Kind.LISTENER not in takes:
+        return "is no UDP port"
+    if kind is Kind.GROUP:
+        return (
+            "has reuseport, so its sockets come and go while the worker runs, which"
+            " a program that knows nothing of portlisten cannot follow"
+        )
+    return (
+        "hands off connections, which takes a worker that knows of portlisten: have"
+        " the listener --share it"
+    )
 
 
 def portName(text: str) -> str:
@@ -294,9 +412,9 @@ def describe(address: Address, name: str = "") -> str:
     if isinstance(address, UNIXAddress):
         described = f"unix:{os.fsdecode(address.name or b'')}"
     elif isinstance(address, IPv6Address):
-        described = f"tcp6:[{address.host}]:{address.port}"
+        described = f"{address.type.lower()}6:[{address.host}]:{address.port}"
     else:
-        described = f"tcp:{address.host}:{address.port}"
+        described = f"{address.type.lower()}:{address.host}:{address.port}"
     return f"{name}={described}" if name else described
 
 
@@ -323,15 +441,15 @@ def _encodeAddress(address: Address) -> bytes:
     return b"\x01" + (address.name or b"")
 
 
-def _decodeAddress(data: bytes) -> Address:
+def _decodeAddress(data: bytes, kind: Literal["TCP", "UDP"]) -> Address:
     family, packed = data[:1], data[1:]
     if family == b"\x04" and len(packed) == _INET.size:
         host, port = _INET.unpack(packed)
-        return IPv4Address("TCP", socket.inet_ntop(socket.AF_INET, host), port)
+        return IPv4Address(kind, socket.inet_ntop(socket.AF_INET, host), port)
     if family == b"\x06" and len(packed) == _INET6.size:
         host, port, scope = _INET6.unpack(packed)
         text = socket.inet_ntop(socket.AF_INET6, host)
-        return IPv6Address("TCP", text, port, scopeID=scope)
+        return IPv6Address(kind, text, port, scopeID=scope)
     if family == b"\x01" and len(packed) <= MAXIMUM_UNIX_ADDRESS:
         return UNIXAddress(packed or None)
     raise MalformedFrame("HELLO has an address of an unknown kind")
@@ -341,7 +459,7 @@ def _encodeListenerHello(frame: ListenerHello) -> bytes:
     parts = [_HELLO.pack(MAGIC, VERSION, frame.window, len(frame.ports), 0)]
     for port in frame.ports:
         address = _encodeAddress(port.address)
-        parts.append(_PORT.pack(port.number, 0, len(address)) + address)
+        parts.append(_PORT.pack(port.number, port.kind, len(address)) + address)
     parts.append(_encodeNames(port.name for port in frame.ports))
     return b"".join(parts)
 
@@ -369,57 +487,70 @@ def _decodeNames(data: bytes, count: int) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _decodeHello(payload: bytes) -> tuple[int, int, bytes]:
+def _decodeHello(payload: bytes) -> tuple[int, int, int, bytes]:
     """
     Check what both sides' HELLO begin with.
 
-    @return: the window, the count of ports or names, and the rest.
+    @return: the window, the count of ports or names, the kinds that a worker
+        takes, and the rest.
     """
     if len(payload) < _HELLO.size or not payload.startswith(MAGIC):
         raise MalformedFrame("HELLO without portlisten's magic")
-    _, version, window, count, _ = _HELLO.unpack_from(payload)
+    _, version, window, count, kinds = _HELLO.unpack_from(payload)
     if version != VERSION:
         raise VersionMismatch(
             f"the peer speaks version {version} of the protocol, not {VERSION}"
         )
     if not 1 <= window <= MAXIMUM_WINDOW:
         raise MalformedFrame(f"HELLO has a window of {window}")
-    return window, count, payload[_HELLO.size :]
+    return window, count, kinds, payload[_HELLO.size :]
 
 
 def _decodeListenerHello(payload: bytes) -> ListenerHello:
-    window, count, rest = _decodeHello(payload)
-    addresses = []
+    window, count, _, rest = _decodeHello(payload)
+    ports = []
     for _ in range(count):
         if len(rest) < _PORT.size:
             raise MalformedFrame("HELLO ends within a port")
-        number, _, length = _PORT.unpack_from(rest)
+        number, code, length = _PORT.unpack_from(rest)
         address = rest[_PORT.size : _PORT.size + length]
         if len(address) < length:
             raise MalformedFrame("HELLO ends within an address")
-        addresses.append((number, _decodeAddress(address)))
+        try:
+            kind = Kind(code)
+        except ValueError:
+            kind = Kind.UNKNOWN
+        protocol: Any = "UDP" if kind is Kind.DATAGRAMS else "TCP"
+        ports.append((number, _decodeAddress(address, protocol), kind))
         rest = rest[_PORT.size + length :]
     # Listeners of before there were names end here.
     names = _decodeNames(rest, count) if rest else ("",) * count
     return ListenerHello(
         window,
-        tuple(Port(*each, name) for each, name in zip(addresses, names, strict=True)),
+        tuple(
+            Port(number, address, name, kind)
+            for (number, address, kind), name in zip(ports, names, strict=True)
+        ),
     )
 
 
 def _encodeWorkerHello(frame: WorkerHello) -> bytes:
     names = _encodeNames(frame.names)
-    return _HELLO.pack(MAGIC, VERSION, frame.window, len(frame.names), 0) + names
+    kinds = sum(1 << kind for kind in frame.takes)
+    return _HELLO.pack(MAGIC, VERSION, frame.window, len(frame.names), kinds) + names
 
 
 def _decodeWorkerHello(payload: bytes) -> WorkerHello:
-    window, count, rest = _decodeHello(payload)
+    window, count, kinds, rest = _decodeHello(payload)
     names = _decodeNames(rest, count)
     if not all(names):
         raise MalformedFrame("HELLO asks for a port with no name")
     if len(set(names)) < len(names):
         raise MalformedFrame("HELLO asks for a name twice")
-    return WorkerHello(window, names)
+    # Workers of before there were kinds have a zero there.
+    kinds = kinds or 1 << Kind.CONNECTIONS
+    takes = frozenset(kind for kind in Kind if kinds >> kind & 1)
+    return WorkerHello(window, names, takes)
 
 
 def _encodeOffer(frame: Offer) -> bytes:
@@ -431,6 +562,27 @@ def _decodeOffer(payload: bytes) -> Offer:
         raise MalformedFrame(f"OFFER of {len(payload)} bytes")
     id, port, _, cookie = _OFFER.unpack(payload)
     return Offer(id, port, cookie)
+
+
+def _encodeListener(frame: Listener) -> bytes:
+    return _LISTENER.pack(frame.port, 0, frame.cookie)
+
+
+def _decodeListener(payload: bytes) -> Listener:
+    if len(payload) != _LISTENER.size:
+        raise MalformedFrame(f"LISTENER of {len(payload)} bytes")
+    port, _, cookie = _LISTENER.unpack(payload)
+    return Listener(port, cookie)
+
+
+def _encodeWithdraw(frame: Withdraw) -> bytes:
+    return _COOKIE.pack(frame.cookie)
+
+
+def _decodeWithdraw(payload: bytes) -> Withdraw:
+    if len(payload) != _COOKIE.size:
+        raise MalformedFrame(f"WITHDRAW of {len(payload)} bytes")
+    return Withdraw(*_COOKIE.unpack(payload))
 
 
 def _encodeIds(frame: Claim | Closed | Gone) -> bytes:
@@ -485,6 +637,8 @@ _encoders: dict[type[Frame], Callable[..., bytes]] = {
     ListenerHello: _encodeListenerHello,
     WorkerHello: _encodeWorkerHello,
     Offer: _encodeOffer,
+    Listener: _encodeListener,
+    Withdraw: _encodeWithdraw,
     Claim: _encodeIds,
     Refuse: _encodeRefuse,
     Closed: _encodeIds,
@@ -500,6 +654,8 @@ Vocabulary: TypeAlias = "dict[int, Callable[[bytes], Frame]]"
 FROM_LISTENER: Vocabulary = {
     ListenerHello.TYPE: _decodeListenerHello,
     Offer.TYPE: _decodeOffer,
+    Listener.TYPE: _decodeListener,
+    Withdraw.TYPE: _decodeWithdraw,
     Drained.TYPE: _decodeEmpty(Drained),
     Revoked.TYPE: _decodeEmpty(Revoked),
     Bye.TYPE: _decodeBye,

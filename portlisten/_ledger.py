@@ -197,7 +197,7 @@ class _Worker:
     channel: Any
     window: int
     limit: int
-    names: frozenset[str] = frozenset()
+    names: frozenset[str]
     offered: dict[int, _Entry] = field(default_factory=dict)
     serving: set[int] = field(default_factory=set)
     copies: dict[int, _Entry] = field(default_factory=dict)
@@ -216,7 +216,7 @@ class _Worker:
         return max(0, self.limit - len(self.offered)) if self.open else 0
 
     def wants(self, name: str) -> bool:
-        return not self.names or name in self.names
+        return name in self.names
 
     def newId(self) -> int:
         """
@@ -272,7 +272,7 @@ class Ledger:
         # With all other queues full, and all the copies there should be, there is
         # a quarter of the budget left for one name.
         others = len(self._waiting) - 1
-        self._queue = min(queue, budget // 4 // others) if others else queue
+        self._queue = min(queue, budget // 4 // others) if others > 0 else queue
         self._budget = budget
         self._patience = patience
         self._hold = hold
@@ -395,13 +395,12 @@ class Ledger:
     # Events of the channels
 
     def joined(
-        self, channel: Hashable, window: int, now: float, names: Iterable[str] = ()
+        self, channel: Hashable, window: int, now: float, names: Iterable[str] = ("",)
     ) -> list[Decision]:
         """
         A worker said HELLO.
 
-        @param names: what the ports are called that it is to serve, or none for
-            all of them.
+        @param names: what the ports are called whose connections it is to serve.
         """
         self._workers[channel] = _Worker(channel, window, window, frozenset(names))
         return self._dispatch(now)

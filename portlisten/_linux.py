@@ -10,10 +10,14 @@ from __future__ import annotations
 import array
 import errno
 import fcntl
+import os
 import socket
 import struct
 import termios
+from collections.abc import Collection
 from dataclasses import dataclass
+
+from portlisten._frames import Kind
 
 # linux/include/uapi/asm-generic/socket.h; Python has no names for them.
 SO_COOKIE = 57
@@ -42,10 +46,9 @@ MAXIMUM_DESCRIPTORS = 253
 MAXIMUM_PATH = 107
 
 
-class NotAConnection(Exception):
+class WrongSocket(Exception):
     """
-    A descriptor that is no stream connection: a listening socket, a datagram
-    socket, a pipe, a file.
+    A descriptor of something that is of no use here; the text says what it is.
     """
 
 
@@ -165,12 +168,12 @@ def forget(sock: socket.socket) -> None:
     sock.close()
 
 
-def streamFamily(sock: socket.socket) -> socket.AddressFamily:
+def kindOf(sock: socket.socket) -> Kind:
     """
-    Check that a descriptor from another process is a stream connection.
+    Say what a descriptor from another process is.
 
-    @return: its address family.
-    @raise NotAConnection: if it is anything else; the text says what.
+    @raise WrongSocket: if it is neither a stream connection, nor a listening
+        socket for some, nor a UDP socket.
     """
     try:
         domain = sock.getsockopt(socket.SOL_SOCKET, socket.SO_DOMAIN)
@@ -178,34 +181,81 @@ def streamFamily(sock: socket.socket) -> socket.AddressFamily:
         protocol = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PROTOCOL)
         listening = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
     except OSError as error:
-        raise NotAConnection(f"no socket: {error.strerror}") from error
+        raise WrongSocket(f"no socket: {error.strerror}") from error
+    internet = domain in (socket.AF_INET, socket.AF_INET6)
+    if not internet and domain != socket.AF_UNIX:
+        raise WrongSocket(f"a socket of address family {domain}")
+    if internet and kind == socket.SOCK_DGRAM and protocol == socket.IPPROTO_UDP:
+        return Kind.DATAGRAMS
     if kind != socket.SOCK_STREAM:
-        raise NotAConnection(f"a socket of type {kind}, not SOCK_STREAM")
-    if listening:
-        raise NotAConnection("a listening socket")
-    if domain in (socket.AF_INET, socket.AF_INET6):
-        if protocol != socket.IPPROTO_TCP:
-            raise NotAConnection(f"a socket of protocol {protocol}, not TCP")
-    elif domain != socket.AF_UNIX:
-        raise NotAConnection(f"a socket of address family {domain}")
-    return socket.AddressFamily(domain)
+        raise WrongSocket(f"a socket of type {kind}, not SOCK_STREAM")
+    if internet and protocol != socket.IPPROTO_TCP:
+        raise WrongSocket(f"a socket of protocol {protocol}, not TCP")
+    return Kind.LISTENER if listening else Kind.CONNECTIONS
 
 
-def identify(descriptor: int) -> int:
+#: What a descriptor may be called in a message.
+_KINDS = {
+    Kind.CONNECTIONS: "a connection",
+    Kind.LISTENER: "a listening socket",
+    Kind.DATAGRAMS: "a UDP socket",
+}
+
+
+def identify(
+    descriptor: int, takes: Collection[Kind] = (Kind.CONNECTIONS,)
+) -> tuple[Kind, int]:
     """
-    Check that a descriptor from another process is of a stream connection.  Does
-    not keep it.
+    Check that a descriptor from another process is of a kind that can be taken.
+    Does not keep it.
 
-    @return: its cookie.
-    @raise NotAConnection: if it is of something else.
+    @return: its kind and its cookie.
+    @raise WrongSocket: if it is of something else.
     @raise OSError: if it is no socket.
     """
     sock = socket.socket(fileno=descriptor)
     try:
-        streamFamily(sock)
-        return cookie(sock)
+        kind = kindOf(sock)
+        if kind not in takes:
+            raise WrongSocket(_KINDS[kind])
+        return kind, cookie(sock)
     finally:
         sock.detach()
+
+
+def family(descriptor: int) -> socket.AddressFamily:
+    """
+    The address family of a socket.  Does not keep the descriptor.
+
+    @raise OSError: if it is no socket.
+    """
+    sock = socket.socket(fileno=descriptor)
+    try:
+        return socket.AddressFamily(sock.family)
+    finally:
+        sock.detach()
+
+
+def listening(sock: socket.socket) -> bool:
+    """
+    Whether a socket still listens.  Whoever holds it can end that for everybody,
+    by shutdown(2); after listen(2) it listens again, on the same port.
+    """
+    return bool(sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
+
+
+def initialEnvironment() -> dict[str, str]:
+    """
+    The environment that this process was executed with, whatever became of it:
+    C{/proc/pid/environ} in proc(5).
+    """
+    try:
+        with open("/proc/self/environ", "rb") as file:
+            entries = file.read().split(b"\0")
+    except OSError:
+        return {}
+    pairs = (os.fsdecode(entry).partition("=") for entry in entries if entry)
+    return {name: value for name, _, value in pairs}
 
 
 def datagramSocket() -> socket.socket:

@@ -9,9 +9,10 @@ import fcntl
 import os
 import socket
 import stat
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 
+from portlisten import _linux
 from portlisten._linux import MAXIMUM_PATH
 
 
@@ -217,3 +218,44 @@ def _makeRoom(path: str, kind: socket.SocketKind, replace: bool = False) -> None
     raise PathError(
         f"a {who} lives at {path} already: stop it,{advice} or choose another path"
     )
+
+
+def connect(path: str, users: Collection[int]) -> socket.socket:
+    """
+    Connect to the listener at a path, and see that some other user did not put it
+    there.
+
+    @param users: whose it may be, as who it was when it started to listen; if
+        empty: root's, this process's user's, or that of the owner of the path's
+        folder, who could always put one there.
+    @return: the non-blocking socket, which is the caller's.
+    @raise OSError: if that fails, or it is not the right one's.
+    """
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    try:
+        sock.connect(path)
+        who = _linux.credentials(sock)
+        if not users:
+            owner = os.stat(os.path.dirname(path) or ".").st_uid
+            users = {0, os.geteuid(), owner}
+        if who.uid not in users:
+            raise PermissionError(
+                None,
+                f"the listener there is of uid {who.uid}, which --listener-user (in a"
+                " description, listenerUser) has to name",
+            )
+    except OSError:
+        sock.close()
+        raise
+    return sock
+
+
+def explain(error: OSError) -> str:
+    """
+    Say why L{connect} failed, and what to do.
+    """
+    if error.errno == errno.EACCES:
+        return f"{error.strerror}; the path's mode and group say who may be a worker"
+    if error.errno == errno.EPROTOTYPE:
+        return "a socket of another kind is there"
+    return str(error.strerror)

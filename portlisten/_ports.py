@@ -9,7 +9,9 @@ import os
 import re
 import socket
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeAlias
 
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
@@ -24,8 +26,10 @@ from twisted.internet.endpoints import (
 from twisted.internet.error import CannotListenError, ConnectionDone
 from twisted.internet.protocol import Factory, Protocol
 from twisted.python.failure import Failure
+from twisted.python.systemd import ListenFDs
 
-from portlisten._frames import Address, describe, portName
+from portlisten import _linux
+from portlisten._frames import Address, Kind, describe, portName
 
 # Those whose ports are plain sockets.  Of any other (TLS, a wrapper) only the
 # socket would be handed over, and what it adds would silently be missing.
@@ -35,6 +39,13 @@ _PLAIN = (
     UNIXServerEndpoint,
     AdoptedStreamServerEndpoint,
 )
+
+
+#: How many sockets a port may have.
+MAXIMUM_REUSE = 64
+
+_NUMBER = re.compile("[0-9]{1,5}")
+_OWN_BACKLOG = re.compile(r"(?<!\\):backlog=")
 
 
 class BadDescription(Exception):
@@ -52,36 +63,52 @@ class CannotBind(Exception):
 @dataclass
 class BoundPort:
     """
-    A bound, listening, non-blocking socket.
+    A bound port.
 
-    @ivar socket: whoever takes it closes it.
+    @ivar sockets: non-blocking, and listening unless they are for datagrams; one,
+        but for L{Kind.GROUP}.  Whoever takes them closes them.
     @ivar address: where it listens.
-    @ivar cleanUp: call it once, before the socket is closed.
+    @ivar cleanUp: call it once, before the sockets are closed.
     @ivar name: what the operator called it, or nothing.
+    @ivar kind: what workers are to get of it.
     """
 
-    socket: socket.socket
+    sockets: list[socket.socket]
     address: Address
     cleanUp: Callable[[], None] = lambda: None
     name: str = ""
+    kind: Kind = Kind.CONNECTIONS
+
+    @property
+    def socket(self) -> socket.socket:
+        """
+        The first of them.
+        """
+        return self.sockets[0]
 
     @property
     def label(self) -> str:
         """
         The address as an endpoint description, for the log.
         """
-        return describe(self.address, self.name)
+        count = f", {len(self.sockets)} sockets" if len(self.sockets) > 1 else ""
+        shared = f" (shared{count})" if self.kind is not Kind.CONNECTIONS else ""
+        return describe(self.address, self.name) + shared
 
 
 class NumberedPort:
     """
     A TCP port on every interface, IPv4 and IPv6, or IPv4 alone where the host
     has no IPv6.
+
+    @param count: how many sockets each of them is to have, which share it by
+        C{SO_REUSEPORT}; or 0 for one without.
     """
 
-    def __init__(self, number: int, backlog: int) -> None:
+    def __init__(self, number: int, backlog: int, count: int = 0) -> None:
         self._number = number
         self._backlog = backlog
+        self._count = count
 
     def __str__(self) -> str:
         return f"port {self._number}"
@@ -92,28 +119,87 @@ class NumberedPort:
 
         @raise OSError: if that fails.  Nothing stays bound then.
         """
-        first = self._create(socket.AF_INET, "0.0.0.0", self._number)  # noqa: S104
-        bound = [_describe(first)]
-        try:
-            # With port 0 the kernel has chosen one by now.
-            second = self._create(socket.AF_INET6, "::", first.getsockname()[1])
-        except OSError as error:
-            if error.errno not in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL):
-                first.close()
-                raise
-        else:
-            bound.append(_describe(second))
+        with ExitStack() as undo:
+            first = _listen("0.0.0.0", self._number, self._backlog, self._count)  # noqa: S104
+            for sock in first:
+                undo.callback(sock.close)
+            bound = [_describe(*first)]
+            try:
+                # With port 0 the kernel has chosen one by now.
+                number = first[0].getsockname()[1]
+                second = _listen("::", number, self._backlog, self._count)
+            except OSError as error:
+                if error.errno not in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL):
+                    raise
+            else:
+                bound.append(_describe(*second))
+            undo.pop_all()
         return bound
 
-    def _create(
-        self, family: socket.AddressFamily, host: str, number: int
-    ) -> socket.socket:
-        # Of an IPv6 socket, this makes one for IPv6 alone.
-        sock = socket.create_server(
-            (host, number), family=family, backlog=self._backlog
-        )
-        sock.setblocking(False)
-        return sock
+
+class ReusedPort:
+    """
+    A TCP port with several sockets, which share it by C{SO_REUSEPORT}: the kernel
+    deals its connections out among them.
+
+    @param host: the address, or nothing for all those of IPv4.
+    @param count: how many sockets.
+    """
+
+    def __init__(
+        self, description: str, host: str, number: int, backlog: int, count: int
+    ) -> None:
+        self._description = description
+        self._host = host
+        self._number = number
+        self._backlog = backlog
+        self._count = count
+
+    def __str__(self) -> str:
+        return self._description
+
+    def bind(self) -> list[BoundPort]:
+        """
+        Bind.
+
+        @raise OSError: if that fails.  Nothing stays bound then.
+        """
+        return [
+            _describe(*_listen(self._host, self._number, self._backlog, self._count))
+        ]
+
+
+class UDPPort:
+    """
+    A UDP port.
+
+    @param host: the address, or nothing for all those of IPv4.
+    """
+
+    def __init__(self, description: str, host: str, number: int) -> None:
+        self._description = description
+        self._host = host
+        self._number = number
+
+    def __str__(self) -> str:
+        return self._description
+
+    def bind(self) -> list[BoundPort]:
+        """
+        Bind.
+
+        @raise OSError: if that fails.  Nothing stays bound then.
+        """
+        family = _familyOf(self._host)
+        sock = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+        try:
+            if family == socket.AF_INET6:
+                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            sock.bind((self._host, self._number))
+        except OSError:
+            sock.close()
+            raise
+        return [_describe(sock)]
 
 
 class DescribedPort:
@@ -178,11 +264,13 @@ class InheritedPort:
     changes the path's mode, all of which a Twisted port would do.
 
     @param descriptor: becomes the L{BoundPort}'s.
+    @param datagrams: whether it may be for datagrams.
     """
 
-    def __init__(self, description: str, descriptor: int) -> None:
+    def __init__(self, description: str, descriptor: int, datagrams: bool) -> None:
         self._description = description
         self._descriptor = descriptor
+        self._datagrams = datagrams
 
     def __str__(self) -> str:
         return self._description
@@ -192,12 +280,20 @@ class InheritedPort:
         Take it.
 
         @raise OSError: if it is no socket.
-        @raise ValueError: if it does not listen for stream connections.
+        @raise ValueError: if it is of no use.
         """
         sock = socket.socket(fileno=self._descriptor)
-        if sock.type != socket.SOCK_STREAM or not sock.getsockopt(
-            socket.SOL_SOCKET, socket.SO_ACCEPTCONN
-        ):
+        try:
+            kind = _linux.kindOf(sock)
+        except _linux.WrongSocket:
+            kind = Kind.CONNECTIONS
+        if kind is Kind.DATAGRAMS and not self._datagrams:
+            sock.detach()
+            raise ValueError(
+                "the inherited descriptor is a UDP socket, which has no connections"
+                " to hand off: use --share"
+            )
+        if kind is Kind.CONNECTIONS:
             sock.detach()
             raise ValueError("the inherited descriptor is no listening stream socket")
         sock.set_inheritable(False)
@@ -229,8 +325,55 @@ class NamedPort:
         return bound
 
 
-Nameless: TypeAlias = "NumberedPort | DescribedPort | InheritedPort"
+class SharedPort:
+    """
+    A port whose sockets the workers get.
+    """
+
+    def __init__(self, port: PortPlan) -> None:
+        self._port = port
+
+    def __str__(self) -> str:
+        return str(self._port)
+
+    @property
+    def name(self) -> str:
+        """
+        What the port that it shares is called, or nothing.
+        """
+        return self._port.name if isinstance(self._port, NamedPort) else ""
+
+    def bind(self) -> list[BoundPort]:
+        """
+        Bind.
+
+        @raise Exception: what the port that it shares raises.
+        """
+        bound = self._port.bind()
+        for each in bound:
+            if each.sockets[0].type == socket.SOCK_DGRAM:
+                each.kind = Kind.DATAGRAMS
+            else:
+                each.kind = Kind.GROUP if len(each.sockets) > 1 else Kind.LISTENER
+        return bound
+
+
+Nameless: TypeAlias = (
+    "NumberedPort | DescribedPort | InheritedPort | ReusedPort | UDPPort"
+)
 PortPlan: TypeAlias = "Nameless | NamedPort"
+
+
+def parseShared(reactor: Any, description: str, backlog: int) -> SharedPort:
+    """
+    Understand a port that is to be shared: what L{parse} does, or C{udp:} and
+    C{udp6:} with what Twisted has for TCP.  Of TCP it may have several sockets,
+    with C{reuseport=N} at its end.
+
+    @param backlog: for ports whose description has none of its own.
+    @raise BadDescription: if it is none of these.
+    """
+    return SharedPort(_named(description, partial(_parseShared, reactor, backlog)))
 
 
 def parse(reactor: Any, description: str, backlog: int) -> PortPlan:
@@ -241,27 +384,110 @@ def parse(reactor: Any, description: str, backlog: int) -> PortPlan:
     @param backlog: for ports whose description has none of its own.
     @raise BadDescription: if it is neither, or the name is none.
     """
+    return _named(description, partial(_parseListened, reactor, backlog))
+
+
+def _named(description: str, parse: Callable[[str], Nameless]) -> PortPlan:
     named = re.match("([^:=]*)=", description)
     if named is not None:
         try:
             name = portName(named[1])
         except ValueError as error:
             raise BadDescription(str(error)) from None
-        return NamedPort(name, _parse(reactor, description[named.end() :], backlog))
-    return _parse(reactor, description, backlog)
+        return NamedPort(name, parse(description[named.end() :]))
+    return parse(description)
 
 
-def _parse(reactor: Any, description: str, backlog: int) -> Nameless:
+_UDP = re.compile("udp6?:")
+_REUSEPORT = re.compile(r"(?<!\\):reuseport=([^:]*)")
+
+
+def _parseListened(reactor: Any, backlog: int, description: str) -> Nameless:
+    if _UDP.match(description):
+        raise BadDescription(
+            f"{description!r} has no connections to hand off: use --share"
+        )
+    if _REUSEPORT.search(description):
+        raise BadDescription(f"{description!r}: reuseport is for --share")
+    return _parse(reactor, description, backlog, False)
+
+
+def _parseShared(reactor: Any, backlog: int, description: str) -> Nameless:
+    if _UDP.match(description):
+        host, number, ownBacklog = _internet(description, "tcp" + description[3:])
+        if ownBacklog is not None:
+            raise BadDescription(f"{description!r}: a UDP port has no backlog")
+        return UDPPort(description, host, number)
+    reused = _REUSEPORT.search(description)
+    if reused is None:
+        return _parse(reactor, description, backlog, True)
+    count = int(reused[1]) if re.fullmatch("[0-9]{1,3}", reused[1]) else 0
+    if not 1 <= count <= MAXIMUM_REUSE:
+        raise BadDescription(
+            f"{description!r}: reuseport is how many sockets to bind, from 1 to"
+            f" {MAXIMUM_REUSE}"
+        )
+    rest = description[: reused.start()] + description[reused.end() :]
+    if _NUMBER.fullmatch(rest) and int(rest) < 65536:
+        return NumberedPort(int(rest), backlog, count)
+    if not re.match("tcp6?:", rest):
+        raise BadDescription(f"{description!r}: reuseport is for TCP ports only")
+    host, number, ownBacklog = _internet(description, rest)
+    return ReusedPort(description, host, number, ownBacklog or backlog, count)
+
+
+class _TakesAddress:
+    """
+    A reactor that listens nowhere: it only tells where it was to.
+    """
+
+    def listenTCP(
+        self, port: int, factory: object, backlog: int, interface: str
+    ) -> tuple[str, int, int]:
+        return interface, port, backlog
+
+
+def _internet(description: str, asTCP: str) -> tuple[str, int, int | None]:
+    """
+    Have Twisted's C{tcp:} and C{tcp6:} make sense of a description.
+
+    @param asTCP: it, as if it were one of these.
+    @return: the address, the port, and the backlog if there is one.
+    @raise BadDescription: if it cannot be understood.
+    """
+    results: list[Any] = []
+    try:
+        endpoint = serverFromString(_TakesAddress(), asTCP)
+        endpoint.listen(Factory()).addBoth(results.append)
+        host, number, backlog = results[0]
+        if not 0 <= number < 65536:
+            raise ValueError(f"{number} is no port")
+    except Exception as error:
+        raise BadDescription(
+            f"{description!r} is no port: {_firstLine(error)}"
+        ) from error
+    return host, number, backlog if _OWN_BACKLOG.search(asTCP) else None
+
+
+def _parse(reactor: Any, description: str, backlog: int, datagrams: bool) -> Nameless:
     if ":" not in description:
-        if re.fullmatch("[0-9]{1,5}", description) and int(description) < 65536:
+        if _NUMBER.fullmatch(description) and int(description) < 65536:
             return NumberedPort(int(description), backlog)
         raise BadDescription(
             f"{description!r} is no port: give a number from 0 to 65535, or an"
             " endpoint description such as tcp:80:interface=127.0.0.1"
         )
+    unnamed = _unnamed(description)
+    if unnamed is not None:
+        return InheritedPort(description, unnamed, datagrams)
     try:
         endpoint = serverFromString(reactor, description)
     except Exception as error:
+        if description.startswith("systemd:") and isinstance(error, LookupError):
+            raise BadDescription(
+                f"{description!r} is not among the sockets that systemd passed to"
+                " this process, as its LISTEN_FDS and LISTEN_FDNAMES say"
+            ) from error
         raise BadDescription(
             f"{description!r} is no endpoint description: {_firstLine(error)}"
         ) from error
@@ -271,14 +497,36 @@ def _parse(reactor: Any, description: str, backlog: int) -> Nameless:
             " and leave TLS and the like to the worker"
         )
     if isinstance(endpoint, AdoptedStreamServerEndpoint):
-        return InheritedPort(description, endpoint.fileno)
-    ownBacklog = re.search(r"(?<!\\):backlog=", description) is not None
+        return InheritedPort(description, endpoint.fileno, datagrams)
+    ownBacklog = _OWN_BACKLOG.search(description) is not None
     return DescribedPort(description, endpoint, None if ownBacklog else backlog)
 
 
-def bind(port: PortPlan) -> list[BoundPort]:
+def _unnamed(description: str) -> int | None:
     """
-    Bind what L{parse} understood.
+    Find a socket that has an index and no name, as from systemd-socket-activate:
+    Twisted looks at none unless all have names, which sd_listen_fds_with_names(3)
+    does not ask for.
+
+    @return: its descriptor, or L{None} if there is no such one.
+    """
+    index = re.fullmatch(
+        "systemd:(?:domain=[A-Z0-9]+:)?index=([0-9]+)(?::domain=[A-Z0-9]+)?",
+        description,
+    )
+    # Twisted takes them out of os.environ when it is imported.
+    environment = _linux.initialEnvironment()
+    count = environment.get("LISTEN_FDS", "")
+    if index is None or not count.isdecimal() or "LISTEN_FDNAMES" in environment:
+        return None
+    environment["LISTEN_FDNAMES"] = ":".join(["unknown"] * int(count))
+    passed = ListenFDs.fromEnvironment(environment).inheritedDescriptors()
+    return passed[int(index[1])] if int(index[1]) < len(passed) else None
+
+
+def bind(port: PortPlan | SharedPort) -> list[BoundPort]:
+    """
+    Bind what L{parse} or L{parseShared} understood.
 
     @raise CannotBind: if that is impossible.  Nothing stays bound then.
     """
@@ -316,7 +564,7 @@ def _explain(port: object, error: object) -> str:
             "; for a port below 1024 start as root and add --uid, or grant"
             " CAP_NET_BIND_SERVICE"
         ),
-        errno.EADDRINUSE: "; 'ss -lntp' shows who has it",
+        errno.EADDRINUSE: "; 'ss -lntup' shows who has it",
         errno.EADDRNOTAVAIL: "; 'ip address' shows the addresses of this host",
     }.get(number or 0, "")
     return f"cannot listen on {port}: {reason}{advice}"
@@ -326,10 +574,47 @@ def _firstLine(error: object) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
-def _describe(sock: socket.socket) -> BoundPort:
+def _listen(host: str, number: int, backlog: int, count: int) -> list[socket.socket]:
+    """
+    Bind sockets that listen.
+
+    @param count: how many, which share the port by C{SO_REUSEPORT}; or 0 for one
+        without.
+    @raise OSError: if that fails.  Nothing stays bound then.
+    """
+    sockets: list[socket.socket] = []
+    try:
+        for _ in range(count or 1):
+            # Of an IPv6 socket, this makes one for IPv6 alone.
+            sock = socket.create_server(
+                (host, number),
+                family=_familyOf(host),
+                backlog=backlog,
+                reuse_port=count > 0,
+            )
+            sockets.append(sock)
+            sock.setblocking(False)
+            number = sock.getsockname()[1]
+    except OSError:
+        for sock in sockets:
+            sock.close()
+        raise
+    return sockets
+
+
+def _familyOf(host: str) -> socket.AddressFamily:
+    return socket.AF_INET6 if ":" in host else socket.AF_INET
+
+
+def _describe(*sockets: socket.socket) -> BoundPort:
+    sock = sockets[0]
     name = sock.getsockname()
+    kind: Any = "UDP" if sock.type == socket.SOCK_DGRAM else "TCP"
+    address: Address
     if sock.family == socket.AF_INET:
-        return BoundPort(sock, IPv4Address("TCP", *name))
-    if sock.family == socket.AF_INET6:
-        return BoundPort(sock, IPv6Address("TCP", *name))
-    return BoundPort(sock, UNIXAddress(os.fsencode(name) or None))
+        address = IPv4Address(kind, *name)
+    elif sock.family == socket.AF_INET6:
+        address = IPv6Address(kind, *name)
+    else:
+        address = UNIXAddress(os.fsencode(name) or None)
+    return BoundPort(list(sockets), address)

@@ -26,7 +26,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from portlisten import _linux, _path
+from portlisten import _linux, _notify, _path
 from portlisten._adoption import Adoptions
 from portlisten._frames import Port
 from portlisten._stop import Stop
@@ -78,6 +78,7 @@ class DatagramWorker:
         self._timer: IDelayedCall | None = None
         self._stop = Stop(self._stopOnce)
         self._adoptions = Adoptions(reactor, factory, retry, self._settle)
+        self._state = _notify.manager().begin()
 
     def bind(self) -> None:
         """
@@ -101,6 +102,7 @@ class DatagramWorker:
         self.log.info(
             "receiving at {path} (mode {mode:04o})", path=self._path, mode=self._mode
         )
+        self._state.ready(f"receiving at {self._path}")
         return succeed(None)
 
     def stop(self) -> Deferred[None]:
@@ -170,7 +172,7 @@ class DatagramWorker:
         for descriptor in descriptors:
             try:
                 _linux.identify(descriptor)
-            except (OSError, _linux.NotAConnection) as error:
+            except (OSError, _linux.WrongSocket) as error:
                 self.log.warn("a descriptor of no use came: {error}", error=error)
                 os.close(descriptor)
             else:
@@ -193,6 +195,7 @@ class DatagramWorker:
             self._reactor.addReader(self)
 
     def _stopOnce(self) -> None:
+        self._state.stopping()
         self._adoptions.drain()
         self._timer = self._reactor.callLater(self._grace, self._graceOver)
         self._leave()

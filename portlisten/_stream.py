@@ -19,8 +19,9 @@ from portlisten._accept import Accepted, Acceptor
 from portlisten._access import Access
 from portlisten._channel import ListenerChannel
 from portlisten._dispatcher import Dispatcher
-from portlisten._frames import Bye, ListenerHello, Port, encode
+from portlisten._frames import Bye, Kind, ListenerHello, Port, encode
 from portlisten._ledger import Ledger
+from portlisten._sharing import Sharing
 from portlisten._throttle import Throttle
 from portlisten._transport import ChannelTransport
 from portlisten.interfaces import IWire
@@ -38,7 +39,8 @@ class StreamWire:
 
     @param options: those of C{twistd portlisten}.
     @param access: says who may be a worker, when it is asked.
-    @param backlog: of the channels' path.
+    @param backlog: of the channels' path, and of shared ports that have to listen
+        again.
     @param timedOut: called when the patience of connections ran out.
     """
 
@@ -66,11 +68,14 @@ class StreamWire:
         path, mode = self._options["path"], self._options["mode"]
         return f"workers connect to {path} (mode {mode:04o})"
 
-    def bind(self, ports: Sequence[Port]) -> None:
+    def bind(
+        self, ports: Sequence[Port], shared: Mapping[Port, Sequence[socket.socket]]
+    ) -> None:
         """
         See L{IWire}.
         """
         self._hello = self._greeting(ports)
+        self._shared = shared
         self._path = _path.bind(
             self._options["path"],
             self._options["mode"],
@@ -115,9 +120,14 @@ class StreamWire:
                 options["patience"],
                 claimTimeout=options["claim-timeout"],
                 roundRobin=options["balance"] == "round-robin",
-                names=[port.name for port in self._hello.ports],
+                names=[
+                    port.name
+                    for port in self._hello.ports
+                    if port.kind is Kind.CONNECTIONS
+                ],
             ),
             Throttle(longest=options["throttle"]),
+            Sharing(self._shared, self._backlog),
             self._timedOut,
         )
         dispatcher.roomChanged = self.roomChanged

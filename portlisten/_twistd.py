@@ -50,10 +50,12 @@ class CommandOptions(Options):
     Options of a command, whose mistakes end the process with one line.
 
     @cvar command: its name.
+    @cvar program: what comes before it on a command line.
     @cvar epilogue: what its help ends with, as it is.
     """
 
     command = ""
+    program = "twistd "
     epilogue = ""
 
     def parseOptions(self, options: Any = None) -> None:
@@ -96,7 +98,7 @@ class CommandOptions(Options):
         @raise SystemExit: always.
         """
         raise SystemExit(
-            f"{self.command}: {reason} (see 'twistd {self.command} --help')"
+            f"{self.command}: {reason} (see '{self.program}{self.command} --help')"
         )
 
     def checkPrivileges(self) -> None:

@@ -5,10 +5,8 @@ serve what comes through it.
 
 from __future__ import annotations
 
-import errno
 import os
-import socket
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from typing import Any
 
@@ -17,10 +15,11 @@ from twisted.internet.interfaces import IDelayedCall, IProtocolFactory
 from twisted.logger import Logger
 from zope.interface import implementer
 
-from portlisten import _linux, _path
+from portlisten import _notify, _path
 from portlisten._adoption import Adoptions, Served
 from portlisten._channel import WorkerChannel
-from portlisten._frames import Offer, Port, describe
+from portlisten._frames import Listener, Offer, Port
+from portlisten._lent import LentPorts, StreamPorts
 from portlisten._stop import Stop
 from portlisten._transport import ChannelTransport
 from portlisten.interfaces import IAdopter, IWorker, IWorkerChannel
@@ -49,9 +48,10 @@ class Worker:
         the owner of the path's folder.
     @param names: what the listener calls the ports that are to be served; if
         empty: all.
+    @param makePorts: makes the L{LentPorts}, which say what the worker takes.
 
-    @ivar ports: those whose connections the listener sends, as it said last;
-        none before it has said anything.
+    @ivar ports: those that it serves, as the listener said last; none before that
+        has said anything.
     """
 
     log = Logger()
@@ -65,6 +65,7 @@ class Worker:
         grace: float = 10.0,
         listenerUsers: Collection[int] = (),
         names: Collection[str] = (),
+        makePorts: Callable[[Any, Adoptions, float], LentPorts] = StreamPorts,
     ) -> None:
         self._reactor = reactor
         self._path = path
@@ -81,6 +82,8 @@ class Worker:
         self._stop = Stop(self._leave)
         self._started: Deferred[None] | None = None
         self._adoptions = Adoptions(reactor, factory, retry, self._settle)
+        self._lent = makePorts(reactor, self._adoptions, retry)
+        self._state = _notify.manager().begin()
         self.ports: Sequence[Port] = ()
 
     @property
@@ -122,11 +125,14 @@ class Worker:
         self._registered = True
         self._complaint = ""
         self.ports = ports
+        described = ", ".join(port.label for port in ports)
         self.log.info(
             "joined the listener at {path}, which listens on {ports}",
             path=self._path,
-            ports=", ".join(describe(port.address, port.name) for port in ports),
+            ports=described,
         )
+        if not self._stop.asked:
+            self._state.ready(f"serving {described}, by way of {self._path}")
         started, self._started = self._started, None
         if started is not None and not self._stop.asked:
             started.callback(None)
@@ -141,6 +147,23 @@ class Worker:
             partial(channel.gone, offer.id),
         )
 
+    def lent(
+        self, channel: IWorkerChannel, listener: Listener, descriptor: int
+    ) -> None:
+        """
+        See L{IAdopter}.
+        """
+        if self._stop.asked:
+            os.close(descriptor)
+        else:
+            self._lent.open(listener.cookie, descriptor)
+
+    def withdrawn(self, channel: IWorkerChannel, cookie: int) -> None:
+        """
+        See L{IAdopter}.
+        """
+        self._lent.close(cookie)
+
     def drained(self, channel: IWorkerChannel) -> None:
         """
         See L{IAdopter}.
@@ -154,6 +177,9 @@ class Worker:
         """
         registered, self._registered = self._registered, False
         self._channel = None
+        # The ports are the listener's: another one could not bind them while they
+        # are open here.
+        self._lent.closeAll()
         if self._stop.asked:
             self._settle()
         elif registered:
@@ -174,53 +200,16 @@ class Worker:
 
     def _connect(self) -> None:
         self._timer = None
-        channel = WorkerChannel(self._reactor, self, names=self._names)
+        channel = WorkerChannel(
+            self._reactor, self, names=self._names, takes=self._lent.takes
+        )
         try:
-            ChannelTransport(self._reactor, self._reach(), channel).start()
+            sock = _path.connect(self._path, self._listenerUsers)
+            ChannelTransport(self._reactor, sock, channel).start()
         except OSError as error:
-            why = str(error.strerror)
-            if error.errno == errno.EACCES:
-                why += "; the path's mode and group say who may be a worker"
-            elif error.errno == errno.EPROTOTYPE:
-                why = "a socket of another kind is there"
-            self._complain(why, self._retry)
+            self._complain(_path.explain(error), self._retry)
         else:
             self._channel = channel
-
-    def _reach(self) -> socket.socket:
-        """
-        Connect to the listener.
-
-        @return: the socket, which is the caller's.
-        @raise OSError: if that fails, or it is not the right one's.
-        """
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-        try:
-            sock.connect(self._path)
-            self._check(sock)
-        except OSError:
-            sock.close()
-            raise
-        return sock
-
-    def _check(self, sock: socket.socket) -> None:
-        """
-        Have nothing to do with a listener that some other user put there.  Who
-        owns the folder could always put one there.
-
-        @raise PermissionError: if that is so.
-        """
-        who = _linux.credentials(sock)
-        users = self._listenerUsers
-        if not users:
-            owner = os.stat(os.path.dirname(self._path) or ".").st_uid
-            users = {0, os.geteuid(), owner}
-        if who.uid not in users:
-            raise PermissionError(
-                None,
-                f"the listener there is of uid {who.uid}, which --listener-user (in a"
-                " description, listenerUser) has to name",
-            )
 
     def _complain(self, why: str, delay: float) -> None:
         """
@@ -234,13 +223,16 @@ class Worker:
                 delay=delay,
                 why=why,
             )
+            self._state.status(f"waiting for a listener at {self._path}: {why}")
         self._later(delay)
 
     def _later(self, delay: float) -> None:
         self._timer = self._reactor.callLater(delay, self._connect)
 
     def _leave(self) -> None:
+        self._state.stopping()
         self._cancelTimer()
+        self._lent.closeAll()
         self._adoptions.drain()
         self._timer = self._reactor.callLater(self._grace, self._part)
         if self._registered and self._channel is not None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Collection
+from functools import partial
 from typing import Any, TypeVar
 
 from twisted.internet.address import UNIXAddress
@@ -19,13 +20,14 @@ from twisted.internet.interfaces import (
     IProtocolFactory,
     IStreamServerEndpoint,
 )
-from twisted.internet.protocol import Factory
+from twisted.internet.protocol import DatagramProtocol, Factory
 from twisted.python.failure import Failure
 from twisted.python.usage import UsageError
 from zope.interface import implementer
 
 from portlisten import _path, _twistd
 from portlisten._frames import portNames
+from portlisten._lent import DatagramPorts
 from portlisten._receiver import DatagramWorker
 from portlisten._worker import Worker
 from portlisten.interfaces import IWorker
@@ -77,23 +79,7 @@ class _Endpoint:
             protocolFactory = TLSMemoryBIOFactory(
                 self._contextFactory, False, protocolFactory, self._reactor
             )
-        worker = self._worker(protocolFactory)
-        try:
-            worker.bind()
-        except _path.PathError as error:
-            raise EndpointError(str(error)) from None
-        except Exception:
-            return fail()
-        port = _ListeningPort(self._reactor, worker, self._path)
-        start = self._reactor.callLater(0, lambda: worker.start().chainDeferred(ready))
-
-        def cancel(_: object) -> None:
-            if start.active():
-                start.cancel()
-            port.stopListening()
-
-        ready: Deferred[None] = Deferred(cancel)
-        return ready.addCallback(lambda _: port)
+        return _begin(self._reactor, self._worker(protocolFactory), self._path)
 
 
 @implementer(IStreamServerEndpoint)
@@ -255,6 +241,95 @@ class _ListeningPort:
 
     def __repr__(self) -> str:
         return f"<portlisten on {self.getHost()} by way of {self._path}>"
+
+
+class PortlistenUDPEndpoint:
+    """
+    Serves UDP ports of a listener, which has to share them: C{twistd portlisten
+    --share dns=udp:53}.  Twisted has no endpoints for UDP, so this has no
+    interface and no description; it is used as the others are.
+
+    @param reactor: an L{IReactorFDSet<twisted.internet.interfaces.IReactorFDSet>},
+        L{IReactorSocket<twisted.internet.interfaces.IReactorSocket>} and
+        L{IReactorTime<twisted.internet.interfaces.IReactorTime>}.
+    @param path: the channel's.
+    @param names: what the listener calls the ports that are to be served; if
+        empty: all that are UDP.  Raises L{ValueError} for what cannot be one.
+    @param listenerUsers: as for L{PortlistenServerEndpoint}.
+    @param retry: likewise.
+    @param maxPacketSize: of what longer datagrams have, the rest is lost.
+    """
+
+    def __init__(
+        self,
+        reactor: Any,
+        path: str,
+        names: Collection[str] = (),
+        listenerUsers: Collection[int] = (),
+        retry: float = 0.1,
+        maxPacketSize: int = 8192,
+    ) -> None:
+        self._reactor = reactor
+        self._path = path
+        self._names = portNames([names] if isinstance(names, str) else names)
+        self._listenerUsers = listenerUsers
+        self._retry = retry
+        self._maxPacketSize = maxPacketSize
+
+    def listen(
+        self, makeProtocol: Callable[[], DatagramProtocol]
+    ) -> Deferred[IListeningPort]:
+        """
+        Begin once the reactor runs.
+
+        @param makeProtocol: makes a protocol for each socket: for each address
+            that the listener has, and anew when it was restarted.
+        @return: fires with the port when datagrams can come.  Cancelling it ends
+            the search.
+        @raise EndpointError: as L{PortlistenServerEndpoint.listen}.
+        """
+        factory = Factory()
+        factory.noisy = False
+        worker = Worker(
+            self._reactor,
+            self._path,
+            factory,
+            self._retry,
+            listenerUsers=self._listenerUsers,
+            names=self._names,
+            makePorts=partial(
+                DatagramPorts,
+                makeProtocol=makeProtocol,
+                maxPacketSize=self._maxPacketSize,
+            ),
+        )
+        return _begin(self._reactor, worker, self._path)
+
+
+def _begin(reactor: Any, worker: IWorker, path: str) -> Deferred[IListeningPort]:
+    """
+    Have a worker begin once the reactor runs, which is when C{twistd} has given up
+    its privileges.
+
+    @return: fires with its port when it has begun.
+    @raise EndpointError: if the path can never be what it has to be.
+    """
+    try:
+        worker.bind()
+    except _path.PathError as error:
+        raise EndpointError(str(error)) from None
+    except Exception:
+        return fail()
+    port = _ListeningPort(reactor, worker, path)
+    start = reactor.callLater(0, lambda: worker.start().chainDeferred(ready))
+
+    def cancel(_: object) -> None:
+        if start.active():
+            start.cancel()
+        port.stopListening()
+
+    ready: Deferred[None] = Deferred(cancel)
+    return ready.addCallback(lambda _: port)
 
 
 def parse(reactor: Any, *arguments: str, **options: str) -> IStreamServerEndpoint:

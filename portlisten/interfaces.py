@@ -4,16 +4,18 @@ The contracts at the seams between the rooms.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from zope.interface import Attribute, Interface
 
 if TYPE_CHECKING:
+    from socket import socket
+
     from twisted.internet.defer import Deferred
 
     from portlisten._accept import Accepted
-    from portlisten._frames import Offer, Port
+    from portlisten._frames import Listener, Offer, Port
 
 
 class IConnection(Interface):
@@ -56,11 +58,13 @@ class IWire(Interface):
         Say for the log where workers meet it.
         """
 
-    def bind(ports: Sequence[Port]) -> None:
+    def bind(ports: Sequence[Port], shared: Mapping[Port, Sequence[socket]]) -> None:
         """
         Bind what it needs, as whoever the process is when it starts.
 
         @param ports: what is listened on.
+        @param shared: the sockets of those that are shared.  They stay the
+            caller's, who keeps them open until the L{stop} is over.
         @raise CannotBind: if that is impossible.  Nothing stays bound then.
         @raise PathError: likewise, because of the path.
         @raise OSError: likewise.
@@ -119,6 +123,17 @@ class IChannel(Interface):
         until the offer is claimed or refused, or the channel is gone.
         """
 
+    def lend(port: int, sock: socket) -> None:
+        """
+        Have the worker use a socket of a port that is shared.  It stays the
+        caller's.
+        """
+
+    def withdraw(sock: socket) -> None:
+        """
+        Have it use one no more that it was lent.
+        """
+
     def drained() -> None:
         """
         Confirm that no offer follows.
@@ -148,10 +163,9 @@ class IDispatcher(Interface):
         A worker connected, and has said nothing yet.
         """
 
-    def joined(channel: IChannel, window: int, names: Sequence[str]) -> None:
+    def joined(channel: IChannel, window: int, ports: Sequence[Port]) -> None:
         """
-        It said HELLO, and wants what comes in by the ports of these names, or
-        by all if there are none.
+        It said HELLO, and wants what there is of these ports.
         """
 
     def claimed(channel: IChannel, ids: Sequence[int]) -> None:
@@ -280,6 +294,18 @@ class IAdopter(Interface):
         """
         A connection is this worker's.  The descriptor belongs to the adopter
         from now on.
+        """
+
+    def lent(channel: IWorkerChannel, listener: Listener, descriptor: int) -> None:
+        """
+        A socket may be used, beside the listener and others, until it is
+        withdrawn or the channel is gone.  The descriptor belongs to the adopter
+        from now on, and is one of the kinds that the adopter takes.
+        """
+
+    def withdrawn(channel: IWorkerChannel, cookie: int) -> None:
+        """
+        A socket that was lent is not to be used any more.
         """
 
     def drained(channel: IWorkerChannel) -> None:

@@ -15,11 +15,11 @@ from twisted.internet.defer import Deferred, succeed
 from twisted.logger import Logger
 from twisted.python.usage import UsageError
 
-from portlisten import _path, _ports, _twistd
+from portlisten import _notify, _path, _ports, _twistd
 from portlisten._accept import Acceptor
 from portlisten._access import Access
 from portlisten._datagram import DatagramWire
-from portlisten._frames import MAXIMUM_WINDOW, Port
+from portlisten._frames import MAXIMUM_WINDOW, Kind, Port
 from portlisten._stream import StreamWire
 from portlisten.interfaces import IWire
 
@@ -65,11 +65,16 @@ class Options(_twistd.CommandOptions):
 PORT is a number (every interface, IPv4 and IPv6) or an endpoint description:
   80                              tcp:80:interface=127.0.0.1
   unix:/run/www.sock              systemd:domain=INET:index=0
-It may be left out where --listen gives one.
+It may be left out where --listen or --share gives one.
 
 With a name before it, a worker can ask for it; one that asks for none gets all.
 Ports of one name have their own queue, so they do not wait for others' workers:
   http=80                         https=tcp:443:interface=192.0.2.1
+
+--share gives workers the listening socket instead of the connections: nothing is
+between them and their clients then, and nothing is balanced or handed off again.
+It is the only way for UDP, and for programs that 'portlisten exec' runs:
+  --share http=80:reuseport=4     --share dns=udp:53 --share dns=tcp:53
 
 Examples:
   twistd -n portlisten 10000 ./socket
@@ -181,6 +186,7 @@ Examples:
     def __init__(self) -> None:
         super().__init__()
         self["listen"] = []
+        self["share"] = []
         self["mode"] = 0o660
         self["allow-user"] = []
         self["allow-group"] = []
@@ -190,6 +196,13 @@ Examples:
         Listen on this [NAME=]PORT as well; may be given several times.
         """
         self["listen"].append(description)
+
+    def opt_share(self, description: str) -> None:
+        """
+        Have each worker accept on this [NAME=]PORT itself; may be given several
+        times.
+        """
+        self["share"].append(description)
 
     def opt_allow_user(self, name: str) -> None:
         """
@@ -213,7 +226,7 @@ Examples:
             self.checkAlone(
                 "wire=datagram",
                 *("mode", "group", "balance", "claim-timeout", "throttle", "window"),
-                *("allow-user", "allow-group"),
+                *("allow-user", "allow-group", "share"),
             )
 
     def access(self) -> Access:
@@ -227,10 +240,11 @@ Examples:
 
     def parseArgs(self, *args: str) -> None:
         """
-        Take PORT, which may be missing after C{--listen}, and PATH.
+        Take PORT, which may be missing after C{--listen} or C{--share}, and PATH.
         """
-        if not 2 - bool(self["listen"]) <= len(args) <= 2:
-            port = "[PORT]" if self["listen"] else "PORT"
+        given = bool(self["listen"] or self["share"])
+        if not 2 - given <= len(args) <= 2:
+            port = "[PORT]" if given else "PORT"
             raise UsageError(f"expected {port} and PATH, got {len(args)} arguments")
         *ports, self["path"] = args
         self["listen"][:0] = ports
@@ -256,6 +270,7 @@ class ListenerService(Service):
         self._bound: list[_ports.BoundPort] = []
         self._acceptors: list[Acceptor] = []
         self._ready = False
+        self._state = _notify.manager().begin()
 
     def privilegedStartService(self) -> None:
         """
@@ -270,7 +285,15 @@ class ListenerService(Service):
             try:
                 for wanted in self._wanted:
                     self._bound.extend(_ports.bind(wanted))
-                self._wire.bind(self._described())
+                ports = self._described()
+                self._wire.bind(
+                    ports,
+                    {
+                        port: bound.sockets
+                        for port, bound in zip(ports, self._bound, strict=True)
+                        if port.kind is not Kind.CONNECTIONS
+                    },
+                )
             except (_ports.CannotBind, _path.PathError, OSError) as error:
                 _twistd.failToStart(self._options, str(error))
             undo.pop_all()
@@ -278,7 +301,7 @@ class ListenerService(Service):
 
     def _described(self) -> list[Port]:
         return [
-            Port(number, port.address, port.name)
+            Port(number, port.address, port.name, port.kind)
             for number, port in enumerate(self._bound)
         ]
 
@@ -295,6 +318,8 @@ class ListenerService(Service):
         self._wire.start(*descriptorBudget())
         _twistd.onReportSignal(self._reactor, self._wire.report)
         for bound, port in zip(self._bound, self._described(), strict=True):
+            if port.kind is not Kind.CONNECTIONS:
+                continue
             self._acceptors.append(
                 Acceptor(
                     self._reactor,
@@ -306,12 +331,14 @@ class ListenerService(Service):
                 )
             )
         self._resume()
+        ports = ", ".join(port.label for port in self._bound)
         self.log.info(
             "listening on {ports}, as uid {uid}; {workers}",
-            ports=", ".join(port.label for port in self._bound),
+            ports=ports,
             uid=os.geteuid(),
             workers=str(self._wire),
         )
+        self._state.ready(f"listening on {ports}; {self._wire}")
 
     def stopService(self) -> Deferred[None]:
         """
@@ -322,6 +349,7 @@ class ListenerService(Service):
         if not running:
             self._release()
             return succeed(None)
+        self._state.stopping()
         for acceptor in self._acceptors:
             acceptor.stop()
         stopped = self._wire.stop(self._options["grace"])
@@ -331,7 +359,8 @@ class ListenerService(Service):
         self._ready = False
         for port in self._bound:
             port.cleanUp()
-            port.socket.close()
+            for sock in port.sockets:
+                sock.close()
         self._bound = []
         self._wire.release()
 
@@ -366,12 +395,23 @@ def makeService(options: Options, reactor: Any = None) -> IService:
         from twisted.internet import reactor
     backlog = options["backlog"] or somaxconn()
     try:
-        ports = [
+        listened = [
             _ports.parse(reactor, description, backlog)
             for description in options["listen"]
         ]
+        shared = [
+            _ports.parseShared(reactor, description, backlog)
+            for description in options["share"]
+        ]
     except _ports.BadDescription as error:
         options.refuse(str(error))
+    for port in listened:
+        name = port.name if isinstance(port, _ports.NamedPort) else ""
+        if name and name in (each.name for each in shared):
+            options.refuse(
+                f"{name!r} is both shared and listened on, and a worker that asks for"
+                " it would get both: give one of them another name"
+            )
     _twistd.exitCleanlyOnTerm(reactor)
 
     def timedOut() -> None:
@@ -384,4 +424,4 @@ def makeService(options: Options, reactor: Any = None) -> IService:
         wire = DatagramWire(reactor, options, timedOut)
     else:
         wire = StreamWire(reactor, options, options.access, backlog, timedOut)
-    return ListenerService(reactor, options, ports, wire)
+    return ListenerService(reactor, options, [*listened, *shared], wire)

@@ -7,11 +7,24 @@ from __future__ import annotations
 import os
 from unittest import TestCase
 
+from hypothesis import HealthCheck, settings
+
 # Its descriptors are there to stay, so they must be there before any count.
 from twisted.internet import reactor as _reactor  # noqa: F401
 from twisted.internet.tcp import _reservedFD
 
 _reservedFD.reserve()
+
+#: Of tests that try many histories; C{PORTLISTEN_EXAMPLES} says how many.
+SETTINGS = settings(
+    max_examples=int(os.environ.get("PORTLISTEN_EXAMPLES", "300")),
+    stateful_step_count=50,
+    deadline=None,
+    derandomize="CI" in os.environ,
+    database=None,
+    print_blob=True,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
+)
 
 
 def descriptors() -> dict[int, str]:

@@ -38,6 +38,7 @@ from portlisten._frames import (
     Drained,
     Frame,
     Gone,
+    Listener,
     ListenerHello,
     Offer,
     Port,
@@ -284,8 +285,8 @@ class RecordingDispatcher:
     def connected(self, channel: IChannel) -> None:
         self._keep("connected")
 
-    def joined(self, channel: IChannel, window: int, names: Sequence[str]) -> None:
-        self._keep("joined", window, *names)
+    def joined(self, channel: IChannel, window: int, ports: Sequence[Port]) -> None:
+        self._keep("joined", window, *(port.name for port in ports))
 
     def claimed(self, channel: IChannel, ids: Sequence[int]) -> None:
         self._keep("claimed", tuple(ids))
@@ -321,12 +322,14 @@ class RecordingAdopter:
     Keeps what it is told, the channel left out, and what it is given.
 
     @ivar descriptors: what was adopted, by the offer's id.
+    @ivar lentDescriptors: what was lent.
     @ivar react: called with each event, once it is kept.
     """
 
     def __init__(self) -> None:
         self.events: list[tuple[Any, ...]] = []
         self.descriptors: dict[int, int] = {}
+        self.lentDescriptors: list[int] = []
         self.react: Callable[[tuple[Any, ...]], None] = lambda event: None
 
     def _keep(self, *event: Any) -> None:
@@ -339,6 +342,15 @@ class RecordingAdopter:
     def adopt(self, channel: IWorkerChannel, offer: Offer, descriptor: int) -> None:
         self.descriptors[offer.id] = descriptor
         self._keep("adopt", offer)
+
+    def lent(
+        self, channel: IWorkerChannel, listener: Listener, descriptor: int
+    ) -> None:
+        self.lentDescriptors.append(descriptor)
+        self._keep("lent", listener)
+
+    def withdrawn(self, channel: IWorkerChannel, cookie: int) -> None:
+        self._keep("withdrawn", cookie)
 
     def drained(self, channel: IWorkerChannel) -> None:
         self._keep("drained")
@@ -605,23 +617,31 @@ class ListenerGreetingTests(ListenerChannelTestCase):
         A worker may ask for a smaller window than the listener's.
         """
         await self.join(window=3)
-        self.assertEqual(self.dispatcher.events[1], ("joined", 3))
+        self.assertEqual(self.dispatcher.events[1][:2], ("joined", 3))
 
     async def test_largerWindow(self) -> None:
         """
         It does not get a larger one.
         """
         await self.join(window=5)
-        self.assertEqual(self.dispatcher.events[1], ("joined", 4))
+        self.assertEqual(self.dispatcher.events[1][:2], ("joined", 4))
 
     async def test_names(self) -> None:
         """
-        The dispatcher hears which ports a worker asks for.
+        The dispatcher hears of the ports that a worker asks for; of all, if it asks
+        for none.
         """
         await eventually(self.worker.read)
-        self.worker.say(WorkerHello(4, ("https", "http")))
+        self.worker.say(WorkerHello(4, ("https",)))
         await eventually(lambda: len(self.dispatcher.events) > 1)
-        self.assertEqual(self.dispatcher.events[1], ("joined", 4, "https", "http"))
+        self.assertEqual(self.dispatcher.events[1], ("joined", 4, "https"))
+
+    async def test_noNames(self) -> None:
+        """
+        A worker that asks for none gets all.
+        """
+        await self.join(window=4)
+        self.assertEqual(self.dispatcher.events[1], ("joined", 4, "http", "https"))
 
     async def test_unknownName(self) -> None:
         """
@@ -646,7 +666,8 @@ class ListenerGreetingTests(ListenerChannelTestCase):
         for byte in encode(WorkerHello(2)):
             self.worker.say(bytes([byte]))
             await deferLater(reactor, 0)
-        await eventually(lambda: ("joined", 2) in self.dispatcher.events)
+        await eventually(lambda: len(self.dispatcher.events) > 1)
+        self.assertEqual(self.dispatcher.events[1][:2], ("joined", 2))
 
     async def test_silence(self) -> None:
         """
@@ -709,7 +730,7 @@ class ListenerGreetingTests(ListenerChannelTestCase):
         handle.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 8192)
         self.assertEqual(_linux.room(handle), 2)
         await self.join(window=4)
-        self.assertEqual(self.dispatcher.events[1], ("joined", 2))
+        self.assertEqual(self.dispatcher.events[1][:2], ("joined", 2))
 
     async def test_goneBefore(self) -> None:
         """
@@ -1716,7 +1737,7 @@ class UselessDescriptorTests(WorkerChannelTestCase):
         """
         with socket.socket(type=socket.SOCK_DGRAM) as sock:
             sock.connect(("127.0.0.1", 9))
-            await self.check(sock.fileno(), "not SOCK_STREAM")
+            await self.check(sock.fileno(), "a UDP socket")
 
 
 @overTwistedToo

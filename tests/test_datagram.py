@@ -94,7 +94,7 @@ class WireTestCase(test_worker.ClockedTestCase):
         }
         self.wire = DatagramWire(self.reactor, options, self.countTimeOut)
         self.wire.roomChanged = self.countRoom
-        self.wire.bind([PORT])
+        self.wire.bind([PORT], {})
         self.wire.start(connections, 1)
         self.addCleanup(self.end, self.wire)
 
@@ -295,7 +295,7 @@ class SendTests(WireTestCase):
         """
         with open(self.path, "w"):
             pass
-        self.assertRaises(PathError, self.wire.bind, [PORT])
+        self.assertRaises(PathError, self.wire.bind, [PORT], {})
 
 
 class FullTests(WireTestCase):

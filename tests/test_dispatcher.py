@@ -25,6 +25,7 @@ from portlisten._dispatcher import (
 )
 from portlisten._frames import Port, ProtocolError
 from portlisten._ledger import Ledger
+from portlisten._sharing import Sharing
 from portlisten._throttle import Throttle
 from portlisten.interfaces import IChannel, IConnection, IDispatcher
 from tests.support import watchDescriptors
@@ -35,6 +36,7 @@ HOLD = 1.0
 CLAIM_TIMEOUT = 5.0
 PAUSE = 0.1
 NAMES = ("", "web", "mail")
+NOTHING = Sharing({}, 1)
 
 
 def portOf(name: str = "", number: int = 0) -> Port:
@@ -58,11 +60,17 @@ class RecordingChannel:
         self.user = user
         self.offers: list[tuple[int, IConnection]] = []
         self.ports: list[int] = []
-        self.calls: list[tuple[str, ...]] = []
+        self.calls: list[tuple[Any, ...]] = []
 
     def offer(self, id: int, port: int, connection: IConnection) -> None:
         self.offers.append((id, connection))
         self.ports.append(port)
+
+    def lend(self, port: int, sock: socket.socket) -> None:
+        self.calls.append(("lend", port, sock))
+
+    def withdraw(self, sock: socket.socket) -> None:
+        self.calls.append(("withdraw", sock))
 
     def drained(self) -> None:
         self.calls.append(("drained",))
@@ -92,7 +100,7 @@ class InterfaceTests(SynchronousTestCase):
         """
         verifyClass(IDispatcher, Dispatcher)
         ledger = Ledger(1, 1, 1)
-        verifyObject(IDispatcher, Dispatcher(Clock(), ledger, Throttle()))
+        verifyObject(IDispatcher, Dispatcher(Clock(), ledger, Throttle(), NOTHING))
 
     def test_connection(self) -> None:
         """
@@ -199,11 +207,17 @@ class DispatcherTestCase(SynchronousTestCase):
         )
         self.throttle = Throttle(free=1, first=2.0, longest=10.0)
         self.dispatcher = Dispatcher(
-            self.clock, self.ledger, self.throttle, self.timedOut
+            self.clock, self.ledger, self.throttle, self.sharing(), self.timedOut
         )
         self.dispatcher.roomChanged = self.roomChanged
         self.clients: list[socket.socket] = []
         self.addCleanup(self.end)
+
+    def sharing(self) -> Sharing:
+        """
+        Make what lends the sockets of shared ports.
+        """
+        return NOTHING
 
     def end(self) -> None:
         """
@@ -250,11 +264,12 @@ class DispatcherTestCase(SynchronousTestCase):
         names: tuple[str, ...] = (),
     ) -> RecordingChannel:
         """
-        Have a worker join, which wants these names.
+        Have a worker join, which wants the ports of these names, or all.
         """
         channel = RecordingChannel(label, user)
         self.dispatcher.connected(channel)
-        self.dispatcher.joined(channel, window, names)
+        ports = [portOf(name, number) for number, name in enumerate(names or NAMES)]
+        self.dispatcher.joined(channel, window, ports)
         return channel
 
     def die(self, channel: RecordingChannel) -> None:
@@ -410,7 +425,7 @@ class HandOffTests(DispatcherTestCase):
         self.assertEqual(
             texts(self.logged, "info"),
             [
-                "worker 1 joined, with a window of 3, for all ports",
+                "worker 1 joined, with a window of 3, for tcp:192.0.2.1:80, web, mail",
                 "worker 2 joined, with a window of 4, for web, mail",
             ],
         )
@@ -743,7 +758,7 @@ class PatienceTests(DispatcherTestCase):
         """
         clock = Clock()
         ledger = Ledger(self.queue, 100, PATIENCE)
-        dispatcher = Dispatcher(clock, ledger, Throttle())
+        dispatcher = Dispatcher(clock, ledger, Throttle(), NOTHING)
         client, accepted = tcpPair()
         self.addCleanup(client.close)
         dispatcher.accepted(portOf(), [(accepted, client.getsockname())])

@@ -6,7 +6,8 @@ from __future__ import annotations
 
 import re
 import struct
-from dataclasses import FrozenInstanceError, fields
+from collections.abc import Collection
+from dataclasses import FrozenInstanceError, fields, replace
 from pathlib import Path
 
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
@@ -28,6 +29,8 @@ from portlisten._frames import (
     Drained,
     Frame,
     Gone,
+    Kind,
+    Listener,
     ListenerHello,
     MalformedFrame,
     Offer,
@@ -40,7 +43,9 @@ from portlisten._frames import (
     UnknownName,
     VersionMismatch,
     Vocabulary,
+    Withdraw,
     WorkerHello,
+    WrongKind,
     describe,
     encode,
 )
@@ -59,6 +64,8 @@ LISTENER_FRAMES: list[Frame] = [
     ListenerHello(16, PORTS),
     Offer(1, 0, 10775),
     Offer(0xFFFFFFFF, 65535, 0xFFFFFFFFFFFFFFFF),
+    Listener(1, 10776),
+    Withdraw(0xFFFFFFFFFFFFFFFF),
     Drained(),
     Revoked(),
     Bye("the listener stops"),
@@ -76,6 +83,8 @@ WORKER_FRAMES: list[Frame] = [
     Bye(""),
     Bye("grüße"),
 ]
+
+STREAMS_TAKEN = {Kind.CONNECTIONS, Kind.LISTENER, Kind.GROUP}
 
 STREAMS: list[tuple[Vocabulary, list[Frame]]] = [
     (FROM_LISTENER, LISTENER_FRAMES),
@@ -107,11 +116,41 @@ GOLDEN: list[tuple[Frame, str]] = [
         "0005 00 01  01"
         "01 61  00  03 622d31  00  00",
     ),
-    (WorkerHello(8), "02 00 0010  706f72746c73746e 0001 0008 0000 0000"),
+    (
+        ListenerHello(
+            16,
+            (
+                Port(0, IPv4Address("TCP", "192.0.2.1", 80), "a", Kind.LISTENER),
+                Port(1, IPv4Address("TCP", "192.0.2.1", 81), "b", Kind.GROUP),
+                Port(2, IPv4Address("UDP", "192.0.2.1", 53), "c", Kind.DATAGRAMS),
+                Port(3, IPv6Address("UDP", "2001:db8::1", 53), "c", Kind.DATAGRAMS),
+            ),
+        ),
+        "01 00 0054  706f72746c73746e 0001 0010 0004 0000"
+        "0000 01 07  04 c0000201 0050"
+        "0001 02 07  04 c0000201 0051"
+        "0002 03 07  04 c0000201 0035"
+        "0003 03 17  06 20010db8000000000000000000000001 0035 00000000"
+        "01 61  01 62  01 63  01 63",
+    ),
+    (WorkerHello(8), "02 00 0010  706f72746c73746e 0001 0008 0000 0001"),
     (
         WorkerHello(8, ("b-1", "a")),
-        "02 00 0016  706f72746c73746e 0001 0008 0002 0000  03 622d31  01 61",
+        "02 00 0016  706f72746c73746e 0001 0008 0002 0001  03 622d31  01 61",
     ),
+    (
+        WorkerHello(8, (), frozenset(list(Kind)[:3])),
+        "02 00 0010  706f72746c73746e 0001 0008 0000 0007",
+    ),
+    (
+        WorkerHello(8, (), frozenset([Kind.DATAGRAMS])),
+        "02 00 0010  706f72746c73746e 0001 0008 0000 0008",
+    ),
+    (
+        Listener(0x0506, 0x0708090A0B0C0D0E),
+        "04 00 000c  0506 0000 0708090a0b0c0d0e",
+    ),
+    (Withdraw(0x0708090A0B0C0D0E), "0d 00 0008  0708090a0b0c0d0e"),
     (
         Offer(0x01020304, 0x0506, 0x0708090A0B0C0D0E),
         "03 00 0010  01020304 0506 0000 0708090a0b0c0d0e",
@@ -405,12 +444,12 @@ class DecoderTests(SynchronousTestCase):
             (
                 FROM_LISTENER,
                 "01 ff 001b 706f72746c73746e 0001 0010 0001 ffff"
-                "0000 ff 07 04 c0000201 0050",
+                "0000 00 07 04 c0000201 0050",
                 ListenerHello(16, (UNNAMED,)),
             ),
             (
                 FROM_WORKER,
-                "02 ff 0010 706f72746c73746e 0001 0008 0000 ffff",
+                "02 ff 0010 706f72746c73746e 0001 0008 0000 0001",
                 WorkerHello(8),
             ),
         ]
@@ -423,6 +462,36 @@ class DecoderTests(SynchronousTestCase):
         refuse = bytes.fromhex("06 ff 0008 0001 ffff 00000002")
         frames = Decoder(FROM_WORKER).feed(WORKER_HELLO + refuse)
         self.assertEqual(list(frames)[1:], [Refuse(1, (2,))])
+        shared = bytes.fromhex("04 ff 000c 0001 ffff 0000000000000003")
+        frames = Decoder(FROM_LISTENER).feed(LISTENER_HELLO + shared)
+        self.assertEqual(list(frames)[1:], [Listener(1, 3)])
+
+    def test_olderWorker(self) -> None:
+        """
+        A worker that says nothing of what it takes, since it was there before
+        that, takes connections.
+        """
+        data = bytes.fromhex("02 00 0010 706f72746c73746e 0001 0008 0000 0000")
+        self.assertEqual(list(Decoder(FROM_WORKER).feed(data)), [WorkerHello(8)])
+
+    def test_laterKinds(self) -> None:
+        """
+        What a later version may have of a port, and what it may take of one, is
+        nothing to this one.
+        """
+        data = bytes.fromhex(
+            "01 00 001b 706f72746c73746e 0001 0010 0001 00000000 04 07 04 c0000201 0050"
+        )
+        port = replace(UNNAMED, kind=Kind.UNKNOWN)
+        self.assertEqual(
+            list(Decoder(FROM_LISTENER).feed(data)), [ListenerHello(16, (port,))]
+        )
+        for kinds, takes in [("ffff", list(Kind)[:4]), ("fff0", [])]:
+            data = bytes.fromhex(f"02 00 0010 706f72746c73746e 0001 0008 0000 {kinds}")
+            self.assertEqual(
+                list(Decoder(FROM_WORKER).feed(data)),
+                [WorkerHello(8, (), frozenset(takes))],
+            )
 
     def test_longerHello(self) -> None:
         """
@@ -553,10 +622,9 @@ class MalformedTests(SynchronousTestCase):
 
     def test_unknown(self) -> None:
         """
-        There are types of frames that nobody may send: among them 4, which is
-        kept for listening sockets.
+        There are types of frames that nobody may send.
         """
-        for kind in (0, 4, 13, 255):
+        for kind in (0, 14, 255):
             text = f"a frame of the unknown type {kind}"
             self.fromWorker(raw(kind), UnknownFrame, text)
             self.fromListener(raw(kind), UnknownFrame, text)
@@ -576,7 +644,7 @@ class MalformedTests(SynchronousTestCase):
         """
         Each side has its own types of frames, and BYE is of both.
         """
-        self.assertEqual(set(FROM_LISTENER), {1, 3, 9, 10, 11})
+        self.assertEqual(set(FROM_LISTENER), {1, 3, 4, 9, 10, 11, 13})
         self.assertEqual(set(FROM_WORKER), {2, 5, 6, 7, 8, 11, 12})
 
     def test_oversized(self) -> None:
@@ -776,9 +844,9 @@ class MalformedTests(SynchronousTestCase):
         for vocabulary, frames in STREAMS:
             self.refused(
                 vocabulary,
-                raw(4),
+                raw(14),
                 UnknownFrame,
-                "a frame of the unknown type 4",
+                "a frame of the unknown type 14",
                 frames,
             )
 
@@ -792,6 +860,7 @@ class MalformedTests(SynchronousTestCase):
             OversizedFrame,
             VersionMismatch,
             UnknownName,
+            WrongKind,
         ):
             self.assertTrue(issubclass(error, ProtocolError))
 
@@ -813,14 +882,14 @@ class WantedTests(SynchronousTestCase):
         """
         The numbers of the ports that one gets who asks for these names.
         """
-        return [port.number for port in self.hello.wanted(names)]
+        return [port.number for port in self.hello.wanted(WorkerHello(1, names))]
 
     def test_all(self) -> None:
         """
         Who asks for none gets all, and those without a name as well.
         """
         self.assertEqual(self.wanted(), [0, 1, 2, 3])
-        self.assertEqual(ListenerHello(8).wanted(()), ())
+        self.assertEqual(ListenerHello(8).wanted(WorkerHello(1)), ())
 
     def test_some(self) -> None:
         """
@@ -835,7 +904,9 @@ class WantedTests(SynchronousTestCase):
         Who asks for a name that there is not is told which there are.
         """
         for names in (("smtp",), ("http", "smtp")):
-            error = self.assertRaises(UnknownName, self.hello.wanted, names)
+            error = self.assertRaises(
+                UnknownName, self.hello.wanted, WorkerHello(1, names)
+            )
             self.assertEqual(
                 str(error), "no port is called 'smtp' here, only http, https"
             )
@@ -844,8 +915,102 @@ class WantedTests(SynchronousTestCase):
         """
         Or that there are none.
         """
-        error = self.assertRaises(UnknownName, ListenerHello(8).wanted, ("http",))
+        error = self.assertRaises(
+            UnknownName, ListenerHello(8).wanted, WorkerHello(1, ("http",))
+        )
         self.assertEqual(str(error), "no port is called 'http' here; none has a name")
+
+
+class WantedKindTests(SynchronousTestCase):
+    """
+    Tests for L{ListenerHello.wanted} where ports are shared.
+    """
+
+    hello = ListenerHello(
+        8,
+        (
+            Port(0, IPv4Address("TCP", "192.0.2.1", 80), "http"),
+            Port(1, IPv4Address("TCP", "192.0.2.1", 81), "web", Kind.LISTENER),
+            Port(2, IPv4Address("TCP", "192.0.2.1", 82), "group", Kind.GROUP),
+            Port(3, IPv4Address("UDP", "192.0.2.1", 53), "dns", Kind.DATAGRAMS),
+            Port(4, IPv4Address("TCP", "192.0.2.1", 53), "dns", Kind.LISTENER),
+            Port(5, IPv4Address("UDP", "192.0.2.1", 123), "ntp", Kind.DATAGRAMS),
+        ),
+    )
+
+    def wanted(self, takes: Collection[Kind], *names: str) -> list[int]:
+        """
+        The numbers of the ports that one gets who takes this.
+        """
+        hello = WorkerHello(1, names, frozenset(takes))
+        return [port.number for port in self.hello.wanted(hello)]
+
+    def assertWrong(self, takes: Collection[Kind], name: str, reason: str) -> None:
+        """
+        Expect that one who takes this cannot have that.
+        """
+        error = self.assertRaises(WrongKind, self.wanted, takes, name)
+        self.assertIn(f"{name}=", str(error))
+        self.assertIn(reason, str(error))
+
+    def test_stream(self) -> None:
+        """
+        A worker for streams gets all but UDP, and of a name that is both its part.
+        """
+        self.assertEqual(self.wanted(STREAMS_TAKEN), [0, 1, 2, 4])
+        self.assertEqual(self.wanted(STREAMS_TAKEN, "dns"), [4])
+        self.assertWrong(STREAMS_TAKEN, "ntp", "PortlistenUDPEndpoint")
+
+    def test_datagrams(self) -> None:
+        """
+        One for UDP gets that.
+        """
+        self.assertEqual(self.wanted({Kind.DATAGRAMS}), [3, 5])
+        self.assertEqual(self.wanted({Kind.DATAGRAMS}, "dns"), [3])
+        for name in ("http", "web", "group"):
+            self.assertWrong({Kind.DATAGRAMS}, name, "is no UDP port")
+
+    def test_program(self) -> None:
+        """
+        A program that knows nothing of channels gets sockets that stay.
+        """
+        takes = {Kind.LISTENER, Kind.DATAGRAMS}
+        self.assertEqual(self.wanted(takes), [1, 3, 4, 5])
+        self.assertEqual(self.wanted(takes, "dns"), [3, 4])
+        self.assertWrong(takes, "http", "--share it")
+        self.assertWrong(takes, "group", "reuseport")
+
+    def test_older(self) -> None:
+        """
+        A worker of before there was sharing gets what it asks for, but nothing
+        that is shared; and if it asks for everything, it is told what it would
+        miss.
+        """
+        takes = {Kind.CONNECTIONS}
+        self.assertEqual(self.wanted(takes, "http"), [0])
+        for name in ("web", "group"):
+            self.assertWrong(takes, name, "too old")
+        error = self.assertRaises(WrongKind, self.wanted, takes)
+        self.assertIn("web=tcp:192.0.2.1:81 is shared", str(error))
+        self.assertLess(len(str(error)), MAXIMUM_REASON)
+
+    def test_later(self) -> None:
+        """
+        A port of a later kind is left out, and who asks for it is told.
+        """
+        later = Port(0, IPv4Address("TCP", "192.0.2.1", 80), "new", Kind.UNKNOWN)
+        hello = ListenerHello(8, (later, Port(1, UNIXAddress(b"/s"), "web")))
+        self.assertEqual(hello.wanted(WorkerHello(1)), hello.ports[1:])
+        error = self.assertRaises(WrongKind, hello.wanted, WorkerHello(1, ("new",)))
+        self.assertIn("too old to know", str(error))
+
+    def test_nothing(self) -> None:
+        """
+        Who can take nothing that there is, is told so.
+        """
+        hello = ListenerHello(8, self.hello.ports[5:])
+        error = self.assertRaises(WrongKind, hello.wanted, WorkerHello(1))
+        self.assertIn("ntp=udp:192.0.2.1:123 is a UDP port", str(error))
 
 
 class DescribeTests(SynchronousTestCase):
@@ -866,4 +1031,11 @@ class DescribeTests(SynchronousTestCase):
                 "unix:/run/web.sock",
                 "unix:",
             ],
+        )
+        self.assertEqual(
+            [
+                describe(IPv4Address("UDP", "192.0.2.1", 53), "dns"),
+                describe(IPv6Address("UDP", "2001:db8::1", 53)),
+            ],
+            ["dns=udp:192.0.2.1:53", "udp6:[2001:db8::1]:53"],
         )

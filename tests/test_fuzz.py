@@ -45,6 +45,7 @@ from portlisten._frames import (
     encode,
 )
 from portlisten._ledger import Ledger
+from portlisten._sharing import Sharing
 from portlisten._throttle import Throttle
 from tests.support import watchDescriptors
 
@@ -425,7 +426,7 @@ class End:
         try:
             hello = next(Decoder(FROM_WORKER).feed(self.read + self.left), None)
             assert isinstance(hello, WorkerHello)
-            ports = ListenerHello(4, PORTS).wanted(hello.names)
+            ports = ListenerHello(4, PORTS).wanted(hello)
         except (AssertionError, ProtocolError):
             return set()
         return {port.number for port in ports}
@@ -487,7 +488,7 @@ class MutatedWorkerTests(SynchronousTestCase):
         self.held: list[socket.socket] = []
         clock = Clock()
         ledger = Ledger(8, 64, 60.0, names=[port.name for port in PORTS])
-        dispatcher = Dispatcher(clock, ledger, Throttle())
+        dispatcher = Dispatcher(clock, ledger, Throttle(), Sharing({}, 1))
         bad = End(clock, dispatcher, 1)
         good = End(clock, dispatcher, 2)
         good.channel.dataReceived(encode(WorkerHello(2)))

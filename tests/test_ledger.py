@@ -95,9 +95,10 @@ class LedgerTestCase(SynchronousTestCase):
 
     def join(self, channel: str, window: int = 8, *names: str) -> list[Decision]:
         """
-        Have a worker join, which wants these names.
+        Have a worker join, which wants these names, or whatever there is.
         """
-        return self.ledger.joined(channel, window, self.now, names)
+        wanted = names or ("", *NAMES)
+        return self.ledger.joined(channel, window, self.now, wanted)
 
     def claim(self, channel: str, *ids: int) -> list[Decision]:
         """
@@ -1176,14 +1177,32 @@ class NameTests(LedgerTestCase):
 
     def test_all(self) -> None:
         """
-        A worker that names nothing is offered everything, and so is one that
-        names all.
+        A worker that names all is offered everything.
         """
-        for names in ((), NAMES):
-            self.ledger = self.open(names=NAMES)
-            self.join("x", 8, *names)
-            self.assertEqual(self.accept("a", name="mail"), offers("x", a=1))
-            self.assertEqual(self.accept("b", name="web"), offers("x", b=2))
+        self.ledger = self.open(names=NAMES)
+        self.join("x", 8, *NAMES)
+        self.assertEqual(self.accept("a", name="mail"), offers("x", a=1))
+        self.assertEqual(self.accept("b", name="web"), offers("x", b=2))
+
+    def test_none(self) -> None:
+        """
+        A worker that wants no connections, since all its ports are shared, is
+        offered none, is no reason to wait at the end, and may go at any time.
+        """
+        self.ledger = self.open(names=NAMES)
+        self.assertEqual(self.ledger.joined("x", 8, self.now, ()), [])
+        self.assertEqual(self.accept("a", name="mail"), [])
+        self.assertFalse(self.ledger.hasTakers)
+        self.assertEqual(self.ledger.died("x", (), self.now), [])
+        self.assertEqual(self.join("y", 8, "mail"), offers("y", a=1))
+
+    def test_noNames(self) -> None:
+        """
+        A book with no names takes in nothing, and workers come and go.
+        """
+        self.ledger = self.open(names=())
+        self.assertEqual(self.ledger.joined("x", 8, self.now, ()), [])
+        self.assertEqual(self.ledger.parted("x", self.now), [])
 
     def test_nameless(self) -> None:
         """
@@ -1446,7 +1465,7 @@ class Walk:
     @ivar copies: those of them whose copy is held.
     @ivar over: those that ended in the listener, or whose copy it let go.
     @ivar windows: of the workers, by channel.
-    @ivar wants: the names that they want, by channel; all if there are none.
+    @ivar wants: the names that they want, by channel.
     @ivar closing: the workers that must not be offered anything.
     """
 
@@ -1515,7 +1534,7 @@ class Walk:
                 alike = [each for each in self.waiting if self.name(each) == name]
                 assert connection == min(alike), "not the oldest"
                 self.waiting.remove(connection)
-                assert name in (self.wants[channel] or NAMES)
+                assert name in self.wants[channel]
                 assert channel not in self.closing
                 key = (channel, decision.id)
                 assert key not in self.offered

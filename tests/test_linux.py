@@ -10,12 +10,15 @@ import os
 import select
 import socket
 import struct
+import subprocess
+import sys
 from typing import Any
 from unittest import SkipTest
 
 from twisted.trial.unittest import SynchronousTestCase
 
 from portlisten import _linux
+from portlisten._frames import Kind
 from tests.support import watchDescriptors
 
 LOOPBACK = {socket.AF_INET: "127.0.0.1", socket.AF_INET6: "::1"}
@@ -488,9 +491,9 @@ class ForgetTests(SynchronousTestCase):
         self.assertEqual(sock.fileno(), -1)
 
 
-class StreamFamilyTests(SynchronousTestCase):
+class KindTests(SynchronousTestCase):
     """
-    Tests for L{_linux.streamFamily}.
+    Tests for L{_linux.kindOf}.
     """
 
     def setUp(self) -> None:
@@ -501,29 +504,29 @@ class StreamFamilyTests(SynchronousTestCase):
 
     def assertRefused(self, sock: Any, reason: str) -> None:
         """
-        Expect that it is called no connection, and why.
+        Expect that it is of no use, and why.
         """
-        error = self.assertRaises(_linux.NotAConnection, _linux.streamFamily, sock)
+        error = self.assertRaises(_linux.WrongSocket, _linux.kindOf, sock)
         self.assertIn(reason, str(error))
 
-    def assertFamily(self, sock: socket.socket, family: int) -> None:
+    def assertKind(self, sock: socket.socket, kind: Kind) -> None:
         """
         Compare.
         """
-        self.assertIs(_linux.streamFamily(sock), family)
+        self.assertIs(_linux.kindOf(sock), kind)
 
     def test_tcp(self) -> None:
         """
-        It tells IPv4 from IPv6.
+        Over IPv4 and IPv6 there are connections.
         """
         for family in LOOPBACK:
-            self.assertFamily(connection(self, family)[1], family)
+            self.assertKind(connection(self, family)[1], Kind.CONNECTIONS)
 
     def test_unix(self) -> None:
         """
         A Unix socket is a connection, too.
         """
-        self.assertFamily(pair(self)[0], socket.AF_UNIX)
+        self.assertKind(pair(self)[0], Kind.CONNECTIONS)
 
     def test_asksTheKernel(self) -> None:
         """
@@ -531,10 +534,10 @@ class StreamFamilyTests(SynchronousTestCase):
         """
         _, accepted = connection(self, socket.AF_INET6)
         disguised = socket.socket(
-            socket.AF_INET, socket.SOCK_STREAM, fileno=os.dup(accepted.fileno())
+            socket.AF_INET, socket.SOCK_DGRAM, fileno=os.dup(accepted.fileno())
         )
         self.addCleanup(disguised.close)
-        self.assertFamily(disguised, socket.AF_INET6)
+        self.assertKind(disguised, Kind.CONNECTIONS)
 
     def test_noSocket(self) -> None:
         """
@@ -544,19 +547,29 @@ class StreamFamilyTests(SynchronousTestCase):
 
     def test_datagram(self) -> None:
         """
-        Sockets for datagrams and for packets are refused.
+        Unix sockets for datagrams and for packets are refused.
         """
         for kind in (socket.SOCK_DGRAM, socket.SOCK_SEQPACKET):
             self.assertRefused(pair(self, kind)[0], f"a socket of type {kind:d},")
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-            self.assertRefused(sock, "not SOCK_STREAM")
+
+    def test_udp(self) -> None:
+        """
+        There is UDP over IPv4 and IPv6.
+        """
+        for family in LOOPBACK:
+            with socket.socket(family, socket.SOCK_DGRAM) as sock:
+                self.assertKind(sock, Kind.DATAGRAMS)
 
     def test_listening(self) -> None:
         """
-        Listening sockets are refused.
+        There are listening sockets.
         """
         for family in LOOPBACK:
-            self.assertRefused(listening(self, family), "a listening socket")
+            self.assertKind(listening(self, family), Kind.LISTENER)
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.bind(b"")
+            sock.listen()
+            self.assertKind(sock, Kind.LISTENER)
 
     def test_otherProtocol(self) -> None:
         """
@@ -583,6 +596,103 @@ class StreamFamilyTests(SynchronousTestCase):
         }
         sock = Scripted(pair(self)[0], answers)
         self.assertRefused(sock, f"a socket of address family {socket.AF_VSOCK:d}")
+
+
+class IdentifyTests(SynchronousTestCase):
+    """
+    Tests for L{_linux.identify} and L{_linux.family}, which leave descriptors
+    open.
+    """
+
+    def setUp(self) -> None:
+        """
+        Watch over descriptors.
+        """
+        watchDescriptors(self)
+
+    def test_taken(self) -> None:
+        """
+        What can be taken has a kind and a cookie.
+        """
+        sock = listening(self, socket.AF_INET)
+        self.assertEqual(
+            _linux.identify(sock.fileno(), [Kind.LISTENER, Kind.DATAGRAMS]),
+            (Kind.LISTENER, _linux.cookie(sock)),
+        )
+        _, accepted = connection(self, socket.AF_INET)
+        self.assertEqual(
+            _linux.identify(accepted.fileno()),
+            (Kind.CONNECTIONS, _linux.cookie(accepted)),
+        )
+
+    def test_wrong(self) -> None:
+        """
+        What cannot be taken is called what it is.
+        """
+        _, accepted = connection(self, socket.AF_INET)
+        udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self.addCleanup(udp.close)
+        for sock, takes, name in [
+            (listening(self, socket.AF_INET), [Kind.CONNECTIONS], "a listening socket"),
+            (udp, [Kind.LISTENER], "a UDP socket"),
+            (accepted, [Kind.LISTENER, Kind.GROUP], "a connection"),
+        ]:
+            error = self.assertRaises(
+                _linux.WrongSocket, _linux.identify, sock.fileno(), takes
+            )
+            self.assertEqual(str(error), name)
+            sock.getsockname()  # it is open
+
+    def test_family(self) -> None:
+        """
+        It tells IPv4 from IPv6.
+        """
+        for family in LOOPBACK:
+            sock = listening(self, family)
+            self.assertIs(_linux.family(sock.fileno()), family)
+            sock.getsockname()
+
+
+class ListeningTests(SynchronousTestCase):
+    """
+    Tests for L{_linux.listening}.
+    """
+
+    def test_shutDown(self) -> None:
+        """
+        A socket that somebody else shut down listens no more, until it is told to.
+        """
+        watchDescriptors(self)
+        sock = listening(self, socket.AF_INET)
+        with sock.dup() as other:
+            self.assertTrue(_linux.listening(sock))
+            other.shutdown(socket.SHUT_RDWR)
+        self.assertFalse(_linux.listening(sock))
+        sock.listen()
+        self.assertTrue(_linux.listening(sock))
+
+
+class InitialEnvironmentTests(SynchronousTestCase):
+    """
+    Tests for L{_linux.initialEnvironment}.
+    """
+
+    def test_unchanged(self) -> None:
+        """
+        It is what a process was started with, whatever became of that.
+        """
+        program = (
+            "import os; from portlisten import _linux; del os.environ['ODD']\n"
+            "print(ascii(_linux.initialEnvironment()['ODD']))"
+        )
+        environment = {**os.environ, "ODD": "a=b\n\udcff"}
+        output = subprocess.run(
+            [sys.executable, "-c", program],
+            env=environment,
+            stdout=subprocess.PIPE,
+            check=True,
+        )
+        self.assertEqual(output.stdout, b"'a=b\\n\\udcff'\n")
 
 
 class ReceiveTests(SynchronousTestCase):

@@ -87,6 +87,7 @@ class OptionsTests(SynchronousTestCase):
             dict(parse("80", "path")),
             {
                 "listen": ["80"],
+                "share": [],
                 "path": "path",
                 "wire": "stream",
                 "mode": 0o660,
@@ -118,12 +119,13 @@ class OptionsTests(SynchronousTestCase):
             *("--claim-timeout", "0.5", "--throttle", "0", "--window", "128"),
             *("--retry", "0.2", "--grace", "0", "--allow-user", user),
             *("--allow-group", group, "--listen", "81", "--listen", "82"),
-            *("80", "path"),
+            *("--share", "83", "--share", "udp:53", "80", "path"),
         )
         self.assertEqual(
             dict(given),
             {
                 "listen": ["80", "81", "82"],
+                "share": ["83", "udp:53"],
                 "path": "path",
                 "wire": "stream",
                 "mode": 0o600,
@@ -242,7 +244,7 @@ class OptionsTests(SynchronousTestCase):
         for line in [
             "[options] [PORT] PATH",
             "PORT is a number (every interface, IPv4 and IPv6)",
-            "It may be left out where --listen gives one.",
+            "It may be left out where --listen or --share gives one.",
             "http=80 https=tcp:443:interface=192.0.2.1",
             "Listen on this [NAME=]PORT as well",
             "twistd -n portlisten 10000 ./socket",

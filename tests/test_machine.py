@@ -8,13 +8,11 @@ C{PORTLISTEN_EXAMPLES} says how many histories each machine tries.
 
 from __future__ import annotations
 
-import os
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -52,6 +50,7 @@ from portlisten._ledger import (
     Reason,
     Revoke,
 )
+from tests.support import SETTINGS
 
 PATIENCE = 60.0
 HOLD = 1.0
@@ -60,16 +59,6 @@ PAUSE = 0.1
 
 #: What the ports are called, by their numbers.
 NAMES = ("web", "mail", "web")
-
-SETTINGS = settings(
-    max_examples=int(os.environ.get("PORTLISTEN_EXAMPLES", "300")),
-    stateful_step_count=50,
-    deadline=None,
-    derandomize="CI" in os.environ,
-    database=None,
-    print_blob=True,
-    suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
-)
 
 #: Chooses one of however many there are, or a few of them.
 one = st.integers(0, 7)
@@ -142,7 +131,7 @@ class Side:
 
     window: int
     limit: int
-    names: tuple[str, ...] = ()
+    names: tuple[str, ...]
     offered: dict[int, Connection] = field(default_factory=dict)
     serving: dict[int, Connection] = field(default_factory=dict)
     copies: list[Connection] = field(default_factory=list)
@@ -152,7 +141,7 @@ class Side:
     turn: int = 0
 
     def wants(self, name: str) -> bool:
-        return name in (self.names or NAMES)
+        return name in self.names
 
     def room(self, now: float) -> int:
         """
@@ -396,7 +385,7 @@ class LedgerMachine(RuleBasedStateMachine):
         """
         One with no part in the work has no say.
         """
-        stranger = Side(1, 1)
+        stranger = Side(1, 1, NAMES)
         for event in (self.ledger.claimed, self.ledger.refused, self.ledger.closed):
             assert refuses(lambda: event(stranger, [1], self.now))  # noqa: B023
         assert refuses(lambda: self.ledger.draining(stranger))
@@ -1161,7 +1150,8 @@ class Channel:
         world, ledger = self.world, self.world.ledger
         if isinstance(frame, WorkerHello):
             self.joined = True
-            world.run(ledger.joined(self, frame.window, world.now, frame.names))
+            names = frame.names or NAMES
+            world.run(ledger.joined(self, frame.window, world.now, names))
         elif isinstance(frame, Claim):
             self.claimed(frame.ids)
         elif isinstance(frame, Refuse):

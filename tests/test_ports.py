@@ -144,7 +144,7 @@ class ParseTests(SynchronousTestCase):
         """
         self.assertBad("nonsense:80", "no endpoint", "Unknown endpoint type")
         self.assertBad("tcp:http", "no endpoint", "invalid literal for int()")
-        self.assertBad("systemd:domain=INET:index=9", "no endpoint", "out of range")
+        self.assertBad("systemd:domain=INET:index=9", "not among", "LISTEN_FDS")
 
     def test_wordlessError(self) -> None:
         """
@@ -329,7 +329,7 @@ class NumberedPortTests(SynchronousTestCase):
         self.assertEqual(
             self.assertCannotBind(number),
             f"cannot listen on port {number}: Address already in use;"
-            " 'ss -lntp' shows who has it",
+            " 'ss -lntup' shows who has it",
         )
 
     def test_secondBusy(self) -> None:
@@ -545,7 +545,7 @@ class DescribedPortTests(TestCase):
         number = port.socket.getsockname()[1]
         self.assertCannotBind(
             f"tcp:{number}:interface=127.0.0.1",
-            "Address already in use; 'ss -lntp' shows who has it",
+            "Address already in use; 'ss -lntup' shows who has it",
         )
 
     def test_foreignAddress(self) -> None:
@@ -705,11 +705,10 @@ class InheritedPortTests(SynchronousTestCase):
         What can accept no stream connections cannot be bound, and stays open.
         """
         connected, other = socket.socketpair()
-        datagram = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         packets = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        for sock in (connected, other, datagram):
+        for sock in (connected, other):
             self.addCleanup(sock.close)
-        for sock in (connected, datagram, self.listen(packets, self.mktemp())):
+        for sock in (connected, self.listen(packets, self.mktemp())):
             port = self.inherit(sock)
             self.addCleanup(os.close, self.descriptor)
             error = self.assertRaises(CannotBind, _ports.bind, port)
@@ -718,6 +717,18 @@ class InheritedPortTests(SynchronousTestCase):
                 "cannot listen on systemd:domain=INET:name=web: the inherited"
                 " descriptor is no listening stream socket",
             )
+
+    def test_datagrams(self) -> None:
+        """
+        A UDP socket has no connections to hand off.
+        """
+        sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self.addCleanup(sock.close)
+        port = self.inherit(sock)
+        self.addCleanup(os.close, self.descriptor)
+        error = self.assertRaises(CannotBind, _ports.bind, port)
+        self.assertIn("is a UDP socket", str(error))
+        self.assertIn("use --share", str(error))
 
     def test_noSocket(self) -> None:
         """

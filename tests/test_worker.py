@@ -41,6 +41,7 @@ from portlisten._frames import (
     Port,
     WorkerHello,
 )
+from portlisten._lent import StreamPorts
 from portlisten._linux import Credentials
 from portlisten._transport import ChannelTransport
 from portlisten._worker import FAREWELL, UNFIT, Worker
@@ -1182,7 +1183,11 @@ class StopTests(WorkerTestCase):
         await eventually(lambda: stopped.called)
         self.assertEqual(
             listener.channel.frames,
-            [WorkerHello(_frames.MAXIMUM_WINDOW), Drain(), Bye("the worker stops")],
+            [
+                WorkerHello(_frames.MAXIMUM_WINDOW, (), StreamPorts.takes),
+                Drain(),
+                Bye("the worker stops"),
+            ],
         )
         self.assertEqual(texts(self.logged, "warn"), [])
 

@@ -1,0 +1,7 @@
+"""
+C{python -m portlisten}.
+"""
+
+from portlisten.execute import main
+
+main()

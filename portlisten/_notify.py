@@ -1,0 +1,103 @@
+"""
+Telling the service manager how the process is doing: sd_notify(3).
+
+A process may have several parts, such as endpoints, each of which is ready in its
+own time.  The process is ready when all of them are, and it stops when all of them
+do.  Where there is no C{NOTIFY_SOCKET}, nobody is told.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from functools import cache
+
+
+class Manager:
+    """
+    The service manager, and what the parts of this process have told it.
+
+    @param send: sends it a message.
+    """
+
+    def __init__(self, send: Callable[[str], None]) -> None:
+        self._send = send
+        self._parts: dict[Part, str] = {}
+        self._waiting: set[Part] = set()
+        self._ready = False
+
+    def begin(self) -> Part:
+        """
+        A part begins: it will be ready.
+        """
+        part = Part(self)
+        self._parts[part] = ""
+        self._waiting.add(part)
+        return part
+
+    def status(self, part: Part, text: str) -> None:
+        """
+        A part says how it does.
+        """
+        if part in self._parts:
+            self._parts[part] = text
+            line = "; ".join(filter(None, self._parts.values()))
+            # The library knows Latin-1 alone.
+            self._send("STATUS=" + line.encode("ascii", "replace").decode())
+
+    def ready(self, part: Part) -> None:
+        """
+        A part is ready.
+        """
+        self._waiting.discard(part)
+        if not self._waiting and not self._ready:
+            self._ready = True
+            self._send("READY=1")
+
+    def stopping(self, part: Part) -> None:
+        """
+        A part stops.
+        """
+        self._waiting.discard(part)
+        if self._parts.pop(part, None) is not None and not self._parts:
+            self._send("STOPPING=1\nSTATUS=finishing what is in service")
+
+
+class Part:
+    """
+    A part of the process.
+    """
+
+    def __init__(self, manager: Manager) -> None:
+        self._manager = manager
+
+    def status(self, text: str) -> None:
+        """
+        Say how it does, in a line.
+        """
+        self._manager.status(self, text)
+
+    def ready(self, text: str) -> None:
+        """
+        Say that it does what it is for.
+        """
+        self._manager.status(self, text)
+        self._manager.ready(self)
+
+    def stopping(self) -> None:
+        """
+        Say that it stops.  May be called again.
+        """
+        self._manager.stopping(self)
+
+
+@cache
+def manager() -> Manager:
+    """
+    The manager of this process.
+    """
+    if not os.environ.get("NOTIFY_SOCKET"):
+        return Manager(lambda message: None)
+    import sdnotify
+
+    return Manager(sdnotify.SystemdNotifier().notify)

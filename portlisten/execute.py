@@ -1,0 +1,314 @@
+"""
+C{portlisten exec}: a program that knows nothing of portlisten serves what a
+listener shares.
+
+The sockets reach the program as systemd's would: from descriptor 3 on, with
+C{LISTEN_FDS}, C{LISTEN_FDNAMES} and C{LISTEN_PID} in its environment, see
+sd_listen_fds(3).  After them comes the channel, which the program need not know
+of: it stays open for as long as the program and its children live, so that the
+listener knows of them.
+
+The program takes the place of this process, so its supervisor sees no other.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import signal
+import socket
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from twisted.python.usage import Options as UsageOptions
+from twisted.python.usage import UsageError
+
+from portlisten import _frames, _linux, _path, _twistd
+from portlisten._frames import (
+    Bye,
+    Decoder,
+    Kind,
+    Listener,
+    ListenerHello,
+    Port,
+    ProtocolError,
+    WorkerHello,
+    encode,
+    portNames,
+)
+
+#: The first descriptor: C{SD_LISTEN_FDS_START} in sd_listen_fds(3).
+FIRST = 3
+
+#: Seconds between two tries to connect to the listener.
+RETRY = 0.1
+
+#: What a shell would exit with.
+NOT_EXECUTABLE = 126
+NOT_FOUND = 127
+
+_TAKES = frozenset([Kind.LISTENER, Kind.DATAGRAMS])
+
+
+class ExecOptions(_twistd.CommandOptions):
+    """
+    The options of C{portlisten exec}.
+    """
+
+    command = "portlisten exec"
+    program = ""
+
+    synopsis = "[options] PATH PROGRAM [ARGUMENT ...]"
+
+    longdesc = (
+        "Runs PROGRAM with the sockets of the ports that the listener at PATH"
+        " shares: from descriptor 3 on, as systemd would pass them. Waits for the"
+        " listener if it is not there."
+    )
+
+    epilogue = """
+PROGRAM has to serve all that it gets, or to be given less with --name: clients
+of a socket that it leaves alone wait for ever. A port that is only a number has
+two sockets, for IPv4 and IPv6; tcp:80 and tcp6:80 have one.
+
+Examples, with 'twistd portlisten --share http=tcp:80 /run/portlisten/web.sock':
+  portlisten exec /run/portlisten/web.sock uvicorn --fd 3 example:app
+  portlisten exec --name http /run/portlisten/web.sock gunicorn example:app
+"""
+
+    optParameters = [
+        [
+            "timeout",
+            None,
+            None,
+            "Seconds to wait for the listener. [default: for ever]",
+            _twistd.number("timeout", float, 0),
+        ],
+    ]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self["name"] = []
+        self["listener-user"] = []
+
+    def opt_name(self, name: str) -> None:
+        """
+        Take only the ports that the listener calls so; may be given several
+        times. [default: all that it shares]
+        """
+        try:
+            self["name"] = list(portNames([*self["name"], name]))
+        except ValueError as error:
+            raise UsageError(f"--name: {error}") from None
+
+    def opt_listener_user(self, name: str) -> None:
+        """
+        Whose process the listener may be when it starts to listen; may be given
+        several times. [default: root's, your own, the owner's of PATH's folder]
+        """
+        self["listener-user"].append(_twistd.user(name, "listener-user"))
+
+    def parseArgs(self, *args: str) -> None:
+        """
+        Take PATH, PROGRAM and its arguments.
+        """
+        if len(args) < 2:
+            raise UsageError(f"expected PATH and PROGRAM, got {len(args)} arguments")
+        self["path"], *self["program"] = args
+
+
+class Options(UsageOptions):
+    """
+    The options of C{portlisten}.
+    """
+
+    synopsis = "Usage: portlisten"
+
+    longdesc = (
+        "The listener and the workers are commands of twistd: 'twistd portlisten"
+        " --help', 'twistd hellofdpass --help'."
+    )
+
+    subCommands = [
+        ["exec", None, ExecOptions, "Run any program on the ports that are shared."]
+    ]
+
+    def postOptions(self) -> None:
+        """
+        See that there is a command.
+        """
+        if not self.subCommand:
+            raise UsageError("expected a command, which is exec")
+
+
+class CannotRun(SystemExit):
+    """
+    The program cannot be run.
+
+    @param code: to exit with.
+    """
+
+    def __init__(self, reason: object, code: int = 1) -> None:
+        super().__init__(code)
+        _say(str(reason))
+
+
+def _say(what: str) -> None:
+    print(f"portlisten exec: {what}", file=sys.stderr, flush=True)
+
+
+def receive(sock: socket.socket, names: Sequence[str]) -> list[tuple[Port, int]] | None:
+    """
+    Join a listener, and wait for what it shares.
+
+    @param sock: connected to it.  Leaves it open.
+    @param names: what the ports are called; if empty, all that it shares.
+    @return: each port with a descriptor of its socket, which are the caller's; or
+        L{None} if the listener went without a word.
+    @raise ProtocolError: if it has not what is asked for, or says farewell.
+    """
+    sock.setblocking(True)
+    hello = WorkerHello(1, tuple(names), _TAKES)
+    decoder = Decoder(_frames.FROM_LISTENER)
+    loose: dict[int, int] = {}
+    ports: tuple[Port, ...] | None = None
+    sockets: dict[int, int] = {}
+    try:
+        sock.sendall(encode(hello))
+        while ports is None or len(sockets) < len(ports):
+            data, descriptors = _linux.receive(sock)
+            for descriptor in descriptors:
+                try:
+                    _, cookie = _linux.identify(descriptor, _TAKES)
+                except (_linux.WrongSocket, OSError):
+                    os.close(descriptor)
+                else:
+                    loose[cookie] = descriptor
+            if not data:
+                return None
+            for frame in decoder.feed(data):
+                if isinstance(frame, ListenerHello):
+                    ports = frame.wanted(hello)
+                elif isinstance(frame, Listener) and frame.cookie in loose:
+                    sockets[frame.port] = loose.pop(frame.cookie)
+                elif isinstance(frame, Listener):
+                    raise ProtocolError("a shared socket got lost on its way")
+                elif isinstance(frame, Bye):
+                    raise ProtocolError(f"the listener says: {frame.reason}")
+        received = [(port, sockets.pop(port.number)) for port in ports]
+    except OSError:
+        return None
+    finally:
+        for descriptor in [*loose.values(), *sockets.values()]:
+            os.close(descriptor)
+    return received
+
+
+def obtain(
+    path: str, names: Sequence[str], users: Sequence[int], timeout: float | None
+) -> tuple[socket.socket, list[tuple[Port, int]]]:
+    """
+    Find the listener, and have it send what it shares.
+
+    @param timeout: how long to look for it, in seconds; L{None} for ever.
+    @return: the channel, and each port with a descriptor, all the caller's.
+    @raise CannotRun: if that fails.
+    """
+    complaint = ""
+    began = time.monotonic()
+    while True:
+        try:
+            sock = _path.connect(path, users)
+        except OSError as error:
+            why = _path.explain(error)
+        else:
+            try:
+                received = receive(sock, names)
+            except ProtocolError as error:
+                sock.close()
+                raise CannotRun(
+                    f"the listener at {path} is of no use: {error}"
+                ) from None
+            if received is not None:
+                return sock, received
+            sock.close()
+            why = "it went without a word"
+        if timeout is not None and time.monotonic() - began >= timeout:
+            raise CannotRun(f"no listener at {path} within {timeout:g} s: {why}")
+        if why != complaint:
+            complaint = why
+            _say(f"waiting for a listener at {path}: {why}")
+        time.sleep(RETRY)
+
+
+def arrange(descriptors: Sequence[int]) -> None:
+    """
+    Have descriptors be 3 and on, and stay open in another program.  Takes them.
+    """
+    end = FIRST + len(descriptors)
+    # First out of the way of each other.
+    high = [fcntl.fcntl(each, fcntl.F_DUPFD_CLOEXEC, end) for each in descriptors]
+    for number, descriptor in enumerate(high, FIRST):
+        os.dup2(descriptor, number)
+    for descriptor in {*descriptors, *high} - set(range(FIRST, end)):
+        os.close(descriptor)
+
+
+def execute(options: ExecOptions) -> None:
+    """
+    Become the program.
+
+    @raise CannotRun: if that is impossible.
+    """
+    program, *arguments = options["program"]
+    found = shutil.which(program)
+    if found is None:
+        if os.path.exists(program) and os.sep in program:
+            raise CannotRun(f"{program} is not executable", NOT_EXECUTABLE)
+        raise CannotRun(f"there is no program {program!r}", NOT_FOUND)
+    try:
+        _path.check(options["path"])
+    except _path.PathError as error:
+        raise CannotRun(error) from None
+    sock, received = obtain(
+        options["path"], options["name"], options["listener-user"], options["timeout"]
+    )
+    for number, (port, _) in enumerate(received, FIRST):
+        _say(f"{port.label} is descriptor {number}")
+    arrange([*(descriptor for _, descriptor in received), sock.detach()])
+    environment = {
+        **os.environ,
+        "LISTEN_PID": str(os.getpid()),
+        "LISTEN_FDS": str(len(received)),
+        # systemd's word for what has no name.
+        "LISTEN_FDNAMES": ":".join(port.name or "unknown" for port, _ in received),
+    }
+    # Python ignores them, and a program inherits that.
+    for number in (signal.SIGPIPE, signal.SIGXFSZ):
+        signal.signal(number, signal.SIG_DFL)
+    try:
+        os.execve(found, [program, *arguments], environment)  # noqa: S606
+    except OSError as error:
+        raise CannotRun(f"{found}: {error.strerror}", NOT_EXECUTABLE) from None
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """
+    Be the C{portlisten} command.
+
+    @param arguments: without the command's name; by default the process's.
+    @raise SystemExit: if the arguments make no sense, or the program cannot be
+        run.
+    """
+    options: Any = Options()
+    try:
+        options.parseOptions(sys.argv[1:] if arguments is None else arguments)
+    except UsageError as error:
+        raise SystemExit(f"portlisten: {error} (see 'portlisten --help')") from None
+    try:
+        execute(options.subOptions)
+    except KeyboardInterrupt:
+        raise SystemExit(128 + signal.SIGINT) from None
