@@ -128,8 +128,9 @@ class StreamPorts(LentPorts):
         if family == socket.AF_UNIX:
             return _UNIXPort(self._reactor, self._adoptions, self._retry, descriptor)
         factory = _Accepting(self._reactor, self._adoptions, self._retry)
-        factory.port = self._reactor.adoptStreamPort(descriptor, family, factory)
-        return factory.port
+        port = self._reactor.adoptStreamPort(descriptor, family, factory)
+        factory.watch(port)
+        return port
 
 
 class DatagramPorts(LentPorts):
@@ -166,12 +167,9 @@ class _Accepting(Factory):
     """
     Builds the protocols of what one port accepts, and has the port pause before
     the process is out of descriptors.
-
-    @ivar port: the port.
     """
 
     noisy = False
-    port: Any
     log = Logger()
 
     def __init__(self, reactor: Any, adoptions: Adoptions, retry: float) -> None:
@@ -183,6 +181,19 @@ class _Accepting(Factory):
         margin = min(MARGIN, limit // 4)
         self._enough = limit - margin
         self._atOnce = max(1, margin // 2)
+
+    def watch(self, port: Any) -> None:
+        """
+        Get to know the port, before it accepts anything.
+        """
+        self._port = port
+        self._bound()
+
+    def _bound(self) -> None:
+        """
+        A port takes the more at a time the more there is to take.
+        """
+        self._port.numberAccepts = min(self._port.numberAccepts, self._atOnce)
 
     def logPrefix(self) -> str:
         """
@@ -196,7 +207,7 @@ class _Accepting(Factory):
         """
         See L{IProtocolFactory}.
         """
-        self.port.numberAccepts = min(self.port.numberAccepts, self._atOnce)
+        self._bound()
         protocol = self._adoptions.buildProtocol(addr)
         return None if protocol is None else _Taken(self._adoptions, protocol, self)
 
@@ -221,7 +232,7 @@ class _Accepting(Factory):
             " backlog, or are served by others",
             count=descriptor,
         )
-        self.port.stopReading()
+        self._port.stopReading()
         self._timer = self._reactor.callLater(self._retry, self._goOn)
 
     def _goOn(self) -> None:
@@ -229,7 +240,7 @@ class _Accepting(Factory):
             self._timer = self._reactor.callLater(self._retry, self._goOn)
         else:
             self._timer = None
-            self.port.startReading()
+            self._port.startReading()
 
     def _crowded(self) -> bool:
         try:

@@ -38,6 +38,7 @@ from portlisten._frames import (
     Drained,
     Frame,
     Gone,
+    Kind,
     Listener,
     ListenerHello,
     Offer,
@@ -45,6 +46,7 @@ from portlisten._frames import (
     ProtocolError,
     Refuse,
     Revoked,
+    Withdraw,
     WorkerHello,
     encode,
 )
@@ -883,6 +885,69 @@ class WordOfTheWorkerTests(ListenerChannelTestCase):
 
 
 @overTwistedToo
+class LendTests(ListenerChannelTestCase):
+    """
+    Lending shared sockets, on the listener's side.
+    """
+
+    async def test_lend(self) -> None:
+        """
+        A socket goes out with its frame, and stays open here.
+        """
+        await self.join()
+        with socket.create_server(("127.0.0.1", 0)) as sock:
+            self.channel.lend(7, sock)
+            await eventually(lambda: self.worker.heard(Listener))
+            (frame,) = self.worker.heard(Listener)
+            self.assertEqual(frame, Listener(7, _linux.cookie(sock)))
+            (descriptor,) = self.worker.descriptors
+            self.assertEqual(
+                _linux.identify(descriptor, [Kind.LISTENER]),
+                (Kind.LISTENER, frame.cookie),
+            )
+            self.assertNotEqual(sock.fileno(), -1)
+
+    async def test_withdraw(self) -> None:
+        """
+        It can be asked back.
+        """
+        await self.join()
+        with socket.create_server(("127.0.0.1", 0)) as sock:
+            self.channel.withdraw(sock)
+            await eventually(lambda: self.worker.heard(Withdraw))
+            self.assertEqual(
+                self.worker.heard(Withdraw), [Withdraw(_linux.cookie(sock))]
+            )
+
+    async def test_afterTheEnd(self) -> None:
+        """
+        A worker that is being parted with is lent nothing, and asked for nothing.
+        """
+        await self.join()
+        self.channel.bye("enough")
+        with socket.create_server(("127.0.0.1", 0)) as sock:
+            self.channel.lend(7, sock)
+            self.channel.withdraw(sock)
+            await eventually(self.worker.hasEnded)
+        self.assertEqual(self.worker.heard(Listener), [])
+        self.assertEqual(self.worker.heard(Withdraw), [])
+        self.assertEqual(self.worker.descriptors, [])
+
+    async def test_wrongKind(self) -> None:
+        """
+        A worker that cannot take what there is of the port that it asks for is told
+        why and cut off, and the dispatcher never hears of it.
+        """
+        await eventually(self.worker.read)
+        self.worker.say(WorkerHello(1, ("http",), frozenset([Kind.DATAGRAMS])))
+        await eventually(self.worker.hasEnded)
+        (bye,) = self.worker.heard(Bye)
+        self.assertIn("is no UDP port", bye.reason)
+        self.assertEqual(self.dispatcher.events, [("connected",), ("disconnected",)])
+        self.assertIn("is no UDP port", "".join(texts(self.logged, "warn")))
+
+
+@overTwistedToo
 class DeathTests(ListenerChannelTestCase):
     """
     A worker that is gone without a word.
@@ -1424,11 +1489,14 @@ class WorkerChannelTestCase(ChannelTestCase):
 
     hello = ListenerHello(4, (Port(0, UNIXAddress(b"/run/www")),))
     window = 4
+    takes = frozenset([Kind.CONNECTIONS])
 
     async def setUp(self) -> None:
         await super().setUp()
         self.adopter = RecordingAdopter()
-        self.channel = WorkerChannel(self.clock, self.adopter, self.window)
+        self.channel = WorkerChannel(
+            self.clock, self.adopter, self.window, takes=self.takes
+        )
         self.listener = self.peerOf(self.channel, _frames.FROM_WORKER)
         self.addCleanup(self.end)
 
@@ -1950,6 +2018,106 @@ class ListenerGoneTests(WorkerChannelTestCase):
         self.channel.fileDescriptorReceived(os.dup(0))
         self.channel.dataReceived(encode(Drained()))
         self.assertEqual(self.adopter.events[1:], [("lost", None)])
+
+
+@overTwistedToo
+class LentTests(WorkerChannelTestCase):
+    """
+    Being lent shared sockets, on the worker's side.
+    """
+
+    takes = frozenset([Kind.CONNECTIONS, Kind.LISTENER, Kind.DATAGRAMS])
+
+    async def setUp(self) -> None:
+        await super().setUp()
+        self.shared = socket.create_server(("127.0.0.1", 0))
+        self.addCleanup(self.shared.close)
+        self.addCleanup(self.closeLent)
+        self.cookie = _linux.cookie(self.shared)
+
+    def closeLent(self) -> None:
+        """
+        Close what the adopter was given.
+        """
+        for descriptor in self.adopter.lentDescriptors:
+            os.close(descriptor)
+
+    def lend(self, *frames: Frame, sock: socket.socket | None = None) -> None:
+        """
+        Send a socket, and frames.
+        """
+        descriptor = (sock or self.shared).fileno()
+        self.listener.say(*frames, descriptors=[descriptor])
+
+    async def test_lent(self) -> None:
+        """
+        The adopter gets a socket when the frame is there that names it.
+        """
+        await self.register()
+        self.lend(Listener(0, self.cookie))
+        await eventually(lambda: self.adopter.lentDescriptors)
+        self.assertEqual(self.adopter.events[-1], ("lent", Listener(0, self.cookie)))
+        (descriptor,) = self.adopter.lentDescriptors
+        self.assertFalse(os.get_inheritable(descriptor))
+        self.assertEqual(
+            _linux.identify(descriptor, self.takes), (Kind.LISTENER, self.cookie)
+        )
+
+    async def test_datagrams(self) -> None:
+        """
+        UDP likewise.
+        """
+        await self.register()
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            cookie = _linux.cookie(sock)
+            self.lend(Listener(0, cookie), sock=sock)
+            await eventually(lambda: self.adopter.lentDescriptors)
+        self.assertEqual(self.adopter.events[-1], ("lent", Listener(0, cookie)))
+
+    async def test_withdrawn(self) -> None:
+        """
+        It hears when one is not to be used any more.
+        """
+        await self.register()
+        self.listener.say(Withdraw(5))
+        await eventually(lambda: self.adopter.events[-1] == ("withdrawn", 5))
+
+    async def test_missing(self) -> None:
+        """
+        A frame whose socket did not come ends the channel: the worker joins anew,
+        and is sent it again.
+        """
+        await self.register()
+        self.listener.say(Listener(0, self.cookie))
+        await eventually(self.listener.hasEnded)
+        (bye,) = self.listener.heard(Bye)
+        self.assertIn("got lost on its way", bye.reason)
+
+    async def test_neverNamed(self) -> None:
+        """
+        A socket that no frame names is closed when the channel is gone; and if it
+        comes twice, one of the two at once.
+        """
+        await self.register()
+        self.lend(Drained())
+        self.lend(Drained())
+        await eventually(lambda: self.adopter.events.count(("drained",)) == 2)
+        self.listener.close()
+        await eventually(lambda: self.adopter.lostFor)
+        self.assertEqual(self.adopter.lentDescriptors, [])
+
+    async def test_tooMany(self) -> None:
+        """
+        A listener that sends sockets and never says what for is left.
+        """
+        self.patch(_channel, "MAXIMUM_LENT", 2)
+        await self.register()
+        for _ in range(3):
+            with socket.create_server(("127.0.0.1", 0)) as sock:
+                self.lend(Drained(), sock=sock)
+        await eventually(self.listener.hasEnded)
+        (bye,) = self.listener.heard(Bye)
+        self.assertEqual(bye.reason, "more than 2 sockets without their frames")
 
 
 @overTwistedToo
