@@ -23,17 +23,28 @@ from twisted.internet.interfaces import (
     IStreamServerEndpoint,
     IStreamServerEndpointStringParser,
 )
-from twisted.internet.protocol import Factory, Protocol
+from twisted.internet.protocol import DatagramProtocol, Factory, Protocol
 from twisted.internet.task import deferLater
 from twisted.plugin import IPlugin
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
-from portlisten._frames import Closed, Drain, Drained, WorkerHello
+from portlisten import _linux
+from portlisten._frames import (
+    Closed,
+    Drain,
+    Drained,
+    Kind,
+    ListenerHello,
+    Port,
+    WorkerHello,
+)
+from portlisten._frames import Listener as ListenerFrame
 from portlisten.endpoints import (
     DatagramServerEndpoint,
     EndpointError,
     PortlistenServerEndpoint,
+    PortlistenUDPEndpoint,
     parse,
 )
 from tests import test_worker
@@ -639,6 +650,63 @@ class Shouter(test_worker.Conversation):
 
     def dataReceived(self, data: bytes) -> None:
         self.transport.write(data.upper())  # type: ignore[union-attr]
+
+
+class UDPTests(EndpointTestCase):
+    """
+    Tests for L{PortlistenUDPEndpoint}.
+    """
+
+    async def test_listen(self) -> None:
+        """
+        It is there when the listener has UDP ports for it, and serves them.
+        """
+        address = IPv4Address("UDP", "127.0.0.1", 53)
+        listener = test_worker.Listener(self.path)
+        self.addCleanup(listener.close)
+        listener.greeting = (
+            ListenerHello(8, (Port(0, address, "dns", Kind.DATAGRAMS),)),
+        )
+        protocols: list[DatagramProtocol] = []
+
+        def make() -> DatagramProtocol:
+            protocols.append(DatagramProtocol())
+            return protocols[-1]
+
+        endpoint = PortlistenUDPEndpoint(self.reactor, self.path, "dns")
+        ready = endpoint.listen(make)
+        self.clock.advance(0)
+        await eventually(listener.accept)
+        await eventually(lambda: ready.called)
+        port = self.successResultOf(ready)
+        verifyObject(IListeningPort, port)
+        self.assertEqual(port.getHost(), address)
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            sock.bind(("127.0.0.1", 0))
+            frame = ListenerFrame(0, _linux.cookie(sock))
+            listener.channel.say(frame, descriptors=[sock.fileno()])
+            await eventually(lambda: protocols)
+        stopped = port.stopListening()
+        await eventually(lambda: listener.channel.heard(Drain))
+        listener.channel.say(Drained())
+        await eventually(lambda: stopped.called)
+        await aMoment()
+
+    def test_names(self) -> None:
+        """
+        What can be no name is refused.
+        """
+        for names in ("a b", ["dns", ""]):
+            self.assertRaises(
+                ValueError, PortlistenUDPEndpoint, self.reactor, self.path, names
+            )
+
+    def test_path(self) -> None:
+        """
+        A path that can never be a channel's is refused.
+        """
+        endpoint = PortlistenUDPEndpoint(self.reactor, "/no/such/path")
+        self.assertRaises(EndpointError, endpoint.listen, DatagramProtocol)
 
 
 class TLSTests(EndpointTestCase):

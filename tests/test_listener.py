@@ -34,6 +34,8 @@ from portlisten._frames import (
     Closed,
     Drain,
     Drained,
+    Kind,
+    Listener,
     ListenerHello,
     Offer,
     Revoked,
@@ -55,6 +57,9 @@ def parse(*arguments: str) -> Options:
     options = Options()
     options.parseOptions(list(arguments))
     return options
+
+
+UDP = "udp:0:interface=127.0.0.1"
 
 
 def keepSignalHandlers(test: TestCase) -> None:
@@ -717,6 +722,110 @@ class NameTests(ListenerTestCase):
         self.assertEqual(
             worker.heard(Bye), [Bye("no port is called 'ftp' here, only web, mail")]
         )
+
+
+class ShareTests(ListenerTestCase):
+    """
+    Ports whose sockets workers get.
+    """
+
+    LOCAL = "tcp:0:interface=127.0.0.1"
+
+    async def test_shared(self) -> None:
+        """
+        A worker gets the socket of a port that is shared and the connections of
+        another; on the shared one the listener accepts nothing.
+        """
+        self.start("--share", f"shared={self.LOCAL}", port=f"web={self.LOCAL}")
+        worker, hello = await self.greeted()
+        self.assertEqual(
+            [(port.name, port.kind) for port in hello.ports],
+            [("web", Kind.CONNECTIONS), ("shared", Kind.LISTENER)],
+        )
+        worker.say(WorkerHello(16, (), frozenset([Kind.CONNECTIONS, Kind.LISTENER])))
+        await eventually(lambda: worker.heard(Listener))
+        self.client(hello, 0)
+        client = self.client(hello, 1)
+        await eventually(lambda: worker.heard(Offer))
+        await aMoment()
+        self.assertEqual(len(worker.heard(Offer)), 1)
+        ours, _ = worker.descriptors
+        with socket.socket(fileno=os.dup(ours)) as sock:
+            self.assertEqual(sock.getsockname()[1], hello.ports[1].address.port)
+            accepted, address = sock.accept()
+            accepted.close()
+            self.assertEqual(address, client.getsockname())
+        self.assertTrue(
+            any(
+                f"shared=tcp:127.0.0.1:{hello.ports[1].address.port} (shared)" in line
+                for line in texts(self.logged, "info")
+            )
+        )
+
+    async def test_onlyShared(self) -> None:
+        """
+        There need be no other ports; what waits while there is no worker, the first
+        one finds.
+        """
+        options = parse("--share", self.LOCAL, "--share", f"u={UDP}", self.path)
+        self.service = makeService(options)
+        self.service.privilegedStartService()
+        self.service.startService()
+        _, hello = await self.greeted()
+        client = self.client(hello, 0)
+        worker, _ = await self.greeted()
+        takes = frozenset([Kind.LISTENER, Kind.DATAGRAMS])
+        worker.say(WorkerHello(1, (), takes))
+        await eventually(lambda: len(worker.heard(Listener)) == 2)
+        with socket.socket(fileno=os.dup(worker.descriptors[0])) as sock:
+            self.assertEqual(sock.accept()[1], client.getsockname())
+
+    async def test_older(self) -> None:
+        """
+        A worker that cannot take a socket is told why it gets nothing, and the
+        listener stays.
+        """
+        self.start("--share", f"shared={self.LOCAL}", port=f"web={self.LOCAL}")
+        for names in ((), ("shared",)):
+            worker, hello = await self.greeted()
+            worker.say(WorkerHello(16, names))
+            await eventually(lambda w=worker: w.heard(Bye))
+            (bye,) = worker.heard(Bye)
+            self.assertIn("is shared", bye.reason)
+            self.assertIn("too old", bye.reason)
+        worker, hello = await self.greeted()
+        worker.say(WorkerHello(16, ("web",)))
+        self.client(hello, 0)
+        await eventually(lambda: worker.heard(Offer))
+
+    async def test_refused(self) -> None:
+        """
+        What makes no sense ends the process with one line.
+        """
+        for arguments, reason in [
+            (("--share", "web=81", "web=80"), "'web' is both shared and listened on"),
+            (("--share", "nonsense", "80"), "'nonsense' is no port"),
+            (("--share", "udp:x", "80"), "'udp:x' is no port"),
+            (("--share", "81:reuseport=0", "80"), "from 1 to 64"),
+            (("udp:53",), "use --share"),
+            (("80:reuseport=2",), "reuseport is for --share"),
+        ]:
+            exit = self.assertRaises(
+                SystemExit, lambda a: makeService(parse(*a, self.path)), arguments
+            )
+            self.assertTrue(str(exit.code).startswith("portlisten: "))
+            self.assertIn(reason, str(exit.code))
+            self.assertEqual(len(str(exit.code).splitlines()), 1)
+
+    async def test_sameName(self) -> None:
+        """
+        Several ports may have a name if all are shared; and none may have no name,
+        shared or not.
+        """
+        shared = ("--share", f"a={self.LOCAL}", "--share", f"a={UDP}")
+        self.start(*shared, "--share", self.LOCAL, port=self.LOCAL)
+        _, hello = await self.greeted()
+        self.assertEqual([port.name for port in hello.ports], ["", "a", "a", ""])
 
 
 class StopTests(ListenerTestCase):

@@ -21,7 +21,8 @@ from twisted.internet.testing import MemoryReactor
 from twisted.python.systemd import ListenFDs
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
-from portlisten import _ports
+from portlisten import _linux, _ports
+from portlisten._frames import Kind
 from portlisten._ports import BadDescription, BoundPort, CannotBind
 from tests.support import watchDescriptors
 
@@ -739,6 +740,238 @@ class InheritedPortTests(SynchronousTestCase):
         self.addCleanup(os.close, self.descriptor)
         error = self.assertRaises(CannotBind, _ports.bind, port)
         self.assertIn("Socket operation on non-socket", str(error))
+
+
+class SharedParseTests(SynchronousTestCase):
+    """
+    Tests for L{_ports.parseShared}.
+    """
+
+    def parse(self, description: str) -> str:
+        """
+        Understand a description.
+
+        @return: what it is to be bound as.
+        """
+        port = _ports.parseShared(MemoryReactor(), description, 5)._port
+        inner = port._port if isinstance(port, _ports.NamedPort) else port
+        return type(inner).__name__
+
+    def assertBad(self, description: str, *reasons: str) -> None:
+        """
+        Expect that a description is refused in one line, and why.
+        """
+        error = self.assertRaises(
+            BadDescription, _ports.parseShared, MemoryReactor(), description, 5
+        )
+        for reason in reasons:
+            self.assertIn(reason, str(error))
+        self.assertEqual(len(str(error).splitlines()), 1)
+
+    def test_asListened(self) -> None:
+        """
+        What can be listened on can be shared.
+        """
+        self.assertEqual(self.parse("80"), "NumberedPort")
+        self.assertEqual(self.parse("tcp:80"), "DescribedPort")
+        self.assertEqual(self.parse("unix:/run/www"), "DescribedPort")
+        self.assertBad("nonsense", "is no port")
+        self.assertBad("ssl:443", "ssl")
+
+    def test_name(self) -> None:
+        """
+        It may have a name.
+        """
+        port = _ports.parseShared(MemoryReactor(), "http=80", 5)
+        self.assertEqual((port.name, str(port)), ("http", "port 80"))
+        port = _ports.parseShared(MemoryReactor(), "udp:53", 5)
+        self.assertEqual((port.name, str(port)), ("", "udp:53"))
+
+    def test_udp(self) -> None:
+        """
+        UDP is understood as TCP is.
+        """
+        for description in (
+            "udp:53",
+            "dns=udp:53:interface=127.0.0.1",
+            "udp6:53",
+            r"udp6:53:interface=\:\:1",
+            "udp:port=53",
+        ):
+            self.assertEqual(self.parse(description), "UDPPort")
+
+    def test_badUDP(self) -> None:
+        """
+        And what is none is refused.
+        """
+        self.assertBad("udp:65536", "'udp:65536' is no port", "65536")
+        self.assertBad("udp:-1", "-1 is no port")
+        self.assertBad("udp:nonsense", "'udp:nonsense' is no port")
+        self.assertBad("udp:", "is no port")
+        self.assertBad("udp:53:interfaces=x", "is no port")
+        self.assertBad("udp:53:backlog=5", "has no backlog")
+        self.assertBad("udp:53:reuseport=2", "is no port")
+
+    def test_reused(self) -> None:
+        """
+        TCP may have several sockets.
+        """
+        self.assertEqual(self.parse("http=80:reuseport=4"), "NumberedPort")
+        self.assertEqual(self.parse("tcp:80:reuseport=64"), "ReusedPort")
+        self.assertEqual(self.parse("tcp:80:reuseport=1:backlog=7"), "ReusedPort")
+        self.assertEqual(self.parse("tcp6:80:reuseport=2"), "ReusedPort")
+
+    def test_badReused(self) -> None:
+        """
+        Other ports may not, and not any number.
+        """
+        for count in ("0", "65", "", "x", "-1", "1e1", "1000"):
+            self.assertBad(f"80:reuseport={count}", "from 1 to 64")
+        self.assertBad("unix:/run/www:reuseport=2", "is for TCP ports only")
+        self.assertBad("65536:reuseport=2", "is for TCP ports only")
+        self.assertBad("tcp:65536:reuseport=2", "65536 is no port")
+        self.assertBad("tcp:x:reuseport=2", "is no port")
+
+    def test_notToListenOn(self) -> None:
+        """
+        These are for sharing alone.
+        """
+        for description, reason in [
+            ("dns=udp:53", "has no connections to hand off: use --share"),
+            ("udp6:53", "has no connections to hand off: use --share"),
+            ("tcp:80:reuseport=2", "reuseport is for --share"),
+        ]:
+            error = self.assertRaises(
+                BadDescription, _ports.parse, MemoryReactor(), description, 5
+            )
+            self.assertIn(reason, str(error))
+
+
+class SharedBindTests(SynchronousTestCase):
+    """
+    Binding ports that are to be shared.
+    """
+
+    def setUp(self) -> None:
+        """
+        Watch over descriptors.
+        """
+        watchDescriptors(self)
+
+    def bind(self, description: str) -> list[BoundPort]:
+        """
+        Bind.
+        """
+        bound = _ports.bind(_ports.parseShared(reactor, description, 77))
+        for port in bound:
+            self.addCleanup(port.cleanUp)
+            for sock in port.sockets:
+                self.addCleanup(sock.close)
+        return bound
+
+    def test_number(self) -> None:
+        """
+        A number is a socket for IPv4 and one for IPv6.
+        """
+        bound = self.bind("web=0")
+        self.assertEqual([port.kind for port in bound], [Kind.LISTENER] * 2)
+        self.assertEqual([len(port.sockets) for port in bound], [1, 1])
+        self.assertTrue(bound[0].label.endswith(" (shared)"))
+
+    def test_reused(self) -> None:
+        """
+        Each has as many as were asked for, all on the same port.
+        """
+        bound = self.bind("web=0:reuseport=3")
+        self.assertEqual([port.kind for port in bound], [Kind.GROUP] * 2)
+        for port in bound:
+            self.assertEqual(len(port.sockets), 3)
+            self.assertEqual(
+                {sock.getsockname()[1] for sock in port.sockets}, {port.address.port}
+            )
+            for sock in port.sockets:
+                self.assertEqual(backlogOf(sock), 77)
+                self.assertFalse(sock.getblocking())
+                self.assertFalse(sock.get_inheritable())
+        self.assertTrue(bound[0].label.endswith(" (shared, 3 sockets)"))
+
+    def test_reusedInterface(self) -> None:
+        """
+        Likewise on one address, with a backlog of its own.
+        """
+        for host in ("127.0.0.1", "\\:\\:1"):
+            (port,) = self.bind(f"tcp:0:interface={host}:reuseport=2:backlog=3")
+            self.assertEqual(port.address.host, host.replace("\\", ""))
+            self.assertEqual([backlogOf(sock) for sock in port.sockets], [3, 3])
+
+    def test_busy(self) -> None:
+        """
+        What somebody else has without it cannot be had; nothing stays bound.
+        """
+        with socket.create_server(("127.0.0.1", 0)) as sock:
+            number = sock.getsockname()[1]
+            description = f"tcp:{number}:interface=127.0.0.1:reuseport=2"
+            error = self.assertRaises(CannotBind, self.bind, description)
+            self.assertIn(f"cannot listen on {description}: Address", str(error))
+            error = self.assertRaises(CannotBind, self.bind, f"{number}:reuseport=2")
+            self.assertIn(f"cannot listen on port {number}: Address", str(error))
+
+    def test_udp(self) -> None:
+        """
+        UDP over IPv4 and IPv6, which do not take each other's port.
+        """
+        for description, host in [
+            ("udp:0:interface=127.0.0.1", "127.0.0.1"),
+            ("udp:0", "0.0.0.0"),
+            ("udp6:0", "::"),
+            ("udp6:0:interface=\\:\\:1", "::1"),
+        ]:
+            (port,) = self.bind(f"dns={description}")
+            self.assertEqual((port.kind, port.address.host), (Kind.DATAGRAMS, host))
+            self.assertEqual(port.address.type, "UDP")
+            self.assertFalse(port.socket.getblocking())
+        (port,) = self.bind("udp:0")
+        self.bind(f"udp6:{port.address.port}")
+        error = self.assertRaises(CannotBind, self.bind, f"udp:{port.address.port}")
+        self.assertIn("Address already in use; 'ss -lntup'", str(error))
+
+    def test_inheritedDatagrams(self) -> None:
+        """
+        What systemd has bound for UDP can be shared.
+        """
+        sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self.addCleanup(sock.close)
+        sock.bind(("127.0.0.1", 0))
+        passed = ListenFDs([os.dup(sock.fileno())], ["dns"])
+        self.patch(endpoints._SystemdParser, "_sddaemon", passed)
+        (port,) = self.bind("dns=systemd:domain=INET:name=dns")
+        self.assertEqual(port.kind, Kind.DATAGRAMS)
+        self.assertEqual(port.address.port, sock.getsockname()[1])
+
+    def test_unnamed(self) -> None:
+        """
+        systemd-socket-activate gives no names, and Twisted wants some.
+        """
+        sock = socket.create_server(("127.0.0.1", 0))
+        self.addCleanup(sock.close)
+        # The first that systemd passes is 3.
+        environment = {"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": "1"}
+        self.patch(_linux, "initialEnvironment", environment.copy)
+        for description in ("systemd:domain=INET:index=0", "systemd:index=0"):
+            port = _ports.parse(MemoryReactor(), description, 5)
+            assert isinstance(port, _ports.InheritedPort)
+            self.assertEqual(port._descriptor, 3)
+        for description in (
+            "systemd:domain=INET:index=1",
+            "systemd:domain=INET:name=x",
+        ):
+            self.assertRaises(
+                BadDescription, _ports.parse, MemoryReactor(), description, 5
+            )
+        environment["LISTEN_PID"] = "1"
+        self.assertRaises(
+            BadDescription, _ports.parse, MemoryReactor(), "systemd:index=0", 5
+        )
 
 
 class BindTests(SynchronousTestCase):
