@@ -18,7 +18,7 @@ from twisted.internet.defer import Deferred
 
 from tests.integration.conftest import Start
 from tests.integration.load import Load, wrk
-from tests.integration.support import Process, ask, freePort, listening
+from tests.integration.support import Process, ask, freePort, listening, sleep
 
 CLOSE = "--header=Connection: close"
 WORKERS = 4
@@ -54,11 +54,12 @@ class Fleet:
         self.gone: list[Process] = []
         self.leaving: list[float] = []
 
-    async def open(self, careless: bool = False) -> str:
+    async def open(self, careless: bool = False, shared: bool = False) -> str:
         """
         Start them all.
 
         @param careless: whether the workers are to be the control's.
+        @param shared: whether they are to accept themselves.
         @return: the URL.
         """
         site = self._folder / "site"
@@ -69,6 +70,7 @@ class Fleet:
         self.listener = self._twistd(
             "portlisten",
             "--group=daemon",
+            *(["--share"] if shared else []),
             str(self._port),
             "./socket",
             uid="nobody",
@@ -115,6 +117,18 @@ class Fleet:
         leaving.signal(number)
         self.gone.append(leaving)
         return leaving.ended()
+
+    async def leave(self, seconds: float) -> None:
+        """
+        Stop all workers at once, and have nobody there for a while.
+        """
+        ends = [self._end(place, signal.SIGTERM) for place in range(len(self.workers))]
+        for end in ends:
+            await end
+        await sleep(seconds)
+        self.workers = [self._worker() for _ in range(WORKERS)]
+        for each in self.workers:
+            await each.says("joined the listener")
 
     async def counters(self) -> dict[str, int]:
         """
@@ -178,6 +192,35 @@ async def test_restarts(fleet: Fleet, start: Start, options: tuple[str, ...]) ->
     assert load.requests > 1000
     assert counters["lostInService"] == 0
     assert all("still in service after" not in gone.output for gone in fleet.gone)
+    await fleet.check()
+
+
+@pytest.mark.parametrize("options", [(), (CLOSE,)], ids=["keepAlive", "close"])
+@ensureDeferred
+async def test_shared(fleet: Fleet, start: Start, options: tuple[str, ...]) -> None:
+    """
+    The same with workers that accept on the port themselves; and in the middle there
+    is none for three seconds, in which clients wait and nobody is refused.
+    """
+
+    async def work() -> None:
+        await fleet.roll(signal.SIGTERM, 2)
+        await fleet.leave(3)
+        await fleet.roll(signal.SIGTERM, ROUNDS - 2)
+
+    url = await fleet.open(shared=True)
+    load = await wrk(start, url, work(), *options)
+    counters = await fleet.counters()
+    show(
+        f"restarts of those that share, {' '.join(options) or 'keep-alive'}",
+        load,
+        fleet,
+        slowestExit=round(max(fleet.leaving), 2),
+    )
+    assert len(fleet.gone) >= WORKERS * ROUNDS
+    assert load.errors == 0
+    assert load.requests > 1000
+    assert counters["accepted"] == 0
     await fleet.check()
 
 
