@@ -312,6 +312,9 @@ class ListenerChannel(_Channel):
         if not self._ended and self._revoking is None:
             self._send(Withdraw(_linux.cookie(sock)))
 
+    def unread(self) -> bool:
+        return not self._ended and (self._unsent or _linux.unread(self._socket) > 0)
+
     def drained(self) -> None:
         if not self._ended and self._revoking is None:
             self._send(Drained())
@@ -497,6 +500,7 @@ class WorkerChannel(_Channel):
         self._hello = WorkerHello(window, tuple(names), frozenset(takes))
         self._claims: Claims[int] = Claims(window)
         self._lent: dict[int, int] = {}
+        self.broken = False
         self._reason: str | None = None
         self._revoked = False
         self._farewell: str | None = None
@@ -613,6 +617,7 @@ class WorkerChannel(_Channel):
         self._pump()
 
     def _broken(self, reason: str) -> None:
+        self.broken = True
         self.bye(reason)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:

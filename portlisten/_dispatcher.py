@@ -145,7 +145,8 @@ class Dispatcher:
         ledger = self._ledger
         self.log.info(
             "{workers} workers, {waiting} connections waiting, {unclaimed} offered,"
-            " {held} held; since the start: {counters}",
+            " {held} held{shared}; since the start: {counters}",
+            shared=str(self._sharing),
             workers=ledger.workers,
             waiting=ledger.waiting,
             unclaimed=ledger.unclaimed,
@@ -194,6 +195,14 @@ class Dispatcher:
 
     def _admit(self, channel: IChannel, window: int, ports: Sequence[Port]) -> None:
         self._held.pop(channel, None)
+        if not self._sharing.joined(channel, ports):
+            self.log.warn(
+                "{channel} is turned away, and may try again: too many sockets are on"
+                " their way to workers that have not read them",
+                channel=channel.label,
+            )
+            channel.bye("too many shared sockets are on their way to workers")
+            return
         handedOff = [port for port in ports if port.kind is Kind.CONNECTIONS]
         if handedOff:
             self._unproven[channel] = self._throttle.joined(channel.user)
@@ -205,7 +214,6 @@ class Dispatcher:
             window=window,
             names=", ".join(dict.fromkeys(port.name or port.label for port in ports)),
         )
-        self._sharing.joined(channel, ports)
         names = [port.name for port in handedOff]
         self._run(self._ledger.joined(channel, window, self._reactor.seconds(), names))
 
@@ -278,6 +286,8 @@ class Dispatcher:
         See L{IDispatcher}.
         """
         if channel not in self._held:
+            if channel in self._borrowers:
+                self._throttle.failed(channel.user)
             self._strike(channel)
             self._sharing.left(channel)
             self._ledger.revoking(channel)
@@ -366,6 +376,7 @@ class Dispatcher:
                 channel.bye("the listener stops")
         if self._stopped is not None and (not self._channels or now >= self._deadline):
             stopped, self._stopped = self._stopped, None
+            self._sharing.stop()
             self._run(ledger.stopped())
             if self._timer is not None:
                 self._timer.cancel()

@@ -24,10 +24,13 @@ from portlisten._accept import BATCH, Accepted, Acceptor
 from portlisten._adoption import Adoptions, Served
 from portlisten._frames import Kind
 
-#: How many descriptors a port leaves to the rest of the process: a Twisted port
-#: that is out of them accepts connections in order to close them.  It is more
-#: than such a port takes at a time.
+#: How many descriptors ports leave to the rest of the process: a Twisted port that is
+#: out of them accepts connections in order to close them.  It is more than they take
+#: in a turn.
 MARGIN = 128
+
+#: How many turns what waits in a queue may take, when there is nobody else for it.
+TURNS = 1000
 
 
 class LentPorts(ABC):
@@ -60,17 +63,25 @@ class LentPorts(ABC):
         """
         self.close(cookie)
         try:
-            self._ports[cookie] = self._open(descriptor)
-        except OSError as error:
-            # It takes a second descriptor for a moment.
-            self._adoptions.release()
             try:
                 self._ports[cookie] = self._open(descriptor)
             except OSError:
-                self._later(cookie, descriptor, error)
-                return
+                # It takes a second descriptor for a moment.
+                self._adoptions.release()
+                self._ports[cookie] = self._open(descriptor)
+        except OSError as error:
+            self._later(cookie, descriptor, error)
+            return
+        except Exception:
+            self.log.failure("a shared socket cannot be served")
         os.close(descriptor)
         self._adoptions.reserve()
+        self._opened()
+
+    def _opened(self) -> None:  # noqa: B027
+        """
+        There may be one more port.
+        """
 
     def close(self, cookie: int) -> None:
         """
@@ -86,10 +97,23 @@ class LentPorts(ABC):
 
     def closeAll(self) -> None:
         """
-        Use none any more.
+        Use none any more: there are others who do.
         """
         for cookie in [*self._ports, *self._waiting]:
             self.close(cookie)
+
+    def finish(self) -> None:
+        """
+        Take what waits, and use none any more: there may be nobody else.
+        """
+        for port in self._ports.values():
+            self._empty(port)
+        self.closeAll()
+
+    def _empty(self, port: Any) -> None:  # noqa: B027
+        """
+        Take what waits at a port.
+        """
 
     def _later(self, cookie: int, descriptor: int, error: OSError) -> None:
         self.log.error(
@@ -119,18 +143,91 @@ class StreamPorts(LentPorts):
     """
     Those of a worker that serves connections, which may be handed off to it as
     well.
+
+    Before the process is out of descriptors, all pause.
+
+    @ivar accepted: how many connections they have accepted.
+    @ivar atOnce: how many each may accept in a turn: all together, no more than
+        there is room for.
     """
 
     takes = frozenset([Kind.CONNECTIONS, Kind.LISTENER, Kind.GROUP])
+
+    def __init__(self, reactor: Any, adoptions: Adoptions, retry: float) -> None:
+        super().__init__(reactor, adoptions, retry)
+        self._pause: IDelayedCall | None = None
+        self._enough = 0
+        self.accepted = 0
+        self.atOnce = 1
 
     def _open(self, descriptor: int) -> Any:
         family = _linux.family(descriptor)
         if family == socket.AF_UNIX:
             return _UNIXPort(self._reactor, self._adoptions, self._retry, descriptor)
-        factory = _Accepting(self._reactor, self._adoptions, self._retry)
+        factory = _Accepting(self, self._adoptions)
         port = self._reactor.adoptStreamPort(descriptor, family, factory)
-        factory.watch(port)
+        _stayNonBlocking(port)
+        factory.port = port
         return port
+
+    def _opened(self) -> None:
+        limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        margin = min(MARGIN, limit // 4)
+        self._enough = limit - margin
+        self.atOnce = max(1, margin // 2 // max(1, len(self._ports)))
+        for port in self._ports.values():
+            port.numberAccepts = min(port.numberAccepts, self.atOnce)
+            if self._pause is not None:
+                port.stopReading()
+
+    def _empty(self, port: Any) -> None:
+        for _ in range(TURNS):
+            before = self.accepted
+            if self._pause is None:
+                port.doRead()
+            if self.accepted == before:
+                break
+
+    def closeAll(self) -> None:
+        """
+        See L{LentPorts.closeAll}.
+        """
+        super().closeAll()
+        if self._pause is not None:
+            self._pause.cancel()
+            self._pause = None
+
+    def taken(self, descriptor: int) -> None:
+        """
+        A connection has this descriptor: the kernel gives out the lowest that is
+        free, so it says how many there are.
+        """
+        if descriptor < self._enough or self._pause is not None:
+            return
+        self.log.error(
+            "accepting pauses: {count} descriptors are in use; clients wait in the"
+            " backlog, or are served by others",
+            count=descriptor,
+        )
+        for port in self._ports.values():
+            port.stopReading()
+        self._pause = self._reactor.callLater(self._retry, self._goOn)
+
+    def _goOn(self) -> None:
+        if self._crowded():
+            self._pause = self._reactor.callLater(self._retry, self._goOn)
+            return
+        self._pause = None
+        for port in self._ports.values():
+            port.startReading()
+
+    def _crowded(self) -> bool:
+        try:
+            descriptor = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            return True
+        os.close(descriptor)
+        return descriptor >= self._enough
 
 
 class DatagramPorts(LentPorts):
@@ -155,45 +252,33 @@ class DatagramPorts(LentPorts):
         self._maxPacketSize = maxPacketSize
 
     def _open(self, descriptor: int) -> Any:
-        return self._reactor.adoptDatagramPort(
-            descriptor,
-            _linux.family(descriptor),
-            self._makeProtocol(),
-            self._maxPacketSize,
-        )
+        protocol = self._makeProtocol()
+        try:
+            port = self._reactor.adoptDatagramPort(
+                descriptor, _linux.family(descriptor), protocol, self._maxPacketSize
+            )
+        except Exception:
+            # If it was the protocol that failed, there is a port already.
+            if protocol.transport is not None:
+                protocol.transport.stopListening()
+            raise
+        _stayNonBlocking(port)
+        return port
 
 
 class _Accepting(Factory):
     """
-    Builds the protocols of what one port accepts, and has the port pause before
-    the process is out of descriptors.
+    Builds the protocols of what one port accepts.
+
+    @ivar port: the port.
     """
 
     noisy = False
-    log = Logger()
+    port: Any
 
-    def __init__(self, reactor: Any, adoptions: Adoptions, retry: float) -> None:
-        self._reactor = reactor
+    def __init__(self, ports: StreamPorts, adoptions: Adoptions) -> None:
+        self._ports = ports
         self._adoptions = adoptions
-        self._retry = retry
-        self._timer: IDelayedCall | None = None
-        limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-        margin = min(MARGIN, limit // 4)
-        self._enough = limit - margin
-        self._atOnce = max(1, margin // 2)
-
-    def watch(self, port: Any) -> None:
-        """
-        Get to know the port, before it accepts anything.
-        """
-        self._port = port
-        self._bound()
-
-    def _bound(self) -> None:
-        """
-        A port takes the more at a time the more there is to take.
-        """
-        self._port.numberAccepts = min(self._port.numberAccepts, self._atOnce)
 
     def logPrefix(self) -> str:
         """
@@ -207,48 +292,13 @@ class _Accepting(Factory):
         """
         See L{IProtocolFactory}.
         """
-        self._bound()
+        self._ports.accepted += 1
+        # A port takes the more at a time the more there is to take.
+        self.port.numberAccepts = min(self.port.numberAccepts, self._ports.atOnce)
         protocol = self._adoptions.buildProtocol(addr)
-        return None if protocol is None else _Taken(self._adoptions, protocol, self)
-
-    def doStop(self) -> None:
-        """
-        The port is closed.
-        """
-        super().doStop()
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-
-    def taken(self, descriptor: int) -> None:
-        """
-        A connection has this descriptor: the kernel gives out the lowest that is
-        free, so it says how many there are.
-        """
-        if descriptor < self._enough or self._timer is not None:
-            return
-        self.log.error(
-            "accepting pauses: {count} descriptors are in use; clients wait in the"
-            " backlog, or are served by others",
-            count=descriptor,
-        )
-        self._port.stopReading()
-        self._timer = self._reactor.callLater(self._retry, self._goOn)
-
-    def _goOn(self) -> None:
-        if self._crowded():
-            self._timer = self._reactor.callLater(self._retry, self._goOn)
-        else:
-            self._timer = None
-            self._port.startReading()
-
-    def _crowded(self) -> bool:
-        try:
-            descriptor = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
-        except OSError:
-            return True
-        os.close(descriptor)
-        return descriptor >= self._enough
+        if protocol is None:
+            return None
+        return _Taken(self._adoptions, protocol, self._ports)
 
 
 class _Taken(Served):
@@ -256,11 +306,9 @@ class _Taken(Served):
     A connection that this process accepted itself.
     """
 
-    def __init__(
-        self, adoptions: Adoptions, protocol: Any, accepting: _Accepting
-    ) -> None:
+    def __init__(self, adoptions: Adoptions, protocol: Any, ports: StreamPorts) -> None:
         super().__init__(adoptions, protocol, lambda: None)
-        self._accepting = accepting
+        self._ports = ports
 
     def makeConnection(self, transport: Any) -> None:
         """
@@ -268,7 +316,7 @@ class _Taken(Served):
         """
         descriptor = transport.fileno()
         super().makeConnection(transport)
-        self._accepting.taken(descriptor)
+        self._ports.taken(descriptor)
 
 
 class _UNIXPort:
@@ -292,15 +340,51 @@ class _UNIXPort:
             self._accepted,
             retry,
         )
-        self._acceptor.resume()
+        self._socket = sock
+        self.startReading()
+
+    #: As a Twisted port's; but this takes a batch, and never closes it.
+    numberAccepts = BATCH
 
     def _accepted(self, batch: list[Accepted]) -> None:
         for sock, _ in batch:
             sock.setblocking(False)
             self._adoptions.adopt(sock.detach())
 
+    def doRead(self) -> None:
+        """
+        Take what waits.
+        """
+        self._acceptor.doRead()
+
+    def startReading(self) -> None:
+        """
+        Accept.
+        """
+        self._acceptor.resume()
+
+    def stopReading(self) -> None:
+        """
+        Leave clients in the queue.
+        """
+        self._acceptor.suspend()
+
     def stopListening(self) -> None:
         """
         Accept nothing more.
         """
         self._acceptor.close()
+
+
+def _stayNonBlocking(port: Any) -> None:
+    """
+    Have a port read only from a socket that does not block: the flag is shared by
+    all who hold the socket, and one of them may have changed it.
+    """
+    read = port.doRead
+
+    def doRead() -> Any:
+        os.set_blocking(port.fileno(), False)
+        return read()
+
+    port.doRead = doRead

@@ -11,6 +11,7 @@ import array
 import errno
 import fcntl
 import os
+import select
 import socket
 import struct
 import termios
@@ -37,6 +38,7 @@ _CLOSE_WAIT = 8
 
 _COOKIE = struct.Struct("=Q")
 _CREDENTIALS = struct.Struct("=iii")
+_HANGUP = select.POLLHUP | select.POLLRDHUP
 _NO_LINGER = struct.pack("=ii", 0, 0)
 
 #: SCM_MAX_FD in linux/include/net/scm.h: no message carries more.
@@ -236,12 +238,25 @@ def family(descriptor: int) -> socket.AddressFamily:
         sock.detach()
 
 
-def listening(sock: socket.socket) -> bool:
+def shutDown(sock: socket.socket) -> bool:
     """
-    Whether a socket still listens.  Whoever holds it can end that for everybody,
-    by shutdown(2); after listen(2) it listens again, on the same port.
+    Whether somebody shut a listening or a UDP socket down, which whoever holds it
+    can do to everybody.  One for TCP listens again, on the same port, after
+    listen(2); for the others there is no way back.
     """
-    return bool(sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
+    poll = select.poll()
+    poll.register(sock, select.POLLRDHUP)
+    return any(events & _HANGUP for _, events in poll.poll(0))
+
+
+def unread(sock: socket.socket) -> int:
+    """
+    How much of what was written to a Unix socket its peer has not read, as the
+    kernel charges for it: C{SIOCOUTQ}, C{unix_outq_len} in net/unix/af_unix.c.
+    """
+    size = array.array("i", [0])
+    fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, size)
+    return size[0]
 
 
 def initialEnvironment() -> dict[str, str]:

@@ -2,8 +2,8 @@
 Telling the service manager how the process is doing: sd_notify(3).
 
 A process may have several parts, such as endpoints, each of which is ready in its
-own time.  The process is ready when all of them are, and it stops when all of them
-do.  Where there is no C{NOTIFY_SOCKET}, nobody is told.
+own time.  The process is ready when all of them are.  A part may end while the
+process goes on.  Where there is no C{NOTIFY_SOCKET}, nobody is told.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ class Manager:
         self._parts: dict[Part, str] = {}
         self._waiting: set[Part] = set()
         self._ready = False
+        self._stopping = False
 
     def begin(self) -> Part:
         """
@@ -39,7 +40,7 @@ class Manager:
         """
         A part says how it does.
         """
-        if part in self._parts:
+        if part in self._parts and not self._stopping:
             self._parts[part] = text
             line = "; ".join(filter(None, self._parts.values()))
             # The library knows Latin-1 alone.
@@ -50,16 +51,27 @@ class Manager:
         A part is ready.
         """
         self._waiting.discard(part)
-        if not self._waiting and not self._ready:
+        self._sayReady()
+
+    def _sayReady(self) -> None:
+        if self._parts and not (self._waiting or self._ready or self._stopping):
             self._ready = True
             self._send("READY=1")
 
-    def stopping(self, part: Part) -> None:
+    def ended(self, part: Part) -> None:
         """
-        A part stops.
+        A part ends.
         """
         self._waiting.discard(part)
-        if self._parts.pop(part, None) is not None and not self._parts:
+        self._parts.pop(part, None)
+        self._sayReady()
+
+    def stopping(self) -> None:
+        """
+        The process stops.  May be called again.
+        """
+        if not self._stopping:
+            self._stopping = True
             self._send("STOPPING=1\nSTATUS=finishing what is in service")
 
 
@@ -84,11 +96,11 @@ class Part:
         self._manager.status(self, text)
         self._manager.ready(self)
 
-    def stopping(self) -> None:
+    def ended(self) -> None:
         """
-        Say that it stops.  May be called again.
+        Say no more.  May be called again.
         """
-        self._manager.stopping(self)
+        self._manager.ended(self)
 
 
 @cache

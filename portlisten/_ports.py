@@ -414,6 +414,8 @@ def _parseListened(reactor: Any, backlog: int, description: str) -> Nameless:
 
 def _parseShared(reactor: Any, backlog: int, description: str) -> Nameless:
     if _UDP.match(description):
+        if _REUSEPORT.search(description):
+            raise BadDescription(f"{description!r}: reuseport is for TCP ports only")
         host, number, ownBacklog = _internet(description, "tcp" + description[3:])
         if ownBacklog is not None:
             raise BadDescription(f"{description!r}: a UDP port has no backlog")
@@ -428,6 +430,8 @@ def _parseShared(reactor: Any, backlog: int, description: str) -> Nameless:
             f" {MAXIMUM_REUSE}"
         )
     rest = description[: reused.start()] + description[reused.end() :]
+    if _REUSEPORT.search(rest):
+        raise BadDescription(f"{description!r} has reuseport twice")
     if _NUMBER.fullmatch(rest) and int(rest) < 65536:
         return NumberedPort(int(rest), backlog, count)
     if not re.match("tcp6?:", rest):
@@ -517,7 +521,9 @@ def _unnamed(description: str) -> int | None:
     # Twisted takes them out of os.environ when it is imported.
     environment = _linux.initialEnvironment()
     count = environment.get("LISTEN_FDS", "")
-    if index is None or not count.isdecimal() or "LISTEN_FDNAMES" in environment:
+    if index is None or not re.fullmatch("[0-9]{1,4}", count):
+        return None
+    if "LISTEN_FDNAMES" in environment:
         return None
     environment["LISTEN_FDNAMES"] = ":".join(["unknown"] * int(count))
     passed = ListenFDs.fromEnvironment(environment).inheritedDescriptors()
@@ -555,8 +561,8 @@ def _explain(port: object, error: object) -> str:
     number = getattr(error, "errno", None)
     if number is None:
         reason = _firstLine(error)
-    elif isinstance(error, socket.gaierror):
-        reason = str(error.strerror)  # its errno is getaddrinfo's
+    elif isinstance(error, socket.gaierror) or number < 0:
+        reason = str(getattr(error, "strerror", error))  # its errno is getaddrinfo's
     else:
         reason = os.strerror(number)
     advice = {
@@ -583,6 +589,13 @@ def _listen(host: str, number: int, backlog: int, count: int) -> list[socket.soc
     @raise OSError: if that fails.  Nothing stays bound then.
     """
     sockets: list[socket.socket] = []
+    if count:
+        # Others of this user who bind likewise would take their share, unnoticed.
+        with socket.socket(_familyOf(host)) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if ":" in host:
+                probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            probe.bind((host, number))
     try:
         for _ in range(count or 1):
             # Of an IPv6 socket, this makes one for IPv6 alone.

@@ -195,7 +195,7 @@ class DatagramWorker:
             self._reactor.addReader(self)
 
     def _stopOnce(self) -> None:
-        self._state.stopping()
+        self._state.ended()
         self._adoptions.drain()
         self._timer = self._reactor.callLater(self._grace, self._graceOver)
         self._leave()

@@ -66,6 +66,9 @@ class Shares:
             for port, each in sockets.items()
             if port.kind is not Kind.GROUP
         }
+        self._borrowers: dict[Hashable, dict[Hashable, None]] = {
+            socket: {} for socket in self._common.values()
+        }
         self._groups = {
             port: _Group(port.number, each)
             for port, each in sockets.items()
@@ -80,7 +83,9 @@ class Shares:
         decisions: list[Decision] = []
         for port in ports:
             if port in self._common:
-                decisions.append(Lend(channel, port.number, self._common[port]))
+                socket = self._common[port]
+                self._borrowers[socket][channel] = None
+                decisions.append(Lend(channel, port.number, socket))
             elif port in self._groups:
                 decisions.extend(self._groups[port].joined(channel))
         return decisions
@@ -89,7 +94,18 @@ class Shares:
         """
         A worker uses its sockets no more, if it had any.
         """
+        for borrowers in self._borrowers.values():
+            borrowers.pop(channel, None)
         return [each for group in self._groups.values() for each in group.left(channel)]
+
+    def holders(self, socket: Hashable) -> list[Any]:
+        """
+        Which workers have a socket.
+        """
+        holders = list(self._borrowers.get(socket, ()))
+        for group in self._groups.values():
+            holders.extend(group.holders(socket))
+        return holders
 
 
 class _Group:
@@ -113,6 +129,9 @@ class _Group:
         for socket in self._has.pop(channel, ()):
             del self._holders[socket][channel]
         return self._settle()
+
+    def holders(self, socket: Hashable) -> Iterable[Hashable]:
+        return self._holders.get(socket, ())
 
     def _settle(self) -> list[Decision]:
         if self._has:

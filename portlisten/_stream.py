@@ -127,7 +127,13 @@ class StreamWire:
                 ],
             ),
             Throttle(longest=options["throttle"]),
-            Sharing(self._shared, self._backlog),
+            Sharing(
+                self._reactor,
+                self._shared,
+                self._backlog,
+                options["claim-timeout"],
+                connections // 4,
+            ),
             self._timedOut,
         )
         dispatcher.roomChanged = self.roomChanged

@@ -133,6 +133,10 @@ class ChannelTransport(FileDescriptor):
             # The kernel would take descriptors with no bytes, and drop them.
             return 0
         due = self._descriptors[: _linux.MAXIMUM_DESCRIPTORS]
+        if len(self._descriptors) > len(due):
+            # The others go with the next bytes, which are still not later than
+            # their frames.
+            data = data[:1]
         try:
             sent = _linux.send(self._socket, data, due)
         except OSError as error:

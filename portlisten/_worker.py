@@ -179,7 +179,7 @@ class Worker:
         self._channel = None
         # The ports are the listener's: another one could not bind them while they
         # are open here.
-        self._lent.closeAll()
+        self._lent.finish()
         if self._stop.asked:
             self._settle()
         elif registered:
@@ -190,7 +190,7 @@ class Worker:
                 count=len(self.serving),
                 reason=reason or "the listener is gone",
             )
-            self._later(self._retry)
+            self._later(UNFIT if channel.broken else self._retry)
         elif reason is None:
             self._complain("it went without a word", self._retry)
         else:
@@ -230,7 +230,7 @@ class Worker:
         self._timer = self._reactor.callLater(delay, self._connect)
 
     def _leave(self) -> None:
-        self._state.stopping()
+        self._state.ended()
         self._cancelTimer()
         self._lent.closeAll()
         self._adoptions.drain()

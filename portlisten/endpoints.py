@@ -25,7 +25,7 @@ from twisted.python.failure import Failure
 from twisted.python.usage import UsageError
 from zope.interface import implementer
 
-from portlisten import _path, _twistd
+from portlisten import _notify, _path, _twistd
 from portlisten._frames import portNames
 from portlisten._lent import DatagramPorts
 from portlisten._receiver import DatagramWorker
@@ -321,6 +321,7 @@ def _begin(reactor: Any, worker: IWorker, path: str) -> Deferred[IListeningPort]
     except Exception:
         return fail()
     port = _ListeningPort(reactor, worker, path)
+    reactor.addSystemEventTrigger("before", "shutdown", _notify.manager().stopping)
     start = reactor.callLater(0, lambda: worker.start().chainDeferred(ready))
 
     def cancel(_: object) -> None:

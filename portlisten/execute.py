@@ -13,7 +13,9 @@ The program takes the place of this process, so its supervisor sees no other.
 
 from __future__ import annotations
 
+import errno
 import fcntl
+import math
 import os
 import shutil
 import signal
@@ -46,6 +48,10 @@ FIRST = 3
 #: Seconds between two tries to connect to the listener.
 RETRY = 0.1
 
+#: How long a listener may keep silent, in seconds: longer than it may have a worker
+#: wait.
+ANSWER = 15.0
+
 #: What a shell would exit with.
 NOT_EXECUTABLE = 126
 NOT_FOUND = 127
@@ -70,6 +76,11 @@ class ExecOptions(_twistd.CommandOptions):
     )
 
     epilogue = """
+The sockets do not block, and must stay so, since others use them too. What else
+is open as 3 and so on is replaced. PROGRAM goes on when the listener stops, and
+the port is taken until PROGRAM stops, too: restart it with the listener, or have
+systemd hold the port.
+
 PROGRAM has to serve all that it gets, or to be given less with --name: clients
 of a socket that it leaves alone wait for ever. A port that is only a number has
 two sockets, for IPv4 and IPv6; tcp:80 and tcp6:80 have one.
@@ -157,20 +168,24 @@ class CannotRun(SystemExit):
 
 
 def _say(what: str) -> None:
-    print(f"portlisten exec: {what}", file=sys.stderr, flush=True)
+    try:
+        print(f"portlisten exec: {what}", file=sys.stderr, flush=True)
+    except OSError:
+        pass  # nobody listens, which is no reason not to serve
 
 
 def receive(sock: socket.socket, names: Sequence[str]) -> list[tuple[Port, int]] | None:
     """
     Join a listener, and wait for what it shares.
 
-    @param sock: connected to it.  Leaves it open.
+    @param sock: connected to it.  Leaves it open.  Its time-out is how long it may
+        keep silent.
     @param names: what the ports are called; if empty, all that it shares.
     @return: each port with a descriptor of its socket, which are the caller's; or
         L{None} if the listener went without a word.
+    @raise TimeoutError: if it keeps silent for too long.
     @raise ProtocolError: if it has not what is asked for, or says farewell.
     """
-    sock.setblocking(True)
     hello = WorkerHello(1, tuple(names), _TAKES)
     decoder = Decoder(_frames.FROM_LISTENER)
     loose: dict[int, int] = {}
@@ -192,13 +207,17 @@ def receive(sock: socket.socket, names: Sequence[str]) -> list[tuple[Port, int]]
             for frame in decoder.feed(data):
                 if isinstance(frame, ListenerHello):
                     ports = frame.wanted(hello)
-                elif isinstance(frame, Listener) and frame.cookie in loose:
-                    sockets[frame.port] = loose.pop(frame.cookie)
                 elif isinstance(frame, Listener):
-                    raise ProtocolError("a shared socket got lost on its way")
+                    if frame.cookie not in loose:
+                        raise ProtocolError("a shared socket got lost on its way")
+                    if frame.port not in (port.number for port in ports or ()):
+                        raise ProtocolError("a socket of a port that was not wanted")
+                    sockets[frame.port] = loose.pop(frame.cookie)
                 elif isinstance(frame, Bye):
                     raise ProtocolError(f"the listener says: {frame.reason}")
         received = [(port, sockets.pop(port.number)) for port in ports]
+    except TimeoutError:
+        raise
     except OSError:
         return None
     finally:
@@ -213,40 +232,59 @@ def obtain(
     """
     Find the listener, and have it send what it shares.
 
-    @param timeout: how long to look for it, in seconds; L{None} for ever.
+    @param timeout: how long that may take, in seconds; L{None} for ever.
     @return: the channel, and each port with a descriptor, all the caller's.
     @raise CannotRun: if that fails.
     """
     complaint = ""
-    began = time.monotonic()
+    end = math.inf if timeout is None else time.monotonic() + timeout
     while True:
-        try:
-            sock = _path.connect(path, users)
-        except OSError as error:
-            why = _path.explain(error)
-        else:
-            try:
-                received = receive(sock, names)
-            except ProtocolError as error:
-                sock.close()
-                raise CannotRun(
-                    f"the listener at {path} is of no use: {error}"
-                ) from None
-            if received is not None:
-                return sock, received
-            sock.close()
-            why = "it went without a word"
-        if timeout is not None and time.monotonic() - began >= timeout:
-            raise CannotRun(f"no listener at {path} within {timeout:g} s: {why}")
-        if why != complaint:
-            complaint = why
-            _say(f"waiting for a listener at {path}: {why}")
+        found = _ask(path, names, users, end - time.monotonic())
+        if not isinstance(found, str):
+            return found
+        if time.monotonic() >= end:
+            raise CannotRun(f"no listener at {path} within {timeout:g} s: {found}")
+        if found != complaint:
+            complaint = found
+            _say(f"waiting for a listener at {path}: {found}")
         time.sleep(RETRY)
+
+
+def _ask(
+    path: str, names: Sequence[str], users: Sequence[int], left: float
+) -> tuple[socket.socket, list[tuple[Port, int]]] | str:
+    """
+    Ask the listener once.
+
+    @param left: how long there is, in seconds.
+    @return: as L{obtain}; or what is the matter, if that may change.
+    @raise CannotRun: if it will not.
+    """
+    try:
+        sock = _path.connect(path, users)
+    except OSError as error:
+        return _path.explain(error)
+    sock.settimeout(max(0.001, min(ANSWER, left)))
+    try:
+        received = receive(sock, names)
+    except TimeoutError:
+        sock.close()
+        return "it does not answer"
+    except ProtocolError as error:
+        sock.close()
+        raise CannotRun(f"the listener at {path} is of no use: {error}") from None
+    if received is None:
+        sock.close()
+        return "it went without a word"
+    sock.setblocking(True)
+    return sock, received
 
 
 def arrange(descriptors: Sequence[int]) -> None:
     """
     Have descriptors be 3 and on, and stay open in another program.  Takes them.
+
+    @raise OSError: if there is no room.
     """
     end = FIRST + len(descriptors)
     # First out of the way of each other.
@@ -278,7 +316,12 @@ def execute(options: ExecOptions) -> None:
     )
     for number, (port, _) in enumerate(received, FIRST):
         _say(f"{port.label} is descriptor {number}")
-    arrange([*(descriptor for _, descriptor in received), sock.detach()])
+    try:
+        arrange([*(descriptor for _, descriptor in received), sock.detach()])
+    except OSError as error:
+        raise CannotRun(
+            f"no room for {len(received)} sockets: {error.strerror}; raise 'ulimit -n'"
+        ) from None
     environment = {
         **os.environ,
         "LISTEN_PID": str(os.getpid()),
@@ -292,7 +335,10 @@ def execute(options: ExecOptions) -> None:
     try:
         os.execve(found, [program, *arguments], environment)  # noqa: S606
     except OSError as error:
-        raise CannotRun(f"{found}: {error.strerror}", NOT_EXECUTABLE) from None
+        why = error.strerror
+        if error.errno == errno.ENOENT:
+            why = "the interpreter that its first line names is missing"
+        raise CannotRun(f"{found}: {why}", NOT_EXECUTABLE) from None
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -20,7 +20,7 @@ from twisted.python.failure import Failure
 from twisted.python.usage import UsageError
 from zope.interface import implementer
 
-from portlisten import _path, _twistd
+from portlisten import _notify, _path, _twistd
 from portlisten._frames import portName
 from portlisten._receiver import DatagramWorker
 from portlisten._worker import Worker
@@ -247,6 +247,7 @@ class HelloService(Service):
         if not self.running:
             return succeed(None)
         super().stopService()
+        _notify.manager().stopping()
         return self._worker.stop()
 
 

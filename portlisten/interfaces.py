@@ -134,6 +134,11 @@ class IChannel(Interface):
         Have it use one no more that it was lent.
         """
 
+    def unread() -> bool:
+        """
+        Say whether the worker has yet to read something of what it was sent.
+        """
+
     def drained() -> None:
         """
         Confirm that no offer follows.
@@ -255,6 +260,10 @@ class IWorkerChannel(Interface):
     """
     What an adopter sees of its listener: the worker's end of a channel.
     """
+
+    broken = Attribute(
+        "Whether it was given up for something that the next one may meet as well."
+    )
 
     def drain() -> None:
         """

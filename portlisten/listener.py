@@ -349,7 +349,7 @@ class ListenerService(Service):
         if not running:
             self._release()
             return succeed(None)
-        self._state.stopping()
+        _notify.manager().stopping()
         for acceptor in self._acceptors:
             acceptor.stop()
         stopped = self._wire.stop(self._options["grace"])

@@ -36,7 +36,7 @@ HOLD = 1.0
 CLAIM_TIMEOUT = 5.0
 PAUSE = 0.1
 NAMES = ("", "web", "mail")
-NOTHING = Sharing({}, 1)
+NOTHING = Sharing(Clock(), {}, 1, 1, 1)
 
 
 def portOf(name: str = "", number: int = 0) -> Port:
@@ -51,6 +51,7 @@ class RecordingChannel:
     """
     Keeps what it is told.
 
+    @ivar reads: whether it reads what it is sent.
     @ivar offers: the ids and connections that it was offered.
     @ivar calls: everything else.
     """
@@ -58,6 +59,7 @@ class RecordingChannel:
     def __init__(self, label: str, user: int = 1000) -> None:
         self.label = label
         self.user = user
+        self.reads = True
         self.offers: list[tuple[int, IConnection]] = []
         self.ports: list[int] = []
         self.calls: list[tuple[Any, ...]] = []
@@ -71,6 +73,9 @@ class RecordingChannel:
 
     def withdraw(self, sock: socket.socket) -> None:
         self.calls.append(("withdraw", sock))
+
+    def unread(self) -> bool:
+        return not self.reads
 
     def drained(self) -> None:
         self.calls.append(("drained",))

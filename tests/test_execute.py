@@ -9,6 +9,7 @@ import contextlib
 import io
 import json
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -290,6 +291,7 @@ class ReceiveTests(ExecuteTestCase):
             ((HELLO, Bye("enough")), (), "the listener says: enough"),
             ((Bye("go away"),), (), "the listener says: go away"),
             ((HELLO, Listener(0, 4711)), (), "got lost on its way"),
+            ((HELLO, Listener(9, _linux.cookie(self.tcp))), (), "was not wanted"),
             ((b"nonsense" * 8,), (), "unknown type"),
         ]:
             error = self.assertRaises(
@@ -429,6 +431,59 @@ class ProgramTests(ExecuteTestCase):
             _, err = process.communicate(timeout=30)
         self.assertEqual(process.returncode, 126)
         self.assertIn("Exec format error", err.decode().splitlines()[-1])
+
+    def test_silent(self) -> None:
+        """
+        A listener that does not answer is not waited for longer than was said.
+        """
+        self.listen()
+        process = self.run_("--timeout=0.5", self.path, "true")
+        _, err = process.communicate(timeout=30)
+        self.assertEqual(process.returncode, 1)
+        self.assertIn("within 0.5 s: it does not answer", err.decode())
+
+    def test_noRoom(self) -> None:
+        """
+        There may be no room for so many descriptors.
+        """
+        listener = self.listen()
+        process = self.run_(self.path, "true")
+        resource.prlimit(process.pid, resource.RLIMIT_NOFILE, (7, 7))
+        with listener.speak(*self.frames, sockets=[self.tcp, self.udp]):
+            _, err = process.communicate(timeout=30)
+        self.assertEqual(process.returncode, 1)
+        self.assertIn("raise 'ulimit -n'", err.decode().splitlines()[-1])
+        self.assertNotIn("Traceback", err.decode())
+
+    def test_noInterpreter(self) -> None:
+        """
+        A script whose interpreter is missing is there all the same.
+        """
+        script = self.path + ".sh"
+        Path(script).write_text("#!/no/such/interpreter\n")
+        os.chmod(script, 0o755)
+        listener = self.listen()
+        process = self.run_(self.path, script)
+        with listener.speak(*self.frames, sockets=[self.tcp, self.udp]):
+            _, err = process.communicate(timeout=30)
+        self.assertEqual(process.returncode, 126)
+        self.assertIn("the interpreter", err.decode().splitlines()[-1])
+
+    def test_deafTerminal(self) -> None:
+        """
+        That nobody reads what it says is no reason not to run the program.
+        """
+        listener = self.listen()
+        with open("/dev/full", "w") as full:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "portlisten", "exec", self.path, "echo", "ran"],
+                cwd=Path(__file__).parent.parent,
+                stdout=subprocess.PIPE,
+                stderr=full,
+            )
+        with listener.speak(*self.frames, sockets=[self.tcp, self.udp]):
+            out, _ = process.communicate(timeout=30)
+        self.assertEqual(out, b"ran\n")
 
     def test_interrupt(self) -> None:
         """

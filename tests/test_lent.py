@@ -229,7 +229,7 @@ class GiveBackTests(LentTestCase):
         listener.channel.say(Withdraw(_linux.cookie(sock)))
         await self.settle()
         self.assertEqual(self.holders(sock), 1)
-        self.assertTrue(_linux.listening(sock))
+        self.assertFalse(_linux.shutDown(sock))
         waiting = self.connect(sock)
         await self.settle()
         self.assertEqual(len(self.factory.conversations), 1)
@@ -260,7 +260,7 @@ class GiveBackTests(LentTestCase):
         await eventually(lambda: listener.channel.heard(Drain))
         await self.settle()
         self.assertEqual(self.holders(sock), 1)
-        self.assertTrue(_linux.listening(sock))
+        self.assertFalse(_linux.shutDown(sock))
         listener.channel.say(Drained())
         client.send(b"still there")
         await eventually(lambda: conversation.received == b"still there")
@@ -464,13 +464,87 @@ class DescriptorTests(LentTestCase):
         sock = self.port()
         listener = await self.joinAndLend(sock)
         await self.settle()
-        ((_, port),) = self.worker._lent._ports.items()
-        port.factory._enough = 0
+        self.worker._lent._enough = 0  # type: ignore[attr-defined]
         await self.accepted(sock)
         self.assertIn("accepting pauses", "".join(texts(self.logged, "error")))
         listener.channel.say(Withdraw(_linux.cookie(sock)))
         await self.settle()
         self.assertEqual(self.holders(sock), 1)
+
+
+class TogetherTests(LentTestCase):
+    """
+    Several ports of one process.
+    """
+
+    async def test_pauseTogether(self) -> None:
+        """
+        All pause when one finds the process nearly out of descriptors, those to come
+        as well.
+        """
+        first, second, third = self.port(), self.port(), self.port()
+        listener = await self.joinAndLend(first)
+        self.lend(listener, second)
+        await self.settle()
+        self.worker._lent._enough = 0  # type: ignore[attr-defined]
+        await self.accepted(first)
+        self.lend(listener, third)
+        for sock in (second, third):
+            self.connect(sock)
+        await self.settle()
+        self.assertEqual(len(self.factory.conversations), 1)
+        self.assertEqual(len(texts(self.logged, "error")), 1)
+        self.clock.advance(RETRY)
+        await eventually(lambda: len(self.factory.conversations) == 3)
+
+    async def test_shares(self) -> None:
+        """
+        The more ports there are, the less each takes at a time.
+        """
+        listener = await self.joinAndLend(self.port())
+        await self.settle()
+        one = self.worker._lent.atOnce  # type: ignore[attr-defined]
+        for _ in range(3):
+            self.lend(listener, self.port())
+        await self.settle()
+        self.assertEqual(
+            self.worker._lent.atOnce,  # type: ignore[attr-defined]
+            one // 4,
+        )
+        for port in self.worker._lent._ports.values():
+            self.assertLessEqual(port.numberAccepts, one // 4)
+
+    async def test_blocking(self) -> None:
+        """
+        A socket that somebody else made blocking does not stop the process.
+        """
+        sock = self.port()
+        await self.joinAndLend(sock)
+        await self.settle()
+        os.set_blocking(sock.fileno(), True)
+        for _ in range(2):
+            await self.accepted(sock)
+
+    async def test_listenerStops(self) -> None:
+        """
+        When the listener goes, what waits at its ports is taken first: there may be
+        nobody else.
+        """
+        path = os.path.join(os.path.dirname(self.path), "www")
+        self.addCleanup(os.unlink, path)
+        ports = [self.port(), self.port(path)]
+        listener = await self.joinAndLend(ports[0])
+        self.lend(listener, ports[1])
+        await self.settle()
+        for port in self.worker._lent._ports.values():
+            port.stopReading()  # as if the process were busy
+        clients = [self.connect(sock) for sock in ports for _ in range(20)]
+        listener.channel.say(Bye("the listener stops"))
+        await eventually(lambda: len(self.factory.conversations) == 40)
+        await self.settle()
+        for sock in ports:
+            self.assertEqual(self.holders(sock), 1)
+        self.assertEqual(len(clients), 40)
 
 
 class Echo(DatagramProtocol):
@@ -572,3 +646,40 @@ class DatagramTests(LentTestCase):
         client = self.ask(sock, b"too late")
         datagram, address = sock.recvfrom(100)
         self.assertEqual((datagram, address[1]), (b"too late", client.getsockname()[1]))
+
+    async def test_blocking(self) -> None:
+        """
+        A socket that somebody else made blocking does not stop the process.
+        """
+        sock = self.udp()
+        await self.joinAndLend(sock)
+        await eventually(lambda: self.protocols)
+        os.set_blocking(sock.fileno(), True)
+        for _ in range(2):
+            self.assertEqual(await hear(self.ask(sock, b"hello")), b"hello")
+
+    async def test_failingProtocol(self) -> None:
+        """
+        A protocol that cannot be made, or fails at its start, serves nothing and
+        leaves nothing open; and the channel goes on.
+        """
+        listener = await self.join()
+
+        def fail() -> Any:
+            raise ZeroDivisionError
+
+        class Failing(DatagramProtocol):
+            def startProtocol(self) -> None:
+                raise ZeroDivisionError
+
+        for make in (fail, Failing):
+            self.worker._lent._makeProtocol = make  # type: ignore[attr-defined]
+            sock = self.udp()
+            self.lend(listener, sock)
+            await eventually(lambda: self.flushLoggedErrors(ZeroDivisionError))
+            await self.settle()
+            self.assertEqual(self.holders(sock), 1)
+        self.worker._lent._makeProtocol = self.make  # type: ignore[attr-defined]
+        sock = self.udp()
+        self.lend(listener, sock)
+        self.assertEqual(await hear(self.ask(sock, b"hello")), b"hello")

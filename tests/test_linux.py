@@ -653,23 +653,83 @@ class IdentifyTests(SynchronousTestCase):
             sock.getsockname()
 
 
-class ListeningTests(SynchronousTestCase):
+class ShutDownTests(SynchronousTestCase):
     """
-    Tests for L{_linux.listening}.
+    Tests for L{_linux.shutDown}.
     """
 
-    def test_shutDown(self) -> None:
+    def setUp(self) -> None:
         """
-        A socket that somebody else shut down listens no more, until it is told to.
+        Watch over descriptors.
         """
         watchDescriptors(self)
-        sock = listening(self, socket.AF_INET)
+
+    def shutDown(self, sock: socket.socket) -> None:
+        """
+        Shut a socket down, as somebody else who holds it.
+        """
         with sock.dup() as other:
-            self.assertTrue(_linux.listening(sock))
-            other.shutdown(socket.SHUT_RDWR)
-        self.assertFalse(_linux.listening(sock))
-        sock.listen()
-        self.assertTrue(_linux.listening(sock))
+            self.assertFalse(_linux.shutDown(sock))
+            try:
+                other.shutdown(socket.SHUT_RDWR)
+            except OSError as error:
+                self.assertEqual(error.errno, errno.ENOTCONN)
+        self.assertTrue(_linux.shutDown(sock))
+
+    def test_tcp(self) -> None:
+        """
+        A TCP socket listens again when it is told to.
+        """
+        for family in LOOPBACK:
+            sock = listening(self, family)
+            self.shutDown(sock)
+            sock.listen()
+            self.assertFalse(_linux.shutDown(sock))
+
+    def test_waiting(self) -> None:
+        """
+        One that somebody waits at is not shut down.
+        """
+        sock = listening(self)
+        with socket.create_connection(sock.getsockname(), timeout=5):
+            self.assertFalse(_linux.shutDown(sock))
+
+    def test_unix(self) -> None:
+        """
+        For a Unix socket there is no way back.
+        """
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.bind(b"")
+            sock.listen()
+            self.shutDown(sock)
+            sock.listen()
+            self.assertTrue(_linux.shutDown(sock))
+
+    def test_udp(self) -> None:
+        """
+        Neither for one of UDP, whose shutdown is said to have failed.
+        """
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            sock.bind(("127.0.0.1", 0))
+            self.shutDown(sock)
+
+
+class UnreadTests(SynchronousTestCase):
+    """
+    Tests for L{_linux.unread}.
+    """
+
+    def test_unread(self) -> None:
+        """
+        It is something until the peer has read it, and then nothing.
+        """
+        watchDescriptors(self)
+        theirs, ours = pair(self)
+        self.assertEqual(_linux.unread(ours), 0)
+        ours.send(b"hello")
+        self.assertGreater(_linux.unread(ours), 0)
+        theirs.recv(100)
+        self.assertEqual(_linux.unread(ours), 0)
 
 
 class InitialEnvironmentTests(SynchronousTestCase):

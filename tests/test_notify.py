@@ -61,25 +61,37 @@ class ManagerTests(SynchronousTestCase):
 
     def test_stopping(self) -> None:
         """
-        It stops when all do, and says that once.
+        When the process stops, that is said once, and nothing after it.
         """
-        first, second = self.manager.begin(), self.manager.begin()
-        first.stopping()
-        first.stopping()
-        first.status("it has no more to say")
-        self.assertEqual(self.sent, [])
-        second.stopping()
-        second.stopping()
+        part = self.manager.begin()
+        for _ in range(2):
+            self.manager.stopping()
+        part.status("it has no more to say")
+        part.ready("nor this")
+        part.ended()
         self.assertEqual(self.sent, ["STOPPING=1\nSTATUS=finishing what is in service"])
 
-    def test_readyWithoutIt(self) -> None:
+    def test_ended(self) -> None:
         """
-        A part that was given up is not waited for.
+        A part may end while the process goes on: it is not waited for, even if it
+        is the last that was.
         """
         first, second = self.manager.begin(), self.manager.begin()
-        second.stopping()
         first.ready("one")
+        for _ in range(2):
+            second.ended()
+        second.status("it has no more to say")
         self.assertEqual(self.sent, ["STATUS=one", "READY=1"])
+        first.ended()
+        self.manager.begin().ready("another")
+        self.assertEqual(self.sent[2:], ["STATUS=another"])
+
+    def test_nothing(self) -> None:
+        """
+        A process whose only part ends before it was ready is not ready.
+        """
+        self.manager.begin().ended()
+        self.assertEqual(self.sent, [])
 
     def test_odd(self) -> None:
         """

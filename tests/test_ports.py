@@ -810,7 +810,7 @@ class SharedParseTests(SynchronousTestCase):
         self.assertBad("udp:", "is no port")
         self.assertBad("udp:53:interfaces=x", "is no port")
         self.assertBad("udp:53:backlog=5", "has no backlog")
-        self.assertBad("udp:53:reuseport=2", "is no port")
+        self.assertBad("udp:53:reuseport=2", "reuseport is for TCP ports only")
 
     def test_reused(self) -> None:
         """
@@ -831,6 +831,7 @@ class SharedParseTests(SynchronousTestCase):
         self.assertBad("65536:reuseport=2", "is for TCP ports only")
         self.assertBad("tcp:65536:reuseport=2", "65536 is no port")
         self.assertBad("tcp:x:reuseport=2", "is no port")
+        self.assertBad("80:reuseport=2:reuseport=3", "twice")
 
     def test_notToListenOn(self) -> None:
         """
@@ -915,6 +916,15 @@ class SharedBindTests(SynchronousTestCase):
             self.assertIn(f"cannot listen on {description}: Address", str(error))
             error = self.assertRaises(CannotBind, self.bind, f"{number}:reuseport=2")
             self.assertIn(f"cannot listen on port {number}: Address", str(error))
+
+    def test_twice(self) -> None:
+        """
+        Nor can what another listener has with it, though the kernel would let us.
+        """
+        (port,) = self.bind("tcp:0:interface=127.0.0.1:reuseport=2")
+        description = f"tcp:{port.address.port}:interface=127.0.0.1:reuseport=2"
+        error = self.assertRaises(CannotBind, self.bind, description)
+        self.assertIn("Address already in use", str(error))
 
     def test_udp(self) -> None:
         """

@@ -5,16 +5,18 @@ does with it.
 
 from __future__ import annotations
 
+import os
 import socket
 from typing import Any
 
 from twisted.internet.address import IPv4Address
+from twisted.internet.task import Clock
 from twisted.logger import capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 
 from portlisten import _linux
 from portlisten._frames import Kind, Port
-from portlisten._sharing import Sharing
+from portlisten._sharing import LOOK, Sharing
 from tests.support import watchDescriptors
 from tests.test_channel import texts
 from tests.test_dispatcher import DispatcherTestCase, RecordingChannel
@@ -50,24 +52,60 @@ class SharingTests(SynchronousTestCase):
         self.addCleanup(self.sock.close)
         self.udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self.addCleanup(self.udp.close)
-        self.sharing = Sharing({WEB: [self.sock], DNS: [self.udp]}, 5)
+        self.clock = Clock()
+        self.sharing = self.share({WEB: [self.sock], DNS: [self.udp]})
         self.channel = RecordingChannel("worker 1")
+
+    def share(self, sockets: dict[Port, list[socket.socket]]) -> Sharing:
+        """
+        Share some.
+        """
+        return Sharing(self.clock, sockets, 5, timeout=2.0, budget=5)
+
+    def shutDown(self, sock: socket.socket) -> None:
+        """
+        Shut one down, as a worker.
+        """
+        with sock.dup() as workers:
+            try:
+                workers.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                pass  # with UDP it does, and says that it does not
+
+    def end(self) -> None:
+        """
+        Part with the worker, and see that nothing is left to do.
+        """
+        self.sharing.left(self.channel)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_lend(self) -> None:
         """
         A worker is lent what it wants.
         """
-        self.sharing.joined(self.channel, [WEB, DNS])
+        self.assertTrue(self.sharing.joined(self.channel, [WEB, DNS]))
         self.assertEqual(
             self.channel.calls, [("lend", 7, self.sock), ("lend", 9, self.udp)]
         )
+        self.assertEqual(str(self.sharing), ", 2 sockets shared with 1")
+        self.end()
+
+    def test_nothing(self) -> None:
+        """
+        Where nothing is shared there is nothing to do, and nothing to say.
+        """
+        sharing = self.share({})
+        self.assertTrue(sharing.joined(self.channel, [Port(0, WEB.address, "web")]))
+        self.assertEqual(self.channel.calls, [])
+        self.assertEqual(str(sharing), "")
+        self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_divided(self) -> None:
         """
         Where there are several sockets they are divided.
         """
         other = RecordingChannel("worker 2")
-        sharing = Sharing({GROUP: [self.sock, self.udp]}, 5)
+        sharing = self.share({GROUP: [self.sock, self.udp]})
         sharing.joined(self.channel, [GROUP])
         del self.channel.calls[:]
         sharing.joined(other, [GROUP])
@@ -76,39 +114,139 @@ class SharingTests(SynchronousTestCase):
 
     def test_mended(self) -> None:
         """
-        A worker that shuts a shared socket down ends it for everybody: once that
-        worker is gone the socket listens again, where it was.
+        A worker that shuts a shared socket down ends it for everybody: before long
+        it listens again, where it was, and those that had it get it again, whose
+        own port has ended.
         """
         address = self.sock.getsockname()
         self.sharing.joined(self.channel, [WEB])
-        with self.sock.dup() as workers:
-            workers.shutdown(socket.SHUT_RDWR)
-        self.sharing.left(self.channel)
-        self.assertTrue(_linux.listening(self.sock))
+        self.shutDown(self.sock)
+        del self.channel.calls[:]
+        self.clock.advance(LOOK)
+        self.assertFalse(_linux.shutDown(self.sock))
+        self.assertEqual(self.channel.calls, [("lend", 7, self.sock)])
         with socket.create_connection(address, timeout=5):
             self.sock.accept()[0].close()
         (line,) = texts(self.logged, "error")
         self.assertIn("a worker shut shared=tcp:127.0.0.1:80 down", line)
-        self.sharing.left(self.channel)
+        self.clock.advance(LOOK)
         self.assertEqual(len(texts(self.logged, "error")), 1)
+        self.end()
 
-    def test_notMended(self) -> None:
+    def test_mendedAfter(self) -> None:
         """
-        If that fails, it is said.
+        If it was the last worker, it is mended when that is gone.
         """
         self.sharing.joined(self.channel, [WEB])
-        with self.sock.dup() as workers:
-            workers.shutdown(socket.SHUT_RDWR)
+        self.shutDown(self.sock)
+        self.end()
+        self.assertFalse(_linux.shutDown(self.sock))
+
+    def test_blocking(self) -> None:
+        """
+        A worker that makes a socket blocking does that to everybody as well.
+        """
+        self.sharing.joined(self.channel, [WEB])
+        os.set_blocking(self.sock.fileno(), True)
+        self.clock.advance(LOOK)
+        self.assertFalse(os.get_blocking(self.sock.fileno()))
+        self.end()
+
+    def assertLost(self, port: Port, sock: socket.socket, why: str) -> None:
+        """
+        Expect that a socket that was shut down is lost, and that this is said once
+        and the worker told.
+        """
+        self.sharing = self.share({port: [sock]})
+        self.sharing.joined(self.channel, [port])
+        self.shutDown(sock)
+        del self.channel.calls[:]
+        for _ in range(2):
+            self.clock.advance(LOOK)
+        (line,) = texts(self.logged, "critical")
+        self.assertIn(f"cannot be mended: {why}", line)
+        self.assertEqual(self.channel.calls, [("withdraw", sock)])
+        self.end()
+
+    def test_udp(self) -> None:
+        """
+        A UDP socket cannot be mended.
+        """
+        self.assertLost(DNS, self.udp, "there is no way to listen on such a socket")
+
+    def test_unix(self) -> None:
+        """
+        Neither can a Unix socket.
+        """
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.bind(b"")
+            sock.listen()
+            self.assertLost(WEB, sock, "there is no way to listen on such a socket")
+
+    def test_otherPort(self) -> None:
+        """
+        Neither can one whose number the kernel chose, since it chooses another.
+        """
+        with socket.create_server(("127.0.0.1", 0)) as sock:
+            self.assertLost(WEB, sock, "it would be another port")
+
+    def test_refuses(self) -> None:
+        """
+        Or the kernel may not want it.
+        """
 
         class Unwilling(socket.socket):
             def listen(self, backlog: int = 0) -> None:
                 raise OSError(98, "Address already in use")
 
         with Unwilling(fileno=self.sock.dup().detach()) as unwilling:
-            sharing = Sharing({WEB: [unwilling]}, 5)
-            sharing.left(self.channel)
-        (line,) = texts(self.logged, "critical")
-        self.assertIn("cannot be mended: Address already in use", line)
+            self.assertLost(WEB, unwilling, "Address already in use")
+
+    def test_unread(self) -> None:
+        """
+        A worker that does not read what it is lent is given up: what is on its way
+        counts against the listener's user.
+        """
+        self.channel.reads = False
+        self.sharing.joined(self.channel, [WEB])
+        self.clock.pump([LOOK] * 4)
+        self.assertEqual(len(self.channel.calls), 1)
+        self.clock.advance(LOOK)
+        self.assertEqual(
+            self.channel.calls[1],
+            ("revoke", "it did not read what it was lent within 2 s"),
+        )
+        self.end()
+
+    def test_read(self) -> None:
+        """
+        One that has read it may be slow with what comes later.
+        """
+        self.sharing.joined(self.channel, [WEB])
+        self.clock.advance(LOOK)
+        self.channel.reads = False
+        self.clock.pump([LOOK] * 10)
+        self.assertEqual(len(self.channel.calls), 1)
+        self.end()
+
+    def test_budget(self) -> None:
+        """
+        Not many sockets may be on their way at a time; but a worker gets its own,
+        however many they are, where there is nobody else.
+        """
+        others = [RecordingChannel(f"worker {number}") for number in range(3)]
+        for other in others:
+            other.reads = False
+        self.assertTrue(self.sharing.joined(others[0], [WEB, DNS]))
+        self.assertTrue(self.sharing.joined(others[1], [WEB, DNS]))
+        self.assertFalse(self.sharing.joined(others[2], [WEB, DNS]))
+        self.assertEqual(others[2].calls, [])
+        for other in others[:2]:
+            other.reads = True
+        self.clock.advance(LOOK)
+        self.assertTrue(self.sharing.joined(others[2], [WEB, DNS]))
+        many = Sharing(self.clock, {GROUP: [self.sock] * 9}, 5, 2.0, 5)
+        self.assertTrue(many.joined(self.channel, [GROUP]))
 
 
 class DispatcherTests(DispatcherTestCase):
@@ -123,7 +261,7 @@ class DispatcherTests(DispatcherTestCase):
         self.sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(2)]
         for sock in self.sockets:
             self.addCleanup(sock.close)
-        return Sharing({GROUP: self.sockets}, 5)
+        return Sharing(self.clock, {GROUP: self.sockets}, 5, 5.0, 5)
 
     def share(self, label: str, *others: Port) -> RecordingChannel:
         """
@@ -207,6 +345,38 @@ class DispatcherTests(DispatcherTestCase):
         Or when it is given up.
         """
         self.assertHeir(self.dispatcher.revoking)
+
+    def test_unread(self) -> None:
+        """
+        One that does not read has to wait when it comes again, and so has its user.
+        """
+        for number in range(2):
+            channel = self.share(f"worker {number}")
+            channel.reads = False
+            self.clock.pump([1.0] * 12)
+            self.assertEqual(channel.calls[-1][0], "revoke")
+            self.dispatcher.revoking(channel)
+            self.dispatcher.parted(channel, "it did not read")
+            self.dispatcher.disconnected(channel)
+        self.assertEqual(self.share("worker 3").calls, [])
+
+    def test_turnedAway(self) -> None:
+        """
+        One for whom there are too many on their way is turned away.
+        """
+        channels = []
+        for number in range(3):
+            channels.append(self.share(f"worker {number}"))
+            channels[-1].reads = False
+        self.assertEqual(
+            channels[-1].calls,
+            [("bye", "too many shared sockets are on their way to workers")],
+        )
+        self.assertIn("worker 2 is turned away", texts(self.logged, "warn")[-1])
+        for channel in channels[:-1]:
+            self.dispatcher.parted(channel, "bye")
+        for channel in channels:
+            self.dispatcher.disconnected(channel)
 
     def test_held(self) -> None:
         """

@@ -214,6 +214,22 @@ class SendingTests(TransportTestCase):
         self.assertEqual(self.received(), (b"x", 1))
         self.assertEqual(self.reactor.getDelayedCalls(), [])
 
+    def test_manyDescriptors(self) -> None:
+        """
+        Of more descriptors than a message takes, none comes later than its frame.
+        """
+        end, _ = self.pipe()
+        count = _linux.MAXIMUM_DESCRIPTORS + 10
+        for _ in range(count):
+            self.transport.sendFileDescriptor(end)
+        self.transport.write(b"their frames")
+        self.transport.doWrite()
+        data, received = self.received()
+        self.assertEqual((data, received), (b"t", _linux.MAXIMUM_DESCRIPTORS))
+        self.transport.doWrite()
+        data, received = self.received()
+        self.assertEqual((data, received), (b"heir frames", 10))
+
 
 class FaultTests(TransportTestCase):
     """
