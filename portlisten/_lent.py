@@ -13,6 +13,7 @@ import resource
 import socket
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from twisted.internet.interfaces import IDelayedCall, ILoggingContext
@@ -166,18 +167,21 @@ class StreamPorts(LentPorts):
             return _UNIXPort(self._reactor, self._adoptions, self._retry, descriptor)
         factory = _Accepting(self, self._adoptions)
         port = self._reactor.adoptStreamPort(descriptor, family, factory)
-        _stayNonBlocking(port)
-        factory.port = port
+        _beforeReading(port, partial(self._prepare, port))
         return port
+
+    def _prepare(self, port: Any) -> None:
+        # A port takes the more at a time the more there is to take.
+        port.numberAccepts = min(port.numberAccepts, self.atOnce)
+        _dontBlock(port)
 
     def _opened(self) -> None:
         limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         margin = min(MARGIN, limit // 4)
         self._enough = limit - margin
         self.atOnce = max(1, margin // 2 // max(1, len(self._ports)))
-        for port in self._ports.values():
-            port.numberAccepts = min(port.numberAccepts, self.atOnce)
-            if self._pause is not None:
+        if self._pause is not None:
+            for port in self._ports.values():
                 port.stopReading()
 
     def _empty(self, port: Any) -> None:
@@ -258,23 +262,22 @@ class DatagramPorts(LentPorts):
                 descriptor, _linux.family(descriptor), protocol, self._maxPacketSize
             )
         except Exception:
-            # If it was the protocol that failed, there is a port already.
-            if protocol.transport is not None:
-                protocol.transport.stopListening()
+            # If it was the protocol that failed there is a port, which does not
+            # read yet, and cannot be stopped, since it has not quite started.
+            unstarted: Any = protocol.transport
+            if unstarted is not None:
+                unstarted.socket.close()
             raise
-        _stayNonBlocking(port)
+        _beforeReading(port, partial(_dontBlock, port))
         return port
 
 
 class _Accepting(Factory):
     """
     Builds the protocols of what one port accepts.
-
-    @ivar port: the port.
     """
 
     noisy = False
-    port: Any
 
     def __init__(self, ports: StreamPorts, adoptions: Adoptions) -> None:
         self._ports = ports
@@ -293,8 +296,6 @@ class _Accepting(Factory):
         See L{IProtocolFactory}.
         """
         self._ports.accepted += 1
-        # A port takes the more at a time the more there is to take.
-        self.port.numberAccepts = min(self.port.numberAccepts, self._ports.atOnce)
         protocol = self._adoptions.buildProtocol(addr)
         if protocol is None:
             return None
@@ -343,9 +344,6 @@ class _UNIXPort:
         self._socket = sock
         self.startReading()
 
-    #: As a Twisted port's; but this takes a batch, and never closes it.
-    numberAccepts = BATCH
-
     def _accepted(self, batch: list[Accepted]) -> None:
         for sock, _ in batch:
             sock.setblocking(False)
@@ -376,15 +374,22 @@ class _UNIXPort:
         self._acceptor.close()
 
 
-def _stayNonBlocking(port: Any) -> None:
+def _beforeReading(port: Any, prepare: Callable[[], None]) -> None:
     """
-    Have a port read only from a socket that does not block: the flag is shared by
-    all who hold the socket, and one of them may have changed it.
+    Have something done each time before a port reads.
     """
     read = port.doRead
 
     def doRead() -> Any:
-        os.set_blocking(port.fileno(), False)
+        prepare()
         return read()
 
     port.doRead = doRead
+
+
+def _dontBlock(port: Any) -> None:
+    """
+    See that a socket does not block: the flag is shared by all who hold it, and one
+    of them may have changed it.
+    """
+    os.set_blocking(port.fileno(), False)

@@ -11,17 +11,19 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from functools import cache
+from typing import Any
 
 
 class Manager:
     """
     The service manager, and what the parts of this process have told it.
 
-    @param send: sends it a message.
+    @param send: sends it a message; L{None} if there is none.
     """
 
-    def __init__(self, send: Callable[[str], None]) -> None:
-        self._send = send
+    def __init__(self, send: Callable[[str], None] | None) -> None:
+        self._send = send or (lambda message: None)
+        self._watching = send is None
         self._parts: dict[Part, str] = {}
         self._waiting: set[Part] = set()
         self._ready = False
@@ -66,6 +68,14 @@ class Manager:
         self._parts.pop(part, None)
         self._sayReady()
 
+    def watch(self, reactor: Any) -> None:
+        """
+        Hear when the process stops from its reactor.
+        """
+        if not self._watching:
+            self._watching = True
+            reactor.addSystemEventTrigger("before", "shutdown", self.stopping)
+
     def stopping(self) -> None:
         """
         The process stops.  May be called again.
@@ -109,7 +119,7 @@ def manager() -> Manager:
     The manager of this process.
     """
     if not os.environ.get("NOTIFY_SOCKET"):
-        return Manager(lambda message: None)
+        return Manager(None)
     import sdnotify
 
     return Manager(sdnotify.SystemdNotifier().notify)

@@ -321,7 +321,7 @@ def _begin(reactor: Any, worker: IWorker, path: str) -> Deferred[IListeningPort]
     except Exception:
         return fail()
     port = _ListeningPort(reactor, worker, path)
-    reactor.addSystemEventTrigger("before", "shutdown", _notify.manager().stopping)
+    _notify.manager().watch(reactor)
     start = reactor.callLater(0, lambda: worker.start().chainDeferred(ready))
 
     def cancel(_: object) -> None:

@@ -5,6 +5,7 @@ Tests for L{portlisten._notify}.
 from __future__ import annotations
 
 import socket
+from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -92,6 +93,25 @@ class ManagerTests(SynchronousTestCase):
         """
         self.manager.begin().ended()
         self.assertEqual(self.sent, [])
+
+    def test_watch(self) -> None:
+        """
+        Of the end of the process it hears from the reactor, once.
+        """
+        triggers: list[Any] = []
+
+        class Reactor:
+            def addSystemEventTrigger(self, *what: Any) -> None:
+                triggers.append(what)
+
+        for _ in range(2):
+            self.manager.watch(Reactor())
+        ((phase, event, trigger),) = triggers
+        self.assertEqual((phase, event), ("before", "shutdown"))
+        trigger()
+        self.assertIn("STOPPING=1", self.sent[0])
+        Manager(None).watch(Reactor())
+        self.assertEqual(len(triggers), 1)
 
     def test_odd(self) -> None:
         """

@@ -24,6 +24,7 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
         ("web", ["replacing a worker ...\nhello from a file\n"]),
         ("https", ["/\nhello over TLS\n"]),
         ("smtp", ["\n\nHello, Joe.\n"]),
+        ("dns", ["\nreplacing the worker ...\n192.0.2.2\n2001:db8::2\n"]),
         (
             "2002",
             [
@@ -33,7 +34,7 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
             ],
         ),
     ],
-    ids=["web", "https", "smtp", "2002"],
+    ids=["web", "https", "smtp", "dns", "2002"],
 )
 @ensureDeferred
 async def test_script(start: Start, folder: Path, name: str, said: list[str]) -> None:
@@ -42,7 +43,7 @@ async def test_script(start: Start, folder: Path, name: str, said: list[str]) ->
     nothing behind.
     """
     needs("OpenSSL", "twisted[tls]")
-    for program in ("curl", "openssl", "setpriv", "cc"):
+    for program in ("curl", "openssl", "setpriv", "cc", "dig"):
         if shutil.which(program) is None:
             pytest.skip(f"{program} is not installed")
     temporary = folder / "tmp"
