@@ -125,7 +125,7 @@ async def test_portTaken(twistd: Start, folder: Path) -> None:
             await refused(
                 twistd("portlisten", str(number), "./s"),
                 f"cannot listen on port {number}: Address already in use",
-                "ss -lntp",
+                "ss -lntup",
             )
     await refused(
         twistd("portlisten", "--listen=tcp:0:interface=192.0.2.1", "0", "./s"),
