@@ -778,7 +778,9 @@ class ShareTests(ListenerTestCase):
         worker.say(WorkerHello(1, (), takes))
         await eventually(lambda: len(worker.heard(Listener)) == 2)
         with socket.socket(fileno=os.dup(worker.descriptors[0])) as sock:
-            self.assertEqual(sock.accept()[1], client.getsockname())
+            accepted, address = sock.accept()
+            accepted.close()
+            self.assertEqual(address, client.getsockname())
 
     async def test_older(self) -> None:
         """
