@@ -125,7 +125,11 @@ class ExecuteTestCase(SynchronousTestCase):
         Run C{portlisten exec}.
         """
         process = subprocess.Popen(
-            [sys.executable, "-m", "portlisten", "exec", *arguments],
+            [
+                # A shell's background jobs ignore it, and these may be in one.
+                *("env", "--default-signal=INT"),
+                *(sys.executable, "-m", "portlisten", "exec", *arguments),
+            ],
             cwd=Path(__file__).parent.parent,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
