@@ -1,0 +1,371 @@
+"""
+What is measured.  Each question starts its contestants together, measures them one
+after the other, in rounds, and gives back the raw figures.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.contestants import (
+    LIMIT,
+    PROXIED,
+    Contestant,
+    Running,
+    descendants,
+)
+from benchmarks.serve import AMOUNT, STRING
+
+#: Where contestants listen; a proxy's server is on the next port.
+FIRST_PORT = 21000
+
+#: So many connections each time, by how many there are at a time.
+TOTALS = {1: 2000, 8: 6000, 64: 8000, 512: 8000, 2000: 8000}
+
+#: A process for each connection takes so much longer.
+FORKING = frozenset(["socat", "tcpserver"])
+
+Figures = dict[str, Any]
+
+#: Measures somebody once.
+Measure = Callable[[Contestant, Running], Figures]
+
+
+@dataclass
+class Bench:
+    """
+    What questions are answered with.
+
+    @ivar folder: for files, with the clients' program in it.
+    @ivar rounds: how often each is measured.
+    @ivar scale: how much is done each time.
+    """
+
+    folder: Path
+    contestants: list[Contestant]
+    rounds: int
+    scale: float
+
+    def chosen(self, names: Iterable[str]) -> list[Contestant]:
+        """
+        Those of these names that are here.
+        """
+        wanted = set(names)
+        return [each for each in self.contestants if each.name in wanted]
+
+    def load(self, port: int, total: int, atOnce: int, expected: bytes) -> Figures:
+        """
+        Be many clients.
+
+        @raise RuntimeError: if one of them got a wrong answer, or none.
+        """
+        process = subprocess.run(
+            [
+                str(self.folder / "load"),
+                *(str(port), str(total), str(atOnce), expected.decode()),
+            ],
+            stdout=subprocess.PIPE,
+            check=False,
+        )
+        if process.returncode:
+            raise RuntimeError(f"not all were answered: {process.stdout.decode()}")
+        found: Figures = json.loads(process.stdout)
+        return found
+
+    def total(self, contestant: Contestant, total: int) -> int:
+        """
+        How many clients to be.
+        """
+        share = 8 if contestant.name in FORKING else 1
+        return max(20, int(total * self.scale / share))
+
+    def interleave(
+        self,
+        protocol: str,
+        contestants: list[Contestant],
+        cases: dict[str, Measure],
+        rounds: int = 0,
+    ) -> tuple[dict[str, dict[str, list[Figures]]], dict[str, list[int]]]:
+        """
+        Have them all run, and measure one after the other, in rounds.
+
+        @param cases: what is measured of each, by names.
+        @return: for each case the figures of each; and how many connections each of
+            the processes of its server had.
+        """
+        found: dict[str, dict[str, list[Figures]]] = {
+            case: {each.name: [] for each in contestants} for case in cases
+        }
+        running: dict[str, Running] = {}
+        with ExitStack() as stack:
+            for number, each in enumerate(contestants):
+                port = FIRST_PORT + 2 * number
+                running[each.name] = stack.enter_context(
+                    each.running(self.folder, port, protocol)
+                )
+            for turn in range(rounds or self.rounds):
+                print(f"round {turn + 1}", file=sys.stderr, flush=True)
+                for case, measure in cases.items():
+                    for each in contestants:
+                        figures = measure(each, running[each.name])
+                        found[case][each.name].append(figures)
+        for one in running.values():
+            for file in one.folder.glob("*.log"):
+                if b"Traceback" in file.read_bytes():
+                    raise RuntimeError(f"{file}:\n{file.read_text()}")
+            shutil.rmtree(one.folder)
+        return found, {name: one.served for name, one in running.items()}
+
+
+def rate(bench: Bench) -> Figures:
+    """
+    Connections per second, how long a client waits, and what a connection costs.
+    """
+
+    def case(atOnce: int, total: int) -> Measure:
+        def measure(each: Contestant, running: Running) -> Figures:
+            count = bench.total(each, total)
+            front, back = running.used()
+            found = bench.load(running.port, count, atOnce, STRING)
+            frontNow, backNow = running.used()
+            return {
+                "rate": count / found["seconds"],
+                "p50": found["p50"],
+                "p99": found["p99"],
+                "longest": found["longest"],
+                "front": (frontNow - front) / count * 1e6,
+                "back": (backNow - back) / count * 1e6,
+            }
+
+        return measure
+
+    cases = {str(atOnce): case(atOnce, total) for atOnce, total in TOTALS.items()}
+    return bench.interleave("hello", bench.contestants, cases)[0]
+
+
+def tail(
+    bench: Bench, protocol: str, names: list[str], count: int, atOnce: int
+) -> Figures:
+    """
+    How even it is, and how long the slowest wait.
+    """
+
+    def measure(each: Contestant, running: Running) -> Figures:
+        total = bench.total(each, count)
+        found = bench.load(running.port, total, atOnce, STRING)
+        return {
+            "rate": total / found["seconds"],
+            "p50": found["p50"],
+            "p99": found["p99"],
+        }
+
+    found, served = bench.interleave(protocol, bench.chosen(names), {"": measure})
+    return {"found": found[""], "served": served}
+
+
+def busy(bench: Bench) -> Figures:
+    """
+    Evenness and tail where a connection costs its server 1 ms, and one in twenty
+    20 ms.
+    """
+    names = ["direct", "inherited x4", "reuseport x4", "listen x4", "share x4"]
+    return tail(bench, "busy", [*names, "listen x2", "groups x4"], 2000, 64)
+
+
+def slow(bench: Bench) -> Figures:
+    """
+    The same where connections live for 2 to 200 ms.
+    """
+    names = ["inherited x4", "reuseport x4", "listen x4", "share x4", "groups x4"]
+    return tail(bench, "slow", names, 4000, 200)
+
+
+def throughput(bench: Bench) -> Figures:
+    """
+    How fast bytes go once the connection is there: with one and with eight
+    connections, to the client and from it.
+    """
+    names = ["direct", "listen x1", "share x1", "HAProxy", "nginx", "socket-proxyd"]
+    amount = int(AMOUNT * min(1.0, bench.scale))
+
+    def case(connections: int, way: str) -> Measure:
+        def measure(each: Contestant, running: Running) -> Figures:
+            began = time.monotonic()
+            threads = [
+                threading.Thread(
+                    target=move, args=(running.port, way, amount // connections)
+                )
+                for _ in range(connections)
+            ]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+            return {"rate": amount / (time.monotonic() - began) / 1e6}
+
+        return measure
+
+    cases = {
+        f"{connections} {way}": case(connections, way)
+        for connections in (1, 8)
+        for way in ("down", "up")
+    }
+    rounds = min(3, bench.rounds)
+    return bench.interleave("bulk", bench.chosen(names), cases, rounds)[0]
+
+
+def move(port: int, way: str, amount: int) -> None:
+    """
+    Take so many bytes from a server, or give it so many.
+    """
+    with socket.create_connection(("127.0.0.1", port)) as client:
+        client.sendall((b"D" if way == "down" else b"U") + b"%08x" % amount)
+        if way == "down":
+            place = bytearray(1 << 18)
+            while amount and (count := client.recv_into(place)):
+                amount -= count
+            if amount:
+                raise RuntimeError(f"{amount} bytes are missing")
+            return
+        block = bytes(1 << 17)
+        while amount:
+            amount -= client.send(block[:amount])
+        if client.recv(10) != b"!":
+            raise RuntimeError("not all arrived")
+
+
+def size(bench: Bench) -> Figures:
+    """
+    What connections that live in workers cost whoever stands before them.
+    """
+    names = ["listen x2", "share x2", "HAProxy", "nginx", "socket-proxyd"]
+    figures: Figures = {}
+    for number, each in enumerate(bench.chosen(names)):
+        port = FIRST_PORT + 2 * number
+        rows: list[Figures] = []
+        figures[each.name] = rows
+        with each.running(bench.folder, port, "held") as running, ExitStack() as stack:
+            alive = 0
+            for most in (0, 1000, 10_000, 20_000):
+                count = int(most * min(1.0, bench.scale))
+                possible = count <= (PROXIED if each.proxy else LIMIT - 200)
+                while possible and alive < count:
+                    possible = hold(port, alive, stack)
+                    alive += 1
+                if not possible:
+                    print(
+                        f"{each.name}: no {count}, 'ulimit -Hn' is {LIMIT}",
+                        file=sys.stderr,
+                    )
+                    break
+                time.sleep(2.5)
+                before, _ = running.used()
+                time.sleep(2)
+                after, _ = running.used()
+                pids = descendants([process.pid for process in running.front])
+                rows.append(
+                    {
+                        "alive": count,
+                        "descriptors": sum(
+                            len(list(Path(f"/proc/{pid}/fd").iterdir())) for pid in pids
+                        ),
+                        "resident": sum(map(resident, pids)),
+                        "cpu": (after - before) / 2,
+                    }
+                )
+    return figures
+
+
+def hold(port: int, number: int, stack: ExitStack) -> bool:
+    """
+    Connect, hear the answer, and stay for as long as the stack does.
+
+    @return: whether there was an answer.
+    """
+    client = stack.enter_context(socket.socket())
+    client.settimeout(20)
+    client.bind((f"127.2.0.{1 + number // 1000}", 0))
+    try:
+        client.connect(("127.0.0.1", port))
+        return client.recv(len(STRING)) == STRING
+    except OSError:
+        return False
+
+
+def resident(pid: int) -> int:
+    """
+    The resident memory of a process, in KiB: C{VmRSS} in proc(5).
+    """
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("VmRSS:"):
+            return int(line.split()[1])
+    return 0
+
+
+def burst(bench: Bench) -> Figures:
+    """
+    How long the last of 2,000 clients waits that come at once; and the last of
+    those that come while the only server is replaced.
+    """
+    names = ["direct", "listen x1", "share x1", "datagram", "HAProxy", "nginx"]
+    names += ["socket-proxyd"]
+    count = max(50, int(2000 * min(1.0, bench.scale)))
+
+    def all_(each: Contestant, running: Running) -> Figures:
+        return bench.load(running.port, count, count, STRING)
+
+    def replaced(each: Contestant, running: Running) -> Figures:
+        lost = longest = asked = 0
+        over = False
+
+        def ask() -> None:
+            nonlocal lost, longest, asked
+            while not over:
+                began = time.monotonic()
+                try:
+                    with socket.create_connection(("127.0.0.1", running.port), 30) as c:
+                        heard = b""
+                        while data := c.recv(100):
+                            heard += data
+                except OSError:
+                    heard = b""
+                asked += 1
+                lost += heard != STRING
+                longest = max(longest, int((time.monotonic() - began) * 1e6))
+                time.sleep(0.002)
+
+        threads = [threading.Thread(target=ask) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        time.sleep(0.5)
+        running.restart()
+        time.sleep(0.5)
+        over = True
+        for thread in threads:
+            thread.join()
+        return {"asked": asked, "lost": lost, "longest": longest}
+
+    return bench.interleave(
+        "hello", bench.chosen(names), {"burst": all_, "restart": replaced}
+    )[0]
+
+
+ALL: dict[str, Callable[[Bench], Figures]] = {
+    "rate": rate,
+    "busy": busy,
+    "slow": slow,
+    "throughput": throughput,
+    "size": size,
+    "burst": burst,
+}

@@ -1,0 +1,242 @@
+"""
+The server that every contestant has behind it: one of the protocols below, on what
+an endpoint description says, or on a socket that it inherits.
+
+C{python -m benchmarks.serve PROTOCOL DESCRIPTION [COUNT]}: with a COUNT, so many
+processes; with C{inherited:PORT} for a description they share one listening socket,
+and with C{reuseport:PORT} each binds its own.  It ends with SIGTERM, and each process
+then says how many connections it served.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+from twisted.internet import epollreactor
+from twisted.internet.endpoints import serverFromString
+from twisted.internet.interfaces import IPushProducer
+from twisted.internet.protocol import Factory, Protocol
+from zope.interface import implementer
+
+from portlisten.hello import Hello
+
+STRING = b"hello, world\n"
+
+#: How much is moved to see how fast bytes go, in each direction.
+AMOUNT = 2 << 30
+
+BLOCK = bytes(1 << 17)
+
+
+def burn(seconds: float) -> None:
+    """
+    Use so much of a processor.
+    """
+    until = time.thread_time() + seconds
+    while time.thread_time() < until:
+        pass
+
+
+class Busy(Hello):
+    """
+    Thinks before it says hello: 1 ms, and one in twenty 20 ms.
+    """
+
+    served = 0
+
+    def connectionMade(self) -> None:
+        Busy.served += 1
+        burn(0.020 if Busy.served % 20 == 0 else 0.001)
+        super().connectionMade()
+
+
+class Slow(Protocol):
+    """
+    Answers after a while, which is different each time, so that some connections
+    live long.
+    """
+
+    served = 0
+
+    def __init__(self, reactor: Any) -> None:
+        self._reactor = reactor
+
+    def connectionMade(self) -> None:
+        Slow.served += 1
+        # From 2 to 200 ms, in an order that has no rule.
+        wait = 0.002 * (1 + Slow.served * 7919 % 100)
+        self._reactor.callLater(wait, self._answer)
+
+    def _answer(self) -> None:
+        transport: Any = self.transport
+        burn(0.0005)
+        transport.write(STRING)
+        transport.loseConnection()
+
+
+class Held(Protocol):
+    """
+    Says hello, and leaves the rest to the client.
+    """
+
+    def connectionMade(self) -> None:
+        transport: Any = self.transport
+        transport.write(STRING)
+
+
+@implementer(IPushProducer)
+class Bulk(Protocol):
+    """
+    Sends as much as there is, or takes it in: the client says which in a byte, and
+    when it has sent all, it is told so.
+    """
+
+    def connectionMade(self) -> None:
+        self._left = -1
+        self._taken = 0
+
+    def dataReceived(self, data: bytes) -> None:
+        transport: Any = self.transport
+        if self._left < 0:
+            self._left = AMOUNT if data[:1] == b"D" else 0
+            self._amount = int(data[1:9], 16)
+            self._left = self._amount if data[:1] == b"D" else 0
+            data = data[9:]
+            if self._left:
+                transport.registerProducer(self, True)
+                self.resumeProducing()
+                return
+        self._taken += len(data)
+        if not self._left and self._taken >= self._amount > 0:
+            transport.write(b"!")
+            transport.loseConnection()
+
+    def resumeProducing(self) -> None:
+        transport: Any = self.transport
+        self._paused = False
+        while self._left and not self._paused:
+            block = BLOCK[: self._left]
+            self._left -= len(block)
+            transport.write(block)
+        if not self._left:
+            transport.unregisterProducer()
+            transport.loseConnection()
+
+    def pauseProducing(self) -> None:
+        self._paused = True
+
+    def stopProducing(self) -> None:
+        self._left = 0
+
+
+def protocols(reactor: Any) -> dict[str, Callable[[], Protocol]]:
+    """
+    By their names.
+    """
+    return {
+        "hello": lambda: Hello(reactor, STRING),
+        "busy": lambda: Busy(reactor, STRING),
+        "slow": lambda: Slow(reactor),
+        "held": Held,
+        "bulk": Bulk,
+    }
+
+
+class Counting(Factory):
+    """
+    Counts.
+    """
+
+    noisy = False
+
+    def __init__(self, make: Callable[[], Protocol]) -> None:
+        self._make = make
+        self.served = 0
+
+    def buildProtocol(self, addr: Any) -> Protocol:
+        self.served += 1
+        return self._make()
+
+
+def serve(name: str, where: str | socket.socket) -> None:
+    """
+    Serve until SIGTERM.
+    """
+    epollreactor.install()
+    from twisted.internet import reactor as _reactor
+
+    reactor: Any = _reactor
+    factory = Counting(protocols(reactor)[name])
+
+    def ready(_: object = None) -> None:
+        os.write(1, b"ready\n")
+
+    if isinstance(where, str):
+        serverFromString(reactor, where).listen(factory).addCallback(ready)
+    else:
+        reactor.adoptStreamPort(where.fileno(), where.family, factory)
+        where.close()
+        reactor.callWhenRunning(ready)
+    reactor.run()
+    os.write(1, b"served %d\n" % factory.served)
+
+
+def bind(port: int, reuse: bool) -> socket.socket:
+    """
+    Bind a port, with a backlog as long as a listener's.
+    """
+    sock = socket.create_server(("127.0.0.1", port), backlog=16384, reuse_port=reuse)
+    sock.setblocking(False)
+    return sock
+
+
+def fork(name: str, count: int, make: Callable[[], str | socket.socket]) -> None:
+    """
+    Be so many processes, and end with them.
+    """
+    children = []
+    for _ in range(count):
+        where = make()
+        pid = os.fork()
+        if pid == 0:
+            serve(name, where)
+            os._exit(0)
+        children.append(pid)
+
+    def end(*_: Any) -> None:
+        for child in children:
+            os.kill(child, signal.SIGTERM)
+
+    signal.signal(signal.SIGTERM, end)
+    for child in children:
+        os.waitpid(child, 0)
+
+
+def main() -> None:
+    """
+    Serve as the command line says.
+    """
+    if not 3 <= len(sys.argv) <= 4:
+        raise SystemExit(__doc__)
+    name, where, *more = sys.argv[1:]
+    count = int(more[0]) if more else 1
+    kind, _, rest = where.partition(":")
+    if kind == "inherited":
+        sock = bind(int(rest), False)
+        fork(name, count, lambda: sock)
+    elif kind == "reuseport":
+        fork(name, count, lambda: bind(int(rest), True))
+    elif count > 1:
+        fork(name, count, lambda: where)
+    else:
+        serve(name, where)
+
+
+if __name__ == "__main__":
+    main()
