@@ -332,17 +332,21 @@ class _UNIXPort:
         self, reactor: Any, adoptions: Adoptions, retry: float, descriptor: int
     ) -> None:
         self._adoptions = adoptions
-        sock = socket.socket(fileno=os.dup(descriptor))
+        self._socket = sock = socket.socket(fileno=os.dup(descriptor))
         self._acceptor = Acceptor(
             reactor,
             sock,
             f"unix:{os.fsdecode(sock.getsockname())}",
-            lambda: BATCH,
+            self._room,
             self._accepted,
             retry,
         )
-        self._socket = sock
         self.startReading()
+
+    def _room(self) -> int:
+        # As with the other ports: somebody else may have had it block.
+        self._socket.setblocking(False)
+        return BATCH
 
     def _accepted(self, batch: list[Accepted]) -> None:
         for sock, _ in batch:

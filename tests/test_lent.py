@@ -336,6 +336,19 @@ class UNIXTests(LentTestCase):
         self.assertEqual(stat.S_IMODE(os.stat(path).st_mode), 0o600)
         self.connect(sock)
 
+    async def test_blocking(self) -> None:
+        """
+        Such a socket that somebody else made blocking does not stop the process.
+        """
+        path = os.path.join(os.path.dirname(self.path), "www")
+        sock = self.port(path)
+        self.addCleanup(os.unlink, path)
+        await self.joinAndLend(sock)
+        await self.settle()
+        os.set_blocking(sock.fileno(), True)
+        for _ in range(2):
+            await self.accepted(sock)
+
     async def test_loseConnection(self) -> None:
         """
         The end of a connection is its client's, too.
