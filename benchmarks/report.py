@@ -108,6 +108,15 @@ def bar(label: str, values: Sequence[float]) -> Bar:
     return Bar(label, median(values), min(values), max(values))
 
 
+def rates(found: dict[str, list[Figures]]) -> list[Bar]:
+    """
+    A bar for the rate of each.
+    """
+    return [
+        bar(name, [each["rate"] for each in rounds]) for name, rounds in found.items()
+    ]
+
+
 @dataclass
 class Page:
     """
@@ -157,10 +166,7 @@ def rate(figures: Figures) -> Page:
         charts[f"rate-{atOnce}.svg"] = bars(
             f"Connections per second, {atOnce} at a time",
             "/s",
-            [
-                bar(name, [each["rate"] for each in rounds])
-                for name, rounds in found.items()
-            ],
+            rates(found),
         )
     return Page(text, charts)
 
@@ -216,10 +222,7 @@ def throughput(figures: Figures) -> Page:
         charts[f"bytes-{connections}-{way}.svg"] = bars(
             f"Megabytes per second, {what}",
             "MB/s",
-            [
-                bar(name, [each["rate"] for each in rounds])
-                for name, rounds in found.items()
-            ],
+            rates(found),
         )
     return Page(text, charts)
 

@@ -104,7 +104,6 @@ class Bulk(Protocol):
     def dataReceived(self, data: bytes) -> None:
         transport: Any = self.transport
         if self._left < 0:
-            self._left = AMOUNT if data[:1] == b"D" else 0
             self._amount = int(data[1:9], 16)
             self._left = self._amount if data[:1] == b"D" else 0
             data = data[9:]

@@ -169,18 +169,14 @@ class ListenerHello:
         if not hello.names:
             self._see(hello, self.ports)
             if Kind.CONNECTIONS in hello.takes:
-                streams = [
-                    port
-                    for port in self.ports
-                    if port.kind not in (Kind.DATAGRAMS, Kind.UNKNOWN)
-                ]
-                for port in streams:
-                    self._see(hello, [port])
-        wanted = frozenset(hello.names or [port.name for port in self.ports])
+                for port in self.ports:
+                    if port.kind not in (Kind.DATAGRAMS, Kind.UNKNOWN):
+                        self._see(hello, [port])
         return tuple(
             port
             for port in self.ports
-            if port.name in wanted and port.kind in hello.takes
+            if port.kind in hello.takes
+            and (not hello.names or port.name in hello.names)
         )
 
     @staticmethod

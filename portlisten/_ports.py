@@ -190,11 +190,8 @@ class UDPPort:
 
         @raise OSError: if that fails.  Nothing stays bound then.
         """
-        family = _familyOf(self._host)
-        sock = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+        sock = _unbound(self._host, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
         try:
-            if family == socket.AF_INET6:
-                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             sock.bind((self._host, self._number))
         except OSError:
             sock.close()
@@ -341,7 +338,7 @@ class SharedPort:
         """
         What the port that it shares is called, or nothing.
         """
-        return self._port.name if isinstance(self._port, NamedPort) else ""
+        return nameOf(self._port)
 
     def bind(self) -> list[BoundPort]:
         """
@@ -362,6 +359,13 @@ Nameless: TypeAlias = (
     "NumberedPort | DescribedPort | InheritedPort | ReusedPort | UDPPort"
 )
 PortPlan: TypeAlias = "Nameless | NamedPort"
+
+
+def nameOf(port: PortPlan) -> str:
+    """
+    What a port is called, or nothing.
+    """
+    return port.name if isinstance(port, NamedPort) else ""
 
 
 def parseShared(reactor: Any, description: str, backlog: int) -> SharedPort:
@@ -561,8 +565,8 @@ def _explain(port: object, error: object) -> str:
     number = getattr(error, "errno", None)
     if number is None:
         reason = _firstLine(error)
-    elif isinstance(error, socket.gaierror) or number < 0:
-        reason = str(getattr(error, "strerror", error))  # its errno is getaddrinfo's
+    elif isinstance(error, OSError) and number < 0:
+        reason = str(error.strerror)  # its errno is getaddrinfo's
     else:
         reason = os.strerror(number)
     advice = {
@@ -591,10 +595,8 @@ def _listen(host: str, number: int, backlog: int, count: int) -> list[socket.soc
     sockets: list[socket.socket] = []
     if count:
         # Others of this user who bind likewise would take their share, unnoticed.
-        with socket.socket(_familyOf(host)) as probe:
+        with _unbound(host, socket.SOCK_STREAM) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if ":" in host:
-                probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             probe.bind((host, number))
     try:
         for _ in range(count or 1):
@@ -613,6 +615,18 @@ def _listen(host: str, number: int, backlog: int, count: int) -> list[socket.soc
             sock.close()
         raise
     return sockets
+
+
+def _unbound(host: str, kind: int) -> socket.socket:
+    """
+    Make a socket to be bound to an address; one for IPv6 is for that alone.
+
+    @return: the socket, which is the caller's.
+    """
+    sock = socket.socket(_familyOf(host), kind)
+    if sock.family == socket.AF_INET6:
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+    return sock
 
 
 def _familyOf(host: str) -> socket.AddressFamily:

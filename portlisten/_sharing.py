@@ -55,7 +55,7 @@ class Sharing:
         self._timeout = timeout
         self._budget = budget
         self._book = Shares(sockets)
-        self._ports: dict[IChannel, list[Port]] = {}
+        self._borrowers: set[IChannel] = set()
         self._unread: dict[IChannel, tuple[int, float]] = {}
         self._lost: set[socket.socket] = set()
         self._timer: IDelayedCall | None = None
@@ -65,7 +65,7 @@ class Sharing:
         Say for the log how much is shared, and with how many.
         """
         count = sum(map(len, self._sockets.values()))
-        return f", {count} sockets shared with {len(self._ports)}" if count else ""
+        return f", {count} sockets shared with {len(self._borrowers)}" if count else ""
 
     def joined(self, channel: IChannel, ports: Iterable[Port]) -> bool:
         """
@@ -80,7 +80,7 @@ class Sharing:
         onTheirWay = sum(count for count, _ in self._unread.values())
         if onTheirWay and onTheirWay + count > self._budget:
             return False
-        self._ports[channel] = shared
+        self._borrowers.add(channel)
         self._unread[channel] = (count, self._reactor.seconds())
         self._run(self._book.joined(channel, shared))
         self._schedule()
@@ -90,11 +90,12 @@ class Sharing:
         """
         A worker accepts nothing more.  May be called again.
         """
-        if self._ports.pop(channel, None) is not None:
+        if channel in self._borrowers:
+            self._borrowers.remove(channel)
             self._unread.pop(channel, None)
             self._run(self._book.left(channel))
             self._mend()
-        if not self._ports:
+        if not self._borrowers:
             self.stop()
 
     def stop(self) -> None:
@@ -113,7 +114,7 @@ class Sharing:
                 decision.channel.withdraw(decision.socket)
 
     def _schedule(self) -> None:
-        if self._timer is None and self._ports:
+        if self._timer is None and self._borrowers:
             self._timer = self._reactor.callLater(LOOK, self._look)
 
     def _look(self) -> None:

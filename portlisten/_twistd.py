@@ -150,6 +150,23 @@ class CommandOptions(Options):
         )
 
 
+class JoiningOptions(CommandOptions):
+    """
+    Options of a command that joins a listener.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self["listener-user"] = []
+
+    def opt_listener_user(self, name: str) -> None:
+        """
+        Whose process the listener may be when it starts to listen; may be given
+        several times. [default: root's, your own, the owner's of PATH's folder]
+        """
+        self["listener-user"].append(user(name, "listener-user"))
+
+
 def number(
     name: str, convert: Callable[[str], Any], minimum: float, maximum: float = math.inf
 ) -> Callable[[str], Any]:

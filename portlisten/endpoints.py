@@ -50,6 +50,15 @@ class EndpointError(SystemExit, ValueError):
         super().__init__(f"portlisten: {message}")
 
 
+def _several(names: Collection[str]) -> tuple[str, ...]:
+    """
+    Check names of ports, of which there may be one alone.
+
+    @raise ValueError: if one cannot be a port's.
+    """
+    return portNames([names] if isinstance(names, str) else names)
+
+
 class _Endpoint:
     """
     What the endpoints of both wires have in common.
@@ -118,7 +127,7 @@ class PortlistenServerEndpoint(_Endpoint):
     ) -> None:
         self._reactor = reactor
         self._path = path
-        self._names = portNames([names] if isinstance(names, str) else names)
+        self._names = _several(names)
         self._grace = grace
         self._listenerUsers = listenerUsers
         self._retry = retry
@@ -271,7 +280,7 @@ class PortlistenUDPEndpoint:
     ) -> None:
         self._reactor = reactor
         self._path = path
-        self._names = portNames([names] if isinstance(names, str) else names)
+        self._names = _several(names)
         self._listenerUsers = listenerUsers
         self._retry = retry
         self._maxPacketSize = maxPacketSize

@@ -59,7 +59,7 @@ NOT_FOUND = 127
 _TAKES = frozenset([Kind.LISTENER, Kind.DATAGRAMS])
 
 
-class ExecOptions(_twistd.CommandOptions):
+class ExecOptions(_twistd.JoiningOptions):
     """
     The options of C{portlisten exec}.
     """
@@ -103,7 +103,6 @@ Examples, with 'twistd portlisten --share http=tcp:80 /run/portlisten/web.sock':
     def __init__(self) -> None:
         super().__init__()
         self["name"] = []
-        self["listener-user"] = []
 
     def opt_name(self, name: str) -> None:
         """
@@ -114,13 +113,6 @@ Examples, with 'twistd portlisten --share http=tcp:80 /run/portlisten/web.sock':
             self["name"] = list(portNames([*self["name"], name]))
         except ValueError as error:
             raise UsageError(f"--name: {error}") from None
-
-    def opt_listener_user(self, name: str) -> None:
-        """
-        Whose process the listener may be when it starts to listen; may be given
-        several times. [default: root's, your own, the owner's of PATH's folder]
-        """
-        self["listener-user"].append(_twistd.user(name, "listener-user"))
 
     def parseArgs(self, *args: str) -> None:
         """

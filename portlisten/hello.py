@@ -93,7 +93,7 @@ class HelloFactory(Factory):
         return Hello(self._reactor, self._string)
 
 
-class Options(_twistd.CommandOptions):
+class Options(_twistd.JoiningOptions):
     """
     The options of C{twistd hellofdpass}.
     """
@@ -168,7 +168,6 @@ Examples:
         super().__init__()
         self["mode"] = 0o660
         self["name"] = []
-        self["listener-user"] = []
 
     def opt_name(self, name: str) -> None:
         """
@@ -179,13 +178,6 @@ Examples:
             self["name"].append(portName(name))
         except ValueError as error:
             raise UsageError(f"--name: {error}") from None
-
-    def opt_listener_user(self, name: str) -> None:
-        """
-        Whose process the listener may be when it starts to listen; may be given
-        several times. [default: root's, your own, the owner's of PATH's folder]
-        """
-        self["listener-user"].append(_twistd.user(name, "listener-user"))
 
     def postOptions(self) -> None:
         """

@@ -406,7 +406,7 @@ def makeService(options: Options, reactor: Any = None) -> IService:
     except _ports.BadDescription as error:
         options.refuse(str(error))
     for port in listened:
-        name = port.name if isinstance(port, _ports.NamedPort) else ""
+        name = _ports.nameOf(port)
         if name and name in (each.name for each in shared):
             options.refuse(
                 f"{name!r} is both shared and listened on, and a worker that asks for"

@@ -339,6 +339,20 @@ class ProgramTests(ExecuteTestCase):
         found: dict[str, object] = json.loads(out)
         return found
 
+    def assertNotExecutable(self, content: str, reason: str) -> None:
+        """
+        Expect that a file cannot be run, and why.
+        """
+        file = Path(self.path + ".file")
+        file.write_text(content)
+        file.chmod(0o755)
+        listener = self.listen()
+        process = self.run_(self.path, str(file))
+        with listener.speak(*self.frames, sockets=[self.tcp, self.udp]):
+            _, err = process.communicate(timeout=30)
+        self.assertEqual(process.returncode, 126)
+        self.assertIn(reason, err.decode().splitlines()[-1])
+
     def test_sockets(self) -> None:
         """
         It has the sockets from 3 on, then the channel and nothing else, and knows
@@ -426,15 +440,7 @@ class ProgramTests(ExecuteTestCase):
         """
         A file that only looks like a program.
         """
-        text = self.path + ".txt"
-        Path(text).write_text("\0 no program")
-        os.chmod(text, 0o755)
-        listener = self.listen()
-        process = self.run_(self.path, text)
-        with listener.speak(*self.frames, sockets=[self.tcp, self.udp]):
-            _, err = process.communicate(timeout=30)
-        self.assertEqual(process.returncode, 126)
-        self.assertIn("Exec format error", err.decode().splitlines()[-1])
+        self.assertNotExecutable("\0 no program", "Exec format error")
 
     def test_silent(self) -> None:
         """
@@ -463,15 +469,7 @@ class ProgramTests(ExecuteTestCase):
         """
         A script whose interpreter is missing is there all the same.
         """
-        script = self.path + ".sh"
-        Path(script).write_text("#!/no/such/interpreter\n")
-        os.chmod(script, 0o755)
-        listener = self.listen()
-        process = self.run_(self.path, script)
-        with listener.speak(*self.frames, sockets=[self.tcp, self.udp]):
-            _, err = process.communicate(timeout=30)
-        self.assertEqual(process.returncode, 126)
-        self.assertIn("the interpreter", err.decode().splitlines()[-1])
+        self.assertNotExecutable("#!/no/such/interpreter\n", "the interpreter")
 
     def test_deafTerminal(self) -> None:
         """
