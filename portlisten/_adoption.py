@@ -23,6 +23,14 @@ from twisted.python.failure import Failure
 from portlisten import _draining, _linux
 
 
+def logPrefix(thing: object) -> str:
+    """
+    What a protocol or a factory wants to be called in the log.
+    """
+    context = ILoggingContext(thing, None)
+    return type(thing).__name__ if context is None else context.logPrefix()
+
+
 class Served:
     """
     An adopted connection.
@@ -49,8 +57,7 @@ class Served:
         """
         The protocol's own.
         """
-        context = ILoggingContext(self._protocol, None)
-        return type(self._protocol).__name__ if context is None else context.logPrefix()
+        return logPrefix(self._protocol)
 
     def makeConnection(self, transport: Any) -> None:
         """

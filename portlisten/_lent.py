@@ -16,13 +16,13 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from twisted.internet.interfaces import IDelayedCall, ILoggingContext
+from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.protocol import DatagramProtocol, Factory
 from twisted.logger import Logger
 
 from portlisten import _linux
 from portlisten._accept import BATCH, Accepted, Acceptor
-from portlisten._adoption import Adoptions, Served
+from portlisten._adoption import Adoptions, Served, logPrefix
 from portlisten._frames import Kind
 
 #: How many descriptors ports leave to the rest of the process: a Twisted port that is
@@ -185,11 +185,15 @@ class StreamPorts(LentPorts):
                 port.stopReading()
 
     def _empty(self, port: Any) -> None:
+        if self._pause is not None:
+            return
+        if isinstance(port, _UNIXPort):
+            port.finish()
+            return
         for _ in range(TURNS):
             before = self.accepted
-            if self._pause is None:
-                port.doRead()
-            if self.accepted == before:
+            port.doRead()
+            if self.accepted == before or self._pause is not None:
                 break
 
     def closeAll(self) -> None:
@@ -287,9 +291,7 @@ class _Accepting(Factory):
         """
         That of the factory that is served.
         """
-        factory = self._adoptions.factory
-        context = ILoggingContext(factory, None)
-        return type(factory).__name__ if context is None else context.logPrefix()
+        return logPrefix(self._adoptions.factory)
 
     def buildProtocol(self, addr: Any) -> Any:
         """
@@ -332,32 +334,29 @@ class _UNIXPort:
         self, reactor: Any, adoptions: Adoptions, retry: float, descriptor: int
     ) -> None:
         self._adoptions = adoptions
-        self._socket = sock = socket.socket(fileno=os.dup(descriptor))
+        sock = socket.socket(fileno=os.dup(descriptor))
+        sock.setblocking(False)
         self._acceptor = Acceptor(
             reactor,
             sock,
             f"unix:{os.fsdecode(sock.getsockname())}",
-            self._room,
+            lambda: BATCH,
             self._accepted,
             retry,
         )
+        _beforeReading(self._acceptor, partial(_dontBlock, self._acceptor))
         self.startReading()
-
-    def _room(self) -> int:
-        # As with the other ports: somebody else may have had it block.
-        self._socket.setblocking(False)
-        return BATCH
 
     def _accepted(self, batch: list[Accepted]) -> None:
         for sock, _ in batch:
-            sock.setblocking(False)
             self._adoptions.adopt(sock.detach())
 
-    def doRead(self) -> None:
+    def finish(self) -> None:
         """
-        Take what waits.
+        Take all that waits, and accept nothing more.
         """
-        self._acceptor.doRead()
+        _dontBlock(self._acceptor)
+        self._acceptor.stop()
 
     def startReading(self) -> None:
         """

@@ -16,6 +16,7 @@ from twisted.internet.protocol import DatagramProtocol, Factory
 from twisted.internet.task import deferLater
 
 from portlisten import _lent, _linux
+from portlisten._accept import BATCH
 from portlisten._frames import (
     Bye,
     Drain,
@@ -549,6 +550,24 @@ class TogetherTests(LentTestCase):
         for sock in ports:
             self.assertEqual(self.holders(sock), 1)
         self.assertEqual(len(clients), 40)
+
+    async def test_longQueue(self) -> None:
+        """
+        All of it, however many they are.
+        """
+        path = os.path.join(os.path.dirname(self.path), "www")
+        sock = self.port(path)
+        self.addCleanup(os.unlink, path)
+        sock.listen(BATCH + 50)
+        await self.joinAndLend(sock)
+        await self.settle()
+        for port in self.worker._lent._ports.values():
+            port.stopReading()  # as if the process were busy
+        for _ in range(BATCH + 20):
+            self.connect(sock)
+        self.worker._lent.finish()
+        self.assertEqual(len(self.factory.conversations), BATCH + 20)
+        self.assertEqual(self.holders(sock), 1)
 
 
 class Echo(DatagramProtocol):
