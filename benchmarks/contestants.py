@@ -27,6 +27,9 @@ LIMIT = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
 #: How many connections a proxy may have, which takes two for each.
 PROXIED = min(30_000, (LIMIT - 200) // 2)
 
+#: A listener for the wire of 2002, as the tests have it.
+SOURCE = Path(__file__).parents[1] / "tests" / "peers" / "portlisten.c"
+
 TICK = os.sysconf("SC_CLK_TCK")
 
 Start = Callable[["Running"], None]
@@ -252,6 +255,16 @@ def datagram(running: Running) -> None:
     twistd(running, "--wire=datagram", f"tcp:{running.port}:interface=127.0.0.1")
 
 
+def original(running: Running) -> None:
+    """
+    A listener in C that does what the one of 2002 did.
+    """
+    running.serve(f"portlisten:{running.folder}/socket:wire=datagram")
+    program = running.folder / "portlisten"
+    subprocess.run(["cc", "-O2", "-o", program, SOURCE], check=True)
+    running.before(str(program), str(running.port), f"{running.folder}/socket")
+
+
 def behind(start: Callable[[Running, int], None]) -> Start:
     """
     A proxy, and a server that listens itself, on the next port.
@@ -361,6 +374,7 @@ ALL = [
     Contestant("share x4", portlisten(4, "--share")),
     Contestant("groups x4", portlisten(4, "--share", suffix=":reuseport=4")),
     Contestant("datagram", datagram),
+    Contestant("C of 2002", original),
     Contestant("HAProxy", behind(haproxy), ("haproxy", "haproxy"), proxy=True),
     Contestant(
         "nginx",

@@ -16,7 +16,6 @@ from twisted.internet.interfaces import (
     IProtocol,
     IProtocolFactory,
 )
-from twisted.internet.protocol import Factory
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -35,23 +34,32 @@ class Served:
     """
     An adopted connection.
 
-    The reactor takes this for its protocol, but only until there is a transport,
-    which then has the protocol itself: servers look at C{transport.protocol},
-    and replace it, as for STARTTLS or when HTTP becomes WebSocket.  What stays
-    to the end is the transport, so that is where this hears of the end.
+    The reactor takes this for its factory and for its protocol, but only until
+    there is a transport, which then has the protocol itself: servers look at
+    C{transport.protocol}, and replace it, as for STARTTLS or when HTTP becomes
+    WebSocket.  What stays to the end is the transport, so that is where this hears
+    of the end.
 
     @param adoptions: told of the beginning and the end.
     @param report: called at the end.
     """
 
-    def __init__(
-        self, adoptions: Adoptions, protocol: IProtocol, report: Callable[[], None]
-    ) -> None:
+    __slots__ = ("_adoptions", "_protocol", "_report", "_told", "_transport")
+
+    def __init__(self, adoptions: Adoptions, report: Callable[[], None]) -> None:
         self._adoptions = adoptions
-        self._protocol = protocol
         self._report = report
-        self._transport: Any = None
         self._told = False
+
+    def buildProtocol(self, addr: IAddress | None) -> Served | None:
+        """
+        See L{IProtocolFactory}.
+        """
+        protocol = self._adoptions.buildProtocol(addr)
+        if protocol is None:
+            return None
+        self._protocol: Any = protocol
+        return self
 
     def logPrefix(self) -> str:
         """
@@ -96,30 +104,6 @@ class Served:
         finally:
             self._report()
             self._adoptions.ended(self)
-
-
-class _Adoption(Factory):
-    """
-    Builds the protocol of one adopted connection.
-
-    @ivar served: what was built, if anything.
-    """
-
-    noisy = False
-
-    def __init__(self, adoptions: Adoptions, report: Callable[[], None]) -> None:
-        self._adoptions = adoptions
-        self._report = report
-        self.served: Served | None = None
-
-    def buildProtocol(self, addr: IAddress | None) -> Any:
-        """
-        See L{IProtocolFactory}.
-        """
-        protocol = self._adoptions.buildProtocol(addr)
-        if protocol is not None:
-            self.served = Served(self._adoptions, protocol, self._report)
-        return self.served
 
 
 class Adoptions:
@@ -276,10 +260,10 @@ class Adoptions:
         @raise OSError: if nothing can be adopted now, for lack of descriptors or
             memory.
         """
-        adoption = _Adoption(self, closed)
+        served = Served(self, closed)
         try:
             transport = self._reactor.adoptStreamConnection(
-                descriptor, _linux.family(descriptor), adoption
+                descriptor, _linux.family(descriptor), served
             )
         except Exception as error:
             number = getattr(error, "errno", None)
@@ -292,8 +276,8 @@ class Adoptions:
             transport = None
         if transport is None:
             closed()
-        elif self._draining and adoption.served is not None:
-            adoption.served.drain()
+        elif self._draining:
+            served.drain()
 
     def _postpone(
         self,

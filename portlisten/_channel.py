@@ -301,7 +301,8 @@ class ListenerChannel(_Channel):
         # Descriptors ride on whatever bytes go out next, so this one is not
         # later than its frame, and may be earlier.
         self._transport.sendFileDescriptor(connection.fileno())
-        self._send(Offer(id, port, connection.cookie))
+        self._unsent = True
+        self._transport.write(_frames.encodeOffer(id, port, connection.cookie))
 
     def lend(self, port: int, sock: socket.socket) -> None:
         if not self._ended and self._revoking is None:

@@ -41,7 +41,7 @@ class AcceptedConnection:
 
     __slots__ = ("_address", "_socket", "cookie")
 
-    def __init__(self, sock: socket.socket, address: Any) -> None:
+    def __init__(self, sock: socket.SocketType, address: Any) -> None:
         self._socket = sock
         self._address = address
         self.cookie = _linux.cookie(sock)

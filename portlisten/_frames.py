@@ -41,6 +41,7 @@ _HEADER = struct.Struct("!BBH")
 _HELLO = struct.Struct("!8sHHHH")
 _PORT = struct.Struct("!HBB")
 _OFFER = struct.Struct("!IHHQ")
+_OFFER_FRAME = struct.Struct("!BBHIHHQ")
 _LISTENER = struct.Struct("!HHQ")
 _COOKIE = struct.Struct("!Q")
 _REFUSE = struct.Struct("!HH")
@@ -426,6 +427,13 @@ def encode(frame: Frame) -> bytes:
     return _HEADER.pack(frame.TYPE, 0, len(payload)) + payload
 
 
+def encodeOffer(id: int, port: int, cookie: int) -> bytes:
+    """
+    What L{encode} makes of an L{Offer}, for one who makes many.
+    """
+    return _OFFER_FRAME.pack(Offer.TYPE, 0, _OFFER.size, id, port, 0, cookie)
+
+
 def _encodeAddress(address: Address) -> bytes:
     if isinstance(address, IPv4Address):
         packed = socket.inet_pton(socket.AF_INET, address.host)
@@ -700,11 +708,13 @@ class Decoder:
 
     def _take(self) -> Iterator[Frame]:
         buffer, start = self._buffer, 0
+        header = _HEADER.unpack_from
+        vocabulary = self._vocabulary.get
         try:
             # Nothing can be known of what follows a malformed frame.
-            while not self._dead and len(buffer) - start >= _HEADER.size:
-                kind, _, length = _HEADER.unpack_from(buffer, start)
-                decode = self._vocabulary.get(kind)
+            while not self._dead and len(buffer) - start >= 4:
+                kind, _, length = header(buffer, start)
+                decode = vocabulary(kind)
                 if decode is None:
                     raise UnknownFrame(f"a frame of the unknown type {kind}")
                 if length > MAXIMUM_PAYLOAD:
@@ -713,14 +723,13 @@ class Decoder:
                     raise MalformedFrame(
                         "a second HELLO" if self._greeted else "no HELLO to begin with"
                     )
-                end = start + _HEADER.size + length
+                end = start + 4 + length
                 if len(buffer) < end:
                     break
-                payload = buffer[start + _HEADER.size : end]
+                payload = buffer[start + 4 : end]
                 start = end
                 self._greeted = self._greeted or kind in _HELLOS
-                frame = decode(payload)
-                yield frame
+                yield decode(payload)
         except ProtocolError:
             self._dead = True
             raise

@@ -176,7 +176,7 @@ class _Entry:
         self.since = accepted
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class _Worker:
     """
     One channel in the book.
@@ -417,9 +417,9 @@ class Ledger:
         decisions: list[Decision] = []
         entries = self._takeOffers(worker, ids, "CLAIM")
         worker.limit = min(worker.window, worker.limit + 1)
+        self.counters.claimed += len(entries)
+        worker.serving.update(ids)
         for entry in entries:
-            self.counters.claimed += 1
-            worker.serving.add(entry.id)
             if not entry.witness:
                 decisions.append(LetGo(entry.connection))
                 continue
@@ -461,9 +461,10 @@ class Ledger:
         if len(set(ids)) < len(ids) or not worker.serving.issuperset(ids):
             raise ProtocolError("CLOSED of a connection that it does not serve")
         worker.serving.difference_update(ids)
-        return [
+        decisions: list[Decision] = [
             self._letGo(worker.copies[id]) for id in ids if id in worker.copies
-        ] + self._dispatch(now)
+        ]
+        return decisions + self._dispatch(now)
 
     def gone(
         self, channel: Hashable, ids: Collection[int], now: float
@@ -613,9 +614,10 @@ class Ledger:
     def _takeOffers(
         self, worker: _Worker, ids: Collection[int], frame: str
     ) -> list[_Entry]:
-        if len(set(ids)) < len(ids) or not worker.offered.keys() >= set(ids):
+        offered = worker.offered
+        if len(set(ids)) < len(ids) or not offered.keys() >= set(ids):
             raise ProtocolError(f"{frame} of a connection that is not on offer to it")
-        return [worker.offered.pop(id) for id in ids]
+        return [offered.pop(id) for id in ids]
 
     def _letGo(self, entry: _Entry) -> LetGo:
         del self._copies[entry]
@@ -628,25 +630,30 @@ class Ledger:
         Of those that want this name: least outstanding first, or all alike; among
         equals, the one whose last turn is the longest ago.
         """
-        return min(
-            (
-                worker
-                for worker in self._workers.values()
-                if worker.room > 0 and worker.resume <= now and worker.wants(name)
-            ),
-            key=lambda worker: (
-                0 if self._roundRobin else worker.outstanding,
-                worker.turn,
-            ),
-            default=None,
-        )
+        chosen = None
+        least = (0, 0)
+        for worker in self._workers.values():
+            # This runs for each connection: it calls nothing.
+            offered = len(worker.offered)
+            if (
+                worker.open
+                and offered < worker.limit
+                and worker.resume <= now
+                and name in worker.names
+            ):
+                outstanding = 0 if self._roundRobin else offered + len(worker.serving)
+                rank = (outstanding, worker.turn)
+                if chosen is None or rank < least:
+                    chosen, least = worker, rank
+        return chosen
 
     def _dispatch(self, now: float) -> list[Decision]:
         decisions: list[Decision] = []
         self._now = now
         queues = [queue for queue in self._waiting.values() if queue]
         while queues:
-            queue = min(queues)  # that of the oldest
+            # That of the oldest.
+            queue = min(queues) if len(queues) > 1 else queues[0]
             entry = queue[0][1]
             worker = self._choose(entry.name, now)
             if worker is None:

@@ -298,10 +298,7 @@ class _Accepting(Factory):
         See L{IProtocolFactory}.
         """
         self._ports.accepted += 1
-        protocol = self._adoptions.buildProtocol(addr)
-        if protocol is None:
-            return None
-        return _Taken(self._adoptions, protocol, self._ports)
+        return _Taken(self._adoptions, self._ports).buildProtocol(addr)
 
 
 class _Taken(Served):
@@ -309,8 +306,10 @@ class _Taken(Served):
     A connection that this process accepted itself.
     """
 
-    def __init__(self, adoptions: Adoptions, protocol: Any, ports: StreamPorts) -> None:
-        super().__init__(adoptions, protocol, lambda: None)
+    __slots__ = ("_ports",)
+
+    def __init__(self, adoptions: Adoptions, ports: StreamPorts) -> None:
+        super().__init__(adoptions, _nothing)
         self._ports = ports
 
     def makeConnection(self, transport: Any) -> None:
@@ -320,6 +319,12 @@ class _Taken(Served):
         descriptor = transport.fileno()
         super().makeConnection(transport)
         self._ports.taken(descriptor)
+
+
+def _nothing() -> None:
+    """
+    Nobody is to hear of the end.
+    """
 
 
 class _UNIXPort:

@@ -17,6 +17,16 @@ import struct
 import termios
 from collections.abc import Collection
 from dataclasses import dataclass
+from socket import (
+    IPPROTO_TCP,
+    SO_ACCEPTCONN,
+    SO_DOMAIN,
+    SO_LINGER,
+    SO_PROTOCOL,
+    SO_TYPE,
+    SOL_SOCKET,
+)
+from typing import Any
 
 from portlisten._frames import Kind
 
@@ -40,9 +50,12 @@ _COOKIE = struct.Struct("=Q")
 _CREDENTIALS = struct.Struct("=iii")
 _HANGUP = select.POLLHUP | select.POLLRDHUP
 _NO_LINGER = struct.pack("=ii", 0, 0)
+_ACCEPT_QUEUE = struct.Struct("=24xI")
 
 #: SCM_MAX_FD in linux/include/net/scm.h: no message carries more.
 MAXIMUM_DESCRIPTORS = 253
+
+_CONTROL = socket.CMSG_SPACE(MAXIMUM_DESCRIPTORS * array.array("i").itemsize)
 
 #: sizeof(sun_path) is 108, and one is for the zero at its end: unix(7).
 MAXIMUM_PATH = 107
@@ -70,7 +83,7 @@ class Credentials:
     groups: tuple[int, ...] = ()
 
 
-def cookie(sock: socket.socket) -> int:
+def cookie(sock: socket.SocketType) -> int:
     """
     The number that names a socket for as long as it lives, the same in each
     process that has a descriptor of it and never given out twice:
@@ -78,12 +91,12 @@ def cookie(sock: socket.socket) -> int:
 
     @raise OSError: C{ENOTSOCK} for a descriptor of something else.
     """
-    data = sock.getsockopt(socket.SOL_SOCKET, SO_COOKIE, _COOKIE.size)
+    data = sock.getsockopt(SOL_SOCKET, SO_COOKIE, 8)
     number: int = _COOKIE.unpack(data)[0]
     return number
 
 
-def pristine(sock: socket.socket) -> bool | None:
+def pristine(sock: socket.SocketType) -> bool | None:
     """
     Say whether a connection is as the client made it: nothing was read from it
     by anybody, nothing written to it, and the writing side not shut down.
@@ -117,7 +130,7 @@ def pristine(sock: socket.socket) -> bool | None:
     )
 
 
-def credentials(sock: socket.socket) -> Credentials:
+def credentials(sock: socket.SocketType) -> Credentials:
     """
     Say who is at the other end of a connected Unix socket.
     """
@@ -156,7 +169,40 @@ def room(sock: socket.socket) -> int:
     return max(1, sock.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) // 8192)
 
 
-def forget(sock: socket.socket) -> None:
+def accept(
+    sock: socket.socket, family: int
+) -> tuple[socket.SocketType, Any]:
+    """
+    Accept a connection, at half the price of C{socket.accept}, which spends the
+    other half on enumerations.
+
+    @param family: the socket's.
+    @return: the connection, of the class that C{socket.socket} extends, with
+        close-on-exec set; and its client's address.
+    @raise OSError: as accept(2) does.
+    """
+    descriptor, address = sock._accept()  # type: ignore[attr-defined]
+    return socket.SocketType(family, socket.SOCK_STREAM, 0, descriptor), address
+
+
+def queued(sock: socket.socket) -> int | None:
+    """
+    How many connections wait to be accepted: C{tcpi_unacked} of a listening
+    socket (C{tcp_get_info} in net/ipv4/tcp.c).
+
+    @return: L{None} where the kernel does not say: it is not TCP.
+    """
+    try:
+        info = sock.getsockopt(
+            socket.IPPROTO_TCP, socket.TCP_INFO, _ACCEPT_QUEUE.size
+        )
+        count: int = _ACCEPT_QUEUE.unpack(info)[0]
+    except (OSError, struct.error):
+        return None
+    return count
+
+
+def forget(sock: socket.SocketType) -> None:
     """
     Close this process's descriptor of a connection without ending it for
     others, and without waiting: another holder may have set SO_LINGER, which
@@ -164,13 +210,16 @@ def forget(sock: socket.socket) -> None:
     what is unsent.  Takes the descriptor.
     """
     try:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
+        # To look is cheaper than to set, which takes the socket's lock.
+        linger = sock.getsockopt(SOL_SOCKET, SO_LINGER, 8)
+        if linger != _NO_LINGER:
+            sock.setsockopt(SOL_SOCKET, SO_LINGER, _NO_LINGER)
     except OSError:
         pass
     sock.close()
 
 
-def kindOf(sock: socket.socket) -> Kind:
+def kindOf(sock: socket.SocketType) -> Kind:
     """
     Say what a descriptor from another process is.
 
@@ -178,10 +227,13 @@ def kindOf(sock: socket.socket) -> Kind:
         socket for some, nor a UDP socket.
     """
     try:
-        domain = sock.getsockopt(socket.SOL_SOCKET, socket.SO_DOMAIN)
-        kind = sock.getsockopt(socket.SOL_SOCKET, socket.SO_TYPE)
-        protocol = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PROTOCOL)
-        listening = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+        protocol = sock.getsockopt(SOL_SOCKET, SO_PROTOCOL)
+        listening = sock.getsockopt(SOL_SOCKET, SO_ACCEPTCONN)
+        if protocol == IPPROTO_TCP:
+            # That says it all, and is what there is most of.
+            return Kind.LISTENER if listening else Kind.CONNECTIONS
+        domain = sock.getsockopt(SOL_SOCKET, SO_DOMAIN)
+        kind = sock.getsockopt(SOL_SOCKET, SO_TYPE)
     except OSError as error:
         raise WrongSocket(f"no socket: {error.strerror}") from error
     internet = domain in (socket.AF_INET, socket.AF_INET6)
@@ -191,7 +243,7 @@ def kindOf(sock: socket.socket) -> Kind:
         return Kind.DATAGRAMS
     if kind != socket.SOCK_STREAM:
         raise WrongSocket(f"a socket of type {kind}, not SOCK_STREAM")
-    if internet and protocol != socket.IPPROTO_TCP:
+    if internet:
         raise WrongSocket(f"a socket of protocol {protocol}, not TCP")
     return Kind.LISTENER if listening else Kind.CONNECTIONS
 
@@ -215,7 +267,7 @@ def identify(
     @raise WrongSocket: if it is of something else.
     @raise OSError: if it is no socket.
     """
-    sock = socket.socket(fileno=descriptor)
+    sock = _peek(descriptor)
     try:
         kind = kindOf(sock)
         if kind not in takes:
@@ -231,11 +283,25 @@ def family(descriptor: int) -> socket.AddressFamily:
 
     @raise OSError: if it is no socket.
     """
-    sock = socket.socket(fileno=descriptor)
+    sock = _peek(descriptor)
     try:
-        return socket.AddressFamily(sock.family)
+        return _FAMILIES[sock.getsockopt(SOL_SOCKET, SO_DOMAIN)]
     finally:
         sock.detach()
+
+
+def _peek(descriptor: int) -> socket.SocketType:
+    """
+    Make an object that options can be read with.  It is to be detached, and knows
+    nothing of the socket, for which it would ask the kernel four times.
+
+    @raise OSError: if it is no socket.
+    """
+    return socket.SocketType(socket.AF_UNIX, socket.SOCK_STREAM, 0, descriptor)
+
+
+#: As numbers, they become members at a price.
+_FAMILIES = {int(family): family for family in socket.AddressFamily}
 
 
 def shutDown(sock: socket.socket) -> bool:
@@ -320,9 +386,10 @@ def receive(sock: socket.socket, size: int = 65536) -> tuple[bytes, list[int]]:
     @raise BlockingIOError: if there is nothing to read now.
     @raise OSError: if there never will be.
     """
+    data, ancillary, _, _ = sock.recvmsg(size, _CONTROL, socket.MSG_CMSG_CLOEXEC)
+    if not ancillary:
+        return data, []
     descriptors = array.array("i")
-    room = socket.CMSG_SPACE(MAXIMUM_DESCRIPTORS * descriptors.itemsize)
-    data, ancillary, _, _ = sock.recvmsg(size, room, socket.MSG_CMSG_CLOEXEC)
     for level, kind, content in ancillary:
         if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
             whole = len(content) - len(content) % descriptors.itemsize

@@ -211,8 +211,9 @@ class StreamWire:
             channel = ListenerChannel(
                 self._reactor, self._dispatcher, self._hello, self._numbers
             )
+            own = socket.socket(fileno=sock.detach())
             try:
-                ChannelTransport(self._reactor, sock, channel).start()
+                ChannelTransport(self._reactor, own, channel).start()
             except OSError as error:
                 self.log.error(
                     "{channel} is turned away, and may try again: {error}",
@@ -220,7 +221,7 @@ class StreamWire:
                     error=error.strerror,
                 )
 
-    def _turnAway(self, sock: socket.socket, who: _linux.Credentials) -> None:
+    def _turnAway(self, sock: socket.SocketType, who: _linux.Credentials) -> None:
         reason = (
             f"uid {who.uid} may not be a worker here: the listener's --allow-user"
             " and --allow-group say who may"
