@@ -59,6 +59,7 @@ from portlisten._frames import (
     WorkerHello,
     encode,
 )
+from portlisten._transport import ChannelTransport
 from portlisten.interfaces import (
     IAdopter,
     IChannel,
@@ -133,6 +134,8 @@ class _Channel(Protocol):
             raise
         self._wait(self._silent)
         self._flushes.watch(self._transport)
+        # Only our own transport has it; with others it takes a turn longer.
+        self._writeNow = getattr(self.transport, "writeNow", self._transport.write)
 
     @property
     def _socket(self) -> socket.socket:
@@ -273,6 +276,7 @@ class ListenerChannel(_Channel):
         super().__init__(reactor, timeout)
         self._dispatcher = dispatcher
         self._hello = hello
+        self._offers: list[tuple[int, int, IConnection]] = []
         self._joined = False
         self._draining = False
         self._revoking: str | None = None
@@ -293,16 +297,33 @@ class ListenerChannel(_Channel):
         self._dispatcher.connected(self)
         self._send(self._hello)
 
+    def _send(self, *frames: Frame) -> None:
+        self.flush()
+        super()._send(*frames)
+
     # IChannel
 
-    def offer(self, id: int, port: int, connection: IConnection) -> None:
+    def offer(
+        self, id: int, port: int, connection: IConnection, more: bool = False
+    ) -> None:
         if self._lost:
             return  # the dispatcher is about to hear of it
-        # Descriptors ride on whatever bytes go out next, so this one is not
-        # later than its frame, and may be earlier.
-        self._transport.sendFileDescriptor(connection.fileno())
+        self._offers.append((id, port, connection))
+        if not more:
+            self.flush()
+
+    def flush(self) -> None:
+        if not self._offers:
+            return
+        frames = []
+        for id, port, connection in self._offers:
+            # Descriptors ride on whatever bytes go out next, so this one is not
+            # later than its frame, and may be earlier.
+            self._transport.sendFileDescriptor(connection.fileno())
+            frames.append(_frames.encodeOffer(id, port, connection.cookie))
+        self._offers.clear()
         self._unsent = True
-        self._transport.write(_frames.encodeOffer(id, port, connection.cookie))
+        self._writeNow(b"".join(frames))
 
     def lend(self, port: int, sock: socket.socket) -> None:
         if not self._ended and self._revoking is None:
@@ -326,6 +347,7 @@ class ListenerChannel(_Channel):
         if not self._joined:
             self.bye(reason)
             return
+        self.flush()
         self._revoking = reason
         self._stopWaiting()
         self._dispatcher.revoking(self)
@@ -457,6 +479,7 @@ class ListenerChannel(_Channel):
         if not self._ended:
             self._ended = True
             self._stopWaiting()
+            self._offers.clear()
             self._transport.abortConnection()
             self._depart(reason)
 
@@ -511,6 +534,8 @@ class WorkerChannel(_Channel):
 
     def connectionMade(self) -> None:
         super().connectionMade()
+        # Twisted's own does not ask for MSG_CMSG_CLOEXEC.
+        self._inheritable = not isinstance(self.transport, ChannelTransport)
         self._send(self._hello)
 
     # IWorkerChannel
@@ -523,12 +548,12 @@ class WorkerChannel(_Channel):
     def closed(self, id: int) -> None:
         if not self._ended:
             self._claims.served(id)
-            self._pump()
+            self._pumpSoon()
 
     def gone(self, id: int) -> None:
         if not self._ended:
             self._claims.gone(id)
-            self._pump()
+            self._pumpSoon()
 
     def bye(self, reason: str) -> None:
         if not self._ended and self._farewell is None:
@@ -561,7 +586,7 @@ class WorkerChannel(_Channel):
             self._reason = f"the listener says: {frame.reason}"
 
     def _fed(self) -> None:
-        self._pump()
+        self._pump(now=True)
 
     def fileDescriptorReceived(self, descriptor: int) -> None:
         """
@@ -571,8 +596,8 @@ class WorkerChannel(_Channel):
         if self._revoked or self._ended:
             os.close(descriptor)
             return
-        # Twisted does not ask for MSG_CMSG_CLOEXEC.
-        os.set_inheritable(descriptor, False)
+        if self._inheritable:
+            os.set_inheritable(descriptor, False)
         try:
             kind, cookie = _linux.identify(descriptor, self._hello.takes)
             if kind is Kind.CONNECTIONS:
@@ -597,20 +622,33 @@ class WorkerChannel(_Channel):
                 f"more than {MAXIMUM_LENT} sockets without their frames"
             )
 
-    def _pump(self) -> None:
+    def _pump(self, now: bool = False) -> None:
         """
         Say what there is to say, unless something is being said.
+
+        @param now: without waiting for the next turn of the loop, so that what is
+            claimed is adopted before this returns.
         """
         if self._ended:
             return
         frames = self._claims.outgoing()
         if frames:
-            self._send(*frames)
+            self._unsent = True
+            write = self._writeNow if now else self._transport.write
+            write(b"".join(map(encode, frames)))
         elif not self._claims.writing:
             if self._farewell is not None:
                 self._send(Bye(self._farewell))
             if self._farewell is not None or self._revoked:
                 self._close()
+
+    def _pumpSoon(self) -> None:
+        """
+        Say it in the next turn of the loop, with what else there will be to say:
+        a transport with nothing to write says that it has written.
+        """
+        if not self._claims.writing:
+            self._transport.startWriting()
 
     def _flushed(self) -> None:
         for offer, descriptor in self._claims.flushed():

@@ -388,9 +388,12 @@ class Dispatcher:
 
     def _run(self, decisions: Iterable[Decision]) -> None:
         timedOut = False
+        offered = set()
         for decision in decisions:
             if isinstance(decision, HandOff):
-                decision.channel.offer(decision.id, decision.port, decision.connection)
+                channel, id, connection, port = decision
+                channel.offer(id, port, connection, more=True)
+                offered.add(channel)
             elif isinstance(decision, LetGo):
                 decision.connection.forget()
             elif isinstance(decision, GiveUp):
@@ -408,6 +411,8 @@ class Dispatcher:
                     reason=decision.reason,
                 )
                 decision.channel.revoke(decision.reason)
+        for channel in offered:
+            channel.flush()
         if timedOut:
             self._timedOut()
         self.roomChanged()

@@ -676,6 +676,19 @@ FROM_WORKER: Vocabulary = {
 }
 
 
+def _offers(buffer: bytes) -> Iterator[Offer]:
+    """
+    Give the offers that some bytes begin with: there are as many as there are
+    connections, and most come in numbers.
+    """
+    whole = len(buffer) - len(buffer) % _OFFER_FRAME.size
+    for fields in _OFFER_FRAME.iter_unpack(buffer[:whole]):
+        kind, _, length, id, port, _, cookie = fields
+        if kind != Offer.TYPE or length != _OFFER.size:
+            break
+        yield Offer(id, port, cookie)
+
+
 class Decoder:
     """
     Gives the whole frames in what it is fed, and keeps the beginning of one
@@ -726,6 +739,11 @@ class Decoder:
                 end = start + 4 + length
                 if len(buffer) < end:
                     break
+                if kind == Offer.TYPE and length == _OFFER.size:
+                    for offer in _offers(buffer[start:]):
+                        start += _OFFER_FRAME.size
+                        yield offer
+                    continue
                 payload = buffer[start + 4 : end]
                 start = end
                 self._greeted = self._greeted or kind in _HELLOS

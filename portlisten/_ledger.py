@@ -625,40 +625,39 @@ class Ledger:
         del entry.worker.copies[entry.id]
         return LetGo(entry.connection)
 
-    def _choose(self, name: str, now: float) -> _Worker | None:
+    def _takers(self, name: str, now: float) -> list[_Worker]:
         """
-        Of those that want this name: least outstanding first, or all alike; among
-        equals, the one whose last turn is the longest ago.
+        Those that want this name and have room.
         """
-        chosen = None
-        least = (0, 0)
-        for worker in self._workers.values():
-            # This runs for each connection: it calls nothing.
-            offered = len(worker.offered)
-            if (
-                worker.open
-                and offered < worker.limit
-                and worker.resume <= now
-                and name in worker.names
-            ):
-                outstanding = 0 if self._roundRobin else offered + len(worker.serving)
-                rank = (outstanding, worker.turn)
-                if chosen is None or rank < least:
-                    chosen, least = worker, rank
-        return chosen
+        return [
+            worker
+            for worker in self._workers.values()
+            if worker.room and worker.resume <= now and worker.wants(name)
+        ]
+
+    def _rank(self, worker: _Worker) -> tuple[int, int]:
+        """
+        Least outstanding first, or all alike; among equals, the one whose last turn
+        is the longest ago.
+        """
+        return (0 if self._roundRobin else worker.outstanding, worker.turn)
 
     def _dispatch(self, now: float) -> list[Decision]:
         decisions: list[Decision] = []
         self._now = now
         queues = [queue for queue in self._waiting.values() if queue]
+        takers = {
+            queue[0][1].name: self._takers(queue[0][1].name, now) for queue in queues
+        }
         while queues:
             # That of the oldest.
             queue = min(queues) if len(queues) > 1 else queues[0]
             entry = queue[0][1]
-            worker = self._choose(entry.name, now)
-            if worker is None:
+            able = [each for each in takers[entry.name] if each.room]
+            if not able:
                 queues.remove(queue)
                 continue
+            worker = min(able, key=self._rank) if len(able) > 1 else able[0]
             heappop(queue)
             if not queue:
                 queues.remove(queue)

@@ -169,9 +169,7 @@ def room(sock: socket.socket) -> int:
     return max(1, sock.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) // 8192)
 
 
-def accept(
-    sock: socket.socket, family: int
-) -> tuple[socket.SocketType, Any]:
+def accept(sock: socket.socket, family: int) -> tuple[socket.SocketType, Any]:
     """
     Accept a connection, at half the price of C{socket.accept}, which spends the
     other half on enumerations.
@@ -193,9 +191,7 @@ def queued(sock: socket.socket) -> int | None:
     @return: L{None} where the kernel does not say: it is not TCP.
     """
     try:
-        info = sock.getsockopt(
-            socket.IPPROTO_TCP, socket.TCP_INFO, _ACCEPT_QUEUE.size
-        )
+        info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _ACCEPT_QUEUE.size)
         count: int = _ACCEPT_QUEUE.unpack(info)[0]
     except (OSError, struct.error):
         return None

@@ -129,6 +129,24 @@ class ChannelTransport(FileDescriptor):
         """
         self._descriptors.append(descriptor)
 
+    def writeNow(self, data: bytes) -> None:
+        """
+        Write, and do not wait for the next turn of the loop.  Where all of it goes
+        to the kernel, the pull producer hears of it before this returns.
+        """
+        waits = self._writing or self._pause is not None
+        if waits or self._aborted or self.disconnecting or not self.connected:
+            self.write(data)
+            return
+        # So that nobody asks the reactor yet.
+        self._writing = True
+        self.write(data)
+        self._writing = False
+        failure = self.doWrite()
+        if failure is not None or self.dataBuffer or self._tempDataLen:
+            # It has to be the reactor that finds the connection lost.
+            self.startWriting()
+
     def writeSomeData(self, data: bytes) -> int | Exception:
         """
         See L{FileDescriptor}.
@@ -242,8 +260,9 @@ class ChannelTransport(FileDescriptor):
         """
         See L{FileDescriptor}.
         """
-        self._writing = False
-        super().stopWriting()
+        if self._writing:
+            self._writing = False
+            super().stopWriting()
 
     def connectionLost(self, reason: Failure) -> None:
         """

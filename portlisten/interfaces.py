@@ -117,10 +117,17 @@ class IChannel(Interface):
     label: str = Attribute("Who the worker is, for the log.")
     user: int = Attribute("The worker's uid.")
 
-    def offer(id: int, port: int, connection: IConnection) -> None:
+    def offer(id: int, port: int, connection: IConnection, more: bool = False) -> None:
         """
         Send a connection.  Its descriptor stays the caller's, who keeps it open
         until the offer is claimed or refused, or the channel is gone.
+
+        @param more: keep it for L{flush}: others are about to follow.
+        """
+
+    def flush() -> None:
+        """
+        Send what was kept, all in one.
         """
 
     def lend(port: int, sock: socket) -> None:

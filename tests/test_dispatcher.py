@@ -64,9 +64,16 @@ class RecordingChannel:
         self.ports: list[int] = []
         self.calls: list[tuple[Any, ...]] = []
 
-    def offer(self, id: int, port: int, connection: IConnection) -> None:
+    def offer(
+        self, id: int, port: int, connection: IConnection, more: bool = False
+    ) -> None:
         self.offers.append((id, connection))
         self.ports.append(port)
+
+    def flush(self) -> None:
+        """
+        They count when they are made.
+        """
 
     def lend(self, port: int, sock: socket.socket) -> None:
         self.calls.append(("lend", port, sock))
