@@ -46,6 +46,7 @@ class Acceptor:
     @param accepted: takes each batch, and the sockets in it.
     @param retry: how long to pause when the process or the machine is out of
         descriptors or memory, in seconds.
+    @param busy: says whether to wait for the next L{resume}, though there is room.
     """
 
     def __init__(
@@ -56,6 +57,7 @@ class Acceptor:
         room: Callable[[], int],
         accepted: Callable[[list[Accepted]], None],
         retry: float,
+        busy: Callable[[], bool] = lambda: False,
     ) -> None:
         self._reactor = reactor
         self._socket = sock
@@ -64,6 +66,8 @@ class Acceptor:
         self._room = room
         self._accepted = accepted
         self._retry = retry
+        self._busy = busy
+        self._rests = False
         self._pause: IDelayedCall | None = None
         self._reading = False
         self._short = False
@@ -90,7 +94,14 @@ class Acceptor:
         """
         if self._reading or not self._usable or self._pause is not None:
             return
-        if self._room() > 0:
+        if self._rests:
+            # While all are busy, it is their claims that it goes by, and not the
+            # reactor, which would wake for each connection.
+            self._rests = self._busy()
+            if not self._rests and _linux.queued(self._socket):
+                self._rests = True
+                self._take()
+        if self._room() > 0 and not self._rests and not self._reading:
             self._reading = True
             self._reactor.addReader(self)
 
@@ -153,7 +164,8 @@ class Acceptor:
         if batch:
             self._short = False
             self._accepted(batch)
-        if self._room() <= 0:
+        self._rests = self._busy()
+        if self._rests or self._room() <= 0:
             self.suspend()
         return len(batch)
 

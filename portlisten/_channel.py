@@ -134,7 +134,8 @@ class _Channel(Protocol):
             raise
         self._wait(self._silent)
         self._flushes.watch(self._transport)
-        # Only our own transport has it; with others it takes a turn longer.
+        # Only our own transport has it; with others it takes another turn of the
+        # loop.
         self._writeNow = getattr(self.transport, "writeNow", self._transport.write)
 
     @property
@@ -645,7 +646,7 @@ class WorkerChannel(_Channel):
     def _pumpSoon(self) -> None:
         """
         Say it in the next turn of the loop, with what else there will be to say:
-        a transport with nothing to write says that it has written.
+        a transport that has nothing to write says that it has written.
         """
         if not self._claims.writing:
             self._transport.startWriting()

@@ -136,6 +136,12 @@ class DatagramWire:
         """
         return max(0, self._limit - len(self._waiting))
 
+    def busy(self, name: str) -> bool:
+        """
+        See L{IWire}.  Nothing is known of the worker.
+        """
+        return False
+
     def accepted(self, port: Port, batch: Sequence[Accepted]) -> None:
         """
         See L{IWire}.

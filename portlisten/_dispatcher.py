@@ -131,6 +131,15 @@ class Dispatcher:
         """
         return self._ledger.room(name)
 
+    def busy(self, name: str) -> bool:
+        """
+        Whether what might be accepted now, on ports of this name, may as well stay
+        in the backlog a little longer: it would only wait at a worker, and the
+        listener wake once more for it.
+        """
+        now = self._reactor.seconds()
+        return self._ledger.busy(name, now, now - WITNESS_INTERVAL)
+
     @property
     def channels(self) -> int:
         """

@@ -346,6 +346,20 @@ class Ledger:
         queue = self._queue - len(self._waiting[name])
         return max(0, min(windows + queue, self._budget - self.held))
 
+    def busy(self, name: str, now: float, since: float) -> bool:
+        """
+        Whether all workers that have room for a connection of this name are about
+        other things: each has yet to claim something, but not for long.
+
+        @param since: what was offered before this has waited for long: its worker
+            may hang, and is not waited for.
+        """
+        takers = self._takers(name, now)
+        return bool(takers) and all(
+            worker.offered and next(iter(worker.offered.values())).since > since
+            for worker in takers
+        )
+
     def outstanding(self, channel: Hashable) -> int:
         """
         How many connections a worker has, offered or claimed.
@@ -646,14 +660,13 @@ class Ledger:
         decisions: list[Decision] = []
         self._now = now
         queues = [queue for queue in self._waiting.values() if queue]
-        takers = {
-            queue[0][1].name: self._takers(queue[0][1].name, now) for queue in queues
-        }
+        names = [queue[0][1].name for queue in queues]
+        takers = {name: self._takers(name, now) for name in names}
         while queues:
             # That of the oldest.
             queue = min(queues) if len(queues) > 1 else queues[0]
             entry = queue[0][1]
-            able = [each for each in takers[entry.name] if each.room]
+            able = takers[entry.name]
             if not able:
                 queues.remove(queue)
                 continue
@@ -669,4 +682,8 @@ class Ledger:
             decisions.append(
                 HandOff(worker.channel, entry.id, entry.connection, entry.port)
             )
+            if not worker.room:
+                for able in takers.values():
+                    if worker in able:
+                        able.remove(worker)
         return decisions

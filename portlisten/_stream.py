@@ -154,6 +154,12 @@ class StreamWire:
         """
         return self._dispatcher.room(name)
 
+    def busy(self, name: str) -> bool:
+        """
+        See L{IWire}.
+        """
+        return self._dispatcher.busy(name)
+
     def accepted(self, port: Port, batch: Sequence[Accepted]) -> None:
         """
         See L{IWire}.

@@ -83,6 +83,12 @@ class IWire(Interface):
         Say how many connections may be accepted now, on ports of this name.
         """
 
+    def busy(name: str) -> bool:
+        """
+        Say whether it is better to accept a little later, on ports of this name,
+        though there is room.  If so, C{roomChanged} is called before long.
+        """
+
     def accepted(port: Port, batch: Sequence[Accepted]) -> None:
         """
         Take connections that came in by a port, at least one.  Keeps their

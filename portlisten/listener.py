@@ -163,7 +163,7 @@ Examples:
         [
             "window",
             None,
-            16,
+            32,
             "Connections that one worker may have been sent and not yet claimed.",
             _twistd.number("window", int, 1, MAXIMUM_WINDOW),
         ],
@@ -328,6 +328,7 @@ class ListenerService(Service):
                     partial(self._wire.room, port.name),
                     partial(self._wire.accepted, port),
                     self._options["retry"],
+                    partial(self._wire.busy, port.name),
                 )
             )
         self._resume()

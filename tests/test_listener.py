@@ -104,7 +104,7 @@ class OptionsTests(SynchronousTestCase):
                 "balance": "least",
                 "claim-timeout": 5.0,
                 "throttle": 10.0,
-                "window": 16,
+                "window": 32,
                 "retry": 0.1,
                 "grace": 10.0,
                 "allow-user": [],
@@ -259,7 +259,7 @@ class OptionsTests(SynchronousTestCase):
             "[default: 60.0]",
             "[default: close]",
             "[default: least]",
-            "[default: 16]",
+            "[default: 32]",
         ]:
             self.assertIn(line, text)
         options = parse("80", "path")
