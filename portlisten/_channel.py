@@ -494,6 +494,7 @@ class ListenerChannel(_Channel):
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         super().connectionLost(reason)
+        self._offers.clear()
         self._depart(self._departure)
         self._dispatcher.disconnected(self)
 

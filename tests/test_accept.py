@@ -86,6 +86,7 @@ class AcceptorTestCase(SynchronousTestCase):
     A test with an L{Acceptor}.
 
     @ivar room: how many connections may be accepted.
+    @ivar busy: whether to wait, though there is room.
     @ivar batches: those that were, with the addresses of their clients.
     """
 
@@ -96,6 +97,7 @@ class AcceptorTestCase(SynchronousTestCase):
         watchDescriptors(self)
         self.reactor = MemoryReactorClock()
         self.room = 100
+        self.busy = False
         self.batches: list[list[Any]] = []
         self.sockets: list[socket.socket] = []
 
@@ -114,7 +116,13 @@ class AcceptorTestCase(SynchronousTestCase):
         Make the acceptor, and have it resume.
         """
         acceptor = Acceptor(
-            self.reactor, sock, "tcp:here", lambda: self.room, self.accepted, RETRY
+            self.reactor,
+            sock,
+            "tcp:here",
+            lambda: self.room,
+            self.accepted,
+            RETRY,
+            lambda: self.busy,
         )
         self.addCleanup(acceptor.close)
         acceptor.resume()
@@ -143,9 +151,9 @@ class AcceptorTestCase(SynchronousTestCase):
         self.assertEqual(readers, [acceptor] if reading else [])
 
 
-class ListeningTests(AcceptorTestCase):
+class ListeningTestCase(AcceptorTestCase):
     """
-    Tests with a real listening socket.
+    A test with a real listening socket.
     """
 
     def setUp(self) -> None:
@@ -180,6 +188,12 @@ class ListeningTests(AcceptorTestCase):
         Connect so many clients, and tell their addresses.
         """
         return [client.getsockname() for client in self.connect(count)]
+
+
+class ListeningTests(ListeningTestCase):
+    """
+    Tests for what is accepted, and when.
+    """
 
     def test_interface(self) -> None:
         """
@@ -378,6 +392,101 @@ class ListeningTests(AcceptorTestCase):
         self.assertIn("hung up", event["why"])
         self.assertReading(self.listener, False)
         self.assertEqual(self.socket.fileno(), -1)
+
+
+class BusyTests(ListeningTestCase):
+    """
+    Tests for one that is told to wait, though there is room.
+    """
+
+    def test_rests(self) -> None:
+        """
+        When all are busy it no longer looks, and takes what has come by then as soon
+        as they are not.
+        """
+        addresses = self.connectFrom(2)
+        self.busy = True
+        self.listener.doRead()
+        self.assertEqual(self.batches, [addresses])
+        self.assertReading(self.listener, False)
+        more = self.connectFrom(2)
+        self.listener.resume()
+        self.assertEqual(self.batches, [addresses])
+        self.assertReading(self.listener, False)
+        self.busy = False
+        self.listener.resume()
+        self.assertEqual(self.batches, [addresses, more])
+        self.assertReading(self.listener, True)
+
+    def test_restsAgain(self) -> None:
+        """
+        Where what it takes then makes them busy, it rests on, and the reactor has not
+        looked in between.
+        """
+        self.busy = True
+        self.listener.doRead()
+        added: list[object] = []
+        self.patch(self.reactor, "addReader", added.append)
+        addresses = self.connectFrom(2)
+
+        def accepted(batch: list[Accepted]) -> None:
+            self.busy = True
+            self.accepted(batch)
+            self.listener.resume()
+
+        self.patch(self.listener, "_accepted", accepted)
+        self.busy = False
+        self.listener.resume()
+        self.assertEqual(self.batches, [addresses])
+        self.assertEqual(added, [])
+
+    def test_nobody(self) -> None:
+        """
+        If nobody has come it looks.
+        """
+        self.busy = True
+        self.listener.doRead()
+        self.busy = False
+        self.listener.resume()
+        self.assertEqual(self.batches, [])
+        self.assertReading(self.listener, True)
+
+    def test_noRoom(self) -> None:
+        """
+        That they are not busy any more is of no use where there is no room.
+        """
+        self.busy = True
+        self.listener.doRead()
+        self.connect()
+        self.busy, self.room = False, 0
+        self.listener.resume()
+        self.assertEqual(self.batches, [])
+        self.assertReading(self.listener, False)
+
+    def test_stop(self) -> None:
+        """
+        When it stops it waits for nobody: what it leaves would be refused.
+        """
+        self.busy = True
+        addresses = self.connectFrom(3)
+        self.listener.stop()
+        self.assertEqual(self.batches, [addresses])
+
+    def test_noMore(self) -> None:
+        """
+        It does not ask for more than there is.
+        """
+        accept = _linux.accept
+        asked = []
+
+        def spy(sock: socket.socket, family: int) -> Accepted:
+            asked.append(sock)
+            return accept(sock, family)
+
+        self.patch(_linux, "accept", spy)
+        self.connect(3)
+        self.listener.doRead()
+        self.assertEqual(len(asked), 3)
 
 
 class ErrorTests(AcceptorTestCase):

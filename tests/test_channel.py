@@ -768,6 +768,50 @@ class OfferTests(ListenerChannelTestCase):
         accepted.sendall(b"from the listener")
         self.assertEqual(client.recv(100), b"from the listener")
 
+    async def test_kept(self) -> None:
+        """
+        Offers that others follow are sent when they are flushed.
+        """
+        pairs = self.connections(3)
+        await self.join()
+        for id, (_, accepted) in enumerate(pairs, 1):
+            self.channel.offer(id, 0, HeldConnection(accepted), more=True)
+        await aMoment()
+        self.assertEqual(self.worker.heard(Offer), [])
+        self.channel.flush()
+        await eventually(lambda: len(self.worker.heard(Offer)) == 3)
+        self.assertEqual([offer.id for offer in self.worker.heard(Offer)], [1, 2, 3])
+        self.assertEqual(len(self.worker.descriptors), 3)
+
+    async def test_keptBeforeTheRest(self) -> None:
+        """
+        They are sent before anything else is, so that nothing comes out of order.
+        """
+        [(_, accepted), (_, other)] = self.connections(2)
+        await self.join()
+        self.channel.offer(7, 0, HeldConnection(accepted), more=True)
+        self.channel.drained()
+        self.channel.offer(8, 0, HeldConnection(other), more=True)
+        self.channel.revoke("it hangs")
+        await eventually(lambda: self.worker.heard(Revoked))
+        self.assertEqual(
+            [type(frame) for frame in self.worker.frames[1:]],
+            [Offer, Drained, Offer, Revoked, Bye],
+        )
+
+    async def test_keptAtTheEnd(self) -> None:
+        """
+        What is kept when the worker goes is not sent: it may have been closed
+        since.
+        """
+        [(_, accepted)] = self.connections(1)
+        await self.join()
+        self.channel.offer(7, 0, HeldConnection(accepted), more=True)
+        self.worker.close()
+        await eventually(lambda: ("disconnected",) in self.dispatcher.events)
+        accepted.close()
+        self.channel.flush()
+
     async def test_neverBeforeItsDescriptor(self) -> None:
         """
         Of many offers at once, read a byte at a time, each finds its descriptor

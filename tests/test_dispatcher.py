@@ -53,6 +53,8 @@ class RecordingChannel:
 
     @ivar reads: whether it reads what it is sent.
     @ivar offers: the ids and connections that it was offered.
+    @ivar kept: of each offer, whether it was to be kept for a flush.
+    @ivar flushes: how many offers there were at each flush.
     @ivar calls: everything else.
     """
 
@@ -62,6 +64,8 @@ class RecordingChannel:
         self.reads = True
         self.offers: list[tuple[int, IConnection]] = []
         self.ports: list[int] = []
+        self.kept: list[bool] = []
+        self.flushes: list[int] = []
         self.calls: list[tuple[Any, ...]] = []
 
     def offer(
@@ -69,11 +73,10 @@ class RecordingChannel:
     ) -> None:
         self.offers.append((id, connection))
         self.ports.append(port)
+        self.kept.append(more)
 
     def flush(self) -> None:
-        """
-        They count when they are made.
-        """
+        self.flushes.append(len(self.offers))
 
     def lend(self, port: int, sock: socket.socket) -> None:
         self.calls.append(("lend", port, sock))
@@ -332,6 +335,35 @@ class HandOffTests(DispatcherTestCase):
         worker = self.join()
         self.accept(port=3)
         self.assertEqual((worker.ids, worker.ports), ([1], [3]))
+
+    def test_together(self) -> None:
+        """
+        All that a worker is offered at a time is kept, and sent once.
+        """
+        workers = [self.join(f"worker {number}") for number in (1, 2)]
+        self.accept(4)
+        for worker in workers:
+            self.assertEqual(len(worker.ids), 2)
+            self.assertEqual(worker.kept, [True, True])
+            self.assertEqual(worker.flushes, [2])
+
+    def test_busy(self) -> None:
+        """
+        It is better not to accept while the worker has something to claim, but not
+        for long.
+        """
+        self.assertFalse(self.dispatcher.busy(""))
+        worker = self.join()
+        self.assertFalse(self.dispatcher.busy(""))
+        self.accept()
+        self.assertTrue(self.dispatcher.busy(""))
+        self.dispatcher.claimed(worker, worker.ids)
+        self.assertFalse(self.dispatcher.busy(""))
+        self.accept()
+        changes = self.roomChanges
+        self.clock.advance(WITNESS_INTERVAL)
+        self.assertFalse(self.dispatcher.busy(""))
+        self.assertGreater(self.roomChanges, changes)
 
     def test_waits(self) -> None:
         """

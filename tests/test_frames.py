@@ -48,6 +48,7 @@ from portlisten._frames import (
     WrongKind,
     describe,
     encode,
+    encodeOffer,
 )
 
 PROTOCOL = Path(__file__).parent.parent / "docs" / "protocol.md"
@@ -246,6 +247,15 @@ class EncodeTests(SynchronousTestCase):
         self.assertEqual(
             {frame.TYPE for frame, _ in GOLDEN}, FROM_LISTENER.keys() | FROM_WORKER
         )
+
+    def test_offer(self) -> None:
+        """
+        An offer can be encoded without one being made.
+        """
+        for offer in (Offer(1, 2, 3), Offer(2**32 - 1, 2**16 - 1, 2**64 - 1)):
+            self.assertEqual(
+                encodeOffer(offer.id, offer.port, offer.cookie), encode(offer)
+            )
 
     def test_values(self) -> None:
         """

@@ -1145,6 +1145,53 @@ class RoomTests(LedgerTestCase):
         self.ledger.witnessed("a")
         self.assertEqual((self.ledger.held, self.ledger.room()), (4, 5))
 
+    def test_busy(self) -> None:
+        """
+        All are busy who have something to claim, if there is anybody.
+        """
+        self.assertFalse(self.busy())
+        self.join("x", 4)
+        self.join("y", 4)
+        self.assertFalse(self.busy())
+        self.accept("a")
+        self.assertFalse(self.busy())
+        self.accept("b")
+        self.assertTrue(self.busy())
+        self.claim("x", 1)
+        self.assertFalse(self.busy())
+
+    def test_busyForLong(self) -> None:
+        """
+        One that has not claimed for a while may hang, and is not waited for.
+        """
+        self.join("x", 4)
+        self.accept("a")
+        self.now += 0.5
+        self.accept("b")
+        self.assertTrue(self.busy(0.75))
+        self.assertFalse(self.busy(0.5))
+
+    def test_busyElsewhere(self) -> None:
+        """
+        Those that have no room, or want none of this name, do not count.
+        """
+        self.ledger = self.open(names=NAMES)
+        self.join("x", 1)
+        self.join("y", 4, "mail")
+        self.accept("a", name="web")
+        self.assertFalse(self.busy(name="web"))
+        self.assertFalse(self.busy(name="mail"))
+        self.join("z", 4)
+        self.accept("b", name="web")
+        self.assertTrue(self.busy(name="web"))
+        self.assertFalse(self.busy(name="mail"))
+
+    def busy(self, patience: float = 0.02, name: str = "") -> bool:
+        """
+        Ask whether all are busy, and not for longer than this.
+        """
+        return self.ledger.busy(name, self.now, self.now - patience)
+
     def test_overBudget(self) -> None:
         """
         Beyond the budget there is no room, and not less than none.

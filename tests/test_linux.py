@@ -426,6 +426,65 @@ class RefuseDescriptorsTests(SynchronousTestCase):
         self.assertIs(_linux.refuseDescriptors(pipe(self)), False)
 
 
+class AcceptTests(SynchronousTestCase):
+    """
+    Tests for L{_linux.accept} and L{_linux.queued}.
+    """
+
+    def setUp(self) -> None:
+        """
+        Watch over descriptors.
+        """
+        watchDescriptors(self)
+
+    def test_accept(self) -> None:
+        """
+        The connection is of the listening socket's family, is not inherited, and
+        comes with its client's address.
+        """
+        for family in LOOPBACK:
+            server = listening(self, family)
+            client = socket.create_connection(server.getsockname()[:2])
+            self.addCleanup(client.close)
+            accepted, address = _linux.accept(server, family)
+            self.addCleanup(accepted.close)
+            self.assertEqual(address, client.getsockname())
+            self.assertEqual(accepted.family, family)
+            self.assertFalse(os.get_inheritable(accepted.fileno()))
+            self.assertEqual(_linux.family(accepted.fileno()), family)
+            accepted.send(b"hello")
+            self.assertEqual(client.recv(100), b"hello")
+
+    def test_nobody(self) -> None:
+        """
+        There may be nobody.
+        """
+        server = listening(self)
+        server.setblocking(False)
+        self.assertRaises(BlockingIOError, _linux.accept, server, socket.AF_INET)
+
+    def test_queued(self) -> None:
+        """
+        It counts those that wait to be accepted.
+        """
+        server = listening(self)
+        self.assertEqual(_linux.queued(server), 0)
+        for count in (1, 2):
+            client = socket.create_connection(server.getsockname())
+            self.addCleanup(client.close)
+            self.assertEqual(_linux.queued(server), count)
+        accepted, _ = server.accept()
+        accepted.close()
+        self.assertEqual(_linux.queued(server), 1)
+
+    def test_unknown(self) -> None:
+        """
+        Of others than TCP sockets the kernel does not say.
+        """
+        self.assertIsNone(_linux.queued(pair(self)[0]))
+        self.assertIsNone(_linux.queued(pipe(self)))
+
+
 class ForgetTests(SynchronousTestCase):
     """
     Tests for L{_linux.forget}.

@@ -231,6 +231,150 @@ class SendingTests(TransportTestCase):
         self.assertEqual((data, received), (b"heir frames", 10))
 
 
+class AtOnceTests(TransportTestCase):
+    """
+    Tests for L{ChannelTransport.writeNow} and for how often the reactor is asked.
+    """
+
+    def setUp(self) -> None:
+        """
+        Count flushes.
+        """
+        super().setUp()
+        self.flushes = Flushes()
+        self.transport.registerProducer(self.flushes, False)
+
+    def assertWaits(self) -> None:
+        """
+        Expect that the reactor has been asked to write the rest.
+        """
+        self.assertIn(self.transport, self.reactor.writers)
+        self.assertEqual(self.flushes.count, 0)
+
+    def test_sent(self) -> None:
+        """
+        It is in the kernel when this returns, with its descriptors, and the pull
+        producer knows; and the reactor was not asked.
+        """
+        self.transport.sendFileDescriptor(self.pipe()[0])
+        self.transport.writeNow(b"frame")
+        self.assertEqual(self.received(), (b"frame", 1))
+        self.assertEqual(self.flushes.count, 1)
+        self.assertNotIn(self.transport, self.reactor.writers)
+
+    def test_behind(self) -> None:
+        """
+        What was written before it goes before it.
+        """
+        self.transport.write(b"one")
+        self.transport.writeNow(b"two")
+        self.assertWaits()
+        self.transport.doWrite()
+        self.assertEqual(self.received(), (b"onetwo", 0))
+
+    def test_full(self) -> None:
+        """
+        What does not fit goes when it does.
+        """
+        self.failing(errno.EAGAIN)
+        self.transport.writeNow(b"frame")
+        self.assertWaits()
+        self.transport.doWrite()
+        self.assertEqual(self.received(), (b"frame", 0))
+        self.assertEqual(self.flushes.count, 1)
+
+    def test_part(self) -> None:
+        """
+        So does the rest of what did not fit whole.
+        """
+        send = _linux.send
+        self.patch(
+            _linux,
+            "send",
+            lambda sock, data, descriptors: send(sock, data[:2], descriptors),
+        )
+        self.transport.writeNow(b"frame")
+        self.assertWaits()
+        self.assertEqual(self.received(), (b"fr", 0))
+        self.transport.doWrite()
+        self.transport.doWrite()
+        self.assertEqual(self.received(), (b"ame", 0))
+        self.assertEqual(self.flushes.count, 1)
+        self.assertNotIn(self.transport, self.reactor.writers)
+
+    def test_short(self) -> None:
+        """
+        Where the kernel is short of something, it waits as all else does.
+        """
+        self.failing(errno.ENOBUFS)
+        self.transport.writeNow(b"one")
+        self.assertNotIn(self.transport, self.reactor.writers)
+        self.transport.writeNow(b"two")
+        self.reactor.advance(PAUSE)
+        self.assertWaits()
+        self.transport.doWrite()
+        self.assertEqual(self.received(), (b"onetwo", 0))
+
+    def test_lost(self) -> None:
+        """
+        That the peer is gone is for the reactor to find, and not for one who
+        writes.
+        """
+        self.failing(errno.EPIPE, errno.EPIPE)
+        self.transport.writeNow(b"frame")
+        self.assertWaits()
+        self.assertIsNone(self.protocol.lost)
+        self.assertIsInstance(self.transport.doWrite(), ConnectionLost)
+
+    def test_ending(self) -> None:
+        """
+        One that is about to end sends it first; one that was aborted does not.
+        """
+        self.transport.unregisterProducer()
+        self.transport.loseConnection()
+        self.transport.writeNow(b"last")
+        self.assertIsInstance(self.transport.doWrite(), ConnectionDone)
+        self.assertEqual(self.received(), (b"last", 0))
+        self.transport.abortConnection()
+        self.transport.writeNow(b"too late")
+        self.assertEqual(self.received(), (b"", 0))
+
+    def test_nested(self) -> None:
+        """
+        The pull producer may write again.
+        """
+        more = [b"two", b"three"]
+
+        def resume() -> None:
+            if more:
+                self.transport.writeNow(more.pop(0))
+
+        self.flushes.resumeProducing = resume  # type: ignore[method-assign]
+        self.transport.writeNow(b"one")
+        self.assertEqual(self.received(), (b"onetwothree", 0))
+        self.assertNotIn(self.transport, self.reactor.writers)
+
+    def test_nothing(self) -> None:
+        """
+        With nothing to write, writing is over at once.
+        """
+        self.transport.startWriting()
+        self.assertWaits()
+        self.transport.doWrite()
+        self.assertEqual(self.flushes.count, 1)
+        self.assertNotIn(self.transport, self.reactor.writers)
+
+    def test_askedOnce(self) -> None:
+        """
+        The reactor is asked to write once, and not for each frame.
+        """
+        asked = []
+        self.patch(self.reactor, "addWriter", asked.append)
+        for _ in range(3):
+            self.transport.write(b"frame")
+        self.assertEqual(asked, [self.transport])
+
+
 class FaultTests(TransportTestCase):
     """
     Tests for what the kernel may say to an offer: nothing is lost by any of it.
