@@ -108,6 +108,7 @@ def main() -> None:
             print(f"== {name}", file=sys.stderr, flush=True)
             figures[name] = questions.ALL[name](bench)
             report.write(arguments.output, name, figures[name], figures["machine"])
+        report.summarize(arguments.output)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

@@ -2,11 +2,15 @@
    a time, from many addresses in 127.0.0.0/8.  Each must hear every byte of what is
    expected, and then the end.
 
-   load PORT TOTAL AT-ONCE EXPECTED
+   load PORT TOTAL AT-ONCE EXPECTED [MOST]
 
-   It prints one line of JSON: seconds, and of each client's wait in microseconds
-   the median, the 99th percentile and the longest; and how many were answered
-   wrongly, and how many not at all. */
+   With MOST, the server does not close, but says it again for each byte that it is
+   sent: a client asks for it up to so many times, each client another number of
+   times, and closes.
+
+   It prints one line of JSON: seconds, how many answers there were, and of the waits
+   for them in microseconds the median, the 99th percentile and the longest; and how
+   many clients were answered wrongly, and how many not at all. */
 
 #include <arpa/inet.h>
 #include <errno.h>
@@ -28,6 +32,7 @@ struct client {
     int fd;
     uint64_t began;
     size_t heard;
+    long left;
 };
 
 static struct client *clients;
@@ -36,7 +41,7 @@ static size_t length;
 static int epoll;
 static struct sockaddr_in server = {.sin_family = AF_INET};
 static uint32_t number, *waits;
-static long started, ended, wrong, lost, total;
+static long started, ended, answers, wrong, lost, total, most;
 
 static uint64_t now(void)
 {
@@ -62,6 +67,7 @@ static void start(struct client *client)
     /* 127.1.0.1 to 127.1.255.250: more pairs of address and port than are in use
        at a time, with those that wait in TIME_WAIT. */
     own.sin_addr.s_addr = htonl(0x7f010000 + number / 250 % 256 * 256 + number % 250 + 1);
+    client->left = most ? number * 7919l % most : 0;
     number++;
     setsockopt(fd, IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, &one, sizeof one);
     if (bind(fd, (struct sockaddr *)&own, sizeof own) < 0)
@@ -77,9 +83,18 @@ static void start(struct client *client)
         die("epoll_ctl");
 }
 
+static void answered(struct client *client)
+{
+    waits[answers++] = (now() - client->began) / 1000;
+    client->heard = 0;
+    client->began = now();
+}
+
 static void finish(struct client *client, int right)
 {
-    waits[ended++] = (now() - client->began) / 1000;
+    if (right)
+        answered(client);
+    ended++;
     wrong += !right;
     close(client->fd);
     client->fd = -1;
@@ -99,9 +114,20 @@ static void hear(struct client *client)
             return;
         }
         client->heard += count;
+        if (most && client->heard == length) {
+            if (!client->left--) {
+                finish(client, 1);
+                return;
+            }
+            answered(client);
+            if (write(client->fd, "?", 1) != 1) {
+                finish(client, 0);
+                return;
+            }
+        }
     }
     if (count == 0)
-        finish(client, client->heard == length);
+        finish(client, !most && client->heard == length);
     else if (errno != EAGAIN)
         finish(client, 0);
 }
@@ -119,8 +145,8 @@ int main(int count, char **arguments)
     uint64_t began, seen;
     long atOnce;
 
-    if (count != 5) {
-        fprintf(stderr, "usage: load PORT TOTAL AT-ONCE EXPECTED\n");
+    if (count != 5 && count != 6) {
+        fprintf(stderr, "usage: load PORT TOTAL AT-ONCE EXPECTED [MOST]\n");
         return 2;
     }
     server.sin_port = htons(atoi(arguments[1]));
@@ -129,11 +155,12 @@ int main(int count, char **arguments)
     atOnce = atol(arguments[3]);
     expected = arguments[4];
     length = strlen(expected);
+    most = count == 6 ? atol(arguments[5]) : 0;
     getrlimit(RLIMIT_NOFILE, &limit);
     limit.rlim_cur = limit.rlim_max;
     setrlimit(RLIMIT_NOFILE, &limit);
     clients = calloc(atOnce, sizeof *clients);
-    waits = calloc(total, sizeof *waits);
+    waits = calloc(total * (most ? most : 1), sizeof *waits);
     epoll = epoll_create1(EPOLL_CLOEXEC);
     if (!clients || !waits || epoll < 0)
         die("setup");
@@ -150,12 +177,11 @@ int main(int count, char **arguments)
             hear(events[each].data.ptr);
     }
     lost = total - ended;
-    qsort(waits, ended, sizeof *waits, compare);
-    if (!ended)
-        ended = 1;
-    printf("{\"seconds\": %.6f, \"p50\": %u, \"p99\": %u, \"longest\": %u,"
-           " \"wrong\": %ld, \"lost\": %ld}\n",
-           (now() - began) / 1e9, waits[ended / 2], waits[ended * 99 / 100],
-           waits[ended - 1], wrong, lost);
+    qsort(waits, answers, sizeof *waits, compare);
+    printf("{\"seconds\": %.6f, \"answers\": %ld, \"p50\": %u, \"p99\": %u,"
+           " \"longest\": %u, \"wrong\": %ld, \"lost\": %ld}\n",
+           (now() - began) / 1e9, answers, answers ? waits[answers / 2] : 0,
+           answers ? waits[answers * 99 / 100] : 0, answers ? waits[answers - 1] : 0,
+           wrong, lost);
     return wrong || lost ? 1 : 0;
 }

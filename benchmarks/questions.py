@@ -12,8 +12,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,9 @@ FIRST_PORT = 21000
 
 #: So many connections each time, by how many there are at a time.
 TOTALS = {1: 2000, 8: 6000, 64: 8000, 512: 8000, 2000: 8000}
+
+#: How many clients that stay one process is, at the most.
+HELD = 8000
 
 #: A process for each connection takes so much longer.
 FORKING = frozenset(["socat", "tcpserver"])
@@ -64,16 +67,20 @@ class Bench:
         wanted = set(names)
         return [each for each in self.contestants if each.name in wanted]
 
-    def load(self, port: int, total: int, atOnce: int, expected: bytes) -> Figures:
+    def load(
+        self, port: int, total: int, atOnce: int, expected: bytes, most: int = 0
+    ) -> Figures:
         """
         Be many clients.
 
+        @param most: have each ask up to so many times, and close itself.
         @raise RuntimeError: if one of them got a wrong answer, or none.
         """
         process = subprocess.run(
             [
                 str(self.folder / "load"),
                 *(str(port), str(total), str(atOnce), expected.decode()),
+                *([str(most)] if most else []),
             ],
             stdout=subprocess.PIPE,
             check=False,
@@ -155,7 +162,12 @@ def rate(bench: Bench) -> Figures:
 
 
 def tail(
-    bench: Bench, protocol: str, names: list[str], count: int, atOnce: int
+    bench: Bench,
+    protocol: str,
+    names: list[str],
+    count: int,
+    atOnce: int,
+    most: int = 0,
 ) -> Figures:
     """
     How even it is, and how long the slowest wait.
@@ -163,9 +175,9 @@ def tail(
 
     def measure(each: Contestant, running: Running) -> Figures:
         total = bench.total(each, count)
-        found = bench.load(running.port, total, atOnce, STRING)
+        found = bench.load(running.port, total, atOnce, STRING, most)
         return {
-            "rate": total / found["seconds"],
+            "rate": found["answers"] / found["seconds"],
             "p50": found["p50"],
             "p99": found["p99"],
         }
@@ -183,12 +195,13 @@ def busy(bench: Bench) -> Figures:
     return tail(bench, "busy", [*names, "listen x2", "groups x4"], 2000, 64)
 
 
-def slow(bench: Bench) -> Figures:
+def kept(bench: Bench) -> Figures:
     """
-    The same where connections live for 2 to 200 ms.
+    The same where a client asks 1 to 50 times before it closes, and each answer costs
+    1 ms.
     """
     names = ["inherited x4", "reuseport x4", "listen x4", "share x4", "groups x4"]
-    return tail(bench, "slow", names, 4000, 200)
+    return tail(bench, "kept", names, 250, 64, 50)
 
 
 def throughput(bench: Bench) -> Figures:
@@ -258,17 +271,18 @@ def size(bench: Bench) -> Figures:
         with each.running(bench.folder, port, "held") as running, ExitStack() as stack:
             alive = 0
             for most in (0, 1000, 10_000, 20_000):
-                count = int(most * min(1.0, bench.scale))
-                possible = count <= (PROXIED if each.proxy else LIMIT - 200)
-                while possible and alive < count:
-                    possible = hold(port, alive, stack)
-                    alive += 1
-                if not possible:
+                # Two servers share them, but behind a proxy there is one.
+                limit = PROXIED if each.proxy else 2 * (LIMIT - 200)
+                count = min(int(most * min(1.0, bench.scale)), limit)
+                if alive == count > 0 or not stack.enter_context(
+                    holding(port, alive, count - alive)
+                ):
                     print(
-                        f"{each.name}: no {count}, 'ulimit -Hn' is {LIMIT}",
+                        f"{each.name}: no {most}, 'ulimit -Hn' is {LIMIT}",
                         file=sys.stderr,
                     )
                     break
+                alive = count
                 time.sleep(2.5)
                 before, _ = running.used()
                 time.sleep(2)
@@ -287,20 +301,33 @@ def size(bench: Bench) -> Figures:
     return figures
 
 
-def hold(port: int, number: int, stack: ExitStack) -> bool:
+@contextmanager
+def holding(port: int, first: int, count: int) -> Iterator[bool]:
     """
-    Connect, hear the answer, and stay for as long as the stack does.
+    Have so many clients who stay for a while.
 
-    @return: whether there was an answer.
+    @param first: how many there are already.
+    @return: whether each was answered.
     """
-    client = stack.enter_context(socket.socket())
-    client.settimeout(20)
-    client.bind((f"127.2.0.{1 + number // 1000}", 0))
+    processes = []
+    for begin in range(first, first + count, HELD):
+        part = min(HELD, first + count - begin)
+        processes.append(
+            subprocess.Popen(
+                [
+                    *(sys.executable, "-m", "benchmarks.clients"),
+                    *(str(port), str(begin), str(part)),
+                ],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+            )
+        )
     try:
-        client.connect(("127.0.0.1", port))
-        return client.recv(len(STRING)) == STRING
-    except OSError:
-        return False
+        answers = [each.stdout.readline() for each in processes if each.stdout]
+        yield all(answer == b"held\n" for answer in answers)
+    finally:
+        for each in processes:
+            each.communicate()
 
 
 def resident(pid: int) -> int:
@@ -364,7 +391,7 @@ def burst(bench: Bench) -> Figures:
 ALL: dict[str, Callable[[Bench], Figures]] = {
     "rate": rate,
     "busy": busy,
-    "slow": slow,
+    "kept": kept,
     "throughput": throughput,
     "size": size,
     "burst": burst,

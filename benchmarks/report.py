@@ -17,6 +17,12 @@ Figures = Any
 #: What the others are compared with.
 BASE = "direct"
 
+#: What copies bytes.
+PROXIES = ("HAProxy", "nginx", "socket-proxyd", "socat")
+
+#: The listener that does what the one of 2002 did.
+ORIGINAL = "C of 2002"
+
 
 @dataclass
 class Bar:
@@ -83,14 +89,16 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
 
 
-def ratios(found: dict[str, list[Figures]], name: str, key: str) -> list[float]:
+def ratios(
+    found: dict[str, list[Figures]], name: str, key: str, base: str = BASE
+) -> list[float]:
     """
-    Compare one with what came first, round by round.
+    Compare one with another, round by round.
     """
     return [
-        mine[key] / base[key]
-        for mine, base in zip(found[name], found[BASE], strict=True)
-        if base[key]
+        mine[key] / other[key]
+        for mine, other in zip(found[name], found[base], strict=True)
+        if other[key]
     ]
 
 
@@ -189,7 +197,7 @@ def even(title: str, figures: Figures) -> Page:
                 ", ".join(map(str, served)),
             ]
         )
-    header = ["", "connections/s", "p50 ms", "p99 ms", "max/min", "for each process"]
+    header = ["", "answers/s", "p50 ms", "p99 ms", "max/min", "for each process"]
     name = title.split()[0].lower()
     chart = bars(
         f"{title}: 99th percentile",
@@ -285,10 +293,149 @@ def burst(figures: Figures) -> Page:
     )
 
 
+@dataclass
+class Goal:
+    """
+    Something that was aimed at.
+
+    @ivar what: what is compared.
+    @ivar values: what was measured: one for each round, or only one.
+    @ivar aim: what it should be, for people.
+    @ivar least: as a number.
+    @ivar most: likewise.
+    """
+
+    what: str
+    values: Sequence[float]
+    aim: str
+    least: float = 0.0
+    most: float = float("inf")
+
+    @property
+    def row(self) -> tuple[str, ...]:
+        """
+        A row of a table.
+        """
+        found = median(self.values)
+        reached = "yes" if self.least <= found <= self.most else "no"
+        measured = spread(self.values) if len(self.values) > 1 else f"{found:.2f}"
+        return self.what, measured, self.aim, reached
+
+
+def rateGoals(figures: Figures) -> Iterable[Goal]:
+    """
+    What it should cost to have a listener.
+    """
+    found = figures["64"]
+
+    def goal(name: str, base: str, least: float) -> Goal:
+        return Goal(
+            f"{name} to {base}, connections per second, 64 at a time",
+            ratios(found, name, "rate", base),
+            f"at least {least:g}",
+            least,
+        )
+
+    yield goal("listen x1", BASE, 0.95)
+    proxies = [name for name in PROXIES if name in found]
+    if proxies:
+        best = max(proxies, key=lambda name: median(ratios(found, name, "rate")))
+        yield goal("listen x1", best, 1.25)
+    for count in (2, 4):
+        yield goal(f"share x{count}", f"inherited x{count}", 0.98)
+    if ORIGINAL in found:
+        yield Goal(
+            f"listen x1 to {ORIGINAL}, processor time in front, 64 at a time",
+            ratios(found, "listen x1", "front", ORIGINAL),
+            "at most 1.3",
+            most=1.3,
+        )
+
+
+def throughputGoals(figures: Figures) -> Iterable[Goal]:
+    """
+    That nothing is between server and client.
+    """
+    for case, found in figures.items():
+        yield Goal(
+            f"listen x1 to {BASE}, bytes per second, {case}",
+            ratios(found, "listen x1", "rate"),
+            "0.98 to 1.02",
+            0.98,
+            1.02,
+        )
+
+
+def evenGoals(what: str, figures: Figures) -> Iterable[Goal]:
+    """
+    That workers have equal shares, and nobody waits long.
+    """
+    found = figures["found"]
+    if "listen x2" in found:
+        yield Goal(
+            f"listen x2 to {BASE}, answers per second, {what}",
+            ratios(found, "listen x2", "rate"),
+            "at least 1.6",
+            1.6,
+        )
+    served = figures["served"]["listen x4"]
+    yield Goal(
+        f"listen x4, most to fewest connections of a worker, {what}",
+        [max(served) / min(served)],
+        "at most 1.05",
+        most=1.05,
+    )
+    for base in ("inherited x4", "reuseport x4"):
+        yield Goal(
+            f"listen x4 to {base}, 99th percentile, {what}",
+            ratios(found, "listen x4", "p99", base),
+            "below 1",
+            most=0.9999,
+        )
+
+
+def sizeGoals(figures: Figures) -> Iterable[Goal]:
+    """
+    That connections in service cost the listener nothing.
+    """
+    rows = figures["listen x2"]
+    for key in ("descriptors", "resident"):
+        yield Goal(
+            f"listener, {key} with {rows[-1]['alive']:,} alive to {key} with none",
+            [rows[-1][key] / rows[0][key]],
+            "0.95 to 1.05",
+            0.95,
+            1.05,
+        )
+
+
+GOALS: dict[str, Callable[[Figures], Iterable[Goal]]] = {
+    "rate": rateGoals,
+    "busy": lambda figures: evenGoals("busy servers", figures),
+    "kept": lambda figures: evenGoals("keep-alive", figures),
+    "throughput": throughputGoals,
+    "size": sizeGoals,
+}
+
+
+def summarize(folder: Path) -> None:
+    """
+    Write what the figures in a folder say of what was aimed at.
+    """
+    rows: list[tuple[str, ...]] = []
+    for name, goals in GOALS.items():
+        file = folder / f"{name}.json"
+        if file.exists():
+            figures = json.loads(file.read_text())["figures"]
+            rows += [goal.row for goal in goals(figures)]
+    header = ["what", "measured", "goal", "reached"]
+    (folder / "goals.md").write_text(f"# Goals\n\n{table(header, rows)}")
+
+
 PAGES: dict[str, Callable[[Figures], Page]] = {
     "rate": rate,
     "busy": lambda figures: even("Busy servers", figures),
-    "slow": lambda figures: even("Long connections", figures),
+    "kept": lambda figures: even("Keep-alive", figures),
     "throughput": throughput,
     "size": size,
     "burst": burst,

@@ -56,28 +56,19 @@ class Busy(Hello):
         super().connectionMade()
 
 
-class Slow(Protocol):
+class Kept(Protocol):
     """
-    Answers after a while, which is different each time, so that some connections
-    live long.
+    Says hello after 1 ms of thinking, and again for whatever it hears, until the
+    client closes.
     """
-
-    served = 0
-
-    def __init__(self, reactor: Any) -> None:
-        self._reactor = reactor
 
     def connectionMade(self) -> None:
-        Slow.served += 1
-        # From 2 to 200 ms, in an order that has no rule.
-        wait = 0.002 * (1 + Slow.served * 7919 % 100)
-        self._reactor.callLater(wait, self._answer)
+        self.dataReceived(b"")
 
-    def _answer(self) -> None:
+    def dataReceived(self, data: bytes) -> None:
         transport: Any = self.transport
-        burn(0.0005)
+        burn(0.001)
         transport.write(STRING)
-        transport.loseConnection()
 
 
 class Held(Protocol):
@@ -141,7 +132,7 @@ def protocols(reactor: Any) -> dict[str, Callable[[], Protocol]]:
     return {
         "hello": lambda: Hello(reactor, STRING),
         "busy": lambda: Busy(reactor, STRING),
-        "slow": lambda: Slow(reactor),
+        "kept": Kept,
         "held": Held,
         "bulk": Bulk,
     }
