@@ -26,6 +26,10 @@ from portlisten import _linux
 #: The most connections taken in one turn of the loop.
 BATCH = 256
 
+#: How many connections must fit in the backlog of a port that is left alone for a
+#: moment.
+ENOUGH = 1024
+
 # What accept(2) says when the port itself is of no use any more, as after
 # somebody else who holds it called shutdown(2).
 _UNUSABLE = frozenset([errno.EBADF, errno.EINVAL, errno.ENOTSOCK])
@@ -68,6 +72,7 @@ class Acceptor:
         self._retry = retry
         self._busy = busy
         self._rests = False
+        self._taking = False
         self._pause: IDelayedCall | None = None
         self._reading = False
         self._short = False
@@ -92,18 +97,24 @@ class Acceptor:
         Accept, if there is room.  Nothing happens if it does already, or if it
         pauses because something ran out.
         """
-        if self._reading or not self._usable or self._pause is not None:
+        if self._reading or self._taking or not self._able:
             return
         if self._rests:
             # While all are busy, it is their claims that it goes by, and not the
             # reactor, which would wake for each connection.
             self._rests = self._busy()
-            if not self._rests and _linux.queued(self._socket):
-                self._rests = True
+            if not self._rests and self._waiting():
                 self._take()
-        if self._room() > 0 and not self._rests and not self._reading:
+        if self._able and not self._rests and self._room() > 0:
             self._reading = True
             self._reactor.addReader(self)
+
+    @property
+    def _able(self) -> bool:
+        """
+        Whether anything can be accepted now.
+        """
+        return self._usable and self._pause is None
 
     def suspend(self) -> None:
         """
@@ -118,9 +129,18 @@ class Acceptor:
         Take what the backlog holds and there is room for, and close the socket.
         Does not shut it down: it may have other holders.
         """
-        while self._usable and self._take():
-            pass
+        while self._usable and self._room() > 0:
+            pause = self._pause
+            if not self._take() and (self._pause is not pause or not self._waiting()):
+                break
         self.close()
+
+    def _waiting(self) -> int:
+        """
+        How many are known to wait.
+        """
+        queued = _linux.queued(self._socket)
+        return 0 if queued is None else queued[0]
 
     def close(self) -> None:
         """
@@ -142,12 +162,10 @@ class Acceptor:
     def _take(self) -> int:
         batch: list[Accepted] = []
         most = min(self._room(), BATCH)
-        queued = _linux.queued(self._socket)
-        if queued is not None:
-            # An accept too many costs as much as one that finds something.  But one
-            # is due, for what only accepting can tell.
-            most = min(most, max(1, queued))
-        for _ in range(most):
+        count, backlog = _linux.queued(self._socket) or (most, 0)
+        # An accept too many costs as much as one that finds something.  But one is
+        # due, for what only accepting can tell.
+        for _ in range(min(most, max(1, count))):
             try:
                 batch.append(_linux.accept(self._socket, self._family))
             except BlockingIOError:
@@ -163,8 +181,12 @@ class Acceptor:
                 # "Error handling" in accept(2).
         if batch:
             self._short = False
-            self._accepted(batch)
-        self._rests = self._busy()
+            self._taking = True
+            try:
+                self._accepted(batch)
+            finally:
+                self._taking = False
+        self._rests = backlog >= ENOUGH and self._busy()
         if self._rests or self._room() <= 0:
             self.suspend()
         return len(batch)

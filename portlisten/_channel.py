@@ -278,6 +278,7 @@ class ListenerChannel(_Channel):
         self._dispatcher = dispatcher
         self._hello = hello
         self._offers: list[tuple[int, int, IConnection]] = []
+        self._flying: dict[int, int] = {}
         self._joined = False
         self._draining = False
         self._revoking: str | None = None
@@ -322,9 +323,12 @@ class ListenerChannel(_Channel):
             # later than its frame, and may be earlier.
             self._transport.sendFileDescriptor(connection.fileno())
             frames.append(_frames.encodeOffer(id, port, connection.cookie))
+        flying = {id: connection.fileno() for id, _, connection in self._offers}
         self._offers.clear()
         self._unsent = True
         self._writeNow(b"".join(frames))
+        if self._unsent:
+            self._flying.update(flying)
 
     def lend(self, port: int, sock: socket.socket) -> None:
         if not self._ended and self._revoking is None:
@@ -371,12 +375,14 @@ class ListenerChannel(_Channel):
             window = min(frame.window, self._hello.window, _linux.room(self._socket))
             self._dispatcher.joined(self, window, ports)
         elif isinstance(frame, Claim):
+            self._seeSent(frame.ids)
             self._dispatcher.claimed(self, frame.ids)
         elif isinstance(frame, Closed):
             self._dispatcher.closed(self, frame.ids)
         elif isinstance(frame, Gone):
             self._dispatcher.gone(self, frame.ids)
         elif isinstance(frame, Refuse):
+            self._seeSent(frame.ids)
             reason = _frames.REFUSALS.get(frame.reason, f"reason {frame.reason}")
             self._dispatcher.refused(self, frame.ids, reason)
         elif isinstance(frame, Drain):
@@ -386,6 +392,21 @@ class ListenerChannel(_Channel):
             self._dispatcher.draining(self)
         elif isinstance(frame, Bye):
             self._part(f"it says: {frame.reason}")
+
+    def _seeSent(self, ids: Collection[int]) -> None:
+        """
+        See that a worker could know of what it answers.  Ids can be guessed; and an
+        answer may lead to a connection being closed, whose descriptor's number, still
+        to be sent, would soon be another's.
+
+        @raise ProtocolError: if it could not.
+        """
+        if self._flying:
+            # Only our own transport says.
+            unsent = getattr(self.transport, "unsentDescriptors", ())
+            for id in ids:
+                if self._flying.get(id) in unsent:
+                    raise ProtocolError("an answer to an offer that was not sent")
 
     def fileDescriptorReceived(self, descriptor: int) -> None:
         """
@@ -435,6 +456,7 @@ class ListenerChannel(_Channel):
             self._fed()
 
     def _flushed(self) -> None:
+        self._flying.clear()
         if self._revoking is not None and not self._wordSaid:
             self._sayRevoked(self._revoking)
         else:
@@ -654,7 +676,10 @@ class WorkerChannel(_Channel):
 
     def _flushed(self) -> None:
         for offer, descriptor in self._claims.flushed():
-            self._adopter.adopt(self, offer, descriptor)
+            try:
+                self._adopter.adopt(self, offer, descriptor)
+            except Exception:
+                self.log.failure("a bug in portlisten loses a connection")
         self._pump()
 
     def _broken(self, reason: str) -> None:

@@ -122,6 +122,7 @@ class Dispatcher:
         self._stopped: Deferred[None] | None = None
         self._deadline = 0.0
         self._parting = False
+        self._telling = False
         self.roomChanged: Callable[[], None] = lambda: None
         self.channelEnded: Callable[[], None] = lambda: None
 
@@ -396,6 +397,20 @@ class Dispatcher:
     # The inside
 
     def _run(self, decisions: Iterable[Decision]) -> None:
+        try:
+            self._carryOut(decisions)
+        finally:
+            # Whatever fails, time passes.
+            self._schedule()
+        if not self._telling:
+            # Who is told may accept, which leads here again.
+            self._telling = True
+            try:
+                self.roomChanged()
+            finally:
+                self._telling = False
+
+    def _carryOut(self, decisions: Iterable[Decision]) -> None:
         timedOut = False
         offered = set()
         for decision in decisions:
@@ -424,8 +439,6 @@ class Dispatcher:
             channel.flush()
         if timedOut:
             self._timedOut()
-        self.roomChanged()
-        self._schedule()
 
     def _schedule(self) -> None:
         """

@@ -50,7 +50,7 @@ _COOKIE = struct.Struct("=Q")
 _CREDENTIALS = struct.Struct("=iii")
 _HANGUP = select.POLLHUP | select.POLLRDHUP
 _NO_LINGER = struct.pack("=ii", 0, 0)
-_ACCEPT_QUEUE = struct.Struct("=24xI")
+_ACCEPT_QUEUE = struct.Struct("=24xII")
 
 #: SCM_MAX_FD in linux/include/net/scm.h: no message carries more.
 MAXIMUM_DESCRIPTORS = 253
@@ -183,19 +183,19 @@ def accept(sock: socket.socket, family: int) -> tuple[socket.SocketType, Any]:
     return socket.SocketType(family, socket.SOCK_STREAM, 0, descriptor), address
 
 
-def queued(sock: socket.socket) -> int | None:
+def queued(sock: socket.socket) -> tuple[int, int] | None:
     """
-    How many connections wait to be accepted: C{tcpi_unacked} of a listening
-    socket (C{tcp_get_info} in net/ipv4/tcp.c).
+    How many connections wait to be accepted, and how many may: C{tcpi_unacked} and
+    C{tcpi_sacked} of a listening socket (C{tcp_get_info} in net/ipv4/tcp.c).
 
     @return: L{None} where the kernel does not say: it is not TCP.
     """
     try:
         info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _ACCEPT_QUEUE.size)
-        count: int = _ACCEPT_QUEUE.unpack(info)[0]
+        count, most = _ACCEPT_QUEUE.unpack(info)
     except (OSError, struct.error):
         return None
-    return count
+    return count, most
 
 
 def forget(sock: socket.SocketType) -> None:

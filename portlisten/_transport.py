@@ -129,6 +129,13 @@ class ChannelTransport(FileDescriptor):
         """
         self._descriptors.append(descriptor)
 
+    @property
+    def unsentDescriptors(self) -> list[int]:
+        """
+        The descriptors that are still to be sent.
+        """
+        return self._descriptors
+
     def writeNow(self, data: bytes) -> None:
         """
         Write, and do not wait for the next turn of the loop.  Where all of it goes
@@ -252,7 +259,8 @@ class ChannelTransport(FileDescriptor):
         """
         See L{FileDescriptor}.
         """
-        if not self._writing and not self._aborted and self._pause is None:
+        idle = not self._writing and self._pause is None
+        if idle and self.connected and not self._aborted:
             self._writing = True
             super().startWriting()
 

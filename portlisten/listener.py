@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 import resource
+from collections import deque
 from contextlib import ExitStack
 from functools import partial
 from typing import Any
@@ -268,7 +269,7 @@ class ListenerService(Service):
         self._wanted = ports
         self._wire = wire
         self._bound: list[_ports.BoundPort] = []
-        self._acceptors: list[Acceptor] = []
+        self._acceptors: deque[Acceptor] = deque()
         self._ready = False
         self._state = _notify.manager().begin()
 
@@ -366,7 +367,9 @@ class ListenerService(Service):
         self._wire.release()
 
     def _resume(self) -> None:
-        for acceptor in self._acceptors:
+        # The first may leave nothing to those after it.
+        self._acceptors.rotate()
+        for acceptor in list(self._acceptors):
             acceptor.resume()
 
 

@@ -399,6 +399,93 @@ class BusyTests(ListeningTestCase):
     Tests for one that is told to wait, though there is room.
     """
 
+    def setUp(self) -> None:
+        """
+        Make room in the backlog.
+        """
+        super().setUp()
+        self.patch(_accept, "ENOUGH", 100)
+        self.other.listen(100)
+
+    def test_smallBacklog(self) -> None:
+        """
+        Where few may wait in the backlog, it does not let them.
+        """
+        self.other.listen(99)
+        self.busy = True
+        self.connect()
+        self.listener.doRead()
+        self.assertReading(self.listener, True)
+
+    def test_nested(self) -> None:
+        """
+        What it takes may lead to it being resumed, while others come in: they are for
+        a later turn of the loop.
+        """
+        self.busy = True
+        self.listener.doRead()
+        depth = deepest = 0
+
+        def accepted(batch: list[Accepted]) -> None:
+            nonlocal depth, deepest
+            depth += 1
+            deepest = max(deepest, depth)
+            self.accepted(batch)
+            if len(self.batches) < 5:
+                self.connect()
+            self.listener.resume()
+            depth -= 1
+
+        self.patch(self.listener, "_accepted", accepted)
+        self.connect()
+        self.busy = False
+        self.listener.resume()
+        self.assertEqual((len(self.batches), deepest), (1, 1))
+        self.assertReading(self.listener, True)
+
+    def test_exhausted(self) -> None:
+        """
+        When it is resumed and finds itself out of descriptors, it pauses; when the
+        socket is of no use any more, it is over.
+        """
+        for number in (errno.EMFILE, errno.EINVAL):
+            self.busy = True
+            self.listener.doRead()
+            self.connect()
+            self.busy = False
+
+            def fail(sock: socket.socket, family: int, number: int = number) -> Any:
+                raise OSError(number, os.strerror(number))
+
+            accept = _linux.accept
+            self.patch(_linux, "accept", fail)
+            with capturedLogs():
+                self.listener.resume()
+            self.assertReading(self.listener, False)
+            self.patch(_linux, "accept", accept)
+            self.reactor.advance(RETRY)
+
+    def test_stopPastErrors(self) -> None:
+        """
+        One connection that cannot be accepted does not keep the others from being
+        taken at the end.
+        """
+        accept = _linux.accept
+        errors = [errno.ECONNABORTED]
+
+        def fail(sock: socket.socket, family: int) -> Accepted:
+            if errors:
+                accept(sock, family)[0].close()
+                number = errors.pop()
+                raise OSError(number, os.strerror(number))
+            return accept(sock, family)
+
+        self.patch(_linux, "accept", fail)
+        self.patch(_accept, "BATCH", 1)
+        addresses = self.connectFrom(2)
+        self.listener.stop()
+        self.assertEqual(self.batches, [addresses[1:]])
+
     def test_rests(self) -> None:
         """
         When all are busy it no longer looks, and takes what has come by then as soon

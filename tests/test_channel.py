@@ -743,6 +743,48 @@ class ListenerGreetingTests(ListenerChannelTestCase):
         self.assertEqual(self.dispatcher.events, [("connected",), ("disconnected",)])
 
 
+class GuessTests(ListenerChannelTestCase):
+    """
+    A worker that answers what it was not sent.
+    """
+
+    async def offerUnsent(self) -> None:
+        """
+        Offer a connection, which does not get into the kernel.
+        """
+        [(_, accepted)] = self.connections(1)
+        await self.join()
+        self.send = _linux.send
+        self.patch(_linux, "send", self.full)
+        self.offer(9, accepted)
+
+    def full(self, *args: object) -> int:
+        raise BlockingIOError(errno.EAGAIN, "full")
+
+    async def test_answers(self) -> None:
+        """
+        It is found out before anything comes of it: the connection would be closed,
+        and whatever gets the number of its descriptor next would be sent instead.
+        """
+        await self.offerUnsent()
+        self.worker.say(Claim((9,)), Closed((9,)), Refuse(1, (9,)))
+        await eventually(lambda: self.told)
+        self.assertEqual(self.told[0], ("revoking",))
+        heard = {event[0] for event in self.told}
+        self.assertFalse(heard & {"claimed", "refused"})
+
+    async def test_later(self) -> None:
+        """
+        Once it is sent, it may be answered.
+        """
+        await self.offerUnsent()
+        self.patch(_linux, "send", self.send)
+        await eventually(lambda: self.worker.heard(Offer))
+        self.worker.say(Claim((9,)))
+        await eventually(lambda: self.told)
+        self.assertEqual(self.told[0], ("claimed", (9,)))
+
+
 @overTwistedToo
 class OfferTests(ListenerChannelTestCase):
     """

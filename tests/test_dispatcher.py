@@ -365,6 +365,38 @@ class HandOffTests(DispatcherTestCase):
         self.assertFalse(self.dispatcher.busy(""))
         self.assertGreater(self.roomChanges, changes)
 
+    def test_notInsideItself(self) -> None:
+        """
+        Who is told that there is room may accept at once, and is not told of that
+        while it does.
+        """
+        told = []
+
+        def roomChanged() -> None:
+            told.append(len(told))
+            if len(told) < 5:
+                self.accept()
+
+        self.dispatcher.roomChanged = roomChanged
+        self.accept()
+        self.assertEqual(told, [0])
+        self.assertEqual(self.ledger.waiting, 2)
+        self.dispatcher.roomChanged = self.roomChanged
+
+    def test_timePasses(self) -> None:
+        """
+        Time passes whatever fails.
+        """
+
+        def fail() -> None:
+            raise ZeroDivisionError
+
+        self.dispatcher.roomChanged = fail
+        self.assertRaises(ZeroDivisionError, self.accept)
+        self.dispatcher.roomChanged = self.roomChanged
+        self.clock.advance(PATIENCE)
+        self.assertEqual(self.ledger.counters.timedOut, 1)
+
     def test_waits(self) -> None:
         """
         Without a worker it waits for one.

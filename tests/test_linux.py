@@ -465,17 +465,18 @@ class AcceptTests(SynchronousTestCase):
 
     def test_queued(self) -> None:
         """
-        It counts those that wait to be accepted.
+        It counts those that wait to be accepted, and tells how many may.
         """
         server = listening(self)
-        self.assertEqual(_linux.queued(server), 0)
+        server.listen(7)
+        self.assertEqual(_linux.queued(server), (0, 7))
         for count in (1, 2):
             client = socket.create_connection(server.getsockname())
             self.addCleanup(client.close)
-            self.assertEqual(_linux.queued(server), count)
+            self.assertEqual(_linux.queued(server), (count, 7))
         accepted, _ = server.accept()
         accepted.close()
-        self.assertEqual(_linux.queued(server), 1)
+        self.assertEqual(_linux.queued(server), (1, 7))
 
     def test_unknown(self) -> None:
         """
