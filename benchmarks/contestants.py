@@ -148,7 +148,7 @@ def descendants(pids: list[int]) -> list[int]:
     for pid in pids:
         try:
             text = Path(f"/proc/{pid}/task/{pid}/children").read_text()
-        except FileNotFoundError:
+        except (FileNotFoundError, ProcessLookupError):
             continue
         found += [pid, *descendants([int(each) for each in text.split()])]
     return found
@@ -156,17 +156,23 @@ def descendants(pids: list[int]) -> list[int]:
 
 def cpu(pids: list[int]) -> float:
     """
-    What processes have used, and their children that have ended: C{utime},
-    C{stime}, C{cutime} and C{cstime} in proc(5).
+    What processes have used, in seconds: their threads that run, as C{schedstat} in
+    proc(5) says to the nanosecond; and their children that have ended, C{cutime} and
+    C{cstime} in C{stat}.
     """
-    ticks = 0
+    used = 0.0
     for pid in descendants(pids):
+        place = Path(f"/proc/{pid}")
         try:
-            text = Path(f"/proc/{pid}/stat").read_text()
-        except FileNotFoundError:
+            text = (place / "stat").read_text()
+            threads = [
+                (each / "schedstat").read_text() for each in (place / "task").iterdir()
+            ]
+        except (FileNotFoundError, ProcessLookupError):
             continue
-        ticks += sum(map(int, text.rpartition(")")[2].split()[11:15]))
-    return ticks / TICK
+        used += sum(map(int, text.rpartition(")")[2].split()[13:15])) / TICK
+        used += sum(int(each.split()[0]) for each in threads) / 1e9
+    return used
 
 
 @dataclass(frozen=True)

@@ -102,7 +102,6 @@ class Bench:
         protocol: str,
         contestants: list[Contestant],
         cases: dict[str, Measure],
-        rounds: int = 0,
     ) -> tuple[dict[str, dict[str, list[Figures]]], dict[str, list[int]]]:
         """
         Have them all run, and measure one after the other, in rounds.
@@ -121,7 +120,7 @@ class Bench:
                 running[each.name] = stack.enter_context(
                     each.running(self.folder, port, protocol)
                 )
-            for turn in range(rounds or self.rounds):
+            for turn in range(self.rounds):
                 print(f"round {turn + 1}", file=sys.stderr, flush=True)
                 for case, measure in cases.items():
                     for each in contestants:
@@ -234,8 +233,7 @@ def throughput(bench: Bench) -> Figures:
         for connections in (1, 8)
         for way in ("down", "up")
     }
-    rounds = min(3, bench.rounds)
-    return bench.interleave("bulk", bench.chosen(names), cases, rounds)[0]
+    return bench.interleave("bulk", bench.chosen(names), cases)[0]
 
 
 def move(port: int, way: str, amount: int) -> None:
