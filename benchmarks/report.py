@@ -12,13 +12,12 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from benchmarks.contestants import ALL
+
 Figures = Any
 
 #: What the others are compared with.
 BASE = "direct"
-
-#: What copies bytes.
-PROXIES = ("HAProxy", "nginx", "socket-proxyd", "socat")
 
 #: The listener that does what the one of 2002 did.
 ORIGINAL = "C of 2002"
@@ -322,6 +321,13 @@ class Goal:
         return self.what, measured, self.aim, reached
 
 
+def between(what: str, values: Sequence[float], least: float, most: float) -> Goal:
+    """
+    It should be neither less nor more.
+    """
+    return Goal(what, values, f"{least:g} to {most:g}", least, most)
+
+
 def rateGoals(figures: Figures) -> Iterable[Goal]:
     """
     What it should cost to have a listener.
@@ -337,7 +343,7 @@ def rateGoals(figures: Figures) -> Iterable[Goal]:
         )
 
     yield goal("listen x1", BASE, 0.95)
-    proxies = [name for name in PROXIES if name in found]
+    proxies = [each.name for each in ALL if each.proxy and each.name in found]
     if proxies:
         best = max(proxies, key=lambda name: median(ratios(found, name, "rate")))
         yield goal("listen x1", best, 1.25)
@@ -357,13 +363,8 @@ def throughputGoals(figures: Figures) -> Iterable[Goal]:
     That nothing is between server and client.
     """
     for case, found in figures.items():
-        yield Goal(
-            f"listen x1 to {BASE}, bytes per second, {case}",
-            ratios(found, "listen x1", "rate"),
-            "0.98 to 1.02",
-            0.98,
-            1.02,
-        )
+        what = f"listen x1 to {BASE}, bytes per second, {case}"
+        yield between(what, ratios(found, "listen x1", "rate"), 0.98, 1.02)
 
 
 def evenGoals(what: str, figures: Figures) -> Iterable[Goal]:
@@ -400,13 +401,8 @@ def sizeGoals(figures: Figures) -> Iterable[Goal]:
     """
     rows = figures["listen x2"]
     for key in ("descriptors", "resident"):
-        yield Goal(
-            f"listener, {key} with {rows[-1]['alive']:,} alive to {key} with none",
-            [rows[-1][key] / rows[0][key]],
-            "0.95 to 1.05",
-            0.95,
-            1.05,
-        )
+        what = f"listener, {key} with {rows[-1]['alive']:,} alive to {key} with none"
+        yield between(what, [rows[-1][key] / rows[0][key]], 0.95, 1.05)
 
 
 GOALS: dict[str, Callable[[Figures], Iterable[Goal]]] = {

@@ -103,8 +103,8 @@ class Acceptor:
             # While all are busy, it is their claims that it goes by, and not the
             # reactor, which would wake for each connection.
             self._rests = self._busy()
-            if not self._rests and self._waiting():
-                self._take()
+            if not self._rests:
+                self._take(0)
         if self._able and not self._rests and self._room() > 0:
             self._reading = True
             self._reactor.addReader(self)
@@ -159,13 +159,16 @@ class Acceptor:
         """
         self._take()
 
-    def _take(self) -> int:
+    def _take(self, least: int = 1) -> int:
+        """
+        @param least: how often to try, though nobody is known to wait: there is what
+            only accepting can tell.
+        """
         batch: list[Accepted] = []
         most = min(self._room(), BATCH)
         count, backlog = _linux.queued(self._socket) or (most, 0)
-        # An accept too many costs as much as one that finds something.  But one is
-        # due, for what only accepting can tell.
-        for _ in range(min(most, max(1, count))):
+        # An accept too many costs as much as one that finds something.
+        for _ in range(min(most, max(least, count))):
             try:
                 batch.append(_linux.accept(self._socket, self._family))
             except BlockingIOError:

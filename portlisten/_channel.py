@@ -317,18 +317,18 @@ class ListenerChannel(_Channel):
     def flush(self) -> None:
         if not self._offers:
             return
+        offers, self._offers = self._offers, []
         frames = []
-        for id, port, connection in self._offers:
+        for id, port, connection in offers:
             # Descriptors ride on whatever bytes go out next, so this one is not
             # later than its frame, and may be earlier.
             self._transport.sendFileDescriptor(connection.fileno())
             frames.append(_frames.encodeOffer(id, port, connection.cookie))
-        flying = {id: connection.fileno() for id, _, connection in self._offers}
-        self._offers.clear()
         self._unsent = True
         self._writeNow(b"".join(frames))
         if self._unsent:
-            self._flying.update(flying)
+            for id, _, connection in offers:
+                self._flying[id] = connection.fileno()
 
     def lend(self, port: int, sock: socket.socket) -> None:
         if not self._ended and self._revoking is None:

@@ -562,10 +562,8 @@ def _encodeOffer(frame: Offer) -> bytes:
 
 
 def _decodeOffer(payload: bytes) -> Offer:
-    if len(payload) != _OFFER.size:
-        raise MalformedFrame(f"OFFER of {len(payload)} bytes")
-    id, port, _, cookie = _OFFER.unpack(payload)
-    return Offer(id, port, cookie)
+    # Those of the right length never come here: see _offers.
+    raise MalformedFrame(f"OFFER of {len(payload)} bytes")
 
 
 def _encodeListener(frame: Listener) -> bytes:
@@ -725,7 +723,7 @@ class Decoder:
         vocabulary = self._vocabulary.get
         try:
             # Nothing can be known of what follows a malformed frame.
-            while not self._dead and len(buffer) - start >= 4:
+            while not self._dead and len(buffer) - start >= _HEADER.size:
                 kind, _, length = header(buffer, start)
                 decode = vocabulary(kind)
                 if decode is None:
@@ -736,7 +734,7 @@ class Decoder:
                     raise MalformedFrame(
                         "a second HELLO" if self._greeted else "no HELLO to begin with"
                     )
-                end = start + 4 + length
+                end = start + _HEADER.size + length
                 if len(buffer) < end:
                     break
                 if kind == Offer.TYPE and length == _OFFER.size:
@@ -744,7 +742,7 @@ class Decoder:
                         start += _OFFER_FRAME.size
                         yield offer
                     continue
-                payload = buffer[start + 4 : end]
+                payload = buffer[start + _HEADER.size : end]
                 start = end
                 self._greeted = self._greeted or kind in _HELLOS
                 yield decode(payload)

@@ -91,7 +91,7 @@ def cookie(sock: socket.SocketType) -> int:
 
     @raise OSError: C{ENOTSOCK} for a descriptor of something else.
     """
-    data = sock.getsockopt(SOL_SOCKET, SO_COOKIE, 8)
+    data = sock.getsockopt(SOL_SOCKET, SO_COOKIE, _COOKIE.size)
     number: int = _COOKIE.unpack(data)[0]
     return number
 
@@ -207,7 +207,7 @@ def forget(sock: socket.SocketType) -> None:
     """
     try:
         # To look is cheaper than to set, which takes the socket's lock.
-        linger = sock.getsockopt(SOL_SOCKET, SO_LINGER, 8)
+        linger = sock.getsockopt(SOL_SOCKET, SO_LINGER, len(_NO_LINGER))
         if linger != _NO_LINGER:
             sock.setsockopt(SOL_SOCKET, SO_LINGER, _NO_LINGER)
     except OSError:
