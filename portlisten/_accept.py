@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import errno
 import os
+import select
 import socket
 from collections.abc import Callable
 from typing import Any, TypeAlias
@@ -77,6 +78,7 @@ class Acceptor:
         self._reading = False
         self._short = False
         self._usable = True
+        self._parked = False
 
     log = Logger()
 
@@ -106,15 +108,22 @@ class Acceptor:
             if not self._rests:
                 self._take(0)
         if self._able and not self._rests and self._room() > 0:
-            self._reading = True
             self._reactor.addReader(self)
+            self._reading = True
 
     @property
     def _able(self) -> bool:
         """
         Whether anything can be accepted now.
         """
-        return self._usable and self._pause is None
+        return self._usable and self._pause is None and not self._parked
+
+    def park(self) -> None:
+        """
+        Leave connections in the backlog until L{stop}.
+        """
+        self._parked = True
+        self.suspend()
 
     def suspend(self) -> None:
         """
@@ -124,11 +133,24 @@ class Acceptor:
             self._reading = False
             self._reactor.removeReader(self)
 
+    @property
+    def waits(self) -> bool:
+        """
+        Whether a connection waits to be accepted.
+        """
+        if not self._usable:
+            return False
+        poll = select.poll()
+        poll.register(self._socket, select.POLLIN)
+        return bool(poll.poll(0))
+
     def stop(self) -> None:
         """
         Take what the backlog holds and there is room for, and close the socket.
-        Does not shut it down: it may have other holders.
+        Does not shut it down: it may have other holders.  May be called again.
         """
+        if self._taking:
+            return
         while self._usable and self._room() > 0:
             pause = self._pause
             if not self._take() and (self._pause is not pause or not self._waiting()):
@@ -187,6 +209,9 @@ class Acceptor:
             self._taking = True
             try:
                 self._accepted(batch)
+            except Exception:
+                # It must not end the port.
+                self.log.failure("a bug in portlisten loses connections")
             finally:
                 self._taking = False
         self._rests = backlog >= ENOUGH and self._busy()

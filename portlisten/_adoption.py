@@ -20,6 +20,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from portlisten import _draining, _linux
+from portlisten._reactor import makePersistent
 
 
 def logPrefix(thing: object) -> str:
@@ -74,6 +75,7 @@ class Served:
         """
         self._transport = transport
         transport.protocol = self._protocol
+        makePersistent(transport, self._adoptions.reactor)
         transport.connectionLost = self._connectionLost
         self._adoptions.serving.add(self)
         try:
@@ -128,7 +130,7 @@ class Adoptions:
         retry: float,
         settled: Callable[[], None],
     ) -> None:
-        self._reactor = reactor
+        self.reactor = reactor
         self.factory = factory
         self._retry = retry
         self._settled = settled
@@ -262,12 +264,12 @@ class Adoptions:
         """
         served = Served(self, closed)
         try:
-            transport = self._reactor.adoptStreamConnection(
+            transport = self.reactor.adoptStreamConnection(
                 descriptor, _linux.family(descriptor), served
             )
         except Exception as error:
             number = getattr(error, "errno", None)
-            if number in _linux.EXHAUSTED:
+            if number in _linux.PASSING:
                 raise
             if number == errno.ENOTCONN:
                 gone()
@@ -299,4 +301,4 @@ class Adoptions:
             self.adopt(descriptor, closed, gone)
             self._settled()
 
-        self._reactor.callLater(self._retry, again)
+        self.reactor.callLater(self._retry, again)

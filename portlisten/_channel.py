@@ -13,7 +13,9 @@ Three things about those transports shape this module:
   - When a write fails they drop the connection along with what the peer had
     written and nobody had read.  That may be claims, or word that they were
     revoked, so each end keeps a duplicate of the socket and reads what is left
-    of the stream from it before it judges.
+    of the stream from it before it judges.  It judges by the kernel's word: only
+    if the other end is closed is it dead.  After any other failure it may live,
+    and so nothing is served that may have been given to somebody else.
   - An exception from C{dataReceived} drops the connection without a word, and
     one from C{fileDescriptorReceived} leaks descriptors.  Neither may raise.
 """
@@ -21,12 +23,12 @@ Three things about those transports shape this module:
 from __future__ import annotations
 
 import os
+import select
 import socket
 from collections.abc import Callable, Collection
 from typing import Any
 
 from twisted.internet.interfaces import (
-    IDelayedCall,
     IFileDescriptorReceiver,
     IPullProducer,
     IReactorTime,
@@ -59,7 +61,9 @@ from portlisten._frames import (
     WorkerHello,
     encode,
 )
-from portlisten._transport import ChannelTransport
+from portlisten._quiet import quiet
+from portlisten._reactor import Deadline
+from portlisten._transport import ChannelTransport, Unread
 from portlisten.interfaces import (
     IAdopter,
     IChannel,
@@ -73,6 +77,13 @@ MISTAKES = 16
 
 #: How many shared sockets a worker keeps whose frames have not come.
 MAXIMUM_LENT = 1024
+
+#: How many bytes are read at the most that are left at the end of a channel: more
+#: than the other end's buffer holds.
+MAXIMUM_REST = 1 << 22
+
+#: How often a read is tried there that fails.
+TRIES = 10
 
 
 @implementer(IPullProducer)
@@ -114,12 +125,14 @@ class _Channel(Protocol):
     def __init__(self, reactor: IReactorTime, timeout: float) -> None:
         self._reactor = reactor
         self._timeout = timeout
-        self._deadline: IDelayedCall | None = None
+        self._deadline: Deadline | None = None
+        self._quiet = quiet(reactor)
         self._decoder = Decoder(self.vocabulary)
         self._flushes = _Flushes(self._bufferFlushed)
         self._duplicate: socket.socket | None = None
         self._unsent = False
         self._lost = False
+        self._died = False
         self._ended = False
         self._feeding = False
         self._mistakes = 0
@@ -166,10 +179,10 @@ class _Channel(Protocol):
 
     def _wait(self, then: Callable[[], None]) -> None:
         self._stopWaiting()
-        self._deadline = self._reactor.callLater(self._timeout, then)
+        self._deadline = Deadline(self._reactor, self._timeout, then)
 
     def _stopWaiting(self) -> None:
-        if self._deadline is not None and self._deadline.active():
+        if self._deadline is not None:
             self._deadline.cancel()
         self._deadline = None
 
@@ -221,17 +234,28 @@ class _Channel(Protocol):
 
     def _readOn(self) -> None:
         """
-        Take in what the peer had written and the transport did not read.
+        See whether the other end is dead.  Have it write no more, and take in what it
+        had written and the transport did not read.
         """
-        while not self._ended:
+        if self._duplicate is None or self._ended:
+            return
+        ours = isinstance(self.transport, ChannelTransport)
+        # Twisted's own has shut it down by itself.
+        self._died = not ours or _linux.hungUp(self._socket)
+        try:
+            self._socket.shutdown(socket.SHUT_RD)
+        except OSError:
+            pass  # ENOTCONN: the other end is gone, and can write nothing more
+        left, tries = MAXIMUM_REST, TRIES
+        while left > 0 and tries and not self._ended and self._mistakes <= MISTAKES:
             try:
-                data, descriptors = _linux.receive(self._socket)
+                data = self._receive()
             except OSError:
-                break
-            for descriptor in descriptors:
-                self.fileDescriptorReceived(descriptor)
+                tries -= 1
+                continue
             if not data:
                 break
+            left -= len(data)
             self.dataReceived(data)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
@@ -239,8 +263,12 @@ class _Channel(Protocol):
         self._readOn()
         self._ended = True
         self._stopWaiting()
-        if self._duplicate is not None:
-            self._duplicate.close()
+
+    def _receive(self) -> bytes:
+        """
+        Read once from the duplicate.
+        """
+        raise NotImplementedError
 
     def _handle(self, frame: Frame) -> None:
         raise NotImplementedError
@@ -262,6 +290,7 @@ class ListenerChannel(_Channel):
 
     @param number: the worker's, for the log.
     @param timeout: how long HELLO may take, in seconds.
+    @param who: the worker, or L{None} to find out.
     """
 
     vocabulary = _frames.FROM_WORKER
@@ -273,29 +302,37 @@ class ListenerChannel(_Channel):
         hello: ListenerHello,
         number: int,
         timeout: float = 5.0,
+        who: _linux.Credentials | None = None,
     ) -> None:
         super().__init__(reactor, timeout)
         self._dispatcher = dispatcher
         self._hello = hello
+        self._who = who
         self._offers: list[tuple[int, int, IConnection]] = []
-        self._flying: dict[int, int] = {}
+        # Where the frames end of those that are not answered, in bytes written.
+        self._ends: dict[int, int] = {}
+        self._sent: Unread | None = None
+        self._poisoned = False
         self._joined = False
         self._draining = False
         self._revoking: str | None = None
         self._wordSaid = False
         self._shutting = False
-        self._dead = False
+        self._deaf = False
         self.label = f"worker {number}"
-        self.user = -1
+        self.user = -1 if who is None else who.uid
 
     def __str__(self) -> str:
         return self.label
 
     def connectionMade(self) -> None:
         super().connectionMade()
-        who = _linux.credentials(self._socket)
-        self.label += f" (pid {who.pid}, uid {who.uid})"
-        self.user = who.uid
+        if self._who is None:
+            self._who = _linux.credentials(self._socket)
+        self.label += f" (pid {self._who.pid}, uid {self._who.uid})"
+        self.user = self._who.uid
+        # Only our own transport knows.
+        self._sent = getattr(self.transport, "sent", None)
         self._dispatcher.connected(self)
         self._send(self._hello)
 
@@ -319,16 +356,17 @@ class ListenerChannel(_Channel):
             return
         offers, self._offers = self._offers, []
         frames = []
+        end = self._transport.queued if self._sent is not None else 0
         for id, port, connection in offers:
             # Descriptors ride on whatever bytes go out next, so this one is not
             # later than its frame, and may be earlier.
             self._transport.sendFileDescriptor(connection.fileno())
-            frames.append(_frames.encodeOffer(id, port, connection.cookie))
+            frame = _frames.encodeOffer(id, port, connection.cookie)
+            end += len(frame)
+            self._ends[id] = end
+            frames.append(frame)
         self._unsent = True
         self._writeNow(b"".join(frames))
-        if self._unsent:
-            for id, _, connection in offers:
-                self._flying[id] = connection.fileno()
 
     def lend(self, port: int, sock: socket.socket) -> None:
         if not self._ended and self._revoking is None:
@@ -340,7 +378,43 @@ class ListenerChannel(_Channel):
             self._send(Withdraw(_linux.cookie(sock)))
 
     def unread(self) -> bool:
-        return not self._ended and (self._unsent or _linux.unread(self._socket) > 0)
+        return (self._unsent and not self._ended) or self._charge() > 0
+
+    def inFlight(self) -> int:
+        if self._sent is None or not self._sent.descriptors:
+            return 0
+        self._sent.settle(self._charge())
+        return self._sent.descriptors
+
+    def _charge(self) -> int:
+        if self._duplicate is None:
+            return 0
+        try:
+            return _linux.unread(self._duplicate)
+        except OSError:
+            return 0
+
+    def process(self) -> int | None:
+        assert self._who is not None
+        return _linux.peerProcess(self._socket, self._who.pid)
+
+    def dismiss(self) -> None:
+        duplicate, self._duplicate = self._duplicate, None
+        if duplicate is None:
+            return
+        if not self._poisoned:
+            duplicate.close()
+            return
+        try:
+            _linux.closeElsewhere(duplicate)
+        except OSError as error:
+            _unclosable.append(duplicate)
+            self._quiet(
+                self.log.error,
+                "{label} left a descriptor that nobody can close: {error}",
+                label=self.label,
+                error=error.strerror,
+            )
 
     def drained(self) -> None:
         if not self._ended and self._revoking is None:
@@ -375,14 +449,14 @@ class ListenerChannel(_Channel):
             window = min(frame.window, self._hello.window, _linux.room(self._socket))
             self._dispatcher.joined(self, window, ports)
         elif isinstance(frame, Claim):
-            self._seeSent(frame.ids)
+            self._seeRead(frame.ids)
             self._dispatcher.claimed(self, frame.ids)
         elif isinstance(frame, Closed):
             self._dispatcher.closed(self, frame.ids)
         elif isinstance(frame, Gone):
             self._dispatcher.gone(self, frame.ids)
         elif isinstance(frame, Refuse):
-            self._seeSent(frame.ids)
+            self._seeRead(frame.ids)
             reason = _frames.REFUSALS.get(frame.reason, f"reason {frame.reason}")
             self._dispatcher.refused(self, frame.ids, reason)
         elif isinstance(frame, Drain):
@@ -393,20 +467,42 @@ class ListenerChannel(_Channel):
         elif isinstance(frame, Bye):
             self._part(f"it says: {frame.reason}")
 
-    def _seeSent(self, ids: Collection[int]) -> None:
+    def _seeRead(self, ids: Collection[int]) -> None:
         """
-        See that a worker could know of what it answers.  Ids can be guessed; and an
-        answer may lead to a connection being closed, whose descriptor's number, still
-        to be sent, would soon be another's.
+        See that a worker could know of what it answers.  Ids can be guessed.  Whoever
+        answers what is still unread can have descriptors pile up in flight, of which
+        the kernel lets a user have only so many; and an answer to what is not even
+        sent may lead to a connection being closed, whose descriptor's number would
+        soon be another's.
 
         @raise ProtocolError: if it could not.
         """
-        if self._flying:
-            # Only our own transport says.
-            unsent = getattr(self.transport, "unsentDescriptors", ())
-            for id in ids:
-                if self._flying.get(id) in unsent:
-                    raise ProtocolError("an answer to an offer that was not sent")
+        sent = self._sent
+        if sent is not None:
+            end = max((self._ends.get(id, 0) for id in ids), default=0)
+            if end > sent.settle(self._charge()):
+                # Somebody who has just read it may be ahead of the kernel's books.
+                select.poll().poll(1)
+                if end > sent.settle(self._charge()):
+                    raise ProtocolError("an answer to an offer that it has not read")
+        for id in ids:
+            self._ends.pop(id, None)
+
+    def descriptorsCame(self) -> None:
+        """
+        A worker sent what it has no business to send.
+        """
+        self._poisoned = True
+        # The bytes that it came with are still to be fed.
+        self._feeding = True
+        self._broken("it sent a descriptor")
+
+    def _receive(self) -> bytes:
+        if self._poisoned:
+            return b""
+        refuses = _linux.refusesDescriptors(self._socket)
+        data, self._poisoned = _linux.receiveBytes(self._socket, refuses=refuses)
+        return data
 
     def fileDescriptorReceived(self, descriptor: int) -> None:
         """
@@ -422,7 +518,12 @@ class ListenerChannel(_Channel):
 
     def _broken(self, reason: str) -> None:
         if not self._ended and self._revoking is None:
-            self.log.warn("{label} is cut off: {reason}", label=self, reason=reason)
+            self._quiet(
+                self.log.warn,
+                "{label} is cut off: {reason}",
+                label=self.label,
+                reason=reason,
+            )
         self.revoke(reason)
 
     def _sayRevoked(self, reason: str) -> None:
@@ -445,8 +546,8 @@ class ListenerChannel(_Channel):
         except BlockingIOError:
             sent = 0
         except OSError:
-            # It went before it could hear the word, and without one of its own.
-            self._dead = True
+            # It closed its end, or the way to it, before it could hear the word.
+            self._deaf = True
             sent = len(word)
         self._wordSaid = True
         if sent < len(word):
@@ -456,7 +557,6 @@ class ListenerChannel(_Channel):
             self._fed()
 
     def _flushed(self) -> None:
-        self._flying.clear()
         if self._revoking is not None and not self._wordSaid:
             self._sayRevoked(self._revoking)
         else:
@@ -475,10 +575,6 @@ class ListenerChannel(_Channel):
         fails there.
         """
         self._shutting = True
-        try:
-            self._socket.shutdown(socket.SHUT_RD)
-        except OSError:
-            pass  # ENOTCONN: the worker is gone, and can write nothing more
         self._readOn()
         self._part(self._departure)
 
@@ -489,8 +585,10 @@ class ListenerChannel(_Channel):
         kernel, the end of the channel is no sign of death: the worker may have
         heard it, and left as it was told.
         """
-        heard = self._wordSaid and not self._unsent and not self._dead
-        return self._revoking if heard else None
+        heard = self._wordSaid and not self._unsent and not self._deaf
+        if self._died and not heard:
+            return None
+        return self._revoking or "the channel to it failed"
 
     def _part(self, reason: str | None) -> None:
         """
@@ -517,8 +615,36 @@ class ListenerChannel(_Channel):
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         super().connectionLost(reason)
         self._offers.clear()
+        if self._joined and not (self._died or self._wordSaid):
+            self._leaveToIt()
         self._depart(self._departure)
+        if self._duplicate is not None:
+            try:
+                # It stays open for as long as there are questions.
+                self._duplicate.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                pass
         self._dispatcher.disconnected(self)
+
+    def _leaveToIt(self) -> None:
+        """
+        The channel failed, and the worker lives.  It is told so: otherwise it takes
+        the end of the channel for the listener's death, and serves what it was
+        offered.  If it cannot be told, that is as if it had claimed all of it.
+        """
+        word = encode(Revoked()) + encode(Bye("the channel failed"))
+        try:
+            told = self._socket.send(word) == len(word)
+        except BlockingIOError:
+            told = False
+        except OSError:
+            return  # it closed the way to it, and so has judged already
+        if not told and self._ends:
+            self._dispatcher.claimed(self, tuple(self._ends))
+
+
+#: What cannot be closed without the risk to hang, and by nobody else either.
+_unclosable: list[socket.socket] = []
 
 
 @implementer(IWorkerChannel, IFileDescriptorReceiver)
@@ -629,7 +755,9 @@ class WorkerChannel(_Channel):
             else:
                 self._keep(cookie, descriptor)
         except (OSError, _linux.WrongSocket) as error:
-            self.log.warn("a descriptor of no use came: {error}", error=error)
+            self._quiet(
+                self.log.warn, "a descriptor of no use came: {error}", error=error
+            )
             os.close(descriptor)
         except ProtocolError as error:
             self._broken(str(error))
@@ -686,9 +814,19 @@ class WorkerChannel(_Channel):
         self.broken = True
         self.bye(reason)
 
+    def _receive(self) -> bytes:
+        data, descriptors = _linux.receive(self._socket)
+        for descriptor in descriptors:
+            self.fileDescriptorReceived(descriptor)
+        return data
+
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         super().connectionLost(reason)
-        if self._revoked or self._farewell is not None:
+        if self._duplicate is not None:
+            self._duplicate.close()
+        if self._reason is None and isinstance(reason.value, OSError):
+            self._reason = str(reason.value.strerror)
+        if self._revoked or self._farewell is not None or not self._died:
             _closeAll(self._claims.abandoned())
         else:
             mine, loose = self._claims.orphaned()

@@ -29,9 +29,15 @@ from zope.interface import implementer
 
 from portlisten import _linux, _path
 from portlisten._accept import Accepted
-from portlisten._dispatcher import AcceptedConnection
+from portlisten._dispatcher import (
+    DEPARTURES_INTERVAL,
+    LONGEST_TICK,
+    AcceptedConnection,
+)
 from portlisten._frames import Port
 from portlisten._ledger import Reason
+from portlisten._quiet import quiet
+from portlisten._reactor import RunningTime
 from portlisten.interfaces import IWire
 
 #: What sendmsg(2) says when the worker is there and its queue is full, which
@@ -103,17 +109,28 @@ class DatagramWire:
         self._retry: float = options["retry"]
         self._timedOut = timedOut
         self._waiting: deque[tuple[float, AcceptedConnection]] = deque()
-        self._counts = {"accepted": 0, "sent": 0, "timedOut": 0, "stopped": 0}
+        self._counts = dict.fromkeys(
+            ("accepted", "sent", "timedOut", "gone", "stopped"), 0
+        )
         self._timer: IDelayedCall | None = None
         self._full: _Room | None = None
         self._failure = 0
         self._complaint = ""
         self._stopped: Deferred[None] | None = None
         self._deadline = 0.0
+        self._looked = 0.0
+        self._now = RunningTime(reactor.seconds, self._retry + LONGEST_TICK)
+        self._quiet = quiet(reactor)
         self.roomChanged: Callable[[], None] = lambda: None
 
     def __str__(self) -> str:
         return f"workers bind {self._path}, for datagrams as in 2002"
+
+    def succeed(self) -> float:
+        """
+        See L{IWire}.  The path is the worker's, so there is nobody to wait for.
+        """
+        return 0.0
 
     def bind(
         self, ports: Sequence[Port], shared: Mapping[Port, Sequence[socket]]
@@ -146,7 +163,7 @@ class DatagramWire:
         """
         See L{IWire}.
         """
-        now = self._reactor.seconds()
+        now = self._now()
         self._counts["accepted"] += len(batch)
         self._waiting.extend((now, AcceptedConnection(*each)) for each in batch)
         if self._timer is None:
@@ -162,13 +179,22 @@ class DatagramWire:
             counts=", ".join(f"{name} {n}" for name, n in self._counts.items()),
         )
 
-    def stop(self, grace: float) -> Deferred[None]:
+    def serves(self, name: str) -> bool:
+        """
+        See L{IWire}.  Nothing is known of the worker, and nothing of ours keeps a
+        successor from binding the ports.
+        """
+        return True
+
+    def stop(
+        self, grace: float, waitsElsewhere: Callable[[], bool] = lambda: False
+    ) -> Deferred[None]:
         """
         See L{IWire}.
         """
         stopped: Deferred[None] = Deferred()
         self._stopped = stopped
-        self._deadline = self._reactor.seconds() + grace
+        self._deadline = self._now() + grace
         self._send()
         return stopped
 
@@ -203,7 +229,7 @@ class DatagramWire:
         self._failure = 0
         if self._complaint:
             self._complaint = ""
-            self.log.info("a worker is at {path}", path=self._path)
+            self._quiet(self.log.info, "a worker is at {path}", path=self._path)
 
     def _failed(self, error: OSError) -> None:
         lasting = self._failure == error.errno
@@ -235,7 +261,8 @@ class DatagramWire:
     def _complain(self, why: str) -> None:
         if why != self._complaint:
             self._complaint = why
-            self.log.warn(
+            self._quiet(
+                self.log.warn,
                 "waiting for a worker at {path}, trying every {retry:g} s: {why}",
                 path=self._path,
                 retry=self._retry,
@@ -244,19 +271,39 @@ class DatagramWire:
 
     def _tryAgain(self) -> None:
         self._timer = None
-        due = self._reactor.seconds() - self._patience
+        self._dropDeparted()
+        # Before it is judged who has waited for too long.
+        self._send()
+        due = self._now() - self._patience
         timedOut = False
         while self._waiting and self._waiting[0][0] <= due:
             timedOut = True
-            self._giveUp("timedOut", Reason.TIMED_OUT)
+            self._giveUp(self._waiting.popleft()[1], "timedOut", Reason.TIMED_OUT)
         if timedOut:
             self._timedOut()
-        self._send()
+            self.roomChanged()
 
-    def _giveUp(self, count: str, reason: Reason) -> None:
-        connection = self._waiting.popleft()[1]
+    def _dropDeparted(self) -> None:
+        """
+        Drop the connections whose clients have left.
+        """
+        now = self._now()
+        if now - self._looked < DEPARTURES_INTERVAL:
+            return
+        self._looked = now
+        by = {connection.socket: connection for _, connection in self._waiting}
+        gone = {by[sock] for sock in _linux.departed(by)}
+        if gone:
+            self._waiting = deque(each for each in self._waiting if each[1] not in gone)
+        for connection in gone:
+            self._giveUp(connection, "gone", Reason.GONE)
+
+    def _giveUp(
+        self, connection: AcceptedConnection, count: str, reason: Reason
+    ) -> None:
         self._counts[count] += 1
-        self.log.warn(
+        self._quiet(
+            self.log.info if reason is Reason.GONE else self.log.warn,
             "the connection of {peer} is closed: {reason}",
             peer=connection.peer,
             reason=reason.value,
@@ -273,16 +320,16 @@ class DatagramWire:
 
     def _proceed(self) -> None:
         """
-        Finish, unless a worker is there that may yet take what waits.
+        Finish, unless something waits and there is time for a worker to take it.
         """
-        hopeful = self._failure in _FULL and self._reactor.seconds() < self._deadline
-        if self._waiting and hopeful:
+        if self._waiting and self._now() < self._deadline:
             return
         self._cancel()
         while self._waiting:
-            self._giveUp("stopped", Reason.STOPPED)
+            self._giveUp(self._waiting.popleft()[1], "stopped", Reason.STOPPED)
         self._socket.close()
         stopped, self._stopped = self._stopped, None
+        self._quiet.flush()
         self.report()
         assert stopped is not None
         stopped.callback(None)

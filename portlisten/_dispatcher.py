@@ -19,12 +19,24 @@ from portlisten import _linux
 from portlisten._accept import Accepted
 from portlisten._frames import Kind, Port
 from portlisten._ledger import Decision, GiveUp, HandOff, Ledger, LetGo, Reason
+from portlisten._quiet import quiet
+from portlisten._reactor import RunningTime
 from portlisten._sharing import Sharing
 from portlisten._throttle import Throttle
 from portlisten.interfaces import IChannel, IConnection, IDispatcher
 
 #: How often the kernel is asked about the copies that are held, in seconds.
 WITNESS_INTERVAL = 0.02
+
+#: How often the clients that wait are looked at, in seconds.
+DEPARTURES_INTERVAL = 0.25
+
+#: How much time counts as passed at the most between two looks at the clock, in
+#: seconds: while the process stands still, nobody's time runs.
+LONGEST_TICK = 0.2
+
+#: How often a dead worker's copy is looked at, where the kernel cannot say.
+CERTAINTY = 20
 
 #: How long the last words to the workers may take at the end, in seconds.
 FAREWELL = 1.0
@@ -69,11 +81,18 @@ class AcceptedConnection:
         """
         return self._socket.fileno()
 
-    def pristine(self) -> bool:
+    @property
+    def socket(self) -> socket.SocketType:
+        """
+        The socket, which stays this object's.
+        """
+        return self._socket
+
+    def pristine(self) -> bool | None:
         """
         See L{IConnection}.
         """
-        return bool(_linux.pristine(self._socket))
+        return _linux.pristine(self._socket) if self.witnessed else False
 
     def forget(self) -> None:
         """
@@ -92,9 +111,11 @@ class Dispatcher:
     @param throttle: says who has to wait before it is given anything.
     @param sharing: lends what is shared.
     @param timedOut: called when the patience of connections ran out.
+    @param flightLimit: how many descriptors the kernel lets a user have in flight.
 
     @ivar roomChanged: called when there may be room to accept again.
-    @ivar channelEnded: called when there may be room for another worker.
+    @ivar channelEnded: called with each channel of which nothing is left.
+    @ivar parting: called when no worker is waited for any more.
     """
 
     log = Logger()
@@ -106,8 +127,12 @@ class Dispatcher:
         throttle: Throttle,
         sharing: Sharing,
         timedOut: Callable[[], None] = lambda: None,
+        flightLimit: int = 1024,
     ) -> None:
         self._reactor = reactor
+        self._now = RunningTime(reactor.seconds, LONGEST_TICK)
+        self._quiet = quiet(reactor)
+        self._flightLimit = flightLimit
         self._ledger = ledger
         self._timedOut = timedOut
         self._throttle = throttle
@@ -118,13 +143,21 @@ class Dispatcher:
         # Those that only share: of what they do nothing is heard, and their end
         # may be in good order.
         self._borrowers: set[IChannel] = set()
+        # Those that have left, and of which something is left: the process that may
+        # still touch what it claimed, or descriptors that it has not read.
+        self._departed: dict[IChannel, int | None] = {}
+        self._closed: set[IChannel] = set()
         self._timer: IDelayedCall | None = None
         self._stopped: Deferred[None] | None = None
         self._deadline = 0.0
+        self._looked = 0.0
+        self._judging = False
         self._parting = False
         self._telling = False
+        self._waitsElsewhere: Callable[[], bool] = lambda: False
         self.roomChanged: Callable[[], None] = lambda: None
-        self.channelEnded: Callable[[], None] = lambda: None
+        self.channelEnded: Callable[[IChannel], None] = lambda channel: None
+        self.parting: Callable[[], None] = lambda: None
 
     def room(self, name: str) -> int:
         """
@@ -138,7 +171,7 @@ class Dispatcher:
         in the backlog a little longer: it would only wait at a worker, and the
         listener wake once more for it.
         """
-        now = self._reactor.seconds()
+        now = self._now()
         return self._ledger.busy(name, now, now - WITNESS_INTERVAL)
 
     @property
@@ -147,6 +180,20 @@ class Dispatcher:
         How many workers are connected, whether they take part or not.
         """
         return len(self._channels)
+
+    def serves(self, name: str) -> bool:
+        """
+        Whether a worker is there for ports of this name.
+        """
+        return self._ledger.serves(name)
+
+    def unreadBy(self, user: int) -> int:
+        """
+        How many descriptors are in flight to a user's workers that have left.
+        """
+        return sum(
+            channel.inFlight() for channel in self._departed if channel.user == user
+        )
 
     def report(self) -> None:
         """
@@ -174,7 +221,7 @@ class Dispatcher:
         witness = connections[0].witnessed
         self._run(
             self._ledger.accepted(
-                port.number, connections, self._reactor.seconds(), witness, port.name
+                port.number, connections, self._now(), witness, port.name
             )
         )
 
@@ -192,7 +239,8 @@ class Dispatcher:
         """
         delay = self._throttle.delay(channel.user)
         if delay:
-            self.log.warn(
+            self._quiet(
+                self.log.warn,
                 "{channel} has to wait for {delay:g} s: those before it died at once",
                 channel=channel.label,
                 delay=delay,
@@ -206,7 +254,8 @@ class Dispatcher:
     def _admit(self, channel: IChannel, window: int, ports: Sequence[Port]) -> None:
         self._held.pop(channel, None)
         if not self._sharing.joined(channel, ports):
-            self.log.warn(
+            self._quiet(
+                self.log.warn,
                 "{channel} is turned away, and may try again: too many sockets are on"
                 " their way to workers that have not read them",
                 channel=channel.label,
@@ -218,14 +267,15 @@ class Dispatcher:
             self._unproven[channel] = self._throttle.joined(channel.user)
         else:
             self._borrowers.add(channel)
-        self.log.info(
+        self._quiet(
+            self.log.info,
             "{channel} joined, with a window of {window}, for {names}",
             channel=channel.label,
             window=window,
             names=", ".join(dict.fromkeys(port.name or port.label for port in ports)),
         )
         names = [port.name for port in handedOff]
-        self._run(self._ledger.joined(channel, window, self._reactor.seconds(), names))
+        self._run(self._ledger.joined(channel, window, self._now(), names))
 
     def _strike(self, channel: IChannel) -> None:
         if self._unproven.pop(channel, None) is not None:
@@ -246,14 +296,15 @@ class Dispatcher:
         """
         See L{IDispatcher}.
         """
-        self._run(self._ledger.claimed(channel, ids, self._reactor.seconds()))
+        self._run(self._ledger.claimed(channel, ids, self._now()))
 
     def refused(self, channel: IChannel, ids: Sequence[int], reason: str) -> None:
         """
         See L{IDispatcher}.
         """
-        decisions = self._ledger.refused(channel, ids, self._reactor.seconds())
-        self.log.info(
+        decisions = self._ledger.refused(channel, ids, self._now())
+        self._quiet(
+            self.log.info,
             "{channel} refused {count} connections: {reason}",
             channel=channel.label,
             count=len(ids),
@@ -265,7 +316,7 @@ class Dispatcher:
         """
         See L{IDispatcher}.
         """
-        self._run(self._ledger.closed(channel, ids, self._reactor.seconds()))
+        self._run(self._ledger.closed(channel, ids, self._now()))
         began = self._unproven.pop(channel, None)
         if began is not None:
             self._throttle.succeeded(channel.user, began)
@@ -274,13 +325,13 @@ class Dispatcher:
         """
         See L{IDispatcher}.
         """
-        self._run(self._ledger.gone(channel, ids, self._reactor.seconds()))
+        self._run(self._ledger.gone(channel, ids, self._now()))
 
     def draining(self, channel: IChannel) -> None:
         """
         See L{IDispatcher}.
         """
-        self.log.info("{channel} drains", channel=channel.label)
+        self._quiet(self.log.info, "{channel} drains", channel=channel.label)
         timer = self._held.get(channel)
         if timer is not None:
             # It gave up before its time came, which now never does.
@@ -310,8 +361,12 @@ class Dispatcher:
             return
         self._sharing.left(channel)
         before = self._ledger.counters.redispatched
-        decisions = self._ledger.parted(channel, self._reactor.seconds())
-        self.log.info(
+        process = channel.process() if self._ledger.copiesOf(channel) else None
+        self._departed[channel] = process
+        asleep = process is not None and channel.unread()
+        decisions = self._ledger.parted(channel, self._now(), asleep)
+        self._quiet(
+            self.log.info,
             "{channel} left, {again} connections to hand off again: {reason}",
             channel=channel.label,
             again=self._ledger.counters.redispatched - before,
@@ -328,16 +383,15 @@ class Dispatcher:
         self._strike(channel)
         self._sharing.left(channel)
         if channel in self._borrowers:
-            self.log.info("{channel} is gone", channel=channel.label)
-            self._run(self._ledger.died(channel, (), self._reactor.seconds()))
+            self._quiet(self.log.info, "{channel} is gone", channel=channel.label)
+            self._run(self._ledger.died(channel, (), self._now()))
             return
         counters = self._ledger.counters
         again, lost = counters.redispatched, counters.lostInService
-        touched = {
-            copy for copy in self._ledger.copiesOf(channel) if not copy.pristine()
-        }
-        decisions = self._ledger.died(channel, touched, self._reactor.seconds())
-        self.log.warn(
+        touched = self._touched(channel)
+        decisions = self._ledger.died(channel, touched, self._now())
+        self._quiet(
+            self.log.warn,
             "{channel} died, {again} connections to hand off again, {lost} lost in"
             " service",
             channel=channel.label,
@@ -346,6 +400,21 @@ class Dispatcher:
         )
         self._run(decisions)
 
+    def _touched(self, channel: IChannel) -> set[IConnection]:
+        """
+        Those that a dead worker had claimed and touched, and those of which the
+        kernel does not say whether it had: nothing may be served twice.
+        """
+
+        def isPristine(connection: IConnection) -> bool:
+            for _ in range(CERTAINTY):
+                pristine = connection.pristine()
+                if pristine is not None:
+                    return pristine
+            return False
+
+        return {copy for copy in self._ledger.copiesOf(channel) if not isPristine(copy)}
+
     def disconnected(self, channel: IChannel) -> None:
         """
         See L{IDispatcher}.
@@ -353,20 +422,86 @@ class Dispatcher:
         self._channels.pop(channel, None)
         self._unproven.pop(channel, None)
         self._borrowers.discard(channel)
-        self.channelEnded()
+        self._departed.setdefault(channel, None)
+        self._closed.add(channel)
+        self._bury(channel)
+        self._schedule()
+
+    def _look(self, now: float) -> None:
+        """
+        See what has become of the workers that have left.
+        """
+        for channel, process in list(self._departed.items()):
+            if process is not None and _linux.hasEnded(process):
+                self._ended(channel, process)
+            elif not channel.unread():
+                self._ledger.awoke(channel, now)
+            self._bury(channel)
+
+    def _ended(self, channel: IChannel, process: int) -> None:
+        self._departed[channel] = None
+        os.close(process)
+        counters = self._ledger.counters
+        again, lost = counters.redispatched, counters.lostInService
+        decisions = self._ledger.ended(channel, self._touched(channel), self._now())
+        if decisions or counters.redispatched > again:
+            self._quiet(
+                self.log.warn,
+                "the process of {channel} has ended, {again} connections to hand off"
+                " again, {lost} lost in service",
+                channel=channel.label,
+                again=counters.redispatched - again,
+                lost=counters.lostInService - lost,
+            )
+        self._run(decisions)
+
+    def _bury(self, channel: IChannel) -> None:
+        """
+        Have done with a channel of which nothing is left.
+        """
+        process = self._departed[channel]
+        if process is not None and not self._ledger.copiesOf(channel):
+            os.close(process)
+            self._departed[channel] = process = None
+        if process is None and channel in self._closed and not channel.inFlight():
+            self._discard(channel)
+
+    def _discard(self, channel: IChannel) -> None:
+        process = self._departed.pop(channel)
+        if process is not None:
+            os.close(process)
+        self._closed.discard(channel)
+        channel.dismiss()
+        self.channelEnded(channel)
+
+    def _balance(self) -> None:
+        """
+        Give no offers to workers that do not read, while half of what may be in
+        flight is.
+        """
+        inFlight = {channel: channel.inFlight() for channel in self._channels}
+        total = sum(inFlight.values())
+        total += sum(channel.inFlight() for channel in self._departed)
+        crowded = total > self._flightLimit // 2
+        for channel, count in inFlight.items():
+            self._ledger.block(channel, crowded and count > 0)
 
     # The end
 
-    def stop(self, grace: float) -> Deferred[None]:
+    def stop(
+        self, grace: float, waitsElsewhere: Callable[[], bool] = lambda: False
+    ) -> Deferred[None]:
         """
-        Hand off what is held, while there are workers to take it, then part
-        with them.  No more connections and no more workers must come in.
+        Hand off what is held, and what is yet to come, then part with the workers.
+        If there is no worker for it, one may still come.
 
         @param grace: how long that may take, in seconds.
+        @param waitsElsewhere: says whether there is more to come.
         @return: fires when it is done.
         """
         self._stopped = Deferred()
-        self._deadline = self._reactor.seconds() + grace
+        self._waitsElsewhere = waitsElsewhere
+        self._deadline = self._now() + grace
         self._schedule()
         return self._stopped
 
@@ -376,21 +511,25 @@ class Dispatcher:
         """
         ledger = self._ledger
         if not self._parting:
-            busy = ledger.unclaimed or ledger.hasTakers
+            busy = ledger.unclaimed or ledger.waiting or self._waitsElsewhere()
             if busy and now < self._deadline:
                 return
             self._parting = True
             self._deadline = now + FAREWELL
+            self.parting()
             for channel in list(self._channels):
                 self._stillHeld(channel)
                 channel.bye("the listener stops")
-        if self._stopped is not None and (not self._channels or now >= self._deadline):
+        if self._stopped is not None and (not self.channels or now >= self._deadline):
             stopped, self._stopped = self._stopped, None
             self._sharing.stop()
             self._run(ledger.stopped())
+            for channel in list(self._departed):
+                self._discard(channel)
             if self._timer is not None:
                 self._timer.cancel()
                 self._timer = None
+            self._quiet.flush()
             self.report()
             stopped.callback(None)
 
@@ -421,7 +560,8 @@ class Dispatcher:
             elif isinstance(decision, LetGo):
                 decision.connection.forget()
             elif isinstance(decision, GiveUp):
-                self.log.warn(
+                self._quiet(
+                    self.log.info if decision.reason is Reason.GONE else self.log.warn,
                     "the connection of {peer} is closed: {reason}",
                     peer=decision.connection.peer,
                     reason=decision.reason.value,
@@ -429,7 +569,8 @@ class Dispatcher:
                 decision.connection.forget()
                 timedOut = timedOut or decision.reason is Reason.TIMED_OUT
             else:
-                self.log.warn(
+                self._quiet(
+                    self.log.warn,
                     "{channel} hangs, and is revoked: {reason}",
                     channel=decision.channel.label,
                     reason=decision.reason,
@@ -444,14 +585,44 @@ class Dispatcher:
         """
         See that time passes in the ledger while it has anything to do with it.
         """
-        if self._timer is None and (self._ledger.timed or self._stopped is not None):
+        if self._timer is None and (
+            self._ledger.timed or self._expects or self._stopped is not None
+        ):
             self._timer = self._reactor.callLater(WITNESS_INTERVAL, self._tick)
+
+    @property
+    def _expects(self) -> bool:
+        """
+        Whether something is still to come from workers that have left.
+        """
+        return bool(self._closed) or any(
+            process is not None for process in self._departed.values()
+        )
 
     def _tick(self) -> None:
         self._timer = None
-        now = self._reactor.seconds()
-        touched = [copy for copy in self._ledger.copies() if not copy.pristine()]
-        self._run(self._ledger.witnessed(touched) + self._ledger.ticked(now))
+        now = self._now()
+        ledger = self._ledger
+        self._look(now)
+        _linux.reap()
+        self._balance()
+        touched = [copy for copy in ledger.copies() if copy.pristine() is False]
+        decisions = ledger.witnessed(touched)
+        if now - self._looked >= DEPARTURES_INTERVAL:
+            self._looked = now
+            decisions += ledger.left(self._haveLeft())
+        if ledger.overdue(now) and not self._judging:
+            # What would change the judgement may be there and not yet read.
+            self._judging = True
+            self._timer = self._reactor.callLater(0, self._tick)
+            self._run(decisions)
+            return
+        self._judging = False
+        self._run(decisions + ledger.ticked(now))
         if self._stopped is not None:
             self._proceed(now)
         self._schedule()
+
+    def _haveLeft(self) -> list[IConnection]:
+        by = {connection.socket: connection for connection in self._ledger.waits()}
+        return [by[sock] for sock in _linux.departed(by)]

@@ -37,6 +37,9 @@ MAXIMUM_UNIX_ADDRESS = 108
 #: What a port may be called.
 NAME = re.compile("[A-Za-z0-9_][A-Za-z0-9_.-]{0,62}", re.ASCII)
 
+#: A flag of a listener's HELLO.
+_STOPPING = 1
+
 _HEADER = struct.Struct("!BBH")
 _HELLO = struct.Struct("!8sHHHH")
 _PORT = struct.Struct("!HBB")
@@ -144,11 +147,14 @@ class ListenerHello:
 
     @ivar window: how many unclaimed offers the listener will send at the most.
     @ivar ports: what it listens on.
+    @ivar stopping: whether it was told to stop, and goes on only for as long as
+        connections wait.
     """
 
     TYPE: ClassVar[int] = 1
     window: int
     ports: tuple[Port, ...] = ()
+    stopping: bool = False
 
     def wanted(self, hello: WorkerHello) -> tuple[Port, ...]:
         """
@@ -460,7 +466,8 @@ def _decodeAddress(data: bytes, kind: Literal["TCP", "UDP"]) -> Address:
 
 
 def _encodeListenerHello(frame: ListenerHello) -> bytes:
-    parts = [_HELLO.pack(MAGIC, VERSION, frame.window, len(frame.ports), 0)]
+    flags = _STOPPING if frame.stopping else 0
+    parts = [_HELLO.pack(MAGIC, VERSION, frame.window, len(frame.ports), flags)]
     for port in frame.ports:
         address = _encodeAddress(port.address)
         parts.append(_PORT.pack(port.number, port.kind, len(address)) + address)
@@ -496,7 +503,7 @@ def _decodeHello(payload: bytes) -> tuple[int, int, int, bytes]:
     Check what both sides' HELLO begin with.
 
     @return: the window, the count of ports or names, the kinds that a worker
-        takes, and the rest.
+        takes or a listener's flags, and the rest.
     """
     if len(payload) < _HELLO.size or not payload.startswith(MAGIC):
         raise MalformedFrame("HELLO without portlisten's magic")
@@ -511,7 +518,7 @@ def _decodeHello(payload: bytes) -> tuple[int, int, int, bytes]:
 
 
 def _decodeListenerHello(payload: bytes) -> ListenerHello:
-    window, count, _, rest = _decodeHello(payload)
+    window, count, flags, rest = _decodeHello(payload)
     ports = []
     for _ in range(count):
         if len(rest) < _PORT.size:
@@ -535,6 +542,7 @@ def _decodeListenerHello(payload: bytes) -> ListenerHello:
             Port(number, address, name, kind)
             for (number, address, kind), name in zip(ports, names, strict=True)
         ),
+        bool(flags & _STOPPING),
     )
 
 

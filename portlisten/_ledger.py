@@ -36,6 +36,13 @@ in steps::
     seen not to be pristine, or the worker reported it CLOSED, or it stayed
     silent for so long that the copy was not worth its descriptor any more.
 
+A worker may leave its channel and live on: it was revoked, or said BYE.  What it
+claimed is its own then, and untouched as it may be, nobody else may have it while
+the process lives.  The copies are kept as those of any worker are.  If the process
+ends before it has touched them, the next worker may have them.  A process that has
+not even read the last word that it was sent stands still, so the time for which its
+copies are held begins when it has.
+
 The worker's word counts for little on the way: it can not make the listener
 lose somebody else's connection, only its own.  Ids are the listener's, and are
 checked against what is outstanding on the very channel that they come from.
@@ -51,7 +58,7 @@ from __future__ import annotations
 from collections.abc import Collection, Hashable, Iterable
 from dataclasses import dataclass, field, fields
 from enum import Enum
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 from typing import Any, NamedTuple, TypeAlias
 
 from portlisten._frames import ProtocolError
@@ -64,6 +71,7 @@ class Reason(Enum):
 
     TIMED_OUT = "no worker took it within its patience"
     LOST_IN_SERVICE = "the worker that served it died"
+    GONE = "its client left while it waited"
     STOPPED = "the listener stopped while it waited"
 
 
@@ -190,8 +198,11 @@ class _Worker:
     @ivar copies: those of them whose copy is still held.
     @ivar turn: when it had its last offer, as a number that only grows.
     @ivar open: whether it may have further offers.
+    @ivar blocked: whether it may have none for now.
     @ivar resume: when it may have them again, after it refused one.
     @ivar revoked: whether it was found to hang.
+    @ivar asleep: whether it left and has not read the last word to it: its copies
+        are not timed.
     """
 
     channel: Any
@@ -204,8 +215,10 @@ class _Worker:
     nextId: int = 1
     turn: int = 0
     open: bool = True
+    blocked: bool = False
     resume: float = 0.0
     revoked: bool = False
+    asleep: bool = False
 
     @property
     def outstanding(self) -> int:
@@ -213,7 +226,9 @@ class _Worker:
 
     @property
     def room(self) -> int:
-        return max(0, self.limit - len(self.offered)) if self.open else 0
+        if not self.open or self.blocked:
+            return 0
+        return max(0, self.limit - len(self.offered))
 
     def wants(self, name: str) -> bool:
         return name in self.names
@@ -280,7 +295,9 @@ class Ledger:
         self._pause = pause
         self._roundRobin = roundRobin
         self._workers: dict[Hashable, _Worker] = {}
+        self._departed: dict[Hashable, _Worker] = {}
         self._copies: dict[_Entry, None] = {}
+        self._sleeping: dict[_Entry, None] = {}
         self._serial = 0
         self._turn = 0
         self._now = 0.0
@@ -304,7 +321,7 @@ class Ledger:
         """
         How many descriptors of connections the listener holds.
         """
-        return self.waiting + self.unclaimed + len(self._copies)
+        return self.waiting + self.unclaimed + len(self._copies) + len(self._sleeping)
 
     @property
     def workers(self) -> int:
@@ -318,11 +335,14 @@ class Ledger:
         """
         Whether there is a worker for any of those that wait.
         """
+        return any(queue and self.serves(name) for name, queue in self._waiting.items())
+
+    def serves(self, name: str) -> bool:
+        """
+        Whether there is a worker for connections of this name.
+        """
         return any(
-            worker.open and worker.wants(name)
-            for name, queue in self._waiting.items()
-            if queue
-            for worker in self._workers.values()
+            worker.open and worker.wants(name) for worker in self._workers.values()
         )
 
     @property
@@ -372,13 +392,21 @@ class Ledger:
         The claimed connections whose copies are held, the oldest first: those
         that the kernel is asked about.
         """
-        return [entry.connection for entry in self._copies]
+        return [entry.connection for entry in (*self._copies, *self._sleeping)]
+
+    def waits(self) -> list[Any]:
+        """
+        The connections that wait for a worker.
+        """
+        return [
+            entry.connection for queue in self._waiting.values() for _, entry in queue
+        ]
 
     def copiesOf(self, channel: Hashable) -> list[Any]:
         """
         Those of L{copies} that one worker has claimed.
         """
-        worker = self._workers.get(channel)
+        worker = self._workers.get(channel) or self._departed.get(channel)
         if worker is None:
             return []
         return [entry.connection for entry in worker.copies.values()]
@@ -516,32 +544,104 @@ class Ledger:
         @param touched: those of its L{copiesOf} that are not pristine.
         """
         worker = self._workers.pop(channel)
-        decisions: list[Decision] = []
         self.counters.lostInService += len(worker.serving) - len(worker.copies)
+        decisions = self._divide(worker, touched)
+        for entry in worker.offered.values():
+            self._redispatch(entry)
+        return decisions + self._dispatch(now)
+
+    def _divide(self, worker: _Worker, touched: Collection[Any]) -> list[Decision]:
+        """
+        Of the copies of a dead worker, give up those in service, and take back the
+        others.
+        """
+        decisions: list[Decision] = []
         for entry in worker.copies.values():
-            del self._copies[entry]
+            self._forget(entry)
             if entry.connection in touched:
                 self.counters.lostInService += 1
                 decisions.append(GiveUp(entry.connection, Reason.LOST_IN_SERVICE))
             else:
                 self._redispatch(entry)
-        for entry in worker.offered.values():
-            self._redispatch(entry)
-        return decisions + self._dispatch(now)
+        return decisions
 
-    def parted(self, channel: Hashable, now: float) -> list[Decision]:
+    def parted(
+        self, channel: Hashable, now: float, asleep: bool = False
+    ) -> list[Decision]:
         """
         A worker is gone from the channel and may well live: it said BYE, or
         was revoked and what it had said was read to the end.  What it claimed
         is its own; what it did not claim, it never can.
+
+        @param asleep: whether it has yet to read the last word that it was sent.
         """
         worker = self._workers.pop(channel)
-        decisions: list[Decision] = [
-            self._letGo(entry) for entry in list(worker.copies.values())
-        ]
+        worker.open = False
+        if worker.copies:
+            self._departed[channel] = worker
+        decisions: list[Decision] = []
+        if asleep:
+            worker.asleep = True
+            for entry in worker.copies.values():
+                del self._copies[entry]
+                self._sleeping[entry] = None
+            while len(self._sleeping) > self._budget // 4:
+                decisions.append(self._letGo(next(iter(self._sleeping))))
         for entry in worker.offered.values():
             self._redispatch(entry)
+        worker.offered.clear()
         return decisions + self._dispatch(now)
+
+    def awoke(self, channel: Hashable, now: float) -> None:
+        """
+        A worker that had left has read the last word to it.
+        """
+        worker = self._departed.get(channel)
+        if worker is not None and worker.asleep:
+            worker.asleep = False
+            for entry in worker.copies.values():
+                del self._sleeping[entry]
+                entry.since = now
+                self._copies[entry] = None
+
+    def ended(
+        self, channel: Hashable, touched: Collection[Any], now: float
+    ) -> list[Decision]:
+        """
+        The process of a worker that had left is dead.
+
+        @param touched: those of its L{copiesOf} that are not pristine.
+        """
+        worker = self._departed.pop(channel, None)
+        if worker is None:
+            return []
+        return self._divide(worker, touched) + self._dispatch(now)
+
+    def left(self, connections: Iterable[Any]) -> list[Decision]:
+        """
+        The clients of some that wait have left.
+        """
+        gone = set(connections)
+        decisions: list[Decision] = []
+        for name, queue in self._waiting.items():
+            stay = [each for each in queue if each[1].connection not in gone]
+            if len(stay) == len(queue):
+                continue
+            for _, entry in queue:
+                if entry.connection in gone:
+                    decisions.append(GiveUp(entry.connection, Reason.GONE))
+            heapify(stay)
+            self._waiting[name] = stay
+        self.counters.goneBeforeAdoption += len(decisions)
+        return decisions
+
+    def block(self, channel: Hashable, blocked: bool) -> None:
+        """
+        Give a worker no offers for now, or give it some again.
+        """
+        worker = self._workers.get(channel)
+        if worker is not None:
+            worker.blocked = blocked
 
     # Events of the clock and the kernel
 
@@ -552,9 +652,27 @@ class Ledger:
         gone = set(touched)
         return [
             self._letGo(entry)
-            for entry in list(self._copies)
+            for entry in [*self._copies, *self._sleeping]
             if entry.connection in gone
         ]
+
+    def overdue(self, now: float) -> bool:
+        """
+        Whether L{ticked} would judge somebody: a client who waited, or a worker that
+        did not claim.
+        """
+        return any(
+            queue and self._due(queue[0][1].accepted, self._patience, now)
+            for queue in self._waiting.values()
+        ) or any(self._hangs(worker, now) for worker in self._workers.values())
+
+    def _hangs(self, worker: _Worker, now: float) -> bool:
+        offer = next(iter(worker.offered.values()), None)
+        return (
+            not worker.revoked
+            and offer is not None
+            and self._due(offer.since, self._claimTimeout, now)
+        )
 
     def ticked(self, now: float) -> list[Decision]:
         """
@@ -572,12 +690,7 @@ class Ledger:
                 break
             decisions.append(self._letGo(oldest))
         for worker in self._workers.values():
-            offer = next(iter(worker.offered.values()), None)
-            if (
-                not worker.revoked
-                and offer is not None
-                and self._due(offer.since, self._claimTimeout, now)
-            ):
+            if self._hangs(worker, now):
                 self.revoking(worker.channel)
                 decisions.append(
                     Revoke(
@@ -598,11 +711,14 @@ class Ledger:
                 self.counters.stopped += 1
                 connection = heappop(queue)[1].connection
                 decisions.append(GiveUp(connection, Reason.STOPPED))
-        for worker in self._workers.values():
+        for worker in (*self._workers.values(), *self._departed.values()):
             for entry in (*worker.offered.values(), *worker.copies.values()):
                 decisions.append(LetGo(entry.connection))
+            worker.offered.clear()
         self._workers.clear()
+        self._departed.clear()
         self._copies.clear()
+        self._sleeping.clear()
         return decisions
 
     # The inside
@@ -634,10 +750,17 @@ class Ledger:
         return [offered.pop(id) for id in ids]
 
     def _letGo(self, entry: _Entry) -> LetGo:
-        del self._copies[entry]
-        assert entry.worker is not None
-        del entry.worker.copies[entry.id]
+        self._forget(entry)
+        worker = entry.worker
+        assert worker is not None
+        del worker.copies[entry.id]
+        if not worker.copies:
+            self._departed.pop(worker.channel, None)
         return LetGo(entry.connection)
+
+    def _forget(self, entry: _Entry) -> None:
+        self._copies.pop(entry, None)
+        self._sleeping.pop(entry, None)
 
     def _takers(self, name: str, now: float) -> list[_Worker]:
         """

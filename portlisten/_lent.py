@@ -8,6 +8,7 @@ Twisted's own port does with a Unix socket that it adopts.
 
 from __future__ import annotations
 
+import errno
 import os
 import resource
 import socket
@@ -24,6 +25,8 @@ from portlisten import _linux
 from portlisten._accept import BATCH, Accepted, Acceptor
 from portlisten._adoption import Adoptions, Served, logPrefix
 from portlisten._frames import Kind
+from portlisten._quiet import quiet
+from portlisten._reactor import makePersistent
 
 #: How many descriptors ports leave to the rest of the process: a Twisted port that is
 #: out of them accepts connections in order to close them.  It is more than they take
@@ -156,6 +159,7 @@ class StreamPorts(LentPorts):
 
     def __init__(self, reactor: Any, adoptions: Adoptions, retry: float) -> None:
         super().__init__(reactor, adoptions, retry)
+        self._quiet = quiet(reactor)
         self._pause: IDelayedCall | None = None
         self._enough = 0
         self.accepted = 0
@@ -167,6 +171,8 @@ class StreamPorts(LentPorts):
             return _UNIXPort(self._reactor, self._adoptions, self._retry, descriptor)
         factory = _Accepting(self, self._adoptions)
         port = self._reactor.adoptStreamPort(descriptor, family, factory)
+        makePersistent(port, self._reactor)
+        port.socket = _PatientSocket(port.socket, self._exhausted)
         _beforeReading(port, partial(self._prepare, port))
         return port
 
@@ -210,12 +216,20 @@ class StreamPorts(LentPorts):
         A connection has this descriptor: the kernel gives out the lowest that is
         free, so it says how many there are.
         """
-        if descriptor < self._enough or self._pause is not None:
+        if descriptor >= self._enough:
+            self._pauseAll(f"{descriptor} descriptors are in use")
+
+    def _exhausted(self, error: OSError) -> None:
+        self._pauseAll(str(error.strerror))
+
+    def _pauseAll(self, why: str) -> None:
+        if self._pause is not None:
             return
-        self.log.error(
-            "accepting pauses: {count} descriptors are in use; clients wait in the"
-            " backlog, or are served by others",
-            count=descriptor,
+        self._quiet(
+            self.log.error,
+            "accepting pauses: {why}; clients wait in the backlog, or are served by"
+            " others",
+            why=why,
         )
         for port in self._ports.values():
             port.stopReading()
@@ -272,8 +286,39 @@ class DatagramPorts(LentPorts):
             if unstarted is not None:
                 unstarted.socket.close()
             raise
+        makePersistent(port, self._reactor)
         _beforeReading(port, partial(_dontBlock, port))
         return port
+
+
+class _PatientSocket:
+    """
+    A listening socket of which Twisted's port hears that nobody waits if the process
+    is out of something: it would accept clients in order to close them.
+
+    @param exhausted: told what the process is out of.
+    """
+
+    def __init__(
+        self, sock: socket.socket, exhausted: Callable[[OSError], None]
+    ) -> None:
+        self._socket = sock
+        self._exhausted = exhausted
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._socket, name)
+
+    def accept(self) -> tuple[socket.socket, Any]:
+        """
+        See L{socket.socket.accept}.
+        """
+        try:
+            return self._socket.accept()
+        except OSError as error:
+            if error.errno not in _linux.PASSING or error.errno == errno.EAGAIN:
+                raise
+            self._exhausted(error)
+            raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN)) from None
 
 
 class _Accepting(Factory):

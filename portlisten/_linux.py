@@ -8,6 +8,7 @@ closes one, but for L{receive}, which hands its caller new ones.
 from __future__ import annotations
 
 import array
+import ctypes
 import errno
 import fcntl
 import os
@@ -15,8 +16,10 @@ import select
 import socket
 import struct
 import termios
-from collections.abc import Collection
+import time
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
+from functools import cache
 from socket import (
     IPPROTO_TCP,
     SO_ACCEPTCONN,
@@ -33,6 +36,7 @@ from portlisten._frames import Kind
 # linux/include/uapi/asm-generic/socket.h; Python has no names for them.
 SO_COOKIE = 57
 SO_PEERGROUPS = 59
+SO_PEERPIDFD = 77  # since Linux 6.5
 SO_PASSRIGHTS = 83  # since Linux 6.16
 
 # linux/include/uapi/linux/tcp.h, struct tcp_info
@@ -44,7 +48,19 @@ _TCP_INFO_SIZE = _BYTES_SENT.size
 
 # linux/include/net/tcp_states.h
 _ESTABLISHED = 1
+_SYN_RECV = 3
 _CLOSE_WAIT = 8
+
+#: The states in which a connection may be as its client made it.  It is accepted in
+#: SYN_RECV if its client sent data in the SYN (TCP Fast Open, RFC 7413) and the last
+#: step of the handshake is not there yet.
+_UNTOUCHED_STATES = frozenset([_ESTABLISHED, _SYN_RECV, _CLOSE_WAIT])
+
+#: How often L{insist} tries.
+_INSISTENCE = 10
+
+#: How often L{pristine} asks again while bytes come in.
+_ROUNDS = 8
 
 _COOKIE = struct.Struct("=Q")
 _CREDENTIALS = struct.Struct("=iii")
@@ -91,9 +107,60 @@ def cookie(sock: socket.SocketType) -> int:
 
     @raise OSError: C{ENOTSOCK} for a descriptor of something else.
     """
-    data = sock.getsockopt(SOL_SOCKET, SO_COOKIE, _COOKIE.size)
+    data = insist(sock.getsockopt, SOL_SOCKET, SO_COOKIE, _COOKIE.size)
     number: int = _COOKIE.unpack(data)[0]
     return number
+
+
+def insist(call: Callable[..., Any], *arguments: object) -> Any:
+    """
+    Make a call to the kernel that has no reason to fail, again if it does: for want
+    of memory, say.
+
+    @raise OSError: if it goes on failing, or for another reason.
+    """
+    for _ in range(_INSISTENCE):
+        try:
+            return call(*arguments)
+        except OSError as error:
+            if error.errno not in PASSING:
+                raise
+    return call(*arguments)
+
+
+@dataclass(frozen=True)
+class _Progress:
+    """
+    How far a TCP connection has come.
+
+    @ivar received: how many bytes its client sent, without its FIN.
+    @ivar served: whether something was written to it, or its writing side shut.
+    """
+
+    received: int
+    served: bool
+
+
+def _progress(sock: socket.SocketType) -> _Progress | None:
+    """
+    Ask for C{TCP_INFO}, all of which but the state is of one moment: the state is
+    read before the socket is locked (C{tcp_get_info} in net/ipv4/tcp.c).
+
+    The client's FIN counts as a received byte (C{tcp_fin} advances C{rcv_nxt}), so
+    one is taken off for the state CLOSE_WAIT.
+
+    @return: L{None} where the kernel does not know all of it.
+    """
+    info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_SIZE)
+    if len(info) < _TCP_INFO_SIZE:
+        return None
+    (state,) = _STATE.unpack_from(info)
+    return _Progress(
+        _BYTES_RECEIVED.unpack_from(info)[0] - (state == _CLOSE_WAIT),
+        state not in _UNTOUCHED_STATES
+        or _BYTES_SENT.unpack_from(info)[0] > 0
+        or _NOTSENT_BYTES.unpack_from(info)[0] > 0,
+    )
 
 
 def pristine(sock: socket.SocketType) -> bool | None:
@@ -101,33 +168,104 @@ def pristine(sock: socket.SocketType) -> bool | None:
     Say whether a connection is as the client made it: nothing was read from it
     by anybody, nothing written to it, and the writing side not shut down.
 
-    The client's FIN counts as a received byte (C{tcp_fin} advances C{rcv_nxt}),
-    and not as one that waits to be read (C{SIOCINQ} in tcp(7) takes it off), so
-    one is taken off for the state CLOSE_WAIT.
+    Two questions are asked, and bytes may come or be read between them.  What waits
+    to be read is asked first.  If as much as that was received in all, a moment
+    later, then nothing had been read.  If more was received, and no more than at
+    the question before, then something was read.  In every other case bytes came in
+    meanwhile, and both are asked again.
 
-    A client that sends urgent data is never pristine: SIOCINQ stops short of it.
+    A connection with urgent data counts as touched: C{SIOCINQ} in tcp(7) stops
+    short of it.
 
-    @return: L{None} where the kernel cannot say: the connection is not TCP.
+    @return: L{None} if the kernel cannot say: the connection is not TCP, or bytes
+        come in all the time, or the question failed.
     """
     if sock.family not in (socket.AF_INET, socket.AF_INET6):
         return None
+    before: _Progress | None = None
+    for _ in range(_ROUNDS):
+        try:
+            waiting = _queued(sock, termios.FIONREAD)
+            now = _progress(sock)
+        except (OSError, ValueError):
+            continue
+        if now is None:
+            return None
+        if now.served:
+            return False
+        if now.received == waiting:
+            return True
+        if now == before:
+            return False
+        before = now
+    return None
+
+
+def _queued(sock: socket.SocketType, request: int) -> int:
+    size = array.array("i", [0])
+    fcntl.ioctl(sock.fileno(), request, size)
+    return size[0]
+
+
+def departed(socks: Iterable[socket.SocketType]) -> list[socket.SocketType]:
+    """
+    Find the connections whose clients have left: they were reset, or their clients
+    ended their side before they had sent anything.  What a client sent before it
+    left may still be wanted, so such a connection is not among them.
+    """
+    by = {sock.fileno(): sock for sock in socks}
+    poll = select.poll()
+    for descriptor in by:
+        poll.register(descriptor, select.POLLRDHUP)
+    return [by[number] for number, _ in poll.poll(0) if _saidNothing(by[number])]
+
+
+def _saidNothing(sock: socket.SocketType) -> bool:
     try:
-        info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_SIZE)
-        unread = array.array("i", [0])
-        fcntl.ioctl(sock.fileno(), termios.FIONREAD, unread)
+        if sock.family == socket.AF_UNIX:
+            return not _queued(sock, termios.FIONREAD)
+        progress = _progress(sock)
+    except OSError:
+        return False
+    return progress is not None and (progress.served or not progress.received)
+
+
+def peerProcess(sock: socket.SocketType, pid: int) -> int | None:
+    """
+    Find the process at the other end of a connected Unix socket: pidfd_open(2).
+
+    @param pid: its number, for kernels without C{SO_PEERPIDFD}.
+    @return: a pidfd, which is the caller's, or L{None} if there is none to be had:
+        it has ended, or is in another pid namespace.
+    """
+    try:
+        data = sock.getsockopt(SOL_SOCKET, SO_PEERPIDFD, 4)
+        return int(array.array("i", data)[0])
+    except OSError:
+        pass
+    try:
+        return os.pidfd_open(pid) if pid > 0 else None
     except OSError:
         return None
-    if len(info) < _TCP_INFO_SIZE:
-        return None
-    (state,) = _STATE.unpack_from(info)
-    if state not in (_ESTABLISHED, _CLOSE_WAIT):
-        return False
-    received = _BYTES_RECEIVED.unpack_from(info)[0] - (state == _CLOSE_WAIT)
-    return bool(
-        received == unread[0]
-        and not _BYTES_SENT.unpack_from(info)[0]
-        and not _NOTSENT_BYTES.unpack_from(info)[0]
-    )
+
+
+def hasEnded(pidfd: int) -> bool:
+    """
+    Whether a process has ended, and with it all its descriptors are closed.
+    """
+    poll = select.poll()
+    poll.register(pidfd, select.POLLIN)
+    return bool(poll.poll(0))
+
+
+def hungUp(sock: socket.SocketType) -> bool:
+    """
+    Whether the other end of a connected Unix socket is closed, and not only shut
+    down for one direction: C{unix_poll} in net/unix/af_unix.c.
+    """
+    poll = select.poll()
+    poll.register(sock, 0)
+    return any(events & select.POLLHUP for _, events in poll.poll(0))
 
 
 def credentials(sock: socket.SocketType) -> Credentials:
@@ -208,10 +346,13 @@ def forget(sock: socket.SocketType) -> None:
     try:
         # To look is cheaper than to set, which takes the socket's lock.
         linger = sock.getsockopt(SOL_SOCKET, SO_LINGER, len(_NO_LINGER))
-        if linger != _NO_LINGER:
-            sock.setsockopt(SOL_SOCKET, SO_LINGER, _NO_LINGER)
     except OSError:
-        pass
+        linger = b""
+    if linger != _NO_LINGER:
+        try:
+            sock.setsockopt(SOL_SOCKET, SO_LINGER, _NO_LINGER)
+        except OSError:
+            pass
     sock.close()
 
 
@@ -314,11 +455,26 @@ def shutDown(sock: socket.socket) -> bool:
 def unread(sock: socket.socket) -> int:
     """
     How much of what was written to a Unix socket its peer has not read, as the
-    kernel charges for it: C{SIOCOUTQ}, C{unix_outq_len} in net/unix/af_unix.c.
+    kernel charges for it: C{SIOCOUTQ}, C{unix_outq_len} in net/unix/af_unix.c.  A
+    message of which a part was read counts as a whole.
     """
-    size = array.array("i", [0])
-    fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, size)
-    return size[0]
+    return _queued(sock, termios.TIOCOUTQ)
+
+
+@cache
+def charge(size: int) -> int:
+    """
+    What L{unread} says of a message of so many bytes, whatever descriptors go with
+    it: the memory that the kernel takes for it.
+
+    @raise OSError: if there is no room to find out.
+    """
+    one, other = socket.socketpair()
+    with one, other:
+        one.setblocking(False)
+        if one.send(bytes(size)) < size:
+            raise OSError(errno.ENOBUFS, os.strerror(errno.ENOBUFS))
+        return unread(one)
 
 
 def initialEnvironment() -> dict[str, str]:
@@ -393,6 +549,125 @@ def receive(sock: socket.socket, size: int = 65536) -> tuple[bytes, list[int]]:
     return data, list(descriptors)
 
 
+def receiveBytes(
+    sock: socket.SocketType, size: int = 65536, refuses: bool = False
+) -> tuple[bytes, bool]:
+    """
+    Read once from a non-blocking Unix socket to which nobody has to send descriptors.
+    If some come, what they came with stays in the socket, and they with it: to close
+    one may take for ever, as with a file of FUSE's, and so may to have the kernel
+    drop one, as with a socket that lingers.  The socket is not to be read again, and
+    L{closeElsewhere} closes it.
+
+    @param refuses: whether the kernel refuses them, after L{refuseDescriptors}.
+    @return: the bytes, which are none at the end, and whether descriptors came.
+    @raise BlockingIOError: if there is nothing to read now.
+    @raise OSError: if the read failed.
+    """
+    if refuses:
+        return sock.recv(size), False
+    data, _, flags, _ = sock.recvmsg(size, 0, socket.MSG_PEEK)
+    if flags & socket.MSG_CTRUNC:
+        return data, True
+    return (sock.recv(len(data)) if data else data), False
+
+
+def refusesDescriptors(sock: socket.SocketType) -> bool:
+    """
+    Whether the kernel refuses descriptors that are sent to a socket.
+    """
+    try:
+        return not sock.getsockopt(SOL_SOCKET, SO_PASSRIGHTS)
+    except OSError:
+        return False
+
+
+_children: list[int] = []
+
+
+def reap() -> None:
+    """
+    See which of the processes have ended that L{closeElsewhere} began.
+    """
+    for child in list(_children):
+        if os.waitpid(child, os.WNOHANG) != (0, 0):
+            _children.remove(child)
+
+
+def closeElsewhere(sock: socket.socket) -> None:
+    """
+    Close a socket without closing what is queued in it: that is for another process,
+    a child, which may hang.  Takes the socket.
+
+    @raise OSError: if no process is to be had.  The socket stays open.
+    """
+    reap()
+    descriptor = sock.fileno()
+    gone, goes = os.pipe()
+    try:
+        child = os.fork()
+        if not child:
+            try:
+                low, high = sorted((descriptor, gone))
+                os.closerange(0, low)
+                os.closerange(low + 1, high)
+                os.closerange(high + 1, 2**31 - 1)
+                os.read(gone, 1)  # until it is the last one that has it open
+            finally:
+                os._exit(0)
+        sock.close()
+    finally:
+        os.close(gone)
+        os.close(goes)
+    _children.append(child)
+
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class _Timespec(ctypes.Structure):
+    _fields_ = [("seconds", ctypes.c_long), ("nanoseconds", ctypes.c_long)]
+
+
+class _TimerSpec(ctypes.Structure):
+    _fields_ = [("interval", _Timespec), ("value", _Timespec)]
+
+
+def timer() -> int:
+    """
+    Make a descriptor that is readable when a time is over on C{CLOCK_MONOTONIC}:
+    timerfd_create(2), for which Python has a name since 3.13.
+
+    @return: the descriptor, non-blocking, which is the caller's.
+    @raise OSError: if there is none to be had.
+    """
+    # TFD_CLOEXEC and TFD_NONBLOCK are O_CLOEXEC and O_NONBLOCK.
+    descriptor = _libc.timerfd_create(
+        time.CLOCK_MONOTONIC, os.O_CLOEXEC | os.O_NONBLOCK
+    )
+    if descriptor < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+    return int(descriptor)
+
+
+def setTimer(descriptor: int, delay: float) -> None:
+    """
+    Have the descriptor that L{timer} made be readable after a time, in seconds.
+
+    @raise OSError: if that is impossible.
+    """
+    nanoseconds = max(1, round(delay * 1e9))
+    value = _TimerSpec(_Timespec(0, 0), _Timespec(*divmod(nanoseconds, 1000000000)))
+    if _libc.timerfd_settime(descriptor, 0, ctypes.byref(value), None) < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+
+
 #: What accept(2) says when it is the process or the machine that is out of
 #: something: the connection stays in the backlog, and a later try may do.
 EXHAUSTED = frozenset([errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM])
+
+#: What any call may fail with, and a later try may do: ENOSPC is what epoll_ctl(2)
+#: says when the user has too many watches.
+PASSING = EXHAUSTED | {errno.EINTR, errno.ENOSPC, errno.EAGAIN}

@@ -57,7 +57,13 @@ class BadDescription(Exception):
 class CannotBind(Exception):
     """
     The port cannot be bound; the text says why and what to do.
+
+    @ivar errno: the kernel's number for it, or 0.
     """
+
+    def __init__(self, reason: str, errno: int = 0) -> None:
+        super().__init__(reason)
+        self.errno = errno
 
 
 @dataclass
@@ -71,6 +77,7 @@ class BoundPort:
     @ivar cleanUp: call it once, before the sockets are closed.
     @ivar name: what the operator called it, or nothing.
     @ivar kind: what workers are to get of it.
+    @ivar inherited: whether another process has its sockets as well, and keeps them.
     """
 
     sockets: list[socket.socket]
@@ -78,6 +85,7 @@ class BoundPort:
     cleanUp: Callable[[], None] = lambda: None
     name: str = ""
     kind: Kind = Kind.CONNECTIONS
+    inherited: bool = False
 
     @property
     def socket(self) -> socket.socket:
@@ -295,7 +303,9 @@ class InheritedPort:
             raise ValueError("the inherited descriptor is no listening stream socket")
         sock.set_inheritable(False)
         sock.setblocking(False)
-        return [_describe(sock)]
+        bound = _describe(sock)
+        bound.inherited = True
+        return [bound]
 
 
 class NamedPort:
@@ -543,9 +553,11 @@ def bind(port: PortPlan | SharedPort) -> list[BoundPort]:
     try:
         return port.bind()
     except CannotListenError as error:
-        raise CannotBind(_explain(port, error.socketError)) from error
+        number = getattr(error.socketError, "errno", None) or 0
+        raise CannotBind(_explain(port, error.socketError), number) from error
     except (OSError, OverflowError, ValueError) as error:
-        raise CannotBind(_explain(port, error)) from error
+        number = getattr(error, "errno", None) or 0
+        raise CannotBind(_explain(port, error), number) from error
 
 
 def _identity(address: Address) -> tuple[int, int] | None:

@@ -29,6 +29,8 @@ from zope.interface import implementer
 from portlisten import _linux, _notify, _path
 from portlisten._adoption import Adoptions
 from portlisten._frames import Port
+from portlisten._quiet import quiet
+from portlisten._reactor import Deadline
 from portlisten._stop import Stop
 from portlisten.interfaces import IWorker
 
@@ -75,7 +77,8 @@ class DatagramWorker:
         self._replace = replace
         self._bound: _path.BoundPath | None = None
         self._paused: IDelayedCall | None = None
-        self._timer: IDelayedCall | None = None
+        self._timer: Deadline | None = None
+        self._quiet = quiet(reactor)
         self._stop = Stop(self._stopOnce)
         self._adoptions = Adoptions(reactor, factory, retry, self._settle)
         self._state = _notify.manager().begin()
@@ -104,6 +107,16 @@ class DatagramWorker:
         )
         self._state.ready(f"receiving at {self._path}")
         return succeed(None)
+
+    def report(self) -> None:
+        """
+        See L{IWorker}.
+        """
+        self.log.info(
+            "{count} connections in service; receiving at {path}",
+            count=len(self._adoptions.serving),
+            path=self._path,
+        )
 
     def stop(self) -> Deferred[None]:
         """
@@ -163,17 +176,21 @@ class DatagramWorker:
         except BlockingIOError:
             return False
         except OSError as error:
-            self.log.error("nothing was received: {why}", why=error.strerror)
+            self._quiet(
+                self.log.error, "nothing was received: {why}", why=error.strerror
+            )
             return False
         finally:
             self._adoptions.reserve()
         if not descriptors:
-            self.log.warn("a datagram without a descriptor came")
+            self._quiet(self.log.warn, "a datagram without a descriptor came")
         for descriptor in descriptors:
             try:
                 _linux.identify(descriptor)
             except (OSError, _linux.WrongSocket) as error:
-                self.log.warn("a descriptor of no use came: {error}", error=error)
+                self._quiet(
+                    self.log.warn, "a descriptor of no use came: {error}", error=error
+                )
                 os.close(descriptor)
             else:
                 self._adoptions.adopt(descriptor)
@@ -197,7 +214,7 @@ class DatagramWorker:
     def _stopOnce(self) -> None:
         self._state.ended()
         self._adoptions.drain()
-        self._timer = self._reactor.callLater(self._grace, self._graceOver)
+        self._timer = Deadline(self._reactor, self._grace, self._graceOver)
         self._leave()
         self._settle()
 

@@ -5,8 +5,10 @@ in, and has connections handed off to them.
 
 from __future__ import annotations
 
+import resource
 import socket
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -14,22 +16,28 @@ from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 from zope.interface import implementer
 
-from portlisten import _linux, _path, _ports
+from portlisten import _linux, _path, _ports, _successor, _twistd
 from portlisten._accept import Accepted, Acceptor
 from portlisten._access import Access
 from portlisten._channel import ListenerChannel
 from portlisten._dispatcher import Dispatcher
 from portlisten._frames import Bye, Kind, ListenerHello, Port, encode
 from portlisten._ledger import Ledger
+from portlisten._places import Places
+from portlisten._quiet import quiet
 from portlisten._sharing import Sharing
 from portlisten._throttle import Throttle
-from portlisten._transport import ChannelTransport
-from portlisten.interfaces import IWire
+from portlisten._transport import ChannelTransport, Unread
+from portlisten.interfaces import IChannel, IWire
 
 #: How many workers are let in at a time, and the pause after that, in seconds: a
 #: process that connects as fast as it can must not keep the listener busy.
 GREETED = 8
 GREETING_PAUSE = 0.05
+
+#: How long workers may take to close what a listener shared that has ended, in
+#: seconds.
+HANDOVER = 2.0
 
 
 @implementer(IWire)
@@ -49,7 +57,7 @@ class StreamWire:
     def __init__(
         self,
         reactor: Any,
-        options: Mapping[str, Any],
+        options: Any,
         access: Callable[[], Access],
         backlog: int,
         timedOut: Callable[[], None],
@@ -62,11 +70,26 @@ class StreamWire:
         self._path: _path.BoundPath | None = None
         self._numbers = 0
         self._rest: IDelayedCall | None = None
+        self._quiet = quiet(reactor)
         self.roomChanged: Callable[[], None] = lambda: None
 
     def __str__(self) -> str:
         path, mode = self._options["path"], self._options["mode"]
         return f"workers connect to {path} (mode {mode:04o})"
+
+    def succeed(self) -> float:
+        """
+        See L{IWire}.
+        """
+        path = self._options["path"]
+        if not _successor.stops(path):
+            return 0.0
+        self.log.info("waiting for the listener at {path} to stop", path=path)
+        if not _successor.waitForEnd(path, _twistd.toldToStop):
+            _twistd.failToStart(
+                self._options, f"told to stop while it waited for {path}", 0
+            )
+        return HANDOVER
 
     def bind(
         self, ports: Sequence[Port], shared: Mapping[Port, Sequence[socket.socket]]
@@ -112,6 +135,9 @@ class StreamWire:
             )
         options = self._options
         self._access = self._findAccess()
+        # The kernel counts descriptors in flight against it: too_many_unix_fds in
+        # net/core/scm.c.
+        limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         self._dispatcher = dispatcher = Dispatcher(
             self._reactor,
             Ledger(
@@ -135,14 +161,18 @@ class StreamWire:
                 connections // 4,
             ),
             self._timedOut,
+            limit,
         )
         dispatcher.roomChanged = self.roomChanged
-        dispatcher.channelEnded = self._resume
+        dispatcher.channelEnded = self._channelEnded
+        dispatcher.parting = self._closePath
+        self._places = Places(channels)
+        self._flightLimit = limit
         self._workers = Acceptor(
             self._reactor,
             self._path.socket,
             options["path"],
-            lambda: max(0, min(GREETED, channels - dispatcher.channels)),
+            lambda: GREETED,
             self._admit,
             options["retry"],
         )
@@ -172,10 +202,22 @@ class StreamWire:
         """
         self._dispatcher.report()
 
-    def stop(self, grace: float) -> Deferred[None]:
+    def serves(self, name: str) -> bool:
         """
         See L{IWire}.
         """
+        return self._dispatcher.serves(name)
+
+    def stop(
+        self, grace: float, waitsElsewhere: Callable[[], bool] = lambda: False
+    ) -> Deferred[None]:
+        """
+        See L{IWire}.
+        """
+        self._hello = replace(self._hello, stopping=True)
+        return self._dispatcher.stop(grace, waitsElsewhere)
+
+    def _closePath(self) -> None:
         # Before its socket is closed: a successor's might get the same inode.
         if self._path is not None:
             self._path.remove()
@@ -184,7 +226,6 @@ class StreamWire:
         if self._rest is not None:
             self._rest.cancel()
             self._rest = None
-        return self._dispatcher.stop(grace)
 
     def release(self) -> None:
         """
@@ -197,9 +238,8 @@ class StreamWire:
 
     # Workers
 
-    def _resume(self) -> None:
-        if self._rest is None:
-            self._workers.resume()
+    def _channelEnded(self, channel: IChannel) -> None:
+        self._places.free(channel.user)
 
     def _rested(self) -> None:
         self._rest = None
@@ -209,31 +249,71 @@ class StreamWire:
         self._workers.suspend()
         self._rest = self._reactor.callLater(GREETING_PAUSE, self._rested)
         for sock, _ in batch:
-            who = _linux.credentials(sock)
-            if not self._access.permits(who):
-                self._turnAway(sock, who)
-                continue
-            self._numbers += 1
-            channel = ListenerChannel(
-                self._reactor, self._dispatcher, self._hello, self._numbers
-            )
-            own = socket.socket(fileno=sock.detach())
             try:
-                ChannelTransport(self._reactor, own, channel).start()
+                who = _linux.credentials(sock)
             except OSError as error:
-                self.log.error(
-                    "{channel} is turned away, and may try again: {error}",
-                    channel=channel.label,
-                    error=error.strerror,
-                )
+                self._complain("a worker", str(error.strerror))
+                sock.close()
+                continue
+            reason = self._objection(who)
+            if reason:
+                self._turnAway(sock, who, reason)
+            else:
+                self._letIn(sock, who)
 
-    def _turnAway(self, sock: socket.SocketType, who: _linux.Credentials) -> None:
-        reason = (
-            f"uid {who.uid} may not be a worker here: the listener's --allow-user"
-            " and --allow-group say who may"
+    def _objection(self, who: _linux.Credentials) -> str:
+        """
+        Say why somebody is not let in, or nothing if they are: they have a place
+        then.
+        """
+        if not self._access.permits(who):
+            return (
+                f"uid {who.uid} may not be a worker here: the listener's --allow-user"
+                " and --allow-group say who may"
+            )
+        unread = self._dispatcher.unreadBy(who.uid)
+        if unread > self._flightLimit // 8:
+            return (
+                f"{unread} descriptors are on their way to processes of uid"
+                f" {who.uid} that do not read them: end those"
+            )
+        if not self._places.take(who.uid):
+            return (
+                f"the listener is full: {self._places.describe(who.uid)}; a higher"
+                " 'ulimit -n' of the listener gives it more"
+            )
+        return ""
+
+    def _letIn(self, sock: socket.SocketType, who: _linux.Credentials) -> None:
+        self._numbers += 1
+        channel = ListenerChannel(
+            self._reactor, self._dispatcher, self._hello, self._numbers, who=who
         )
-        self.log.warn(
-            "process {pid} is turned away: {reason}", pid=who.pid, reason=reason
+        own = socket.socket(fileno=sock.detach())
+        transport = ChannelTransport(
+            self._reactor, own, channel, descriptors=False, sent=Unread()
+        )
+        try:
+            transport.start()
+        except OSError as error:
+            self._complain(channel.label, str(error.strerror))
+
+    def _complain(self, who: str, why: str) -> None:
+        self._quiet(
+            self.log.error,
+            "{channel} is turned away, and may try again: {error}",
+            channel=who,
+            error=why,
+        )
+
+    def _turnAway(
+        self, sock: socket.SocketType, who: _linux.Credentials, reason: str
+    ) -> None:
+        self._quiet(
+            self.log.warn,
+            "process {pid} is turned away: {reason}",
+            pid=who.pid,
+            reason=reason,
         )
         try:
             sock.send(encode(Bye(reason)))

@@ -9,9 +9,12 @@ either; but it was made for the odd descriptor, and here they are all there is:
     C{ETOOMANYREFS}), or one descriptor is of no use, it drops the connection
     and shuts it down, which to the worker looks like the death of its listener.
     This waits, or leaves that descriptor out.
-  - It does not receive descriptors with close-on-exec set.
+  - It does not receive descriptors with close-on-exec set, and receives them where
+    none are wanted.
   - When a write fails it closes its socket before the protocol hears of it,
     along with what the peer had written.  This closes it afterwards.
+  - It takes any failure of a read for the end of the connection.  This tries again.
+  - It does not know what its peer has read.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ from __future__ import annotations
 import errno
 import select
 import socket
+from collections import deque
 from typing import Any
 
 from twisted.internet import main
@@ -46,9 +50,58 @@ PAUSE = 0.1
 
 # What sendmsg(2) says when a later try may do.  ETOOMANYREFS is from unix(7):
 # the user has too many descriptors in flight.
-_LATER = frozenset([errno.EAGAIN, errno.ENOBUFS, errno.ENOMEM, errno.ETOOMANYREFS])
+_LATER = _linux.PASSING | {errno.ETOOMANYREFS}
 
 _GONE = frozenset([errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN])
+
+# What recvmsg(2) says if it never will do anything else.
+_DEAD = frozenset([errno.EBADF, errno.ENOTSOCK, errno.ENOTCONN, errno.EINVAL])
+
+
+class Unread:
+    """
+    What was written to a channel and not read at its other end, as the kernel
+    charges for it.
+
+    It knows each message as it was written, with the kernel's charge.  The kernel
+    says what all that is unread is charged with, and messages are read in order.  So
+    the oldest have been read that the rest of the charge does not cover; the first
+    of the rest may have been read in part.
+
+    @ivar written: how many bytes were written.
+    @ivar descriptors: how many of the descriptors that went with them may be unread.
+    """
+
+    def __init__(self) -> None:
+        self._messages: deque[tuple[int, int, int]] = deque()
+        self._charge = 0
+        self.written = 0
+        self.descriptors = 0
+
+    def __bool__(self) -> bool:
+        return bool(self._messages)
+
+    def add(self, size: int, charge: int, descriptors: int) -> None:
+        """
+        A message was written.
+        """
+        self.written += size
+        self._charge += charge
+        self.descriptors += descriptors
+        self._messages.append((self.written, charge, descriptors))
+
+    def settle(self, charge: int) -> int:
+        """
+        The kernel charges so much for what is unread.
+
+        @return: how many of the bytes that were written may have been read.
+        """
+        messages = self._messages
+        while messages and (not charge or self._charge - messages[0][1] >= charge):
+            _, size, descriptors = messages.popleft()
+            self._charge -= size
+            self.descriptors -= descriptors
+        return messages[0][0] if messages else self.written
 
 
 @implementer(IUNIXTransport, ISystemHandle)
@@ -59,38 +112,60 @@ class ChannelTransport(FileDescriptor):
     @param sock: the connected socket.  Keeps it, and closes it once the
         protocol has heard that the connection is lost; never shuts it down.
     @param protocol: also an L{IFileDescriptorReceiver}.
+    @param descriptors: whether descriptors may come.  If not, those that do stay in
+        the socket, C{protocol.descriptorsCame} is called, and nothing is read any
+        more: see L{_linux.receiveBytes}.
+    @param sent: notes what is written, if anybody wants to know.
+
+    @ivar queued: how many bytes were given to it to write.
     """
 
     log = Logger()
 
-    def __init__(self, reactor: Any, sock: socket.socket, protocol: Any) -> None:
+    def __init__(
+        self,
+        reactor: Any,
+        sock: socket.socket,
+        protocol: Any,
+        descriptors: bool = True,
+        sent: Unread | None = None,
+    ) -> None:
         super().__init__(reactor)
         self._clock: IReactorTime = reactor
         sock.setblocking(False)
         self._socket = sock
         self._protocol = protocol
+        self._receives = descriptors
+        self._refuses = not descriptors and _linux.refusesDescriptors(sock)
+        self._poisoned = False
         self._descriptors: list[int] = []
         self._pause: IDelayedCall | None = None
+        self._rest: IDelayedCall | None = None
+        self._failing = False
         self._aborted = False
         self._writing = False
+        self.sent = sent
+        self.queued = 0
         self._more = select.poll()
         self._more.register(sock, select.POLLIN)
 
     def start(self) -> None:
         """
-        Make the connection known to the protocol, and read.
+        Make the connection known to the protocol, and read.  If that fails, the
+        connection is lost, and the protocol has heard so.
 
-        @raise Exception: what the protocol raises.  The socket is closed then.
+        @raise Exception: what failed.
         """
         self.connected = 1
         try:
             self._protocol.makeConnection(self)
+            if self.connected and not self._aborted and not self.disconnecting:
+                self.startReading()
         except BaseException:
-            self.connected = 0
-            self._socket.close()
+            failure = Failure()
+            if self.connected:
+                self.connectionLost(failure)
             raise
-        if self.connected and not self._aborted and not self.disconnecting:
-            self.startReading()
 
     def fileno(self) -> int:
         """
@@ -129,12 +204,12 @@ class ChannelTransport(FileDescriptor):
         """
         self._descriptors.append(descriptor)
 
-    @property
-    def unsentDescriptors(self) -> list[int]:
+    def write(self, data: bytes) -> None:
         """
-        The descriptors that are still to be sent.
+        See L{ITransport}.
         """
-        return self._descriptors
+        self.queued += len(data)
+        super().write(data)
 
     def writeNow(self, data: bytes) -> None:
         """
@@ -173,7 +248,17 @@ class ChannelTransport(FileDescriptor):
                 return self._writeSingly(data)
             return self._failed(error)
         del self._descriptors[: len(due)]
+        self._note(sent, len(due))
         return sent
+
+    def _note(self, size: int, descriptors: int) -> None:
+        if self.sent is None:
+            return
+        try:
+            charge = _linux.charge(size)
+        except OSError:
+            charge = BYTES  # too much, so that more counts as read than is
+        self.sent.add(size, charge, descriptors)
 
     def _writeSingly(self, data: bytes) -> int | Exception:
         """
@@ -186,6 +271,7 @@ class ChannelTransport(FileDescriptor):
             byte = data[written : written + 1]
             try:
                 written += _linux.send(self._socket, byte, self._descriptors[:1])
+                self._note(1, 1)
             except OSError as error:
                 if error.errno in _LATER | _GONE:
                     return written or self._failed(error)
@@ -222,23 +308,77 @@ class ChannelTransport(FileDescriptor):
         left = BYTES
         for _ in range(READS):
             try:
-                data, descriptors = _linux.receive(self._socket, left)
+                data, came = self._receive(left)
             except BlockingIOError:
                 return None
-            except OSError:
-                return main.CONNECTION_LOST
-            for descriptor in descriptors:
-                self._protocol.fileDescriptorReceived(descriptor)
+            except OSError as error:
+                return self._readFailed(error)
+            self._failing = False
+            if came:
+                self._poisoned = True
+                self.stopReading()
+                self._protocol.descriptorsCame()
             if not data:
                 return main.CONNECTION_DONE
             self._protocol.dataReceived(data)
             left -= len(data)
-            if not left or self._aborted or self.disconnecting:
+            if not left or self._aborted or self.disconnecting or self._poisoned:
                 break
-            if not self._more.poll(0):
-                # An exception that says so would take ten times as long.
+            if not self._hasMore():
                 break
         return None
+
+    def _receive(self, size: int) -> tuple[bytes, bool]:
+        if not self._receives:
+            return _linux.receiveBytes(self._socket, size, self._refuses)
+        data, descriptors = _linux.receive(self._socket, size)
+        for descriptor in descriptors:
+            self._protocol.fileDescriptorReceived(descriptor)
+        return data, False
+
+    def _hasMore(self) -> bool:
+        """
+        Whether there is more to read: an exception that says that there is none
+        would take ten times as long.
+        """
+        try:
+            return bool(self._more.poll(0))
+        except OSError:
+            return False
+
+    def _readFailed(self, error: OSError) -> Exception | None:
+        """
+        Only a read of no bytes is the other end's death.  After any other failure,
+        try again: what is there stays there.
+        """
+        if error.errno in _DEAD:
+            return main.CONNECTION_LOST
+        if error.errno == errno.ECONNRESET:
+            return None  # it went with something unread; the next read says so
+        if not self._failing:
+            self._failing = True
+            self.log.warn(
+                "reading from a channel fails, and is tried again every {pause:g} s:"
+                " {error}",
+                pause=PAUSE,
+                error=error.strerror,
+            )
+        if self._rest is None:
+            self.stopReading()
+            self._rest = self._clock.callLater(PAUSE, self._readAgain)
+        return None
+
+    def _readAgain(self) -> None:
+        self._rest = None
+        if self.connected and not self._aborted:
+            self.startReading()
+
+    def startReading(self) -> None:
+        """
+        See L{FileDescriptor}.
+        """
+        if not self._poisoned:
+            super().startReading()
 
     def abortConnection(self) -> None:
         """
@@ -277,7 +417,8 @@ class ChannelTransport(FileDescriptor):
         See L{IFileDescriptor}.
         """
         super().connectionLost(reason)
-        if self._pause is not None:
-            self._pause.cancel()
+        for call in (self._pause, self._rest):
+            if call is not None and call.active():
+                call.cancel()
         self._protocol.connectionLost(reason)
         self._socket.close()

@@ -20,6 +20,9 @@ from twisted.internet.error import ReactorNotRunning
 from twisted.logger import Logger
 from twisted.python.usage import Options, UsageError
 
+from portlisten._quiet import quiet
+from portlisten._reactor import ownTime
+
 log = Logger(namespace="portlisten")
 
 
@@ -32,9 +35,9 @@ class StartFailure(SystemExit, Exception):
     traceback.
     """
 
-    def __init__(self, message: str) -> None:
+    def __init__(self, message: str, code: int = 1) -> None:
         super().__init__(message)
-        self.code = 1
+        self.code = code
         self.message = message
 
     def __str__(self) -> str:
@@ -252,18 +255,19 @@ def choice(name: str, *values: str) -> Callable[[str], str]:
 wire = choice("wire", "stream", "datagram")
 
 
-def failToStart(options: CommandOptions, reason: str) -> NoReturn:
+def failToStart(options: CommandOptions, reason: str, code: int = 1) -> NoReturn:
     """
     Say why a service cannot start, once: on standard error, and in the log
     where that is elsewhere.
 
+    @param code: to exit with.
     @raise StartFailure: always.
     """
     message = f"{options.command}: {reason}"
     if options.logsElsewhere:
         log.critical("{reason}", reason=message)
     print(message, file=sys.__stderr__, flush=True)
-    raise StartFailure(reason)
+    raise StartFailure(reason, code)
 
 
 def warnOfRoot(command: str) -> None:
@@ -278,6 +282,28 @@ def warnOfRoot(command: str) -> None:
         )
 
 
+def ownProcess(reactor: Any) -> None:
+    """
+    Make a process that is ours alone what a command's should be: its time is
+    monotonic, SIGTERM stops it in good order, and no other signal that is meant to
+    tell it something ends it.
+    """
+    ownTime(reactor)
+    exitCleanlyOnTerm(reactor)
+    mindSignals(reactor)
+
+
+#: Whether SIGTERM has come.
+_terms: list[int] = []
+
+
+def toldToStop() -> bool:
+    """
+    Whether this process was told to stop.
+    """
+    return bool(_terms)
+
+
 def exitCleanlyOnTerm(reactor: Any) -> None:
     """
     Have SIGTERM stop the reactor, and the process then exit with 0.  Twisted's
@@ -285,6 +311,7 @@ def exitCleanlyOnTerm(reactor: Any) -> None:
     """
 
     def stop(number: int, frame: object) -> None:
+        _terms.append(number)
         reactor.callFromThread(_stop, reactor)
 
     signal.signal(signal.SIGTERM, stop)
@@ -298,6 +325,40 @@ def _stop(reactor: Any) -> None:
         reactor.stop()
     except ReactorNotRunning:
         pass  # it is stopping already
+
+
+class _NotYet:
+    """
+    Handles SIGUSR1 until L{onReportSignal}.  C{twistd} installs a handler of its own,
+    which rotates the log file, unless there is one already; that is to say, if what
+    there is counts as false.
+    """
+
+    def __bool__(self) -> bool:
+        return False
+
+    def __call__(self, number: int, frame: object) -> None:
+        pass
+
+
+def mindSignals(reactor: Any) -> None:
+    """
+    Have SIGHUP, SIGUSR1 and SIGUSR2 do no harm: without a handler, they end a process.
+    """
+
+    def handle(number: int, frame: object) -> None:
+        reactor.callFromThread(_note, reactor, signal.Signals(number).name)
+
+    for number in (signal.SIGHUP, signal.SIGUSR2):
+        signal.signal(number, handle)
+    if not callable(signal.getsignal(signal.SIGUSR1)):
+        signal.signal(signal.SIGUSR1, _NotYet())
+
+
+def _note(reactor: Any, name: str) -> None:
+    quiet(reactor)(
+        log.info, "received {name}, which means nothing to this command", name=name
+    )
 
 
 def onReportSignal(reactor: Any, report: Callable[[], None]) -> None:

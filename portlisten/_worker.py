@@ -20,6 +20,8 @@ from portlisten._adoption import Adoptions, Served
 from portlisten._channel import WorkerChannel
 from portlisten._frames import Listener, Offer, Port
 from portlisten._lent import LentPorts, StreamPorts
+from portlisten._quiet import quiet
+from portlisten._reactor import Deadline
 from portlisten._stop import Stop
 from portlisten._transport import ChannelTransport
 from portlisten.interfaces import IAdopter, IWorker, IWorkerChannel
@@ -73,7 +75,8 @@ class Worker:
         self._grace = grace
         self._listenerUsers = listenerUsers
         self._names = tuple(dict.fromkeys(names))
-        self._timer: IDelayedCall | None = None
+        self._quiet = quiet(reactor)
+        self._timer: IDelayedCall | Deadline | None = None
         self._channel: WorkerChannel | None = None
         self._registered = False
         self._complaint = ""
@@ -110,6 +113,17 @@ class Worker:
         self._connect()
         return started
 
+    def report(self) -> None:
+        """
+        See L{IWorker}.
+        """
+        self.log.info(
+            "{count} connections in service; {state} the listener at {path}",
+            count=len(self.serving),
+            state="joined to" if self._registered else "waiting for",
+            path=self._path,
+        )
+
     def stop(self) -> Deferred[None]:
         """
         See L{IWorker}.
@@ -126,7 +140,8 @@ class Worker:
         self._complaint = ""
         self.ports = ports
         described = ", ".join(port.label for port in ports)
-        self.log.info(
+        self._quiet(
+            self.log.info,
             "joined the listener at {path}, which listens on {ports}",
             path=self._path,
             ports=described,
@@ -175,6 +190,8 @@ class Worker:
         """
         See L{IAdopter}.
         """
+        if channel is not self._channel:
+            return  # it never began
         registered, self._registered = self._registered, False
         self._channel = None
         # The ports are the listener's: another one could not bind them while they
@@ -183,7 +200,8 @@ class Worker:
         if self._stop.asked:
             self._settle()
         elif registered:
-            self.log.warn(
+            self._quiet(
+                self.log.warn,
                 "lost the listener at {path}, with {count} connections in service:"
                 " {reason}",
                 path=self._path,
@@ -192,9 +210,9 @@ class Worker:
             )
             self._later(UNFIT if channel.broken else self._retry)
         elif reason is None:
-            self._complain("it went without a word", self._retry)
+            self._complain("it closed the channel without a reason", self._retry)
         else:
-            self._complain(f"the listener there is of no use: {reason}", UNFIT)
+            self._complain(f"the listener cannot serve this worker: {reason}", UNFIT)
 
     # The inside
 
@@ -217,7 +235,8 @@ class Worker:
         """
         if why != self._complaint:
             self._complaint = why
-            self.log.warn(
+            self._quiet(
+                self.log.warn,
                 "waiting for a listener at {path}, trying every {delay:g} s: {why}",
                 path=self._path,
                 delay=delay,
@@ -234,7 +253,7 @@ class Worker:
         self._cancelTimer()
         self._lent.closeAll()
         self._adoptions.drain()
-        self._timer = self._reactor.callLater(self._grace, self._part)
+        self._timer = Deadline(self._reactor, self._grace, self._part)
         if self._registered and self._channel is not None:
             self._channel.drain()
         elif self._channel is not None:
@@ -261,7 +280,7 @@ class Worker:
             self._finish()
         else:
             self._cancelTimer()
-            self._timer = self._reactor.callLater(FAREWELL, self._finish)
+            self._timer = Deadline(self._reactor, FAREWELL, self._finish)
             self._channel.bye("the worker stops")
 
     def _finish(self) -> None:

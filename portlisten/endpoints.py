@@ -28,6 +28,7 @@ from zope.interface import implementer
 from portlisten import _notify, _path, _twistd
 from portlisten._frames import portNames
 from portlisten._lent import DatagramPorts
+from portlisten._reactor import ours
 from portlisten._receiver import DatagramWorker
 from portlisten._worker import Worker
 from portlisten.interfaces import IWorker
@@ -135,7 +136,7 @@ class PortlistenServerEndpoint(_Endpoint):
 
     def _worker(self, factory: IProtocolFactory) -> IWorker:
         return Worker(
-            self._reactor,
+            ours(self._reactor),
             self._path,
             factory,
             self._retry,
@@ -182,7 +183,7 @@ class DatagramServerEndpoint(_Endpoint):
 
     def _worker(self, factory: IProtocolFactory) -> IWorker:
         return DatagramWorker(
-            self._reactor,
+            ours(self._reactor),
             self._path,
             factory,
             grace=self._grace,
@@ -300,7 +301,7 @@ class PortlistenUDPEndpoint:
         factory = Factory()
         factory.noisy = False
         worker = Worker(
-            self._reactor,
+            ours(self._reactor),
             self._path,
             factory,
             self._retry,
@@ -331,7 +332,7 @@ def _begin(reactor: Any, worker: IWorker, path: str) -> Deferred[IListeningPort]
         return fail()
     port = _ListeningPort(reactor, worker, path)
     _notify.manager().watch(reactor)
-    start = reactor.callLater(0, lambda: worker.start().chainDeferred(ready))
+    start = ours(reactor).callLater(0, lambda: worker.start().chainDeferred(ready))
 
     def cancel(_: object) -> None:
         if start.active():

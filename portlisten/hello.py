@@ -22,6 +22,7 @@ from zope.interface import implementer
 
 from portlisten import _notify, _path, _twistd
 from portlisten._frames import portName
+from portlisten._reactor import ours
 from portlisten._receiver import DatagramWorker
 from portlisten._worker import Worker
 from portlisten.interfaces import IWorker
@@ -203,7 +204,8 @@ class HelloService(Service):
     Runs a worker that says hello.
     """
 
-    def __init__(self, options: Options, worker: IWorker) -> None:
+    def __init__(self, reactor: Any, options: Options, worker: IWorker) -> None:
+        self._reactor = reactor
         self._options = options
         self._worker = worker
         self._ready = False
@@ -230,6 +232,7 @@ class HelloService(Service):
             self.privilegedStartService()
         super().startService()
         _twistd.warnOfRoot("hellofdpass")
+        _twistd.onReportSignal(self._reactor, self._worker.report)
         self._worker.start()
 
     def stopService(self) -> Deferred[None]:
@@ -251,8 +254,9 @@ def makeService(options: Options, reactor: Any = None) -> IService:
     """
     if reactor is None:
         from twisted.internet import reactor
+    _twistd.ownProcess(reactor)
     common = (
-        reactor,
+        ours(reactor),
         options["path"],
         HelloFactory(reactor, options["string"]),
         options["retry"],
@@ -265,5 +269,4 @@ def makeService(options: Options, reactor: Any = None) -> IService:
         )
     else:
         worker = Worker(*common, options["listener-user"], options["name"])
-    _twistd.exitCleanlyOnTerm(reactor)
-    return HelloService(options, worker)
+    return HelloService(reactor, options, worker)

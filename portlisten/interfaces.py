@@ -4,13 +4,13 @@ The contracts at the seams between the rooms.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from zope.interface import Attribute, Interface
 
 if TYPE_CHECKING:
-    from socket import socket
+    from socket import SocketType, socket
 
     from twisted.internet.defer import Deferred
 
@@ -31,9 +31,13 @@ class IConnection(Interface):
         The descriptor, which stays this object's.
         """
 
-    def pristine() -> bool:
+    socket: SocketType = Attribute("The socket, which stays this object's.")
+
+    def pristine() -> bool | None:
         """
         Say whether nothing was read from it and nothing written to it.
+
+        @return: L{None} if that cannot be said now.
         """
 
     def forget() -> None:
@@ -56,6 +60,15 @@ class IWire(Interface):
     def __str__() -> str:
         """
         Say for the log where workers meet it.
+        """
+
+    def succeed() -> float:
+        """
+        Wait until a listener that was told to stop, and has the place of this one, is
+        gone.
+
+        @return: for how long its ports may still be in use, in seconds.
+        @raise StartFailure: if this process is told to stop meanwhile.
         """
 
     def bind(ports: Sequence[Port], shared: Mapping[Port, Sequence[socket]]) -> None:
@@ -100,12 +113,19 @@ class IWire(Interface):
         Log what became of the connections, and what is where.
         """
 
-    def stop(grace: float) -> Deferred[None]:
+    def serves(name: str) -> bool:
         """
-        Hand off what is held, while there are workers to take it.  Nothing more
-        is accepted.
+        Say whether a worker is there for ports of this name, as far as can be told.
+        """
+
+    def stop(grace: float, waitsElsewhere: Callable[[], bool]) -> Deferred[None]:
+        """
+        Hand off what is held.  If no worker is there for it, one may still come.
 
         @param grace: how long that may take, in seconds.
+        @param waitsElsewhere: says whether connections wait that were not accepted
+            yet; they are, as soon as a worker L{serves} them, which C{roomChanged}
+            tells.
         @return: fires when it is done.
         """
 
@@ -149,7 +169,26 @@ class IChannel(Interface):
 
     def unread() -> bool:
         """
-        Say whether the worker has yet to read something of what it was sent.
+        Say whether the worker has yet to read something of what it was sent.  May
+        be asked after the end, until L{dismiss}.
+        """
+
+    def inFlight() -> int:
+        """
+        Say how many of the descriptors that it was sent it may not have read.  May
+        be asked after the end, until L{dismiss}.
+        """
+
+    def process() -> int | None:
+        """
+        Find the worker's process.
+
+        @return: a pidfd, which is the caller's, or L{None} if there is none.
+        """
+
+    def dismiss() -> None:
+        """
+        Close what is left open for L{unread} and L{inFlight}.
         """
 
     def drained() -> None:
@@ -228,7 +267,8 @@ class IDispatcher(Interface):
 
     def disconnected(channel: IChannel) -> None:
         """
-        The channel's last event.
+        The channel's last event.  The dispatcher says C{dismiss} once it has no
+        question any more.
         """
 
 
@@ -257,6 +297,11 @@ class IWorker(Interface):
 
         @return: fires when connections can come; never, if L{stop} is called
             before that.
+        """
+
+    def report() -> None:
+        """
+        Log how it does.
         """
 
     def stop() -> Deferred[None]:

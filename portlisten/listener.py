@@ -4,8 +4,11 @@ C{twistd portlisten}: its options and its service.
 
 from __future__ import annotations
 
+import errno
 import os
 import resource
+import select
+import time
 from collections import deque
 from contextlib import ExitStack
 from functools import partial
@@ -21,6 +24,7 @@ from portlisten._accept import Acceptor
 from portlisten._access import Access
 from portlisten._datagram import DatagramWire
 from portlisten._frames import MAXIMUM_WINDOW, Kind, Port
+from portlisten._reactor import ours
 from portlisten._stream import StreamWire
 from portlisten.interfaces import IWire
 
@@ -269,8 +273,9 @@ class ListenerService(Service):
         self._wanted = ports
         self._wire = wire
         self._bound: list[_ports.BoundPort] = []
-        self._acceptors: deque[Acceptor] = deque()
+        self._acceptors: deque[tuple[_ports.BoundPort, Acceptor]] = deque()
         self._ready = False
+        self._stopping = False
         self._state = _notify.manager().begin()
 
     def privilegedStartService(self) -> None:
@@ -284,8 +289,7 @@ class ListenerService(Service):
         with ExitStack() as undo:
             undo.callback(self._release)
             try:
-                for wanted in self._wanted:
-                    self._bound.extend(_ports.bind(wanted))
+                self._bind(time.monotonic() + self._wire.succeed())
                 ports = self._described()
                 self._wire.bind(
                     ports,
@@ -299,6 +303,23 @@ class ListenerService(Service):
                 _twistd.failToStart(self._options, str(error))
             undo.pop_all()
         self._ready = True
+
+    def _bind(self, end: float) -> None:
+        """
+        Bind the ports.
+
+        @param end: until when what a predecessor had may still be in use.
+        @raise CannotBind: if one of them cannot be bound.
+        """
+        for wanted in self._wanted:
+            while True:
+                try:
+                    self._bound.extend(_ports.bind(wanted))
+                    break
+                except _ports.CannotBind as error:
+                    if error.errno != errno.EADDRINUSE or time.monotonic() >= end:
+                        raise
+                    select.poll().poll(50)
 
     def _described(self) -> list[Port]:
         return [
@@ -321,17 +342,16 @@ class ListenerService(Service):
         for bound, port in zip(self._bound, self._described(), strict=True):
             if port.kind is not Kind.CONNECTIONS:
                 continue
-            self._acceptors.append(
-                Acceptor(
-                    self._reactor,
-                    bound.socket,
-                    bound.label,
-                    partial(self._wire.room, port.name),
-                    partial(self._wire.accepted, port),
-                    self._options["retry"],
-                    partial(self._wire.busy, port.name),
-                )
+            acceptor = Acceptor(
+                self._reactor,
+                bound.socket,
+                bound.label,
+                partial(self._wire.room, port.name),
+                partial(self._wire.accepted, port),
+                self._options["retry"],
+                partial(self._wire.busy, port.name),
             )
+            self._acceptors.append((bound, acceptor))
         self._resume()
         ports = ", ".join(port.label for port in self._bound)
         self.log.info(
@@ -344,7 +364,8 @@ class ListenerService(Service):
 
     def stopService(self) -> Deferred[None]:
         """
-        Stop accepting, and hand off what is held while a worker can take it.
+        Hand off what is held and what waits in the backlogs.  While no worker is
+        there for it, leave the backlogs as they are: one may come.
         """
         running = self.running
         super().stopService()
@@ -352,13 +373,18 @@ class ListenerService(Service):
             self._release()
             return succeed(None)
         _notify.manager().stopping()
-        for acceptor in self._acceptors:
-            acceptor.stop()
-        stopped = self._wire.stop(self._options["grace"])
+        self._stopping = True
+        for _, acceptor in self._acceptors:
+            acceptor.park()
+        self._resume()
+        stopped = self._wire.stop(self._options["grace"], self._waits)
         return stopped.addBoth(lambda result: self._release())
 
     def _release(self) -> None:
         self._ready = False
+        for _, acceptor in self._acceptors:
+            acceptor.close()
+        self._acceptors.clear()
         for port in self._bound:
             port.cleanUp()
             for sock in port.sockets:
@@ -366,10 +392,23 @@ class ListenerService(Service):
         self._bound = []
         self._wire.release()
 
+    def _waits(self) -> bool:
+        """
+        Whether there are connections that would be reset if the ports were closed.
+        """
+        return any(
+            acceptor.waits for bound, acceptor in self._acceptors if not bound.inherited
+        )
+
     def _resume(self) -> None:
+        if self._stopping:
+            for bound, acceptor in self._acceptors:
+                if self._wire.serves(bound.name):
+                    acceptor.stop()
+            return
         # The first may leave nothing to those after it.
         self._acceptors.rotate()
-        for acceptor in list(self._acceptors):
+        for _, acceptor in list(self._acceptors):
             acceptor.resume()
 
 
@@ -416,7 +455,7 @@ def makeService(options: Options, reactor: Any = None) -> IService:
                 f"{name!r} is both shared and listened on, and a worker that asks for"
                 " it would get both: give one of them another name"
             )
-    _twistd.exitCleanlyOnTerm(reactor)
+    _twistd.ownProcess(reactor)
 
     def timedOut() -> None:
         if options["on-timeout"] == "exit":
@@ -424,8 +463,9 @@ def makeService(options: Options, reactor: Any = None) -> IService:
             _twistd.exitWith(reactor, 1)
 
     wire: IWire
+    own = ours(reactor)
     if options["wire"] == "datagram":
-        wire = DatagramWire(reactor, options, timedOut)
+        wire = DatagramWire(own, options, timedOut)
     else:
-        wire = StreamWire(reactor, options, options.access, backlog, timedOut)
-    return ListenerService(reactor, options, [*listened, *shared], wire)
+        wire = StreamWire(own, options, options.access, backlog, timedOut)
+    return ListenerService(own, options, [*listened, *shared], wire)

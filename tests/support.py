@@ -10,10 +10,17 @@ from unittest import TestCase
 from hypothesis import HealthCheck, settings
 
 # Its descriptors are there to stay, so they must be there before any count.
-from twisted.internet import reactor as _reactor  # noqa: F401
+from twisted.internet import reactor as _reactor
+from twisted.internet.task import Clock
 from twisted.internet.tcp import _reservedFD
 
+from portlisten._reactor import ours
+
 _reservedFD.reserve()
+ours(_reactor)
+
+#: How much time passes at once for a process that runs, in seconds.
+STEP = 0.02
 
 #: Of tests that try many histories; C{PORTLISTEN_EXAMPLES} says how many.
 SETTINGS = settings(
@@ -25,6 +32,22 @@ SETTINGS = settings(
     print_blob=True,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
 )
+
+
+class RunningClock(Clock):
+    """
+    A clock whose time passes in small steps, as it does for a process that runs.
+    """
+
+    def advance(self, amount: float) -> None:
+        """
+        See L{Clock.advance}.
+        """
+        end = self.rightNow + amount
+        while self.rightNow + 2 * STEP < end:
+            super().advance(STEP)
+        super().advance(end - self.rightNow)
+        self.rightNow = end
 
 
 def descriptors() -> dict[int, str]:

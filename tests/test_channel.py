@@ -50,7 +50,7 @@ from portlisten._frames import (
     WorkerHello,
     encode,
 )
-from portlisten._transport import ChannelTransport
+from portlisten._transport import ChannelTransport, Unread
 from portlisten.interfaces import (
     IAdopter,
     IChannel,
@@ -199,7 +199,13 @@ def attach(protocol: Protocol, sock: socket.socket) -> None:
     Have the reactor serve a protocol on a socket, over the transport that is
     made for it.
     """
-    ChannelTransport(reactor, sock, protocol).start()
+    if isinstance(protocol, ListenerChannel):
+        transport = ChannelTransport(
+            reactor, sock, protocol, descriptors=False, sent=Unread()
+        )
+    else:
+        transport = ChannelTransport(reactor, sock, protocol)
+    transport.start()
 
 
 def adopt(protocol: Protocol, sock: socket.socket) -> None:
@@ -315,6 +321,7 @@ class RecordingDispatcher:
         self._keep("died")
 
     def disconnected(self, channel: IChannel) -> None:
+        channel.dismiss()
         self._keep("disconnected")
 
 
@@ -1655,22 +1662,22 @@ class ExhaustedTests(ChannelTestCase):
 
     async def test_listener(self) -> None:
         """
-        The dispatcher does not hear of it.
+        The dispatcher hears that it is over, and of no worker.
         """
         dispatcher = RecordingDispatcher()
         channel = ListenerChannel(self.clock, dispatcher, ListenerHello(1), 1)
         self.check(channel, _frames.FROM_LISTENER)
         await aMoment()
-        self.assertEqual(dispatcher.events, [])
+        self.assertEqual(dispatcher.events, [("disconnected",)])
 
     async def test_worker(self) -> None:
         """
-        Nor does the adopter.
+        The adopter hears why.
         """
         adopter = RecordingAdopter()
         self.check(WorkerChannel(self.clock, adopter), _frames.FROM_WORKER)
         await aMoment()
-        self.assertEqual(adopter.events, [])
+        self.assertEqual(adopter.events, [("lost", "Too many open files")])
 
 
 @overTwistedToo

@@ -414,10 +414,14 @@ class WireStopTests(WireTestCase):
 
     def test_nobody(self) -> None:
         """
-        At once, if nobody is there: what waits is closed, and logged.
+        Once the grace is over, if nobody is there: what waits is closed, and logged.
         """
         clients, _ = self.accept(2)
-        self.assertTrue(self.wire.stop(GRACE).called)
+        stopped = self.wire.stop(GRACE)
+        self.clock.advance(GRACE - RETRY)
+        self.assertFalse(stopped.called)
+        self.clock.advance(2 * RETRY)
+        self.assertTrue(stopped.called)
         for client in clients:
             self.assertEqual(client.recv(1), b"")
         self.assertIn("timedOut 0, stopped 2", self.reported())

@@ -5,7 +5,9 @@ channels and a clock that do as they are told.
 
 from __future__ import annotations
 
+import os
 import socket
+import subprocess
 from typing import Any
 
 from twisted.internet.address import IPv4Address
@@ -28,7 +30,7 @@ from portlisten._ledger import Ledger
 from portlisten._sharing import Sharing
 from portlisten._throttle import Throttle
 from portlisten.interfaces import IChannel, IConnection, IDispatcher
-from tests.support import watchDescriptors
+from tests.support import RunningClock, watchDescriptors
 from tests.test_channel import tcpPair, texts
 
 PATIENCE = 60.0
@@ -52,6 +54,7 @@ class RecordingChannel:
     Keeps what it is told.
 
     @ivar reads: whether it reads what it is sent.
+    @ivar child: the process that it stands for.
     @ivar offers: the ids and connections that it was offered.
     @ivar kept: of each offer, whether it was to be kept for a flush.
     @ivar flushes: how many offers there were at each flush.
@@ -62,6 +65,7 @@ class RecordingChannel:
         self.label = label
         self.user = user
         self.reads = True
+        self.child: subprocess.Popen[bytes] | None = None
         self.offers: list[tuple[int, IConnection]] = []
         self.ports: list[int] = []
         self.kept: list[bool] = []
@@ -86,6 +90,17 @@ class RecordingChannel:
 
     def unread(self) -> bool:
         return not self.reads
+
+    def inFlight(self) -> int:
+        return 0 if self.reads else len(self.offers)
+
+    def process(self) -> int | None:
+        if self.child is None:
+            return None
+        return os.pidfd_open(self.child.pid)
+
+    def dismiss(self) -> None:
+        self.calls.append(("dismiss",))
 
     def drained(self) -> None:
         self.calls.append(("drained",))
@@ -214,7 +229,7 @@ class DispatcherTestCase(SynchronousTestCase):
         logs = capturedLogs()
         self.logged = logs.__enter__()
         self.addCleanup(logs.__exit__, None, None, None)
-        self.clock = Clock()
+        self.clock = RunningClock()
         self.timeouts = 0
         self.roomChanges = 0
         self.ledger = Ledger(
@@ -570,7 +585,7 @@ class HandOffTests(DispatcherTestCase):
         told.
         """
         ends = []
-        self.dispatcher.channelEnded = lambda: ends.append(self.dispatcher.channels)
+        self.dispatcher.channelEnded = lambda _: ends.append(self.dispatcher.channels)
         channels = [RecordingChannel("worker 1"), RecordingChannel("worker 2")]
         for channel in channels:
             self.dispatcher.connected(channel)
@@ -759,6 +774,7 @@ class DeathTests(DispatcherTestCase):
         )
         self.assertTrue(self.isOpen(clients[1]))
         own.close()
+        self.clock.advance(HOLD + WITNESS_INTERVAL)
         self.assertFalse(self.isOpen(clients[1]))
 
     def test_hung(self) -> None:
@@ -832,7 +848,7 @@ class PatienceTests(DispatcherTestCase):
         """
         Somebody need not be told.
         """
-        clock = Clock()
+        clock = RunningClock()
         ledger = Ledger(self.queue, 100, PATIENCE)
         dispatcher = Dispatcher(clock, ledger, Throttle(), NOTHING)
         client, accepted = tcpPair()
@@ -1101,10 +1117,16 @@ class StopTests(DispatcherTestCase):
 
     def test_nobodyToTakeIt(self) -> None:
         """
-        What waits for a worker when there is none is closed, and logged.
+        What waits for a worker when there is none is kept for the grace, and then
+        closed, and logged.
         """
         [client] = self.accept()
-        self.successResultOf(self.stop())
+        stopped = self.stop(grace=3)
+        self.clock.advance(2.9)
+        self.assertNoResult(stopped)
+        self.assertTrue(self.isOpen(client))
+        self.clock.advance(0.2)
+        self.successResultOf(stopped)
         self.assertFalse(self.isOpen(client))
         self.assertEqual(
             texts(self.logged, "warn"),
@@ -1115,14 +1137,45 @@ class StopTests(DispatcherTestCase):
         )
         self.assertEqual(self.timeouts, 0)
 
+    def test_somebodyComes(self) -> None:
+        """
+        A worker that comes within the grace is given what waits.
+        """
+        [client] = self.accept()
+        stopped = self.stop(grace=3)
+        self.clock.advance(2)
+        worker = self.join()
+        self.dispatcher.claimed(worker, worker.ids)
+        self.assertEqual(worker.ids, [1])
+        self.witness()
+        self.assertEqual(worker.calls, [("bye", "the listener stops")])
+        self.assertTrue(self.isOpen(client))
+        self.assertNoResult(stopped)
+
+    def test_elsewhere(self) -> None:
+        """
+        What waits elsewhere is waited for as well; and nothing at all ends it at
+        once.
+        """
+        waits = [True]
+        stopped = self.dispatcher.stop(3, lambda: waits[0])
+        self.clock.advance(2)
+        self.assertNoResult(stopped)
+        waits.clear()
+        waits.append(False)
+        self.witness()
+        self.successResultOf(stopped)
+
     def test_nobodyOfThatName(self) -> None:
         """
-        Nor is the end put off for it if those that are there want something else.
+        So it is if those that are there want something else.
         """
         worker = self.join(names=("web",))
         [client] = self.accept(name="mail")
-        stopped = self.stop()
-        self.witness()
+        stopped = self.stop(grace=3)
+        self.clock.advance(2.9)
+        self.assertEqual(worker.calls, [])
+        self.clock.advance(0.2)
         self.assertEqual(worker.calls, [("bye", "the listener stops")])
         self.dispatcher.parted(worker, "it says: enough")
         self.dispatcher.disconnected(worker)
@@ -1132,11 +1185,14 @@ class StopTests(DispatcherTestCase):
 
     def test_died(self) -> None:
         """
-        A worker that dies in the end is not waited for.
+        A worker that dies in the end is not waited for, but another is, for what it
+        was offered.
         """
         worker = self.join()
         self.accept()
-        stopped = self.stop()
+        stopped = self.stop(grace=3)
         self.die(worker)
         self.witness()
+        self.assertNoResult(stopped)
+        self.clock.advance(3)
         self.successResultOf(stopped)

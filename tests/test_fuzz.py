@@ -47,7 +47,7 @@ from portlisten._frames import (
 from portlisten._ledger import Ledger
 from portlisten._sharing import Sharing
 from portlisten._throttle import Throttle
-from tests.support import watchDescriptors
+from tests.support import RunningClock, watchDescriptors
 
 COUNT = int(os.environ.get("PORTLISTEN_FUZZ", "100000"))
 SEED = int(os.environ.get("PORTLISTEN_SEED", "1"))
@@ -486,7 +486,7 @@ class MutatedWorkerTests(SynchronousTestCase):
 
     def tryOne(self, source: random.Random) -> None:
         self.held: list[socket.socket] = []
-        clock = Clock()
+        clock = RunningClock()
         ledger = Ledger(8, 64, 60.0, names=[port.name for port in PORTS])
         dispatcher = Dispatcher(clock, ledger, Throttle(), Sharing(clock, {}, 1, 1, 1))
         bad = End(clock, dispatcher, 1)

@@ -10,14 +10,13 @@ import socket
 from typing import Any
 
 from twisted.internet.address import IPv4Address
-from twisted.internet.task import Clock
 from twisted.logger import capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 
 from portlisten import _linux
 from portlisten._frames import Kind, Port
 from portlisten._sharing import LOOK, Sharing
-from tests.support import watchDescriptors
+from tests.support import RunningClock, watchDescriptors
 from tests.test_channel import texts
 from tests.test_dispatcher import DispatcherTestCase, RecordingChannel
 
@@ -52,7 +51,7 @@ class SharingTests(SynchronousTestCase):
         self.addCleanup(self.sock.close)
         self.udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self.addCleanup(self.udp.close)
-        self.clock = Clock()
+        self.clock = RunningClock()
         self.sharing = self.share({WEB: [self.sock], DNS: [self.udp]})
         self.channel = RecordingChannel("worker 1")
 

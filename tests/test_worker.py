@@ -20,7 +20,7 @@ from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IHalfCloseableProtocol
 from twisted.internet.protocol import Factory, Protocol
-from twisted.internet.task import Clock, deferLater
+from twisted.internet.task import deferLater
 from twisted.logger import capturedLogs
 from twisted.python.monkey import MonkeyPatcher
 from twisted.trial.unittest import SynchronousTestCase, TestCase
@@ -54,6 +54,7 @@ from tests.test_channel import (
     tcpPair,
     texts,
 )
+from tests.support import RunningClock
 
 RETRY = 0.5
 GRACE = 10.0
@@ -142,7 +143,7 @@ class ClockedReactor:
     """
 
     def __init__(self) -> None:
-        self.clock = Clock()
+        self.clock = RunningClock()
         self.callLater = self.clock.callLater
         self.seconds = self.clock.seconds
         self.adopting: Callable[[], None] = lambda: None
@@ -975,7 +976,8 @@ class UnfitTests(WorkerTestCase):
         self.assertEqual(
             complaint,
             f"waiting for a listener at {self.path}, trying every 5 s: the listener"
-            " there is of no use: no port is called 'smtp' here, only http, https",
+            " cannot serve this worker: no port is called 'smtp' here, only http,"
+            " https",
         )
         await eventually(channel.hasEnded)
         self.assertIn("no port is called 'smtp'", channel.frames[-1].reason)
@@ -1036,7 +1038,9 @@ class UnfitTests(WorkerTestCase):
             self.clock.advance(RETRY)
             channel = await self.again()
         [complaint] = await self.complaints(1)
-        self.assertIn("trying every 0.5 s: it went without a word", complaint)
+        self.assertIn(
+            "trying every 0.5 s: it closed the channel without a reason", complaint
+        )
         channel.say(HELLO)
         await eventually(lambda: texts(self.logged, "info"))
 
@@ -1046,7 +1050,9 @@ class UnfitTests(WorkerTestCase):
         """
         await self.meet(b"220 mail.example.com ESMTP")
         [complaint] = await self.complaints(1)
-        self.assertIn("of no use: a frame of the unknown type 50", complaint)
+        self.assertIn(
+            "cannot serve this worker: a frame of the unknown type 50", complaint
+        )
 
     async def test_otherKindOfSocket(self) -> None:
         """

@@ -173,7 +173,9 @@ async def test_anotherServer(twistd: Start, folder: Path) -> None:
     try:
         workers = {name: web(twistd, f"portlisten:./{name}") for name in cases}
         for name, worker in workers.items():
-            await waits(worker, f"/{name},.* of no use: .*{cases[name][1]}")
+            await waits(
+                worker, f"/{name},.* cannot serve this worker: .*{cases[name][1]}"
+            )
     finally:
         for port in ports:
             await port.stopListening()

@@ -460,7 +460,9 @@ async def test_wrongKinds(twistd: Start, start: Start) -> None:
     )
     match = await listener.says(r"listening on old=\S+:(\d+), dns=\S+:\d+ ")
     stream = twistd("hellofdpass", "--name=dns", "./socket", "hello")
-    await stream.says(r"of no use: .*dns=udp:.* is a UDP port, which no stream server")
+    await stream.says(
+        r"cannot serve this worker: .*dns=udp:.* is a UDP port, which no stream server"
+    )
     await listener.says(r"worker 1 .*is cut off: dns=udp:.* is a UDP port")
     with socket.socket(socket.AF_UNIX) as older:
         older.connect(str(Path(os.readlink(f"/proc/{listener.pid}/cwd"), "socket")))

@@ -1,0 +1,52 @@
+"""
+How many channels each user may have at a time.
+
+There are only so many places.  Nobody may take them all: the last quarter is for
+users who have few, each of whom has to leave as many free as they have.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+
+
+class Places:
+    """
+    The places, and who has them.
+
+    @param total: how many there are.
+    """
+
+    def __init__(self, total: int) -> None:
+        self._total = total
+        self._kept = max(1, total // 4) if total > 1 else 0
+        self._users: Counter[int] = Counter()
+
+    def take(self, user: int) -> bool:
+        """
+        Take a place, if the user may have one more.
+
+        @return: whether they may.
+        """
+        free = self._total - self._users.total()
+        if free <= self._kept and self._users[user] >= free:
+            return False
+        self._users[user] += 1
+        return True
+
+    def free(self, user: int) -> None:
+        """
+        Give one back.
+        """
+        self._users[user] -= 1
+        if not self._users[user]:
+            del self._users[user]
+
+    def describe(self, user: int) -> str:
+        """
+        Say for people how the places are taken.
+        """
+        return (
+            f"{self._users.total()} of {self._total} places for workers are taken,"
+            f" {self._users[user]} of them by uid {user}"
+        )

@@ -1,0 +1,397 @@
+"""
+What the reactor lacks: time that no clock setting changes, and registrations that
+outlast a kernel that is short of something.
+
+B{Time.}  Twisted's reactors go by the wall clock (twisted#2424).  If that is set
+back, whatever waits for a time waits for as long again; if it is set forward, all
+of it is due at once.  Here every duration is on C{CLOCK_MONOTONIC}, which nobody
+sets and which stands still while the machine is suspended.  Our commands own their
+process, so they put the whole reactor on it (L{ownTime}).  An endpoint is a guest in
+the process of another program, and leaves the reactor's time alone: it has a
+L{TimerClock} of its own.
+
+B{A process that stood still.}  When a stopped process goes on, its timers are due,
+and what came for it meanwhile is still unread.  So a L{Deadline} gives I/O one turn
+before it judges, and L{RunningTime} does not count the time in which the process
+did not run.
+
+B{Registration.}  epoll_ctl(2) can fail for lack of memory, or of watches.  Twisted
+lets that through to whoever wanted to read or write, who would have to give up.
+L{Persistent} tries again.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+from collections.abc import Callable, Sequence
+from heapq import heapify, heappop, heappush
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from twisted.internet.base import DelayedCall, ReactorBase
+from twisted.internet.interfaces import IDelayedCall, IReactorTime, IReadDescriptor
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from portlisten import _linux
+
+#: How long to wait before a registration is tried again, in seconds.
+RETRY = 0.1
+
+# What a registration fails with if a later one would as well: see epoll_ctl(2).
+_FINAL = frozenset([errno.EBADF, errno.EINVAL, errno.EPERM, errno.ELOOP])
+
+log = Logger()
+
+
+def ownTime(reactor: Any) -> None:
+    """
+    Put a reactor on C{CLOCK_MONOTONIC}, for those who own the process.  Calls that
+    are pending keep the time that is left to them.  A reactor that is not Twisted's,
+    such as a test's, has its own time and keeps it.
+    """
+    if not isinstance(reactor, ReactorBase) or _isMonotonic(reactor):
+        return
+    pending: list[Any] = list(reactor.getDelayedCalls())
+    left = [max(0.0, call.getTime() - reactor.seconds()) for call in pending]
+    reactor.seconds = time.monotonic
+    for call, seconds in zip(pending, left, strict=True):
+        call.seconds = time.monotonic
+        call.reset(seconds)
+
+
+def _isMonotonic(reactor: Any) -> bool:
+    return reactor.seconds is time.monotonic
+
+
+def ours(reactor: Any) -> Any:
+    """
+    Get what our own parts use in the place of a reactor: the same for all of them.
+
+    @return: a reactor with monotonic time, and L{Persistent} registrations; or, for
+        a reactor that is not Twisted's, that reactor.
+    """
+    if not isinstance(reactor, ReactorBase):
+        return reactor
+    if reactor not in _ours:
+        _ours[reactor] = OurReactor(reactor)
+    return _ours[reactor]
+
+
+def makePersistent(transport: Any, reactor: Any) -> None:
+    """
+    Have a transport of somebody else's protocol use L{Persistent} registrations, and
+    the reactor's own time.
+
+    @param reactor: what L{ours} gave.
+    """
+    if isinstance(reactor, OurReactor):
+        transport.reactor = reactor.persistent
+
+
+@implementer(IReactorTime, IReadDescriptor)
+class TimerClock:
+    """
+    Monotonic time in a reactor that goes by the wall clock.  A timerfd is registered
+    with the reactor while calls are pending.
+
+    @param reactor: an L{IReactorFDSet}.
+    @raise OSError: if there is no descriptor to be had.
+    """
+
+    def __init__(self, reactor: Any) -> None:
+        self._reactor = reactor
+        self._calls: list[DelayedCall] = []
+        self._descriptor = _linux.timer()
+        self._reading = False
+
+    # IReactorTime
+
+    def seconds(self) -> float:
+        """
+        See L{IReactorTime}.
+        """
+        return time.monotonic()
+
+    def callLater(
+        self, delay: float, callable: Callable[..., Any], *args: object, **kw: object
+    ) -> DelayedCall:
+        """
+        See L{IReactorTime}.
+        """
+        call = DelayedCall(
+            self.seconds() + delay,
+            callable,
+            args,
+            kw,
+            self._cancelled,
+            self._moved,
+            self.seconds,
+        )
+        heappush(self._calls, call)
+        self._schedule()
+        return call
+
+    def getDelayedCalls(self) -> Sequence[IDelayedCall]:
+        """
+        See L{IReactorTime}.
+        """
+        return [call for call in self._calls if call.active()]
+
+    # IReadDescriptor
+
+    def fileno(self) -> int:
+        """
+        See L{IReadDescriptor}.
+        """
+        return self._descriptor
+
+    def logPrefix(self) -> str:
+        """
+        See L{ILoggingContext}.
+        """
+        return "portlisten"
+
+    def doRead(self) -> None:
+        """
+        Make the calls that are due.  Those that they lead to wait for the next turn.
+        """
+        try:
+            os.read(self._descriptor, 8)
+        except OSError:
+            pass
+        now = self.seconds()
+        due = []
+        while self._calls and self._calls[0].time <= now:
+            due.append(heappop(self._calls))
+        for call in due:
+            if not call.active():
+                continue
+            if call.delayed_time > 0:
+                call.activate_delay()
+                heappush(self._calls, call)
+                continue
+            call.called = 1
+            try:
+                call.func(*call.args, **call.kw)
+            except Exception:
+                log.failure("a timed call failed")
+        self._schedule()
+
+    def connectionLost(self, reason: Failure) -> None:
+        """
+        The reactor has done with all its descriptors.
+        """
+        self._reading = False
+
+    def _cancelled(self, call: DelayedCall) -> None:
+        if call in self._calls:
+            self._calls.remove(call)
+            self._moved(call)
+
+    def _moved(self, call: DelayedCall) -> None:
+        heapify(self._calls)
+        self._schedule()
+
+    def _schedule(self) -> None:
+        try:
+            if self._calls:
+                _linux.setTimer(self._descriptor, self._calls[0].time - self.seconds())
+            if self._calls and not self._reading:
+                self._reactor.addReader(self)
+                self._reading = True
+            elif self._reading and not self._calls:
+                self._reactor.removeReader(self)
+                self._reading = False
+        except OSError:
+            # By the wall clock, for once.
+            self._reactor.callLater(RETRY, self._schedule)
+
+
+class Persistent:
+    """
+    A reactor whose registrations are tried again if the kernel is short of something.
+    In all else it is the reactor that it stands for.
+
+    @param clock: an L{IReactorTime}.
+    """
+
+    def __init__(self, reactor: Any, clock: Any) -> None:
+        self._reactor = reactor
+        self._clock = clock
+        self._readers: dict[Any, IDelayedCall] = {}
+        self._writers: dict[Any, IDelayedCall] = {}
+        self._short = False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._reactor, name)
+
+    def addReader(self, reader: Any) -> None:
+        """
+        See L{IReactorFDSet}.
+        """
+        self._add(reader, self._reactor.addReader, self._readers)
+
+    def addWriter(self, writer: Any) -> None:
+        """
+        See L{IReactorFDSet}.
+        """
+        self._add(writer, self._reactor.addWriter, self._writers)
+
+    def removeReader(self, reader: Any) -> None:
+        """
+        See L{IReactorFDSet}.
+        """
+        self._remove(reader, self._reactor.removeReader, self._readers)
+
+    def removeWriter(self, writer: Any) -> None:
+        """
+        See L{IReactorFDSet}.
+        """
+        self._remove(writer, self._reactor.removeWriter, self._writers)
+
+    def _add(
+        self, each: Any, add: Callable[[Any], None], pending: dict[Any, IDelayedCall]
+    ) -> None:
+        _cancel(pending.pop(each, None))
+        try:
+            add(each)
+        except OSError as error:
+            if error.errno in _FINAL:
+                raise
+            self._complain(error)
+            pending[each] = self._clock.callLater(
+                RETRY, self._again, each, add, pending
+            )
+        else:
+            self._short = False
+
+    def _again(
+        self, each: Any, add: Callable[[Any], None], pending: dict[Any, IDelayedCall]
+    ) -> None:
+        del pending[each]
+        if each.fileno() != -1:
+            self._add(each, add, pending)
+
+    def _remove(
+        self,
+        each: Any,
+        remove: Callable[[Any], None],
+        pending: dict[Any, IDelayedCall],
+    ) -> None:
+        _cancel(pending.pop(each, None))
+        for _ in range(_TRIES):
+            try:
+                remove(each)
+            except OSError as error:
+                self._complain(error)
+                if each.fileno() == -1:
+                    break
+                # EPollReactor forgets half of it then.
+                known = getattr(self._reactor, "_selectables", {})
+                known.setdefault(each.fileno(), each)
+            else:
+                break
+
+    def _complain(self, error: OSError) -> None:
+        if not self._short:
+            self._short = True
+            log.error(
+                "the reactor's registration fails: {error}; it is tried again every"
+                " {retry:g} s",
+                error=error.strerror,
+                retry=RETRY,
+            )
+
+
+#: How often a registration is tried to be taken back.
+_TRIES = 10
+
+
+def _cancel(call: IDelayedCall | None) -> None:
+    if call is not None:
+        call.cancel()
+
+
+class OurReactor(Persistent):
+    """
+    A reactor for our own parts: with monotonic time as well.
+
+    @ivar persistent: the one for others' transports.
+    """
+
+    def __init__(self, reactor: Any) -> None:
+        clock = reactor
+        if not _isMonotonic(reactor):
+            try:
+                clock = TimerClock(reactor)
+            except OSError as error:
+                log.error(
+                    "no timer of our own ({error}): durations follow the wall clock",
+                    error=error.strerror,
+                )
+        super().__init__(reactor, clock)
+        self.persistent = Persistent(reactor, clock)
+        self.seconds: Callable[[], float] = clock.seconds
+        self.callLater: Callable[..., IDelayedCall] = clock.callLater
+        self.getDelayedCalls = clock.getDelayedCalls
+
+
+_ours: WeakKeyDictionary[Any, OurReactor] = WeakKeyDictionary()
+
+
+class Deadline:
+    """
+    Calls back once when a time is over and, after that, I/O has had one turn.
+
+    @param clock: an L{IReactorTime}.
+    @param delay: how long to wait, in seconds.
+    """
+
+    def __init__(
+        self, clock: Any, delay: float, then: Callable[..., Any], *arguments: object
+    ) -> None:
+        self._clock = clock
+        self._then = then
+        self._arguments = arguments
+        self._call: IDelayedCall = clock.callLater(delay, self._due)
+
+    def active(self) -> bool:
+        """
+        Whether it has neither called back nor been cancelled.
+        """
+        return bool(self._call.active())
+
+    def cancel(self) -> None:
+        """
+        Do not call back.  May be called at any time, and again.
+        """
+        if self._call.active():
+            self._call.cancel()
+
+    def _due(self) -> None:
+        self._call = self._clock.callLater(0, self._then, *self._arguments)
+
+
+class RunningTime:
+    """
+    The time in which this process ran, as far as it can be told by looking at a
+    clock again and again.
+
+    @param seconds: the clock, in seconds.
+    @param most: how much time passes at the most between two looks.
+    """
+
+    def __init__(self, seconds: Callable[[], float], most: float) -> None:
+        self._seconds = seconds
+        self._most = most
+        self._last = seconds()
+        self._lost = 0.0
+
+    def __call__(self) -> float:
+        last, self._last = self._last, self._seconds()
+        self._lost += max(0.0, self._last - last - self._most)
+        return self._last - self._lost

@@ -1,0 +1,94 @@
+"""
+Taking the place of a listener that stops.
+
+A listener that was told to stop while connections wait goes on for its grace.  Its
+HELLO says so.  One that is started meanwhile waits for its end.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+from collections.abc import Callable
+
+from portlisten import _frames, _linux
+from portlisten._frames import Decoder, ListenerHello, ProtocolError
+
+#: How long a listener may take to say HELLO, in seconds.
+TIMEOUT = 1.0
+
+#: How often a listener is looked at, in seconds.
+INTERVAL = 0.1
+
+
+def _connect(path: str) -> socket.socket | None:
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    sock.settimeout(TIMEOUT)
+    try:
+        sock.connect(path)
+    except OSError:
+        sock.close()
+        return None
+    return sock
+
+
+def stops(path: str) -> bool:
+    """
+    Whether a listener lives at a path that was told to stop.
+    """
+    sock = _connect(path)
+    if sock is None:
+        return False
+    decoder = Decoder(_frames.FROM_LISTENER)
+    with sock:
+        try:
+            while True:
+                data, came = _linux.receiveBytes(sock)
+                if not data or came:
+                    return False
+                for frame in decoder.feed(data):
+                    return isinstance(frame, ListenerHello) and frame.stopping
+        except (OSError, ProtocolError):
+            return False
+
+
+def waitForEnd(path: str, interrupted: Callable[[], bool]) -> bool:
+    """
+    Wait until the listener at a path has ended.
+
+    @param interrupted: says whether to give up.
+    @return: whether it has ended.
+    """
+    process = _process(path)
+    try:
+        while not interrupted():
+            if process is None:
+                sock = _connect(path)
+                if sock is None:
+                    return True
+                sock.close()
+            elif _linux.hasEnded(process):
+                return True
+            select.poll().poll(INTERVAL * 1000)
+        return False
+    finally:
+        if process is not None:
+            os.close(process)
+
+
+def _process(path: str) -> int | None:
+    """
+    Find the process that listens at a path.
+
+    @return: a pidfd, which is the caller's, or L{None} if there is none to be had.
+    """
+    sock = _connect(path)
+    if sock is None:
+        return None
+    with sock:
+        try:
+            pid = _linux.credentials(sock).pid
+        except OSError:
+            pid = 0
+        return _linux.peerProcess(sock, pid)
