@@ -110,7 +110,7 @@ class DatagramWire:
         self._timedOut = timedOut
         self._waiting: deque[tuple[float, AcceptedConnection]] = deque()
         self._counts = dict.fromkeys(
-            ("accepted", "sent", "timedOut", "gone", "stopped"), 0
+            ("accepted", "sent", "timedOut", "stopped", "gone"), 0
         )
         self._timer: IDelayedCall | None = None
         self._full: _Room | None = None

@@ -46,6 +46,7 @@ from portlisten._linux import Credentials
 from portlisten._transport import ChannelTransport
 from portlisten._worker import FAREWELL, UNFIT, Worker
 from portlisten.interfaces import IAdopter
+from tests.support import RunningClock
 from tests.test_channel import (
     Peer,
     aMoment,
@@ -54,7 +55,6 @@ from tests.test_channel import (
     tcpPair,
     texts,
 )
-from tests.support import RunningClock
 
 RETRY = 0.5
 GRACE = 10.0
