@@ -18,6 +18,7 @@ from twisted.internet.interfaces import (
 )
 from twisted.logger import Logger
 from twisted.python.failure import Failure
+from zope.interface import implementer
 
 from portlisten import _draining, _linux
 
@@ -30,6 +31,7 @@ def logPrefix(thing: object) -> str:
     return type(thing).__name__ if context is None else context.logPrefix()
 
 
+@implementer(ILoggingContext)
 class Served:
     """
     An adopted connection.

@@ -5,7 +5,6 @@ decides, and tells it what happened.
 
 from __future__ import annotations
 
-import os
 import socket
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -17,7 +16,7 @@ from zope.interface import implementer
 
 from portlisten import _linux
 from portlisten._accept import Accepted
-from portlisten._frames import Kind, Port
+from portlisten._frames import Kind, Port, socketName
 from portlisten._ledger import Decision, GiveUp, HandOff, Ledger, LetGo, Reason
 from portlisten._sharing import Sharing
 from portlisten._throttle import Throttle
@@ -54,7 +53,7 @@ class AcceptedConnection:
         if isinstance(self._address, tuple):
             host, port = self._address[:2]
             return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-        return os.fsdecode(self._address) or "a client on a Unix socket"
+        return socketName(self._address) or "a client on a Unix socket"
 
     @property
     def witnessed(self) -> bool:

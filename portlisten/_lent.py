@@ -23,7 +23,7 @@ from twisted.logger import Logger
 from portlisten import _linux
 from portlisten._accept import BATCH, Accepted, Acceptor
 from portlisten._adoption import Adoptions, Served, logPrefix
-from portlisten._frames import Kind
+from portlisten._frames import Kind, socketName
 
 #: How many descriptors ports leave to the rest of the process: a Twisted port that is
 #: out of them accepts connections in order to close them.  It is more than they take
@@ -344,7 +344,7 @@ class _UNIXPort:
         self._acceptor = Acceptor(
             reactor,
             sock,
-            f"unix:{os.fsdecode(sock.getsockname())}",
+            f"unix:{socketName(sock.getsockname())}",
             lambda: BATCH,
             self._accepted,
             retry,

@@ -228,10 +228,7 @@ class StreamWire:
                 )
 
     def _turnAway(self, sock: socket.SocketType, who: _linux.Credentials) -> None:
-        reason = (
-            f"uid {who.uid} may not be a worker here: the listener's --allow-user"
-            " and --allow-group say who may"
-        )
+        reason = self._access.explain(who)
         self.log.warn(
             "process {pid} is turned away: {reason}", pid=who.pid, reason=reason
         )
