@@ -173,9 +173,7 @@ def _manyGroups(sock: socket.SocketType) -> tuple[int, ...] | None:
     groups = (ctypes.c_uint32 * _NGROUPS_MAX)()
     size = ctypes.c_uint32(ctypes.sizeof(groups))
     getsockopt = ctypes.CDLL(None, use_errno=True).getsockopt
-    if getsockopt(
-        sock.fileno(), SOL_SOCKET, SO_PEERGROUPS, groups, ctypes.byref(size)
-    ):
+    if getsockopt(sock.fileno(), SOL_SOCKET, SO_PEERGROUPS, groups, ctypes.byref(size)):
         return None
     return tuple(groups[: size.value // ctypes.sizeof(ctypes.c_uint32)])
 

@@ -19,7 +19,6 @@ from twisted.logger import Logger
 from portlisten import _linux
 from portlisten._linux import MAXIMUM_PATH
 
-
 log = Logger()
 
 #: How long a start waits for another one at the same path, in seconds, and after how

@@ -400,12 +400,10 @@ def makeService(options: Options, reactor: Any = None) -> IService:
     backlog = options["backlog"] or somaxconn()
     try:
         listened = [
-            _ports.parse(reactor, description, backlog)
-            for description in options["listen"]
+            _ports.parse(description, backlog) for description in options["listen"]
         ]
         shared = [
-            _ports.parseShared(reactor, description, backlog)
-            for description in options["share"]
+            _ports.parseShared(description, backlog) for description in options["share"]
         ]
     except _ports.BadDescription as error:
         options.refuse(str(error))
