@@ -245,6 +245,7 @@ class Dispatcher:
         """
         See L{IDispatcher}.
         """
+        self._sharing.heard(channel)
         self._run(self._ledger.claimed(channel, ids, self._reactor.seconds()))
 
     def refused(self, channel: IChannel, ids: Sequence[int], reason: str) -> None:
