@@ -19,6 +19,7 @@ from typing import Any
 from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.protocol import DatagramProtocol, Factory
 from twisted.logger import Logger
+from twisted.python import reflect
 
 from portlisten import _linux
 from portlisten._accept import BATCH, Accepted, Acceptor
@@ -167,6 +168,7 @@ class StreamPorts(LentPorts):
             return _UNIXPort(self._reactor, self._adoptions, self._retry, descriptor)
         factory = _Accepting(self, self._adoptions)
         port = self._reactor.adoptStreamPort(descriptor, family, factory)
+        port.logPrefix = partial(reflect.qual, type(self._adoptions.factory))
         _beforeReading(port, partial(self._prepare, port))
         return port
 

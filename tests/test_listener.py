@@ -494,7 +494,7 @@ class MakeServiceTests(ListenerTestCase):
         self.patch(
             listener._ports,
             "parse",
-            lambda reactor, description, backlog: backlogs.append(backlog),
+            lambda description, backlog: backlogs.append(backlog),
         )
         self.make("--backlog", "7")
         self.make()
