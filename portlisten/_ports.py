@@ -78,6 +78,14 @@ class BoundPort:
         return self.sockets[0]
 
     @property
+    def path(self) -> str | None:
+        """
+        The path of a Unix socket; L{None} if it has none.
+        """
+        name = self.address.name if isinstance(self.address, UNIXAddress) else None
+        return None if not name or name.startswith(b"\0") else os.fsdecode(name)
+
+    @property
     def label(self) -> str:
         """
         The address as an endpoint description, for the log.

@@ -110,6 +110,7 @@ class CommandOptions(Options):
         """
         if self._parent is None:
             return
+        self._checkChroot(self._parent)
         uid, gid = self._parent.get("uid"), self._parent.get("gid")
         if self._parent.get("euid"):
             raise UsageError(
@@ -133,10 +134,35 @@ class CommandOptions(Options):
                 " to give to the process: make one, as with 'adduser --system'"
             ) from None
 
+    @staticmethod
+    def _checkChroot(parent: Mapping[str, Any]) -> None:
+        chroot, pidFile = parent.get("chroot"), parent.get("pidfile")
+        if not chroot:
+            return
+        if not os.path.isabs(parent.get("rundir") or ""):
+            raise UsageError(
+                "--chroot would leave the process in the folder that it is in now,"
+                " outside: add --rundir / or another folder of the chroot's"
+            )
+        if pidFile:
+            folder = os.path.dirname(os.path.abspath(pidFile))
+            if not os.path.isdir(chroot + folder):
+                raise UsageError(
+                    f"--chroot: there is no folder {folder} in {chroot} for the pid"
+                    " file: add --pidfile= for none, or name another one"
+                )
+
     @property
     def _parent(self) -> Mapping[str, Any] | None:
         # twistd's own options; there are none in a .tac file.
         return getattr(self, "parent", None)
+
+    @property
+    def twistd(self) -> Mapping[str, Any]:
+        """
+        The options of C{twistd} itself.
+        """
+        return self._parent or {}
 
     @property
     def logsElsewhere(self) -> bool:
@@ -264,6 +290,26 @@ def failToStart(options: CommandOptions, reason: str) -> NoReturn:
         log.critical("{reason}", reason=message)
     print(message, file=sys.__stderr__, flush=True)
     raise StartFailure(reason)
+
+
+def checkUser(options: CommandOptions) -> None:
+    """
+    See that the user that C{twistd} is about to become is known to the process, which
+    may be in a chroot by now: C{twistd} looks up the user's groups there.
+
+    @raise StartFailure: if not.
+    """
+    parent = options.twistd
+    uid = parent.get("uid")
+    try:
+        if uid is not None:
+            pwd.getpwuid(uid)
+    except KeyError:
+        failToStart(
+            options,
+            f"there is no user with the number {uid} in {parent.get('chroot')}: --uid"
+            " needs an /etc/passwd in the chroot that has it",
+        )
 
 
 def warnOfRoot(command: str) -> None:

@@ -215,6 +215,7 @@ class HelloService(Service):
         @raise StartFailure: if that is impossible.
         """
         super().privilegedStartService()
+        _twistd.checkUser(self._options)
         try:
             self._worker.bind()
         except _path.PathError as error:
