@@ -240,7 +240,8 @@ class Adoptions:
         """
         if self._spare is None:
             try:
-                self._spare = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+                # There may be no /dev/null, in a chroot.
+                self._spare = os.eventfd(0, os.EFD_CLOEXEC)
             except OSError:
                 return False
         return True

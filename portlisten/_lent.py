@@ -233,7 +233,7 @@ class StreamPorts(LentPorts):
 
     def _crowded(self) -> bool:
         try:
-            descriptor = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+            descriptor = os.eventfd(0, os.EFD_CLOEXEC)
         except OSError:
             return True
         os.close(descriptor)

@@ -50,6 +50,9 @@ _CLOSE_WAIT = 8
 _COOKIE = struct.Struct("=Q")
 _CREDENTIALS = struct.Struct("=iII")
 
+# linux/include/uapi/linux/capability.h: CAP_SETGID and CAP_SETUID
+_CHANGE_USERS = 1 << 6 | 1 << 7
+
 # sock_getsockopt in CPython's Modules/socketmodule.c
 _PYTHONS_LIMIT = 1024
 # linux/include/uapi/linux/limits.h
@@ -384,6 +387,21 @@ def initialEnvironment() -> dict[str, str]:
         return {}
     pairs = (os.fsdecode(entry).partition("=") for entry in entries if entry)
     return {name: value for name, _, value in pairs}
+
+
+def mayChangeUsers() -> bool:
+    """
+    Whether this process may become any user: it has C{CAP_SETUID} and C{CAP_SETGID}
+    of capabilities(7), as C{CapEff} in proc(5) says.
+
+    @return: L{True} as well if the kernel does not say.
+    """
+    try:
+        with open("/proc/self/status") as file:
+            fields = dict(line.split(":", 1) for line in file if ":" in line)
+        return int(fields["CapEff"], 16) & _CHANGE_USERS == _CHANGE_USERS
+    except (OSError, KeyError, ValueError):
+        return True
 
 
 def datagramSocket() -> socket.socket:

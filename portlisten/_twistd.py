@@ -8,19 +8,34 @@ from __future__ import annotations
 
 import atexit
 import grp
+import itertools
 import math
 import os
 import pwd
+import re
 import signal
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
 from twisted.internet.error import ReactorNotRunning
 from twisted.logger import Logger
 from twisted.python.usage import Options, UsageError
 
+from portlisten import __version__, _linux
+from twisted import copyright
+
 log = Logger(namespace="portlisten")
+
+
+def printVersion() -> NoReturn:
+    """
+    Print which portlisten and which Twisted this is, and end the process.
+
+    @raise SystemExit: always.
+    """
+    print(f"portlisten {__version__}, with Twisted {copyright.version}")
+    raise SystemExit(0)
 
 
 class StartFailure(SystemExit, Exception):
@@ -70,13 +85,61 @@ class CommandOptions(Options):
             super().parseOptions(options)
             self.checkPrivileges()
         except UsageError as error:
-            self.refuse(str(error))
+            self.refuse(self._twistds(str(error)) or str(error))
+
+    def opt_version(self) -> NoReturn:
+        """
+        Print portlisten's version and Twisted's, and exit.
+        """
+        printVersion()
 
     def getUsage(self, width: int | None = None) -> str:
         """
         See L{Options.getUsage}.
         """
         return str(super().getUsage(width)) + self.epilogue
+
+    def _twistds(self, reason: str) -> str | None:
+        """
+        Say what is wrong with an option that is not of this command, if it is one of
+        C{twistd}'s.
+        """
+        unknown = re.fullmatch("option (--?([A-Za-z_-]+)) not recognized", reason)
+        known = [
+            *(name.rstrip("=") for name in getattr(self._parent, "longOpt", ())),
+            *getattr(self._parent, "shortOpt", "").replace(":", ""),
+        ]
+        if unknown is None or unknown[2] not in known:
+            return None
+        return (
+            f"{unknown[1]} is an option of twistd's, and comes before '{self.command}'"
+        )
+
+    def checkOrder(self, arguments: Sequence[str]) -> None:
+        """
+        See that what came after the first argument is no option: options end there.
+
+        @raise UsageError: if one is.
+        """
+        for before, argument in itertools.pairwise(arguments):
+            name = argument.lstrip("-").partition("=")[0]
+            if argument.startswith("-") and name in self.synonyms:
+                raise UsageError(
+                    f"options come before the arguments: {argument} stands after"
+                    f" {before}"
+                )
+
+    def checkPath(self, path: str) -> None:
+        """
+        See that a path does not look like an option.
+
+        @raise UsageError: if it does.
+        """
+        if path.startswith("-"):
+            raise UsageError(
+                f"PATH would be {path!r}: options come before the arguments, and a path"
+                f" that begins with '-' is written ./{path}"
+            )
 
     def checkAlone(self, other: str, *names: str) -> None:
         """
@@ -126,6 +189,11 @@ class CommandOptions(Options):
             return
         if os.getuid() != 0 and uid != os.getuid():
             raise UsageError("--uid needs root: start as root, or leave it out")
+        if uid != os.getuid() and not _linux.mayChangeUsers():
+            raise UsageError(
+                "--uid needs CAP_SETUID and CAP_SETGID, which this process lacks though"
+                " it is root: grant them, or start it as that user"
+            )
         try:
             pwd.getpwuid(uid)
         except KeyError:

@@ -23,7 +23,7 @@ import socket
 import sys
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 from twisted.python.usage import Options as UsageOptions
 from twisted.python.usage import UsageError
@@ -81,6 +81,14 @@ is open as 3 and so on is replaced. PROGRAM goes on when the listener stops, and
 the port is taken until PROGRAM stops, too: restart it with the listener, or have
 systemd hold the port.
 
+PROGRAM has to be one that takes its sockets from systemd by itself, by LISTEN_FDS:
+uvicorn --fd, gunicorn, twistd with systemd: descriptions. Nothing may fork between
+this command and the server, since LISTEN_PID names this process: runuser, su, sudo,
+'npm start' and sh -c 'a; b' do, and the server would then listen elsewhere or not at
+all. To change users, use setpriv, which does not; in a shell, use exec:
+  portlisten exec ./socket setpriv --reuid www --regid www --clear-groups server
+  portlisten exec ./socket sh -c 'cd /srv/www && exec server'
+
 PROGRAM has to serve all that it gets, or to be given less with --name: clients
 of a socket that it leaves alone wait for ever. A port that is only a number has
 two sockets, for IPv4 and IPv6; tcp:80 and tcp6:80 have one.
@@ -118,9 +126,16 @@ Examples, with 'twistd portlisten --share http=tcp:80 /run/portlisten/web.sock':
         """
         Take PATH, PROGRAM and its arguments.
         """
-        if len(args) < 2:
-            raise UsageError(f"expected PATH and PROGRAM, got {len(args)} arguments")
-        self["path"], *self["program"] = args
+        path, *program = args or [""]
+        if program[:1] == ["--"]:
+            del program[0]
+        else:
+            self.checkOrder([path, *program[:1]])
+        if not program:
+            given = "PATH alone" if args else "neither"
+            raise UsageError(f"expected PATH and PROGRAM, got {given}")
+        self.checkPath(path)
+        self["path"], self["program"] = path, program
 
 
 class Options(UsageOptions):
@@ -138,6 +153,12 @@ class Options(UsageOptions):
     subCommands = [
         ["exec", None, ExecOptions, "Run any program on the ports that are shared."]
     ]
+
+    def opt_version(self) -> NoReturn:
+        """
+        Print portlisten's version and Twisted's, and exit.
+        """
+        _twistd.printVersion()
 
     def postOptions(self) -> None:
         """

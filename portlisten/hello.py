@@ -193,8 +193,10 @@ Examples:
         Take PATH and STRING.
         """
         if len(args) != 2:
+            self.checkOrder(args)
             raise UsageError(f"expected PATH and STRING, got {len(args)} arguments")
         self["path"] = args[0]
+        self.checkPath(self["path"])
         self["string"] = os.fsencode(args[1])
 
 

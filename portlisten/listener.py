@@ -245,10 +245,12 @@ Examples:
         Take PORT, which may be missing after C{--listen} or C{--share}, and PATH.
         """
         given = bool(self["listen"] or self["share"])
+        self.checkOrder(args)
         if not 2 - given <= len(args) <= 2:
             port = "[PORT]" if given else "PORT"
             raise UsageError(f"expected {port} and PATH, got {len(args)} arguments")
         *ports, self["path"] = args
+        self.checkPath(self["path"])
         self["listen"][:0] = ports
 
 
