@@ -509,7 +509,7 @@ def _internet(description: str, asTCP: str) -> tuple[str, int, int | None]:
             raise ValueError(f"{number} is no port")
     except Exception as error:
         raise BadDescription(
-            f"{description!r} is no port: {_firstLine(error)}{_hint(description)}"
+            f"{description!r} is no port: {_reason(description, error)}"
         ) from error
     return host, number, backlog if _OWN_BACKLOG.search(asTCP) else None
 
@@ -518,10 +518,11 @@ def _parse(backlog: int, description: str, datagrams: bool) -> Nameless:
     if ":" not in description:
         if _NUMBER.fullmatch(description) and int(description) < 65536:
             return NumberedPort(int(description), backlog)
+        meant = _meant(description)
         raise BadDescription(
             f"{description!r} is no port: give a number from 0 to 65535, or an"
-            " endpoint description such as tcp:80:interface=127.0.0.1"
-            f"{_hint(description)}"
+            " endpoint description such as"
+            f" {meant or 'tcp:80:interface=127.0.0.1'}"
         )
     unnamed = _unnamed(description)
     if unnamed is not None:
@@ -535,8 +536,7 @@ def _parse(backlog: int, description: str, datagrams: bool) -> Nameless:
                 " this process, as its LISTEN_FDS and LISTEN_FDNAMES say"
             ) from error
         raise BadDescription(
-            f"{description!r} is no endpoint description:"
-            f" {_firstLine(error)}{_hint(description)}"
+            f"{description!r} is no endpoint description: {_reason(description, error)}"
         ) from error
     if isinstance(endpoint, AdoptedStreamServerEndpoint):
         return InheritedPort(description, endpoint.fileno, datagrams)
@@ -555,16 +555,37 @@ def _parse(backlog: int, description: str, datagrams: bool) -> Nameless:
     )
 
 
-def _hint(description: str) -> str:
+#: What Python and Twisted say of a description, and what is meant.
+_REASONS = [
+    (r"invalid literal for int\(\) with base [0-9]+: (.*)", r"\1 is no number"),
+    (r".* got an unexpected keyword argument (.*)", r"it has no option \1"),
+    (r".* got multiple values for argument (.*)", r"it has two values for \1"),
+    (r".* missing [0-9]+ required positional arguments?: (.*)", r"\1 is missing"),
+    (r".* takes .* positional arguments? but .*", "it has too many parts"),
+]
+
+
+def _reason(description: str, error: Exception) -> str:
     """
-    Say how to write what a description that makes no sense was meant to be, if that
-    can be guessed.
+    Say why a description makes no sense, and what was meant by it if that can be
+    guessed.
     """
     meant = _meant(description)
-    return f"; write it as '{meant}'" if meant else ""
+    if meant:
+        return f"write it as '{meant}'"
+    reason = _firstLine(error)
+    for pattern, said in _REASONS:
+        if re.fullmatch(pattern, reason):
+            return re.sub(pattern, said, reason)
+    return reason
 
 
 def _meant(description: str) -> str:
+    """
+    Guess how a description that makes no sense should have been written.
+
+    @return: nothing if that cannot be guessed.
+    """
     head, separator, tail = description.partition(":interface=")
     address = re.match(r"\[?([^=\]]*?)\]?(?=:[A-Za-z]+=|$)", tail)
     if separator and address is not None and isIPv6Address(address[1]):

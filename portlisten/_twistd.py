@@ -111,9 +111,7 @@ class CommandOptions(Options):
         ]
         if unknown is None or unknown[2] not in known:
             return None
-        return (
-            f"{unknown[1]} is an option of twistd's, and comes before '{self.command}'"
-        )
+        return f"{unknown[1]} is an option of twistd's: it comes before {self.command}"
 
     def checkOrder(self, arguments: Sequence[str]) -> None:
         """

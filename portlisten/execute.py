@@ -132,8 +132,9 @@ Examples, with 'twistd portlisten --share http=tcp:80 /run/portlisten/web.sock':
         else:
             self.checkOrder([path, *program[:1]])
         if not program:
-            given = "PATH alone" if args else "neither"
-            raise UsageError(f"expected PATH and PROGRAM, got {given}")
+            raise UsageError(
+                f"expected PATH and PROGRAM, got {min(len(args), 1)} arguments"
+            )
         self.checkPath(path)
         self["path"], self["program"] = path, program
 
@@ -366,7 +367,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         options.parseOptions(sys.argv[1:] if arguments is None else arguments)
     except UsageError as error:
-        raise SystemExit(f"portlisten: {error} (see 'portlisten --help')") from None
+        raise SystemExit(
+            f"portlisten: {error}; the listener is 'twistd portlisten' (see"
+            " 'portlisten --help')"
+        ) from None
     try:
         execute(options.subOptions)
     except KeyboardInterrupt:

@@ -5,7 +5,9 @@ Tests for L{portlisten._linux}.
 from __future__ import annotations
 
 import array
+import builtins
 import errno
+import io
 import os
 import select
 import socket
@@ -439,6 +441,45 @@ class CredentialsTests(SynchronousTestCase):
                     return _linux.credentials(accepted)
             finally:
                 os.waitpid(child, 0)
+
+
+class MayChangeUsersTests(SynchronousTestCase):
+    """
+    Tests for L{_linux.mayChangeUsers}.
+    """
+
+    def answer(self, status: str) -> bool:
+        """
+        Have the kernel say this of the process.
+        """
+        self.patch(builtins, "open", lambda name: io.StringIO(status))
+        return _linux.mayChangeUsers()
+
+    def test_root(self) -> None:
+        """
+        Root may, unless it lacks one of two capabilities.
+        """
+        for capabilities, may in (
+            ("000001ffffffffff", True),
+            ("00000000000000c0", True),
+            ("0000000000000080", False),
+            ("0000000000000040", False),
+            ("0000000000000000", False),
+        ):
+            status = f"Name:\ta: b\nCapEff:\t{capabilities}\n"
+            self.assertEqual(self.answer(status), may)
+
+    def test_untold(self) -> None:
+        """
+        If the kernel does not say, it may.
+        """
+        self.assertTrue(self.answer("Name:\ttwistd\n"))
+
+        def fail(name: str) -> None:
+            raise FileNotFoundError
+
+        self.patch(builtins, "open", fail)
+        self.assertTrue(_linux.mayChangeUsers())
 
 
 class RefuseDescriptorsTests(SynchronousTestCase):

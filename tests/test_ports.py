@@ -141,7 +141,11 @@ class ParseTests(SynchronousTestCase):
         What Twisted does not understand is refused, with its own words.
         """
         self.assertBad("nonsense:80", "no endpoint", "Unknown endpoint type")
-        self.assertBad("tcp:http", "no endpoint", "invalid literal for int()")
+        self.assertBad("tcp:http", "no endpoint", "'http' is no number")
+        self.assertBad("tcp:80:interfaces=x", "it has no option 'interfaces'")
+        self.assertBad("tcp:interface=127.0.0.1", "'port' is missing")
+        self.assertBad("tcp:80:1:2:3", "it has too many parts")
+        self.assertBad("tcp:80:port=80", "it has two values for 'port'")
         self.assertBad("systemd:domain=INET:index=9", "not among", "LISTEN_FDS")
 
     def test_hints(self) -> None:
@@ -160,10 +164,11 @@ class ParseTests(SynchronousTestCase):
             ("*:80", "80"),
             ("/run/www.sock", "unix:/run/www.sock"),
         ):
-            self.assertBad(description, f"; write it as '{meant}'")
+            how = "such as " if ":" not in description else "write it as '"
+            self.assertBad(description, f"{how}{meant}")
             _ports.parse(meant, 5)
         error = self.assertRaises(BadDescription, _ports.parseShared, "udp:[::1]:53", 5)
-        self.assertIn(r"; write it as 'udp6:53:interface=\:\:1'", str(error))
+        self.assertIn(r": write it as 'udp6:53:interface=\:\:1'", str(error))
         for description in ("http", "tcp:http", "http:80", "tcp:80:interfaces=::1"):
             error = self.assertRaises(BadDescription, _ports.parse, description, 5)
             self.assertNotIn("write it as", str(error))
