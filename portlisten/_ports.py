@@ -654,13 +654,29 @@ def bind(port: PortPlan | SharedPort) -> list[BoundPort]:
         raise CannotBind(_explain(port, error)) from error
 
 
-def pathOf(port: PortPlan | SharedPort) -> str | None:
+def pathOf(port: object) -> str | None:
     """
     The path of a Unix socket that is to be bound; L{None} for any other port.
     """
     if isinstance(port, NamedPort | SharedPort):
         return pathOf(port.port)
     return port.path if isinstance(port, UNIXPort) else None
+
+
+_ADVICE = {
+    errno.EACCES: (
+        "; for a port below 1024 start as root and add --uid, or grant"
+        " CAP_NET_BIND_SERVICE"
+    ),
+    errno.EADDRINUSE: "; 'ss -lntup' shows who has it",
+    errno.EADDRNOTAVAIL: "; 'ip address' shows the addresses of this host",
+}
+
+_PATH_ADVICE = {
+    errno.EACCES: "; whoever starts the listener must be able to write to the folder",
+    errno.EADDRINUSE: "; 'ss -lxp' shows who has it: if nobody has, remove it",
+    errno.ENOENT: "; make the folder first",
+}
 
 
 def _explain(port: object, error: object) -> str:
@@ -671,14 +687,7 @@ def _explain(port: object, error: object) -> str:
         reason = str(error.strerror)  # its errno is getaddrinfo's
     else:
         reason = os.strerror(number)
-    advice = {
-        errno.EACCES: (
-            "; for a port below 1024 start as root and add --uid, or grant"
-            " CAP_NET_BIND_SERVICE"
-        ),
-        errno.EADDRINUSE: "; 'ss -lntup' shows who has it",
-        errno.EADDRNOTAVAIL: "; 'ip address' shows the addresses of this host",
-    }.get(number or 0, "")
+    advice = (_PATH_ADVICE if pathOf(port) else _ADVICE).get(number or 0, "")
     return f"cannot listen on {port}: {reason}{advice}"
 
 

@@ -249,6 +249,8 @@ Examples:
         if not 2 - given <= len(args) <= 2:
             port = "[PORT]" if given else "PORT"
             raise UsageError(f"expected {port} and PATH, got {len(args)} arguments")
+        if len(args) == 2 and "/" in args[0] and args[1].isdecimal():
+            raise UsageError(f"PORT comes first, as in '{args[1]} {args[0]}'")
         *ports, self["path"] = args
         self.checkPath(self["path"])
         self["listen"][:0] = ports

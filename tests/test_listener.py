@@ -639,6 +639,13 @@ class StartTests(ListenerTestCase):
             self.assertTrue(os.path.exists(self.path))
         os.unlink(self.path)
 
+    async def test_swapped(self) -> None:
+        """
+        PORT and PATH in the wrong order are told to be.
+        """
+        exit = self.assertRaises(SystemExit, parse, "./socket", "80")
+        self.assertIn("PORT comes first, as in '80 ./socket'", str(exit.code))
+
     async def test_onePath(self) -> None:
         """
         A port and the channels need two paths, however they are written.

@@ -654,8 +654,24 @@ class DescribedPortTests(SynchronousTestCase):
         A path whose folder is missing cannot be bound.
         """
         self.assertCannotBind(
-            f"unix:{self.mktemp()}/socket", "No such file or directory"
+            f"unix:{self.mktemp()}/socket",
+            "No such file or directory; make the folder first",
         )
+
+    def test_pathAdvice(self) -> None:
+        """
+        What is told of a path is not what would be of a number.
+        """
+        path = self.mktemp()
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.bind(path)
+        for description in (f"unix:{path}", f"unix:{path}:lockfile=0"):
+            self.assertCannotBind(
+                description, "Address already in use; 'ss -lxp' shows who has it"
+            )
+        error = OSError(errno.EACCES, "Permission denied")
+        told = _ports._explain(_ports.parse("name=unix:/run/x", 5), error)
+        self.assertIn("must be able to write to the folder", told)
 
 
 class InheritedPortTests(SynchronousTestCase):
