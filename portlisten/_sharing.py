@@ -38,13 +38,14 @@ class _Unread:
     @ivar later: those that it is lent again when it has read the others, with the
         numbers of their ports.
     @ivar limited: whether it has to read within a time.
-    @ivar waited: for how long it has not, in seconds.
+    @ivar waited: for how long it has not, at least, in seconds.  The first look may
+        come at once.
     """
 
     sockets: list[socket.socket] = field(default_factory=list)
     later: dict[socket.socket, int] = field(default_factory=dict)
     limited: bool = False
-    waited: float = 0.0
+    waited: float = -LOOK
 
 
 class Sharing:
@@ -131,7 +132,7 @@ class Sharing:
         """
         unread = self._unread.get(channel)
         if unread is not None:
-            unread.waited = 0.0
+            unread.waited = -LOOK
 
     def stop(self) -> None:
         """

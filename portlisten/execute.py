@@ -81,11 +81,11 @@ is open as 3 and so on is replaced. PROGRAM goes on when the listener stops, and
 the port is taken until PROGRAM stops, too: restart it with the listener, or have
 systemd hold the port.
 
-PROGRAM has to be one that takes its sockets from systemd by itself, by LISTEN_FDS:
-uvicorn --fd, gunicorn, twistd with systemd: descriptions. Nothing may fork between
-this command and the server, since LISTEN_PID names this process: runuser, su, sudo,
-'npm start' and sh -c 'a; b' do, and the server would then listen elsewhere or not at
-all. To change users, use setpriv, which does not; in a shell, use exec:
+PROGRAM has to take its sockets from systemd by itself: by LISTEN_FDS, as gunicorn
+and twistd's systemd: descriptions do, or by their numbers, as uvicorn --fd does.
+LISTEN_PID names this process, so nothing may fork between it and the server. These
+do fork: runuser, su, sudo, 'npm start', sh -c 'a; b'. The server would then listen
+elsewhere, or not at all. setpriv does not fork, nor does exec in a shell:
   portlisten exec ./socket setpriv --reuid www --regid www --clear-groups server
   portlisten exec ./socket sh -c 'cd /srv/www && exec server'
 

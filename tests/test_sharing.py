@@ -209,7 +209,7 @@ class SharingTests(SynchronousTestCase):
         """
         self.channel.reads = False
         self.sharing.joined(self.channel, [WEB])
-        self.clock.pump([LOOK] * 4)
+        self.clock.pump([LOOK] * 5)
         self.assertEqual(len(self.channel.calls), 1)
         self.clock.advance(LOOK)
         self.assertEqual(
@@ -288,8 +288,25 @@ class SharingTests(SynchronousTestCase):
             self.sharing.heard(self.channel)
         self.assertNotIn("revoke", [call[0] for call in self.channel.calls])
         self.sharing.heard(RecordingChannel("stranger"))
-        self.clock.pump([LOOK] * 5)
+        self.clock.pump([LOOK] * 6)
         self.assertIn("revoke", [call[0] for call in self.channel.calls])
+        self.end()
+
+    def test_lookComesAtOnce(self) -> None:
+        """
+        However short the time is, it has passed.
+        """
+        self.sharing = Sharing(self.clock, {WEB: [self.sock]}, 5, 0.01, 5)
+        first = RecordingChannel("first")
+        self.sharing.joined(first, [WEB])
+        self.clock.advance(LOOK - 0.001)
+        self.channel.reads = False
+        self.sharing.joined(self.channel, [WEB])
+        self.clock.advance(0.001)
+        self.assertNotIn("revoke", [call[0] for call in self.channel.calls])
+        self.clock.advance(LOOK)
+        self.assertIn("revoke", [call[0] for call in self.channel.calls])
+        self.sharing.left(first)
         self.end()
 
     def test_stoppedItself(self) -> None:
