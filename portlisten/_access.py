@@ -32,3 +32,18 @@ class Access:
         return who.uid in self.users or not {who.gid, *who.groups}.isdisjoint(
             self.groups
         )
+
+    def explain(self, who: Credentials) -> str:
+        """
+        Say why somebody may not be there.
+        """
+        reason = (
+            f"uid {who.uid} may not be a worker here: the listener's --allow-user"
+            " and --allow-group say who may"
+        )
+        if self.groups and not who.groupsKnown:
+            reason += (
+                "; this kernel does not say which other groups it is in, so only its"
+                f" first one counts, gid {who.gid}"
+            )
+        return reason

@@ -18,6 +18,7 @@ from twisted.internet.interfaces import (
 )
 from twisted.logger import Logger
 from twisted.python.failure import Failure
+from zope.interface import implementer
 
 from portlisten import _draining, _linux
 from portlisten._reactor import makePersistent
@@ -31,6 +32,7 @@ def logPrefix(thing: object) -> str:
     return type(thing).__name__ if context is None else context.logPrefix()
 
 
+@implementer(ILoggingContext)
 class Served:
     """
     An adopted connection.
@@ -240,7 +242,8 @@ class Adoptions:
         """
         if self._spare is None:
             try:
-                self._spare = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+                # There may be no /dev/null, in a chroot.
+                self._spare = os.eventfd(0, os.EFD_CLOEXEC)
             except OSError:
                 return False
         return True

@@ -17,7 +17,7 @@ from zope.interface import implementer
 
 from portlisten import _linux
 from portlisten._accept import Accepted
-from portlisten._frames import Kind, Port
+from portlisten._frames import Kind, Port, socketName
 from portlisten._ledger import Decision, GiveUp, HandOff, Ledger, LetGo, Reason
 from portlisten._quiet import quiet
 from portlisten._reactor import RunningTime
@@ -66,7 +66,7 @@ class AcceptedConnection:
         if isinstance(self._address, tuple):
             host, port = self._address[:2]
             return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-        return os.fsdecode(self._address) or "a client on a Unix socket"
+        return socketName(self._address) or "a client on a Unix socket"
 
     @property
     def witnessed(self) -> bool:
@@ -296,6 +296,7 @@ class Dispatcher:
         """
         See L{IDispatcher}.
         """
+        self._sharing.heard(channel)
         self._run(self._ledger.claimed(channel, ids, self._now()))
 
     def refused(self, channel: IChannel, ids: Sequence[int], reason: str) -> None:

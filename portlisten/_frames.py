@@ -20,7 +20,7 @@ import re
 import socket
 import struct
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any, ClassVar, Literal, TypeAlias
 
@@ -128,7 +128,9 @@ class Port:
     """
 
     number: int
-    address: Address
+    # The hash of a Unix address asks the file system, which fails for an abstract
+    # name and changes when the path does.
+    address: Address = field(hash=False)
     name: str = ""
     kind: Kind = Kind.CONNECTIONS
 
@@ -413,12 +415,27 @@ def describe(address: Address, name: str = "") -> str:
     do, for people.
     """
     if isinstance(address, UNIXAddress):
-        described = f"unix:{os.fsdecode(address.name or b'')}"
+        described = f"unix:{socketName(address.name or b'')}"
     elif isinstance(address, IPv6Address):
         described = f"{address.type.lower()}6:[{address.host}]:{address.port}"
     else:
         described = f"{address.type.lower()}:{address.host}:{address.port}"
     return f"{name}={described}" if name else described
+
+
+def socketName(name: str | bytes) -> str:
+    """
+    Write the name of a Unix socket in one line, for people: an abstract one, which
+    begins with a zero byte, begins with C{@} instead, as for systemd.
+
+    @param name: as the kernel gives it.
+    """
+    text = os.fsencode(name).decode("utf-8", "backslashreplace")
+    if text.startswith("\0"):
+        text = "@" + text[1:]
+    return "".join(
+        c if c.isprintable() else c.encode("unicode_escape").decode() for c in text
+    )
 
 
 def encode(frame: Frame) -> bytes:

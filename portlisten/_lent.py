@@ -20,11 +20,12 @@ from typing import Any
 from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.protocol import DatagramProtocol, Factory
 from twisted.logger import Logger
+from twisted.python import reflect
 
 from portlisten import _linux
 from portlisten._accept import BATCH, Accepted, Acceptor
 from portlisten._adoption import Adoptions, Served, logPrefix
-from portlisten._frames import Kind
+from portlisten._frames import Kind, socketName
 from portlisten._quiet import quiet
 from portlisten._reactor import makePersistent
 
@@ -173,6 +174,7 @@ class StreamPorts(LentPorts):
         port = self._reactor.adoptStreamPort(descriptor, family, factory)
         makePersistent(port, self._reactor)
         port.socket = _PatientSocket(port.socket, self._exhausted)
+        port.logPrefix = partial(reflect.qual, type(self._adoptions.factory))
         _beforeReading(port, partial(self._prepare, port))
         return port
 
@@ -245,7 +247,7 @@ class StreamPorts(LentPorts):
 
     def _crowded(self) -> bool:
         try:
-            descriptor = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+            descriptor = os.eventfd(0, os.EFD_CLOEXEC)
         except OSError:
             return True
         os.close(descriptor)
@@ -389,7 +391,7 @@ class _UNIXPort:
         self._acceptor = Acceptor(
             reactor,
             sock,
-            f"unix:{os.fsdecode(sock.getsockname())}",
+            f"unix:{socketName(sock.getsockname())}",
             lambda: BATCH,
             self._accepted,
             retry,

@@ -63,7 +63,15 @@ _INSISTENCE = 10
 _ROUNDS = 8
 
 _COOKIE = struct.Struct("=Q")
-_CREDENTIALS = struct.Struct("=iii")
+_CREDENTIALS = struct.Struct("=iII")
+
+# linux/include/uapi/linux/capability.h: CAP_SETGID and CAP_SETUID
+_CHANGE_USERS = 1 << 6 | 1 << 7
+
+# sock_getsockopt in CPython's Modules/socketmodule.c
+_PYTHONS_LIMIT = 1024
+# linux/include/uapi/linux/limits.h
+_NGROUPS_MAX = 65536
 _HANGUP = select.POLLHUP | select.POLLRDHUP
 _NO_LINGER = struct.pack("=ii", 0, 0)
 _ACCEPT_QUEUE = struct.Struct("=24xII")
@@ -90,13 +98,15 @@ class Credentials:
     C{SO_PEERGROUPS} in unix(7).  On the side that connected, this is who the
     other was when it called listen(2).
 
-    @ivar groups: the supplementary ones; empty where the kernel does not say.
+    @ivar groups: the supplementary ones.
+    @ivar groupsKnown: whether the kernel said which they are.
     """
 
     pid: int
     uid: int
     gid: int
     groups: tuple[int, ...] = ()
+    groupsKnown: bool = True
 
 
 def cookie(sock: socket.SocketType) -> int:
@@ -271,16 +281,41 @@ def hungUp(sock: socket.SocketType) -> bool:
 def credentials(sock: socket.SocketType) -> Credentials:
     """
     Say who is at the other end of a connected Unix socket.
+
+    @raise OSError: if the kernel does not say.
     """
-    data = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    data = sock.getsockopt(SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    pid, uid, gid = _CREDENTIALS.unpack(data)
+    groups = _groups(sock)
+    return Credentials(pid, uid, gid, groups or (), groups is not None)
+
+
+def _groups(sock: socket.SocketType) -> tuple[int, ...] | None:
+    """
+    The supplementary groups of the process at the other end.
+
+    @return: L{None} if the kernel does not say.
+    """
     groups = array.array("I")
     try:
-        # Python takes no longer answer; a user in more groups has none here.
-        groups.frombytes(sock.getsockopt(socket.SOL_SOCKET, SO_PEERGROUPS, 1024))
-    except OSError:
-        pass
-    pid, uid, gid = _CREDENTIALS.unpack(data)
-    return Credentials(pid, uid, gid, tuple(groups))
+        groups.frombytes(sock.getsockopt(SOL_SOCKET, SO_PEERGROUPS, _PYTHONS_LIMIT))
+    except OSError as error:
+        if error.errno != errno.ERANGE:
+            return None
+        return _manyGroups(sock)
+    return tuple(groups)
+
+
+def _manyGroups(sock: socket.SocketType) -> tuple[int, ...] | None:
+    """
+    Do what L{_groups} does, for more groups than Python's own function has room for.
+    """
+    groups = (ctypes.c_uint32 * _NGROUPS_MAX)()
+    size = ctypes.c_uint32(ctypes.sizeof(groups))
+    getsockopt = ctypes.CDLL(None, use_errno=True).getsockopt
+    if getsockopt(sock.fileno(), SOL_SOCKET, SO_PEERGROUPS, groups, ctypes.byref(size)):
+        return None
+    return tuple(groups[: size.value // ctypes.sizeof(ctypes.c_uint32)])
 
 
 def refuseDescriptors(sock: socket.socket) -> bool:
@@ -375,14 +410,32 @@ def kindOf(sock: socket.SocketType) -> Kind:
         raise WrongSocket(f"no socket: {error.strerror}") from error
     internet = domain in (socket.AF_INET, socket.AF_INET6)
     if not internet and domain != socket.AF_UNIX:
-        raise WrongSocket(f"a socket of address family {domain}")
+        what = _FAMILY_NAMES.get(domain, f"a socket of address family {domain}")
+        raise WrongSocket(what)
     if internet and kind == socket.SOCK_DGRAM and protocol == socket.IPPROTO_UDP:
         return Kind.DATAGRAMS
+    if internet and protocol in _PROTOCOL_NAMES:
+        raise WrongSocket(f"{_PROTOCOL_NAMES[protocol]}, not TCP")
     if kind != socket.SOCK_STREAM:
-        raise WrongSocket(f"a socket of type {kind}, not SOCK_STREAM")
+        what = _TYPE_NAMES.get(kind, f"a socket of type {kind}")
+        raise WrongSocket(f"{what}, not SOCK_STREAM")
     if internet:
         raise WrongSocket(f"a socket of protocol {protocol}, not TCP")
     return Kind.LISTENER if listening else Kind.CONNECTIONS
+
+
+# Some of the constants are missing where Python was built with old headers.
+_FAMILY_NAMES = {40: "a vsock socket", 16: "a netlink socket", 17: "a packet socket"}
+_PROTOCOL_NAMES = {
+    132: "an SCTP socket",
+    136: "a UDP-Lite socket",
+    262: "a Multipath TCP socket",
+}
+_TYPE_NAMES = {
+    int(socket.SOCK_DGRAM): "a socket of type SOCK_DGRAM",
+    int(socket.SOCK_RAW): "a socket of type SOCK_RAW",
+    int(socket.SOCK_SEQPACKET): "a socket of type SOCK_SEQPACKET",
+}
 
 
 #: What a descriptor may be called in a message.
@@ -489,6 +542,21 @@ def initialEnvironment() -> dict[str, str]:
         return {}
     pairs = (os.fsdecode(entry).partition("=") for entry in entries if entry)
     return {name: value for name, _, value in pairs}
+
+
+def mayChangeUsers() -> bool:
+    """
+    Whether this process may become any user: it has C{CAP_SETUID} and C{CAP_SETGID}
+    of capabilities(7), as C{CapEff} in proc(5) says.
+
+    @return: L{True} as well if the kernel does not say.
+    """
+    try:
+        with open("/proc/self/status") as file:
+            fields = dict(line.split(":", 1) for line in file if ":" in line)
+        return int(fields["CapEff"], 16) & _CHANGE_USERS == _CHANGE_USERS
+    except (OSError, KeyError, ValueError):
+        return True
 
 
 def datagramSocket() -> socket.socket:

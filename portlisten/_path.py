@@ -7,13 +7,29 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import select
 import socket
 import stat
+import time
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 
+from twisted.logger import Logger
+
 from portlisten import _linux
 from portlisten._linux import MAXIMUM_PATH
+
+log = Logger()
+
+#: How long a start waits for another one at the same path, in seconds, and after how
+#: many it says so.
+LOCK_TIMEOUT = 5.0
+LOCK_NOTICE = 1.0
+
+#: The pause between two tries to take the lock, in milliseconds.
+LOCK_RETRY = 20
+
+_ADVICE = "let PATH's folder belong to root, or to the listener's user"
 
 
 class PathError(Exception):
@@ -131,15 +147,25 @@ def bind(
             raise PathError(f"cannot bind {path}: {error.strerror}") from error
         finally:
             os.umask(umask)
-        bound = BoundPath(name, sock)
+        try:
+            bound = BoundPath(name, sock)
+        except OSError as error:
+            sock.close()
+            raise PathError(
+                f"cannot look at {path}: {error.strerror}; somebody else removed it:"
+                f" {_ADVICE}"
+            ) from error
         try:
             if group is not None:
-                os.chown(name, -1, group)
-                os.chmod(name, mode)
+                _give(name, tight, mode, group)
             if backlog is not None:
                 sock.listen(backlog)
             if replace:
                 bound.moveTo(path)
+        except PathError:
+            bound.remove()
+            sock.close()
+            raise
         except OSError as error:
             bound.remove()
             sock.close()
@@ -150,6 +176,45 @@ def bind(
         return bound
 
 
+def _give(name: str, made: int, mode: int, group: int) -> None:
+    """
+    Give the path of a socket that was just bound to a group, and then change its
+    permissions.  Whoever may write to its folder can put something else there at
+    any time, such as a symbolic link: that is left as it is.
+
+    @param made: the permissions that the socket was bound with.
+    @raise PathError: if it is not that socket any more.
+    @raise OSError: if that is impossible.
+    """
+    descriptor = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        status = os.fstat(descriptor)
+        ours = (
+            stat.S_ISSOCK(status.st_mode)
+            and status.st_uid == os.geteuid()
+            and status.st_nlink == 1
+            and not stat.S_IMODE(status.st_mode) & ~made
+        )
+        if not ours:
+            raise PathError(
+                f"{name} changed while it was set up, because somebody else can write"
+                f" to its folder, or the folder has a default ACL: {_ADVICE}"
+            )
+        # This leads to what was looked at, whatever the name leads to by now.
+        same = f"/proc/self/fd/{descriptor}"
+        try:
+            os.chown(same, -1, group)
+            if stat.S_IMODE(status.st_mode) != mode:
+                os.chmod(same, mode)
+        except FileNotFoundError:
+            raise PathError(
+                f"cannot give {name} to a group without /proc: mount it, in a chroot"
+                " as well, or leave --group out"
+            ) from None
+    finally:
+        os.close(descriptor)
+
+
 @contextmanager
 def _locked(path: str) -> Iterator[None]:
     """
@@ -158,29 +223,75 @@ def _locked(path: str) -> Iterator[None]:
     dies holds none, and no pid is compared with anything.
     """
     name = path + ".lock"
-    descriptor = _openLock(name)
+    descriptor = _waitForLock(name)
     try:
         yield
     finally:
-        os.unlink(name)
+        try:
+            os.unlink(name)
+        except OSError:
+            pass  # whoever may write to the folder may have done so
         os.close(descriptor)
 
 
-def _openLock(name: str) -> int:
-    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+def _waitForLock(name: str) -> int:
+    """
+    Take the lock, and wait for it if another process has it.
+
+    @return: the descriptor that holds it.
+    @raise PathError: if the lock file cannot be used, or stays locked.
+    """
+    start = time.monotonic()
+    noticed = False
     while True:
-        try:
-            descriptor = os.open(name, flags, 0o600)
-        except OSError as error:
-            raise PathError(f"cannot make {name}: {error.strerror}") from error
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        try:
-            # Its last holder may have removed the name while we waited.
-            if os.path.samestat(os.fstat(descriptor), os.lstat(name)):
-                return descriptor
-        except FileNotFoundError:
-            pass
+        descriptor = _tryLock(name)
+        if descriptor is not None:
+            return descriptor
+        waited = time.monotonic() - start
+        if waited > LOCK_TIMEOUT:
+            raise PathError(
+                f"another process has held {name} locked for {LOCK_TIMEOUT:g} s:"
+                f" 'fuser {name}' shows which; end it, or choose another path"
+            )
+        if waited > LOCK_NOTICE and not noticed:
+            noticed = True
+            log.info("waiting for another process, which has locked {name}", name=name)
+        select.poll().poll(LOCK_RETRY)
+
+
+def _tryLock(name: str) -> int | None:
+    """
+    Take the lock, if no other process has it.
+
+    @return: the descriptor that holds it, or L{None}.
+    @raise PathError: if the lock file cannot be used.
+    """
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    try:
+        descriptor = os.open(name, flags, 0o600)
+    except OSError as error:
+        advice = ""
+        if os.path.lexists(name):
+            advice = "; it is in the way: remove it, or choose another path"
+        raise PathError(f"cannot make {name}: {error.strerror}{advice}") from error
+    try:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise PathError(
+                f"{name}, the lock file, is no regular file: remove it, or choose"
+                " another path"
+            )
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # Its last holder may have removed the name since it was opened.
+        if os.path.samestat(status, os.lstat(name)):
+            return descriptor
+    except (BlockingIOError, FileNotFoundError):
+        pass
+    except BaseException:
         os.close(descriptor)
+        raise
+    os.close(descriptor)
+    return None
 
 
 def _makeRoom(path: str, kind: socket.SocketKind, replace: bool = False) -> None:

@@ -8,14 +8,15 @@ import errno
 import os
 import re
 import socket
+import stat
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeAlias
 
+from twisted.internet.abstract import isIPAddress, isIPv6Address
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
-from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import (
     AdoptedStreamServerEndpoint,
     TCP4ServerEndpoint,
@@ -23,23 +24,13 @@ from twisted.internet.endpoints import (
     UNIXServerEndpoint,
     serverFromString,
 )
-from twisted.internet.error import CannotListenError, ConnectionDone
-from twisted.internet.protocol import Factory, Protocol
-from twisted.python.failure import Failure
+from twisted.internet.protocol import Factory
+from twisted.python.lockfile import FilesystemLock
 from twisted.python.systemd import ListenFDs
 
 from portlisten import _linux
 from portlisten._frames import Address, Kind, describe, portName
-
-# Those whose ports are plain sockets.  Of any other (TLS, a wrapper) only the
-# socket would be handed over, and what it adds would silently be missing.
-_PLAIN = (
-    TCP4ServerEndpoint,
-    TCP6ServerEndpoint,
-    UNIXServerEndpoint,
-    AdoptedStreamServerEndpoint,
-)
-
+from portlisten._path import BoundPath
 
 #: How many sockets a port may have.
 MAXIMUM_REUSE = 64
@@ -95,6 +86,14 @@ class BoundPort:
         return self.sockets[0]
 
     @property
+    def path(self) -> str | None:
+        """
+        The path of a Unix socket; L{None} if it has none.
+        """
+        name = self.address.name if isinstance(self.address, UNIXAddress) else None
+        return None if not name or name.startswith(b"\0") else os.fsdecode(name)
+
+    @property
     def label(self) -> str:
         """
         The address as an endpoint description, for the log.
@@ -145,17 +144,17 @@ class NumberedPort:
         return bound
 
 
-class ReusedPort:
+class TCPPort:
     """
-    A TCP port with several sockets, which share it by C{SO_REUSEPORT}: the kernel
-    deals its connections out among them.
+    A TCP port on one address, or on all those of IPv4 or of IPv6.
 
     @param host: the address, or nothing for all those of IPv4.
-    @param count: how many sockets.
+    @param count: how many sockets, which share it by C{SO_REUSEPORT}: the kernel
+        deals its connections out among them; or 0 for one without.
     """
 
     def __init__(
-        self, description: str, host: str, number: int, backlog: int, count: int
+        self, description: str, host: str, number: int, backlog: int, count: int = 0
     ) -> None:
         self._description = description
         self._host = host
@@ -207,59 +206,82 @@ class UDPPort:
         return [_describe(sock)]
 
 
-class DescribedPort:
+class UNIXPort:
     """
-    A port that one of Twisted's endpoints binds.
+    A Unix socket with a path.
 
-    @param backlog: the length of the queue, or L{None} for the endpoint's.
+    @param mode: the permissions of the path.
+    @param lock: whether to lock the path as Twisted does: by a symbolic link beside
+        it, which leads to the number of this process.
     """
 
-    def __init__(self, description: str, endpoint: Any, backlog: int | None) -> None:
+    def __init__(
+        self, description: str, path: str, backlog: int, mode: int, lock: bool
+    ) -> None:
+        self.path = path
         self._description = description
-        self._endpoint = endpoint
         self._backlog = backlog
+        self._mode = mode
+        self._lock = FilesystemLock(f"{path}.lock") if lock else None
 
     def __str__(self) -> str:
         return self._description
 
     def bind(self) -> list[BoundPort]:
         """
-        Bind.
+        Bind.  The permissions are right from the first moment, and nothing changes
+        them later: somebody else might have put something else at the path.
 
-        @raise OSError: if that fails.
-        @raise CannotListenError: likewise.
+        @raise OSError: if that fails.  Nothing stays bound then.
+        @raise ValueError: likewise.
         """
-        factory = Factory.forProtocol(Protocol)
-        factory.noisy = False
-        deferred: Deferred[Any] = self._endpoint.listen(factory)
-        results: list[Any] = []
-        deferred.addBoth(results.append)
-        result = results[0]
-        if isinstance(result, Failure):
-            result.raiseException()
-        # The socket is taken from the port, which then can neither accept from
-        # it nor shut it down, but still cleans up what else it made.
-        result.stopReading()
-        sock = socket.socket(fileno=result.socket.detach())
-        sock.setblocking(False)
-        if self._backlog is not None:
+        with ExitStack() as undo:
+            if self._lock is not None:
+                self._acquire(self._lock)
+                undo.callback(self._unlock)
+            sock = socket.socket(
+                socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK
+            )
+            undo.callback(sock.close)
+            umask = os.umask(0o777 & ~self._mode)
+            try:
+                sock.bind(self.path)
+            finally:
+                os.umask(umask)
+            path = BoundPath(self.path, sock)
+            undo.callback(path.remove)
             sock.listen(self._backlog)
-
+            undo.pop_all()
         bound = _describe(sock)
-        identity = _identity(bound.address)
 
         def cleanUp() -> None:
-            try:
-                if identity == _identity(bound.address):
-                    result.connectionLost(Failure(ConnectionDone()))
-            except OSError:
-                pass  # after privileges were dropped, it may not be ours to remove
-            lock = getattr(result, "lockFile", None)
-            if lock is not None and lock.locked:
-                lock.unlock()
+            path.remove()
+            self._unlock()
 
         bound.cleanUp = cleanUp
         return [bound]
+
+    def _acquire(self, lock: Any) -> None:
+        """
+        Take the lock, and remove the path if its last owner died.
+        """
+        if not lock.lock():
+            raise ValueError(
+                f"Cannot acquire lock {lock.name}: a process that lives has it"
+            )
+        if not lock.clean:
+            try:
+                if stat.S_ISSOCK(os.lstat(self.path).st_mode):
+                    os.remove(self.path)
+            except OSError:
+                pass  # binding says why, if that is impossible
+
+    def _unlock(self) -> None:
+        if self._lock is not None:
+            try:
+                self._lock.unlock()
+            except (OSError, ValueError):
+                pass  # after privileges were dropped, it may not be ours to remove
 
 
 class InheritedPort:
@@ -290,8 +312,10 @@ class InheritedPort:
         sock = socket.socket(fileno=self._descriptor)
         try:
             kind = _linux.kindOf(sock)
-        except _linux.WrongSocket:
-            kind = Kind.CONNECTIONS
+        except _linux.WrongSocket as error:
+            advice = _rightUnit(sock)
+            sock.detach()
+            raise ValueError(f"the inherited descriptor is {error}: {advice}") from None
         if kind is Kind.DATAGRAMS and not self._datagrams:
             sock.detach()
             raise ValueError(
@@ -300,7 +324,10 @@ class InheritedPort:
             )
         if kind is Kind.CONNECTIONS:
             sock.detach()
-            raise ValueError("the inherited descriptor is no listening stream socket")
+            raise ValueError(
+                "the inherited descriptor is a stream socket that does not listen: its"
+                " socket unit should have Accept=no"
+            )
         sock.set_inheritable(False)
         sock.setblocking(False)
         bound = _describe(sock)
@@ -315,10 +342,10 @@ class NamedPort:
 
     def __init__(self, name: str, port: Nameless) -> None:
         self.name = name
-        self._port = port
+        self.port = port
 
     def __str__(self) -> str:
-        return str(self._port)
+        return str(self.port)
 
     def bind(self) -> list[BoundPort]:
         """
@@ -326,7 +353,7 @@ class NamedPort:
 
         @raise Exception: what the port that it names raises.
         """
-        bound = self._port.bind()
+        bound = self.port.bind()
         for each in bound:
             each.name = self.name
         return bound
@@ -338,17 +365,17 @@ class SharedPort:
     """
 
     def __init__(self, port: PortPlan) -> None:
-        self._port = port
+        self.port = port
 
     def __str__(self) -> str:
-        return str(self._port)
+        return str(self.port)
 
     @property
     def name(self) -> str:
         """
         What the port that it shares is called, or nothing.
         """
-        return nameOf(self._port)
+        return nameOf(self.port)
 
     def bind(self) -> list[BoundPort]:
         """
@@ -356,7 +383,7 @@ class SharedPort:
 
         @raise Exception: what the port that it shares raises.
         """
-        bound = self._port.bind()
+        bound = self.port.bind()
         for each in bound:
             if each.sockets[0].type == socket.SOCK_DGRAM:
                 each.kind = Kind.DATAGRAMS
@@ -365,9 +392,7 @@ class SharedPort:
         return bound
 
 
-Nameless: TypeAlias = (
-    "NumberedPort | DescribedPort | InheritedPort | ReusedPort | UDPPort"
-)
+Nameless: TypeAlias = "NumberedPort | TCPPort | UNIXPort | UDPPort | InheritedPort"
 PortPlan: TypeAlias = "Nameless | NamedPort"
 
 
@@ -378,7 +403,7 @@ def nameOf(port: PortPlan) -> str:
     return port.name if isinstance(port, NamedPort) else ""
 
 
-def parseShared(reactor: Any, description: str, backlog: int) -> SharedPort:
+def parseShared(description: str, backlog: int) -> SharedPort:
     """
     Understand a port that is to be shared: what L{parse} does, or C{udp:} and
     C{udp6:} with what Twisted has for TCP.  Of TCP it may have several sockets,
@@ -387,10 +412,10 @@ def parseShared(reactor: Any, description: str, backlog: int) -> SharedPort:
     @param backlog: for ports whose description has none of its own.
     @raise BadDescription: if it is none of these.
     """
-    return SharedPort(_named(description, partial(_parseShared, reactor, backlog)))
+    return SharedPort(_named(description, partial(_parseShared, backlog)))
 
 
-def parse(reactor: Any, description: str, backlog: int) -> PortPlan:
+def parse(description: str, backlog: int) -> PortPlan:
     """
     Understand a port: a number, or one of Twisted's descriptions of a server
     endpoint, perhaps with a name and C{=} before it.
@@ -398,7 +423,7 @@ def parse(reactor: Any, description: str, backlog: int) -> PortPlan:
     @param backlog: for ports whose description has none of its own.
     @raise BadDescription: if it is neither, or the name is none.
     """
-    return _named(description, partial(_parseListened, reactor, backlog))
+    return _named(description, partial(_parseListened, backlog))
 
 
 def _named(description: str, parse: Callable[[str], Nameless]) -> PortPlan:
@@ -416,17 +441,17 @@ _UDP = re.compile("udp6?:")
 _REUSEPORT = re.compile(r"(?<!\\):reuseport=([^:]*)")
 
 
-def _parseListened(reactor: Any, backlog: int, description: str) -> Nameless:
+def _parseListened(backlog: int, description: str) -> Nameless:
     if _UDP.match(description):
         raise BadDescription(
             f"{description!r} has no connections to hand off: use --share"
         )
     if _REUSEPORT.search(description):
         raise BadDescription(f"{description!r}: reuseport is for --share")
-    return _parse(reactor, description, backlog, False)
+    return _parse(backlog, description, False)
 
 
-def _parseShared(reactor: Any, backlog: int, description: str) -> Nameless:
+def _parseShared(backlog: int, description: str) -> Nameless:
     if _UDP.match(description):
         if _REUSEPORT.search(description):
             raise BadDescription(f"{description!r}: reuseport is for TCP ports only")
@@ -436,7 +461,7 @@ def _parseShared(reactor: Any, backlog: int, description: str) -> Nameless:
         return UDPPort(description, host, number)
     reused = _REUSEPORT.search(description)
     if reused is None:
-        return _parse(reactor, description, backlog, True)
+        return _parse(backlog, description, True)
     count = int(reused[1]) if re.fullmatch("[0-9]{1,3}", reused[1]) else 0
     if not 1 <= count <= MAXIMUM_REUSE:
         raise BadDescription(
@@ -451,18 +476,32 @@ def _parseShared(reactor: Any, backlog: int, description: str) -> Nameless:
     if not re.match("tcp6?:", rest):
         raise BadDescription(f"{description!r}: reuseport is for TCP ports only")
     host, number, ownBacklog = _internet(description, rest)
-    return ReusedPort(description, host, number, ownBacklog or backlog, count)
+    return TCPPort(description, host, number, ownBacklog or backlog, count)
 
 
-class _TakesAddress:
+class _TakesArguments:
     """
-    A reactor that listens nowhere: it only tells where it was to.
+    A reactor that listens nowhere: it only tells what it was to do.
     """
 
     def listenTCP(
         self, port: int, factory: object, backlog: int, interface: str
     ) -> tuple[str, int, int]:
         return interface, port, backlog
+
+    def listenUNIX(
+        self, path: str, factory: object, backlog: int, mode: int, wantPID: bool
+    ) -> tuple[str, int, int, bool]:
+        return path, backlog, mode, wantPID
+
+
+def _arguments(endpoint: Any) -> Any:
+    """
+    Say what an endpoint would have a L{_TakesArguments} do.
+    """
+    results: list[Any] = []
+    endpoint.listen(Factory()).addBoth(results.append)
+    return results[0]
 
 
 def _internet(description: str, asTCP: str) -> tuple[str, int, int | None]:
@@ -473,33 +512,33 @@ def _internet(description: str, asTCP: str) -> tuple[str, int, int | None]:
     @return: the address, the port, and the backlog if there is one.
     @raise BadDescription: if it cannot be understood.
     """
-    results: list[Any] = []
     try:
-        endpoint = serverFromString(_TakesAddress(), asTCP)
-        endpoint.listen(Factory()).addBoth(results.append)
-        host, number, backlog = results[0]
+        endpoint = serverFromString(_TakesArguments(), asTCP)
+        host, number, backlog = _arguments(endpoint)
         if not 0 <= number < 65536:
             raise ValueError(f"{number} is no port")
     except Exception as error:
         raise BadDescription(
-            f"{description!r} is no port: {_firstLine(error)}"
+            f"{description!r} is no port: {_reason(description, error)}"
         ) from error
     return host, number, backlog if _OWN_BACKLOG.search(asTCP) else None
 
 
-def _parse(reactor: Any, description: str, backlog: int, datagrams: bool) -> Nameless:
+def _parse(backlog: int, description: str, datagrams: bool) -> Nameless:
     if ":" not in description:
         if _NUMBER.fullmatch(description) and int(description) < 65536:
             return NumberedPort(int(description), backlog)
+        meant = _meant(description)
         raise BadDescription(
             f"{description!r} is no port: give a number from 0 to 65535, or an"
-            " endpoint description such as tcp:80:interface=127.0.0.1"
+            " endpoint description such as"
+            f" {meant or 'tcp:80:interface=127.0.0.1'}"
         )
     unnamed = _unnamed(description)
     if unnamed is not None:
         return InheritedPort(description, unnamed, datagrams)
     try:
-        endpoint = serverFromString(reactor, description)
+        endpoint = serverFromString(_TakesArguments(), description)
     except Exception as error:
         if description.startswith("systemd:") and isinstance(error, LookupError):
             raise BadDescription(
@@ -507,17 +546,86 @@ def _parse(reactor: Any, description: str, backlog: int, datagrams: bool) -> Nam
                 " this process, as its LISTEN_FDS and LISTEN_FDNAMES say"
             ) from error
         raise BadDescription(
-            f"{description!r} is no endpoint description: {_firstLine(error)}"
+            f"{description!r} is no endpoint description: {_reason(description, error)}"
         ) from error
-    if not isinstance(endpoint, _PLAIN):
-        raise BadDescription(
-            f"{description!r} is not a plain port: use tcp, tcp6, unix or systemd,"
-            " and leave TLS and the like to the worker"
-        )
     if isinstance(endpoint, AdoptedStreamServerEndpoint):
         return InheritedPort(description, endpoint.fileno, datagrams)
     ownBacklog = _OWN_BACKLOG.search(description) is not None
-    return DescribedPort(description, endpoint, None if ownBacklog else backlog)
+    if isinstance(endpoint, UNIXServerEndpoint):
+        path, own, mode, lock = _arguments(endpoint)
+        return UNIXPort(description, path, own if ownBacklog else backlog, mode, lock)
+    if isinstance(endpoint, TCP4ServerEndpoint | TCP6ServerEndpoint):
+        host, number, own = _arguments(endpoint)
+        return TCPPort(description, host, number, own if ownBacklog else backlog)
+    # Of any other (TLS, a wrapper) only the socket would be handed over, and what it
+    # adds would silently be missing.
+    raise BadDescription(
+        f"{description!r} is not a plain port: use tcp, tcp6, unix or systemd,"
+        " and leave TLS and the like to the worker"
+    )
+
+
+#: What Python and Twisted say of a description, and what is meant.
+_REASONS = [
+    (r"invalid literal for int\(\) with base [0-9]+: (.*)", r"\1 is no number"),
+    (r".* got an unexpected keyword argument (.*)", r"it has no option \1"),
+    (r".* got multiple values for argument (.*)", r"it has two values for \1"),
+    (r".* missing [0-9]+ required positional arguments?: (.*)", r"\1 is missing"),
+    (r".* takes .* positional arguments? but .*", "it has too many parts"),
+]
+
+
+def _reason(description: str, error: Exception) -> str:
+    """
+    Say why a description makes no sense, and what was meant by it if that can be
+    guessed.
+    """
+    meant = _meant(description)
+    if meant:
+        return f"write it as '{meant}'"
+    reason = _firstLine(error)
+    for pattern, said in _REASONS:
+        if re.fullmatch(pattern, reason):
+            return re.sub(pattern, said, reason)
+    return reason
+
+
+def _meant(description: str) -> str:
+    """
+    Guess how a description that makes no sense should have been written.
+
+    @return: nothing if that cannot be guessed.
+    """
+    head, separator, tail = description.partition(":interface=")
+    address = re.match(r"\[?([^=\]]*?)\]?(?=:[A-Za-z]+=|$)", tail)
+    if separator and address is not None and isIPv6Address(address[1]):
+        return head + _interface(address[1]) + tail[address.end() :]
+    if "/" in description and ":" not in description:
+        return f"unix:{description}"
+    parts = re.fullmatch(r"(?:(tcp|udp)6?:)?(.*):([0-9]{1,5})", description)
+    if parts is None:
+        return ""
+    kind, host = parts[1] or "tcp", parts[2].strip("[]")
+    if isIPv6Address(host):
+        return f"{kind}6:{parts[3]}{_interface(host)}"
+    if isIPAddress(host) or host == "localhost":
+        return f"{kind}:{parts[3]}{_interface(host)}"
+    return parts[3] if host in ("", "*") and kind == "tcp" else ""
+
+
+def _interface(address: str) -> str:
+    return ":interface=" + address.replace(":", "\\:")
+
+
+def _rightUnit(sock: socket.socket) -> str:
+    """
+    Say what a systemd socket unit should have instead of a socket that is of no use.
+    """
+    if sock.family not in (socket.AF_INET, socket.AF_INET6, socket.AF_UNIX):
+        return "its socket unit should have a TCP port or a path in ListenStream="
+    if sock.type in (socket.SOCK_STREAM, socket.SOCK_DGRAM) and sock.proto:
+        return "its socket unit should have no SocketProtocol="
+    return "its socket unit should have ListenStream="
 
 
 def _unnamed(description: str) -> int | None:
@@ -552,25 +660,34 @@ def bind(port: PortPlan | SharedPort) -> list[BoundPort]:
     """
     try:
         return port.bind()
-    except CannotListenError as error:
-        number = getattr(error.socketError, "errno", None) or 0
-        raise CannotBind(_explain(port, error.socketError), number) from error
     except (OSError, OverflowError, ValueError) as error:
         number = getattr(error, "errno", None) or 0
         raise CannotBind(_explain(port, error), number) from error
 
 
-def _identity(address: Address) -> tuple[int, int] | None:
+def pathOf(port: object) -> str | None:
     """
-    What a Unix address names at the moment.
+    The path of a Unix socket that is to be bound; L{None} for any other port.
     """
-    if not isinstance(address, UNIXAddress) or address.name is None:
-        return None
-    try:
-        status = os.lstat(address.name)
-    except OSError:
-        return None
-    return status.st_dev, status.st_ino
+    if isinstance(port, NamedPort | SharedPort):
+        return pathOf(port.port)
+    return port.path if isinstance(port, UNIXPort) else None
+
+
+_ADVICE = {
+    errno.EACCES: (
+        "; for a port below 1024 start as root and add --uid, or grant"
+        " CAP_NET_BIND_SERVICE"
+    ),
+    errno.EADDRINUSE: "; 'ss -lntup' shows who has it",
+    errno.EADDRNOTAVAIL: "; 'ip address' shows the addresses of this host",
+}
+
+_PATH_ADVICE = {
+    errno.EACCES: "; whoever starts the listener must be able to write to the folder",
+    errno.EADDRINUSE: "; 'ss -lxp' shows who has it: if nobody has, remove it",
+    errno.ENOENT: "; make the folder first",
+}
 
 
 def _explain(port: object, error: object) -> str:
@@ -581,14 +698,7 @@ def _explain(port: object, error: object) -> str:
         reason = str(error.strerror)  # its errno is getaddrinfo's
     else:
         reason = os.strerror(number)
-    advice = {
-        errno.EACCES: (
-            "; for a port below 1024 start as root and add --uid, or grant"
-            " CAP_NET_BIND_SERVICE"
-        ),
-        errno.EADDRINUSE: "; 'ss -lntup' shows who has it",
-        errno.EADDRNOTAVAIL: "; 'ip address' shows the addresses of this host",
-    }.get(number or 0, "")
+    advice = (_PATH_ADVICE if pathOf(port) else _ADVICE).get(number or 0, "")
     return f"cannot listen on {port}: {reason}{advice}"
 
 

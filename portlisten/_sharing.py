@@ -15,17 +15,38 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
 from portlisten import _linux
 from portlisten._frames import Kind, Port
+from portlisten._quiet import quiet
 from portlisten._shares import Decision, Lend, Shares
 from portlisten.interfaces import IChannel
 
 #: How often the sockets and their borrowers are looked at, in seconds.
 LOOK = 0.5
+
+
+@dataclass
+class _Unread:
+    """
+    What a worker was sent of sockets and has not read.
+
+    @ivar sockets: those that it was lent.
+    @ivar later: those that it is lent again when it has read the others, with the
+        numbers of their ports.
+    @ivar limited: whether it has to read within a time.
+    @ivar waited: for how long it has not, at least, in seconds.  The first look may
+        come at once.
+    """
+
+    sockets: list[socket.socket] = field(default_factory=list)
+    later: dict[socket.socket, int] = field(default_factory=dict)
+    limited: bool = False
+    waited: float = -LOOK
 
 
 class Sharing:
@@ -55,9 +76,17 @@ class Sharing:
         self._timeout = timeout
         self._budget = budget
         self._book = Shares(sockets)
-        self._borrowers: set[IChannel] = set()
-        self._unread: dict[IChannel, tuple[int, float]] = {}
+        self._divided = {
+            sock
+            for port, each in sockets.items()
+            if port.kind is Kind.GROUP
+            for sock in each
+        }
+        # With each, whether it is offered connections as well.
+        self._borrowers: dict[IChannel, bool] = {}
+        self._unread: dict[IChannel, _Unread] = {}
         self._lost: set[socket.socket] = set()
+        self._quiet = quiet(reactor)
         self._timer: IDelayedCall | None = None
 
     def __str__(self) -> str:
@@ -73,15 +102,16 @@ class Sharing:
 
         @return: whether that was possible.
         """
-        shared = [port for port in ports if port in self._sockets]
+        wanted = list(ports)
+        shared = [port for port in wanted if port in self._sockets]
         if not shared:
             return True
         count = sum(len(self._sockets[port]) for port in shared)
-        onTheirWay = sum(count for count, _ in self._unread.values())
+        onTheirWay = sum(len(each.sockets) for each in self._unread.values())
         if onTheirWay and onTheirWay + count > self._budget:
             return False
-        self._borrowers.add(channel)
-        self._unread[channel] = (count, self._reactor.seconds())
+        self._borrowers[channel] = len(shared) < len(wanted)
+        self._unread[channel] = _Unread(limited=True)
         self._run(self._book.joined(channel, shared))
         self._schedule()
         return True
@@ -91,12 +121,20 @@ class Sharing:
         A worker accepts nothing more.  May be called again.
         """
         if channel in self._borrowers:
-            self._borrowers.remove(channel)
+            del self._borrowers[channel]
             self._unread.pop(channel, None)
             self._run(self._book.left(channel))
             self._mend()
         if not self._borrowers:
             self.stop()
+
+    def heard(self, channel: IChannel) -> None:
+        """
+        A worker has claimed an offer, so it reads what it is sent.
+        """
+        unread = self._unread.get(channel)
+        if unread is not None:
+            unread.waited = -LOOK
 
     def stop(self) -> None:
         """
@@ -109,9 +147,36 @@ class Sharing:
     def _run(self, decisions: Iterable[Decision]) -> None:
         for decision in decisions:
             if isinstance(decision, Lend):
-                decision.channel.lend(decision.port, decision.socket)
+                self._lend(decision.channel, decision.port, decision.socket)
             else:
-                decision.channel.withdraw(decision.socket)
+                self._withdraw(decision.channel, decision.socket)
+
+    def _lend(self, channel: IChannel, port: int, sock: socket.socket) -> None:
+        if channel not in self._borrowers:
+            return  # it left, because of what it was sent before
+        unread = self._sent(channel, sock)
+        # A program that portlisten.execute runs reads only what it is lent when it
+        # joins, and may serve for long.  It takes neither of these.
+        patient = not self._borrowers[channel] and sock not in self._divided
+        if patient and sock in unread.sockets and channel.unread():
+            unread.later[sock] = port
+        else:
+            unread.sockets.append(sock)
+            channel.lend(port, sock)
+
+    def _withdraw(self, channel: IChannel, sock: socket.socket) -> None:
+        if channel in self._borrowers:
+            self._sent(channel, sock).later.pop(sock, None)
+            channel.withdraw(sock)
+
+    def _sent(self, channel: IChannel, sock: socket.socket) -> _Unread:
+        """
+        A worker is sent something of a socket.
+        """
+        unread = self._unread.setdefault(channel, _Unread())
+        if self._borrowers[channel] or sock in self._divided:
+            unread.limited = True
+        return unread
 
     def _schedule(self) -> None:
         if self._timer is None and self._borrowers:
@@ -119,15 +184,21 @@ class Sharing:
 
     def _look(self) -> None:
         self._timer = None
-        self._mend()
-        now = self._reactor.seconds()
-        for channel, (_, since) in list(self._unread.items()):
+        for channel, unread in list(self._unread.items()):
+            if self._unread.get(channel) is not unread:
+                continue  # it left, because of another
             if not channel.unread():
                 del self._unread[channel]
-            elif now - since > self._timeout:
+                for sock, port in unread.later.items():
+                    self._lend(channel, port, sock)
+                continue
+            # Time in which this process did not run is not the worker's.
+            unread.waited += LOOK
+            if unread.limited and unread.waited > self._timeout:
                 channel.revoke(
                     f"it did not read what it was lent within {self._timeout:g} s"
                 )
+        self._mend()
         self._schedule()
 
     def _mend(self) -> None:
@@ -152,19 +223,21 @@ class Sharing:
             why = str(error.strerror)
         if _linux.shutDown(sock) or sock.getsockname() != address:
             self._lost.add(sock)
-            self.log.critical(
+            self._quiet(
+                self.log.critical,
                 "a worker shut {port} down, for everybody, and that cannot be mended:"
                 " {why}; restart the listener",
                 port=port.label,
                 why=why,
             )
             for channel in self._book.holders(sock):
-                channel.withdraw(sock)
+                self._withdraw(channel, sock)
             return
-        self.log.error(
+        self._quiet(
+            self.log.error,
             "a worker shut {port} down, for everybody: what waited there was reset;"
             " it listens again",
             port=port.label,
         )
         for channel in self._book.holders(sock):
-            channel.lend(port.number, sock)
+            self._lend(channel, port.number, sock)

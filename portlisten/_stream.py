@@ -267,10 +267,7 @@ class StreamWire:
         then.
         """
         if not self._access.permits(who):
-            return (
-                f"uid {who.uid} may not be a worker here: the listener's --allow-user"
-                " and --allow-group say who may"
-            )
+            return self._access.explain(who)
         unread = self._dispatcher.unreadBy(who.uid)
         if unread > self._flightLimit // 8:
             return (

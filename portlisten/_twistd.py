@@ -8,22 +8,36 @@ from __future__ import annotations
 
 import atexit
 import grp
+import itertools
 import math
 import os
 import pwd
+import re
 import signal
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
 from twisted.internet.error import ReactorNotRunning
 from twisted.logger import Logger
 from twisted.python.usage import Options, UsageError
 
+from portlisten import __version__, _linux
 from portlisten._quiet import quiet
 from portlisten._reactor import ownTime
+from twisted import copyright
 
 log = Logger(namespace="portlisten")
+
+
+def printVersion() -> NoReturn:
+    """
+    Print which portlisten and which Twisted this is, and end the process.
+
+    @raise SystemExit: always.
+    """
+    print(f"portlisten {__version__}, with Twisted {copyright.version}")
+    raise SystemExit(0)
 
 
 class StartFailure(SystemExit, Exception):
@@ -73,13 +87,59 @@ class CommandOptions(Options):
             super().parseOptions(options)
             self.checkPrivileges()
         except UsageError as error:
-            self.refuse(str(error))
+            self.refuse(self._twistds(str(error)) or str(error))
+
+    def opt_version(self) -> NoReturn:
+        """
+        Print portlisten's version and Twisted's, and exit.
+        """
+        printVersion()
 
     def getUsage(self, width: int | None = None) -> str:
         """
         See L{Options.getUsage}.
         """
         return str(super().getUsage(width)) + self.epilogue
+
+    def _twistds(self, reason: str) -> str | None:
+        """
+        Say what is wrong with an option that is not of this command, if it is one of
+        C{twistd}'s.
+        """
+        unknown = re.fullmatch("option (--?([A-Za-z_-]+)) not recognized", reason)
+        known = [
+            *(name.rstrip("=") for name in getattr(self._parent, "longOpt", ())),
+            *getattr(self._parent, "shortOpt", "").replace(":", ""),
+        ]
+        if unknown is None or unknown[2] not in known:
+            return None
+        return f"{unknown[1]} is an option of twistd's: it comes before {self.command}"
+
+    def checkOrder(self, arguments: Sequence[str]) -> None:
+        """
+        See that what came after the first argument is no option: options end there.
+
+        @raise UsageError: if one is.
+        """
+        for before, argument in itertools.pairwise(arguments):
+            name = argument.lstrip("-").partition("=")[0]
+            if argument.startswith("-") and name in self.synonyms:
+                raise UsageError(
+                    f"options come before the arguments: {argument} stands after"
+                    f" {before}"
+                )
+
+    def checkPath(self, path: str) -> None:
+        """
+        See that a path does not look like an option.
+
+        @raise UsageError: if it does.
+        """
+        if path.startswith("-"):
+            raise UsageError(
+                f"PATH would be {path!r}: options come before the arguments, and a path"
+                f" that begins with '-' is written ./{path}"
+            )
 
     def checkAlone(self, other: str, *names: str) -> None:
         """
@@ -113,6 +173,7 @@ class CommandOptions(Options):
         """
         if self._parent is None:
             return
+        self._checkChroot(self._parent)
         uid, gid = self._parent.get("uid"), self._parent.get("gid")
         if self._parent.get("euid"):
             raise UsageError(
@@ -128,6 +189,11 @@ class CommandOptions(Options):
             return
         if os.getuid() != 0 and uid != os.getuid():
             raise UsageError("--uid needs root: start as root, or leave it out")
+        if uid != os.getuid() and not _linux.mayChangeUsers():
+            raise UsageError(
+                "--uid needs CAP_SETUID and CAP_SETGID, which this process lacks though"
+                " it is root: grant them, or start it as that user"
+            )
         try:
             pwd.getpwuid(uid)
         except KeyError:
@@ -136,10 +202,35 @@ class CommandOptions(Options):
                 " to give to the process: make one, as with 'adduser --system'"
             ) from None
 
+    @staticmethod
+    def _checkChroot(parent: Mapping[str, Any]) -> None:
+        chroot, pidFile = parent.get("chroot"), parent.get("pidfile")
+        if not chroot:
+            return
+        if not os.path.isabs(parent.get("rundir") or ""):
+            raise UsageError(
+                "--chroot would leave the process in the folder that it is in now,"
+                " outside: add --rundir / or another folder of the chroot's"
+            )
+        if pidFile:
+            folder = os.path.dirname(os.path.abspath(pidFile))
+            if not os.path.isdir(chroot + folder):
+                raise UsageError(
+                    f"--chroot: there is no folder {folder} in {chroot} for the pid"
+                    " file: add --pidfile= for none, or name another one"
+                )
+
     @property
     def _parent(self) -> Mapping[str, Any] | None:
         # twistd's own options; there are none in a .tac file.
         return getattr(self, "parent", None)
+
+    @property
+    def twistd(self) -> Mapping[str, Any]:
+        """
+        The options of C{twistd} itself.
+        """
+        return self._parent or {}
 
     @property
     def logsElsewhere(self) -> bool:
@@ -268,6 +359,26 @@ def failToStart(options: CommandOptions, reason: str, code: int = 1) -> NoReturn
         log.critical("{reason}", reason=message)
     print(message, file=sys.__stderr__, flush=True)
     raise StartFailure(reason, code)
+
+
+def checkUser(options: CommandOptions) -> None:
+    """
+    See that the user that C{twistd} is about to become is known to the process, which
+    may be in a chroot by now: C{twistd} looks up the user's groups there.
+
+    @raise StartFailure: if not.
+    """
+    parent = options.twistd
+    uid = parent.get("uid")
+    try:
+        if uid is not None:
+            pwd.getpwuid(uid)
+    except KeyError:
+        failToStart(
+            options,
+            f"there is no user with the number {uid} in {parent.get('chroot')}: --uid"
+            " needs an /etc/passwd in the chroot that has it",
+        )
 
 
 def warnOfRoot(command: str) -> None:

@@ -362,7 +362,8 @@ def parse(reactor: Any, *arguments: str, **options: str) -> IStreamServerEndpoin
         raise EndpointError(f"needs Linux, and this is {sys.platform}")
     if len(arguments) != 1 or not arguments[0]:
         raise EndpointError(
-            "a description has one path, as in portlisten:/run/portlisten/web.sock"
+            "a description has one path, as in portlisten:/run/portlisten/web.sock, and"
+            r" a colon in it is written '\:'"
         )
     wire = options.pop("wire", "stream")
     if wire not in _WIRES:

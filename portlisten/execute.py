@@ -23,7 +23,7 @@ import socket
 import sys
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 from twisted.python.usage import Options as UsageOptions
 from twisted.python.usage import UsageError
@@ -81,6 +81,14 @@ is open as 3 and so on is replaced. PROGRAM goes on when the listener stops, and
 the port is taken until PROGRAM stops, too: restart it with the listener, or have
 systemd hold the port.
 
+PROGRAM has to take its sockets from systemd by itself: by LISTEN_FDS, as gunicorn
+and twistd's systemd: descriptions do, or by their numbers, as uvicorn --fd does.
+LISTEN_PID names this process, so nothing may fork between it and the server. These
+do fork: runuser, su, sudo, 'npm start', sh -c 'a; b'. The server would then listen
+elsewhere, or not at all. setpriv does not fork, nor does exec in a shell:
+  portlisten exec ./socket setpriv --reuid www --regid www --clear-groups server
+  portlisten exec ./socket sh -c 'cd /srv/www && exec server'
+
 PROGRAM has to serve all that it gets, or to be given less with --name: clients
 of a socket that it leaves alone wait for ever. A port that is only a number has
 two sockets, for IPv4 and IPv6; tcp:80 and tcp6:80 have one.
@@ -118,9 +126,17 @@ Examples, with 'twistd portlisten --share http=tcp:80 /run/portlisten/web.sock':
         """
         Take PATH, PROGRAM and its arguments.
         """
-        if len(args) < 2:
-            raise UsageError(f"expected PATH and PROGRAM, got {len(args)} arguments")
-        self["path"], *self["program"] = args
+        path, *program = args or [""]
+        if program[:1] == ["--"]:
+            del program[0]
+        else:
+            self.checkOrder([path, *program[:1]])
+        if not program:
+            raise UsageError(
+                f"expected PATH and PROGRAM, got {min(len(args), 1)} arguments"
+            )
+        self.checkPath(path)
+        self["path"], self["program"] = path, program
 
 
 class Options(UsageOptions):
@@ -138,6 +154,12 @@ class Options(UsageOptions):
     subCommands = [
         ["exec", None, ExecOptions, "Run any program on the ports that are shared."]
     ]
+
+    def opt_version(self) -> NoReturn:
+        """
+        Print portlisten's version and Twisted's, and exit.
+        """
+        _twistd.printVersion()
 
     def postOptions(self) -> None:
         """
@@ -345,7 +367,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         options.parseOptions(sys.argv[1:] if arguments is None else arguments)
     except UsageError as error:
-        raise SystemExit(f"portlisten: {error} (see 'portlisten --help')") from None
+        raise SystemExit(
+            f"portlisten: {error}; the listener is 'twistd portlisten' (see"
+            " 'portlisten --help')"
+        ) from None
     try:
         execute(options.subOptions)
     except KeyboardInterrupt:

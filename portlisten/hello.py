@@ -194,8 +194,10 @@ Examples:
         Take PATH and STRING.
         """
         if len(args) != 2:
+            self.checkOrder(args)
             raise UsageError(f"expected PATH and STRING, got {len(args)} arguments")
         self["path"] = args[0]
+        self.checkPath(self["path"])
         self["string"] = os.fsencode(args[1])
 
 
@@ -217,6 +219,7 @@ class HelloService(Service):
         @raise StartFailure: if that is impossible.
         """
         super().privilegedStartService()
+        _twistd.checkUser(self._options)
         try:
             self._worker.bind()
         except _path.PathError as error:

@@ -4,6 +4,7 @@ C{twistd portlisten}: its options and its service.
 
 from __future__ import annotations
 
+import atexit
 import errno
 import os
 import resource
@@ -248,10 +249,14 @@ Examples:
         Take PORT, which may be missing after C{--listen} or C{--share}, and PATH.
         """
         given = bool(self["listen"] or self["share"])
+        self.checkOrder(args)
         if not 2 - given <= len(args) <= 2:
             port = "[PORT]" if given else "PORT"
             raise UsageError(f"expected {port} and PATH, got {len(args)} arguments")
+        if len(args) == 2 and "/" in args[0] and args[1].isdecimal():
+            raise UsageError(f"PORT comes first, as in '{args[1]} {args[0]}'")
         *ports, self["path"] = args
+        self.checkPath(self["path"])
         self["listen"][:0] = ports
 
 
@@ -286,10 +291,13 @@ class ListenerService(Service):
             behind then.
         """
         super().privilegedStartService()
+        _twistd.checkUser(self._options)
         with ExitStack() as undo:
             undo.callback(self._release)
             try:
                 self._bind(time.monotonic() + self._wire.succeed())
+                for bound in self._bound:
+                    _checkApart(bound.path, self._options["path"])
                 ports = self._described()
                 self._wire.bind(
                     ports,
@@ -303,6 +311,8 @@ class ListenerService(Service):
                 _twistd.failToStart(self._options, str(error))
             undo.pop_all()
         self._ready = True
+        # If privileges cannot be dropped, it is never started.
+        atexit.register(self._release)
 
     def _bind(self, end: float) -> None:
         """
@@ -330,11 +340,30 @@ class ListenerService(Service):
     def startService(self) -> None:
         """
         Accept, and hand off.
+
+        @raise StartFailure: if that is impossible.  Nothing is left behind then.
         """
         if not self._ready:
             # `twist` starts services without their privileged part.
             self.privilegedStartService()
+        atexit.unregister(self._release)
         super().startService()
+        with ExitStack() as undo:
+            undo.callback(self._abandon)
+            try:
+                self._start()
+            except OSError as error:
+                _twistd.failToStart(self._options, f"cannot start: {error}")
+            undo.pop_all()
+
+    def _abandon(self) -> None:
+        """
+        Undo a start that failed.
+        """
+        super().stopService()
+        self._release()
+
+    def _start(self) -> None:
         _twistd.warnOfRoot("portlisten")
         self._wire.roomChanged = self._resume
         self._wire.start(*descriptorBudget())
@@ -385,6 +414,7 @@ class ListenerService(Service):
         for _, acceptor in self._acceptors:
             acceptor.close()
         self._acceptors.clear()
+        atexit.unregister(self._release)
         for port in self._bound:
             port.cleanUp()
             for sock in port.sockets:
@@ -422,9 +452,37 @@ def descriptorBudget() -> tuple[int, int]:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    free = hard - len(os.listdir("/proc/self/fd")) - RESERVE
+    free = hard - _openDescriptors() - RESERVE
     channels = max(1, min(MAXIMUM_CHANNELS, free // 8))
     return max(1, free - 2 * channels), channels
+
+
+def _openDescriptors() -> int:
+    """
+    How many descriptors are open.  Without /proc, it is how many are open below the
+    lowest that is free.
+    """
+    try:
+        return len(os.listdir("/proc/self/fd"))
+    except OSError:
+        lowest, second = os.pipe()
+        os.close(lowest)
+        os.close(second)
+        return lowest
+
+
+def _checkApart(port: str | None, path: str) -> None:
+    """
+    See that a port and the channels have two paths.
+
+    @param port: the path of the port; L{None} if it has none.
+    @raise PathError: if they have not.
+    """
+    if port is not None and os.path.realpath(port) == os.path.realpath(path):
+        raise _path.PathError(
+            f"{path} is both a port and PATH, where workers are met: give one of them"
+            " another path"
+        )
 
 
 def makeService(options: Options, reactor: Any = None) -> IService:
@@ -439,14 +497,17 @@ def makeService(options: Options, reactor: Any = None) -> IService:
     backlog = options["backlog"] or somaxconn()
     try:
         listened = [
-            _ports.parse(reactor, description, backlog)
-            for description in options["listen"]
+            _ports.parse(description, backlog) for description in options["listen"]
         ]
         shared = [
-            _ports.parseShared(reactor, description, backlog)
-            for description in options["share"]
+            _ports.parseShared(description, backlog) for description in options["share"]
         ]
     except _ports.BadDescription as error:
+        options.refuse(str(error))
+    try:
+        for port in [*listened, *shared]:
+            _checkApart(_ports.pathOf(port), options["path"])
+    except _path.PathError as error:
         options.refuse(str(error))
     for port in listened:
         name = _ports.nameOf(port)

@@ -7,6 +7,7 @@ from __future__ import annotations
 from twisted.trial.unittest import SynchronousTestCase
 
 from portlisten._access import Access
+from portlisten._frames import MAXIMUM_REASON
 from portlisten._linux import Credentials
 
 
@@ -52,3 +53,25 @@ class AccessTests(SynchronousTestCase):
         self.assertTrue(self.permits(access))
         self.assertTrue(self.permits(access, uid=1, groups=(9,)))
         self.assertFalse(self.permits(access, uid=1))
+
+    def test_explain(self) -> None:
+        """
+        Somebody who may not be there is told who may; and, if his groups are not
+        known, that they are not.
+        """
+        reason = "uid 3 may not be a worker here: the listener's --allow-user"
+        for groups, known, told in (([], False, False), ([9], True, False)):
+            self.assertTold(groups, known, told, reason)
+        self.assertTold([9], False, True, reason)
+
+    def assertTold(
+        self, groups: list[int], known: bool, told: bool, reason: str
+    ) -> None:
+        """
+        Compare.
+        """
+        who = Credentials(1, 3, 4, (), known)
+        text = Access([7], groups).explain(who)
+        self.assertTrue(text.startswith(reason))
+        self.assertEqual("only its first one counts, gid 4" in text, told)
+        self.assertLess(len(text), MAXIMUM_REASON)

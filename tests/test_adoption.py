@@ -63,6 +63,19 @@ class TransportTests(AdoptionTestCase):
         self.assertIs(conversation.transport.protocol, conversation)
         self.assertEqual(seen, [conversation])
 
+    async def test_logPrefix(self) -> None:
+        """
+        The log says which protocol it is that serves, by its own prefix if it has one.
+        """
+        listener = await self.join()
+        _, conversation = await self.serve(listener)
+        self.assertRegex(conversation.transport.logPrefix(), "^Conversation,[0-9]+,")
+        self.factory.build = test_worker.HalfConversation
+        _, conversation = await self.serve(listener, id=2)
+        self.assertRegex(
+            conversation.transport.logPrefix(), "^half a conversation,[0-9]+,"
+        )
+
     async def test_replacedProtocol(self) -> None:
         """
         Another protocol may take the connection over, and hears of its end; so

@@ -173,7 +173,8 @@ class AcceptedConnectionTests(SynchronousTestCase):
             (("192.0.2.1", 80), "192.0.2.1:80"),
             (("2001:db8::1", 80, 0, 0), "[2001:db8::1]:80"),
             ("/run/client", "/run/client"),
-            (b"\0abstract", "\0abstract"),
+            (b"\0abstract", "@abstract"),
+            (b"\0forged\nline", "@forged\\nline"),
             ("", "a client on a Unix socket"),
         ]:
             self.assertEqual(self.connectionFrom(address).peer, text)

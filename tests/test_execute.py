@@ -23,7 +23,7 @@ from twisted.internet.address import IPv4Address
 from twisted.python.filepath import FilePath
 from twisted.trial.unittest import SynchronousTestCase
 
-from portlisten import _frames, _linux, execute
+from portlisten import __version__, _frames, _linux, execute
 from portlisten._frames import (
     Bye,
     Decoder,
@@ -37,6 +37,7 @@ from portlisten._frames import (
     encode,
 )
 from tests.support import watchDescriptors
+from twisted import copyright
 
 WEB = Port(0, IPv4Address("TCP", "127.0.0.1", 80), "http", Kind.LISTENER)
 DNS = Port(1, IPv4Address("UDP", "127.0.0.1", 53), "", Kind.DATAGRAMS)
@@ -169,8 +170,13 @@ class CommandLineTests(ExecuteTestCase):
         There are too few arguments, or wrong ones.
         """
         for arguments, reason in [
-            ([], "expected a command, which is exec (see 'portlisten --help')"),
-            (["run"], "run"),
+            ([], "expected a command, which is exec; the listener is 'twistd portli"),
+            (["run"], "run; the listener is 'twistd portlisten'"),
+            (["--listen=80", "./s"], "the listener is 'twistd portlisten'"),
+            (["exec", "--", "path"], "got 1 arguments"),
+            (["exec", "path", "--"], "got 1 arguments"),
+            (["exec", "path", "--name", "x", "true"], "--name stands after path"),
+            (["exec", "--", "--name", "true"], "PATH would be '--name'"),
             (["exec"], "got 0 arguments (see 'portlisten exec --help')"),
             (["exec", "path"], "expected PATH and PROGRAM, got 1 arguments"),
             (["exec", "--nonsense", "path", "true"], "nonsense"),
@@ -179,6 +185,34 @@ class CommandLineTests(ExecuteTestCase):
             (["exec", "--timeout", "x", "path", "true"], "'x' is not a number"),
         ]:
             self.assertRefused(arguments, 1, reason)
+
+    def test_dashes(self) -> None:
+        """
+        C{--} may come between PATH and PROGRAM, and what follows is PROGRAM's.
+        """
+        for arguments in (
+            ["path", "--", "true", "--name"],
+            ["--", "path", "--", "true", "--name"],
+            ["path", "true", "--name"],
+        ):
+            options = execute.ExecOptions()
+            options.parseOptions(arguments)
+            self.assertEqual(options["path"], "path")
+            self.assertEqual(options["program"], ["true", "--name"])
+
+    def test_version(self) -> None:
+        """
+        It says which portlisten and which Twisted it is.
+        """
+        for arguments in (["--version"], ["exec", "--version"]):
+            said = io.StringIO()
+            with contextlib.redirect_stdout(said):
+                exit = self.assertRaises(SystemExit, execute.main, arguments)
+            self.assertEqual(exit.code, 0)
+            self.assertEqual(
+                said.getvalue(),
+                f"portlisten {__version__}, with Twisted {copyright.version}\n",
+            )
 
     def test_program(self) -> None:
         """
@@ -208,6 +242,14 @@ class CommandLineTests(ExecuteTestCase):
             1,
             f"no listener at {self.path} within 0 s: No such file or directory",
         )
+
+    def test_programs(self) -> None:
+        """
+        The help says which programs can be run, and that nothing may fork.
+        """
+        help = str(execute.ExecOptions())
+        for word in ("LISTEN_FDS", "LISTEN_PID", "runuser", "npm start", "setpriv"):
+            self.assertIn(word, help)
 
     def test_help(self) -> None:
         """

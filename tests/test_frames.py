@@ -49,6 +49,7 @@ from portlisten._frames import (
     describe,
     encode,
     encodeOffer,
+    socketName,
 )
 
 PROTOCOL = Path(__file__).parent.parent / "docs" / "protocol.md"
@@ -1049,3 +1050,28 @@ class DescribeTests(SynchronousTestCase):
             ],
             ["dns=udp:192.0.2.1:53", "udp6:[2001:db8::1]:53"],
         )
+
+    def test_unix(self) -> None:
+        """
+        An abstract name is told from a path, and no name can break a line.
+        """
+        for name, told in (
+            (b"/run/www", "unix:/run/www"),
+            (b"\0www", "unix:@www"),
+            (b"\0a\0b\n\xff", "unix:@a\\x00b\\n\\xff"),
+            (None, "unix:"),
+        ):
+            self.assertEqual(describe(UNIXAddress(name)), told)
+        self.assertEqual(socketName("/run/b\udcff"), "/run/b\\xff")
+
+    def test_hash(self) -> None:
+        """
+        A port can be looked up whatever its address is, and whatever becomes of that.
+        """
+        path = self.mktemp().encode()
+        for name in (path, b"\0www", None):
+            port = Port(0, UNIXAddress(name))
+            found = {port: "found"}
+            with open(path, "w"):
+                pass
+            self.assertEqual(found[Port(0, UNIXAddress(name))], "found")

@@ -14,6 +14,7 @@ from twisted.internet import reactor
 from twisted.internet.address import IPv4Address, UNIXAddress
 from twisted.internet.protocol import DatagramProtocol, Factory
 from twisted.internet.task import deferLater
+from twisted.python import reflect
 
 from portlisten import _lent, _linux
 from portlisten._accept import BATCH
@@ -162,6 +163,7 @@ class AcceptTests(LentTestCase):
         await eventually(lambda: conversation.received == b"hello")
         self.assertEqual(len(self.worker.serving), 1)
         self.assertIs(conversation.transport.protocol, conversation)
+        self.assertRegex(conversation.transport.logPrefix(), "^Conversation,[0-9]+,")
         conversation.transport.loseConnection()
         self.assertEqual(await hear(client), b"")
         await eventually(lambda: conversation.lost)
@@ -179,6 +181,8 @@ class AcceptTests(LentTestCase):
         self.assertEqual(self.factory.calls, ["start"])
         logged = "\n".join(texts(self.logged, "info"))
         self.assertEqual(logged.count("Conversations starting on"), 2)
+        for port in self.worker._lent._ports.values():
+            self.assertEqual(port.logPrefix(), reflect.qual(type(self.factory)))
 
     async def test_unwanted(self) -> None:
         """

@@ -5,7 +5,9 @@ Tests for L{portlisten._linux}.
 from __future__ import annotations
 
 import array
+import builtins
 import errno
+import io
 import os
 import select
 import socket
@@ -13,7 +15,7 @@ import struct
 import subprocess
 import sys
 from typing import Any
-from unittest import SkipTest
+from unittest import SkipTest, skipUnless
 
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -381,10 +383,103 @@ class CredentialsTests(SynchronousTestCase):
         """
         answers = {
             socket.SO_PEERCRED: struct.pack("=iii", 1, 2, 3),
-            _linux.SO_PEERGROUPS: OSError(errno.ERANGE, "too many"),
+            _linux.SO_PEERGROUPS: OSError(errno.ENOPROTOOPT, "unknown"),
         }
         sock: Any = Scripted(pair(self)[0], answers)
-        self.assertEqual(_linux.credentials(sock), _linux.Credentials(1, 2, 3, ()))
+        self.assertEqual(
+            _linux.credentials(sock), _linux.Credentials(1, 2, 3, (), False)
+        )
+
+    def test_manyGroupsUntold(self) -> None:
+        """
+        Nor where it does not tell them a second time.
+        """
+        answers = {
+            socket.SO_PEERCRED: struct.pack("=iii", 1, 2, 3),
+            _linux.SO_PEERGROUPS: OSError(errno.ERANGE, "too many"),
+        }
+        with socket.socket() as sock:
+            scripted: Any = Scripted(sock, answers)
+            self.assertFalse(_linux.credentials(scripted).groupsKnown)
+
+    @skipUnless(os.geteuid() == 0, "only root may become somebody else")
+    def test_largeNumbers(self) -> None:
+        """
+        Users and groups may have numbers of 32 bits, and a user may be in as many
+        groups as the kernel allows.
+        """
+        for count in (0, 255, 256, 65536):
+            groups = tuple(range(4_000_000_000, 4_000_000_000 + count))
+            who = self.somebody(3_000_000_000, 3_500_000_000, groups)
+            self.assertEqual((who.uid, who.gid), (3_000_000_000, 3_500_000_000))
+            self.assertEqual((who.groups, who.groupsKnown), (groups, True))
+
+    def somebody(
+        self, uid: int, gid: int, groups: tuple[int, ...]
+    ) -> _linux.Credentials:
+        """
+        Have a process of somebody else connect.
+        """
+        with socket.socket(socket.AF_UNIX) as server:
+            server.bind(b"")
+            server.listen()
+            address = server.getsockname()
+            child = os.fork()
+            if not child:
+                try:
+                    os.setgroups(groups)
+                    os.setresgid(gid, gid, gid)
+                    os.setresuid(uid, uid, uid)
+                    with socket.socket(socket.AF_UNIX) as client:
+                        client.connect(address)
+                        client.recv(1)
+                finally:
+                    os._exit(0)
+            try:
+                server.settimeout(30)
+                with server.accept()[0] as accepted:
+                    return _linux.credentials(accepted)
+            finally:
+                os.waitpid(child, 0)
+
+
+class MayChangeUsersTests(SynchronousTestCase):
+    """
+    Tests for L{_linux.mayChangeUsers}.
+    """
+
+    def answer(self, status: str) -> bool:
+        """
+        Have the kernel say this of the process.
+        """
+        self.patch(builtins, "open", lambda name: io.StringIO(status))
+        return _linux.mayChangeUsers()
+
+    def test_root(self) -> None:
+        """
+        Root may, unless it lacks one of two capabilities.
+        """
+        for capabilities, may in (
+            ("000001ffffffffff", True),
+            ("00000000000000c0", True),
+            ("0000000000000080", False),
+            ("0000000000000040", False),
+            ("0000000000000000", False),
+        ):
+            status = f"Name:\ta: b\nCapEff:\t{capabilities}\n"
+            self.assertEqual(self.answer(status), may)
+
+    def test_untold(self) -> None:
+        """
+        If the kernel does not say, it may.
+        """
+        self.assertTrue(self.answer("Name:\ttwistd\n"))
+
+        def fail(name: str) -> None:
+            raise FileNotFoundError
+
+        self.patch(builtins, "open", fail)
+        self.assertTrue(_linux.mayChangeUsers())
 
 
 class RefuseDescriptorsTests(SynchronousTestCase):
@@ -610,7 +705,7 @@ class KindTests(SynchronousTestCase):
         Unix sockets for datagrams and for packets are refused.
         """
         for kind in (socket.SOCK_DGRAM, socket.SOCK_SEQPACKET):
-            self.assertRefused(pair(self, kind)[0], f"a socket of type {kind:d},")
+            self.assertRefused(pair(self, kind)[0], f"a socket of type {kind.name},")
 
     def test_udp(self) -> None:
         """
@@ -642,7 +737,7 @@ class KindTests(SynchronousTestCase):
             socket.SO_ACCEPTCONN: 0,
         }
         sock = Scripted(pair(self)[0], answers)
-        self.assertRefused(sock, f"a socket of protocol {socket.IPPROTO_SCTP:d},")
+        self.assertRefused(sock, "an SCTP socket, not TCP")
 
     def test_otherFamily(self) -> None:
         """
@@ -655,7 +750,7 @@ class KindTests(SynchronousTestCase):
             socket.SO_ACCEPTCONN: 0,
         }
         sock = Scripted(pair(self)[0], answers)
-        self.assertRefused(sock, f"a socket of address family {socket.AF_VSOCK:d}")
+        self.assertRefused(sock, "a vsock socket")
 
 
 class IdentifyTests(SynchronousTestCase):

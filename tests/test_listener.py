@@ -5,6 +5,7 @@ reactor, with workers made by hand.
 
 from __future__ import annotations
 
+import atexit
 import builtins
 import errno
 import grp
@@ -19,10 +20,11 @@ import sys
 from typing import Any
 
 from twisted.application.service import IService
-from twisted.internet import reactor
+from twisted.internet import endpoints, reactor
 from twisted.internet.address import IPv4Address
 from twisted.internet.task import Clock, deferLater
 from twisted.logger import capturedLogs
+from twisted.python.systemd import ListenFDs
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 from zope.interface.verify import verifyObject
 
@@ -357,6 +359,21 @@ class LimitsTests(SynchronousTestCase):
             self.assertGreater(connections, channels)
         self.assertEqual(channels, listener.MAXIMUM_CHANNELS)
 
+    def test_withoutProc(self) -> None:
+        """
+        Without /proc, what is open is known well enough.
+        """
+        self.limit(100_000, 100_000)
+        expected, channels = listener.descriptorBudget()
+
+        def fail(path: str) -> None:
+            raise FileNotFoundError(errno.ENOENT, "No such file or directory", path)
+
+        self.patch(os, "listdir", fail)
+        connections, again = listener.descriptorBudget()
+        self.assertEqual(again, channels)
+        self.assertLess(abs(connections - expected), listener.RESERVE)
+
     def test_noBudget(self) -> None:
         """
         There is always room for one.
@@ -494,7 +511,7 @@ class MakeServiceTests(ListenerTestCase):
         self.patch(
             listener._ports,
             "parse",
-            lambda reactor, description, backlog: backlogs.append(backlog),
+            lambda description, backlog: backlogs.append(backlog),
         )
         self.make("--backlog", "7")
         self.make()
@@ -621,6 +638,86 @@ class StartTests(ListenerTestCase):
             await self.service.stopService()
             self.assertTrue(os.path.exists(self.path))
         os.unlink(self.path)
+
+    async def test_swapped(self) -> None:
+        """
+        PORT and PATH in the wrong order are told to be.
+        """
+        exit = self.assertRaises(SystemExit, parse, "./socket", "80")
+        self.assertIn("PORT comes first, as in '80 ./socket'", str(exit.code))
+
+    async def test_onePath(self) -> None:
+        """
+        A port and the channels need two paths, however they are written.
+        """
+        again = os.path.join(".", self.path)
+        for arguments, port in (
+            ([], f"unix:{again}"),
+            (["--share", f"name=unix:{again}:lockfile=0"], "tcp:0"),
+            (["--wire=datagram"], f"unix:{self.path}"),
+        ):
+            exit = self.assertRaises(SystemExit, self.make, *arguments, port=port)
+            self.assertIn(f"{self.path} is both a port and PATH", str(exit.code))
+            self.assertEqual(len(str(exit.code).splitlines()), 1)
+
+    async def test_inheritedPath(self) -> None:
+        """
+        That holds for what systemd passes, too.
+        """
+        with socket.socket(socket.AF_UNIX) as other:
+            other.bind(self.path)
+            other.listen()
+            passed = ListenFDs([os.dup(other.fileno())], ["web"])
+            self.patch(endpoints._SystemdParser, "_sddaemon", passed)
+            self.patch(sys, "__stderr__", io.StringIO())
+            service = self.make(port="systemd:domain=UNIX:name=web")
+            exit = self.assertRaises(
+                _twistd.StartFailure, service.privilegedStartService
+            )
+        self.assertIn(f"{self.path} is both a port and PATH", str(exit))
+        os.unlink(self.path)
+
+    async def test_failsToStart(self) -> None:
+        """
+        If it fails after privileges were dropped, this is told in one line, and
+        nothing is left.
+        """
+        before = descriptors()
+        output = io.StringIO()
+        self.patch(sys, "__stderr__", output)
+        for error in (OSError(errno.EMFILE, "Too many open files"), KeyError("x")):
+
+            def fail(error: Exception = error) -> Any:
+                raise error
+
+            self.patch(listener, "descriptorBudget", fail)
+            service = self.make()
+            service.privilegedStartService()
+            kind = _twistd.StartFailure if isinstance(error, OSError) else KeyError
+            self.assertRaises(kind, service.startService)
+            self.assertFalse(service.running)
+            self.assertFalse(os.path.exists(self.path))
+            self.assertEqual(descriptors(), before)
+        self.assertEqual(
+            output.getvalue(),
+            "portlisten: cannot start: [Errno 24] Too many open files\n",
+        )
+
+    async def test_neverStarted(self) -> None:
+        """
+        If it is never started, since privileges could not be dropped, nothing is left
+        when the process ends.
+        """
+        registered: list[Any] = []
+        self.patch(atexit, "register", registered.append)
+        self.patch(atexit, "unregister", registered.remove)
+        service = self.make()
+        service.privilegedStartService()
+        self.assertTrue(os.path.exists(self.path))
+        (atEnd,) = registered
+        self.patch(atexit, "unregister", lambda _: None)
+        atEnd()
+        self.assertFalse(os.path.exists(self.path))
 
     async def test_tooManyPorts(self) -> None:
         """

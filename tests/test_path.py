@@ -9,10 +9,13 @@ import os
 import socket
 import stat
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from typing import Any
 from unittest import skipUnless
 
+from twisted.logger import capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 
 from portlisten import _path
@@ -456,6 +459,158 @@ class ModeTests(PathTestCase):
             f"cannot set up {self.path}: Operation not permitted; --group takes root",
             group=54321,
         )
+
+
+class SwapTests(PathTestCase):
+    """
+    Tests for L{_path.bind} in a folder that somebody else can write to.
+    """
+
+    @contextmanager
+    def swapped(self, thing: Callable[[str], object]) -> Iterator[None]:
+        """
+        Put something else at the path as soon as it is bound, as somebody can who may
+        write to its folder.
+        """
+
+        def bound(sock: object) -> None:
+            os.unlink(self.path)
+            thing(self.path)
+
+        patched = self.patch(
+            socket, "socket", type("Socket", (Hooked,), {"bound": bound})
+        )
+        yield
+        patched.restore()
+
+    def test_symlinkSpared(self) -> None:
+        """
+        Neither group nor permissions are changed of what a symbolic link leads to.
+        """
+        target = self.mktemp()
+        with open(target, "w"):
+            pass
+        os.chmod(target, 0o600)
+        before = os.lstat(target)
+        with self.swapped(partial(os.symlink, os.path.abspath(target))):
+            error = self.assertRaises(PathError, self.bind, 0o666, os.getegid() + 1)
+        self.assertIn(f"{self.path} changed while it was set up", str(error))
+        self.assertIn("let PATH's folder belong to root", str(error))
+        after = os.lstat(target)
+        self.assertEqual((after.st_mode, after.st_gid), (before.st_mode, before.st_gid))
+
+    def test_otherSocketSpared(self) -> None:
+        """
+        Nor of another socket that has more permissions, or more than one name.
+        """
+        for mode, take in ((0o640, os.rename), (0o600, os.link)):
+            other = self.mktemp()
+            with socket.socket(socket.AF_UNIX) as sock:
+                sock.bind(other)
+            os.chmod(other, mode)
+            descriptor = os.open(other, os.O_PATH)
+            self.addCleanup(os.close, descriptor)
+            with self.swapped(partial(take, other)):
+                error = self.assertRaises(PathError, self.bind, 0o666, os.getegid())
+            self.assertIn("changed while it was set up", str(error))
+            self.assertEqual(stat.S_IMODE(os.fstat(descriptor).st_mode), mode)
+
+    def test_removedMeanwhile(self) -> None:
+        """
+        A name that somebody removed at once is told in one line.
+        """
+        self.hook(bound=lambda sock: os.unlink(self.path))
+        error = self.assertRaises(PathError, self.bind)
+        self.assertIn("somebody else removed it", str(error))
+
+    def test_withoutProc(self) -> None:
+        """
+        Without /proc the group cannot be given, and the path is not there at all.
+        """
+        chown = os.chown
+
+        def missing(path: str, *args: int) -> None:
+            if path.startswith("/proc/"):
+                raise FileNotFoundError(2, "No such file or directory")
+            chown(path, *args)
+
+        self.patch(os, "chown", missing)
+        self.assertRefused("without /proc: mount it", group=os.getegid())
+
+
+class LockTests(PathTestCase):
+    """
+    A lock file that somebody else made.
+    """
+
+    def setUp(self) -> None:
+        """
+        Wait for less long.
+        """
+        super().setUp()
+        self.lock = self.path + ".lock"
+        self.patch(_path, "LOCK_TIMEOUT", 0.3)
+        self.patch(_path, "LOCK_NOTICE", 0.1)
+
+    def assertRefusedSoon(self, reason: str) -> None:
+        """
+        Expect that the path cannot be bound, within seconds.
+        """
+        results: list[str] = []
+        thread = threading.Thread(
+            target=lambda: results.append(str(self.assertRaises(PathError, self.bind))),
+            daemon=True,
+        )
+        thread.start()
+        thread.join(5)
+        self.assertEqual(len(results), 1, "it hangs")
+        self.assertIn(reason, results[0])
+        self.assertFalse(os.path.exists(self.path))
+
+    def test_heldForEver(self) -> None:
+        """
+        One that stays locked is told after a while, and meanwhile that this is what
+        the start waits for.
+        """
+        with open(self.lock, "w") as file, capturedLogs() as logged:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            self.assertRefusedSoon(f"another process has held {self.lock} locked")
+        (line,) = [formatEvent(event) for event in logged]
+        self.assertEqual(
+            line, f"waiting for another process, which has locked {self.lock}"
+        )
+
+    def test_pipe(self) -> None:
+        """
+        One that is a pipe is refused, and nothing hangs.
+        """
+        os.mkfifo(self.lock)
+        self.assertRefusedSoon(f"{self.lock}, the lock file, is no regular file")
+        self.assertTrue(os.path.exists(self.lock))
+
+    def test_socket(self) -> None:
+        """
+        So is one that is a socket.
+        """
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.bind(self.lock)
+            self.assertRefusedSoon(f"cannot make {self.lock}")
+
+    def test_symlink(self) -> None:
+        """
+        One that is a symbolic link, as Twisted makes them, is told to be in the way.
+        """
+        os.symlink("1", self.lock)
+        self.assertRefusedSoon(f"cannot make {self.lock}: Too many levels")
+        self.assertRefusedSoon("it is in the way: remove it")
+
+    def test_removedByOthers(self) -> None:
+        """
+        One that somebody removes while it is held does no harm.
+        """
+        self.hook(bound=lambda sock: os.unlink(self.lock))
+        self.bind()
+        self.connect()
 
 
 class OccupiedTests(PathTestCase):

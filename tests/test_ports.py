@@ -8,18 +8,13 @@ import errno
 import os
 import socket
 import struct
-from collections.abc import Generator
 from typing import Any
 
-from twisted.internet import endpoints, reactor
+from twisted.internet import endpoints
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
-from twisted.internet.defer import Deferred, inlineCallbacks
-from twisted.internet.error import CannotListenError
-from twisted.internet.protocol import Factory
-from twisted.internet.task import deferLater
-from twisted.internet.testing import MemoryReactor
+from twisted.python import lockfile
 from twisted.python.systemd import ListenFDs
-from twisted.trial.unittest import SynchronousTestCase, TestCase
+from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
 from portlisten import _linux, _ports
 from portlisten._frames import Kind
@@ -64,9 +59,7 @@ class ParseTests(SynchronousTestCase):
         """
         Expect that a description is refused in one line, and why.
         """
-        error = self.assertRaises(
-            BadDescription, _ports.parse, MemoryReactor(), description, 5
-        )
+        error = self.assertRaises(BadDescription, _ports.parse, description, 5)
         for reason in reasons:
             self.assertIn(reason, str(error))
         self.assertEqual(len(str(error).splitlines()), 1)
@@ -76,7 +69,7 @@ class ParseTests(SynchronousTestCase):
         A number is a port.
         """
         for description in ("0", "80", "65535"):
-            port = _ports.parse(MemoryReactor(), description, 5)
+            port = _ports.parse(description, 5)
             self.assertIsInstance(port, _ports.NumberedPort)
             self.assertEqual(str(port), f"port {description}")
 
@@ -93,9 +86,13 @@ class ParseTests(SynchronousTestCase):
         """
         Endpoints whose ports are plain sockets are ports.
         """
-        for description in ("tcp:80", "tcp6:80:interface=\\:\\:1", "unix:/run/x"):
-            port = _ports.parse(MemoryReactor(), description, 5)
-            self.assertIsInstance(port, _ports.DescribedPort)
+        for description, kind in (
+            ("tcp:80", _ports.TCPPort),
+            ("tcp6:80:interface=\\:\\:1", _ports.TCPPort),
+            ("unix:/run/x", _ports.UNIXPort),
+        ):
+            port = _ports.parse(description, 5)
+            self.assertIsInstance(port, kind)
             self.assertEqual(str(port), description)
 
     def test_named(self) -> None:
@@ -108,7 +105,7 @@ class ParseTests(SynchronousTestCase):
                 ("tcp:80:interface=127.0.0.1", "tcp:80:interface=127.0.0.1"),
                 ("unix:/run/a\\=b", "unix:/run/a\\=b"),
             ):
-                port = _ports.parse(MemoryReactor(), f"{name}={description}", 5)
+                port = _ports.parse(f"{name}={description}", 5)
                 assert isinstance(port, _ports.NamedPort)
                 self.assertEqual((port.name, str(port)), (name, told))
 
@@ -136,16 +133,45 @@ class ParseTests(SynchronousTestCase):
         """
         An option of a description is no name of a port.
         """
-        port = _ports.parse(MemoryReactor(), "tcp:80:interface=127.0.0.1", 5)
-        self.assertIsInstance(port, _ports.DescribedPort)
+        port = _ports.parse("tcp:80:interface=127.0.0.1", 5)
+        self.assertIsInstance(port, _ports.TCPPort)
 
     def test_malformed(self) -> None:
         """
         What Twisted does not understand is refused, with its own words.
         """
         self.assertBad("nonsense:80", "no endpoint", "Unknown endpoint type")
-        self.assertBad("tcp:http", "no endpoint", "invalid literal for int()")
+        self.assertBad("tcp:http", "no endpoint", "'http' is no number")
+        self.assertBad("tcp:80:interfaces=x", "it has no option 'interfaces'")
+        self.assertBad("tcp:interface=127.0.0.1", "'port' is missing")
+        self.assertBad("tcp:80:1:2:3", "it has too many parts")
+        self.assertBad("tcp:80:port=80", "it has two values for 'port'")
         self.assertBad("systemd:domain=INET:index=9", "not among", "LISTEN_FDS")
+
+    def test_hints(self) -> None:
+        """
+        What can be guessed is told in the right form.
+        """
+        for description, meant in (
+            ("tcp6:80:interface=::1", r"tcp6:80:interface=\:\:1"),
+            ("tcp6:80:interface=[::1]:backlog=5", r"tcp6:80:interface=\:\:1:backlog=5"),
+            ("http=tcp:80:interface=fe80::1%eth0", r"tcp:80:interface=fe80\:\:1%eth0"),
+            ("127.0.0.1:80", "tcp:80:interface=127.0.0.1"),
+            ("tcp:127.0.0.1:80", "tcp:80:interface=127.0.0.1"),
+            ("localhost:80", "tcp:80:interface=localhost"),
+            ("[::1]:80", r"tcp6:80:interface=\:\:1"),
+            (":80", "80"),
+            ("*:80", "80"),
+            ("/run/www.sock", "unix:/run/www.sock"),
+        ):
+            how = "such as " if ":" not in description else "write it as '"
+            self.assertBad(description, f"{how}{meant}")
+            _ports.parse(meant, 5)
+        error = self.assertRaises(BadDescription, _ports.parseShared, "udp:[::1]:53", 5)
+        self.assertIn(r": write it as 'udp6:53:interface=\:\:1'", str(error))
+        for description in ("http", "tcp:http", "http:80", "tcp:80:interfaces=::1"):
+            error = self.assertRaises(BadDescription, _ports.parse, description, 5)
+            self.assertNotIn("write it as", str(error))
 
     def test_wordlessError(self) -> None:
         """
@@ -206,7 +232,7 @@ class NumberedPortTests(SynchronousTestCase):
         """
         Bind, until the test is over.
         """
-        bound = _ports.bind(_ports.parse(MemoryReactor(), str(number), backlog))
+        bound = _ports.bind(_ports.parse(str(number), backlog))
         for port in bound:
             self.addCleanup(port.socket.close)
         return bound
@@ -257,7 +283,7 @@ class NumberedPortTests(SynchronousTestCase):
         """
         A name is that of both, and is told with the address.
         """
-        bound = _ports.bind(_ports.parse(MemoryReactor(), "http=0", 5))
+        bound = _ports.bind(_ports.parse("http=0", 5))
         for port in bound:
             self.addCleanup(port.socket.close)
         self.assertEqual([port.name for port in bound], ["http", "http"])
@@ -372,26 +398,22 @@ class NumberedPortTests(SynchronousTestCase):
         )
 
 
-class DescribedPortTests(TestCase):
+class DescribedPortTests(SynchronousTestCase):
     """
     Tests for ports that are given as endpoint descriptions.
     """
 
-    @inlineCallbacks
-    def setUp(self) -> Generator[Deferred[Any], Any, None]:
+    def setUp(self) -> None:
         """
-        Watch over descriptors, but for the one that Twisted puts aside when
-        the first port of a process listens.
+        Watch over descriptors.
         """
-        port: Any = reactor.listenTCP(0, Factory(), interface="127.0.0.1")
-        yield port.stopListening()
         watchDescriptors(self)
 
     def bind(self, description: str, backlog: int = 77) -> BoundPort:
         """
         Bind, and close and clean up in the end.
         """
-        (port,) = _ports.bind(_ports.parse(reactor, description, backlog))
+        (port,) = _ports.bind(_ports.parse(description, backlog))
         self.addCleanup(self.release, port)
         return port
 
@@ -409,12 +431,6 @@ class DescribedPortTests(TestCase):
         """
         error = self.assertRaises(CannotBind, self.bind, description)
         self.assertIn(f"cannot listen on {description}: {reason}", str(error))
-
-    def turn(self) -> Deferred[None]:
-        """
-        Let the reactor do what it has to do.
-        """
-        return deferLater(reactor, 0.01, lambda: None)
 
     def connect(self, address: object, family: int = socket.AF_INET) -> socket.socket:
         """
@@ -490,22 +506,7 @@ class DescribedPortTests(TestCase):
         self.bind(f"unix:address={path}\\:backlog=3", backlog=7)
         self.assertEqual(backlogOfUNIX(self, f"{path}:backlog=3"), 7)
 
-    @inlineCallbacks
-    def test_notAccepting(self) -> Generator[Deferred[Any], Any, None]:
-        """
-        Twisted neither accepts from the socket nor reads what a client sends.
-        """
-        port = self.bind("tcp:0:interface=127.0.0.1")
-        client = self.connect(port.socket.getsockname())
-        client.sendall(b"hello")
-        yield self.turn()
-        port.socket.setblocking(True)
-        accepted, _ = port.socket.accept()
-        with accepted:
-            self.assertEqual(accepted.recv(100), b"hello")
-
-    @inlineCallbacks
-    def test_notShutDown(self) -> Generator[Deferred[Any], Any, None]:
+    def test_notShutDown(self) -> None:
         """
         Whoever else holds the socket goes on accepting when it was closed and
         cleaned up here.
@@ -513,10 +514,28 @@ class DescribedPortTests(TestCase):
         port = self.bind("tcp:0:interface=127.0.0.1")
         with port.socket.dup() as other:
             self.release(port)
-            yield self.turn()
             self.connect(other.getsockname())
             other.setblocking(True)
             other.accept()[0].close()
+
+    def test_bothFamilies(self) -> None:
+        """
+        C{tcp6} is IPv6 alone, and leaves the number of IPv4 to others.
+        """
+        number = self.bind("tcp:0").address.port
+        port = self.bind(f"tcp6:{number}")
+        self.assertEqual(port.address, IPv6Address("TCP", "::", number))
+        for host, family in (("127.0.0.1", socket.AF_INET), ("::1", socket.AF_INET6)):
+            self.connect((host, number), family)
+        alone = self.bind("tcp6:0").address.port
+        self.assertRaises(OSError, self.connect, ("127.0.0.1", alone))
+
+    def test_hostName(self) -> None:
+        """
+        An interface may have a name.
+        """
+        port = self.bind("tcp:0:interface=localhost")
+        self.assertEqual(port.address.host, "127.0.0.1")
 
     def test_removesPath(self) -> None:
         """
@@ -568,13 +587,91 @@ class DescribedPortTests(TestCase):
         self.assertCannotBind(f"unix:{path}", "Cannot acquire lock")
         self.connect(path, socket.AF_UNIX)
 
+    def test_permissionsAtOnce(self) -> None:
+        """
+        The permissions of a path are right from the first moment, whatever the umask,
+        and nothing changes them later: in the folder of somebody else, that could be
+        another file's.
+        """
+
+        def fail(*args: object, **keywords: object) -> None:
+            raise AssertionError("changed later")
+
+        self.patch(os, "chmod", fail)
+        path = self.mktemp()
+        umask = os.umask(0o777)
+        try:
+            self.bind(f"unix:{path}")
+        finally:
+            self.assertEqual(os.umask(umask), 0o777)
+        self.assertEqual(os.lstat(path).st_mode & 0o777, 0o666)
+
+    def test_stalePath(self) -> None:
+        """
+        A path is taken over from a process that died, if its lock says so.
+        """
+        path = self.mktemp()
+        with socket.socket(socket.AF_UNIX) as dead:
+            dead.bind(path)
+        child = os.fork()
+        if not child:
+            os._exit(0)
+        os.waitpid(child, 0)
+        os.symlink(str(child), f"{path}.lock")
+        self.bind(f"unix:{path}")
+        self.connect(path, socket.AF_UNIX)
+
+    def test_noLock(self) -> None:
+        """
+        Without a lock there is none, and a path that is taken stays so.
+        """
+        path = self.mktemp()
+        self.bind(f"unix:{path}:lockfile=0")
+        self.assertEqual(os.listdir(os.path.dirname(path)), [os.path.basename(path)])
+        self.assertCannotBind(f"unix:{path}:lockfile=0", "Address already in use")
+
+    def test_cleanUpDenied(self) -> None:
+        """
+        Cleaning up does not mind if nothing may be removed any more.
+        """
+        path = self.mktemp()
+        port = self.bind(f"unix:{path}")
+
+        def deny(*args: object) -> None:
+            raise PermissionError(1, "Operation not permitted")
+
+        patched = [
+            self.patch(os, "unlink", deny),
+            self.patch(lockfile, "rmlink", deny),
+        ]
+        port.cleanUp()
+        for each in patched:
+            each.restore()
+        self.assertTrue(os.path.lexists(path))
+
     def test_noFolder(self) -> None:
         """
         A path whose folder is missing cannot be bound.
         """
         self.assertCannotBind(
-            f"unix:{self.mktemp()}/socket", "No such file or directory"
+            f"unix:{self.mktemp()}/socket",
+            "No such file or directory; make the folder first",
         )
+
+    def test_pathAdvice(self) -> None:
+        """
+        What is told of a path is not what would be of a number.
+        """
+        path = self.mktemp()
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.bind(path)
+        for description in (f"unix:{path}", f"unix:{path}:lockfile=0"):
+            self.assertCannotBind(
+                description, "Address already in use; 'ss -lxp' shows who has it"
+            )
+        error = OSError(errno.EACCES, "Permission denied")
+        told = _ports._explain(_ports.parse("name=unix:/run/x", 5), error)
+        self.assertIn("must be able to write to the folder", told)
 
 
 class InheritedPortTests(SynchronousTestCase):
@@ -607,7 +704,7 @@ class InheritedPortTests(SynchronousTestCase):
         os.set_inheritable(self.descriptor, True)
         passed = ListenFDs([self.descriptor], ["web"])
         self.patch(endpoints._SystemdParser, "_sddaemon", passed)
-        return _ports.parse(MemoryReactor(), f"systemd:domain={domain}:name=web", 77)
+        return _ports.parse(f"systemd:domain={domain}:name=web", 77)
 
     def bind(self, sock: socket.socket, domain: str = "INET") -> BoundPort:
         """
@@ -707,17 +804,78 @@ class InheritedPortTests(SynchronousTestCase):
         """
         connected, other = socket.socketpair()
         packets = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        for sock in (connected, other):
+        datagrams = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        for sock in (connected, other, datagrams):
             self.addCleanup(sock.close)
-        for sock in (connected, self.listen(packets, self.mktemp())):
-            port = self.inherit(sock)
-            self.addCleanup(os.close, self.descriptor)
-            error = self.assertRaises(CannotBind, _ports.bind, port)
-            self.assertEqual(
-                str(error),
-                "cannot listen on systemd:domain=INET:name=web: the inherited"
-                " descriptor is no listening stream socket",
-            )
+        for sock, reason in (
+            (connected, "a stream socket that does not listen: its socket unit should"),
+            (
+                self.listen(packets, self.mktemp()),
+                "a socket of type SOCK_SEQPACKET, not SOCK_STREAM: its socket unit"
+                " should have ListenStream=",
+            ),
+            (
+                datagrams,
+                "a socket of type SOCK_DGRAM, not SOCK_STREAM: its socket unit should"
+                " have ListenStream=",
+            ),
+        ):
+            self.assertUseless(sock, reason)
+
+    def assertUseless(self, sock: socket.socket, reason: str) -> None:
+        """
+        Expect that a socket cannot be used, and why.
+        """
+        port = self.inherit(sock)
+        self.addCleanup(os.close, self.descriptor)
+        error = self.assertRaises(CannotBind, _ports.bind, port)
+        self.assertIn(
+            "cannot listen on systemd:domain=INET:name=web: the inherited"
+            f" descriptor is {reason}",
+            str(error),
+        )
+
+    def test_otherProtocols(self) -> None:
+        """
+        A stream socket of another protocol than TCP is told by its name, with what
+        the socket unit should have.
+        """
+        tried = 0
+        for family, kind, protocol, reason in (
+            (
+                socket.AF_INET,
+                socket.SOCK_STREAM,
+                262,
+                "a Multipath TCP socket, not TCP: its socket unit should have no"
+                " SocketProtocol=",
+            ),
+            (
+                socket.AF_INET,
+                socket.SOCK_STREAM,
+                132,
+                "an SCTP socket, not TCP: its socket unit should have no"
+                " SocketProtocol=",
+            ),
+            (
+                40,
+                socket.SOCK_STREAM,
+                0,
+                "a vsock socket: its socket unit should have a TCP port or a path in"
+                " ListenStream=",
+            ),
+        ):
+            try:
+                sock = socket.socket(family, kind, protocol)
+            except OSError:
+                continue  # this kernel has none
+            self.addCleanup(sock.close)
+            if family == 40:
+                sock.bind((socket.VMADDR_CID_ANY, socket.VMADDR_PORT_ANY))
+            sock.listen()
+            self.assertUseless(sock, reason)
+            tried += 1
+        if not tried:
+            raise SkipTest("this kernel has no other protocols")
 
     def test_datagrams(self) -> None:
         """
@@ -753,17 +911,15 @@ class SharedParseTests(SynchronousTestCase):
 
         @return: what it is to be bound as.
         """
-        port = _ports.parseShared(MemoryReactor(), description, 5)._port
-        inner = port._port if isinstance(port, _ports.NamedPort) else port
+        port = _ports.parseShared(description, 5).port
+        inner = port.port if isinstance(port, _ports.NamedPort) else port
         return type(inner).__name__
 
     def assertBad(self, description: str, *reasons: str) -> None:
         """
         Expect that a description is refused in one line, and why.
         """
-        error = self.assertRaises(
-            BadDescription, _ports.parseShared, MemoryReactor(), description, 5
-        )
+        error = self.assertRaises(BadDescription, _ports.parseShared, description, 5)
         for reason in reasons:
             self.assertIn(reason, str(error))
         self.assertEqual(len(str(error).splitlines()), 1)
@@ -773,8 +929,8 @@ class SharedParseTests(SynchronousTestCase):
         What can be listened on can be shared.
         """
         self.assertEqual(self.parse("80"), "NumberedPort")
-        self.assertEqual(self.parse("tcp:80"), "DescribedPort")
-        self.assertEqual(self.parse("unix:/run/www"), "DescribedPort")
+        self.assertEqual(self.parse("tcp:80"), "TCPPort")
+        self.assertEqual(self.parse("unix:/run/www"), "UNIXPort")
         self.assertBad("nonsense", "is no port")
         self.assertBad("ssl:443", "ssl")
 
@@ -782,9 +938,9 @@ class SharedParseTests(SynchronousTestCase):
         """
         It may have a name.
         """
-        port = _ports.parseShared(MemoryReactor(), "http=80", 5)
+        port = _ports.parseShared("http=80", 5)
         self.assertEqual((port.name, str(port)), ("http", "port 80"))
-        port = _ports.parseShared(MemoryReactor(), "udp:53", 5)
+        port = _ports.parseShared("udp:53", 5)
         self.assertEqual((port.name, str(port)), ("", "udp:53"))
 
     def test_udp(self) -> None:
@@ -817,9 +973,9 @@ class SharedParseTests(SynchronousTestCase):
         TCP may have several sockets.
         """
         self.assertEqual(self.parse("http=80:reuseport=4"), "NumberedPort")
-        self.assertEqual(self.parse("tcp:80:reuseport=64"), "ReusedPort")
-        self.assertEqual(self.parse("tcp:80:reuseport=1:backlog=7"), "ReusedPort")
-        self.assertEqual(self.parse("tcp6:80:reuseport=2"), "ReusedPort")
+        self.assertEqual(self.parse("tcp:80:reuseport=64"), "TCPPort")
+        self.assertEqual(self.parse("tcp:80:reuseport=1:backlog=7"), "TCPPort")
+        self.assertEqual(self.parse("tcp6:80:reuseport=2"), "TCPPort")
 
     def test_badReused(self) -> None:
         """
@@ -842,9 +998,7 @@ class SharedParseTests(SynchronousTestCase):
             ("udp6:53", "has no connections to hand off: use --share"),
             ("tcp:80:reuseport=2", "reuseport is for --share"),
         ]:
-            error = self.assertRaises(
-                BadDescription, _ports.parse, MemoryReactor(), description, 5
-            )
+            error = self.assertRaises(BadDescription, _ports.parse, description, 5)
             self.assertIn(reason, str(error))
 
 
@@ -863,7 +1017,7 @@ class SharedBindTests(SynchronousTestCase):
         """
         Bind.
         """
-        bound = _ports.bind(_ports.parseShared(reactor, description, 77))
+        bound = _ports.bind(_ports.parseShared(description, 77))
         for port in bound:
             self.addCleanup(port.cleanUp)
             for sock in port.sockets:
@@ -968,20 +1122,16 @@ class SharedBindTests(SynchronousTestCase):
         environment = {"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": "1"}
         self.patch(_linux, "initialEnvironment", environment.copy)
         for description in ("systemd:domain=INET:index=0", "systemd:index=0"):
-            port = _ports.parse(MemoryReactor(), description, 5)
+            port = _ports.parse(description, 5)
             assert isinstance(port, _ports.InheritedPort)
             self.assertEqual(port._descriptor, 3)
         for description in (
             "systemd:domain=INET:index=1",
             "systemd:domain=INET:name=x",
         ):
-            self.assertRaises(
-                BadDescription, _ports.parse, MemoryReactor(), description, 5
-            )
+            self.assertRaises(BadDescription, _ports.parse, description, 5)
         environment["LISTEN_PID"] = "1"
-        self.assertRaises(
-            BadDescription, _ports.parse, MemoryReactor(), "systemd:index=0", 5
-        )
+        self.assertRaises(BadDescription, _ports.parse, "systemd:index=0", 5)
 
 
 class BindTests(SynchronousTestCase):
@@ -998,8 +1148,7 @@ class BindTests(SynchronousTestCase):
             (OSError("cannot\nat all"), "cannot"),
             (OverflowError("bind(): port must be 0-65535."), "bind(): port must be"),
             (ValueError(), "ValueError"),
-            (CannotListenError("", 1, OSError(errno.EIO, "x")), "Input/output error"),
-            (CannotListenError("", 1, "locked"), "locked"),
+            (OSError(errno.EIO, "x"), "Input/output error"),
         ):
 
             class Failing:

@@ -9,7 +9,7 @@ import os
 import socket
 from typing import Any
 
-from twisted.internet.address import IPv4Address
+from twisted.internet.address import IPv4Address, UNIXAddress
 from twisted.logger import capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -208,7 +208,7 @@ class SharingTests(SynchronousTestCase):
         """
         self.channel.reads = False
         self.sharing.joined(self.channel, [WEB])
-        self.clock.pump([LOOK] * 4)
+        self.clock.pump([LOOK] * 5)
         self.assertEqual(len(self.channel.calls), 1)
         self.clock.advance(LOOK)
         self.assertEqual(
@@ -227,6 +227,151 @@ class SharingTests(SynchronousTestCase):
         self.clock.pump([LOOK] * 10)
         self.assertEqual(len(self.channel.calls), 1)
         self.end()
+
+    def members(self, *labels: str) -> list[RecordingChannel]:
+        """
+        Share three sockets of one port with some workers, who read all.
+        """
+        sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(3)]
+        for sock in sockets:
+            self.addCleanup(sock.close)
+        self.sharing = self.share({GROUP: sockets})
+        channels = [RecordingChannel(label) for label in labels]
+        for channel in channels:
+            self.assertTrue(self.sharing.joined(channel, [GROUP]))
+            self.clock.advance(LOOK)
+        return channels
+
+    def comeAndGo(self, channel: RecordingChannel) -> None:
+        """
+        A worker leaves and comes back, so others have its sockets meanwhile.
+        """
+        self.sharing.left(channel)
+        self.clock.advance(LOOK / 2)
+        self.sharing.joined(channel, [GROUP])
+        self.clock.advance(LOOK / 2)
+
+    def test_memberStopsReading(self) -> None:
+        """
+        A member of a group that has read what it was lent first, and then reads no
+        more, is given up while others come and go.
+        """
+        first, second = self.members("worker 1", "worker 2")
+        second.reads = False
+        for _ in range(6):
+            self.comeAndGo(first)
+        reason = "it did not read what it was lent within 2 s"
+        self.assertIn(("revoke", reason), second.calls)
+        self.assertNotIn(("revoke", reason), first.calls)
+
+    def test_memberReads(self) -> None:
+        """
+        One that reads is not, however much it is sent.
+        """
+        first, second = self.members("worker 1", "worker 2")
+        for _ in range(20):
+            self.comeAndGo(first)
+        self.assertGreater(len(second.calls), 20)
+        self.assertNotIn("revoke", [call[0] for call in second.calls])
+
+    def test_heard(self) -> None:
+        """
+        Nor is one that claims offers, and so reads, though there is always something
+        that it has yet to read.
+        """
+        self.sharing = self.share({GROUP: [self.sock, self.udp]})
+        self.sharing.joined(self.channel, [Port(0, WEB.address, "web"), GROUP])
+        self.channel.reads = False
+        for _ in range(12):
+            self.clock.advance(LOOK)
+            self.sharing.heard(self.channel)
+        self.assertNotIn("revoke", [call[0] for call in self.channel.calls])
+        self.sharing.heard(RecordingChannel("stranger"))
+        self.clock.pump([LOOK] * 6)
+        self.assertIn("revoke", [call[0] for call in self.channel.calls])
+        self.end()
+
+    def test_lookComesAtOnce(self) -> None:
+        """
+        However short the time is, it has passed.
+        """
+        self.sharing = Sharing(self.clock, {WEB: [self.sock]}, 5, 0.01, 5)
+        first = RecordingChannel("first")
+        self.sharing.joined(first, [WEB])
+        self.clock.advance(LOOK - 0.001)
+        self.channel.reads = False
+        self.sharing.joined(self.channel, [WEB])
+        self.clock.advance(0.001)
+        self.assertNotIn("revoke", [call[0] for call in self.channel.calls])
+        self.clock.advance(LOOK)
+        self.assertIn("revoke", [call[0] for call in self.channel.calls])
+        self.sharing.left(first)
+        self.end()
+
+    def test_stoppedItself(self) -> None:
+        """
+        Time in which the listener did not run is not the worker's.
+        """
+        self.channel.reads = False
+        self.sharing.joined(self.channel, [WEB])
+        self.clock.advance(60)
+        self.assertEqual(len(self.channel.calls), 1)
+        self.end()
+
+    def test_lentOnce(self) -> None:
+        """
+        A program that reads nothing after it joined is lent a socket that was mended
+        only once, and is left alone; another is lent it again when it has read.
+        """
+        self.sharing.joined(self.channel, [WEB])
+        self.clock.advance(LOOK)
+        self.channel.reads = False
+        del self.channel.calls[:]
+        for _ in range(8):
+            self.shutDown(self.sock)
+            self.clock.advance(LOOK)
+            self.assertFalse(_linux.shutDown(self.sock))
+        self.assertEqual(self.channel.calls, [("lend", 7, self.sock)])
+        self.channel.reads = True
+        self.clock.advance(LOOK)
+        self.assertEqual(self.channel.calls, [("lend", 7, self.sock)] * 2)
+        self.clock.pump([LOOK] * 3)
+        self.assertEqual(len(self.channel.calls), 2)
+        self.end()
+
+    def test_leavesMeanwhile(self) -> None:
+        """
+        A worker whose channel ends while it is sent something is sent no more.
+        """
+
+        class Fragile(RecordingChannel):
+            def lend(channel, port: int, sock: Any) -> None:
+                super().lend(port, sock)
+                self.sharing.left(channel)
+
+        self.sharing = self.share({GROUP: [self.sock, self.udp]})
+        fragile = Fragile("worker 1")
+        self.sharing.joined(fragile, [GROUP])
+        self.assertEqual(len(fragile.calls), 1)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_unixPath(self) -> None:
+        """
+        A Unix socket is lent whatever its name is, and whatever becomes of its path.
+        """
+        path = os.fsencode(self.mktemp())
+        for number, name in enumerate((path, b"\0portlisten-" + os.urandom(8))):
+            with socket.socket(socket.AF_UNIX) as sock:
+                sock.bind(name)
+                sock.listen()
+                port = Port(number, UNIXAddress(name), "unix", Kind.LISTENER)
+                self.sharing = self.share({port: [sock]})
+                if name == path:
+                    os.rename(path, path + b".moved")
+                channel = RecordingChannel("worker")
+                self.assertTrue(self.sharing.joined(channel, [port]))
+                self.assertEqual(channel.calls, [("lend", number, sock)])
+                self.sharing.left(channel)
 
     def test_budget(self) -> None:
         """
@@ -352,7 +497,7 @@ class DispatcherTests(DispatcherTestCase):
         for number in range(2):
             channel = self.share(f"worker {number}")
             channel.reads = False
-            self.clock.pump([1.0] * 12)
+            self.clock.pump([LOOK] * 24)
             self.assertEqual(channel.calls[-1][0], "revoke")
             self.dispatcher.revoking(channel)
             self.dispatcher.parted(channel, "it did not read")
@@ -364,14 +509,14 @@ class DispatcherTests(DispatcherTestCase):
         One for whom there are too many on their way is turned away.
         """
         channels = []
-        for number in range(3):
+        for number in range(4):
             channels.append(self.share(f"worker {number}"))
             channels[-1].reads = False
         self.assertEqual(
             channels[-1].calls,
             [("bye", "too many shared sockets are on their way to workers")],
         )
-        self.assertIn("worker 2 is turned away", texts(self.logged, "warn")[-1])
+        self.assertIn("worker 3 is turned away", texts(self.logged, "warn")[-1])
         for channel in channels[:-1]:
             self.dispatcher.parted(channel, "bye")
         for channel in channels:

@@ -18,11 +18,13 @@ from typing import Any
 from twisted.internet.error import ReactorNotRunning
 from twisted.logger import Logger, LogLevel, capturedLogs, formatEvent
 from twisted.python.usage import UsageError
+from twisted.scripts.twistd import ServerOptions
 from twisted.trial.unittest import SynchronousTestCase
 
-from portlisten import _twistd
+from portlisten import __version__, _linux, _twistd
 from portlisten._twistd import CommandOptions, StartFailure
 from tests.support import watchDescriptors
+from twisted import copyright
 
 NOBODY = pwd.getpwnam("nobody").pw_uid
 
@@ -194,6 +196,55 @@ class OptionsTests(SynchronousTestCase):
         options.parseOptions(["--size", "7", "name"])
         self.assertEqual(options["size"], 7)
 
+    def test_version(self) -> None:
+        """
+        It says which portlisten and which Twisted it is, and exits with 0.
+        """
+        output = io.StringIO()
+        self.patch(sys, "stdout", output)
+        exit = self.assertRaises(SystemExit, ToolOptions().parseOptions, ["--version"])
+        self.assertEqual(exit.code, 0)
+        self.assertEqual(
+            output.getvalue(),
+            f"portlisten {__version__}, with Twisted {copyright.version}\n",
+        )
+
+    def test_twistdsOptions(self) -> None:
+        """
+        An option of C{twistd}'s that comes too late is told to be one.
+        """
+        options = ToolOptions()
+        options.parent = ServerOptions()
+        for argument in ("--uid", "--nodaemon", "-n", "-u", "--pidfile=x"):
+            error = self.assertRaises(SystemExit, options.parseOptions, [argument, "x"])
+            name = argument.partition("=")[0]
+            self.assertIn(
+                f"{name} is an option of twistd's: it comes before tool", str(error)
+            )
+        error = self.assertRaises(SystemExit, options.parseOptions, ["--nonsense"])
+        self.assertIn("option --nonsense not recognized", str(error))
+
+    def test_order(self) -> None:
+        """
+        An option that comes after an argument is told to be misplaced; others may
+        begin with a dash.
+        """
+        options = ToolOptions()
+        for arguments in (["a", "--size", "3"], ["a", "b", "--size=3"]):
+            error = self.assertRaises(UsageError, options.checkOrder, arguments)
+            self.assertIn("options come before the arguments: --size", str(error))
+        for arguments in ([], ["--size"], ["a", "--other"], ["a", "-"], ["a", "size"]):
+            options.checkOrder(arguments)
+
+    def test_path(self) -> None:
+        """
+        A path does not begin with a dash.
+        """
+        options = ToolOptions()
+        error = self.assertRaises(UsageError, options.checkPath, "--size=3")
+        self.assertIn("is written ./--size=3", str(error))
+        options.checkPath("./--size=3")
+
     def test_mistakes(self) -> None:
         """
         Each kind of mistake is told in one line: an unknown option, a bad
@@ -319,6 +370,50 @@ class PrivilegesTests(SynchronousTestCase):
         """
         self.be(NOBODY)
         toolOptions(uid=NOBODY, gid=None, euid=0).checkPrivileges()
+
+    def test_withoutCapabilities(self) -> None:
+        """
+        Root that may not change users is refused before anything is bound.
+        """
+        self.be(0)
+        self.patch(_linux, "mayChangeUsers", lambda: False)
+        self.assertRefused("needs CAP_SETUID and CAP_SETGID", uid=NOBODY, euid=0)
+        toolOptions(uid=0, gid=None, euid=0).checkPrivileges()
+
+    def test_chroot(self) -> None:
+        """
+        A process that stays outside of its chroot is refused, and one whose pid file
+        has no folder there.
+        """
+        root = self.mktemp()
+        os.makedirs(os.path.join(root, "run"))
+        self.assertRefused("add --rundir /", chroot=root, rundir=".")
+        self.assertRefused("add --rundir /", chroot=root)
+        for pidFile in ("twistd.pid", "/nowhere/twistd.pid"):
+            self.assertRefused(
+                "add --pidfile=", chroot=root, rundir="/", pidfile=pidFile
+            )
+        for pidFile in ("", None, "/twistd.pid", "/run/twistd.pid"):
+            options = toolOptions(chroot=root, rundir="/", pidfile=pidFile)
+            options.checkPrivileges()
+
+    def test_userInChroot(self) -> None:
+        """
+        A user whom the chroot does not know is refused before anything is bound.
+        """
+
+        def unknown(uid: int) -> Any:
+            raise KeyError(uid)
+
+        _twistd.checkUser(toolOptions(uid=NOBODY, chroot="/srv"))
+        self.patch(pwd, "getpwuid", unknown)
+        self.patch(sys, "__stderr__", io.StringIO())
+        error = self.assertRaises(
+            StartFailure, _twistd.checkUser, toolOptions(uid=NOBODY, chroot="/srv")
+        )
+        self.assertIn(f"no user with the number {NOBODY} in /srv", str(error))
+        _twistd.checkUser(toolOptions(uid=None, chroot="/srv"))
+        _twistd.checkUser(ToolOptions())
 
 
 class LogsElsewhereTests(SynchronousTestCase):

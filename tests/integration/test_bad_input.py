@@ -4,6 +4,8 @@ What people get wrong: one clear line, an exit code, and nothing left behind.
 
 from __future__ import annotations
 
+import fcntl
+import importlib.metadata
 import os
 import pwd
 import re
@@ -15,8 +17,9 @@ from pathlib import Path
 import pytest
 from pytest_twisted import ensureDeferred
 
+import portlisten
 from tests.integration.conftest import Start
-from tests.integration.support import Process, command, freePort
+from tests.integration.support import Process, ask, command, freePort, listening
 
 LONG = "./" + "x" * 106
 DATAGRAM = "--wire=datagram"
@@ -85,6 +88,23 @@ async def refused(process: Process, *words: str) -> str:
         (["hellofdpass", DATAGRAM, "/dev/null", "a"], ["/dev/null exists and is no"]),
         (["hellofdpass", DATAGRAM, "--name=x", "./s", "a"], ["--name means nothing"]),
         (["hellofdpass", "--replace", "./s", "a"], ["--replace means nothing"]),
+        (["portlisten", "0", "./s", "--window", "8"], ["--window stands after ./s"]),
+        (["portlisten", "0", "--window=8"], ["--window=8 stands after 0"]),
+        (["hellofdpass", "./s", "a", "--grace=3"], ["--grace=3 stands after a"]),
+        (["portlisten", "--listen=0", "-x"], ["option -x not recognized"]),
+        (["hellofdpass", "--", "-s", "a"], ["PATH would be '-s'", "written ./-s"]),
+        (
+            ["portlisten", "--uid=nobody", "0", "./s"],
+            ["--uid is an option of twistd's"],
+        ),
+        (
+            ["portlisten", "tcp6:80:interface=::1", "./s"],
+            ["description: write it as 'tcp6:80:interface=\\:\\:1'"],
+        ),
+        (["portlisten", "127.0.0.1:80", "./s"], ["'tcp:80:interface=127.0.0.1'"]),
+        (["portlisten", "unix:./s", "././s"], ["././s is both a port and PATH"]),
+        (["portlisten", "--share=unix:./s", "./s"], ["./s is both a port and PATH"]),
+        (["portlisten", DATAGRAM, "unix:./s", "./s"], ["is both a port and PATH"]),
     ],
     ids=lambda value: " ".join(value)[:40],
 )
@@ -258,6 +278,194 @@ async def test_warnsOfRoot(twistd: Start) -> None:
     await listener.says("runs as root.*twistd --uid nobody portlisten")
     worker = twistd("hellofdpass", "./s", "a")
     await worker.says("runs as root.*twistd --uid nobody hellofdpass")
+
+
+# Prepares a process, and becomes it.
+PREPARE = """
+import fcntl, os, socket, sys
+{code}
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+
+
+def prepared(start: Start, code: str, *arguments: str) -> Process:
+    """
+    Start C{twistd} where some code has changed what it finds.
+    """
+    twistd = [command("twistd"), "-n", "--pidfile="]
+    program = PREPARE.format(code=code)
+    return start(sys.executable, "-c", program, *twistd, *arguments)
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (
+            "socket.socket(socket.AF_INET, socket.SOCK_STREAM, 262)",
+            ["Multipath TCP", "no SocketProtocol="],
+        ),
+        (
+            "socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)",
+            ["SOCK_SEQPACKET", "ListenStream="],
+        ),
+        ("socket.socket(socket.AF_INET, socket.SOCK_DGRAM)", ["UDP", "--share"]),
+        ("socket.socket(40, socket.SOCK_STREAM)", ["vsock", "ListenStream="]),
+        ("socket.socketpair()[0]", ["does not listen", "Accept=no"]),
+        ("open('/dev/null')", ["non-socket"]),
+    ],
+    ids=["mptcp", "seqpacket", "udp", "vsock", "connected", "file"],
+)
+@ensureDeferred
+async def test_inherited(
+    start: Start, folder: Path, make: str, words: list[str]
+) -> None:
+    """
+    What systemd passes and cannot be used is told by its name, with what would be
+    right.
+    """
+    code = f"""
+try:
+    passed = {make}
+except OSError:
+    sys.exit("this kernel has no such socket")
+if passed.fileno() != 3:
+    os.dup2(passed.fileno(), 3)
+os.set_inheritable(3, True)
+if {"SEQPACKET" in make}:
+    passed.bind("")
+if {"SOCK_STREAM" in make and "40" not in make}:
+    passed.listen()
+os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS="1", LISTEN_FDNAMES="web")
+"""
+    process = prepared(start, code, "portlisten", "systemd:domain=INET:name=web", "./s")
+    await process.ended()
+    if "no such socket" in process.errors:
+        pytest.skip("this kernel has no such socket")
+    await refused(process, *words)
+    assert list(folder.iterdir()) == []
+
+
+@pytest.mark.parametrize("kind", ["lock held", "pipe", "symbolic link"])
+@ensureDeferred
+async def test_lock(twistd: Start, folder: Path, kind: str) -> None:
+    """
+    Nobody can make a start hang by the lock file.
+    """
+    lock = folder / "s.lock"
+    if kind == "pipe":
+        os.mkfifo(lock)
+    elif kind == "symbolic link":
+        lock.symlink_to("1")
+    else:
+        lock.touch()
+    with open(lock if kind == "lock held" else os.devnull) as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        process = twistd("portlisten", "0", "./s")
+        if kind == "lock held":
+            await process.says("waiting for another process, which has locked ./s.lock")
+        await refused(process, "./s.lock")
+    assert list(folder.iterdir()) == [lock]
+
+
+@pytest.mark.usefixtures("root")
+@ensureDeferred
+async def test_withoutProc(start: Start, folder: Path) -> None:
+    """
+    Without /proc a listener serves, or says that it cannot, and leaves nothing.
+    """
+    hide = ["unshare", "-m", "sh", "-c", 'mount -t tmpfs none /proc && exec "$@"', "-"]
+    run = [*hide, command("twistd"), "-n", "--uid=nobody", "--pidfile="]
+    await refused(start(*run, "portlisten", "--group=daemon", "0", "./s"), "/proc")
+    assert list(folder.iterdir()) == []
+    listener = start(*run, "portlisten", "tcp:0:interface=127.0.0.1", "./s")
+    port = await listening(listener)
+    start(*hide, command("twistd"), "-n", "--pidfile=", "hellofdpass", "./s", "hello")
+    assert await ask(port) == b"hello"
+    assert await listener.stop() == 0
+    assert "Traceback" not in listener.output
+
+
+@pytest.mark.usefixtures("root")
+@pytest.mark.parametrize("wire", ["stream", "datagram"])
+@ensureDeferred
+async def test_chroot(start: Start, folder: Path, wire: str) -> None:
+    """
+    In a chroot a listener serves, or says that it cannot, and leaves nothing.
+    """
+    run = [command("twistd"), "-n", "--uid=nobody", f"--chroot={folder}"]
+    # Whoever binds the path was root then.
+    listen = ["portlisten", f"--wire={wire}", "tcp:0:interface=127.0.0.1", "/s"]
+    say = ["hellofdpass", f"--wire={wire}"]
+    (listen if wire == "stream" else say).insert(1, "--mode=0666")
+    await refused(start(*run, *listen), "add --rundir /")
+    await refused(start(*run, "--rundir=/", *listen), "add --pidfile=")
+    run += ["--rundir=/", "--pidfile="]
+    for arguments in (listen, [*say, "/s", "hello"]):
+        await refused(start(*run, *arguments), "needs an /etc/passwd in the chroot")
+    assert list(folder.iterdir()) == []
+    folder.joinpath("etc").mkdir()
+    for name in ("passwd", "group"):
+        shutil.copy(f"/etc/{name}", folder / "etc" / name)
+    listener = start(*run, *listen)
+    port = await listening(listener)
+    worker = start(*run, *say, "/s", "hello")
+    for _ in range(3):
+        assert await ask(port) == b"hello"
+    assert await worker.stop() == 0
+    assert await listener.stop() == 0
+    assert "Traceback" not in listener.output + worker.output
+
+
+@pytest.mark.usefixtures("root")
+@ensureDeferred
+async def test_withoutCapabilities(start: Start, folder: Path) -> None:
+    """
+    Root that cannot become somebody else is told so before anything is bound.
+    """
+    process = start(
+        *("setpriv", "--bounding-set=-setuid", "--inh-caps=-setuid"),
+        *(command("twistd"), "-n", "--uid=nobody", "portlisten", "0", "./s"),
+    )
+    await refused(process, "--uid needs CAP_SETUID and CAP_SETGID")
+    assert list(folder.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["twistd", "portlisten", "--version"],
+        ["twistd", "hellofdpass", "--version"],
+        ["portlisten", "--version"],
+        ["portlisten", "exec", "--version"],
+    ],
+    ids=" ".join,
+)
+@ensureDeferred
+async def test_version(start: Start, arguments: list[str]) -> None:
+    """
+    Each command says which portlisten and which Twisted it is.
+    """
+    process = start(command(arguments[0]), *arguments[1:])
+    assert await process.ended() == 0
+    installed = importlib.metadata.version("portlisten")
+    assert installed == portlisten.__version__
+    twisted = importlib.metadata.version("twisted")
+    assert process.output == f"portlisten {installed}, with Twisted {twisted}\n"
+
+
+@ensureDeferred
+async def test_bothFamilies(twistd: Start) -> None:
+    """
+    C{tcp} and C{tcp6} of one number are two ports, each with its clients.
+    """
+    port = freePort(20000, 30000)
+    listener = twistd(
+        "portlisten", f"--listen=tcp:{port}", f"--share=tcp6:{port}", "./s"
+    )
+    await listener.says("listening on")
+    twistd("hellofdpass", "./s", "hello")
+    assert await ask(port) == b"hello"
+    assert await ask(port, host="::1") == b"hello"
 
 
 @pytest.mark.parametrize("name", ["portlisten", "hellofdpass"])

@@ -441,6 +441,115 @@ async def test_socketActivation(
     assert any(each.startswith("STATUS=serving web=tcp6:[::]:") for each in said)
 
 
+# Passes a Unix socket with a name in the abstract namespace, as systemd would.
+ABSTRACT = """
+import os, socket, sys
+sock = socket.socket(socket.AF_UNIX)
+sock.bind(b"\\0" + sys.argv[1].encode())
+sock.listen(64)
+if sock.fileno() != 3:
+    os.dup2(sock.fileno(), 3)
+os.set_inheritable(3, True)
+os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS="1", LISTEN_FDNAMES="web")
+os.execv(sys.argv[2], sys.argv[2:])
+"""
+
+
+def hear(address: str | bytes) -> bytes:
+    """
+    Be a client of a Unix socket.
+    """
+    with socket.socket(socket.AF_UNIX) as client:
+        client.settimeout(PATIENCE)
+        # It has a name itself.
+        client.bind("")
+        client.connect(address)
+        return read(client)
+
+
+@pytest.mark.parametrize("share", [False, True], ids=["listen", "share"])
+@ensureDeferred
+async def test_abstract(start: Start, twistd: Start, share: bool) -> None:
+    """
+    A Unix socket that has no path is listened on, or shared, for one worker after
+    another; the log writes its name as systemd does.
+    """
+    name = f"portlisten-{os.getpid()}"
+    listener = start(
+        *(sys.executable, "-c", ABSTRACT, name),
+        *(command("twistd"), "-n", "--pidfile=l.pid", "portlisten"),
+        *(["--share"] if share else []),
+        *("web=systemd:domain=UNIX:name=web", "./socket"),
+    )
+    await listener.says(f"listening on web=unix:@{name}")
+    for number in range(2):
+        worker = twistd("hellofdpass", "./socket", f"hello {number}")
+        await worker.says("joined the listener")
+        for _ in range(3):
+            answer = await deferToThread(hear, b"\0" + name.encode())
+            assert answer == b"hello %d" % number
+        await worker.kill()
+        await listener.says(f"worker {number + 1} .*(is gone|died)")
+    if share:
+        program = "import socket; socket.socket(fileno=3).accept()[0].send(b'bare')"
+        start(command("portlisten"), "exec", "./socket", sys.executable, "-c", program)
+        assert await deferToThread(hear, b"\0" + name.encode()) == b"bare"
+    assert "Traceback" not in listener.output
+
+
+@ensureDeferred
+async def test_pathIsLost(root: None, twistd: Start, folder: Path) -> None:
+    """
+    A Unix socket is shared, and listened on, whatever becomes of its path, and though
+    the listener may not look at it any more.
+    """
+    private = folder / "private"
+    private.mkdir()
+    listener = twistd(
+        *("portlisten", "--share=web=unix:./private/www"),
+        *("old=unix:./private/old", "./socket"),
+        uid="nobody",
+    )
+    await listener.says("listening on")
+    private.chmod(0o700)
+    for turn in range(3):
+        worker = twistd("hellofdpass", "./socket", "hello")
+        await worker.says("joined")
+        for name in ("www", "old"):
+            path = private / f"{name}{'.moved' * turn}"
+            assert await deferToThread(hear, str(path)) == b"hello"
+            path.rename(private / f"{name}{'.moved' * (turn + 1)}")
+        await worker.kill()
+        await listener.says(f"worker {turn + 1} .*died")
+    assert "Traceback" not in listener.output
+    await listener.stop()
+
+
+@ensureDeferred
+async def test_memberHangs(twistd: Start) -> None:
+    """
+    A member of a group that stops reading is given up, whenever it does, and its
+    sockets go to others.
+    """
+    listener = twistd(
+        *("portlisten", "--claim-timeout=1"),
+        *("--share=web=tcp:0:interface=127.0.0.1:reuseport=2", "./socket"),
+    )
+    port = await listening(listener)
+    workers = []
+    for number in range(2):
+        workers.append(twistd("hellofdpass", "./socket", "hello"))
+        await listener.says(f"worker {number + 1} .*joined")
+    await sleep(1)
+    workers[1].signal(signal.SIGSTOP)
+    await workers[0].kill()
+    await listener.says("worker 2 .*did not read what it was lent within 1 s", 10)
+    twistd("hellofdpass", "./socket", "hello")
+    await listener.says("worker 3 .*joined")
+    for _ in range(5):
+        assert await ask(port) == b"hello"
+
+
 # Mistakes
 
 
