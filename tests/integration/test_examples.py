@@ -8,6 +8,7 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -180,6 +181,31 @@ async def test_tac(start: Start, folder: Path) -> None:
     for each in (worker, listener):
         assert await each.stop() == 0
         assert "Traceback" not in each.output
+
+
+@pytest.mark.parametrize("name", ["chat", "dns", "mail"])
+@ensureDeferred
+async def test_exampleTac(start: Start, folder: Path, name: str) -> None:
+    """
+    The tac file of an example joins a listener by the commands that it begins with,
+    in one folder.
+    """
+    needs("OpenSSL", "twisted[tls]")
+    text = (EXAMPLES / f"{name}.tac").read_text()
+    (folder / f"{name}.tac").write_text(text)
+    text = text.replace("\\\n", " ")
+    lines = re.findall(r"^    (twistd .*)$", text, re.MULTILINE)
+    port = str(freePort(10000, 20000))
+    ours, theirs = [re.sub(r"\b100\d\d\b", port, line) for line in lines]
+    if os.geteuid() == 0:
+        ours = ours.replace(" portlisten ", " --uid nobody portlisten --group daemon ")
+    listener, worker = [
+        start(command("twistd"), *shlex.split(line)[1:]) for line in (ours, theirs)
+    ]
+    await listener.says("worker 1 .*joined", 10)
+    assert await worker.stop() in (0, -signal.SIGTERM)
+    assert await listener.stop() == 0
+    assert "Traceback" not in worker.output + listener.output
 
 
 @ensureDeferred
