@@ -155,12 +155,13 @@ def _programs() -> Iterator[Path]:
 @ensureDeferred
 async def test_tac(start: Start, folder: Path) -> None:
     """
-    The tac files work together in one folder, by the commands that each of them
-    begins with; as root, each becomes a user of its own.
+    The tac files work together in one folder, by the commands that they and the
+    README say; as root, each becomes a user of its own.
     """
     port = freePort(10000, 20000)
     documented = []
-    for path in sorted((CHECKOUT / "tac").iterdir()):
+    files = [path for path in (CHECKOUT / "tac").iterdir() if path.suffix == ".tac"]
+    for path in (*files, CHECKOUT / "README.md"):
         text = path.read_text()
         documented.append(re.findall(r"^    (twistd .*\.tac)$", text, re.MULTILINE))
         text = text.replace('PORT = "10000"', f'PORT = "{port}"')
