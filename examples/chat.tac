@@ -1,10 +1,16 @@
 """
-A chat, for C{twistd -ny chat.tac}: whatever one client says, all others read.
-Change what stands at the top.
+A chat: what one client says, all others read.  Change what stands at the top, and run
+it beside a listener, in one folder::
 
-Its connections last.  When the server stops, L{Chat.drain} says goodbye, where
-clients would see connections that break otherwise; they can connect again at
-once, and wait for the next server.
+    twistd --pidfile listener.pid --nodaemon portlisten 10000 ./socket
+    twistd --pidfile chat.pid -noy chat.tac
+
+As root, add C{--uid nobody} to the listener, before C{portlisten}, and C{--group
+daemon} after it.
+
+The connections last.  When the server stops, L{Chat.drain} says goodbye.  Otherwise
+clients would see connections that break.  They can connect again at once, and wait
+for the next server.
 """
 
 import os

@@ -1,6 +1,13 @@
-"""
-A name server, for C{twistd -ny dns.tac}: it answers for what RECORDS has, over UDP
-and TCP.  Change what stands at the top.
+r"""
+A name server: it answers for what RECORDS has, over UDP and TCP.  Change what stands
+at the top, and run it beside a listener, in one folder::
+
+    twistd --pidfile listener.pid --nodaemon portlisten \
+        --share dns=udp:10053 --share dns=tcp:10053 ./socket
+    twistd --pidfile dns.pid -noy dns.tac
+
+As root, add C{--uid nobody} to the listener, before C{portlisten}, and C{--group
+daemon} after it.
 """
 
 import os

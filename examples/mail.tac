@@ -1,6 +1,13 @@
 """
-A mail server, for C{twistd -ny mail.tac}: it takes mail for any user of DOMAIN,
-and writes each into a file of its own in FOLDER.  Change what stands at the top.
+A mail server: it takes mail for any user of DOMAIN, and writes each into a file of
+its own in FOLDER, which has to be USER's.  Change what stands at the top, and run it
+beside a listener, in one folder::
+
+    twistd --pidfile listener.pid --nodaemon portlisten smtp=10025 ./socket
+    twistd --pidfile mail.pid -noy mail.tac
+
+As root, add C{--uid nobody} to the listener, before C{portlisten}, and C{--group
+daemon} after it.
 """
 
 import os

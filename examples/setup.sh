@@ -1,5 +1,5 @@
-# Sourced by the examples: a temporary folder to be in, twistd, who is to run
-# what, and the end of all that was started.
+# Sourced by the examples.  Makes a temporary folder, finds twistd and the users to
+# run it as, and ends all that was started.
 
 source=$(cd "$(dirname "$0")/.." && pwd)
 folder=$(mktemp -d "${TMPDIR:-/tmp}/portlisten.XXXXXX")
@@ -9,15 +9,41 @@ started=''
 # End all that was started, the last first.
 stop_all() {
     for process in $started; do
-        { kill "$process" && wait "$process"; } 2>/dev/null || true
+        kill "$process" 2>/dev/null || true
+        wait "$process" 2>/dev/null || true
     done
     started=''
+    rm -f "$folder"/*.process
+}
+
+# Whether a process runs: alive PROCESS
+alive() {
+    case $(sed -n 's/^State:[[:space:]]*//p' "/proc/$1/status" 2>/dev/null) in
+    '' | Z* | X*) return 1 ;;
+    esac
+}
+
+# Say which processes ended by themselves, and show their logs.  Fail if none did.
+some_ended() {
+    ended=1
+    for file in "$folder"/*.process; do
+        [ -e "$file" ] || continue
+        alive "$(cat "$file")" && continue
+        ended=0
+        echo "the $(basename "$file" .process) ended by itself:"
+        cat "${file%.process}.log"
+        rm "$file"
+    done >&2
+    return "$ended"
 }
 
 clean_up() {
+    status=$?
     trap - EXIT
+    [ "$status" = 0 ] || some_ended || true
     stop_all
     rm -rf "$folder"
+    exit "$status"
 }
 trap clean_up EXIT
 trap 'exit 130' INT TERM
@@ -32,7 +58,15 @@ else
     as_listener='' as_worker='' channel=''
 fi
 
-# Install into the folder, with what else pip is to install.
+# End the example if a program is missing: needs PROGRAM PACKAGE
+needs() {
+    command -v "$1" >/dev/null && return
+    echo "this example needs $1; on Debian, say: apt-get install $2" >&2
+    exit 1
+}
+[ "$(id -u)" != 0 ] || needs setpriv util-linux
+
+# Install portlisten, and more: install [REQUIREMENT ...]
 install() {
     . "$source/tests/venv.sh"
     echo "Installing into $folder ..."
@@ -45,7 +79,7 @@ install() {
     bin=$folder/venv/bin
 }
 
-# Take what tests/run has installed, if the workers' user can read it too.
+# Take what tests/run has installed, if the workers' user can read it, too.
 find_or_install() {
     bin=$source/.venv/bin
     if ! "$bin/python" -c 'import portlisten, OpenSSL' 2>/dev/null ||
@@ -74,7 +108,7 @@ start() {
     show twistd --nodaemon "$@"
     : >"$name.log"
     "$bin/twistd" --nodaemon --pidfile "$name.pid" "$@" >"$name.log" 2>&1 &
-    started="$! $started"
+    note "$name" "$!"
 }
 
 # The same for any other program: start_program NAME PROGRAM ARGUMENTS...
@@ -84,13 +118,27 @@ start_program() {
     show "$@"
     : >"$name.log"
     "$@" >"$name.log" 2>&1 &
-    started="$! $started"
+    note "$name" "$!"
+}
+
+# Note a process that runs, and must not end by itself: note NAME PROCESS
+note() {
+    started="$2 $started"
+    echo "$2" >"$folder/$1.process"
+}
+
+# Tell a process to end, and do not wait for it: end NAME
+end() {
+    process=$(cat "$1.process")
+    rm "$1.process"
+    kill "$process"
 }
 
 # Wait until what was started has logged something: wait_for NAME PATTERN
 wait_for() {
     for _ in $(seq 300); do
         grep -q "$2" "$1.log" && return
+        if some_ended; then exit 1; fi
         sleep 0.1
     done
     echo "the $1 did not start:" >&2

@@ -1,8 +1,11 @@
 """
-A worker, for C{twistd -ny hellofdpass.tac}: change what stands at the top.
+A worker.  Change what stands at the top, and run it beside a listener::
 
-It needs no privilege but to write to PATH.  Started as root, it becomes USER,
-who has to be in the group of PATH, or its owner.
+    twistd --pidfile listener.pid -noy portlisten.tac
+    twistd --pidfile worker.pid -noy hellofdpass.tac
+
+It needs no privilege but to write to PATH.  Started as root, it becomes USER, whose
+group has to be the GROUP of the listener.
 """
 
 import os

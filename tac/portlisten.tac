@@ -1,7 +1,11 @@
 """
-A listener, for C{twistd -ny portlisten.tac}: change what stands at the top.
+A listener.  Change what stands at the top, and run it beside a worker::
 
-As root, the ports are bound first, and the process becomes USER then.
+    twistd --pidfile listener.pid -noy portlisten.tac
+    twistd --pidfile worker.pid -noy hellofdpass.tac
+
+Started as root, it binds the port first, becomes USER then, and lets the members of
+GROUP be workers.
 """
 
 import os
@@ -15,11 +19,15 @@ PORT = "10000"
 PATH = "./socket"
 OPTIONS = ["--mode", "0660", "--patience", "60"]
 USER = "nobody"
+GROUP = "daemon"
 
+isRoot = os.getuid() == 0
 options = Options()
-options.parseOptions([*OPTIONS, PORT, PATH])
+options.parseOptions(
+    [*OPTIONS, *(["--group", GROUP] if isRoot else []), PORT, PATH],
+)
 
-user = pwd.getpwnam(USER) if os.getuid() == 0 else None
+user = pwd.getpwnam(USER) if isRoot else None
 application = Application(
     "portlisten",
     uid=user and user.pw_uid,

@@ -19,8 +19,10 @@ What it counts:
   - I{stalled}: clients whose connection was adopted so late that they must have
     waited for a stopped worker to go on.  Up to a window's worth of each are
     right, namely those that it had claimed just before it was stopped.
-  - I{adopted twice}: connections that two workers adopted.  That is right if
-    the first was killed before it touched them, and wrong if it was stopped.
+  - I{adopted twice}: connections that two workers adopted.  If workers are
+    killed, that is right: the first was killed before it read or wrote, so the
+    listener handed the connection to the second, and the client got one answer.
+    If workers are stopped, it is wrong: the first goes on, and serves it too.
 
 With C{--naive} the listener is the control, which sends and closes; with
 C{--wire=datagram} it speaks the wire of 2002, which promises neither of the two.
@@ -77,6 +79,11 @@ BETWEEN = 4
 
 #: How long a storm may last, in seconds.
 LIMIT = 600.0
+
+
+#: What is printed after a figure, if workers are killed, and if they are stopped.
+KILLED = {"adopted twice": "right: the first worker died before it touched them"}
+STOPPED = {"adopted twice": "wrong: the first worker goes on, and serves them too"}
 
 
 class Answer(Protocol):
@@ -424,8 +431,10 @@ def main() -> None:
         arguments.stop,
         arguments.wire,
     )
+    notes = STOPPED if arguments.stop else KILLED
     for name, value in figures.items():
-        print(f"{name}: {value}")
+        note = f" ({notes[name]})" if value and name in notes else ""
+        print(f"{name}: {value}{note}")
     broken = figures["lost before a worker touched them"] or figures["answered twice"]
     if arguments.stop:
         allowed = 16 * arguments.stop

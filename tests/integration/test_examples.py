@@ -4,8 +4,13 @@ The examples do what they say.
 
 from __future__ import annotations
 
+import os
+import re
+import shlex
 import shutil
+import signal
 import socket
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,9 +18,28 @@ from pytest_twisted import ensureDeferred
 from twisted.internet.threads import deferToThread
 
 from tests.integration.conftest import Start
-from tests.integration.support import freePort, listening, needs
+from tests.integration.support import Process, command, freePort, listening, needs
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
+CHECKOUT = Path(__file__).parents[2]
+EXAMPLES = CHECKOUT / "examples"
+
+
+def run(
+    start: Start, folder: Path, name: str, port: int, **environment: str
+) -> Process:
+    """
+    Start an example.
+
+    @param port: where it is to listen.
+    @param environment: variables that are put into its environment.
+    @return: its process.  Its temporary folder is C{folder/tmp}.
+    """
+    temporary = folder / "tmp"
+    temporary.mkdir()
+    temporary.chmod(0o755)
+    environment.update(TMPDIR=str(temporary), TZ="UTC")
+    variables = [f"{key}={value}" for key, value in environment.items()]
+    return start("env", *variables, str(EXAMPLES / name), str(port))
 
 
 @pytest.mark.parametrize(
@@ -25,6 +49,7 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
         ("https", ["/\nhello over TLS\n"]),
         ("smtp", ["\n\nHello, Joe.\n"]),
         ("dns", ["\nreplacing the worker ...\n192.0.2.2\n2001:db8::2\n"]),
+        ("chat", ["\nJoe reads: hello, Joe\n", "\nJoe reads: goodbye, come again\n"]),
         (
             "2002",
             [
@@ -34,7 +59,7 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
             ],
         ),
     ],
-    ids=["web", "https", "smtp", "dns", "2002"],
+    ids=["web", "https", "smtp", "dns", "chat", "2002"],
 )
 @ensureDeferred
 async def test_script(start: Start, folder: Path, name: str, said: list[str]) -> None:
@@ -46,19 +71,142 @@ async def test_script(start: Start, folder: Path, name: str, said: list[str]) ->
     for program in ("curl", "openssl", "setpriv", "cc", "dig"):
         if shutil.which(program) is None:
             pytest.skip(f"{program} is not installed")
-    temporary = folder / "tmp"
-    temporary.mkdir()
-    temporary.chmod(0o755)
-    process = start(
-        *("env", f"TMPDIR={temporary}", "TZ=UTC"),
-        *(str(EXAMPLES / name), str(freePort(10000, 20000))),
-    )
+    process = run(start, folder, name, freePort(10000, 20000))
     assert await process.ended() == 0, process.output
     print(process.output)
     for answer in said:
         assert answer in process.output
     assert process.errors == ""
-    assert list(temporary.iterdir()) == []
+    assert list((folder / "tmp").iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["web", "https", "smtp", "dns", "chat", "2002"])
+@ensureDeferred
+async def test_takenPort(start: Start, folder: Path, name: str) -> None:
+    """
+    A script whose listener cannot start says why at once, and leaves nothing behind.
+    """
+    needs("OpenSSL", "twisted[tls]")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        process = run(start, folder, name, taken.getsockname()[1])
+        await process.says("twistd --nodaemon.* portlisten")
+        await process.says("the listener ended by itself:(.|\n)*already in use", 15)
+        assert await process.ended() == 1
+    assert list((folder / "tmp").iterdir()) == []
+
+
+@ensureDeferred
+async def test_deadWorker(start: Start, folder: Path) -> None:
+    """
+    A script says why a worker that was to take another's place ended.
+    """
+    programs = folder / "programs"
+    programs.mkdir()
+    # The example calls its first client when all workers have joined.
+    curl = programs / "curl"
+    curl.write_text("#!/bin/sh\nkill -KILL $(cat worker2.pid)\n")
+    curl.chmod(0o755)
+    process = run(
+        start,
+        folder,
+        "web",
+        freePort(10000, 20000),
+        PATH=f"{programs}:{os.environ['PATH']}",
+    )
+    await process.says("the worker2 ended by itself:(.|\n)*starting up", 15)
+    assert await process.ended() == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "program"),
+    [
+        ("web", "curl"),
+        ("https", "curl"),
+        ("https", "openssl"),
+        ("dns", "dig"),
+        ("2002", "cc"),
+    ],
+)
+@ensureDeferred
+async def test_missingProgram(
+    start: Start, folder: Path, name: str, program: str
+) -> None:
+    """
+    A script that needs a program says so before it does anything else.
+    """
+    programs = folder / "programs"
+    programs.mkdir()
+    for path in _programs():
+        if path.name != program and not (programs / path.name).is_symlink():
+            (programs / path.name).symlink_to(path)
+    process = run(start, folder, name, freePort(10000, 20000), PATH=str(programs))
+    assert await process.ended() == 1
+    assert process.output.startswith(f"this example needs {program}; ")
+    assert process.output.count("\n") == 1
+    assert list((folder / "tmp").iterdir()) == []
+
+
+def _programs() -> Iterator[Path]:
+    for folder in os.environ["PATH"].split(os.pathsep):
+        if os.path.isdir(folder):
+            yield from Path(folder).iterdir()
+
+
+@ensureDeferred
+async def test_tac(start: Start, folder: Path) -> None:
+    """
+    The tac files work together in one folder, by the commands that they and the
+    README say; as root, each becomes a user of its own.
+    """
+    port = freePort(10000, 20000)
+    documented = []
+    files = [path for path in (CHECKOUT / "tac").iterdir() if path.suffix == ".tac"]
+    for path in (*files, CHECKOUT / "README.md"):
+        text = path.read_text()
+        documented.append(re.findall(r"^    (twistd .*\.tac)$", text, re.MULTILINE))
+        text = text.replace('PORT = "10000"', f'PORT = "{port}"')
+        (folder / path.name).write_text(text)
+    assert len(documented[0]) == 2
+    assert all(commands == documented[0] for commands in documented)
+    listener, worker = [
+        start(command("twistd"), *shlex.split(line)[1:]) for line in documented[0]
+    ]
+    await listener.says("worker 1 .*joined", 10)
+    with socket.create_connection(("127.0.0.1", port), 10) as client:
+        assert await deferToThread(client.recv, 100) == b"hello, world\n"
+    if os.geteuid() == 0:
+        users = [each.status()["Uid"].split() for each in (listener, worker)]
+        assert all(len(set(uids)) == 1 for uids in users)
+        assert users[0] != users[1]
+        assert "0" not in (users[0][0], users[1][0])
+    for each in (worker, listener):
+        assert await each.stop() == 0
+        assert "Traceback" not in each.output
+
+
+@pytest.mark.parametrize("name", ["chat", "dns", "mail"])
+@ensureDeferred
+async def test_exampleTac(start: Start, folder: Path, name: str) -> None:
+    """
+    The tac file of an example joins a listener by the commands that it begins with,
+    in one folder.
+    """
+    needs("OpenSSL", "twisted[tls]")
+    text = (EXAMPLES / f"{name}.tac").read_text()
+    (folder / f"{name}.tac").write_text(text)
+    text = text.replace("\\\n", " ")
+    lines = re.findall(r"^    (twistd .*)$", text, re.MULTILINE)
+    port = str(freePort(10000, 20000))
+    ours, theirs = [re.sub(r"\b100\d\d\b", port, line) for line in lines]
+    if os.geteuid() == 0:
+        ours = ours.replace(" portlisten ", " --uid nobody portlisten --group daemon ")
+    listener, worker = [
+        start(command("twistd"), *shlex.split(line)[1:]) for line in (ours, theirs)
+    ]
+    await listener.says("worker 1 .*joined", 10)
+    assert await worker.stop() in (0, -signal.SIGTERM)
+    assert await listener.stop() == 0
+    assert "Traceback" not in worker.output + listener.output
 
 
 @ensureDeferred
