@@ -140,7 +140,7 @@ class Story:
         """
         timer = reactor.callLater(random.uniform(0.05, 0.6), self._clock.disturb)
         try:
-            await Deferred.fromCoroutine(work).addTimeout(20, reactor)
+            await Deferred.fromCoroutine(work).addTimeout(12, reactor)
         finally:
             if timer.active():
                 timer.cancel()
@@ -246,12 +246,12 @@ class _Stream(Story):
         Clients that wait are closed when their patience is over.
         """
         for answer, seconds in await together(client(self._port) for _ in range(3)):
-            assert answer == b"" or isinstance(answer, ConnectionResetError)
+            assert answer == b""
             assert about(seconds, 2)
 
     async def partWaiting(self) -> None:
         """
-        Clients that wait are served by a worker that comes before.
+        Clients that wait are offered to a worker that comes before.
         """
         waiting = client(self._port)
         await sleep(0.7)
@@ -261,8 +261,7 @@ class _Stream(Story):
             worker.sendall(encode(WorkerHello(1)))
             await sleep(0.3)
             assert not waiting.called
-            [offer] = [each for each in offers(worker) if isinstance(each, Offer)]
-            del offer
+            assert any(isinstance(each, Offer) for each in offers(worker))
         await waiting
 
     async def partListenerStops(self) -> None:
@@ -314,7 +313,7 @@ class _Datagram(Story):
         Clients that wait are closed when their patience is over.
         """
         for answer, seconds in await together(client(self._port) for _ in range(3)):
-            assert answer == b"" or isinstance(answer, ConnectionResetError)
+            assert answer == b""
             assert about(seconds, 2)
 
     async def partWaiting(self) -> None:
