@@ -4,7 +4,6 @@ Signals that are no reason to stop: neither side ends, and no client notices.
 
 from __future__ import annotations
 
-import random
 import re
 import signal
 from pathlib import Path
@@ -14,7 +13,7 @@ from twisted.internet.defer import Deferred
 
 from tests.integration.conftest import Start
 from tests.integration.faults import beside, until
-from tests.integration.support import Process, askMany, freePort, sleep
+from tests.integration.support import Process, askMany, sleep
 
 HELLO = b"hello"
 
@@ -39,7 +38,7 @@ class Logged:
         files = sorted(self._file.parent.glob(f"{self._file.name}*"), reverse=True)
         return "".join(each.read_text() for each in files)
 
-    async def says(self, pattern: str) -> None:
+    async def says(self, pattern: str) -> re.Match[str]:
         """
         Wait until it has logged something that matches.
         """
@@ -49,6 +48,9 @@ class Logged:
             return re.search(pattern, self._log()) is not None
 
         await until(holds, pattern)
+        match = re.search(pattern, self._log())
+        assert match is not None
+        return match
 
     @property
     def rotated(self) -> bool:
@@ -68,26 +70,22 @@ async def started(
 
     @return: the port, and the two processes.
     """
-    name = f"{wire}.{'file' if toFile else 'out'}"
-    port = freePort(*random.choice([(n, n + 100) for n in range(20000, 30000, 100)]))
-    commands = {
-        "portlisten": (str(port), f"./{name}"),
-        "hellofdpass": (f"./{name}", HELLO.decode()),
-    }
-    processes = []
-    for command, arguments in commands.items():
-        file = folder / f"{name}.{command}" if toFile else None
+    path = f"./{wire}.{toFile}"
+    sides = [
+        ("portlisten", ("0", path), r"listening on \S+:(\d+)"),
+        ("hellofdpass", (path, HELLO.decode()), "joined|receiving"),
+    ]
+    processes, matches = [], []
+    for command, arguments, begun in sides:
+        file = folder / f"{path}.{command}" if toFile else None
         options = {"logfile": str(file)} if file else {}
         process = twistd(command, f"--wire={wire}", *arguments, **options)
-        logged = Logged(process, file)
-        processes.append(logged)
-        await logged.says("listening on|starting up")
-        if command == "hellofdpass":
-            await logged.says("joined|receiving")
+        processes.append(Logged(process, file))
+        matches.append(await processes[-1].says(begun))
         for number in SIGNALS:
             process.signal(number)
             await sleep(0.05)
-    return port, processes
+    return int(matches[0][1]), processes
 
 
 @ensureDeferred
@@ -115,7 +113,6 @@ async def test_signals(twistd: Start, folder: Path) -> None:
         assert answers.count(HELLO) == 400
         for logged in processes:
             assert logged.process.running
-        # `accepted` counts more than the 0 of before.
         processes[0].process.signal(signal.SIGUSR1)
         await processes[0].says("since the start: accepted 400")
         for logged in reversed(processes):
