@@ -8,7 +8,7 @@ from __future__ import annotations
 import random
 import signal
 import socket
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -68,11 +68,9 @@ CASES = {
     "no step": (0.0, "default"),
     "+1 h": (HOUR, "default"),
     "-1 h": (-HOUR, "default"),
-    "-20 s": (-20.0, "default"),
-    "small steps": (None, "default"),
+    "-20 s, poll": (-20.0, "poll"),
     "-1 h, asyncio": (-HOUR, "asyncio"),
-    "+1 h, poll": (HOUR, "poll"),
-    "-1 h, poll": (-HOUR, "poll"),
+    "small steps": (None, "default"),
 }
 
 
@@ -95,7 +93,7 @@ class Story:
         self._start = start
         self._folder = folder
         self._number = number
-        self._clock = Clock(folder / f"{number}.clock", step)
+        self._clock = Clock(folder / f"{number}.{type(self).__name__}.clock", step)
 
     def twistd(self, *arguments: str) -> Process:
         """
@@ -110,12 +108,11 @@ class Story:
         """
         return f"./{self._number}.{wire}"
 
-    def server(self, wire: str = "stream") -> Process:
+    def server(self, wire: str = "stream", more: str = "") -> Process:
         """
         Start the server with the endpoint.
         """
         name = f"{self._number}.{wire}.tac"
-        more = ":wire=datagram" if wire == "datagram" else ""
         text = SERVER.replace("{path}", self.path(wire)).replace("{more}", more)
         self._folder.joinpath(name).write_text(text)
         return self.twistd(f"--python={name}")
@@ -147,29 +144,29 @@ class Story:
             self._clock.rest()
 
 
-async def inOrder(
-    start: Start, folder: Path, make: Callable[[Start, Path, int, str], Any]
-) -> None:
+async def tell(stories: dict[str, Any]) -> None:
     """
-    Have a story for each of the cases, side by side, and tell their parts in order:
-    C{begin}, and the methods whose names begin with C{part}.
+    Tell stories side by side, each part together with those of the others: C{begin},
+    and in their order the methods whose names begin with C{part}.
 
     @raise AssertionError: if a part of one failed; it names all that did.
     """
-    stories = {
-        case: make(start, folder, number, case) for number, case in enumerate(CASES)
+    parts = {
+        name: [each for each in vars(type(story)) if each.startswith("part")]
+        for name, story in stories.items()
     }
-    parts = [name for name in vars(make) if name.startswith("part")]
-    await beside({case: story.begin() for case, story in stories.items()})
+    await beside({name: story.begin() for name, story in stories.items()})
     failures = []
-    for part in parts:
-        try:
-            await beside(
-                {
-                    f"{part}, {case}": story.stepped(getattr(story, part)())
-                    for case, story in stories.items()
-                }
+    for number in range(max(map(len, parts.values()))):
+        works = {
+            f"{name}, {own[number]}": stories[name].stepped(
+                getattr(stories[name], own[number])()
             )
+            for name, own in parts.items()
+            if number < len(own)
+        }
+        try:
+            await beside(works)
         except AssertionError as error:
             failures.append(str(error))
     assert not failures, "\n".join(failures)
@@ -292,21 +289,15 @@ def offers(channel: socket.socket) -> list[Any]:
     return list(Decoder(FROM_LISTENER).feed(data))
 
 
-@ensureDeferred
-async def test_steps(start: Start, folder: Path) -> None:
-    """
-    With a step of the clock at any moment, everything takes as long as without.
-    """
-    await inOrder(start, folder, _Stream)
-
-
 class _Datagram(Story):
     async def begin(self) -> None:
         """
-        Start a listener that finds nobody.
+        Start a listener that finds nobody, and a worker elsewhere.
         """
         self._listener = self.listener(wire="datagram")
         self._port = await listening(self._listener)
+        self._server = self.server("elsewhere", ":wire=datagram")
+        await self._server.says("starting up")
 
     async def partPatience(self) -> None:
         """
@@ -335,25 +326,43 @@ class _Datagram(Story):
         assert answer == HELLO
         assert about(seconds, 1.3)
 
-    async def partWorkersStop(self) -> None:
+    async def partWorkerStops(self) -> None:
         """
-        A worker with silent clients ends when its grace is over.
+        A worker with a silent client ends when its grace is over.
         """
-        worker = self.server(wire="datagram")
-        answer, _ = await client(self._port)
-        assert answer == HELLO
-        with socket.create_connection(("127.0.0.1", self._port)):
+        left, right = socket.socketpair()
+        with left, right, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
+            sender.connect(str(self._folder / self.path("elsewhere")))
+            socket.send_fds(sender, [b"x"], [right.fileno()])
             await sleep(0.3)
-            _, seconds = await timed(worker.stop())
+            _, seconds = await timed(self._server.stop())
+        assert about(seconds, 2)
+
+    async def partListenerStops(self) -> None:
+        """
+        A listener that cannot hand off what waits ends when its grace is over.
+        """
+        waiting = client(self._port)
+        await sleep(0.2)
+        code, seconds = await timed(self._listener.stop())
+        await waiting
+        assert code == 0
         assert about(seconds, 2)
 
 
 @ensureDeferred
-async def test_stepsDatagram(start: Start, folder: Path) -> None:
+async def test_steps(start: Start, folder: Path) -> None:
     """
-    The same holds on the wire of 2002.
+    With a step of the clock at any moment, everything takes as long as without, on
+    both wires.
     """
-    await inOrder(start, folder, _Datagram)
+    await tell(
+        {
+            f"{case}, {make.__name__}": make(start, folder, number, case)
+            for make in (_Stream, _Datagram)
+            for number, case in enumerate(CASES)
+        }
+    )
 
 
 async def counted(listener: Process, name: str) -> int:
