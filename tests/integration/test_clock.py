@@ -8,9 +8,9 @@ from __future__ import annotations
 import random
 import signal
 import socket
-from collections.abc import Coroutine
+from collections.abc import Collection, Coroutine
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from pytest_twisted import ensureDeferred
 from twisted.internet.defer import Deferred
@@ -85,8 +85,12 @@ class Story:
     """
     A listener and its workers, under a clock.
 
-    @ivar failed: whether a part of it did not go as it should.
+    @param case: which of L{CASES}.
+
+    @cvar cases: those in which the story is told.
     """
+
+    cases: ClassVar[Collection[str]] = CASES
 
     def __init__(self, start: Start, folder: Path, number: int, case: str) -> None:
         step, self._reactor = CASES[case]
@@ -290,6 +294,8 @@ def offers(channel: socket.socket) -> list[Any]:
 
 
 class _Datagram(Story):
+    cases = ("+1 h", "-1 h", "-20 s, poll", "small steps")
+
     async def begin(self) -> None:
         """
         Start a listener that finds nobody, and a worker elsewhere.
@@ -360,7 +366,7 @@ async def test_steps(start: Start, folder: Path) -> None:
         {
             f"{case}, {make.__name__}": make(start, folder, number, case)
             for make in (_Stream, _Datagram)
-            for number, case in enumerate(CASES)
+            for number, case in enumerate(make.cases)
         }
     )
 
@@ -447,32 +453,36 @@ async def test_listenerStoodStill(twistd: Start) -> None:
 
 
 @ensureDeferred
-async def test_bothStoodStill(twistd: Start) -> None:
+async def test_offersStoodStill(twistd: Start) -> None:
     """
-    A worker is not revoked because it and the listener stood still, whichever goes
-    on first.
+    A worker is not revoked because the listener stood still, nor because both did,
+    whichever goes on first.
     """
 
-    async def one(name: str, lag: float) -> None:
-        path = f"./{name}"
-        listener = twistd("portlisten", "--claim-timeout=1", "0", path)
-        worker = twistd("hellofdpass", path, "hello")
+    async def one(name: str) -> None:
+        listener = twistd("portlisten", "--claim-timeout=1", "0", f"./{name}")
+        worker = twistd("hellofdpass", f"./{name}", "hello")
         port = await listening(listener)
         await listener.says("joined")
         halt(worker)
         waiting = client(port)
         await sleep(0.2)
         halt(listener)
+        if name == "listener alone":
+            goOn(worker)
         await sleep(1.5)
-        order = [worker, listener] if name == "worker" else [listener, worker]
-        goOn(order[0])
-        await sleep(lag)
-        goOn(order[1])
+        first, second = (worker, listener)
+        if name == "listener first":
+            first, second = second, first
+        goOn(first)
+        await sleep(0.1)
+        goOn(second)
         answer, _ = await waiting
         assert answer == HELLO
         assert await counted(listener, "revoked") == 0
 
-    await beside({"worker": one("worker", 0.1), "listener": one("listener", 0.1)})
+    names = ("listener alone", "worker first", "listener first")
+    await beside({name: one(name) for name in names})
 
 
 @ensureDeferred

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import re
 import signal
+from contextlib import suppress
 from pathlib import Path
 
 from pytest_twisted import ensureDeferred
@@ -34,23 +35,26 @@ class Logged:
     def _log(self) -> str:
         if self._file is None:
             return self.process.output
-        # The rotated ones are older.
-        files = sorted(self._file.parent.glob(f"{self._file.name}*"), reverse=True)
-        return "".join(each.read_text() for each in files)
+        text = []
+        for each in self._file.parent.glob(f"{self._file.name}*"):
+            with suppress(FileNotFoundError):  # it is rotated just now
+                text.append(each.read_text())
+        return "".join(text)
 
     async def says(self, pattern: str) -> re.Match[str]:
         """
         Wait until it has logged something that matches.
         """
+        found: list[re.Match[str]] = []
 
         def holds() -> bool:
-            assert self.process.running, self.process.output + self._log()
-            return re.search(pattern, self._log()) is not None
+            log = self._log()
+            assert self.process.running, self.process.output + log
+            found.extend(re.finditer(pattern, log))
+            return bool(found)
 
         await until(holds, pattern)
-        match = re.search(pattern, self._log())
-        assert match is not None
-        return match
+        return found[0]
 
     @property
     def rotated(self) -> bool:
