@@ -39,8 +39,6 @@ HELLO = b"hello"
 
 #: A server that answers what its clients say, and until then keeps them.
 SERVER = """
-import sys
-
 from twisted.application.internet import StreamServerEndpointService
 from twisted.application.service import Application
 from twisted.internet import reactor
