@@ -8,7 +8,7 @@ import itertools
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,8 +38,8 @@ def start(folder: Path) -> Iterator[Callable[..., Process]]:
     """
     processes: list[Process] = []
 
-    def run(*arguments: str) -> Process:
-        process = Process(arguments, folder)
+    def run(*arguments: str, inherited: Sequence[int] = ()) -> Process:
+        process = Process(arguments, folder, inherited)
         processes.append(process)
         return process
 

@@ -12,6 +12,7 @@ import socket
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -33,24 +34,29 @@ class Process(ProcessProtocol):
     """
     A process that a test started, and ends.
 
+    @param inherited: descriptors that it gets, as 3 and so on.
+
     @ivar output: all that it wrote, to standard output and standard error.
     @ivar errors: what it wrote to standard error.
     """
 
-    def __init__(self, arguments: Sequence[str], folder: Path) -> None:
+    def __init__(
+        self, arguments: Sequence[str], folder: Path, inherited: Sequence[int] = ()
+    ) -> None:
         self.output = ""
         self.errors = ""
         self._waiting: list[tuple[re.Pattern[str], Deferred[re.Match[str]]]] = []
         self._ends: list[Deferred[int]] = []
         self._code: int | None = None
-        transport = reactor.spawnProcess(
+        self._transport = reactor.spawnProcess(
             self,
             arguments[0],
             arguments,
             env={**os.environ, "PYTHONUNBUFFERED": "1", "LC_ALL": "C.UTF-8"},
             path=str(folder),
+            childFDs={0: "w", 1: "r", 2: "r", **dict(enumerate(inherited, 3))},
         )
-        self.pid: int = transport.pid
+        self.pid: int = self._transport.pid
 
     def outReceived(self, data: bytes) -> None:
         self.output += data.decode("utf-8", "replace")
@@ -113,6 +119,12 @@ class Process(ProcessProtocol):
         """
         return self._code is None
 
+    def tell(self, line: str) -> None:
+        """
+        Write a line to its standard input.
+        """
+        self._transport.write(line.encode() + b"\n")
+
     def signal(self, number: int) -> None:
         """
         Send it a signal.
@@ -131,7 +143,8 @@ class Process(ProcessProtocol):
         Send it SIGKILL, and wait for its end.
         """
         if self.running:
-            self.signal(signal.SIGKILL)
+            with suppress(ProcessLookupError):  # it ends just now
+                self.signal(signal.SIGKILL)
         return self.ended()
 
     def descriptors(self) -> int:

@@ -1,0 +1,176 @@
+"""
+Faults for real processes: a clock that is stepped, and standing still.
+"""
+
+from __future__ import annotations
+
+import random
+import resource
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.task import LoopingCall
+
+from tests.integration.support import ask, sleep
+
+#: How often a clock is stepped that is stepped all the time, in seconds.
+OFTEN = 0.02
+
+HOUR = 3600.0
+
+_LIBRARIES = sorted(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"))
+
+
+class Clock:
+    """
+    The wall clock of some processes, which a test can step.  The kernel's monotonic
+    clock goes on.
+
+    @param file: where the library reads how far the clock is off.
+    @param step: by how many seconds L{disturb} steps the clock; or L{None} for
+        small steps, back and forth, until L{rest}.
+    """
+
+    def __init__(self, file: Path, step: float | None) -> None:
+        if not _LIBRARIES:
+            pytest.skip("libfaketime is not installed: apt-get install faketime")
+        self._file = file
+        self._step = step
+        self._offset = 0.0
+        self._shaking = LoopingCall(self._shake)
+        self._write()
+
+    def under(self, *arguments: str) -> list[str]:
+        """
+        The command line of a program that is to see this clock.
+        """
+        return [
+            "env",
+            f"LD_PRELOAD={_LIBRARIES[0]}",
+            f"FAKETIME_TIMESTAMP_FILE={self._file}",
+            "FAKETIME_NO_CACHE=1",
+            "FAKETIME_DISABLE_SHM=1",
+            "FAKETIME_DONT_FAKE_MONOTONIC=1",
+            "DONT_FAKE_MONOTONIC=1",
+            "NO_FAKE_STAT=1",
+            *arguments,
+        ]
+
+    def _write(self) -> None:
+        # A reader must never find half of it.
+        new = self._file.with_suffix(".new")
+        new.write_text(f"{self._offset:+.3f}")
+        new.rename(self._file)
+
+    def _shake(self) -> None:
+        self._offset += random.uniform(-0.5, 0.45)
+        self._write()
+
+    def disturb(self) -> None:
+        """
+        Step the clock.
+        """
+        if self._step is None:
+            self._shaking.start(OFTEN)
+        else:
+            self._offset += self._step
+            self._write()
+
+    def rest(self) -> None:
+        """
+        Leave the clock alone, and take back a step into the past.
+        """
+        if self._shaking.running:
+            self._shaking.stop()
+        if self._offset < 0:
+            self._offset = 0.0
+            self._write()
+
+
+async def beside(works: dict[str, Coroutine[Any, Any, Any]]) -> None:
+    """
+    Do several things at the same time.
+
+    @raise AssertionError: when all have ended, if some failed; it names them.
+    """
+    failures: dict[str, BaseException] = {}
+
+    async def one(name: str, work: Coroutine[Any, Any, Any]) -> None:
+        try:
+            await work
+        except Exception as error:
+            failures[name] = error
+
+    await gatherResults(
+        [Deferred.fromCoroutine(one(name, work)) for name, work in works.items()]
+    )
+    assert not failures, "\n".join(
+        f"{name}: {error!r:.2000}" for name, error in failures.items()
+    )
+
+
+async def timed(work: Awaitable[Any]) -> tuple[Any, float]:
+    """
+    Wait for something.
+
+    @return: its result, or the exception that it raised, and the seconds it took.
+    """
+    began = time.monotonic()
+    try:
+        result = await work
+    except Exception as error:
+        result = error
+    return result, time.monotonic() - began
+
+
+def client(port: int, send: bytes = b"hi\n") -> Deferred[tuple[Any, float]]:
+    """
+    Be a client from now on.
+
+    @return: fires with the answer, or what came instead, and the seconds it took.
+    """
+    return Deferred.fromCoroutine(timed(ask(port, send)))
+
+
+async def together(waiting: Iterable[Deferred[Any]]) -> list[Any]:
+    """
+    Wait for all of them.
+    """
+    return list(await gatherResults(list(waiting), consumeErrors=True))
+
+
+async def until(holds: Callable[[], bool], what: str, seconds: float = 10) -> None:
+    """
+    Wait until something holds.
+
+    @raise AssertionError: if it does not within so many seconds.
+    """
+    end = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < end, f"{what}: not within {seconds} s"
+        await sleep(0.02)
+
+
+class NoDescriptors:
+    """
+    As a context manager: a process that cannot open anything.
+
+    @param pid: the process, which must be of this user.
+    """
+
+    def __init__(self, pid: int) -> None:
+        self._pid = pid
+
+    def __enter__(self) -> None:
+        used = {int(each.name) for each in Path(f"/proc/{self._pid}/fd").iterdir()}
+        free = next(number for number in range(len(used) + 1) if number not in used)
+        self._limits = resource.prlimit(self._pid, resource.RLIMIT_NOFILE)
+        limits = (free, self._limits[1])
+        resource.prlimit(self._pid, resource.RLIMIT_NOFILE, limits)
+
+    def __exit__(self, *exc: object) -> None:
+        resource.prlimit(self._pid, resource.RLIMIT_NOFILE, self._limits)
