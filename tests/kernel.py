@@ -81,7 +81,7 @@ class Pair:
         Start a worker, and wait until it takes connections.
         """
         worker = self._processes.twistd("hellofdpass", *self._wire, "./socket", "hello")
-        worker.says("joined the listener|bound to|waiting for connections|listens")
+        worker.says("joined the listener|receiving at")
         return worker
 
 
