@@ -22,6 +22,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -51,6 +52,9 @@ RECOVERY = 12.0
 #: How many clients there are at a time.
 AT_ONCE = 8
 
+#: How many clients come after each case.
+LATE = 8
+
 #: How many descriptors a process may have in use after a case beyond those before
 #: it, for what is still under way.
 MARGIN = 8
@@ -64,13 +68,15 @@ class Pair:
 
     @param options: the listener's, before the path.
     @param workers: how many there are.
-    @param names: what each process is called by the cases.
+    @param wire: the option of both that names the wire.
+
+    @ivar processes: starts the others that a case needs.
     """
 
     def __init__(
         self, processes: Processes, options: Iterable[str], workers: int, *wire: str
     ) -> None:
-        self._processes = processes
+        self.processes = processes
         self._wire = wire
         self.listener = processes.twistd("portlisten", *wire, *options, "./socket")
         self.port = self.listener.port()
@@ -80,7 +86,7 @@ class Pair:
         """
         Start a worker, and wait until it takes connections.
         """
-        worker = self._processes.twistd("hellofdpass", *self._wire, "./socket", "hello")
+        worker = self.processes.twistd("hellofdpass", *self._wire, "./socket", "hello")
         worker.says("joined the listener|receiving at")
         return worker
 
@@ -101,9 +107,7 @@ def datagram(processes: Processes) -> Pair:
     """
     Start a pair on the wire of 2002.
     """
-    return Pair(
-        processes, ("tcp:0:interface=127.0.0.1",), 1, "--wire=datagram"
-    )
+    return Pair(processes, ("tcp:0:interface=127.0.0.1",), 1, "--wire=datagram")
 
 
 ROLES["datagram listener"] = (datagram, "listener")
@@ -171,8 +175,8 @@ def attempt(pair: Pair, target: Process, case: Case) -> Outcome:
             time.sleep(SECONDS / 2)
             if case.role == "listener":
                 # Let somebody in while calls fail.
-                extra = pair._processes.twistd("hellofdpass", "./socket", "hello")
-                time.sleep(SECONDS / 2 + 0.5)
+                extra = pair.processes.twistd("hellofdpass", "./socket", "hello")
+                time.sleep(SECONDS)
                 extra.kill()
             else:
                 time.sleep(SECONDS / 2)
@@ -189,10 +193,11 @@ def attempt(pair: Pair, target: Process, case: Case) -> Outcome:
         faults.append(f"{lost} of {sum(answers.values())} clients lost")
     if died:
         faults.append(f"{died} processes died")
-    late = [ask(pair.port, RECOVERY) for _ in range(6)]
-    if late.count(HELLO) < len(late):
-        faults.append(f"afterwards {late.count(HELLO)} of {len(late)} answered")
-    if case.role != "datagram worker" and "datagram" not in case.role:
+    with ThreadPoolExecutor(LATE) as pool:
+        late = list(pool.map(ask, [pair.port] * LATE, [RECOVERY] * LATE))
+    if late.count(HELLO) < LATE:
+        faults.append(f"afterwards {late.count(HELLO)} of {LATE} answered")
+    if "datagram" not in case.role:
         faults.extend(admission(pair))
     if target.running:
         leaked = settle(target, before + MARGIN) - before - MARGIN

@@ -170,9 +170,7 @@ class Processes(ExitStack):
         """
         self._count += 1
         name = f"{self._count}-{Path(arguments[0]).name}"
-        return self.enter_context(
-            Process(arguments, self.folder, name, limit, user)
-        )
+        return self.enter_context(Process(arguments, self.folder, name, limit, user))
 
     def python(self, *arguments: str, limit: int = 0, user: str = "") -> Process:
         """
