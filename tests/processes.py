@@ -5,8 +5,8 @@ Real processes for the commands that try faults, without a reactor.
 from __future__ import annotations
 
 import os
+import pwd
 import re
-import resource
 import select
 import shutil
 import signal
@@ -51,11 +51,11 @@ class Process:
         self.log = folder / f"{name}.log"
         program = list(arguments)
         if user:
-            program = ["setpriv", f"--reuid={user}", f"--regid={user}"]
-            program += ["--clear-groups", *arguments]
-
-        def prepare() -> None:
-            resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
+            entry = pwd.getpwnam(user)
+            ids = [f"--reuid={entry.pw_uid}", f"--regid={entry.pw_gid}"]
+            program = ["setpriv", *ids, "--clear-groups", *arguments]
+        if limit:
+            program = ["prlimit", f"--nofile={limit}:{limit}", *program]
 
         with self.log.open("wb") as file:
             self._process = subprocess.Popen(
@@ -65,7 +65,6 @@ class Process:
                 stderr=file,
                 cwd=folder,
                 env={**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONPATH": str(SOURCE)},
-                preexec_fn=prepare if limit else None,
             )
         self.pid = self._process.pid
 
