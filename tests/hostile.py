@@ -19,10 +19,12 @@ from __future__ import annotations
 import argparse
 import array
 import ctypes
+import errno
 import fcntl
 import os
 import re
 import select
+import signal
 import socket
 import struct
 import sys
@@ -284,8 +286,12 @@ _ATTRIBUTES = struct.Struct("=QQQQQQIIIIIIIIII")
 _LOOKUP, _GETATTR, _OPEN, _FLUSH, _INIT = 1, 3, 14, 25, 26
 _FILE = 2
 
+# linux/include/uapi/linux/prctl.h and mount.h
+_PR_SET_PDEATHSIG = 1
+_MNT_DETACH = 2
 
-def fuse(device: int, flushed: threading.Event) -> None:
+
+def fuse(device: int) -> None:
     """
     Serve a file system that has one file, whose FLUSH is never answered.
     """
@@ -294,15 +300,12 @@ def fuse(device: int, flushed: threading.Event) -> None:
         _, code, unique, node, *_ = _IN.unpack_from(request)
         kind = 0o100666 if node == _FILE or code == _LOOKUP else 0o040777
         number = _FILE if code == _LOOKUP else node
-        attributes = _ATTRIBUTES.pack(
-            number, *(0,) * 5, *(0,) * 3, kind, 1, 0, 0, 0, 4096, 0
-        )
+        attributes = _ATTRIBUTES.pack(number, *(0,) * 8, kind, 1, 0, 0, 0, 4096, 0)
         if code == _FLUSH:
-            flushed.set()
+            print("its close was asked for", flush=True)
             continue
         if code == _INIT:
-            answer = struct.pack("=IIIIHHIIHH", 7, 12, 65536, 0, 0, 0, 65536, 0, 0, 0)
-            answer = answer[:24]
+            answer = struct.pack("=IIII", 7, 12, 65536, 0) + bytes(8)
         elif code == _LOOKUP:
             answer = struct.pack("=QQQQII", _FILE, 1, 60, 60, 0, 0) + attributes
         elif code == _GETATTR:
@@ -310,7 +313,7 @@ def fuse(device: int, flushed: threading.Event) -> None:
         elif code == _OPEN:
             answer = struct.pack("=QII", 1, 0, 0)
         else:
-            os.write(device, _OUT.pack(_OUT.size, -38, unique))  # ENOSYS
+            os.write(device, _OUT.pack(_OUT.size, -errno.ENOSYS, unique))
             continue
         os.write(device, _OUT.pack(_OUT.size + len(answer), 0, unique) + answer)
 
@@ -318,30 +321,30 @@ def fuse(device: int, flushed: threading.Event) -> None:
 def neverCloses(path: str) -> None:
     """
     Send the descriptor of a file whose close(2) never returns.  Needs root, to
-    mount; the kernel lets go of the listener when this process ends.
+    mount.  The kernel lets go of whoever waits when this process ends: it alone has
+    the file system's device, and a child sends the file.
     """
     folder = tempfile.mkdtemp(prefix="fuse.")
     device = os.open("/dev/fuse", os.O_RDWR)
     libc = ctypes.CDLL(None, use_errno=True)
     options = f"fd={device},rootmode=40000,user_id=0,group_id=0,allow_other"
-    status = libc.mount(b"x", folder.encode(), b"fuse.x", 0, options.encode())
-    if status != 0:
-        sys.exit(f"cannot mount: {os.strerror(ctypes.get_errno())}")
-    flushed = threading.Event()
-    threading.Thread(target=fuse, args=(device, flushed), daemon=True).start()
+    if libc.mount(b"x", folder.encode(), b"fuse", 0, options.encode()) != 0:
+        print(f"cannot mount: {os.strerror(ctypes.get_errno())}", flush=True)
+        return
+    if os.fork() != 0:
+        fuse(device)
+    os.close(device)
+    libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    file = os.open(f"{folder}/file", os.O_RDWR)
+    libc.umount2(folder.encode(), _MNT_DETACH)
+    os.rmdir(folder)
+    channel = socket.socket(socket.AF_UNIX)
+    channel.connect(path)
     try:
-        file = os.open(f"{folder}/file", os.O_RDWR)
-        # Whatever happens, it is not to be busy when this ends.
-        libc.umount2(folder.encode(), 2)
-        os.rmdir(folder)
-        channel = socket.socket(socket.AF_UNIX)
-        channel.connect(path)
         socket.send_fds(channel, [encode(WorkerHello(4))], [file])
         print("sent", flush=True)
-        if flushed.wait(5):
-            print("its close was asked for", flush=True)
     except OSError as error:
-        print(f"refused: {error}", flush=True)
+        print(f"refused: {error.strerror}", flush=True)
     time.sleep(600)
 
 
