@@ -40,6 +40,7 @@ from typing import Any
 from portlisten._frames import (
     DRAINING,
     FROM_LISTENER,
+    Bye,
     Claim,
     Closed,
     Decoder,
@@ -196,13 +197,12 @@ def crowd(path: str, count: int) -> None:
 
 def refuse(path: str, channels: int) -> None:
     """
-    Refuse each offer in a frame of its own, leave, and come again.
+    Refuse each offer in a frame of its own, leave in good order, and come again.
     """
 
     def loop() -> None:
         while True:
             with suppress(OSError), join(path) as channel:
-                channel.settimeout(1)
                 decoder = Decoder(FROM_LISTENER)
                 refused = False
                 while not refused:
@@ -214,6 +214,7 @@ def refuse(path: str, channels: int) -> None:
                     for id in ids:
                         channel.sendall(encode(Refuse(DRAINING, (id,))))
                     refused = bool(ids) or not data
+                channel.sendall(encode(Bye("again")))
 
     for _ in range(channels):
         threading.Thread(target=loop, daemon=True).start()

@@ -478,12 +478,14 @@ class Mixed:
         self.signals: Counter[str] = Counter()
         self.listenerKills: list[tuple[float, float]] = []
         self._logs = 0
+        self._adopters: dict[tuple[bytes, int], set[int]] = {}
         self.ports = [0] * len(scene.names)
         self._listener = self._listen()
         self._alive = {
             self._fork(name): name
             for name, _ in zip(itertools.cycle(scene.names), range(workers))
         }
+        self._killed: set[int] = set()
         self._stopped: dict[int, float] = {}
         self._leaving: dict[int, float] = {}
 
@@ -576,6 +578,8 @@ class Mixed:
         for pid, since in list(self._leaving.items()):
             if os.waitpid(pid, os.WNOHANG) != (0, 0):
                 del self._leaving[pid]
+                # Before its reactor ran, it may have ended rather than stopped.
+                self._stopped.pop(pid, None)
             elif now > since + PATIENCE:
                 raise AssertionError(f"worker {pid} does not stop")
 
@@ -601,6 +605,7 @@ class Mixed:
             if kind == "SIGKILL":
                 # One that is stopped may be killed as well.
                 self._stopped.pop(victim, None)
+                self._killed.add(victim)
                 os.kill(victim, signal.SIGKILL)
                 os.waitpid(victim, 0)
             else:
@@ -628,6 +633,11 @@ class Mixed:
         apart = [result for result in results if self._met(result)]
         rest = [result for result in results if not self._met(result)]
         figures: Counter[str] = Counter(count(rest, times))
+        figures["lost by a worker that was not killed"] = sum(
+            result.adopted(times) and not self._killed & self._servers(result)
+            for result in rest
+            if result.kind in ("reset", "late")
+        )
         kinds = Counter(result.kind for result in apart)
         figures["connections"] += len(apart)
         figures["lost with the listener"] = kinds["reset"] + kinds["late"]
@@ -635,6 +645,16 @@ class Mixed:
         figures["listeners killed"] = len(self.listenerKills)
         figures.update(self.signals)
         return figures
+
+    def _servers(self, result: Result) -> set[int]:
+        """
+        The workers that adopted a connection of its name.
+        """
+        if not self._adopters:
+            data = (self.folder / "book").read_bytes()
+            for _, pid, *name in RECORD.iter_unpack(data):
+                self._adopters.setdefault(tuple(name), set()).add(pid)
+        return self._adopters[inet_aton(result.host), result.port]
 
     def _met(self, result: Result) -> bool:
         """
@@ -681,7 +701,9 @@ def broken(figures: Mapping[str, Any]) -> bool:
     Whether the promise was broken.
     """
     return bool(
-        figures["lost before a worker touched them"] or figures["answered twice"]
+        figures["lost before a worker touched them"]
+        or figures["answered twice"]
+        or figures.get("lost by a worker that was not killed")
     )
 
 
