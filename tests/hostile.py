@@ -221,33 +221,40 @@ def refuse(path: str, channels: int) -> None:
     time.sleep(600)
 
 
+def pour(channel: socket.socket, noise: bytes) -> None:
+    """
+    Write as fast as the kernel takes it, without waiting to be woken.
+    """
+    while True:
+        try:
+            channel.send(noise)
+        except BlockingIOError:
+            pass
+        except OSError:
+            return
+
+
 def deaf(path: str, writers: int) -> None:
     """
-    Shut down the way to us once something was offered, and write claims without
-    end, in several threads.
+    Shut down the way to us before the listener says HELLO, and write claims without
+    end, in several processes.
     """
-
-    def pour(channel: socket.socket, noise: bytes) -> None:
-        with suppress(OSError):
-            while True:
-                channel.sendall(noise)
-
     # Frames that are in order, of what nobody offered.
-    noise = encode(Claim(tuple(range(100_000, 104_000)))) * 8
+    noise = encode(Claim(tuple(range(100_000, 104_000)))) * 16
     while True:
-        with suppress(OSError), join(path) as channel:
-            select.select([channel], [], [], 1)
-            time.sleep(0.05)
-            threads = [
-                threading.Thread(target=pour, args=(channel, noise), daemon=True)
-                for _ in range(writers)
-            ]
-            for each in threads:
-                each.start()
-            time.sleep(0.05)
+        with suppress(OSError), socket.socket(socket.AF_UNIX) as channel:
+            channel.connect(path)
             channel.shutdown(socket.SHUT_RD)
-            for each in threads:
-                each.join()
+            channel.send(encode(WorkerHello(128)))
+            channel.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
+            channel.setblocking(False)
+            for _ in range(writers):
+                if os.fork() == 0:
+                    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+                    pour(channel, noise)
+                    os._exit(0)
+            for _ in range(writers):
+                os.wait()
 
 
 def stuck(path: str, members: int) -> None:
