@@ -190,23 +190,25 @@ class Processes(ExitStack):
 
 @contextmanager
 def failing(
-    process: Process, call: str, fault: str, when: str, follow: bool = True
+    process: Process, call: str, fault: str, when: str, also: str = ""
 ) -> Iterator[Counter[str]]:
     """
     Have some of a running process's system calls fail or wait.
 
     @param fault: what strace(1) injects, such as C{error=ENOMEM}.
     @param when: which of the calls it is for, as strace counts them from now on.
+    @param also: other calls to trace, with commas between them.
     @return: how many calls were seen, by name, and how many of them were
         C{injected}; filled in at the end.
     """
     program = shutil.which("strace")
     assert program is not None, "strace is not installed"
     trace = process.log.with_name("strace.txt")
+    traced = f"{call},{also}" if also else call
     tracer = subprocess.Popen(
         [
             *(program, "-f", "-p", str(process.pid), "-o", str(trace)),
-            *(f"--trace={call}", f"--inject={call}:{fault}:when={when}"),
+            *(f"--trace={traced}", f"--inject={call}:{fault}:when={when}"),
         ],
         stderr=subprocess.PIPE,
     )
