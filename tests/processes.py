@@ -227,7 +227,7 @@ def failing(
         text = trace.read_text("utf-8", "replace") if trace.exists() else ""
         for name in re.findall(r"^\d+\s+(\w+)\(", text, re.MULTILINE):
             seen[name] += 1
-        seen["injected"] += text.count("(INJECTED)")
+        seen["injected"] += len(re.findall(r"\((?:INJECTED|DELAYED)\)", text))
 
 
 def canTrace() -> bool:
