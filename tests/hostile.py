@@ -259,14 +259,22 @@ def deaf(path: str, writers: int) -> None:
 
 def stuck(path: str, members: int) -> None:
     """
-    Join as one that is lent sockets, and read nothing; others come and go, so that
-    there is always something to tell.  Says when the listener cuts it off.
+    Join as one that is lent sockets, read what is there, and then no more.  Others
+    come and go, so that there is always something to tell.  Says when the listener
+    cuts it off.
     """
     kinds = frozenset([Kind.LISTENER, Kind.GROUP])
     hello = encode(WorkerHello(1, (), kinds))
     channel = socket.socket(socket.AF_UNIX)
     channel.connect(path)
     channel.sendall(hello)
+    channel.settimeout(1)
+    with suppress(TimeoutError):
+        while True:
+            _, descriptors, _, _ = socket.recv_fds(channel, 65536, 253)
+            for descriptor in descriptors:
+                os.close(descriptor)
+    print("reads no more", flush=True)
     began = time.monotonic()
     while not isCutOff(channel):
         others = []
