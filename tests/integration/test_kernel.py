@@ -10,6 +10,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 
 import pytest
 
@@ -34,7 +35,7 @@ PART = [
     Case("worker", "epoll_ctl", "ENOSPC", "7+6"),
     Case("worker", "recvmsg", "ENOMEM", "5+7"),
     Case("worker", "poll", "ENOMEM", "8+8"),
-    Case("worker", "sendmsg", "ENOMEM", "3+4"),
+    Case("worker", "fcntl", "EMFILE", "3+4"),
     Case("sharing worker", "accept4", "EMFILE", "9+8"),
     Case("sharing worker", "epoll_ctl", "ENOMEM", "5+9"),
     Case("datagram listener", "getsockopt", "ENOMEM", "5+5"),
@@ -106,19 +107,25 @@ def test_credentialsOfOthers(processes: Processes) -> None:
     say costs the others nothing.
     """
     pair = Pair(processes, (PORT,), 0)
-    with failing(pair.listener, "getsockopt", "error=ENOMEM", "2") as seen:
-        channels = [socket.socket(socket.AF_UNIX) for _ in range(4)]
+    path = str(pair.listener.log.with_name("socket"))
+    with ExitStack() as stack:
+        channels = [
+            stack.enter_context(socket.socket(socket.AF_UNIX)) for _ in range(4)
+        ]
+        with failing(pair.listener, "getsockopt", "error=ENOMEM", "2") as seen:
+            for channel in channels:
+                channel.connect(path)
+            time.sleep(1)
+        assert seen["injected"] > 0
+        heard = []
         for channel in channels:
-            channel.connect(str(pair.listener.log.with_name("socket")))
-        time.sleep(1)
-    assert seen["injected"] > 0
-    for channel in channels:
-        channel.settimeout(5)
-    # Each hears HELLO; but for the one, which hears the end at once.
-    heard = [bool(channel.recv(100)) for channel in channels]
-    for channel in channels:
-        channel.close()
-    assert heard.count(False) <= 1
+            channel.settimeout(2)
+            try:
+                heard.append(bool(channel.recv(100)))
+            except TimeoutError:
+                heard.append(False)
+        # Each hears HELLO; but for the one, perhaps, which hears the end.
+        assert heard.count(False) <= 1
     joins(pair)
 
 
@@ -154,10 +161,11 @@ def test_admissionFailsHalfway(processes: Processes) -> None:
     assert listener.descriptors() <= before
 
 
-def test_sharedPortOutOfDescriptors(processes: Processes) -> None:
+@pytest.mark.parametrize("when", ["1+1", "1+2"])
+def test_sharedPortOutOfDescriptors(processes: Processes, when: str) -> None:
     """
-    A worker is out of descriptors while clients of a shared port come: they wait in
-    the backlog, and none is closed.
+    A worker is out of descriptors while clients of a shared port come, all the time
+    or now and then.  They wait in the backlog, and none is closed.
     """
     listener = processes.twistd("portlisten", f"--share={PORT}", "./socket")
     port = listener.port()
@@ -167,7 +175,7 @@ def test_sharedPortOutOfDescriptors(processes: Processes) -> None:
     clients = [
         threading.Thread(target=lambda: answers.append(ask(port, 10))) for _ in range(5)
     ]
-    with failing(worker, "accept4", "error=EMFILE", "1+1") as seen:
+    with failing(worker, "accept4", "error=EMFILE", when) as seen:
         for each in clients:
             each.start()
         time.sleep(1)
@@ -175,7 +183,7 @@ def test_sharedPortOutOfDescriptors(processes: Processes) -> None:
     for each in clients:
         each.join()
     assert seen["injected"] > 0
-    assert early == []
+    assert early == [] or when == "1+2"
     assert answers == [HELLO] * 5
     # It paused, rather than asked for ever.
     assert seen["accept4"] < 200
