@@ -113,6 +113,24 @@ async def test_stopsControl(module: Start) -> None:
     assert found["stalled"] > 16 * 3
 
 
+@pytest.mark.parametrize("kills", [0, 1])
+@ensureDeferred
+async def test_mixed(module: Start, kills: int) -> None:
+    """
+    Workers are killed, told to stop, and stopped for a while, all at once, and
+    perhaps the listener is killed among them.  No client loses a connection but
+    what a killed worker served, or what waited in a killed listener.
+    """
+    storm = module("tests.storm", "--mix", "--minutes=0.2", f"--kill-listener={kills}")
+    found = await figures(storm)
+    assert found["connections"] > 1000
+    assert found[LOST] == 0
+    assert found["answered twice"] == 0
+    assert found["lost by a worker that was not killed"] == 0
+    assert found["listeners killed"] == 3 * kills
+    assert min(found[each] for each in ("SIGKILL", "SIGTERM", "SIGSTOP")) > 5
+
+
 async def echoes(port: int, count: int, atOnce: int) -> list[bool]:
     """
     Have many clients send a number of their own each.
