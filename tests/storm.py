@@ -679,8 +679,9 @@ def mix(arguments: argparse.Namespace) -> Counter[str]:
     seconds = 60 * arguments.minutes
     part = min(PART, seconds / len(SCENES))
     chance = random.Random(arguments.seed)
-    for scene in itertools.cycle(SCENES):
-        if time.monotonic() > began + seconds - part / 2:
+    for number, scene in enumerate(itertools.cycle(SCENES)):
+        over = time.monotonic() > began + seconds - part / 2
+        if over and number >= len(SCENES):
             break
         mixed = Mixed(scene, max(4, arguments.workers), arguments.every, chance)
         mixed.run(part, arguments.at_once, arguments.kill_listener)

@@ -161,6 +161,21 @@ def test_admissionFailsHalfway(processes: Processes) -> None:
     assert listener.descriptors() <= before
 
 
+def test_cookie(processes: Processes) -> None:
+    """
+    The kernel does not say which connection was accepted, once.  Its client is
+    answered all the same.
+    """
+    pair = Pair(processes, (PORT,), 1)
+    # The acceptor's question for what waits, and SO_COOKIE.
+    with failing(pair.listener, "getsockopt", "error=ENOMEM", "2..3") as seen:
+        answer = ask(pair.port, 5)
+    assert seen["injected"] > 0
+    assert answer == HELLO
+    assert ask(pair.port, 5) == HELLO
+    assert "Traceback" not in pair.listener.output
+
+
 @pytest.mark.parametrize("when", ["1+1", "1+2"])
 def test_sharedPortOutOfDescriptors(processes: Processes, when: str) -> None:
     """
