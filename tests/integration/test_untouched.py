@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import platform
 import shutil
 import signal
 import socket
@@ -15,10 +16,12 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
+from tests import older
 from tests.processes import Process, Processes, canTrace, failing
 
 PORT = "tcp:0:interface=127.0.0.1"
@@ -32,6 +35,9 @@ CALLS = ["ioctl", "getsockopt"]
 # linux/include/linux/socket.h, linux/include/uapi/linux/sched.h
 _MSG_FASTOPEN = 0x20000000
 _CLONE_NEWNET = 0x40000000
+
+# linux/include/uapi/asm-generic/socket.h, since Linux 6.5
+SO_PEERPIDFD = 77
 
 traced = pytest.mark.skipif(
     not canTrace(), reason="needs strace, and the right to attach it"
@@ -127,6 +133,42 @@ def test_readBetweenTheQuestions(processes: Processes, call: str) -> None:
             time.sleep(2 * DELAY)
         worker.kill()
         assert answer(client, processes) == b""
+
+
+@pytest.mark.parametrize("kernel", ["this", "older"])
+def test_revokedThenKilled(processes: Processes, kernel: str) -> None:
+    """
+    A worker claims a connection, hangs, is revoked for another, and is killed.  The
+    next worker answers both, also where the kernel does not give the process's
+    descriptor along with its credentials.
+    """
+    options = ["portlisten", "--claim-timeout=0.2", PORT, "./socket"]
+    if kernel == "this":
+        listener = processes.twistd(*options)
+    elif platform.machine() in older.CALLS:
+        twistd = str(Path(sys.executable).with_name("twistd"))
+        own = [twistd, "-n", "--pidfile=", *options]
+        listener = processes.python("-m", "tests.older", str(SO_PEERPIDFD), "--", *own)
+    else:
+        pytest.skip("the numbers of this machine's system calls are not known")
+    port = listener.port()
+    worker = holder(processes, listener)
+    with ExitStack() as stack:
+
+        def connect() -> socket.socket:
+            client = socket.create_connection(("127.0.0.1", port))
+            client.sendall(b"first\n")
+            return stack.enter_context(client)
+
+        clients = [connect()]
+        worker.says("holds 1")
+        worker.signal(signal.SIGSTOP)
+        clients.append(connect())
+        listener.says("hangs, and is revoked")
+        time.sleep(0.1)
+        worker.kill()
+        answers = [answer(client, processes)[:6] for client in clients]
+    assert answers == [b"first "] * 2
 
 
 @pytest.fixture
