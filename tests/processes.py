@@ -232,15 +232,20 @@ def failing(
 
 def canTrace() -> bool:
     """
-    Whether strace is here, and may attach to a process.
+    Whether strace is here, and may attach to another process of this one's user.
     """
     program = shutil.which("strace")
     if program is None:
         return False
-    done = subprocess.run(
-        [program, "-o", "/dev/null", "true"], capture_output=True, check=False
-    )
-    return done.returncode == 0
+    with subprocess.Popen(["sleep", "60"]) as process:
+        command = [program, "-p", str(process.pid), "-o", "/dev/null"]
+        with subprocess.Popen(command, stderr=subprocess.PIPE) as tracer:
+            assert tracer.stderr is not None
+            attached = b"attached" in tracer.stderr.readline()
+            tracer.terminate()
+            tracer.stderr.read()
+        process.kill()
+    return attached
 
 
 def ask(
