@@ -348,6 +348,8 @@ def neverCloses(path: str) -> None:
         print(f"cannot mount: {os.strerror(ctypes.get_errno())}", flush=True)
         return
     if os.fork() != 0:
+        # Whatever becomes of who started it, nobody waits for longer.
+        signal.alarm(60)
         fuse(device)
     os.close(device)
     libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
