@@ -31,6 +31,7 @@ def main(port: int, path: str) -> None:
     print(f"listening on tcp:127.0.0.1:{clients.getsockname()[1]}; workers connect")
     sys.stdout.flush()
     joined: deque[socket.socket] = deque()
+    count = 0
     with selectors.DefaultSelector() as selector:
         selector.register(workers, selectors.EVENT_READ)
         while True:
@@ -39,6 +40,8 @@ def main(port: int, path: str) -> None:
                     worker, _ = workers.accept()
                     worker.sendall(encode(ListenerHello(window=128)))
                     joined.append(worker)
+                    count += 1
+                    print(f"worker {count} joined", flush=True)
                     if len(joined) == 1:
                         selector.register(clients, selectors.EVENT_READ)
                 else:

@@ -45,7 +45,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -110,23 +110,26 @@ class Answer(Protocol):
             transport.loseConnection()
 
 
-def work(path: str, book: int, wire: str = "stream") -> None:
+def work(path: str, book: int, wire: str = "stream", names: Sequence[str] = ()) -> None:
     """
-    Be a worker, in a process that was forked for it.
+    Be a worker, in a process that was forked for it, until killed or told to stop.
     """
     epollreactor.install()
     from twisted.internet import reactor
 
     factory = Factory.forProtocol(lambda: Answer(book))
     factory.noisy = False
+    own: dict[str, Any] = {"names": names} if names else {}
     make = DatagramWorker if wire == "datagram" else Worker
-    worker = make(reactor, path, factory, retry=0.005)
+    worker = make(reactor, path, factory, retry=0.005, **own)
     worker.bind()
     worker.start()
+    shutdown = ("before", "shutdown", worker.stop)
+    reactor.addSystemEventTrigger(*shutdown)  # type: ignore[attr-defined]
     reactor.run()  # type: ignore[attr-defined]
 
 
-def forkWorker(path: str, book: int, wire: str) -> int:
+def forkWorker(path: str, book: int, wire: str, names: Sequence[str] = ()) -> int:
     """
     Fork a worker.
 
@@ -134,10 +137,12 @@ def forkWorker(path: str, book: int, wire: str) -> int:
     """
     pid = os.fork()
     if pid == 0:
+        status = 1
         try:
-            work(path, book, wire)
+            work(path, book, wire, names)
+            status = 0
         finally:
-            os._exit(1)
+            os._exit(status)
     return pid
 
 
@@ -146,8 +151,8 @@ class Result:
     """
     What became of one client.
 
-    @ivar kind: C{answered}, C{twice}, C{reset} (or the end, with no answer), or
-        C{late}.
+    @ivar kind: C{answered}, C{twice}, C{reset} (or the end, with no answer),
+        C{refused} (nobody listened), or C{late}.
     """
 
     kind: str
@@ -204,6 +209,9 @@ async def client(number: int, port: int) -> Result:
             writer.close()
     except asyncio.TimeoutError:
         kind = "late"
+    except ConnectionRefusedError:
+        kind = "refused"
+        await asyncio.sleep(0.05)
     except OSError:
         pass
     answers = re.findall(rb"%d \d+\n" % number, received)
@@ -214,9 +222,12 @@ async def client(number: int, port: int) -> Result:
     return Result(kind, *name, began, time.monotonic())
 
 
-async def clients(count: float, atOnce: int, port: int, enough: Path) -> list[Result]:
+async def clients(
+    count: float, atOnce: int, ports: Sequence[int], enough: Path
+) -> list[Result]:
     """
-    Be many clients: so many, or until there is a file that says enough.
+    Be many clients, of each port in turn: so many, or until there is a file that
+    says enough.
     """
     results: list[Result] = []
     numbers = itertools.count()
@@ -226,7 +237,7 @@ async def clients(count: float, atOnce: int, port: int, enough: Path) -> list[Re
             number = next(numbers)
             if number >= count:
                 break
-            results.append(await client(number, port))
+            results.append(await client(number, ports[number % len(ports)]))
 
     await asyncio.gather(*(some() for _ in range(atOnce)))
     return results
@@ -271,14 +282,7 @@ def storm(
             for _ in range(1 if wire == "datagram" else workers)
         )
         enough = folder / "enough"
-        answers = os.fork()
-        if answers == 0:
-            try:
-                results = asyncio.run(clients(connections, atOnce, port, enough))
-                with (folder / "results").open("w") as file:
-                    json.dump([asdict(result) for result in results], file)
-            finally:
-                os._exit(0)
+        answers = forkClients(connections, atOnce, [port], enough)
         start = time.monotonic()
         chance = random.Random(2002)
         if rounds:
@@ -297,17 +301,45 @@ def storm(
             os.waitpid(pid, 0)
         listener.terminate()
         listener.wait(30)
-    results = [Result(**each) for each in json.loads((folder / "results").read_text())]
-    times: dict[tuple[bytes, int], list[float]] = {}
-    for when, _, *name in RECORD.iter_unpack((folder / "book").read_bytes()):
-        times.setdefault(tuple(name), []).append(when)
-    figures = count(results, times)
+    figures = count(*read(folder))
     figures.update(signals=signals, seconds=round(seconds, 1))
     counters = re.search(r"since the start: (.*)", log.read_text())
     if counters is not None:
         figures["listener"] = counters[1]
     shutil.rmtree(folder)
     return figures
+
+
+def forkClients(
+    connections: float, atOnce: int, ports: Sequence[int], enough: Path
+) -> int:
+    """
+    Fork a process that is the clients, and writes down what became of them.
+
+    @return: its process id.
+    """
+    pid = os.fork()
+    if pid == 0:
+        try:
+            results = asyncio.run(clients(connections, atOnce, ports, enough))
+            with enough.with_name("results").open("w") as file:
+                json.dump([asdict(result) for result in results], file)
+        finally:
+            os._exit(0)
+    return pid
+
+
+def read(
+    folder: Path,
+) -> tuple[list[Result], dict[tuple[bytes, int], list[float]]]:
+    """
+    Read what clients and workers wrote down.
+    """
+    results = [Result(**each) for each in json.loads((folder / "results").read_text())]
+    times: dict[tuple[bytes, int], list[float]] = {}
+    for when, _, *name in RECORD.iter_unpack((folder / "book").read_bytes()):
+        times.setdefault(tuple(name), []).append(when)
+    return results, times
 
 
 def waitFor(log: Path, pattern: str) -> re.Match[str]:
@@ -386,7 +418,7 @@ def count(
     """
     kinds = Counter(result.kind for result in results)
     served = Counter(result.kind for result in results if result.adopted(adopted))
-    lost = kinds["reset"] + kinds["late"] - served["reset"] - served["late"]
+    lost = sum(kinds[each] - served[each] for each in ("reset", "late", "refused"))
     return {
         "connections": len(results),
         "answered": kinds["answered"],
@@ -396,6 +428,291 @@ def count(
         "stalled": sum(result.stalled(adopted) for result in results),
         "adopted twice": sum(result.adoptions(adopted) > 1 for result in results),
     }
+
+
+@dataclass(frozen=True)
+class Scene:
+    """
+    What a mixed storm is over.
+
+    @ivar options: the listener's.
+    @ivar names: what its ports are called; workers take one each, in turn.
+    @ivar limit: its C{RLIMIT_NOFILE}; with 0, the usual one.
+    """
+
+    label: str
+    options: tuple[str, ...] = ()
+    names: tuple[str, ...] = ("",)
+    limit: int = 0
+
+
+SCENES = (
+    Scene("any"),
+    Scene("narrow", ("--window=1", "--queue=0"), limit=64),
+    Scene("names", names=("one", "two")),
+)
+
+#: How long one part of a mixed storm lasts at the most, in seconds.
+PART = 30.0
+
+#: How long a mixed storm leaves a worker stopped at the most, in seconds.
+LONGEST_STOP = 1.5
+
+
+class Mixed:
+    """
+    A storm of all signals at once: each moment some worker is killed, or told to
+    stop and replaced, or stopped for a while; and perhaps the listener is killed,
+    and started again.
+
+    @param workers: how many there are at a time.
+    @param every: how often there is a signal, in seconds.
+    @ivar signals: how many of each kind there were.
+    @ivar listenerKills: when the listener was killed, and when another one listened.
+    """
+
+    def __init__(
+        self, scene: Scene, workers: int, every: float, chance: random.Random
+    ) -> None:
+        self._scene = scene
+        self._every = every
+        self._chance = chance
+        self.folder = Path(tempfile.mkdtemp(prefix="storm."))
+        self._path = str(self.folder / "socket")
+        self._book = os.open(
+            self.folder / "book", os.O_WRONLY | os.O_CREAT | os.O_APPEND
+        )
+        self.signals: Counter[str] = Counter()
+        self.listenerKills: list[tuple[float, float]] = []
+        self._logs = 0
+        self._adopters: dict[tuple[bytes, int], set[int]] = {}
+        self.ports = [0] * len(scene.names)
+        self._listener = self._listen()
+        self._alive = {
+            self._fork(name): name
+            for name, _ in zip(itertools.cycle(scene.names), range(workers))
+        }
+        self._killed: set[int] = set()
+        self._stopped: dict[int, float] = {}
+        self._leaving: dict[int, float] = {}
+
+    def _listen(self) -> subprocess.Popen[bytes]:
+        scene = self._scene
+        twistd = "from twisted.scripts.twistd import run; run()"
+        command = [sys.executable, "-c", twistd, "-n", "--pidfile=", "portlisten"]
+        command += [f"--claim-timeout={CLAIM_TIMEOUT}", *scene.options]
+        for name, port in zip(scene.names, self.ports, strict=True):
+            prefix = f"{name}=" if name else ""
+            command += [f"--listen={prefix}tcp:{port}:interface=127.0.0.1"]
+        if scene.limit:
+            limit = f"--nofile={scene.limit}:{scene.limit}"
+            command = ["prlimit", limit, *command]
+        self._logs += 1
+        log = self.folder / f"listener{self._logs}.log"
+        with log.open("wb") as file:
+            process = subprocess.Popen([*command, self._path], stdout=file, stderr=file)
+        try:
+            line = waitFor(log, "listening on (.*), as uid .*workers")[1]
+        except BaseException:
+            process.kill()
+            process.wait()
+            raise
+        self.ports = [int(each) for each in re.findall(r":(\d+)(?:,|$)", line)]
+        return process
+
+    def _fork(self, name: str) -> int:
+        return forkWorker(self._path, self._book, "stream", [name] if name else [])
+
+    def run(self, seconds: float, atOnce: int, listenerKills: int = 0) -> None:
+        """
+        Raise it for so long, and end all processes.
+
+        @param listenerKills: how often to kill the listener.
+        """
+        enough = self.folder / "enough"
+        answers = forkClients(float("inf"), atOnce, self.ports, enough)
+        began = time.monotonic()
+        kills = [
+            began + seconds * (number + 1) / (listenerKills + 1)
+            for number in range(listenerKills)
+        ]
+        seen = 0
+        try:
+            while time.monotonic() < began + seconds:
+                time.sleep(self._every * self._chance.uniform(0.2, 1.8))
+                self._tend()
+                if kills and time.monotonic() > kills[0]:
+                    del kills[0]
+                    self._replaceListener()
+                now = adopted(self.folder / "book")
+                if now >= seen + BETWEEN:
+                    seen = now
+                    self._strike()
+            for pid in list(self._stopped):
+                self._continue(pid)
+        finally:
+            enough.touch()
+            self._end(answers)
+
+    def _end(self, answers: int) -> None:
+        until = time.monotonic() + 2 * PATIENCE
+        while os.waitpid(answers, os.WNOHANG) == (0, 0):
+            if time.monotonic() > until:
+                os.kill(answers, signal.SIGKILL)
+                os.waitpid(answers, 0)
+                break
+            self._tend()
+            time.sleep(0.05)
+        for pid in [*self._alive, *self._leaving]:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+        self._listener.terminate()
+        try:
+            self._listener.wait(30)
+        finally:
+            self._listener.kill()
+            self._listener.wait()
+            os.close(self._book)
+
+    def _tend(self) -> None:
+        """
+        Let go on who was stopped for long enough, and see who has ended.
+        """
+        now = time.monotonic()
+        for pid, until in list(self._stopped.items()):
+            if now > until:
+                self._continue(pid)
+        for pid, since in list(self._leaving.items()):
+            if os.waitpid(pid, os.WNOHANG) != (0, 0):
+                del self._leaving[pid]
+                # Before its reactor ran, it may have ended rather than stopped.
+                self._stopped.pop(pid, None)
+            elif now > since + PATIENCE:
+                raise AssertionError(f"worker {pid} does not stop")
+
+    def _continue(self, pid: int) -> None:
+        del self._stopped[pid]
+        os.kill(pid, signal.SIGCONT)
+
+    def _strike(self) -> None:
+        """
+        Send some worker some signal.
+        """
+        victim = self._chance.choice(sorted(self._alive))
+        kind = self._chance.choice(["SIGKILL", "SIGTERM", "SIGSTOP"])
+        if kind == "SIGSTOP":
+            if victim in self._stopped or len(self._stopped) + 1 >= len(self._alive):
+                return
+            self._stopped[victim] = time.monotonic() + self._chance.uniform(
+                0.02, LONGEST_STOP
+            )
+            os.kill(victim, signal.SIGSTOP)
+        else:
+            name = self._alive.pop(victim)
+            if kind == "SIGKILL":
+                # One that is stopped may be killed as well.
+                self._stopped.pop(victim, None)
+                self._killed.add(victim)
+                os.kill(victim, signal.SIGKILL)
+                os.waitpid(victim, 0)
+            else:
+                # One that is stopped hears of it when it goes on.
+                os.kill(victim, signal.SIGTERM)
+                self._leaving[victim] = time.monotonic()
+            self._alive[self._fork(name)] = name
+        self.signals[kind] += 1
+
+    def _replaceListener(self) -> None:
+        killed = time.monotonic()
+        self._listener.kill()
+        self._listener.wait()
+        self._listener = self._listen()
+        self.listenerKills.append((killed, time.monotonic()))
+
+    def figures(self) -> Counter[str]:
+        """
+        Count what became of the clients.
+
+        Those that were lost while the listener was killed are counted apart: they
+        waited in it, or it alone could have handed them off again.
+        """
+        results, times = read(self.folder)
+        apart = [result for result in results if self._met(result)]
+        rest = [result for result in results if not self._met(result)]
+        figures: Counter[str] = Counter(count(rest, times))
+        figures["lost by a worker that was not killed"] = sum(
+            result.adopted(times) and not self._killed & self._servers(result)
+            for result in rest
+            if result.kind in ("reset", "late")
+        )
+        kinds = Counter(result.kind for result in apart)
+        figures["connections"] += len(apart)
+        figures["lost with the listener"] = kinds["reset"] + kinds["late"]
+        figures["refused while no listener was there"] = kinds["refused"]
+        figures["listeners killed"] = len(self.listenerKills)
+        figures.update(self.signals)
+        return figures
+
+    def _servers(self, result: Result) -> set[int]:
+        """
+        The workers that adopted a connection of its name.
+        """
+        if not self._adopters:
+            data = (self.folder / "book").read_bytes()
+            for _, pid, *name in RECORD.iter_unpack(data):
+                self._adopters.setdefault(tuple(name), set()).add(pid)
+        return self._adopters[inet_aton(result.host), result.port]
+
+    def _met(self, result: Result) -> bool:
+        """
+        Whether a client went without an answer over a death of the listener.
+        """
+        if result.kind not in ("reset", "late", "refused"):
+            return False
+        return any(
+            result.began <= back + 0.1 and result.ended >= killed
+            for killed, back in self.listenerKills
+        )
+
+
+def mix(arguments: argparse.Namespace) -> Counter[str]:
+    """
+    Raise mixed storms over all scenes for so long, with a line for each part.
+
+    @return: the figures of all.
+    """
+    total: Counter[str] = Counter()
+    began = time.monotonic()
+    seconds = 60 * arguments.minutes
+    part = min(PART, seconds / len(SCENES))
+    chance = random.Random(arguments.seed)
+    for number, scene in enumerate(itertools.cycle(SCENES)):
+        over = time.monotonic() > began + seconds - part / 2
+        if over and number >= len(SCENES):
+            break
+        mixed = Mixed(scene, max(4, arguments.workers), arguments.every, chance)
+        mixed.run(part, arguments.at_once, arguments.kill_listener)
+        figures = mixed.figures()
+        total.update(figures)
+        passed = (time.monotonic() - began) / 60
+        said = ", ".join(f"{name} {value}" for name, value in figures.items() if value)
+        print(f"{passed:.1f} min, {scene.label}: {said}", flush=True)
+        if broken(figures):
+            print(f"its logs are in {mixed.folder}", flush=True)
+        else:
+            shutil.rmtree(mixed.folder)
+    return total
+
+
+def broken(figures: Mapping[str, Any]) -> bool:
+    """
+    Whether the promise was broken.
+    """
+    return bool(
+        figures["lost before a worker touched them"]
+        or figures["answered twice"]
+        or figures.get("lost by a worker that was not killed")
+    )
 
 
 def main() -> None:
@@ -419,7 +736,28 @@ def main() -> None:
     )
     parser.add_argument("--wire", choices=["stream", "datagram"], default="stream")
     parser.add_argument("--naive", action="store_true", help="the control: send, close")
+    parser.add_argument(
+        "--mix",
+        action="store_true",
+        help="kill, stop and end workers at random, over several kinds of ports",
+    )
+    parser.add_argument(
+        "--kill-listener",
+        type=int,
+        default=0,
+        metavar="N",
+        help="with --mix: kill the listener so often in each part, too",
+    )
+    parser.add_argument(
+        "--minutes", type=float, default=1.5, help="with --mix: how long it lasts"
+    )
+    parser.add_argument("--seed", type=int, default=2002, help="with --mix")
     arguments = parser.parse_args()
+    if arguments.mix:
+        total = mix(arguments)
+        for name, value in total.items():
+            print(f"{name}: {value}")
+        sys.exit(1 if broken(total) else 0)
     if arguments.wire == "datagram" and (arguments.stop or arguments.naive):
         parser.error("--stop and --naive are for --wire=stream")
     figures = storm(
@@ -435,16 +773,16 @@ def main() -> None:
     for name, value in figures.items():
         note = f" ({notes[name]})" if value and name in notes else ""
         print(f"{name}: {value}{note}")
-    broken = figures["lost before a worker touched them"] or figures["answered twice"]
+    failed = broken(figures)
     if arguments.stop:
         allowed = 16 * arguments.stop
-        broken = (
-            broken
+        failed = (
+            failed
             or figures["adopted twice"]
             or figures["lost in service"]
             or figures["stalled"] > allowed
         )
-    sys.exit(1 if broken else 0)
+    sys.exit(1 if failed else 0)
 
 
 if __name__ == "__main__":

@@ -449,12 +449,12 @@ class DecoderTests(SynchronousTestCase):
 
     def test_zeroFields(self) -> None:
         """
-        Fields that are zero today are not looked at.
+        Fields and flags that are zero today are not looked at.
         """
         cases: list[tuple[Vocabulary, str, Frame]] = [
             (
                 FROM_LISTENER,
-                "01 ff 001b 706f72746c73746e 0001 0010 0001 ffff"
+                "01 ff 001b 706f72746c73746e 0001 0010 0001 fffe"
                 "0000 00 07 04 c0000201 0050",
                 ListenerHello(16, (UNNAMED,)),
             ),

@@ -796,7 +796,7 @@ class NameTests(ListenerTestCase):
         [hello] = web.heard(ListenerHello)
         for _ in range(3):
             self.client(hello, 1)
-        acceptor = self.service._acceptors[1]
+        _, acceptor = self.service._acceptors[1]
         await eventually(lambda: not acceptor._reading)
         reads: list[int] = []
         self.patch(acceptor, "doRead", lambda: reads.append(1))

@@ -137,6 +137,7 @@ class Side:
     copies: list[Connection] = field(default_factory=list)
     open: bool = True
     revoked: bool = False
+    asleep: bool = False
     resume: float = 0.0
     turn: int = 0
 
@@ -188,6 +189,7 @@ class LedgerMachine(RuleBasedStateMachine):
         self.claims = 0
         self.waiting: list[Connection] = []
         self.sides: list[Side] = []
+        self.departed: list[Side] = []
         self.counters = Counters()
         for window, names in crew:
             self.join(window, names)
@@ -257,12 +259,38 @@ class LedgerMachine(RuleBasedStateMachine):
         return max(side.window, self.budget // 2 // len(self.sides))
 
     def copies(self) -> list[Connection]:
-        found = [copy for side in self.sides for copy in side.copies]
+        return [*self.timed(), *self.sleeping()]
+
+    def timed(self) -> list[Connection]:
+        """
+        The copies that are let go after a while.
+        """
+        return self.copiesOf([*self.sides, *self.departed], False)
+
+    def sleeping(self) -> list[Connection]:
+        """
+        Those of workers that have left and stand still.
+        """
+        return self.copiesOf(self.departed, True)
+
+    def copiesOf(self, sides: list[Side], asleep: bool) -> list[Connection]:
+        found = [
+            copy for side in sides if side.asleep is asleep for copy in side.copies
+        ]
         return sorted(found, key=lambda copy: copy.claim)
 
+    def claimAnew(self, copies: list[Connection]) -> None:
+        """
+        Put copies at the end of the order.
+        """
+        for copy in copies:
+            self.claims += 1
+            copy.claim = self.claims
+
     def letGo(self, connections: Collection[Connection]) -> list[LetGo]:
-        for side in self.sides:
+        for side in [*self.sides, *self.departed]:
             side.copies = [copy for copy in side.copies if copy not in connections]
+        self.departed = [side for side in self.departed if side.copies]
         return [LetGo(connection) for connection in connections]
 
     def again(self, connections: Collection[Connection]) -> None:
@@ -428,14 +456,59 @@ class LedgerMachine(RuleBasedStateMachine):
         )
 
     @precondition(lambda self: self.sides)
-    @rule(which=one, before=few)
-    def part(self, which: int, before: int) -> None:
+    @rule(which=one, before=few, asleep=st.booleans())
+    def part(self, which: int, before: int, asleep: bool) -> None:
         self.accept(before)
         side = pick(which, self.sides)
-        expected = self.letGo(list(side.copies))
         self.sides.remove(side)
+        side.open, side.asleep = False, asleep
+        if side.copies:
+            self.departed.append(side)
+        if asleep:
+            self.claimAnew(side.copies)
+        sleeping = self.sleeping()
+        excess = sleeping[: max(0, len(sleeping) - self.budget // 4)]
         self.again(list(side.offered.values()))
-        self.obey(self.ledger.parted(side, self.now), *expected)
+        decisions = self.ledger.parted(side, self.now, asleep)
+        self.obey(decisions, *self.letGo(excess if asleep else []))
+
+    @precondition(lambda self: self.departed)
+    @rule(which=one)
+    def wake(self, which: int) -> None:
+        side = pick(which, self.departed)
+        if side.asleep:
+            side.asleep = False
+            self.claimAnew(side.copies)
+            for copy in side.copies:
+                copy.since = self.now
+        self.ledger.awoke(side, self.now)
+
+    @precondition(lambda self: self.departed)
+    @rule(which=one, touches=st.sets(one))
+    def end(self, which: int, touches: set[int]) -> None:
+        """
+        The process of a worker that has left is dead.
+        """
+        side = pick(which, self.departed)
+        self.departed.remove(side)
+        touched = pickSome(touches, side.copies)
+        self.counters.lostInService += len(touched)
+        self.again([copy for copy in side.copies if copy not in touched])
+        self.obey(
+            self.ledger.ended(side, touched, self.now),
+            *(GiveUp(each, Reason.LOST_IN_SERVICE) for each in touched),
+        )
+        assert self.ledger.ended(side, [], self.now) == []
+
+    @precondition(lambda self: self.waiting)
+    @rule(what=some)
+    def clientsLeave(self, what: set[int]) -> None:
+        gone = sorted(pickSome(what, self.waiting), key=self.order)
+        self.waiting = [each for each in self.waiting if each not in gone]
+        self.counters.goneBeforeAdoption += len(gone)
+        decisions = self.ledger.left(gone)
+        assert set(decisions) == {GiveUp(each, Reason.GONE) for each in gone}
+        assert len(decisions) == len(gone)
 
     @precondition(lambda self: self.copies())
     @rule(what=some)
@@ -452,7 +525,7 @@ class LedgerMachine(RuleBasedStateMachine):
         over.sort(key=self.order)
         self.waiting = [each for each in self.waiting if each not in over]
         self.counters.timedOut += len(over)
-        silent = [copy for copy in self.copies() if self.now - copy.since >= HOLD]
+        silent = [copy for copy in self.timed() if self.now - copy.since >= HOLD]
         hung = [
             side
             for side in self.sides
@@ -485,7 +558,7 @@ class LedgerMachine(RuleBasedStateMachine):
         expected: list[Decision] = [
             GiveUp(each, Reason.STOPPED) for each in self.waiting
         ]
-        for side in self.sides:
+        for side in [*self.sides, *self.departed]:
             expected.extend(map(LetGo, [*side.offered.values(), *side.copies]))
         self.counters.stopped += len(self.waiting)
         assert self.ledger.stopped() == expected
@@ -513,6 +586,9 @@ class LedgerMachine(RuleBasedStateMachine):
         )
         for side in self.sides:
             assert ledger.outstanding(side) == side.outstanding
+            assert ledger.copiesOf(side) == side.copies
+        for side in self.departed:
+            assert ledger.outstanding(side) == 0
             assert ledger.copiesOf(side) == side.copies
 
     @invariant()
@@ -1092,6 +1168,8 @@ class Channel:
         self.revoking = False
         self.wordSaid = False
         self.ended = False
+        self.departed = False
+        self.asleep = False
 
     @property
     def readable(self) -> bool:
@@ -1217,7 +1295,32 @@ class Channel:
         for client in self.having(claimed=False):
             client.channel = None
         world = self.world
-        world.run(world.ledger.parted(self, world.now), self.having(claimed=True))
+        self.departed = True
+        self.asleep = bool(self.wire.toWorker)
+        world.run(
+            world.ledger.parted(self, world.now, self.asleep), self.having(claimed=True)
+        )
+
+    def look(self) -> None:
+        """
+        See what became of a worker that has left.
+        """
+        if not self.departed:
+            return
+        ledger, now = self.world.ledger, self.world.now
+        copies = ledger.copiesOf(self)
+        if self.wire.workerDied:
+            self.departed = False
+            touched = [client for client in copies if not client.pristine]
+            for client in copies:
+                if client not in touched:
+                    client.channel = None
+            self.world.run(ledger.ended(self, touched, now))
+        elif self.asleep and not self.wire.toWorker:
+            self.asleep = False
+            for client in copies:
+                client.claimed = now
+            ledger.awoke(self, now)
 
     def lose(self) -> None:
         """
@@ -1481,6 +1584,8 @@ class PairMachine(RuleBasedStateMachine):
             self.run(self.ledger.accepted(self.port, batch, self.now, witness, name))
 
     def tick(self) -> None:
+        for channel in self.channels:
+            channel.look()
         silent = [
             client
             for client in self.ledger.copies()

@@ -10,6 +10,7 @@ import socket
 from typing import Any
 
 from twisted.internet.address import IPv4Address, UNIXAddress
+from twisted.internet.task import Clock
 from twisted.logger import capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -314,7 +315,7 @@ class SharingTests(SynchronousTestCase):
         """
         self.channel.reads = False
         self.sharing.joined(self.channel, [WEB])
-        self.clock.advance(60)
+        Clock.advance(self.clock, 60)
         self.assertEqual(len(self.channel.calls), 1)
         self.end()
 

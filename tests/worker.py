@@ -9,6 +9,8 @@ from __future__ import annotations
 import argparse
 import os
 import resource
+import select
+import signal
 import socket
 import struct
 import sys
@@ -21,7 +23,7 @@ from portlisten._frames import (
     Claim,
     Closed,
     Decoder,
-    ListenerHello,
+    Offer,
     WorkerHello,
     encode,
 )
@@ -122,8 +124,12 @@ class Hostile:
 
 def hostile(path: str, way: str) -> None:
     """
-    Be a nuisance, again and again.
+    Be a nuisance, again and again.  Says once that the listener has let it in.
     """
+    with socket.socket(socket.AF_UNIX) as channel:
+        channel.connect(path)
+        select.select([channel], [], [])
+    print("let in", flush=True)
     while True:
         with socket.socket(socket.AF_UNIX) as channel:
             try:
@@ -136,19 +142,37 @@ def hostile(path: str, way: str) -> None:
 def hold(path: str) -> None:
     """
     Claim whatever is offered, touch nothing, and keep it, by hand.
+
+    SIGUSR1 has it read six bytes from the oldest; SIGUSR2 has it end its channel, and
+    live on with what it holds.
     """
     channel = socket.socket(socket.AF_UNIX)
     channel.connect(path)
-    channel.sendall(encode(WorkerHello(128)))
     decoder = Decoder(FROM_LISTENER)
     held: list[int] = []
+    left = False
+
+    def touch(*_: object) -> None:
+        print("read", os.read(held[0], 6), flush=True)
+
+    def leave(*_: object) -> None:
+        nonlocal left
+        left = True
+        channel.shutdown(socket.SHUT_RDWR)
+
+    signal.signal(signal.SIGUSR1, touch)
+    signal.signal(signal.SIGUSR2, leave)
+    channel.sendall(encode(WorkerHello(128)))
     while True:
         data, descriptors, _, _ = socket.recv_fds(channel, 65536, 253)
         held.extend(descriptors)
         frames: list[Any] = list(decoder.feed(data))
-        ids = [frame.id for frame in frames if not isinstance(frame, ListenerHello)]
+        ids = [frame.id for frame in frames if isinstance(frame, Offer)]
         if ids:
             channel.sendall(encode(Claim(tuple(ids))))
+            print("holds", len(held), flush=True)
+        while left:
+            signal.pause()
         if not data:
             sys.exit()
 

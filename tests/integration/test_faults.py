@@ -113,6 +113,24 @@ async def test_stopsControl(module: Start) -> None:
     assert found["stalled"] > 16 * 3
 
 
+@pytest.mark.parametrize("kills", [0, 1])
+@ensureDeferred
+async def test_mixed(module: Start, kills: int) -> None:
+    """
+    Workers are killed, told to stop, and stopped for a while, all at once, and
+    perhaps the listener is killed among them.  No client loses a connection but
+    what a killed worker served, or what waited in a killed listener.
+    """
+    storm = module("tests.storm", "--mix", "--minutes=0.2", f"--kill-listener={kills}")
+    found = await figures(storm)
+    assert found["connections"] > 1000
+    assert found[LOST] == 0
+    assert found["answered twice"] == 0
+    assert found["lost by a worker that was not killed"] == 0
+    assert found["listeners killed"] == 3 * kills
+    assert min(found[each] for each in ("SIGKILL", "SIGTERM", "SIGSTOP")) > 5
+
+
 async def echoes(port: int, count: int, atOnce: int) -> list[bool]:
     """
     Have many clients send a number of their own each.
@@ -250,6 +268,10 @@ async def test_listenerKilled(twistd: Start, module: Start, folder: Path) -> Non
     assert answers.count(b"hello") == 16
 
 
+#: The ways of being hostile that begin as an honest worker does.
+JOINING = ["flood", "halfFrame", "neverReads", "claimsAll"]
+
+
 @pytest.mark.parametrize(
     "way",
     ["linger", "flood", "halfFrame", "neverReads", "claimsAll", "connects"],
@@ -264,8 +286,10 @@ async def test_hostileWorker(twistd: Start, module: Start, way: str) -> None:
     port = await listening(listener)
     twistd("hellofdpass", "./socket", "hello")
     await listener.says("worker 1 .*joined")
-    module("tests.worker", "./socket", f"--hostile={way}")
-    await sleep(0.7)
+    nuisance = module("tests.worker", "./socket", f"--hostile={way}")
+    await nuisance.says("let in")
+    if way in JOINING:
+        await listener.says(r"worker (?!1 )\d+ .*joined")
     start = time.monotonic()
     answers, times = await askMany(port, 2000, 32)
     print(f"{way}: {2000 / (time.monotonic() - start):.0f}/s, last {times[-1]:.3f} s")
@@ -279,11 +303,13 @@ async def test_hostileWorkerControl(twistd: Start, module: Start) -> None:
     """
     The control's clients wait for a worker that never reads, for ever.
     """
-    port = await listening(module("tests.naive", "0", "./socket"))
+    control = module("tests.naive", "0", "./socket")
+    port = await listening(control)
     honest = twistd("hellofdpass", "./socket", "hello")
     await honest.says("joined")
     module("tests.worker", "./socket", "--hostile=neverReads")
-    await sleep(1)
+    # The second one of it: the first only waits to be let in.
+    await control.says("worker 3 joined")
     clients = [
         Deferred.fromCoroutine(ask(port)).addTimeout(3, reactor) for _ in range(100)
     ]

@@ -1,0 +1,320 @@
+"""
+Real processes for the commands that try faults, without a reactor.
+"""
+
+from __future__ import annotations
+
+import os
+import pwd
+import re
+import select
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+SOURCE = Path(__file__).parents[1]
+
+#: How long anything here may take, in seconds.
+PATIENCE = 30.0
+
+
+class Process:
+    """
+    A process that writes a log, and ends with the C{with} statement.
+
+    @ivar log: the file that has all its output.
+    """
+
+    def __init__(
+        self,
+        arguments: Sequence[str],
+        folder: Path,
+        name: str,
+        limit: int = 0,
+        user: str = "",
+    ) -> None:
+        """
+        Start it.
+
+        @param limit: C{RLIMIT_NOFILE}; with 0, the usual one.
+        @param user: who is to run it; empty for the user of this process.
+        """
+        self.log = folder / f"{name}.log"
+        program = list(arguments)
+        if user:
+            entry = pwd.getpwnam(user)
+            ids = [f"--reuid={entry.pw_uid}", f"--regid={entry.pw_gid}"]
+            program = ["setpriv", *ids, "--clear-groups", *arguments]
+        if limit:
+            program = ["prlimit", f"--nofile={limit}:{limit}", *program]
+
+        with self.log.open("wb") as file:
+            self._process = subprocess.Popen(
+                program,
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=file,
+                cwd=folder,
+                env={**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONPATH": str(SOURCE)},
+            )
+        self.pid = self._process.pid
+
+    def __enter__(self) -> Process:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.kill()
+
+    @property
+    def output(self) -> str:
+        """
+        All that it wrote.
+        """
+        return self.log.read_text("utf-8", "replace")
+
+    @property
+    def running(self) -> bool:
+        """
+        Whether it has not ended.
+        """
+        return self._process.poll() is None
+
+    def says(
+        self, pattern: str, since: int = 0, patience: float = PATIENCE
+    ) -> re.Match[str]:
+        """
+        Wait until it has written something that matches.
+
+        @param since: how many characters of its output do not count.
+        @raise AssertionError: if it does not in time.
+        """
+        until = time.monotonic() + patience
+        while True:
+            ended = not self.running
+            match = re.search(pattern, self.output[since:])
+            if match is not None:
+                return match
+            if ended or time.monotonic() > until:
+                raise AssertionError(f"no {pattern!r} in the log:\n{self.output}")
+            time.sleep(0.02)
+
+    def port(self) -> int:
+        """
+        Wait for a listener, and say on which port it listens.
+        """
+        return int(self.says(r"listening on \S+:(\d+)\b.*workers (?:connect|bind)")[1])
+
+    def descriptors(self) -> int:
+        """
+        How many descriptors it has open.
+        """
+        return len(os.listdir(f"/proc/{self.pid}/fd"))
+
+    def resident(self) -> int:
+        """
+        Its resident memory, in KiB.
+        """
+        status = Path(f"/proc/{self.pid}/status").read_text()
+        match = re.search(r"^VmRSS:\s+(\d+)", status, re.MULTILINE)
+        assert match is not None
+        return int(match[1])
+
+    def signal(self, number: int) -> None:
+        """
+        Send it a signal, if it has not ended.
+        """
+        self._process.send_signal(number)
+
+    def stop(self) -> int:
+        """
+        Send it SIGTERM, and wait for its end.
+
+        @return: the exit code.
+        """
+        self.signal(signal.SIGTERM)
+        return self._process.wait(PATIENCE)
+
+    def kill(self) -> None:
+        """
+        Send it SIGKILL, and wait for its end.
+        """
+        self._process.kill()
+        self._process.wait()
+
+
+class Processes(ExitStack):
+    """
+    Starts processes in a folder of its own, and ends all of them.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.folder = Path(tempfile.mkdtemp(prefix="portlisten."))
+        self.folder.chmod(0o755)
+        self.callback(shutil.rmtree, self.folder, ignore_errors=True)
+        self._count = 0
+
+    def start(self, *arguments: str, limit: int = 0, user: str = "") -> Process:
+        """
+        Start a program.
+        """
+        self._count += 1
+        name = f"{self._count}-{Path(arguments[0]).name}"
+        return self.enter_context(Process(arguments, self.folder, name, limit, user))
+
+    def python(self, *arguments: str, limit: int = 0, user: str = "") -> Process:
+        """
+        Run this Python.
+        """
+        return self.start(sys.executable, *arguments, limit=limit, user=user)
+
+    def twistd(self, *arguments: str, uid: str = "", limit: int = 0) -> Process:
+        """
+        Run C{twistd} in the foreground.
+
+        @param uid: who it is to become; empty for the user of this process.
+        """
+        program = str(Path(sys.executable).with_name("twistd"))
+        own = [f"--uid={uid}"] if uid else []
+        return self.start(program, "-n", "--pidfile=", *own, *arguments, limit=limit)
+
+
+@contextmanager
+def failing(
+    process: Process, call: str, fault: str, when: str, also: str = ""
+) -> Iterator[Counter[str]]:
+    """
+    Have some of a running process's system calls fail or wait.
+
+    @param fault: what strace(1) injects, such as C{error=ENOMEM}.
+    @param when: which of the calls it is for, as strace counts them from now on.
+    @param also: other calls to trace, with commas between them.
+    @return: how many calls were seen, by name, and how many of them were
+        C{injected}; filled in at the end.
+    """
+    program = shutil.which("strace")
+    assert program is not None, "strace is not installed"
+    trace = process.log.with_name("strace.txt")
+    traced = f"{call},{also}" if also else call
+    tracer = subprocess.Popen(
+        [
+            *(program, "-f", "-p", str(process.pid), "-o", str(trace)),
+            *(f"--trace={traced}", f"--inject={call}:{fault}:when={when}"),
+        ],
+        stderr=subprocess.PIPE,
+    )
+    assert tracer.stderr is not None
+    seen: Counter[str] = Counter()
+    try:
+        ready, _, _ = select.select([tracer.stderr], [], [], PATIENCE)
+        assert ready, "strace does not attach"
+        line = tracer.stderr.readline()
+        assert b"attached" in line, line.decode()
+        yield seen
+    finally:
+        # It lets go of the process then, which goes on.
+        tracer.terminate()
+        tracer.communicate()
+        text = trace.read_text("utf-8", "replace") if trace.exists() else ""
+        for name in re.findall(r"^\d+\s+(\w+)\(", text, re.MULTILINE):
+            seen[name] += 1
+        seen["injected"] += len(re.findall(r"\((?:INJECTED|DELAYED)\)", text))
+
+
+def canTrace() -> bool:
+    """
+    Whether strace is here, and may attach to another process of this one's user.
+    """
+    program = shutil.which("strace")
+    if program is None:
+        return False
+    with subprocess.Popen(["sleep", "60"]) as process:
+        command = [program, "-p", str(process.pid), "-o", "/dev/null"]
+        with subprocess.Popen(command, stderr=subprocess.PIPE) as tracer:
+            assert tracer.stderr is not None
+            attached = b"attached" in tracer.stderr.readline()
+            tracer.terminate()
+            tracer.stderr.read()
+        process.kill()
+    return attached
+
+
+def ask(
+    port: int, patience: float = PATIENCE, host: str = "127.0.0.1", send: bytes = b""
+) -> bytes | None:
+    """
+    Be a client: connect, perhaps send something, and read to the end.
+
+    @return: the answer, or L{None} if it was reset or took too long.
+    """
+    answer = b""
+    try:
+        with socket.create_connection((host, port), patience) as client:
+            client.settimeout(patience)
+            client.sendall(send)
+            while data := client.recv(4096):
+                answer += data
+    except OSError:
+        return None
+    return answer
+
+
+class Crowd:
+    """
+    Clients in threads, one after the other in each, from C{with} to its end.
+
+    @ivar answers: how often which answer came.
+    @ivar times: how long each client took, in seconds.
+    """
+
+    def __init__(
+        self,
+        port: int,
+        atOnce: int,
+        patience: float = PATIENCE,
+        pause: float = 0.0,
+        send: Callable[[], bytes] = bytes,
+    ) -> None:
+        self.answers: Counter[bytes | None] = Counter()
+        self.times: list[float] = []
+        self._arguments = (port, patience)
+        self._pause = pause
+        self._send = send
+        self._go = True
+        self._threads = [
+            threading.Thread(target=self._ask, daemon=True) for _ in range(atOnce)
+        ]
+
+    def _ask(self) -> None:
+        port, patience = self._arguments
+        while self._go:
+            began = time.monotonic()
+            self.answers[ask(port, patience, send=self._send())] += 1
+            self.times.append(time.monotonic() - began)
+            time.sleep(self._pause)
+
+    def __enter__(self) -> Crowd:
+        for each in self._threads:
+            each.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._go = False
+        for each in self._threads:
+            each.join()
+
+    def quantile(self, share: float) -> float:
+        """
+        How long so great a share of the clients took at the most, in seconds.
+        """
+        times = sorted(self.times)
+        return times[min(len(times) - 1, int(share * len(times)))] if times else 0.0
