@@ -145,10 +145,12 @@ class _Progress:
 
     @ivar received: how many bytes its client sent, without its FIN.
     @ivar served: whether something was written to it, or its writing side shut.
+    @ivar greeting: whether the handshake is not over.
     """
 
     received: int
     served: bool
+    greeting: bool
 
 
 def _progress(sock: socket.SocketType) -> _Progress | None:
@@ -170,6 +172,7 @@ def _progress(sock: socket.SocketType) -> _Progress | None:
         state not in _UNTOUCHED_STATES
         or _BYTES_SENT.unpack_from(info)[0] > 0
         or _NOTSENT_BYTES.unpack_from(info)[0] > 0,
+        state == _SYN_RECV,
     )
 
 
@@ -193,9 +196,10 @@ def pristine(sock: socket.SocketType) -> bool | None:
     if sock.family not in (socket.AF_INET, socket.AF_INET6):
         return None
     before: _Progress | None = None
+    greeting = False
     for _ in range(_ROUNDS):
         try:
-            waiting = _queued(sock, termios.FIONREAD)
+            waiting = _available(sock) if greeting else _queued(sock, termios.FIONREAD)
             now = _progress(sock)
         except (OSError, ValueError):
             continue
@@ -203,12 +207,27 @@ def pristine(sock: socket.SocketType) -> bool | None:
             return None
         if now.served:
             return False
+        if now.greeting != greeting:
+            greeting = now.greeting
+            continue
         if now.received == waiting:
             return True
         if now == before:
             return False
         before = now
     return None
+
+
+def _available(sock: socket.SocketType) -> int:
+    """
+    How much waits to be read of a connection whose handshake is not over, of which
+    C{SIOCINQ} says nothing (C{tcp_inq} in include/net/tcp.h): no more than fits the
+    SYN and what may follow it.
+    """
+    try:
+        return len(sock.recv(65536, socket.MSG_PEEK | socket.MSG_DONTWAIT))
+    except BlockingIOError:
+        return 0
 
 
 def _queued(sock: socket.SocketType, request: int) -> int:

@@ -6,7 +6,7 @@ B{Time.}  Twisted's reactors go by the wall clock (twisted#2424).  If that is se
 back, whatever waits for a time waits for as long again; if it is set forward, all
 of it is due at once.  Here every duration is on C{CLOCK_MONOTONIC}, which nobody
 sets and which stands still while the machine is suspended.  Our commands own their
-process, so they put the whole reactor on it (L{ownTime}).  An endpoint is a guest in
+process, so they put the whole reactor on it (L{own}).  An endpoint is a guest in
 the process of another program, and leaves the reactor's time alone: it has a
 L{TimerClock} of its own.
 
@@ -17,7 +17,8 @@ did not run.
 
 B{Registration.}  epoll_ctl(2) can fail for lack of memory, or of watches.  Twisted
 lets that through to whoever wanted to read or write, who would have to give up.
-L{Persistent} tries again.
+L{Persistent} tries again.  In a process of ours the reactor itself does (L{own}); in
+another's, our own parts and the transports of adopted connections do.
 """
 
 from __future__ import annotations
@@ -41,17 +42,24 @@ from portlisten import _linux
 #: How long to wait before a registration is tried again, in seconds.
 RETRY = 0.1
 
+#: How long registrations have to succeed before it is said anew that they fail, in
+#: seconds.
+QUIET = 10.0
+
+#: How late a process is that stood still, in seconds.
+LATE = 0.5
+
 # What a registration fails with if a later one would as well: see epoll_ctl(2).
 _FINAL = frozenset([errno.EBADF, errno.EINVAL, errno.EPERM, errno.ELOOP])
 
 log = Logger()
 
 
-def ownTime(reactor: Any) -> None:
+def own(reactor: Any) -> None:
     """
-    Put a reactor on C{CLOCK_MONOTONIC}, for those who own the process.  Calls that
-    are pending keep the time that is left to them.  A reactor that is not Twisted's,
-    such as a test's, has its own time and keeps it.
+    Put a reactor on C{CLOCK_MONOTONIC}, and have it try registrations again, for those
+    who own the process.  Calls that are pending keep the time that is left to them.  A
+    reactor that is not Twisted's, such as a test's, is left alone.
     """
     if not isinstance(reactor, ReactorBase) or _isMonotonic(reactor):
         return
@@ -61,6 +69,7 @@ def ownTime(reactor: Any) -> None:
     for call, seconds in zip(pending, left, strict=True):
         call.seconds = time.monotonic
         call.reset(seconds)
+    ours(reactor).takeOver()
 
 
 def _isMonotonic(reactor: Any) -> bool:
@@ -88,7 +97,7 @@ def makePersistent(transport: Any, reactor: Any) -> None:
 
     @param reactor: what L{ours} gave.
     """
-    if isinstance(reactor, OurReactor):
+    if isinstance(reactor, OurReactor) and not reactor.owned:
         transport.reactor = reactor.persistent
 
 
@@ -222,9 +231,13 @@ class Persistent:
     def __init__(self, reactor: Any, clock: Any) -> None:
         self._reactor = reactor
         self._clock = clock
+        self._addReader = reactor.addReader
+        self._addWriter = reactor.addWriter
+        self._removeReader = reactor.removeReader
+        self._removeWriter = reactor.removeWriter
         self._readers: dict[Any, IDelayedCall] = {}
         self._writers: dict[Any, IDelayedCall] = {}
-        self._short = False
+        self._failed = -QUIET
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._reactor, name)
@@ -233,25 +246,25 @@ class Persistent:
         """
         See L{IReactorFDSet}.
         """
-        self._add(reader, self._reactor.addReader, self._readers)
+        self._add(reader, self._addReader, self._readers)
 
     def addWriter(self, writer: Any) -> None:
         """
         See L{IReactorFDSet}.
         """
-        self._add(writer, self._reactor.addWriter, self._writers)
+        self._add(writer, self._addWriter, self._writers)
 
     def removeReader(self, reader: Any) -> None:
         """
         See L{IReactorFDSet}.
         """
-        self._remove(reader, self._reactor.removeReader, self._readers)
+        self._remove(reader, self._removeReader, self._readers)
 
     def removeWriter(self, writer: Any) -> None:
         """
         See L{IReactorFDSet}.
         """
-        self._remove(writer, self._reactor.removeWriter, self._writers)
+        self._remove(writer, self._removeWriter, self._writers)
 
     def _add(
         self, each: Any, add: Callable[[Any], None], pending: dict[Any, IDelayedCall]
@@ -266,8 +279,6 @@ class Persistent:
             pending[each] = self._clock.callLater(
                 RETRY, self._again, each, add, pending
             )
-        else:
-            self._short = False
 
     def _again(
         self, each: Any, add: Callable[[Any], None], pending: dict[Any, IDelayedCall]
@@ -297,8 +308,8 @@ class Persistent:
                 break
 
     def _complain(self, error: OSError) -> None:
-        if not self._short:
-            self._short = True
+        last, self._failed = self._failed, self._clock.seconds()
+        if self._failed - last >= QUIET:
             log.error(
                 "the reactor's registration fails: {error}; it is tried again every"
                 " {retry:g} s",
@@ -335,9 +346,18 @@ class OurReactor(Persistent):
                 )
         super().__init__(reactor, clock)
         self.persistent = Persistent(reactor, clock)
+        self.owned = False
         self.seconds: Callable[[], float] = clock.seconds
         self.callLater: Callable[..., IDelayedCall] = clock.callLater
         self.getDelayedCalls = clock.getDelayedCalls
+
+    def takeOver(self) -> None:
+        """
+        Have the reactor itself try registrations again.
+        """
+        self.owned = True
+        for name in ("addReader", "addWriter", "removeReader", "removeWriter"):
+            setattr(self._reactor, name, getattr(self, name))
 
 
 _ours: WeakKeyDictionary[Any, OurReactor] = WeakKeyDictionary()
@@ -345,7 +365,9 @@ _ours: WeakKeyDictionary[Any, OurReactor] = WeakKeyDictionary()
 
 class Deadline:
     """
-    Calls back once when a time is over and, after that, I/O has had one turn.
+    Calls back once when a time is over and, after that, I/O has had one turn.  If it
+    finds itself much too late, the process stood still, and perhaps others with it:
+    then the whole time begins anew.
 
     @param clock: an L{IReactorTime}.
     @param delay: how long to wait, in seconds.
@@ -357,7 +379,12 @@ class Deadline:
         self._clock = clock
         self._then = then
         self._arguments = arguments
-        self._call: IDelayedCall = clock.callLater(delay, self._due)
+        self._delay = delay
+        self._begin()
+
+    def _begin(self) -> None:
+        self._end = self._clock.seconds() + self._delay
+        self._call: IDelayedCall = self._clock.callLater(self._delay, self._due)
 
     def active(self) -> bool:
         """
@@ -373,7 +400,10 @@ class Deadline:
             self._call.cancel()
 
     def _due(self) -> None:
-        self._call = self._clock.callLater(0, self._then, *self._arguments)
+        if self._clock.seconds() - self._end > LATE:
+            self._begin()
+        else:
+            self._call = self._clock.callLater(0, self._then, *self._arguments)
 
 
 class RunningTime:

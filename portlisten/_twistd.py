@@ -24,7 +24,7 @@ from twisted.python.usage import Options, UsageError
 
 from portlisten import __version__, _linux
 from portlisten._quiet import quiet
-from portlisten._reactor import ownTime
+from portlisten._reactor import own
 from twisted import copyright
 
 log = Logger(namespace="portlisten")
@@ -399,7 +399,7 @@ def ownProcess(reactor: Any) -> None:
     monotonic, SIGTERM stops it in good order, and no other signal that is meant to
     tell it something ends it.
     """
-    ownTime(reactor)
+    own(reactor)
     exitCleanlyOnTerm(reactor)
     mindSignals(reactor)
 
@@ -428,6 +428,17 @@ def exitCleanlyOnTerm(reactor: Any) -> None:
     signal.signal(signal.SIGTERM, stop)
     # Twisted installs its own handlers when the reactor starts running.
     reactor.callLater(0, signal.signal, signal.SIGTERM, stop)
+    reactor.addSystemEventTrigger("after", "shutdown", _forgetTerm, reactor)
+
+
+def _forgetTerm(reactor: Any) -> None:
+    """
+    Have the process end with 0 though it was Twisted's handler that SIGTERM met, in
+    the first moment of the reactor's run.
+    """
+    # There is no public name for it.
+    if getattr(reactor, "_exitSignal", None) == signal.SIGTERM:
+        reactor._exitSignal = None
 
 
 def _stop(reactor: Any) -> None:

@@ -33,6 +33,7 @@ CALLS = (
     "epoll_ctl",
     "accept4",
     "sendmsg",
+    "recvfrom",
     "recvmsg",
     "getsockopt",
     "fcntl",

@@ -30,7 +30,7 @@ PART = [
     Case("listener", "epoll_ctl", "ENOSPC", "3"),
     Case("listener", "accept4", "EMFILE", "3+4"),
     Case("listener", "sendmsg", "ENOMEM", "5+6"),
-    Case("listener", "recvmsg", "ENOMEM", "4+5"),
+    Case("listener", "recvfrom", "ENOMEM", "4+5"),
     Case("listener", "getsockopt", "ENOMEM", "2+5"),
     Case("worker", "epoll_ctl", "ENOSPC", "7+6"),
     Case("worker", "recvmsg", "ENOMEM", "5+7"),
