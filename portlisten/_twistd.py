@@ -19,6 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
 from twisted.internet.error import ReactorNotRunning
+from twisted.internet.interfaces import IReactorCore
 from twisted.logger import Logger
 from twisted.python.usage import Options, UsageError
 
@@ -428,7 +429,8 @@ def exitCleanlyOnTerm(reactor: Any) -> None:
     signal.signal(signal.SIGTERM, stop)
     # Twisted installs its own handlers when the reactor starts running.
     reactor.callLater(0, signal.signal, signal.SIGTERM, stop)
-    reactor.addSystemEventTrigger("after", "shutdown", _forgetTerm, reactor)
+    if IReactorCore.providedBy(reactor):
+        reactor.addSystemEventTrigger("after", "shutdown", _forgetTerm, reactor)
 
 
 def _forgetTerm(reactor: Any) -> None:

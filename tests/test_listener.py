@@ -18,6 +18,7 @@ import socket
 import stat
 import sys
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from twisted.application.service import IService
 from twisted.internet import endpoints, reactor
@@ -28,7 +29,7 @@ from twisted.python.systemd import ListenFDs
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 from zope.interface.verify import verifyObject
 
-from portlisten import _frames, _linux, _twistd, listener
+from portlisten import _frames, _linux, _quiet, _twistd, listener
 from portlisten._access import Access
 from portlisten._frames import (
     Bye,
@@ -396,7 +397,15 @@ class ListenerTestCase(TestCase):
         self.path = os.path.join(os.path.dirname(self.mktemp()), "path")
         self.workers: list[Peer] = []
         self.service: Any = None
+        self.expectManyLines()
         self.addCleanup(self.end)
+
+    def expectManyLines(self) -> None:
+        """
+        Have no log line left out because of what other tests logged.
+        """
+        self.patch(_quiet, "_all", WeakKeyDictionary())
+        self.patch(_quiet, "MOST", 1000)
 
     async def end(self) -> None:
         """
