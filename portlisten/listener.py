@@ -364,6 +364,7 @@ class ListenerService(Service):
         self._release()
 
     def _start(self) -> None:
+        self._stopping = False
         _twistd.warnOfRoot("portlisten")
         self._wire.roomChanged = self._resume
         self._wire.start(*descriptorBudget())

@@ -1010,9 +1010,9 @@ class StopTests(ListenerTestCase):
 
     async def test_pathOfAHastySuccessor(self) -> None:
         """
-        That also holds for one that does so while this one is still handing off,
-        even if it gets the same inode: the name is removed in the beginning, and
-        not looked at again.
+        The name stays for as long as something is to be handed off, so that workers
+        may come.  Then it is removed, and not looked at again, even if a successor
+        gets the same inode.
         """
         self.start()
         worker, hello = await self.join()
@@ -1020,7 +1020,10 @@ class StopTests(ListenerTestCase):
         await eventually(lambda: worker.heard(Offer))
         os.link(self.path, "same inode")
         stopped = self.service.stopService()
-        self.assertFalse(os.path.exists(self.path))
+        _, hello = await self.greeted()
+        self.assertTrue(hello.stopping)
+        worker.say(Claim((worker.heard(Offer)[0].id,)))
+        await eventually(lambda: not os.path.exists(self.path))
         os.rename("same inode", self.path)
         await stopped
         self.assertTrue(os.path.exists(self.path))
