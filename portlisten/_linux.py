@@ -79,6 +79,8 @@ _ACCEPT_QUEUE = struct.Struct("=24xII")
 #: SCM_MAX_FD in linux/include/net/scm.h: no message carries more.
 MAXIMUM_DESCRIPTORS = 253
 
+_libc = ctypes.CDLL(None, use_errno=True)
+
 _CONTROL = socket.CMSG_SPACE(MAXIMUM_DESCRIPTORS * array.array("i").itemsize)
 
 #: sizeof(sun_path) is 108, and one is for the zero at its end: unix(7).
@@ -303,7 +305,7 @@ def credentials(sock: socket.SocketType) -> Credentials:
 
     @raise OSError: if the kernel does not say.
     """
-    data = sock.getsockopt(SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    data = insist(sock.getsockopt, SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
     pid, uid, gid = _CREDENTIALS.unpack(data)
     groups = _groups(sock)
     return Credentials(pid, uid, gid, groups or (), groups is not None)
@@ -317,7 +319,9 @@ def _groups(sock: socket.SocketType) -> tuple[int, ...] | None:
     """
     groups = array.array("I")
     try:
-        groups.frombytes(sock.getsockopt(SOL_SOCKET, SO_PEERGROUPS, _PYTHONS_LIMIT))
+        groups.frombytes(
+            insist(sock.getsockopt, SOL_SOCKET, SO_PEERGROUPS, _PYTHONS_LIMIT)
+        )
     except OSError as error:
         if error.errno != errno.ERANGE:
             return None
@@ -331,8 +335,8 @@ def _manyGroups(sock: socket.SocketType) -> tuple[int, ...] | None:
     """
     groups = (ctypes.c_uint32 * _NGROUPS_MAX)()
     size = ctypes.c_uint32(ctypes.sizeof(groups))
-    getsockopt = ctypes.CDLL(None, use_errno=True).getsockopt
-    if getsockopt(sock.fileno(), SOL_SOCKET, SO_PEERGROUPS, groups, ctypes.byref(size)):
+    level, name = SOL_SOCKET, SO_PEERGROUPS
+    if _libc.getsockopt(sock.fileno(), level, name, groups, ctypes.byref(size)):
         return None
     return tuple(groups[: size.value // ctypes.sizeof(ctypes.c_uint32)])
 
@@ -418,13 +422,13 @@ def kindOf(sock: socket.SocketType) -> Kind:
         socket for some, nor a UDP socket.
     """
     try:
-        protocol = sock.getsockopt(SOL_SOCKET, SO_PROTOCOL)
-        listening = sock.getsockopt(SOL_SOCKET, SO_ACCEPTCONN)
+        protocol = insist(sock.getsockopt, SOL_SOCKET, SO_PROTOCOL)
+        listening = insist(sock.getsockopt, SOL_SOCKET, SO_ACCEPTCONN)
         if protocol == IPPROTO_TCP:
             # That says it all, and is what there is most of.
             return Kind.LISTENER if listening else Kind.CONNECTIONS
-        domain = sock.getsockopt(SOL_SOCKET, SO_DOMAIN)
-        kind = sock.getsockopt(SOL_SOCKET, SO_TYPE)
+        domain = insist(sock.getsockopt, SOL_SOCKET, SO_DOMAIN)
+        kind = insist(sock.getsockopt, SOL_SOCKET, SO_TYPE)
     except OSError as error:
         raise WrongSocket(f"no socket: {error.strerror}") from error
     internet = domain in (socket.AF_INET, socket.AF_INET6)
@@ -494,7 +498,7 @@ def family(descriptor: int) -> socket.AddressFamily:
     """
     sock = _peek(descriptor)
     try:
-        return _FAMILIES[sock.getsockopt(SOL_SOCKET, SO_DOMAIN)]
+        return _FAMILIES[insist(sock.getsockopt, SOL_SOCKET, SO_DOMAIN)]
     finally:
         sock.detach()
 
@@ -707,9 +711,6 @@ def closeElsewhere(sock: socket.socket) -> None:
         os.close(gone)
         os.close(goes)
     _children.append(child)
-
-
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 class _Timespec(ctypes.Structure):
