@@ -131,7 +131,7 @@ class StreamWire:
         if not self._refuses:
             self.log.info(
                 "this kernel cannot refuse descriptors that workers send (Linux 6.16"
-                " can): they are closed when they come"
+                " can): who sends one is cut off"
             )
         options = self._options
         self._access = self._findAccess()

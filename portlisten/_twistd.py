@@ -394,13 +394,16 @@ def warnOfRoot(command: str) -> None:
         )
 
 
-def ownProcess(reactor: Any) -> None:
+def ownProcess(reactor: Any, retry: float) -> None:
     """
     Make a process that is ours alone what a command's should be: its time is
     monotonic, SIGTERM stops it in good order, and no other signal that is meant to
     tell it something ends it.
+
+    @param retry: how long to wait before what the reactor cannot register is tried
+        again, in seconds.
     """
-    own(reactor)
+    own(reactor, retry)
     exitCleanlyOnTerm(reactor)
     mindSignals(reactor)
 

@@ -517,7 +517,7 @@ def makeService(options: Options, reactor: Any = None) -> IService:
                 f"{name!r} is both shared and listened on, and a worker that asks for"
                 " it would get both: give one of them another name"
             )
-    _twistd.ownProcess(reactor)
+    _twistd.ownProcess(reactor, options["retry"])
 
     def timedOut() -> None:
         if options["on-timeout"] == "exit":
