@@ -387,14 +387,26 @@ class Dispatcher:
             self._quiet(self.log.info, "{channel} is gone", channel=channel.label)
             self._run(self._ledger.died(channel, (), self._now()))
             return
+        self._mourn(channel, "{channel} died", self._ledger.died)
+
+    def _mourn(
+        self,
+        channel: IChannel,
+        what: str,
+        divide: Callable[[IChannel, set[IConnection], float], list[Decision]],
+    ) -> None:
+        """
+        A worker is dead: others get what it had not touched.
+
+        @param what: what the log calls it.
+        @param divide: has the ledger say what becomes of it.
+        """
         counters = self._ledger.counters
         again, lost = counters.redispatched, counters.lostInService
-        touched = self._touched(channel)
-        decisions = self._ledger.died(channel, touched, self._now())
+        decisions = divide(channel, self._touched(channel), self._now())
         self._quiet(
             self.log.warn,
-            "{channel} died, {again} connections to hand off again, {lost} lost in"
-            " service",
+            what + ", {again} connections to hand off again, {lost} lost in service",
             channel=channel.label,
             again=counters.redispatched - again,
             lost=counters.lostInService - lost,
@@ -442,19 +454,10 @@ class Dispatcher:
     def _ended(self, channel: IChannel, process: int) -> None:
         self._departed[channel] = None
         os.close(process)
-        counters = self._ledger.counters
-        again, lost = counters.redispatched, counters.lostInService
-        decisions = self._ledger.ended(channel, self._touched(channel), self._now())
-        if decisions or counters.redispatched > again:
-            self._quiet(
-                self.log.warn,
-                "the process of {channel} has ended, {again} connections to hand off"
-                " again, {lost} lost in service",
-                channel=channel.label,
-                again=counters.redispatched - again,
-                lost=counters.lostInService - lost,
+        if self._ledger.copiesOf(channel):
+            self._mourn(
+                channel, "the process of {channel} has ended", self._ledger.ended
             )
-        self._run(decisions)
 
     def _bury(self, channel: IChannel) -> None:
         """
