@@ -362,7 +362,12 @@ class Dispatcher:
             return
         self._sharing.left(channel)
         before = self._ledger.counters.redispatched
-        process = channel.process() if self._ledger.copiesOf(channel) else None
+        process, ended = None, False
+        if self._ledger.copiesOf(channel):
+            try:
+                process = channel.process()
+            except ProcessLookupError:
+                ended = True
         self._departed[channel] = process
         asleep = process is not None and channel.unread()
         decisions = self._ledger.parted(channel, self._now(), asleep)
@@ -374,6 +379,8 @@ class Dispatcher:
             reason=reason,
         )
         self._run(decisions)
+        if ended:
+            self._ended(channel)
 
     def died(self, channel: IChannel) -> None:
         """
@@ -446,14 +453,17 @@ class Dispatcher:
         """
         for channel, process in list(self._departed.items()):
             if process is not None and _linux.hasEnded(process):
-                self._ended(channel, process)
+                self._departed[channel] = None
+                os.close(process)
+                self._ended(channel)
             elif not channel.unread():
                 self._ledger.awoke(channel, now)
             self._bury(channel)
 
-    def _ended(self, channel: IChannel, process: int) -> None:
-        self._departed[channel] = None
-        os.close(process)
+    def _ended(self, channel: IChannel) -> None:
+        """
+        The process of a worker that has left is dead.
+        """
         if self._ledger.copiesOf(channel):
             self._mourn(
                 channel, "the process of {channel} has ended", self._ledger.ended

@@ -266,16 +266,20 @@ def peerProcess(sock: socket.SocketType, pid: int) -> int | None:
     Find the process at the other end of a connected Unix socket: pidfd_open(2).
 
     @param pid: its number, for kernels without C{SO_PEERPIDFD}.
-    @return: a pidfd, which is the caller's, or L{None} if there is none to be had:
-        it has ended, or is in another pid namespace.
+    @return: a pidfd, which is the caller's, or L{None} if there is none to be had.
+    @raise ProcessLookupError: if the process has ended.
     """
     try:
         data = sock.getsockopt(SOL_SOCKET, SO_PEERPIDFD, 4)
         return int(array.array("i", data)[0])
+    except ProcessLookupError:
+        raise
     except OSError:
         pass
     try:
         return os.pidfd_open(pid) if pid > 0 else None
+    except ProcessLookupError:
+        raise
     except OSError:
         return None
 
