@@ -313,7 +313,7 @@ class _PatientSocket:
 
     def accept(self) -> tuple[socket.socket, Any]:
         """
-        See L{socket.socket.accept}.
+        See C{socket.socket.accept}.
         """
         try:
             return self._socket.accept()

@@ -50,7 +50,7 @@ class Quiet:
         """
         Log a line, or count it.
 
-        @param log: a method of a L{Logger}.
+        @param log: a method of a L{twisted.logger.Logger}.
         """
         now = self._seconds()
         kind = self._kinds.get(format)
