@@ -71,8 +71,8 @@ class Options(_twistd.CommandOptions):
 PORT is a number (every interface, IPv4 and IPv6) or an endpoint description:
   80                              tcp:80:interface=127.0.0.1
   unix:/run/www.sock              systemd:domain=INET:index=0
-tcp6:80 is IPv6 only: give tcp:80 as well for IPv4. PORT may be left out where
---listen or --share gives one.
+It may be left out where --listen or --share gives one. tcp6:80 is IPv6 only: give
+tcp:80 as well for IPv4.
 
 With a name before it, a worker can ask for it; one that asks for none gets all.
 Ports of one name have their own queue, so they do not wait for others' workers:
