@@ -94,6 +94,12 @@ class AcceptedConnection:
         """
         return _linux.pristine(self._socket) if self.witnessed else False
 
+    def spoiled(self) -> bool:
+        """
+        See L{IConnection}.
+        """
+        return _linux.listens(self._socket)
+
     def forget(self) -> None:
         """
         See L{IConnection}.
@@ -303,7 +309,8 @@ class Dispatcher:
         """
         See L{IDispatcher}.
         """
-        decisions = self._ledger.refused(channel, ids, self._now())
+        spoiled = self._spoiled(channel, ids)
+        decisions = self._ledger.refused(channel, ids, self._now(), spoiled)
         self._quiet(
             self.log.info,
             "{channel} refused {count} connections: {reason}",
@@ -365,7 +372,8 @@ class Dispatcher:
         process = channel.process() if self._ledger.copiesOf(channel) else None
         self._departed[channel] = process
         asleep = process is not None and channel.unread()
-        decisions = self._ledger.parted(channel, self._now(), asleep)
+        spoiled = self._spoiled(channel)
+        decisions = self._ledger.parted(channel, self._now(), asleep, spoiled)
         self._quiet(
             self.log.info,
             "{channel} left, {again} connections to hand off again: {reason}",
@@ -389,8 +397,8 @@ class Dispatcher:
             return
         counters = self._ledger.counters
         again, lost = counters.redispatched, counters.lostInService
-        touched = self._touched(channel)
-        decisions = self._ledger.died(channel, touched, self._now())
+        touched, spoiled = self._touched(channel), self._spoiled(channel)
+        decisions = self._ledger.died(channel, touched, self._now(), spoiled)
         self._quiet(
             self.log.warn,
             "{channel} died, {again} connections to hand off again, {lost} lost in"
@@ -415,6 +423,14 @@ class Dispatcher:
             return False
 
         return {copy for copy in self._ledger.copiesOf(channel) if not isPristine(copy)}
+
+    def _spoiled(self, channel: IChannel, ids: Iterable[int] = ()) -> set[IConnection]:
+        """
+        Those that a worker did not claim and made useless all the same: all others
+        would refuse them, again and again.
+        """
+        offers = self._ledger.offersTo(channel, ids)
+        return {connection for connection in offers if connection.spoiled()}
 
     def disconnected(self, channel: IChannel) -> None:
         """

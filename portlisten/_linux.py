@@ -236,6 +236,17 @@ def _queued(sock: socket.SocketType, request: int) -> int:
     return size[0]
 
 
+def listens(sock: socket.SocketType) -> bool:
+    """
+    Whether a socket listens.  A connection does if somebody had it disconnected and
+    then called listen(2): see connect(2) on C{AF_UNSPEC}.
+    """
+    try:
+        return bool(sock.getsockopt(SOL_SOCKET, SO_ACCEPTCONN))
+    except OSError:
+        return False
+
+
 def departed(socks: Iterable[socket.SocketType]) -> list[socket.SocketType]:
     """
     Find the connections whose clients have left: they were reset, or their clients

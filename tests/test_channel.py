@@ -400,6 +400,9 @@ class HeldConnection:
     def pristine(self) -> bool:
         return True
 
+    def spoiled(self) -> bool:
+        return False
+
     def forget(self) -> None:
         self.socket.close()
 
