@@ -63,7 +63,7 @@ from portlisten._frames import (
 )
 from portlisten._quiet import quiet
 from portlisten._reactor import Deadline
-from portlisten._transport import ChannelTransport, Unread
+from portlisten._transport import GONE, ChannelTransport, Unread
 from portlisten.interfaces import (
     IAdopter,
     IChannel,
@@ -543,12 +543,11 @@ class ListenerChannel(_Channel):
         word = encode(Revoked()) + encode(Bye(reason))
         try:
             sent = self._socket.send(word)
-        except BlockingIOError:
-            sent = 0
-        except OSError:
-            # It closed its end, or the way to it, before it could hear the word.
-            self._deaf = True
-            sent = len(word)
+        except OSError as error:
+            # It may have closed its end, or the way to it, before it could hear the
+            # word.
+            self._deaf = error.errno in GONE
+            sent = len(word) if self._deaf else 0
         self._wordSaid = True
         if sent < len(word):
             self._unsent = True
@@ -615,7 +614,8 @@ class ListenerChannel(_Channel):
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         super().connectionLost(reason)
         self._offers.clear()
-        if self._joined and not (self._died or self._wordSaid):
+        said = self._wordSaid and not self._unsent
+        if self._joined and not (self._died or said):
             self._leaveToIt()
         self._depart(self._departure)
         if self._duplicate is not None:
@@ -635,10 +635,10 @@ class ListenerChannel(_Channel):
         word = encode(Revoked()) + encode(Bye("the channel failed"))
         try:
             told = self._socket.send(word) == len(word)
-        except BlockingIOError:
+        except OSError as error:
+            if error.errno in GONE:
+                return  # it closed the way to it, and so has judged already
             told = False
-        except OSError:
-            return  # it closed the way to it, and so has judged already
         if not told and self._ends:
             self._dispatcher.claimed(self, tuple(self._ends))
 

@@ -52,7 +52,8 @@ PAUSE = 0.1
 # the user has too many descriptors in flight.
 _LATER = _linux.PASSING | {errno.ETOOMANYREFS}
 
-_GONE = frozenset([errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN])
+#: What a write says if the other end is closed, or the way to it.
+GONE = frozenset([errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN])
 
 # What recvmsg(2) says if it never will do anything else.
 _DEAD = frozenset([errno.EBADF, errno.ENOTSOCK, errno.ENOTCONN, errno.EINVAL])
@@ -244,7 +245,7 @@ class ChannelTransport(FileDescriptor):
         try:
             sent = _linux.send(self._socket, data, due)
         except OSError as error:
-            if due and error.errno not in _LATER | _GONE:
+            if due and error.errno not in _LATER | GONE:
                 return self._writeSingly(data)
             return self._failed(error)
         del self._descriptors[: len(due)]
@@ -273,7 +274,7 @@ class ChannelTransport(FileDescriptor):
                 written += _linux.send(self._socket, byte, self._descriptors[:1])
                 self._note(1, 1)
             except OSError as error:
-                if error.errno in _LATER | _GONE:
+                if error.errno in _LATER | GONE:
                     return written or self._failed(error)
                 self.log.error(
                     "descriptor {descriptor} cannot be handed off: {error}",

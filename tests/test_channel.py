@@ -247,6 +247,23 @@ def stuff(protocol: Protocol) -> None:
         pass
 
 
+class Short(socket.socket):
+    """
+    A socket for which the kernel has no memory when something is sent.
+
+    @param sock: whose descriptor it takes.
+    @ivar tries: how often something was to be sent.
+    """
+
+    def __init__(self, sock: socket.socket) -> None:
+        super().__init__(fileno=sock.detach())
+        self.tries = 0
+
+    def send(self, *_: object) -> int:
+        self.tries += 1
+        raise OSError(errno.ENOBUFS, os.strerror(errno.ENOBUFS))
+
+
 def findDead(protocol: Protocol) -> None:
     """
     Have a write be what finds the peer dead, before anything is read of what it
@@ -1422,6 +1439,23 @@ class RevocationTests(ListenerChannelTestCase):
         self.assertEqual(self.worker.frames, [self.hello, Revoked(), Bye("it hangs")])
         await eventually(lambda: ("disconnected",) in self.told)
         self.assertEqual(self.told[2:], [("parted", "it hangs"), ("disconnected",)])
+
+    async def test_noMemoryForTheWord(self) -> None:
+        """
+        The word is said a little later if the kernel is short of something: only a
+        worker that closed the way to it is deaf.
+        """
+        await self.join()
+        short = Short(self.channel._socket)
+        self.channel._duplicate = short
+        self.channel.revoke("it hangs")
+        await eventually(self.worker.hasEnded)
+        self.assertEqual(self.worker.frames, [self.hello, Revoked(), Bye("it hangs")])
+        await eventually(lambda: ("disconnected",) in self.told)
+        self.assertEqual(short.tries, 1)
+        self.assertEqual(
+            self.told, [("revoking",), ("parted", "it hangs"), ("disconnected",)]
+        )
 
     async def test_behindTheOffers(self) -> None:
         """
