@@ -618,7 +618,13 @@ class Dispatcher:
 
     def _tick(self) -> None:
         self._timer = None
-        now = self._now()
+        try:
+            self._turn(self._now())
+        finally:
+            # Whatever fails, time passes.
+            self._schedule()
+
+    def _turn(self, now: float) -> None:
         ledger = self._ledger
         self._look(now)
         _linux.reap()
@@ -638,7 +644,6 @@ class Dispatcher:
         self._run(decisions + ledger.ticked(now))
         if self._stopped is not None:
             self._proceed(now)
-        self._schedule()
 
     def _haveLeft(self) -> list[IConnection]:
         by = {connection.socket: connection for connection in self._ledger.waits()}

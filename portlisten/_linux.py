@@ -275,16 +275,23 @@ def peerProcess(sock: socket.SocketType, pid: int) -> int | None:
     Find the process at the other end of a connected Unix socket: pidfd_open(2).
 
     @param pid: its number, for kernels without C{SO_PEERPIDFD}.
-    @return: a pidfd, which is the caller's, or L{None} if there is none to be had:
-        it has ended, or is in another pid namespace.
+    @return: a pidfd, or a descriptor that L{hasEnded} takes for one if the process has
+        ended, which is the caller's; or L{None} if there is none to be had: the
+        process may be in another pid namespace.
     """
     try:
-        data = sock.getsockopt(SOL_SOCKET, SO_PEERPIDFD, 4)
-        return int(array.array("i", data)[0])
-    except OSError:
-        pass
-    try:
-        return os.pidfd_open(pid) if pid > 0 else None
+        try:
+            data = sock.getsockopt(SOL_SOCKET, SO_PEERPIDFD, 4)
+            return int(array.array("i", data)[0])
+        except OSError as error:
+            # Linux 6.5 says EINVAL of a process that somebody has waited for.  Its
+            # number may be another's by now.
+            if error.errno in (errno.EINVAL, errno.ESRCH):
+                return os.eventfd(1, os.EFD_CLOEXEC)
+        try:
+            return os.pidfd_open(pid) if pid > 0 else None
+        except ProcessLookupError:
+            return os.eventfd(1, os.EFD_CLOEXEC)
     except OSError:
         return None
 
@@ -688,7 +695,11 @@ def reap() -> None:
     See which of the processes have ended that L{closeElsewhere} began.
     """
     for child in list(_children):
-        if os.waitpid(child, os.WNOHANG) != (0, 0):
+        try:
+            ended = os.waitpid(child, os.WNOHANG) != (0, 0)
+        except ChildProcessError:
+            ended = True  # SIGCHLD is ignored, or somebody else waited for it
+        if ended:
             _children.remove(child)
 
 

@@ -15,6 +15,7 @@ from twisted.internet.address import IPv4Address
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.logger import capturedLogs
+from twisted.python.monkey import MonkeyPatcher
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 from zope.interface.verify import verifyClass, verifyObject
@@ -489,6 +490,20 @@ class HandOffTests(DispatcherTestCase):
         self.assertEqual(self.roomChanges, before + 1)
         self.dispatcher.claimed(worker, [1])
         self.assertEqual(self.roomChanges, before + 2)
+
+    def test_timePasses(self) -> None:
+        """
+        Time passes though the kernel fails when it is asked.
+        """
+        self.accept()
+
+        def fail() -> None:
+            raise OSError("no memory")
+
+        with MonkeyPatcher((_linux, "reap", fail)):
+            self.assertRaises(OSError, self.clock.advance, WITNESS_INTERVAL)
+        self.clock.pump([1.0] * 400)
+        self.assertEqual(self.ledger.counters.timedOut, 1)
 
     def test_roomAfterPause(self) -> None:
         """
