@@ -823,6 +823,8 @@ class WorkerChannel(_Channel):
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         super().connectionLost(reason)
         if self._duplicate is not None:
+            if not (self._died or self._revoked or self._farewell is not None):
+                self._sayFailed()
             self._duplicate.close()
         if self._reason is None and isinstance(reason.value, OSError):
             self._reason = str(reason.value.strerror)
@@ -836,6 +838,15 @@ class WorkerChannel(_Channel):
         _closeAll(list(self._lent.values()))
         self._lent.clear()
         self._adopter.lost(self, self._reason)
+
+    def _sayFailed(self) -> None:
+        """
+        Tell the listener, which lives, that this worker does as well.
+        """
+        try:
+            _linux.insist(self._socket.send, encode(Bye("the channel failed")))
+        except OSError:
+            pass  # it takes this worker for dead then
 
 
 def _closeAll(descriptors: list[int]) -> None:

@@ -2133,6 +2133,29 @@ class ListenerGoneTests(WorkerChannelTestCase):
         await self.gone()
         self.assertEqual(self.adopter.adopted, [])
 
+    async def test_channelFails(self) -> None:
+        """
+        If its channel fails and the listener lives, a worker says so: the listener
+        takes the end of the channel for the death of the worker otherwise, and has
+        others serve what the worker serves.
+        """
+        [(_, accepted)] = self.connections(1)
+        await self.register()
+        self.offer((1, accepted))
+        await eventually(lambda: self.adopter.adopted)
+
+        def fail(sock: socket.socket, data: bytes, descriptors: list[int]) -> int:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+        self.patch(_linux, "send", fail)
+        if isinstance(self.channel.transport, ChannelTransport):
+            self.channel.closed(1)
+            await self.gone()
+            await eventually(self.listener.hasEnded)
+            self.assertEqual(
+                self.listener.frames[-2:], [Claim((1,)), Bye("the channel failed")]
+            )
+
     async def test_afterTheEnd(self) -> None:
         """
         There is nobody to talk to any more, and a descriptor that turns up all

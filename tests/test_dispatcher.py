@@ -491,7 +491,7 @@ class HandOffTests(DispatcherTestCase):
         self.dispatcher.claimed(worker, [1])
         self.assertEqual(self.roomChanges, before + 2)
 
-    def test_timePasses(self) -> None:
+    def test_timePassesThoughLooksFail(self) -> None:
         """
         Time passes though the kernel fails when it is asked.
         """
