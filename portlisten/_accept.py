@@ -23,6 +23,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from portlisten import _linux
+from portlisten._quiet import quiet
 
 #: The most connections taken in one turn of the loop.
 BATCH = 256
@@ -227,7 +228,8 @@ class Acceptor:
 
     def _exhausted(self, error: OSError) -> None:
         if not self._short:
-            self.log.error(
+            quiet(self._reactor)(
+                self.log.error,
                 "accepting on {label} pauses: {error}; clients wait in the backlog,"
                 " and it tries again every {retry:g} s",
                 label=self._label,

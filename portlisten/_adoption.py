@@ -21,6 +21,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from portlisten import _draining, _linux
+from portlisten._quiet import quiet
 from portlisten._reactor import makePersistent
 
 
@@ -295,7 +296,9 @@ class Adoptions:
         The connection is ours, so it waits here until it can be adopted.
         """
         if not self._exhausted:
-            self.log.error("adopting pauses: {error}", error=error.strerror)
+            quiet(self.reactor)(
+                self.log.error, "adopting pauses: {error}", error=error.strerror
+            )
         self._exhausted = True
         self._postponed += 1
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -369,7 +370,12 @@ class Dispatcher:
             return
         self._sharing.left(channel)
         before = self._ledger.counters.redispatched
-        process = channel.process() if self._ledger.copiesOf(channel) else None
+        process, ended = None, False
+        if self._ledger.copiesOf(channel):
+            try:
+                process = channel.process()
+            except ProcessLookupError:
+                ended = True
         self._departed[channel] = process
         asleep = process is not None and channel.unread()
         spoiled = self._spoiled(channel)
@@ -382,6 +388,8 @@ class Dispatcher:
             reason=reason,
         )
         self._run(decisions)
+        if ended:
+            self._ended(channel)
 
     def died(self, channel: IChannel) -> None:
         """
@@ -395,14 +403,29 @@ class Dispatcher:
             self._quiet(self.log.info, "{channel} is gone", channel=channel.label)
             self._run(self._ledger.died(channel, (), self._now()))
             return
+        spoiled = self._spoiled(channel)
+        self._mourn(
+            channel, "{channel} died", partial(self._ledger.died, spoiled=spoiled)
+        )
+
+    def _mourn(
+        self,
+        channel: IChannel,
+        what: str,
+        divide: Callable[[IChannel, set[IConnection], float], list[Decision]],
+    ) -> None:
+        """
+        A worker is dead: others get what it had not touched.
+
+        @param what: what the log calls it.
+        @param divide: has the ledger say what becomes of it.
+        """
         counters = self._ledger.counters
         again, lost = counters.redispatched, counters.lostInService
-        touched, spoiled = self._touched(channel), self._spoiled(channel)
-        decisions = self._ledger.died(channel, touched, self._now(), spoiled)
+        decisions = divide(channel, self._touched(channel), self._now())
         self._quiet(
             self.log.warn,
-            "{channel} died, {again} connections to hand off again, {lost} lost in"
-            " service",
+            what + ", {again} connections to hand off again, {lost} lost in service",
             channel=channel.label,
             again=counters.redispatched - again,
             lost=counters.lostInService - lost,
@@ -450,27 +473,21 @@ class Dispatcher:
         """
         for channel, process in list(self._departed.items()):
             if process is not None and _linux.hasEnded(process):
-                self._ended(channel, process)
+                self._departed[channel] = None
+                os.close(process)
+                self._ended(channel)
             elif not channel.unread():
                 self._ledger.awoke(channel, now)
             self._bury(channel)
 
-    def _ended(self, channel: IChannel, process: int) -> None:
-        self._departed[channel] = None
-        os.close(process)
-        counters = self._ledger.counters
-        again, lost = counters.redispatched, counters.lostInService
-        decisions = self._ledger.ended(channel, self._touched(channel), self._now())
-        if decisions or counters.redispatched > again:
-            self._quiet(
-                self.log.warn,
-                "the process of {channel} has ended, {again} connections to hand off"
-                " again, {lost} lost in service",
-                channel=channel.label,
-                again=counters.redispatched - again,
-                lost=counters.lostInService - lost,
+    def _ended(self, channel: IChannel) -> None:
+        """
+        The process of a worker that has left is dead.
+        """
+        if self._ledger.copiesOf(channel):
+            self._mourn(
+                channel, "the process of {channel} has ended", self._ledger.ended
             )
-        self._run(decisions)
 
     def _bury(self, channel: IChannel) -> None:
         """

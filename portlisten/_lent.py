@@ -121,7 +121,8 @@ class LentPorts(ABC):
         """
 
     def _later(self, cookie: int, descriptor: int, error: OSError) -> None:
-        self.log.error(
+        quiet(self._reactor)(
+            self.log.error,
             "a shared socket cannot be used yet: {error}; trying again in {retry:g} s",
             error=error.strerror,
             retry=self._retry,
@@ -312,7 +313,7 @@ class _PatientSocket:
 
     def accept(self) -> tuple[socket.socket, Any]:
         """
-        See L{socket.socket.accept}.
+        See C{socket.socket.accept}.
         """
         try:
             return self._socket.accept()

@@ -79,6 +79,8 @@ _ACCEPT_QUEUE = struct.Struct("=24xII")
 #: SCM_MAX_FD in linux/include/net/scm.h: no message carries more.
 MAXIMUM_DESCRIPTORS = 253
 
+_libc = ctypes.CDLL(None, use_errno=True)
+
 _CONTROL = socket.CMSG_SPACE(MAXIMUM_DESCRIPTORS * array.array("i").itemsize)
 
 #: sizeof(sun_path) is 108, and one is for the zero at its end: unix(7).
@@ -275,23 +277,23 @@ def peerProcess(sock: socket.SocketType, pid: int) -> int | None:
     Find the process at the other end of a connected Unix socket: pidfd_open(2).
 
     @param pid: its number, for kernels without C{SO_PEERPIDFD}.
-    @return: a pidfd, or a descriptor that L{hasEnded} takes for one if the process has
-        ended, which is the caller's; or L{None} if there is none to be had: the
-        process may be in another pid namespace.
+    @return: a pidfd, which is the caller's, or L{None} if there is none to be had.
+    @raise ProcessLookupError: if the process has ended.
     """
     try:
-        try:
-            data = sock.getsockopt(SOL_SOCKET, SO_PEERPIDFD, 4)
-            return int(array.array("i", data)[0])
-        except OSError as error:
-            # Linux 6.5 says EINVAL of a process that somebody has waited for.  Its
-            # number may be another's by now.
-            if error.errno in (errno.EINVAL, errno.ESRCH):
-                return os.eventfd(1, os.EFD_CLOEXEC)
-        try:
-            return os.pidfd_open(pid) if pid > 0 else None
-        except ProcessLookupError:
-            return os.eventfd(1, os.EFD_CLOEXEC)
+        data = sock.getsockopt(SOL_SOCKET, SO_PEERPIDFD, 4)
+        return int(array.array("i", data)[0])
+    except ProcessLookupError:
+        raise
+    except OSError as error:
+        # So say kernels before 6.15 of a process that somebody has waited for, and
+        # whose number may be another's by now.
+        if error.errno == errno.EINVAL:
+            raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH)) from None
+    try:
+        return os.pidfd_open(pid) if pid > 0 else None
+    except ProcessLookupError:
+        raise
     except OSError:
         return None
 
@@ -321,7 +323,7 @@ def credentials(sock: socket.SocketType) -> Credentials:
 
     @raise OSError: if the kernel does not say.
     """
-    data = sock.getsockopt(SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    data = insist(sock.getsockopt, SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
     pid, uid, gid = _CREDENTIALS.unpack(data)
     groups = _groups(sock)
     return Credentials(pid, uid, gid, groups or (), groups is not None)
@@ -335,7 +337,9 @@ def _groups(sock: socket.SocketType) -> tuple[int, ...] | None:
     """
     groups = array.array("I")
     try:
-        groups.frombytes(sock.getsockopt(SOL_SOCKET, SO_PEERGROUPS, _PYTHONS_LIMIT))
+        groups.frombytes(
+            insist(sock.getsockopt, SOL_SOCKET, SO_PEERGROUPS, _PYTHONS_LIMIT)
+        )
     except OSError as error:
         if error.errno != errno.ERANGE:
             return None
@@ -349,8 +353,8 @@ def _manyGroups(sock: socket.SocketType) -> tuple[int, ...] | None:
     """
     groups = (ctypes.c_uint32 * _NGROUPS_MAX)()
     size = ctypes.c_uint32(ctypes.sizeof(groups))
-    getsockopt = ctypes.CDLL(None, use_errno=True).getsockopt
-    if getsockopt(sock.fileno(), SOL_SOCKET, SO_PEERGROUPS, groups, ctypes.byref(size)):
+    level, name = SOL_SOCKET, SO_PEERGROUPS
+    if _libc.getsockopt(sock.fileno(), level, name, groups, ctypes.byref(size)):
         return None
     return tuple(groups[: size.value // ctypes.sizeof(ctypes.c_uint32)])
 
@@ -436,13 +440,13 @@ def kindOf(sock: socket.SocketType) -> Kind:
         socket for some, nor a UDP socket.
     """
     try:
-        protocol = sock.getsockopt(SOL_SOCKET, SO_PROTOCOL)
-        listening = sock.getsockopt(SOL_SOCKET, SO_ACCEPTCONN)
+        protocol = insist(sock.getsockopt, SOL_SOCKET, SO_PROTOCOL)
+        listening = insist(sock.getsockopt, SOL_SOCKET, SO_ACCEPTCONN)
         if protocol == IPPROTO_TCP:
             # That says it all, and is what there is most of.
             return Kind.LISTENER if listening else Kind.CONNECTIONS
-        domain = sock.getsockopt(SOL_SOCKET, SO_DOMAIN)
-        kind = sock.getsockopt(SOL_SOCKET, SO_TYPE)
+        domain = insist(sock.getsockopt, SOL_SOCKET, SO_DOMAIN)
+        kind = insist(sock.getsockopt, SOL_SOCKET, SO_TYPE)
     except OSError as error:
         raise WrongSocket(f"no socket: {error.strerror}") from error
     internet = domain in (socket.AF_INET, socket.AF_INET6)
@@ -512,7 +516,7 @@ def family(descriptor: int) -> socket.AddressFamily:
     """
     sock = _peek(descriptor)
     try:
-        return _FAMILIES[sock.getsockopt(SOL_SOCKET, SO_DOMAIN)]
+        return _FAMILIES[insist(sock.getsockopt, SOL_SOCKET, SO_DOMAIN)]
     finally:
         sock.detach()
 
@@ -729,9 +733,6 @@ def closeElsewhere(sock: socket.socket) -> None:
         os.close(gone)
         os.close(goes)
     _children.append(child)
-
-
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 class _Timespec(ctypes.Structure):

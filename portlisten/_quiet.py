@@ -14,7 +14,7 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 #: How many lines of a kind are logged in an interval.
-MOST = 10
+MOST = 20
 
 #: How long an interval is, in seconds.
 INTERVAL = 10.0
@@ -50,7 +50,7 @@ class Quiet:
         """
         Log a line, or count it.
 
-        @param log: a method of a L{Logger}.
+        @param log: a method of a L{twisted.logger.Logger}.
         """
         now = self._seconds()
         kind = self._kinds.get(format)

@@ -39,7 +39,7 @@ from zope.interface import implementer
 
 from portlisten import _linux
 
-#: How long to wait before a registration is tried again, in seconds.
+#: How long to wait before a registration is tried again, if nobody says, in seconds.
 RETRY = 0.1
 
 #: How long registrations have to succeed before it is said anew that they fail, in
@@ -55,11 +55,13 @@ _FINAL = frozenset([errno.EBADF, errno.EINVAL, errno.EPERM, errno.ELOOP])
 log = Logger()
 
 
-def own(reactor: Any) -> None:
+def own(reactor: Any, retry: float = RETRY) -> None:
     """
     Put a reactor on C{CLOCK_MONOTONIC}, and have it try registrations again, for those
     who own the process.  Calls that are pending keep the time that is left to them.  A
     reactor that is not Twisted's, such as a test's, is left alone.
+
+    @param retry: how long to wait before a registration is tried again, in seconds.
     """
     if not isinstance(reactor, ReactorBase) or _isMonotonic(reactor):
         return
@@ -69,7 +71,7 @@ def own(reactor: Any) -> None:
     for call, seconds in zip(pending, left, strict=True):
         call.seconds = time.monotonic
         call.reset(seconds)
-    ours(reactor).takeOver()
+    ours(reactor).takeOver(retry)
 
 
 def _isMonotonic(reactor: Any) -> bool:
@@ -226,6 +228,8 @@ class Persistent:
     In all else it is the reactor that it stands for.
 
     @param clock: an L{IReactorTime}.
+
+    @ivar retry: how long to wait before trying again, in seconds.
     """
 
     def __init__(self, reactor: Any, clock: Any) -> None:
@@ -238,6 +242,7 @@ class Persistent:
         self._readers: dict[Any, IDelayedCall] = {}
         self._writers: dict[Any, IDelayedCall] = {}
         self._failed = -QUIET
+        self.retry = RETRY
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._reactor, name)
@@ -277,7 +282,7 @@ class Persistent:
                 raise
             self._complain(error)
             pending[each] = self._clock.callLater(
-                RETRY, self._again, each, add, pending
+                self.retry, self._again, each, add, pending
             )
 
     def _again(
@@ -314,7 +319,7 @@ class Persistent:
                 "the reactor's registration fails: {error}; it is tried again every"
                 " {retry:g} s",
                 error=error.strerror,
-                retry=RETRY,
+                retry=self.retry,
             )
 
 
@@ -351,11 +356,14 @@ class OurReactor(Persistent):
         self.callLater: Callable[..., IDelayedCall] = clock.callLater
         self.getDelayedCalls = clock.getDelayedCalls
 
-    def takeOver(self) -> None:
+    def takeOver(self, retry: float) -> None:
         """
         Have the reactor itself try registrations again.
+
+        @param retry: how long to wait before that, in seconds.
         """
         self.owned = True
+        self.retry = retry
         for name in ("addReader", "addWriter", "removeReader", "removeWriter"):
             setattr(self._reactor, name, getattr(self, name))
 

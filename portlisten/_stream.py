@@ -69,6 +69,7 @@ class StreamWire:
         self._timedOut = timedOut
         self._path: _path.BoundPath | None = None
         self._numbers = 0
+        self._parting = False
         self._rest: IDelayedCall | None = None
         self._quiet = quiet(reactor)
         self.roomChanged: Callable[[], None] = lambda: None
@@ -131,9 +132,10 @@ class StreamWire:
         if not self._refuses:
             self.log.info(
                 "this kernel cannot refuse descriptors that workers send (Linux 6.16"
-                " can): they are closed when they come"
+                " can): who sends one is cut off"
             )
         options = self._options
+        self._parting = False
         self._access = self._findAccess()
         # The kernel counts descriptors in flight against it: too_many_unix_fds in
         # net/core/scm.c.
@@ -165,7 +167,7 @@ class StreamWire:
         )
         dispatcher.roomChanged = self.roomChanged
         dispatcher.channelEnded = self._channelEnded
-        dispatcher.parting = self._closePath
+        dispatcher.parting = self._part
         self._places = Places(channels)
         self._flightLimit = limit
         self._workers = Acceptor(
@@ -215,9 +217,17 @@ class StreamWire:
         See L{IWire}.
         """
         self._hello = replace(self._hello, stopping=True)
-        return self._dispatcher.stop(grace, waitsElsewhere)
+        stopped = self._dispatcher.stop(grace, waitsElsewhere)
+        return stopped.addCallback(self._closePath)
 
-    def _closePath(self) -> None:
+    def _part(self) -> None:
+        """
+        Let nobody in any more.  The path stays until all is over, so that a successor
+        does not try to bind ports that are still bound.
+        """
+        self._parting = True
+
+    def _closePath(self, result: None) -> None:
         # Before its socket is closed: a successor's might get the same inode.
         if self._path is not None:
             self._path.remove()
@@ -266,6 +276,8 @@ class StreamWire:
         Say why somebody is not let in, or nothing if they are: they have a place
         then.
         """
+        if self._parting:
+            return "the listener stops"
         if not self._access.permits(who):
             return self._access.explain(who)
         unread = self._dispatcher.unreadBy(who.uid)
@@ -313,7 +325,9 @@ class StreamWire:
             reason=reason,
         )
         try:
-            sock.send(encode(Bye(reason)))
+            # A successor looks at the first, and a worker at the second.
+            hello = encode(self._hello) if self._parting else b""
+            sock.send(hello + encode(Bye(reason)))
         except OSError:
             pass  # it is gone already
         sock.close()

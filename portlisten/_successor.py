@@ -91,4 +91,7 @@ def _process(path: str) -> int | None:
             pid = _linux.credentials(sock).pid
         except OSError:
             pid = 0
-        return _linux.peerProcess(sock, pid)
+        try:
+            return _linux.peerProcess(sock, pid)
+        except ProcessLookupError:
+            return None  # as connecting to it will show

@@ -40,6 +40,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from portlisten import _linux
+from portlisten._quiet import quiet
 
 #: How many messages, and how many bytes, one turn of the loop reads at the most.
 READS = 16
@@ -276,7 +277,8 @@ class ChannelTransport(FileDescriptor):
             except OSError as error:
                 if error.errno in _LATER | GONE:
                     return written or self._failed(error)
-                self.log.error(
+                quiet(self._clock)(
+                    self.log.error,
                     "descriptor {descriptor} cannot be handed off: {error}",
                     descriptor=self._descriptors[0],
                     error=error.strerror,
@@ -288,7 +290,8 @@ class ChannelTransport(FileDescriptor):
         if error.errno not in _LATER:
             return main.CONNECTION_LOST
         if error.errno != errno.EAGAIN and self._pause is None:
-            self.log.warn(
+            quiet(self._clock)(
+                self.log.warn,
                 "handing off pauses for {pause:g} s: {error}",
                 pause=PAUSE,
                 error=error.strerror,
@@ -358,7 +361,8 @@ class ChannelTransport(FileDescriptor):
             return None  # it went with something unread; the next read says so
         if not self._failing:
             self._failing = True
-            self.log.warn(
+            quiet(self._clock)(
+                self.log.warn,
                 "reading from a channel fails, and is tried again every {pause:g} s:"
                 " {error}",
                 pause=PAUSE,

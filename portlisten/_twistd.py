@@ -19,6 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
 from twisted.internet.error import ReactorNotRunning
+from twisted.internet.interfaces import IReactorCore
 from twisted.logger import Logger
 from twisted.python.usage import Options, UsageError
 
@@ -393,13 +394,16 @@ def warnOfRoot(command: str) -> None:
         )
 
 
-def ownProcess(reactor: Any) -> None:
+def ownProcess(reactor: Any, retry: float) -> None:
     """
     Make a process that is ours alone what a command's should be: its time is
     monotonic, SIGTERM stops it in good order, and no other signal that is meant to
     tell it something ends it.
+
+    @param retry: how long to wait before what the reactor cannot register is tried
+        again, in seconds.
     """
-    own(reactor)
+    own(reactor, retry)
     exitCleanlyOnTerm(reactor)
     mindSignals(reactor)
 
@@ -428,7 +432,8 @@ def exitCleanlyOnTerm(reactor: Any) -> None:
     signal.signal(signal.SIGTERM, stop)
     # Twisted installs its own handlers when the reactor starts running.
     reactor.callLater(0, signal.signal, signal.SIGTERM, stop)
-    reactor.addSystemEventTrigger("after", "shutdown", _forgetTerm, reactor)
+    if IReactorCore.providedBy(reactor):
+        reactor.addSystemEventTrigger("after", "shutdown", _forgetTerm, reactor)
 
 
 def _forgetTerm(reactor: Any) -> None:

@@ -286,10 +286,10 @@ def _ask(
         return "it does not answer"
     except ProtocolError as error:
         sock.close()
-        raise CannotRun(f"the listener at {path} is of no use: {error}") from None
+        raise CannotRun(f"the listener at {path} cannot serve this program: {error}") from None
     if received is None:
         sock.close()
-        return "it went without a word"
+        return "it closed the channel without a reason"
     sock.setblocking(True)
     return sock, received
 

@@ -257,7 +257,7 @@ def makeService(options: Options, reactor: Any = None) -> IService:
     """
     if reactor is None:
         from twisted.internet import reactor
-    _twistd.ownProcess(reactor)
+    _twistd.ownProcess(reactor, options["retry"])
     common = (
         ours(reactor),
         options["path"],

@@ -190,6 +190,7 @@ class IChannel(Interface):
         Find the worker's process.
 
         @return: a pidfd, which is the caller's, or L{None} if there is none.
+        @raise ProcessLookupError: if it has ended.
         """
 
     def dismiss() -> None:

@@ -71,7 +71,8 @@ class Options(_twistd.CommandOptions):
 PORT is a number (every interface, IPv4 and IPv6) or an endpoint description:
   80                              tcp:80:interface=127.0.0.1
   unix:/run/www.sock              systemd:domain=INET:index=0
-It may be left out where --listen or --share gives one.
+It may be left out where --listen or --share gives one. tcp6:80 is IPv6 only: give
+tcp:80 as well for IPv4.
 
 With a name before it, a worker can ask for it; one that asks for none gets all.
 Ports of one name have their own queue, so they do not wait for others' workers:
@@ -364,6 +365,7 @@ class ListenerService(Service):
         self._release()
 
     def _start(self) -> None:
+        self._stopping = False
         _twistd.warnOfRoot("portlisten")
         self._wire.roomChanged = self._resume
         self._wire.start(*descriptorBudget())
@@ -516,7 +518,7 @@ def makeService(options: Options, reactor: Any = None) -> IService:
                 f"{name!r} is both shared and listened on, and a worker that asks for"
                 " it would get both: give one of them another name"
             )
-    _twistd.ownProcess(reactor)
+    _twistd.ownProcess(reactor, options["retry"])
 
     def timedOut() -> None:
         if options["on-timeout"] == "exit":

@@ -464,7 +464,7 @@ class ProgramTests(ExecuteTestCase):
         with listener.speak(*self.frames, sockets=[self.tcp, self.udp]):
             _, err = process.communicate(timeout=30)
         self.assertEqual(process.returncode, 0)
-        self.assertIn("it went without a word", err.decode())
+        self.assertIn("it closed the channel without a reason", err.decode())
 
     def test_refused(self) -> None:
         """

@@ -505,7 +505,7 @@ class PeerProcessTests(SynchronousTestCase):
         """
         self.end()
         with Waited() as sock:
-            self.assertTrue(_linux.hasEnded(self.process(sock)))
+            self.assertRaises(ProcessLookupError, self.process, sock)
 
     def test_endedAndReplaced(self) -> None:
         """
@@ -514,7 +514,7 @@ class PeerProcessTests(SynchronousTestCase):
         for code in (errno.EINVAL, errno.ESRCH):
             with Waited() as sock:
                 sock.code = code
-                self.assertTrue(_linux.hasEnded(self.process(sock)))
+                self.assertRaises(ProcessLookupError, self.process, sock)
 
     def test_elsewhere(self) -> None:
         """

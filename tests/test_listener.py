@@ -18,6 +18,7 @@ import socket
 import stat
 import sys
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from twisted.application.service import IService
 from twisted.internet import endpoints, reactor
@@ -28,7 +29,7 @@ from twisted.python.systemd import ListenFDs
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 from zope.interface.verify import verifyObject
 
-from portlisten import _frames, _linux, _twistd, listener
+from portlisten import _frames, _linux, _quiet, _twistd, listener
 from portlisten._access import Access
 from portlisten._frames import (
     Bye,
@@ -396,7 +397,15 @@ class ListenerTestCase(TestCase):
         self.path = os.path.join(os.path.dirname(self.mktemp()), "path")
         self.workers: list[Peer] = []
         self.service: Any = None
+        self.expectManyLines()
         self.addCleanup(self.end)
+
+    def expectManyLines(self) -> None:
+        """
+        Have no log line left out because of what other tests logged.
+        """
+        self.patch(_quiet, "_all", WeakKeyDictionary())
+        self.patch(_quiet, "MOST", 1000)
 
     async def end(self) -> None:
         """
@@ -1001,9 +1010,9 @@ class StopTests(ListenerTestCase):
 
     async def test_pathOfAHastySuccessor(self) -> None:
         """
-        That also holds for one that does so while this one is still handing off,
-        even if it gets the same inode: the name is removed in the beginning, and
-        not looked at again.
+        The name stays for as long as something is to be handed off, so that workers
+        may come.  Then it is removed, and not looked at again, even if a successor
+        gets the same inode.
         """
         self.start()
         worker, hello = await self.join()
@@ -1011,7 +1020,10 @@ class StopTests(ListenerTestCase):
         await eventually(lambda: worker.heard(Offer))
         os.link(self.path, "same inode")
         stopped = self.service.stopService()
-        self.assertFalse(os.path.exists(self.path))
+        _, hello = await self.greeted()
+        self.assertTrue(hello.stopping)
+        worker.say(Claim((worker.heard(Offer)[0].id,)))
+        await eventually(lambda: not os.path.exists(self.path))
         os.rename("same inode", self.path)
         await stopped
         self.assertTrue(os.path.exists(self.path))

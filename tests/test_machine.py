@@ -469,6 +469,7 @@ class LedgerMachine(RuleBasedStateMachine):
         sleeping = self.sleeping()
         excess = sleeping[: max(0, len(sleeping) - self.budget // 4)]
         self.again(list(side.offered.values()))
+        side.offered.clear()
         decisions = self.ledger.parted(side, self.now, asleep)
         self.obey(decisions, *self.letGo(excess if asleep else []))
 

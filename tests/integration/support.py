@@ -7,8 +7,10 @@ from __future__ import annotations
 import importlib.util
 import os
 import re
+import shutil
 import signal
 import socket
+import subprocess
 import sys
 import time
 from collections.abc import Sequence
@@ -257,9 +259,30 @@ def needs(module: str, name: str) -> None:
         pytest.skip(f"{name} is not installed: pip install {name}")
 
 
+#: What reserves ports for this process, by the port.
+_reserved: dict[int, socket.socket] = {}
+
+
+def _reserve(port: int) -> bool:
+    """
+    See that no other process that runs tests is given a port, until this one ends.
+    """
+    if port in _reserved:
+        return True
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    try:
+        # A name that is no file, and that one socket can have.
+        sock.bind(f"\0portlisten.tests.{port}")
+    except OSError:
+        sock.close()
+        return False
+    _reserved[port] = sock
+    return True
+
+
 def freePort(first: int, last: int) -> int:
     """
-    Find a port that nobody listens on.
+    Find a port that nobody listens on, for this process alone.
     """
     for port in range(first, last):
         with socket.socket() as sock:
@@ -268,21 +291,24 @@ def freePort(first: int, last: int) -> int:
                 sock.bind(("0.0.0.0", port))
             except OSError:
                 continue
+        if _reserve(port):
             return port
     raise AssertionError(f"no free port from {first} to {last}")
 
 
-def backlogOverflows() -> int:
+def backlogOverflows(port: int) -> int:
     """
-    How often a connection found a backlog full, on this host: its client tries
-    again after a second.
+    How often a connection found the backlog of a port full: its client tries again
+    after a second.
     """
-    names, values = (
-        line.split()
-        for line in Path("/proc/net/netstat").read_text().splitlines()
-        if line.startswith("TcpExt:")
-    )
-    return int(dict(zip(names, values, strict=True))["ListenOverflows"])
+    program = shutil.which("ss")
+    if program is None:
+        pytest.skip("ss is not installed: apt install iproute2")
+    command = [program, "-Hlntm", "sport", "=", f":{port}"]
+    lines = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True)
+    dropped = re.findall(r"skmem:\(.*,d(\d+)\)", lines.stdout)
+    assert dropped, f"nobody listens on port {port}"
+    return sum(map(int, dropped))
 
 
 async def listening(process: Process) -> int:
