@@ -378,7 +378,10 @@ class ListenerChannel(_Channel):
             self._send(Withdraw(_linux.cookie(sock)))
 
     def unread(self) -> bool:
-        return (self._unsent and not self._ended) or self._charge() > 0
+        charge = self._charge()
+        if self._sent is not None:
+            self._sent.settle(charge)
+        return (self._unsent and not self._ended) or charge > 0
 
     def inFlight(self) -> int:
         if self._sent is None or not self._sent.descriptors:

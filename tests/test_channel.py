@@ -1020,6 +1020,21 @@ class LendTests(ListenerChannelTestCase):
             )
             self.assertNotEqual(sock.fileno(), -1)
 
+    async def test_forgotten(self) -> None:
+        """
+        What was lent and has been read is not kept in mind.
+        """
+        sent = getattr(self.channel.transport, "sent", None)
+        await self.join()
+        with socket.create_server(("127.0.0.1", 0)) as sock:
+            for count in range(1, 21):
+                self.channel.withdraw(sock)
+                await eventually(
+                    lambda count=count: len(self.worker.heard(Withdraw)) == count
+                )
+                self.assertFalse(self.channel.unread())
+        self.assertFalse(sent)
+
     async def test_withdraw(self) -> None:
         """
         It can be asked back.
