@@ -23,6 +23,7 @@ import errno
 import select
 import socket
 from collections import deque
+from contextlib import suppress
 from typing import Any
 
 from twisted.internet import main
@@ -135,6 +136,9 @@ class ChannelTransport(FileDescriptor):
         super().__init__(reactor)
         self._clock: IReactorTime = reactor
         sock.setblocking(False)
+        # Urgent data would be readable and not read otherwise.
+        with suppress(OSError):
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
         self._socket = sock
         self._protocol = protocol
         self._receives = descriptors
