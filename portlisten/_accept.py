@@ -80,6 +80,7 @@ class Acceptor:
         self._short = False
         self._usable = True
         self._parked = False
+        self._owed: int | None = None
 
     log = Logger()
 
@@ -145,18 +146,28 @@ class Acceptor:
         poll.register(self._socket, select.POLLIN)
         return bool(poll.poll(0))
 
-    def stop(self) -> None:
+    def stop(self, leave: bool = True) -> None:
         """
         Take what the backlog holds and there is room for, and close the socket.
         Does not shut it down: it may have other holders.  May be called again.
+
+        @param leave: whether what there is no room for is left to other holders.  If
+            not, the socket stays open until those are taken who wait at the first of
+            these calls, which is to be made again when there is room.
         """
         if self._taking:
             return
+        if self._owed is None:
+            self._owed = 0 if leave else self._waiting()
         while self._usable and self._room() > 0:
             pause = self._pause
-            if not self._take() and (self._pause is not pause or not self._waiting()):
+            taken = self._take()
+            self._owed -= taken
+            if not taken and (self._pause is not pause or not self._waiting()):
+                self._owed = 0
                 break
-        self.close()
+        if self._owed <= 0:
+            self.close()
 
     def _waiting(self) -> int:
         """

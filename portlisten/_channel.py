@@ -63,7 +63,7 @@ from portlisten._frames import (
 )
 from portlisten._quiet import quiet
 from portlisten._reactor import Deadline
-from portlisten._transport import ChannelTransport, Unread
+from portlisten._transport import GONE, ChannelTransport, Unread
 from portlisten.interfaces import (
     IAdopter,
     IChannel,
@@ -378,7 +378,10 @@ class ListenerChannel(_Channel):
             self._send(Withdraw(_linux.cookie(sock)))
 
     def unread(self) -> bool:
-        return (self._unsent and not self._ended) or self._charge() > 0
+        charge = self._charge()
+        if self._sent is not None:
+            self._sent.settle(charge)
+        return (self._unsent and not self._ended) or charge > 0
 
     def inFlight(self) -> int:
         if self._sent is None or not self._sent.descriptors:
@@ -543,12 +546,11 @@ class ListenerChannel(_Channel):
         word = encode(Revoked()) + encode(Bye(reason))
         try:
             sent = self._socket.send(word)
-        except BlockingIOError:
-            sent = 0
-        except OSError:
-            # It closed its end, or the way to it, before it could hear the word.
-            self._deaf = True
-            sent = len(word)
+        except OSError as error:
+            # It may have closed its end, or the way to it, before it could hear the
+            # word.
+            self._deaf = error.errno in GONE
+            sent = len(word) if self._deaf else 0
         self._wordSaid = True
         if sent < len(word):
             self._unsent = True
@@ -615,7 +617,8 @@ class ListenerChannel(_Channel):
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         super().connectionLost(reason)
         self._offers.clear()
-        if self._joined and not (self._died or self._wordSaid):
+        said = self._wordSaid and not self._unsent
+        if self._joined and not (self._died or said):
             self._leaveToIt()
         self._depart(self._departure)
         if self._duplicate is not None:
@@ -635,10 +638,10 @@ class ListenerChannel(_Channel):
         word = encode(Revoked()) + encode(Bye("the channel failed"))
         try:
             told = self._socket.send(word) == len(word)
-        except BlockingIOError:
+        except OSError as error:
+            if error.errno in GONE:
+                return  # it closed the way to it, and so has judged already
             told = False
-        except OSError:
-            return  # it closed the way to it, and so has judged already
         if not told and self._ends:
             self._dispatcher.claimed(self, tuple(self._ends))
 
@@ -823,6 +826,8 @@ class WorkerChannel(_Channel):
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         super().connectionLost(reason)
         if self._duplicate is not None:
+            if not (self._died or self._revoked or self._farewell is not None):
+                self._sayFailed()
             self._duplicate.close()
         if self._reason is None and isinstance(reason.value, OSError):
             self._reason = str(reason.value.strerror)
@@ -836,6 +841,15 @@ class WorkerChannel(_Channel):
         _closeAll(list(self._lent.values()))
         self._lent.clear()
         self._adopter.lost(self, self._reason)
+
+    def _sayFailed(self) -> None:
+        """
+        Tell the listener, which lives, that this worker does as well.
+        """
+        try:
+            _linux.insist(self._socket.send, encode(Bye("the channel failed")))
+        except OSError:
+            pass  # it takes this worker for dead then
 
 
 def _closeAll(descriptors: list[int]) -> None:

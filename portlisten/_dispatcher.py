@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -93,6 +94,12 @@ class AcceptedConnection:
         See L{IConnection}.
         """
         return _linux.pristine(self._socket) if self.witnessed else False
+
+    def spoiled(self) -> bool:
+        """
+        See L{IConnection}.
+        """
+        return _linux.listens(self._socket)
 
     def forget(self) -> None:
         """
@@ -303,7 +310,8 @@ class Dispatcher:
         """
         See L{IDispatcher}.
         """
-        decisions = self._ledger.refused(channel, ids, self._now())
+        spoiled = self._spoiled(channel, ids)
+        decisions = self._ledger.refused(channel, ids, self._now(), spoiled)
         self._quiet(
             self.log.info,
             "{channel} refused {count} connections: {reason}",
@@ -370,7 +378,8 @@ class Dispatcher:
                 ended = True
         self._departed[channel] = process
         asleep = process is not None and channel.unread()
-        decisions = self._ledger.parted(channel, self._now(), asleep)
+        spoiled = self._spoiled(channel)
+        decisions = self._ledger.parted(channel, self._now(), asleep, spoiled)
         self._quiet(
             self.log.info,
             "{channel} left, {again} connections to hand off again: {reason}",
@@ -394,7 +403,10 @@ class Dispatcher:
             self._quiet(self.log.info, "{channel} is gone", channel=channel.label)
             self._run(self._ledger.died(channel, (), self._now()))
             return
-        self._mourn(channel, "{channel} died", self._ledger.died)
+        spoiled = self._spoiled(channel)
+        self._mourn(
+            channel, "{channel} died", partial(self._ledger.died, spoiled=spoiled)
+        )
 
     def _mourn(
         self,
@@ -434,6 +446,14 @@ class Dispatcher:
             return False
 
         return {copy for copy in self._ledger.copiesOf(channel) if not isPristine(copy)}
+
+    def _spoiled(self, channel: IChannel, ids: Iterable[int] = ()) -> set[IConnection]:
+        """
+        Those that a worker did not claim and made useless all the same: all others
+        would refuse them, again and again.
+        """
+        offers = self._ledger.offersTo(channel, ids)
+        return {connection for connection in offers if connection.spoiled()}
 
     def disconnected(self, channel: IChannel) -> None:
         """
@@ -615,7 +635,13 @@ class Dispatcher:
 
     def _tick(self) -> None:
         self._timer = None
-        now = self._now()
+        try:
+            self._turn(self._now())
+        finally:
+            # Whatever fails, time passes.
+            self._schedule()
+
+    def _turn(self, now: float) -> None:
         ledger = self._ledger
         self._look(now)
         _linux.reap()
@@ -635,7 +661,6 @@ class Dispatcher:
         self._run(decisions + ledger.ticked(now))
         if self._stopped is not None:
             self._proceed(now)
-        self._schedule()
 
     def _haveLeft(self) -> list[IConnection]:
         by = {connection.socket: connection for connection in self._ledger.waits()}

@@ -73,6 +73,7 @@ class Reason(Enum):
     LOST_IN_SERVICE = "the worker that served it died"
     GONE = "its client left while it waited"
     STOPPED = "the listener stopped while it waited"
+    SPOILED = "a worker that did not take it made it unusable"
 
 
 class HandOff(NamedTuple):
@@ -411,6 +412,18 @@ class Ledger:
             return []
         return [entry.connection for entry in worker.copies.values()]
 
+    def offersTo(self, channel: Hashable, ids: Iterable[int] = ()) -> list[Any]:
+        """
+        The connections that a worker may claim.
+
+        @param ids: which of them; if empty, all.
+        """
+        worker = self._workers.get(channel)
+        if worker is None:
+            return []
+        offered = worker.offered
+        return [offered[id].connection for id in ids or offered if id in offered]
+
     # Events of the ports
 
     def accepted(
@@ -476,20 +489,31 @@ class Ledger:
         return decisions + self._dispatch(now)
 
     def refused(
-        self, channel: Hashable, ids: Collection[int], now: float
+        self,
+        channel: Hashable,
+        ids: Collection[int],
+        now: float,
+        spoiled: Collection[Any] = (),
     ) -> list[Decision]:
         """
         A worker will never touch what it was offered.
 
+        @param spoiled: those of its L{offersTo} that are of no use to anybody.  It is
+            no sign of trouble to refuse them.
         @raise ProtocolError: if one of these is not on offer there.
         """
         worker = self._worker(channel)
+        decisions: list[Decision] = []
         for entry in self._takeOffers(worker, ids, "REFUSE"):
             self.counters.refused += 1
-            self._wait(entry)
-        worker.limit = max(1, worker.limit // 2)
-        worker.resume = now + self._pause
-        return self._dispatch(now)
+            if entry.connection in spoiled:
+                decisions.append(self._spoil(entry))
+            else:
+                self._wait(entry)
+        if len(decisions) < len(ids):
+            worker.limit = max(1, worker.limit // 2)
+            worker.resume = now + self._pause
+        return decisions + self._dispatch(now)
 
     def closed(
         self, channel: Hashable, ids: Collection[int], now: float
@@ -536,19 +560,40 @@ class Ledger:
             self.counters.revoked += 1
 
     def died(
-        self, channel: Hashable, touched: Collection[Any], now: float
+        self,
+        channel: Hashable,
+        touched: Collection[Any],
+        now: float,
+        spoiled: Collection[Any] = (),
     ) -> list[Decision]:
         """
         A worker is dead, and all that it had said was read.
 
         @param touched: those of its L{copiesOf} that are not pristine.
+        @param spoiled: those of its L{offersTo} that are of no use to anybody.
         """
         worker = self._workers.pop(channel)
         self.counters.lostInService += len(worker.serving) - len(worker.copies)
         decisions = self._divide(worker, touched)
-        for entry in worker.offered.values():
-            self._redispatch(entry)
+        decisions += self._takeBack(worker, spoiled)
         return decisions + self._dispatch(now)
+
+    def _takeBack(self, worker: _Worker, spoiled: Collection[Any]) -> list[Decision]:
+        """
+        Have others offered what a worker did not claim.
+        """
+        decisions: list[Decision] = []
+        for entry in worker.offered.values():
+            if entry.connection in spoiled:
+                decisions.append(self._spoil(entry))
+            else:
+                self._redispatch(entry)
+        worker.offered.clear()
+        return decisions
+
+    def _spoil(self, entry: _Entry) -> GiveUp:
+        self.counters.lostInService += 1
+        return GiveUp(entry.connection, Reason.SPOILED)
 
     def _divide(self, worker: _Worker, touched: Collection[Any]) -> list[Decision]:
         """
@@ -566,7 +611,11 @@ class Ledger:
         return decisions
 
     def parted(
-        self, channel: Hashable, now: float, asleep: bool = False
+        self,
+        channel: Hashable,
+        now: float,
+        asleep: bool = False,
+        spoiled: Collection[Any] = (),
     ) -> list[Decision]:
         """
         A worker is gone from the channel and may well live: it said BYE, or
@@ -574,6 +623,7 @@ class Ledger:
         is its own; what it did not claim, it never can.
 
         @param asleep: whether it has yet to read the last word that it was sent.
+        @param spoiled: those of its L{offersTo} that are of no use to anybody.
         """
         worker = self._workers.pop(channel)
         worker.open = False
@@ -587,9 +637,7 @@ class Ledger:
                 self._sleeping[entry] = None
             while len(self._sleeping) > self._budget // 4:
                 decisions.append(self._letGo(next(iter(self._sleeping))))
-        for entry in worker.offered.values():
-            self._redispatch(entry)
-        worker.offered.clear()
+        decisions += self._takeBack(worker, spoiled)
         return decisions + self._dispatch(now)
 
     def awoke(self, channel: Hashable, now: float) -> None:

@@ -238,6 +238,17 @@ def _queued(sock: socket.SocketType, request: int) -> int:
     return size[0]
 
 
+def listens(sock: socket.SocketType) -> bool:
+    """
+    Whether a socket listens.  A connection does if somebody had it disconnected and
+    then called listen(2): see connect(2) on C{AF_UNSPEC}.
+    """
+    try:
+        return bool(sock.getsockopt(SOL_SOCKET, SO_ACCEPTCONN))
+    except OSError:
+        return False
+
+
 def departed(socks: Iterable[socket.SocketType]) -> list[socket.SocketType]:
     """
     Find the connections whose clients have left: they were reset, or their clients
@@ -274,8 +285,11 @@ def peerProcess(sock: socket.SocketType, pid: int) -> int | None:
         return int(array.array("i", data)[0])
     except ProcessLookupError:
         raise
-    except OSError:
-        pass
+    except OSError as error:
+        # So say kernels before 6.15 of a process that somebody has waited for, and
+        # whose number may be another's by now.
+        if error.errno == errno.EINVAL:
+            raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH)) from None
     try:
         return os.pidfd_open(pid) if pid > 0 else None
     except ProcessLookupError:
@@ -685,7 +699,11 @@ def reap() -> None:
     See which of the processes have ended that L{closeElsewhere} began.
     """
     for child in list(_children):
-        if os.waitpid(child, os.WNOHANG) != (0, 0):
+        try:
+            ended = os.waitpid(child, os.WNOHANG) != (0, 0)
+        except ChildProcessError:
+            ended = True  # SIGCHLD is ignored, or somebody else waited for it
+        if ended:
             _children.remove(child)
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import select
 import socket
+import time
 from collections.abc import Callable
 
 from portlisten import _frames, _linux
@@ -41,16 +42,18 @@ def stops(path: str) -> bool:
     if sock is None:
         return False
     decoder = Decoder(_frames.FROM_LISTENER)
+    end = time.monotonic() + TIMEOUT
     with sock:
         try:
-            while True:
+            while time.monotonic() < end:
                 data, came = _linux.receiveBytes(sock)
                 if not data or came:
                     return False
                 for frame in decoder.feed(data):
                     return isinstance(frame, ListenerHello) and frame.stopping
         except (OSError, ProtocolError):
-            return False
+            pass
+    return False
 
 
 def waitForEnd(path: str, interrupted: Callable[[], bool]) -> bool:
@@ -68,7 +71,8 @@ def waitForEnd(path: str, interrupted: Callable[[], bool]) -> bool:
                 if sock is None:
                     return True
                 sock.close()
-            elif _linux.hasEnded(process):
+            elif _linux.hasEnded(process) or not os.path.lexists(path):
+                # The process of a listener may have other things to do.
                 return True
             select.poll().poll(INTERVAL * 1000)
         return False

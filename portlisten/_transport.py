@@ -23,6 +23,7 @@ import errno
 import select
 import socket
 from collections import deque
+from contextlib import suppress
 from typing import Any
 
 from twisted.internet import main
@@ -53,7 +54,8 @@ PAUSE = 0.1
 # the user has too many descriptors in flight.
 _LATER = _linux.PASSING | {errno.ETOOMANYREFS}
 
-_GONE = frozenset([errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN])
+#: What a write says if the other end is closed, or the way to it.
+GONE = frozenset([errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN])
 
 # What recvmsg(2) says if it never will do anything else.
 _DEAD = frozenset([errno.EBADF, errno.ENOTSOCK, errno.ENOTCONN, errno.EINVAL])
@@ -134,6 +136,9 @@ class ChannelTransport(FileDescriptor):
         super().__init__(reactor)
         self._clock: IReactorTime = reactor
         sock.setblocking(False)
+        # Urgent data would be readable and not read otherwise.
+        with suppress(OSError):
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
         self._socket = sock
         self._protocol = protocol
         self._receives = descriptors
@@ -245,7 +250,7 @@ class ChannelTransport(FileDescriptor):
         try:
             sent = _linux.send(self._socket, data, due)
         except OSError as error:
-            if due and error.errno not in _LATER | _GONE:
+            if due and error.errno not in _LATER | GONE:
                 return self._writeSingly(data)
             return self._failed(error)
         del self._descriptors[: len(due)]
@@ -274,7 +279,7 @@ class ChannelTransport(FileDescriptor):
                 written += _linux.send(self._socket, byte, self._descriptors[:1])
                 self._note(1, 1)
             except OSError as error:
-                if error.errno in _LATER | _GONE:
+                if error.errno in _LATER | GONE:
                     return written or self._failed(error)
                 quiet(self._clock)(
                     self.log.error,

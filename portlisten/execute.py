@@ -286,7 +286,9 @@ def _ask(
         return "it does not answer"
     except ProtocolError as error:
         sock.close()
-        raise CannotRun(f"the listener at {path} cannot serve this program: {error}") from None
+        raise CannotRun(
+            f"the listener at {path} cannot serve this program: {error}"
+        ) from None
     if received is None:
         sock.close()
         return "it closed the channel without a reason"

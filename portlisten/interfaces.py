@@ -40,6 +40,12 @@ class IConnection(Interface):
         @return: L{None} if that cannot be said now.
         """
 
+    def spoiled() -> bool:
+        """
+        Say whether somebody made a listening socket of it, as whoever has a
+        descriptor of a connection can.
+        """
+
     def forget() -> None:
         """
         Close the listener's descriptor, and leave the connection to whoever

@@ -434,9 +434,11 @@ class ListenerService(Service):
 
     def _resume(self) -> None:
         if self._stopping:
+            # A successor of the other wire does not wait for the ports.
+            datagram = self._options["wire"] == "datagram"
             for bound, acceptor in self._acceptors:
                 if self._wire.serves(bound.name):
-                    acceptor.stop()
+                    acceptor.stop(bound.inherited or datagram)
             return
         # The first may leave nothing to those after it.
         self._acceptors.rotate()

@@ -4,7 +4,10 @@ What several tests need.
 
 from __future__ import annotations
 
+import ctypes
 import os
+import socket
+import struct
 from unittest import TestCase
 
 from hypothesis import HealthCheck, settings
@@ -83,3 +86,13 @@ def watchDescriptors(test: TestCase) -> None:
         test.assertEqual(descriptors(), before)
 
     test.addCleanup(compare)
+
+
+def spoil(descriptor: int) -> None:
+    """
+    Make a listening socket of a TCP connection, as whoever has a descriptor can.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    unspecified = struct.pack("=H14x", socket.AF_UNSPEC)
+    assert libc.connect(descriptor, unspecified, len(unspecified)) == 0
+    assert libc.listen(descriptor, 1) == 0

@@ -334,6 +334,21 @@ class ListeningTests(ListeningTestCase):
         accepted.close()
         self.assertEqual(address, addresses[1])
 
+    def test_stopWaitsForRoom(self) -> None:
+        """
+        If nobody else is to have them, those who waited when it was first told to stop
+        are taken when there is room, and it closes after the last of them.
+        """
+        self.room = 1
+        addresses = self.connectFrom(3)
+        for number in range(3):
+            self.assertNotEqual(self.socket.fileno(), -1)
+            self.room = 1
+            self.listener.stop(leave=False)
+            self.assertEqual(self.batches[number:], [addresses[number : number + 1]])
+            self.connectFrom(1)
+        self.assertEqual(self.socket.fileno(), -1)
+
     def test_closeTakesNothing(self) -> None:
         """
         Closing leaves the backlog to whoever else holds the socket.

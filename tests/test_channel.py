@@ -247,6 +247,23 @@ def stuff(protocol: Protocol) -> None:
         pass
 
 
+class Short(socket.socket):
+    """
+    A socket for which the kernel has no memory when something is sent.
+
+    @param sock: whose descriptor it takes.
+    @ivar tries: how often something was to be sent.
+    """
+
+    def __init__(self, sock: socket.socket) -> None:
+        super().__init__(fileno=sock.detach())
+        self.tries = 0
+
+    def send(self, *_: object) -> int:
+        self.tries += 1
+        raise OSError(errno.ENOBUFS, os.strerror(errno.ENOBUFS))
+
+
 def findDead(protocol: Protocol) -> None:
     """
     Have a write be what finds the peer dead, before anything is read of what it
@@ -399,6 +416,9 @@ class HeldConnection:
 
     def pristine(self) -> bool:
         return True
+
+    def spoiled(self) -> bool:
+        return False
 
     def forget(self) -> None:
         self.socket.close()
@@ -1000,6 +1020,21 @@ class LendTests(ListenerChannelTestCase):
             )
             self.assertNotEqual(sock.fileno(), -1)
 
+    async def test_forgotten(self) -> None:
+        """
+        What was lent and has been read is not kept in mind.
+        """
+        sent = getattr(self.channel.transport, "sent", None)
+        await self.join()
+        with socket.create_server(("127.0.0.1", 0)) as sock:
+            for count in range(1, 21):
+                self.channel.withdraw(sock)
+                await eventually(
+                    lambda count=count: len(self.worker.heard(Withdraw)) == count
+                )
+                self.assertFalse(self.channel.unread())
+        self.assertFalse(sent)
+
     async def test_withdraw(self) -> None:
         """
         It can be asked back.
@@ -1419,6 +1454,23 @@ class RevocationTests(ListenerChannelTestCase):
         self.assertEqual(self.worker.frames, [self.hello, Revoked(), Bye("it hangs")])
         await eventually(lambda: ("disconnected",) in self.told)
         self.assertEqual(self.told[2:], [("parted", "it hangs"), ("disconnected",)])
+
+    async def test_noMemoryForTheWord(self) -> None:
+        """
+        The word is said a little later if the kernel is short of something: only a
+        worker that closed the way to it is deaf.
+        """
+        await self.join()
+        short = Short(self.channel._socket)
+        self.channel._duplicate = short
+        self.channel.revoke("it hangs")
+        await eventually(self.worker.hasEnded)
+        self.assertEqual(self.worker.frames, [self.hello, Revoked(), Bye("it hangs")])
+        await eventually(lambda: ("disconnected",) in self.told)
+        self.assertEqual(short.tries, 1)
+        self.assertEqual(
+            self.told, [("revoking",), ("parted", "it hangs"), ("disconnected",)]
+        )
 
     async def test_behindTheOffers(self) -> None:
         """
@@ -2095,6 +2147,29 @@ class ListenerGoneTests(WorkerChannelTestCase):
         self.listener.close()
         await self.gone()
         self.assertEqual(self.adopter.adopted, [])
+
+    async def test_channelFails(self) -> None:
+        """
+        If its channel fails and the listener lives, a worker says so: the listener
+        takes the end of the channel for the death of the worker otherwise, and has
+        others serve what the worker serves.
+        """
+        [(_, accepted)] = self.connections(1)
+        await self.register()
+        self.offer((1, accepted))
+        await eventually(lambda: self.adopter.adopted)
+
+        def fail(sock: socket.socket, data: bytes, descriptors: list[int]) -> int:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+        self.patch(_linux, "send", fail)
+        if isinstance(self.channel.transport, ChannelTransport):
+            self.channel.closed(1)
+            await self.gone()
+            await eventually(self.listener.hasEnded)
+            self.assertEqual(
+                self.listener.frames[-2:], [Claim((1,)), Bye("the channel failed")]
+            )
 
     async def test_afterTheEnd(self) -> None:
         """

@@ -8,12 +8,14 @@ from __future__ import annotations
 import os
 import socket
 import subprocess
+from collections.abc import Callable
 from typing import Any
 
 from twisted.internet.address import IPv4Address
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.logger import capturedLogs
+from twisted.python.monkey import MonkeyPatcher
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 from zope.interface.verify import verifyClass, verifyObject
@@ -30,7 +32,7 @@ from portlisten._ledger import Ledger
 from portlisten._sharing import Sharing
 from portlisten._throttle import Throttle
 from portlisten.interfaces import IChannel, IConnection, IDispatcher
-from tests.support import RunningClock, watchDescriptors
+from tests.support import RunningClock, spoil, watchDescriptors
 from tests.test_channel import tcpPair, texts
 
 PATIENCE = 60.0
@@ -489,6 +491,20 @@ class HandOffTests(DispatcherTestCase):
         self.dispatcher.claimed(worker, [1])
         self.assertEqual(self.roomChanges, before + 2)
 
+    def test_timePassesThoughLooksFail(self) -> None:
+        """
+        Time passes though the kernel fails when it is asked.
+        """
+        self.accept()
+
+        def fail() -> None:
+            raise OSError("no memory")
+
+        with MonkeyPatcher((_linux, "reap", fail)):
+            self.assertRaises(OSError, self.clock.advance, WITNESS_INTERVAL)
+        self.clock.pump([1.0] * 400)
+        self.assertEqual(self.ledger.counters.timedOut, 1)
+
     def test_roomAfterPause(self) -> None:
         """
         So it is when a worker may have offers again after it refused one, though
@@ -558,6 +574,41 @@ class HandOffTests(DispatcherTestCase):
         self.assertIn(
             "worker 1 refused 1 connections: it is busy", texts(self.logged, "info")
         )
+
+    def test_spoiled(self) -> None:
+        """
+        What a worker did not claim and made useless is nobody's, however it comes
+        back: all others would refuse it.
+        """
+        ends: list[Callable[[RecordingChannel], None]] = [
+            lambda worker: self.dispatcher.parted(worker, "it says: enough"),
+            lambda worker: self.dispatcher.refused(worker, [1, 2], "it is busy"),
+            self.dispatcher.died,
+        ]
+        for number, end in enumerate(ends):
+            name = ("", "web", "mail")[number]
+            worker = self.join(f"worker {number}", names=(name,))
+            self.accept(2, name=name)
+            (_, bad), (_, good) = worker.offers
+            spoil(bad.fileno())
+            end(worker)
+            self.assertEqual(bad.fileno(), -1)
+            self.assertEqual(self.ledger.waits()[number:], [good])
+        reason = "a worker that did not take it made it unusable"
+        lines = [line for line in texts(self.logged, "warn") if reason in line]
+        self.assertEqual(len(lines), 3)
+
+    def test_refusesSpoiled(self) -> None:
+        """
+        To refuse what somebody else spoiled is no sign of trouble: whoever does has
+        further offers at once.
+        """
+        worker = self.join()
+        self.accept()
+        spoil(worker.offers[0][1].fileno())
+        self.dispatcher.refused(worker, [1], "no descriptor")
+        self.accept()
+        self.assertEqual(worker.ids, [1, 2])
 
     def test_draining(self) -> None:
         """

@@ -443,6 +443,103 @@ class CredentialsTests(SynchronousTestCase):
                 os.waitpid(child, 0)
 
 
+class Waited(socket.socket):
+    """
+    A Unix socket of which the kernel does not tell the process at its other end.
+
+    @cvar code: why not.
+    """
+
+    code = errno.ENOPROTOOPT
+
+    def getsockopt(self, *_: Any) -> Any:
+        raise OSError(self.code, os.strerror(self.code))
+
+
+class PeerProcessTests(SynchronousTestCase):
+    """
+    Tests for L{_linux.peerProcess} and L{_linux.hasEnded}.
+    """
+
+    def setUp(self) -> None:
+        watchDescriptors(self)
+        self.child = subprocess.Popen(["cat"], stdin=subprocess.PIPE)
+        self.addCleanup(self.end)
+
+    def end(self) -> None:
+        """
+        Have the child end, and wait for it.
+        """
+        self.child.communicate()
+
+    def process(self, sock: socket.socket) -> int:
+        """
+        Find the process, which is the child if the kernel does not say.
+        """
+        process = _linux.peerProcess(sock, self.child.pid)
+        assert process is not None
+        self.addCleanup(os.close, process)
+        return process
+
+    def test_lives(self) -> None:
+        """
+        A process that lives has not ended.
+        """
+        left, right = socket.socketpair()
+        with left, right:
+            self.assertFalse(_linux.hasEnded(self.process(left)))
+
+    def test_byNumber(self) -> None:
+        """
+        Where the kernel has no pidfd of it, its number leads to it.
+        """
+        with Waited() as sock:
+            process = self.process(sock)
+        self.assertFalse(_linux.hasEnded(process))
+        self.end()
+        self.assertTrue(_linux.hasEnded(process))
+
+    def test_ended(self) -> None:
+        """
+        One that somebody has waited for has ended.
+        """
+        self.end()
+        with Waited() as sock:
+            self.assertRaises(ProcessLookupError, self.process, sock)
+
+    def test_endedAndReplaced(self) -> None:
+        """
+        Of one that the kernel says has ended, the number is another's.
+        """
+        for code in (errno.EINVAL, errno.ESRCH):
+            with Waited() as sock:
+                sock.code = code
+                self.assertRaises(ProcessLookupError, self.process, sock)
+
+    def test_elsewhere(self) -> None:
+        """
+        Of one in another pid namespace nothing is known.
+        """
+        with Waited() as sock:
+            self.assertIsNone(_linux.peerProcess(sock, 0))
+
+
+class ReapTests(SynchronousTestCase):
+    """
+    Tests for L{_linux.reap}.
+    """
+
+    def test_gone(self) -> None:
+        """
+        A child that somebody else has waited for is forgotten.
+        """
+        with subprocess.Popen(["true"]) as child:
+            child.wait()
+        self.patch(_linux, "_children", [child.pid])
+        _linux.reap()
+        self.assertEqual(_linux._children, [])
+
+
 class MayChangeUsersTests(SynchronousTestCase):
     """
     Tests for L{_linux.mayChangeUsers}.

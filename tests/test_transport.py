@@ -571,6 +571,22 @@ class ReadingTests(TransportTestCase):
         self.assertIsInstance(self.transport.doRead(), ConnectionDone)
         self.assertEqual(self.protocol.data, b"last words")
 
+    def test_urgent(self) -> None:
+        """
+        Urgent data is data: what would be readable for ever and never read would keep
+        the reactor busy, also where the kernel cannot refuse descriptors.
+        """
+        self.patch(_linux, "refusesDescriptors", lambda sock: False)
+        ours, peer = socket.socketpair()
+        protocol = Recorder()
+        with peer:
+            transport = ChannelTransport(self.reactor, ours, protocol, False)
+            transport.start()
+            peer.send(b"!", socket.MSG_OOB)
+            transport.doRead()
+            self.assertEqual(protocol.data, b"!")
+            transport.connectionLost(Failure(ConnectionDone()))
+
     def test_error(self) -> None:
         """
         A reset, as by a peer that went with something unread, is no end yet: the

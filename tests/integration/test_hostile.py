@@ -15,17 +15,28 @@ from pathlib import Path
 
 import pytest
 
+from portlisten._frames import (
+    DRAINING,
+    FROM_LISTENER,
+    Bye,
+    Decoder,
+    Offer,
+    Refuse,
+    encode,
+)
 from tests import older
 from tests.hostile import (
     HELLO,
     STRANGER,
     attacker,
     honest,
+    join,
     listener,
     measure,
     underAttack,
 )
 from tests.processes import Processes, ask, canTrace, failing
+from tests.support import spoil
 
 PORT = "tcp:0:interface=127.0.0.1"
 
@@ -230,3 +241,30 @@ def test_halfClosedClients(processes: Processes) -> None:
         honest(processes)
         client.settimeout(10)
         assert client.recv(100) == HELLO
+
+
+def test_spoils(processes: Processes) -> None:
+    """
+    A worker makes listening sockets of what it is offered, and refuses it.  Honest
+    workers are not kept busy with refusing that again and again.
+    """
+    process = listener(processes, PORT)
+    port = process.port()
+    with join(str(processes.folder / "socket"), window=8) as channel:
+        process.says("joined")
+        clients = [socket.create_connection(("127.0.0.1", port)) for _ in range(8)]
+        channel.settimeout(10)
+        decoder = Decoder(FROM_LISTENER)
+        ids: list[int] = []
+        while len(ids) < len(clients):
+            data, descriptors, _, _ = socket.recv_fds(channel, 65536, 253)
+            ids += [each.id for each in decoder.feed(data) if isinstance(each, Offer)]
+            for descriptor in descriptors:
+                spoil(descriptor)
+                os.close(descriptor)
+        channel.sendall(encode(Refuse(DRAINING, tuple(ids))) + encode(Bye("enough")))
+        process.says("left")
+    honest(processes).says("joined the listener")
+    assert [ask(port, 5) for _ in range(20)] == [HELLO] * 20
+    for client in clients:
+        client.close()
