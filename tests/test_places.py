@@ -97,6 +97,7 @@ class PlacesTests(SynchronousTestCase):
         for user in (1, 1, 2):
             places.take(user)
         self.assertEqual(
-            places.describe(1), "3 of 8 places for workers are taken, 2 of them by uid 1"
+            places.describe(1),
+            "3 of 8 places for workers are taken, 2 of them by uid 1",
         )
         self.assertIn("0 of them by uid 3", places.describe(3))
