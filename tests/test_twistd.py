@@ -694,11 +694,24 @@ print("done")
             def callFromThread(self, *call: Any) -> None:
                 calls.append(call)
 
+            def addSystemEventTrigger(self, *trigger: Any) -> None:
+                triggers.append(trigger)
+
+        triggers: list[Any] = []
+        before = signal.getsignal(signal.SIGTERM)
+        self.addCleanup(signal.signal, signal.SIGTERM, before)
+        self.patch(_twistd, "_terms", [])
         reactor = Reactor(running=True)
         _twistd.exitCleanlyOnTerm(reactor)
         ((delay, install, number, handler),) = calls
         self.assertEqual((delay, install, number), (0, signal.signal, signal.SIGTERM))
+        self.assertIs(signal.getsignal(signal.SIGTERM), handler)
+        ((phase, event, *forget),) = triggers
+        self.assertEqual((phase, event), ("after", "shutdown"))
+        self.assertEqual(forget, [_twistd._forgetTerm, reactor])
+        self.assertFalse(_twistd.toldToStop())
         handler(signal.SIGTERM, None)
+        self.assertTrue(_twistd.toldToStop())
         self.assertEqual(reactor.stops, 0)
         stop, *args = calls[1]
         with capturedLogs() as events:
