@@ -582,6 +582,7 @@ class ReadingTests(TransportTestCase):
         self.transport.doWrite()
         self.peer.close()
         self.assertIsNone(self.transport.doRead())
+        self.assertIn(self.transport, self.reactor.readers)
         self.assertIsInstance(self.transport.doRead(), ConnectionDone)
 
     def test_noMore(self) -> None:
@@ -805,8 +806,8 @@ class ReadFailureTests(TransportTestCase):
         """
         self.failReads(errno.ENOMEM)
         self.transport.doRead()
-        self.transport.abortConnection()
         self.patch(self.transport, "_abort", list)
+        self.transport.abortConnection()
         self.reactor.advance(PAUSE)
         self.assertEqual(self.reactor.readers, set())
 
