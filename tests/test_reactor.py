@@ -37,7 +37,7 @@ from portlisten._reactor import (
     ours,
     own,
 )
-from tests.support import watchDescriptors
+from tests.support import TurningClock, watchDescriptors
 from tests.test_channel import texts
 
 
@@ -878,23 +878,6 @@ class EpollTests(SynchronousTestCase):
         each time.
         """
         self.assertEqual(run(EPOLL), "first\nsecond\n")
-
-
-class TurningClock(Clock):
-    """
-    A clock that makes in a turn what is due at its beginning, as a reactor does.
-    """
-
-    def advance(self, amount: float) -> None:
-        """
-        See L{Clock.advance}.
-        """
-        self.rightNow += amount
-        due = [call for call in self.calls if call.getTime() <= self.rightNow]
-        for call in due:
-            self.calls.remove(call)
-            call.called = 1
-            call.func(*call.args, **call.kw)
 
 
 class DeadlineTests(SynchronousTestCase):
