@@ -30,6 +30,7 @@ from portlisten._dispatcher import (
 )
 from portlisten._frames import Port, ProtocolError
 from portlisten._ledger import Ledger
+from portlisten._quiet import MOST
 from portlisten._sharing import Sharing
 from portlisten._throttle import Throttle
 from portlisten.interfaces import IChannel, IConnection, IDispatcher
@@ -1224,6 +1225,17 @@ class TurnTests(SynchronousTestCase):
         self.clock.advance(0)
         self.assertEqual(self.ledger.waiting, 0)
 
+    def test_again(self) -> None:
+        """
+        That holds for each that is judged.
+        """
+        self.passTime()
+        self.clock.advance(0)
+        client, accepted = tcpPair()
+        self.addCleanup(client.close)
+        self.dispatcher.accepted(portOf(), [(accepted, client.getsockname())])
+        self.test_patience()
+
     def test_workerComes(self) -> None:
         """
         If a worker joins in that turn, the client is served.
@@ -1501,6 +1513,21 @@ class StopTests(DispatcherTestCase):
             self.dispatcher.disconnected(channel)
         self.witness()
         self.successResultOf(stopped)
+
+    def test_leftOut(self) -> None:
+        """
+        The log then tells of the lines that were left out.
+        """
+        for number in range(MOST + 2):
+            self.die(self.join(f"worker {number}"))
+        self.end()
+        self.assertEqual(
+            [line for line in texts(self.logged, "info") if "left out" in line],
+            [
+                "2 more lines like this one were left out in 10 s: {channel} joined,"
+                " with a window of {window}, for {names}"
+            ],
+        )
 
     def test_farewellTakesTooLong(self) -> None:
         """
