@@ -1519,7 +1519,7 @@ class StopTests(DispatcherTestCase):
         The log then tells of the lines that were left out.
         """
         for number in range(MOST + 2):
-            self.die(self.join(f"worker {number}"))
+            self.join(f"worker {number}")
         self.end()
         self.assertEqual(
             [line for line in texts(self.logged, "info") if "left out" in line],
