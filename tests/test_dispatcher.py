@@ -761,6 +761,31 @@ class DeathTests(DispatcherTestCase):
             ],
         )
 
+    def test_uncertain(self) -> None:
+        """
+        If the kernel does not say whether it was touched, it is asked several times,
+        and then the connection counts as touched: nobody is served twice.
+        """
+        one = self.join("worker 1")
+        self.accept(2)
+        for id, _ in one.offers:
+            self.dispatcher.claimed(one, [id])
+        connections = [connection for _, connection in one.offers]
+        left = 5
+
+        def pristine(connection: AcceptedConnection) -> bool | None:
+            nonlocal left
+            if connection is connections[0]:
+                return None
+            left -= 1
+            return None if left else True
+
+        self.patch(AcceptedConnection, "pristine", pristine)
+        other = self.join("worker 2")
+        self.die(one)
+        self.assertEqual([each for _, each in other.offers], connections[1:])
+        self.assertEqual(self.ledger.counters.lostInService, 1)
+
     def test_parted(self) -> None:
         """
         Of a worker that parts, what it had not claimed goes to another, and what
@@ -1520,7 +1545,9 @@ class StopTests(DispatcherTestCase):
         """
         for number in range(MOST + 2):
             self.join(f"worker {number}")
-        self.end()
+        stopped = self.stop()
+        self.clock.advance(FAREWELL)
+        self.successResultOf(stopped)
         self.assertEqual(
             [line for line in texts(self.logged, "info") if "left out" in line],
             [

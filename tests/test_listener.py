@@ -1411,6 +1411,27 @@ class AccessTests(ListenerTestCase):
         self.patch(socket.socket, "dup", original)
         await self.greeted()
 
+    async def test_unknown(self) -> None:
+        """
+        One of whom the kernel does not say who it is is turned away, and others are
+        let in afterwards.
+        """
+
+        def fail(sock: socket.socket) -> None:
+            raise OSError(errno.ENOBUFS, os.strerror(errno.ENOBUFS))
+
+        self.start()
+        original = _linux.credentials
+        self.patch(_linux, "credentials", fail)
+        worker = self.connect()
+        await eventually(worker.hasEnded)
+        self.assertEqual(
+            texts(self.logged, "error"),
+            ["a worker is turned away, and may try again: No buffer space available"],
+        )
+        self.patch(_linux, "credentials", original)
+        await self.greeted()
+
     async def test_failedAdmission(self) -> None:
         """
         One that could not be let in leaves its place to the next.
