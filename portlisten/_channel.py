@@ -408,6 +408,9 @@ class ListenerChannel(_Channel):
         if not self._poisoned:
             duplicate.close()
             return
+        if isinstance(self.transport, ChannelTransport):
+            # Whoever is the last to close it may have to wait.
+            self.transport.getHandle().close()
         try:
             _linux.closeElsewhere(duplicate)
         except OSError as error:

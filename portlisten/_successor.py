@@ -34,6 +34,24 @@ def _connect(path: str) -> socket.socket | None:
     return sock
 
 
+def _close(sock: socket.socket) -> None:
+    """
+    Close a socket, with whatever is queued in it: see L{_linux.receiveBytes}.
+    """
+    sock.setblocking(False)
+    data, came = b"-", False
+    try:
+        sock.shutdown(socket.SHUT_RD)
+        while data and not came:
+            data, came = _linux.receiveBytes(sock)
+        if came:
+            _linux.closeElsewhere(sock)
+    except OSError:
+        pass
+    if not came:
+        sock.close()
+
+
 def stops(path: str) -> bool:
     """
     Whether a listener lives at a path that was told to stop.
@@ -43,16 +61,17 @@ def stops(path: str) -> bool:
         return False
     decoder = Decoder(_frames.FROM_LISTENER)
     end = time.monotonic() + TIMEOUT
-    with sock:
-        try:
-            while time.monotonic() < end:
-                data, came = _linux.receiveBytes(sock)
-                if not data or came:
-                    return False
-                for frame in decoder.feed(data):
-                    return isinstance(frame, ListenerHello) and frame.stopping
-        except (OSError, ProtocolError):
-            pass
+    try:
+        while time.monotonic() < end:
+            data, came = _linux.receiveBytes(sock)
+            if not data or came:
+                return False
+            for frame in decoder.feed(data):
+                return isinstance(frame, ListenerHello) and frame.stopping
+    except (OSError, ProtocolError):
+        pass
+    finally:
+        _close(sock)
     return False
 
 
@@ -70,7 +89,7 @@ def waitForEnd(path: str, interrupted: Callable[[], bool]) -> bool:
                 sock = _connect(path)
                 if sock is None:
                     return True
-                sock.close()
+                _close(sock)
             elif _linux.hasEnded(process) or not os.path.lexists(path):
                 # The process of a listener may have other things to do.
                 return True
@@ -90,12 +109,9 @@ def _process(path: str) -> int | None:
     sock = _connect(path)
     if sock is None:
         return None
-    with sock:
-        try:
-            pid = _linux.credentials(sock).pid
-        except OSError:
-            pid = 0
-        try:
-            return _linux.peerProcess(sock, pid)
-        except ProcessLookupError:
-            return None  # as connecting to it will show
+    try:
+        return _linux.peerProcess(sock, _linux.credentials(sock).pid)
+    except OSError:
+        return None  # as connecting to it will show
+    finally:
+        _close(sock)

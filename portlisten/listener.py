@@ -412,7 +412,7 @@ class ListenerService(Service):
         return stopped.addBoth(lambda result: self._release())
 
     def _release(self) -> None:
-        self._ready = False
+        self._ready = self._stopping = False
         for _, acceptor in self._acceptors:
             acceptor.close()
         self._acceptors.clear()

@@ -53,6 +53,23 @@ class RunningClock(Clock):
         self.rightNow = end
 
 
+class TurningClock(Clock):
+    """
+    A clock that makes in a turn what is due at its beginning, as a reactor does.
+    """
+
+    def advance(self, amount: float) -> None:
+        """
+        See L{Clock.advance}.
+        """
+        self.rightNow += amount
+        due = [call for call in self.calls if call.getTime() <= self.rightNow]
+        for call in due:
+            self.calls.remove(call)
+            call.called = 1
+            call.func(*call.args, **call.kw)
+
+
 def descriptors() -> dict[int, str]:
     """
     What this process has open: descriptors, and what they lead to.

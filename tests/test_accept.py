@@ -409,6 +409,87 @@ class ListeningTests(ListeningTestCase):
         self.assertEqual(self.socket.fileno(), -1)
 
 
+class ParkTests(ListeningTestCase):
+    """
+    Leaving clients in the backlog, and knowing of them.
+    """
+
+    def test_park(self) -> None:
+        """
+        One that is parked accepts nothing, whoever asks it to resume, until it stops.
+        """
+        self.listener.park()
+        self.connect(2)
+        self.listener.resume()
+        self.assertReading(self.listener, False)
+        self.assertEqual(self.batches, [])
+        self.listener.stop()
+        self.assertEqual([len(batch) for batch in self.batches], [2])
+        self.assertEqual(self.socket.fileno(), -1)
+
+    def test_parkedInPause(self) -> None:
+        """
+        A pause that ends does not have it accept.
+        """
+        sock, acceptor = self.scripted(errno.EMFILE, self.connection())
+        acceptor.doRead()
+        acceptor.park()
+        self.reactor.advance(RETRY)
+        self.assertNotIn(acceptor, list(self.reactor.getReaders()))
+        self.assertEqual(len(sock.results), 1)
+
+    def test_waits(self) -> None:
+        """
+        It says whether a client waits.
+        """
+        self.listener.park()
+        self.assertIs(self.listener.waits, False)
+        self.connect()
+        self.assertIs(self.listener.waits, True)
+        self.listener.stop()
+        self.assertIs(self.listener.waits, False)
+
+    def test_bug(self) -> None:
+        """
+        If it fails to hand a batch on, that is logged, and the next one comes.
+        """
+
+        def fail(batch: list[Accepted]) -> None:
+            for sock, _ in batch:
+                sock.close()
+            raise ZeroDivisionError
+
+        accepted = self.listener._accepted
+        self.listener._accepted = fail
+        self.connect()
+        self.listener.doRead()
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+        self.assertReading(self.listener, True)
+        self.listener._accepted = accepted
+        self.connect()
+        self.listener.doRead()
+        self.assertEqual(len(self.batches), 1)
+
+    def test_bugAndResume(self) -> None:
+        """
+        After that, it can be suspended and resumed as before.
+        """
+
+        def fail(batch: list[Accepted]) -> None:
+            for sock, _ in batch:
+                sock.close()
+            raise ZeroDivisionError
+
+        self.listener._accepted = fail
+        self.connect()
+        self.listener.doRead()
+        self.flushLoggedErrors(ZeroDivisionError)
+        self.listener.suspend()
+        self.assertReading(self.listener, False)
+        self.listener.resume()
+        self.assertReading(self.listener, True)
+
+
 class BusyTests(ListeningTestCase):
     """
     Tests for one that is told to wait, though there is room.

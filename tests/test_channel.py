@@ -58,7 +58,7 @@ from portlisten.interfaces import (
     IDispatcher,
     IWorkerChannel,
 )
-from tests.support import watchDescriptors
+from tests.support import descriptors, watchDescriptors
 
 PATIENCE = 5.0
 
@@ -810,6 +810,365 @@ class GuessTests(ListenerChannelTestCase):
         self.worker.say(Claim((9,)))
         await eventually(lambda: self.told)
         self.assertEqual(self.told[0], ("claimed", (9,)))
+
+
+class UnreadTests(ListenerChannelTestCase):
+    """
+    What the listener knows of what its worker has read.
+    """
+
+    async def offerTwo(self) -> None:
+        """
+        Have the worker join, and offer it two connections, in a message each.
+        """
+        await self.join()
+        for id, (_, accepted) in enumerate(self.connections(2), 1):
+            self.offer(id, accepted)
+
+    async def cutOff(self) -> None:
+        """
+        Wait until the worker is cut off for its answer, of which nothing comes.
+        """
+        await eventually(lambda: ("disconnected",) in self.told)
+        reason = "an answer to an offer that it has not read"
+        self.assertEqual(
+            self.told, [("revoking",), ("parted", reason), ("disconnected",)]
+        )
+        self.assertEqual(
+            texts(self.logged, "warn"), [f"{self.channel.label} is cut off: {reason}"]
+        )
+
+    async def test_claimUnread(self) -> None:
+        """
+        A worker that claims what it has not read is cut off.
+        """
+        await self.offerTwo()
+        self.worker.say(Claim((2,)))
+        await self.cutOff()
+
+    async def test_refuseUnread(self) -> None:
+        """
+        So is one that refuses that, among what it might have read.
+        """
+        await self.offerTwo()
+        self.worker.say(Refuse(1, (1, 2)))
+        await self.cutOff()
+
+    async def test_readInPart(self) -> None:
+        """
+        Of a message that was read in part, everything may be answered: the kernel does
+        not say how much of it was read.
+        """
+        await self.offerTwo()
+        whole = len(encode(Offer(1, 0, 1)))
+        for size in (whole, 1):
+            _, descriptors = _linux.receive(self.worker.socket, size)
+            self.worker.descriptors += descriptors
+        self.worker.say(Claim((2,)))
+        await eventually(lambda: self.told)
+        self.assertEqual(self.told, [("claimed", (2,))])
+
+    async def test_read(self) -> None:
+        """
+        What was read may be answered, in any order.
+        """
+        await self.offerTwo()
+        self.worker.read()
+        self.worker.say(Claim((2,)), Refuse(1, (1,)))
+        await eventually(lambda: len(self.told) > 1)
+        self.assertEqual(self.told[0], ("claimed", (2,)))
+        self.assertEqual(self.told[1][:2], ("refused", (1,)))
+
+    async def test_ahead(self) -> None:
+        """
+        A worker may be a little ahead of what the kernel says.
+        """
+        await self.offerTwo()
+        charge = self.channel._charge
+        self.worker.read()
+        charges = [1 << 20]
+        self.patch(
+            self.channel, "_charge", lambda: charges.pop() if charges else charge()
+        )
+        self.worker.say(Claim((2,)))
+        await eventually(lambda: self.told)
+        self.assertEqual((self.told, charges), ([("claimed", (2,))], []))
+
+    async def test_inFlight(self) -> None:
+        """
+        It tells how many descriptors the worker has not read, and whether there is
+        anything that it has not.
+        """
+        await self.join()
+        self.assertEqual((self.channel.inFlight(), self.channel.unread()), (0, False))
+        for id, (_, accepted) in enumerate(self.connections(3), 1):
+            self.offer(id, accepted)
+        self.assertEqual((self.channel.inFlight(), self.channel.unread()), (3, True))
+        _, descriptors = _linux.receive(self.worker.socket, 1)
+        self.worker.descriptors += descriptors
+        self.assertEqual((self.channel.inFlight(), self.channel.unread()), (3, True))
+        whole = len(encode(Offer(1, 0, 1)))
+        _linux.receive(self.worker.socket, whole - 1)
+        self.assertEqual(self.channel.inFlight(), 2)
+        self.worker.read()
+        self.assertEqual((self.channel.inFlight(), self.channel.unread()), (0, False))
+
+    async def test_unsent(self) -> None:
+        """
+        What is not even sent is unread.
+        """
+        await self.join()
+        self.channel.drained()
+        self.assertTrue(self.channel.unread())
+        await eventually(lambda: self.worker.heard(Drained))
+        self.assertFalse(self.channel.unread())
+
+    async def test_unknown(self) -> None:
+        """
+        If the kernel does not say what is unread, all counts as read.
+        """
+
+        def fail(sock: socket.socket) -> None:
+            raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+
+        await self.offerTwo()
+        self.patch(_linux, "unread", fail)
+        self.assertEqual((self.channel.inFlight(), self.channel.unread()), (0, False))
+        self.worker.say(Claim((2,)))
+        await eventually(lambda: self.told)
+        self.assertEqual(self.told, [("claimed", (2,))])
+
+    async def test_process(self) -> None:
+        """
+        It finds the worker's process, which is this one.
+        """
+        await self.join()
+        process = self.channel.process()
+        assert process is not None
+        self.addCleanup(os.close, process)
+        self.assertFalse(_linux.hasEnded(process))
+        with open(f"/proc/self/fdinfo/{process}") as file:
+            self.assertIn(f"Pid:\t{os.getpid()}\n", file.read())
+
+    async def test_dismiss(self) -> None:
+        """
+        What is unread is known until the channel is dismissed, though it has ended for
+        the worker.
+        """
+        questions: list[tuple[bool, int]] = []
+
+        def ask(event: tuple[Any, ...]) -> None:
+            if event == ("disconnected",):
+                questions.append((self.channel.unread(), self.channel.inFlight()))
+
+        await self.offerTwo()
+        dismiss, self.channel.dismiss = self.channel.dismiss, lambda: None
+        self.dispatcher.react = ask
+        self.channel.transport.abortConnection()
+        await eventually(lambda: questions)
+        self.assertEqual(questions, [(True, 2)])
+        self.assertTrue(self.worker.hasEnded())
+        dismiss()
+        dismiss()
+        self.assertEqual((self.channel.unread(), self.channel.inFlight()), (False, 0))
+
+
+class PoisonedTests(ListenerChannelTestCase):
+    """
+    A worker that sends a descriptor, which perhaps nobody can close.
+    """
+
+    async def setUp(self) -> None:
+        await super().setUp()
+        self.closed: list[int] = []
+        self.close = _linux.closeElsewhere
+        self.patch(_linux, "closeElsewhere", self.spy)
+
+    def spy(self, sock: socket.socket) -> None:
+        """
+        Close a socket in another process, and note how many descriptors there are of
+        it.
+        """
+        links = list(descriptors().values())
+        self.closed.append(links.count(os.readlink(f"/proc/self/fd/{sock.fileno()}")))
+        self.close(sock)
+
+    async def poison(self) -> None:
+        """
+        Have the worker send a descriptor, and wait for the end of the channel.
+        """
+        await self.join()
+        self.worker.say(Closed((1,)), descriptors=[0])
+        await eventually(lambda: ("disconnected",) in self.told)
+
+    def reaped(self) -> bool:
+        """
+        Whether the processes that close are gone.
+        """
+        _linux.reap()
+        return not _linux._children
+
+    async def test_elsewhere(self) -> None:
+        """
+        What is queued in the channel is closed in a process of its own, which is the
+        last to have it open.  What came with it was read, once.
+        """
+        await self.poison()
+        self.assertEqual(self.closed, [1])
+        self.assertEqual(self.told.count(("closed", (1,))), 1)
+        self.assertIn(("parted", "it sent a descriptor"), self.told)
+        await eventually(self.reaped)
+
+    async def test_others(self) -> None:
+        """
+        Other channels are closed here.
+        """
+        await self.join()
+        self.worker.say(Closed((1,)))
+        self.worker.close()
+        await eventually(lambda: ("disconnected",) in self.told)
+        self.assertEqual(self.closed, [])
+
+    async def test_noProcess(self) -> None:
+        """
+        If there is no process to be had, the channel's socket is kept, which is said.
+        """
+
+        def fail(sock: socket.socket) -> None:
+            raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+        kept: list[socket.socket] = []
+        self.patch(_channel, "_unclosable", kept)
+        self.patch(_linux, "closeElsewhere", fail)
+        await self.poison()
+        self.assertEqual(
+            texts(self.logged, "error"),
+            [
+                f"{self.channel.label} left a descriptor that nobody can close:"
+                " Resource temporarily unavailable"
+            ],
+        )
+        [sock] = kept
+        self.assertNotEqual(sock.fileno(), -1)
+        sock.close()
+
+
+class FailureTests(ListenerChannelTestCase):
+    """
+    A channel that fails, at whose other end the worker lives.
+    """
+
+    async def setUp(self) -> None:
+        await super().setUp()
+        [(_, accepted)] = self.connections(1)
+        await self.join()
+        self.offer(1, accepted)
+        await eventually(lambda: self.worker.heard(Offer))
+
+    def failOnce(self) -> None:
+        """
+        Have the transport's next read fail for good.
+        """
+        receive = _linux.receiveBytes
+
+        def fail(*args: Any, **kw: Any) -> Any:
+            self.patch(_linux, "receiveBytes", receive)
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+
+        self.patch(_linux, "receiveBytes", fail)
+
+    async def gone(self) -> None:
+        """
+        Wait until the channel is gone.
+        """
+        await eventually(lambda: ("disconnected",) in self.told)
+
+    PARTED = [("parted", "the channel to it failed"), ("disconnected",)]
+
+    async def test_told(self) -> None:
+        """
+        The worker is told that what it did not claim is not its own.  What it had
+        claimed is.
+        """
+        self.failOnce()
+        self.worker.say(Claim((1,)))
+        await self.gone()
+        self.assertEqual(self.told, [("claimed", (1,)), *self.PARTED])
+        self.assertEqual(
+            self.worker.read()[-2:], [Revoked(), Bye("the channel failed")]
+        )
+
+    async def test_unclaimed(self) -> None:
+        """
+        If it had claimed nothing, others get what it was offered.
+        """
+        self.failOnce()
+        self.worker.say(encode(Drain())[:1])
+        await self.gone()
+        self.assertEqual(self.told, self.PARTED)
+        self.assertIn(Revoked(), self.worker.read())
+
+    async def test_noRoom(self) -> None:
+        """
+        If it cannot be told, what it was offered is left to it, as if it had claimed
+        that: it takes the end of the channel for the death of the listener.
+        """
+        stuff(self.channel)
+        self.failOnce()
+        self.worker.say(encode(Drain())[:1])
+        await self.gone()
+        self.assertEqual(self.told, [("claimed", (1,)), *self.PARTED])
+
+    async def test_answered(self) -> None:
+        """
+        What it had refused is not left to it.
+        """
+        self.worker.say(Refuse(1, (1,)))
+        await eventually(lambda: self.told)
+        stuff(self.channel)
+        self.failOnce()
+        self.worker.say(encode(Drain())[:1])
+        await self.gone()
+        self.assertEqual(self.told[1:], self.PARTED)
+
+    async def test_deaf(self) -> None:
+        """
+        If it closed the way to it, it has taken the listener for dead already, and
+        claimed what it wanted.
+        """
+        self.worker.socket.shutdown(socket.SHUT_RD)
+        self.failOnce()
+        self.worker.say(encode(Drain())[:1])
+        await self.gone()
+        self.assertEqual(self.told, self.PARTED)
+
+    async def test_dead(self) -> None:
+        """
+        If the other end is closed, the worker is dead, however that was found.
+        """
+        self.failOnce()
+        self.worker.say(Claim((1,)))
+        self.worker.close()
+        await self.gone()
+        self.assertEqual(self.told, [("claimed", (1,)), ("died",), ("disconnected",)])
+
+    async def test_readFails(self) -> None:
+        """
+        If what is left of the channel cannot be read at first, it is tried again.
+        """
+        receive = _linux.receiveBytes
+        numbers = [errno.EINVAL, errno.ENOMEM, errno.ENOMEM]
+
+        def fail(*args: Any, **kw: Any) -> Any:
+            if numbers:
+                number = numbers.pop(0)
+                raise OSError(number, os.strerror(number))
+            return receive(*args, **kw)
+
+        self.patch(_linux, "receiveBytes", fail)
+        self.worker.say(Claim((1,)))
+        await self.gone()
+        self.assertEqual(self.told, [("claimed", (1,)), *self.PARTED])
 
 
 @overTwistedToo
@@ -1884,6 +2243,21 @@ class ClaimTests(WorkerChannelTestCase):
         await eventually(lambda: self.listener.heard(Gone))
         self.assertEqual(self.listener.heard(Gone), [Gone((2,))])
 
+    async def test_bug(self) -> None:
+        """
+        A bug that loses one connection is logged, and loses no other.
+        """
+
+        def fail(event: tuple[Any, ...]) -> None:
+            if event[0] == "adopt" and event[1].id == 1:
+                raise ZeroDivisionError
+
+        self.adopter.react = fail
+        await self.register()
+        await self.adopt(2)
+        self.assertEqual(self.adopter.adopted, [1, 2])
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+
     async def test_closed(self) -> None:
         """
         The end of a connection is reported.
@@ -2186,6 +2560,75 @@ class ListenerGoneTests(WorkerChannelTestCase):
         self.channel.fileDescriptorReceived(os.dup(0))
         self.channel.dataReceived(encode(Drained()))
         self.assertEqual(self.adopter.events[1:], [("lost", None)])
+
+
+class ListenerFailureTests(WorkerChannelTestCase):
+    """
+    A channel that fails, at whose other end the listener lives.
+    """
+
+    async def offerUnclaimed(self) -> socket.socket:
+        """
+        Have the worker be offered a connection that it cannot claim.
+
+        @return: the client.
+        """
+        [(client, accepted)] = self.connections(1)
+        await self.register()
+        stuff(self.channel)
+        self.offer((1, accepted))
+        accepted.close()
+        await aMoment()
+        return client
+
+    def failOnce(self) -> None:
+        """
+        Have the transport's next read fail for good.
+        """
+        receive = _linux.receive
+
+        def fail(*args: Any) -> Any:
+            self.patch(_linux, "receive", receive)
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+
+        self.patch(_linux, "receive", fail)
+
+    async def test_unclaimed(self) -> None:
+        """
+        What is not claimed is closed: the listener may give it to somebody else.
+        """
+        client = await self.offerUnclaimed()
+        self.failOnce()
+        self.listener.say(encode(Drained())[:1])
+        await self.gone()
+        self.assertEqual(self.adopter.adopted, [])
+        self.assertEqual(client.recv(1), b"")
+
+    async def test_claimed(self) -> None:
+        """
+        What is claimed is served on.
+        """
+        await self.register()
+        [(client, _)] = await self.adopt(1)
+        self.failOnce()
+        self.listener.say(encode(Drained())[:1])
+        await self.gone()
+        os.write(self.adopter.descriptors[1], b"still here")
+        self.assertEqual(client.recv(100), b"still here")
+
+    async def test_dead(self) -> None:
+        """
+        If the other end is closed, the listener is dead, however that was found, and
+        what it had offered is this worker's.
+        """
+        client = await self.offerUnclaimed()
+        self.failOnce()
+        self.listener.say(encode(Drained())[:1])
+        self.listener.close()
+        await self.gone()
+        self.assertEqual(self.adopter.adopted, [1])
+        os.write(self.adopter.descriptors[1], b"served")
+        self.assertEqual(client.recv(100), b"served")
 
 
 @overTwistedToo

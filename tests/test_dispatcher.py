@@ -6,7 +6,9 @@ channels and a clock that do as they are told.
 from __future__ import annotations
 
 import os
+import select
 import socket
+import struct
 import subprocess
 from collections.abc import Callable
 from typing import Any
@@ -22,6 +24,7 @@ from zope.interface.verify import verifyClass, verifyObject
 
 from portlisten import _linux
 from portlisten._dispatcher import (
+    DEPARTURES_INTERVAL,
     FAREWELL,
     WITNESS_INTERVAL,
     AcceptedConnection,
@@ -29,10 +32,17 @@ from portlisten._dispatcher import (
 )
 from portlisten._frames import Port, ProtocolError
 from portlisten._ledger import Ledger
+from portlisten._quiet import MOST
 from portlisten._sharing import Sharing
 from portlisten._throttle import Throttle
 from portlisten.interfaces import IChannel, IConnection, IDispatcher
-from tests.support import RunningClock, spoil, watchDescriptors
+from tests.support import (
+    RunningClock,
+    TurningClock,
+    descriptors,
+    spoil,
+    watchDescriptors,
+)
 from tests.test_channel import tcpPair, texts
 
 PATIENCE = 60.0
@@ -808,6 +818,31 @@ class DeathTests(DispatcherTestCase):
             ],
         )
 
+    def test_uncertain(self) -> None:
+        """
+        If the kernel does not say whether it was touched, it is asked several times,
+        and then the connection counts as touched: nobody is served twice.
+        """
+        one = self.join("worker 1")
+        self.accept(2)
+        for id, _ in one.offers:
+            self.dispatcher.claimed(one, [id])
+        connections = [connection for _, connection in one.offers]
+        left = 5
+
+        def pristine(connection: AcceptedConnection) -> bool | None:
+            nonlocal left
+            if connection is connections[0]:
+                return None
+            left -= 1
+            return None if left else True
+
+        self.patch(AcceptedConnection, "pristine", pristine)
+        other = self.join("worker 2")
+        self.die(one)
+        self.assertEqual([each for _, each in other.offers], connections[1:])
+        self.assertEqual(self.ledger.counters.lostInService, 1)
+
     def test_parted(self) -> None:
         """
         Of a worker that parts, what it had not claimed goes to another, and what
@@ -848,6 +883,461 @@ class DeathTests(DispatcherTestCase):
         self.assertEqual(other.offers, [])
         self.dispatcher.parted(one, "revoked")
         self.assertEqual(other.ids, [1])
+
+
+class DepartedTests(DispatcherTestCase):
+    """
+    What becomes of the connections that a worker had claimed when it left.
+    """
+
+    def setUp(self) -> None:
+        """
+        Have a worker in a process that does not read, and claims a connection.
+        """
+        super().setUp()
+        self.ended: list[IChannel] = []
+        self.dispatcher.channelEnded = self.ended.append
+        self.one = self.join("worker 1")
+        self.one.reads = False
+        self.child = subprocess.Popen(["sleep", "60"])
+        self.addCleanup(self.kill)
+        self.one.child = self.child
+        [self.client] = self.accept()
+        self.own = self.adopt(self.one)
+        self.other = self.join("worker 2")
+
+    def kill(self) -> None:
+        """
+        Have the process end, and all that it held.
+        """
+        self.child.kill()
+        self.child.wait()
+
+    def part(self) -> None:
+        """
+        Have the worker part, and its channel be gone.
+        """
+        self.dispatcher.parted(self.one, "revoked")
+        self.dispatcher.disconnected(self.one)
+
+    def test_standsStill(self) -> None:
+        """
+        While it has not read that it was revoked it can do nothing, so its connection
+        is kept for as long as that lasts.
+        """
+        self.part()
+        self.clock.advance(5 * HOLD)
+        self.assertEqual(self.ledger.held, 1)
+        self.assertEqual(self.other.offers, [])
+
+    def test_goesOn(self) -> None:
+        """
+        Once it has read that, it has as long as others to touch its connection, which
+        then is its own.
+        """
+        self.part()
+        self.clock.advance(5 * HOLD)
+        self.one.reads = True
+        self.clock.advance(HOLD - WITNESS_INTERVAL)
+        self.assertEqual(self.ledger.held, 1)
+        self.clock.advance(3 * WITNESS_INTERVAL)
+        self.assertEqual(self.ledger.held, 0)
+        self.assertEqual(self.other.offers, [])
+        self.assertTrue(self.isOpen(self.client))
+
+    def test_ends(self) -> None:
+        """
+        If its process ends with the connection untouched, another worker gets it.
+        """
+        self.part()
+        self.clock.advance(5 * HOLD)
+        self.own.close()
+        self.kill()
+        self.witness()
+        self.assertIs(self.other.offers[0][1], self.one.offers[0][1])
+        self.assertTrue(self.isOpen(self.client))
+        self.assertEqual(
+            texts(self.logged, "warn"),
+            [
+                "the process of worker 1 has ended, 1 connections to hand off again,"
+                " 0 lost in service"
+            ],
+        )
+
+    def test_endsAwake(self) -> None:
+        """
+        The same holds for one that has read it, as long as the connection is kept.
+        """
+        self.one.reads = True
+        self.part()
+        self.clock.advance(HOLD / 2)
+        self.own.close()
+        self.kill()
+        self.witness()
+        self.assertEqual(len(self.other.offers), 1)
+
+    def test_endsTouched(self) -> None:
+        """
+        If it had touched the connection, that is lost, and nobody gets it.
+        """
+        self.part()
+        self.own.sendall(b"x")
+        self.own.close()
+        self.kill()
+        self.witness()
+        self.assertEqual(self.other.offers, [])
+        self.assertEqual(self.client.recv(10), b"x")
+        self.assertFalse(self.isOpen(self.client))
+        self.assertIn(
+            "the process of worker 1 has ended, 0 connections to hand off again, 1 lost"
+            " in service",
+            texts(self.logged, "warn"),
+        )
+
+    def test_goesOnAndEnds(self) -> None:
+        """
+        What it took up is no longer watched, and its end is no news.
+        """
+        self.part()
+        self.own.sendall(b"x")
+        self.witness()
+        self.assertEqual(self.ledger.held, 0)
+        self.kill()
+        self.clock.advance(HOLD)
+        self.assertEqual(texts(self.logged, "warn"), [])
+        self.assertEqual(self.other.offers, [])
+
+    def test_unknownProcess(self) -> None:
+        """
+        If there is no telling when its process ends, the connection is kept as long as
+        any other, and then is its own.
+        """
+        self.one.child = None
+        self.part()
+        self.clock.advance(HOLD + 2 * WITNESS_INTERVAL)
+        self.assertEqual(self.ledger.held, 0)
+        self.kill()
+        self.clock.advance(HOLD)
+        self.assertEqual(self.other.offers, [])
+
+    def test_nothingHeld(self) -> None:
+        """
+        The process is watched no longer than there is something of its to keep.
+        """
+        self.one.reads = True
+        before = len(descriptors())
+        self.part()
+        self.assertEqual(len(descriptors()), before + 1)
+        self.clock.advance(HOLD + 2 * WITNESS_INTERVAL)
+        # The copy is closed as well.
+        self.assertEqual(len(descriptors()), before - 1)
+        self.assertEqual(self.ended, [self.one])
+
+    def test_unread(self) -> None:
+        """
+        A channel that is gone is kept in mind while there are descriptors in it that
+        nobody has read: they count for their user.
+        """
+        self.own.sendall(b"x")
+        self.witness()
+        self.part()
+        self.assertEqual(self.dispatcher.unreadBy(1000), 1)
+        self.assertEqual(self.dispatcher.unreadBy(0), 0)
+        self.clock.advance(5 * HOLD)
+        self.assertEqual(self.ended, [])
+        self.assertNotIn(("dismiss",), self.one.calls)
+        self.one.reads = True
+        self.witness()
+        self.assertEqual(self.dispatcher.unreadBy(1000), 0)
+        self.assertEqual(self.ended, [self.one])
+        self.assertEqual(self.one.calls.count(("dismiss",)), 1)
+
+    def test_read(self) -> None:
+        """
+        One in which all was read is done with at once.
+        """
+        self.one.reads = True
+        self.own.sendall(b"x")
+        self.witness()
+        self.die(self.one)
+        self.assertEqual(self.ended, [self.one])
+        self.assertEqual(self.one.calls, [("dismiss",)])
+
+    def test_stop(self) -> None:
+        """
+        At the end nothing is waited for any more.
+        """
+        self.part()
+        stopped = self.dispatcher.stop(0)
+        self.clock.advance(2 * WITNESS_INTERVAL + FAREWELL)
+        self.successResultOf(stopped)
+        self.assertEqual(self.ended[0], self.one)
+
+
+class BalanceTests(DispatcherTestCase):
+    """
+    Who gets no offers while too many descriptors are in flight.
+    """
+
+    queue = 100
+
+    def setUp(self) -> None:
+        """
+        Have one worker that reads, and one that does not.
+        """
+        super().setUp()
+        self.dispatcher._flightLimit = 8
+        self.reads = self.join("worker 1", 100)
+        self.doesNot = self.join("worker 2", 100)
+        self.doesNot.reads = False
+
+    def offered(self, count: int) -> tuple[int, int]:
+        """
+        Have clients come, and let a little time pass.
+
+        @return: how many of them were offered to each worker.
+        """
+        before = len(self.reads.ids), len(self.doesNot.ids)
+        self.accept(count)
+        self.witness()
+        return len(self.reads.ids) - before[0], len(self.doesNot.ids) - before[1]
+
+    def test_half(self) -> None:
+        """
+        Up to half of the limit, each gets its part.
+        """
+        self.assertEqual(self.offered(8), (4, 4))
+        self.assertEqual(self.offered(2), (1, 1))
+
+    def test_more(self) -> None:
+        """
+        Beyond that, those who have not read all get nothing until they have.
+        """
+        self.assertEqual(self.offered(10), (5, 5))
+        self.assertEqual(self.offered(4), (4, 0))
+        self.doesNot.reads = True
+        self.witness()
+        self.assertEqual(self.offered(4), (0, 4))
+
+    def test_departed(self) -> None:
+        """
+        What is in flight to those who have left counts as well.
+        """
+        self.offered(6)
+        other = self.join("worker 3", 100)
+        other.reads = False
+        self.accept(3)
+        self.assertEqual(len(other.ids), 3)
+        self.dispatcher.parted(other, "it says: enough")
+        self.dispatcher.disconnected(other)
+        self.witness()
+        self.assertEqual(self.offered(2)[1], 0)
+
+    def test_nobody(self) -> None:
+        """
+        If nobody reads, clients wait, and get to whoever reads again.
+        """
+        self.offered(10)
+        self.reads.reads = False
+        self.witness()
+        self.assertEqual(self.offered(2), (0, 0))
+        self.assertEqual(self.ledger.waiting, 2)
+        self.doesNot.reads = True
+        self.reads.reads = True
+        self.clock.advance(2 * WITNESS_INTERVAL)
+        self.assertEqual(self.ledger.waiting, 0)
+
+
+class LeftTests(DispatcherTestCase):
+    """
+    Clients that leave while they wait.
+    """
+
+    def leave(self, client: socket.socket, seconds: float = 0.0) -> None:
+        """
+        Have a client close its connection, and wait for that to arrive.
+        """
+        by = {
+            connection.socket.getpeername(): connection.socket
+            for connection in self.ledger.waits()
+        }
+        accepted = by[client.getsockname()]
+        client.close()
+        poll = select.poll()
+        poll.register(accepted, select.POLLRDHUP)
+        assert poll.poll(10_000)
+
+    def look(self) -> None:
+        """
+        Let the time pass until it is looked who is there.
+        """
+        self.clock.advance(DEPARTURES_INTERVAL + 2 * WITNESS_INTERVAL)
+
+    def test_closed(self) -> None:
+        """
+        One that closes and has sent nothing is dropped soon, and counted as gone; its
+        room is free again.
+        """
+        clients = self.accept(2)
+        address = clients[0].getsockname()
+        before = len(descriptors())
+        self.leave(clients[0])
+        changes = self.roomChanges
+        self.look()
+        self.assertEqual(self.ledger.waiting, 1)
+        self.assertEqual(self.ledger.counters.goneBeforeAdoption, 1)
+        self.assertEqual(len(descriptors()), before - 2)
+        self.assertGreater(self.roomChanges, changes)
+        self.assertEqual(self.dispatcher.room(""), 1)
+        self.assertIn(
+            f"the connection of 127.0.0.1:{address[1]} is closed: its client left while"
+            " it waited",
+            texts(self.logged, "info"),
+        )
+        self.assertEqual(self.timeouts, 0)
+        worker = self.join()
+        self.assertEqual(len(worker.offers), 1)
+
+    def test_reset(self) -> None:
+        """
+        So is one that resets the connection, though it had sent something.
+        """
+        [client] = self.accept()
+        client.send(b"question")
+        linger = struct.pack("ii", 1, 0)
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+        self.leave(client)
+        self.look()
+        self.assertEqual(self.ledger.waiting, 0)
+
+    def test_closedAfterData(self) -> None:
+        """
+        What a client sent before it left may be wanted: it keeps its place.
+        """
+        [client] = self.accept()
+        client.send(b"do this")
+        self.leave(client)
+        self.look()
+        self.assertEqual(self.ledger.waiting, 1)
+        self.assertEqual(len(self.join().offers), 1)
+
+    def test_stays(self) -> None:
+        """
+        One that waits silently stays.
+        """
+        self.accept()
+        self.look()
+        self.assertEqual(self.ledger.waiting, 1)
+
+
+class TurnTests(SynchronousTestCase):
+    """
+    Before anybody is judged, what has come has its turn.
+    """
+
+    def setUp(self) -> None:
+        """
+        Have a dispatcher with a clock whose turns can be told apart.
+        """
+        watchDescriptors(self)
+        self.clock = TurningClock()
+        self.ledger = Ledger(2, 100, 1.0, HOLD, 0.5, PAUSE)
+        self.dispatcher = Dispatcher(self.clock, self.ledger, Throttle(), NOTHING)
+        self.client, accepted = tcpPair()
+        self.addCleanup(self.client.close)
+        batch = [(accepted, self.client.getsockname())]
+        self.dispatcher.accepted(portOf(), batch)
+        self.worker = RecordingChannel("worker 1")
+        self.addCleanup(self.end)
+
+    def end(self) -> None:
+        """
+        Stop.
+        """
+        stopped = self.dispatcher.stop(0)
+        self.clock.pump([WITNESS_INTERVAL] * 100)
+        self.successResultOf(stopped)
+
+    def join(self) -> None:
+        """
+        Have the worker join.
+        """
+        self.dispatcher.connected(self.worker)
+        self.dispatcher.joined(self.worker, 1, [portOf()])
+
+    def passTime(self) -> None:
+        """
+        Let the time pass until somebody is to be judged.
+        """
+        for _ in range(1000):
+            if self.ledger.overdue(self.clock.seconds()):
+                break
+            self.clock.advance(WITNESS_INTERVAL)
+        self.assertTrue(self.ledger.overdue(self.clock.seconds()))
+
+    def test_hangs(self) -> None:
+        """
+        A worker whose time is over is revoked a turn later.
+        """
+        self.join()
+        self.passTime()
+        self.assertEqual(self.worker.calls, [])
+        self.clock.advance(0)
+        self.assertEqual(
+            self.worker.calls, [("revoke", "an offer unclaimed for 0.5 s")]
+        )
+
+    def test_claims(self) -> None:
+        """
+        If its claim is read in that turn, it is not.
+        """
+        self.join()
+        self.passTime()
+        self.dispatcher.claimed(self.worker, self.worker.ids)
+        self.clock.advance(0)
+        self.clock.pump([WITNESS_INTERVAL] * 50)
+        self.assertEqual(self.worker.calls, [])
+
+    def test_patience(self) -> None:
+        """
+        A client whose patience is over is closed a turn later.
+        """
+        self.passTime()
+        self.assertEqual(self.ledger.waiting, 1)
+        self.clock.advance(0)
+        self.assertEqual(self.ledger.waiting, 0)
+
+    def test_again(self) -> None:
+        """
+        That holds for each that is judged.
+        """
+        self.passTime()
+        self.clock.advance(0)
+        client, accepted = tcpPair()
+        self.addCleanup(client.close)
+        self.dispatcher.accepted(portOf(), [(accepted, client.getsockname())])
+        self.test_patience()
+
+    def test_workerComes(self) -> None:
+        """
+        If a worker joins in that turn, the client is served.
+        """
+        self.passTime()
+        self.join()
+        self.clock.advance(0)
+        self.assertEqual(self.worker.ids, [1])
+        self.assertEqual(self.ledger.counters.timedOut, 0)
+
+    def test_stoodStill(self) -> None:
+        """
+        While the process stood still, nobody's time ran.
+        """
+        self.join()
+        self.clock.advance(WITNESS_INTERVAL)
+        self.clock.advance(3600)
+        self.clock.advance(0)
+        self.clock.advance(0)
+        self.assertEqual(self.worker.calls, [])
 
 
 class PatienceTests(DispatcherTestCase):
@@ -1105,6 +1595,23 @@ class StopTests(DispatcherTestCase):
             self.dispatcher.disconnected(channel)
         self.witness()
         self.successResultOf(stopped)
+
+    def test_leftOut(self) -> None:
+        """
+        The log then tells of the lines that were left out.
+        """
+        for number in range(MOST + 2):
+            self.join(f"worker {number}")
+        stopped = self.stop()
+        self.clock.advance(FAREWELL)
+        self.successResultOf(stopped)
+        self.assertEqual(
+            [line for line in texts(self.logged, "info") if "left out" in line],
+            [
+                "2 more lines like this one were left out in 10 s: {channel} joined,"
+                " with a window of {window}, for {names}"
+            ],
+        )
 
     def test_farewellTakesTooLong(self) -> None:
         """

@@ -17,6 +17,7 @@ from twisted.application.service import IService
 from twisted.internet import reactor
 from twisted.internet.interfaces import IHalfCloseableProtocol, IProtocolFactory
 from twisted.internet.task import Clock, deferLater
+from twisted.internet.testing import MemoryReactorClock
 from twisted.logger import capturedLogs
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 from zope.interface.verify import verifyClass, verifyObject
@@ -397,7 +398,7 @@ class HelloServiceTests(ServiceTestCase):
         """
         The reactor may be another one.
         """
-        clock = Clock()
+        clock = MemoryReactorClock()
         makeService(parse(self.path, "hello"), reactor=clock)
         self.assertEqual(len(clock.getDelayedCalls()), 1)
 

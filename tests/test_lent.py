@@ -4,6 +4,7 @@ Tests for L{portlisten._lent}, by a worker and a listener made by hand.
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import stat
@@ -15,6 +16,7 @@ from twisted.internet.address import IPv4Address, UNIXAddress
 from twisted.internet.protocol import DatagramProtocol, Factory
 from twisted.internet.task import deferLater
 from twisted.python import reflect
+from twisted.trial.unittest import SynchronousTestCase
 
 from portlisten import _lent, _linux
 from portlisten._accept import BATCH
@@ -31,6 +33,7 @@ from portlisten._frames import (
 from portlisten._frames import Listener as ListenerFrame
 from portlisten._lent import DatagramPorts
 from portlisten._worker import Worker
+from tests.support import watchDescriptors
 from tests.test_channel import aMoment, eventually, texts
 from tests.test_worker import (
     GRACE,
@@ -467,6 +470,54 @@ class DescriptorTests(LentTestCase):
         for client in clients:
             self.assertEqual(await hear(client), b"", "accepted, and closed in order")
 
+    async def test_exhausted(self) -> None:
+        """
+        If the process is out of descriptors all the same, clients stay in the backlog.
+        None of them is closed, and all are served once there are some.
+        """
+        sock = self.port()
+        await self.joinAndLend(sock)
+        await self.settle()
+        [port] = self.worker._lent._ports.values()
+        clients = [self.connect(sock) for _ in range(5)]
+        with exhausted() as take:
+            for _ in range(3):
+                port.doRead()
+                take()
+        self.assertEqual(self.factory.conversations, [])
+        for client in clients:
+            client.setblocking(False)
+            self.assertRaises(BlockingIOError, client.recv, 1)
+        self.assertEqual(
+            texts(self.logged, "error"),
+            [
+                "accepting pauses: Too many open files; clients wait in the backlog, or"
+                " are served by others"
+            ],
+        )
+        await self.settle()
+        self.assertEqual(self.factory.conversations, [])
+        self.clock.advance(RETRY)
+        await eventually(lambda: len(self.factory.conversations) == 5)
+
+    async def test_stillExhausted(self) -> None:
+        """
+        As long as there are none, it goes on to pause.
+        """
+        sock = self.port()
+        await self.joinAndLend(sock)
+        await self.settle()
+        [port] = self.worker._lent._ports.values()
+        self.connect(sock)
+        with exhausted():
+            port.doRead()
+            self.clock.advance(RETRY)
+            self.clock.advance(RETRY)
+        await self.settle()
+        self.assertEqual(self.factory.conversations, [])
+        self.clock.advance(RETRY)
+        await eventually(lambda: self.factory.conversations)
+
     async def test_pauseAndStop(self) -> None:
         """
         A port that pauses may be given back.
@@ -480,6 +531,70 @@ class DescriptorTests(LentTestCase):
         listener.channel.say(Withdraw(_linux.cookie(sock)))
         await self.settle()
         self.assertEqual(self.holders(sock), 1)
+
+
+class PatientSocketTests(SynchronousTestCase):
+    """
+    Tests for L{_lent._PatientSocket}.
+    """
+
+    def setUp(self) -> None:
+        """
+        Listen.
+        """
+        watchDescriptors(self)
+        sock = socket.create_server(("127.0.0.1", 0))
+        sock.setblocking(False)
+        self.addCleanup(sock.close)
+        self.socket = sock
+        self.told: list[int | None] = []
+        self.patient: Any = _lent._PatientSocket(
+            sock, lambda error: self.told.append(error.errno)
+        )
+
+    def fail(self, number: int) -> OSError:
+        """
+        Have accept(2) fail.
+
+        @return: what comes of it.
+        """
+
+        def accept(sock: socket.socket) -> None:
+            raise OSError(number, os.strerror(number))
+
+        self.patch(socket.socket, "accept", accept)
+        error = self.assertRaises(OSError, self.patient.accept)
+        assert isinstance(error, OSError)
+        return error
+
+    def test_accepts(self) -> None:
+        """
+        It accepts as the socket does, and is like it in all else.
+        """
+        self.assertEqual(self.patient.fileno(), self.socket.fileno())
+        self.assertRaises(BlockingIOError, self.patient.accept)
+        with socket.create_connection(self.patient.getsockname()) as client:
+            accepted, address = self.patient.accept()
+            accepted.close()
+            self.assertEqual(address, client.getsockname())
+        self.assertEqual(self.told, [])
+
+    def test_exhausted(self) -> None:
+        """
+        If something ran out, it is as if nobody waited, and it tells what.
+        """
+        numbers = [errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM]
+        for number in numbers:
+            self.assertEqual(self.fail(number).errno, errno.EAGAIN)
+        self.assertEqual(self.told, numbers)
+
+    def test_others(self) -> None:
+        """
+        All other errors are the port's to handle.
+        """
+        for number in (errno.EAGAIN, errno.ECONNABORTED, errno.EINVAL):
+            self.assertEqual(self.fail(number).errno, number)
+        self.assertEqual(self.told, [])
 
 
 class TogetherTests(LentTestCase):

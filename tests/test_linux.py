@@ -9,11 +9,15 @@ import builtins
 import errno
 import io
 import os
+import resource
 import select
+import signal
 import socket
 import struct
 import subprocess
 import sys
+import threading
+import time
 from typing import Any
 from unittest import SkipTest, skipUnless
 
@@ -21,7 +25,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from portlisten import _linux
 from portlisten._frames import Kind
-from tests.support import watchDescriptors
+from tests.support import descriptors, watchDescriptors
 
 LOOPBACK = {socket.AF_INET: "127.0.0.1", socket.AF_INET6: "::1"}
 
@@ -361,6 +365,420 @@ class NotToldTests(SynchronousTestCase):
         self.assertIsNone(_linux.pristine(old))
 
 
+class QuestionsTests(SynchronousTestCase):
+    """
+    How L{_linux.pristine} asks while bytes come in: the kernel's answers are put in.
+    """
+
+    def setUp(self) -> None:
+        """
+        Connect.
+        """
+        watchDescriptors(self)
+        _, self.accepted = connection(self)
+
+    def ask(self, *answers: tuple[Any, Any]) -> bool | None:
+        """
+        Ask, and get these answers in turn: how many bytes wait to be read, and how many
+        were received in all.
+        """
+        self.answers = list(answers)
+
+        def give(found: Any) -> Any:
+            if isinstance(found, Exception):
+                raise found
+            return found
+
+        def waiting(sock: socket.socket, request: int = 0) -> int:
+            found, self.then = self.answers.pop(0)
+            self.asked.append("looked" if not request else "asked")
+            number: int = give(found)
+            return number
+
+        def progress(sock: socket.socket) -> Any:
+            found = give(self.then)
+            if isinstance(found, int):
+                return _linux._Progress(found, False, False)
+            return found
+
+        self.asked: list[str] = []
+        self.patch(_linux, "_queued", waiting)
+        self.patch(_linux, "_available", waiting)
+        self.patch(_linux, "_progress", progress)
+        return _linux.pristine(self.accepted)
+
+    def test_untouched(self) -> None:
+        """
+        If as much was received as waited, one round is enough.
+        """
+        self.assertIs(self.ask((5, 5)), True)
+
+    def test_cameMeanwhile(self) -> None:
+        """
+        What comes between the two questions was not read by anybody.
+        """
+        self.assertIs(self.ask((5, 9), (9, 9)), True)
+        self.assertIs(self.ask((0, 1), (1, 7), (7, 8), (8, 8)), True)
+
+    def test_read(self) -> None:
+        """
+        If more was received than waited, and nothing came meanwhile, it was read.
+        """
+        self.assertIs(self.ask((5, 9), (5, 9)), False)
+        self.assertIs(self.ask((5, 9), (5, 12), (8, 12)), False)
+
+    def test_allTheTime(self) -> None:
+        """
+        If bytes come in all the time, nothing is certain.
+        """
+        answers = [(number, number + 1) for number in range(100)]
+        self.assertIsNone(self.ask(*answers))
+        self.assertLess(len(self.asked), 50)
+
+    def test_served(self) -> None:
+        """
+        If something was written, it does not matter what waits.
+        """
+        served = _linux._Progress(5, True, False)
+        self.assertIs(self.ask((5, served)), False)
+
+    def test_fails(self) -> None:
+        """
+        A question that fails is asked again, with the other.
+        """
+        error = OSError(errno.ENOMEM, "no memory")
+        self.assertIs(self.ask((error, None), (5, 5)), True)
+        self.assertIs(self.ask((4, error), (5, 5)), True)
+
+    def test_failsOnce(self) -> None:
+        """
+        That it failed is no sign that something was read.
+        """
+        error = OSError(errno.ENOMEM, "no memory")
+        self.assertIs(self.ask((5, 9), (0, error), (9, 9)), True)
+
+    def test_handshake(self) -> None:
+        """
+        Before the handshake is over, it looks at what waits, of which the kernel does
+        not say how much it is.
+        """
+        greeting = _linux._Progress(5, False, True)
+        self.assertIs(self.ask((0, greeting), (5, greeting)), True)
+        self.assertEqual(self.asked, ["asked", "looked"])
+
+    def test_handshakeRead(self) -> None:
+        """
+        What was read before that was read.
+        """
+        greeting = _linux._Progress(5, False, True)
+        answers = [(0, greeting), (2, greeting), (2, greeting)]
+        self.assertIs(self.ask(*answers), False)
+
+    def test_handshakeEnds(self) -> None:
+        """
+        It may end between two questions, which are asked again then.
+        """
+        greeting = _linux._Progress(3, False, True)
+        self.assertIs(self.ask((0, greeting), (3, 9), (9, 9)), True)
+        self.assertEqual(self.asked, ["asked", "looked", "asked"])
+
+    def test_available(self) -> None:
+        """
+        What waits is looked at, and stays there.
+        """
+        client, accepted = connection(self)
+        accepted.setblocking(False)
+        self.assertEqual(_linux._available(accepted), 0)
+        client.sendall(b"hello")
+        arrived(accepted)
+        self.assertEqual(_linux._available(accepted), 5)
+        self.assertEqual(accepted.recv(10), b"hello")
+
+    def test_busyClient(self) -> None:
+        """
+        While a client writes as fast as it can, its connection never counts as touched.
+        """
+        client, accepted = connection(self)
+        client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        over = threading.Event()
+
+        def write() -> None:
+            for _ in range(20_000):
+                client.send(b"x")
+            over.set()
+
+        thread = threading.Thread(target=write)
+        thread.start()
+        answers = set()
+        while not over.is_set():
+            answers.add(_linux.pristine(accepted))
+        thread.join()
+        self.assertIn(True, answers)
+        self.assertNotIn(False, answers)
+
+
+class DepartedTests(SynchronousTestCase):
+    """
+    Tests for L{_linux.departed}.
+    """
+
+    def setUp(self) -> None:
+        """
+        Connect a client that stays.
+        """
+        watchDescriptors(self)
+        self.stays, self.accepted = connection(self)
+
+    def hasLeft(self, accepted: socket.socket) -> bool:
+        """
+        Whether a client has left, and the one that stays has not.
+        """
+        found = _linux.departed([self.accepted, accepted])
+        self.assertNotIn(self.accepted, found)
+        return accepted in found
+
+    def test_nobody(self) -> None:
+        """
+        Of nobody, nobody has left.
+        """
+        self.assertEqual(_linux.departed([]), [])
+        self.stays.sendall(b"question")
+        arrived(self.accepted)
+        self.assertEqual(_linux.departed([self.accepted]), [])
+
+    def test_closed(self) -> None:
+        """
+        A client that closed and had sent nothing has left.
+        """
+        client, accepted = connection(self)
+        client.close()
+        arrived(accepted, select.POLLRDHUP)
+        self.assertTrue(self.hasLeft(accepted))
+
+    def test_ended(self) -> None:
+        """
+        So has one that ended its side.
+        """
+        client, accepted = connection(self)
+        client.shutdown(socket.SHUT_WR)
+        arrived(accepted, select.POLLRDHUP)
+        self.assertTrue(self.hasLeft(accepted))
+
+    def test_closedAfterData(self) -> None:
+        """
+        One that sent something before may still want that to be done.
+        """
+        client, accepted = connection(self)
+        client.sendall(b"x")
+        client.close()
+        arrived(accepted, select.POLLRDHUP)
+        self.assertFalse(self.hasLeft(accepted))
+
+    def test_reset(self) -> None:
+        """
+        One that reset the connection has left, whatever it sent before.
+        """
+        for data in (b"", b"question"):
+            client, accepted = connection(self)
+            client.sendall(data)
+            linger = LINGER.pack(1, 0)
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+            client.close()
+            arrived(accepted, select.POLLRDHUP)
+            self.assertTrue(self.hasLeft(accepted))
+
+    def test_unix(self) -> None:
+        """
+        The same holds for a Unix socket.
+        """
+        client, accepted = pair(self)
+        self.assertFalse(self.hasLeft(accepted))
+        client.send(b"x")
+        client.close()
+        self.assertFalse(self.hasLeft(accepted))
+        client, accepted = pair(self)
+        client.close()
+        self.assertTrue(self.hasLeft(accepted))
+
+    def test_unknown(self) -> None:
+        """
+        One of which the kernel does not say what it sent is kept.
+        """
+        client, accepted = connection(self)
+        client.close()
+        arrived(accepted, select.POLLRDHUP)
+        self.patch(_linux, "_progress", lambda sock: None)
+        self.assertFalse(self.hasLeft(accepted))
+
+        def fail(sock: socket.socket) -> None:
+            raise OSError(errno.ENOMEM, "no memory")
+
+        self.patch(_linux, "_progress", fail)
+        self.assertFalse(self.hasLeft(accepted))
+
+
+class PeerProcessTests(SynchronousTestCase):
+    """
+    Tests for L{_linux.peerProcess}, L{_linux.hasEnded} and L{_linux.hungUp}.
+    """
+
+    def setUp(self) -> None:
+        """
+        Start a process at the other end of a Unix socket.
+        """
+        watchDescriptors(self)
+        path = os.path.relpath(self.mktemp())
+        with socket.socket(socket.AF_UNIX) as server:
+            server.bind(path)
+            server.listen()
+            code = f"""
+import socket, sys
+sock = socket.socket(socket.AF_UNIX)
+sock.connect({path!r})
+sys.stdin.read()
+"""
+            self.process = subprocess.Popen(
+                [sys.executable, "-c", code], stdin=subprocess.PIPE
+            )
+            self.addCleanup(self.end)
+            server.settimeout(30)
+            self.socket, _ = server.accept()
+        self.addCleanup(self.socket.close)
+
+    def end(self) -> None:
+        """
+        End the process.
+        """
+        self.process.kill()
+        self.process.communicate()
+
+    def assertFound(self, pid: int) -> None:
+        """
+        See that the process is found, and its end.
+        """
+        pidfd = _linux.peerProcess(self.socket, pid)
+        assert pidfd is not None
+        self.addCleanup(os.close, pidfd)
+        self.assertIs(_linux.hasEnded(pidfd), False)
+        self.process.send_signal(signal.SIGSTOP)
+        self.assertIs(_linux.hasEnded(pidfd), False)
+        self.end()
+        self.assertIs(_linux.hasEnded(pidfd), True)
+
+    def test_byTheSocket(self) -> None:
+        """
+        The kernel knows the process, whatever number it is said to have.
+        """
+        try:
+            size = array.array("i").itemsize
+            data = self.socket.getsockopt(socket.SOL_SOCKET, _linux.SO_PEERPIDFD, size)
+            os.close(array.array("i", data)[0])
+        except OSError:
+            raise SkipTest("this kernel does not know the process") from None
+        self.assertFound(os.getpid())
+
+    def test_byTheNumber(self) -> None:
+        """
+        An older kernel finds it by its number.
+        """
+        self.patch(_linux, "SO_PEERPIDFD", -1)
+        self.assertFound(self.process.pid)
+
+    def test_nobody(self) -> None:
+        """
+        There may be none with that number.
+        """
+        self.patch(_linux, "SO_PEERPIDFD", -1)
+        self.end()
+        for pid in (0, -1, self.process.pid):
+            self.assertIsNone(_linux.peerProcess(self.socket, pid))
+
+    def test_hungUp(self) -> None:
+        """
+        The other end is closed when its process has ended.
+        """
+        self.assertIs(_linux.hungUp(self.socket), False)
+        self.end()
+        self.assertIs(_linux.hungUp(self.socket), True)
+
+    def test_shutDown(self) -> None:
+        """
+        An end that is shut down in one direction is not closed, nor is one that sent
+        something.
+        """
+        for how in (socket.SHUT_WR, socket.SHUT_RD):
+            ours, theirs = pair(self)
+            theirs.send(b"x")
+            theirs.shutdown(how)
+            self.assertIs(_linux.hungUp(ours), False)
+            theirs.close()
+            self.assertIs(_linux.hungUp(ours), True)
+
+
+class InsistTests(SynchronousTestCase):
+    """
+    Tests for L{_linux.insist}.
+    """
+
+    def insist(self, *numbers: int) -> Any:
+        """
+        Make a call that fails with these errors first.
+        """
+        self.left = list(numbers)
+
+        def call(one: int, two: int) -> int:
+            if self.left:
+                number = self.left.pop(0)
+                raise OSError(number, os.strerror(number))
+            return one + two
+
+        return _linux.insist(call, 1, 2)
+
+    def test_succeeds(self) -> None:
+        """
+        It gives what the call gives.
+        """
+        self.assertEqual(self.insist(), 3)
+
+    def test_passing(self) -> None:
+        """
+        An error that may pass is not the end.
+        """
+        self.assertEqual(self.insist(errno.ENOMEM, errno.EINTR, errno.ENOBUFS), 3)
+
+    def test_other(self) -> None:
+        """
+        Any other is, at once.
+        """
+        error = self.assertRaises(OSError, self.insist, errno.EBADF, errno.EBADF)
+        self.assertEqual((error.errno, len(self.left)), (errno.EBADF, 1))
+
+    def test_goesOn(self) -> None:
+        """
+        So is one that does not pass.
+        """
+        error = self.assertRaises(OSError, self.insist, *[errno.ENOMEM] * 1000)
+        self.assertEqual(error.errno, errno.ENOMEM)
+        self.assertGreater(len(self.left), 900)
+
+    def test_cookie(self) -> None:
+        """
+        A cookie is asked for again if the kernel lacks memory.
+        """
+        sock = pair(self)[0]
+        answers: list[Any] = [OSError(errno.ENOMEM, "no memory"), None]
+
+        class Forgetful:
+            def getsockopt(self, *args: int) -> Any:
+                answer = answers.pop(0)
+                if answer is not None:
+                    raise answer
+                return sock.getsockopt(*args)
+
+        forgetful: Any = Forgetful()
+        self.assertEqual(_linux.cookie(forgetful), _linux.cookie(sock))
+
+
 class CredentialsTests(SynchronousTestCase):
     """
     Tests for L{_linux.credentials}.
@@ -456,7 +874,7 @@ class Waited(socket.socket):
         raise OSError(self.code, os.strerror(self.code))
 
 
-class PeerProcessTests(SynchronousTestCase):
+class PeerPidfdTests(SynchronousTestCase):
     """
     Tests for L{_linux.peerProcess} and L{_linux.hasEnded}.
     """
@@ -984,6 +1402,137 @@ class UnreadTests(SynchronousTestCase):
         self.assertEqual(_linux.unread(ours), 0)
 
 
+class ChargeTests(SynchronousTestCase):
+    """
+    Tests for L{_linux.charge}.
+    """
+
+    def setUp(self) -> None:
+        """
+        Forget what is known already.
+        """
+        watchDescriptors(self)
+        _linux.charge.cache_clear()
+
+    def test_asTheKernel(self) -> None:
+        """
+        It is what the kernel charges for a message of that size, with descriptors or
+        without.
+        """
+        for size in (1, 30, 1000, 5000, 40_000):
+            for count in (0, 3):
+                theirs, ours = pair(self)
+                socket.send_fds(ours, [bytes(size)], [theirs.fileno()] * count)
+                self.assertEqual(_linux.charge(size), _linux.unread(ours))
+
+    def test_sums(self) -> None:
+        """
+        Several messages are charged for one by one.
+        """
+        _, ours = pair(self)
+        sizes = (1, 30, 1000)
+        for size in sizes:
+            ours.send(bytes(size))
+        self.assertEqual(sum(map(_linux.charge, sizes)), _linux.unread(ours))
+
+    def test_once(self) -> None:
+        """
+        The kernel is asked once for each size.
+        """
+        charge = _linux.charge(77)
+
+        def fail() -> None:
+            raise AssertionError("asked again")
+
+        self.patch(socket, "socketpair", fail)
+        self.assertEqual(_linux.charge(77), charge)
+
+    def test_tooLarge(self) -> None:
+        """
+        Of what does not fit a socket it cannot say.
+        """
+        error = self.assertRaises(OSError, _linux.charge, 1 << 23)
+        self.assertEqual(error.errno, errno.ENOBUFS)
+
+
+class TimerTests(SynchronousTestCase):
+    """
+    Tests for L{_linux.timer} and L{_linux.setTimer}.
+    """
+
+    def setUp(self) -> None:
+        """
+        Make a timer.
+        """
+        watchDescriptors(self)
+        self.timer = _linux.timer()
+        self.addCleanup(os.close, self.timer)
+
+    def readable(self, seconds: float) -> bool:
+        """
+        Whether it becomes readable within a time.
+        """
+        poll = select.poll()
+        poll.register(self.timer, select.POLLIN)
+        return bool(poll.poll(seconds * 1000))
+
+    def test_idle(self) -> None:
+        """
+        It is never readable by itself, does not block and is not inherited.
+        """
+        self.assertFalse(self.readable(0))
+        self.assertRaises(BlockingIOError, os.read, self.timer, 8)
+        self.assertFalse(os.get_inheritable(self.timer))
+
+    def test_set(self) -> None:
+        """
+        It becomes readable when its time is over.
+        """
+        began = time.monotonic()
+        _linux.setTimer(self.timer, 0.3)
+        self.assertFalse(self.readable(0))
+        self.assertTrue(self.readable(10))
+        self.assertTrue(0.3 <= time.monotonic() - began < 5)
+
+    def test_again(self) -> None:
+        """
+        It can be set again, to later as well, and is not readable meanwhile.
+        """
+        _linux.setTimer(self.timer, 0.01)
+        self.assertTrue(self.readable(10))
+        _linux.setTimer(self.timer, 1000.5)
+        self.assertFalse(self.readable(0.05))
+        _linux.setTimer(self.timer, 0.01)
+        self.assertTrue(self.readable(10))
+
+    def test_past(self) -> None:
+        """
+        A time that is over already is over at once.
+        """
+        for delay in (0, -5, 1e-12):
+            _linux.setTimer(self.timer, delay)
+            self.assertTrue(self.readable(10))
+
+    def test_fails(self) -> None:
+        """
+        What is no timer cannot be set.
+        """
+        error = self.assertRaises(OSError, _linux.setTimer, -1, 1)
+        self.assertEqual(error.errno, errno.EBADF)
+
+    def test_noDescriptor(self) -> None:
+        """
+        There may be no descriptor for one.
+        """
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+        try:
+            error = self.assertRaises(OSError, _linux.timer)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        self.assertEqual(error.errno, errno.EMFILE)
+
+
 class InitialEnvironmentTests(SynchronousTestCase):
     """
     Tests for L{_linux.initialEnvironment}.
@@ -1127,6 +1676,173 @@ class ReceiveTests(SynchronousTestCase):
         self.assertRaises(ConnectionResetError, _linux.receive, self.ours)
 
 
+class ReceiveBytesTests(SynchronousTestCase):
+    """
+    Tests for L{_linux.receiveBytes} and L{_linux.refusesDescriptors}.
+    """
+
+    def setUp(self) -> None:
+        """
+        Connect.
+        """
+        watchDescriptors(self)
+        self.theirs, self.ours = pair(self)
+
+    def test_bytes(self) -> None:
+        """
+        Bytes are read, whatever the kernel refuses, and no more than wanted.
+        """
+        for refuses in (False, True):
+            self.theirs.send(b"hello")
+            received = _linux.receiveBytes(self.ours, 3, refuses)
+            self.assertEqual(received, (b"hel", False))
+            received = _linux.receiveBytes(self.ours, refuses=refuses)
+            self.assertEqual(received, (b"lo", False))
+            self.assertRaises(
+                BlockingIOError, _linux.receiveBytes, self.ours, 3, refuses
+            )
+
+    def test_end(self) -> None:
+        """
+        At the end there are none.
+        """
+        self.theirs.close()
+        for refuses in (False, True):
+            received = _linux.receiveBytes(self.ours, refuses=refuses)
+            self.assertEqual(received, (b"", False))
+
+    def test_descriptors(self) -> None:
+        """
+        If descriptors come, it says so, and they stay in the socket, with the bytes.
+        """
+        before = descriptors()
+        socket.send_fds(self.theirs, [b"hello"], [self.ours.fileno(), 0])
+        for _ in range(2):
+            received = _linux.receiveBytes(self.ours)
+            self.assertEqual(received, (b"hello", True))
+        self.assertEqual(descriptors(), before)
+        data, came = _linux.receive(self.ours)
+        for descriptor in came:
+            os.close(descriptor)
+        self.assertEqual((data, len(came)), (b"hello", 2))
+
+    def test_descriptorsLater(self) -> None:
+        """
+        Bytes that came before them can be read.
+        """
+        self.theirs.send(b"before")
+        self.assertEqual(_linux.receiveBytes(self.ours), (b"before", False))
+        socket.send_fds(self.theirs, [b"with"], [0])
+        self.assertEqual(_linux.receiveBytes(self.ours), (b"with", True))
+
+    def test_refuses(self) -> None:
+        """
+        The kernel says whether it refuses descriptors.
+        """
+        self.assertIs(_linux.refusesDescriptors(self.ours), False)
+        self.assertIs(_linux.refusesDescriptors(pipe(self)), False)
+        if not _linux.refuseDescriptors(self.ours):
+            raise SkipTest("this kernel cannot refuse descriptors")
+        self.assertIs(_linux.refusesDescriptors(self.ours), True)
+
+
+class CloseElsewhereTests(SynchronousTestCase):
+    """
+    Tests for L{_linux.closeElsewhere} and L{_linux.reap}.
+    """
+
+    def setUp(self) -> None:
+        """
+        Connect.
+        """
+        watchDescriptors(self)
+        self.theirs, self.ours = pair(self)
+        # A bystander, whose end must not be kept open by the child.
+        self.bystander, self.other = pair(self)
+        self.addCleanup(self.reapAll)
+
+    def reapAll(self) -> None:
+        """
+        Wait for all children.
+        """
+        deadline = time.monotonic() + 20
+        while _linux._children:
+            self.assertLess(time.monotonic(), deadline)
+            time.sleep(0.01)
+            _linux.reap()
+
+    def test_closes(self) -> None:
+        """
+        The socket is closed, for its other end as well, and so is what was queued in
+        it.
+        """
+        queued, left = pair(self)
+        socket.send_fds(self.theirs, [b"x"], [queued.fileno()])
+        queued.close()
+        _linux.closeElsewhere(self.ours)
+        self.assertEqual(self.ours.fileno(), -1)
+        arrived(self.theirs)
+        self.reapAll()
+        self.assertRaises(BrokenPipeError, self.theirs.send, b"x")
+        self.assertEqual(left.recv(1), b"")
+
+    def test_nothingElse(self) -> None:
+        """
+        The child keeps no other descriptor open, though it may hang.
+        """
+        client = self.linger()
+        _linux.closeElsewhere(self.ours)
+        self.bystander.close()
+        arrived(self.other)
+        self.assertEqual(self.other.recv(1), b"")
+        client.close()
+
+    def linger(self) -> socket.socket:
+        """
+        Queue a connection that nobody can close without waiting for half a minute.
+
+        @return: its client.
+        """
+        client, accepted = connection(self)
+        accepted.setblocking(False)
+        try:
+            while True:
+                accepted.send(b"x" * 65536)
+        except BlockingIOError:
+            pass
+        accepted.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER.pack(1, 30))
+        socket.send_fds(self.theirs, [b"x"], [accepted.fileno()])
+        accepted.close()
+        return client
+
+    def test_lingers(self) -> None:
+        """
+        A queued descriptor that takes long to close does not take our time.
+        """
+        client = self.linger()
+        began = time.monotonic()
+        _linux.closeElsewhere(self.ours)
+        _linux.reap()
+        self.assertLess(time.monotonic() - began, 5)
+        self.assertEqual(len(_linux._children), 1)
+        client.close()
+        self.reapAll()
+
+    def test_noProcess(self) -> None:
+        """
+        If there is no process to be had, the socket stays open.
+        """
+
+        def fail() -> int:
+            raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+        self.patch(os, "fork", fail)
+        self.assertRaises(OSError, _linux.closeElsewhere, self.ours)
+        self.theirs.send(b"x")
+        self.assertEqual(self.ours.recv(1), b"x")
+        self.assertEqual(_linux._children, [])
+
+
 class SendTests(SynchronousTestCase):
     """
     Tests for L{_linux.send}.
@@ -1178,10 +1894,8 @@ class SendTests(SynchronousTestCase):
         When nobody is there to receive, it says so.
         """
         self.theirs.close()
-        for descriptors in ([], [self.sent.fileno()]):
-            self.assertRaises(
-                BrokenPipeError, _linux.send, self.ours, b"x", descriptors
-            )
+        for sent in ([], [self.sent.fileno()]):
+            self.assertRaises(BrokenPipeError, _linux.send, self.ours, b"x", sent)
 
 
 class RoomTests(SynchronousTestCase):

@@ -17,20 +17,23 @@ import signal
 import socket
 import stat
 import sys
+import threading
 from typing import Any
 from weakref import WeakKeyDictionary
 
 from twisted.application.service import IService
 from twisted.internet import endpoints, reactor
 from twisted.internet.address import IPv4Address
-from twisted.internet.task import Clock, deferLater
+from twisted.internet.task import deferLater
+from twisted.internet.testing import MemoryReactorClock
 from twisted.logger import capturedLogs
 from twisted.python.systemd import ListenFDs
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 from zope.interface.verify import verifyObject
 
-from portlisten import _frames, _linux, _quiet, _twistd, listener
+from portlisten import _frames, _linux, _quiet, _stream, _successor, _twistd, listener
 from portlisten._access import Access
+from portlisten._dispatcher import Dispatcher
 from portlisten._frames import (
     Bye,
     Claim,
@@ -69,7 +72,7 @@ def keepSignalHandlers(test: TestCase) -> None:
     """
     Have a test leave the handlers of signals as they are.
     """
-    for number in (signal.SIGTERM, signal.SIGUSR1):
+    for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP):
         test.addCleanup(signal.signal, number, signal.getsignal(number))
 
 
@@ -391,6 +394,8 @@ class ListenerTestCase(TestCase):
     async def setUp(self) -> None:
         await inReactor(self)
         keepSignalHandlers(self)
+        # The reactor, and with it the count, is that of all tests.
+        self.patch(_quiet, "MOST", 1000)
         logs = capturedLogs()
         self.logged = logs.__enter__()
         self.addCleanup(logs.__exit__, None, None, None)
@@ -494,7 +499,7 @@ class MakeServiceTests(ListenerTestCase):
         """
         The reactor may be another one.
         """
-        clock = Clock()
+        clock = MemoryReactorClock()
         makeService(parse("80", self.path), reactor=clock)
         self.assertEqual(len(clock.getDelayedCalls()), 1)
 
@@ -1008,13 +1013,37 @@ class StopTests(ListenerTestCase):
         self.client(hello)
         await eventually(lambda: worker.heard(Offer))
 
+    async def test_stopping(self) -> None:
+        """
+        While it hands off the rest, workers are still let in, and HELLO says that it
+        is stopping.
+        """
+        self.start("--grace", "5")
+        first, hello = await self.greeted()
+        self.assertFalse(hello.stopping)
+        client = self.client(hello)
+        await aMoment()
+        stopped = self.service.stopService()
+        self.assertFalse(stopped.called)
+        await aMoment()
+        worker, hello = await self.join()
+        self.assertTrue(hello.stopping)
+        await eventually(lambda: worker.heard(Offer))
+        worker.say(Claim((worker.heard(Offer)[0].id,)))
+        await eventually(lambda: worker.heard(Bye))
+        for each in (first, worker):
+            each.socket.close()
+        await stopped
+        os.write(worker.descriptors[0], b"served")
+        self.assertEqual(client.recv(10), b"served")
+
     async def test_pathOfAHastySuccessor(self) -> None:
         """
         The name stays for as long as something is to be handed off, so that workers
         may come.  Then it is removed, and not looked at again, even if a successor
         gets the same inode.
         """
-        self.start()
+        self.start("--grace", "5")
         worker, hello = await self.join()
         self.client(hello)
         await eventually(lambda: worker.heard(Offer))
@@ -1023,6 +1052,9 @@ class StopTests(ListenerTestCase):
         _, hello = await self.greeted()
         self.assertTrue(hello.stopping)
         worker.say(Claim((worker.heard(Offer)[0].id,)))
+        await eventually(lambda: worker.heard(Bye))
+        self.assertTrue(os.path.exists(self.path))
+        worker.close()
         await eventually(lambda: not os.path.exists(self.path))
         os.rename("same inode", self.path)
         await stopped
@@ -1040,6 +1072,96 @@ class StopTests(ListenerTestCase):
             await self.service.stopService()
             self.assertTrue(os.path.exists(self.path))
         os.unlink(self.path)
+
+
+class SucceedTests(ListenerTestCase):
+    """
+    How a listener takes the place of another.
+    """
+
+    def predecessor(self, ended: bool) -> None:
+        """
+        Pretend that there is one which stops.
+
+        @param ended: whether it ends before this one is told to stop.
+        """
+        self.asked: list[str] = []
+
+        def waitForEnd(path: str, interrupted: Any) -> bool:
+            self.asked.append(path)
+            self.assertIs(interrupted, _twistd.toldToStop)
+            return ended
+
+        self.patch(_successor, "stops", lambda path: path == self.path)
+        self.patch(_successor, "waitForEnd", waitForEnd)
+
+    async def test_waits(self) -> None:
+        """
+        If a listener at the path stops, it waits for the end of that one, says so, and
+        starts.
+        """
+        self.predecessor(ended=True)
+        self.start()
+        self.assertEqual(self.asked, [self.path])
+        self.assertIn(
+            f"waiting for the listener at {self.path} to stop",
+            texts(self.logged, "info"),
+        )
+        await self.greeted()
+
+    async def test_nobody(self) -> None:
+        """
+        If none does, it starts at once.
+        """
+        self.predecessor(ended=True)
+        self.patch(_successor, "stops", lambda path: False)
+        self.start()
+        self.assertEqual(self.asked, [])
+
+    async def test_told(self) -> None:
+        """
+        If it is told to stop meanwhile, it ends in one line, and that is no failure.
+        """
+        self.predecessor(ended=False)
+        output = io.StringIO()
+        self.patch(sys, "__stderr__", output)
+        service = self.make()
+        exit = self.assertRaises(_twistd.StartFailure, service.privilegedStartService)
+        self.assertEqual(exit.code, 0)
+        self.assertEqual(
+            output.getvalue(),
+            f"portlisten: told to stop while it waited for {self.path}\n",
+        )
+
+    async def test_portInUse(self) -> None:
+        """
+        What workers shared with the one before may be in use for a moment more.
+        """
+        port = socket.create_server(("127.0.0.1", 0))
+        self.addCleanup(port.close)
+        number = port.getsockname()[1]
+        self.predecessor(ended=True)
+        timer = threading.Timer(0.2, port.close)
+        timer.start()
+        self.addCleanup(timer.join)
+        self.start(port=f"tcp:{number}:interface=127.0.0.1")
+        _, hello = await self.greeted()
+        self.assertEqual(hello.ports[0].address.port, number)
+
+    async def test_portInUseTooLong(self) -> None:
+        """
+        If it is in use for longer, the start fails.
+        """
+        self.patch(_stream, "HANDOVER", 0.1)
+        self.predecessor(ended=True)
+        self.patch(sys, "__stderr__", io.StringIO())
+        with socket.create_server(("127.0.0.1", 0)) as port:
+            number = port.getsockname()[1]
+            service = self.make(port=f"tcp:{number}:interface=127.0.0.1")
+            exit = self.assertRaises(
+                _twistd.StartFailure, service.privilegedStartService
+            )
+        self.assertEqual(exit.code, 1)
 
 
 class ServiceTests(ListenerTestCase):
@@ -1299,15 +1421,94 @@ class AccessTests(ListenerTestCase):
         self.patch(socket.socket, "dup", original)
         await self.greeted()
 
+    async def test_unknown(self) -> None:
+        """
+        One of whom the kernel does not say who it is is turned away, and others are
+        let in afterwards.
+        """
+
+        def fail(sock: socket.socket) -> None:
+            raise OSError(errno.ENOBUFS, os.strerror(errno.ENOBUFS))
+
+        self.start()
+        original = _linux.credentials
+        self.patch(_linux, "credentials", fail)
+        worker = self.connect()
+        await eventually(worker.hasEnded)
+        self.assertEqual(
+            texts(self.logged, "error"),
+            ["a worker is turned away, and may try again: No buffer space available"],
+        )
+        self.patch(_linux, "credentials", original)
+        await self.greeted()
+
+    async def test_failedAdmission(self) -> None:
+        """
+        One that could not be let in leaves its place to the next.
+        """
+        self.patch(listener, "descriptorBudget", lambda: (100, 1))
+        await self.test_outOfDescriptors()
+
     async def test_tooMany(self) -> None:
         """
-        When there are as many as there may be, others wait until one leaves.
+        When there are as many as there may be, another is told so, and so is the log.
+        Once one leaves, there is a place again.
         """
         self.patch(listener, "descriptorBudget", lambda: (100, 1))
         self.start()
         first, _ = await self.greeted()
         second = self.connect()
-        await aMoment()
-        self.assertEqual(second.read(), [])
+        await eventually(second.hasEnded)
+        reason = (
+            "the listener is full: 1 of 1 places for workers are taken, 1 of them by"
+            f" uid {os.getuid()}; a higher 'ulimit -n' of the listener gives it more"
+        )
+        self.assertEqual(second.frames, [Bye(reason)])
+        self.assertIn(
+            f"process {os.getpid()} is turned away: {reason}",
+            texts(self.logged, "warn"),
+        )
         first.close()
-        await eventually(lambda: second.heard(ListenerHello))
+        await aMoment()
+        await self.greeted()
+
+    async def test_places(self) -> None:
+        """
+        One user does not get all the places: another one finds one free.
+        """
+        self.patch(listener, "descriptorBudget", lambda: (100, 4))
+        self.start()
+        self.comeAs(STRANGER)
+        for _ in range(3):
+            await self.greeted()
+        fourth = self.connect()
+        await eventually(fourth.hasEnded)
+        self.assertIn(f"3 of them by uid {STRANGER}", fourth.frames[0].reason)
+        self.comeAs(STRANGER + 1)
+        await self.greeted()
+
+    async def test_inFlight(self) -> None:
+        """
+        A user whose processes leave too many descriptors unread is turned away, and
+        others are not.
+        """
+        self.start()
+        limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        count = limit // 8
+        self.patch(Dispatcher, "unreadBy", lambda _, user: count * (user == STRANGER))
+        self.comeAs(STRANGER)
+        await self.greeted()
+        count += 1
+        worker = self.connect()
+        await eventually(worker.hasEnded)
+        self.assertEqual(
+            worker.frames,
+            [
+                Bye(
+                    f"{count} descriptors are on their way to processes of uid"
+                    f" {STRANGER} that do not read them: end those"
+                )
+            ],
+        )
+        self.comeAs(STRANGER + 1)
+        await self.greeted()
