@@ -1828,6 +1828,23 @@ class CloseElsewhereTests(SynchronousTestCase):
         client.close()
         self.reapAll()
 
+    def test_last(self) -> None:
+        """
+        The child closes it after us, however slow we are: the last one waits.
+        """
+
+        class Slow(socket.socket):
+            def close(self) -> None:
+                time.sleep(0.3)
+                super().close()
+
+        client = self.linger()
+        began = time.monotonic()
+        _linux.closeElsewhere(Slow(fileno=self.ours.detach()))
+        self.assertLess(time.monotonic() - began, 5)
+        client.close()
+        self.reapAll()
+
     def test_noProcess(self) -> None:
         """
         If there is no process to be had, the socket stays open.
