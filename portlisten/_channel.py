@@ -401,26 +401,29 @@ class ListenerChannel(_Channel):
         assert self._who is not None
         return _linux.peerProcess(self._socket, self._who.pid)
 
-    def dismiss(self) -> None:
-        duplicate, self._duplicate = self._duplicate, None
+    def dismiss(self) -> bool:
+        duplicate = self._duplicate
         if duplicate is None:
-            return
+            return True
         if not self._poisoned:
+            self._duplicate = None
             duplicate.close()
-            return
+            return True
         if isinstance(self.transport, ChannelTransport):
             # Whoever is the last to close it may have to wait.
             self.transport.getHandle().close()
         try:
             _linux.closeElsewhere(duplicate)
         except OSError as error:
-            _unclosable.append(duplicate)
             self._quiet(
                 self.log.error,
-                "{label} left a descriptor that nobody can close: {error}",
+                "{label} left a descriptor that cannot be closed yet: {error}",
                 label=self.label,
                 error=error.strerror,
             )
+            return False
+        self._duplicate = None
+        return True
 
     def drained(self) -> None:
         if not self._ended and self._revoking is None:
@@ -647,10 +650,6 @@ class ListenerChannel(_Channel):
             told = False
         if not told and self._ends:
             self._dispatcher.claimed(self, tuple(self._ends))
-
-
-#: What cannot be closed without the risk to hang, and by nobody else either.
-_unclosable: list[socket.socket] = []
 
 
 @implementer(IWorkerChannel, IFileDescriptorReceiver)

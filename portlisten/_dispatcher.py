@@ -39,6 +39,9 @@ LONGEST_TICK = 0.2
 #: How often a dead worker's copy is looked at, where the kernel cannot say.
 CERTAINTY = 20
 
+#: How long a process may take to end, once its channel is closed, in seconds.
+DEATH = 0.2
+
 #: How long the last words to the workers may take at the end, in seconds.
 FAREWELL = 1.0
 
@@ -154,6 +157,9 @@ class Dispatcher:
         # still touch what it claimed, or descriptors that it has not read.
         self._departed: dict[IChannel, int | None] = {}
         self._closed: set[IChannel] = set()
+        # Those that closed their channels, with their processes, and until when these
+        # may take to end.
+        self._dying: dict[IChannel, tuple[int, float]] = {}
         self._timer: IDelayedCall | None = None
         self._stopped: Deferred[None] | None = None
         self._deadline = 0.0
@@ -369,13 +375,23 @@ class Dispatcher:
         if self._stillHeld(channel):
             return
         self._sharing.left(channel)
-        before = self._ledger.counters.redispatched
         process, ended = None, False
         if self._ledger.copiesOf(channel):
             try:
                 process = channel.process()
             except ProcessLookupError:
                 ended = True
+        self._leave(channel, reason, process)
+        if ended:
+            self._ended(channel)
+
+    def _leave(self, channel: IChannel, reason: str, process: int | None) -> None:
+        """
+        A worker has left and may live.
+
+        @param process: a pidfd of it, or L{None} if it is not to be watched.  Keeps it.
+        """
+        before = self._ledger.counters.redispatched
         self._departed[channel] = process
         asleep = process is not None and channel.unread()
         spoiled = self._spoiled(channel)
@@ -388,8 +404,6 @@ class Dispatcher:
             reason=reason,
         )
         self._run(decisions)
-        if ended:
-            self._ended(channel)
 
     def died(self, channel: IChannel) -> None:
         """
@@ -402,7 +416,44 @@ class Dispatcher:
         if channel in self._borrowers:
             self._quiet(self.log.info, "{channel} is gone", channel=channel.label)
             self._run(self._ledger.died(channel, (), self._now()))
-            return
+        elif not self._mayLive(channel):
+            self._dead(channel)
+
+    def _mayLive(self, channel: IChannel) -> bool:
+        """
+        Whether the process of a worker that closed its channel has not ended.  Then
+        it is given a moment to do so: as long as it lives, what it claimed is its own.
+        """
+        if not self._ledger.copiesOf(channel):
+            return False
+        try:
+            process = channel.process()
+        except ProcessLookupError:
+            return False
+        if process is None:
+            return False
+        if _linux.hasEnded(process):
+            os.close(process)
+            return False
+        self._ledger.draining(channel)
+        self._dying[channel] = process, self._now() + DEATH
+        self._schedule()
+        return True
+
+    def _judge(self, now: float) -> None:
+        """
+        See whether those that closed their channels are dead.
+        """
+        for channel, (process, end) in list(self._dying.items()):
+            if _linux.hasEnded(process):
+                del self._dying[channel]
+                os.close(process)
+                self._dead(channel)
+            elif now >= end:
+                del self._dying[channel]
+                self._leave(channel, "it closed the channel, and lives", process)
+
+    def _dead(self, channel: IChannel) -> None:
         spoiled = self._spoiled(channel)
         self._mourn(
             channel, "{channel} died", partial(self._ledger.died, spoiled=spoiled)
@@ -471,6 +522,7 @@ class Dispatcher:
         """
         See what has become of the workers that have left.
         """
+        self._judge(now)
         for channel, process in list(self._departed.items()):
             if process is not None and _linux.hasEnded(process):
                 self._departed[channel] = None
@@ -493,6 +545,8 @@ class Dispatcher:
         """
         Have done with a channel of which nothing is left.
         """
+        if channel in self._dying:
+            return
         process = self._departed[channel]
         if process is not None and not self._ledger.copiesOf(channel):
             os.close(process)
@@ -501,12 +555,14 @@ class Dispatcher:
             self._discard(channel)
 
     def _discard(self, channel: IChannel) -> None:
-        process = self._departed.pop(channel)
+        process = self._departed[channel]
         if process is not None:
             os.close(process)
-        self._closed.discard(channel)
-        channel.dismiss()
-        self.channelEnded(channel)
+            self._departed[channel] = None
+        if channel.dismiss():
+            del self._departed[channel]
+            self._closed.discard(channel)
+            self.channelEnded(channel)
 
     def _balance(self) -> None:
         """
@@ -558,6 +614,9 @@ class Dispatcher:
             stopped, self._stopped = self._stopped, None
             self._sharing.stop()
             self._run(ledger.stopped())
+            for process, _ in self._dying.values():
+                os.close(process)
+            self._dying.clear()
             for channel in list(self._departed):
                 self._discard(channel)
             if self._timer is not None:
@@ -629,7 +688,7 @@ class Dispatcher:
         """
         Whether something is still to come from workers that have left.
         """
-        return bool(self._closed) or any(
+        return bool(self._closed or self._dying) or any(
             process is not None for process in self._departed.values()
         )
 

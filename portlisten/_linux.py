@@ -693,6 +693,9 @@ def refusesDescriptors(sock: socket.SocketType) -> bool:
 
 _children: list[int] = []
 
+#: How many processes may hang for us at a time.
+_MAXIMUM_CHILDREN = 16
+
 
 def reap() -> None:
     """
@@ -712,9 +715,12 @@ def closeElsewhere(sock: socket.socket) -> None:
     Close a socket without closing what is queued in it: that is for another process,
     a child, which may hang.  Takes the socket.
 
-    @raise OSError: if no process is to be had.  The socket stays open.
+    @raise OSError: if no process is to be had, or too many hang.  The socket stays
+        open.
     """
     reap()
+    if len(_children) >= _MAXIMUM_CHILDREN:
+        raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
     descriptor = sock.fileno()
     gone, goes = os.pipe()
     try:

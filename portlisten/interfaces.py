@@ -193,9 +193,11 @@ class IChannel(Interface):
         @raise ProcessLookupError: if it has ended.
         """
 
-    def dismiss() -> None:
+    def dismiss() -> bool:
         """
         Close what is left open for L{unread} and L{inFlight}.
+
+        @return: whether that was possible.  If not, it may be later.
         """
 
     def drained() -> None:

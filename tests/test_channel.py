@@ -1037,20 +1037,20 @@ class PoisonedTests(ListenerChannelTestCase):
         def fail(sock: socket.socket) -> None:
             raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
 
-        kept: list[socket.socket] = []
-        self.patch(_channel, "_unclosable", kept)
+        elsewhere = _linux.closeElsewhere
         self.patch(_linux, "closeElsewhere", fail)
         await self.poison()
         self.assertEqual(
             texts(self.logged, "error"),
             [
-                f"{self.channel.label} left a descriptor that nobody can close:"
+                f"{self.channel.label} left a descriptor that cannot be closed yet:"
                 " Resource temporarily unavailable"
             ],
         )
-        [sock] = kept
-        self.assertNotEqual(sock.fileno(), -1)
-        sock.close()
+        self.assertFalse(self.channel.dismiss())
+        self.patch(_linux, "closeElsewhere", elsewhere)
+        self.assertTrue(self.channel.dismiss())
+        await eventually(self.reaped)
 
 
 class FailureTests(ListenerChannelTestCase):

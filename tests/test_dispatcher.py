@@ -24,6 +24,7 @@ from zope.interface.verify import verifyClass, verifyObject
 
 from portlisten import _linux
 from portlisten._dispatcher import (
+    DEATH,
     DEPARTURES_INTERVAL,
     FAREWELL,
     WITNESS_INTERVAL,
@@ -111,8 +112,9 @@ class RecordingChannel:
             return None
         return os.pidfd_open(self.child.pid)
 
-    def dismiss(self) -> None:
+    def dismiss(self) -> bool:
         self.calls.append(("dismiss",))
+        return True
 
     def drained(self) -> None:
         self.calls.append(("drained",))
@@ -919,6 +921,55 @@ class DepartedTests(DispatcherTestCase):
         """
         self.dispatcher.parted(self.one, "revoked")
         self.dispatcher.disconnected(self.one)
+
+    def test_channelClosed(self) -> None:
+        """
+        One that closes its channel, and whose process goes on, has what it claimed:
+        nobody else gets that while it lives, and somebody does when it does not.
+        """
+        self.one.reads = True
+        self.die(self.one)
+        self.clock.advance(DEATH + 2 * WITNESS_INTERVAL)
+        self.assertIn(
+            "worker 1 left, 0 connections to hand off again: it closed the channel,"
+            " and lives",
+            texts(self.logged, "info"),
+        )
+        self.assertEqual((self.ledger.held, self.other.offers), (1, []))
+        self.assertEqual(self.ended, [])
+        self.kill()
+        self.clock.advance(WITNESS_INTERVAL)
+        self.assertEqual(len(self.other.offers), 1)
+        self.assertEqual(self.ended, [self.one])
+
+    def test_diesSlowly(self) -> None:
+        """
+        A process may take a moment to end when its channel is closed.
+        """
+        self.one.reads = True
+        self.die(self.one)
+        self.clock.advance(WITNESS_INTERVAL)
+        self.assertEqual((self.other.offers, self.ended), ([], []))
+        self.kill()
+        self.clock.advance(WITNESS_INTERVAL)
+        self.assertEqual(len(self.other.offers), 1)
+        self.assertIn(
+            "worker 1 died, 1 connections to hand off again, 0 lost in service",
+            texts(self.logged, "warn"),
+        )
+        self.assertEqual(self.ended, [self.one])
+
+    def test_stopsMeanwhile(self) -> None:
+        """
+        The end of the listener does not wait for that.
+        """
+        self.one.reads = True
+        self.die(self.one)
+        stopped = self.dispatcher.stop(0)
+        self.clock.advance(WITNESS_INTERVAL)
+        self.dispatcher.disconnected(self.other)
+        self.clock.advance(2 * WITNESS_INTERVAL)
+        self.successResultOf(stopped)
 
     def test_standsStill(self) -> None:
         """

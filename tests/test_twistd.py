@@ -16,11 +16,13 @@ from collections.abc import Callable
 from typing import Any
 
 from twisted.internet.error import ReactorNotRunning
+from twisted.internet.interfaces import IReactorCore
 from twisted.internet.task import Clock
 from twisted.logger import Logger, LogLevel, capturedLogs, formatEvent
 from twisted.python.usage import UsageError
 from twisted.scripts.twistd import ServerOptions
 from twisted.trial.unittest import SynchronousTestCase
+from zope.interface import implementer
 
 from portlisten import __version__, _linux, _twistd
 from portlisten._quiet import MOST
@@ -689,6 +691,7 @@ print("done")
         """
         calls: list[Any] = []
 
+        @implementer(IReactorCore)
         class Reactor(StandInReactor):
             def callLater(self, delay: float, *call: Any) -> None:
                 calls.append((delay, *call))
@@ -908,7 +911,7 @@ class OwnProcessTests(SynchronousTestCase):
 import os, signal, time
 from twisted.internet import reactor
 from portlisten._twistd import ownProcess
-ownProcess(reactor)
+ownProcess(reactor, 0.1)
 print(reactor.seconds is time.monotonic)
 
 def signals():
