@@ -20,7 +20,7 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from portlisten._channel import ListenerChannel
-from portlisten._dispatcher import Dispatcher
+from portlisten._dispatcher import DEATH, Dispatcher
 from portlisten._frames import (
     FROM_LISTENER,
     FROM_WORKER,
@@ -507,6 +507,8 @@ class MutatedWorkerTests(SynchronousTestCase):
         self.assertEqual(ledger.outstanding(good.channel), 2)
         self.assertFalse(good.transport.closing)
         bad.lose()
+        # Its process, which is this one, goes on.
+        clock.advance(2 * DEATH)
         self.assertEqual(ledger.workers, 1)
         self.serve(good, ledger, clock)
         self.assertEqual(ledger.held, 0)
