@@ -46,6 +46,10 @@ from portlisten.interfaces import IWire
 _FULL = frozenset([errno.EAGAIN, errno.ENOBUFS])
 
 
+#: How long a client may wait that has ended its side with nothing sent, in seconds.
+SILENCE = 5.0
+
+
 @implementer(IWriteDescriptor)
 class _Room:
     """
@@ -119,6 +123,7 @@ class DatagramWire:
         self._stopped: Deferred[None] | None = None
         self._deadline = 0.0
         self._looked = 0.0
+        self._ended: dict[AcceptedConnection, float] = {}
         self._now = RunningTime(reactor.seconds, self._retry + LONGEST_TICK)
         self._quiet = quiet(reactor)
         self.roomChanged: Callable[[], None] = lambda: None
@@ -145,13 +150,15 @@ class DatagramWire:
         See L{IWire}.
         """
         self._limit = min(max(1, self._queue), connections)
+        self._most = connections
         self._socket = _linux.datagramSocket()
 
     def room(self, name: str) -> int:
         """
         See L{IWire}.
         """
-        return max(0, self._limit - len(self._waiting))
+        most = min(self._limit + len(self._ended), self._most)
+        return max(0, most - len(self._waiting))
 
     def busy(self, name: str) -> bool:
         """
@@ -218,6 +225,7 @@ class DatagramWire:
                 self._failed(error)
                 break
             self._waiting.popleft()
+            self._ended.pop(connection, None)
             connection.forget()
             self._counts["sent"] += 1
             self._served()
@@ -292,7 +300,11 @@ class DatagramWire:
             return
         self._looked = now
         by = {connection.socket: connection for _, connection in self._waiting}
-        gone = {by[sock] for sock in _linux.departed(by)}
+        reset, ended = _linux.departed(by)
+        for sock in ended:
+            self._ended.setdefault(by[sock], now)
+        gone = {by[sock] for sock in reset}
+        gone |= {each for each, since in self._ended.items() if now - since >= SILENCE}
         if gone:
             self._waiting = deque(each for each in self._waiting if each[1] not in gone)
         for connection in gone:
@@ -302,6 +314,7 @@ class DatagramWire:
         self, connection: AcceptedConnection, count: str, reason: Reason
     ) -> None:
         self._counts[count] += 1
+        self._ended.pop(connection, None)
         self._quiet(
             self.log.info if reason is Reason.GONE else self.log.warn,
             "the connection of {peer} is closed: {reason}",

@@ -709,7 +709,8 @@ class Dispatcher:
         decisions = ledger.witnessed(touched)
         if now - self._looked >= DEPARTURES_INTERVAL:
             self._looked = now
-            decisions += ledger.left(self._haveLeft())
+            gone, ended = self._departures()
+            decisions += ledger.left(gone) + ledger.halfClosed(ended, now)
         if ledger.overdue(now) and not self._judging:
             # What would change the judgement may be there and not yet read.
             self._judging = True
@@ -721,6 +722,10 @@ class Dispatcher:
         if self._stopped is not None:
             self._proceed(now)
 
-    def _haveLeft(self) -> list[IConnection]:
+    def _departures(self) -> tuple[list[IConnection], list[IConnection]]:
+        """
+        Those that wait whose clients have left, or may have.
+        """
         by = {connection.socket: connection for connection in self._ledger.waits()}
-        return [by[sock] for sock in _linux.departed(by)]
+        gone, ended = _linux.departed(by)
+        return [by[sock] for sock in gone], [by[sock] for sock in ended]

@@ -151,11 +151,14 @@ class _Entry:
     @ivar accepted: when it was accepted.
     @ivar worker: whom it was offered to last, and there under which C{id}.
     @ivar since: when it entered its present state.
+    @ivar ended: when its client was seen to have ended its side with nothing sent, if
+        it was, while it waited.
     """
 
     __slots__ = (
         "accepted",
         "connection",
+        "ended",
         "id",
         "name",
         "port",
@@ -183,6 +186,7 @@ class _Entry:
         self.worker: _Worker | None = None
         self.id = 0
         self.since = accepted
+        self.ended: float | None = None
 
 
 @dataclass(eq=False, slots=True)
@@ -263,6 +267,9 @@ class Ledger:
         counts as hung, in seconds.
     @param pause: how long a worker that refused an offer gets no other, in
         seconds.
+    @param silence: how long a client may wait that has ended its side with nothing
+        sent, in seconds since that was seen.  It may want an answer all the same, but
+        most such clients have left: so it takes no place in the queue.
     @param roundRobin: give each worker with room its turn, whatever it has.
     @param names: what the ports are called.  Those of one name have their own
         queue: where nobody serves it, the others go on.
@@ -280,11 +287,14 @@ class Ledger:
         pause: float = 0.1,
         roundRobin: bool = False,
         names: Collection[str] = ("",),
+        silence: float = 5.0,
     ) -> None:
         self.counters = Counters()
         self._waiting: dict[str, list[tuple[int, _Entry]]] = {
             name: [] for name in names
         }
+        self._placeless = dict.fromkeys(self._waiting, 0)
+        self._silence = silence
         # With all other queues full, and all the copies there should be, there is
         # a quarter of the budget left for one name.
         others = len(self._waiting) - 1
@@ -364,7 +374,7 @@ class Ledger:
             for worker in self._workers.values()
             if worker.resume <= self._now and worker.wants(name)
         )
-        queue = self._queue - len(self._waiting[name])
+        queue = self._queue - len(self._waiting[name]) + self._placeless[name]
         return max(0, min(windows + queue, self._budget - self.held))
 
     def busy(self, name: str, now: float, since: float) -> bool:
@@ -677,11 +687,31 @@ class Ledger:
                 continue
             for _, entry in queue:
                 if entry.connection in gone:
+                    self._placeless[name] -= entry.ended is not None
                     decisions.append(GiveUp(entry.connection, Reason.GONE))
             heapify(stay)
             self._waiting[name] = stay
         self.counters.goneBeforeAdoption += len(decisions)
         return decisions
+
+    def halfClosed(self, connections: Iterable[Any], now: float) -> list[Decision]:
+        """
+        The clients of some that wait have ended their side with nothing sent.  They
+        are given up after a while, and at once where descriptors get scarce.
+        """
+        ended = set(connections)
+        crowded = self.held >= self._budget * 3 // 4
+        due = []
+        for name, queue in self._waiting.items():
+            for _, entry in queue:
+                if entry.connection not in ended:
+                    continue
+                if entry.ended is None:
+                    entry.ended = now
+                    self._placeless[name] += 1
+                if crowded or self._due(entry.ended, self._silence, now):
+                    due.append(entry.connection)
+        return self.left(due)
 
     def block(self, channel: Hashable, blocked: bool) -> None:
         """
@@ -730,8 +760,7 @@ class Ledger:
         for queue in self._waiting.values():
             while queue and self._due(queue[0][1].accepted, self._patience, now):
                 self.counters.timedOut += 1
-                connection = heappop(queue)[1].connection
-                decisions.append(GiveUp(connection, Reason.TIMED_OUT))
+                decisions.append(GiveUp(self._pop(queue).connection, Reason.TIMED_OUT))
         while self._copies:
             oldest = next(iter(self._copies))
             if not self._due(oldest.since, self._hold, now):
@@ -757,8 +786,7 @@ class Ledger:
         for queue in self._waiting.values():
             while queue:
                 self.counters.stopped += 1
-                connection = heappop(queue)[1].connection
-                decisions.append(GiveUp(connection, Reason.STOPPED))
+                decisions.append(GiveUp(self._pop(queue).connection, Reason.STOPPED))
         for worker in (*self._workers.values(), *self._departed.values()):
             for entry in (*worker.offered.values(), *worker.copies.values()):
                 decisions.append(LetGo(entry.connection))
@@ -783,7 +811,17 @@ class Ledger:
 
     def _wait(self, entry: _Entry) -> None:
         entry.worker = None
+        entry.ended = None
         heappush(self._waiting[entry.name], (entry.serial, entry))
+
+    def _pop(self, queue: list[tuple[int, _Entry]]) -> _Entry:
+        """
+        Take the oldest out of a queue.
+        """
+        entry = heappop(queue)[1]
+        if entry.ended is not None:
+            self._placeless[entry.name] -= 1
+        return entry
 
     def _redispatch(self, entry: _Entry) -> None:
         self.counters.redispatched += 1
@@ -842,7 +880,7 @@ class Ledger:
                 queues.remove(queue)
                 continue
             worker = min(able, key=self._rank) if len(able) > 1 else able[0]
-            heappop(queue)
+            self._pop(queue)
             if not queue:
                 queues.remove(queue)
             self._turn += 1

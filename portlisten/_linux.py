@@ -249,27 +249,39 @@ def listens(sock: socket.SocketType) -> bool:
         return False
 
 
-def departed(socks: Iterable[socket.SocketType]) -> list[socket.SocketType]:
+def departed(
+    socks: Iterable[socket.SocketType],
+) -> tuple[list[socket.SocketType], list[socket.SocketType]]:
     """
-    Find the connections whose clients have left: they were reset, or their clients
-    ended their side before they had sent anything.  What a client sent before it
-    left may still be wanted, so such a connection is not among them.
+    Find the connections whose clients have left, or may have.
+
+    @return: those that are closed, as by a reset; and those whose clients ended their
+        side before they had sent anything, which looks the same whether they wait
+        for an answer or not.  If a client had sent something, that may still be
+        wanted, so its connection is in neither.
     """
     by = {sock.fileno(): sock for sock in socks}
     poll = select.poll()
     for descriptor in by:
         poll.register(descriptor, select.POLLRDHUP)
-    return [by[number] for number, _ in poll.poll(0) if _saidNothing(by[number])]
-
-
-def _saidNothing(sock: socket.SocketType) -> bool:
-    try:
-        if sock.family == socket.AF_UNIX:
-            return not _queued(sock, termios.FIONREAD)
-        progress = _progress(sock)
-    except OSError:
-        return False
-    return progress is not None and (progress.served or not progress.received)
+    gone, ended = [], []
+    for number, events in poll.poll(0):
+        sock = by[number]
+        try:
+            if sock.family == socket.AF_UNIX:
+                silent = not _queued(sock, termios.FIONREAD)
+                closed = bool(events & select.POLLHUP)
+            else:
+                progress = _progress(sock)
+                silent = progress is not None and not progress.received
+                closed = progress is not None and progress.served
+        except OSError:
+            continue
+        if closed and (silent or sock.family != socket.AF_UNIX):
+            gone.append(sock)
+        elif silent:
+            ended.append(sock)
+    return gone, ended
 
 
 def peerProcess(sock: socket.SocketType, pid: int) -> int | None:

@@ -1226,14 +1226,18 @@ class LeftTests(DispatcherTestCase):
 
     def test_closed(self) -> None:
         """
-        One that closes and has sent nothing is dropped soon, and counted as gone; its
-        room is free again.
+        One that closes and has sent nothing takes no place any more, and is dropped
+        after a while, and counted as gone.
         """
         clients = self.accept(2)
         address = clients[0].getsockname()
         before = len(descriptors())
+        self.assertEqual(self.dispatcher.room(""), 0)
         self.leave(clients[0])
+        self.look()
+        self.assertEqual((self.ledger.waiting, self.dispatcher.room("")), (2, 1))
         changes = self.roomChanges
+        self.clock.advance(5)
         self.look()
         self.assertEqual(self.ledger.waiting, 1)
         self.assertEqual(self.ledger.counters.goneBeforeAdoption, 1)
@@ -1251,7 +1255,7 @@ class LeftTests(DispatcherTestCase):
 
     def test_reset(self) -> None:
         """
-        So is one that resets the connection, though it had sent something.
+        One that resets the connection is dropped at once, though it had sent something.
         """
         [client] = self.accept()
         client.send(b"question")

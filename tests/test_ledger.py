@@ -1022,6 +1022,39 @@ class DepartureTests(LedgerTestCase):
         self.assertEqual(self.join("x"), offers("x", b=1, d=2))
         self.assertCounted(accepted=4, offered=2, goneBeforeAdoption=2)
 
+    def test_halfClosed(self) -> None:
+        """
+        Those that may have left take no place, and are offered all the same; after a
+        while they are given up.
+        """
+        self.accept("abcd")
+        room = self.ledger.room()
+        self.assertEqual(self.ledger.halfClosed("abc", self.now), [])
+        self.assertEqual(self.ledger.halfClosed("abc", self.now), [])
+        self.assertEqual((self.ledger.room(), self.ledger.waiting), (room + 3, 4))
+        self.assertEqual(self.join("x", 1), offers("x", a=1))
+        self.assertEqual(self.ledger.room(), room + 3)
+        self.assertEqual(self.ledger.halfClosed("bc", self.now + 4.9), [])
+        self.assertEqual(
+            self.ledger.halfClosed("bc", self.now + 5),
+            [GiveUp("b", Reason.GONE), GiveUp("c", Reason.GONE)],
+        )
+        self.assertEqual(self.ledger.room(), room + 3)
+        self.refuse("x", 1)
+        self.assertEqual(self.ledger.room(), room + 2)
+
+    def test_crowded(self) -> None:
+        """
+        They are given up at once if most of the budget is in use.
+        """
+        self.ledger = self.open(budget=8)
+        self.accept("abcde")
+        self.assertEqual(self.ledger.halfClosed("a", self.now), [])
+        self.accept("f")
+        self.assertEqual(
+            self.ledger.halfClosed("a", self.now), [GiveUp("a", Reason.GONE)]
+        )
+
 
 class BlockTests(LedgerTestCase):
     """

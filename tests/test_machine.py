@@ -113,6 +113,7 @@ class Connection:
     witness: bool
     since: float = 0.0
     claim: int = 0
+    ended: float | None = None
 
     @property
     def port(self) -> int:
@@ -224,7 +225,7 @@ class LedgerMachine(RuleBasedStateMachine):
 
     def room(self, name: str) -> int:
         room = sum(side.room(self.now) for side in self.sides if side.wants(name))
-        room += self.queue - len(self.queued(name))
+        room += self.queue - len([e for e in self.queued(name) if e.ended is None])
         return max(0, min(room, self.budget - self.ledger.held))
 
     def rooms(self) -> list[int]:
@@ -294,6 +295,8 @@ class LedgerMachine(RuleBasedStateMachine):
         return [LetGo(connection) for connection in connections]
 
     def again(self, connections: Collection[Connection]) -> None:
+        for connection in connections:
+            connection.ended = None
         self.counters.redispatched += len(connections)
         self.waiting.extend(connections)
 
@@ -338,7 +341,8 @@ class LedgerMachine(RuleBasedStateMachine):
         self.counters.accepted += len(batch)
         self.obey(self.ledger.accepted(port, batch, self.now, True, name))
         assert self.ledger.room(name) == 0
-        assert len(self.queued(name)) <= self.queue
+        placed = [each for each in self.queued(name) if each.ended is None]
+        assert len(placed) <= self.queue
 
     @precondition(lambda self: len(self.sides) < 4)
     @rule(window=sizes, names=wants)
@@ -375,7 +379,10 @@ class LedgerMachine(RuleBasedStateMachine):
         ids = pickSome(what, side.offered)
         side.limit = max(1, side.limit // 2)
         side.resume = self.now + PAUSE
-        self.waiting.extend(side.offered.pop(id) for id in ids)
+        back = [side.offered.pop(id) for id in ids]
+        for connection in back:
+            connection.ended = None
+        self.waiting.extend(back)
         self.counters.refused += len(ids)
         self.obey(self.ledger.refused(side, ids, self.now))
 
@@ -518,6 +525,22 @@ class LedgerMachine(RuleBasedStateMachine):
         decisions = self.ledger.witnessed(touched)
         assert set(decisions) == set(self.letGo(touched))
         assert len(decisions) == len(touched)
+
+    @precondition(lambda self: self.waiting)
+    @rule(what=some)
+    def clientsEndTheirSide(self, what: set[int]) -> None:
+        ended = pickSome(what, self.waiting)
+        crowded = self.ledger.held >= self.budget * 3 // 4
+        gone = []
+        for each in sorted(ended, key=self.order):
+            each.ended = self.now if each.ended is None else each.ended
+            if crowded or self.now - each.ended >= SILENCE:
+                gone.append(each)
+        self.waiting = [each for each in self.waiting if each not in gone]
+        self.counters.goneBeforeAdoption += len(gone)
+        decisions = self.ledger.halfClosed(ended, self.now)
+        assert set(decisions) == {GiveUp(each, Reason.GONE) for each in gone}
+        assert len(decisions) == len(gone)
 
     @rule(delay=delays)
     def tick(self, delay: float) -> None:
@@ -816,6 +839,7 @@ class ClaimsMachine(RuleBasedStateMachine):
 LISTENER = "the listener"
 QUEUE = 4
 BUDGET = 12
+SILENCE = 5.0
 
 
 class Client:

@@ -209,7 +209,7 @@ def test_clientsThatLeft(processes: Processes) -> None:
         if number % 2:
             client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
         client.close()
-    until = time.monotonic() + 3
+    until = time.monotonic() + 9
     while process.descriptors() > before + 4 and time.monotonic() < until:
         time.sleep(0.05)
     assert process.descriptors() <= before + 4
