@@ -227,15 +227,16 @@ def test_clientsThatLeft(processes: Processes) -> None:
             assert client.recv(100) == HELLO
 
 
-def test_halfClosedClients(processes: Processes) -> None:
+@pytest.mark.parametrize("said", [b"request", b""], ids=["sent", "silent"])
+def test_halfClosedClients(processes: Processes, said: bytes) -> None:
     """
-    A client that sent its request and ended its side while no worker was there is
-    served when one comes.
+    A client that ended its side while no worker was there is served when one comes,
+    whether it had sent something or not.
     """
     process = listener(processes, PORT)
     port = process.port()
     with socket.create_connection(("127.0.0.1", port)) as client:
-        client.sendall(b"request")
+        client.sendall(said)
         client.shutdown(socket.SHUT_WR)
         time.sleep(1)
         honest(processes)
