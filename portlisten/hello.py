@@ -145,8 +145,7 @@ Examples:
             "retry",
             None,
             0.1,
-            "Seconds between two tries to connect to the listener, and before the"
-            " reactor's registrations are tried again.",
+            "Seconds between two tries to connect to the listener.",
             _twistd.number("retry", float, 0.001),
         ],
         [
