@@ -2,13 +2,12 @@
 What the reactor lacks: time that no clock setting changes, and registrations that
 outlast a kernel that is short of something.
 
-B{Time.}  Twisted's reactors go by the wall clock (twisted#2424).  If that clock
-is set back, every timer waits for as much longer.  If it is set forward, every timer is
-due at once.  Here every duration is on C{CLOCK_MONOTONIC}, which nobody sets and which
-stands still while the machine is suspended.  Our commands own their
-process, so they put the whole reactor on it (L{own}).  An endpoint is a guest in
-the process of another program, and leaves the reactor's time alone: it has a
-L{TimerClock} of its own.
+B{Time.}  Twisted's reactors go by the wall clock (twisted#2424).  If that clock is set
+back, every timer waits for as much longer.  If it is set forward, every timer is due at
+once.  Here every duration is on C{CLOCK_MONOTONIC}, which nobody sets and which stands
+still while the machine is suspended.  Our commands own their process, so they put the
+whole reactor on it (L{own}).  An endpoint is a guest in the process of another program,
+and leaves the reactor's time alone: it has a L{TimerClock} of its own.
 
 B{A process that stood still.}  When a stopped process goes on, its timers are due,
 and what came for it meanwhile is still unread.  So a L{Deadline} gives I/O one turn
