@@ -3,9 +3,9 @@ Accepting on a raw socket.
 
 A Twisted port would make a transport of each connection, which cannot be let
 go of again: C{loseConnection} ends the connection in every process, and
-C{abortConnection} makes the worker's own close a reset.  When it is out of
-descriptors it accepts connections in order to close them.  This accepts only
-what there is room for; the rest waits in the kernel's backlog.
+C{abortConnection} makes the worker's own close a reset.  If a Twisted port is out of
+descriptors, it accepts connections in order to close them.  An L{Acceptor} accepts
+only the connections that fit.  The rest waits in the kernel's backlog.
 """
 
 from __future__ import annotations
@@ -151,9 +151,9 @@ class Acceptor:
         Take what the backlog holds and there is room for, and close the socket.
         Does not shut it down: it may have other holders.  May be called again.
 
-        @param leave: whether what there is no room for is left to other holders.  If
-            not, the socket stays open until those are taken who wait at the first of
-            these calls, which is to be made again when there is room.
+        @param leave: whether connections that do not fit are left to other holders.  If
+            not, the socket stays open until the connections are taken that wait at the
+            first of these calls.  Call again when there is room.
         """
         if self._taking:
             return

@@ -1,5 +1,5 @@
 """
-Who may be at the other end of a channel.
+Which users may be at the other end of a channel.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Access:
 
     def explain(self, who: Credentials) -> str:
         """
-        Say why somebody may not be there.
+        Say why a process may not be a worker.
         """
         reason = (
             f"uid {who.uid} may not be a worker here: the listener's --allow-user"

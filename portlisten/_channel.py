@@ -1,7 +1,7 @@
 """
 The Protocols at the two ends of a channel.
 
-They are thin: frames in, frames out, descriptors along with them.  What a
+The Protocols are thin: frames in, frames out, descriptors along with them.  What a
 claim or a death means is decided in L{portlisten._ledger} and
 L{portlisten._claims}.  They need a transport that provides C{IUNIXTransport}
 and C{ISystemHandle}, as Twisted's own Unix transports do.
@@ -10,13 +10,13 @@ Three things about those transports shape this module:
 
   - They tell nobody when the write buffer has reached the kernel, except a pull
     producer, whose C{resumeProducing} runs just then.  L{_Flushes} is one.
-  - When a write fails they drop the connection along with what the peer had
-    written and nobody had read.  That may be claims, or word that they were
-    revoked, so each end keeps a duplicate of the socket and reads what is left
-    of the stream from it before it judges.  It judges by the kernel's word: only
-    if the other end is closed is it dead.  After any other failure it may live,
-    and so nothing is served that may have been given to somebody else.
-  - An exception from C{dataReceived} drops the connection without a word, and
+  - If a write fails, they drop the connection, along with what the peer had written
+    and nobody had read.  That may be claims, or a REVOKED.  So each end keeps a
+    duplicate of the socket, and reads what is left of the stream before it judges
+    whether the peer is dead.  The peer is dead only if the kernel says that its end
+    is closed.  After any other failure the peer may live, so nothing is served that
+    may have been given to somebody else.
+  - An exception from C{dataReceived} drops the connection without a reason, and
     one from C{fileDescriptorReceived} leaks descriptors.  Neither may raise.
 """
 
@@ -234,7 +234,7 @@ class _Channel(Protocol):
 
     def _readOn(self) -> None:
         """
-        See whether the other end is dead.  Have it write no more, and take in what it
+        See whether the other end is dead.  Stop it from writing, and take in what it
         had written and the transport did not read.
         """
         if self._duplicate is None or self._ended:
@@ -478,11 +478,11 @@ class ListenerChannel(_Channel):
 
     def _seeRead(self, ids: Collection[int]) -> None:
         """
-        See that a worker could know of what it answers.  Ids can be guessed.  Whoever
-        answers what is still unread can have descriptors pile up in flight, of which
-        the kernel lets a user have only so many; and an answer to what is not even
-        sent may lead to a connection being closed, whose descriptor's number would
-        soon be another's.
+        See that a worker could know of the offer that it answers.  Ids can be guessed.
+        If a worker answers unread offers, descriptors pile up in flight, and the kernel
+        limits how many a user has in flight.  If a worker answers an offer that is not
+        even sent, the connection may be closed, and its descriptor's number would soon
+        be another's.
 
         @raise ProtocolError: if it could not.
         """

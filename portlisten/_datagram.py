@@ -1,15 +1,15 @@
 """
 The wire of 2002, for programs that were written for it: the listener's side.  The
-other one is in L{portlisten._receiver}.
+worker's side is in L{portlisten._receiver}.
 
 The worker binds a datagram socket to a path, and the listener sends a datagram
 to that path for each connection: a byte that means nothing, and the descriptor.
-Nothing comes back.  When it was sent, the listener closes its own descriptor, so
-what a worker had received and not served when it dies is lost; that is what the
-other wire is for.
+The worker sends nothing back.  When a descriptor was sent, the listener closes its own.
+So if a worker dies, what it had received and not served is lost.  The other wire is for
+that.
 
-Better than in 2002, the listener goes on accepting while nobody is at the path, and
-keeps the order of arrival.
+Unlike the listener of 2002, this listener goes on accepting while no worker is at the
+path, and keeps the order of arrival.
 """
 
 from __future__ import annotations

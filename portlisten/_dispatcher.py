@@ -442,7 +442,7 @@ class Dispatcher:
 
     def _judge(self, now: float) -> None:
         """
-        See whether those that closed their channels are dead.
+        See whether the workers that closed their channels are dead.
         """
         for channel, (process, end) in list(self._dying.items()):
             if _linux.hasEnded(process):
@@ -469,7 +469,7 @@ class Dispatcher:
         A worker is dead: others get what it had not touched.
 
         @param what: what the log calls it.
-        @param divide: has the ledger say what becomes of it.
+        @param divide: asks the ledger what becomes of its connections.
         """
         counters = self._ledger.counters
         again, lost = counters.redispatched, counters.lostInService
@@ -485,8 +485,8 @@ class Dispatcher:
 
     def _touched(self, channel: IChannel) -> set[IConnection]:
         """
-        Those that a dead worker had claimed and touched, and those of which the
-        kernel does not say whether it had: nothing may be served twice.
+        The connections that a dead worker had claimed and touched.  If the kernel does
+        not say whether it touched one, that one counts: nothing may be served twice.
         """
 
         def isPristine(connection: IConnection) -> bool:
@@ -500,8 +500,8 @@ class Dispatcher:
 
     def _spoiled(self, channel: IChannel, ids: Iterable[int] = ()) -> set[IConnection]:
         """
-        Those that a worker did not claim and made useless all the same: all others
-        would refuse them, again and again.
+        The connections that a worker did not claim and made useless all the same: all
+        other workers would refuse them, again and again.
         """
         offers = self._ledger.offersTo(channel, ids)
         return {connection for connection in offers if connection.spoiled()}
@@ -543,7 +543,7 @@ class Dispatcher:
 
     def _bury(self, channel: IChannel) -> None:
         """
-        Have done with a channel of which nothing is left.
+        Forget a channel of which nothing is left.
         """
         if channel in self._dying:
             return

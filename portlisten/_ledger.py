@@ -21,30 +21,31 @@ in steps::
 
   - B{Offered}: sent, and not claimed.  The worker must not touch it yet, so
     whatever becomes of the worker, the next one may have it, provided that the
-    first can no longer claim it.  A worker that died can not.  One that hangs
-    must first be I{revoked}: the edge shuts the reading side of the channel
-    down, which in the kernel is one step after which the worker's claim fails
-    and before which it can still be read; only then comes L{Ledger.parted}.
+    first can no longer claim it.  A worker that died can not.  A worker that
+    hangs must first be I{revoked}: the edge shuts down the reading side of the
+    channel, which is one step in the kernel.  After that step, the worker's claim
+    fails.  A claim from before it can still be read.  Only then comes
+    L{Ledger.parted}.
 
   - B{Claimed}: the worker said that it takes it, before it touched it.  From
-    here on the kernel is the witness.  Is the connection as the client made it
-    (I{pristine}: nothing read, nothing written), then a death of the worker
-    harms nobody, and the next one may have it.  Is it not, then it was in
-    service, and dies with its worker as in any server.
+    here on the kernel is the witness.  If the connection is as the client made it
+    (I{pristine}: nothing read, nothing written), the worker's death harms nobody,
+    and the next worker may have it.  If it is not, it was in service, and is lost
+    with its worker, as in any server.
 
   - B{In the worker's hands}: the copy is closed, because the connection was
     seen not to be pristine, or the worker reported it CLOSED, or it stayed
     silent for so long that the copy was not worth its descriptor any more.
 
-A worker may leave its channel and live on: it was revoked, or said BYE.  What it
-claimed is its own then, and untouched as it may be, nobody else may have it while
-the process lives.  The copies are kept as those of any worker are.  If the process
-ends before it has touched them, the next worker may have them.  A process that has
-not even read the last word that it was sent stands still, so the time for which its
-copies are held begins when it has.
+A worker may leave its channel and live on: it was revoked, or said BYE.  Then what it
+claimed is its own.  While the process lives, no other worker may have these
+connections, even if they are untouched.  Their copies are kept as those of any worker
+are.  If the process ends before it has touched them, the next worker may have them.  If
+the process has not even read the last frame that it was sent, it stands still.  So the
+time for which its copies are kept begins when it has read that frame.
 
 The worker's word counts for little on the way: it can not make the listener
-lose somebody else's connection, only its own.  Ids are the listener's, and are
+lose another worker's connection, only its own.  Ids are the listener's, and are
 checked against what is outstanding on the very channel that they come from.
 
 This module decides and never acts: no sockets, no clock, no reactor.  Events
@@ -736,8 +737,8 @@ class Ledger:
 
     def overdue(self, now: float) -> bool:
         """
-        Whether L{ticked} would judge somebody: a client who waited, or a worker that
-        did not claim.
+        Whether L{ticked} would find a client that has waited, or a worker that has not
+        claimed, for too long.
         """
         return any(
             queue and self._due(queue[0][1].accepted, self._patience, now)

@@ -1,9 +1,9 @@
 """
 Using the sockets that a listener lends: the ports of a worker.
 
-They are others' as well.  So nothing here shuts one down, which would end it for
-everybody; and of one with a path, nothing removes that or changes its mode, as
-Twisted's own port does with a Unix socket that it adopts.
+Other workers use these sockets as well.  So nothing here shuts a socket down, which
+would end it for all.  Nor does anything remove the path of a Unix socket, or change the
+path's mode, as Twisted's own port does with a Unix socket that it adopts.
 """
 
 from __future__ import annotations

@@ -240,8 +240,8 @@ def _queued(sock: socket.SocketType, request: int) -> int:
 
 def listens(sock: socket.SocketType) -> bool:
     """
-    Whether a socket listens.  A connection does if somebody had it disconnected and
-    then called listen(2): see connect(2) on C{AF_UNSPEC}.
+    Whether a socket listens.  A connection does if a process disconnected it and then
+    called listen(2): see connect(2) on C{AF_UNSPEC}.
     """
     try:
         return bool(sock.getsockopt(SOL_SOCKET, SO_ACCEPTCONN))
@@ -298,8 +298,8 @@ def peerProcess(sock: socket.SocketType, pid: int) -> int | None:
     except ProcessLookupError:
         raise
     except OSError as error:
-        # So say kernels before 6.15 of a process that somebody has waited for, and
-        # whose number may be another's by now.
+        # Kernels before 6.15 say so of a process that was waited for, and whose
+        # number may be another's by now.
         if error.errno == errno.EINVAL:
             raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH)) from None
     try:
@@ -724,10 +724,10 @@ def reap() -> None:
 
 def closeElsewhere(sock: socket.socket) -> None:
     """
-    Close a socket without closing what is queued in it: that is for another process,
-    a child, which may hang.  Takes the socket.
+    Close a socket without closing what is queued in it: a child process does that, and
+    may hang.  Takes the socket.
 
-    @raise OSError: if no process is to be had, or too many hang.  The socket stays
+    @raise OSError: if no process can be started, or too many hang.  The socket stays
         open.
     """
     reap()
@@ -781,7 +781,7 @@ def timer() -> int:
 
 def setTimer(descriptor: int, delay: float) -> None:
     """
-    Have the descriptor that L{timer} made be readable after a time, in seconds.
+    Make the descriptor that L{timer} made readable after a time, in seconds.
 
     @raise OSError: if that is impossible.
     """

@@ -3,7 +3,7 @@ Telling the service manager how the process is doing: sd_notify(3).
 
 A process may have several parts, such as endpoints, each of which is ready in its
 own time.  The process is ready when all of them are.  A part may end while the
-process goes on.  Where there is no C{NOTIFY_SOCKET}, nobody is told.
+process goes on.  If there is no C{NOTIFY_SOCKET}, nothing is sent.
 """
 
 from __future__ import annotations

@@ -179,8 +179,8 @@ def bind(
 def _give(name: str, made: int, mode: int, group: int) -> None:
     """
     Give the path of a socket that was just bound to a group, and then change its
-    permissions.  Whoever may write to its folder can put something else there at
-    any time, such as a symbolic link: that is left as it is.
+    permissions.  A user that may write to its folder can put something else there
+    at any time, such as a symbolic link: that is left as it is.
 
     @param made: the permissions that the socket was bound with.
     @raise PathError: if it is not that socket any more.

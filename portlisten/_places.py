@@ -1,8 +1,8 @@
 """
 How many channels each user may have at a time.
 
-There are only so many places.  Nobody may take them all: the last quarter is for
-users who have few, each of whom has to leave as many free as they have.
+The number of places is limited, and no user may take them all.  The last quarter is for
+users that have few: a user has to leave as many places free as it has taken.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections import Counter
 
 class Places:
     """
-    The places, and who has them.
+    The places, and which user has how many.
 
     @param total: how many there are.
     """

@@ -684,7 +684,9 @@ _ADVICE = {
 }
 
 _PATH_ADVICE = {
-    errno.EACCES: "; whoever starts the listener must be able to write to the folder",
+    errno.EACCES: (
+        "; the user that starts the listener must be able to write to the folder"
+    ),
     errno.EADDRINUSE: "; 'ss -lxp' shows who has it: if nobody has, remove it",
     errno.ENOENT: "; make the folder first",
 }

@@ -1,8 +1,8 @@
 """
-Log lines that somebody else can cause, and could cause without end.
+Log lines that clients, or the other side, can cause without end.
 
-The first few of a kind are logged as they are.  Those after them are counted, and
-the count is logged when their time is over.
+The first few lines of a kind are logged as they are.  Later lines are counted, and
+the count is logged when the time of that kind is over.
 """
 
 from __future__ import annotations

@@ -2,13 +2,12 @@
 What the reactor lacks: time that no clock setting changes, and registrations that
 outlast a kernel that is short of something.
 
-B{Time.}  Twisted's reactors go by the wall clock (twisted#2424).  If that is set
-back, whatever waits for a time waits for as long again; if it is set forward, all
-of it is due at once.  Here every duration is on C{CLOCK_MONOTONIC}, which nobody
-sets and which stands still while the machine is suspended.  Our commands own their
-process, so they put the whole reactor on it (L{own}).  An endpoint is a guest in
-the process of another program, and leaves the reactor's time alone: it has a
-L{TimerClock} of its own.
+B{Time.}  Twisted's reactors go by the wall clock (twisted#2424).  If that clock is set
+back, every timer waits for as much longer.  If it is set forward, every timer is due at
+once.  Here every duration is on C{CLOCK_MONOTONIC}, which nobody sets and which stands
+still while the machine is suspended.  Our commands own their process, so they put the
+whole reactor on it (L{own}).  An endpoint is a guest in the process of another program,
+and leaves the reactor's time alone: it has a L{TimerClock} of its own.
 
 B{A process that stood still.}  When a stopped process goes on, its timers are due,
 and what came for it meanwhile is still unread.  So a L{Deadline} gives I/O one turn
@@ -16,9 +15,10 @@ before it judges, and L{RunningTime} does not count the time in which the proces
 did not run.
 
 B{Registration.}  epoll_ctl(2) can fail for lack of memory, or of watches.  Twisted
-lets that through to whoever wanted to read or write, who would have to give up.
-L{Persistent} tries again.  In a process of ours the reactor itself does (L{own}); in
-another's, our own parts and the transports of adopted connections do.
+passes the error to the caller that wanted to read or write, and the caller would have
+to give up.  L{Persistent} tries again.  In a process of our commands, the reactor
+itself tries again (L{own}).  In another program's process, only our own parts and the
+transports of adopted connections do.
 """
 
 from __future__ import annotations
@@ -57,9 +57,9 @@ log = Logger()
 
 def own(reactor: Any, retry: float = RETRY) -> None:
     """
-    Put a reactor on C{CLOCK_MONOTONIC}, and have it try registrations again, for those
-    who own the process.  Calls that are pending keep the time that is left to them.  A
-    reactor that is not Twisted's, such as a test's, is left alone.
+    Put a reactor on C{CLOCK_MONOTONIC}, and make it try registrations again.  Only the
+    owner of the process may do so.  Pending calls keep the time that is left to them.
+    A reactor that is not Twisted's, such as a test's, is left alone.
 
     @param retry: how long to wait before a registration is tried again, in seconds.
     """
@@ -94,8 +94,8 @@ def ours(reactor: Any) -> Any:
 
 def makePersistent(transport: Any, reactor: Any) -> None:
     """
-    Have a transport of somebody else's protocol use L{Persistent} registrations, and
-    the reactor's own time.
+    Make a transport of a server's protocol use L{Persistent} registrations, and the
+    reactor's own time.
 
     @param reactor: what L{ours} gave.
     """
@@ -358,7 +358,7 @@ class OurReactor(Persistent):
 
     def takeOver(self, retry: float) -> None:
         """
-        Have the reactor itself try registrations again.
+        Make the reactor itself try registrations again.
 
         @param retry: how long to wait before that, in seconds.
         """

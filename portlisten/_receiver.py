@@ -1,11 +1,11 @@
 """
 The wire of 2002, for programs that were written for it: the worker's side.  The
-other one is in L{portlisten._datagram}.
+listener's side is in L{portlisten._datagram}.
 
 Nothing tells a listener what became of a connection, so what has reached a worker
-dies with it.  But one that stops serves it: for the kernel, shutting the reading
-side of a datagram socket down is one step after which sending to it fails
-(C{EPIPE}), and before which what was sent can still be read
+dies with the worker.  But a worker that is told to stop serves it.  It shuts down the
+reading side of its datagram socket, which is one step in the kernel.  After that step,
+sending to the socket fails (C{EPIPE}).  What was sent before can still be read
 (C{unix_dgram_sendmsg} in net/unix/af_unix.c).
 """
 

@@ -2,13 +2,13 @@
 Lending the sockets of shared ports to workers: carries out what
 L{portlisten._shares} decides, and looks after the sockets.
 
-A socket that is shared is in the hands of each worker: what one does to it, it does
-to all.  Some servers shut their sockets down when they stop, or make them blocking.
-So this looks at them from time to time, and mends what can be mended.
+A shared socket is in the hands of each worker: what one worker does to it affects all.
+Some servers shut their sockets down when they stop, or make them blocking.  So this
+module checks the sockets from time to time, and mends what can be mended.
 
-What is sent to a worker that does not read is in flight, and the kernel lets a user
-have only so many descriptors in flight.  So one that does not read what it is lent
-is given up, and not many may be waiting to be read at a time.
+What is sent to a worker that does not read is in flight, and the kernel limits how many
+descriptors a user has in flight.  So a worker that does not read the sockets that it is
+lent is given up, and only a few sockets may be unread at a time.
 """
 
 from __future__ import annotations

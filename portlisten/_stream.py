@@ -1,6 +1,6 @@
 """
 The listener's side of the C{stream} wire: binds the channels' path, lets workers
-in, and has connections handed off to them.
+in, and hands off connections to them.
 """
 
 from __future__ import annotations
@@ -132,7 +132,7 @@ class StreamWire:
         if not self._refuses:
             self.log.info(
                 "this kernel cannot refuse descriptors that workers send (Linux 6.16"
-                " can): who sends one is cut off"
+                " can): a worker that sends one is cut off"
             )
         options = self._options
         self._parting = False
@@ -273,8 +273,7 @@ class StreamWire:
 
     def _objection(self, who: _linux.Credentials) -> str:
         """
-        Say why somebody is not let in, or nothing if they are: they have a place
-        then.
+        Say why a process is not let in, or nothing if it is: it has a place then.
         """
         if self._parting:
             return "the listener stops"

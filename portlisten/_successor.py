@@ -1,8 +1,9 @@
 """
 Taking the place of a listener that stops.
 
-A listener that was told to stop while connections wait goes on for its grace.  Its
-HELLO says so.  One that is started meanwhile waits for its end.
+If a listener is told to stop while connections wait, it goes on for its grace.  Its
+HELLO says so.  A listener that is started meanwhile waits until the first one has
+ended.
 """
 
 from __future__ import annotations

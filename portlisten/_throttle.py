@@ -1,17 +1,17 @@
 """
 Slowing down workers that die at once, again and again.
 
-A worker that crashes when it starts, under a supervisor that starts it anew,
-would have the listener offer connections and take them back in a circle.  So
-who has died a few times in a row without finishing a single connection waits a
-little before its next offer, twice as long each time, up to a limit.  Workers
+If a worker crashes when it starts, and a supervisor starts it anew, the listener
+would offer connections and take them back in a circle.  So if a user's workers have
+died a few times in a row, with no connection finished, the next one waits a little
+before its first offer, twice as long each time, up to a limit.  Workers
 are told apart by their user: a crash gives the next process another pid.
 
-The first connection that one finishes clears the name of those before it, and
-not of those that have died since, which may be another program.  Who died while
-it waited has shown nothing, so that counts for nothing.
+When a worker finishes its first connection, the deaths before it joined are
+forgiven.  Later deaths are not: they may be those of another program.  If a worker
+dies while it waits for its first offer, that death does not count.
 
-Nothing here keeps time: the one who asks waits.
+Nothing here keeps time: the caller waits.
 """
 
 from __future__ import annotations

@@ -1,18 +1,19 @@
 """
 A transport for channels.
 
-Twisted's own would do, and the Protocols of L{portlisten._channel} work over
-either; but it was made for the odd descriptor, and here they are all there is:
+Twisted's own transport would do, and the Protocols of L{portlisten._channel} work over
+either.  But it was made for an occasional descriptor, and a channel carries little
+else:
 
   - It sends one descriptor in a message.  This sends all that are due in one.
-  - Where the kernel is short of something for a moment (C{ENOMEM},
+  - If the kernel is short of something for a moment (C{ENOMEM},
     C{ETOOMANYREFS}), or one descriptor is of no use, it drops the connection
-    and shuts it down, which to the worker looks like the death of its listener.
+    and shuts it down.  To the worker, that looks like the death of its listener.
     This waits, or leaves that descriptor out.
   - It does not receive descriptors with close-on-exec set, and receives them where
     none are wanted.
-  - When a write fails it closes its socket before the protocol hears of it,
-    along with what the peer had written.  This closes it afterwards.
+  - If a write fails, it closes its socket before the protocol hears of the failure,
+    and what the peer had written is lost.  This closes the socket afterwards.
   - It takes any failure of a read for the end of the connection.  This tries again.
   - It does not know what its peer has read.
 """

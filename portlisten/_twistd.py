@@ -100,6 +100,9 @@ class CommandOptions(Options):
         """
         See L{Options.getUsage}.
         """
+        # Docstrings of methods have line breaks and indentation.
+        for name, doc in self.docs.items():
+            self.docs[name] = doc and " ".join(doc.split())
         return str(super().getUsage(width)) + self.epilogue
 
     def _twistds(self, reason: str) -> str | None:
@@ -256,8 +259,8 @@ class JoiningOptions(CommandOptions):
 
     def opt_listener_user(self, name: str) -> None:
         """
-        Whose process the listener may be when it starts to listen; may be given
-        several times. [default: root's, your own, the owner's of PATH's folder]
+        A user that may have started the listener; may be given several times.
+        [default: root, your own user, the owner of PATH's folder]
         """
         self["listener-user"].append(user(name, "listener-user"))
 

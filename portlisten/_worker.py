@@ -1,6 +1,6 @@
 """
-The worker: keeps a channel to a listener, and has an ordinary Twisted factory
-serve what comes through it.
+The worker: keeps a channel to a listener.  An ordinary Twisted factory serves the
+connections that come through it.
 """
 
 from __future__ import annotations

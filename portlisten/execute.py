@@ -4,9 +4,9 @@ listener shares.
 
 The sockets reach the program as systemd's would: from descriptor 3 on, with
 C{LISTEN_FDS}, C{LISTEN_FDNAMES} and C{LISTEN_PID} in its environment, see
-sd_listen_fds(3).  After them comes the channel, which the program need not know
-of: it stays open for as long as the program and its children live, so that the
-listener knows of them.
+sd_listen_fds(3).  The channel's descriptor comes after the sockets.  The program need
+not know of it: it stays open for as long as the program and its children live, so that
+the listener knows of them.
 
 The program takes the place of this process, so its supervisor sees no other.
 """
@@ -114,8 +114,8 @@ Examples, with 'twistd portlisten --share http=tcp:80 /run/portlisten/web.sock':
 
     def opt_name(self, name: str) -> None:
         """
-        Take only the ports that the listener calls so; may be given several
-        times. [default: all that it shares]
+        Take only the ports of this name; may be given several times.
+        [default: all that the listener shares]
         """
         try:
             self["name"] = list(portNames([*self["name"], name]))

@@ -130,8 +130,8 @@ Examples:
             "mode",
             None,
             None,
-            "With --wire=datagram, permissions of PATH: who may write to it may send"
-            " connections. [default: 0660]",
+            "With --wire=datagram, permissions of PATH: the users that may"
+            " write to it may send connections. [default: 0660]",
             _twistd.octal,
         ],
         [
@@ -172,8 +172,8 @@ Examples:
 
     def opt_name(self, name: str) -> None:
         """
-        Serve only the ports that the listener calls so; may be given several
-        times. [default: all]
+        Serve only the ports of this name; may be given several times.
+        [default: all]
         """
         try:
             self["name"].append(portName(name))

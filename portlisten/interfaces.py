@@ -1,5 +1,5 @@
 """
-The contracts at the seams between the rooms.
+The contracts between the parts of portlisten.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class IConnection(Interface):
 
     def spoiled() -> bool:
         """
-        Say whether somebody made a listening socket of it, as whoever has a
+        Say whether some process made a listening socket of it, as any holder of a
         descriptor of a connection can.
         """
 
@@ -91,7 +91,7 @@ class IWire(Interface):
 
     def start(connections: int, channels: int) -> None:
         """
-        Begin, as whoever the process has become.
+        Begin, after privileges were dropped.
 
         @param connections: how many descriptors of connections it may hold.
         @param channels: how many workers may be connected.
@@ -130,8 +130,8 @@ class IWire(Interface):
 
         @param grace: how long that may take, in seconds.
         @param waitsElsewhere: says whether connections wait that were not accepted
-            yet; they are, as soon as a worker L{serves} them, which C{roomChanged}
-            tells.
+            yet.  They are accepted as soon as a worker L{serves} them: then
+            C{roomChanged} is called.
         @return: fires when it is done.
         """
 
@@ -271,12 +271,12 @@ class IDispatcher(Interface):
 
     def died(channel: IChannel) -> None:
         """
-        It is gone without a word, and all that it had said was told.
+        The worker ended without a BYE, and all that it had sent was reported.
         """
 
     def disconnected(channel: IChannel) -> None:
         """
-        The channel's last event.  The dispatcher says C{dismiss} once it has no
+        The channel's last event.  The dispatcher calls C{dismiss} once it has no
         question any more.
         """
 

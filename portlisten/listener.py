@@ -74,7 +74,7 @@ PORT is a number (every interface, IPv4 and IPv6) or an endpoint description:
 It may be left out where --listen or --share gives one. tcp6:80 is IPv6 only: give
 tcp:80 as well for IPv4.
 
-With a name before it, a worker can ask for it; one that asks for none gets all.
+If a port has a name, workers can ask for it; a worker that gives no name gets all.
 Ports of one name have their own queue, so they do not wait for others' workers:
   http=80                         https=tcp:443:interface=192.0.2.1
 
@@ -102,7 +102,8 @@ Examples:
             "mode",
             None,
             None,
-            "Permissions of PATH: who may write to it may be a worker. [default: 0660]",
+            "Permissions of PATH: a process that may write to it may be a worker."
+            " [default: 0660]",
             _twistd.octal,
         ],
         [
@@ -116,7 +117,7 @@ Examples:
             "backlog",
             None,
             None,
-            "Connections that the kernel keeps for us to accept."
+            "Connections that the kernel keeps for the listener to accept."
             " [default: what the host allows, net.core.somaxconn]",
             _twistd.number("backlog", int, 1, 2**31 - 1),
         ],
@@ -139,7 +140,7 @@ Examples:
             "on-timeout",
             None,
             "close",
-            "What to do when its patience runs out: 'close' the connection, or"
+            "What to do when a connection has waited for so long: 'close' it, or"
             " 'exit', as in 2002.",
             _twistd.choice("on-timeout", "close", "exit"),
         ],
@@ -178,7 +179,8 @@ Examples:
             "retry",
             None,
             0.1,
-            "Seconds to pause accepting when descriptors or memory run out.",
+            "Seconds to pause accepting when descriptors or memory run out, and before"
+            " the reactor's registrations are tried again.",
             _twistd.number("retry", float, 0.001),
         ],
         [
@@ -206,22 +208,22 @@ Examples:
 
     def opt_share(self, description: str) -> None:
         """
-        Have each worker accept on this [NAME=]PORT itself; may be given several
+        Let each worker accept on this [NAME=]PORT itself; may be given several
         times.
         """
         self["share"].append(description)
 
     def opt_allow_user(self, name: str) -> None:
         """
-        Only this user's processes may be workers, besides root's and the
-        listener's own; may be given several times. [default: whom the path's
-        mode lets in]
+        Only this user's processes may be workers, besides those of root and of
+        the listener's own user; may be given several times. [default: every user
+        that may write to PATH]
         """
         self["allow-user"].append(_twistd.user(name, "allow-user"))
 
     def opt_allow_group(self, name: str) -> None:
         """
-        Likewise for the members of a group.
+        Likewise for the members of this group.
         """
         self["allow-group"].append(_twistd.group(name, "allow-group"))
 
@@ -426,7 +428,7 @@ class ListenerService(Service):
 
     def _waits(self) -> bool:
         """
-        Whether there are connections that would be reset if the ports were closed.
+        Whether connections wait that would be reset if the ports were closed.
         """
         return any(
             acceptor.waits for bound, acceptor in self._acceptors if not bound.inherited
@@ -463,8 +465,8 @@ def descriptorBudget() -> tuple[int, int]:
 
 def _openDescriptors() -> int:
     """
-    How many descriptors are open.  Without /proc, it is how many are open below the
-    lowest that is free.
+    How many descriptors are open.  Without /proc, this is how many are open below the
+    lowest free number.
     """
     try:
         return len(os.listdir("/proc/self/fd"))
@@ -484,7 +486,7 @@ def _checkApart(port: str | None, path: str) -> None:
     """
     if port is not None and os.path.realpath(port) == os.path.realpath(path):
         raise _path.PathError(
-            f"{path} is both a port and PATH, where workers are met: give one of them"
+            f"{path} is both a port and PATH, where workers connect: give one of them"
             " another path"
         )
 

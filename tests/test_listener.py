@@ -272,6 +272,15 @@ class OptionsTests(SynchronousTestCase):
         for name in set(options) - {"path"}:
             self.assertIn(f"--{name}=", text)
 
+    def test_helpSpaces(self) -> None:
+        """
+        One space stands between the words that say what an option does.
+        """
+        options = str(Options()).partition("Options:\n")[2].partition("\n\n")[0]
+        told = [line[24:].rstrip() for line in options.splitlines()]
+        self.assertIn("Display this help and exit.", told)
+        self.assertNotIn("  ", " ".join(told))
+
     def test_helpIsPrinted(self) -> None:
         """
         C{--help} prints it, and is a success.
