@@ -163,9 +163,14 @@ class Acceptor:
             pause = self._pause
             taken = self._take()
             self._owed -= taken
-            if not taken and (self._pause is not pause or not self._waiting()):
+            if not taken and not self._waiting():
                 self._owed = 0
                 break
+            if not taken and self._pause is not pause:
+                break
+        if self._usable and not leave and _linux.queued(self._socket) is None:
+            # Nobody knows how many wait on a Unix socket.
+            self._owed = int(self.waits)
         if self._owed <= 0:
             self.close()
 

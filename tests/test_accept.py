@@ -349,6 +349,37 @@ class ListeningTests(ListeningTestCase):
             self.connectFrom(1)
         self.assertEqual(self.socket.fileno(), -1)
 
+    def test_stopWithoutDescriptors(self) -> None:
+        """
+        Those that cannot be accepted for want of descriptors are taken when they can.
+        """
+        addresses = self.connectFrom(1)
+        accept = _linux.accept
+
+        def fail(sock: socket.socket, family: int) -> Any:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+        self.patch(_linux, "accept", fail)
+        self.listener.stop(leave=False)
+        self.assertNotEqual(self.socket.fileno(), -1)
+        self.patch(_linux, "accept", accept)
+        self.listener.stop(leave=False)
+        self.assertEqual(self.batches, [addresses])
+        self.assertEqual(self.socket.fileno(), -1)
+
+    def test_stopUncounted(self) -> None:
+        """
+        Where the kernel does not say how many wait, it closes when nobody does.
+        """
+        self.patch(_linux, "queued", lambda sock: None)
+        addresses = self.connectFrom(2)
+        for number in range(2):
+            self.assertNotEqual(self.socket.fileno(), -1)
+            self.room = 1
+            self.listener.stop(leave=False)
+            self.assertEqual(self.batches[number:], [addresses[number : number + 1]])
+        self.assertEqual(self.socket.fileno(), -1)
+
     def test_closeTakesNothing(self) -> None:
         """
         Closing leaves the backlog to whoever else holds the socket.
