@@ -29,11 +29,8 @@ from zope.interface import implementer
 
 from portlisten import _linux, _path
 from portlisten._accept import Accepted
-from portlisten._dispatcher import (
-    DEPARTURES_INTERVAL,
-    LONGEST_TICK,
-    AcceptedConnection,
-)
+from portlisten._departures import Departures
+from portlisten._dispatcher import LONGEST_TICK, AcceptedConnection
 from portlisten._frames import Port
 from portlisten._ledger import Reason
 from portlisten._quiet import quiet
@@ -122,7 +119,7 @@ class DatagramWire:
         self._complaint = ""
         self._stopped: Deferred[None] | None = None
         self._deadline = 0.0
-        self._looked = 0.0
+        self._departures = Departures()
         self._ended: dict[AcceptedConnection, float] = {}
         self._now = RunningTime(reactor.seconds, self._retry + LONGEST_TICK)
         self._quiet = quiet(reactor)
@@ -157,7 +154,8 @@ class DatagramWire:
         """
         See L{IWire}.
         """
-        most = min(self._limit + len(self._ended), self._most)
+        placeless = min(len(self._ended), self._limit // 2)
+        most = min(self._limit + placeless, self._most)
         return max(0, most - len(self._waiting))
 
     def busy(self, name: str) -> bool:
@@ -296,14 +294,11 @@ class DatagramWire:
         Drop the connections whose clients have left.
         """
         now = self._now()
-        if now - self._looked < DEPARTURES_INTERVAL:
-            return
-        self._looked = now
-        by = {connection.socket: connection for _, connection in self._waiting}
-        reset, ended = _linux.departed(by)
-        for sock in ended:
-            self._ended.setdefault(by[sock], now)
-        gone = {by[sock] for sock in reset}
+        waiting = [connection for _, connection in self._waiting]
+        reset, ended = self._departures.look(waiting, now)
+        for connection in ended:
+            self._ended.setdefault(connection, now)
+        gone = set(reset)
         gone |= {each for each, since in self._ended.items() if now - since >= SILENCE}
         if gone:
             self._waiting = deque(each for each in self._waiting if each[1] not in gone)

@@ -18,6 +18,7 @@ from zope.interface import implementer
 
 from portlisten import _linux
 from portlisten._accept import Accepted
+from portlisten._departures import Departures
 from portlisten._frames import Kind, Port, socketName
 from portlisten._ledger import Decision, GiveUp, HandOff, Ledger, LetGo, Reason
 from portlisten._quiet import quiet
@@ -28,9 +29,6 @@ from portlisten.interfaces import IChannel, IConnection, IDispatcher
 
 #: How often the kernel is asked about the copies that are held, in seconds.
 WITNESS_INTERVAL = 0.02
-
-#: How often the clients that wait are looked at, in seconds.
-DEPARTURES_INTERVAL = 0.25
 
 #: How much time counts as passed at the most between two looks at the clock, in
 #: seconds: while the process stands still, nobody's time runs.
@@ -163,7 +161,7 @@ class Dispatcher:
         self._timer: IDelayedCall | None = None
         self._stopped: Deferred[None] | None = None
         self._deadline = 0.0
-        self._looked = 0.0
+        self._departures = Departures()
         self._judging = False
         self._parting = False
         self._telling = False
@@ -707,10 +705,8 @@ class Dispatcher:
         self._balance()
         touched = [copy for copy in ledger.copies() if copy.pristine() is False]
         decisions = ledger.witnessed(touched)
-        if now - self._looked >= DEPARTURES_INTERVAL:
-            self._looked = now
-            gone, ended = self._departures()
-            decisions += ledger.left(gone) + ledger.halfClosed(ended, now)
+        gone, ended = self._departures.look(ledger.waits(), now)
+        decisions += ledger.left(gone) + ledger.halfClosed(ended, now)
         if ledger.overdue(now) and not self._judging:
             # What would change the judgement may be there and not yet read.
             self._judging = True
@@ -721,11 +717,3 @@ class Dispatcher:
         self._run(decisions + ledger.ticked(now))
         if self._stopped is not None:
             self._proceed(now)
-
-    def _departures(self) -> tuple[list[IConnection], list[IConnection]]:
-        """
-        Those that wait whose clients have left, or may have.
-        """
-        by = {connection.socket: connection for connection in self._ledger.waits()}
-        gone, ended = _linux.departed(by)
-        return [by[sock] for sock in gone], [by[sock] for sock in ended]

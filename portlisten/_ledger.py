@@ -375,7 +375,8 @@ class Ledger:
             for worker in self._workers.values()
             if worker.resume <= self._now and worker.wants(name)
         )
-        queue = self._queue - len(self._waiting[name]) + self._placeless[name]
+        placeless = min(self._placeless[name], self._queue // 2)
+        queue = self._queue - len(self._waiting[name]) + placeless
         return max(0, min(windows + queue, self._budget - self.held))
 
     def busy(self, name: str, now: float, since: float) -> bool:
@@ -682,7 +683,7 @@ class Ledger:
         """
         gone = set(connections)
         decisions: list[Decision] = []
-        for name, queue in self._waiting.items():
+        for name, queue in self._waiting.items() if gone else ():
             stay = [each for each in queue if each[1].connection not in gone]
             if len(stay) == len(queue):
                 continue
@@ -698,19 +699,26 @@ class Ledger:
     def halfClosed(self, connections: Iterable[Any], now: float) -> list[Decision]:
         """
         The clients of some that wait have ended their side with nothing sent.  They
-        are given up after a while, and at once where descriptors get scarce.
+        are given up after a while, and at once if there are many of them, or
+        descriptors get scarce.
         """
         ended = set(connections)
+        if not ended:
+            return []
         crowded = self.held >= self._budget * 3 // 4
         due = []
         for name, queue in self._waiting.items():
-            for _, entry in queue:
-                if entry.connection not in ended:
-                    continue
+            found = sorted(each for each in queue if each[1].connection in ended)
+            for _, entry in found:
                 if entry.ended is None:
                     entry.ended = now
                     self._placeless[name] += 1
-                if crowded or self._due(entry.ended, self._silence, now):
+            many = self._placeless[name] - self._queue // 2
+            for _, entry in found:
+                assert entry.ended is not None
+                late = self._due(entry.ended, self._silence, now)
+                if crowded or late or many > 0:
+                    many -= 1
                     due.append(entry.connection)
         return self.left(due)
 

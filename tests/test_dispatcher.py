@@ -23,9 +23,9 @@ from zope.interface import implementer
 from zope.interface.verify import verifyClass, verifyObject
 
 from portlisten import _linux
+from portlisten._departures import INTERVAL
 from portlisten._dispatcher import (
     DEATH,
-    DEPARTURES_INTERVAL,
     FAREWELL,
     WITNESS_INTERVAL,
     AcceptedConnection,
@@ -1222,7 +1222,7 @@ class LeftTests(DispatcherTestCase):
         """
         Let the time pass until it is looked who is there.
         """
-        self.clock.advance(DEPARTURES_INTERVAL + 2 * WITNESS_INTERVAL)
+        self.clock.advance(INTERVAL + 2 * WITNESS_INTERVAL)
 
     def test_closed(self) -> None:
         """

@@ -225,8 +225,12 @@ class LedgerMachine(RuleBasedStateMachine):
 
     def room(self, name: str) -> int:
         room = sum(side.room(self.now) for side in self.sides if side.wants(name))
-        room += self.queue - len([e for e in self.queued(name) if e.ended is None])
+        room += self.queue - len(self.queued(name))
+        room += min(len(self.placeless(name)), self.queue // 2)
         return max(0, min(room, self.budget - self.ledger.held))
+
+    def placeless(self, name: str) -> list[Connection]:
+        return [each for each in self.queued(name) if each.ended is not None]
 
     def rooms(self) -> list[int]:
         """
@@ -341,8 +345,7 @@ class LedgerMachine(RuleBasedStateMachine):
         self.counters.accepted += len(batch)
         self.obey(self.ledger.accepted(port, batch, self.now, True, name))
         assert self.ledger.room(name) == 0
-        placed = [each for each in self.queued(name) if each.ended is None]
-        assert len(placed) <= self.queue
+        assert len(self.queued(name)) <= self.queue * 3 // 2
 
     @precondition(lambda self: len(self.sides) < 4)
     @rule(window=sizes, names=wants)
@@ -531,11 +534,17 @@ class LedgerMachine(RuleBasedStateMachine):
     def clientsEndTheirSide(self, what: set[int]) -> None:
         ended = pickSome(what, self.waiting)
         crowded = self.ledger.held >= self.budget * 3 // 4
-        gone = []
-        for each in sorted(ended, key=self.order):
+        for each in ended:
             each.ended = self.now if each.ended is None else each.ended
-            if crowded or self.now - each.ended >= SILENCE:
-                gone.append(each)
+        gone: list[Connection] = []
+        for name in dict.fromkeys(NAMES):
+            many = len(self.placeless(name)) - self.queue // 2
+            for each in sorted(ended, key=self.order):
+                if each.name == name and (
+                    crowded or self.now - each.ended >= SILENCE or many > 0
+                ):
+                    many -= 1
+                    gone.append(each)
         self.waiting = [each for each in self.waiting if each not in gone]
         self.counters.goneBeforeAdoption += len(gone)
         decisions = self.ledger.halfClosed(ended, self.now)
