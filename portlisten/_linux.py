@@ -29,7 +29,7 @@ from socket import (
     SO_TYPE,
     SOL_SOCKET,
 )
-from typing import Any
+from typing import Any, NamedTuple
 
 from portlisten._frames import Kind
 
@@ -119,7 +119,10 @@ def cookie(sock: socket.SocketType) -> int:
 
     @raise OSError: C{ENOTSOCK} for a descriptor of something else.
     """
-    data = insist(sock.getsockopt, SOL_SOCKET, SO_COOKIE, _COOKIE.size)
+    try:
+        data = sock.getsockopt(SOL_SOCKET, SO_COOKIE, _COOKIE.size)
+    except OSError:
+        data = insist(sock.getsockopt, SOL_SOCKET, SO_COOKIE, _COOKIE.size)
     number: int = _COOKIE.unpack(data)[0]
     return number
 
@@ -140,8 +143,7 @@ def insist(call: Callable[..., Any], *arguments: object) -> Any:
     return call(*arguments)
 
 
-@dataclass(frozen=True)
-class _Progress:
+class _Progress(NamedTuple):
     """
     How far a TCP connection has come.
 
@@ -452,8 +454,12 @@ def kindOf(sock: socket.SocketType) -> Kind:
         socket for some, nor a UDP socket.
     """
     try:
-        protocol = insist(sock.getsockopt, SOL_SOCKET, SO_PROTOCOL)
-        listening = insist(sock.getsockopt, SOL_SOCKET, SO_ACCEPTCONN)
+        try:
+            protocol = sock.getsockopt(SOL_SOCKET, SO_PROTOCOL)
+            listening = sock.getsockopt(SOL_SOCKET, SO_ACCEPTCONN)
+        except OSError:
+            protocol = insist(sock.getsockopt, SOL_SOCKET, SO_PROTOCOL)
+            listening = insist(sock.getsockopt, SOL_SOCKET, SO_ACCEPTCONN)
         if protocol == IPPROTO_TCP:
             # That says it all, and is what there is most of.
             return Kind.LISTENER if listening else Kind.CONNECTIONS
@@ -528,7 +534,11 @@ def family(descriptor: int) -> socket.AddressFamily:
     """
     sock = _peek(descriptor)
     try:
-        return _FAMILIES[insist(sock.getsockopt, SOL_SOCKET, SO_DOMAIN)]
+        try:
+            domain = sock.getsockopt(SOL_SOCKET, SO_DOMAIN)
+        except OSError:
+            domain = insist(sock.getsockopt, SOL_SOCKET, SO_DOMAIN)
+        return _FAMILIES[domain]
     finally:
         sock.detach()
 

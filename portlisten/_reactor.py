@@ -235,80 +235,65 @@ class Persistent:
     def __init__(self, reactor: Any, clock: Any) -> None:
         self._reactor = reactor
         self._clock = clock
-        self._addReader = reactor.addReader
-        self._addWriter = reactor.addWriter
-        self._removeReader = reactor.removeReader
-        self._removeWriter = reactor.removeWriter
-        self._readers: dict[Any, IDelayedCall] = {}
-        self._writers: dict[Any, IDelayedCall] = {}
+        self.addReader, self.removeReader = self._persist(
+            reactor.addReader, reactor.removeReader
+        )
+        self.addWriter, self.removeWriter = self._persist(
+            reactor.addWriter, reactor.removeWriter
+        )
         self._failed = -QUIET
         self.retry = RETRY
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._reactor, name)
 
-    def addReader(self, reader: Any) -> None:
+    def _persist(
+        self, add: Callable[[Any], None], remove: Callable[[Any], None]
+    ) -> tuple[Callable[[Any], None], Callable[[Any], None]]:
         """
-        See L{IReactorFDSet}.
+        Make two methods of L{IReactorFDSet}, which are called several times for each
+        connection.
         """
-        self._add(reader, self._addReader, self._readers)
+        pending: dict[Any, IDelayedCall] = {}
 
-    def addWriter(self, writer: Any) -> None:
-        """
-        See L{IReactorFDSet}.
-        """
-        self._add(writer, self._addWriter, self._writers)
+        def persistentAdd(each: Any) -> None:
+            if pending:
+                _cancel(pending.pop(each, None))
+            try:
+                add(each)
+            except OSError as error:
+                if error.errno in _FINAL:
+                    raise
+                self._complain(error)
+                pending[each] = self._clock.callLater(self.retry, again, each)
 
-    def removeReader(self, reader: Any) -> None:
-        """
-        See L{IReactorFDSet}.
-        """
-        self._remove(reader, self._removeReader, self._readers)
+        def again(each: Any) -> None:
+            del pending[each]
+            if each.fileno() != -1:
+                persistentAdd(each)
 
-    def removeWriter(self, writer: Any) -> None:
-        """
-        See L{IReactorFDSet}.
-        """
-        self._remove(writer, self._removeWriter, self._writers)
-
-    def _add(
-        self, each: Any, add: Callable[[Any], None], pending: dict[Any, IDelayedCall]
-    ) -> None:
-        _cancel(pending.pop(each, None))
-        try:
-            add(each)
-        except OSError as error:
-            if error.errno in _FINAL:
-                raise
-            self._complain(error)
-            pending[each] = self._clock.callLater(
-                self.retry, self._again, each, add, pending
-            )
-
-    def _again(
-        self, each: Any, add: Callable[[Any], None], pending: dict[Any, IDelayedCall]
-    ) -> None:
-        del pending[each]
-        if each.fileno() != -1:
-            self._add(each, add, pending)
-
-    def _remove(
-        self,
-        each: Any,
-        remove: Callable[[Any], None],
-        pending: dict[Any, IDelayedCall],
-    ) -> None:
-        _cancel(pending.pop(each, None))
-        for _ in range(_TRIES):
+        def persistentRemove(each: Any) -> None:
+            if pending:
+                _cancel(pending.pop(each, None))
             try:
                 remove(each)
             except OSError as error:
                 self._complain(error)
-                if each.fileno() == -1:
-                    break
-                # EPollReactor forgets half of it then.
-                known = getattr(self._reactor, "_selectables", {})
-                known.setdefault(each.fileno(), each)
+                self._removeAgain(each, remove)
+
+        return persistentAdd, persistentRemove
+
+    def _removeAgain(self, each: Any, remove: Callable[[Any], None]) -> None:
+        for _ in range(_TRIES):
+            if each.fileno() == -1:
+                break
+            # EPollReactor forgets half of it when it fails.
+            known = getattr(self._reactor, "_selectables", {})
+            known.setdefault(each.fileno(), each)
+            try:
+                remove(each)
+            except OSError as error:
+                self._complain(error)
             else:
                 break
 
