@@ -373,15 +373,24 @@ class Dispatcher:
         if self._stillHeld(channel):
             return
         self._sharing.left(channel)
-        process, ended = None, False
-        if self._ledger.copiesOf(channel):
-            try:
-                process = channel.process()
-            except ProcessLookupError:
-                ended = True
+        process, ended = self._processOf(channel)
         self._leave(channel, reason, process)
         if ended:
             self._ended(channel)
+
+    def _processOf(self, channel: IChannel) -> tuple[int | None, bool]:
+        """
+        Find the process of a worker, if copies of what it claimed are held.
+
+        @return: a pidfd, which is the caller's, or L{None}; and whether the process is
+            known to have ended.
+        """
+        if not self._ledger.copiesOf(channel):
+            return None, False
+        try:
+            return channel.process(), False
+        except ProcessLookupError:
+            return None, True
 
     def _leave(self, channel: IChannel, reason: str, process: int | None) -> None:
         """
@@ -422,12 +431,7 @@ class Dispatcher:
         Whether the process of a worker that closed its channel has not ended.  Then
         it is given a moment to do so: as long as it lives, what it claimed is its own.
         """
-        if not self._ledger.copiesOf(channel):
-            return False
-        try:
-            process = channel.process()
-        except ProcessLookupError:
-            return False
+        process, _ = self._processOf(channel)
         if process is None:
             return False
         if _linux.hasEnded(process):
