@@ -362,7 +362,20 @@ def failToStart(options: CommandOptions, reason: str, code: int = 1) -> NoReturn
     if options.logsElsewhere:
         log.critical("{reason}", reason=message)
     print(message, file=sys.__stderr__, flush=True)
+    _removePidFile(options.twistd)
     raise StartFailure(reason, code)
+
+
+def _removePidFile(twistd: Any) -> None:
+    """
+    Remove C{twistd}'s pid file.  C{twistd} itself removes it after it has told the
+    process that waits for the daemon, which may be too late for who looks then.
+    """
+    try:
+        os.unlink(twistd["pidfile"])
+    except (KeyError, TypeError, OSError):
+        return
+    twistd["pidfile"] = ""
 
 
 def checkUser(options: CommandOptions) -> None:

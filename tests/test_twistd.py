@@ -626,6 +626,29 @@ class FailToStartTests(SynchronousTestCase):
         self.assertEqual(event["log_level"], LogLevel.critical)
         self.assertEqual(formatEvent(event), "tool: {no} room")
 
+    def test_pidFile(self) -> None:
+        """
+        The pid file is removed before twistd reports the failure; twistd then has
+        nothing left to remove.
+        """
+        path = self.mktemp()
+        with open(path, "w"):
+            pass
+        options = toolOptions(nodaemon=1, pidfile=path)
+        self.patch(sys, "__stderr__", io.StringIO())
+        self.assertRaises(StartFailure, _twistd.failToStart, options, "no room")
+        self.assertFalse(os.path.exists(path))
+        self.assertEqual(options.twistd["pidfile"], "")
+
+    def test_noPidFile(self) -> None:
+        """
+        A pid file that cannot be removed is left to twistd, which says so.
+        """
+        options = toolOptions(nodaemon=1, pidfile="/nowhere/pid")
+        self.patch(sys, "__stderr__", io.StringIO())
+        self.assertRaises(StartFailure, _twistd.failToStart, options, "no room")
+        self.assertEqual(options.twistd["pidfile"], "/nowhere/pid")
+
 
 class WarnOfRootTests(SynchronousTestCase):
     """

@@ -20,6 +20,7 @@ from pytest_twisted import ensureDeferred
 import portlisten
 from tests.integration.conftest import Start
 from tests.integration.support import Process, ask, command, freePort, listening
+from tests.processes import canTrace
 
 LONG = "./" + "x" * 106
 DATAGRAM = "--wire=datagram"
@@ -196,6 +197,27 @@ async def test_daemon(start: Start, folder: Path) -> None:
     log = folder.joinpath("twistd.log").read_text()
     assert "portlisten: /dev/null exists and is no socket" in log
     assert "Traceback" not in log
+
+
+@pytest.mark.skipif(not canTrace(), reason="needs strace, and the right to attach it")
+@ensureDeferred
+async def test_daemonPidFile(start: Start, folder: Path) -> None:
+    """
+    The pid file of a daemon that cannot start is gone before the process that waits
+    for it ends, however long its removal takes.
+    """
+    trace = folder / "strace.txt"
+    slowly = ["strace", "-f", "-qq", "-o", str(trace), "-e", "trace=unlink,exit_group"]
+    slowly += ["-e", "inject=unlink:delay_enter=300000"]
+    await start(*slowly, command("twistd"), "portlisten", "0", "/dev/null").ended()
+    lines = trace.read_text().splitlines()
+    (removed,) = (
+        number
+        for number, line in enumerate(lines)
+        if "unlink" in line and "DELAYED" in line
+    )
+    failed = [number for number, line in enumerate(lines) if "exit_group(1)" in line]
+    assert removed < failed[0]
 
 
 @ensureDeferred
