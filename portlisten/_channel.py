@@ -49,11 +49,9 @@ from portlisten._frames import (
     Drained,
     Frame,
     Gone,
-    Kind,
     Listener,
     ListenerHello,
     Offer,
-    ProtocolError,
     Refuse,
     Revoked,
     Vocabulary,
@@ -61,9 +59,11 @@ from portlisten._frames import (
     WorkerHello,
     encode,
 )
+from portlisten._model import Kind
 from portlisten._quiet import quiet
 from portlisten._reactor import Deadline
 from portlisten._transport import GONE, ChannelTransport, Unread
+from portlisten.errors import ProtocolError, WrongSocket
 from portlisten.interfaces import (
     IAdopter,
     IChannel,
@@ -759,7 +759,7 @@ class WorkerChannel(_Channel):
                 _closeAll(self._claims.arrived(cookie, descriptor))
             else:
                 self._keep(cookie, descriptor)
-        except (OSError, _linux.WrongSocket) as error:
+        except (OSError, WrongSocket) as error:
             self._quiet(
                 self.log.warn, "a descriptor of no use came: {error}", error=error
             )

@@ -26,16 +26,8 @@ from collections.abc import Iterator
 from typing import Generic, TypeVar
 
 from portlisten import _frames
-from portlisten._frames import (
-    Claim,
-    Closed,
-    Drain,
-    Frame,
-    Gone,
-    Offer,
-    ProtocolError,
-    Refuse,
-)
+from portlisten._frames import Claim, Closed, Drain, Frame, Gone, Offer, Refuse
+from portlisten.errors import ProtocolError
 
 Token = TypeVar("Token")
 

@@ -31,8 +31,8 @@ from portlisten import _linux, _path
 from portlisten._accept import Accepted
 from portlisten._departures import Departures
 from portlisten._dispatcher import LONGEST_TICK, AcceptedConnection
-from portlisten._frames import Port
 from portlisten._ledger import Reason
+from portlisten._model import Port
 from portlisten._quiet import quiet
 from portlisten._reactor import RunningTime
 from portlisten.interfaces import IWire

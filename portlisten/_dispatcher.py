@@ -19,8 +19,8 @@ from zope.interface import implementer
 from portlisten import _linux
 from portlisten._accept import Accepted
 from portlisten._departures import Departures
-from portlisten._frames import Kind, Port, socketName
 from portlisten._ledger import Decision, GiveUp, HandOff, Ledger, LetGo, Reason
+from portlisten._model import Kind, Port, socketName
 from portlisten._quiet import quiet
 from portlisten._reactor import RunningTime
 from portlisten._sharing import Sharing

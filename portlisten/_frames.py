@@ -15,16 +15,30 @@ an OFFER is as malformed as one that sends noise.
 
 from __future__ import annotations
 
-import os
-import re
 import socket
 import struct
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
-from enum import IntEnum
-from typing import Any, ClassVar, Literal, TypeAlias
+from dataclasses import dataclass
+from typing import ClassVar, Literal, TypeAlias
 
-from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
+from portlisten._model import (
+    NAME,
+    Address,
+    InternetAddress,
+    Kind,
+    Port,
+    UnixAddress,
+    portName,
+)
+from portlisten.errors import (
+    MalformedFrame,
+    OversizedFrame,
+    ProtocolError,
+    UnknownFrame,
+    UnknownName,
+    VersionMismatch,
+    WrongKind,
+)
 
 VERSION = 1
 MAGIC = b"portlstn"
@@ -33,9 +47,6 @@ MAXIMUM_IDS = MAXIMUM_PAYLOAD // 4
 MAXIMUM_WINDOW = 128
 MAXIMUM_REASON = 255
 MAXIMUM_UNIX_ADDRESS = 108
-
-#: What a port may be called.
-NAME = re.compile("[A-Za-z0-9_][A-Za-z0-9_.-]{0,62}", re.ASCII)
 
 #: A flag of a listener's HELLO.
 _STOPPING = 1
@@ -50,96 +61,6 @@ _COOKIE = struct.Struct("!Q")
 _REFUSE = struct.Struct("!HH")
 _INET = struct.Struct("!4sH")
 _INET6 = struct.Struct("!16sHI")
-
-Address: TypeAlias = "IPv4Address | IPv6Address | UNIXAddress"
-
-
-class ProtocolError(Exception):
-    """
-    The peer broke the protocol.  It ends the channel that it came from, and no
-    other; the text says what was wrong, for the logs of both sides.
-    """
-
-
-class MalformedFrame(ProtocolError):
-    """
-    A frame whose content does not fit its type.
-    """
-
-
-class UnknownFrame(ProtocolError):
-    """
-    A type of frame that does not exist, or not in this direction.
-    """
-
-
-class OversizedFrame(ProtocolError):
-    """
-    A header that announces more than L{MAXIMUM_PAYLOAD} bytes.
-    """
-
-
-class VersionMismatch(ProtocolError):
-    """
-    The peer speaks another version of the protocol.
-    """
-
-
-class UnknownName(ProtocolError):
-    """
-    A worker asks for a port that the listener does not have.
-    """
-
-
-class WrongKind(ProtocolError):
-    """
-    A worker asks for a port of a kind that it cannot take.
-    """
-
-
-class Kind(IntEnum):
-    """
-    What a worker gets of a port.
-
-    @cvar CONNECTIONS: the connections that the listener accepts on it.
-    @cvar LISTENER: the listening socket itself, as everybody else who asks.
-    @cvar GROUP: some of its listening sockets, which are bound with
-        C{SO_REUSEPORT}: each has its own queue, and they come and go.
-    @cvar DATAGRAMS: the UDP socket.
-    @cvar UNKNOWN: something that only a later version knows.
-    """
-
-    CONNECTIONS = 0
-    LISTENER = 1
-    GROUP = 2
-    DATAGRAMS = 3
-    UNKNOWN = 255
-
-
-@dataclass(frozen=True)
-class Port:
-    """
-    A port that the listener listens on, as its HELLO describes it.
-
-    @ivar number: what an OFFER calls it: its place among the listener's ports.
-    @ivar address: where it really listens.
-    @ivar name: what the operator called it, or nothing.
-    @ivar kind: what workers get of it.
-    """
-
-    number: int
-    # The hash of a Unix address asks the file system, which fails for an abstract
-    # name and changes when the path does.
-    address: Address = field(hash=False)
-    name: str = ""
-    kind: Kind = Kind.CONNECTIONS
-
-    @property
-    def label(self) -> str:
-        """
-        The port, for people.
-        """
-        return describe(self.address, self.name)
 
 
 @dataclass(frozen=True)
@@ -384,20 +305,6 @@ def _why(kind: Kind, takes: Collection[Kind]) -> str:
     )
 
 
-def portName(text: str) -> str:
-    """
-    Check what a port is to be called.
-
-    @raise ValueError: if nothing can be called that; the text says what can.
-    """
-    if not NAME.fullmatch(text):
-        raise ValueError(
-            f"{text!r} is no name for a port: give up to 63 letters, digits, '_', and"
-            " after the first '-' and '.', such as http"
-        )
-    return text
-
-
 def portNames(names: Iterable[str]) -> tuple[str, ...]:
     """
     Check what a worker wants to be given, and leave out what is there twice.
@@ -407,35 +314,6 @@ def portNames(names: Iterable[str]) -> tuple[str, ...]:
     distinct = tuple(dict.fromkeys(map(portName, names)))
     encode(WorkerHello(1, distinct))
     return distinct
-
-
-def describe(address: Address, name: str = "") -> str:
-    """
-    Write where a port listens, and what it is called, as endpoint descriptions
-    do, for people.
-    """
-    if isinstance(address, UNIXAddress):
-        described = f"unix:{socketName(address.name or b'')}"
-    elif isinstance(address, IPv6Address):
-        described = f"{address.type.lower()}6:[{address.host}]:{address.port}"
-    else:
-        described = f"{address.type.lower()}:{address.host}:{address.port}"
-    return f"{name}={described}" if name else described
-
-
-def socketName(name: str | bytes) -> str:
-    """
-    Write the name of a Unix socket in one line, for people: an abstract one, which
-    begins with a zero byte, begins with C{@} instead, as for systemd.
-
-    @param name: as the kernel gives it.
-    """
-    text = os.fsencode(name).decode("utf-8", "backslashreplace")
-    if text.startswith("\0"):
-        text = "@" + text[1:]
-    return "".join(
-        c if c.isprintable() else c.encode("unicode_escape").decode() for c in text
-    )
 
 
 def encode(frame: Frame) -> bytes:
@@ -458,27 +336,26 @@ def encodeOffer(id: int, port: int, cookie: int) -> bytes:
 
 
 def _encodeAddress(address: Address) -> bytes:
-    if isinstance(address, IPv4Address):
-        packed = socket.inet_pton(socket.AF_INET, address.host)
-        return b"\x04" + _INET.pack(packed, address.port)
-    if isinstance(address, IPv6Address):
+    if isinstance(address, UnixAddress):
+        return b"\x01" + address.name
+    if address.isIPv6:
         packed = socket.inet_pton(socket.AF_INET6, address.host.partition("%")[0])
-        scope = int(address.scopeID or 0)
-        return b"\x06" + _INET6.pack(packed, address.port, scope)
-    return b"\x01" + (address.name or b"")
+        return b"\x06" + _INET6.pack(packed, address.port, address.scope)
+    packed = socket.inet_pton(socket.AF_INET, address.host)
+    return b"\x04" + _INET.pack(packed, address.port)
 
 
-def _decodeAddress(data: bytes, kind: Literal["TCP", "UDP"]) -> Address:
+def _decodeAddress(data: bytes, protocol: Literal["TCP", "UDP"]) -> Address:
     family, packed = data[:1], data[1:]
     if family == b"\x04" and len(packed) == _INET.size:
         host, port = _INET.unpack(packed)
-        return IPv4Address(kind, socket.inet_ntop(socket.AF_INET, host), port)
+        return InternetAddress(protocol, socket.inet_ntop(socket.AF_INET, host), port)
     if family == b"\x06" and len(packed) == _INET6.size:
         host, port, scope = _INET6.unpack(packed)
         text = socket.inet_ntop(socket.AF_INET6, host)
-        return IPv6Address(kind, text, port, scopeID=scope)
+        return InternetAddress(protocol, text, port, scope)
     if family == b"\x01" and len(packed) <= MAXIMUM_UNIX_ADDRESS:
-        return UNIXAddress(packed or None)
+        return UnixAddress(packed)
     raise MalformedFrame("HELLO has an address of an unknown kind")
 
 
@@ -548,7 +425,7 @@ def _decodeListenerHello(payload: bytes) -> ListenerHello:
             kind = Kind(code)
         except ValueError:
             kind = Kind.UNKNOWN
-        protocol: Any = "UDP" if kind is Kind.DATAGRAMS else "TCP"
+        protocol: Literal["TCP", "UDP"] = "UDP" if kind is Kind.DATAGRAMS else "TCP"
         ports.append((number, _decodeAddress(address, protocol), kind))
         rest = rest[_PORT.size + length :]
     # Listeners of before there were names end here.

@@ -62,7 +62,7 @@ from enum import Enum
 from heapq import heapify, heappop, heappush
 from typing import Any, NamedTuple, TypeAlias
 
-from portlisten._frames import ProtocolError
+from portlisten.errors import ProtocolError
 
 
 class Reason(Enum):

@@ -25,7 +25,7 @@ from twisted.python import reflect
 from portlisten import _linux
 from portlisten._accept import BATCH, Accepted, Acceptor
 from portlisten._adoption import Adoptions, Served, logPrefix
-from portlisten._frames import Kind, socketName
+from portlisten._model import Kind, socketName
 from portlisten._quiet import quiet
 from portlisten._reactor import makePersistent
 

@@ -31,7 +31,8 @@ from socket import (
 )
 from typing import Any, NamedTuple
 
-from portlisten._frames import Kind
+from portlisten._model import Kind
+from portlisten.errors import WrongSocket
 
 # linux/include/uapi/asm-generic/socket.h; Python has no names for them.
 SO_COOKIE = 57
@@ -85,12 +86,6 @@ _CONTROL = socket.CMSG_SPACE(MAXIMUM_DESCRIPTORS * array.array("i").itemsize)
 
 #: sizeof(sun_path) is 108, and one is for the zero at its end: unix(7).
 MAXIMUM_PATH = 107
-
-
-class WrongSocket(Exception):
-    """
-    A descriptor of something that is of no use here; the text says what it is.
-    """
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from twisted.logger import Logger
 
 from portlisten import _linux
 from portlisten._linux import MAXIMUM_PATH
+from portlisten.errors import PathError
 
 log = Logger()
 
@@ -30,12 +31,6 @@ LOCK_NOTICE = 1.0
 LOCK_RETRY = 20
 
 _ADVICE = "let PATH's folder belong to root, or to the listener's user"
-
-
-class PathError(Exception):
-    """
-    The path cannot be used; the text says why and what to do.
-    """
 
 
 def check(path: str) -> None:

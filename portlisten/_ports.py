@@ -13,10 +13,9 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from twisted.internet.abstract import isIPAddress, isIPv6Address
-from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.endpoints import (
     AdoptedStreamServerEndpoint,
     TCP4ServerEndpoint,
@@ -29,32 +28,22 @@ from twisted.python.lockfile import FilesystemLock
 from twisted.python.systemd import ListenFDs
 
 from portlisten import _linux
-from portlisten._frames import Address, Kind, describe, portName
+from portlisten._model import (
+    Address,
+    InternetAddress,
+    Kind,
+    UnixAddress,
+    describe,
+    portName,
+)
 from portlisten._path import BoundPath
+from portlisten.errors import BadDescription, CannotBind, WrongSocket
 
 #: How many sockets a port may have.
 MAXIMUM_REUSE = 64
 
 _NUMBER = re.compile("[0-9]{1,5}")
 _OWN_BACKLOG = re.compile(r"(?<!\\):backlog=")
-
-
-class BadDescription(Exception):
-    """
-    The description cannot be understood; the text says why.
-    """
-
-
-class CannotBind(Exception):
-    """
-    The port cannot be bound; the text says why and what to do.
-
-    @ivar errno: the kernel's number for it, or 0.
-    """
-
-    def __init__(self, reason: str, errno: int = 0) -> None:
-        super().__init__(reason)
-        self.errno = errno
 
 
 @dataclass
@@ -90,7 +79,7 @@ class BoundPort:
         """
         The path of a Unix socket; L{None} if it has none.
         """
-        name = self.address.name if isinstance(self.address, UNIXAddress) else None
+        name = self.address.name if isinstance(self.address, UnixAddress) else None
         return None if not name or name.startswith(b"\0") else os.fsdecode(name)
 
     @property
@@ -312,7 +301,7 @@ class InheritedPort:
         sock = socket.socket(fileno=self._descriptor)
         try:
             kind = _linux.kindOf(sock)
-        except _linux.WrongSocket as error:
+        except WrongSocket as error:
             advice = _rightUnit(sock)
             sock.detach()
             raise ValueError(f"the inherited descriptor is {error}: {advice}") from None
@@ -760,12 +749,14 @@ def _familyOf(host: str) -> socket.AddressFamily:
 def _describe(*sockets: socket.socket) -> BoundPort:
     sock = sockets[0]
     name = sock.getsockname()
-    kind: Any = "UDP" if sock.type == socket.SOCK_DGRAM else "TCP"
     address: Address
-    if sock.family == socket.AF_INET:
-        address = IPv4Address(kind, *name)
-    elif sock.family == socket.AF_INET6:
-        address = IPv6Address(kind, *name)
+    if sock.family == socket.AF_UNIX:
+        address = UnixAddress(os.fsencode(name))
     else:
-        address = UNIXAddress(os.fsencode(name) or None)
+        host, number, *rest = name
+        scope = rest[1] if rest else 0
+        protocol: Literal["TCP", "UDP"] = (
+            "UDP" if sock.type == socket.SOCK_DGRAM else "TCP"
+        )
+        address = InternetAddress(protocol, host, number, scope)
     return BoundPort(list(sockets), address)

@@ -28,10 +28,11 @@ from zope.interface import implementer
 
 from portlisten import _linux, _notify, _path
 from portlisten._adoption import Adoptions
-from portlisten._frames import Port
+from portlisten._model import Port
 from portlisten._quiet import quiet
 from portlisten._reactor import Deadline
 from portlisten._stop import Stop
+from portlisten.errors import WrongSocket
 from portlisten.interfaces import IWorker
 
 #: The most datagrams that are taken in one turn of the loop.
@@ -187,7 +188,7 @@ class DatagramWorker:
         for descriptor in descriptors:
             try:
                 _linux.identify(descriptor)
-            except (OSError, _linux.WrongSocket) as error:
+            except (OSError, WrongSocket) as error:
                 self._quiet(
                     self.log.warn, "a descriptor of no use came: {error}", error=error
                 )

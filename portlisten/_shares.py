@@ -26,7 +26,7 @@ from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from portlisten._frames import Kind, Port
+from portlisten._model import Kind, Port
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
 from portlisten import _linux
-from portlisten._frames import Kind, Port
+from portlisten._model import Kind, Port
 from portlisten._quiet import quiet
 from portlisten._shares import Decision, Lend, Shares
 from portlisten.interfaces import IChannel

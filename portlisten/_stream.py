@@ -16,18 +16,20 @@ from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 from zope.interface import implementer
 
-from portlisten import _linux, _path, _ports, _successor, _twistd
+from portlisten import _linux, _path, _successor, _twistd
 from portlisten._accept import Accepted, Acceptor
 from portlisten._access import Access
 from portlisten._channel import ListenerChannel
 from portlisten._dispatcher import Dispatcher
-from portlisten._frames import Bye, Kind, ListenerHello, Port, encode
+from portlisten._frames import Bye, ListenerHello, encode
 from portlisten._ledger import Ledger
+from portlisten._model import Kind, Port
 from portlisten._places import Places
 from portlisten._quiet import quiet
 from portlisten._sharing import Sharing
 from portlisten._throttle import Throttle
 from portlisten._transport import ChannelTransport, Unread
+from portlisten.errors import CannotBind
 from portlisten.interfaces import IChannel, IWire
 
 #: How many workers are let in at a time, and the pause after that, in seconds: a
@@ -118,7 +120,7 @@ class StreamWire:
         try:
             encode(hello)
         except ValueError:
-            raise _ports.CannotBind(
+            raise CannotBind(
                 f"{len(ports)} ports are more than a listener can tell its workers of:"
                 " start another listener for some of them"
             ) from None

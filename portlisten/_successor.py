@@ -15,7 +15,8 @@ import time
 from collections.abc import Callable
 
 from portlisten import _frames, _linux
-from portlisten._frames import Decoder, ListenerHello, ProtocolError
+from portlisten._frames import Decoder, ListenerHello
+from portlisten.errors import ProtocolError
 
 #: How long a listener may take to say HELLO, in seconds.
 TIMEOUT = 1.0

@@ -26,6 +26,7 @@ from twisted.python.usage import Options, UsageError
 from portlisten import __version__, _linux
 from portlisten._quiet import quiet
 from portlisten._reactor import own
+from portlisten.errors import StartFailure
 from twisted import copyright
 
 log = Logger(namespace="portlisten")
@@ -39,28 +40,6 @@ def printVersion() -> NoReturn:
     """
     print(f"portlisten {__version__}, with Twisted {copyright.version}")
     raise SystemExit(0)
-
-
-class StartFailure(SystemExit, Exception):
-    """
-    The service cannot start; its text says why and what to do.
-
-    It is an L{Exception} so that C{twistd} removes its pid file and tells the
-    process that waits for the daemon, and a L{SystemExit} so that there is no
-    traceback.
-    """
-
-    def __init__(self, message: str, code: int = 1) -> None:
-        super().__init__(message)
-        self.code = code
-        self.message = message
-
-    def __str__(self) -> str:
-        return self.message
-
-
-# What the process that waits for the daemon shows is cut at 100 bytes.
-StartFailure.__module__ = "portlisten"
 
 
 class CommandOptions(Options):

@@ -18,8 +18,9 @@ from zope.interface import implementer
 from portlisten import _notify, _path
 from portlisten._adoption import Adoptions, Served
 from portlisten._channel import WorkerChannel
-from portlisten._frames import Listener, Offer, Port
+from portlisten._frames import Listener, Offer
 from portlisten._lent import LentPorts, StreamPorts
+from portlisten._model import Port
 from portlisten._quiet import quiet
 from portlisten._reactor import Deadline
 from portlisten._stop import Stop

@@ -25,30 +25,19 @@ from twisted.python.failure import Failure
 from twisted.python.usage import UsageError
 from zope.interface import implementer
 
-from portlisten import _notify, _path, _twistd
+from portlisten import _notify, _twistd
+from portlisten._addresses import twistedAddress
 from portlisten._frames import portNames
 from portlisten._lent import DatagramPorts
 from portlisten._reactor import ours
 from portlisten._receiver import DatagramWorker
 from portlisten._worker import Worker
+from portlisten.errors import EndpointError, PathError
 from portlisten.interfaces import IWorker
 
 T = TypeVar("T")
 
 _TLS = ("privateKey", "certKey", "extraCertChain", "dhParameters")
-
-
-class EndpointError(SystemExit, ValueError):
-    """
-    The endpoint cannot be used as it is described; the text says why and what to
-    do.
-
-    It is a L{SystemExit} so that a program that lets it pass, as C{twistd} does,
-    ends with that line and the code 1, and no traceback.
-    """
-
-    def __init__(self, message: str) -> None:
-        super().__init__(f"portlisten: {message}")
 
 
 def _several(names: Collection[str]) -> tuple[str, ...]:
@@ -245,8 +234,7 @@ class _ListeningPort:
         are served here.
         """
         for port in self._worker.ports:
-            address: IAddress = port.address
-            return address
+            return twistedAddress(port.address)
         return UNIXAddress(self._path)
 
     def __repr__(self) -> str:
@@ -326,7 +314,7 @@ def _begin(reactor: Any, worker: IWorker, path: str) -> Deferred[IListeningPort]
     """
     try:
         worker.bind()
-    except _path.PathError as error:
+    except PathError as error:
         raise EndpointError(str(error)) from None
     except Exception:
         return fail()

@@ -32,15 +32,14 @@ from portlisten import _frames, _linux, _path, _twistd
 from portlisten._frames import (
     Bye,
     Decoder,
-    Kind,
     Listener,
     ListenerHello,
-    Port,
-    ProtocolError,
     WorkerHello,
     encode,
     portNames,
 )
+from portlisten._model import Kind, Port
+from portlisten.errors import PathError, ProtocolError, WrongSocket
 
 #: The first descriptor: C{SD_LISTEN_FDS_START} in sd_listen_fds(3).
 FIRST = 3
@@ -212,7 +211,7 @@ def receive(sock: socket.socket, names: Sequence[str]) -> list[tuple[Port, int]]
             for descriptor in descriptors:
                 try:
                     _, cookie = _linux.identify(descriptor, _TAKES)
-                except (_linux.WrongSocket, OSError):
+                except (WrongSocket, OSError):
                     os.close(descriptor)
                 else:
                     loose[cookie] = descriptor
@@ -325,7 +324,7 @@ def execute(options: ExecOptions) -> None:
         raise CannotRun(f"there is no program {program!r}", NOT_FOUND)
     try:
         _path.check(options["path"])
-    except _path.PathError as error:
+    except PathError as error:
         raise CannotRun(error) from None
     sock, received = obtain(
         options["path"], options["name"], options["listener-user"], options["timeout"]

@@ -20,11 +20,12 @@ from twisted.python.failure import Failure
 from twisted.python.usage import UsageError
 from zope.interface import implementer
 
-from portlisten import _notify, _path, _twistd
-from portlisten._frames import portName
+from portlisten import _notify, _twistd
+from portlisten._model import portName
 from portlisten._reactor import ours
 from portlisten._receiver import DatagramWorker
 from portlisten._worker import Worker
+from portlisten.errors import PathError
 from portlisten.interfaces import IWorker
 
 #: How long a client may take to close, once it has the answer, in seconds.
@@ -222,7 +223,7 @@ class HelloService(Service):
         _twistd.checkUser(self._options)
         try:
             self._worker.bind()
-        except _path.PathError as error:
+        except PathError as error:
             _twistd.failToStart(self._options, str(error))
         self._ready = True
 

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from twisted.internet.defer import Deferred
 
     from portlisten._accept import Accepted
-    from portlisten._frames import Listener, Offer, Port
+    from portlisten._frames import Listener, Offer
+    from portlisten._model import Port
 
 
 class IConnection(Interface):

@@ -20,13 +20,15 @@ from twisted.internet.defer import Deferred, succeed
 from twisted.logger import Logger
 from twisted.python.usage import UsageError
 
-from portlisten import _notify, _path, _ports, _twistd
+from portlisten import _notify, _ports, _twistd
 from portlisten._accept import Acceptor
 from portlisten._access import Access
 from portlisten._datagram import DatagramWire
-from portlisten._frames import MAXIMUM_WINDOW, Kind, Port
+from portlisten._frames import MAXIMUM_WINDOW
+from portlisten._model import Kind, Port
 from portlisten._reactor import ours
 from portlisten._stream import StreamWire
+from portlisten.errors import BadDescription, CannotBind, PathError
 from portlisten.interfaces import IWire
 
 log = Logger()
@@ -310,7 +312,7 @@ class ListenerService(Service):
                         if port.kind is not Kind.CONNECTIONS
                     },
                 )
-            except (_ports.CannotBind, _path.PathError, OSError) as error:
+            except (CannotBind, PathError, OSError) as error:
                 _twistd.failToStart(self._options, str(error))
             undo.pop_all()
         self._ready = True
@@ -329,7 +331,7 @@ class ListenerService(Service):
                 try:
                     self._bound.extend(_ports.bind(wanted))
                     break
-                except _ports.CannotBind as error:
+                except CannotBind as error:
                     if error.errno != errno.EADDRINUSE or time.monotonic() >= end:
                         raise
                     select.poll().poll(50)
@@ -485,7 +487,7 @@ def _checkApart(port: str | None, path: str) -> None:
     @raise PathError: if they have not.
     """
     if port is not None and os.path.realpath(port) == os.path.realpath(path):
-        raise _path.PathError(
+        raise PathError(
             f"{path} is both a port and PATH, where workers connect: give one of them"
             " another path"
         )
@@ -508,12 +510,12 @@ def makeService(options: Options, reactor: Any = None) -> IService:
         shared = [
             _ports.parseShared(description, backlog) for description in options["share"]
         ]
-    except _ports.BadDescription as error:
+    except BadDescription as error:
         options.refuse(str(error))
     try:
         for port in [*listened, *shared]:
             _checkApart(_ports.pathOf(port), options["path"])
-    except _path.PathError as error:
+    except PathError as error:
         options.refuse(str(error))
     for port in listened:
         name = _ports.nameOf(port)

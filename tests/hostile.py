@@ -44,13 +44,13 @@ from portlisten._frames import (
     Claim,
     Closed,
     Decoder,
-    Kind,
     Offer,
     Refuse,
     WorkerHello,
     encode,
     encodeOffer,
 )
+from portlisten._model import Kind
 from tests.processes import Crowd, Process, Processes
 
 #: The users that processes run as where that is possible.

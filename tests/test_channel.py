@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from twisted.internet import reactor
-from twisted.internet.address import IPv4Address, UNIXAddress
 from twisted.internet.interfaces import IFileDescriptorReceiver, IPullProducer
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.task import Clock, deferLater
@@ -38,19 +37,18 @@ from portlisten._frames import (
     Drained,
     Frame,
     Gone,
-    Kind,
     Listener,
     ListenerHello,
     Offer,
-    Port,
-    ProtocolError,
     Refuse,
     Revoked,
     Withdraw,
     WorkerHello,
     encode,
 )
+from portlisten._model import InternetAddress, Kind, Port, UnixAddress
 from portlisten._transport import ChannelTransport, Unread
+from portlisten.errors import ProtocolError
 from portlisten.interfaces import (
     IAdopter,
     IChannel,
@@ -564,8 +562,8 @@ class ListenerChannelTestCase(ChannelTestCase):
     hello = ListenerHello(
         4,
         (
-            Port(0, IPv4Address("TCP", "192.0.2.1", 80), "http"),
-            Port(1, IPv4Address("TCP", "192.0.2.1", 443), "https"),
+            Port(0, InternetAddress("TCP", "192.0.2.1", 80), "http"),
+            Port(1, InternetAddress("TCP", "192.0.2.1", 443), "https"),
         ),
     )
 
@@ -1991,7 +1989,7 @@ class WorkerChannelTestCase(ChannelTestCase):
     A L{WorkerChannel}, and a listener made by hand.
     """
 
-    hello = ListenerHello(4, (Port(0, UNIXAddress(b"/run/www")),))
+    hello = ListenerHello(4, (Port(0, UnixAddress(b"/run/www")),))
     window = 4
     takes = frozenset([Kind.CONNECTIONS])
 

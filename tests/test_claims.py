@@ -21,10 +21,10 @@ from portlisten._frames import (
     Frame,
     Gone,
     Offer,
-    ProtocolError,
     Refuse,
     encode,
 )
+from portlisten.errors import ProtocolError
 
 WINDOW = 4
 

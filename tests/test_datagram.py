@@ -23,9 +23,9 @@ from zope.interface.verify import verifyObject
 
 from portlisten import _linux, _receiver
 from portlisten._datagram import DatagramWire
-from portlisten._frames import Port
-from portlisten._path import PathError
+from portlisten._model import Port
 from portlisten._receiver import BATCH, DatagramWorker
+from portlisten.errors import PathError
 from portlisten.interfaces import IWire, IWorker
 from tests import test_worker
 from tests.test_channel import aMoment, eventually, texts

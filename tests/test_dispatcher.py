@@ -13,7 +13,6 @@ import subprocess
 from collections.abc import Callable
 from typing import Any
 
-from twisted.internet.address import IPv4Address
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.logger import capturedLogs
@@ -31,11 +30,12 @@ from portlisten._dispatcher import (
     AcceptedConnection,
     Dispatcher,
 )
-from portlisten._frames import Port, ProtocolError
 from portlisten._ledger import Ledger
+from portlisten._model import InternetAddress, Port
 from portlisten._quiet import MOST
 from portlisten._sharing import Sharing
 from portlisten._throttle import Throttle
+from portlisten.errors import ProtocolError
 from portlisten.interfaces import IChannel, IConnection, IDispatcher
 from tests.support import (
     RunningClock,
@@ -58,7 +58,7 @@ def portOf(name: str = "", number: int = 0) -> Port:
     """
     Make a port of this name.
     """
-    return Port(number, IPv4Address("TCP", "192.0.2.1", 80), name)
+    return Port(number, InternetAddress("TCP", "192.0.2.1", 80), name)
 
 
 @implementer(IChannel)

@@ -30,23 +30,16 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
 from portlisten import _linux
-from portlisten._frames import (
-    Closed,
-    Drain,
-    Drained,
-    Kind,
-    ListenerHello,
-    Port,
-    WorkerHello,
-)
+from portlisten._frames import Closed, Drain, Drained, ListenerHello, WorkerHello
 from portlisten._frames import Listener as ListenerFrame
+from portlisten._model import InternetAddress, Kind, Port
 from portlisten.endpoints import (
     DatagramServerEndpoint,
-    EndpointError,
     PortlistenServerEndpoint,
     PortlistenUDPEndpoint,
     parse,
 )
+from portlisten.errors import EndpointError
 from tests import test_worker
 from tests.test_channel import aMoment, eventually, tcpPair
 from twisted.plugins.portlisten_endpoint import parser
@@ -661,7 +654,8 @@ class UDPTests(EndpointTestCase):
         """
         It is there when the listener has UDP ports for it, and serves them.
         """
-        address = IPv4Address("UDP", "127.0.0.1", 53)
+        address = InternetAddress("UDP", "127.0.0.1", 53)
+        expected = IPv4Address("UDP", "127.0.0.1", 53)
         listener = test_worker.Listener(self.path)
         self.addCleanup(listener.close)
         listener.greeting = (
@@ -680,7 +674,7 @@ class UDPTests(EndpointTestCase):
         await eventually(lambda: ready.called)
         port = self.successResultOf(ready)
         verifyObject(IListeningPort, port)
-        self.assertEqual(port.getHost(), address)
+        self.assertEqual(port.getHost(), expected)
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
             sock.bind(("127.0.0.1", 0))
             frame = ListenerFrame(0, _linux.cookie(sock))

@@ -19,7 +19,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from tempfile import mkdtemp
 
-from twisted.internet.address import IPv4Address
 from twisted.python.filepath import FilePath
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -28,20 +27,19 @@ from portlisten._frames import (
     Bye,
     Decoder,
     Frame,
-    Kind,
     Listener,
     ListenerHello,
-    Port,
-    ProtocolError,
     WorkerHello,
     encode,
 )
+from portlisten._model import InternetAddress, Kind, Port
+from portlisten.errors import ProtocolError
 from tests.support import watchDescriptors
 from twisted import copyright
 
-WEB = Port(0, IPv4Address("TCP", "127.0.0.1", 80), "http", Kind.LISTENER)
-DNS = Port(1, IPv4Address("UDP", "127.0.0.1", 53), "", Kind.DATAGRAMS)
-MAIL = Port(2, IPv4Address("TCP", "127.0.0.1", 25), "smtp")
+WEB = Port(0, InternetAddress("TCP", "127.0.0.1", 80), "http", Kind.LISTENER)
+DNS = Port(1, InternetAddress("UDP", "127.0.0.1", 53), "", Kind.DATAGRAMS)
+MAIL = Port(2, InternetAddress("TCP", "127.0.0.1", 25), "smtp")
 HELLO = ListenerHello(8, (WEB, DNS, MAIL))
 
 #: Says what a program finds, in a line.

@@ -15,7 +15,6 @@ import tracemalloc
 from collections.abc import Iterator
 from typing import Any
 
-from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -36,8 +35,6 @@ from portlisten._frames import (
     Gone,
     ListenerHello,
     Offer,
-    Port,
-    ProtocolError,
     Refuse,
     Revoked,
     Vocabulary,
@@ -45,8 +42,10 @@ from portlisten._frames import (
     encode,
 )
 from portlisten._ledger import Ledger
+from portlisten._model import InternetAddress, Port, UnixAddress
 from portlisten._sharing import Sharing
 from portlisten._throttle import Throttle
+from portlisten.errors import ProtocolError
 from tests.support import RunningClock, watchDescriptors
 
 COUNT = int(os.environ.get("PORTLISTEN_FUZZ", "100000"))
@@ -57,10 +56,10 @@ FRAMES_FROM_LISTENER: list[Frame] = [
     ListenerHello(
         16,
         (
-            Port(0, IPv4Address("TCP", "192.0.2.1", 80), "http"),
-            Port(1, IPv6Address("TCP", "2001:db8::1", 443, scopeID=3), "https"),
-            Port(2, UNIXAddress(b"/run/a.sock")),
-            Port(3, UNIXAddress(None)),
+            Port(0, InternetAddress("TCP", "192.0.2.1", 80), "http"),
+            Port(1, InternetAddress("TCP", "2001:db8::1", 443, scope=3), "https"),
+            Port(2, UnixAddress(b"/run/a.sock")),
+            Port(3, UnixAddress(b"")),
         ),
     ),
     Offer(1, 0, 77),
@@ -83,8 +82,8 @@ FRAMES_FROM_WORKER: list[Frame] = [
 
 #: What the listener of the bad worker listens on.
 PORTS = (
-    Port(0, IPv4Address("TCP", "192.0.2.1", 80), "http"),
-    Port(1, IPv4Address("TCP", "192.0.2.1", 443), "https"),
+    Port(0, InternetAddress("TCP", "192.0.2.1", 80), "http"),
+    Port(1, InternetAddress("TCP", "192.0.2.1", 443), "https"),
 )
 
 Stream = tuple[Vocabulary, list[Frame]]

@@ -24,6 +24,7 @@ from zope.interface.verify import verifyClass, verifyObject
 
 from portlisten import _linux, _twistd, listener
 from portlisten._linux import Credentials
+from portlisten.errors import StartFailure
 from portlisten.hello import LINGER, Hello, HelloFactory, Options, makeService
 from tests.support import assertOneLine
 from tests.test_channel import Once, eventually, inReactor, tcpPair, texts
@@ -416,7 +417,7 @@ class HelloServiceTests(ServiceTestCase):
             output = io.StringIO()
             self.patch(sys, "__stderr__", output)
             failure = self.assertRaises(
-                _twistd.StartFailure,
+                StartFailure,
                 self.worker(path=path).privilegedStartService,
             )
             self.assertIn(reason, str(failure))

@@ -12,7 +12,6 @@ from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from portlisten._frames import ProtocolError
 from portlisten._ledger import (
     Decision,
     GiveUp,
@@ -22,6 +21,7 @@ from portlisten._ledger import (
     Reason,
     Revoke,
 )
+from portlisten.errors import ProtocolError
 
 PORT = 3
 QUEUE = 10

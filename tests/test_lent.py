@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any
 
 from twisted.internet import reactor
-from twisted.internet.address import IPv4Address, UNIXAddress
+from twisted.internet.address import IPv4Address
 from twisted.internet.protocol import DatagramProtocol, Factory
 from twisted.internet.task import deferLater
 from twisted.python import reflect
@@ -20,18 +20,10 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from portlisten import _lent, _linux
 from portlisten._accept import BATCH
-from portlisten._frames import (
-    Bye,
-    Drain,
-    Drained,
-    Kind,
-    ListenerHello,
-    Port,
-    Withdraw,
-    WorkerHello,
-)
+from portlisten._frames import Bye, Drain, Drained, ListenerHello, Withdraw, WorkerHello
 from portlisten._frames import Listener as ListenerFrame
 from portlisten._lent import DatagramPorts
+from portlisten._model import InternetAddress, Kind, Port, UnixAddress
 from portlisten._worker import Worker
 from tests.support import watchDescriptors
 from tests.test_channel import aMoment, eventually, texts
@@ -48,10 +40,10 @@ from tests.test_worker import (
 HELLO = ListenerHello(
     8,
     (
-        Port(0, IPv4Address("TCP", "127.0.0.1", 80), "web", Kind.LISTENER),
-        Port(1, IPv4Address("TCP", "127.0.0.1", 81), "group", Kind.GROUP),
-        Port(2, UNIXAddress(b"/run/www"), "unix", Kind.LISTENER),
-        Port(3, IPv4Address("UDP", "127.0.0.1", 53), "dns", Kind.DATAGRAMS),
+        Port(0, InternetAddress("TCP", "127.0.0.1", 80), "web", Kind.LISTENER),
+        Port(1, InternetAddress("TCP", "127.0.0.1", 81), "group", Kind.GROUP),
+        Port(2, UnixAddress(b"/run/www"), "unix", Kind.LISTENER),
+        Port(3, InternetAddress("UDP", "127.0.0.1", 53), "dns", Kind.DATAGRAMS),
     ),
 )
 

@@ -24,7 +24,8 @@ from unittest import SkipTest, skipUnless
 from twisted.trial.unittest import SynchronousTestCase
 
 from portlisten import _linux
-from portlisten._frames import Kind
+from portlisten._model import Kind
+from portlisten.errors import WrongSocket
 from tests.support import descriptors, watchDescriptors
 
 LOOPBACK = {socket.AF_INET: "127.0.0.1", socket.AF_INET6: "::1"}
@@ -1180,7 +1181,7 @@ class KindTests(SynchronousTestCase):
         """
         Expect that it is of no use, and why.
         """
-        error = self.assertRaises(_linux.WrongSocket, _linux.kindOf, sock)
+        error = self.assertRaises(WrongSocket, _linux.kindOf, sock)
         self.assertIn(reason, str(error))
 
     def assertKind(self, sock: socket.socket, kind: Kind) -> None:
@@ -1312,7 +1313,7 @@ class IdentifyTests(SynchronousTestCase):
             (accepted, [Kind.LISTENER, Kind.GROUP], "a connection"),
         ]:
             error = self.assertRaises(
-                _linux.WrongSocket, _linux.identify, sock.fileno(), takes
+                WrongSocket, _linux.identify, sock.fileno(), takes
             )
             self.assertEqual(str(error), name)
             sock.getsockname()  # it is open

@@ -23,7 +23,6 @@ from weakref import WeakKeyDictionary
 
 from twisted.application.service import IService
 from twisted.internet import endpoints, reactor
-from twisted.internet.address import IPv4Address
 from twisted.internet.task import deferLater
 from twisted.internet.testing import MemoryReactorClock
 from twisted.logger import capturedLogs
@@ -40,7 +39,6 @@ from portlisten._frames import (
     Closed,
     Drain,
     Drained,
-    Kind,
     Listener,
     ListenerHello,
     Offer,
@@ -48,6 +46,8 @@ from portlisten._frames import (
     WorkerHello,
 )
 from portlisten._linux import Credentials
+from portlisten._model import Kind
+from portlisten.errors import StartFailure
 from portlisten.listener import ListenerService, Options, makeService
 from tests.support import assertOneLine, descriptors
 from tests.test_channel import Peer, aMoment, eventually, inReactor, texts
@@ -563,7 +563,7 @@ class StartTests(ListenerTestCase):
         output = io.StringIO()
         self.patch(sys, "__stderr__", output)
         service = self.make(*arguments, port=port)
-        exit = self.assertRaises(_twistd.StartFailure, service.privilegedStartService)
+        exit = self.assertRaises(StartFailure, service.privilegedStartService)
         self.assertEqual(output.getvalue(), f"portlisten: {exit}\n")
         self.assertEqual(exit.code, 1)
         self.assertEqual(descriptors(), before)
@@ -694,9 +694,7 @@ class StartTests(ListenerTestCase):
             self.patch(endpoints._SystemdParser, "_sddaemon", passed)
             self.patch(sys, "__stderr__", io.StringIO())
             service = self.make(port="systemd:domain=UNIX:name=web")
-            exit = self.assertRaises(
-                _twistd.StartFailure, service.privilegedStartService
-            )
+            exit = self.assertRaises(StartFailure, service.privilegedStartService)
         self.assertIn(f"{self.path} is both a port and PATH", str(exit))
         os.unlink(self.path)
 
@@ -716,7 +714,7 @@ class StartTests(ListenerTestCase):
             self.patch(listener, "descriptorBudget", fail)
             service = self.make()
             service.privilegedStartService()
-            kind = _twistd.StartFailure if isinstance(error, OSError) else KeyError
+            kind = StartFailure if isinstance(error, OSError) else KeyError
             self.assertRaises(kind, service.startService)
             self.assertFalse(service.running)
             self.assertFalse(os.path.exists(self.path))
@@ -1135,7 +1133,7 @@ class SucceedTests(ListenerTestCase):
         output = io.StringIO()
         self.patch(sys, "__stderr__", output)
         service = self.make()
-        exit = self.assertRaises(_twistd.StartFailure, service.privilegedStartService)
+        exit = self.assertRaises(StartFailure, service.privilegedStartService)
         self.assertEqual(exit.code, 0)
         self.assertEqual(
             output.getvalue(),
@@ -1167,9 +1165,7 @@ class SucceedTests(ListenerTestCase):
         with socket.create_server(("127.0.0.1", 0)) as port:
             number = port.getsockname()[1]
             service = self.make(port=f"tcp:{number}:interface=127.0.0.1")
-            exit = self.assertRaises(
-                _twistd.StartFailure, service.privilegedStartService
-            )
+            exit = self.assertRaises(StartFailure, service.privilegedStartService)
         self.assertEqual(exit.code, 1)
 
 
@@ -1217,7 +1213,7 @@ class ServiceTests(ListenerTestCase):
         self.assertEqual(
             [port.number for port in hello.ports], list(range(len(hello.ports)))
         )
-        self.assertIsInstance(hello.ports[0].address, IPv4Address)
+        self.assertFalse(hello.ports[0].address.isIPv6)
         self.assertEqual(hello.ports[0].address.host, "0.0.0.0")
         self.assertEqual(hello.ports[-1].address.host, "127.0.0.1")
 

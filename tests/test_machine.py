@@ -35,7 +35,6 @@ from portlisten._frames import (
     Frame,
     Gone,
     Offer,
-    ProtocolError,
     Refuse,
     Revoked,
     WorkerHello,
@@ -50,6 +49,7 @@ from portlisten._ledger import (
     Reason,
     Revoke,
 )
+from portlisten.errors import ProtocolError
 from tests.support import SETTINGS
 
 PATIENCE = 60.0

@@ -20,7 +20,8 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from portlisten import _path
 from portlisten._linux import MAXIMUM_PATH
-from portlisten._path import BoundPath, PathError
+from portlisten._path import BoundPath
+from portlisten.errors import PathError
 from tests.support import watchDescriptors
 
 asRoot = skipUnless(os.geteuid() == 0, "only root may give files to any group")

@@ -8,17 +8,16 @@ from collections.abc import Iterable
 
 from hypothesis import given
 from hypothesis import strategies as st
-from twisted.internet.address import IPv4Address
 from twisted.trial.unittest import SynchronousTestCase
 
-from portlisten._frames import Kind, Port
+from portlisten._model import InternetAddress, Kind, Port
 from portlisten._shares import Decision, Lend, Shares, Withdraw
 from tests.support import SETTINGS
 
-HANDED_OFF = Port(0, IPv4Address("TCP", "192.0.2.1", 80), "http")
-COMMON = Port(1, IPv4Address("TCP", "192.0.2.1", 81), "web", Kind.LISTENER)
-UDP = Port(2, IPv4Address("UDP", "192.0.2.1", 53), "dns", Kind.DATAGRAMS)
-GROUP = Port(3, IPv4Address("TCP", "192.0.2.1", 82), "group", Kind.GROUP)
+HANDED_OFF = Port(0, InternetAddress("TCP", "192.0.2.1", 80), "http")
+COMMON = Port(1, InternetAddress("TCP", "192.0.2.1", 81), "web", Kind.LISTENER)
+UDP = Port(2, InternetAddress("UDP", "192.0.2.1", 53), "dns", Kind.DATAGRAMS)
+GROUP = Port(3, InternetAddress("TCP", "192.0.2.1", 82), "group", Kind.GROUP)
 
 
 class CommonTests(SynchronousTestCase):

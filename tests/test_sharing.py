@@ -9,21 +9,20 @@ import os
 import socket
 from typing import Any
 
-from twisted.internet.address import IPv4Address, UNIXAddress
 from twisted.internet.task import Clock
 from twisted.logger import capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 
 from portlisten import _linux
-from portlisten._frames import Kind, Port
+from portlisten._model import InternetAddress, Kind, Port, UnixAddress
 from portlisten._sharing import LOOK, Sharing
 from tests.support import RunningClock, watchDescriptors
 from tests.test_channel import texts
 from tests.test_dispatcher import DispatcherTestCase, RecordingChannel
 
-WEB = Port(7, IPv4Address("TCP", "127.0.0.1", 80), "shared", Kind.LISTENER)
-GROUP = Port(8, IPv4Address("TCP", "127.0.0.1", 81), "group", Kind.GROUP)
-DNS = Port(9, IPv4Address("UDP", "127.0.0.1", 53), "dns", Kind.DATAGRAMS)
+WEB = Port(7, InternetAddress("TCP", "127.0.0.1", 80), "shared", Kind.LISTENER)
+GROUP = Port(8, InternetAddress("TCP", "127.0.0.1", 81), "group", Kind.GROUP)
+DNS = Port(9, InternetAddress("UDP", "127.0.0.1", 53), "dns", Kind.DATAGRAMS)
 
 
 def freeNumber() -> int:
@@ -365,7 +364,7 @@ class SharingTests(SynchronousTestCase):
             with socket.socket(socket.AF_UNIX) as sock:
                 sock.bind(name)
                 sock.listen()
-                port = Port(number, UNIXAddress(name), "unix", Kind.LISTENER)
+                port = Port(number, UnixAddress(name), "unix", Kind.LISTENER)
                 self.sharing = self.share({port: [sock]})
                 if name == path:
                     os.rename(path, path + b".moved")

@@ -26,7 +26,8 @@ from zope.interface import implementer
 
 from portlisten import __version__, _linux, _twistd
 from portlisten._quiet import MOST
-from portlisten._twistd import CommandOptions, StartFailure
+from portlisten._twistd import CommandOptions
+from portlisten.errors import StartFailure
 from tests.support import watchDescriptors
 from twisted import copyright
 
@@ -173,7 +174,7 @@ class StartFailureTests(SynchronousTestCase):
         child = Child(
             self,
             """
-from portlisten._twistd import StartFailure
+from portlisten.errors import StartFailure
 raise StartFailure("no room")
 """,
         )

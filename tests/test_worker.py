@@ -38,11 +38,11 @@ from portlisten._frames import (
     Gone,
     ListenerHello,
     Offer,
-    Port,
     WorkerHello,
 )
 from portlisten._lent import StreamPorts
 from portlisten._linux import Credentials
+from portlisten._model import InternetAddress, Port
 from portlisten._transport import ChannelTransport
 from portlisten._worker import FAREWELL, UNFIT, Worker
 from portlisten.interfaces import IAdopter
@@ -62,13 +62,13 @@ GRACE = 10.0
 #: The uid of somebody else.
 STRANGER = 54321
 
-HELLO = ListenerHello(8, (Port(0, IPv4Address("TCP", "192.0.2.1", 80)),))
+HELLO = ListenerHello(8, (Port(0, InternetAddress("TCP", "192.0.2.1", 80)),))
 
 NAMED = ListenerHello(
     8,
     (
-        Port(0, IPv4Address("TCP", "192.0.2.1", 80), "http"),
-        Port(1, IPv4Address("TCP", "192.0.2.1", 443), "https"),
+        Port(0, InternetAddress("TCP", "192.0.2.1", 80), "http"),
+        Port(1, InternetAddress("TCP", "192.0.2.1", 443), "https"),
     ),
 )
 
