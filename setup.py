@@ -3,12 +3,15 @@ What a static file cannot say about the packaging; the rest is in
 C{pyproject.toml}.
 """
 
-from setuptools import setup
+from setuptools import find_packages, setup
 
 setup(
-    # Explicit: find_packages() misses the plugin folder, and the namespace
+    # find_packages() misses the plugin folder, which is no package, and the namespace
     # finder would ship the tests.
-    packages=["portlisten", "twisted.plugins"],
+    packages=[
+        *find_packages(include=["portlisten", "portlisten.*"]),
+        "twisted.plugins",
+    ],
     # Makes `pip install -e .` write a .pth file, which twisted.plugin can scan;
     # the import hook that it writes otherwise hides the plugins without a word.
     package_dir={"": "."},

@@ -24,7 +24,7 @@ from twisted.internet.interfaces import IPushProducer
 from twisted.internet.protocol import Factory, Protocol
 from zope.interface import implementer
 
-from portlisten.hello import Hello
+from portlisten._commands.hellofdpass import Hello
 
 STRING = b"hello, world\n"
 

@@ -55,7 +55,7 @@ def write(package: Path, folder: Path) -> dict[str, tuple[str, Path]]:
     @param package: the folder of the modules that import.
     @return: for each, the site that it is of and the file.
     """
-    sources = [path.read_text("utf-8") for path in sorted(package.glob("*.py"))]
+    sources = [path.read_text("utf-8") for path in sorted(package.rglob("*.py"))]
     trees = [ast.parse(source) for source in sources]
     own = {
         node.name

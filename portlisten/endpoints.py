@@ -25,13 +25,14 @@ from twisted.python.failure import Failure
 from twisted.python.usage import UsageError
 from zope.interface import implementer
 
-from portlisten import _notify, _twistd
-from portlisten._addresses import twistedAddress
-from portlisten._frames import portNames
-from portlisten._lent import DatagramPorts
-from portlisten._reactor import ours
-from portlisten._receiver import DatagramWorker
-from portlisten._worker import Worker
+from portlisten._commands import options as _twistd
+from portlisten._process import systemd_notify
+from portlisten._reactor.monotonic import ours
+from portlisten._wire.frames import portNames
+from portlisten._worker.addresses import twistedAddress
+from portlisten._worker.datagram import DatagramWorker
+from portlisten._worker.shared_ports import DatagramPorts
+from portlisten._worker.worker import Worker
 from portlisten.errors import EndpointError, PathError
 from portlisten.interfaces import IWorker
 
@@ -319,7 +320,7 @@ def _begin(reactor: Any, worker: IWorker, path: str) -> Deferred[IListeningPort]
     except Exception:
         return fail()
     port = _ListeningPort(reactor, worker, path)
-    _notify.manager().watch(reactor)
+    systemd_notify.manager().watch(reactor)
     start = ours(reactor).callLater(0, lambda: worker.start().chainDeferred(ready))
 
     def cancel(_: object) -> None:

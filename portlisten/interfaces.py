@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 
     from twisted.internet.defer import Deferred
 
-    from portlisten._accept import Accepted
-    from portlisten._frames import Listener, Offer
     from portlisten._model import Port
+    from portlisten._ports.accepting import Accepted
+    from portlisten._wire.frames import Listener, Offer
 
 
 class IConnection(Interface):

@@ -13,7 +13,7 @@ import pwd
 
 from twisted.application.service import Application
 
-from portlisten.hello import Options, makeService
+from portlisten._commands.hellofdpass import Options, makeService
 
 PATH = "./socket"
 STRING = "hello, world\n"

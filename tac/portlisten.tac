@@ -13,7 +13,7 @@ import pwd
 
 from twisted.application.service import Application
 
-from portlisten.listener import Options, makeService
+from portlisten._commands.listener import Options, makeService
 
 PORT = "10000"
 PATH = "./socket"

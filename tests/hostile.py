@@ -37,7 +37,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from portlisten._frames import (
+from portlisten._model import Kind
+from portlisten._wire.frames import (
     DRAINING,
     FROM_LISTENER,
     Bye,
@@ -50,7 +51,6 @@ from portlisten._frames import (
     encode,
     encodeOffer,
 )
-from portlisten._model import Kind
 from tests.processes import Crowd, Process, Processes
 
 #: The users that processes run as where that is possible.

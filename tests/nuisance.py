@@ -28,7 +28,7 @@ def listen(path: str) -> None:
     """
     from twisted.internet import reactor as globalReactor
 
-    from portlisten.listener import Options, makeService
+    from portlisten._commands.listener import Options, makeService
 
     reactor: Any = globalReactor
     options = Options()

@@ -56,8 +56,8 @@ from typing import Any
 from twisted.internet import epollreactor
 from twisted.internet.protocol import Factory, Protocol
 
-from portlisten._receiver import DatagramWorker
-from portlisten._worker import Worker
+from portlisten._worker.datagram import DatagramWorker
+from portlisten._worker.worker import Worker
 
 RECORD = struct.Struct("!dI4sH")
 

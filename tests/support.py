@@ -17,7 +17,7 @@ from twisted.internet import reactor as _reactor
 from twisted.internet.task import Clock
 from twisted.internet.tcp import _reservedFD
 
-from portlisten._reactor import ours
+from portlisten._reactor.monotonic import ours
 
 _reservedFD.reserve()
 ours(_reactor)

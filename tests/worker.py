@@ -17,8 +17,7 @@ import sys
 import time
 from typing import Any
 
-from portlisten import _worker
-from portlisten._frames import (
+from portlisten._wire.frames import (
     FROM_LISTENER,
     Claim,
     Closed,
@@ -27,6 +26,7 @@ from portlisten._frames import (
     WorkerHello,
     encode,
 )
+from portlisten._worker import worker as _worker
 from tests.naive import ByOrder
 from tests.storm import work
 

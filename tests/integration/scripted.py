@@ -9,7 +9,7 @@ import os
 import socket
 import sys
 
-from portlisten._frames import (
+from portlisten._wire.frames import (
     FROM_LISTENER,
     Bye,
     Claim,

@@ -12,7 +12,7 @@ from typing import Any
 from pytest_twisted import ensureDeferred
 from twisted.internet.protocol import Factory, Protocol
 
-from portlisten._frames import ListenerHello, encode
+from portlisten._wire.frames import ListenerHello, encode
 from tests.integration.conftest import Start
 from tests.integration.support import (
     Process,

@@ -274,7 +274,9 @@ async def test_withoutPrivilege(start: Start, folder: Path) -> None:
     nobody = pwd.getpwnam("nobody")
     os.chown(folder, nobody.pw_uid, nobody.pw_gid)
     become = [setpriv, "--reuid=nobody", "--regid=nogroup", "--clear-groups"]
-    python = start(*become, sys.executable, "-c", "import portlisten.listener")
+    python = start(
+        *become, sys.executable, "-c", "import portlisten._commands.listener"
+    )
     if await python.ended() != 0:
         pytest.skip("this Python is where only root can look")
     port = freePort(81, 1024)

@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 from pytest_twisted import ensureDeferred
 from twisted.internet.defer import Deferred
 
-from portlisten._frames import FROM_LISTENER, Decoder, Offer, WorkerHello, encode
+from portlisten._wire.frames import FROM_LISTENER, Decoder, Offer, WorkerHello, encode
 from tests.integration.conftest import Start
 from tests.integration.faults import (
     HOUR,

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from portlisten._frames import (
+from portlisten._wire.frames import (
     DRAINING,
     FROM_LISTENER,
     Bye,

@@ -210,7 +210,7 @@ ECHO = """
 import sys
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet import reactor
-from portlisten._worker import Worker
+from portlisten._worker.worker import Worker
 
 class Peer(Protocol):
     def connectionMade(self):

@@ -27,7 +27,7 @@ ROUNDS = 5
 #: C{twistd}, with workers that end no connection of HTTP by themselves.
 CARELESS = """
 import sys
-from portlisten import _draining
+from portlisten._worker import draining as _draining
 from twisted.scripts.twistd import run
 
 _draining.drain = lambda protocol: None

@@ -6,7 +6,7 @@ from twisted.application.service import ServiceMaker
 
 hellofdpass = ServiceMaker(
     "hellofdpass",
-    "portlisten.hello",
+    "portlisten._commands.hellofdpass",
     "A worker of portlisten's that answers each connection with a string.",
     "hellofdpass",
 )

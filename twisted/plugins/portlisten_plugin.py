@@ -6,7 +6,7 @@ from twisted.application.service import ServiceMaker
 
 portlisten = ServiceMaker(
     "portlisten",
-    "portlisten.listener",
+    "portlisten._commands.listener",
     "Bind ports with privilege, and hand their connections to unprivileged workers.",
     "portlisten",
 )

@@ -1,0 +1,381 @@
+"""
+C{portlisten exec}: a program that knows nothing of portlisten serves what a
+listener shares.
+
+The sockets reach the program as systemd's would: from descriptor 3 on, with
+C{LISTEN_FDS}, C{LISTEN_FDNAMES} and C{LISTEN_PID} in its environment, see
+sd_listen_fds(3).  The channel's descriptor comes after the sockets.  The program need
+not know of it: it stays open for as long as the program and its children live, so that
+the listener knows of them.
+
+The program takes the place of this process, so its supervisor sees no other.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import math
+import os
+import shutil
+import signal
+import socket
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+from twisted.python.usage import Options as UsageOptions
+from twisted.python.usage import UsageError
+
+from portlisten import _kernel
+from portlisten._channel import paths
+from portlisten._commands import options as _twistd
+from portlisten._model import Kind, Port
+from portlisten._wire.frames import (
+    FROM_LISTENER,
+    Bye,
+    Decoder,
+    Listener,
+    ListenerHello,
+    WorkerHello,
+    encode,
+    portNames,
+)
+from portlisten.errors import PathError, ProtocolError, WrongSocket
+
+#: The first descriptor: C{SD_LISTEN_FDS_START} in sd_listen_fds(3).
+FIRST = 3
+
+#: Seconds between two tries to connect to the listener.
+RETRY = 0.1
+
+#: How long a listener may keep silent, in seconds: longer than it may have a worker
+#: wait.
+ANSWER = 15.0
+
+#: What a shell would exit with.
+NOT_EXECUTABLE = 126
+NOT_FOUND = 127
+
+_TAKES = frozenset([Kind.LISTENER, Kind.DATAGRAMS])
+
+
+class ExecOptions(_twistd.JoiningOptions):
+    """
+    The options of C{portlisten exec}.
+    """
+
+    command = "portlisten exec"
+    program = ""
+
+    synopsis = "[options] PATH PROGRAM [ARGUMENT ...]"
+
+    longdesc = (
+        "Runs PROGRAM with the sockets of the ports that the listener at PATH"
+        " shares: from descriptor 3 on, as systemd would pass them. Waits for the"
+        " listener if it is not there."
+    )
+
+    epilogue = """
+The sockets do not block, and must stay so, since others use them too. What else
+is open as 3 and so on is replaced. PROGRAM goes on when the listener stops, and
+the port is taken until PROGRAM stops, too: restart it with the listener, or have
+systemd hold the port.
+
+PROGRAM has to take its sockets from systemd by itself: by LISTEN_FDS, as gunicorn
+and twistd's systemd: descriptions do, or by their numbers, as uvicorn --fd does.
+LISTEN_PID names this process, so nothing may fork between it and the server. These
+do fork: runuser, su, sudo, 'npm start', sh -c 'a; b'. The server would then listen
+elsewhere, or not at all. setpriv does not fork, nor does exec in a shell:
+  portlisten exec ./socket setpriv --reuid www --regid www --clear-groups server
+  portlisten exec ./socket sh -c 'cd /srv/www && exec server'
+
+PROGRAM has to serve all that it gets, or to be given less with --name: clients
+of a socket that it leaves alone wait for ever. A port that is only a number has
+two sockets, for IPv4 and IPv6; tcp:80 and tcp6:80 have one.
+
+Examples, with 'twistd portlisten --share http=tcp:80 /run/portlisten/web.sock':
+  portlisten exec /run/portlisten/web.sock uvicorn --fd 3 example:app
+  portlisten exec --name http /run/portlisten/web.sock gunicorn example:app
+"""
+
+    optParameters = [
+        [
+            "timeout",
+            None,
+            None,
+            "Seconds to wait for the listener. [default: for ever]",
+            _twistd.number("timeout", float, 0),
+        ],
+    ]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self["name"] = []
+
+    def opt_name(self, name: str) -> None:
+        """
+        Take only the ports of this name; may be given several times.
+        [default: all that the listener shares]
+        """
+        try:
+            self["name"] = list(portNames([*self["name"], name]))
+        except ValueError as error:
+            raise UsageError(f"--name: {error}") from None
+
+    def parseArgs(self, *args: str) -> None:
+        """
+        Take PATH, PROGRAM and its arguments.
+        """
+        path, *program = args or [""]
+        if program[:1] == ["--"]:
+            del program[0]
+        else:
+            self.checkOrder([path, *program[:1]])
+        if not program:
+            raise UsageError(
+                f"expected PATH and PROGRAM, got {min(len(args), 1)} arguments"
+            )
+        self.checkPath(path)
+        self["path"], self["program"] = path, program
+
+
+class Options(UsageOptions):
+    """
+    The options of C{portlisten}.
+    """
+
+    synopsis = "Usage: portlisten"
+
+    longdesc = (
+        "The listener and the workers are commands of twistd: 'twistd portlisten"
+        " --help', 'twistd hellofdpass --help'."
+    )
+
+    subCommands = [
+        ["exec", None, ExecOptions, "Run any program on the ports that are shared."]
+    ]
+
+    def opt_version(self) -> NoReturn:
+        """
+        Print portlisten's version and Twisted's, and exit.
+        """
+        _twistd.printVersion()
+
+    def postOptions(self) -> None:
+        """
+        See that there is a command.
+        """
+        if not self.subCommand:
+            raise UsageError("expected a command, which is exec")
+
+
+class CannotRun(SystemExit):
+    """
+    The program cannot be run.
+
+    @param code: to exit with.
+    """
+
+    def __init__(self, reason: object, code: int = 1) -> None:
+        super().__init__(code)
+        _say(str(reason))
+
+
+def _say(what: str) -> None:
+    try:
+        print(f"portlisten exec: {what}", file=sys.stderr, flush=True)
+    except OSError:
+        pass  # nobody listens, which is no reason not to serve
+
+
+def receive(sock: socket.socket, names: Sequence[str]) -> list[tuple[Port, int]] | None:
+    """
+    Join a listener, and wait for what it shares.
+
+    @param sock: connected to it.  Leaves it open.  Its time-out is how long it may
+        keep silent.
+    @param names: what the ports are called; if empty, all that it shares.
+    @return: each port with a descriptor of its socket, which are the caller's; or
+        L{None} if the listener went without a word.
+    @raise TimeoutError: if it keeps silent for too long.
+    @raise ProtocolError: if it has not what is asked for, or says farewell.
+    """
+    hello = WorkerHello(1, tuple(names), _TAKES)
+    decoder = Decoder(FROM_LISTENER)
+    loose: dict[int, int] = {}
+    ports: tuple[Port, ...] | None = None
+    sockets: dict[int, int] = {}
+    try:
+        sock.sendall(encode(hello))
+        while ports is None or len(sockets) < len(ports):
+            data, descriptors = _kernel.receive(sock)
+            for descriptor in descriptors:
+                try:
+                    _, cookie = _kernel.identify(descriptor, _TAKES)
+                except (WrongSocket, OSError):
+                    os.close(descriptor)
+                else:
+                    loose[cookie] = descriptor
+            if not data:
+                return None
+            for frame in decoder.feed(data):
+                if isinstance(frame, ListenerHello):
+                    ports = frame.wanted(hello)
+                elif isinstance(frame, Listener):
+                    if frame.cookie not in loose:
+                        raise ProtocolError("a shared socket got lost on its way")
+                    if frame.port not in (port.number for port in ports or ()):
+                        raise ProtocolError("a socket of a port that was not wanted")
+                    sockets[frame.port] = loose.pop(frame.cookie)
+                elif isinstance(frame, Bye):
+                    raise ProtocolError(f"the listener says: {frame.reason}")
+        received = [(port, sockets.pop(port.number)) for port in ports]
+    except TimeoutError:
+        raise
+    except OSError:
+        return None
+    finally:
+        for descriptor in [*loose.values(), *sockets.values()]:
+            os.close(descriptor)
+    return received
+
+
+def obtain(
+    path: str, names: Sequence[str], users: Sequence[int], timeout: float | None
+) -> tuple[socket.socket, list[tuple[Port, int]]]:
+    """
+    Find the listener, and have it send what it shares.
+
+    @param timeout: how long that may take, in seconds; L{None} for ever.
+    @return: the channel, and each port with a descriptor, all the caller's.
+    @raise CannotRun: if that fails.
+    """
+    complaint = ""
+    end = math.inf if timeout is None else time.monotonic() + timeout
+    while True:
+        found = _ask(path, names, users, end - time.monotonic())
+        if not isinstance(found, str):
+            return found
+        if time.monotonic() >= end:
+            raise CannotRun(f"no listener at {path} within {timeout:g} s: {found}")
+        if found != complaint:
+            complaint = found
+            _say(f"waiting for a listener at {path}: {found}")
+        time.sleep(RETRY)
+
+
+def _ask(
+    path: str, names: Sequence[str], users: Sequence[int], left: float
+) -> tuple[socket.socket, list[tuple[Port, int]]] | str:
+    """
+    Ask the listener once.
+
+    @param left: how long there is, in seconds.
+    @return: as L{obtain}; or what is the matter, if that may change.
+    @raise CannotRun: if it will not.
+    """
+    try:
+        sock = paths.connect(path, users)
+    except OSError as error:
+        return paths.explain(error)
+    sock.settimeout(max(0.001, min(ANSWER, left)))
+    try:
+        received = receive(sock, names)
+    except TimeoutError:
+        sock.close()
+        return "it does not answer"
+    except ProtocolError as error:
+        sock.close()
+        raise CannotRun(
+            f"the listener at {path} cannot serve this program: {error}"
+        ) from None
+    if received is None:
+        sock.close()
+        return "it closed the channel without a reason"
+    sock.setblocking(True)
+    return sock, received
+
+
+def arrange(descriptors: Sequence[int]) -> None:
+    """
+    Have descriptors be 3 and on, and stay open in another program.  Takes them.
+
+    @raise OSError: if there is no room.
+    """
+    end = FIRST + len(descriptors)
+    # First out of the way of each other.
+    high = [fcntl.fcntl(each, fcntl.F_DUPFD_CLOEXEC, end) for each in descriptors]
+    for number, descriptor in enumerate(high, FIRST):
+        os.dup2(descriptor, number)
+    for descriptor in {*descriptors, *high} - set(range(FIRST, end)):
+        os.close(descriptor)
+
+
+def execute(options: ExecOptions) -> None:
+    """
+    Become the program.
+
+    @raise CannotRun: if that is impossible.
+    """
+    program, *arguments = options["program"]
+    found = shutil.which(program)
+    if found is None:
+        if os.path.exists(program) and os.sep in program:
+            raise CannotRun(f"{program} is not executable", NOT_EXECUTABLE)
+        raise CannotRun(f"there is no program {program!r}", NOT_FOUND)
+    try:
+        paths.check(options["path"])
+    except PathError as error:
+        raise CannotRun(error) from None
+    sock, received = obtain(
+        options["path"], options["name"], options["listener-user"], options["timeout"]
+    )
+    for number, (port, _) in enumerate(received, FIRST):
+        _say(f"{port.label} is descriptor {number}")
+    try:
+        arrange([*(descriptor for _, descriptor in received), sock.detach()])
+    except OSError as error:
+        raise CannotRun(
+            f"no room for {len(received)} sockets: {error.strerror}; raise 'ulimit -n'"
+        ) from None
+    environment = {
+        **os.environ,
+        "LISTEN_PID": str(os.getpid()),
+        "LISTEN_FDS": str(len(received)),
+        # systemd's word for what has no name.
+        "LISTEN_FDNAMES": ":".join(port.name or "unknown" for port, _ in received),
+    }
+    # Python ignores them, and a program inherits that.
+    for number in (signal.SIGPIPE, signal.SIGXFSZ):
+        signal.signal(number, signal.SIG_DFL)
+    try:
+        os.execve(found, [program, *arguments], environment)  # noqa: S606
+    except OSError as error:
+        why = error.strerror
+        if error.errno == errno.ENOENT:
+            why = "the interpreter that its first line names is missing"
+        raise CannotRun(f"{found}: {why}", NOT_EXECUTABLE) from None
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """
+    Be the C{portlisten} command.
+
+    @param arguments: without the command's name; by default the process's.
+    @raise SystemExit: if the arguments make no sense, or the program cannot be
+        run.
+    """
+    options: Any = Options()
+    try:
+        options.parseOptions(sys.argv[1:] if arguments is None else arguments)
+    except UsageError as error:
+        raise SystemExit(
+            f"portlisten: {error}; the listener is 'twistd portlisten' (see"
+            " 'portlisten --help')"
+        ) from None
+    try:
+        execute(options.subOptions)
+    except KeyboardInterrupt:
+        raise SystemExit(128 + signal.SIGINT) from None

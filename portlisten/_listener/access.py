@@ -1,0 +1,49 @@
+"""
+Which users may be at the other end of a channel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from portlisten._kernel.sockets import Credentials
+
+
+@dataclass(frozen=True)
+class Access:
+    """
+    A list of users and groups.  An empty one lets in everybody: then the path's
+    mode is all there is.
+
+    @ivar users: uids.
+    @ivar groups: gids, as a process's own or as one of its other ones.
+    """
+
+    users: Collection[int] = ()
+    groups: Collection[int] = ()
+
+    def permits(self, who: Credentials) -> bool:
+        """
+        Say whether somebody may be there.
+        """
+        if not self.users and not self.groups:
+            return True
+        return who.uid in self.users or not {who.gid, *who.groups}.isdisjoint(
+            self.groups
+        )
+
+    def explain(self, who: Credentials) -> str:
+        """
+        Say why a process may not be a worker.
+        """
+        reason = (
+            f"uid {who.uid} may not be a worker here: the listener's --allow-user"
+            " and --allow-group say who may"
+        )
+        if self.groups and not who.groupsKnown:
+            reason += (
+                "; this kernel does not say which other groups it is in, so only its"
+                f" first one counts, gid {who.gid}"
+            )
+        return reason

@@ -1,0 +1,64 @@
+"""
+Looking after clients that wait: whether they are still there.
+
+Many may wait, and many may leave at once.  So only a few are looked at in one turn,
+and the next few in the next.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from socket import SocketType
+from typing import Protocol, TypeVar
+
+from portlisten import _kernel
+
+
+class _HasSocket(Protocol):
+    @property
+    def socket(self) -> SocketType:
+        """
+        A connection's.
+        """
+
+
+Connection = TypeVar("Connection", bound=_HasSocket)
+
+#: How often each client is looked at, in seconds, if they are few.
+INTERVAL = 0.25
+
+#: How many are looked at in one turn.
+SLICE = 64
+
+
+class Departures:
+    """
+    Looks at clients in turn.
+    """
+
+    def __init__(self) -> None:
+        self._next = 0
+        self._began = 0.0
+
+    def look(
+        self, connections: Sequence[Connection], now: float
+    ) -> tuple[list[Connection], list[Connection]]:
+        """
+        Look at the next of the clients that wait.
+
+        @param connections: those of all clients that wait, in an order that changes
+            little from call to call.
+        @param now: the time, in seconds.
+        @return: what L{_kernel.departed} says of some of them.
+        """
+        if self._next == 0:
+            if now - self._began < INTERVAL:
+                return [], []
+            self._began = now
+        some = connections[self._next : self._next + SLICE]
+        self._next += SLICE
+        if self._next >= len(connections):
+            self._next = 0
+        by = {connection.socket: connection for connection in some}
+        gone, ended = _kernel.departed(by)
+        return [by[sock] for sock in gone], [by[sock] for sock in ended]

@@ -1,0 +1,243 @@
+"""
+Lending the sockets of shared ports to workers: carries out what
+L{portlisten._policy.assignment} decides, and looks after the sockets.
+
+A shared socket is in the hands of each worker: what one worker does to it affects all.
+Some servers shut their sockets down when they stop, or make them blocking.  So this
+module checks the sockets from time to time, and mends what can be mended.
+
+What is sent to a worker that does not read is in flight, and the kernel limits how many
+descriptors a user has in flight.  So a worker that does not read the sockets that it is
+lent is given up, and only a few sockets may be unread at a time.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.logger import Logger
+
+from portlisten import _kernel
+from portlisten._model import Kind, Port
+from portlisten._policy.assignment import Decision, Lend, Shares
+from portlisten._reactor.quiet import quiet
+from portlisten.interfaces import IChannel
+
+#: How often the sockets and their borrowers are looked at, in seconds.
+LOOK = 0.5
+
+
+@dataclass
+class _Unread:
+    """
+    What a worker was sent of sockets and has not read.
+
+    @ivar sockets: those that it was lent.
+    @ivar later: those that it is lent again when it has read the others, with the
+        numbers of their ports.
+    @ivar limited: whether it has to read within a time.
+    @ivar waited: for how long it has not, at least, in seconds.  The first look may
+        come at once.
+    """
+
+    sockets: list[socket.socket] = field(default_factory=list)
+    later: dict[socket.socket, int] = field(default_factory=dict)
+    limited: bool = False
+    waited: float = -LOOK
+
+
+class Sharing:
+    """
+    The sockets of the listener's shared ports.
+
+    @param sockets: those of each port.  They stay the caller's, who keeps them
+        open for as long as there are workers.
+    @param backlog: the length of their queues.
+    @param timeout: how long a worker may take to read what it is lent, in seconds.
+    @param budget: how many sockets may be on their way to workers.
+    """
+
+    log = Logger()
+
+    def __init__(
+        self,
+        reactor: IReactorTime,
+        sockets: Mapping[Port, Sequence[socket.socket]],
+        backlog: int,
+        timeout: float,
+        budget: int,
+    ) -> None:
+        self._reactor = reactor
+        self._sockets = sockets
+        self._backlog = backlog
+        self._timeout = timeout
+        self._budget = budget
+        self._book = Shares(sockets)
+        self._divided = {
+            sock
+            for port, each in sockets.items()
+            if port.kind is Kind.GROUP
+            for sock in each
+        }
+        # With each, whether it is offered connections as well.
+        self._borrowers: dict[IChannel, bool] = {}
+        self._unread: dict[IChannel, _Unread] = {}
+        self._lost: set[socket.socket] = set()
+        self._quiet = quiet(reactor)
+        self._timer: IDelayedCall | None = None
+
+    def __str__(self) -> str:
+        """
+        Say for the log how much is shared, and with how many.
+        """
+        count = sum(map(len, self._sockets.values()))
+        return f", {count} sockets shared with {len(self._borrowers)}" if count else ""
+
+    def joined(self, channel: IChannel, ports: Iterable[Port]) -> bool:
+        """
+        Lend a worker what is shared of these ports.
+
+        @return: whether that was possible.
+        """
+        wanted = list(ports)
+        shared = [port for port in wanted if port in self._sockets]
+        if not shared:
+            return True
+        count = sum(len(self._sockets[port]) for port in shared)
+        onTheirWay = sum(len(each.sockets) for each in self._unread.values())
+        if onTheirWay and onTheirWay + count > self._budget:
+            return False
+        self._borrowers[channel] = len(shared) < len(wanted)
+        self._unread[channel] = _Unread(limited=True)
+        self._run(self._book.joined(channel, shared))
+        self._schedule()
+        return True
+
+    def left(self, channel: IChannel) -> None:
+        """
+        A worker accepts nothing more.  May be called again.
+        """
+        if channel in self._borrowers:
+            del self._borrowers[channel]
+            self._unread.pop(channel, None)
+            self._run(self._book.left(channel))
+            self._mend()
+        if not self._borrowers:
+            self.stop()
+
+    def heard(self, channel: IChannel) -> None:
+        """
+        A worker has claimed an offer, so it reads what it is sent.
+        """
+        unread = self._unread.get(channel)
+        if unread is not None:
+            unread.waited = -LOOK
+
+    def stop(self) -> None:
+        """
+        Look after the sockets no more.
+        """
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _run(self, decisions: Iterable[Decision]) -> None:
+        for decision in decisions:
+            if isinstance(decision, Lend):
+                self._lend(decision.channel, decision.port, decision.socket)
+            else:
+                self._withdraw(decision.channel, decision.socket)
+
+    def _lend(self, channel: IChannel, port: int, sock: socket.socket) -> None:
+        if channel not in self._borrowers:
+            return  # it left, because of what it was sent before
+        unread = self._sent(channel, sock)
+        # A program that portlisten.execute runs reads only what it is lent when it
+        # joins, and may serve for long.  It takes neither of these.
+        patient = not self._borrowers[channel] and sock not in self._divided
+        if patient and sock in unread.sockets and channel.unread():
+            unread.later[sock] = port
+        else:
+            unread.sockets.append(sock)
+            channel.lend(port, sock)
+
+    def _withdraw(self, channel: IChannel, sock: socket.socket) -> None:
+        if channel in self._borrowers:
+            self._sent(channel, sock).later.pop(sock, None)
+            channel.withdraw(sock)
+
+    def _sent(self, channel: IChannel, sock: socket.socket) -> _Unread:
+        """
+        A worker is sent something of a socket.
+        """
+        unread = self._unread.setdefault(channel, _Unread())
+        if self._borrowers[channel] or sock in self._divided:
+            unread.limited = True
+        return unread
+
+    def _schedule(self) -> None:
+        if self._timer is None and self._borrowers:
+            self._timer = self._reactor.callLater(LOOK, self._look)
+
+    def _look(self) -> None:
+        self._timer = None
+        for channel, unread in list(self._unread.items()):
+            if self._unread.get(channel) is not unread:
+                continue  # it left, because of another
+            if not channel.unread():
+                del self._unread[channel]
+                for sock, port in unread.later.items():
+                    self._lend(channel, port, sock)
+                continue
+            # Time in which this process did not run is not the worker's.
+            unread.waited += LOOK
+            if unread.limited and unread.waited > self._timeout:
+                channel.revoke(
+                    f"it did not read what it was lent within {self._timeout:g} s"
+                )
+        self._mend()
+        self._schedule()
+
+    def _mend(self) -> None:
+        for port, sockets in self._sockets.items():
+            for sock in sockets:
+                sock.setblocking(False)
+                if sock not in self._lost and _kernel.shutDown(sock):
+                    self._restore(port, sock)
+
+    def _restore(self, port: Port, sock: socket.socket) -> None:
+        """
+        Have a socket listen again that was shut down, and be used again by those
+        that have it, which have closed theirs.
+        """
+        why = "there is no way to listen on such a socket again"
+        address = sock.getsockname()
+        try:
+            if sock.family != socket.AF_UNIX and port.kind is not Kind.DATAGRAMS:
+                sock.listen(self._backlog)
+                why = "it would be another port"
+        except OSError as error:
+            why = str(error.strerror)
+        if _kernel.shutDown(sock) or sock.getsockname() != address:
+            self._lost.add(sock)
+            self._quiet(
+                self.log.critical,
+                "a worker shut {port} down, for everybody, and that cannot be mended:"
+                " {why}; restart the listener",
+                port=port.label,
+                why=why,
+            )
+            for channel in self._book.holders(sock):
+                self._withdraw(channel, sock)
+            return
+        self._quiet(
+            self.log.error,
+            "a worker shut {port} down, for everybody: what waited there was reset;"
+            " it listens again",
+            port=port.label,
+        )
+        for channel in self._book.holders(sock):
+            self._lend(channel, port.number, sock)

@@ -1,0 +1,541 @@
+"""
+Tests for L{portlisten._commands.execute}: the command line, and with a listener made
+by hand what the program finds.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import resource
+import signal
+import socket
+import subprocess
+import sys
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import mkdtemp
+
+from twisted.python.filepath import FilePath
+from twisted.trial.unittest import SynchronousTestCase
+
+from portlisten import __version__, _kernel
+from portlisten._commands import execute as execute
+from portlisten._model import InternetAddress, Kind, Port
+from portlisten._wire.frames import (
+    FROM_WORKER,
+    Bye,
+    Decoder,
+    Frame,
+    Listener,
+    ListenerHello,
+    WorkerHello,
+    encode,
+)
+from portlisten.errors import ProtocolError
+from tests.support import watchDescriptors
+from twisted import copyright
+
+WEB = Port(0, InternetAddress("TCP", "127.0.0.1", 80), "http", Kind.LISTENER)
+DNS = Port(1, InternetAddress("UDP", "127.0.0.1", 53), "", Kind.DATAGRAMS)
+MAIL = Port(2, InternetAddress("TCP", "127.0.0.1", 25), "smtp")
+HELLO = ListenerHello(8, (WEB, DNS, MAIL))
+
+#: Says what a program finds, in a line.
+PROGRAM = """
+import json, os, signal, socket, sys
+number = int(os.environ["LISTEN_FDS"])
+kinds = []
+for descriptor in range(3, 3 + number):
+    with socket.socket(fileno=os.dup(descriptor)) as sock:
+        kinds.append([sock.type, sock.getsockname()])
+print(json.dumps({
+    "pid": os.getpid() == int(os.environ["LISTEN_PID"]),
+    "names": os.environ["LISTEN_FDNAMES"],
+    "kinds": kinds,
+    "arguments": sys.argv[1:],
+    "open": [each for each in range(50) if os.path.exists(f"/proc/self/fd/{each}")],
+}))
+"""
+
+
+class ListenerByHand:
+    """
+    Binds a path, and speaks to one worker at a time.
+    """
+
+    def __init__(self, path: str) -> None:
+        self._socket = socket.socket(socket.AF_UNIX)
+        self._socket.bind(path)
+        self._socket.listen()
+
+    def speak(
+        self, *frames: Frame, sockets: Sequence[socket.socket] = ()
+    ) -> socket.socket:
+        """
+        Accept, and say something.
+        """
+        self._socket.settimeout(20)
+        sock, _ = self._socket.accept()
+        descriptors = [each.fileno() for each in sockets]
+        socket.send_fds(sock, [b"".join(map(encode, frames))], descriptors)
+        return sock
+
+    def close(self) -> None:
+        """
+        Go.
+        """
+        self._socket.close()
+
+
+class ExecuteTestCase(SynchronousTestCase):
+    """
+    A path, and sockets to share.
+    """
+
+    def setUp(self) -> None:
+        watchDescriptors(self)
+        folder = mkdtemp(prefix="exec.")
+        self.addCleanup(FilePath(folder).remove)
+        self.path = os.path.join(folder, "path")
+        self.tcp = socket.create_server(("127.0.0.1", 0))
+        self.udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self.udp.bind(("127.0.0.1", 0))
+        self.addCleanup(self.tcp.close)
+        self.addCleanup(self.udp.close)
+        self.frames = (
+            HELLO,
+            # Not in the order of the ports.
+            Listener(1, _kernel.cookie(self.udp)),
+            Listener(0, _kernel.cookie(self.tcp)),
+        )
+
+    def listen(self) -> ListenerByHand:
+        """
+        Start a listener.
+        """
+        listener = ListenerByHand(self.path)
+        self.addCleanup(listener.close)
+        return listener
+
+    def run_(self, *arguments: str) -> subprocess.Popen[bytes]:
+        """
+        Run C{portlisten exec}.
+        """
+        process = subprocess.Popen(
+            [
+                # A shell's background jobs ignore it, and these may be in one.
+                *("env", "--default-signal=INT"),
+                *(sys.executable, "-m", "portlisten", "exec", *arguments),
+            ],
+            cwd=Path(__file__).parents[3],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+
+        def end() -> None:
+            process.kill()
+            process.communicate()
+
+        self.addCleanup(end)
+        return process
+
+
+class CommandLineTests(ExecuteTestCase):
+    """
+    Mistakes on the command line: one line, and a code.
+    """
+
+    def assertRefused(self, arguments: Sequence[str], code: int, reason: str) -> None:
+        """
+        Expect that.
+        """
+        said = io.StringIO()
+        with contextlib.redirect_stderr(said):
+            exit = self.assertRaises(SystemExit, execute.main, arguments)
+        if isinstance(exit.code, str):
+            said.write(exit.code)
+            exit.code = 1
+        self.assertEqual(exit.code, code)
+        self.assertIn(reason, said.getvalue())
+        self.assertEqual(len(said.getvalue().splitlines()), 1)
+        self.assertTrue(said.getvalue().startswith("portlisten"))
+
+    def test_usage(self) -> None:
+        """
+        There are too few arguments, or wrong ones.
+        """
+        for arguments, reason in [
+            ([], "expected a command, which is exec; the listener is 'twistd portli"),
+            (["run"], "run; the listener is 'twistd portlisten'"),
+            (["--listen=80", "./s"], "the listener is 'twistd portlisten'"),
+            (["exec", "--", "path"], "got 1 arguments"),
+            (["exec", "path", "--"], "got 1 arguments"),
+            (["exec", "path", "--name", "x", "true"], "--name stands after path"),
+            (["exec", "--", "--name", "true"], "PATH would be '--name'"),
+            (["exec"], "got 0 arguments (see 'portlisten exec --help')"),
+            (["exec", "path"], "expected PATH and PROGRAM, got 1 arguments"),
+            (["exec", "--nonsense", "path", "true"], "nonsense"),
+            (["exec", "--name", "a b", "path", "true"], "'a b' is no name"),
+            (["exec", "--listener-user", "nosuch", "p", "true"], "no user 'nosuch'"),
+            (["exec", "--timeout", "x", "path", "true"], "'x' is not a number"),
+        ]:
+            self.assertRefused(arguments, 1, reason)
+
+    def test_dashes(self) -> None:
+        """
+        C{--} may come between PATH and PROGRAM, and what follows is PROGRAM's.
+        """
+        for arguments in (
+            ["path", "--", "true", "--name"],
+            ["--", "path", "--", "true", "--name"],
+            ["path", "true", "--name"],
+        ):
+            options = execute.ExecOptions()
+            options.parseOptions(arguments)
+            self.assertEqual(options["path"], "path")
+            self.assertEqual(options["program"], ["true", "--name"])
+
+    def test_version(self) -> None:
+        """
+        It says which portlisten and which Twisted it is.
+        """
+        for arguments in (["--version"], ["exec", "--version"]):
+            said = io.StringIO()
+            with contextlib.redirect_stdout(said):
+                exit = self.assertRaises(SystemExit, execute.main, arguments)
+            self.assertEqual(exit.code, 0)
+            self.assertEqual(
+                said.getvalue(),
+                f"portlisten {__version__}, with Twisted {copyright.version}\n",
+            )
+
+    def test_program(self) -> None:
+        """
+        There is no such program, or it is none; the codes are a shell's.
+        """
+        self.assertRefused(
+            ["exec", self.path, "nosuch"], 127, "there is no program 'nosuch'"
+        )
+        self.assertRefused(["exec", self.path, "/no/such"], 127, "no program")
+        text = self.path + ".txt"
+        Path(text).write_text("hello")
+        self.assertRefused(["exec", self.path, text], 126, "is not executable")
+
+    def test_path(self) -> None:
+        """
+        The path can never be a channel's.
+        """
+        self.assertRefused(["exec", "/dev/null", "true"], 1, "is no socket")
+        self.assertRefused(["exec", "/no/such/path", "true"], 1, "there is no folder")
+
+    def test_timeout(self) -> None:
+        """
+        There is no listener for too long.
+        """
+        self.assertRefused(
+            ["exec", "--timeout", "0", self.path, "true"],
+            1,
+            f"no listener at {self.path} within 0 s: No such file or directory",
+        )
+
+    def test_programs(self) -> None:
+        """
+        The help says which programs can be run, and that nothing may fork.
+        """
+        help = str(execute.ExecOptions())
+        for word in ("LISTEN_FDS", "LISTEN_PID", "runuser", "npm start", "setpriv"):
+            self.assertIn(word, help)
+
+    def test_help(self) -> None:
+        """
+        The help teaches.
+        """
+        for arguments, taught in [
+            (["--help"], "exec"),
+            (["exec", "--help"], "uvicorn --fd 3"),
+            (["exec", "--help"], "portlisten exec [options] PATH PROGRAM"),
+        ]:
+            said = io.StringIO()
+            with contextlib.redirect_stdout(said):
+                exit = self.assertRaises(SystemExit, execute.main, arguments)
+            self.assertEqual(exit.code, 0)
+            self.assertIn(taught, said.getvalue())
+
+
+class ReceiveTests(ExecuteTestCase):
+    """
+    Tests for L{execute.receive}.
+    """
+
+    def receive(
+        self,
+        *frames: Frame | bytes,
+        sockets: Sequence[socket.socket] = (),
+        names: Sequence[str] = (),
+        end: bool = False,
+    ) -> list[tuple[Port, int]] | None:
+        """
+        Receive what a listener says.
+
+        @param end: whether it then goes.
+        """
+        theirs, ours = socket.socketpair()
+        with theirs, ours:
+            data = b"".join(
+                each if isinstance(each, bytes) else encode(each) for each in frames
+            )
+            socket.send_fds(theirs, [data], [each.fileno() for each in sockets])
+            if end:
+                theirs.shutdown(socket.SHUT_WR)
+            try:
+                return execute.receive(ours, names)
+            finally:
+                decoder = Decoder(FROM_WORKER)
+                (self.hello,) = decoder.feed(theirs.recv(1000))
+
+    def test_received(self) -> None:
+        """
+        What it gets is in the order of the ports, with close-on-exec.
+        """
+        received = self.receive(*self.frames, sockets=[self.tcp, self.udp])
+        assert received is not None
+        self.assertEqual([port for port, _ in received], [WEB, DNS])
+        for (_, descriptor), sock in zip(received, [self.tcp, self.udp], strict=True):
+            self.assertTrue(os.path.sameopenfile(descriptor, sock.fileno()))
+            self.assertFalse(os.get_inheritable(descriptor))
+            os.close(descriptor)
+        takes = frozenset([Kind.LISTENER, Kind.DATAGRAMS])
+        self.assertEqual(self.hello, WorkerHello(1, (), takes))
+
+    def test_some(self) -> None:
+        """
+        Or those of a name.
+        """
+        frames = (HELLO, Listener(0, _kernel.cookie(self.tcp)))
+        received = self.receive(*frames, sockets=[self.tcp], names=["http"])
+        assert received is not None
+        self.assertEqual([port for port, _ in received], [WEB])
+        os.close(received[0][1])
+        self.assertEqual(self.hello.names, ("http",))
+
+    def test_trouble(self) -> None:
+        """
+        A listener that has not what is asked for, says farewell, or breaks the
+        protocol; nothing stays open.
+        """
+        group = Port(0, WEB.address, "http", Kind.GROUP)
+        for frames, names, reason in [
+            ((HELLO,), ["ftp"], "no port is called 'ftp' here"),
+            ((HELLO,), ["smtp"], "--share it"),
+            ((ListenerHello(8, (group,)),), (), "has reuseport"),
+            ((ListenerHello(8, (MAIL,)),), (), "--share it"),
+            ((HELLO, Bye("enough")), (), "the listener says: enough"),
+            ((Bye("go away"),), (), "the listener says: go away"),
+            ((HELLO, Listener(0, 4711)), (), "got lost on its way"),
+            ((HELLO, Listener(9, _kernel.cookie(self.tcp))), (), "was not wanted"),
+            ((b"nonsense" * 8,), (), "unknown type"),
+        ]:
+            error = self.assertRaises(
+                ProtocolError,
+                self.receive,
+                *frames,  # type: ignore[arg-type]
+                sockets=[self.tcp],
+                names=names,
+            )
+            self.assertIn(reason, str(error))
+
+    def test_gone(self) -> None:
+        """
+        One that goes without a word may be back.
+        """
+        self.assertIsNone(
+            self.receive(*self.frames[:2], sockets=[self.udp, self.tcp], end=True)
+        )
+
+    def test_useless(self) -> None:
+        """
+        What is no socket to share is closed.
+        """
+        left, right = socket.socketpair()
+        with left, right:
+            self.assertIsNone(self.receive(HELLO, sockets=[left], end=True))
+
+
+class ProgramTests(ExecuteTestCase):
+    """
+    What a program finds, in a process of its own.
+    """
+
+    def found(self, process: subprocess.Popen[bytes]) -> dict[str, object]:
+        """
+        What a program found.
+        """
+        out, err = process.communicate(timeout=30)
+        self.said = err.decode()
+        self.assertEqual(process.returncode, 0, self.said)
+        found: dict[str, object] = json.loads(out)
+        return found
+
+    def assertNotExecutable(self, content: str, reason: str) -> None:
+        """
+        Expect that a file cannot be run, and why.
+        """
+        file = Path(self.path + ".file")
+        file.write_text(content)
+        file.chmod(0o755)
+        listener = self.listen()
+        process = self.run_(self.path, str(file))
+        with listener.speak(*self.frames, sockets=[self.tcp, self.udp]):
+            _, err = process.communicate(timeout=30)
+        self.assertEqual(process.returncode, 126)
+        self.assertIn(reason, err.decode().splitlines()[-1])
+
+    def test_sockets(self) -> None:
+        """
+        It has the sockets from 3 on, then the channel and nothing else, and knows
+        what they are; and its arguments are its own.
+        """
+        listener = self.listen()
+        process = self.run_(
+            self.path, sys.executable, "-c", textwrap.dedent(PROGRAM), "--fd", "3"
+        )
+        with listener.speak(*self.frames, sockets=[self.tcp, self.udp]):
+            found = self.found(process)
+        self.assertEqual(
+            found,
+            {
+                "pid": True,
+                "names": "http:unknown",
+                "kinds": [
+                    [socket.SOCK_STREAM, list(self.tcp.getsockname())],
+                    [socket.SOCK_DGRAM, list(self.udp.getsockname())],
+                ],
+                "arguments": ["--fd", "3"],
+                "open": [0, 1, 2, 3, 4, 5],
+            },
+        )
+        self.assertEqual(
+            self.said.splitlines(),
+            [
+                "portlisten exec: http=tcp:127.0.0.1:80 is descriptor 3",
+                "portlisten exec: udp:127.0.0.1:53 is descriptor 4",
+            ],
+        )
+
+    def test_pipe(self) -> None:
+        """
+        A program that is not Python's dies of SIGPIPE as it should.
+        """
+        listener = self.listen()
+        process = self.run_(self.path, "grep", "SigIgn", "/proc/self/status")
+        with listener.speak(*self.frames, sockets=[self.tcp, self.udp]):
+            out, _ = process.communicate(timeout=30)
+        ignored = int(out.split()[1], 16)
+        for number in (signal.SIGPIPE, signal.SIGXFSZ):
+            self.assertFalse(ignored & 1 << number - 1)
+
+    def test_channel(self) -> None:
+        """
+        The listener knows of the program for as long as it lives.
+        """
+        listener = self.listen()
+        process = self.run_(self.path, "cat")
+        with listener.speak(*self.frames, sockets=[self.tcp, self.udp]) as channel:
+            channel.settimeout(20)
+            self.assertTrue(channel.recv(1000))
+            process.wait(30)
+            self.assertEqual(channel.recv(1000), b"")
+
+    def test_waits(self) -> None:
+        """
+        It waits for a listener, which may go in the middle, and says so once.
+        """
+        process = self.run_(self.path, "true")
+        assert process.stderr is not None
+        line = process.stderr.readline().decode()
+        self.assertIn(f"waiting for a listener at {self.path}: No such file", line)
+        listener = self.listen()
+        listener.speak(HELLO).close()
+        with listener.speak(*self.frames, sockets=[self.tcp, self.udp]):
+            _, err = process.communicate(timeout=30)
+        self.assertEqual(process.returncode, 0)
+        self.assertIn("it closed the channel without a reason", err.decode())
+
+    def test_refused(self) -> None:
+        """
+        What the listener has not, is said in a line.
+        """
+        listener = self.listen()
+        process = self.run_("--name=ftp", self.path, "true")
+        with listener.speak(HELLO):
+            _, err = process.communicate(timeout=30)
+        self.assertEqual(process.returncode, 1)
+        (line,) = err.decode().splitlines()
+        self.assertIn("no port is called 'ftp' here, only http, smtp", line)
+
+    def test_noProgram(self) -> None:
+        """
+        A file that only looks like a program.
+        """
+        self.assertNotExecutable("\0 no program", "Exec format error")
+
+    def test_silent(self) -> None:
+        """
+        A listener that does not answer is not waited for longer than was said.
+        """
+        self.listen()
+        process = self.run_("--timeout=0.5", self.path, "true")
+        _, err = process.communicate(timeout=30)
+        self.assertEqual(process.returncode, 1)
+        self.assertIn("within 0.5 s: it does not answer", err.decode())
+
+    def test_noRoom(self) -> None:
+        """
+        There may be no room for so many descriptors.
+        """
+        listener = self.listen()
+        process = self.run_(self.path, "true")
+        resource.prlimit(process.pid, resource.RLIMIT_NOFILE, (7, 7))
+        with listener.speak(*self.frames, sockets=[self.tcp, self.udp]):
+            _, err = process.communicate(timeout=30)
+        self.assertEqual(process.returncode, 1)
+        self.assertIn("raise 'ulimit -n'", err.decode().splitlines()[-1])
+        self.assertNotIn("Traceback", err.decode())
+
+    def test_noInterpreter(self) -> None:
+        """
+        A script whose interpreter is missing is there all the same.
+        """
+        self.assertNotExecutable("#!/no/such/interpreter\n", "the interpreter")
+
+    def test_deafTerminal(self) -> None:
+        """
+        That nobody reads what it says is no reason not to run the program.
+        """
+        listener = self.listen()
+        with open("/dev/full", "w") as full:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "portlisten", "exec", self.path, "echo", "ran"],
+                cwd=Path(__file__).parents[3],
+                stdout=subprocess.PIPE,
+                stderr=full,
+            )
+        with listener.speak(*self.frames, sockets=[self.tcp, self.udp]):
+            out, _ = process.communicate(timeout=30)
+        self.assertEqual(out, b"ran\n")
+
+    def test_interrupt(self) -> None:
+        """
+        It can be interrupted while it waits.
+        """
+        process = self.run_(self.path, "true")
+        assert process.stderr is not None
+        process.stderr.readline()
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=30)
+        self.assertEqual((process.returncode, err), (130, b""))

@@ -1,0 +1,536 @@
+"""
+Tests for L{portlisten._listener.sharing}, with real sockets, and for what the
+dispatcher does with it.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from typing import Any
+
+from twisted.internet.task import Clock
+from twisted.logger import capturedLogs
+from twisted.trial.unittest import SynchronousTestCase
+
+from portlisten import _kernel
+from portlisten._listener.sharing import LOOK, Sharing
+from portlisten._model import InternetAddress, Kind, Port, UnixAddress
+from tests.support import RunningClock, watchDescriptors
+from tests.unit.channel.test_protocol import texts
+from tests.unit.listener.test_dispatcher import DispatcherTestCase, RecordingChannel
+
+WEB = Port(7, InternetAddress("TCP", "127.0.0.1", 80), "shared", Kind.LISTENER)
+GROUP = Port(8, InternetAddress("TCP", "127.0.0.1", 81), "group", Kind.GROUP)
+DNS = Port(9, InternetAddress("UDP", "127.0.0.1", 53), "dns", Kind.DATAGRAMS)
+
+
+def freeNumber() -> int:
+    """
+    Find a TCP port that nobody has.
+    """
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        number: int = sock.getsockname()[1]
+        return number
+
+
+class SharingTests(SynchronousTestCase):
+    """
+    Tests for L{Sharing}.
+    """
+
+    def setUp(self) -> None:
+        """
+        Share a port, which has a number, since only then it can be mended.
+        """
+        watchDescriptors(self)
+        logs = capturedLogs()
+        self.logged = logs.__enter__()
+        self.addCleanup(logs.__exit__, None, None, None)
+        self.sock = socket.create_server(("127.0.0.1", freeNumber()))
+        self.addCleanup(self.sock.close)
+        self.udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self.addCleanup(self.udp.close)
+        self.clock = RunningClock()
+        self.sharing = self.share({WEB: [self.sock], DNS: [self.udp]})
+        self.channel = RecordingChannel("worker 1")
+
+    def share(self, sockets: dict[Port, list[socket.socket]]) -> Sharing:
+        """
+        Share some.
+        """
+        return Sharing(self.clock, sockets, 5, timeout=2.0, budget=5)
+
+    def shutDown(self, sock: socket.socket) -> None:
+        """
+        Shut one down, as a worker.
+        """
+        with sock.dup() as workers:
+            try:
+                workers.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                pass  # with UDP it does, and says that it does not
+
+    def end(self) -> None:
+        """
+        Part with the worker, and see that nothing is left to do.
+        """
+        self.sharing.left(self.channel)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_lend(self) -> None:
+        """
+        A worker is lent what it wants.
+        """
+        self.assertTrue(self.sharing.joined(self.channel, [WEB, DNS]))
+        self.assertEqual(
+            self.channel.calls, [("lend", 7, self.sock), ("lend", 9, self.udp)]
+        )
+        self.assertEqual(str(self.sharing), ", 2 sockets shared with 1")
+        self.end()
+
+    def test_nothing(self) -> None:
+        """
+        Where nothing is shared there is nothing to do, and nothing to say.
+        """
+        sharing = self.share({})
+        self.assertTrue(sharing.joined(self.channel, [Port(0, WEB.address, "web")]))
+        self.assertEqual(self.channel.calls, [])
+        self.assertEqual(str(sharing), "")
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_divided(self) -> None:
+        """
+        Where there are several sockets they are divided.
+        """
+        other = RecordingChannel("worker 2")
+        sharing = self.share({GROUP: [self.sock, self.udp]})
+        sharing.joined(self.channel, [GROUP])
+        del self.channel.calls[:]
+        sharing.joined(other, [GROUP])
+        self.assertEqual(other.calls, [("lend", 8, self.udp)])
+        self.assertEqual(self.channel.calls, [("withdraw", self.udp)])
+
+    def test_mended(self) -> None:
+        """
+        A worker that shuts a shared socket down ends it for everybody: before long
+        it listens again, where it was, and those that had it get it again, whose
+        own port has ended.
+        """
+        address = self.sock.getsockname()
+        self.sharing.joined(self.channel, [WEB])
+        self.shutDown(self.sock)
+        del self.channel.calls[:]
+        self.clock.advance(LOOK)
+        self.assertFalse(_kernel.shutDown(self.sock))
+        self.assertEqual(self.channel.calls, [("lend", 7, self.sock)])
+        with socket.create_connection(address, timeout=5):
+            self.sock.accept()[0].close()
+        (line,) = texts(self.logged, "error")
+        self.assertIn("a worker shut shared=tcp:127.0.0.1:80 down", line)
+        self.clock.advance(LOOK)
+        self.assertEqual(len(texts(self.logged, "error")), 1)
+        self.end()
+
+    def test_mendedAfter(self) -> None:
+        """
+        If it was the last worker, it is mended when that is gone.
+        """
+        self.sharing.joined(self.channel, [WEB])
+        self.shutDown(self.sock)
+        self.end()
+        self.assertFalse(_kernel.shutDown(self.sock))
+
+    def test_blocking(self) -> None:
+        """
+        A worker that makes a socket blocking does that to everybody as well.
+        """
+        self.sharing.joined(self.channel, [WEB])
+        os.set_blocking(self.sock.fileno(), True)
+        self.clock.advance(LOOK)
+        self.assertFalse(os.get_blocking(self.sock.fileno()))
+        self.end()
+
+    def assertLost(self, port: Port, sock: socket.socket, why: str) -> None:
+        """
+        Expect that a socket that was shut down is lost, and that this is said once
+        and the worker told.
+        """
+        self.sharing = self.share({port: [sock]})
+        self.sharing.joined(self.channel, [port])
+        self.shutDown(sock)
+        del self.channel.calls[:]
+        for _ in range(2):
+            self.clock.advance(LOOK)
+        (line,) = texts(self.logged, "critical")
+        self.assertIn(f"cannot be mended: {why}", line)
+        self.assertEqual(self.channel.calls, [("withdraw", sock)])
+        self.end()
+
+    def test_udp(self) -> None:
+        """
+        A UDP socket cannot be mended.
+        """
+        self.assertLost(DNS, self.udp, "there is no way to listen on such a socket")
+
+    def test_unix(self) -> None:
+        """
+        Neither can a Unix socket.
+        """
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.bind(b"")
+            sock.listen()
+            self.assertLost(WEB, sock, "there is no way to listen on such a socket")
+
+    def test_otherPort(self) -> None:
+        """
+        Neither can one whose number the kernel chose, since it chooses another.
+        """
+        with socket.create_server(("127.0.0.1", 0)) as sock:
+            self.assertLost(WEB, sock, "it would be another port")
+
+    def test_refuses(self) -> None:
+        """
+        Or the kernel may not want it.
+        """
+
+        class Unwilling(socket.socket):
+            def listen(self, backlog: int = 0) -> None:
+                raise OSError(98, "Address already in use")
+
+        with Unwilling(fileno=self.sock.dup().detach()) as unwilling:
+            self.assertLost(WEB, unwilling, "Address already in use")
+
+    def test_unread(self) -> None:
+        """
+        A worker that does not read what it is lent is given up: what is on its way
+        counts against the listener's user.
+        """
+        self.channel.reads = False
+        self.sharing.joined(self.channel, [WEB])
+        self.clock.pump([LOOK] * 5)
+        self.assertEqual(len(self.channel.calls), 1)
+        self.clock.advance(LOOK)
+        self.assertEqual(
+            self.channel.calls[1],
+            ("revoke", "it did not read what it was lent within 2 s"),
+        )
+        self.end()
+
+    def test_read(self) -> None:
+        """
+        One that has read it may be slow with what comes later.
+        """
+        self.sharing.joined(self.channel, [WEB])
+        self.clock.advance(LOOK)
+        self.channel.reads = False
+        self.clock.pump([LOOK] * 10)
+        self.assertEqual(len(self.channel.calls), 1)
+        self.end()
+
+    def members(self, *labels: str) -> list[RecordingChannel]:
+        """
+        Share three sockets of one port with some workers, who read all.
+        """
+        sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(3)]
+        for sock in sockets:
+            self.addCleanup(sock.close)
+        self.sharing = self.share({GROUP: sockets})
+        channels = [RecordingChannel(label) for label in labels]
+        for channel in channels:
+            self.assertTrue(self.sharing.joined(channel, [GROUP]))
+            self.clock.advance(LOOK)
+        return channels
+
+    def comeAndGo(self, channel: RecordingChannel) -> None:
+        """
+        A worker leaves and comes back, so others have its sockets meanwhile.
+        """
+        self.sharing.left(channel)
+        self.clock.advance(LOOK / 2)
+        self.sharing.joined(channel, [GROUP])
+        self.clock.advance(LOOK / 2)
+
+    def test_memberStopsReading(self) -> None:
+        """
+        A member of a group that has read what it was lent first, and then reads no
+        more, is given up while others come and go.
+        """
+        first, second = self.members("worker 1", "worker 2")
+        second.reads = False
+        for _ in range(6):
+            self.comeAndGo(first)
+        reason = "it did not read what it was lent within 2 s"
+        self.assertIn(("revoke", reason), second.calls)
+        self.assertNotIn(("revoke", reason), first.calls)
+
+    def test_memberReads(self) -> None:
+        """
+        One that reads is not, however much it is sent.
+        """
+        first, second = self.members("worker 1", "worker 2")
+        for _ in range(20):
+            self.comeAndGo(first)
+        self.assertGreater(len(second.calls), 20)
+        self.assertNotIn("revoke", [call[0] for call in second.calls])
+
+    def test_heard(self) -> None:
+        """
+        Nor is one that claims offers, and so reads, though there is always something
+        that it has yet to read.
+        """
+        self.sharing = self.share({GROUP: [self.sock, self.udp]})
+        self.sharing.joined(self.channel, [Port(0, WEB.address, "web"), GROUP])
+        self.channel.reads = False
+        for _ in range(12):
+            self.clock.advance(LOOK)
+            self.sharing.heard(self.channel)
+        self.assertNotIn("revoke", [call[0] for call in self.channel.calls])
+        self.sharing.heard(RecordingChannel("stranger"))
+        self.clock.pump([LOOK] * 6)
+        self.assertIn("revoke", [call[0] for call in self.channel.calls])
+        self.end()
+
+    def test_lookComesAtOnce(self) -> None:
+        """
+        However short the time is, it has passed.
+        """
+        self.sharing = Sharing(self.clock, {WEB: [self.sock]}, 5, 0.01, 5)
+        first = RecordingChannel("first")
+        self.sharing.joined(first, [WEB])
+        self.clock.advance(LOOK - 0.001)
+        self.channel.reads = False
+        self.sharing.joined(self.channel, [WEB])
+        self.clock.advance(0.001)
+        self.assertNotIn("revoke", [call[0] for call in self.channel.calls])
+        self.clock.advance(LOOK)
+        self.assertIn("revoke", [call[0] for call in self.channel.calls])
+        self.sharing.left(first)
+        self.end()
+
+    def test_stoppedItself(self) -> None:
+        """
+        Time in which the listener did not run is not the worker's.
+        """
+        self.channel.reads = False
+        self.sharing.joined(self.channel, [WEB])
+        Clock.advance(self.clock, 60)
+        self.assertEqual(len(self.channel.calls), 1)
+        self.end()
+
+    def test_lentOnce(self) -> None:
+        """
+        A program that reads nothing after it joined is lent a socket that was mended
+        only once, and is left alone; another is lent it again when it has read.
+        """
+        self.sharing.joined(self.channel, [WEB])
+        self.clock.advance(LOOK)
+        self.channel.reads = False
+        del self.channel.calls[:]
+        for _ in range(8):
+            self.shutDown(self.sock)
+            self.clock.advance(LOOK)
+            self.assertFalse(_kernel.shutDown(self.sock))
+        self.assertEqual(self.channel.calls, [("lend", 7, self.sock)])
+        self.channel.reads = True
+        self.clock.advance(LOOK)
+        self.assertEqual(self.channel.calls, [("lend", 7, self.sock)] * 2)
+        self.clock.pump([LOOK] * 3)
+        self.assertEqual(len(self.channel.calls), 2)
+        self.end()
+
+    def test_leavesMeanwhile(self) -> None:
+        """
+        A worker whose channel ends while it is sent something is sent no more.
+        """
+
+        class Fragile(RecordingChannel):
+            def lend(channel, port: int, sock: Any) -> None:
+                super().lend(port, sock)
+                self.sharing.left(channel)
+
+        self.sharing = self.share({GROUP: [self.sock, self.udp]})
+        fragile = Fragile("worker 1")
+        self.sharing.joined(fragile, [GROUP])
+        self.assertEqual(len(fragile.calls), 1)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_unixPath(self) -> None:
+        """
+        A Unix socket is lent whatever its name is, and whatever becomes of its path.
+        """
+        path = os.fsencode(self.mktemp())
+        for number, name in enumerate((path, b"\0portlisten-" + os.urandom(8))):
+            with socket.socket(socket.AF_UNIX) as sock:
+                sock.bind(name)
+                sock.listen()
+                port = Port(number, UnixAddress(name), "unix", Kind.LISTENER)
+                self.sharing = self.share({port: [sock]})
+                if name == path:
+                    os.rename(path, path + b".moved")
+                channel = RecordingChannel("worker")
+                self.assertTrue(self.sharing.joined(channel, [port]))
+                self.assertEqual(channel.calls, [("lend", number, sock)])
+                self.sharing.left(channel)
+
+    def test_budget(self) -> None:
+        """
+        Not many sockets may be on their way at a time; but a worker gets its own,
+        however many they are, where there is nobody else.
+        """
+        others = [RecordingChannel(f"worker {number}") for number in range(3)]
+        for other in others:
+            other.reads = False
+        self.assertTrue(self.sharing.joined(others[0], [WEB, DNS]))
+        self.assertTrue(self.sharing.joined(others[1], [WEB, DNS]))
+        self.assertFalse(self.sharing.joined(others[2], [WEB, DNS]))
+        self.assertEqual(others[2].calls, [])
+        for other in others[:2]:
+            other.reads = True
+        self.clock.advance(LOOK)
+        self.assertTrue(self.sharing.joined(others[2], [WEB, DNS]))
+        many = Sharing(self.clock, {GROUP: [self.sock] * 9}, 5, 2.0, 5)
+        self.assertTrue(many.joined(self.channel, [GROUP]))
+
+
+class DispatcherTests(DispatcherTestCase):
+    """
+    What the dispatcher does with those that share.
+    """
+
+    def sharing(self) -> Sharing:
+        """
+        Share two sockets of one port.
+        """
+        self.sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(2)]
+        for sock in self.sockets:
+            self.addCleanup(sock.close)
+        return Sharing(self.clock, {GROUP: self.sockets}, 5, 5.0, 5)
+
+    def share(self, label: str, *others: Port) -> RecordingChannel:
+        """
+        Have a worker join that shares.
+        """
+        channel = RecordingChannel(label)
+        self.dispatcher.connected(channel)
+        self.dispatcher.joined(channel, 4, [GROUP, *others])
+        return channel
+
+    def assertHeir(self, end: Any) -> None:
+        """
+        Expect that something has a worker's sockets go to another.
+        """
+        first, second = self.share("worker 1"), self.share("worker 2")
+        del second.calls[:]
+        end(first)
+        self.assertEqual([call[:2] for call in second.calls], [("lend", 8)])
+
+    def test_borrower(self) -> None:
+        """
+        One that only shares is offered nothing, no reason to wait at the end, and
+        its end may be in good order.
+        """
+        channel = self.share("worker 1")
+        self.assertEqual(len(channel.calls), 2)
+        self.accept()
+        self.assertEqual(channel.ids, [])
+        self.dispatcher.died(channel)
+        self.dispatcher.disconnected(channel)
+        self.assertEqual(texts(self.logged, "warn"), [])
+        self.assertEqual(
+            texts(self.logged, "info"),
+            [
+                "worker 1 joined, with a window of 4, for group",
+                "worker 1 is gone",
+            ],
+        )
+
+    def test_notThrottled(self) -> None:
+        """
+        Nobody knows what it did, so its death is no strike against its user.
+        """
+        for number in range(20):
+            channel = self.share(f"worker {number}")
+            self.assertEqual(len(channel.calls), 2)
+            self.dispatcher.died(channel)
+            self.dispatcher.disconnected(channel)
+
+    def test_both(self) -> None:
+        """
+        One that does both is offered what it wants.
+        """
+        channel = self.share("worker 1", Port(0, GROUP.address, "web"))
+        self.accept(name="web")
+        self.assertEqual(channel.ids, [1])
+        self.dispatcher.claimed(channel, [1])
+        self.dispatcher.closed(channel, [1])
+        self.dispatcher.parted(channel, "it says: bye")
+
+    def test_died(self) -> None:
+        """
+        When it dies its sockets go to another.
+        """
+        self.assertHeir(self.dispatcher.died)
+
+    def test_parted(self) -> None:
+        """
+        Or when it leaves.
+        """
+        self.assertHeir(lambda channel: self.dispatcher.parted(channel, "bye"))
+
+    def test_draining(self) -> None:
+        """
+        Or as soon as it stops.
+        """
+        self.assertHeir(self.dispatcher.draining)
+
+    def test_revoking(self) -> None:
+        """
+        Or when it is given up.
+        """
+        self.assertHeir(self.dispatcher.revoking)
+
+    def test_unread(self) -> None:
+        """
+        One that does not read has to wait when it comes again, and so has its user.
+        """
+        for number in range(2):
+            channel = self.share(f"worker {number}")
+            channel.reads = False
+            self.clock.pump([LOOK] * 24)
+            self.assertEqual(channel.calls[-1][0], "revoke")
+            self.dispatcher.revoking(channel)
+            self.dispatcher.parted(channel, "it did not read")
+            self.dispatcher.disconnected(channel)
+        self.assertEqual(self.share("worker 3").calls, [])
+
+    def test_turnedAway(self) -> None:
+        """
+        One for whom there are too many on their way is turned away.
+        """
+        channels = []
+        for number in range(4):
+            channels.append(self.share(f"worker {number}"))
+            channels[-1].reads = False
+        self.assertEqual(
+            channels[-1].calls,
+            [("bye", "too many shared sockets are on their way to workers")],
+        )
+        self.assertIn("worker 3 is turned away", texts(self.logged, "warn")[-1])
+        for channel in channels[:-1]:
+            self.dispatcher.parted(channel, "bye")
+        for channel in channels:
+            self.dispatcher.disconnected(channel)
+
+    def test_held(self) -> None:
+        """
+        One that has to wait gets nothing until then.
+        """
+        for _ in range(2):
+            victim = self.join("worker", user=1000)
+            self.dispatcher.died(victim)
+            self.dispatcher.disconnected(victim)
+        channel = self.share("worker 3")
+        self.assertEqual(channel.calls, [])
+        self.clock.advance(10)
+        self.assertEqual(len(channel.calls), 2)

@@ -1,0 +1,299 @@
+"""
+Tests for L{portlisten._listener.successor}, against small listeners in threads and in
+processes of their own.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from portlisten import _kernel
+from portlisten._listener import successor
+from portlisten._wire.frames import Bye, ListenerHello, encode
+from tests.support import watchDescriptors
+
+STOPPING = encode(ListenerHello(1, stopping=True))
+LIVING = encode(ListenerHello(1))
+
+
+class SuccessorTestCase(SynchronousTestCase):
+    """
+    A path for a listener.
+    """
+
+    def setUp(self) -> None:
+        watchDescriptors(self)
+        self.path = os.path.join(os.path.dirname(self.mktemp()), "path")
+        self.addCleanup(self.remove)
+        self.patch(successor, "TIMEOUT", 0.2)
+        self.patch(successor, "INTERVAL", 0.01)
+
+    def remove(self) -> None:
+        """
+        Leave nothing at the path.
+        """
+        if os.path.exists(self.path):
+            os.unlink(self.path)
+
+    def listen(self) -> socket.socket:
+        """
+        Listen at the path.
+        """
+        sock = socket.socket(socket.AF_UNIX)
+        self.addCleanup(sock.close)
+        sock.bind(self.path)
+        sock.listen()
+        return sock
+
+
+class StopsTests(SuccessorTestCase):
+    """
+    Tests for L{successor.stops}.
+    """
+
+    def answer(
+        self, *messages: bytes, pause: float = 0.01, descriptors: tuple[int, ...] = ()
+    ) -> bool:
+        """
+        Ask a listener that says this to whoever connects, and closes after a while.
+        """
+        listening = self.listen()
+        asked = threading.Event()
+
+        def serve() -> None:
+            sock, _ = listening.accept()
+            with sock:
+                for message in messages:
+                    try:
+                        socket.send_fds(sock, [message], descriptors)
+                    except BrokenPipeError:
+                        break  # it has heard enough
+                    time.sleep(pause)
+                if not messages:
+                    asked.wait(10)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        try:
+            return successor.stops(self.path)
+        finally:
+            asked.set()
+            thread.join()
+
+    def test_stops(self) -> None:
+        """
+        A listener whose HELLO says that it is stopping stops.
+        """
+        self.assertIs(self.answer(STOPPING), True)
+
+    def test_lives(self) -> None:
+        """
+        One whose HELLO does not say so lives on.
+        """
+        self.assertIs(self.answer(LIVING), False)
+
+    def test_pieces(self) -> None:
+        """
+        HELLO may come in pieces.
+        """
+        self.assertIs(self.answer(STOPPING[:3], STOPPING[3:9], STOPPING[9:]), True)
+
+    def test_firstWord(self) -> None:
+        """
+        What comes before HELLO is no HELLO.
+        """
+        self.assertIs(self.answer(encode(Bye("go away")) + STOPPING), False)
+
+    def test_nonsense(self) -> None:
+        """
+        Something else that listens there is no listener that stops.
+        """
+        self.assertIs(self.answer(b"220 mail.example ESMTP ready\r\n" * 10), False)
+
+    def test_end(self) -> None:
+        """
+        Neither is one that closes before its HELLO is complete.
+        """
+        self.assertIs(self.answer(STOPPING[:-1]), False)
+
+    def test_silence(self) -> None:
+        """
+        One that says nothing is not waited for longer than a moment.
+        """
+        began = time.monotonic()
+        self.assertIs(self.answer(), False)
+        self.assertTrue(0.2 <= time.monotonic() - began < 1)
+
+    def test_slow(self) -> None:
+        """
+        Nor is one that takes too long for all of what it says, however little it takes
+        for each byte.
+        """
+        began = time.monotonic()
+        drops = [STOPPING[each : each + 1] for each in range(len(STOPPING))]
+        self.assertIs(self.answer(*drops, pause=0.1), False)
+        self.assertLess(time.monotonic() - began, 5)
+
+    def test_descriptors(self) -> None:
+        """
+        One that sends a descriptor is not believed, and the descriptor is not
+        received.
+        """
+        with open(os.devnull) as file:
+            answer = self.answer(STOPPING, descriptors=(file.fileno(),))
+        self.assertIs(answer, False)
+
+    def test_nothing(self) -> None:
+        """
+        There may be nothing at the path.
+        """
+        self.assertIs(successor.stops(self.path), False)
+
+    def test_nobody(self) -> None:
+        """
+        There may be a socket at which nobody listens any more.
+        """
+        self.listen().close()
+        self.assertIs(successor.stops(self.path), False)
+
+    def test_fullBacklog(self) -> None:
+        """
+        One that does not accept is not waited for longer than a moment.
+        """
+        listening = self.listen()
+        listening.listen(0)
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(self.path)
+            self.assertIs(successor.stops(self.path), False)
+
+
+PROGRAM = """
+import socket, sys
+sock = socket.socket(socket.AF_UNIX)
+sock.bind(sys.argv[1])
+sock.listen(100)
+print(flush=True)
+sys.stdin.readline()
+"""
+
+
+class WaitForEndTests(SuccessorTestCase):
+    """
+    Tests for L{successor.waitForEnd}.
+    """
+
+    def process(self) -> subprocess.Popen[str]:
+        """
+        Start a process that listens at the path until it reads a line.
+        """
+        child = subprocess.Popen(
+            [sys.executable, "-c", PROGRAM, self.path],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        self.addCleanup(self.end, child)
+        assert child.stdout is not None
+        child.stdout.readline()
+        return child
+
+    def end(self, child: subprocess.Popen[str]) -> None:
+        """
+        Have a process end, whatever it does.
+        """
+        child.kill()
+        child.communicate()
+
+    def asked(self, child: subprocess.Popen[str]) -> bool:
+        """
+        Wait for a process, and have it end while it is waited for.
+        """
+        asked: list[float] = []
+
+        def interrupted() -> bool:
+            asked.append(time.monotonic())
+            if len(asked) == 3:
+                child.kill()
+            return len(asked) > 1000
+
+        ended = successor.waitForEnd(self.path, interrupted)
+        self.assertGreaterEqual(len(asked), 3)
+        self.assertGreaterEqual(asked[2] - asked[0], 0.02)
+        return ended
+
+    def test_ends(self) -> None:
+        """
+        It waits until the process has ended that listens there.
+        """
+        self.assertIs(self.asked(self.process()), True)
+
+    def test_withoutPidfd(self) -> None:
+        """
+        Where the kernel does not say when a process ends, it waits until nobody
+        listens at the path any more.
+        """
+        self.patch(_kernel, "peerProcess", lambda sock, pid: None)
+        self.assertIs(self.asked(self.process()), True)
+
+    def test_successorThere(self) -> None:
+        """
+        If it knows the process, it is no matter that another listens there by then.
+        """
+        child = self.process()
+        asked: list[None] = []
+
+        def interrupted() -> bool:
+            asked.append(None)
+            if child.poll() is None:
+                os.unlink(self.path)
+                self.listen()
+                child.kill()
+                child.wait()
+            return len(asked) > 5
+
+        self.assertIs(successor.waitForEnd(self.path, interrupted), True)
+
+    def test_pathIsGone(self) -> None:
+        """
+        A listener whose path is gone has ended, though its process goes on.
+        """
+        self.process()
+        threading.Timer(0.1, os.unlink, [self.path]).start()
+        end = time.monotonic() + 5
+        self.assertIs(
+            successor.waitForEnd(self.path, lambda: time.monotonic() > end), True
+        )
+
+    def test_interrupted(self) -> None:
+        """
+        It gives up when it is told to, whether it knows the process or not.
+        """
+        self.process()
+        self.assertIs(successor.waitForEnd(self.path, lambda: True), False)
+        self.patch(_kernel, "peerProcess", lambda sock, pid: None)
+        self.assertIs(successor.waitForEnd(self.path, lambda: True), False)
+
+    def test_nothing(self) -> None:
+        """
+        If nobody listens there any more, there is nothing to wait for.
+        """
+        self.assertIs(successor.waitForEnd(self.path, lambda: False), True)
+
+    def test_nobodyKnown(self) -> None:
+        """
+        If the kernel does not say who listens there, it finds out by the path.
+        """
+
+        def fail(sock: socket.socket) -> None:
+            raise OSError
+
+        self.patch(_kernel, "credentials", fail)
+        self.patch(_kernel, "SO_PEERPIDFD", -1)
+        self.assertIs(self.asked(self.process()), True)

@@ -1,0 +1,188 @@
+"""
+Tests for L{portlisten._policy.assignment}.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.trial.unittest import SynchronousTestCase
+
+from portlisten._model import InternetAddress, Kind, Port
+from portlisten._policy.assignment import Decision, Lend, Shares, Withdraw
+from tests.support import SETTINGS
+
+HANDED_OFF = Port(0, InternetAddress("TCP", "192.0.2.1", 80), "http")
+COMMON = Port(1, InternetAddress("TCP", "192.0.2.1", 81), "web", Kind.LISTENER)
+UDP = Port(2, InternetAddress("UDP", "192.0.2.1", 53), "dns", Kind.DATAGRAMS)
+GROUP = Port(3, InternetAddress("TCP", "192.0.2.1", 82), "group", Kind.GROUP)
+
+
+class CommonTests(SynchronousTestCase):
+    """
+    Tests for ports with one socket.
+    """
+
+    def setUp(self) -> None:
+        """
+        Share two.
+        """
+        self.shares = Shares({COMMON: ["a"], UDP: ["b"]})
+
+    def test_everybody(self) -> None:
+        """
+        Each worker gets what is shared of the ports that it wants.
+        """
+        for channel in "xy":
+            self.assertEqual(
+                self.shares.joined(channel, [HANDED_OFF, COMMON, UDP]),
+                [Lend(channel, 1, "a"), Lend(channel, 2, "b")],
+            )
+        self.assertEqual(self.shares.joined("z", [UDP]), [Lend("z", 2, "b")])
+        self.assertEqual(self.shares.joined("o", [HANDED_OFF]), [])
+
+    def test_left(self) -> None:
+        """
+        Nothing follows from it that one goes, even one that never came.
+        """
+        self.shares.joined("x", [COMMON])
+        for channel in "xxy":
+            self.assertEqual(self.shares.left(channel), [])
+
+
+class GroupTests(SynchronousTestCase):
+    """
+    Tests for ports with several sockets.
+    """
+
+    def share(self, sockets: str) -> None:
+        """
+        Share a port with these.
+        """
+        self.shares = Shares({GROUP: sockets})
+
+    def join(self, channel: str) -> list[Decision]:
+        """
+        A worker joins.
+        """
+        return self.shares.joined(channel, [GROUP])
+
+    def test_first(self) -> None:
+        """
+        The first worker gets all, since no queue may be left alone.
+        """
+        self.share("abc")
+        self.assertEqual(self.join("x"), [Lend("x", 3, each) for each in "abc"])
+
+    def test_lendFirst(self) -> None:
+        """
+        The next gets its share of them, and only then have they to be given up.
+        """
+        self.share("abcd")
+        self.join("x")
+        self.assertEqual(
+            self.join("y"),
+            [
+                Lend("y", 3, "d"),
+                Withdraw("x", "d"),
+                Lend("y", 3, "c"),
+                Withdraw("x", "c"),
+            ],
+        )
+
+    def test_heir(self) -> None:
+        """
+        What one leaves behind goes to whoever has the fewest.
+        """
+        self.share("abcd")
+        for channel in "xyz":
+            self.join(channel)
+        # y has d and c, and each of the others has one.
+        self.assertEqual(self.shares.left("y"), [Lend("x", 3, "c"), Lend("z", 3, "d")])
+        self.assertEqual(self.shares.left("y"), [])
+
+    def test_last(self) -> None:
+        """
+        When the last one goes, they wait for the next, who gets them all.
+        """
+        self.share("ab")
+        self.join("x")
+        self.assertEqual(self.shares.left("x"), [])
+        self.assertEqual(self.join("y"), [Lend("y", 3, "a"), Lend("y", 3, "b")])
+
+    def test_moreWorkers(self) -> None:
+        """
+        Where there are more workers than sockets, some share one.
+        """
+        self.share("ab")
+        self.join("x")
+        self.join("y")
+        (lend,) = self.join("z")
+        self.assertEqual(type(lend), Lend)
+        self.assertEqual(len(self.join("w")), 1)
+
+    def test_apart(self) -> None:
+        """
+        Two ports have nothing to do with each other.
+        """
+        other = Port(4, GROUP.address, "other", Kind.GROUP)
+        self.shares = Shares({GROUP: "ab", other: "cd"})
+        self.join("x")
+        self.assertEqual(
+            self.shares.joined("y", [other]),
+            [Lend("y", 4, "c"), Lend("y", 4, "d")],
+        )
+
+    @SETTINGS
+    @given(
+        st.integers(1, 7),
+        st.lists(st.tuples(st.booleans(), st.integers(0, 9)), max_size=40),
+    )
+    def test_always(self, count: int, history: list[tuple[bool, int]]) -> None:
+        """
+        Whoever comes and goes, while there is a worker each socket has one and each
+        worker has one, the shares are even, nobody is lent what it has or loses what
+        it has not, and no socket is without a worker in between.
+        """
+        sockets = range(count)
+        shares = Shares({GROUP: sockets})
+        has: dict[int, set[int]] = {}
+        for joins, channel in history:
+            if joins and channel not in has:
+                has[channel] = set()
+                held = [socket for socket in sockets if self.holders(socket, has)]
+                decisions = shares.joined(channel, [GROUP])
+            else:
+                has.pop(channel, None)
+                held = [socket for socket in sockets if self.holders(socket, has)]
+                decisions = shares.left(channel)
+            for decision in decisions:
+                mine = has[decision.channel]
+                if isinstance(decision, Lend):
+                    self.assertNotIn(decision.socket, mine)
+                    self.assertEqual(decision.port, GROUP.number)
+                    mine.add(decision.socket)
+                else:
+                    mine.remove(decision.socket)
+                for socket in held:
+                    self.assertTrue(self.holders(socket, has))
+            if has:
+                self.assertEven(map(len, has.values()))
+                self.assertEven(self.holders(socket, has) for socket in sockets)
+
+    @staticmethod
+    def holders(socket: int, has: dict[int, set[int]]) -> int:
+        """
+        How many workers have a socket.
+        """
+        return sum(socket in sockets for sockets in has.values())
+
+    def assertEven(self, counts: Iterable[int]) -> None:
+        """
+        Expect no zero, and no difference of two.
+        """
+        listed = list(counts)
+        self.assertGreater(min(listed), 0)
+        self.assertLess(max(listed) - min(listed), 2)

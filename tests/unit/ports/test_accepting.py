@@ -1,0 +1,927 @@
+"""
+Tests for L{portlisten._ports.accepting}.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import struct
+import subprocess
+import sys
+import time
+from typing import Any
+
+from twisted.internet.error import ConnectionLost
+from twisted.internet.interfaces import IReadDescriptor
+from twisted.internet.testing import MemoryReactorClock
+from twisted.logger import LogLevel, capturedLogs
+from twisted.python.failure import Failure
+from twisted.trial.unittest import SynchronousTestCase
+from zope.interface.verify import verifyObject
+
+from portlisten import _kernel
+from portlisten._ports import accepting as _accept
+from portlisten._ports.accepting import Accepted, Acceptor
+from tests.support import watchDescriptors
+
+RETRY = 0.25
+
+# linux/include/uapi/linux/tcp.h: of a listening socket, tcpi_unacked is how
+# many connections wait to be accepted.
+QUEUED = struct.Struct("=24xI")
+
+
+def queued(sock: socket.socket) -> int:
+    """
+    How many connections wait to be accepted.
+    """
+    info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, QUEUED.size)
+    count: int = QUEUED.unpack(info)[0]
+    return count
+
+
+class Scripted:
+    """
+    A listening socket that accepts what it was told to, or fails at it, and
+    then has nothing more.
+    """
+
+    def __init__(self, *results: socket.socket | int) -> None:
+        self.results = list(results)
+        self.closed = False
+
+    def fileno(self) -> int:
+        """
+        No real one.
+        """
+        return 12345
+
+    family = socket.AF_UNIX
+
+    def getsockopt(self, *args: object) -> bytes:
+        """
+        It is not TCP.
+        """
+        raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+
+    def _accept(self) -> tuple[int, str]:
+        """
+        See L{socket.socket.accept}.
+        """
+        result = self.results.pop(0) if self.results else errno.EAGAIN
+        if isinstance(result, int):
+            raise OSError(result, os.strerror(result))
+        return result.detach(), "somebody"
+
+    def close(self) -> None:
+        """
+        See L{socket.socket.close}.
+        """
+        self.closed = True
+
+
+class AcceptorTestCase(SynchronousTestCase):
+    """
+    A test with an L{Acceptor}.
+
+    @ivar room: how many connections may be accepted.
+    @ivar busy: whether to wait, though there is room.
+    @ivar batches: those that were, with the addresses of their clients.
+    """
+
+    def setUp(self) -> None:
+        """
+        Watch over descriptors.
+        """
+        watchDescriptors(self)
+        self.reactor = MemoryReactorClock()
+        self.room = 100
+        self.busy = False
+        self.batches: list[list[Any]] = []
+        self.sockets: list[socket.socket] = []
+
+    def accepted(self, batch: list[Accepted]) -> None:
+        """
+        Take a batch.
+        """
+        self.batches.append([address for _, address in batch])
+        self.room -= len(batch)
+        for sock, _ in batch:
+            self.addCleanup(sock.close)
+            self.sockets.append(sock)
+
+    def acceptor(self, sock: Any) -> Acceptor:
+        """
+        Make the acceptor, and have it resume.
+        """
+        acceptor = Acceptor(
+            self.reactor,
+            sock,
+            "tcp:here",
+            lambda: self.room,
+            self.accepted,
+            RETRY,
+            lambda: self.busy,
+        )
+        self.addCleanup(acceptor.close)
+        acceptor.resume()
+        return acceptor
+
+    def scripted(self, *results: socket.socket | int) -> tuple[Scripted, Acceptor]:
+        """
+        Make an acceptor of a scripted socket.
+        """
+        sock = Scripted(*results)
+        return sock, self.acceptor(sock)
+
+    def connection(self) -> socket.socket:
+        """
+        Make something to be accepted.
+        """
+        sock = socket.socket()
+        self.addCleanup(sock.close)
+        return sock
+
+    def assertReading(self, acceptor: Acceptor, reading: bool) -> None:
+        """
+        Expect that the reactor looks at the acceptor, or does not.
+        """
+        readers: list[object] = list(self.reactor.getReaders())
+        self.assertEqual(readers, [acceptor] if reading else [])
+
+
+class ListeningTestCase(AcceptorTestCase):
+    """
+    A test with a real listening socket.
+    """
+
+    def setUp(self) -> None:
+        """
+        Listen.
+        """
+        super().setUp()
+        self.socket = socket.create_server(("127.0.0.1", 0))
+        self.addCleanup(self.socket.close)
+        self.socket.setblocking(False)
+        self.target = self.socket.getsockname()
+        # The other holder, such as systemd.
+        self.other = self.socket.dup()
+        self.addCleanup(self.other.close)
+        self.listener = self.acceptor(self.socket)
+
+    def connect(self, count: int = 1) -> list[socket.socket]:
+        """
+        Connect so many clients, and wait until they can be accepted.
+        """
+        before = queued(self.other)
+        clients = [socket.create_connection(self.target) for _ in range(count)]
+        for client in clients:
+            self.addCleanup(client.close)
+        deadline = time.monotonic() + 30
+        while queued(self.other) < before + count:
+            self.assertLess(time.monotonic(), deadline)
+        return clients
+
+    def connectFrom(self, count: int) -> list[Any]:
+        """
+        Connect so many clients, and tell their addresses.
+        """
+        return [client.getsockname() for client in self.connect(count)]
+
+
+class ListeningTests(ListeningTestCase):
+    """
+    Tests for what is accepted, and when.
+    """
+
+    def test_interface(self) -> None:
+        """
+        A reactor can read from it.
+        """
+        verifyObject(IReadDescriptor, self.listener)
+        self.assertEqual(self.listener.fileno(), self.socket.fileno())
+        self.assertEqual(self.listener.logPrefix(), "portlisten")
+
+    def test_accepts(self) -> None:
+        """
+        It takes all that wait at once, with their clients' addresses.
+        """
+        addresses = self.connectFrom(3)
+        self.listener.doRead()
+        self.assertEqual(self.batches, [addresses])
+        self.assertReading(self.listener, True)
+
+    def test_untouched(self) -> None:
+        """
+        What a client has sent is there to be read, and nothing was written.
+        """
+        (client,) = self.connect()
+        client.sendall(b"hello")
+        self.listener.doRead()
+        self.assertIs(_kernel.pristine(self.sockets[0]), True)
+        self.assertEqual(self.sockets[0].recv(100), b"hello")
+
+    def test_notInherited(self) -> None:
+        """
+        Programs that the process runs inherit no connection.
+        """
+        self.connect()
+        self.listener.doRead()
+        self.assertFalse(os.get_inheritable(self.sockets[0].fileno()))
+
+    def test_nothing(self) -> None:
+        """
+        It says nothing of no connections.
+        """
+        self.listener.doRead()
+        self.assertEqual(self.batches, [])
+        self.assertReading(self.listener, True)
+
+    def test_room(self) -> None:
+        """
+        It takes as many as there is room for, and no longer looks when that is
+        used up.  The rest waits until there is room again.
+        """
+        self.room = 2
+        addresses = self.connectFrom(3)
+        self.listener.doRead()
+        self.assertReading(self.listener, False)
+        self.room = 1
+        self.listener.resume()
+        self.assertReading(self.listener, True)
+        self.listener.doRead()
+        self.assertEqual(self.batches, [addresses[:2], addresses[2:]])
+
+    def test_noRoom(self) -> None:
+        """
+        Without room it takes nothing, and no longer looks.
+        """
+        self.room = 0
+        self.connect()
+        self.listener.doRead()
+        self.assertEqual(self.batches, [])
+        self.assertReading(self.listener, False)
+
+    def test_stillNoRoom(self) -> None:
+        """
+        It does not look again before there is room, whoever asks it to: what it
+        leaves in the backlog would wake it without end.
+        """
+        self.room = 0
+        self.connect()
+        self.listener.doRead()
+        self.listener.resume()
+        self.assertReading(self.listener, False)
+        self.room = 1
+        self.listener.resume()
+        self.assertReading(self.listener, True)
+
+    def test_roomLeft(self) -> None:
+        """
+        As long as there is room for one more, it looks.
+        """
+        self.room = 2
+        self.connect()
+        self.listener.doRead()
+        self.assertEqual(self.room, 1)
+        self.assertReading(self.listener, True)
+
+    def test_batch(self) -> None:
+        """
+        It takes no more than a batch in one turn, and leaves others to the
+        next, so that the reactor can see to something else.
+        """
+        self.patch(_accept, "BATCH", 2)
+        addresses = self.connectFrom(3)
+        self.listener.doRead()
+        self.assertEqual(self.batches, [addresses[:2]])
+        self.assertReading(self.listener, True)
+        self.listener.doRead()
+        self.assertEqual(self.batches, [addresses[:2], addresses[2:]])
+
+    def test_suspended(self) -> None:
+        """
+        While it is suspended nobody looks, and resuming goes on.
+        """
+        self.listener.suspend()
+        self.listener.suspend()
+        self.assertReading(self.listener, False)
+        self.listener.resume()
+        self.listener.resume()
+        self.assertReading(self.listener, True)
+
+    def test_stopTakesBacklog(self) -> None:
+        """
+        The clients that wait when it stops are taken, and it closes.
+        """
+        addresses = self.connectFrom(3)
+        self.listener.stop()
+        self.assertEqual(self.batches, [addresses])
+        self.assertReading(self.listener, False)
+        self.assertEqual(self.socket.fileno(), -1)
+
+    def test_stopWithoutRoom(self) -> None:
+        """
+        When it stops it takes no more than there is room for; whoever else
+        holds the socket has the others.
+        """
+        self.room = 1
+        addresses = self.connectFrom(2)
+        self.listener.stop()
+        self.assertEqual(self.batches, [addresses[:1]])
+        accepted, address = self.other.accept()
+        accepted.close()
+        self.assertEqual(address, addresses[1])
+
+    def test_stopWaitsForRoom(self) -> None:
+        """
+        If nobody else is to have them, those who waited when it was first told to stop
+        are taken when there is room, and it closes after the last of them.
+        """
+        self.room = 1
+        addresses = self.connectFrom(3)
+        for number in range(3):
+            self.assertNotEqual(self.socket.fileno(), -1)
+            self.room = 1
+            self.listener.stop(leave=False)
+            self.assertEqual(self.batches[number:], [addresses[number : number + 1]])
+            self.connectFrom(1)
+        self.assertEqual(self.socket.fileno(), -1)
+
+    def test_stopWithoutDescriptors(self) -> None:
+        """
+        Those that cannot be accepted for want of descriptors are taken when they can.
+        """
+        addresses = self.connectFrom(1)
+        accept = _kernel.accept
+
+        def fail(sock: socket.socket, family: int) -> Any:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+        self.patch(_kernel, "accept", fail)
+        self.listener.stop(leave=False)
+        self.assertNotEqual(self.socket.fileno(), -1)
+        self.patch(_kernel, "accept", accept)
+        self.listener.stop(leave=False)
+        self.assertEqual(self.batches, [addresses])
+        self.assertEqual(self.socket.fileno(), -1)
+
+    def test_stopUncounted(self) -> None:
+        """
+        Where the kernel does not say how many wait, it closes when nobody does.
+        """
+        self.patch(_kernel, "queued", lambda sock: None)
+        addresses = self.connectFrom(2)
+        for number in range(2):
+            self.assertNotEqual(self.socket.fileno(), -1)
+            self.room = 1
+            self.listener.stop(leave=False)
+            self.assertEqual(self.batches[number:], [addresses[number : number + 1]])
+        self.assertEqual(self.socket.fileno(), -1)
+
+    def test_closeTakesNothing(self) -> None:
+        """
+        Closing leaves the backlog to whoever else holds the socket.
+        """
+        (address,) = self.connectFrom(1)
+        self.listener.close()
+        self.assertEqual(self.batches, [])
+        accepted, found = self.other.accept()
+        accepted.close()
+        self.assertEqual(found, address)
+
+    def test_notShutDown(self) -> None:
+        """
+        Whoever else holds the socket goes on accepting after it has stopped.
+        """
+        self.listener.stop()
+        (address,) = self.connectFrom(1)
+        accepted, found = self.other.accept()
+        accepted.close()
+        self.assertEqual(found, address)
+
+    def test_stopTwice(self) -> None:
+        """
+        It stops once, and stays stopped.
+        """
+        self.listener.stop()
+        self.listener.stop()
+        self.listener.resume()
+        self.assertReading(self.listener, False)
+
+    def test_shutDownByOther(self) -> None:
+        """
+        When another holder has shut the socket down, nothing can be accepted
+        any more; that is told once, and the reactor is not kept busy.
+        """
+        self.other.shutdown(socket.SHUT_RDWR)
+        with capturedLogs() as events:
+            self.listener.doRead()
+            self.listener.stop()
+        (event,) = events
+        self.assertEqual(event["log_level"], LogLevel.critical)
+        self.assertEqual(
+            (event["label"], event["why"]), ("tcp:here", "Invalid argument")
+        )
+        self.assertReading(self.listener, False)
+        self.assertEqual(self.socket.fileno(), -1)
+
+    def test_connectionLost(self) -> None:
+        """
+        So it is when the reactor finds the socket unusable.
+        """
+        with capturedLogs() as events:
+            self.listener.connectionLost(Failure(ConnectionLost("hung up")))
+        (event,) = events
+        self.assertEqual(event["log_level"], LogLevel.critical)
+        self.assertIn("hung up", event["why"])
+        self.assertReading(self.listener, False)
+        self.assertEqual(self.socket.fileno(), -1)
+
+
+class ParkTests(ListeningTestCase):
+    """
+    Leaving clients in the backlog, and knowing of them.
+    """
+
+    def test_park(self) -> None:
+        """
+        One that is parked accepts nothing, whoever asks it to resume, until it stops.
+        """
+        self.listener.park()
+        self.connect(2)
+        self.listener.resume()
+        self.assertReading(self.listener, False)
+        self.assertEqual(self.batches, [])
+        self.listener.stop()
+        self.assertEqual([len(batch) for batch in self.batches], [2])
+        self.assertEqual(self.socket.fileno(), -1)
+
+    def test_parkedInPause(self) -> None:
+        """
+        A pause that ends does not have it accept.
+        """
+        sock, acceptor = self.scripted(errno.EMFILE, self.connection())
+        acceptor.doRead()
+        acceptor.park()
+        self.reactor.advance(RETRY)
+        self.assertNotIn(acceptor, list(self.reactor.getReaders()))
+        self.assertEqual(len(sock.results), 1)
+
+    def test_waits(self) -> None:
+        """
+        It says whether a client waits.
+        """
+        self.listener.park()
+        self.assertIs(self.listener.waits, False)
+        self.connect()
+        self.assertIs(self.listener.waits, True)
+        self.listener.stop()
+        self.assertIs(self.listener.waits, False)
+
+    def test_bug(self) -> None:
+        """
+        If it fails to hand a batch on, that is logged, and the next one comes.
+        """
+
+        def fail(batch: list[Accepted]) -> None:
+            for sock, _ in batch:
+                sock.close()
+            raise ZeroDivisionError
+
+        accepted = self.listener._accepted
+        self.listener._accepted = fail
+        self.connect()
+        self.listener.doRead()
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+        self.assertReading(self.listener, True)
+        self.listener._accepted = accepted
+        self.connect()
+        self.listener.doRead()
+        self.assertEqual(len(self.batches), 1)
+
+    def test_bugAndResume(self) -> None:
+        """
+        After that, it can be suspended and resumed as before.
+        """
+
+        def fail(batch: list[Accepted]) -> None:
+            for sock, _ in batch:
+                sock.close()
+            raise ZeroDivisionError
+
+        self.listener._accepted = fail
+        self.connect()
+        self.listener.doRead()
+        self.flushLoggedErrors(ZeroDivisionError)
+        self.listener.suspend()
+        self.assertReading(self.listener, False)
+        self.listener.resume()
+        self.assertReading(self.listener, True)
+
+
+class BusyTests(ListeningTestCase):
+    """
+    Tests for one that is told to wait, though there is room.
+    """
+
+    def setUp(self) -> None:
+        """
+        Make room in the backlog.
+        """
+        super().setUp()
+        self.patch(_accept, "ENOUGH", 100)
+        self.other.listen(100)
+
+    def test_smallBacklog(self) -> None:
+        """
+        Where few may wait in the backlog, it does not let them.
+        """
+        self.other.listen(99)
+        self.busy = True
+        self.connect()
+        self.listener.doRead()
+        self.assertReading(self.listener, True)
+
+    def test_nested(self) -> None:
+        """
+        What it takes may lead to it being resumed, while others come in: they are for
+        a later turn of the loop.
+        """
+        self.busy = True
+        self.listener.doRead()
+        depth = deepest = 0
+
+        def accepted(batch: list[Accepted]) -> None:
+            nonlocal depth, deepest
+            depth += 1
+            deepest = max(deepest, depth)
+            self.accepted(batch)
+            if len(self.batches) < 5:
+                self.connect()
+            self.listener.resume()
+            depth -= 1
+
+        self.patch(self.listener, "_accepted", accepted)
+        self.connect()
+        self.busy = False
+        self.listener.resume()
+        self.assertEqual((len(self.batches), deepest), (1, 1))
+        self.assertReading(self.listener, True)
+
+    def test_exhausted(self) -> None:
+        """
+        When it is resumed and finds itself out of descriptors, it pauses; when the
+        socket is of no use any more, it is over.
+        """
+        for number in (errno.EMFILE, errno.EINVAL):
+            self.busy = True
+            self.listener.doRead()
+            self.connect()
+            self.busy = False
+
+            def fail(sock: socket.socket, family: int, number: int = number) -> Any:
+                raise OSError(number, os.strerror(number))
+
+            accept = _kernel.accept
+            self.patch(_kernel, "accept", fail)
+            with capturedLogs():
+                self.listener.resume()
+            self.assertReading(self.listener, False)
+            self.patch(_kernel, "accept", accept)
+            self.reactor.advance(RETRY)
+
+    def test_stopPastErrors(self) -> None:
+        """
+        One connection that cannot be accepted does not keep the others from being
+        taken at the end.
+        """
+        accept = _kernel.accept
+        errors = [errno.ECONNABORTED]
+
+        def fail(sock: socket.socket, family: int) -> Accepted:
+            if errors:
+                accept(sock, family)[0].close()
+                number = errors.pop()
+                raise OSError(number, os.strerror(number))
+            return accept(sock, family)
+
+        self.patch(_kernel, "accept", fail)
+        self.patch(_accept, "BATCH", 1)
+        addresses = self.connectFrom(2)
+        self.listener.stop()
+        self.assertEqual(self.batches, [addresses[1:]])
+
+    def test_rests(self) -> None:
+        """
+        When all are busy it no longer looks, and takes what has come by then as soon
+        as they are not.
+        """
+        addresses = self.connectFrom(2)
+        self.busy = True
+        self.listener.doRead()
+        self.assertEqual(self.batches, [addresses])
+        self.assertReading(self.listener, False)
+        more = self.connectFrom(2)
+        self.listener.resume()
+        self.assertEqual(self.batches, [addresses])
+        self.assertReading(self.listener, False)
+        self.busy = False
+        self.listener.resume()
+        self.assertEqual(self.batches, [addresses, more])
+        self.assertReading(self.listener, True)
+
+    def test_restsAgain(self) -> None:
+        """
+        Where what it takes then makes them busy, it rests on, and the reactor has not
+        looked in between.
+        """
+        self.busy = True
+        self.listener.doRead()
+        added: list[object] = []
+        self.patch(self.reactor, "addReader", added.append)
+        addresses = self.connectFrom(2)
+
+        def accepted(batch: list[Accepted]) -> None:
+            self.busy = True
+            self.accepted(batch)
+            self.listener.resume()
+
+        self.patch(self.listener, "_accepted", accepted)
+        self.busy = False
+        self.listener.resume()
+        self.assertEqual(self.batches, [addresses])
+        self.assertEqual(added, [])
+
+    def test_nobody(self) -> None:
+        """
+        If nobody has come it looks.
+        """
+        self.busy = True
+        self.listener.doRead()
+        self.busy = False
+        self.listener.resume()
+        self.assertEqual(self.batches, [])
+        self.assertReading(self.listener, True)
+
+    def test_noRoom(self) -> None:
+        """
+        That they are not busy any more is of no use where there is no room.
+        """
+        self.busy = True
+        self.listener.doRead()
+        self.connect()
+        self.busy, self.room = False, 0
+        self.listener.resume()
+        self.assertEqual(self.batches, [])
+        self.assertReading(self.listener, False)
+
+    def test_stop(self) -> None:
+        """
+        When it stops it waits for nobody: what it leaves would be refused.
+        """
+        self.busy = True
+        addresses = self.connectFrom(3)
+        self.listener.stop()
+        self.assertEqual(self.batches, [addresses])
+
+    def test_noMore(self) -> None:
+        """
+        It does not ask for more than there is.
+        """
+        accept = _kernel.accept
+        asked = []
+
+        def spy(sock: socket.socket, family: int) -> Accepted:
+            asked.append(sock)
+            return accept(sock, family)
+
+        self.patch(_kernel, "accept", spy)
+        self.connect(3)
+        self.listener.doRead()
+        self.assertEqual(len(asked), 3)
+
+
+class ErrorTests(AcceptorTestCase):
+    """
+    Tests with a socket that fails.
+    """
+
+    def test_exhausted(self) -> None:
+        """
+        When the process or the machine is out of something, it pauses for a
+        while, and goes on.
+        """
+        for number in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
+            _, acceptor = self.scripted(number, self.connection())
+            self.batches.clear()
+            acceptor.doRead()
+            self.assertReading(acceptor, False)
+            self.reactor.advance(RETRY * 0.99)
+            self.assertReading(acceptor, False)
+            self.reactor.advance(RETRY * 0.01)
+            self.assertReading(acceptor, True)
+            self.assertEqual(self.batches, [])
+            acceptor.doRead()
+            self.assertEqual(self.batches, [["somebody"]])
+            acceptor.close()
+
+    def test_nobodyIsClosed(self) -> None:
+        """
+        Connections that were accepted before that are kept.
+        """
+        connection = self.connection()
+        descriptor = connection.fileno()
+        _, acceptor = self.scripted(connection, errno.EMFILE)
+        acceptor.doRead()
+        self.assertEqual([sock.fileno() for sock in self.sockets], [descriptor])
+        os.fstat(descriptor)
+
+    def test_pauseIsTold(self) -> None:
+        """
+        The log says where it pauses, why, and for how long.
+        """
+        _, acceptor = self.scripted(errno.EMFILE)
+        with capturedLogs() as events:
+            acceptor.doRead()
+        (event,) = events
+        self.assertEqual(event["log_level"], LogLevel.error)
+        self.assertEqual(
+            (event["label"], event["retry"], event["error"]),
+            ("tcp:here", RETRY, "Too many open files"),
+        )
+
+    def test_pauseIsToldOnce(self) -> None:
+        """
+        It says so once, until something was accepted again.
+        """
+        _, acceptor = self.scripted(
+            errno.EMFILE,
+            errno.EMFILE,
+            self.connection(),
+            errno.EAGAIN,
+            errno.EMFILE,
+        )
+        with capturedLogs() as events:
+            acceptor.doRead()
+            self.reactor.advance(RETRY)
+            acceptor.doRead()
+            self.assertEqual(len(events), 1)
+            self.reactor.advance(RETRY)
+            acceptor.doRead()
+            acceptor.doRead()
+        self.assertEqual(len(events), 2)
+
+    def test_resumeInPause(self) -> None:
+        """
+        Room that is found during a pause does not end it.
+        """
+        _, acceptor = self.scripted(errno.EMFILE)
+        acceptor.doRead()
+        acceptor.resume()
+        self.assertReading(acceptor, False)
+        self.reactor.advance(RETRY)
+        self.assertReading(acceptor, True)
+
+    def test_closeInPause(self) -> None:
+        """
+        A pause ends for good when it closes.
+        """
+        sock, acceptor = self.scripted(errno.EMFILE)
+        acceptor.doRead()
+        acceptor.close()
+        self.assertTrue(sock.closed)
+        self.assertEqual(self.reactor.getDelayedCalls(), [])
+
+    def test_stopInPause(self) -> None:
+        """
+        Stopping during a pause takes what can be taken by then.
+        """
+        sock, acceptor = self.scripted(errno.EMFILE, self.connection())
+        acceptor.doRead()
+        acceptor.stop()
+        self.assertEqual(self.batches, [["somebody"]])
+        self.assertTrue(sock.closed)
+        self.assertEqual(self.reactor.getDelayedCalls(), [])
+
+    def test_unusable(self) -> None:
+        """
+        A descriptor that no longer is a listening socket is given up, after
+        the connections that it gave.
+        """
+        for number in (errno.EBADF, errno.EINVAL, errno.ENOTSOCK):
+            self.batches.clear()
+            sock, acceptor = self.scripted(self.connection(), number)
+            acceptor.doRead()
+            self.assertEqual(self.batches, [["somebody"]])
+            self.assertTrue(sock.closed)
+            self.assertReading(acceptor, False)
+            acceptor.resume()
+            self.assertReading(acceptor, False)
+
+    def test_connectionsError(self) -> None:
+        """
+        The error of a connection that was lost in the backlog is not the
+        port's: the next connection is taken.
+        """
+        for number in (errno.ECONNABORTED, errno.EPROTO, errno.EPERM, errno.ENETDOWN):
+            self.batches.clear()
+            _, acceptor = self.scripted(number, self.connection())
+            acceptor.doRead()
+            self.assertEqual(self.batches, [["somebody"]])
+            self.assertReading(acceptor, True)
+            acceptor.close()
+
+    def test_asksNoMore(self) -> None:
+        """
+        Once nothing more waits, it asks no more in that turn.
+        """
+        _, acceptor = self.scripted(errno.EAGAIN, self.connection())
+        acceptor.doRead()
+        self.assertEqual(self.batches, [])
+        acceptor.doRead()
+        self.assertEqual(self.batches, [["somebody"]])
+
+    def test_errorsOnly(self) -> None:
+        """
+        A socket that does nothing but fail does not hold up the reactor.
+        """
+        sock, acceptor = self.scripted(*[errno.EPERM] * (_accept.BATCH + 1))
+        self.room = 10 * _accept.BATCH
+        acceptor.doRead()
+        self.assertEqual(len(sock.results), 1)
+        self.assertReading(acceptor, True)
+
+
+# Has descriptors for two connections, until its first pause.
+SHORT_OF_DESCRIPTORS = """
+import os, resource, socket, sys
+from twisted.internet import reactor
+from twisted.logger import globalLogPublisher
+from portlisten._ports.accepting import Acceptor
+
+listening = socket.create_server(("127.0.0.1", 0))
+listening.setblocking(False)
+print(listening.getsockname()[1], flush=True)
+count = int(sys.stdin.readline())
+_, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+connections = []
+
+def begin():
+    free = [os.dup(0), os.dup(0)]
+    for descriptor in free:
+        os.close(descriptor)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(free) + 1, hard))
+    acceptor.resume()
+
+def observe(event):
+    if "retry" in event:
+        print(event["error"])
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+def accepted(batch):
+    print(len(batch))
+    connections.extend(sock for sock, _ in batch)
+    if len(connections) == count:
+        for sock in connections:
+            sock.sendall(b"x")
+        acceptor.stop()
+        reactor.stop()
+
+globalLogPublisher.addObserver(observe)
+acceptor = Acceptor(reactor, listening, "here", lambda: 100, accepted, 0.01)
+reactor.callWhenRunning(begin)
+reactor.callLater(30, os._exit, 3)
+reactor.run()
+"""
+
+
+class DescriptorsTests(SynchronousTestCase):
+    """
+    Tests with a process that really runs out of descriptors.
+    """
+
+    def test_noClientIsClosed(self) -> None:
+        """
+        Every client is served in the end; those that there was no descriptor
+        for have waited.
+        """
+        watchDescriptors(self)
+        with subprocess.Popen(
+            [sys.executable, "-c", SHORT_OF_DESCRIPTORS],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        ) as child:
+            self.addCleanup(child.kill)
+            assert child.stdout is not None
+            target = "127.0.0.1", int(child.stdout.readline())
+            clients = [socket.create_connection(target, 30) for _ in range(5)]
+            for client in clients:
+                self.addCleanup(client.close)
+            output, _ = child.communicate(f"{len(clients)}\n", timeout=60)
+        self.assertEqual([client.recv(2) for client in clients], [b"x"] * 5)
+        self.assertEqual(output, "Too many open files\n2\n3\n")
+        self.assertEqual(child.returncode, 0)

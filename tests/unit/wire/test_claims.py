@@ -1,0 +1,697 @@
+"""
+Tests for L{portlisten._wire.claims}.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from random import Random
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from portlisten._wire.claims import Claims
+from portlisten._wire.frames import (
+    DRAINING,
+    MAXIMUM_IDS,
+    MISSING_DESCRIPTOR,
+    Claim,
+    Closed,
+    Drain,
+    Frame,
+    Gone,
+    Offer,
+    Refuse,
+    encode,
+)
+from portlisten.errors import ProtocolError
+
+WINDOW = 4
+
+
+def offer(id: int) -> Offer:
+    """
+    Make an offer.  Its cookie is no other's, and not its id.
+    """
+    return Offer(id, 7, 1000 + id)
+
+
+def mine(*ids: int) -> list[tuple[Offer, str]]:
+    """
+    What may be touched once these are claimed.
+    """
+    return [(offer(id), f"token {id}") for id in ids]
+
+
+def tokens(*ids: int) -> list[str]:
+    """
+    The descriptors of these offers.
+    """
+    return [f"token {id}" for id in ids]
+
+
+class BookTestCase(SynchronousTestCase):
+    """
+    A test with a book.
+    """
+
+    def setUp(self) -> None:
+        """
+        Open the book.
+        """
+        self.book: Claims[str] = Claims(WINDOW)
+
+    def arrive(self, *ids: int) -> None:
+        """
+        Have the descriptors of these offers come in.
+        """
+        for id in ids:
+            self.assertEqual(self.book.arrived(1000 + id, f"token {id}"), [])
+
+    def offer(self, *ids: int) -> None:
+        """
+        Have these offers come in, with their descriptors.
+        """
+        for id in ids:
+            self.arrive(id)
+            self.assertEqual(self.book.offered(offer(id)), [])
+
+    def claim(self, *ids: int) -> None:
+        """
+        Have these offers come in, and begin to claim them.
+        """
+        self.offer(*ids)
+        self.assertSays(Claim(ids))
+
+    def assertSays(self, *frames: Frame) -> None:
+        """
+        Check what is to be written now.
+        """
+        self.assertEqual(self.book.outgoing(), list(frames))
+
+    def assertFlushed(self, *ids: int) -> None:
+        """
+        Have the write come to its end, and check what may be touched then.
+        """
+        self.assertEqual(self.book.flushed(), mine(*ids))
+
+
+class ClaimTests(BookTestCase):
+    """
+    Tests for what is claimed, and when it may be touched.
+    """
+
+    def test_nothing(self) -> None:
+        """
+        There is nothing to say at first, and nothing is being written.
+        """
+        self.assertSays()
+        self.assertFalse(self.book.writing)
+        self.assertEqual(self.book.pending, 0)
+
+    def test_claimBeforeTouch(self) -> None:
+        """
+        An offer is claimed, and is not to be touched before the claim is in
+        the kernel.
+        """
+        self.offer(1)
+        self.assertSays(Claim((1,)))
+        self.assertTrue(self.book.writing)
+        self.assertFlushed(1)
+        self.assertFalse(self.book.writing)
+
+    def test_once(self) -> None:
+        """
+        What was claimed is neither claimed nor to be touched a second time.
+        """
+        self.claim(1)
+        self.assertFlushed(1)
+        self.assertSays()
+        self.assertFlushed()
+
+    def test_batch(self) -> None:
+        """
+        All offers are claimed in one frame, the oldest first.
+        """
+        self.claim(3, 1, 2)
+        self.assertFlushed(3, 1, 2)
+
+    def test_oneWriteAtATime(self) -> None:
+        """
+        What comes up during a write waits for its end.
+        """
+        self.claim(1)
+        self.offer(2)
+        self.book.served(8)
+        self.book.gone(9)
+        self.book.draining()
+        self.assertSays()
+        self.assertFlushed(1)
+        self.assertSays(Refuse(DRAINING, (2,)), Closed((8,)), Gone((9,)), Drain())
+
+    def test_notClaimedInAnEarlierWrite(self) -> None:
+        """
+        The end of a write says nothing of offers that came in during it.
+        """
+        self.book.served(9)
+        self.assertSays(Closed((9,)))
+        self.offer(1)
+        self.assertFlushed()
+        self.assertSays(Claim((1,)))
+        self.assertFlushed(1)
+
+    def test_claimLast(self) -> None:
+        """
+        The claim is at the end of what is written, whatever else is.
+        """
+        self.offer(1)
+        self.book.served(8)
+        self.book.gone(9)
+        self.book.offered(offer(2))
+        self.assertSays(
+            Refuse(MISSING_DESCRIPTOR, (2,)), Closed((8,)), Gone((9,)), Claim((1,))
+        )
+        self.assertFlushed(1)
+
+    def test_descriptorsAhead(self) -> None:
+        """
+        Descriptors may come before the offers that name them, in another order.
+        """
+        self.arrive(1, 2, 3)
+        self.assertSays()
+        for id in (3, 1):
+            self.assertEqual(self.book.offered(offer(id)), [])
+        self.assertSays(Claim((3, 1)))
+        self.assertFlushed(3, 1)
+        self.assertEqual(self.book.pending, 1)
+
+    def test_pending(self) -> None:
+        """
+        Tokens count from when they come until they are given back.
+        """
+        self.claim(1)
+        self.offer(2)
+        self.arrive(3)
+        self.assertEqual(self.book.pending, 3)
+        self.assertFlushed(1)
+        self.assertEqual(self.book.pending, 2)
+
+    def test_idUsedAgain(self) -> None:
+        """
+        The listener may use an id again once its connection was claimed.
+        """
+        self.claim(1)
+        self.assertFlushed(1)
+        self.claim(1)
+        self.assertFlushed(1)
+
+
+class ReportTests(BookTestCase):
+    """
+    Tests for what is said of connections that have ended.
+    """
+
+    def test_closed(self) -> None:
+        """
+        What was served is reported once, all in one frame.
+        """
+        self.book.served(2)
+        self.book.served(1)
+        self.assertSays(Closed((2, 1)))
+        self.assertFlushed()
+        self.assertSays()
+
+    def test_gone(self) -> None:
+        """
+        Those whose clients had left are reported once, all in one frame.
+        """
+        self.book.gone(2)
+        self.book.gone(1)
+        self.assertSays(Gone((2, 1)))
+        self.assertFlushed()
+        self.assertSays()
+
+    def test_many(self) -> None:
+        """
+        More than a frame can hold are reported in several.
+        """
+        ids = tuple(range(1, 2 * MAXIMUM_IDS + 2))
+        for report, frame in ((self.book.served, Closed), (self.book.gone, Gone)):
+            for id in ids:
+                report(id)
+            said = self.book.outgoing()
+            self.assertEqual(
+                said,
+                [
+                    frame(ids[:MAXIMUM_IDS]),
+                    frame(ids[MAXIMUM_IDS : 2 * MAXIMUM_IDS]),
+                    frame(ids[2 * MAXIMUM_IDS :]),
+                ],
+            )
+            for each in said:
+                encode(each)
+            self.assertFlushed()
+
+    def test_full(self) -> None:
+        """
+        As many as a frame can hold are reported in one.
+        """
+        for id in range(MAXIMUM_IDS):
+            self.book.served(id)
+        self.assertSays(Closed(tuple(range(MAXIMUM_IDS))))
+
+
+class RefusalTests(BookTestCase):
+    """
+    Tests for offers that are not claimed.
+    """
+
+    def test_missing(self) -> None:
+        """
+        An offer whose descriptor is not there is refused, and there is nothing
+        to close.
+        """
+        self.assertEqual(self.book.offered(offer(1)), [])
+        self.assertSays(Refuse(MISSING_DESCRIPTOR, (1,)))
+        self.assertFlushed()
+        self.assertSays()
+
+    def test_cookie(self) -> None:
+        """
+        An offer is not claimed with the descriptor of another one.
+        """
+        self.arrive(1, 3)
+        for id in (1, 2, 3):
+            self.book.offered(offer(id))
+        self.assertSays(Refuse(MISSING_DESCRIPTOR, (2,)), Claim((1, 3)))
+        self.assertFlushed(1, 3)
+
+    def test_afterDrain(self) -> None:
+        """
+        An offer that was on its way is refused, and its descriptor is to be
+        closed.
+        """
+        self.book.draining()
+        self.assertSays(Drain())
+        self.assertFlushed()
+        self.arrive(1)
+        self.assertEqual(self.book.offered(offer(1)), tokens(1))
+        self.assertSays(Refuse(DRAINING, (1,)))
+        self.assertEqual(self.book.pending, 0)
+
+    def test_reasons(self) -> None:
+        """
+        Each reason has a frame of its own.
+        """
+        self.book.draining()
+        self.book.offered(offer(1))
+        self.arrive(2)
+        self.book.offered(offer(2))
+        self.book.offered(offer(3))
+        self.assertSays(
+            Refuse(MISSING_DESCRIPTOR, (1, 3)), Refuse(DRAINING, (2,)), Drain()
+        )
+
+    def test_sameConnectionTwice(self) -> None:
+        """
+        Of two descriptors of a connection the older one is to be closed, and
+        the newer one is for the offer.
+        """
+        self.arrive(1)
+        self.assertEqual(self.book.arrived(1001, "newer"), tokens(1))
+        self.assertEqual(self.book.pending, 1)
+        self.book.offered(offer(1))
+        self.assertSays(Claim((1,)))
+        self.assertEqual(self.book.flushed(), [(offer(1), "newer")])
+
+
+class DrainTests(BookTestCase):
+    """
+    Tests for L{Claims.draining}.
+    """
+
+    def test_drain(self) -> None:
+        """
+        DRAIN is said once, however often it is wanted.
+        """
+        self.assertEqual(self.book.draining(), [])
+        self.assertSays(Drain())
+        self.assertFlushed()
+        self.assertEqual(self.book.draining(), [])
+        self.assertSays()
+
+    def test_unclaimed(self) -> None:
+        """
+        Offers that are not claimed yet are refused, and their descriptors are
+        to be closed.
+        """
+        self.offer(1, 2)
+        self.assertEqual(self.book.draining(), tokens(1, 2))
+        self.assertSays(Refuse(DRAINING, (1, 2)), Drain())
+        self.assertFlushed()
+        self.assertEqual(self.book.pending, 0)
+
+    def test_duringClaim(self) -> None:
+        """
+        Offers that are being claimed are not given back.
+        """
+        self.claim(1)
+        self.offer(2)
+        self.assertEqual(self.book.draining(), tokens(2))
+        self.assertFlushed(1)
+        self.assertSays(Refuse(DRAINING, (2,)), Drain())
+
+    def test_reportsAfter(self) -> None:
+        """
+        What is served ends after DRAIN, and is still reported.
+        """
+        self.book.draining()
+        self.assertSays(Drain())
+        self.assertFlushed()
+        self.book.served(1)
+        self.assertSays(Closed((1,)))
+
+    def test_loose(self) -> None:
+        """
+        A descriptor whose offer is still to come is kept for it.
+        """
+        self.arrive(1)
+        self.assertEqual(self.book.draining(), [])
+        self.assertEqual(self.book.offered(offer(1)), tokens(1))
+
+
+class EndTests(BookTestCase):
+    """
+    Tests for the ends of a channel.
+    """
+
+    def setUp(self) -> None:
+        """
+        Have one offer that is being claimed, one that is not, and a descriptor
+        without its offer.
+        """
+        super().setUp()
+        self.claim(1)
+        self.offer(2)
+        self.arrive(3)
+
+    def test_revokedThenFlushed(self) -> None:
+        """
+        What was being claimed when the offers were revoked is ours if the
+        write comes to its end, and nothing else is.
+        """
+        self.assertEqual(self.book.revoked(), tokens(2, 3))
+        self.assertTrue(self.book.writing)
+        self.assertSays()
+        self.assertFlushed(1)
+        self.assertSays()
+        self.assertEqual(self.book.abandoned(), [])
+
+    def test_revokedThenAbandoned(self) -> None:
+        """
+        What was being claimed when the offers were revoked is to be closed if
+        the channel is gone before the end of the write.
+        """
+        self.assertEqual(self.book.revoked(), tokens(2, 3))
+        self.assertEqual(self.book.pending, 1)
+        self.assertEqual(self.book.abandoned(), tokens(1))
+        self.assertEqual(self.book.pending, 0)
+        self.assertEqual(self.book.flushed(), [])
+
+    def test_revokedTwice(self) -> None:
+        """
+        Revoking again gives nothing back again.
+        """
+        self.book.revoked()
+        self.assertEqual(self.book.revoked(), [])
+
+    def test_abandoned(self) -> None:
+        """
+        All that the book holds is to be closed.
+        """
+        self.assertEqual(self.book.abandoned(), tokens(1, 2, 3))
+        self.assertEqual(self.book.pending, 0)
+        self.assertEqual(self.book.abandoned(), [])
+
+    def test_abandonedAfterClaim(self) -> None:
+        """
+        What was claimed for good is no more the book's to close.
+        """
+        self.assertFlushed(1)
+        self.assertEqual(self.book.abandoned(), tokens(2, 3))
+
+    def test_orphaned(self) -> None:
+        """
+        With the listener dead, all offers are ours, claimed or not, and a
+        descriptor without an offer is to be closed.
+        """
+        self.assertEqual(self.book.orphaned(), (mine(1, 2), tokens(3)))
+        self.assertEqual(self.book.pending, 0)
+        self.assertEqual(self.book.orphaned(), ([], []))
+
+    def test_orphanedAfterClaim(self) -> None:
+        """
+        What was claimed for good is not given again when the listener dies.
+        """
+        self.assertFlushed(1)
+        self.assertEqual(self.book.orphaned(), (mine(2), tokens(3)))
+
+    def test_orphanedAfterDrain(self) -> None:
+        """
+        What was given back is not ours when the listener dies.
+        """
+        self.assertEqual(self.book.draining(), tokens(2))
+        self.assertEqual(self.book.orphaned(), (mine(1), tokens(3)))
+
+
+class BoundsTests(BookTestCase):
+    """
+    Tests for listeners that do not keep to what was agreed.
+    """
+
+    def assertMalformed(
+        self, text: str, what: Callable[..., object], *args: object
+    ) -> None:
+        """
+        Check that something is against the protocol.
+        """
+        error = self.assertRaises(ProtocolError, what, *args)
+        self.assertEqual(str(error), text)
+
+    def test_window(self) -> None:
+        """
+        As many offers as the window are claimed.
+        """
+        self.claim(1, 2, 3, 4)
+
+    def test_tooManyOffers(self) -> None:
+        """
+        One unclaimed offer more than the window is against the protocol.  Its
+        descriptor is in the book.
+        """
+        self.offer(1, 2, 3, 4)
+        self.arrive(5)
+        self.assertMalformed(
+            "more than 4 unclaimed offers", self.book.offered, offer(5)
+        )
+        self.assertEqual(self.book.abandoned(), tokens(1, 2, 3, 4, 5))
+
+    def test_duringClaim(self) -> None:
+        """
+        Those that are being claimed do not count.
+        """
+        self.claim(1, 2, 3, 4)
+        self.offer(5, 6, 7, 8)
+        self.arrive(9)
+        self.assertMalformed(
+            "more than 4 unclaimed offers", self.book.offered, offer(9)
+        )
+        self.assertEqual(self.book.pending, 9)
+
+    def test_tooManyDescriptors(self) -> None:
+        """
+        One descriptor without its offer more than the window is against the
+        protocol.  It is in the book.
+        """
+        self.arrive(1, 2, 3, 4)
+        self.assertMalformed(
+            "more than 4 descriptors without their offers",
+            self.book.arrived,
+            1005,
+            "token 5",
+        )
+        self.assertEqual(self.book.abandoned(), tokens(1, 2, 3, 4, 5))
+
+    def test_sameConnectionAtWindow(self) -> None:
+        """
+        A second descriptor of a connection takes the place of the first, and
+        is not one too many.
+        """
+        self.arrive(1, 2, 3, 4)
+        self.assertEqual(self.book.arrived(1002, "newer"), tokens(2))
+
+    def test_secondOffer(self) -> None:
+        """
+        Another offer with the id of one that is not claimed is against the
+        protocol.  Both descriptors are in the book.
+        """
+        self.offer(1)
+        self.book.arrived(2000, "other")
+        self.assertMalformed(
+            "a second OFFER of 1", self.book.offered, Offer(1, 7, 2000)
+        )
+        self.assertEqual(self.book.abandoned(), ["token 1", "other"])
+
+    def test_secondOfferDuringClaim(self) -> None:
+        """
+        The same is true while the first one is being claimed, which it is
+        still.
+        """
+        self.claim(1)
+        self.book.arrived(2000, "other")
+        self.assertMalformed(
+            "a second OFFER of 1", self.book.offered, Offer(1, 7, 2000)
+        )
+        self.assertFlushed(1)
+        self.assertEqual(self.book.abandoned(), ["other"])
+
+
+class Walk:
+    """
+    A channel whose events are drawn by lot.
+
+    @ivar given: all tokens that were put into the book.
+    @ivar back: those that came out, to be closed or touched.
+    @ivar touched: the ids of the latter.
+    @ivar written: the ids whose claims are in the kernel.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self.random = Random(seed)
+        self.book: Claims[int] = Claims(WINDOW)
+        self.cookies: list[int] = []
+        self.given = 0
+        self.id = 0
+        self.back: list[int] = []
+        self.touched: list[int] = []
+        self.claiming: tuple[int, ...] = ()
+        self.written: list[int] = []
+        self.answered: list[int] = []
+        self.broken = False
+
+    def run(self) -> None:
+        """
+        Have up to 80 events, and the channel's end.
+        """
+        events = [self.arrive] * 6 + [self.offer] * 6 + [self.missing]
+        events += [self.write] * 4 + [self.flush] * 3 + [self.again]
+        for _ in range(self.random.randrange(80)):
+            try:
+                self.random.choice(events)()
+            except ProtocolError:
+                self.broken = True
+                self.close(self.book.draining())
+            if not self.random.randrange(60):
+                self.close(self.book.draining())
+        end = self.random.randrange(3)
+        if end == 0:
+            mine, loose = self.book.orphaned()
+            self.touch(mine)
+            self.close(loose)
+        else:
+            if end == 1:
+                self.close(self.book.revoked())
+                self.flush()
+            self.close(self.book.abandoned())
+
+    def arrive(self) -> None:
+        """
+        A descriptor comes in.
+        """
+        self.given += 1
+        self.cookies.append(self.given)
+        self.close(self.book.arrived(self.given, self.given))
+
+    def again(self) -> None:
+        """
+        A second descriptor of one connection.
+        """
+        if self.cookies and not self.broken:
+            self.given += 1
+            self.close(self.book.arrived(self.cookies[-1], self.given))
+
+    def offer(self) -> None:
+        """
+        The offer of a descriptor comes in.
+        """
+        if self.cookies:
+            self.id += 1
+            cookie = self.cookies.pop(self.random.randrange(len(self.cookies)))
+            self.close(self.book.offered(Offer(self.id, 0, cookie)))
+
+    def missing(self) -> None:
+        """
+        An offer comes in without its descriptor.
+        """
+        self.id += 1
+        self.close(self.book.offered(Offer(self.id, 0, 0)))
+
+    def write(self) -> None:
+        """
+        What there is to say is written.
+        """
+        frames = self.book.outgoing()
+        assert not (frames and self.claiming), "a write during a write"
+        for frame in frames:
+            if isinstance(frame, (Claim, Refuse)):
+                self.answered += frame.ids
+            if isinstance(frame, Claim):
+                assert frame is frames[-1], "the claim is not at the end"
+                self.claiming = frame.ids
+
+    def flush(self) -> None:
+        """
+        The write that is under way comes to its end.
+        """
+        if self.book.writing:
+            self.written += self.claiming
+            self.claiming = ()
+            mine = self.book.flushed()
+            assert {offer.id for offer, _ in mine} <= set(self.written)
+            self.touch(mine)
+
+    def close(self, tokens: list[int]) -> None:
+        """
+        Take what is to be closed.
+        """
+        self.back += tokens
+
+    def touch(self, mine: list[tuple[Offer, int]]) -> None:
+        """
+        Take what may be touched.
+        """
+        self.back += [token for _, token in mine]
+        self.touched += [offer.id for offer, _ in mine]
+
+
+class WalkTests(SynchronousTestCase):
+    """
+    Tests for what holds whatever happens.
+    """
+
+    def test_tokens(self) -> None:
+        """
+        Each token is given back exactly once, each offer is answered at most
+        once, and what is claimed in the kernel is touched.
+        """
+        broken = 0
+        for seed in range(500):
+            walk = Walk(seed)
+            walk.run()
+            self.assertEqual(sorted(walk.back), list(range(1, walk.given + 1)), seed)
+            self.assertEqual(walk.book.pending, 0)
+            self.assertEqual(max(Counter(walk.answered).values(), default=1), 1)
+            self.assertEqual(max(Counter(walk.touched).values(), default=1), 1)
+            self.assertLessEqual(set(walk.written), set(walk.touched))
+            broken += walk.broken
+        self.assertTrue(0 < broken < 500)

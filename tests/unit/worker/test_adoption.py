@@ -1,0 +1,260 @@
+"""
+Tests for L{portlisten._worker.adoption}: what a server sees of an adopted connection,
+and what the listener hears of its end.  Those of connections that cannot be
+served are with the worker's.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.internet.protocol import Protocol
+from twisted.protocols.policies import ProtocolWrapper, WrappingFactory
+from zope.interface import implementer
+
+from portlisten._wire.frames import Closed, Drain, Drained
+from portlisten.interfaces import IDrainable
+from tests.unit.channel.test_protocol import eventually
+from tests.unit.worker import test_worker
+
+
+@implementer(IDrainable)
+class Drainable(test_worker.Conversation):
+    """
+    Keeps how often it was drained, and says goodbye.
+    """
+
+    drained = 0
+
+    def drain(self) -> None:
+        self.drained += 1
+        self.transport.write(b"goodbye")  # type: ignore[union-attr]
+        self.transport.loseConnection()  # type: ignore[union-attr]
+
+
+class AdoptionTestCase(test_worker.WorkerTestCase):
+    """
+    A worker with a listener made by hand.
+    """
+
+    async def closed(self, listener: test_worker.Listener, id: int) -> None:
+        """
+        Wait until the listener hears that a connection has ended, which it is
+        told once.
+        """
+        await eventually(lambda: listener.channel.heard(Closed))
+        self.assertEqual(listener.channel.heard(Closed), [Closed((id,))])
+        self.assertEqual(self.worker.serving, set())
+
+
+class TransportTests(AdoptionTestCase):
+    """
+    The transport is as a port's would be.
+    """
+
+    async def test_protocol(self) -> None:
+        """
+        Its protocol is the factory's, and nothing that stands between.
+        """
+        listener = await self.join()
+        seen: list[Any] = []
+        self.factory.made = lambda made: seen.append(made.transport.protocol)
+        _, conversation = await self.serve(listener)
+        self.assertIs(conversation.transport.protocol, conversation)
+        self.assertEqual(seen, [conversation])
+
+    async def test_logPrefix(self) -> None:
+        """
+        The log says which protocol it is that serves, by its own prefix if it has one.
+        """
+        listener = await self.join()
+        _, conversation = await self.serve(listener)
+        self.assertRegex(conversation.transport.logPrefix(), "^Conversation,[0-9]+,")
+        self.factory.build = test_worker.HalfConversation
+        _, conversation = await self.serve(listener, id=2)
+        self.assertRegex(
+            conversation.transport.logPrefix(), "^half a conversation,[0-9]+,"
+        )
+
+    async def test_replacedProtocol(self) -> None:
+        """
+        Another protocol may take the connection over, and hears of its end; so
+        does the listener.
+        """
+        listener = await self.join()
+        client, conversation = await self.serve(listener, id=3)
+        other = test_worker.Conversation(self.factory)
+        conversation.transport.protocol = other
+        client.sendall(b"upgraded")
+        await eventually(lambda: other.received == b"upgraded")
+        client.close()
+        await eventually(lambda: other.lost)
+        self.assertFalse(conversation.lost)
+        await self.closed(listener, 3)
+
+    async def test_abortedWhenMade(self) -> None:
+        """
+        A protocol that aborts the connection as soon as it is made hears of the
+        end, and so does the listener.
+        """
+        self.factory.made = lambda made: made.transport.abortConnection()
+        listener = await self.join()
+        _, conversation = await self.serve(listener, id=4)
+        await eventually(lambda: conversation.lost)
+        await self.closed(listener, 4)
+
+    async def test_soreLoser(self) -> None:
+        """
+        The listener hears of the end where the protocol fails at it.
+        """
+
+        class Sore(Protocol):
+            def connectionLost(self, reason: Any = None) -> None:
+                raise ZeroDivisionError
+
+        self.factory.build = lambda factory: Sore()
+        listener = await self.join()
+        client, _ = await self.serve(listener, id=5)
+        client.close()
+        await self.closed(listener, 5)
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+
+    async def test_nothingLeft(self) -> None:
+        """
+        Nothing of this is left on a transport that is over.
+        """
+        listener = await self.join()
+        client, conversation = await self.serve(listener)
+        transport = conversation.transport
+        self.assertIn("connectionLost", vars(transport))
+        client.close()
+        await eventually(lambda: conversation.lost)
+        self.assertNotIn("connectionLost", vars(transport))
+
+
+class DrainTests(AdoptionTestCase):
+    """
+    What becomes of connections when the worker stops.
+    """
+
+    async def test_drained(self) -> None:
+        """
+        Each that is in service is told, once, and may still speak.
+        """
+        self.factory.build = Drainable
+        listener = await self.join()
+        clients = [(await self.serve(listener, id))[0] for id in (1, 2)]
+        self.stopped = self.worker.stop()
+        self.worker.stop()
+        for client in clients:
+            self.assertEqual(await test_worker.hear(client), b"goodbye")
+        await eventually(lambda: not self.worker.serving)
+        self.assertEqual([each.drained for each in self.factory.conversations], [1, 1])
+
+    async def test_sore(self) -> None:
+        """
+        One that fails at it, or is told in the middle of its end, harms no other:
+        the rest is told, and the worker stops in good order.
+        """
+
+        class Sore(Drainable):
+            def drain(self) -> None:
+                raise ZeroDivisionError
+
+        self.factory.build = Sore
+        listener = await self.join()
+        sore, _ = await self.serve(listener, 1)
+        self.factory.build = Drainable
+        well, _ = await self.serve(listener, 2)
+        self.worker.stop()
+        self.assertEqual(await test_worker.hear(well), b"goodbye")
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+        await eventually(lambda: listener.channel.heard(Drain))
+        sore.close()
+
+    async def test_stoppedFromTheEnd(self) -> None:
+        """
+        A protocol may stop its server when its connection ends.
+        """
+        stops: list[Any] = []
+
+        class Last(test_worker.Conversation):
+            def connectionLost(conversation, reason: Any = None) -> None:
+                super().connectionLost(reason)
+                stops.append(self.worker.stop())
+
+        self.factory.build = Last
+        listener = await self.join()
+        client, _ = await self.serve(listener)
+        client.close()
+        await eventually(lambda: stops)
+        await eventually(lambda: listener.channel.heard(Drain))
+        listener.channel.say(Drained())
+        await eventually(lambda: stops[0].called)
+
+    async def test_stoppedFromTheBeginning(self) -> None:
+        """
+        Or when it begins; it is told once all the same.
+        """
+        self.factory.build = Drainable
+        self.factory.made = lambda made: self.worker.stop() and None
+        listener = await self.join()
+        client, conversation = await self.serve(listener)
+        self.assertEqual(await test_worker.hear(client), b"goodbye")
+        self.assertEqual(conversation.drained, 1)
+
+    async def test_adoptedLater(self) -> None:
+        """
+        One that was claimed before the worker began to stop is adopted, and then
+        told.
+        """
+        self.factory.build = Drainable
+        listener = await self.join()
+        client, accepted = self.client()
+        listener.handOff(1, accepted)
+
+        def stopOnceClaimed(*_: Any) -> None:
+            self.stopping = self.worker.stop()
+
+        # It is adopted once its claim is in the kernel.
+        self.reactor.adopting = stopOnceClaimed
+        self.assertEqual(await test_worker.hear(client), b"goodbye")
+        [conversation] = self.factory.conversations
+        await eventually(lambda: conversation.lost)
+        self.assertEqual(conversation.drained, 1)
+
+    async def test_wrapped(self) -> None:
+        """
+        A protocol is found in what is wrapped around it.
+        """
+        protocol = Drainable(self.factory)
+        around = WrappingFactory(self.factory)
+        self.factory.build = lambda factory: ProtocolWrapper(around, protocol)
+        listener = await self.join()
+        client, _ = await self.serve(listener)
+        self.worker.stop()
+        self.assertEqual(await test_worker.hear(client), b"goodbye")
+
+    async def test_replaced(self) -> None:
+        """
+        The protocol that has the connection by then is the one that is told.
+        """
+        self.factory.build = Drainable
+        listener = await self.join()
+        client, conversation = await self.serve(listener)
+        other = Drainable(self.factory)
+        other.transport = conversation.transport
+        conversation.transport.protocol = other
+        self.worker.stop()
+        self.assertEqual(await test_worker.hear(client), b"goodbye")
+        self.assertEqual((conversation.drained, other.drained), (0, 1))
+
+    async def test_notDrainable(self) -> None:
+        """
+        Others go on as they were.
+        """
+        listener = await self.join()
+        client, conversation = await self.serve(listener)
+        self.worker.stop()
+        client.sendall(b"still there?")
+        await eventually(lambda: conversation.received == b"still there?")
