@@ -25,16 +25,16 @@ from twisted.python.failure import Failure
 from twisted.python.usage import UsageError
 from zope.interface import implementer
 
-from portlisten._commands import options as _twistd
+from portlisten._config import values
 from portlisten._process import systemd_notify
 from portlisten._reactor.monotonic import ours
 from portlisten._wire.frames import portNames
 from portlisten._worker.addresses import twistedAddress
 from portlisten._worker.datagram import DatagramWorker
+from portlisten._worker.interfaces import IWorker
 from portlisten._worker.shared_ports import DatagramPorts
 from portlisten._worker.worker import Worker
 from portlisten.errors import EndpointError, PathError
-from portlisten.interfaces import IWorker
 
 T = TypeVar("T")
 
@@ -382,7 +382,7 @@ def _names(text: str) -> list[str]:
 
 
 def _yesOrNo(text: str) -> bool:
-    return _twistd.choice("replace", "yes", "no")(text) == "yes"
+    return values.choice("replace", "yes", "no")(text) == "yes"
 
 
 def _usage(coerce: Callable[[str], T]) -> Callable[[str], T]:
@@ -399,7 +399,7 @@ def _usage(coerce: Callable[[str], T]) -> Callable[[str], T]:
     return understand
 
 
-_GRACE = ("grace", _usage(_twistd.number("grace", float, 0)))
+_GRACE = ("grace", _usage(values.number("grace", float, 0)))
 
 #: For each wire, the endpoint; and for each option, its keyword there, and what
 #: makes sense of its text.
@@ -412,7 +412,7 @@ _WIRES: dict[str, tuple[Any, dict[str, tuple[str, Callable[[str], Any]]]]] = {
             "listenerUser": (
                 "listenerUsers",
                 _usage(
-                    lambda text: [_twistd.user(each, "") for each in text.split(",")]
+                    lambda text: [values.user(each, "") for each in text.split(",")]
                 ),
             ),
         },
@@ -421,8 +421,8 @@ _WIRES: dict[str, tuple[Any, dict[str, tuple[str, Callable[[str], Any]]]]] = {
         DatagramServerEndpoint,
         {
             "grace": _GRACE,
-            "mode": ("mode", _usage(_twistd.octal)),
-            "group": ("group", _usage(_twistd.group)),
+            "mode": ("mode", _usage(values.octal)),
+            "group": ("group", _usage(values.group)),
             "replace": ("replace", _usage(_yesOrNo)),
         },
     ),

@@ -16,8 +16,8 @@ import socket
 import sys
 from collections import deque
 
-from portlisten._channel.protocol import WorkerChannel
 from portlisten._wire.frames import ListenerHello, Offer, encode
+from portlisten._worker.channel import WorkerChannel
 
 
 def main(port: int, path: str) -> None:

@@ -28,21 +28,15 @@ from typing import Any, NoReturn
 from twisted.python.usage import Options as UsageOptions
 from twisted.python.usage import UsageError
 
-from portlisten import _kernel
 from portlisten._channel import paths
-from portlisten._commands import options as _twistd
-from portlisten._model import Kind, Port
+from portlisten._commands.options import JoiningOptions, printVersion
+from portlisten._config import values
+from portlisten._model import Port
 from portlisten._wire.frames import (
-    FROM_LISTENER,
-    Bye,
-    Decoder,
-    Listener,
-    ListenerHello,
-    WorkerHello,
-    encode,
     portNames,
 )
-from portlisten.errors import PathError, ProtocolError, WrongSocket
+from portlisten._worker.joining import receive
+from portlisten.errors import PathError, ProtocolError
 
 #: The first descriptor: C{SD_LISTEN_FDS_START} in sd_listen_fds(3).
 FIRST = 3
@@ -58,10 +52,8 @@ ANSWER = 15.0
 NOT_EXECUTABLE = 126
 NOT_FOUND = 127
 
-_TAKES = frozenset([Kind.LISTENER, Kind.DATAGRAMS])
 
-
-class ExecOptions(_twistd.JoiningOptions):
+class ExecOptions(JoiningOptions):
     """
     The options of C{portlisten exec}.
     """
@@ -106,7 +98,7 @@ Examples, with 'twistd portlisten --share http=tcp:80 /run/portlisten/web.sock':
             None,
             None,
             "Seconds to wait for the listener. [default: for ever]",
-            _twistd.number("timeout", float, 0),
+            values.number("timeout", float, 0),
         ],
     ]
 
@@ -161,7 +153,7 @@ class Options(UsageOptions):
         """
         Print portlisten's version and Twisted's, and exit.
         """
-        _twistd.printVersion()
+        printVersion()
 
     def postOptions(self) -> None:
         """
@@ -188,58 +180,6 @@ def _say(what: str) -> None:
         print(f"portlisten exec: {what}", file=sys.stderr, flush=True)
     except OSError:
         pass  # nobody listens, which is no reason not to serve
-
-
-def receive(sock: socket.socket, names: Sequence[str]) -> list[tuple[Port, int]] | None:
-    """
-    Join a listener, and wait for what it shares.
-
-    @param sock: connected to it.  Leaves it open.  Its time-out is how long it may
-        keep silent.
-    @param names: what the ports are called; if empty, all that it shares.
-    @return: each port with a descriptor of its socket, which are the caller's; or
-        L{None} if the listener went without a word.
-    @raise TimeoutError: if it keeps silent for too long.
-    @raise ProtocolError: if it has not what is asked for, or says farewell.
-    """
-    hello = WorkerHello(1, tuple(names), _TAKES)
-    decoder = Decoder(FROM_LISTENER)
-    loose: dict[int, int] = {}
-    ports: tuple[Port, ...] | None = None
-    sockets: dict[int, int] = {}
-    try:
-        sock.sendall(encode(hello))
-        while ports is None or len(sockets) < len(ports):
-            data, descriptors = _kernel.receive(sock)
-            for descriptor in descriptors:
-                try:
-                    _, cookie = _kernel.identify(descriptor, _TAKES)
-                except (WrongSocket, OSError):
-                    os.close(descriptor)
-                else:
-                    loose[cookie] = descriptor
-            if not data:
-                return None
-            for frame in decoder.feed(data):
-                if isinstance(frame, ListenerHello):
-                    ports = frame.wanted(hello)
-                elif isinstance(frame, Listener):
-                    if frame.cookie not in loose:
-                        raise ProtocolError("a shared socket got lost on its way")
-                    if frame.port not in (port.number for port in ports or ()):
-                        raise ProtocolError("a socket of a port that was not wanted")
-                    sockets[frame.port] = loose.pop(frame.cookie)
-                elif isinstance(frame, Bye):
-                    raise ProtocolError(f"the listener says: {frame.reason}")
-        received = [(port, sockets.pop(port.number)) for port in ports]
-    except TimeoutError:
-        raise
-    except OSError:
-        return None
-    finally:
-        for descriptor in [*loose.values(), *sockets.values()]:
-            os.close(descriptor)
-    return received
 
 
 def obtain(

@@ -20,14 +20,15 @@ from twisted.python.failure import Failure
 from twisted.python.usage import UsageError
 from zope.interface import implementer
 
-from portlisten._commands import options as _twistd
+from portlisten._commands.options import JoiningOptions
+from portlisten._config import values
 from portlisten._model import portName
-from portlisten._process import systemd_notify
+from portlisten._process import exits, signals, systemd_notify
 from portlisten._reactor.monotonic import ours
 from portlisten._worker.datagram import DatagramWorker
+from portlisten._worker.interfaces import IWorker
 from portlisten._worker.worker import Worker
 from portlisten.errors import PathError
-from portlisten.interfaces import IWorker
 
 #: How long a client may take to close, once it has the answer, in seconds.
 LINGER = 5.0
@@ -96,7 +97,7 @@ class HelloFactory(Factory):
         return Hello(self._reactor, self._string)
 
 
-class Options(_twistd.JoiningOptions):
+class Options(JoiningOptions):
     """
     The options of C{twistd hellofdpass}.
     """
@@ -126,7 +127,7 @@ Examples:
             "stream",
             "How connections come: 'stream', with which none is lost, or 'datagram',"
             " as in 2002, where the worker binds PATH.",
-            _twistd.wire,
+            values.wire,
         ],
         [
             "mode",
@@ -134,28 +135,28 @@ Examples:
             None,
             "With --wire=datagram, permissions of PATH: the users that may"
             " write to it may send connections. [default: 0660]",
-            _twistd.octal,
+            values.octal,
         ],
         [
             "group",
             None,
             None,
             "With --wire=datagram, group of PATH. [default: the process's]",
-            _twistd.group,
+            values.group,
         ],
         [
             "retry",
             None,
             0.1,
             "Seconds between two tries to connect to the listener.",
-            _twistd.number("retry", float, 0.001),
+            values.number("retry", float, 0.001),
         ],
         [
             "grace",
             None,
             10.0,
             "Seconds that a stop may take to finish what is in service.",
-            _twistd.number("grace", float, 0),
+            values.number("grace", float, 0),
         ],
     ]
 
@@ -221,11 +222,11 @@ class HelloService(Service):
         @raise StartFailure: if that is impossible.
         """
         super().privilegedStartService()
-        _twistd.checkUser(self._options)
+        exits.checkUser(self._options)
         try:
             self._worker.bind()
         except PathError as error:
-            _twistd.failToStart(self._options, str(error))
+            exits.failToStart(self._options, str(error))
         self._ready = True
 
     def startService(self) -> None:
@@ -236,8 +237,8 @@ class HelloService(Service):
             # `twist` starts services without their privileged part.
             self.privilegedStartService()
         super().startService()
-        _twistd.warnOfRoot("hellofdpass")
-        _twistd.onReportSignal(self._reactor, self._worker.report)
+        exits.warnOfRoot("hellofdpass")
+        signals.onReportSignal(self._reactor, self._worker.report)
         self._worker.start()
 
     def stopService(self) -> Deferred[None]:
@@ -259,7 +260,7 @@ def makeService(options: Options, reactor: Any = None) -> IService:
     """
     if reactor is None:
         from twisted.internet import reactor
-    _twistd.ownProcess(reactor, options["retry"])
+    signals.ownProcess(reactor, options["retry"])
     common = (
         ours(reactor),
         options["path"],

@@ -4,43 +4,27 @@ C{twistd portlisten}: its options and its service.
 
 from __future__ import annotations
 
-import atexit
-import errno
 import os
-import resource
-import select
-import time
-from collections import deque
-from contextlib import ExitStack
-from functools import partial
 from typing import Any
 
-from twisted.application.service import IService, Service
-from twisted.internet.defer import Deferred, succeed
+from twisted.application.service import IService
 from twisted.logger import Logger
 from twisted.python.usage import UsageError
 
-from portlisten._commands import options as _twistd
+from portlisten._commands.options import CommandOptions
+from portlisten._config import values
 from portlisten._listener.access import Access
 from portlisten._listener.datagram import DatagramWire
+from portlisten._listener.interfaces import IWire
+from portlisten._listener.service import ListenerService, checkApart
 from portlisten._listener.stream import StreamWire
-from portlisten._model import Kind, Port
 from portlisten._ports import parsing as _ports
-from portlisten._ports.accepting import Acceptor
-from portlisten._process import systemd_notify
+from portlisten._process import exits, signals
 from portlisten._reactor.monotonic import ours
 from portlisten._wire.frames import MAXIMUM_WINDOW
-from portlisten.errors import BadDescription, CannotBind, PathError
-from portlisten.interfaces import IWire
+from portlisten.errors import BadDescription, PathError
 
 log = Logger()
-
-#: How many processes may be connected to the channel's path at a time; any more
-#: wait in its backlog.  Each takes two descriptors.
-MAXIMUM_CHANNELS = 256
-
-#: Descriptors kept free for log files and the like.
-RESERVE = 16
 
 
 def somaxconn() -> int:
@@ -54,7 +38,7 @@ def somaxconn() -> int:
         return 4096
 
 
-class Options(_twistd.CommandOptions):
+class Options(CommandOptions):
     """
     The options of C{twistd portlisten}.
     """
@@ -100,7 +84,7 @@ Examples:
             "stream",
             "How connections get to workers: 'stream', with which none is lost, or"
             " 'datagram', as in 2002, where the worker binds PATH.",
-            _twistd.wire,
+            values.wire,
         ],
         [
             "mode",
@@ -108,14 +92,14 @@ Examples:
             None,
             "Permissions of PATH: a process that may write to it may be a worker."
             " [default: 0660]",
-            _twistd.octal,
+            values.octal,
         ],
         [
             "group",
             None,
             None,
             "Group that PATH belongs to. [default: the process's]",
-            _twistd.group,
+            values.group,
         ],
         [
             "backlog",
@@ -123,7 +107,7 @@ Examples:
             None,
             "Connections that the kernel keeps for the listener to accept."
             " [default: what the host allows, net.core.somaxconn]",
-            _twistd.number("backlog", int, 1, 2**31 - 1),
+            values.number("backlog", int, 1, 2**31 - 1),
         ],
         [
             "queue",
@@ -131,14 +115,14 @@ Examples:
             1024,
             "Accepted connections that wait here while no worker has room, for each"
             " name of ports; any more wait in the backlog.",
-            _twistd.number("queue", int, 0),
+            values.number("queue", int, 0),
         ],
         [
             "patience",
             None,
             60.0,
             "Seconds that an accepted connection may wait for a worker.",
-            _twistd.number("patience", float, 0.001),
+            values.number("patience", float, 0.001),
         ],
         [
             "on-timeout",
@@ -146,7 +130,7 @@ Examples:
             "close",
             "What to do when a connection has waited for so long: 'close' it, or"
             " 'exit', as in 2002.",
-            _twistd.choice("on-timeout", "close", "exit"),
+            values.choice("on-timeout", "close", "exit"),
         ],
         [
             "balance",
@@ -154,7 +138,7 @@ Examples:
             "least",
             "Which worker is next: the one with the 'least' connections, or each"
             " in turn, 'round-robin'.",
-            _twistd.choice("balance", "least", "round-robin"),
+            values.choice("balance", "least", "round-robin"),
         ],
         [
             "claim-timeout",
@@ -162,7 +146,7 @@ Examples:
             5.0,
             "Seconds that a worker may take to claim a connection before it counts"
             " as hung, and others get what it was sent.",
-            _twistd.number("claim-timeout", float, 0.001),
+            values.number("claim-timeout", float, 0.001),
         ],
         [
             "throttle",
@@ -170,14 +154,14 @@ Examples:
             10.0,
             "Seconds that a worker waits at the most, if those of its user die"
             " again and again with nothing done; 0 for none.",
-            _twistd.number("throttle", float, 0),
+            values.number("throttle", float, 0),
         ],
         [
             "window",
             None,
             32,
             "Connections that one worker may have been sent and not yet claimed.",
-            _twistd.number("window", int, 1, MAXIMUM_WINDOW),
+            values.number("window", int, 1, MAXIMUM_WINDOW),
         ],
         [
             "retry",
@@ -185,14 +169,14 @@ Examples:
             0.1,
             "Seconds to pause accepting when descriptors or memory run out, and before"
             " the reactor's registrations are tried again.",
-            _twistd.number("retry", float, 0.001),
+            values.number("retry", float, 0.001),
         ],
         [
             "grace",
             None,
             10.0,
             "Seconds that a stop may take to hand off what is waiting.",
-            _twistd.number("grace", float, 0),
+            values.number("grace", float, 0),
         ],
     ]
 
@@ -223,13 +207,13 @@ Examples:
         the listener's own user; may be given several times. [default: every user
         that may write to PATH]
         """
-        self["allow-user"].append(_twistd.user(name, "allow-user"))
+        self["allow-user"].append(values.user(name, "allow-user"))
 
     def opt_allow_group(self, name: str) -> None:
         """
         Likewise for the members of this group.
         """
-        self["allow-group"].append(_twistd.group(name, "allow-group"))
+        self["allow-group"].append(values.group(name, "allow-group"))
 
     def postOptions(self) -> None:
         """
@@ -267,234 +251,6 @@ Examples:
         self["listen"][:0] = ports
 
 
-class ListenerService(Service):
-    """
-    Binds as whoever the process is when it starts, and listens as whoever it
-    has become since.
-
-    @param wire: an L{IWire}, which takes the connections.
-    """
-
-    log = Logger()
-
-    def __init__(
-        self, reactor: Any, options: Options, ports: list[Any], wire: IWire
-    ) -> None:
-        self._reactor = reactor
-        self._options = options
-        self._wanted = ports
-        self._wire = wire
-        self._bound: list[_ports.BoundPort] = []
-        self._acceptors: deque[tuple[_ports.BoundPort, Acceptor]] = deque()
-        self._ready = False
-        self._stopping = False
-        self._state = systemd_notify.manager().begin()
-
-    def privilegedStartService(self) -> None:
-        """
-        Bind the ports, and what the wire needs.
-
-        @raise StartFailure: if one of them cannot be bound.  Nothing is left
-            behind then.
-        """
-        super().privilegedStartService()
-        _twistd.checkUser(self._options)
-        with ExitStack() as undo:
-            undo.callback(self._release)
-            try:
-                self._bind(time.monotonic() + self._wire.succeed())
-                for bound in self._bound:
-                    _checkApart(bound.path, self._options["path"])
-                ports = self._described()
-                self._wire.bind(
-                    ports,
-                    {
-                        port: bound.sockets
-                        for port, bound in zip(ports, self._bound, strict=True)
-                        if port.kind is not Kind.CONNECTIONS
-                    },
-                )
-            except (CannotBind, PathError, OSError) as error:
-                _twistd.failToStart(self._options, str(error))
-            undo.pop_all()
-        self._ready = True
-        # If privileges cannot be dropped, it is never started.
-        atexit.register(self._release)
-
-    def _bind(self, end: float) -> None:
-        """
-        Bind the ports.
-
-        @param end: until when what a predecessor had may still be in use.
-        @raise CannotBind: if one of them cannot be bound.
-        """
-        for wanted in self._wanted:
-            while True:
-                try:
-                    self._bound.extend(_ports.bind(wanted))
-                    break
-                except CannotBind as error:
-                    if error.errno != errno.EADDRINUSE or time.monotonic() >= end:
-                        raise
-                    select.poll().poll(50)
-
-    def _described(self) -> list[Port]:
-        return [
-            Port(number, port.address, port.name, port.kind)
-            for number, port in enumerate(self._bound)
-        ]
-
-    def startService(self) -> None:
-        """
-        Accept, and hand off.
-
-        @raise StartFailure: if that is impossible.  Nothing is left behind then.
-        """
-        if not self._ready:
-            # `twist` starts services without their privileged part.
-            self.privilegedStartService()
-        atexit.unregister(self._release)
-        super().startService()
-        with ExitStack() as undo:
-            undo.callback(self._abandon)
-            try:
-                self._start()
-            except OSError as error:
-                _twistd.failToStart(self._options, f"cannot start: {error}")
-            undo.pop_all()
-
-    def _abandon(self) -> None:
-        """
-        Undo a start that failed.
-        """
-        super().stopService()
-        self._release()
-
-    def _start(self) -> None:
-        self._stopping = False
-        _twistd.warnOfRoot("portlisten")
-        self._wire.roomChanged = self._resume
-        self._wire.start(*descriptorBudget())
-        _twistd.onReportSignal(self._reactor, self._wire.report)
-        for bound, port in zip(self._bound, self._described(), strict=True):
-            if port.kind is not Kind.CONNECTIONS:
-                continue
-            acceptor = Acceptor(
-                self._reactor,
-                bound.socket,
-                bound.label,
-                partial(self._wire.room, port.name),
-                partial(self._wire.accepted, port),
-                self._options["retry"],
-                partial(self._wire.busy, port.name),
-            )
-            self._acceptors.append((bound, acceptor))
-        self._resume()
-        ports = ", ".join(port.label for port in self._bound)
-        self.log.info(
-            "listening on {ports}, as uid {uid}; {workers}",
-            ports=ports,
-            uid=os.geteuid(),
-            workers=str(self._wire),
-        )
-        self._state.ready(f"listening on {ports}; {self._wire}")
-
-    def stopService(self) -> Deferred[None]:
-        """
-        Hand off what is held and what waits in the backlogs.  While no worker is
-        there for it, leave the backlogs as they are: one may come.
-        """
-        running = self.running
-        super().stopService()
-        if not running:
-            self._release()
-            return succeed(None)
-        systemd_notify.manager().stopping()
-        self._stopping = True
-        for _, acceptor in self._acceptors:
-            acceptor.park()
-        self._resume()
-        stopped = self._wire.stop(self._options["grace"], self._waits)
-        return stopped.addBoth(lambda result: self._release())
-
-    def _release(self) -> None:
-        self._ready = self._stopping = False
-        for _, acceptor in self._acceptors:
-            acceptor.close()
-        self._acceptors.clear()
-        atexit.unregister(self._release)
-        for port in self._bound:
-            port.cleanUp()
-            for sock in port.sockets:
-                sock.close()
-        self._bound = []
-        self._wire.release()
-
-    def _waits(self) -> bool:
-        """
-        Whether connections wait that would be reset if the ports were closed.
-        """
-        return any(
-            acceptor.waits for bound, acceptor in self._acceptors if not bound.inherited
-        )
-
-    def _resume(self) -> None:
-        if self._stopping:
-            # A successor of the other wire does not wait for the ports.
-            datagram = self._options["wire"] == "datagram"
-            for bound, acceptor in self._acceptors:
-                if self._wire.serves(bound.name):
-                    acceptor.stop(bound.inherited or datagram)
-            return
-        # The first may leave nothing to those after it.
-        self._acceptors.rotate()
-        for _, acceptor in list(self._acceptors):
-            acceptor.resume()
-
-
-def descriptorBudget() -> tuple[int, int]:
-    """
-    Raise the limit of open descriptors as far as it goes, and divide it.
-
-    @return: how many may be connections' at a time, and how many channels there
-        may be.
-    """
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != hard:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    free = hard - _openDescriptors() - RESERVE
-    channels = max(1, min(MAXIMUM_CHANNELS, free // 8))
-    return max(1, free - 2 * channels), channels
-
-
-def _openDescriptors() -> int:
-    """
-    How many descriptors are open.  Without /proc, this is how many are open below the
-    lowest free number.
-    """
-    try:
-        return len(os.listdir("/proc/self/fd"))
-    except OSError:
-        lowest, second = os.pipe()
-        os.close(lowest)
-        os.close(second)
-        return lowest
-
-
-def _checkApart(port: str | None, path: str) -> None:
-    """
-    See that a port and the channels have two paths.
-
-    @param port: the path of the port; L{None} if it has none.
-    @raise PathError: if they have not.
-    """
-    if port is not None and os.path.realpath(port) == os.path.realpath(path):
-        raise PathError(
-            f"{path} is both a port and PATH, where workers connect: give one of them"
-            " another path"
-        )
-
-
 def makeService(options: Options, reactor: Any = None) -> IService:
     """
     Make the service of C{twistd portlisten}.
@@ -516,7 +272,7 @@ def makeService(options: Options, reactor: Any = None) -> IService:
         options.refuse(str(error))
     try:
         for port in [*listened, *shared]:
-            _checkApart(_ports.pathOf(port), options["path"])
+            checkApart(_ports.pathOf(port), options["path"])
     except PathError as error:
         options.refuse(str(error))
     for port in listened:
@@ -526,12 +282,12 @@ def makeService(options: Options, reactor: Any = None) -> IService:
                 f"{name!r} is both shared and listened on, and a worker that asks for"
                 " it would get both: give one of them another name"
             )
-    _twistd.ownProcess(reactor, options["retry"])
+    signals.ownProcess(reactor, options["retry"])
 
     def timedOut() -> None:
         if options["on-timeout"] == "exit":
             log.critical("exiting, as --on-timeout=exit asks for")
-            _twistd.exitWith(reactor, 1)
+            exits.exitWith(reactor, 1)
 
     wire: IWire
     own = ours(reactor)

@@ -29,14 +29,15 @@ from zope.interface import implementer
 
 from portlisten import _kernel
 from portlisten._channel import paths
+from portlisten._listener.connection import AcceptedConnection
 from portlisten._listener.departures import Departures
-from portlisten._listener.dispatcher import LONGEST_TICK, AcceptedConnection
+from portlisten._listener.dispatcher import LONGEST_TICK
+from portlisten._listener.interfaces import IWire
 from portlisten._model import Port
 from portlisten._policy.ledger import Reason
 from portlisten._ports.accepting import Accepted
 from portlisten._reactor.monotonic import RunningTime
 from portlisten._reactor.quiet import quiet
-from portlisten.interfaces import IWire
 
 #: What sendmsg(2) says when the worker is there and its queue is full, which
 #: holds net.unix.max_dgram_qlen datagrams; or when our socket's own buffer is,

@@ -6,7 +6,6 @@ decides, and tells it what happened.
 from __future__ import annotations
 
 import os
-import socket
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
@@ -17,15 +16,16 @@ from twisted.logger import Logger
 from zope.interface import implementer
 
 from portlisten import _kernel
+from portlisten._listener.connection import AcceptedConnection
 from portlisten._listener.departures import Departures
+from portlisten._listener.interfaces import IChannel, IConnection, IDispatcher
 from portlisten._listener.sharing import Sharing
-from portlisten._model import Kind, Port, socketName
+from portlisten._model import Kind, Port
 from portlisten._policy.ledger import Decision, GiveUp, HandOff, Ledger, LetGo, Reason
 from portlisten._policy.throttle import Throttle
 from portlisten._ports.accepting import Accepted
 from portlisten._reactor.monotonic import RunningTime
 from portlisten._reactor.quiet import quiet
-from portlisten.interfaces import IChannel, IConnection, IDispatcher
 
 #: How often the kernel is asked about the copies that are held, in seconds.
 WITNESS_INTERVAL = 0.02
@@ -42,71 +42,6 @@ DEATH = 0.2
 
 #: How long the last words to the workers may take at the end, in seconds.
 FAREWELL = 1.0
-
-
-@implementer(IConnection)
-class AcceptedConnection:
-    """
-    A connection as the listener holds it.
-
-    @param sock: keeps it, until L{forget}.
-    @param address: of the client, as C{accept} gave it.
-    """
-
-    __slots__ = ("_address", "_socket", "cookie")
-
-    def __init__(self, sock: socket.SocketType, address: Any) -> None:
-        self._socket = sock
-        self._address = address
-        self.cookie = _kernel.cookie(sock)
-
-    @property
-    def peer(self) -> str:
-        """
-        See L{IConnection}.
-        """
-        if isinstance(self._address, tuple):
-            host, port = self._address[:2]
-            return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-        return socketName(self._address) or "a client on a Unix socket"
-
-    @property
-    def witnessed(self) -> bool:
-        """
-        Whether the kernel can tell if it is pristine.
-        """
-        return self._socket.family != socket.AF_UNIX
-
-    def fileno(self) -> int:
-        """
-        See L{IConnection}.
-        """
-        return self._socket.fileno()
-
-    @property
-    def socket(self) -> socket.SocketType:
-        """
-        The socket, which stays this object's.
-        """
-        return self._socket
-
-    def pristine(self) -> bool | None:
-        """
-        See L{IConnection}.
-        """
-        return _kernel.pristine(self._socket) if self.witnessed else False
-
-    def spoiled(self) -> bool:
-        """
-        See L{IConnection}.
-        """
-        return _kernel.listens(self._socket)
-
-    def forget(self) -> None:
-        """
-        See L{IConnection}.
-        """
-        _kernel.forget(self._socket)
 
 
 @implementer(IDispatcher)

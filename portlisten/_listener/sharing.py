@@ -21,10 +21,10 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
 from portlisten import _kernel
+from portlisten._listener.interfaces import IChannel
 from portlisten._model import Kind, Port
 from portlisten._policy.assignment import Decision, Lend, Shares
 from portlisten._reactor.quiet import quiet
-from portlisten.interfaces import IChannel
 
 #: How often the sockets and their borrowers are looked at, in seconds.
 LOOK = 0.5

@@ -18,22 +18,22 @@ from zope.interface import implementer
 
 from portlisten import _kernel
 from portlisten._channel import paths
-from portlisten._channel.protocol import ListenerChannel
 from portlisten._channel.transport import ChannelTransport, Unread
-from portlisten._commands import options as _twistd
 from portlisten._listener import successor
 from portlisten._listener.access import Access
+from portlisten._listener.channel import ListenerChannel
 from portlisten._listener.dispatcher import Dispatcher
+from portlisten._listener.interfaces import IChannel, IWire
 from portlisten._listener.sharing import Sharing
 from portlisten._model import Kind, Port
 from portlisten._policy.ledger import Ledger
 from portlisten._policy.places import Places
 from portlisten._policy.throttle import Throttle
 from portlisten._ports.accepting import Accepted, Acceptor
+from portlisten._process import exits, signals
 from portlisten._reactor.quiet import quiet
 from portlisten._wire.frames import Bye, ListenerHello, encode
 from portlisten.errors import CannotBind
-from portlisten.interfaces import IChannel, IWire
 
 #: How many workers are let in at a time, and the pause after that, in seconds: a
 #: process that connects as fast as it can must not keep the listener busy.
@@ -91,8 +91,8 @@ class StreamWire:
         if not successor.stops(path):
             return 0.0
         self.log.info("waiting for the listener at {path} to stop", path=path)
-        if not successor.waitForEnd(path, _twistd.toldToStop):
-            _twistd.failToStart(
+        if not successor.waitForEnd(path, signals.toldToStop):
+            exits.failToStart(
                 self._options, f"told to stop while it waited for {path}", 0
             )
         return HANDOVER

@@ -33,9 +33,9 @@ from portlisten._process import systemd_notify
 from portlisten._reactor.monotonic import Deadline
 from portlisten._reactor.quiet import quiet
 from portlisten._worker.adoption import Adoptions
+from portlisten._worker.interfaces import IWorker
 from portlisten._worker.shutdown import Stop
 from portlisten.errors import WrongSocket
-from portlisten.interfaces import IWorker
 
 #: The most datagrams that are taken in one turn of the loop.
 BATCH = 64

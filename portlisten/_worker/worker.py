@@ -16,7 +16,6 @@ from twisted.logger import Logger
 from zope.interface import implementer
 
 from portlisten._channel import paths
-from portlisten._channel.protocol import WorkerChannel
 from portlisten._channel.transport import ChannelTransport
 from portlisten._model import Port
 from portlisten._process import systemd_notify
@@ -24,9 +23,10 @@ from portlisten._reactor.monotonic import Deadline
 from portlisten._reactor.quiet import quiet
 from portlisten._wire.frames import Listener, Offer
 from portlisten._worker.adoption import Adoptions, Served
+from portlisten._worker.channel import WorkerChannel
+from portlisten._worker.interfaces import IAdopter, IWorker, IWorkerChannel
 from portlisten._worker.shared_ports import LentPorts, StreamPorts
 from portlisten._worker.shutdown import Stop
-from portlisten.interfaces import IAdopter, IWorker, IWorkerChannel
 
 #: How long the last word to the listener may take, in seconds.
 FAREWELL = 1.0

@@ -28,9 +28,10 @@ from zope.interface.verify import verifyClass, verifyObject
 
 from portlisten import _kernel
 from portlisten._channel import protocol as _channel
-from portlisten._channel.protocol import ListenerChannel, WorkerChannel
 from portlisten._channel.transport import ChannelTransport, Unread
 from portlisten._kernel import sockets
+from portlisten._listener.channel import ListenerChannel
+from portlisten._listener.interfaces import IChannel, IConnection, IDispatcher
 from portlisten._model import InternetAddress, Kind, Port, UnixAddress
 from portlisten._wire.frames import (
     DRAINING,
@@ -55,14 +56,10 @@ from portlisten._wire.frames import (
     WorkerHello,
     encode,
 )
+from portlisten._worker import channel as workersChannel
+from portlisten._worker.channel import WorkerChannel
+from portlisten._worker.interfaces import IAdopter, IWorkerChannel
 from portlisten.errors import ProtocolError
-from portlisten.interfaces import (
-    IAdopter,
-    IChannel,
-    IConnection,
-    IDispatcher,
-    IWorkerChannel,
-)
 from tests.support import descriptors, watchDescriptors
 
 PATIENCE = 5.0
@@ -2728,7 +2725,7 @@ class LentTests(WorkerChannelTestCase):
         """
         A listener that sends sockets and never says what for is left.
         """
-        self.patch(_channel, "MAXIMUM_LENT", 2)
+        self.patch(workersChannel, "MAXIMUM_LENT", 2)
         await self.register()
         for _ in range(3):
             with socket.create_server(("127.0.0.1", 0)) as sock:
@@ -2893,7 +2890,7 @@ class DrainTests(WorkerChannelTestCase):
 OUT_OF_DESCRIPTORS = """
 import os, resource, socket, sys
 from twisted.internet import reactor
-from portlisten._channel.protocol import WorkerChannel
+from portlisten._worker.channel import WorkerChannel
 from tests.unit.channel.test_protocol import Once, RecordingAdopter
 
 class Adopter(RecordingAdopter):

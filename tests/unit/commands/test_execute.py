@@ -23,7 +23,7 @@ from twisted.python.filepath import FilePath
 from twisted.trial.unittest import SynchronousTestCase
 
 from portlisten import __version__, _kernel
-from portlisten._commands import execute as execute
+from portlisten._commands import execute
 from portlisten._model import InternetAddress, Kind, Port
 from portlisten._wire.frames import (
     FROM_WORKER,

@@ -23,8 +23,7 @@ from twisted.trial.unittest import SynchronousTestCase, TestCase
 from zope.interface.verify import verifyClass, verifyObject
 
 from portlisten import _kernel
-from portlisten._commands import listener as listener
-from portlisten._commands import options as _twistd
+from portlisten._commands import listener
 from portlisten._commands.hellofdpass import (
     LINGER,
     Hello,
@@ -33,6 +32,7 @@ from portlisten._commands.hellofdpass import (
     makeService,
 )
 from portlisten._kernel.sockets import Credentials
+from portlisten._process import exits
 from portlisten.errors import StartFailure
 from tests.support import assertOneLine
 from tests.unit.channel.test_protocol import Once, eventually, inReactor, tcpPair, texts
@@ -436,7 +436,7 @@ class HelloServiceTests(ServiceTestCase):
         It warns of running as root.
         """
         warned: list[str] = []
-        self.patch(_twistd, "warnOfRoot", warned.append)
+        self.patch(exits, "warnOfRoot", warned.append)
         self.start(self.worker())
         self.assertEqual(warned, ["hellofdpass"])
 

@@ -31,15 +31,17 @@ from twisted.trial.unittest import SynchronousTestCase, TestCase
 from zope.interface.verify import verifyObject
 
 from portlisten import _kernel
-from portlisten._commands import listener as listener
-from portlisten._commands import options as _twistd
-from portlisten._commands.listener import ListenerService, Options, makeService
+from portlisten._commands import listener
+from portlisten._commands.listener import Options, makeService
 from portlisten._kernel.sockets import Credentials
+from portlisten._listener import service as listenerService
 from portlisten._listener import stream as _stream
 from portlisten._listener import successor
 from portlisten._listener.access import Access
 from portlisten._listener.dispatcher import Dispatcher
+from portlisten._listener.service import ListenerService
 from portlisten._model import Kind
+from portlisten._process import exits, signals
 from portlisten._reactor import quiet as _quiet
 from portlisten._wire import frames as _frames
 from portlisten._wire.frames import (
@@ -353,7 +355,7 @@ class LimitsTests(SynchronousTestCase):
         The limit is raised as far as it goes.
         """
         changes = self.limit(1024, 4096)
-        listener.descriptorBudget()
+        listenerService.descriptorBudget()
         self.assertEqual(changes, [(4096, 4096)])
 
     def test_notRaised(self) -> None:
@@ -361,7 +363,7 @@ class LimitsTests(SynchronousTestCase):
         One that is as high as it goes is left alone.
         """
         changes = self.limit(4096, 4096)
-        listener.descriptorBudget()
+        listenerService.descriptorBudget()
         self.assertEqual(changes, [])
 
     def test_budget(self) -> None:
@@ -371,34 +373,36 @@ class LimitsTests(SynchronousTestCase):
         """
         for hard in (200, 1024, 100_000):
             self.limit(hard, hard)
-            connections, channels = listener.descriptorBudget()
+            connections, channels = listenerService.descriptorBudget()
             used = len(os.listdir("/proc/self/fd"))
-            self.assertEqual(connections + 2 * channels + used + listener.RESERVE, hard)
-            self.assertLessEqual(channels, listener.MAXIMUM_CHANNELS)
+            self.assertEqual(
+                connections + 2 * channels + used + listenerService.RESERVE, hard
+            )
+            self.assertLessEqual(channels, listenerService.MAXIMUM_CHANNELS)
             self.assertGreater(connections, channels)
-        self.assertEqual(channels, listener.MAXIMUM_CHANNELS)
+        self.assertEqual(channels, listenerService.MAXIMUM_CHANNELS)
 
     def test_withoutProc(self) -> None:
         """
         Without /proc, what is open is known well enough.
         """
         self.limit(100_000, 100_000)
-        expected, channels = listener.descriptorBudget()
+        expected, channels = listenerService.descriptorBudget()
 
         def fail(path: str) -> None:
             raise FileNotFoundError(errno.ENOENT, "No such file or directory", path)
 
         self.patch(os, "listdir", fail)
-        connections, again = listener.descriptorBudget()
+        connections, again = listenerService.descriptorBudget()
         self.assertEqual(again, channels)
-        self.assertLess(abs(connections - expected), listener.RESERVE)
+        self.assertLess(abs(connections - expected), listenerService.RESERVE)
 
     def test_noBudget(self) -> None:
         """
         There is always room for one.
         """
         self.limit(3, 3)
-        self.assertEqual(listener.descriptorBudget(), (1, 1))
+        self.assertEqual(listenerService.descriptorBudget(), (1, 1))
 
 
 class ListenerTestCase(TestCase):
@@ -624,7 +628,7 @@ class StartTests(ListenerTestCase):
         It warns of running as root.
         """
         warned: list[str] = []
-        self.patch(_twistd, "warnOfRoot", warned.append)
+        self.patch(exits, "warnOfRoot", warned.append)
         self.start()
         self.assertEqual(warned, ["portlisten"])
 
@@ -717,7 +721,7 @@ class StartTests(ListenerTestCase):
             def fail(error: Exception = error) -> Any:
                 raise error
 
-            self.patch(listener, "descriptorBudget", fail)
+            self.patch(listenerService, "descriptorBudget", fail)
             service = self.make()
             service.privilegedStartService()
             kind = StartFailure if isinstance(error, OSError) else KeyError
@@ -1102,7 +1106,7 @@ class SucceedTests(ListenerTestCase):
 
         def waitForEnd(path: str, interrupted: Any) -> bool:
             self.asked.append(path)
-            self.assertIs(interrupted, _twistd.toldToStop)
+            self.assertIs(interrupted, signals.toldToStop)
             return ended
 
         self.patch(successor, "stops", lambda path: path == self.path)
@@ -1340,13 +1344,13 @@ class ServiceTests(ListenerTestCase):
         """
         With C{--on-timeout=exit}, the process ends with it, and fails.
         """
-        exits: list[tuple[Any, int]] = []
-        self.patch(_twistd, "exitWith", lambda *arguments: exits.append(arguments))
+        calls: list[tuple[Any, int]] = []
+        self.patch(exits, "exitWith", lambda *arguments: calls.append(arguments))
         self.start("--patience", "0.05", "--on-timeout", "exit")
         _, hello = await self.greeted()
         self.client(hello)
-        await eventually(lambda: exits)
-        self.assertEqual(exits, [(reactor, 1)])
+        await eventually(lambda: calls)
+        self.assertEqual(calls, [(reactor, 1)])
         self.assertEqual(
             texts(self.logged, "critical"),
             ["exiting, as --on-timeout=exit asks for"],
@@ -1457,7 +1461,7 @@ class AccessTests(ListenerTestCase):
         """
         One that could not be let in leaves its place to the next.
         """
-        self.patch(listener, "descriptorBudget", lambda: (100, 1))
+        self.patch(listenerService, "descriptorBudget", lambda: (100, 1))
         await self.test_outOfDescriptors()
 
     async def test_tooMany(self) -> None:
@@ -1465,7 +1469,7 @@ class AccessTests(ListenerTestCase):
         When there are as many as there may be, another is told so, and so is the log.
         Once one leaves, there is a place again.
         """
-        self.patch(listener, "descriptorBudget", lambda: (100, 1))
+        self.patch(listenerService, "descriptorBudget", lambda: (100, 1))
         self.start()
         first, _ = await self.greeted()
         second = self.connect()
@@ -1487,7 +1491,7 @@ class AccessTests(ListenerTestCase):
         """
         One user does not get all the places: another one finds one free.
         """
-        self.patch(listener, "descriptorBudget", lambda: (100, 4))
+        self.patch(listenerService, "descriptorBudget", lambda: (100, 4))
         self.start()
         self.comeAs(STRANGER)
         for _ in range(3):

@@ -25,8 +25,9 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 
 from portlisten import __version__, _kernel
-from portlisten._commands import options as _twistd
 from portlisten._commands.options import CommandOptions
+from portlisten._config import values
+from portlisten._process import exits, signals
 from portlisten._reactor.quiet import MOST
 from portlisten.errors import StartFailure
 from tests.support import watchDescriptors
@@ -46,9 +47,7 @@ class ToolOptions(CommandOptions):
 
     epilogue = "\nExamples:\n  tool  one\n"
 
-    optParameters = [
-        ["size", None, 3, "How large.", _twistd.number("size", int, 1, 10)]
-    ]
+    optParameters = [["size", None, 3, "How large.", values.number("size", int, 1, 10)]]
 
     def parseArgs(self, *args: str) -> None:
         """
@@ -411,15 +410,15 @@ class PrivilegesTests(SynchronousTestCase):
         def unknown(uid: int) -> Any:
             raise KeyError(uid)
 
-        _twistd.checkUser(toolOptions(uid=NOBODY, chroot="/srv"))
+        exits.checkUser(toolOptions(uid=NOBODY, chroot="/srv"))
         self.patch(pwd, "getpwuid", unknown)
         self.patch(sys, "__stderr__", io.StringIO())
         error = self.assertRaises(
-            StartFailure, _twistd.checkUser, toolOptions(uid=NOBODY, chroot="/srv")
+            StartFailure, exits.checkUser, toolOptions(uid=NOBODY, chroot="/srv")
         )
         self.assertIn(f"no user with the number {NOBODY} in /srv", str(error))
-        _twistd.checkUser(toolOptions(uid=None, chroot="/srv"))
-        _twistd.checkUser(ToolOptions())
+        exits.checkUser(toolOptions(uid=None, chroot="/srv"))
+        exits.checkUser(ToolOptions())
 
 
 class LogsElsewhereTests(SynchronousTestCase):
@@ -457,7 +456,7 @@ class LogsElsewhereTests(SynchronousTestCase):
 
 class NumberTests(SynchronousTestCase):
     """
-    Tests for L{_twistd.number}.
+    Tests for L{values.number}.
     """
 
     def assertRefused(
@@ -474,7 +473,7 @@ class NumberTests(SynchronousTestCase):
         """
         Whole numbers in the range are taken, its ends included.
         """
-        coerce = _twistd.number("size", int, 1, 10)
+        coerce = values.number("size", int, 1, 10)
         self.assertEqual([coerce(text) for text in ("1", "7", "10")], [1, 7, 10])
         self.assertIsInstance(coerce("7"), int)
 
@@ -483,7 +482,7 @@ class NumberTests(SynchronousTestCase):
         Everything else is refused.
         """
         self.assertRefused(
-            _twistd.number("size", int, 1, 10),
+            values.number("size", int, 1, 10),
             ["0", "11", "-1", "1.5", "1e0", "many", "", "nan"],
             "whole number from 1 to 10",
         )
@@ -492,7 +491,7 @@ class NumberTests(SynchronousTestCase):
         """
         Fractions are taken where they make sense.
         """
-        coerce = _twistd.number("size", float, 0.5)
+        coerce = values.number("size", float, 0.5)
         self.assertEqual([coerce(text) for text in ("0.5", "7", "1e3")], [0.5, 7, 1e3])
 
     def test_notFinite(self) -> None:
@@ -501,7 +500,7 @@ class NumberTests(SynchronousTestCase):
         there is no upper limit.
         """
         self.assertRefused(
-            _twistd.number("size", float, 0.5),
+            values.number("size", float, 0.5),
             ["0.4", "-inf", "inf", "nan", "1e999", "long"],
             "number of at least 0.5",
         )
@@ -510,14 +509,14 @@ class NumberTests(SynchronousTestCase):
         """
         Where there is no upper limit, none is spoken of.
         """
-        coerce = _twistd.number("size", int, 0)
+        coerce = values.number("size", int, 0)
         self.assertEqual(coerce("1000000000000"), 10**12)
         self.assertRefused(coerce, ["-1"], "whole number of at least 0")
 
 
 class GroupTests(SynchronousTestCase):
     """
-    Tests for L{_twistd.group}.
+    Tests for L{values.group}.
     """
 
     def test_name(self) -> None:
@@ -525,13 +524,13 @@ class GroupTests(SynchronousTestCase):
         A group may be given by its name.
         """
         for entry in grp.getgrall():
-            self.assertEqual(_twistd.group(entry.gr_name), entry.gr_gid)
+            self.assertEqual(values.group(entry.gr_name), entry.gr_gid)
 
     def test_number(self) -> None:
         """
         A group may be given by its number.
         """
-        self.assertEqual(_twistd.group("0"), 0)
+        self.assertEqual(values.group("0"), 0)
 
     def test_unknown(self) -> None:
         """
@@ -539,53 +538,53 @@ class GroupTests(SynchronousTestCase):
         """
         unused = max(entry.gr_gid for entry in grp.getgrall() if entry.gr_gid < 60000)
         for text in (str(unused + 1), "no such group", "", "-1", str(2**70)):
-            error = self.assertRaises(UsageError, _twistd.group, text)
+            error = self.assertRaises(UsageError, values.group, text)
             self.assertEqual(str(error), f"--group: there is no group {text!r}")
 
     def test_option(self) -> None:
         """
         The text names the option.
         """
-        error = self.assertRaises(UsageError, _twistd.group, "no such group", "team")
+        error = self.assertRaises(UsageError, values.group, "no such group", "team")
         self.assertEqual(str(error), "--team: there is no group 'no such group'")
 
 
 class UserTests(SynchronousTestCase):
     """
-    Tests for L{_twistd.user}.
+    Tests for L{values.user}.
     """
 
     def test_name(self) -> None:
         """
         A user may be given by name.
         """
-        self.assertEqual(_twistd.user("nobody", "user"), NOBODY)
+        self.assertEqual(values.user("nobody", "user"), NOBODY)
 
     def test_number(self) -> None:
         """
         A user may be given by number.
         """
-        self.assertEqual(_twistd.user(str(NOBODY), "user"), NOBODY)
+        self.assertEqual(values.user(str(NOBODY), "user"), NOBODY)
 
     def test_unknown(self) -> None:
         """
         What is no user's name or number is refused.
         """
         for text in (str(unusedUID()), "no such user", "", "-1", str(2**70)):
-            error = self.assertRaises(UsageError, _twistd.user, text, "owner")
+            error = self.assertRaises(UsageError, values.user, text, "owner")
             self.assertEqual(str(error), f"--owner: there is no user {text!r}")
 
 
 class ChoiceTests(SynchronousTestCase):
     """
-    Tests for L{_twistd.choice}.
+    Tests for L{values.choice}.
     """
 
     def test_values(self) -> None:
         """
         Each of the values is taken, and nothing else.
         """
-        coerce = _twistd.choice("colour", "red", "green")
+        coerce = values.choice("colour", "red", "green")
         self.assertEqual([coerce("red"), coerce("green")], ["red", "green"])
         for text in ("blue", "", "Red", "red, green"):
             error = self.assertRaises(UsageError, coerce, text)
@@ -594,7 +593,7 @@ class ChoiceTests(SynchronousTestCase):
 
 class FailToStartTests(SynchronousTestCase):
     """
-    Tests for L{_twistd.failToStart}.
+    Tests for L{exits.failToStart}.
     """
 
     def failing(self, **parent: Any) -> list[Any]:
@@ -606,9 +605,9 @@ class FailToStartTests(SynchronousTestCase):
         terminal = io.StringIO()
         self.patch(sys, "__stderr__", terminal)
         events: list[Any] = []
-        self.patch(_twistd, "log", Logger(observer=events.append))
+        self.patch(exits, "log", Logger(observer=events.append))
         error = self.assertRaises(
-            StartFailure, _twistd.failToStart, toolOptions(**parent), "{no} room"
+            StartFailure, exits.failToStart, toolOptions(**parent), "{no} room"
         )
         self.assertEqual(str(error), "{no} room")
         self.assertEqual(terminal.getvalue(), "tool: {no} room\n")
@@ -638,7 +637,7 @@ class FailToStartTests(SynchronousTestCase):
             pass
         options = toolOptions(nodaemon=1, pidfile=path)
         self.patch(sys, "__stderr__", io.StringIO())
-        self.assertRaises(StartFailure, _twistd.failToStart, options, "no room")
+        self.assertRaises(StartFailure, exits.failToStart, options, "no room")
         self.assertFalse(os.path.exists(path))
         self.assertEqual(options.twistd["pidfile"], "")
 
@@ -648,13 +647,13 @@ class FailToStartTests(SynchronousTestCase):
         """
         options = toolOptions(nodaemon=1, pidfile="/nowhere/pid")
         self.patch(sys, "__stderr__", io.StringIO())
-        self.assertRaises(StartFailure, _twistd.failToStart, options, "no room")
+        self.assertRaises(StartFailure, exits.failToStart, options, "no room")
         self.assertEqual(options.twistd["pidfile"], "/nowhere/pid")
 
 
 class WarnOfRootTests(SynchronousTestCase):
     """
-    Tests for L{_twistd.warnOfRoot}.
+    Tests for L{exits.warnOfRoot}.
     """
 
     def warnings(self, *uids: int) -> list[Any]:
@@ -663,7 +662,7 @@ class WarnOfRootTests(SynchronousTestCase):
         """
         self.patch(os, "getresuid", lambda: uids)
         with capturedLogs() as events:
-            _twistd.warnOfRoot("tool")
+            exits.warnOfRoot("tool")
         return list(events)
 
     def test_root(self) -> None:
@@ -684,7 +683,7 @@ class WarnOfRootTests(SynchronousTestCase):
 
 class ExitCleanlyOnTermTests(SynchronousTestCase):
     """
-    Tests for L{_twistd.exitCleanlyOnTerm}.
+    Tests for L{signals.exitCleanlyOnTerm}.
     """
 
     def test_exits(self) -> None:
@@ -697,7 +696,7 @@ class ExitCleanlyOnTermTests(SynchronousTestCase):
             self,
             """
 from twisted.internet import reactor
-from portlisten._commands.options import exitCleanlyOnTerm
+from portlisten._process.signals import exitCleanlyOnTerm
 exitCleanlyOnTerm(reactor)
 reactor.addSystemEventTrigger("before", "shutdown", print, "stopping")
 reactor.callLater(0.01, print, "ready", flush=True)
@@ -730,18 +729,18 @@ print("done")
         triggers: list[Any] = []
         before = signal.getsignal(signal.SIGTERM)
         self.addCleanup(signal.signal, signal.SIGTERM, before)
-        self.patch(_twistd, "_terms", [])
+        self.patch(signals, "_terms", [])
         reactor = Reactor(running=True)
-        _twistd.exitCleanlyOnTerm(reactor)
+        signals.exitCleanlyOnTerm(reactor)
         ((delay, install, number, handler),) = calls
         self.assertEqual((delay, install, number), (0, signal.signal, signal.SIGTERM))
         self.assertIs(signal.getsignal(signal.SIGTERM), handler)
         ((phase, event, *forget),) = triggers
         self.assertEqual((phase, event), ("after", "shutdown"))
-        self.assertEqual(forget, [_twistd._forgetTerm, reactor])
-        self.assertFalse(_twistd.toldToStop())
+        self.assertEqual(forget, [signals._forgetTerm, reactor])
+        self.assertFalse(signals.toldToStop())
         handler(signal.SIGTERM, None)
-        self.assertTrue(_twistd.toldToStop())
+        self.assertTrue(signals.toldToStop())
         self.assertEqual(reactor.stops, 0)
         stop, *args = calls[1]
         with capturedLogs() as events:
@@ -756,13 +755,13 @@ print("done")
         A reactor that has stopped is not stopped once more.
         """
         reactor = StandInReactor(running=False)
-        _twistd._stop(reactor)
+        signals._stop(reactor)
         self.assertEqual(reactor.stops, 0)
 
 
 class ForgetTermTests(SynchronousTestCase):
     """
-    Tests for L{_twistd._forgetTerm} and L{_twistd.toldToStop}.
+    Tests for L{signals._forgetTerm} and L{signals.toldToStop}.
     """
 
     def after(self, number: int | None) -> int | None:
@@ -774,7 +773,7 @@ class ForgetTermTests(SynchronousTestCase):
         class Reactor:
             _exitSignal = number
 
-        _twistd._forgetTerm(Reactor)
+        signals._forgetTerm(Reactor)
         return Reactor._exitSignal
 
     def test_term(self) -> None:
@@ -790,7 +789,7 @@ class ForgetTermTests(SynchronousTestCase):
         """
         A reactor that knows nothing of that is left alone.
         """
-        _twistd._forgetTerm(object())
+        signals._forgetTerm(object())
 
     def test_firstMoment(self) -> None:
         """
@@ -802,7 +801,7 @@ class ForgetTermTests(SynchronousTestCase):
             """
 import os, signal
 from twisted.internet import reactor
-from portlisten._commands.options import exitCleanlyOnTerm
+from portlisten._process.signals import exitCleanlyOnTerm
 exitCleanlyOnTerm(reactor)
 reactor.addSystemEventTrigger("after", "startup", os.kill, os.getpid(), signal.SIGTERM)
 reactor.run()
@@ -824,7 +823,7 @@ if reactor._exitSignal is not None:
             """
 import os, signal
 from twisted.internet import reactor
-from portlisten._commands.options import exitCleanlyOnTerm, toldToStop
+from portlisten._process.signals import exitCleanlyOnTerm, toldToStop
 exitCleanlyOnTerm(reactor)
 print(toldToStop())
 os.kill(os.getpid(), signal.SIGTERM)
@@ -836,7 +835,7 @@ print(toldToStop())
 
 class MindSignalsTests(SynchronousTestCase):
     """
-    Tests for L{_twistd.mindSignals}.
+    Tests for L{signals.mindSignals}.
     """
 
     NUMBERS = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
@@ -856,7 +855,7 @@ class MindSignalsTests(SynchronousTestCase):
         """
         SIGHUP and SIGUSR2 are noted in the log by the reactor, and do nothing else.
         """
-        _twistd.mindSignals(self.reactor)
+        signals.mindSignals(self.reactor)
         for number in (signal.SIGHUP, signal.SIGUSR2):
             signal.raise_signal(number)
         with capturedLogs() as events:
@@ -874,7 +873,7 @@ class MindSignalsTests(SynchronousTestCase):
         """
         However many come, the log does not fill with them.
         """
-        _twistd.mindSignals(self.reactor)
+        signals.mindSignals(self.reactor)
         for _ in range(100):
             signal.raise_signal(signal.SIGHUP)
         with capturedLogs() as events:
@@ -887,7 +886,7 @@ class MindSignalsTests(SynchronousTestCase):
         SIGUSR1 does nothing at first.  To C{twistd}, it is as if there were no handler,
         so that it installs its own.
         """
-        _twistd.mindSignals(self.reactor)
+        signals.mindSignals(self.reactor)
         signal.raise_signal(signal.SIGUSR1)
         self.assertEqual(self.calls, [])
         handler = signal.getsignal(signal.SIGUSR1)
@@ -905,15 +904,15 @@ class MindSignalsTests(SynchronousTestCase):
             """
 
         signal.signal(signal.SIGUSR1, handle)
-        _twistd.mindSignals(self.reactor)
+        signals.mindSignals(self.reactor)
         self.assertIs(signal.getsignal(signal.SIGUSR1), handle)
 
     def test_thenReport(self) -> None:
         """
         Once there is a report, SIGUSR1 has it made.
         """
-        _twistd.mindSignals(self.reactor)
-        _twistd.onReportSignal(self.reactor, list)
+        signals.mindSignals(self.reactor)
+        signals.onReportSignal(self.reactor, list)
         signal.raise_signal(signal.SIGUSR1)
         self.assertEqual(self.calls, [(list,)])
         self.assertTrue(signal.getsignal(signal.SIGUSR1))
@@ -921,7 +920,7 @@ class MindSignalsTests(SynchronousTestCase):
 
 class OwnProcessTests(SynchronousTestCase):
     """
-    Tests for L{_twistd.ownProcess}.
+    Tests for L{signals.ownProcess}.
     """
 
     def test_all(self) -> None:
@@ -935,7 +934,7 @@ class OwnProcessTests(SynchronousTestCase):
             """
 import os, signal, time
 from twisted.internet import reactor
-from portlisten._commands.options import ownProcess
+from portlisten._process.signals import ownProcess
 ownProcess(reactor, 0.1)
 print(reactor.seconds is time.monotonic)
 
@@ -953,7 +952,7 @@ print("over")
 
 class OnReportSignalTests(SynchronousTestCase):
     """
-    Tests for L{_twistd.onReportSignal}.
+    Tests for L{signals.onReportSignal}.
     """
 
     def signalled(self, earlier: Any) -> list[object]:
@@ -969,7 +968,7 @@ class OnReportSignalTests(SynchronousTestCase):
         class Reactor:
             callFromThread = calls.append
 
-        _twistd.onReportSignal(Reactor, self.report)
+        signals.onReportSignal(Reactor, self.report)
         self.assertEqual(calls, [])
         signal.raise_signal(signal.SIGUSR1)
         return calls
@@ -1001,7 +1000,7 @@ class OnReportSignalTests(SynchronousTestCase):
 
 class ExitWithTests(SynchronousTestCase):
     """
-    Tests for L{_twistd.exitWith}.
+    Tests for L{exits.exitWith}.
     """
 
     def test_exits(self) -> None:
@@ -1014,7 +1013,7 @@ class ExitWithTests(SynchronousTestCase):
             self,
             """
 from twisted.internet import reactor
-from portlisten._commands.options import exitWith
+from portlisten._process.exits import exitWith
 reactor.addSystemEventTrigger("before", "shutdown", print, "stopping")
 reactor.callLater(0, exitWith, reactor, 7)
 reactor.run()
@@ -1039,7 +1038,7 @@ print("done")
         self.patch(sys, "stdout", Stream())
         self.patch(sys, "stderr", Stream())
         reactor = StandInReactor(running=True)
-        _twistd.exitWith(reactor, 7)
+        exits.exitWith(reactor, 7)
         self.assertEqual((reactor.stops, done), (1, []))
         (leave,) = registered
         leave()
@@ -1052,5 +1051,5 @@ print("done")
         registered: list[object] = []
         self.patch(atexit, "register", registered.append)
         reactor = StandInReactor(running=False)
-        _twistd.exitWith(reactor, 7)
+        exits.exitWith(reactor, 7)
         self.assertEqual((reactor.stops, registered), (0, []))

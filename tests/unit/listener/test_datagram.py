@@ -23,11 +23,12 @@ from zope.interface.verify import verifyObject
 
 from portlisten import _kernel
 from portlisten._listener.datagram import DatagramWire
+from portlisten._listener.interfaces import IWire
 from portlisten._model import Port
 from portlisten._worker import datagram as _receiver
 from portlisten._worker.datagram import BATCH, DatagramWorker
+from portlisten._worker.interfaces import IWorker
 from portlisten.errors import PathError
-from portlisten.interfaces import IWire, IWorker
 from tests.unit.channel.test_protocol import aMoment, eventually, texts
 from tests.unit.worker import test_worker
 

@@ -22,21 +22,21 @@ from zope.interface import implementer
 from zope.interface.verify import verifyClass, verifyObject
 
 from portlisten import _kernel
+from portlisten._listener.connection import AcceptedConnection
 from portlisten._listener.departures import INTERVAL
 from portlisten._listener.dispatcher import (
     DEATH,
     FAREWELL,
     WITNESS_INTERVAL,
-    AcceptedConnection,
     Dispatcher,
 )
+from portlisten._listener.interfaces import IChannel, IConnection, IDispatcher
 from portlisten._listener.sharing import Sharing
 from portlisten._model import InternetAddress, Port
 from portlisten._policy.ledger import Ledger
 from portlisten._policy.throttle import Throttle
 from portlisten._reactor.quiet import MOST
 from portlisten.errors import ProtocolError
-from portlisten.interfaces import IChannel, IConnection, IDispatcher
 from tests.support import (
     RunningClock,
     TurningClock,

@@ -18,7 +18,7 @@ from typing import Any
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from portlisten._channel.protocol import ListenerChannel
+from portlisten._listener.channel import ListenerChannel
 from portlisten._listener.dispatcher import DEATH, Dispatcher
 from portlisten._listener.sharing import Sharing
 from portlisten._model import InternetAddress, Port, UnixAddress

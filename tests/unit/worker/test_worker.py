@@ -45,9 +45,9 @@ from portlisten._wire.frames import (
     Offer,
     WorkerHello,
 )
+from portlisten._worker.interfaces import IAdopter
 from portlisten._worker.shared_ports import StreamPorts
 from portlisten._worker.worker import FAREWELL, UNFIT, Worker
-from portlisten.interfaces import IAdopter
 from tests.support import RunningClock
 from tests.unit.channel.test_protocol import (
     Peer,

@@ -1,0 +1,263 @@
+"""
+The service of the listener: its ports and their acceptors, and the wire that takes the
+connections.
+"""
+
+from __future__ import annotations
+
+import atexit
+import errno
+import os
+import resource
+import select
+import time
+from collections import deque
+from contextlib import ExitStack
+from functools import partial
+from typing import Any
+
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred, succeed
+from twisted.logger import Logger
+
+from portlisten._listener.interfaces import IWire
+from portlisten._model import Kind, Port
+from portlisten._ports import parsing as _ports
+from portlisten._ports.accepting import Acceptor
+from portlisten._process import exits, signals, systemd_notify
+from portlisten.errors import CannotBind, PathError
+
+#: How many processes may be connected to the channel's path at a time; any more
+#: wait in its backlog.  Each takes two descriptors.
+MAXIMUM_CHANNELS = 256
+
+#: Descriptors kept free for log files and the like.
+RESERVE = 16
+
+
+class ListenerService(Service):
+    """
+    Binds as whoever the process is when it starts, and listens as whoever it
+    has become since.
+
+    @param wire: an L{IWire}, which takes the connections.
+    """
+
+    log = Logger()
+
+    def __init__(
+        self, reactor: Any, options: Any, ports: list[Any], wire: IWire
+    ) -> None:
+        self._reactor = reactor
+        self._options = options
+        self._wanted = ports
+        self._wire = wire
+        self._bound: list[_ports.BoundPort] = []
+        self._acceptors: deque[tuple[_ports.BoundPort, Acceptor]] = deque()
+        self._ready = False
+        self._stopping = False
+        self._state = systemd_notify.manager().begin()
+
+    def privilegedStartService(self) -> None:
+        """
+        Bind the ports, and what the wire needs.
+
+        @raise StartFailure: if one of them cannot be bound.  Nothing is left
+            behind then.
+        """
+        super().privilegedStartService()
+        exits.checkUser(self._options)
+        with ExitStack() as undo:
+            undo.callback(self._release)
+            try:
+                self._bind(time.monotonic() + self._wire.succeed())
+                for bound in self._bound:
+                    checkApart(bound.path, self._options["path"])
+                ports = self._described()
+                self._wire.bind(
+                    ports,
+                    {
+                        port: bound.sockets
+                        for port, bound in zip(ports, self._bound, strict=True)
+                        if port.kind is not Kind.CONNECTIONS
+                    },
+                )
+            except (CannotBind, PathError, OSError) as error:
+                exits.failToStart(self._options, str(error))
+            undo.pop_all()
+        self._ready = True
+        # If privileges cannot be dropped, it is never started.
+        atexit.register(self._release)
+
+    def _bind(self, end: float) -> None:
+        """
+        Bind the ports.
+
+        @param end: until when what a predecessor had may still be in use.
+        @raise CannotBind: if one of them cannot be bound.
+        """
+        for wanted in self._wanted:
+            while True:
+                try:
+                    self._bound.extend(_ports.bind(wanted))
+                    break
+                except CannotBind as error:
+                    if error.errno != errno.EADDRINUSE or time.monotonic() >= end:
+                        raise
+                    select.poll().poll(50)
+
+    def _described(self) -> list[Port]:
+        return [
+            Port(number, port.address, port.name, port.kind)
+            for number, port in enumerate(self._bound)
+        ]
+
+    def startService(self) -> None:
+        """
+        Accept, and hand off.
+
+        @raise StartFailure: if that is impossible.  Nothing is left behind then.
+        """
+        if not self._ready:
+            # `twist` starts services without their privileged part.
+            self.privilegedStartService()
+        atexit.unregister(self._release)
+        super().startService()
+        with ExitStack() as undo:
+            undo.callback(self._abandon)
+            try:
+                self._start()
+            except OSError as error:
+                exits.failToStart(self._options, f"cannot start: {error}")
+            undo.pop_all()
+
+    def _abandon(self) -> None:
+        """
+        Undo a start that failed.
+        """
+        super().stopService()
+        self._release()
+
+    def _start(self) -> None:
+        self._stopping = False
+        exits.warnOfRoot("portlisten")
+        self._wire.roomChanged = self._resume
+        self._wire.start(*descriptorBudget())
+        signals.onReportSignal(self._reactor, self._wire.report)
+        for bound, port in zip(self._bound, self._described(), strict=True):
+            if port.kind is not Kind.CONNECTIONS:
+                continue
+            acceptor = Acceptor(
+                self._reactor,
+                bound.socket,
+                bound.label,
+                partial(self._wire.room, port.name),
+                partial(self._wire.accepted, port),
+                self._options["retry"],
+                partial(self._wire.busy, port.name),
+            )
+            self._acceptors.append((bound, acceptor))
+        self._resume()
+        ports = ", ".join(port.label for port in self._bound)
+        self.log.info(
+            "listening on {ports}, as uid {uid}; {workers}",
+            ports=ports,
+            uid=os.geteuid(),
+            workers=str(self._wire),
+        )
+        self._state.ready(f"listening on {ports}; {self._wire}")
+
+    def stopService(self) -> Deferred[None]:
+        """
+        Hand off what is held and what waits in the backlogs.  While no worker is
+        there for it, leave the backlogs as they are: one may come.
+        """
+        running = self.running
+        super().stopService()
+        if not running:
+            self._release()
+            return succeed(None)
+        systemd_notify.manager().stopping()
+        self._stopping = True
+        for _, acceptor in self._acceptors:
+            acceptor.park()
+        self._resume()
+        stopped = self._wire.stop(self._options["grace"], self._waits)
+        return stopped.addBoth(lambda result: self._release())
+
+    def _release(self) -> None:
+        self._ready = self._stopping = False
+        for _, acceptor in self._acceptors:
+            acceptor.close()
+        self._acceptors.clear()
+        atexit.unregister(self._release)
+        for port in self._bound:
+            port.cleanUp()
+            for sock in port.sockets:
+                sock.close()
+        self._bound = []
+        self._wire.release()
+
+    def _waits(self) -> bool:
+        """
+        Whether connections wait that would be reset if the ports were closed.
+        """
+        return any(
+            acceptor.waits for bound, acceptor in self._acceptors if not bound.inherited
+        )
+
+    def _resume(self) -> None:
+        if self._stopping:
+            # A successor of the other wire does not wait for the ports.
+            datagram = self._options["wire"] == "datagram"
+            for bound, acceptor in self._acceptors:
+                if self._wire.serves(bound.name):
+                    acceptor.stop(bound.inherited or datagram)
+            return
+        # The first may leave nothing to those after it.
+        self._acceptors.rotate()
+        for _, acceptor in list(self._acceptors):
+            acceptor.resume()
+
+
+def descriptorBudget() -> tuple[int, int]:
+    """
+    Raise the limit of open descriptors as far as it goes, and divide it.
+
+    @return: how many may be connections' at a time, and how many channels there
+        may be.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    free = hard - _openDescriptors() - RESERVE
+    channels = max(1, min(MAXIMUM_CHANNELS, free // 8))
+    return max(1, free - 2 * channels), channels
+
+
+def _openDescriptors() -> int:
+    """
+    How many descriptors are open.  Without /proc, this is how many are open below the
+    lowest free number.
+    """
+    try:
+        return len(os.listdir("/proc/self/fd"))
+    except OSError:
+        lowest, second = os.pipe()
+        os.close(lowest)
+        os.close(second)
+        return lowest
+
+
+def checkApart(port: str | None, path: str) -> None:
+    """
+    See that a port and the channels have two paths.
+
+    @param port: the path of the port; L{None} if it has none.
+    @raise PathError: if they have not.
+    """
+    if port is not None and os.path.realpath(port) == os.path.realpath(path):
+        raise PathError(
+            f"{path} is both a port and PATH, where workers connect: give one of them"
+            " another path"
+        )
