@@ -40,8 +40,8 @@ from portlisten.endpoints import (
     parse,
 )
 from portlisten.errors import EndpointError
-from tests.unit.channel.test_protocol import aMoment, eventually, tcpPair
-from tests.unit.worker import test_worker
+from tests.support import workers
+from tests.support.channels import aMoment, eventually, tcpPair
 from twisted.plugins.portlisten_endpoint import parser
 
 try:
@@ -339,14 +339,14 @@ class ParserTLSTests(ParserTests):
         self.assertIn("pip install 'twisted[tls]'", refusal)
 
 
-class EndpointTestCase(test_worker.ClockedTestCase):
+class EndpointTestCase(workers.ClockedTestCase):
     """
     An endpoint, and a place for a listener made by hand.
     """
 
     async def setUp(self) -> None:
         await super().setUp()
-        self.factory = test_worker.Conversations()
+        self.factory = workers.Conversations()
         self.listened: Deferred[Any] | None = None
         self.ports: list[Any] = []
         self.addCleanup(self.end)
@@ -381,15 +381,15 @@ class EndpointTestCase(test_worker.ClockedTestCase):
         self.listened.addCallback(self.ports.append)
         return self.ports
 
-    async def join(self, **options: Any) -> tuple[test_worker.Listener, Any]:
+    async def join(self, **options: Any) -> tuple[workers.Listener, Any]:
         """
         Start a listener, and have the endpoint join it.
 
         @return: the listener, and the port.
         """
-        listener = test_worker.Listener(self.path)
+        listener = workers.Listener(self.path)
         self.addCleanup(listener.close)
-        listener.greeting = (test_worker.NAMED,)
+        listener.greeting = (workers.NAMED,)
         ports = self.listen(**options)
         self.clock.advance(0)
         await eventually(listener.accept)
@@ -406,7 +406,7 @@ class ListenTests(EndpointTestCase):
         """
         Nothing is done before the reactor runs, when privileges are given up.
         """
-        listener = test_worker.Listener(self.path)
+        listener = workers.Listener(self.path)
         self.addCleanup(listener.close)
         self.listen()
         await aMoment()
@@ -419,7 +419,7 @@ class ListenTests(EndpointTestCase):
         It fires with a port once the listener has said what it listens on.  The
         factory is started at once, while privileges may be there yet.
         """
-        listener = test_worker.Listener(self.path)
+        listener = workers.Listener(self.path)
         self.addCleanup(listener.close)
         listener.greeting = ()
         ports = self.listen()
@@ -427,7 +427,7 @@ class ListenTests(EndpointTestCase):
         await eventually(listener.accept)
         await aMoment()
         self.assertEqual((ports, self.factory.calls), ([], ["start"]))
-        listener.channel.say(test_worker.NAMED)
+        listener.channel.say(workers.NAMED)
         await eventually(lambda: ports)
         self.assertEqual(self.factory.calls, ["start"])
         verifyObject(IListeningPort, ports[0])
@@ -636,7 +636,7 @@ class PortTests(EndpointTestCase):
         self.assertEqual(self.factory.calls, ["start", "stop"])
 
 
-class Shouter(test_worker.Conversation):
+class Shouter(workers.Conversation):
     """
     Says what it is told, in capitals.
     """
@@ -656,7 +656,7 @@ class UDPTests(EndpointTestCase):
         """
         address = InternetAddress("UDP", "127.0.0.1", 53)
         expected = IPv4Address("UDP", "127.0.0.1", 53)
-        listener = test_worker.Listener(self.path)
+        listener = workers.Listener(self.path)
         self.addCleanup(listener.close)
         listener.greeting = (
             ListenerHello(8, (Port(0, address, "dns", Kind.DATAGRAMS),)),

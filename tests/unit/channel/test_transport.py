@@ -29,7 +29,7 @@ from portlisten import _kernel
 from portlisten._channel import transport as _transport
 from portlisten._channel.transport import PAUSE, ChannelTransport, Unread
 from tests.support import watchDescriptors
-from tests.unit.channel.test_protocol import texts
+from tests.support.channels import texts
 
 
 class Reactor(Clock):

@@ -35,8 +35,8 @@ from portlisten._kernel.sockets import Credentials
 from portlisten._process import exits
 from portlisten.errors import StartFailure
 from tests.support import assertOneLine
-from tests.unit.channel.test_protocol import Once, eventually, inReactor, tcpPair, texts
-from tests.unit.worker.test_worker import hear
+from tests.support.channels import Once, eventually, inReactor, tcpPair, texts
+from tests.support.workers import hear
 
 STRING = b"hello, world"
 

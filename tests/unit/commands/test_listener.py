@@ -58,7 +58,7 @@ from portlisten._wire.frames import (
 )
 from portlisten.errors import StartFailure
 from tests.support import assertOneLine, descriptors
-from tests.unit.channel.test_protocol import Peer, aMoment, eventually, inReactor, texts
+from tests.support.channels import Peer, aMoment, eventually, inReactor, texts
 
 #: The uid of somebody else.
 STRANGER = 54321

@@ -29,10 +29,10 @@ from portlisten._worker import datagram as _receiver
 from portlisten._worker.datagram import BATCH, DatagramWorker
 from portlisten._worker.interfaces import IWorker
 from portlisten.errors import PathError
-from tests.unit.channel.test_protocol import aMoment, eventually, texts
-from tests.unit.worker import test_worker
+from tests.support import workers
+from tests.support.channels import aMoment, eventually, texts
 
-PORT = Port(0, test_worker.HELLO.ports[0].address)
+PORT = Port(0, workers.HELLO.ports[0].address)
 
 PATIENCE = 60.0
 GRACE = 10.0
@@ -73,7 +73,7 @@ class Receiver:
         self.socket.close()
 
 
-class WireTestCase(test_worker.ClockedTestCase):
+class WireTestCase(workers.ClockedTestCase):
     """
     The listener's side.
     """
@@ -461,14 +461,14 @@ class WireStopTests(WireTestCase):
         self.assertTrue(stopped.called)
 
 
-class WorkerTestCase(test_worker.ClockedTestCase):
+class WorkerTestCase(workers.ClockedTestCase):
     """
     The worker's side, and a listener of 2002.
     """
 
     async def setUp(self) -> None:
         await super().setUp()
-        self.factory = test_worker.Conversations()
+        self.factory = workers.Conversations()
         self.workers: list[DatagramWorker] = []
         self.sender = _kernel.datagramSocket()
         self.addCleanup(self.sender.close)
@@ -555,7 +555,7 @@ class ReceiveTests(WorkerTestCase):
         [conversation] = await self.served(1)
         await eventually(lambda: conversation.received == b"ping")
         conversation.transport.write(b"pong")
-        self.assertEqual(await test_worker.hear(client), b"pong")
+        self.assertEqual(await workers.hear(client), b"pong")
         self.assertEqual(
             texts(self.logged, "info"), [f"receiving at {self.path} (mode 0660)"]
         )
@@ -643,7 +643,7 @@ class ReceiveTests(WorkerTestCase):
         """
         self.work()
         pairs = [self.client() for _ in range(4)]
-        with test_worker.exhausted() as take:
+        with workers.exhausted() as take:
             for _, accepted in pairs:
                 self.send(accepted.fileno())
             await aMoment()
@@ -671,7 +671,7 @@ class ReceiveTests(WorkerTestCase):
         def fail(*_: Any) -> None:
             raise OSError(errno.ENOMEM, "Cannot allocate memory")
 
-        with test_worker.monkeyPatched(_kernel, "receive", fail):
+        with workers.monkeyPatched(_kernel, "receive", fail):
             worker.doRead()
         self.assertEqual(
             texts(self.logged, "error"),
@@ -874,7 +874,7 @@ class WorkerStopTests(WorkerTestCase):
         worker = self.work()
         self.reactor.removeReader(worker)
         pairs = [self.client() for _ in range(4)]
-        with test_worker.exhausted() as take:
+        with workers.exhausted() as take:
             for _, accepted in pairs:
                 self.send(accepted.fileno())
             stopped = worker.stop()

@@ -12,7 +12,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from portlisten._listener.departures import INTERVAL, SLICE, Departures
 from tests.support import watchDescriptors
-from tests.unit.channel.test_protocol import tcpPair
+from tests.support.channels import tcpPair
 
 
 class Waiting:

@@ -17,8 +17,8 @@ from portlisten import _kernel
 from portlisten._listener.sharing import LOOK, Sharing
 from portlisten._model import InternetAddress, Kind, Port, UnixAddress
 from tests.support import RunningClock, watchDescriptors
-from tests.unit.channel.test_protocol import texts
-from tests.unit.listener.test_dispatcher import DispatcherTestCase, RecordingChannel
+from tests.support.channels import texts
+from tests.support.dispatchers import DispatcherTestCase, RecordingChannel
 
 WEB = Port(7, InternetAddress("TCP", "127.0.0.1", 80), "shared", Kind.LISTENER)
 GROUP = Port(8, InternetAddress("TCP", "127.0.0.1", 81), "group", Kind.GROUP)

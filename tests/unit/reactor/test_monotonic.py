@@ -38,7 +38,7 @@ from portlisten._reactor.monotonic import (
     own,
 )
 from tests.support import TurningClock, watchDescriptors
-from tests.unit.channel.test_protocol import texts
+from tests.support.channels import texts
 
 
 class BareReactor(ReactorBase):

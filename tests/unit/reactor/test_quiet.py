@@ -9,7 +9,7 @@ from twisted.logger import Logger, capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 
 from portlisten._reactor.quiet import INTERVAL, MOST, Quiet, quiet
-from tests.unit.channel.test_protocol import texts
+from tests.support.channels import texts
 
 LINE = "{who} knocks"
 

@@ -14,12 +14,12 @@ from zope.interface import implementer
 
 from portlisten._wire.frames import Closed, Drain, Drained
 from portlisten.interfaces import IDrainable
-from tests.unit.channel.test_protocol import eventually
-from tests.unit.worker import test_worker
+from tests.support import workers
+from tests.support.channels import eventually
 
 
 @implementer(IDrainable)
-class Drainable(test_worker.Conversation):
+class Drainable(workers.Conversation):
     """
     Keeps how often it was drained, and says goodbye.
     """
@@ -32,12 +32,12 @@ class Drainable(test_worker.Conversation):
         self.transport.loseConnection()  # type: ignore[union-attr]
 
 
-class AdoptionTestCase(test_worker.WorkerTestCase):
+class AdoptionTestCase(workers.WorkerTestCase):
     """
     A worker with a listener made by hand.
     """
 
-    async def closed(self, listener: test_worker.Listener, id: int) -> None:
+    async def closed(self, listener: workers.Listener, id: int) -> None:
         """
         Wait until the listener hears that a connection has ended, which it is
         told once.
@@ -70,7 +70,7 @@ class TransportTests(AdoptionTestCase):
         listener = await self.join()
         _, conversation = await self.serve(listener)
         self.assertRegex(conversation.transport.logPrefix(), "^Conversation,[0-9]+,")
-        self.factory.build = test_worker.HalfConversation
+        self.factory.build = workers.HalfConversation
         _, conversation = await self.serve(listener, id=2)
         self.assertRegex(
             conversation.transport.logPrefix(), "^half a conversation,[0-9]+,"
@@ -83,7 +83,7 @@ class TransportTests(AdoptionTestCase):
         """
         listener = await self.join()
         client, conversation = await self.serve(listener, id=3)
-        other = test_worker.Conversation(self.factory)
+        other = workers.Conversation(self.factory)
         conversation.transport.protocol = other
         client.sendall(b"upgraded")
         await eventually(lambda: other.received == b"upgraded")
@@ -147,7 +147,7 @@ class DrainTests(AdoptionTestCase):
         self.stopped = self.worker.stop()
         self.worker.stop()
         for client in clients:
-            self.assertEqual(await test_worker.hear(client), b"goodbye")
+            self.assertEqual(await workers.hear(client), b"goodbye")
         await eventually(lambda: not self.worker.serving)
         self.assertEqual([each.drained for each in self.factory.conversations], [1, 1])
 
@@ -167,7 +167,7 @@ class DrainTests(AdoptionTestCase):
         self.factory.build = Drainable
         well, _ = await self.serve(listener, 2)
         self.worker.stop()
-        self.assertEqual(await test_worker.hear(well), b"goodbye")
+        self.assertEqual(await workers.hear(well), b"goodbye")
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
         await eventually(lambda: listener.channel.heard(Drain))
         sore.close()
@@ -178,7 +178,7 @@ class DrainTests(AdoptionTestCase):
         """
         stops: list[Any] = []
 
-        class Last(test_worker.Conversation):
+        class Last(workers.Conversation):
             def connectionLost(conversation, reason: Any = None) -> None:
                 super().connectionLost(reason)
                 stops.append(self.worker.stop())
@@ -200,7 +200,7 @@ class DrainTests(AdoptionTestCase):
         self.factory.made = lambda made: self.worker.stop() and None
         listener = await self.join()
         client, conversation = await self.serve(listener)
-        self.assertEqual(await test_worker.hear(client), b"goodbye")
+        self.assertEqual(await workers.hear(client), b"goodbye")
         self.assertEqual(conversation.drained, 1)
 
     async def test_adoptedLater(self) -> None:
@@ -218,7 +218,7 @@ class DrainTests(AdoptionTestCase):
 
         # It is adopted once its claim is in the kernel.
         self.reactor.adopting = stopOnceClaimed
-        self.assertEqual(await test_worker.hear(client), b"goodbye")
+        self.assertEqual(await workers.hear(client), b"goodbye")
         [conversation] = self.factory.conversations
         await eventually(lambda: conversation.lost)
         self.assertEqual(conversation.drained, 1)
@@ -233,7 +233,7 @@ class DrainTests(AdoptionTestCase):
         listener = await self.join()
         client, _ = await self.serve(listener)
         self.worker.stop()
-        self.assertEqual(await test_worker.hear(client), b"goodbye")
+        self.assertEqual(await workers.hear(client), b"goodbye")
 
     async def test_replaced(self) -> None:
         """
@@ -246,7 +246,7 @@ class DrainTests(AdoptionTestCase):
         other.transport = conversation.transport
         conversation.transport.protocol = other
         self.worker.stop()
-        self.assertEqual(await test_worker.hear(client), b"goodbye")
+        self.assertEqual(await workers.hear(client), b"goodbye")
         self.assertEqual((conversation.drained, other.drained), (0, 1))
 
     async def test_notDrainable(self) -> None:

@@ -34,8 +34,8 @@ from portlisten._worker import shared_ports as _lent
 from portlisten._worker.shared_ports import DatagramPorts
 from portlisten._worker.worker import Worker
 from tests.support import watchDescriptors
-from tests.unit.channel.test_protocol import aMoment, eventually, texts
-from tests.unit.worker.test_worker import (
+from tests.support.channels import aMoment, eventually, texts
+from tests.support.workers import (
     GRACE,
     RETRY,
     Conversation,

@@ -1,0 +1,273 @@
+"""
+What tests of channels have in common: peers, waiting, and recorders.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from twisted.internet import reactor
+from twisted.internet.protocol import Factory, Protocol
+from twisted.internet.task import deferLater
+from twisted.logger import formatEvent
+from twisted.trial.unittest import TestCase
+from zope.interface import implementer
+
+from portlisten import _kernel
+from portlisten._listener.interfaces import IChannel, IDispatcher
+from portlisten._model import Port
+from portlisten._wire.frames import (
+    Decoder,
+    Frame,
+    Listener,
+    Offer,
+    Vocabulary,
+    encode,
+)
+from portlisten._worker.interfaces import IAdopter, IWorkerChannel
+from tests.support import watchDescriptors
+
+PATIENCE = 5.0
+
+
+async def eventually(condition: Callable[[], Any], patience: float = PATIENCE) -> None:
+    """
+    Let the reactor run until something holds, for some seconds at the most.
+    """
+    deadline = time.monotonic() + patience
+    while not condition():
+        if time.monotonic() > deadline:
+            raise AssertionError(f"still not so after {patience:g} s")
+        await deferLater(reactor, 0.002)
+
+
+async def aMoment() -> None:
+    """
+    Let the reactor go round a few times: enough for what must not happen.
+    """
+    for _ in range(5):
+        await deferLater(reactor, 0.002)
+
+
+async def inReactor(test: TestCase) -> None:
+    """
+    Have the reactor run from here on to the end of the test, and watch its
+    descriptors.  To be called first in C{setUp}: as it starts to run, the
+    reactor opens some that are not the test's.
+    """
+    await deferLater(reactor, 0)
+    watchDescriptors(test)
+
+
+def tcpPair(
+    family: socket.AddressFamily = socket.AF_INET,
+) -> tuple[socket.socket, socket.socket]:
+    """
+    Make a TCP connection over the loopback.
+
+    @return: the client's end, and the accepted end, which is non-blocking.
+    """
+    host = "127.0.0.1" if family == socket.AF_INET else "::1"
+    with socket.create_server((host, 0), family=family) as port:
+        client = socket.create_connection(port.getsockname()[:2], timeout=PATIENCE)
+        accepted, _ = port.accept()
+    accepted.setblocking(False)
+    return client, accepted
+
+
+def texts(events: Iterable[Any], level: str) -> list[str]:
+    """
+    The log lines of one level.
+    """
+    return [formatEvent(event) for event in events if event["log_level"].name == level]
+
+
+class Once(Factory):
+    """
+    Builds the one protocol that it was given.
+    """
+
+    noisy = False
+
+    def __init__(self, protocol: Protocol) -> None:
+        self._protocol = protocol
+
+    def buildProtocol(self, addr: Any) -> Protocol:
+        return self._protocol
+
+
+class Peer:
+    """
+    The other end of a channel, spoken by hand.
+
+    @ivar frames: what it has read so far.
+    @ivar descriptors: those that came with it.
+    @ivar ended: whether it has read the end.
+    """
+
+    def __init__(self, sock: socket.socket, vocabulary: Vocabulary) -> None:
+        sock.setblocking(False)
+        self.socket = sock
+        self._decoder = Decoder(vocabulary)
+        self.frames: list[Frame] = []
+        self.descriptors: list[int] = []
+        self.ended = False
+
+    def say(self, *what: Frame | bytes, descriptors: Sequence[int] = ()) -> None:
+        """
+        Write frames, or bytes that pretend to be some, in one message.
+        """
+        data = b"".join(
+            each if isinstance(each, bytes) else encode(each) for each in what
+        )
+        socket.send_fds(self.socket, [data], descriptors)
+
+    def read(self) -> list[Frame]:
+        """
+        Take in what has come.
+        """
+        while not self.ended:
+            try:
+                data, descriptors = _kernel.receive(self.socket)
+            except BlockingIOError:
+                break
+            except ConnectionResetError:
+                data, descriptors = b"", []
+            self.ended = not data
+            self.descriptors += descriptors
+            self.frames += self._decoder.feed(data)
+        return self.frames
+
+    def heard(self, kind: type[Frame]) -> list[Any]:
+        """
+        Those of the frames so far that are of a kind.
+        """
+        return [frame for frame in self.read() if isinstance(frame, kind)]
+
+    def hasEnded(self) -> bool:
+        """
+        Read on, and say whether the channel was closed.
+        """
+        self.read()
+        return self.ended
+
+    def close(self) -> None:
+        """
+        Die.
+        """
+        self.socket.close()
+        for descriptor in self.descriptors:
+            os.close(descriptor)
+        self.descriptors = []
+
+
+@implementer(IDispatcher)
+class RecordingDispatcher:
+    """
+    Keeps what it is told, the channel left out.
+
+    @ivar react: called with each event, once it is kept.
+    """
+
+    def __init__(self) -> None:
+        self.events: list[tuple[Any, ...]] = []
+        self.react: Callable[[tuple[Any, ...]], None] = lambda event: None
+
+    def _keep(self, *event: Any) -> None:
+        self.events.append(event)
+        self.react(event)
+
+    def connected(self, channel: IChannel) -> None:
+        self._keep("connected")
+
+    def joined(self, channel: IChannel, window: int, ports: Sequence[Port]) -> None:
+        self._keep("joined", window, *(port.name for port in ports))
+
+    def claimed(self, channel: IChannel, ids: Sequence[int]) -> None:
+        self._keep("claimed", tuple(ids))
+
+    def refused(self, channel: IChannel, ids: Sequence[int], reason: str) -> None:
+        self._keep("refused", tuple(ids), reason)
+
+    def closed(self, channel: IChannel, ids: Sequence[int]) -> None:
+        self._keep("closed", tuple(ids))
+
+    def gone(self, channel: IChannel, ids: Sequence[int]) -> None:
+        self._keep("gone", tuple(ids))
+
+    def draining(self, channel: IChannel) -> None:
+        self._keep("draining")
+
+    def revoking(self, channel: IChannel) -> None:
+        self._keep("revoking")
+
+    def parted(self, channel: IChannel, reason: str) -> None:
+        self._keep("parted", reason)
+
+    def died(self, channel: IChannel) -> None:
+        self._keep("died")
+
+    def disconnected(self, channel: IChannel) -> None:
+        channel.dismiss()
+        self._keep("disconnected")
+
+
+@implementer(IAdopter)
+class RecordingAdopter:
+    """
+    Keeps what it is told, the channel left out, and what it is given.
+
+    @ivar descriptors: what was adopted, by the offer's id.
+    @ivar lentDescriptors: what was lent.
+    @ivar react: called with each event, once it is kept.
+    """
+
+    def __init__(self) -> None:
+        self.events: list[tuple[Any, ...]] = []
+        self.descriptors: dict[int, int] = {}
+        self.lentDescriptors: list[int] = []
+        self.react: Callable[[tuple[Any, ...]], None] = lambda event: None
+
+    def _keep(self, *event: Any) -> None:
+        self.events.append(event)
+        self.react(event)
+
+    def registered(self, channel: IWorkerChannel, ports: Sequence[Port]) -> None:
+        self._keep("registered", ports)
+
+    def adopt(self, channel: IWorkerChannel, offer: Offer, descriptor: int) -> None:
+        self.descriptors[offer.id] = descriptor
+        self._keep("adopt", offer)
+
+    def lent(
+        self, channel: IWorkerChannel, listener: Listener, descriptor: int
+    ) -> None:
+        self.lentDescriptors.append(descriptor)
+        self._keep("lent", listener)
+
+    def withdrawn(self, channel: IWorkerChannel, cookie: int) -> None:
+        self._keep("withdrawn", cookie)
+
+    def drained(self, channel: IWorkerChannel) -> None:
+        self._keep("drained")
+
+    def lost(self, channel: IWorkerChannel, reason: str | None) -> None:
+        self._keep("lost", reason)
+
+    @property
+    def adopted(self) -> list[int]:
+        """
+        The ids of what was adopted, in order.
+        """
+        return [event[1].id for event in self.events if event[0] == "adopt"]
+
+    @property
+    def lostFor(self) -> list[str | None]:
+        """
+        Why the channel was lost, if it was.
+        """
+        return [event[1] for event in self.events if event[0] == "lost"]

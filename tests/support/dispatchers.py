@@ -1,0 +1,248 @@
+"""
+What tests of the dispatcher have in common.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+from typing import Any
+
+from twisted.internet.task import Clock
+from twisted.logger import capturedLogs
+from twisted.trial.unittest import SynchronousTestCase
+from zope.interface import implementer
+
+from portlisten._listener.dispatcher import (
+    FAREWELL,
+    WITNESS_INTERVAL,
+    Dispatcher,
+)
+from portlisten._listener.interfaces import IChannel, IConnection
+from portlisten._listener.sharing import Sharing
+from portlisten._model import InternetAddress, Port
+from portlisten._policy.ledger import Ledger
+from portlisten._policy.throttle import Throttle
+from tests.support import (
+    RunningClock,
+    watchDescriptors,
+)
+from tests.support.channels import tcpPair
+
+PATIENCE = 60.0
+
+
+HOLD = 1.0
+
+
+CLAIM_TIMEOUT = 5.0
+
+
+PAUSE = 0.1
+
+
+NAMES = ("", "web", "mail")
+
+
+NOTHING = Sharing(Clock(), {}, 1, 1, 1)
+
+
+def portOf(name: str = "", number: int = 0) -> Port:
+    """
+    Make a port of this name.
+    """
+    return Port(number, InternetAddress("TCP", "192.0.2.1", 80), name)
+
+
+@implementer(IChannel)
+class RecordingChannel:
+    """
+    Keeps what it is told.
+
+    @ivar reads: whether it reads what it is sent.
+    @ivar child: the process that it stands for.
+    @ivar offers: the ids and connections that it was offered.
+    @ivar kept: of each offer, whether it was to be kept for a flush.
+    @ivar flushes: how many offers there were at each flush.
+    @ivar calls: everything else.
+    """
+
+    def __init__(self, label: str, user: int = 1000) -> None:
+        self.label = label
+        self.user = user
+        self.reads = True
+        self.child: subprocess.Popen[bytes] | None = None
+        self.offers: list[tuple[int, IConnection]] = []
+        self.ports: list[int] = []
+        self.kept: list[bool] = []
+        self.flushes: list[int] = []
+        self.calls: list[tuple[Any, ...]] = []
+
+    def offer(
+        self, id: int, port: int, connection: IConnection, more: bool = False
+    ) -> None:
+        self.offers.append((id, connection))
+        self.ports.append(port)
+        self.kept.append(more)
+
+    def flush(self) -> None:
+        self.flushes.append(len(self.offers))
+
+    def lend(self, port: int, sock: socket.socket) -> None:
+        self.calls.append(("lend", port, sock))
+
+    def withdraw(self, sock: socket.socket) -> None:
+        self.calls.append(("withdraw", sock))
+
+    def unread(self) -> bool:
+        return not self.reads
+
+    def inFlight(self) -> int:
+        return 0 if self.reads else len(self.offers)
+
+    def process(self) -> int | None:
+        if self.child is None:
+            return None
+        return os.pidfd_open(self.child.pid)
+
+    def dismiss(self) -> bool:
+        self.calls.append(("dismiss",))
+        return True
+
+    def drained(self) -> None:
+        self.calls.append(("drained",))
+
+    def revoke(self, reason: str) -> None:
+        self.calls.append(("revoke", reason))
+
+    def bye(self, reason: str) -> None:
+        self.calls.append(("bye", reason))
+
+    @property
+    def ids(self) -> list[int]:
+        """
+        The ids that it was offered, in order.
+        """
+        return [id for id, _ in self.offers]
+
+
+class DispatcherTestCase(SynchronousTestCase):
+    """
+    A L{Dispatcher} with room for a few connections to wait.
+    """
+
+    queue = 2
+
+    def setUp(self) -> None:
+        watchDescriptors(self)
+        logs = capturedLogs()
+        self.logged = logs.__enter__()
+        self.addCleanup(logs.__exit__, None, None, None)
+        self.clock = RunningClock()
+        self.timeouts = 0
+        self.roomChanges = 0
+        self.ledger = Ledger(
+            self.queue, 100, PATIENCE, HOLD, CLAIM_TIMEOUT, PAUSE, names=NAMES
+        )
+        self.throttle = Throttle(free=1, first=2.0, longest=10.0)
+        self.dispatcher = Dispatcher(
+            self.clock, self.ledger, self.throttle, self.sharing(), self.timedOut
+        )
+        self.dispatcher.roomChanged = self.roomChanged
+        self.clients: list[socket.socket] = []
+        self.addCleanup(self.end)
+
+    def sharing(self) -> Sharing:
+        """
+        Make what lends the sockets of shared ports.
+        """
+        return NOTHING
+
+    def end(self) -> None:
+        """
+        Stop, and see that nothing is left: no descriptors, no delayed calls.
+        """
+        stopped = self.dispatcher.stop(0)
+        self.clock.pump([WITNESS_INTERVAL, FAREWELL, WITNESS_INTERVAL])
+        self.successResultOf(stopped)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+        self.assertEqual(self.ledger.held, 0)
+
+    def timedOut(self) -> None:
+        self.timeouts += 1
+        self.openThen = list(map(self.isOpen, self.clients))
+
+    def roomChanged(self) -> None:
+        self.roomChanges += 1
+
+    def accept(
+        self, count: int = 1, port: int = 0, name: str = ""
+    ) -> list[socket.socket]:
+        """
+        Have connections come in.
+
+        @return: the clients.
+        """
+        batch = []
+        clients = []
+        for _ in range(count):
+            client, accepted = tcpPair()
+            self.addCleanup(client.close)
+            client.setblocking(False)
+            clients.append(client)
+            self.clients.append(client)
+            batch.append((accepted, client.getsockname()))
+        self.dispatcher.accepted(portOf(name, port), batch)
+        return clients
+
+    def join(
+        self,
+        label: str = "worker 1",
+        window: int = 4,
+        user: int = 1000,
+        names: tuple[str, ...] = (),
+    ) -> RecordingChannel:
+        """
+        Have a worker join, which wants the ports of these names, or all.
+        """
+        channel = RecordingChannel(label, user)
+        self.dispatcher.connected(channel)
+        ports = [portOf(name, number) for number, name in enumerate(names or NAMES)]
+        self.dispatcher.joined(channel, window, ports)
+        return channel
+
+    def die(self, channel: RecordingChannel) -> None:
+        """
+        Have a worker die.
+        """
+        self.dispatcher.died(channel)
+        self.dispatcher.disconnected(channel)
+
+    def adopt(self, channel: RecordingChannel) -> socket.socket:
+        """
+        Adopt what was offered last, as the worker does: with a descriptor of
+        its own, once the claim is made.
+        """
+        id, connection = channel.offers[-1]
+        self.dispatcher.claimed(channel, [id])
+        own = socket.fromfd(connection.fileno(), socket.AF_INET, socket.SOCK_STREAM)
+        self.addCleanup(own.close)
+        return own
+
+    def isOpen(self, client: socket.socket) -> bool:
+        """
+        Say whether anybody still holds the other end of a client's connection.
+        """
+        try:
+            return client.recv(1, socket.MSG_PEEK) != b""
+        except BlockingIOError:
+            return True
+        except ConnectionResetError:
+            return False
+
+    def witness(self) -> None:
+        """
+        Let the time pass until the kernel is asked the next time.
+        """
+        self.clock.advance(WITNESS_INTERVAL)
