@@ -137,7 +137,7 @@ class DatagramWire:
         return 0.0
 
     def bind(
-        self, ports: Sequence[Port], shared: Mapping[Port, Sequence[socket]]
+        self, ports: Sequence[Port], shared: Mapping[int, Sequence[socket]]
     ) -> None:
         """
         See L{IWire}.  On this wire nothing can be shared.

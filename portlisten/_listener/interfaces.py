@@ -77,13 +77,14 @@ class IWire(Interface):
         @raise StartFailure: if this process is told to stop meanwhile.
         """
 
-    def bind(ports: Sequence[Port], shared: Mapping[Port, Sequence[socket]]) -> None:
+    def bind(ports: Sequence[Port], shared: Mapping[int, Sequence[socket]]) -> None:
         """
         Bind what it needs, as whoever the process is when it starts.
 
         @param ports: what is listened on.
-        @param shared: the sockets of those that are shared.  They stay the
-            caller's, who keeps them open until the L{stop} is over.
+        @param shared: the sockets of those that are shared, by the numbers of the
+            ports.  They stay the caller's, who keeps them open until the L{stop} is
+            over.
         @raise CannotBind: if that is impossible.  Nothing stays bound then.
         @raise PathError: likewise, because of the path.
         @raise OSError: likewise.

@@ -77,7 +77,7 @@ class ListenerService(Service):
                 self._wire.bind(
                     ports,
                     {
-                        port: bound.sockets
+                        port.number: bound.sockets
                         for port, bound in zip(ports, self._bound, strict=True)
                         if port.kind is not Kind.CONNECTIONS
                     },

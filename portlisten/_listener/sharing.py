@@ -53,8 +53,9 @@ class Sharing:
     """
     The sockets of the listener's shared ports.
 
-    @param sockets: those of each port.  They stay the caller's, who keeps them
-        open for as long as there are workers.
+    @param ports: the listener's, not all of which need be shared.
+    @param sockets: those of each shared port, by its number.  They stay the caller's,
+        who keeps them open for as long as there are workers.
     @param backlog: the length of their queues.
     @param timeout: how long a worker may take to read what it is lent, in seconds.
     @param budget: how many sockets may be on their way to workers.
@@ -65,22 +66,24 @@ class Sharing:
     def __init__(
         self,
         reactor: IReactorTime,
-        sockets: Mapping[Port, Sequence[socket.socket]],
+        ports: Sequence[Port],
+        sockets: Mapping[int, Sequence[socket.socket]],
         backlog: int,
         timeout: float,
         budget: int,
     ) -> None:
         self._reactor = reactor
+        self._ports = [port for port in ports if port.number in sockets]
         self._sockets = sockets
         self._backlog = backlog
         self._timeout = timeout
         self._budget = budget
-        self._book = Shares(sockets)
+        self._book = Shares(self._ports, sockets)
         self._divided = {
             sock
-            for port, each in sockets.items()
+            for port in self._ports
             if port.kind is Kind.GROUP
-            for sock in each
+            for sock in sockets[port.number]
         }
         # With each, whether it is offered connections as well.
         self._borrowers: dict[IChannel, bool] = {}
@@ -103,10 +106,10 @@ class Sharing:
         @return: whether that was possible.
         """
         wanted = list(ports)
-        shared = [port for port in wanted if port in self._sockets]
+        shared = [port for port in wanted if port.number in self._sockets]
         if not shared:
             return True
-        count = sum(len(self._sockets[port]) for port in shared)
+        count = sum(len(self._sockets[port.number]) for port in shared)
         onTheirWay = sum(len(each.sockets) for each in self._unread.values())
         if onTheirWay and onTheirWay + count > self._budget:
             return False
@@ -202,8 +205,8 @@ class Sharing:
         self._schedule()
 
     def _mend(self) -> None:
-        for port, sockets in self._sockets.items():
-            for sock in sockets:
+        for port in self._ports:
+            for sock in self._sockets[port.number]:
                 sock.setblocking(False)
                 if sock not in self._lost and _kernel.shutDown(sock):
                     self._restore(port, sock)

@@ -98,7 +98,7 @@ class StreamWire:
         return HANDOVER
 
     def bind(
-        self, ports: Sequence[Port], shared: Mapping[Port, Sequence[socket.socket]]
+        self, ports: Sequence[Port], shared: Mapping[int, Sequence[socket.socket]]
     ) -> None:
         """
         See L{IWire}.
@@ -162,6 +162,7 @@ class StreamWire:
             Throttle(longest=options["throttle"]),
             Sharing(
                 self._reactor,
+                self._hello.ports,
                 self._shared,
                 self._backlog,
                 options["claim-timeout"],

@@ -57,21 +57,24 @@ class Shares:
     """
     The book.
 
-    @param sockets: what stands for the sockets of each shared port.
+    @param ports: the shared ports.
+    @param sockets: what stands for the sockets of each, by its number.
     """
 
-    def __init__(self, sockets: Mapping[Port, Sequence[Hashable]]) -> None:
+    def __init__(
+        self, ports: Sequence[Port], sockets: Mapping[int, Sequence[Hashable]]
+    ) -> None:
         self._common = {
-            port: each[0]
-            for port, each in sockets.items()
+            port.number: sockets[port.number][0]
+            for port in ports
             if port.kind is not Kind.GROUP
         }
         self._borrowers: dict[Hashable, dict[Hashable, None]] = {
             socket: {} for socket in self._common.values()
         }
         self._groups = {
-            port: _Group(port.number, each)
-            for port, each in sockets.items()
+            port.number: _Group(port.number, sockets[port.number])
+            for port in ports
             if port.kind is Kind.GROUP
         }
 
@@ -82,12 +85,12 @@ class Shares:
         """
         decisions: list[Decision] = []
         for port in ports:
-            if port in self._common:
-                socket = self._common[port]
+            if port.number in self._common:
+                socket = self._common[port.number]
                 self._borrowers[socket][channel] = None
                 decisions.append(Lend(channel, port.number, socket))
-            elif port in self._groups:
-                decisions.extend(self._groups[port].joined(channel))
+            elif port.number in self._groups:
+                decisions.extend(self._groups[port.number].joined(channel))
         return decisions
 
     def left(self, channel: Hashable) -> list[Decision]:

@@ -45,7 +45,7 @@ PAUSE = 0.1
 NAMES = ("", "web", "mail")
 
 
-NOTHING = Sharing(Clock(), {}, 1, 1, 1)
+NOTHING = Sharing(Clock(), (), {}, 1, 1, 1)
 
 
 def portOf(name: str = "", number: int = 0) -> Port:

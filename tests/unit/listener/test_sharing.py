@@ -59,7 +59,8 @@ class SharingTests(SynchronousTestCase):
         """
         Share some.
         """
-        return Sharing(self.clock, sockets, 5, timeout=2.0, budget=5)
+        numbered = {port.number: each for port, each in sockets.items()}
+        return Sharing(self.clock, [*sockets], numbered, 5, timeout=2.0, budget=5)
 
     def shutDown(self, sock: socket.socket) -> None:
         """
@@ -295,7 +296,7 @@ class SharingTests(SynchronousTestCase):
         """
         However short the time is, it has passed.
         """
-        self.sharing = Sharing(self.clock, {WEB: [self.sock]}, 5, 0.01, 5)
+        self.sharing = Sharing(self.clock, [WEB], {WEB.number: [self.sock]}, 5, 0.01, 5)
         first = RecordingChannel("first")
         self.sharing.joined(first, [WEB])
         self.clock.advance(LOOK - 0.001)
@@ -389,7 +390,7 @@ class SharingTests(SynchronousTestCase):
             other.reads = True
         self.clock.advance(LOOK)
         self.assertTrue(self.sharing.joined(others[2], [WEB, DNS]))
-        many = Sharing(self.clock, {GROUP: [self.sock] * 9}, 5, 2.0, 5)
+        many = Sharing(self.clock, [GROUP], {GROUP.number: [self.sock] * 9}, 5, 2.0, 5)
         self.assertTrue(many.joined(self.channel, [GROUP]))
 
 
@@ -405,7 +406,7 @@ class DispatcherTests(DispatcherTestCase):
         self.sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(2)]
         for sock in self.sockets:
             self.addCleanup(sock.close)
-        return Sharing(self.clock, {GROUP: self.sockets}, 5, 5.0, 5)
+        return Sharing(self.clock, [GROUP], {GROUP.number: self.sockets}, 5, 5.0, 5)
 
     def share(self, label: str, *others: Port) -> RecordingChannel:
         """

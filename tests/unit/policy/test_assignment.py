@@ -29,7 +29,7 @@ class CommonTests(SynchronousTestCase):
         """
         Share two.
         """
-        self.shares = Shares({COMMON: ["a"], UDP: ["b"]})
+        self.shares = Shares([COMMON, UDP], {COMMON.number: ["a"], UDP.number: ["b"]})
 
     def test_everybody(self) -> None:
         """
@@ -61,7 +61,7 @@ class GroupTests(SynchronousTestCase):
         """
         Share a port with these.
         """
-        self.shares = Shares({GROUP: sockets})
+        self.shares = Shares([GROUP], {GROUP.number: sockets})
 
     def join(self, channel: str) -> list[Decision]:
         """
@@ -128,7 +128,7 @@ class GroupTests(SynchronousTestCase):
         Two ports have nothing to do with each other.
         """
         other = Port(4, GROUP.address, "other", Kind.GROUP)
-        self.shares = Shares({GROUP: "ab", other: "cd"})
+        self.shares = Shares([GROUP, other], {GROUP.number: "ab", other.number: "cd"})
         self.join("x")
         self.assertEqual(
             self.shares.joined("y", [other]),
@@ -147,7 +147,7 @@ class GroupTests(SynchronousTestCase):
         it has not, and no socket is without a worker in between.
         """
         sockets = range(count)
-        shares = Shares({GROUP: sockets})
+        shares = Shares([GROUP], {GROUP.number: sockets})
         has: dict[int, set[int]] = {}
         for joins, channel in history:
             if joins and channel not in has:

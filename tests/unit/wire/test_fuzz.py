@@ -487,7 +487,9 @@ class MutatedWorkerTests(SynchronousTestCase):
         self.held: list[socket.socket] = []
         clock = RunningClock()
         ledger = Ledger(8, 64, 60.0, names=[port.name for port in PORTS])
-        dispatcher = Dispatcher(clock, ledger, Throttle(), Sharing(clock, {}, 1, 1, 1))
+        dispatcher = Dispatcher(
+            clock, ledger, Throttle(), Sharing(clock, (), {}, 1, 1, 1)
+        )
         bad = End(clock, dispatcher, 1)
         good = End(clock, dispatcher, 2)
         good.channel.dataReceived(encode(WorkerHello(2)))
