@@ -14,7 +14,6 @@ The program takes the place of this process, so its supervisor sees no other.
 from __future__ import annotations
 
 import errno
-import fcntl
 import math
 import os
 import shutil
@@ -32,14 +31,12 @@ from portlisten._channel import paths
 from portlisten._commands.options import JoiningOptions, printVersion
 from portlisten._config import values
 from portlisten._model import Port
+from portlisten._process import listen_fds
 from portlisten._wire.frames import (
     portNames,
 )
 from portlisten._worker.joining import receive
 from portlisten.errors import PathError, ProtocolError
-
-#: The first descriptor: C{SD_LISTEN_FDS_START} in sd_listen_fds(3).
-FIRST = 3
 
 #: Seconds between two tries to connect to the listener.
 RETRY = 0.1
@@ -238,21 +235,6 @@ def _ask(
     return sock, received
 
 
-def arrange(descriptors: Sequence[int]) -> None:
-    """
-    Have descriptors be 3 and on, and stay open in another program.  Takes them.
-
-    @raise OSError: if there is no room.
-    """
-    end = FIRST + len(descriptors)
-    # First out of the way of each other.
-    high = [fcntl.fcntl(each, fcntl.F_DUPFD_CLOEXEC, end) for each in descriptors]
-    for number, descriptor in enumerate(high, FIRST):
-        os.dup2(descriptor, number)
-    for descriptor in {*descriptors, *high} - set(range(FIRST, end)):
-        os.close(descriptor)
-
-
 def execute(options: ExecOptions) -> None:
     """
     Become the program.
@@ -272,26 +254,20 @@ def execute(options: ExecOptions) -> None:
     sock, received = obtain(
         options["path"], options["name"], options["listener-user"], options["timeout"]
     )
-    for number, (port, _) in enumerate(received, FIRST):
+    for number, (port, _) in enumerate(received, listen_fds.FIRST):
         _say(f"{port.label} is descriptor {number}")
     try:
-        arrange([*(descriptor for _, descriptor in received), sock.detach()])
+        listen_fds.arrange([*(descriptor for _, descriptor in received), sock.detach()])
     except OSError as error:
         raise CannotRun(
             f"no room for {len(received)} sockets: {error.strerror}; raise 'ulimit -n'"
         ) from None
-    environment = {
-        **os.environ,
-        "LISTEN_PID": str(os.getpid()),
-        "LISTEN_FDS": str(len(received)),
-        # systemd's word for what has no name.
-        "LISTEN_FDNAMES": ":".join(port.name or "unknown" for port, _ in received),
-    }
+    passed = listen_fds.environment([port.name for port, _ in received])
     # Python ignores them, and a program inherits that.
     for number in (signal.SIGPIPE, signal.SIGXFSZ):
         signal.signal(number, signal.SIG_DFL)
     try:
-        os.execve(found, [program, *arguments], environment)  # noqa: S606
+        os.execve(found, [program, *arguments], {**os.environ, **passed})  # noqa: S606
     except OSError as error:
         why = error.strerror
         if error.errno == errno.ENOENT:
