@@ -114,3 +114,11 @@ class EndpointError(SystemExit, ValueError):
 
     def __init__(self, message: str) -> None:
         super().__init__(f"portlisten: {message}")
+
+
+def firstLine(error: object) -> str:
+    """
+    Give an error's text in one line: its first, or the name of its type if it has
+    none.
+    """
+    return (str(error).splitlines() or [type(error).__name__])[0]

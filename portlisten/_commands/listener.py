@@ -266,21 +266,21 @@ def makeService(options: Options, reactor: Any = None) -> IService:
             _ports.parse(description, backlog) for description in options["listen"]
         ]
         shared = [
-            _ports.parseShared(description, backlog) for description in options["share"]
+            _ports.parse(description, backlog, shared=True)
+            for description in options["share"]
         ]
     except BadDescription as error:
         options.refuse(str(error))
     try:
         for port in [*listened, *shared]:
-            checkApart(_ports.pathOf(port), options["path"])
+            checkApart(port.path, options["path"])
     except PathError as error:
         options.refuse(str(error))
     for port in listened:
-        name = _ports.nameOf(port)
-        if name and name in (each.name for each in shared):
+        if port.name and port.name in (each.name for each in shared):
             options.refuse(
-                f"{name!r} is both shared and listened on, and a worker that asks for"
-                " it would get both: give one of them another name"
+                f"{port.name!r} is both shared and listened on, and a worker that asks"
+                " for it would get both: give one of them another name"
             )
     signals.ownProcess(reactor, options["retry"])
 

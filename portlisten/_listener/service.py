@@ -20,10 +20,11 @@ from twisted.application.service import Service
 from twisted.internet.defer import Deferred, succeed
 from twisted.logger import Logger
 
+from portlisten._config.ports import PortSettings
 from portlisten._listener.interfaces import IWire
 from portlisten._model import Kind, Port
-from portlisten._ports import parsing as _ports
 from portlisten._ports.accepting import Acceptor
+from portlisten._ports.binding import BoundPort, bind
 from portlisten._process import exits, signals, systemd_notify
 from portlisten.errors import CannotBind, PathError
 
@@ -46,14 +47,14 @@ class ListenerService(Service):
     log = Logger()
 
     def __init__(
-        self, reactor: Any, options: Any, ports: list[Any], wire: IWire
+        self, reactor: Any, options: Any, ports: list[PortSettings], wire: IWire
     ) -> None:
         self._reactor = reactor
         self._options = options
         self._wanted = ports
         self._wire = wire
-        self._bound: list[_ports.BoundPort] = []
-        self._acceptors: deque[tuple[_ports.BoundPort, Acceptor]] = deque()
+        self._bound: list[BoundPort] = []
+        self._acceptors: deque[tuple[BoundPort, Acceptor]] = deque()
         self._ready = False
         self._stopping = False
         self._state = systemd_notify.manager().begin()
@@ -99,7 +100,7 @@ class ListenerService(Service):
         for wanted in self._wanted:
             while True:
                 try:
-                    self._bound.extend(_ports.bind(wanted))
+                    self._bound.extend(bind(wanted))
                     break
                 except CannotBind as error:
                     if error.errno != errno.EADDRINUSE or time.monotonic() >= end:

@@ -33,6 +33,7 @@ from zope.interface.verify import verifyObject
 from portlisten import _kernel
 from portlisten._commands import listener
 from portlisten._commands.listener import Options, makeService
+from portlisten._config.ports import PortSettings
 from portlisten._kernel.sockets import Credentials
 from portlisten._listener import service as listenerService
 from portlisten._listener import stream as _stream
@@ -541,11 +542,13 @@ class MakeServiceTests(ListenerTestCase):
         The backlog is the one asked for, or the longest that there is.
         """
         backlogs: list[int] = []
-        self.patch(
-            listener._ports,
-            "parse",
-            lambda description, backlog: backlogs.append(backlog),
-        )
+        parse = listener._ports.parse
+
+        def record(description: str, backlog: int) -> PortSettings:
+            backlogs.append(backlog)
+            return parse(description, backlog)
+
+        self.patch(listener._ports, "parse", record)
         self.make("--backlog", "7")
         self.make()
         self.assertEqual(backlogs, [7, listener.somaxconn()])

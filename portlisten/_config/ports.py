@@ -1,0 +1,119 @@
+"""
+The settings of a port to be bound.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+from portlisten._model import portName
+
+#: How many sockets a port may have.
+MAXIMUM_REUSEPORT = 64
+
+
+class PortKind(Enum):
+    """
+    How a port is bound.
+
+    @cvar NUMBER: a TCP port on every interface, IPv4 and IPv6, or IPv4 alone if the
+        host has no IPv6.
+    @cvar TCP: a TCP port on one address, or on all addresses of IPv4 or of IPv6.
+    @cvar UDP: a UDP port on one address, or on all addresses of IPv4 or of IPv6.
+    @cvar UNIX: a Unix stream socket with a path.
+    @cvar INHERITED: a bound socket that another process made, as systemd does.
+    """
+
+    NUMBER = "number"
+    TCP = "tcp"
+    UDP = "udp"
+    UNIX = "unix"
+    INHERITED = "inherited"
+
+
+@dataclass(frozen=True)
+class PortSettings:
+    """
+    A port to be bound.  What a kind of port does not have is left at its default.
+
+    @ivar kind: how it is bound.
+    @ivar description: the text that these settings were made of, for errors.
+    @ivar name: what workers call it, or nothing.
+    @ivar shared: whether workers get its sockets, and not its connections.
+    @ivar reuseport: how many sockets share a TCP port by C{SO_REUSEPORT}; L{None} for
+        one socket without it.
+    @ivar backlog: how many connections wait in the kernel, for sockets that listen.
+    @ivar host: the address or its name, for TCP and UDP; nothing is all of IPv4.
+    @ivar number: the number of a TCP or UDP port; 0 lets the kernel choose.
+    @ivar path: the path of a Unix socket; L{None} for any other port.
+    @ivar mode: the permissions of that path.
+    @ivar lock: whether to lock that path as Twisted does: by a symbolic link beside
+        it, which leads to the number of this process.
+    @ivar descriptor: the inherited one; -1 for any other port.
+    """
+
+    kind: PortKind
+    description: str
+    name: str = ""
+    shared: bool = False
+    reuseport: int | None = None
+    backlog: int = 0
+    host: str = ""
+    number: int = 0
+    path: str | None = None
+    mode: int = 0o666
+    lock: bool = True
+    descriptor: int = -1
+
+    def __post_init__(self) -> None:
+        """
+        Check what holds for every port.
+
+        @raise ValueError: if the settings contradict each other.
+        """
+        if self.name:
+            portName(self.name)
+        if self.kind is PortKind.UDP and not self.shared:
+            raise ValueError(
+                f"{self.description!r} has no connections to hand off: use --share"
+            )
+        if self.reuseport is not None:
+            self._checkReuseport(self.reuseport)
+        self._checkGiven(
+            PortKind.UNIX, "a Unix socket", "a path", self.path is not None
+        )
+        self._checkGiven(
+            PortKind.INHERITED,
+            "an inherited socket",
+            "a descriptor",
+            self.descriptor >= 0,
+        )
+
+    def _checkGiven(self, kind: PortKind, what: str, part: str, given: bool) -> None:
+        """
+        Check that the ports of a kind have a part, and that no other ports have it.
+        """
+        if given and self.kind is not kind:
+            raise ValueError(f"{self.description!r}: only {what} has {part}")
+        if self.kind is kind and not given:
+            raise ValueError(f"{self.description!r}: {what} needs {part}")
+
+    def _checkReuseport(self, count: int) -> None:
+        if not self.shared:
+            raise ValueError(f"{self.description!r}: reuseport is for --share")
+        if self.kind not in (PortKind.NUMBER, PortKind.TCP):
+            raise ValueError(f"{self.description!r}: reuseport is for TCP ports only")
+        if not 1 <= count <= MAXIMUM_REUSEPORT:
+            raise ValueError(
+                f"{self.description!r}: reuseport is how many sockets to bind, from 1"
+                f" to {MAXIMUM_REUSEPORT}"
+            )
+
+    def __str__(self) -> str:
+        """
+        The port, for errors.
+        """
+        if self.kind is PortKind.NUMBER:
+            return f"port {self.number}"
+        return self.description

@@ -1,0 +1,355 @@
+"""
+From the settings of a port to bound sockets.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import stat
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from twisted.python.lockfile import FilesystemLock
+
+from portlisten import _kernel
+from portlisten._channel.paths import BoundPath
+from portlisten._config.ports import PortKind, PortSettings
+from portlisten._model import (
+    Address,
+    InternetAddress,
+    Kind,
+    UnixAddress,
+    describe,
+)
+from portlisten._process import listen_fds
+from portlisten.errors import CannotBind, WrongSocket, firstLine
+
+
+@dataclass(frozen=True)
+class BoundPort:
+    """
+    A bound port.
+
+    @ivar sockets: non-blocking, and listening unless they are for datagrams; one,
+        but for L{Kind.GROUP}.  The owner of the port closes them.
+    @ivar address: where it listens.
+    @ivar cleanUp: call it once, before the sockets are closed.
+    @ivar name: what the operator called it, or nothing.
+    @ivar kind: what workers get of it.
+    @ivar inherited: whether another process has its sockets as well, and keeps them.
+    """
+
+    sockets: list[socket.socket]
+    address: Address
+    cleanUp: Callable[[], None] = lambda: None
+    name: str = ""
+    kind: Kind = Kind.CONNECTIONS
+    inherited: bool = False
+
+    @property
+    def socket(self) -> socket.socket:
+        """
+        The first of them.
+        """
+        return self.sockets[0]
+
+    @property
+    def path(self) -> str | None:
+        """
+        The path of a Unix socket; L{None} if it has none.
+        """
+        name = self.address.name if isinstance(self.address, UnixAddress) else None
+        return None if not name or name.startswith(b"\0") else os.fsdecode(name)
+
+    @property
+    def label(self) -> str:
+        """
+        The address as an endpoint description, for the log.
+        """
+        count = f", {len(self.sockets)} sockets" if len(self.sockets) > 1 else ""
+        shared = f" (shared{count})" if self.kind is not Kind.CONNECTIONS else ""
+        return describe(self.address, self.name) + shared
+
+
+def bind(settings: PortSettings) -> list[BoundPort]:
+    """
+    Bind a port.
+
+    @return: the port, or two for a number: IPv4 and IPv6.  They and their sockets are
+        the caller's, and so is an inherited descriptor from now on.
+    @raise CannotBind: if that is impossible.  Nothing stays bound then, and an
+        inherited descriptor stays open as it was.
+    """
+    try:
+        with ExitStack() as undo:
+            bound = _BINDERS[settings.kind](settings, undo)
+            undo.pop_all()
+    except (OSError, OverflowError, ValueError) as error:
+        number = getattr(error, "errno", None) or 0
+        raise CannotBind(_explain(settings, error), number) from error
+    return bound
+
+
+# Each of these binds one kind of port, or raises an OSError, OverflowError or
+# ValueError.  `undo` gets what closes or removes all that it opened or made.
+
+
+def _bindNumber(settings: PortSettings, undo: ExitStack) -> list[BoundPort]:
+    """
+    Bind a TCP port for IPv4, then for IPv6 if the host has it.
+    """
+    first = _listen(settings, "0.0.0.0", settings.number, undo)  # noqa: S104
+    bound = [_describe(settings, first)]
+    # With port 0 the kernel has chosen one by now.
+    number = first[0].getsockname()[1]
+    try:
+        with ExitStack() as half:
+            second = _listen(settings, "::", number, half)
+            undo.push(half.pop_all())
+    except OSError as error:
+        if error.errno not in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL):
+            raise
+    else:
+        bound.append(_describe(settings, second))
+    return bound
+
+
+def _bindTCP(settings: PortSettings, undo: ExitStack) -> list[BoundPort]:
+    """
+    Bind a TCP port on one address.
+    """
+    sockets = _listen(settings, settings.host, settings.number, undo)
+    return [_describe(settings, sockets)]
+
+
+def _bindUDP(settings: PortSettings, undo: ExitStack) -> list[BoundPort]:
+    """
+    Bind a UDP port.
+    """
+    sock = _open(settings.host, socket.SOCK_DGRAM, undo)
+    sock.bind((settings.host, settings.number))
+    return [_describe(settings, [sock])]
+
+
+def _bindUnix(settings: PortSettings, undo: ExitStack) -> list[BoundPort]:
+    """
+    Bind a path.  The permissions are right from the first moment, and nothing changes
+    them later: another user might have put something else at the path.
+    """
+    assert settings.path is not None
+    unlock = _lock(settings.path) if settings.lock else lambda: None
+    undo.callback(unlock)
+    sock = undo.enter_context(
+        socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    )
+    umask = os.umask(0o777 & ~settings.mode)
+    try:
+        sock.bind(settings.path)
+    finally:
+        os.umask(umask)
+    path = BoundPath(settings.path, sock)
+    undo.callback(path.remove)
+    sock.listen(settings.backlog)
+
+    def cleanUp() -> None:
+        path.remove()
+        unlock()
+
+    return [_describe(settings, [sock], cleanUp)]
+
+
+def _lock(path: str) -> Callable[[], None]:
+    """
+    Lock a path, and remove it if its last owner died.
+
+    @return: unlocks it.
+    @raise ValueError: if another process has the lock.
+    """
+    lock: Any = FilesystemLock(f"{path}.lock")
+    if not lock.lock():
+        raise ValueError(
+            f"Cannot acquire lock {lock.name}: a process that lives has it"
+        )
+    if not lock.clean:
+        try:
+            if stat.S_ISSOCK(os.lstat(path).st_mode):
+                os.remove(path)
+        except OSError:
+            pass  # binding says why, if that is impossible
+
+    def unlock() -> None:
+        try:
+            lock.unlock()
+        except (OSError, ValueError):
+            pass  # after privileges were dropped, it may not be ours to remove
+
+    return unlock
+
+
+def _takeInherited(settings: PortSettings, undo: ExitStack) -> list[BoundPort]:
+    """
+    Take a socket that another process made.  It stays that process's as well: nothing
+    here shuts it down, removes its path, or changes the path's mode, all of which a
+    Twisted port would do.
+
+    The descriptor becomes the L{BoundPort}'s.  If this raises, nothing keeps the
+    descriptor, and it stays open.
+    """
+    sock = socket.socket(fileno=settings.descriptor)
+    undo.callback(sock.detach)
+    _checkInherited(sock, settings.shared)
+    sock.set_inheritable(False)
+    sock.setblocking(False)
+    return [_describe(settings, [sock], inherited=True)]
+
+
+def _checkInherited(sock: socket.socket, shared: bool) -> None:
+    """
+    Check that an inherited socket can be used.
+
+    @param shared: whether workers get the socket itself, which may be UDP's then.
+    @raise ValueError: if it is of no use.
+    """
+    try:
+        kind = _kernel.kindOf(sock)
+    except WrongSocket as error:
+        raise ValueError(
+            f"the inherited descriptor is {error}: {listen_fds.rightUnit(sock)}"
+        ) from None
+    if kind is Kind.DATAGRAMS and not shared:
+        raise ValueError(
+            "the inherited descriptor is a UDP socket, which has no connections to hand"
+            " off: use --share"
+        )
+    if kind is Kind.CONNECTIONS:
+        raise ValueError(
+            "the inherited descriptor is a stream socket that does not listen: its"
+            " socket unit should have Accept=no"
+        )
+
+
+_BINDERS = {
+    PortKind.NUMBER: _bindNumber,
+    PortKind.TCP: _bindTCP,
+    PortKind.UDP: _bindUDP,
+    PortKind.UNIX: _bindUnix,
+    PortKind.INHERITED: _takeInherited,
+}
+
+
+def _listen(
+    settings: PortSettings, host: str, number: int, undo: ExitStack
+) -> list[socket.socket]:
+    """
+    Bind TCP sockets that listen: as many as the settings say, all on one port.
+
+    @param undo: gets what closes them.
+    @raise OSError: if that fails.
+    """
+    shares = settings.reuseport is not None
+    if shares:
+        # Others of this user who bind likewise would take their share, unnoticed.
+        with ExitStack() as probe:
+            _openTCP(host, probe).bind((host, number))
+    sockets: list[socket.socket] = []
+    for _ in range(settings.reuseport or 1):
+        sock = _openTCP(host, undo)
+        if shares:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        sock.bind((host, number))
+        sock.listen(settings.backlog)
+        number = sock.getsockname()[1]
+        sockets.append(sock)
+    return sockets
+
+
+def _openTCP(host: str, undo: ExitStack) -> socket.socket:
+    """
+    Open a TCP socket.  Connections that linger from before do not keep its port from
+    being bound.
+
+    @param undo: gets what closes it.
+    """
+    sock = _open(host, socket.SOCK_STREAM, undo)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    return sock
+
+
+def _open(host: str, kind: int, undo: ExitStack) -> socket.socket:
+    """
+    Open a non-blocking socket to be bound to an address.  A socket for IPv6 is for
+    that alone.
+
+    @param undo: gets what closes it.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    sock = undo.enter_context(socket.socket(family, kind | socket.SOCK_NONBLOCK))
+    if family == socket.AF_INET6:
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+    return sock
+
+
+def _describe(
+    settings: PortSettings,
+    sockets: list[socket.socket],
+    cleanUp: Callable[[], None] = lambda: None,
+    inherited: bool = False,
+) -> BoundPort:
+    address = _addressOf(sockets[0])
+    kind = _kindOf(settings, sockets)
+    return BoundPort(sockets, address, cleanUp, settings.name, kind, inherited)
+
+
+def _addressOf(sock: socket.socket) -> Address:
+    name = sock.getsockname()
+    if sock.family == socket.AF_UNIX:
+        return UnixAddress(os.fsencode(name))
+    host, number, *rest = name
+    scope = rest[1] if rest else 0
+    protocol: Literal["TCP", "UDP"] = "UDP" if sock.type == socket.SOCK_DGRAM else "TCP"
+    return InternetAddress(protocol, host, number, scope)
+
+
+def _kindOf(settings: PortSettings, sockets: list[socket.socket]) -> Kind:
+    """
+    Say what workers get of a port.
+    """
+    if not settings.shared:
+        return Kind.CONNECTIONS
+    if sockets[0].type == socket.SOCK_DGRAM:
+        return Kind.DATAGRAMS
+    return Kind.GROUP if len(sockets) > 1 else Kind.LISTENER
+
+
+_ADVICE = {
+    errno.EACCES: (
+        "; for a port below 1024 start as root and add --uid, or grant"
+        " CAP_NET_BIND_SERVICE"
+    ),
+    errno.EADDRINUSE: "; 'ss -lntup' shows who has it",
+    errno.EADDRNOTAVAIL: "; 'ip address' shows the addresses of this host",
+}
+
+_PATH_ADVICE = {
+    errno.EACCES: (
+        "; the user that starts the listener must be able to write to the folder"
+    ),
+    errno.EADDRINUSE: "; 'ss -lxp' shows who has it: if nobody has, remove it",
+    errno.ENOENT: "; make the folder first",
+}
+
+
+def _explain(settings: PortSettings, error: Exception) -> str:
+    number = getattr(error, "errno", None)
+    if number is None:
+        reason = firstLine(error)
+    elif isinstance(error, OSError) and number < 0:
+        reason = str(error.strerror)  # its errno is getaddrinfo's
+    else:
+        reason = os.strerror(number)
+    advice = (_PATH_ADVICE if settings.path else _ADVICE).get(number or 0, "")
+    return f"cannot listen on {settings}: {reason}{advice}"
