@@ -12,7 +12,6 @@ from typing import Any, TypeVar
 
 from twisted.internet.address import UNIXAddress
 from twisted.internet.defer import Deferred, fail
-from twisted.internet.endpoints import quoteStringArgument, serverFromString
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import (
     IAddress,
@@ -21,7 +20,6 @@ from twisted.internet.interfaces import (
     IStreamServerEndpoint,
 )
 from twisted.internet.protocol import DatagramProtocol, Factory
-from twisted.python.failure import Failure
 from twisted.python.usage import UsageError
 from zope.interface import implementer
 
@@ -29,6 +27,7 @@ from portlisten._config import values
 from portlisten._process import systemd_notify
 from portlisten._reactor.monotonic import ours
 from portlisten._wire.frames import portNames
+from portlisten._worker import tls
 from portlisten._worker.addresses import twistedAddress
 from portlisten._worker.datagram import DatagramWorker
 from portlisten._worker.interfaces import IWorker
@@ -37,8 +36,6 @@ from portlisten._worker.worker import Worker
 from portlisten.errors import EndpointError, PathError
 
 T = TypeVar("T")
-
-_TLS = ("privateKey", "certKey", "extraCertChain", "dhParameters")
 
 
 def _several(names: Collection[str]) -> tuple[str, ...]:
@@ -358,21 +355,21 @@ def parse(reactor: Any, *arguments: str, **options: str) -> IStreamServerEndpoin
     if wire not in _WIRES:
         raise EndpointError(f"wire: {wire!r} is none of {', '.join(_WIRES)}")
     endpoint, known = _WIRES[wire]
-    tls = {name: options.pop(name) for name in _TLS if name in options}
+    files = {name: options.pop(name) for name in tls.FILES if name in options}
     understood: dict[str, Any] = {}
     for name, text in options.items():
         if name not in known:
             raise EndpointError(
                 f"a description with wire={wire} has no option {name!r}, only"
-                f" {', '.join([*known, *_TLS])}"
+                f" {', '.join([*known, *tls.FILES])}"
             )
         keyword, understand = known[name]
         try:
             understood[keyword] = understand(text)
         except ValueError as error:
             raise EndpointError(f"{name}: {error}") from None
-    if tls:
-        understood["contextFactory"] = _context(tls)
+    if files:
+        understood["contextFactory"] = tls.contextFactory(files)
     made: IStreamServerEndpoint = endpoint(reactor, arguments[0], **understood)
     return made
 
@@ -427,55 +424,3 @@ _WIRES: dict[str, tuple[Any, dict[str, tuple[str, Callable[[str], Any]]]]] = {
         },
     ),
 }
-
-
-class _TakesContext:
-    """
-    A reactor that listens nowhere: it only tells with what context.
-    """
-
-    def listenSSL(
-        self, port: int, factory: object, contextFactory: Any, **options: object
-    ) -> Any:
-        contextFactory.getContext()  # which fails if the files do not go together
-        return contextFactory
-
-
-def _context(files: dict[str, str]) -> Any:
-    """
-    Have Twisted's C{ssl:} make sense of the files.
-
-    @return: a context factory.
-    @raise EndpointError: if one does not load.
-    """
-    if "privateKey" not in files:
-        raise EndpointError(f"{next(iter(files))} needs privateKey, the key's file")
-    try:
-        import OpenSSL  # noqa: F401
-    except ImportError:
-        raise EndpointError("TLS needs pyOpenSSL: pip install 'twisted[tls]'") from None
-    description = "ssl:0" + "".join(
-        f":{name}={quoteStringArgument(file)}" for name, file in files.items()
-    )
-    results: list[Any] = []
-    try:
-        endpoint = serverFromString(_TakesContext(), description)
-        endpoint.listen(Factory()).addBoth(results.append)
-        if isinstance(results[0], Failure):
-            results[0].raiseException()
-    except Exception as error:
-        what = ", ".join(f"{name}={file}" for name, file in files.items())
-        raise EndpointError(f"TLS does not load from {what}: {_why(error)}") from error
-    return results[0]
-
-
-def _why(error: Exception) -> str:
-    """
-    What is the matter with a file, in one line.
-    """
-    if isinstance(error, OSError):
-        return f"{error.filename}: {error.strerror}"
-    if error.args and isinstance(error.args[0], list):
-        # OpenSSL's: triples of library, function and reason.
-        return "OpenSSL says: " + "; ".join(each[-1] for each in error.args[0])
-    return " ".join(str(error).split())

@@ -4,14 +4,11 @@ Tests for L{portlisten.endpoints}.
 
 from __future__ import annotations
 
-import gc
 import os
 import pwd
 import socket
 import sys
-from datetime import datetime, timedelta, timezone
 from typing import Any
-from unittest.mock import patch
 
 from twisted.internet import reactor
 from twisted.internet.address import IPv4Address, UNIXAddress
@@ -41,62 +38,9 @@ from portlisten.endpoints import (
 )
 from portlisten.errors import EndpointError
 from tests.support import workers
+from tests.support.certificates import OpenSSL, certify, needsTLS
 from tests.support.channels import aMoment, eventually, tcpPair
 from twisted.plugins.portlisten_endpoint import parser
-
-try:
-    import OpenSSL
-except ImportError:
-    OpenSSL = None  # type: ignore[assignment]
-
-needsTLS = "" if OpenSSL else "pyOpenSSL is not installed: pip install 'twisted[tls]'"
-
-
-def certify(name: str) -> tuple[str, str]:
-    """
-    Make a key, and a certificate of it for C{localhost}.
-
-    @return: their files.
-    """
-    from cryptography import x509
-    from cryptography.hazmat.primitives import hashes, serialization
-    from cryptography.hazmat.primitives.asymmetric import ec
-
-    key = ec.generate_private_key(ec.SECP256R1())
-    subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
-    now = datetime.now(timezone.utc)
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(subject)
-        .public_key(key.public_key())
-        .serial_number(1)
-        .not_valid_before(now - timedelta(hours=1))
-        .not_valid_after(now + timedelta(hours=1))
-        .add_extension(
-            x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False
-        )
-        .sign(key, hashes.SHA256())
-    )
-    pem = serialization.Encoding.PEM
-    with open(f"{name}.key", "wb") as file:
-        file.write(
-            key.private_bytes(
-                pem,
-                serialization.PrivateFormat.PKCS8,
-                serialization.NoEncryption(),
-            )
-        )
-    with open(f"{name}.pem", "wb") as file:
-        file.write(certificate.public_bytes(pem))
-    return f"{name}.key", f"{name}.pem"
-
-
-def quoted(path: str) -> str:
-    """
-    A path as descriptions take it, from here.
-    """
-    return path.replace(":", r"\:")
 
 
 class ParserTests(SynchronousTestCase):
@@ -248,95 +192,43 @@ class ParserTests(SynchronousTestCase):
         self.assertIn("needs Linux, and this is win32", self.refusal("portlisten:path"))
 
 
-class ParserTLSTests(ParserTests):
+class ParserTLSTests(SynchronousTestCase):
     """
-    Those options that make it TLS.
+    The options of a description that make it TLS.
     """
 
     if needsTLS:
         skip = needsTLS
 
-    def setUp(self) -> None:
-        os.makedirs(folder := os.path.dirname(self.mktemp()), exist_ok=True)
-        self.prefix = os.path.join(folder, "it")
-        self.key, self.certificate = certify(self.prefix)
-
     def test_files(self) -> None:
         """
-        They are read at once.
+        They are files, whose names may be any, and which are read at once.
         """
-        understood = self.understand(
-            f"portlisten:web.sock:privateKey={self.key}:certKey={self.certificate}"
+        os.makedirs(folder := os.path.dirname(self.mktemp()), exist_ok=True)
+        files = certify(os.path.join(folder, "a:b"))
+        key, certificate = (path.replace(":", r"\:") for path in files)
+        endpoint = serverFromString(
+            reactor, f"portlisten:web.sock:privateKey={key}:certKey={certificate}"
         )
-        os.unlink(self.key)
-        os.unlink(self.certificate)
+        for path in files:
+            os.unlink(path)
         self.assertIsInstance(
-            understood["contextFactory"].getContext(), OpenSSL.SSL.Context
+            endpoint._contextFactory.getContext(), OpenSSL.SSL.Context
         )
 
-    def test_oneFile(self) -> None:
+    def test_refused(self) -> None:
         """
-        Key and certificate may be in one file, whose name may be any.
+        A description whose files do not load is refused.
         """
-        name = f"{self.prefix}:both"
-        with open(name, "w") as both:
-            for path in (self.key, self.certificate):
-                with open(path) as file:
-                    both.write(file.read())
-        self.understand(f"portlisten:web.sock:privateKey={quoted(name)}")
-
-    def test_chain(self) -> None:
-        """
-        A chain of certificates goes along.
-        """
-        _, other = certify(f"{self.prefix}2")
-        understood = self.understand(
-            f"portlisten:web.sock:privateKey={self.key}:certKey={self.certificate}"
-            f":extraCertChain={other}"
+        error = self.assertRaises(
+            EndpointError,
+            serverFromString,
+            reactor,
+            "portlisten:web.sock:certKey=missing.pem",
         )
-        self.assertEqual(len(understood["contextFactory"].extraCertChain), 1)
-
-    def test_noKey(self) -> None:
-        """
-        Nothing of it is of use without a key.
-        """
-        for option in ("certKey", "extraCertChain", "dhParameters"):
-            self.assertEqual(
-                self.refusal(f"portlisten:web.sock:{option}={self.certificate}"),
-                f"portlisten: {option} needs privateKey, the key's file",
-            )
-
-    def test_unloadable(self) -> None:
-        """
-        Whatever does not load is refused, with the file's name and the reason.
-        """
-        otherKey, _ = certify(f"{self.prefix}2")
-        with open(empty := f"{self.prefix}.empty", "w"):
-            pass
-        good = f"privateKey={self.key}:certKey={self.certificate}"
-        for options, why in [
-            ("privateKey=missing.pem", "missing.pem: No such file or directory"),
-            (f"privateKey={os.getcwd()}", "Is a directory"),
-            (f"privateKey={empty}:certKey={self.certificate}", "OpenSSL says: "),
-            (f"privateKey={self.key}", "OpenSSL says: "),
-            (f"privateKey={otherKey}:certKey={self.certificate}", "do not match"),
-            (f"{good}:extraCertChain={empty}", "doesn't contain any valid"),
-            (f"{good}:dhParameters={empty}", "OpenSSL says: "),
-        ]:
-            refusal = self.refusal(f"portlisten:web.sock:{options}")
-            self.assertIn(why, refusal)
-            for option in options.split(":"):
-                self.assertIn(option, refusal)
-        # An error of OpenSSL's has its file open for as long as it is around.
-        gc.collect()
-
-    def test_noOpenSSL(self) -> None:
-        """
-        Where the library is missing, the refusal says how to install it.
-        """
-        with patch.dict(sys.modules, {"OpenSSL": None}):
-            refusal = self.refusal(f"portlisten:web.sock:privateKey={self.key}")
-        self.assertIn("pip install 'twisted[tls]'", refusal)
+        self.assertEqual(
+            str(error), "portlisten: certKey needs privateKey, the key's file"
+        )
 
 
 class EndpointTestCase(workers.ClockedTestCase):
