@@ -38,6 +38,7 @@ ALSO = [
     "twisted.internet.protocol",
     "twisted.protocols.policies",
     "twisted.protocols.tls",
+    "twisted.python.deprecate",
     "twisted.web.http",
     "twisted.web.server",
 ]

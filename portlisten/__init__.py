@@ -6,6 +6,6 @@ I{workers}, own the connections, which travel to them as file descriptors over
 a Unix socket.
 """
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"
 
 __all__ = ["__version__"]

@@ -35,6 +35,13 @@ from portlisten._worker.shared_ports import DatagramPorts
 from portlisten._worker.worker import Worker
 from portlisten.errors import EndpointError, PathError
 
+__all__ = [
+    "PortlistenServerEndpoint",
+    "DatagramServerEndpoint",
+    "PortlistenUDPEndpoint",
+    "EndpointError",
+]
+
 T = TypeVar("T")
 
 

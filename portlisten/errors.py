@@ -6,6 +6,22 @@ The text of each says what is wrong and, where that helps, what to do.
 
 from __future__ import annotations
 
+__all__ = [
+    "ProtocolError",
+    "MalformedFrame",
+    "UnknownFrame",
+    "OversizedFrame",
+    "VersionMismatch",
+    "UnknownName",
+    "WrongKind",
+    "WrongSocket",
+    "PathError",
+    "BadDescription",
+    "CannotBind",
+    "StartFailure",
+    "EndpointError",
+]
+
 
 class ProtocolError(Exception):
     """

@@ -6,6 +6,8 @@ from __future__ import annotations
 
 from zope.interface import Interface
 
+__all__ = ["IDrainable"]
+
 
 class IDrainable(Interface):
     """
