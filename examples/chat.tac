@@ -1,6 +1,6 @@
 """
-A chat: what one client says, all others read.  Change what stands at the top, and run
-it beside a listener, in one folder::
+A chat: all other clients read what one client says.  Change the settings at the top, and
+run this file and a listener in one folder::
 
     twistd --pidfile listener.pid --nodaemon portlisten 10000 ./socket
     twistd --pidfile chat.pid -noy chat.tac
@@ -8,9 +8,9 @@ it beside a listener, in one folder::
 As root, add C{--uid nobody} to the listener, before C{portlisten}, and C{--group
 daemon} after it.
 
-The connections last.  When the server stops, L{Chat.drain} says goodbye.  Otherwise
-clients would see connections that break.  They can connect again at once, and wait
-for the next server.
+The connections have no end of their own.  When the server stops, L{Chat.drain} says
+goodbye.  Otherwise clients would see broken connections.  Clients can connect again at
+once, and then wait for the next server.
 """
 
 import os

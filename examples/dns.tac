@@ -1,6 +1,6 @@
 r"""
-A name server: it answers for what RECORDS has, over UDP and TCP.  Change what stands
-at the top, and run it beside a listener, in one folder::
+A name server: it answers with the records of RECORDS, over UDP and TCP.  Change the
+settings at the top, and run this file and a listener in one folder::
 
     twistd --pidfile listener.pid --nodaemon portlisten \
         --share dns=udp:10053 --share dns=tcp:10053 ./socket

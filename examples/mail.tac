@@ -1,7 +1,7 @@
 """
-A mail server: it takes mail for any user of DOMAIN, and writes each into a file of
-its own in FOLDER, which has to be USER's.  Change what stands at the top, and run it
-beside a listener, in one folder::
+A mail server: it takes mail for any user of DOMAIN.  It writes each mail into a file of
+its own in FOLDER, which must belong to USER.  Change the settings at the top, and run this
+file and a listener in one folder::
 
     twistd --pidfile listener.pid --nodaemon portlisten smtp=10025 ./socket
     twistd --pidfile mail.pid -noy mail.tac

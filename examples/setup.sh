@@ -1,12 +1,12 @@
-# Sourced by the examples.  Makes a temporary folder, finds twistd and the users to
-# run it as, and ends all that was started.
+# The examples source this file.  It makes a temporary folder, finds twistd and the users
+# of the two sides, and at the end stops all processes that an example started.
 
 source=$(cd "$(dirname "$0")/.." && pwd)
 folder=$(mktemp -d "${TMPDIR:-/tmp}/portlisten.XXXXXX")
 chmod 755 "$folder"
 started=''
 
-# End all that was started, the last first.
+# End all started processes, the last first.
 stop_all() {
     for process in $started; do
         kill "$process" 2>/dev/null || true
@@ -23,7 +23,7 @@ alive() {
     esac
 }
 
-# Say which processes ended by themselves, and show their logs.  Fail if none did.
+# Name the processes that ended by themselves, and show their logs.  Fail if none ended.
 some_ended() {
     ended=1
     for file in "$folder"/*.process; do
@@ -79,7 +79,8 @@ install() {
     bin=$folder/venv/bin
 }
 
-# Take what tests/run has installed, if the workers' user can read it, too.
+# Use the environment that tests/run has made, if the workers' user can read it, too.
+# Otherwise install.
 find_or_install() {
     bin=$source/.venv/bin
     if ! "$bin/python" -c 'import portlisten, OpenSSL' 2>/dev/null ||
@@ -101,7 +102,7 @@ show() {
     echo "\$$shown"
 }
 
-# Start twistd in the background, after showing how: start NAME ARGUMENTS...
+# Show a twistd command, and start it in the background: start NAME ARGUMENTS...
 start() {
     name=$1
     shift
@@ -121,7 +122,7 @@ start_program() {
     note "$name" "$!"
 }
 
-# Note a process that runs, and must not end by itself: note NAME PROCESS
+# Note a running process that must not end by itself: note NAME PROCESS
 note() {
     started="$2 $started"
     echo "$2" >"$folder/$1.process"
@@ -134,7 +135,7 @@ end() {
     kill "$process"
 }
 
-# Wait until what was started has logged something: wait_for NAME PATTERN
+# Wait until the log of a process has a line: wait_for NAME PATTERN
 wait_for() {
     for _ in $(seq 300); do
         grep -q "$2" "$1.log" && return
@@ -146,7 +147,7 @@ wait_for() {
     exit 1
 }
 
-# Be a client that says nothing, and print the answer: hear PORT
+# Connect as a client that says nothing, and print the answer: hear PORT
 hear() {
     "$bin/python" - "$1" <<'END'
 import socket, sys

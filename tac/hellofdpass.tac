@@ -1,11 +1,11 @@
 """
-A worker.  Change what stands at the top, and run it beside a listener::
+A worker.  Change the settings at the top, and run it beside a listener::
 
     twistd --pidfile listener.pid -noy portlisten.tac
     twistd --pidfile worker.pid -noy hellofdpass.tac
 
-It needs no privilege but to write to PATH.  Started as root, it becomes USER, whose
-group has to be the GROUP of the listener.
+It needs no privilege except to write to PATH.  If it is started as root, it becomes
+USER.  USER's group must be the GROUP of the listener.
 """
 
 import os

@@ -1,11 +1,11 @@
 """
-A listener.  Change what stands at the top, and run it beside a worker::
+A listener.  Change the settings at the top, and run it beside a worker::
 
     twistd --pidfile listener.pid -noy portlisten.tac
     twistd --pidfile worker.pid -noy hellofdpass.tac
 
-Started as root, it binds the port first, becomes USER then, and lets the members of
-GROUP be workers.
+If it is started as root, it binds the port, and then becomes USER.  Members of GROUP may
+be workers.
 """
 
 import os
