@@ -3,7 +3,7 @@ Tests that feed L{portlisten._wire.frames} and L{portlisten._channel.protocol} w
 honest peer would write, and what honest ones write in pieces of every size.
 
 C{PORTLISTEN_FUZZ} says how many mutated streams the decoder is fed; a channel,
-which is slower, is fed a hundredth of them.
+which is slower, is fed a hundredth of them, and never fewer than L{FEWEST}.
 """
 
 from __future__ import annotations
@@ -51,6 +51,10 @@ from tests.support import RunningClock, watchDescriptors
 COUNT = int(os.environ.get("PORTLISTEN_FUZZ", "100000"))
 SEED = int(os.environ.get("PORTLISTEN_SEED", "1"))
 HEADER = 4
+
+#: How many streams a channel is fed at the least: enough that each kind of worker is
+#: among those that write them.
+FEWEST = 100
 
 FRAMES_FROM_LISTENER: list[Frame] = [
     ListenerHello(
@@ -477,7 +481,7 @@ class MutatedWorkerTests(SynchronousTestCase):
         """
         source = random.Random(SEED)
         self.gains: set[frozenset[int]] = set()
-        for _ in range(max(1, COUNT // 100)):
+        for _ in range(max(FEWEST, COUNT // 100)):
             self.tryOne(source)
         self.assertEqual(self.flushLoggedErrors(), [])
         self.assertIn({0}, self.gains)
