@@ -20,7 +20,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from portlisten._channel import paths
 from portlisten._channel.paths import BoundPath
-from portlisten._kernel.sockets import MAXIMUM_PATH
+from portlisten._kernel import MAXIMUM_PATH
 from portlisten.errors import PathError
 from tests.support import watchDescriptors
 

@@ -28,7 +28,7 @@ from zope.interface.verify import verifyClass, verifyObject
 from portlisten import _kernel
 from portlisten._channel import protocol as _channel
 from portlisten._channel.transport import ChannelTransport, Unread
-from portlisten._kernel import sockets
+from portlisten._kernel import processes
 from portlisten._listener.channel import ListenerChannel
 from portlisten._listener.interfaces import IChannel, IConnection, IDispatcher
 from portlisten._model import InternetAddress, Kind, Port, UnixAddress
@@ -778,7 +778,7 @@ class PoisonedTests(ListenerChannelTestCase):
         Whether the processes that close are gone.
         """
         _kernel.reap()
-        return not sockets._children
+        return not processes._children
 
     async def test_elsewhere(self) -> None:
         """

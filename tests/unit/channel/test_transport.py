@@ -1,6 +1,6 @@
 """
 Tests for L{portlisten._channel.transport}, on real sockets; the kernel's errors are put
-in where L{portlisten._kernel.sockets.send} would see them.
+in where L{portlisten._kernel.send} would see them.
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ from portlisten._commands.hellofdpass import (
     Options,
     makeService,
 )
-from portlisten._kernel.sockets import Credentials
+from portlisten._kernel import Credentials
 from portlisten._process import exits
 from portlisten.errors import StartFailure
 from tests.support import assertOneLine

@@ -33,7 +33,7 @@ from zope.interface.verify import verifyObject
 from portlisten import _kernel
 from portlisten._commands import listener
 from portlisten._commands.listener import Options, makeService
-from portlisten._kernel.sockets import Credentials
+from portlisten._kernel import Credentials
 from portlisten._listener import service as listenerService
 from portlisten._listener import stream as _stream
 from portlisten._listener import successor

@@ -15,6 +15,7 @@ import time
 from twisted.trial.unittest import SynchronousTestCase
 
 from portlisten import _kernel
+from portlisten._kernel import peers
 from portlisten._listener import successor
 from portlisten._wire.frames import Bye, ListenerHello, encode
 from tests.support import watchDescriptors
@@ -295,5 +296,5 @@ class WaitForEndTests(SuccessorTestCase):
             raise OSError
 
         self.patch(_kernel, "credentials", fail)
-        self.patch(_kernel, "SO_PEERPIDFD", -1)
+        self.patch(peers, "SO_PEERPIDFD", -1)
         self.assertIs(self.asked(self.process()), True)
