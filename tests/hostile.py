@@ -51,7 +51,8 @@ from portlisten._wire.frames import (
     encode,
     encodeOffer,
 )
-from tests.processes import Crowd, Process, Processes
+from tests.support.clients import Crowd
+from tests.support.processes import Process, Processes
 
 #: The users that processes run as where that is possible.
 LISTENER, HONEST, STRANGER = "games", "daemon", "nobody"

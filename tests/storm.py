@@ -263,7 +263,7 @@ def storm(
     path = str(folder / "socket")
     log = folder / "listener.log"
     if naive:
-        command = ["-m", "tests.naive", "0", path]
+        command = ["-m", "tests.support.naive", "0", path]
     else:
         command = ["-c", "from twisted.scripts.twistd import run; run()", "-n"]
         command += [f"--pidfile={folder}/pid", "portlisten", f"--wire={wire}"]

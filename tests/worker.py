@@ -27,8 +27,8 @@ from portlisten._wire.frames import (
     encode,
 )
 from portlisten._worker import worker as _worker
-from tests.naive import ByOrder
 from tests.storm import work
+from tests.support.naive import ByOrder
 
 
 def limited(path: str, spare: int, byOrder: bool) -> None:

@@ -13,17 +13,12 @@ from pytest_twisted import ensureDeferred
 from twisted.internet.protocol import Factory, Protocol
 
 from portlisten._wire.frames import ListenerHello, encode
-from tests.integration.conftest import Start
-from tests.integration.support import (
-    Process,
-    ask,
-    freePort,
-    listening,
-    needs,
-    reactor,
-    sleep,
-)
 from tests.integration.test_bad_input import refused
+from tests.support.asking import ask
+from tests.support.ports import freePort
+from tests.support.programs import needs
+from tests.support.spawned import Process, Start, listening
+from tests.support.waiting import reactor, sleep
 
 REQUEST = b"GET / HTTP/1.0\r\n\r\n"
 

@@ -18,9 +18,11 @@ import pytest
 from pytest_twisted import ensureDeferred
 
 import portlisten
-from tests.integration.conftest import Start
-from tests.integration.support import Process, ask, command, freePort, listening
-from tests.processes import canTrace
+from tests.support.asking import ask
+from tests.support.ports import freePort
+from tests.support.programs import command
+from tests.support.spawned import Process, Start, listening
+from tests.support.tracing import canTrace
 
 LONG = "./" + "x" * 106
 DATAGRAM = "--wire=datagram"

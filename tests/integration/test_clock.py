@@ -16,24 +16,11 @@ from pytest_twisted import ensureDeferred
 from twisted.internet.defer import Deferred
 
 from portlisten._wire.frames import FROM_LISTENER, Decoder, Offer, WorkerHello, encode
-from tests.integration.conftest import Start
-from tests.integration.faults import (
-    HOUR,
-    Clock,
-    NoDescriptors,
-    beside,
-    client,
-    timed,
-    together,
-)
-from tests.integration.support import (
-    Process,
-    askMany,
-    command,
-    listening,
-    reactor,
-    sleep,
-)
+from tests.support.asking import askMany, client
+from tests.support.faults import HOUR, Clock, NoDescriptors
+from tests.support.programs import command
+from tests.support.spawned import Process, Start, listening
+from tests.support.waiting import beside, reactor, sleep, timed, together
 
 HELLO = b"hello"
 

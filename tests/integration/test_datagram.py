@@ -18,18 +18,12 @@ import pytest
 from pytest_twisted import ensureDeferred
 from twisted.internet.threads import deferToThread
 
-from tests.integration import clients
-from tests.integration.conftest import Start
-from tests.integration.support import (
-    PATIENCE,
-    Process,
-    ask,
-    command,
-    freePort,
-    listening,
-    settled,
-    sleep,
-)
+from tests.support import clients
+from tests.support.asking import ask
+from tests.support.ports import freePort
+from tests.support.programs import command
+from tests.support.spawned import Process, Start, listening, settled
+from tests.support.waiting import PATIENCE, sleep
 
 PEERS = Path(__file__).parents[1] / "peers"
 

@@ -12,9 +12,9 @@ from pathlib import Path
 from pytest_twisted import ensureDeferred
 from twisted.internet.defer import Deferred
 
-from tests.integration.conftest import Start
-from tests.integration.faults import beside, client
-from tests.integration.support import Process, listening, sleep
+from tests.support.asking import client
+from tests.support.spawned import Process, Start, listening
+from tests.support.waiting import beside, sleep
 
 HELLO = b"hello"
 
@@ -38,7 +38,7 @@ class Scene:
     def _scripted(self) -> Process:
         code = (
             f"import sys; sys.path.insert(0, {SOURCE!r});"
-            " from tests.integration.scripted import main; main()"
+            " from tests.support.scripted import main; main()"
         )
         return self._start(sys.executable, "-c", code, self._path)
 

@@ -8,8 +8,9 @@ from pathlib import Path
 
 from pytest_twisted import ensureDeferred
 
-from tests.integration.conftest import Start
-from tests.integration.support import Process, ask, freePort, listening
+from tests.support.asking import ask
+from tests.support.ports import freePort
+from tests.support.spawned import Process, Start, listening
 
 #: A server that says where it listens, and to each client who it is.
 TELL = """

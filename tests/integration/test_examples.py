@@ -17,8 +17,9 @@ import pytest
 from pytest_twisted import ensureDeferred
 from twisted.internet.threads import deferToThread
 
-from tests.integration.conftest import Start
-from tests.integration.support import Process, command, freePort, listening, needs
+from tests.support.ports import freePort
+from tests.support.programs import command, needs
+from tests.support.spawned import Process, Start, listening
 
 CHECKOUT = Path(__file__).parents[2]
 EXAMPLES = CHECKOUT / "examples"

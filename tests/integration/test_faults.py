@@ -19,17 +19,10 @@ import pytest
 from pytest_twisted import ensureDeferred
 from twisted.internet.defer import Deferred, DeferredList
 
-from tests.integration.conftest import Start
-from tests.integration.support import (
-    Process,
-    ask,
-    askMany,
-    command,
-    listening,
-    reactor,
-    settled,
-    sleep,
-)
+from tests.support.asking import ask, askMany
+from tests.support.programs import command
+from tests.support.spawned import Process, Start, listening, settled
+from tests.support.waiting import reactor, sleep
 
 LOST = "lost before a worker touched them"
 
@@ -303,7 +296,7 @@ async def test_hostileWorkerControl(twistd: Start, module: Start) -> None:
     """
     The control's clients wait for a worker that never reads, for ever.
     """
-    control = module("tests.naive", "0", "./socket")
+    control = module("tests.support.naive", "0", "./socket")
     port = await listening(control)
     honest = twistd("hellofdpass", "./socket", "hello")
     await honest.says("joined")

@@ -14,9 +14,10 @@ from pytest_twisted import ensureDeferred
 from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThread
 
-from tests.integration.conftest import Start
-from tests.integration.support import ask, command, listening, needs
 from tests.integration.test_servers import shakeHands
+from tests.support.asking import ask
+from tests.support.programs import command, needs
+from tests.support.spawned import Start, listening
 
 DOCS = Path(__file__).parents[2] / "docs"
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from pytest_twisted import ensureDeferred
 from twisted.internet.defer import Deferred, gatherResults
 
-from tests.integration.conftest import Start
-from tests.integration.support import Process, askMany
+from tests.support.asking import askMany
+from tests.support.spawned import Process, Start
 
 REQUEST = b"GET / HTTP/1.0\r\n\r\n"
 

@@ -19,18 +19,10 @@ from pytest_twisted import ensureDeferred
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.threads import deferToThread
 
-from tests.integration.conftest import Start
-from tests.integration.support import (
-    PATIENCE,
-    ask,
-    askMany,
-    backlogOverflows,
-    freePort,
-    listening,
-    reactor,
-    settled,
-    sleep,
-)
+from tests.support.asking import ask, askMany
+from tests.support.ports import backlogOverflows, freePort
+from tests.support.spawned import Start, listening, settled
+from tests.support.waiting import PATIENCE, reactor, sleep
 
 ANSWER = b"hello, world"
 HELLO = ("hellofdpass", "./socket", ANSWER.decode())

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from pytest_twisted import ensureDeferred
 
-from tests.integration.conftest import Start
-from tests.integration.support import askMany, listening
+from tests.support.asking import askMany
+from tests.support.spawned import Start, listening
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "protocol.md"
 

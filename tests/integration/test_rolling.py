@@ -16,9 +16,11 @@ import pytest
 from pytest_twisted import ensureDeferred
 from twisted.internet.defer import Deferred
 
-from tests.integration.conftest import Start
-from tests.integration.load import Load, wrk
-from tests.integration.support import Process, ask, freePort, listening, sleep
+from tests.support.asking import ask
+from tests.support.load import Load, wrk
+from tests.support.ports import freePort
+from tests.support.spawned import Process, Start, listening
+from tests.support.waiting import sleep
 
 CLOSE = "--header=Connection: close"
 WORKERS = 4

@@ -18,16 +18,11 @@ import pytest
 from pytest_twisted import ensureDeferred
 from twisted.internet.threads import deferToThread
 
-from tests.integration.certificates import certificates
-from tests.integration.conftest import Start
-from tests.integration.support import (
-    Process,
-    ask,
-    command,
-    listening,
-    needs,
-    sleep,
-)
+from tests.support.asking import ask
+from tests.support.certificates import certificates
+from tests.support.programs import command, needs
+from tests.support.spawned import Process, Start, listening
+from tests.support.waiting import sleep
 
 REQUEST = b"GET / HTTP/1.0\r\n\r\n"
 

@@ -19,19 +19,12 @@ import pytest
 from pytest_twisted import ensureDeferred
 from twisted.internet.threads import deferToThread
 
-from tests.integration.clients import connect, read
-from tests.integration.conftest import Start
-from tests.integration.support import (
-    PATIENCE,
-    Process,
-    ask,
-    command,
-    freePort,
-    listening,
-    needs,
-    settled,
-    sleep,
-)
+from tests.support.asking import ask
+from tests.support.clients import connect, read
+from tests.support.ports import freePort
+from tests.support.programs import command, needs
+from tests.support.spawned import Process, Start, listening, settled
+from tests.support.waiting import PATIENCE, sleep
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 REQUEST = b"GET / HTTP/1.0\r\n\r\n"

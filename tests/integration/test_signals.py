@@ -12,9 +12,9 @@ from pathlib import Path
 from pytest_twisted import ensureDeferred
 from twisted.internet.defer import Deferred
 
-from tests.integration.conftest import Start
-from tests.integration.faults import beside, until
-from tests.integration.support import Process, askMany, sleep
+from tests.support.asking import askMany
+from tests.support.spawned import Process, Start
+from tests.support.waiting import beside, sleep, until
 
 HELLO = b"hello"
 

@@ -15,16 +15,11 @@ import pytest
 from pytest_twisted import ensureDeferred
 from twisted.internet.defer import Deferred
 
-from tests.integration.conftest import Start
-from tests.integration.faults import beside, client, timed, together
-from tests.integration.support import (
-    Process,
-    ask,
-    command,
-    freePort,
-    listening,
-    sleep,
-)
+from tests.support.asking import ask, client
+from tests.support.ports import freePort
+from tests.support.programs import command
+from tests.support.spawned import Process, Start, listening
+from tests.support.waiting import beside, sleep, timed, together
 
 HELLO = b"hello"
 

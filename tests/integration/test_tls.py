@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 from pytest_twisted import ensureDeferred
 
-from tests.integration.certificates import certificates, openssl, readable
-from tests.integration.conftest import Start
-from tests.integration.support import listening, needs
+from tests.support.certificates import certificates, openssl, readable
+from tests.support.programs import needs
+from tests.support.spawned import Start, listening
 
 
 @pytest.mark.usefixtures("root")

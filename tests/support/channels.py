@@ -29,7 +29,7 @@ from portlisten._wire.frames import (
     encode,
 )
 from portlisten._worker.interfaces import IAdopter, IWorkerChannel
-from tests.support import watchDescriptors
+from tests.support.descriptors import watchDescriptors
 
 PATIENCE = 5.0
 

@@ -4,6 +4,7 @@ Sockets that tests make, and that are closed when the test ends.
 
 from __future__ import annotations
 
+import ctypes
 import os
 import select
 import socket
@@ -104,3 +105,13 @@ class Scripted:
         if isinstance(answer, OSError):
             raise answer
         return answer
+
+
+def spoil(descriptor: int) -> None:
+    """
+    Make a listening socket of a TCP connection, as whoever has a descriptor can.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    unspecified = struct.pack("=H14x", socket.AF_UNSPEC)
+    assert libc.connect(descriptor, unspecified, len(unspecified)) == 0
+    assert libc.listen(descriptor, 1) == 0

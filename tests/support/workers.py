@@ -29,8 +29,8 @@ from portlisten._wire.frames import (
     Offer,
 )
 from portlisten._worker.worker import Worker
-from tests.support import RunningClock
 from tests.support.channels import Peer, aMoment, eventually, inReactor, tcpPair, texts
+from tests.support.clocks import RunningClock
 
 RETRY = 0.5
 

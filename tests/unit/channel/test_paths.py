@@ -22,7 +22,7 @@ from portlisten._channel import paths
 from portlisten._channel.paths import BoundPath
 from portlisten._kernel import MAXIMUM_PATH
 from portlisten.errors import PathError
-from tests.support import watchDescriptors
+from tests.support.descriptors import watchDescriptors
 
 asRoot = skipUnless(os.geteuid() == 0, "only root may give files to any group")
 

@@ -59,7 +59,6 @@ from portlisten._worker import channel as workersChannel
 from portlisten._worker.channel import WorkerChannel
 from portlisten._worker.interfaces import IAdopter, IWorkerChannel
 from portlisten.errors import ProtocolError
-from tests.support import descriptors, watchDescriptors
 from tests.support.channels import (
     PATIENCE,
     Once,
@@ -72,6 +71,7 @@ from tests.support.channels import (
     tcpPair,
     texts,
 )
+from tests.support.descriptors import descriptors, watchDescriptors
 
 
 def attach(protocol: Protocol, sock: socket.socket) -> None:

@@ -28,8 +28,8 @@ from zope.interface.verify import verifyObject
 from portlisten import _kernel
 from portlisten._channel import transport as _transport
 from portlisten._channel.transport import PAUSE, ChannelTransport, Unread
-from tests.support import watchDescriptors
 from tests.support.channels import texts
+from tests.support.descriptors import watchDescriptors
 
 
 class Reactor(Clock):

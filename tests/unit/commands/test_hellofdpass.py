@@ -34,8 +34,8 @@ from portlisten._commands.hellofdpass import (
 from portlisten._kernel import Credentials
 from portlisten._process import exits
 from portlisten.errors import StartFailure
-from tests.support import assertOneLine
 from tests.support.channels import Once, eventually, inReactor, tcpPair, texts
+from tests.support.commands import assertOneLine
 from tests.support.workers import hear
 
 STRING = b"hello, world"

@@ -57,8 +57,9 @@ from portlisten._wire.frames import (
     WorkerHello,
 )
 from portlisten.errors import StartFailure
-from tests.support import assertOneLine, descriptors
 from tests.support.channels import Peer, aMoment, eventually, inReactor, texts
+from tests.support.commands import assertOneLine
+from tests.support.descriptors import descriptors
 
 #: The uid of somebody else.
 STRANGER = 54321

@@ -13,7 +13,7 @@ import time
 from twisted.trial.unittest import SynchronousTestCase
 
 from portlisten._kernel import clock
-from tests.support import watchDescriptors
+from tests.support.descriptors import watchDescriptors
 
 
 class TimerTests(SynchronousTestCase):

@@ -15,7 +15,7 @@ from unittest import SkipTest
 from twisted.trial.unittest import SynchronousTestCase
 
 from portlisten._kernel import messages
-from tests.support import descriptors, watchDescriptors
+from tests.support.descriptors import descriptors, watchDescriptors
 from tests.support.sockets import pair, pipe
 
 

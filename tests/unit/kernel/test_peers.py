@@ -18,7 +18,7 @@ from unittest import SkipTest, skipUnless
 from twisted.trial.unittest import SynchronousTestCase
 
 from portlisten._kernel import peers
-from tests.support import watchDescriptors
+from tests.support.descriptors import watchDescriptors
 from tests.support.sockets import Scripted, pair
 
 

@@ -16,7 +16,7 @@ import time
 from twisted.trial.unittest import SynchronousTestCase
 
 from portlisten._kernel import processes
-from tests.support import watchDescriptors
+from tests.support.descriptors import watchDescriptors
 from tests.support.sockets import LINGER, arrived, connection, pair
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from twisted.trial.unittest import SynchronousTestCase
 
 from portlisten._kernel import progress
-from tests.support import watchDescriptors
+from tests.support.descriptors import watchDescriptors
 from tests.support.sockets import (
     LINGER,
     Scripted,

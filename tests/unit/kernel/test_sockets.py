@@ -14,7 +14,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from portlisten._kernel import sockets
 from portlisten._model import Kind
 from portlisten.errors import WrongSocket
-from tests.support import watchDescriptors
+from tests.support.descriptors import watchDescriptors
 from tests.support.sockets import (
     LINGER,
     LOOPBACK,

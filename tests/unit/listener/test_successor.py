@@ -18,7 +18,7 @@ from portlisten import _kernel
 from portlisten._kernel import peers
 from portlisten._listener import successor
 from portlisten._wire.frames import Bye, ListenerHello, encode
-from tests.support import watchDescriptors
+from tests.support.descriptors import watchDescriptors
 
 STOPPING = encode(ListenerHello(1, stopping=True))
 LIVING = encode(ListenerHello(1))

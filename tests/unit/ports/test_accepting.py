@@ -24,7 +24,7 @@ from zope.interface.verify import verifyObject
 from portlisten import _kernel
 from portlisten._ports import accepting as _accept
 from portlisten._ports.accepting import Accepted, Acceptor
-from tests.support import watchDescriptors
+from tests.support.descriptors import watchDescriptors
 
 RETRY = 0.25
 

@@ -20,7 +20,7 @@ from portlisten._model import InternetAddress, Kind, UnixAddress
 from portlisten._ports import parsing as _ports
 from portlisten._ports.parsing import BoundPort
 from portlisten.errors import BadDescription, CannotBind
-from tests.support import watchDescriptors
+from tests.support.descriptors import watchDescriptors
 
 # linux/include/uapi/linux/tcp.h: of a listening socket, tcpi_sacked is the
 # length that its backlog may have.

@@ -11,7 +11,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from portlisten._process import systemd_notify
 from portlisten._process.systemd_notify import Manager
-from tests.support import watchDescriptors
+from tests.support.descriptors import watchDescriptors
 
 
 class ManagerTests(SynchronousTestCase):

@@ -37,8 +37,9 @@ from portlisten._reactor.monotonic import (
     ours,
     own,
 )
-from tests.support import TurningClock, watchDescriptors
 from tests.support.channels import texts
+from tests.support.clocks import TurningClock
+from tests.support.descriptors import watchDescriptors
 
 
 class BareReactor(ReactorBase):

@@ -46,7 +46,8 @@ from portlisten._wire.frames import (
     encode,
 )
 from portlisten.errors import ProtocolError
-from tests.support import RunningClock, watchDescriptors
+from tests.support.clocks import RunningClock
+from tests.support.descriptors import watchDescriptors
 
 COUNT = int(os.environ.get("PORTLISTEN_FUZZ", "100000"))
 SEED = int(os.environ.get("PORTLISTEN_SEED", "1"))

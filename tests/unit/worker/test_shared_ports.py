@@ -33,8 +33,8 @@ from portlisten._wire.frames import Listener as ListenerFrame
 from portlisten._worker import shared_ports as _lent
 from portlisten._worker.shared_ports import DatagramPorts
 from portlisten._worker.worker import Worker
-from tests.support import watchDescriptors
 from tests.support.channels import aMoment, eventually, texts
+from tests.support.descriptors import watchDescriptors
 from tests.support.workers import (
     GRACE,
     RETRY,

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 import pytest
 
-from tests.integration.conftest import Start
-from tests.integration.support import sleep
+from tests.support.spawned import Start
+from tests.support.waiting import sleep
 
 
 @dataclass

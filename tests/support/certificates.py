@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.integration.conftest import Start
+from tests.support.spawned import Start
 
 
 @dataclass
