@@ -501,9 +501,10 @@ def underAttack(
         )
         enemy.says("channels")
         attacked = measure(good, seconds)
-        reached = re.findall(r"(\d+) channels, (\d+) offers", enemy.output)[-1]
+        reached = re.findall(r"(\d+) channels, (\d+) offers", enemy.output)
+        channels, offers = map(int, reached[-1])
         size = process.log.stat().st_size
-        return Attack(alone, attacked, *map(int, reached), size)
+        return Attack(alone, attacked, channels, offers, size)
 
 
 def main() -> None:

@@ -125,8 +125,8 @@ def work(path: str, book: int, wire: str = "stream", names: Sequence[str] = ()) 
     worker.bind()
     worker.start()
     shutdown = ("before", "shutdown", worker.stop)
-    reactor.addSystemEventTrigger(*shutdown)  # type: ignore[attr-defined]
-    reactor.run()  # type: ignore[attr-defined]
+    reactor.addSystemEventTrigger(*shutdown)
+    reactor.run()
 
 
 def forkWorker(path: str, book: int, wire: str, names: Sequence[str] = ()) -> int:

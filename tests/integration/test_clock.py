@@ -12,11 +12,11 @@ from collections.abc import Collection, Coroutine
 from pathlib import Path
 from typing import Any, ClassVar
 
-from pytest_twisted import ensureDeferred
 from twisted.internet.defer import Deferred
 
 from portlisten._wire.frames import FROM_LISTENER, Decoder, Offer, WorkerHello, encode
 from tests.support.asking import askMany, client
+from tests.support.asynchronous import asynchronous
 from tests.support.faults import HOUR, Clock, NoDescriptors
 from tests.support.programs import command
 from tests.support.spawned import Process, Start, listening
@@ -341,7 +341,7 @@ class _Datagram(Story):
         assert about(seconds, 2)
 
 
-@ensureDeferred
+@asynchronous
 async def test_steps(start: Start, folder: Path) -> None:
     """
     With a step of the clock at any moment, everything takes as long as without, on
@@ -366,7 +366,7 @@ async def counted(listener: Process, name: str) -> int:
     return int(match[1])
 
 
-@ensureDeferred
+@asynchronous
 async def test_smallStepsUnderLoad(start: Start, folder: Path) -> None:
     """
     While the clock is stepped all the time, no worker counts as hung, nobody loses
@@ -413,7 +413,7 @@ def goOn(*processes: Process) -> None:
         each.signal(signal.SIGCONT)
 
 
-@ensureDeferred
+@asynchronous
 async def test_listenerStoodStill(twistd: Start) -> None:
     """
     A listener that stood still for longer than the patience closes nobody who
@@ -437,7 +437,7 @@ async def test_listenerStoodStill(twistd: Start) -> None:
     await beside({wire: one(wire) for wire in ("stream", "datagram")})
 
 
-@ensureDeferred
+@asynchronous
 async def test_offersStoodStill(twistd: Start) -> None:
     """
     A worker is not revoked because the listener stood still, nor because both did,
@@ -470,7 +470,7 @@ async def test_offersStoodStill(twistd: Start) -> None:
     await beside({name: one(name) for name in names})
 
 
-@ensureDeferred
+@asynchronous
 async def test_helloStoodStill(twistd: Start, folder: Path) -> None:
     """
     A HELLO is not missed because its sender and its reader, or its reader alone,
@@ -510,7 +510,7 @@ async def test_helloStoodStill(twistd: Start, folder: Path) -> None:
     await beside({"both": both(), "reader": reader()})
 
 
-@ensureDeferred
+@asynchronous
 async def test_graceStoodStill(twistd: Start, folder: Path) -> None:
     """
     What waits when a stop begins is served, and what is in service is finished, if

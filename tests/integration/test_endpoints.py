@@ -6,9 +6,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pytest_twisted import ensureDeferred
-
 from tests.support.asking import ask
+from tests.support.asynchronous import asynchronous
 from tests.support.ports import freePort
 from tests.support.spawned import Process, Start, listening
 
@@ -51,7 +50,7 @@ def server(twistd: Start, folder: Path, description: str) -> str:
     return "tell.tac"
 
 
-@ensureDeferred
+@asynchronous
 async def test_address(twistd: Start, folder: Path) -> None:
     """
     The port's address is that of the listener's port, and the peer's is the
@@ -65,7 +64,7 @@ async def test_address(twistd: Start, folder: Path) -> None:
     assert b"host='127.0.0.1'" in await ask(port, b"who?")
 
 
-@ensureDeferred
+@asynchronous
 async def test_proxyProtocol(twistd: Start, folder: Path) -> None:
     """
     Behind C{haproxy:}, the peer is whom the PROXY header names.
@@ -78,7 +77,7 @@ async def test_proxyProtocol(twistd: Start, folder: Path) -> None:
     assert answer == b"IPv4Address(type='TCP', host='192.0.2.7', port=4711)"
 
 
-@ensureDeferred
+@asynchronous
 async def test_listenerRestarts(twistd: Start, folder: Path) -> None:
     """
     Running workers join the listener's successor by themselves, whether it was

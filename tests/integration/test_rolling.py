@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pytest_twisted import ensureDeferred
 from twisted.internet.defer import Deferred
 
 from tests.support.asking import ask
+from tests.support.asynchronous import asynchronous
 from tests.support.load import Load, wrk
 from tests.support.ports import freePort
 from tests.support.spawned import Process, Start, listening
@@ -170,7 +170,7 @@ def fleet(root: None, start: Start, twistd: Start, folder: Path) -> Fleet:
 
 
 @pytest.mark.parametrize("options", [(), (CLOSE,)], ids=["keepAlive", "close"])
-@ensureDeferred
+@asynchronous
 async def test_restarts(fleet: Fleet, start: Start, options: tuple[str, ...]) -> None:
     """
     Each of four workers is stopped and replaced five times under load, and there
@@ -198,7 +198,7 @@ async def test_restarts(fleet: Fleet, start: Start, options: tuple[str, ...]) ->
 
 
 @pytest.mark.parametrize("options", [(), (CLOSE,)], ids=["keepAlive", "close"])
-@ensureDeferred
+@asynchronous
 async def test_shared(fleet: Fleet, start: Start, options: tuple[str, ...]) -> None:
     """
     The same with workers that accept on the port themselves; and in the middle there
@@ -226,7 +226,7 @@ async def test_shared(fleet: Fleet, start: Start, options: tuple[str, ...]) -> N
     await fleet.check()
 
 
-@ensureDeferred
+@asynchronous
 async def test_kills(fleet: Fleet, start: Start) -> None:
     """
     Each of four workers is killed and replaced five times under load: no client
@@ -242,7 +242,7 @@ async def test_kills(fleet: Fleet, start: Start) -> None:
     await fleet.check()
 
 
-@ensureDeferred
+@asynchronous
 async def test_restartsControl(fleet: Fleet, start: Start) -> None:
     """
     Connections break by the dozen where a worker just goes, with those that are

@@ -16,10 +16,10 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from pytest_twisted import ensureDeferred
 from twisted.internet.threads import deferToThread
 
 from tests.support.asking import ask
+from tests.support.asynchronous import asynchronous
 from tests.support.clients import connect, read
 from tests.support.ports import freePort
 from tests.support.programs import command, needs
@@ -69,7 +69,7 @@ def dig(port: int, *options: str) -> str:
     return process.stdout.decode()
 
 
-@ensureDeferred
+@asynchronous
 async def test_names(root: None, start: Start, twistd: Start, folder: Path) -> None:
     """
     A name server on port 53, UDP and TCP, whose listener is nobody and whose worker
@@ -123,7 +123,7 @@ async def test_names(root: None, start: Start, twistd: Start, folder: Path) -> N
     assert "Traceback" not in listener.output + current.output
 
 
-@ensureDeferred
+@asynchronous
 async def test_waitingDatagrams(twistd: Start) -> None:
     """
     Datagrams that arrive while there is no worker wait for it, IPv4 and IPv6.
@@ -177,7 +177,7 @@ async def stopOne(first: Process, second: Process, port: int) -> Counter[bytes]:
     return heard
 
 
-@ensureDeferred
+@asynchronous
 async def test_reuseport(twistd: Start) -> None:
     """
     With SO_REUSEPORT the queue of a worker that is killed is not reset: its socket
@@ -202,7 +202,7 @@ async def test_reuseport(twistd: Start) -> None:
     assert await settled(listener, before) == before
 
 
-@ensureDeferred
+@asynchronous
 async def test_reuseportControl(start: Start) -> None:
     """
     Without a listener, what waited for the one that is killed is lost.
@@ -217,7 +217,7 @@ async def test_reuseportControl(start: Start) -> None:
         assert heard[b""] > 0
 
 
-@ensureDeferred
+@asynchronous
 async def test_shutDown(twistd: Start, start: Start) -> None:
     """
     A program that shuts the shared socket down when it stops does not end the port
@@ -238,7 +238,7 @@ async def test_shutDown(twistd: Start, start: Start) -> None:
     assert await ask(port) == b"hello"
 
 
-@ensureDeferred
+@asynchronous
 async def test_listenerRestarts(twistd: Start) -> None:
     """
     A listener that was killed can bind the port again, since its worker lets go of
@@ -258,7 +258,7 @@ async def test_listenerRestarts(twistd: Start) -> None:
     await listener.stop()
 
 
-@ensureDeferred
+@asynchronous
 async def test_unixPath(twistd: Start, folder: Path) -> None:
     """
     The path of a shared Unix socket, and its mode, are the listener's.
@@ -324,7 +324,7 @@ async def app(scope, receive, send):
     ],
     ids=["uvicorn", "gunicorn"],
 )
-@ensureDeferred
+@asynchronous
 async def test_exec(
     root: None,
     start: Start,
@@ -389,7 +389,7 @@ def dial(port: int) -> bytes:
 
 
 @pytest.mark.parametrize("share", [False, True], ids=["listen", "share"])
-@ensureDeferred
+@asynchronous
 async def test_socketActivation(
     start: Start, twistd: Start, folder: Path, share: bool
 ) -> None:
@@ -461,7 +461,7 @@ def hear(address: str | bytes) -> bytes:
 
 
 @pytest.mark.parametrize("share", [False, True], ids=["listen", "share"])
-@ensureDeferred
+@asynchronous
 async def test_abstract(start: Start, twistd: Start, share: bool) -> None:
     """
     A Unix socket that has no path is listened on, or shared, for one worker after
@@ -490,7 +490,7 @@ async def test_abstract(start: Start, twistd: Start, share: bool) -> None:
     assert "Traceback" not in listener.output
 
 
-@ensureDeferred
+@asynchronous
 async def test_pathIsLost(root: None, twistd: Start, folder: Path) -> None:
     """
     A Unix socket is shared, and listened on, whatever becomes of its path, and though
@@ -518,7 +518,7 @@ async def test_pathIsLost(root: None, twistd: Start, folder: Path) -> None:
     await listener.stop()
 
 
-@ensureDeferred
+@asynchronous
 async def test_memberHangs(twistd: Start) -> None:
     """
     A member of a group that stops reading is given up, whenever it does, and its
@@ -546,7 +546,7 @@ async def test_memberHangs(twistd: Start) -> None:
 # Mistakes
 
 
-@ensureDeferred
+@asynchronous
 async def test_wrongKinds(twistd: Start, start: Start) -> None:
     """
     Who asks for what it cannot take is told so, and the listener stays: a stream
@@ -591,7 +591,7 @@ async def test_wrongKinds(twistd: Start, start: Start) -> None:
     assert "Traceback" not in listener.output
 
 
-@ensureDeferred
+@asynchronous
 async def test_sharedAndListened(twistd: Start) -> None:
     """
     A name is either shared or listened on.
@@ -602,7 +602,7 @@ async def test_sharedAndListened(twistd: Start) -> None:
     assert "Traceback" not in listener.output
 
 
-@ensureDeferred
+@asynchronous
 async def test_descriptors(twistd: Start) -> None:
     """
     After 2,000 connections and five workers that shared three kinds of ports, the

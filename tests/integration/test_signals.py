@@ -9,10 +9,10 @@ import signal
 from contextlib import suppress
 from pathlib import Path
 
-from pytest_twisted import ensureDeferred
 from twisted.internet.defer import Deferred
 
 from tests.support.asking import askMany
+from tests.support.asynchronous import asynchronous
 from tests.support.spawned import Process, Start
 from tests.support.waiting import beside, sleep, until
 
@@ -92,7 +92,7 @@ async def started(
     return int(matches[0][1]), processes
 
 
-@ensureDeferred
+@asynchronous
 async def test_signals(twistd: Start, folder: Path) -> None:
     """
     SIGHUP, SIGUSR1 and SIGUSR2 end neither side, whatever its wire and wherever it
@@ -131,7 +131,7 @@ async def test_signals(twistd: Start, folder: Path) -> None:
     )
 
 
-@ensureDeferred
+@asynchronous
 async def test_workerReports(twistd: Start, folder: Path) -> None:
     """
     SIGUSR1 makes a worker log a report.
@@ -152,7 +152,7 @@ async def test_workerReports(twistd: Start, folder: Path) -> None:
     await beside({wire: one(wire) for wire in ("stream", "datagram")})
 
 
-@ensureDeferred
+@asynchronous
 async def test_whoWaits(twistd: Start) -> None:
     """
     Clients that wait while there is no worker are still served after the signals.

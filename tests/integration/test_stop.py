@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pytest_twisted import ensureDeferred
 from twisted.internet.defer import Deferred
 
 from tests.support.asking import ask, client
+from tests.support.asynchronous import asynchronous
 from tests.support.ports import freePort
 from tests.support.programs import command
 from tests.support.spawned import Process, Start, listening
@@ -41,7 +41,7 @@ def worker(twistd: Start, wire: str) -> Process:
     return twistd("hellofdpass", f"--wire={wire}", f"./{wire}", HELLO.decode())
 
 
-@ensureDeferred
+@asynchronous
 async def test_workerWithinGrace(twistd: Start, folder: Path) -> None:
     """
     Connections that wait when the listener is stopped are served by a worker that
@@ -73,7 +73,7 @@ async def test_workerWithinGrace(twistd: Start, folder: Path) -> None:
     await beside({wire: one(wire) for wire in WIRES})
 
 
-@ensureDeferred
+@asynchronous
 async def test_nobodyWithinGrace(twistd: Start) -> None:
     """
     Connections that wait are kept for the grace and no longer, and no client that
@@ -102,7 +102,7 @@ def timedEnd(process: Process) -> Deferred[tuple[int, float]]:
     return Deferred.fromCoroutine(timed(process.stop()))
 
 
-@ensureDeferred
+@asynchronous
 async def test_nothingWaits(twistd: Start) -> None:
     """
     A listener with which nothing waits ends at once, whether a worker is there or
@@ -151,7 +151,7 @@ async def succeed(twistd: Start, port: int, **who: str) -> None:
     assert await ask(port) == HELLO
 
 
-@ensureDeferred
+@asynchronous
 async def test_successor(twistd: Start) -> None:
     """
     A listener that is started while another one of the same port and path is
@@ -162,7 +162,7 @@ async def test_successor(twistd: Start) -> None:
 
 
 @pytest.mark.usefixtures("root")
-@ensureDeferred
+@asynchronous
 async def test_successorOfRoot(twistd: Start) -> None:
     """
     The same holds for listeners that were root, and bind a port below 1024.
@@ -170,7 +170,7 @@ async def test_successorOfRoot(twistd: Start) -> None:
     await succeed(twistd, freePort(600, 1024), uid="nobody", gid="nogroup")
 
 
-@ensureDeferred
+@asynchronous
 async def test_neighbour(twistd: Start) -> None:
     """
     A listener that is started beside one of the same path that is not stopping
@@ -230,7 +230,7 @@ async def leave(leaving: Process) -> list[Deferred[tuple[Any, float]]]:
     return clients
 
 
-@ensureDeferred
+@asynchronous
 async def test_inherited(twistd: Start, activated: Callable[[str], Process]) -> None:
     """
     Of a socket that the service manager holds, a listener that is stopped leaves
@@ -246,7 +246,7 @@ async def test_inherited(twistd: Start, activated: Callable[[str], Process]) -> 
     assert [answer for answer, _ in await together(rest)] == [HELLO] * 3
 
 
-@ensureDeferred
+@asynchronous
 async def test_inheritedWithWorker(
     twistd: Start, activated: Callable[[str], Process]
 ) -> None:

@@ -11,8 +11,8 @@ from hashlib import sha256
 from pathlib import Path
 
 import pytest
-from pytest_twisted import ensureDeferred
 
+from tests.support.asynchronous import asynchronous
 from tests.support.certificates import certificates, openssl, readable
 from tests.support.programs import needs
 from tests.support.spawned import Start, listening
@@ -20,7 +20,7 @@ from tests.support.spawned import Start, listening
 
 @pytest.mark.usefixtures("root")
 @pytest.mark.parametrize("owner", ["root", "daemon"])
-@ensureDeferred
+@asynchronous
 async def test_https(twistd: Start, start: Start, folder: Path, owner: str) -> None:
     """
     Twisted's own web server speaks HTTPS with the description of a port alone:

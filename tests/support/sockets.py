@@ -29,7 +29,9 @@ def pipe(test: SynchronousTestCase) -> socket.socket:
     return sock
 
 
-def listening(test: SynchronousTestCase, family: int = socket.AF_INET) -> socket.socket:
+def listening(
+    test: SynchronousTestCase, family: socket.AddressFamily = socket.AF_INET
+) -> socket.socket:
     """
     Make a listening TCP socket.
     """
@@ -39,7 +41,7 @@ def listening(test: SynchronousTestCase, family: int = socket.AF_INET) -> socket
 
 
 def connection(
-    test: SynchronousTestCase, family: int = socket.AF_INET
+    test: SynchronousTestCase, family: socket.AddressFamily = socket.AF_INET
 ) -> tuple[socket.socket, socket.socket]:
     """
     Make a TCP connection.

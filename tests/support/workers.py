@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from twisted.internet import reactor
+from twisted.internet import reactor as _reactor
 from twisted.internet.interfaces import IHalfCloseableProtocol
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.task import deferLater
@@ -32,14 +32,13 @@ from portlisten._worker.worker import Worker
 from tests.support.channels import Peer, aMoment, eventually, inReactor, tcpPair, texts
 from tests.support.clocks import RunningClock
 
-RETRY = 0.5
+reactor: Any = _reactor
 
+RETRY = 0.5
 
 GRACE = 10.0
 
-
 HELLO = ListenerHello(8, (Port(0, InternetAddress("TCP", "192.0.2.1", 80)),))
-
 
 NAMED = ListenerHello(
     8,
