@@ -6,6 +6,7 @@ is time in which the process ran, as the monotonic clock counts it.
 from __future__ import annotations
 
 import random
+import select
 import signal
 import socket
 from collections.abc import Collection, Coroutine
@@ -20,7 +21,7 @@ from tests.support.asynchronous import asynchronous
 from tests.support.faults import HOUR, Clock, NoDescriptors
 from tests.support.programs import command
 from tests.support.spawned import Process, Start, listening
-from tests.support.waiting import beside, reactor, sleep, timed, together
+from tests.support.waiting import beside, reactor, sleep, timed, together, until
 
 HELLO = b"hello"
 
@@ -245,9 +246,8 @@ class _Stream(Story):
         worker.connect(str(self._folder / self.path()))
         with worker:
             worker.sendall(encode(WorkerHello(1)))
-            await sleep(0.3)
+            await offered(worker)
             assert not waiting.called
-            assert any(isinstance(each, Offer) for each in offers(worker))
         await waiting
 
     async def partListenerStops(self) -> None:
@@ -267,15 +267,31 @@ class _Stream(Story):
         assert about(seconds, 2)
 
 
-def offers(channel: socket.socket) -> list[Any]:
+def readable(sock: socket.socket) -> bool:
     """
-    Read what a listener has sent, and close the descriptors.
+    Whether something can be read from a socket now.
     """
-    channel.settimeout(1)
-    data, descriptors, _, _ = socket.recv_fds(channel, 65536, 253)
-    for each in descriptors:
-        socket.close(each)
-    return list(Decoder(FROM_LISTENER).feed(data))
+    return bool(select.select([sock], [], [], 0)[0])
+
+
+async def offered(channel: socket.socket) -> None:
+    """
+    Read what a listener sends until it offers something, and close the descriptors.
+    """
+    decoder = Decoder(FROM_LISTENER)
+    channel.setblocking(False)
+
+    def holds() -> bool:
+        try:
+            data, descriptors, _, _ = socket.recv_fds(channel, 65536, 253)
+        except BlockingIOError:
+            return False
+        assert data, "the channel has ended"
+        for each in descriptors:
+            socket.close(each)
+        return any(isinstance(each, Offer) for each in decoder.feed(data))
+
+    await until(holds, "an offer")
 
 
 class _Datagram(Story):
@@ -309,6 +325,7 @@ class _Datagram(Story):
             worker.bind(path)
             worker.settimeout(0)
             await sleep(0.6)
+            await until(lambda: readable(worker), "a connection")
             _, descriptors, _, _ = socket.recv_fds(worker, 10, 1)
             with socket.socket(fileno=descriptors[0]) as connection:
                 connection.sendall(HELLO)
@@ -502,8 +519,7 @@ async def test_helloStoodStill(twistd: Start, folder: Path) -> None:
             await sleep(5.3)
             goOn(listener)
             waiting = client(port)
-            await sleep(0.5)
-            assert any(isinstance(each, Offer) for each in offers(channel))
+            await offered(channel)
         listener.signal(signal.SIGKILL)
         await waiting
 

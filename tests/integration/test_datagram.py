@@ -22,7 +22,7 @@ from tests.support.asking import ask
 from tests.support.asynchronous import asynchronous
 from tests.support.ports import freePort
 from tests.support.programs import command
-from tests.support.spawned import Process, Start, listening, settled
+from tests.support.spawned import Process, Start, listening, settled, steady
 from tests.support.waiting import PATIENCE, sleep
 
 PEERS = Path(__file__).parents[1] / "peers"
@@ -132,8 +132,7 @@ async def test_matrix(pair: Pair, listener: str, worker: str) -> None:
     one, port = await pair.listener(listener)
     other = await pair.worker(worker)
     assert await ask(port) == HELLO
-    await sleep(0.2)
-    before = one.descriptors(), other.descriptors()
+    before = await steady(one), await steady(other)
     for client in (clients.listen, clients.sendFirst, clients.leave):
         began = time.monotonic()
         answers = await deferToThread(clients.crowd, client, port, 2000)
@@ -202,8 +201,7 @@ async def test_nothingPilesUp(pair: Pair) -> None:
     listener, port = await pair.listener()
     worker = await pair.worker()
     await deferToThread(clients.crowd, clients.listen, port, 100)
-    await sleep(0.2)
-    before = listener.descriptors(), worker.descriptors()
+    before = await steady(listener), await steady(worker)
     answers = await deferToThread(clients.crowd, clients.listen, port, 20000, 64)
     assert answers == {HELLO: 20000}
     after = (
@@ -321,8 +319,7 @@ async def test_badDatagrams(pair: Pair, folder: Path) -> None:
     _, port = await pair.listener()
     worker = await pair.worker()
     assert await ask(port) == HELLO
-    await sleep(0.2)
-    before = worker.descriptors()
+    before = await steady(worker)
     path = folder / "socket"
     left, right = os.pipe()
     udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
@@ -354,8 +351,7 @@ async def test_oddDatagrams(pair: Pair, folder: Path) -> None:
     _, port = await pair.listener()
     worker = await pair.worker()
     assert await ask(port) == HELLO
-    await sleep(0.2)
-    before = worker.descriptors()
+    before = await steady(worker)
     left, right = os.pipe()
     for data in (b"", b"x", b"x" * 5000):
         waiting, connections = [], []

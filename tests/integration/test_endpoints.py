@@ -96,6 +96,7 @@ async def test_listenerRestarts(twistd: Start, folder: Path) -> None:
         await listener.says("worker 2 .*joined")
     assert b"IPv4Address" in await ask(number, b"who?")
     for worker in workers:
+        await worker.says("(?s)(?:joined the listener.*){3}")
         assert worker.output.count("it listens on") == 1
         assert worker.output.count("joined the listener") == 3
         assert "Traceback" not in worker.output

@@ -21,7 +21,7 @@ from twisted.internet.defer import Deferred, DeferredList
 from tests.support.asking import ask, askMany
 from tests.support.asynchronous import asynchronous
 from tests.support.programs import command
-from tests.support.spawned import Process, Start, listening, settled
+from tests.support.spawned import Process, Start, listening, reports, settled, steady
 from tests.support.waiting import reactor, sleep
 
 LOST = "lost before a worker touched them"
@@ -220,7 +220,7 @@ async def test_heldOpen(twistd: Start, module: Start) -> None:
     port = await listening(listener)
     module("tests.worker", "./socket", "--hold")
     await listener.says("joined")
-    before = listener.descriptors()
+    before = await steady(listener)
     clients = []
     try:
         for number in range(count):
@@ -253,9 +253,8 @@ async def test_listenerKilled(twistd: Start, module: Start, folder: Path) -> Non
     await listener.says("joined")
     worker.signal(signal.SIGSTOP)
     clients = Deferred.fromCoroutine(askMany(port, 16, 16))
-    await sleep(0.5)
+    await reports(listener, "16 offered")
     await listener.kill()
-    await sleep(0.2)
     worker.signal(signal.SIGCONT)
     answers, _ = await clients
     assert answers.count(b"hello") == 16
@@ -319,7 +318,7 @@ async def test_clientsThatLeave(twistd: Start) -> None:
     port = await listening(listener)
     worker = twistd("hellofdpass", "./socket", "hello")
     await listener.says("joined")
-    before = [listener.descriptors(), worker.descriptors()]
+    before = [await steady(listener), await steady(worker)]
     for number in range(900):
         client = socket.create_connection(("127.0.0.1", port))
         if number % 3 == 0:

@@ -22,7 +22,7 @@ from twisted.internet.threads import deferToThread
 from tests.support.asking import ask, askMany
 from tests.support.asynchronous import asynchronous
 from tests.support.ports import backlogOverflows, freePort
-from tests.support.spawned import Start, listening, settled
+from tests.support.spawned import Start, listening, settled, steady
 from tests.support.waiting import PATIENCE, reactor, sleep
 
 ANSWER = b"hello, world"
@@ -186,7 +186,7 @@ async def test_nothingPilesUp(twistd: Start) -> None:
     worker = twistd(*HELLO)
     port = await listening(listener)
     await listener.says("joined")
-    held = [process.descriptors() for process in (listener, worker)]
+    held = [await steady(process) for process in (listener, worker)]
     await askMany(port, 3_000, 64)
     memory = [process.resident() for process in (listener, worker)]
     for _ in range(2):
@@ -367,7 +367,7 @@ async def test_grace(twistd: Start) -> None:
         assert await worker.stop() == 0
         assert time.monotonic() - before < 4
     assert "1 connections are still in service after 1 s" in worker.output
-    assert "it says: the worker stops" in listener.output
+    await listener.says("it says: the worker stops")
 
 
 @asynchronous

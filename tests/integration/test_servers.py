@@ -21,7 +21,7 @@ from tests.support.asking import ask
 from tests.support.asynchronous import asynchronous
 from tests.support.certificates import certificates
 from tests.support.programs import command, needs
-from tests.support.spawned import Process, Start, listening
+from tests.support.spawned import Process, Start, listening, steady
 from tests.support.waiting import sleep
 
 REQUEST = b"GET / HTTP/1.0\r\n\r\n"
@@ -298,7 +298,7 @@ async def test_changedHands(
         assert {client.say(b"hello") for client in clients} == {b"hello\r\n"}
         return clients
 
-    base = [first.descriptors(), second.descriptors()]
+    base = [await steady(first), await steady(second)]
     clients = await deferToThread(hold)
     held = [first.descriptors() - base[0], second.descriptors() - base[1]]
     print(f"{how}: 10 more connections were shared {held}")

@@ -23,7 +23,7 @@ from tests.support.asynchronous import asynchronous
 from tests.support.clients import connect, read
 from tests.support.ports import freePort
 from tests.support.programs import command, needs
-from tests.support.spawned import Process, Start, listening, settled
+from tests.support.spawned import Process, Start, listening, settled, steady
 from tests.support.waiting import PATIENCE, sleep
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -193,8 +193,7 @@ async def test_reuseport(twistd: Start) -> None:
     for _ in range(2):
         workers.append(twistd("hellofdpass", "./socket", "hello"))
         await workers[-1].says("joined the listener")
-    await sleep(0.5)
-    before = listener.descriptors()
+    before = await steady(listener)
     heard = await stopOne(workers[0], workers[1], port)
     print("with a listener that keeps the sockets:", dict(heard))
     assert heard == {b"hello": CLIENTS}
@@ -620,13 +619,12 @@ async def test_descriptors(twistd: Start) -> None:
         worker = twistd("hellofdpass", "./socket", "hello")
         await worker.says("joined")
         assert await ask(port) == b"hello"
-        before = listener.descriptors()
+        before = await steady(listener)
         await worker.kill()
     worker = twistd("hellofdpass", "./socket", "hello")
     await worker.says("joined")
     assert await ask(port) == b"hello"
-    await sleep(0.5)
-    own = worker.descriptors()
+    own = await steady(worker)
     began = time.monotonic()
 
     def hear(_: int) -> bytes:

@@ -56,13 +56,12 @@ class Logged:
         await until(holds, pattern)
         return found[0]
 
-    @property
-    def rotated(self) -> bool:
+    async def rotates(self) -> None:
         """
-        Whether the log's file was rotated.
+        Wait until the log's file was rotated.
         """
         assert self._file is not None
-        return self._file.with_name(f"{self._file.name}.1").exists()
+        await until(self._file.with_name(f"{self._file.name}.1").exists, "a new log")
 
 
 async def started(
@@ -105,7 +104,7 @@ async def test_signals(twistd: Start, folder: Path) -> None:
             await logged.says("received SIGHUP")
             await logged.says("received SIGUSR2")
             if toFile:
-                assert logged.rotated
+                await logged.rotates()
         await processes[0].says("since the start: accepted 0")
         load = Deferred.fromCoroutine(askMany(port, 400, 8))
         for number in SIGNALS:

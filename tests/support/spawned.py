@@ -7,6 +7,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -181,3 +182,33 @@ async def settled(process: Process, expected: int) -> int:
             break
         await sleep(0.1)
     return process.descriptors()
+
+
+async def steady(process: Process) -> int:
+    """
+    How many descriptors a process has, once that has not changed for half a second.
+
+    @raise AssertionError: if it goes on changing.
+    """
+    end = time.monotonic() + PATIENCE
+    count, since = process.descriptors(), time.monotonic()
+    while time.monotonic() - since < 0.5:
+        assert time.monotonic() < end, f"its descriptors change for {PATIENCE} s"
+        await sleep(0.05)
+        if process.descriptors() != count:
+            count, since = process.descriptors(), time.monotonic()
+    return count
+
+
+async def reports(listener: Process, pattern: str) -> None:
+    """
+    Ask a listener for reports until one matches.
+
+    @raise AssertionError: if none does in time.
+    """
+    before = len(listener.output)
+    end = time.monotonic() + PATIENCE
+    while not re.search(pattern, listener.output[before:]):
+        assert time.monotonic() < end, f"no {pattern!r}:\n{listener.output}"
+        listener.signal(signal.SIGUSR1)
+        await sleep(0.1)
