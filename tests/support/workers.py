@@ -137,6 +137,8 @@ class Conversation(Protocol):
     Keeps what is said to it.
     """
 
+    transport: Any
+
     def __init__(self, factory: Conversations) -> None:
         self._factory = factory
         self.received = b""
@@ -184,7 +186,7 @@ class Conversations(Factory):
 
     def __init__(self) -> None:
         self.build: Callable[[Conversations], Any] = Conversation
-        self.made: Callable[[Conversation], None] = lambda conversation: None
+        self.made: Callable[[Conversation], object] = lambda conversation: None
         self.conversations: list[Any] = []
         self.addresses: list[Any] = []
         self.calls: list[str] = []
@@ -269,11 +271,11 @@ class ClockedTestCase(TestCase):
     async def setUp(self) -> None:
         await inReactor(self)
         logs = capturedLogs()
-        self.logged = logs.__enter__()
+        self.logged: Any = logs.__enter__()
         self.addCleanup(logs.__exit__, None, None, None)
         self.path = os.path.join(os.path.dirname(self.mktemp()), "path")
-        self.reactor = ClockedReactor()
-        self.clock = self.reactor.clock
+        self.reactor: Any = ClockedReactor()
+        self.clock: RunningClock = self.reactor.clock
 
     def client(self) -> tuple[socket.socket, socket.socket]:
         """

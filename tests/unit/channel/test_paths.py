@@ -140,7 +140,7 @@ class PathTestCase(SynchronousTestCase):
         sock.connect(self.path)
         return sock
 
-    def hook(self, **hooks: Callable[[Any], None]) -> None:
+    def hook(self, **hooks: Callable[..., None]) -> None:
         """
         Call these of sockets to come, by the names of L{Hooked}'s methods.
         """

@@ -371,7 +371,7 @@ class AtOnceTests(TransportTestCase):
         """
         The reactor is asked to write once, and not for each frame.
         """
-        asked = []
+        asked: list[object] = []
         self.patch(self.reactor, "addWriter", asked.append)
         for _ in range(3):
             self.transport.write(b"frame")
@@ -1099,7 +1099,7 @@ class StartTests(SynchronousTestCase):
         def fail(reader: object) -> None:
             raise OSError(errno.EPERM, os.strerror(errno.EPERM))
 
-        reactor.addReader = fail  # type: ignore[assignment]
+        reactor.addReader = fail
         protocol = Recorder()
         transport = ChannelTransport(reactor, ours, protocol)
         self.assertRaises(OSError, transport.start)

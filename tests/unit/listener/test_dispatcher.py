@@ -195,7 +195,7 @@ class HandOffTests(DispatcherTestCase):
         Who is told that there is room may accept at once, and is not told of that
         while it does.
         """
-        told = []
+        told: list[object] = []
 
         def roomChanged() -> None:
             told.append(len(told))

@@ -100,7 +100,7 @@ class AcceptorTestCase(SynchronousTestCase):
         self.room = 100
         self.busy = False
         self.batches: list[list[Any]] = []
-        self.sockets: list[socket.socket] = []
+        self.sockets: list[socket.SocketType] = []
 
     def accepted(self, batch: list[Accepted]) -> None:
         """

@@ -139,7 +139,7 @@ def extreme(data: bytearray, source: random.Random) -> None:
     )
 
 
-def starts(data: bytes) -> list[int]:
+def starts(data: bytes | bytearray) -> list[int]:
     """
     Where the frames begin, as far as their lengths can be believed.
     """
@@ -467,7 +467,12 @@ class MutatedWorkerTests(SynchronousTestCase):
         What the bad worker would write if it were not mutated, HELLO apart: as
         it knows, the ids that it is offered are 1 and on.
         """
-        kinds = [Claim((1,)), Claim((2, 3)), Refuse(1, (1,)), Refuse(2, (4,))]
+        kinds: list[Frame] = [
+            Claim((1,)),
+            Claim((2, 3)),
+            Refuse(1, (1,)),
+            Refuse(2, (4,)),
+        ]
         kinds += [Closed((1,)), Gone((2,)), Closed((2, 3)), Drain(), Bye("no more")]
         kinds.append(WorkerHello(3))
         frames = source.choices(kinds, k=source.randint(1, 5))
