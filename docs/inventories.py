@@ -45,8 +45,8 @@ ALSO = [
 
 # Python documents these on a page of their own, and other types and functions on
 # another.
-_STANDARD_TYPES = (bytearray, bytes, dict, frozenset, list, memoryview, range, set)
-_STANDARD_TYPES += (str, tuple)
+_STANDARD_TYPES: tuple[type, ...] = (bytearray, bytes, dict, frozenset, list)
+_STANDARD_TYPES += (memoryview, range, set, str, tuple)
 
 
 def write(package: Path, folder: Path) -> dict[str, tuple[str, Path]]:

@@ -51,7 +51,8 @@ from portlisten._wire.frames import (
     encode,
     encodeOffer,
 )
-from tests.processes import Crowd, Process, Processes
+from tests.support.clients import Crowd
+from tests.support.processes import Process, Processes
 
 #: The users that processes run as where that is possible.
 LISTENER, HONEST, STRANGER = "games", "daemon", "nobody"
@@ -500,9 +501,10 @@ def underAttack(
         )
         enemy.says("channels")
         attacked = measure(good, seconds)
-        reached = re.findall(r"(\d+) channels, (\d+) offers", enemy.output)[-1]
+        reached = re.findall(r"(\d+) channels, (\d+) offers", enemy.output)
+        channels, offers = map(int, reached[-1])
         size = process.log.stat().st_size
-        return Attack(alone, attacked, *map(int, reached), size)
+        return Attack(alone, attacked, channels, offers, size)
 
 
 def main() -> None:

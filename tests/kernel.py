@@ -27,7 +27,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from tests.processes import Crowd, Process, Processes, ask, failing
+from tests.support.clients import Crowd, ask
+from tests.support.processes import Process, Processes
+from tests.support.tracing import failing
 
 CALLS = (
     "epoll_ctl",

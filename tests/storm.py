@@ -125,8 +125,8 @@ def work(path: str, book: int, wire: str = "stream", names: Sequence[str] = ()) 
     worker.bind()
     worker.start()
     shutdown = ("before", "shutdown", worker.stop)
-    reactor.addSystemEventTrigger(*shutdown)  # type: ignore[attr-defined]
-    reactor.run()  # type: ignore[attr-defined]
+    reactor.addSystemEventTrigger(*shutdown)
+    reactor.run()
 
 
 def forkWorker(path: str, book: int, wire: str, names: Sequence[str] = ()) -> int:
@@ -263,7 +263,7 @@ def storm(
     path = str(folder / "socket")
     log = folder / "listener.log"
     if naive:
-        command = ["-m", "tests.naive", "0", path]
+        command = ["-m", "tests.support.naive", "0", path]
     else:
         command = ["-c", "from twisted.scripts.twistd import run; run()", "-n"]
         command += [f"--pidfile={folder}/pid", "portlisten", f"--wire={wire}"]

@@ -17,6 +17,8 @@ import sys
 import time
 from typing import Any
 
+from twisted.python.monkey import MonkeyPatcher
+
 from portlisten._wire.frames import (
     FROM_LISTENER,
     Claim,
@@ -27,8 +29,8 @@ from portlisten._wire.frames import (
     encode,
 )
 from portlisten._worker import worker as _worker
-from tests.naive import ByOrder
 from tests.storm import work
+from tests.support.naive import ByOrder
 
 
 def limited(path: str, spare: int, byOrder: bool) -> None:
@@ -38,7 +40,7 @@ def limited(path: str, spare: int, byOrder: bool) -> None:
     @param byOrder: be the control, which goes by the order of descriptors.
     """
     if byOrder:
-        _worker.WorkerChannel = ByOrder  # type: ignore[misc, assignment]
+        MonkeyPatcher((_worker, "WorkerChannel", ByOrder)).patch()
     if spare:
         from twisted.internet import epollreactor
 

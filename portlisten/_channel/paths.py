@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from twisted.logger import Logger
 
 from portlisten import _kernel
-from portlisten._kernel.sockets import MAXIMUM_PATH
+from portlisten._kernel import MAXIMUM_PATH
 from portlisten.errors import PathError
 
 log = Logger()

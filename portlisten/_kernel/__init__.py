@@ -1,50 +1,60 @@
 """
 What Linux can do that Python has no function for.
+
+Every fact about the kernel that the rest of the package relies on is in this folder,
+each with its source.  The other folders use the names that this module exports.
 """
 
-from portlisten._kernel.sockets import (
-    EXHAUSTED,
+from portlisten._kernel.clock import setTimer, timer
+from portlisten._kernel.errors import EXHAUSTED, PASSING, insist
+from portlisten._kernel.messages import (
     MAXIMUM_DESCRIPTORS,
-    MAXIMUM_PATH,
-    PASSING,
-    SO_COOKIE,
     SO_PASSRIGHTS,
-    SO_PEERGROUPS,
-    SO_PEERPIDFD,
-    Credentials,
-    accept,
     charge,
-    closeElsewhere,
-    cookie,
-    credentials,
-    datagramSocket,
-    departed,
-    family,
-    forget,
-    hasEnded,
-    hungUp,
-    identify,
-    initialEnvironment,
-    insist,
-    kindOf,
-    listens,
-    mayChangeUsers,
-    peerProcess,
-    pristine,
-    queued,
-    reap,
+    offersThatFit,
     receive,
     receiveBytes,
     refuseDescriptors,
     refusesDescriptors,
-    room,
     send,
     sendTo,
-    setTimer,
-    shutDown,
-    timer,
     unread,
 )
+from portlisten._kernel.peers import (
+    SO_PEERGROUPS,
+    SO_PEERPIDFD,
+    Credentials,
+    credentials,
+    hasEnded,
+    hungUp,
+    peerProcess,
+)
+from portlisten._kernel.processes import (
+    closeElsewhere,
+    initialEnvironment,
+    mayChangeUsers,
+    reap,
+)
+from portlisten._kernel.progress import departed, untouched
+from portlisten._kernel.sockets import (
+    MAXIMUM_PATH,
+    SO_COOKIE,
+    accept,
+    closeCopy,
+    cookie,
+    datagramSocket,
+    family,
+    identify,
+    kindOf,
+    listens,
+    queued,
+    shutDown,
+)
+
+# The names that callers still use.
+forget = closeCopy
+pristine = untouched
+room = offersThatFit
 
 __all__ = [
     "Credentials",
@@ -58,6 +68,7 @@ __all__ = [
     "SO_PEERPIDFD",
     "accept",
     "charge",
+    "closeCopy",
     "closeElsewhere",
     "cookie",
     "credentials",
@@ -73,6 +84,7 @@ __all__ = [
     "kindOf",
     "listens",
     "mayChangeUsers",
+    "offersThatFit",
     "peerProcess",
     "pristine",
     "queued",
@@ -88,4 +100,5 @@ __all__ = [
     "shutDown",
     "timer",
     "unread",
+    "untouched",
 ]

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from portlisten._kernel.sockets import Credentials
+from portlisten._kernel import Credentials
 
 
 @dataclass(frozen=True)

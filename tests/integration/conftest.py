@@ -8,16 +8,15 @@ import itertools
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import pytest_twisted
 
-from tests.integration.support import Process, command
-
-Start = Callable[..., Process]
+from tests.support.programs import command
+from tests.support.spawned import Process, Start
 
 
 @pytest.fixture
@@ -32,7 +31,7 @@ def folder() -> Iterator[Path]:
 
 
 @pytest.fixture
-def start(folder: Path) -> Iterator[Callable[..., Process]]:
+def start(folder: Path) -> Iterator[Start]:
     """
     A function that starts a program in the folder.
     """

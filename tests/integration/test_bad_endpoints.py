@@ -9,21 +9,16 @@ import socket
 from pathlib import Path
 from typing import Any
 
-from pytest_twisted import ensureDeferred
 from twisted.internet.protocol import Factory, Protocol
 
 from portlisten._wire.frames import ListenerHello, encode
-from tests.integration.conftest import Start
-from tests.integration.support import (
-    Process,
-    ask,
-    freePort,
-    listening,
-    needs,
-    reactor,
-    sleep,
-)
 from tests.integration.test_bad_input import refused
+from tests.support.asking import ask
+from tests.support.asynchronous import asynchronous
+from tests.support.ports import freePort
+from tests.support.programs import needs
+from tests.support.spawned import Process, Start, listening
+from tests.support.waiting import reactor, sleep
 
 REQUEST = b"GET / HTTP/1.0\r\n\r\n"
 
@@ -48,7 +43,7 @@ async def waits(worker: Process, why: str, seconds: float = 0.5) -> None:
     print(match[0])
 
 
-@ensureDeferred
+@asynchronous
 async def test_refused(twistd: Start, folder: Path) -> None:
     """
     Each mistake ends C{twistd web} with one line on standard error.
@@ -71,7 +66,7 @@ async def test_refused(twistd: Start, folder: Path) -> None:
     assert folder.joinpath("text").read_text() == "keep me"
 
 
-@ensureDeferred
+@asynchronous
 async def test_path(twistd: Start, folder: Path) -> None:
     """
     Where no listener can ever be, C{twistd web} ends with one line, in the log.
@@ -91,7 +86,7 @@ async def test_path(twistd: Start, folder: Path) -> None:
     assert folder.joinpath("text").read_text() == "keep me"
 
 
-@ensureDeferred
+@asynchronous
 async def test_noListener(twistd: Start) -> None:
     """
     A listener that is not there yet gets one line, and the server serves when it
@@ -105,7 +100,7 @@ async def test_noListener(twistd: Start) -> None:
     assert await worker.stop() in (0, -15)
 
 
-@ensureDeferred
+@asynchronous
 async def test_unknownName(twistd: Start) -> None:
     """
     A name that the listener does not have gets one line, on either side, and the
@@ -123,7 +118,7 @@ async def test_unknownName(twistd: Start) -> None:
     assert "Traceback" not in worker.output
 
 
-@ensureDeferred
+@asynchronous
 async def test_datagramSocket(twistd: Start, folder: Path) -> None:
     """
     A socket of another kind gets one line.
@@ -154,7 +149,7 @@ HELLO2 = bytearray(encode(ListenerHello(16)))
 HELLO2[12:14] = b"\x00\x02"
 
 
-@ensureDeferred
+@asynchronous
 async def test_anotherServer(twistd: Start, folder: Path) -> None:
     """
     Something that is no listener, or one of another version, gets one line,

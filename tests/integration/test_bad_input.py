@@ -15,12 +15,14 @@ import sys
 from pathlib import Path
 
 import pytest
-from pytest_twisted import ensureDeferred
 
 import portlisten
-from tests.integration.conftest import Start
-from tests.integration.support import Process, ask, command, freePort, listening
-from tests.processes import canTrace
+from tests.support.asking import ask
+from tests.support.asynchronous import asynchronous
+from tests.support.ports import freePort
+from tests.support.programs import command
+from tests.support.spawned import Process, Start, listening
+from tests.support.tracing import canTrace
 
 LONG = "./" + "x" * 106
 DATAGRAM = "--wire=datagram"
@@ -109,7 +111,7 @@ async def refused(process: Process, *words: str) -> str:
     ],
     ids=lambda value: " ".join(value)[:40],
 )
-@ensureDeferred
+@asynchronous
 async def test_refused(
     twistd: Start, folder: Path, arguments: list[str], words: list[str]
 ) -> None:
@@ -122,7 +124,7 @@ async def test_refused(
     assert list(folder.iterdir()) == []
 
 
-@ensureDeferred
+@asynchronous
 async def test_plainFile(twistd: Start, folder: Path) -> None:
     """
     A file where the path should be stays what it is.
@@ -135,7 +137,7 @@ async def test_plainFile(twistd: Start, folder: Path) -> None:
     assert list(folder.iterdir()) == [precious]
 
 
-@ensureDeferred
+@asynchronous
 async def test_portTaken(twistd: Start, folder: Path) -> None:
     """
     A port that somebody has, on IPv4 or on IPv6, is not bound on either.
@@ -155,7 +157,7 @@ async def test_portTaken(twistd: Start, folder: Path) -> None:
     assert list(folder.iterdir()) == []
 
 
-@ensureDeferred
+@asynchronous
 async def test_firstPortReleased(twistd: Start, folder: Path) -> None:
     """
     When a later port cannot be bound, what an earlier one made goes with it.
@@ -169,7 +171,7 @@ async def test_firstPortReleased(twistd: Start, folder: Path) -> None:
     assert list(folder.iterdir()) == []
 
 
-@ensureDeferred
+@asynchronous
 async def test_liveListener(twistd: Start, folder: Path) -> None:
     """
     A path at which a listener lives is not taken from it.
@@ -183,7 +185,7 @@ async def test_liveListener(twistd: Start, folder: Path) -> None:
     assert list(folder.iterdir()) == []
 
 
-@ensureDeferred
+@asynchronous
 async def test_daemon(start: Start, folder: Path) -> None:
     """
     A daemon that cannot start says so to whoever waits for it and in its log,
@@ -200,7 +202,7 @@ async def test_daemon(start: Start, folder: Path) -> None:
 
 
 @pytest.mark.skipif(not canTrace(), reason="needs strace, and the right to attach it")
-@ensureDeferred
+@asynchronous
 async def test_daemonPidFile(start: Start, folder: Path) -> None:
     """
     The pid file of a daemon that cannot start is gone before the process that waits
@@ -220,7 +222,7 @@ async def test_daemonPidFile(start: Start, folder: Path) -> None:
     assert removed < failed[0]
 
 
-@ensureDeferred
+@asynchronous
 async def test_foregroundWithLogFile(twistd: Start, folder: Path) -> None:
     """
     With a log file, the line is on standard error and in the file.
@@ -231,7 +233,7 @@ async def test_foregroundWithLogFile(twistd: Start, folder: Path) -> None:
     assert "is no socket" in folder.joinpath("l.log").read_text()
 
 
-@ensureDeferred
+@asynchronous
 async def test_gidAlone(twistd: Start, folder: Path) -> None:
     """
     A group without a user, which would keep every privilege, is refused; so is
@@ -244,7 +246,7 @@ async def test_gidAlone(twistd: Start, folder: Path) -> None:
 
 
 @pytest.mark.usefixtures("root")
-@ensureDeferred
+@asynchronous
 async def test_userWithoutEntry(twistd: Start, folder: Path) -> None:
     """
     A uid that the user database does not know is refused before anything is
@@ -259,7 +261,7 @@ async def test_userWithoutEntry(twistd: Start, folder: Path) -> None:
 
 
 @pytest.mark.usefixtures("root")
-@ensureDeferred
+@asynchronous
 async def test_withoutPrivilege(start: Start, folder: Path) -> None:
     """
     Who is not root can neither bind a low port nor become somebody else, and is
@@ -293,7 +295,7 @@ async def test_withoutPrivilege(start: Start, folder: Path) -> None:
 
 
 @pytest.mark.usefixtures("root")
-@ensureDeferred
+@asynchronous
 async def test_warnsOfRoot(twistd: Start) -> None:
     """
     A process that stays root says in its log what to type instead.
@@ -339,7 +341,7 @@ def prepared(start: Start, code: str, *arguments: str) -> Process:
     ],
     ids=["mptcp", "seqpacket", "udp", "vsock", "connected", "file"],
 )
-@ensureDeferred
+@asynchronous
 async def test_inherited(
     start: Start, folder: Path, make: str, words: list[str]
 ) -> None:
@@ -370,7 +372,7 @@ os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS="1", LISTEN_FDNAMES="w
 
 
 @pytest.mark.parametrize("kind", ["lock held", "pipe", "symbolic link"])
-@ensureDeferred
+@asynchronous
 async def test_lock(twistd: Start, folder: Path, kind: str) -> None:
     """
     Nobody can make a start hang by the lock file.
@@ -392,7 +394,7 @@ async def test_lock(twistd: Start, folder: Path, kind: str) -> None:
 
 
 @pytest.mark.usefixtures("root")
-@ensureDeferred
+@asynchronous
 async def test_withoutProc(start: Start, folder: Path) -> None:
     """
     Without /proc a listener serves, or says that it cannot, and leaves nothing.
@@ -411,7 +413,7 @@ async def test_withoutProc(start: Start, folder: Path) -> None:
 
 @pytest.mark.usefixtures("root")
 @pytest.mark.parametrize("wire", ["stream", "datagram"])
-@ensureDeferred
+@asynchronous
 async def test_chroot(start: Start, folder: Path, wire: str) -> None:
     """
     In a chroot a listener serves, or says that it cannot, and leaves nothing.
@@ -441,7 +443,7 @@ async def test_chroot(start: Start, folder: Path, wire: str) -> None:
 
 
 @pytest.mark.usefixtures("root")
-@ensureDeferred
+@asynchronous
 async def test_withoutCapabilities(start: Start, folder: Path) -> None:
     """
     Root that cannot become somebody else is told so before anything is bound.
@@ -464,7 +466,7 @@ async def test_withoutCapabilities(start: Start, folder: Path) -> None:
     ],
     ids=" ".join,
 )
-@ensureDeferred
+@asynchronous
 async def test_version(start: Start, arguments: list[str]) -> None:
     """
     Each command says which portlisten and which Twisted it is.
@@ -477,7 +479,7 @@ async def test_version(start: Start, arguments: list[str]) -> None:
     assert process.output == f"portlisten {installed}, with Twisted {twisted}\n"
 
 
-@ensureDeferred
+@asynchronous
 async def test_bothFamilies(twistd: Start) -> None:
     """
     C{tcp} and C{tcp6} of one number are two ports, each with its clients.
@@ -493,7 +495,7 @@ async def test_bothFamilies(twistd: Start) -> None:
 
 
 @pytest.mark.parametrize("name", ["portlisten", "hellofdpass"])
-@ensureDeferred
+@asynchronous
 async def test_help(twistd: Start, name: str) -> None:
     """
     C{--help} says what the arguments are, with an example, and exits with 0.

@@ -6,34 +6,22 @@ is time in which the process ran, as the monotonic clock counts it.
 from __future__ import annotations
 
 import random
+import select
 import signal
 import socket
 from collections.abc import Collection, Coroutine
 from pathlib import Path
 from typing import Any, ClassVar
 
-from pytest_twisted import ensureDeferred
 from twisted.internet.defer import Deferred
 
 from portlisten._wire.frames import FROM_LISTENER, Decoder, Offer, WorkerHello, encode
-from tests.integration.conftest import Start
-from tests.integration.faults import (
-    HOUR,
-    Clock,
-    NoDescriptors,
-    beside,
-    client,
-    timed,
-    together,
-)
-from tests.integration.support import (
-    Process,
-    askMany,
-    command,
-    listening,
-    reactor,
-    sleep,
-)
+from tests.support.asking import askMany, client
+from tests.support.asynchronous import asynchronous
+from tests.support.faults import HOUR, Clock, NoDescriptors
+from tests.support.programs import command
+from tests.support.spawned import Process, Start, listening
+from tests.support.waiting import beside, reactor, sleep, timed, together, until
 
 HELLO = b"hello"
 
@@ -258,9 +246,8 @@ class _Stream(Story):
         worker.connect(str(self._folder / self.path()))
         with worker:
             worker.sendall(encode(WorkerHello(1)))
-            await sleep(0.3)
+            await offered(worker)
             assert not waiting.called
-            assert any(isinstance(each, Offer) for each in offers(worker))
         await waiting
 
     async def partListenerStops(self) -> None:
@@ -280,15 +267,31 @@ class _Stream(Story):
         assert about(seconds, 2)
 
 
-def offers(channel: socket.socket) -> list[Any]:
+def readable(sock: socket.socket) -> bool:
     """
-    Read what a listener has sent, and close the descriptors.
+    Whether something can be read from a socket now.
     """
-    channel.settimeout(1)
-    data, descriptors, _, _ = socket.recv_fds(channel, 65536, 253)
-    for each in descriptors:
-        socket.close(each)
-    return list(Decoder(FROM_LISTENER).feed(data))
+    return bool(select.select([sock], [], [], 0)[0])
+
+
+async def offered(channel: socket.socket) -> None:
+    """
+    Read what a listener sends until it offers something, and close the descriptors.
+    """
+    decoder = Decoder(FROM_LISTENER)
+    channel.setblocking(False)
+
+    def holds() -> bool:
+        try:
+            data, descriptors, _, _ = socket.recv_fds(channel, 65536, 253)
+        except BlockingIOError:
+            return False
+        assert data, "the channel has ended"
+        for each in descriptors:
+            socket.close(each)
+        return any(isinstance(each, Offer) for each in decoder.feed(data))
+
+    await until(holds, "an offer")
 
 
 class _Datagram(Story):
@@ -322,6 +325,7 @@ class _Datagram(Story):
             worker.bind(path)
             worker.settimeout(0)
             await sleep(0.6)
+            await until(lambda: readable(worker), "a connection")
             _, descriptors, _, _ = socket.recv_fds(worker, 10, 1)
             with socket.socket(fileno=descriptors[0]) as connection:
                 connection.sendall(HELLO)
@@ -354,7 +358,7 @@ class _Datagram(Story):
         assert about(seconds, 2)
 
 
-@ensureDeferred
+@asynchronous
 async def test_steps(start: Start, folder: Path) -> None:
     """
     With a step of the clock at any moment, everything takes as long as without, on
@@ -379,7 +383,7 @@ async def counted(listener: Process, name: str) -> int:
     return int(match[1])
 
 
-@ensureDeferred
+@asynchronous
 async def test_smallStepsUnderLoad(start: Start, folder: Path) -> None:
     """
     While the clock is stepped all the time, no worker counts as hung, nobody loses
@@ -426,7 +430,7 @@ def goOn(*processes: Process) -> None:
         each.signal(signal.SIGCONT)
 
 
-@ensureDeferred
+@asynchronous
 async def test_listenerStoodStill(twistd: Start) -> None:
     """
     A listener that stood still for longer than the patience closes nobody who
@@ -450,7 +454,7 @@ async def test_listenerStoodStill(twistd: Start) -> None:
     await beside({wire: one(wire) for wire in ("stream", "datagram")})
 
 
-@ensureDeferred
+@asynchronous
 async def test_offersStoodStill(twistd: Start) -> None:
     """
     A worker is not revoked because the listener stood still, nor because both did,
@@ -483,7 +487,7 @@ async def test_offersStoodStill(twistd: Start) -> None:
     await beside({name: one(name) for name in names})
 
 
-@ensureDeferred
+@asynchronous
 async def test_helloStoodStill(twistd: Start, folder: Path) -> None:
     """
     A HELLO is not missed because its sender and its reader, or its reader alone,
@@ -515,15 +519,14 @@ async def test_helloStoodStill(twistd: Start, folder: Path) -> None:
             await sleep(5.3)
             goOn(listener)
             waiting = client(port)
-            await sleep(0.5)
-            assert any(isinstance(each, Offer) for each in offers(channel))
+            await offered(channel)
         listener.signal(signal.SIGKILL)
         await waiting
 
     await beside({"both": both(), "reader": reader()})
 
 
-@ensureDeferred
+@asynchronous
 async def test_graceStoodStill(twistd: Start, folder: Path) -> None:
     """
     What waits when a stop begins is served, and what is in service is finished, if

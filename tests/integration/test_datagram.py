@@ -15,21 +15,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from pytest_twisted import ensureDeferred
 from twisted.internet.threads import deferToThread
 
-from tests.integration import clients
-from tests.integration.conftest import Start
-from tests.integration.support import (
-    PATIENCE,
-    Process,
-    ask,
-    command,
-    freePort,
-    listening,
-    settled,
-    sleep,
-)
+from tests.support import clients
+from tests.support.asking import ask
+from tests.support.asynchronous import asynchronous
+from tests.support.ports import freePort
+from tests.support.programs import command
+from tests.support.spawned import Process, Start, listening, settled, steady
+from tests.support.waiting import PATIENCE, sleep
 
 PEERS = Path(__file__).parents[1] / "peers"
 
@@ -123,7 +117,7 @@ def pair(start: Start, twistd: Start, folder: Path) -> Pair:
 
 @pytest.mark.parametrize("worker", ["ours", "C"])
 @pytest.mark.parametrize("listener", ["ours", "C"])
-@ensureDeferred
+@asynchronous
 async def test_matrix(pair: Pair, listener: str, worker: str) -> None:
     """
     Whatever is at either end, clients have their answers: those that wait for
@@ -138,8 +132,7 @@ async def test_matrix(pair: Pair, listener: str, worker: str) -> None:
     one, port = await pair.listener(listener)
     other = await pair.worker(worker)
     assert await ask(port) == HELLO
-    await sleep(0.2)
-    before = one.descriptors(), other.descriptors()
+    before = await steady(one), await steady(other)
     for client in (clients.listen, clients.sendFirst, clients.leave):
         began = time.monotonic()
         answers = await deferToThread(clients.crowd, client, port, 2000)
@@ -154,7 +147,7 @@ async def test_matrix(pair: Pair, listener: str, worker: str) -> None:
     assert after == before
 
 
-@ensureDeferred
+@asynchronous
 async def test_workerLate(pair: Pair, twistd: Start, folder: Path) -> None:
     """
     Clients that come while no worker is there are served when there is one, in
@@ -172,7 +165,7 @@ async def test_workerLate(pair: Pair, twistd: Start, folder: Path) -> None:
     assert listener.output.count("waiting for a worker") == 1
 
 
-@ensureDeferred
+@asynchronous
 async def test_replaced(pair: Pair) -> None:
     """
     A path that changes hands ten times under 64 clients at once loses nobody.
@@ -200,7 +193,7 @@ async def test_replaced(pair: Pair) -> None:
     assert list(answers) == [HELLO]
 
 
-@ensureDeferred
+@asynchronous
 async def test_nothingPilesUp(pair: Pair) -> None:
     """
     After 20,000 connections both sides hold what they held before.
@@ -208,8 +201,7 @@ async def test_nothingPilesUp(pair: Pair) -> None:
     listener, port = await pair.listener()
     worker = await pair.worker()
     await deferToThread(clients.crowd, clients.listen, port, 100)
-    await sleep(0.2)
-    before = listener.descriptors(), worker.descriptors()
+    before = await steady(listener), await steady(worker)
     answers = await deferToThread(clients.crowd, clients.listen, port, 20000, 64)
     assert answers == {HELLO: 20000}
     after = (
@@ -221,7 +213,7 @@ async def test_nothingPilesUp(pair: Pair) -> None:
 
 
 @pytest.mark.parametrize("full", ["queue", "buffer"])
-@ensureDeferred
+@asynchronous
 async def test_stopped(
     request: pytest.FixtureRequest, start: Start, pair: Pair, full: str
 ) -> None:
@@ -250,7 +242,7 @@ async def test_stopped(
     assert listener.output.count("takes no more for now") == 1
 
 
-@ensureDeferred
+@asynchronous
 async def test_replacedWhileStopped(root: None, start: Start, pair: Pair) -> None:
     """
     A worker that is stopped with a long queue keeps what it was sent, and none of
@@ -318,7 +310,7 @@ def send(path: Path, *descriptors: int, data: bytes = b"x") -> None:
         sock.sendmsg([data], control, 0, str(path))
 
 
-@ensureDeferred
+@asynchronous
 async def test_badDatagrams(pair: Pair, folder: Path) -> None:
     """
     Datagrams that are none of this wire's do a worker no harm, and leave nothing
@@ -327,8 +319,7 @@ async def test_badDatagrams(pair: Pair, folder: Path) -> None:
     _, port = await pair.listener()
     worker = await pair.worker()
     assert await ask(port) == HELLO
-    await sleep(0.2)
-    before = worker.descriptors()
+    before = await steady(worker)
     path = folder / "socket"
     left, right = os.pipe()
     udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
@@ -351,7 +342,7 @@ async def test_badDatagrams(pair: Pair, folder: Path) -> None:
     assert "Traceback" not in worker.output
 
 
-@ensureDeferred
+@asynchronous
 async def test_oddDatagrams(pair: Pair, folder: Path) -> None:
     """
     Connections are served whatever they came with: several at once, something
@@ -360,8 +351,7 @@ async def test_oddDatagrams(pair: Pair, folder: Path) -> None:
     _, port = await pair.listener()
     worker = await pair.worker()
     assert await ask(port) == HELLO
-    await sleep(0.2)
-    before = worker.descriptors()
+    before = await steady(worker)
     left, right = os.pipe()
     for data in (b"", b"x", b"x" * 5000):
         waiting, connections = [], []
@@ -381,7 +371,7 @@ async def test_oddDatagrams(pair: Pair, folder: Path) -> None:
     assert await settled(worker, before) == before
 
 
-@ensureDeferred
+@asynchronous
 async def test_workerOutOfDescriptors(start: Start, pair: Pair) -> None:
     """
     A worker with few descriptors takes no more than it can serve, and serves all.
@@ -397,7 +387,7 @@ async def test_workerOutOfDescriptors(start: Start, pair: Pair) -> None:
     assert answers == {HELLO: 400}
 
 
-@ensureDeferred
+@asynchronous
 async def test_pathTaken(pair: Pair, twistd: Start) -> None:
     """
     A path where a worker lives is refused, in one line that says what to do.
@@ -410,7 +400,7 @@ async def test_pathTaken(pair: Pair, twistd: Start) -> None:
     assert "--replace" in line
 
 
-@ensureDeferred
+@asynchronous
 async def test_wiresDiffer(pair: Pair, twistd: Start) -> None:
     """
     A listener of one wire and a worker of the other wait for each other, and say
@@ -427,7 +417,7 @@ async def test_wiresDiffer(pair: Pair, twistd: Start) -> None:
 
 
 @pytest.mark.parametrize("option", ["--group=nogroup", "--mode=0666"])
-@ensureDeferred
+@asynchronous
 async def test_permissions(
     root: None, twistd: Start, folder: Path, option: str
 ) -> None:
@@ -458,7 +448,7 @@ async def test_permissions(
         assert int(process.status()["CapEff"], 16) == 0
 
 
-@ensureDeferred
+@asynchronous
 async def test_anyServer(pair: Pair, twistd: Start, folder: Path) -> None:
     """
     Twisted's own web server is a worker on this wire, too.

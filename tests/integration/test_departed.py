@@ -9,12 +9,12 @@ import signal
 import sys
 from pathlib import Path
 
-from pytest_twisted import ensureDeferred
 from twisted.internet.defer import Deferred
 
-from tests.integration.conftest import Start
-from tests.integration.faults import beside, client
-from tests.integration.support import Process, listening, sleep
+from tests.support.asking import client
+from tests.support.asynchronous import asynchronous
+from tests.support.spawned import Process, Start, listening
+from tests.support.waiting import beside, sleep
 
 HELLO = b"hello"
 
@@ -38,7 +38,7 @@ class Scene:
     def _scripted(self) -> Process:
         code = (
             f"import sys; sys.path.insert(0, {SOURCE!r});"
-            " from tests.integration.scripted import main; main()"
+            " from tests.support.scripted import main; main()"
         )
         return self._start(sys.executable, "-c", code, self._path)
 
@@ -88,7 +88,7 @@ class Scene:
         assert await second == HELLO
 
 
-@ensureDeferred
+@asynchronous
 async def test_untouched(start: Start, twistd: Start) -> None:
     """
     What the worker had not touched when it died goes to another one.
@@ -127,7 +127,7 @@ async def test_untouched(start: Start, twistd: Start) -> None:
     )
 
 
-@ensureDeferred
+@asynchronous
 async def test_served(start: Start, twistd: Start) -> None:
     """
     What the worker lives to serve is served by it alone, long after it left or was
@@ -161,7 +161,7 @@ async def test_served(start: Start, twistd: Start) -> None:
     )
 
 
-@ensureDeferred
+@asynchronous
 async def test_touched(start: Start, twistd: Start) -> None:
     """
     What the worker had touched when it died is lost with it, and no other worker

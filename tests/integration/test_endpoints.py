@@ -6,10 +6,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pytest_twisted import ensureDeferred
-
-from tests.integration.conftest import Start
-from tests.integration.support import Process, ask, freePort, listening
+from tests.support.asking import ask
+from tests.support.asynchronous import asynchronous
+from tests.support.ports import freePort
+from tests.support.spawned import Process, Start, listening
 
 #: A server that says where it listens, and to each client who it is.
 TELL = """
@@ -50,7 +50,7 @@ def server(twistd: Start, folder: Path, description: str) -> str:
     return "tell.tac"
 
 
-@ensureDeferred
+@asynchronous
 async def test_address(twistd: Start, folder: Path) -> None:
     """
     The port's address is that of the listener's port, and the peer's is the
@@ -64,7 +64,7 @@ async def test_address(twistd: Start, folder: Path) -> None:
     assert b"host='127.0.0.1'" in await ask(port, b"who?")
 
 
-@ensureDeferred
+@asynchronous
 async def test_proxyProtocol(twistd: Start, folder: Path) -> None:
     """
     Behind C{haproxy:}, the peer is whom the PROXY header names.
@@ -77,7 +77,7 @@ async def test_proxyProtocol(twistd: Start, folder: Path) -> None:
     assert answer == b"IPv4Address(type='TCP', host='192.0.2.7', port=4711)"
 
 
-@ensureDeferred
+@asynchronous
 async def test_listenerRestarts(twistd: Start, folder: Path) -> None:
     """
     Running workers join the listener's successor by themselves, whether it was
@@ -96,6 +96,7 @@ async def test_listenerRestarts(twistd: Start, folder: Path) -> None:
         await listener.says("worker 2 .*joined")
     assert b"IPv4Address" in await ask(number, b"who?")
     for worker in workers:
+        await worker.says("(?s)(?:joined the listener.*){3}")
         assert worker.output.count("it listens on") == 1
         assert worker.output.count("joined the listener") == 3
         assert "Traceback" not in worker.output

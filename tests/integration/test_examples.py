@@ -14,11 +14,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from pytest_twisted import ensureDeferred
 from twisted.internet.threads import deferToThread
 
-from tests.integration.conftest import Start
-from tests.integration.support import Process, command, freePort, listening, needs
+from tests.support.asynchronous import asynchronous
+from tests.support.ports import freePort
+from tests.support.programs import command, needs
+from tests.support.spawned import Process, Start, listening
 
 CHECKOUT = Path(__file__).parents[2]
 EXAMPLES = CHECKOUT / "examples"
@@ -61,7 +62,7 @@ def run(
     ],
     ids=["web", "https", "smtp", "dns", "chat", "2002"],
 )
-@ensureDeferred
+@asynchronous
 async def test_script(start: Start, folder: Path, name: str, said: list[str]) -> None:
     """
     A script prints the answers, and nothing else but what it starts; it leaves
@@ -81,7 +82,7 @@ async def test_script(start: Start, folder: Path, name: str, said: list[str]) ->
 
 
 @pytest.mark.parametrize("name", ["web", "https", "smtp", "dns", "chat", "2002"])
-@ensureDeferred
+@asynchronous
 async def test_takenPort(start: Start, folder: Path, name: str) -> None:
     """
     A script whose listener cannot start says why at once, and leaves nothing behind.
@@ -95,7 +96,7 @@ async def test_takenPort(start: Start, folder: Path, name: str) -> None:
     assert list((folder / "tmp").iterdir()) == []
 
 
-@ensureDeferred
+@asynchronous
 async def test_deadWorker(start: Start, folder: Path) -> None:
     """
     A script says why a worker that was to take another's place ended.
@@ -127,7 +128,7 @@ async def test_deadWorker(start: Start, folder: Path) -> None:
         ("2002", "cc"),
     ],
 )
-@ensureDeferred
+@asynchronous
 async def test_missingProgram(
     start: Start, folder: Path, name: str, program: str
 ) -> None:
@@ -152,7 +153,7 @@ def _programs() -> Iterator[Path]:
             yield from Path(folder).iterdir()
 
 
-@ensureDeferred
+@asynchronous
 async def test_tac(start: Start, folder: Path) -> None:
     """
     The tac files work together in one folder, by the commands that they and the
@@ -185,7 +186,7 @@ async def test_tac(start: Start, folder: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["chat", "dns", "mail"])
-@ensureDeferred
+@asynchronous
 async def test_exampleTac(start: Start, folder: Path, name: str) -> None:
     """
     The tac file of an example joins a listener by the commands that it begins with,
@@ -209,7 +210,7 @@ async def test_exampleTac(start: Start, folder: Path, name: str) -> None:
     assert "Traceback" not in worker.output + listener.output
 
 
-@ensureDeferred
+@asynchronous
 async def test_chat(twistd: Start, folder: Path) -> None:
     """
     The chat passes on what its clients say, and says goodbye when it stops.

@@ -16,20 +16,13 @@ import time
 from pathlib import Path
 
 import pytest
-from pytest_twisted import ensureDeferred
 from twisted.internet.defer import Deferred, DeferredList
 
-from tests.integration.conftest import Start
-from tests.integration.support import (
-    Process,
-    ask,
-    askMany,
-    command,
-    listening,
-    reactor,
-    settled,
-    sleep,
-)
+from tests.support.asking import ask, askMany
+from tests.support.asynchronous import asynchronous
+from tests.support.programs import command
+from tests.support.spawned import Process, Start, listening, reports, settled, steady
+from tests.support.waiting import reactor, sleep
 
 LOST = "lost before a worker touched them"
 
@@ -65,7 +58,7 @@ async def figures(process: Process) -> dict[str, int]:
     }
 
 
-@ensureDeferred
+@asynchronous
 async def test_kills(module: Start) -> None:
     """
     Workers are killed all the time, and no client loses a connection that no
@@ -80,7 +73,7 @@ async def test_kills(module: Start) -> None:
     assert found["signals"] > 50
 
 
-@ensureDeferred
+@asynchronous
 async def test_killsControl(module: Start) -> None:
     """
     The control loses connections by the hundred.
@@ -89,7 +82,7 @@ async def test_killsControl(module: Start) -> None:
     assert found[LOST] > 100
 
 
-@ensureDeferred
+@asynchronous
 async def test_stops(module: Start) -> None:
     """
     Workers are stopped for longer than an offer may stay unclaimed, and others
@@ -104,7 +97,7 @@ async def test_stops(module: Start) -> None:
     assert found["stalled"] <= 16 * 8
 
 
-@ensureDeferred
+@asynchronous
 async def test_stopsControl(module: Start) -> None:
     """
     Nearly all of the control's clients end up waiting for the stopped worker.
@@ -114,7 +107,7 @@ async def test_stopsControl(module: Start) -> None:
 
 
 @pytest.mark.parametrize("kills", [0, 1])
-@ensureDeferred
+@asynchronous
 async def test_mixed(module: Start, kills: int) -> None:
     """
     Workers are killed, told to stop, and stopped for a while, all at once, and
@@ -151,7 +144,7 @@ async def echoes(port: int, count: int, atOnce: int) -> list[bool]:
     return answers
 
 
-@ensureDeferred
+@asynchronous
 async def test_workerOutOfDescriptors(twistd: Start, module: Start) -> None:
     """
     A worker runs out of descriptors, and every client still gets its own number
@@ -166,7 +159,7 @@ async def test_workerOutOfDescriptors(twistd: Start, module: Start) -> None:
     await listener.says("refused .* no descriptor")
 
 
-@ensureDeferred
+@asynchronous
 async def test_workerOutOfDescriptorsControl(twistd: Start, module: Start) -> None:
     """
     A worker that goes by the order of descriptors crosses clients, or loses them.
@@ -184,7 +177,7 @@ async def test_workerOutOfDescriptorsControl(twistd: Start, module: Start) -> No
     assert len(good) < 200
 
 
-@ensureDeferred
+@asynchronous
 async def test_listenerOutOfDescriptors(twistd: Start, start: Start) -> None:
     """
     A listener with hardly any descriptors serves 500 clients at once, and
@@ -211,7 +204,7 @@ async def test_listenerOutOfDescriptors(twistd: Start, start: Start) -> None:
     assert "closed" not in listener.output
 
 
-@ensureDeferred
+@asynchronous
 async def test_heldOpen(twistd: Start, module: Start) -> None:
     """
     Connections that workers hold cost the listener nothing, once it has let go
@@ -227,7 +220,7 @@ async def test_heldOpen(twistd: Start, module: Start) -> None:
     port = await listening(listener)
     module("tests.worker", "./socket", "--hold")
     await listener.says("joined")
-    before = listener.descriptors()
+    before = await steady(listener)
     clients = []
     try:
         for number in range(count):
@@ -248,7 +241,7 @@ async def test_heldOpen(twistd: Start, module: Start) -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-@ensureDeferred
+@asynchronous
 async def test_listenerKilled(twistd: Start, module: Start, folder: Path) -> None:
     """
     The listener is killed while a worker that hangs holds offers: when it goes
@@ -260,9 +253,8 @@ async def test_listenerKilled(twistd: Start, module: Start, folder: Path) -> Non
     await listener.says("joined")
     worker.signal(signal.SIGSTOP)
     clients = Deferred.fromCoroutine(askMany(port, 16, 16))
-    await sleep(0.5)
+    await reports(listener, "16 offered")
     await listener.kill()
-    await sleep(0.2)
     worker.signal(signal.SIGCONT)
     answers, _ = await clients
     assert answers.count(b"hello") == 16
@@ -276,7 +268,7 @@ JOINING = ["flood", "halfFrame", "neverReads", "claimsAll"]
     "way",
     ["linger", "flood", "halfFrame", "neverReads", "claimsAll", "connects"],
 )
-@ensureDeferred
+@asynchronous
 async def test_hostileWorker(twistd: Start, module: Start, way: str) -> None:
     """
     Whatever one worker does, clients that the others serve are served, none is
@@ -298,12 +290,12 @@ async def test_hostileWorker(twistd: Start, module: Start, way: str) -> None:
     assert "Traceback" not in listener.output
 
 
-@ensureDeferred
+@asynchronous
 async def test_hostileWorkerControl(twistd: Start, module: Start) -> None:
     """
     The control's clients wait for a worker that never reads, for ever.
     """
-    control = module("tests.naive", "0", "./socket")
+    control = module("tests.support.naive", "0", "./socket")
     port = await listening(control)
     honest = twistd("hellofdpass", "./socket", "hello")
     await honest.says("joined")
@@ -317,7 +309,7 @@ async def test_hostileWorkerControl(twistd: Start, module: Start) -> None:
     assert sum(answer == b"hello" for _, answer in results) < 100
 
 
-@ensureDeferred
+@asynchronous
 async def test_clientsThatLeave(twistd: Start) -> None:
     """
     Clients that reset, close, or send and close at once leave nothing behind.
@@ -326,7 +318,7 @@ async def test_clientsThatLeave(twistd: Start) -> None:
     port = await listening(listener)
     worker = twistd("hellofdpass", "./socket", "hello")
     await listener.says("joined")
-    before = [listener.descriptors(), worker.descriptors()]
+    before = [await steady(listener), await steady(worker)]
     for number in range(900):
         client = socket.create_connection(("127.0.0.1", port))
         if number % 3 == 0:
@@ -345,7 +337,7 @@ async def test_clientsThatLeave(twistd: Start) -> None:
     assert "accepted 901" in listener.output
 
 
-@ensureDeferred
+@asynchronous
 async def test_report(twistd: Start) -> None:
     """
     SIGUSR1 logs the counters.
@@ -357,7 +349,7 @@ async def test_report(twistd: Start) -> None:
 
 
 @pytest.mark.usefixtures("root")
-@ensureDeferred
+@asynchronous
 async def test_whoMayBeWorker(twistd: Start) -> None:
     """
     A user that is not on the list is turned away, and both sides' logs say why;
@@ -383,7 +375,7 @@ async def test_whoMayBeWorker(twistd: Start) -> None:
 
 
 @pytest.mark.usefixtures("root")
-@ensureDeferred
+@asynchronous
 async def test_whoMayBeListener(twistd: Start, folder: Path) -> None:
     """
     A worker has nothing to do with a listener of some other user, unless it is
@@ -416,7 +408,7 @@ async def test_whoMayBeListener(twistd: Start, folder: Path) -> None:
         impostor.close()
 
 
-@ensureDeferred
+@asynchronous
 async def test_crashLoop(twistd: Start, module: Start) -> None:
     """
     A worker that dies at once, again and again, is made to wait, and an honest

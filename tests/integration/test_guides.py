@@ -10,13 +10,14 @@ import sys
 import textwrap
 from pathlib import Path
 
-from pytest_twisted import ensureDeferred
 from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThread
 
-from tests.integration.conftest import Start
-from tests.integration.support import ask, command, listening, needs
 from tests.integration.test_servers import shakeHands
+from tests.support.asking import ask
+from tests.support.asynchronous import asynchronous
+from tests.support.programs import command, needs
+from tests.support.spawned import Start, listening
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -80,7 +81,7 @@ def closeFrame(sock: socket.socket) -> bytes:
     return received.partition(b"\x88\x02")[2]
 
 
-@ensureDeferred
+@asynchronous
 async def test_daphneFinishes(twistd: Start, start: Start, folder: Path) -> None:
     """
     Daphne, run as the guide says, answers the requests in hand when it is told to
@@ -107,7 +108,7 @@ async def test_daphneFinishes(twistd: Start, start: Start, folder: Path) -> None
     assert "Traceback" not in daphne.output
 
 
-@ensureDeferred
+@asynchronous
 async def test_noDelay(twistd: Start, start: Start, folder: Path) -> None:
     """
     An option that the guide's program sets on a shared socket reaches the
@@ -127,7 +128,7 @@ async def test_noDelay(twistd: Start, start: Start, folder: Path) -> None:
     assert answers == [b"delay", b"nodelay", b"nodelay"]
 
 
-@ensureDeferred
+@asynchronous
 async def test_forkingHelper(twistd: Start, start: Start, folder: Path) -> None:
     """
     A program that was forked for another user gets its sockets, if a shell corrects

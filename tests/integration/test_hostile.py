@@ -24,7 +24,6 @@ from portlisten._wire.frames import (
     Refuse,
     encode,
 )
-from tests import older
 from tests.hostile import (
     HELLO,
     STRANGER,
@@ -35,8 +34,11 @@ from tests.hostile import (
     measure,
     underAttack,
 )
-from tests.processes import Processes, ask, canTrace, failing
-from tests.support import spoil
+from tests.support import older
+from tests.support.clients import ask
+from tests.support.processes import Processes
+from tests.support.sockets import spoil
+from tests.support.tracing import canTrace, failing
 
 PORT = "tcp:0:interface=127.0.0.1"
 
@@ -92,7 +94,7 @@ def test_neverCloses(processes: Processes, kernel: str) -> None:
             pytest.skip("the numbers of this machine's system calls are not known")
         program = str(Path(sys.executable).with_name("twistd"))
         process = processes.python(
-            *("-m", "tests.older", "83", "--", program, "-n", "--pidfile="),
+            *("-m", "tests.support.older", "83", "--", program, "-n", "--pidfile="),
             *("portlisten", "--mode=0666", PORT, "./socket"),
         )
         process.says("this kernel cannot refuse descriptors")

@@ -15,7 +15,9 @@ from contextlib import ExitStack
 import pytest
 
 from tests.kernel import HELLO, Case, Pair, Runner
-from tests.processes import Processes, ask, canTrace, failing
+from tests.support.clients import ask
+from tests.support.processes import Processes
+from tests.support.tracing import canTrace, failing
 
 pytestmark = pytest.mark.skipif(
     not canTrace(), reason="needs strace, and the right to attach it"

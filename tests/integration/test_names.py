@@ -7,11 +7,11 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from pytest_twisted import ensureDeferred
 from twisted.internet.defer import Deferred, gatherResults
 
-from tests.integration.conftest import Start
-from tests.integration.support import Process, askMany
+from tests.support.asking import askMany
+from tests.support.asynchronous import asynchronous
+from tests.support.spawned import Process, Start
 
 REQUEST = b"GET / HTTP/1.0\r\n\r\n"
 
@@ -43,7 +43,7 @@ async def askFor(port: int, count: int, atOnce: int) -> list[str]:
     return sorted(texts)
 
 
-@ensureDeferred
+@asynchronous
 async def test_pools(twistd: Start, folder: Path) -> None:
     """
     Each pool serves its own port.  While one is away, and more clients wait for

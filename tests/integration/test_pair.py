@@ -13,24 +13,17 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
-from pytest_twisted import ensureDeferred
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.threads import deferToThread
 
-from tests.integration.conftest import Start
-from tests.integration.support import (
-    PATIENCE,
-    ask,
-    askMany,
-    backlogOverflows,
-    freePort,
-    listening,
-    reactor,
-    settled,
-    sleep,
-)
+from tests.support.asking import ask, askMany
+from tests.support.asynchronous import asynchronous
+from tests.support.ports import backlogOverflows, freePort
+from tests.support.spawned import Start, listening, settled, steady
+from tests.support.waiting import PATIENCE, reactor, sleep
 
 ANSWER = b"hello, world"
 HELLO = ("hellofdpass", "./socket", ANSWER.decode())
@@ -39,7 +32,7 @@ REQUEST = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 
 @pytest.mark.usefixtures("root")
-@ensureDeferred
+@asynchronous
 async def test_privilegedPort(twistd: Start, folder: Path) -> None:
     """
     Root binds a port below 1024, and two other users do the rest: neither has
@@ -84,7 +77,7 @@ async def test_privilegedPort(twistd: Start, folder: Path) -> None:
     ],
     ids=" ".join,
 )
-@ensureDeferred
+@asynchronous
 async def test_ordinaryClient(twistd: Start, client: list[str]) -> None:
     """
     The clients that people use get the string, whether they send first, close
@@ -108,7 +101,7 @@ async def test_ordinaryClient(twistd: Start, client: list[str]) -> None:
     assert result.stdout == ANSWER
 
 
-@ensureDeferred
+@asynchronous
 async def test_clientThatClosesFirst(twistd: Start) -> None:
     """
     A client that has closed its writing side already still gets the string,
@@ -121,7 +114,7 @@ async def test_clientThatClosesFirst(twistd: Start) -> None:
     assert await ask(port, b"data, then the end", end=True) == ANSWER
 
 
-@ensureDeferred
+@asynchronous
 async def test_stringAsGiven(twistd: Start) -> None:
     """
     The string is written byte for byte, even where it is no text.
@@ -132,7 +125,7 @@ async def test_stringAsGiven(twistd: Start) -> None:
     assert await ask(await listening(listener)) == string
 
 
-@ensureDeferred
+@asynchronous
 async def test_workerLate(twistd: Start) -> None:
     """
     Five hundred clients come while there is no worker for 20 seconds, and all
@@ -150,7 +143,7 @@ async def test_workerLate(twistd: Start) -> None:
     assert len(answers) == 500
 
 
-@ensureDeferred
+@asynchronous
 async def test_listenerLate(twistd: Start) -> None:
     """
     A worker that was there first finds the listener when it comes, and says in
@@ -166,7 +159,7 @@ async def test_listenerLate(twistd: Start) -> None:
     assert len(answers) == 500
 
 
-@ensureDeferred
+@asynchronous
 async def test_burst(twistd: Start) -> None:
     """
     None of a thousand clients that come at once finds the backlog full.
@@ -183,7 +176,7 @@ async def test_burst(twistd: Start) -> None:
     assert backlogOverflows(port) == 0
 
 
-@ensureDeferred
+@asynchronous
 async def test_nothingPilesUp(twistd: Start) -> None:
     """
     After 20,000 connections both processes hold the descriptors that they held
@@ -193,7 +186,7 @@ async def test_nothingPilesUp(twistd: Start) -> None:
     worker = twistd(*HELLO)
     port = await listening(listener)
     await listener.says("joined")
-    held = [process.descriptors() for process in (listener, worker)]
+    held = [await steady(process) for process in (listener, worker)]
     await askMany(port, 3_000, 64)
     memory = [process.resident() for process in (listener, worker)]
     for _ in range(2):
@@ -223,7 +216,7 @@ reactor.run()
 """
 
 
-@ensureDeferred
+@asynchronous
 async def test_families(twistd: Start, start: Start, folder: Path) -> None:
     """
     Connections over IPv4, over IPv6 and to a Unix socket are adopted as what
@@ -235,10 +228,10 @@ async def test_families(twistd: Start, start: Start, folder: Path) -> None:
     start(sys.executable, "echo.py")
     await listener.says("joined")
 
-    def client(family: int, address: object) -> tuple[object, str]:
+    def client(family: int, address: tuple[str, int] | str) -> tuple[Any, str]:
         with socket.socket(family) as sock:
             sock.settimeout(10)
-            sock.connect(address)  # type: ignore[arg-type]
+            sock.connect(address)
             name = sock.getsockname()
             return name, sock.makefile().read()
 
@@ -256,7 +249,7 @@ async def test_families(twistd: Start, start: Start, folder: Path) -> None:
     assert not folder.joinpath("served").exists()
 
 
-@ensureDeferred
+@asynchronous
 async def test_workerRestarts(twistd: Start) -> None:
     """
     While the only worker is restarted five times under load, every client is
@@ -279,7 +272,7 @@ async def test_workerRestarts(twistd: Start) -> None:
     assert "lost in service" not in listener.output
 
 
-@ensureDeferred
+@asynchronous
 async def test_listenerRestarts(twistd: Start, folder: Path) -> None:
     """
     A worker joins the listener's successor, whether the listener was stopped or
@@ -301,7 +294,7 @@ async def test_listenerRestarts(twistd: Start, folder: Path) -> None:
     assert worker.running
 
 
-@ensureDeferred
+@asynchronous
 async def test_patience(twistd: Start) -> None:
     """
     A connection that waited too long is closed, logged with its address, and
@@ -318,7 +311,7 @@ async def test_patience(twistd: Start) -> None:
     assert "timedOut 1" in listener.output
 
 
-@ensureDeferred
+@asynchronous
 async def test_exitOnTimeout(twistd: Start, folder: Path) -> None:
     """
     With C{--on-timeout=exit}, the listener gives up when a connection's patience
@@ -333,7 +326,7 @@ async def test_exitOnTimeout(twistd: Start, folder: Path) -> None:
     assert list(folder.iterdir()) == []
 
 
-@ensureDeferred
+@asynchronous
 async def test_stopHandsOff(twistd: Start) -> None:
     """
     A listener that is told to stop hands off what it has accepted, and what
@@ -356,7 +349,7 @@ async def test_stopHandsOff(twistd: Start) -> None:
     assert worker.running
 
 
-@ensureDeferred
+@asynchronous
 async def test_grace(twistd: Start) -> None:
     """
     A worker that is told to stop while a client lingers waits for it no longer
@@ -374,10 +367,10 @@ async def test_grace(twistd: Start) -> None:
         assert await worker.stop() == 0
         assert time.monotonic() - before < 4
     assert "1 connections are still in service after 1 s" in worker.output
-    assert "it says: the worker stops" in listener.output
+    await listener.says("it says: the worker stops")
 
 
-@ensureDeferred
+@asynchronous
 async def test_manyWorkers(twistd: Start) -> None:
     """
     Several workers share the connections of one path.
@@ -392,7 +385,7 @@ async def test_manyWorkers(twistd: Start) -> None:
     assert min(answers.count(name) for name in (b"a", b"b", b"c")) >= 90
 
 
-@ensureDeferred
+@asynchronous
 async def test_tac(twistd: Start, folder: Path) -> None:
     """
     The .tac files run the same pair.

@@ -8,15 +8,14 @@ import re
 import sys
 from pathlib import Path
 
-from pytest_twisted import ensureDeferred
-
-from tests.integration.conftest import Start
-from tests.integration.support import askMany, listening
+from tests.support.asking import askMany
+from tests.support.asynchronous import asynchronous
+from tests.support.spawned import Start, listening
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "protocol.md"
 
 
-@ensureDeferred
+@asynchronous
 async def test_workerInDocument(twistd: Start, start: Start, folder: Path) -> None:
     """
     The worker that the document ends with joins, serves, survives its listener,

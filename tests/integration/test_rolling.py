@@ -13,12 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pytest_twisted import ensureDeferred
 from twisted.internet.defer import Deferred
 
-from tests.integration.conftest import Start
-from tests.integration.load import Load, wrk
-from tests.integration.support import Process, ask, freePort, listening, sleep
+from tests.support.asking import ask
+from tests.support.asynchronous import asynchronous
+from tests.support.load import Load, wrk
+from tests.support.ports import freePort
+from tests.support.spawned import Process, Start, listening
+from tests.support.waiting import sleep
 
 CLOSE = "--header=Connection: close"
 WORKERS = 4
@@ -168,7 +170,7 @@ def fleet(root: None, start: Start, twistd: Start, folder: Path) -> Fleet:
 
 
 @pytest.mark.parametrize("options", [(), (CLOSE,)], ids=["keepAlive", "close"])
-@ensureDeferred
+@asynchronous
 async def test_restarts(fleet: Fleet, start: Start, options: tuple[str, ...]) -> None:
     """
     Each of four workers is stopped and replaced five times under load, and there
@@ -196,7 +198,7 @@ async def test_restarts(fleet: Fleet, start: Start, options: tuple[str, ...]) ->
 
 
 @pytest.mark.parametrize("options", [(), (CLOSE,)], ids=["keepAlive", "close"])
-@ensureDeferred
+@asynchronous
 async def test_shared(fleet: Fleet, start: Start, options: tuple[str, ...]) -> None:
     """
     The same with workers that accept on the port themselves; and in the middle there
@@ -224,7 +226,7 @@ async def test_shared(fleet: Fleet, start: Start, options: tuple[str, ...]) -> N
     await fleet.check()
 
 
-@ensureDeferred
+@asynchronous
 async def test_kills(fleet: Fleet, start: Start) -> None:
     """
     Each of four workers is killed and replaced five times under load: no client
@@ -240,7 +242,7 @@ async def test_kills(fleet: Fleet, start: Start) -> None:
     await fleet.check()
 
 
-@ensureDeferred
+@asynchronous
 async def test_restartsControl(fleet: Fleet, start: Start) -> None:
     """
     Connections break by the dozen where a worker just goes, with those that are

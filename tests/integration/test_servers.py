@@ -15,19 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pytest_twisted import ensureDeferred
 from twisted.internet.threads import deferToThread
 
-from tests.integration.certificates import certificates
-from tests.integration.conftest import Start
-from tests.integration.support import (
-    Process,
-    ask,
-    command,
-    listening,
-    needs,
-    sleep,
-)
+from tests.support.asking import ask
+from tests.support.asynchronous import asynchronous
+from tests.support.certificates import certificates
+from tests.support.programs import command, needs
+from tests.support.spawned import Process, Start, listening, steady
+from tests.support.waiting import sleep
 
 REQUEST = b"GET / HTTP/1.0\r\n\r\n"
 
@@ -41,7 +36,7 @@ async def app(scope, receive, send):
 """
 
 
-@ensureDeferred
+@asynchronous
 async def test_daphne(twistd: Start, start: Start, folder: Path) -> None:
     """
     Daphne, an ASGI server, is a worker by its C{-e}.
@@ -77,7 +72,7 @@ def shakeHands(port: int, path: str) -> socket.socket:
     return sock
 
 
-@ensureDeferred
+@asynchronous
 async def test_wormholeMailbox(twistd: Start, start: Start, folder: Path) -> None:
     """
     The mailbox server of magic-wormhole is a worker by its C{--port}, for HTTP
@@ -194,7 +189,7 @@ class Client:
         return data
 
 
-@ensureDeferred
+@asynchronous
 async def test_goodbye(twistd: Start, folder: Path) -> None:
     """
     A protocol that provides L{IDrainable} hears that its server stops, says so
@@ -245,7 +240,7 @@ reactor.run()
 """
 
 
-@ensureDeferred
+@asynchronous
 async def test_portNeverStopped(twistd: Start, start: Start, folder: Path) -> None:
     """
     A program that never stops its port still parts with its clients and with
@@ -266,7 +261,7 @@ async def test_portNeverStopped(twistd: Start, start: Start, folder: Path) -> No
 
 
 @pytest.mark.parametrize("how", ["SWAP", "STARTTLS"])
-@ensureDeferred
+@asynchronous
 async def test_changedHands(
     twistd: Start, start: Start, folder: Path, how: str
 ) -> None:
@@ -303,7 +298,7 @@ async def test_changedHands(
         assert {client.say(b"hello") for client in clients} == {b"hello\r\n"}
         return clients
 
-    base = [first.descriptors(), second.descriptors()]
+    base = [await steady(first), await steady(second)]
     clients = await deferToThread(hold)
     held = [first.descriptors() - base[0], second.descriptors() - base[1]]
     print(f"{how}: 10 more connections were shared {held}")

@@ -16,22 +16,15 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from pytest_twisted import ensureDeferred
 from twisted.internet.threads import deferToThread
 
-from tests.integration.clients import connect, read
-from tests.integration.conftest import Start
-from tests.integration.support import (
-    PATIENCE,
-    Process,
-    ask,
-    command,
-    freePort,
-    listening,
-    needs,
-    settled,
-    sleep,
-)
+from tests.support.asking import ask
+from tests.support.asynchronous import asynchronous
+from tests.support.clients import connect, read
+from tests.support.ports import freePort
+from tests.support.programs import command, needs
+from tests.support.spawned import Process, Start, listening, settled, steady
+from tests.support.waiting import PATIENCE, sleep
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 REQUEST = b"GET / HTTP/1.0\r\n\r\n"
@@ -69,14 +62,14 @@ def dig(port: int, *options: str) -> str:
     """
     Ask for an address, and once more if there is no answer.
     """
-    own = ["dig", "@127.0.0.1", f"-p{port}", "+short", "+time=3", "+tries=2"]
+    own = ["dig", "@127.0.0.1", f"-p{port}", "+short", "+time=15", "+tries=2"]
     process = subprocess.run(
         [*own, *options, "www.example.com"], stdout=subprocess.PIPE, check=False
     )
     return process.stdout.decode()
 
 
-@ensureDeferred
+@asynchronous
 async def test_names(root: None, start: Start, twistd: Start, folder: Path) -> None:
     """
     A name server on port 53, UDP and TCP, whose listener is nobody and whose worker
@@ -130,7 +123,7 @@ async def test_names(root: None, start: Start, twistd: Start, folder: Path) -> N
     assert "Traceback" not in listener.output + current.output
 
 
-@ensureDeferred
+@asynchronous
 async def test_waitingDatagrams(twistd: Start) -> None:
     """
     Datagrams that arrive while there is no worker wait for it, IPv4 and IPv6.
@@ -184,7 +177,7 @@ async def stopOne(first: Process, second: Process, port: int) -> Counter[bytes]:
     return heard
 
 
-@ensureDeferred
+@asynchronous
 async def test_reuseport(twistd: Start) -> None:
     """
     With SO_REUSEPORT the queue of a worker that is killed is not reset: its socket
@@ -200,8 +193,7 @@ async def test_reuseport(twistd: Start) -> None:
     for _ in range(2):
         workers.append(twistd("hellofdpass", "./socket", "hello"))
         await workers[-1].says("joined the listener")
-    await sleep(0.5)
-    before = listener.descriptors()
+    before = await steady(listener)
     heard = await stopOne(workers[0], workers[1], port)
     print("with a listener that keeps the sockets:", dict(heard))
     assert heard == {b"hello": CLIENTS}
@@ -209,7 +201,7 @@ async def test_reuseport(twistd: Start) -> None:
     assert await settled(listener, before) == before
 
 
-@ensureDeferred
+@asynchronous
 async def test_reuseportControl(start: Start) -> None:
     """
     Without a listener, what waited for the one that is killed is lost.
@@ -224,7 +216,7 @@ async def test_reuseportControl(start: Start) -> None:
         assert heard[b""] > 0
 
 
-@ensureDeferred
+@asynchronous
 async def test_shutDown(twistd: Start, start: Start) -> None:
     """
     A program that shuts the shared socket down when it stops does not end the port
@@ -245,7 +237,7 @@ async def test_shutDown(twistd: Start, start: Start) -> None:
     assert await ask(port) == b"hello"
 
 
-@ensureDeferred
+@asynchronous
 async def test_listenerRestarts(twistd: Start) -> None:
     """
     A listener that was killed can bind the port again, since its worker lets go of
@@ -265,7 +257,7 @@ async def test_listenerRestarts(twistd: Start) -> None:
     await listener.stop()
 
 
-@ensureDeferred
+@asynchronous
 async def test_unixPath(twistd: Start, folder: Path) -> None:
     """
     The path of a shared Unix socket, and its mode, are the listener's.
@@ -331,7 +323,7 @@ async def app(scope, receive, send):
     ],
     ids=["uvicorn", "gunicorn"],
 )
-@ensureDeferred
+@asynchronous
 async def test_exec(
     root: None,
     start: Start,
@@ -396,7 +388,7 @@ def dial(port: int) -> bytes:
 
 
 @pytest.mark.parametrize("share", [False, True], ids=["listen", "share"])
-@ensureDeferred
+@asynchronous
 async def test_socketActivation(
     start: Start, twistd: Start, folder: Path, share: bool
 ) -> None:
@@ -468,7 +460,7 @@ def hear(address: str | bytes) -> bytes:
 
 
 @pytest.mark.parametrize("share", [False, True], ids=["listen", "share"])
-@ensureDeferred
+@asynchronous
 async def test_abstract(start: Start, twistd: Start, share: bool) -> None:
     """
     A Unix socket that has no path is listened on, or shared, for one worker after
@@ -497,7 +489,7 @@ async def test_abstract(start: Start, twistd: Start, share: bool) -> None:
     assert "Traceback" not in listener.output
 
 
-@ensureDeferred
+@asynchronous
 async def test_pathIsLost(root: None, twistd: Start, folder: Path) -> None:
     """
     A Unix socket is shared, and listened on, whatever becomes of its path, and though
@@ -525,7 +517,7 @@ async def test_pathIsLost(root: None, twistd: Start, folder: Path) -> None:
     await listener.stop()
 
 
-@ensureDeferred
+@asynchronous
 async def test_memberHangs(twistd: Start) -> None:
     """
     A member of a group that stops reading is given up, whenever it does, and its
@@ -553,7 +545,7 @@ async def test_memberHangs(twistd: Start) -> None:
 # Mistakes
 
 
-@ensureDeferred
+@asynchronous
 async def test_wrongKinds(twistd: Start, start: Start) -> None:
     """
     Who asks for what it cannot take is told so, and the listener stays: a stream
@@ -598,7 +590,7 @@ async def test_wrongKinds(twistd: Start, start: Start) -> None:
     assert "Traceback" not in listener.output
 
 
-@ensureDeferred
+@asynchronous
 async def test_sharedAndListened(twistd: Start) -> None:
     """
     A name is either shared or listened on.
@@ -609,7 +601,7 @@ async def test_sharedAndListened(twistd: Start) -> None:
     assert "Traceback" not in listener.output
 
 
-@ensureDeferred
+@asynchronous
 async def test_descriptors(twistd: Start) -> None:
     """
     After 2,000 connections and five workers that shared three kinds of ports, the
@@ -627,13 +619,12 @@ async def test_descriptors(twistd: Start) -> None:
         worker = twistd("hellofdpass", "./socket", "hello")
         await worker.says("joined")
         assert await ask(port) == b"hello"
-        before = listener.descriptors()
+        before = await steady(listener)
         await worker.kill()
     worker = twistd("hellofdpass", "./socket", "hello")
     await worker.says("joined")
     assert await ask(port) == b"hello"
-    await sleep(0.5)
-    own = worker.descriptors()
+    own = await steady(worker)
     began = time.monotonic()
 
     def hear(_: int) -> bytes:

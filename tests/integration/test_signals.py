@@ -9,12 +9,12 @@ import signal
 from contextlib import suppress
 from pathlib import Path
 
-from pytest_twisted import ensureDeferred
 from twisted.internet.defer import Deferred
 
-from tests.integration.conftest import Start
-from tests.integration.faults import beside, until
-from tests.integration.support import Process, askMany, sleep
+from tests.support.asking import askMany
+from tests.support.asynchronous import asynchronous
+from tests.support.spawned import Process, Start
+from tests.support.waiting import beside, sleep, until
 
 HELLO = b"hello"
 
@@ -56,13 +56,12 @@ class Logged:
         await until(holds, pattern)
         return found[0]
 
-    @property
-    def rotated(self) -> bool:
+    async def rotates(self) -> None:
         """
-        Whether the log's file was rotated.
+        Wait until the log's file was rotated.
         """
         assert self._file is not None
-        return self._file.with_name(f"{self._file.name}.1").exists()
+        await until(self._file.with_name(f"{self._file.name}.1").exists, "a new log")
 
 
 async def started(
@@ -92,7 +91,7 @@ async def started(
     return int(matches[0][1]), processes
 
 
-@ensureDeferred
+@asynchronous
 async def test_signals(twistd: Start, folder: Path) -> None:
     """
     SIGHUP, SIGUSR1 and SIGUSR2 end neither side, whatever its wire and wherever it
@@ -105,7 +104,7 @@ async def test_signals(twistd: Start, folder: Path) -> None:
             await logged.says("received SIGHUP")
             await logged.says("received SIGUSR2")
             if toFile:
-                assert logged.rotated
+                await logged.rotates()
         await processes[0].says("since the start: accepted 0")
         load = Deferred.fromCoroutine(askMany(port, 400, 8))
         for number in SIGNALS:
@@ -131,7 +130,7 @@ async def test_signals(twistd: Start, folder: Path) -> None:
     )
 
 
-@ensureDeferred
+@asynchronous
 async def test_workerReports(twistd: Start, folder: Path) -> None:
     """
     SIGUSR1 makes a worker log a report.
@@ -152,7 +151,7 @@ async def test_workerReports(twistd: Start, folder: Path) -> None:
     await beside({wire: one(wire) for wire in ("stream", "datagram")})
 
 
-@ensureDeferred
+@asynchronous
 async def test_whoWaits(twistd: Start) -> None:
     """
     Clients that wait while there is no worker are still served after the signals.

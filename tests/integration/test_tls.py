@@ -11,16 +11,16 @@ from hashlib import sha256
 from pathlib import Path
 
 import pytest
-from pytest_twisted import ensureDeferred
 
-from tests.integration.certificates import certificates, openssl, readable
-from tests.integration.conftest import Start
-from tests.integration.support import listening, needs
+from tests.support.asynchronous import asynchronous
+from tests.support.certificates import certificates, openssl, readable
+from tests.support.programs import needs
+from tests.support.spawned import Start, listening
 
 
 @pytest.mark.usefixtures("root")
 @pytest.mark.parametrize("owner", ["root", "daemon"])
-@ensureDeferred
+@asynchronous
 async def test_https(twistd: Start, start: Start, folder: Path, owner: str) -> None:
     """
     Twisted's own web server speaks HTTPS with the description of a port alone:

@@ -21,8 +21,9 @@ from pathlib import Path
 
 import pytest
 
-from tests import older
-from tests.processes import Process, Processes, canTrace, failing
+from tests.support import older
+from tests.support.processes import Process, Processes
+from tests.support.tracing import canTrace, failing
 
 PORT = "tcp:0:interface=127.0.0.1"
 
@@ -150,7 +151,9 @@ def test_revokedThenKilled(processes: Processes, kernel: str) -> None:
     elif platform.machine() in older.CALLS:
         twistd = str(Path(sys.executable).with_name("twistd"))
         own = [twistd, "-n", "--pidfile=", *options]
-        listener = processes.python("-m", "tests.older", str(SO_PEERPIDFD), "--", *own)
+        listener = processes.python(
+            "-m", "tests.support.older", str(SO_PEERPIDFD), "--", *own
+        )
     else:
         pytest.skip("the numbers of this machine's system calls are not known")
     port = listener.port()

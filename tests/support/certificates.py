@@ -1,55 +1,77 @@
 """
-Certificates for tests of TLS.
+Certificates for a test, and who can read their keys.
 """
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta, timezone
+import pwd
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
-try:
-    import OpenSSL
-except ImportError:
-    OpenSSL = None  # type: ignore[assignment]
+import pytest
 
-#: Why tests of TLS are skipped; nothing if they are not.
-needsTLS = "" if OpenSSL else "pyOpenSSL is not installed: pip install 'twisted[tls]'"
+from tests.support.spawned import Start
 
 
-def certify(name: str) -> tuple[str, str]:
+@dataclass
+class Certificates:
     """
-    Make a key, and a certificate of it for C{localhost}.
-
-    @return: their files.
+    A root, an authority between, and a server's: files in PEM.
     """
-    from cryptography import x509
-    from cryptography.hazmat.primitives import hashes, serialization
-    from cryptography.hazmat.primitives.asymmetric import ec
 
-    key = ec.generate_private_key(ec.SECP256R1())
-    subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
-    now = datetime.now(timezone.utc)
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(subject)
-        .public_key(key.public_key())
-        .serial_number(1)
-        .not_valid_before(now - timedelta(hours=1))
-        .not_valid_after(now + timedelta(hours=1))
-        .add_extension(
-            x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False
-        )
-        .sign(key, hashes.SHA256())
+    root: Path
+    chain: Path
+    certificate: Path
+    key: Path
+
+
+async def openssl(start: Start, *arguments: str) -> str:
+    """
+    Run openssl, with nothing on its standard input.
+
+    @return: what it wrote.
+    """
+    if shutil.which("openssl") is None:
+        pytest.skip("openssl is not installed")
+    process: Any = start("openssl", *arguments)
+    process.transport.closeStdin()
+    assert await process.ended() == 0, process.output
+    return str(process.output)
+
+
+async def certificates(start: Start, folder: Path) -> Certificates:
+    """
+    Make a key that only its owner can read, and a chain of three certificates.
+    """
+    folder = folder / "tls"
+    folder.mkdir()
+
+    def make(name: str, *arguments: str) -> Any:
+        own = ["req", "-x509", "-newkey", "ec", "-pkeyopt", "group:P-256", "-noenc"]
+        own += ["-days", "2", "-subj", f"/CN={name}", "-out", f"tls/{name}.pem"]
+        return openssl(start, *own, "-keyout", f"tls/{name}.key", *arguments)
+
+    def by(name: str) -> list[str]:
+        return ["-CA", f"tls/{name}.pem", "-CAkey", f"tls/{name}.key"]
+
+    await make("root")
+    await make("between", *by("root"))
+    leaf = ["basicConstraints=critical,CA:FALSE", "subjectAltName=DNS:localhost"]
+    options = [option for each in leaf for option in ("-addext", each)]
+    await make("localhost", *by("between"), *options)
+    key = folder / "localhost.key"
+    key.chmod(0o600)
+    return Certificates(
+        folder / "root.pem", folder / "between.pem", folder / "localhost.pem", key
     )
-    pem = serialization.Encoding.PEM
-    with open(f"{name}.key", "wb") as file:
-        file.write(
-            key.private_bytes(
-                pem,
-                serialization.PrivateFormat.PKCS8,
-                serialization.NoEncryption(),
-            )
-        )
-    with open(f"{name}.pem", "wb") as file:
-        file.write(certificate.public_bytes(pem))
-    return f"{name}.key", f"{name}.pem"
+
+
+async def readable(start: Start, path: Path, user: str) -> bool:
+    """
+    Whether a user can read a file.
+    """
+    who = pwd.getpwnam(user)
+    become = ["setpriv", f"--reuid={who.pw_uid}", f"--regid={who.pw_gid}"]
+    return await start(*become, "--clear-groups", "cat", str(path)).ended() == 0

@@ -29,12 +29,12 @@ from portlisten._wire.frames import (
     encode,
 )
 from portlisten._worker.interfaces import IAdopter, IWorkerChannel
-from tests.support import watchDescriptors
+from tests.support.descriptors import watchDescriptors
 
 PATIENCE = 5.0
 
 
-async def eventually(condition: Callable[[], Any], patience: float = PATIENCE) -> None:
+async def eventually(condition: Callable[..., Any], patience: float = PATIENCE) -> None:
     """
     Let the reactor run until something holds, for some seconds at the most.
     """
@@ -113,7 +113,7 @@ class Peer:
         sock.setblocking(False)
         self.socket = sock
         self._decoder = Decoder(vocabulary)
-        self.frames: list[Frame] = []
+        self.frames: list[Any] = []
         self.descriptors: list[int] = []
         self.ended = False
 
@@ -126,7 +126,7 @@ class Peer:
         )
         socket.send_fds(self.socket, [data], descriptors)
 
-    def read(self) -> list[Frame]:
+    def read(self) -> list[Any]:
         """
         Take in what has come.
         """

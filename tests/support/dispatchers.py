@@ -24,11 +24,9 @@ from portlisten._listener.sharing import Sharing
 from portlisten._model import InternetAddress, Port
 from portlisten._policy.ledger import Ledger
 from portlisten._policy.throttle import Throttle
-from tests.support import (
-    RunningClock,
-    watchDescriptors,
-)
 from tests.support.channels import tcpPair
+from tests.support.clocks import RunningClock
+from tests.support.descriptors import watchDescriptors
 
 PATIENCE = 60.0
 

@@ -1,38 +1,63 @@
 """
-What tests need to know of sockets that are bound.
+TCP ports that are free, and backlogs that overflow.
 """
 
 from __future__ import annotations
 
+import re
+import shutil
 import socket
-import struct
+import subprocess
 
-from twisted.trial.unittest import SynchronousTestCase
+import pytest
 
-# linux/include/uapi/linux/tcp.h: of a listening socket, tcpi_sacked is the
-# length that its backlog may have.
-BACKLOG = struct.Struct("=28xI")
+#: What reserves ports for this process, by the port.
+_reserved: dict[int, socket.socket] = {}
 
 
-def backlogOf(sock: socket.socket) -> int:
+def _reserve(port: int) -> bool:
     """
-    The backlog of a listening TCP socket.
+    See that no other process that runs tests is given a port, until this one ends.
     """
-    info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, BACKLOG.size)
-    length: int = BACKLOG.unpack(info)[0]
-    return length
+    if port in _reserved:
+        return True
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    try:
+        # A name that is no file, and that one socket can have.
+        sock.bind(f"\0portlisten.tests.{port}")
+    except OSError:
+        sock.close()
+        return False
+    _reserved[port] = sock
+    return True
 
 
-def backlogOfUNIX(test: SynchronousTestCase, path: str) -> int:
+def freePort(first: int, last: int) -> int:
     """
-    The backlog of a listening Unix socket, which is full afterwards.
+    Find a port that nobody listens on, for this process alone.
     """
-    for length in range(100):
-        client = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        test.addCleanup(client.close)
-        client.setblocking(False)
-        try:
-            client.connect(path)
-        except BlockingIOError:
-            return length - 1
-    raise AssertionError("the backlog is long")
+    for port in range(first, last):
+        with socket.socket() as sock:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                sock.bind(("0.0.0.0", port))
+            except OSError:
+                continue
+        if _reserve(port):
+            return port
+    raise AssertionError(f"no free port from {first} to {last}")
+
+
+def backlogOverflows(port: int) -> int:
+    """
+    How often a connection found the backlog of a port full: its client tries again
+    after a second.
+    """
+    program = shutil.which("ss")
+    if program is None:
+        pytest.skip("ss is not installed: apt install iproute2")
+    command = [program, "-Hlntm", "sport", "=", f":{port}"]
+    lines = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True)
+    dropped = re.findall(r"skmem:\(.*,d(\d+)\)", lines.stdout)
+    assert dropped, f"nobody listens on port {port}"
+    return sum(map(int, dropped))

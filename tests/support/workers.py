@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from twisted.internet import reactor
+from twisted.internet import reactor as _reactor
 from twisted.internet.interfaces import IHalfCloseableProtocol
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.task import deferLater
@@ -29,17 +29,16 @@ from portlisten._wire.frames import (
     Offer,
 )
 from portlisten._worker.worker import Worker
-from tests.support import RunningClock
 from tests.support.channels import Peer, aMoment, eventually, inReactor, tcpPair, texts
+from tests.support.clocks import RunningClock
+
+reactor: Any = _reactor
 
 RETRY = 0.5
 
-
 GRACE = 10.0
 
-
 HELLO = ListenerHello(8, (Port(0, InternetAddress("TCP", "192.0.2.1", 80)),))
-
 
 NAMED = ListenerHello(
     8,
@@ -138,6 +137,8 @@ class Conversation(Protocol):
     Keeps what is said to it.
     """
 
+    transport: Any
+
     def __init__(self, factory: Conversations) -> None:
         self._factory = factory
         self.received = b""
@@ -185,7 +186,7 @@ class Conversations(Factory):
 
     def __init__(self) -> None:
         self.build: Callable[[Conversations], Any] = Conversation
-        self.made: Callable[[Conversation], None] = lambda conversation: None
+        self.made: Callable[[Conversation], object] = lambda conversation: None
         self.conversations: list[Any] = []
         self.addresses: list[Any] = []
         self.calls: list[str] = []
@@ -270,11 +271,11 @@ class ClockedTestCase(TestCase):
     async def setUp(self) -> None:
         await inReactor(self)
         logs = capturedLogs()
-        self.logged = logs.__enter__()
+        self.logged: Any = logs.__enter__()
         self.addCleanup(logs.__exit__, None, None, None)
         self.path = os.path.join(os.path.dirname(self.mktemp()), "path")
-        self.reactor = ClockedReactor()
-        self.clock = self.reactor.clock
+        self.reactor: Any = ClockedReactor()
+        self.clock: RunningClock = self.reactor.clock
 
     def client(self) -> tuple[socket.socket, socket.socket]:
         """

@@ -8,9 +8,10 @@ import os
 import pwd
 import socket
 import sys
+from collections.abc import Callable
 from typing import Any
 
-from twisted.internet import reactor
+from twisted.internet import reactor as _reactor
 from twisted.internet.address import IPv4Address, UNIXAddress
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.endpoints import serverFromString
@@ -38,9 +39,30 @@ from portlisten.endpoints import (
 )
 from portlisten.errors import EndpointError
 from tests.support import workers
-from tests.support.certificates import OpenSSL, certify, needsTLS
 from tests.support.channels import aMoment, eventually, tcpPair
+from tests.support.tls import OpenSSL, certify, needsTLS
 from twisted.plugins.portlisten_endpoint import parser
+
+reactor: Any = _reactor
+
+
+def remember(triggers: list[Any]) -> Callable[..., Any]:
+    """
+    Make what adds triggers to a reactor, and keeps them.
+    """
+
+    def add(*what: Any) -> Any:
+        triggers.append(what)
+        return what
+
+    return add
+
+
+def quoted(path: str) -> str:
+    """
+    A path as descriptions take it, from here.
+    """
+    return path.replace(":", r"\:")
 
 
 class ParserTests(SynchronousTestCase):
@@ -182,7 +204,7 @@ class ParserTests(SynchronousTestCase):
         """
         error = self.assertRaises(ValueError, parse, reactor)
         self.assertIsInstance(error, SystemExit)
-        self.assertEqual(error.code, str(error))  # type: ignore[attr-defined]
+        self.assertEqual(error.code, str(error))
 
     def test_elsewhere(self) -> None:
         """
@@ -476,10 +498,8 @@ class PortTests(EndpointTestCase):
         one that does leaves nothing behind that would.
         """
         triggers: list[Any] = []
-        self.reactor.addSystemEventTrigger = lambda *what: (  # type: ignore
-            triggers.append(what) or what
-        )
-        self.reactor.removeSystemEventTrigger = triggers.remove  # type: ignore
+        self.reactor.addSystemEventTrigger = remember(triggers)
+        self.reactor.removeSystemEventTrigger = triggers.remove
         listener, _ = await self.join()
         [(phase, event, shutDown)] = triggers
         self.assertEqual((phase, event), ("before", "shutdown"))
@@ -506,9 +526,7 @@ class PortTests(EndpointTestCase):
         more, whose connections would be cut.
         """
         triggers: list[Any] = []
-        self.reactor.addSystemEventTrigger = lambda *what: (  # type: ignore
-            triggers.append(what) or what
-        )
+        self.reactor.addSystemEventTrigger = remember(triggers)
         self.listen()
         self.clock.advance(0)
         [(_, _, shutDown)] = triggers
@@ -534,7 +552,7 @@ class Shouter(workers.Conversation):
     """
 
     def dataReceived(self, data: bytes) -> None:
-        self.transport.write(data.upper())  # type: ignore[union-attr]
+        self.transport.write(data.upper())
 
 
 class UDPTests(EndpointTestCase):
@@ -573,6 +591,7 @@ class UDPTests(EndpointTestCase):
             listener.channel.say(frame, descriptors=[sock.fileno()])
             await eventually(lambda: protocols)
         stopped = port.stopListening()
+        assert stopped is not None
         await eventually(lambda: listener.channel.heard(Drain))
         listener.channel.say(Drained())
         await eventually(lambda: stopped.called)
@@ -614,7 +633,7 @@ class TLSTests(EndpointTestCase):
         from zope.interface import directlyProvides
 
         key, certificate = certify(os.path.join(os.path.dirname(self.mktemp()), "it"))
-        endpoint = parse(reactor, self.path, privateKey=key, certKey=certificate)
+        endpoint: Any = parse(reactor, self.path, privateKey=key, certKey=certificate)
         self.factory.build = Shouter
         directlyProvides(self.factory, IProtocolNegotiationFactory)
         self.factory.acceptableProtocols = lambda: [b"greeting/1"]  # type: ignore
@@ -639,7 +658,7 @@ class TLSTests(EndpointTestCase):
         )
         client, accepted = tcpPair()
         client.setblocking(False)
-        reactor.adoptStreamConnection(  # type: ignore[attr-defined]
+        reactor.adoptStreamConnection(
             client.fileno(),
             socket.AF_INET,
             TLSMemoryBIOFactory(options, True, Factory.forProtocol(Client)),

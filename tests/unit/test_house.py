@@ -1,5 +1,6 @@
 """
-Tests for the layout of the package: which module may import which.
+Tests for the layout of the package and its tests: which module may import which, and
+where its tests are.
 """
 
 from __future__ import annotations
@@ -13,6 +14,29 @@ from twisted.trial.unittest import SynchronousTestCase
 import portlisten
 
 PACKAGE = Path(portlisten.__file__).parent
+TESTS = Path(__file__).parents[1]
+
+#: How many lines a file of tests may have.
+LONGEST = 900
+
+#: Files of tests that are longer.
+TOO_LONG = [
+    "unit/channel/test_protocol.py",
+    "unit/channel/test_transport.py",
+    "unit/commands/test_listener.py",
+    "unit/commands/test_options.py",
+    "unit/listener/test_dispatcher.py",
+    "unit/policy/test_ledger.py",
+    "unit/policy/test_machine.py",
+    "unit/ports/test_accepting.py",
+    "unit/ports/test_parsing.py",
+    "unit/reactor/test_monotonic.py",
+    "unit/wire/test_frames.py",
+    "unit/worker/test_worker.py",
+]
+
+#: Rooms that have no tests of their own.
+WITHOUT_TESTS = ["_config"]
 
 #: From the top down.  Each imports only from those in later lines, and from its own.
 ROOMS = [
@@ -154,3 +178,29 @@ class HouseTests(SynchronousTestCase):
                 if each.startswith("portlisten._kernel"):
                     wrong.append(f"{name} imports {each}")
         self.assertEqual(wrong, [])
+
+
+class TestsOfRoomsTests(SynchronousTestCase):
+    """
+    Tests for the layout of the tests.
+    """
+
+    def test_length(self) -> None:
+        """
+        No file of tests is longer than a reader can keep in mind.
+        """
+        long = [
+            str(path.relative_to(TESTS))
+            for path in sorted(TESTS.rglob("*.py"))
+            if len(path.read_text("utf-8").splitlines()) > LONGEST
+        ]
+        self.assertEqual([each for each in long if each not in TOO_LONG], [])
+
+    def test_folders(self) -> None:
+        """
+        Each room has a folder of tests, with a test in it.
+        """
+        rooms = {path.parent.name for path in PACKAGE.glob("_*/__init__.py")}
+        tested = {f"_{path.parent.name}" for path in TESTS.glob("unit/*/test_*.py")}
+        self.assertEqual(rooms - tested, {*WITHOUT_TESTS} - tested)
+        self.assertEqual(tested - rooms, set())

@@ -13,7 +13,7 @@ from zope.interface import implementer
 class _Parser:
     prefix = "portlisten"
 
-    def parseStreamServer(self, reactor: Any, *args: str, **kwargs: str) -> Any:
+    def parseStreamServer(self, reactor: Any, *args: Any, **kwargs: Any) -> Any:
         # Every program that parses a description of any kind loads this module.
         from portlisten.endpoints import parse
 

@@ -20,9 +20,9 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from portlisten._channel import paths
 from portlisten._channel.paths import BoundPath
-from portlisten._kernel.sockets import MAXIMUM_PATH
+from portlisten._kernel import MAXIMUM_PATH
 from portlisten.errors import PathError
-from tests.support import watchDescriptors
+from tests.support.descriptors import watchDescriptors
 
 asRoot = skipUnless(os.geteuid() == 0, "only root may give files to any group")
 
@@ -140,7 +140,7 @@ class PathTestCase(SynchronousTestCase):
         sock.connect(self.path)
         return sock
 
-    def hook(self, **hooks: Callable[[Any], None]) -> None:
+    def hook(self, **hooks: Callable[..., None]) -> None:
         """
         Call these of sockets to come, by the names of L{Hooked}'s methods.
         """

@@ -28,7 +28,7 @@ from zope.interface.verify import verifyClass, verifyObject
 from portlisten import _kernel
 from portlisten._channel import protocol as _channel
 from portlisten._channel.transport import ChannelTransport, Unread
-from portlisten._kernel import sockets
+from portlisten._kernel import processes
 from portlisten._listener.channel import ListenerChannel
 from portlisten._listener.interfaces import IChannel, IConnection, IDispatcher
 from portlisten._model import InternetAddress, Kind, Port, UnixAddress
@@ -59,7 +59,6 @@ from portlisten._worker import channel as workersChannel
 from portlisten._worker.channel import WorkerChannel
 from portlisten._worker.interfaces import IAdopter, IWorkerChannel
 from portlisten.errors import ProtocolError
-from tests.support import descriptors, watchDescriptors
 from tests.support.channels import (
     PATIENCE,
     Once,
@@ -72,6 +71,7 @@ from tests.support.channels import (
     tcpPair,
     texts,
 )
+from tests.support.descriptors import descriptors, watchDescriptors
 
 
 def attach(protocol: Protocol, sock: socket.socket) -> None:
@@ -778,7 +778,7 @@ class PoisonedTests(ListenerChannelTestCase):
         Whether the processes that close are gone.
         """
         _kernel.reap()
-        return not sockets._children
+        return not processes._children
 
     async def test_elsewhere(self) -> None:
         """

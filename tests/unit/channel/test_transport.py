@@ -1,6 +1,6 @@
 """
 Tests for L{portlisten._channel.transport}, on real sockets; the kernel's errors are put
-in where L{portlisten._kernel.sockets.send} would see them.
+in where L{portlisten._kernel.send} would see them.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from zope.interface.verify import verifyObject
 from portlisten import _kernel
 from portlisten._channel import transport as _transport
 from portlisten._channel.transport import PAUSE, ChannelTransport, Unread
-from tests.support import watchDescriptors
 from tests.support.channels import texts
+from tests.support.descriptors import watchDescriptors
 
 
 class Reactor(Clock):
@@ -371,7 +371,7 @@ class AtOnceTests(TransportTestCase):
         """
         The reactor is asked to write once, and not for each frame.
         """
-        asked = []
+        asked: list[object] = []
         self.patch(self.reactor, "addWriter", asked.append)
         for _ in range(3):
             self.transport.write(b"frame")
@@ -1099,7 +1099,7 @@ class StartTests(SynchronousTestCase):
         def fail(reader: object) -> None:
             raise OSError(errno.EPERM, os.strerror(errno.EPERM))
 
-        reactor.addReader = fail  # type: ignore[assignment]
+        reactor.addReader = fail
         protocol = Recorder()
         transport = ChannelTransport(reactor, ours, protocol)
         self.assertRaises(OSError, transport.start)

@@ -36,7 +36,7 @@ from portlisten._wire.frames import (
     encode,
 )
 from portlisten.errors import ProtocolError
-from tests.support import watchDescriptors
+from tests.support.descriptors import watchDescriptors
 from twisted import copyright
 
 WEB = Port(0, InternetAddress("TCP", "127.0.0.1", 80), "http", Kind.LISTENER)

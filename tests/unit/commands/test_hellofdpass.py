@@ -31,11 +31,11 @@ from portlisten._commands.hellofdpass import (
     Options,
     makeService,
 )
-from portlisten._kernel.sockets import Credentials
+from portlisten._kernel import Credentials
 from portlisten._process import exits
 from portlisten.errors import StartFailure
-from tests.support import assertOneLine
 from tests.support.channels import Once, eventually, inReactor, tcpPair, texts
+from tests.support.commands import assertOneLine
 from tests.support.workers import hear
 
 STRING = b"hello, world"

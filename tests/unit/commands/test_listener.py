@@ -34,7 +34,7 @@ from portlisten import _kernel
 from portlisten._commands import listener
 from portlisten._commands.listener import Options, makeService
 from portlisten._config.ports import PortSettings
-from portlisten._kernel.sockets import Credentials
+from portlisten._kernel import Credentials
 from portlisten._listener import service as listenerService
 from portlisten._listener import stream as _stream
 from portlisten._listener import successor
@@ -58,8 +58,9 @@ from portlisten._wire.frames import (
     WorkerHello,
 )
 from portlisten.errors import StartFailure
-from tests.support import assertOneLine, descriptors
 from tests.support.channels import Peer, aMoment, eventually, inReactor, texts
+from tests.support.commands import assertOneLine
+from tests.support.descriptors import descriptors
 
 #: The uid of somebody else.
 STRANGER = 54321

@@ -30,7 +30,7 @@ from portlisten._config import values
 from portlisten._process import exits, signals
 from portlisten._reactor.quiet import MOST
 from portlisten.errors import StartFailure
-from tests.support import watchDescriptors
+from tests.support.descriptors import watchDescriptors
 from twisted import copyright
 
 NOBODY = pwd.getpwnam("nobody").pw_uid

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from portlisten._kernel.sockets import Credentials
+from portlisten._kernel import Credentials
 from portlisten._listener.access import Access
 from portlisten._wire.frames import MAXIMUM_REASON
 

@@ -56,7 +56,7 @@ class Receiver:
 
         @return: the cookies of the connections, which are closed.
         """
-        cookies = []
+        cookies: list[int] = []
         while True:
             try:
                 data, [descriptor] = _kernel.receive(self.socket)

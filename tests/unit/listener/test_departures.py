@@ -11,8 +11,8 @@ import struct
 from twisted.trial.unittest import SynchronousTestCase
 
 from portlisten._listener.departures import INTERVAL, SLICE, Departures
-from tests.support import watchDescriptors
 from tests.support.channels import tcpPair
+from tests.support.descriptors import watchDescriptors
 
 
 class Waiting:

@@ -32,14 +32,9 @@ from portlisten._policy.ledger import Ledger
 from portlisten._policy.throttle import Throttle
 from portlisten._reactor.quiet import MOST
 from portlisten.errors import ProtocolError
-from tests.support import (
-    RunningClock,
-    TurningClock,
-    descriptors,
-    spoil,
-    watchDescriptors,
-)
 from tests.support.channels import tcpPair, texts
+from tests.support.clocks import RunningClock, TurningClock
+from tests.support.descriptors import descriptors, watchDescriptors
 from tests.support.dispatchers import (
     CLAIM_TIMEOUT,
     HOLD,
@@ -51,6 +46,7 @@ from tests.support.dispatchers import (
     RecordingChannel,
     portOf,
 )
+from tests.support.sockets import spoil
 
 
 class InterfaceTests(SynchronousTestCase):
@@ -199,7 +195,7 @@ class HandOffTests(DispatcherTestCase):
         Who is told that there is room may accept at once, and is not told of that
         while it does.
         """
-        told = []
+        told: list[object] = []
 
         def roomChanged() -> None:
             told.append(len(told))

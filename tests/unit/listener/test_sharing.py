@@ -16,8 +16,9 @@ from twisted.trial.unittest import SynchronousTestCase
 from portlisten import _kernel
 from portlisten._listener.sharing import LOOK, Sharing
 from portlisten._model import InternetAddress, Kind, Port, UnixAddress
-from tests.support import RunningClock, watchDescriptors
 from tests.support.channels import texts
+from tests.support.clocks import RunningClock
+from tests.support.descriptors import watchDescriptors
 from tests.support.dispatchers import DispatcherTestCase, RecordingChannel
 
 WEB = Port(7, InternetAddress("TCP", "127.0.0.1", 80), "shared", Kind.LISTENER)

@@ -15,9 +15,10 @@ import time
 from twisted.trial.unittest import SynchronousTestCase
 
 from portlisten import _kernel
+from portlisten._kernel import peers
 from portlisten._listener import successor
 from portlisten._wire.frames import Bye, ListenerHello, encode
-from tests.support import watchDescriptors
+from tests.support.descriptors import watchDescriptors
 
 STOPPING = encode(ListenerHello(1, stopping=True))
 LIVING = encode(ListenerHello(1))
@@ -295,5 +296,5 @@ class WaitForEndTests(SuccessorTestCase):
             raise OSError
 
         self.patch(_kernel, "credentials", fail)
-        self.patch(_kernel, "SO_PEERPIDFD", -1)
+        self.patch(peers, "SO_PEERPIDFD", -1)
         self.assertIs(self.asked(self.process()), True)

@@ -12,7 +12,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from portlisten._model import InternetAddress, Kind, Port
 from portlisten._policy.assignment import Decision, Lend, Shares, Withdraw
-from tests.support import SETTINGS
+from tests.support.settings import SETTINGS
 
 HANDED_OFF = Port(0, InternetAddress("TCP", "192.0.2.1", 80), "http")
 COMMON = Port(1, InternetAddress("TCP", "192.0.2.1", 81), "web", Kind.LISTENER)

@@ -1916,7 +1916,7 @@ class WalkTests(SynchronousTestCase):
         wants it and has room; and no more descriptors are held than the budget
         allows.
         """
-        ends = set()
+        ends: set[object] = set()
         for seed in range(200):
             walk = Walk(seed)
             walk.run()

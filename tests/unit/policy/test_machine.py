@@ -51,7 +51,7 @@ from portlisten._wire.frames import (
     encode,
 )
 from portlisten.errors import ProtocolError
-from tests.support import SETTINGS
+from tests.support.settings import SETTINGS
 
 PATIENCE = 60.0
 HOLD = 1.0

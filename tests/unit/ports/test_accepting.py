@@ -24,7 +24,7 @@ from zope.interface.verify import verifyObject
 from portlisten import _kernel
 from portlisten._ports import accepting as _accept
 from portlisten._ports.accepting import Accepted, Acceptor
-from tests.support import watchDescriptors
+from tests.support.descriptors import watchDescriptors
 
 RETRY = 0.25
 
@@ -100,7 +100,7 @@ class AcceptorTestCase(SynchronousTestCase):
         self.room = 100
         self.busy = False
         self.batches: list[list[Any]] = []
-        self.sockets: list[socket.socket] = []
+        self.sockets: list[socket.SocketType] = []
 
     def accepted(self, batch: list[Accepted]) -> None:
         """

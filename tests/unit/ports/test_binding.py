@@ -20,8 +20,8 @@ from portlisten._ports import binding
 from portlisten._ports.binding import BoundPort, bind
 from portlisten._ports.parsing import parse
 from portlisten.errors import CannotBind
-from tests.support import descriptors, watchDescriptors
-from tests.support.ports import backlogOf, backlogOfUNIX
+from tests.support.backlogs import backlogOf, backlogOfUNIX
+from tests.support.descriptors import descriptors, watchDescriptors
 
 
 class NumberedPortTests(SynchronousTestCase):

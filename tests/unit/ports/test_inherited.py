@@ -18,8 +18,8 @@ from portlisten._model import InternetAddress, UnixAddress
 from portlisten._ports.binding import BoundPort, bind
 from portlisten._ports.parsing import parse
 from portlisten.errors import CannotBind
-from tests.support import watchDescriptors
-from tests.support.ports import backlogOf, backlogOfUNIX
+from tests.support.backlogs import backlogOf, backlogOfUNIX
+from tests.support.descriptors import watchDescriptors
 
 
 class InheritedPortTests(SynchronousTestCase):

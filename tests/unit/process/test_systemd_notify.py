@@ -4,6 +4,7 @@ Tests for L{portlisten._process.systemd_notify}.
 
 from __future__ import annotations
 
+import os
 import socket
 from typing import Any
 
@@ -11,7 +12,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from portlisten._process import systemd_notify
 from portlisten._process.systemd_notify import Manager
-from tests.support import watchDescriptors
+from tests.support.descriptors import watchDescriptors
 
 
 class ManagerTests(SynchronousTestCase):
@@ -139,7 +140,7 @@ class EnvironmentTests(SynchronousTestCase):
         Where nobody wants to know, nothing is opened and nothing said.
         """
         for nothing in (None, ""):
-            self.patch(systemd_notify.os, "environ", {"NOTIFY_SOCKET": nothing})
+            self.patch(os, "environ", {"NOTIFY_SOCKET": nothing})
             systemd_notify.manager.cache_clear()
             systemd_notify.manager().begin().ready("serving")
 
@@ -164,9 +165,9 @@ class EnvironmentTests(SynchronousTestCase):
         """
         Change the environment for one test.
         """
-        before = systemd_notify.os.environ.get(name)
-        systemd_notify.os.environ[name] = value
+        before = os.environ.get(name)
+        os.environ[name] = value
         if before is None:
-            self.addCleanup(systemd_notify.os.environ.pop, name)
+            self.addCleanup(os.environ.pop, name)
         else:
-            self.addCleanup(systemd_notify.os.environ.__setitem__, name, before)
+            self.addCleanup(os.environ.__setitem__, name, before)

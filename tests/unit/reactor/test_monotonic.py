@@ -37,8 +37,9 @@ from portlisten._reactor.monotonic import (
     ours,
     own,
 )
-from tests.support import TurningClock, watchDescriptors
 from tests.support.channels import texts
+from tests.support.clocks import TurningClock
+from tests.support.descriptors import watchDescriptors
 
 
 class BareReactor(ReactorBase):
@@ -125,7 +126,7 @@ class OwnTests(SynchronousTestCase):
         watchDescriptors(self)
         self.wall = 1_000_000.0
         self.reactor = BareReactor()
-        self.reactor.seconds = lambda: self.wall  # type: ignore[method-assign]
+        self.reactor.seconds = lambda: self.wall
 
     def test_monotonic(self) -> None:
         """
@@ -237,7 +238,7 @@ class OursTests(SynchronousTestCase):
         """
         reactor, our = self.make()
         seconds, add = reactor.seconds, reactor.addReader
-        self.assertIsInstance(our.callLater.__self__, TimerClock)
+        self.assertIsInstance(our.callLater.__self__, TimerClock)  # type: ignore[attr-defined]
         call = our.callLater(100, list)
         self.assertLess(abs(our.seconds() - time.monotonic()), 1)
         self.assertEqual(reactor.getDelayedCalls(), [])
@@ -334,7 +335,7 @@ class TimerClockTests(SynchronousTestCase):
             raise AssertionError("the wall clock was asked")
 
         self.reactor = BareReactor()
-        self.reactor.seconds = fail  # type: ignore[method-assign]
+        self.reactor.seconds = fail
         self.patch(time, "time", fail)
         self.clock = TimerClock(self.reactor)
         self.addCleanup(os.close, self.clock.fileno())
@@ -573,13 +574,13 @@ class TimerClockTests(SynchronousTestCase):
         If the reactor cannot register the timer, that is tried again, by its own
         time for once.
         """
-        self.reactor.seconds = lambda: 0.0  # type: ignore[method-assign]
+        self.reactor.seconds = lambda: 0.0
         self.reactor.errors = [errno.ENOMEM]
         self.callLater(0, "at last")
         self.assertEqual(self.reactor.readers, [])
         (again,) = self.reactor.getDelayedCalls()
         self.assertEqual(again.getTime(), RETRY)
-        again.func()
+        again.func()  # type: ignore[attr-defined]
         self.turn()
         self.assertEqual(self.made, ["at last"])
 

@@ -3,7 +3,7 @@ Tests that feed L{portlisten._wire.frames} and L{portlisten._channel.protocol} w
 honest peer would write, and what honest ones write in pieces of every size.
 
 C{PORTLISTEN_FUZZ} says how many mutated streams the decoder is fed; a channel,
-which is slower, is fed a hundredth of them.
+which is slower, is fed a hundredth of them, and never fewer than L{FEWEST}.
 """
 
 from __future__ import annotations
@@ -46,11 +46,16 @@ from portlisten._wire.frames import (
     encode,
 )
 from portlisten.errors import ProtocolError
-from tests.support import RunningClock, watchDescriptors
+from tests.support.clocks import RunningClock
+from tests.support.descriptors import watchDescriptors
 
 COUNT = int(os.environ.get("PORTLISTEN_FUZZ", "100000"))
 SEED = int(os.environ.get("PORTLISTEN_SEED", "1"))
 HEADER = 4
+
+#: How many streams a channel is fed at the least: enough that each kind of worker is
+#: among those that write them.
+FEWEST = 100
 
 FRAMES_FROM_LISTENER: list[Frame] = [
     ListenerHello(
@@ -134,7 +139,7 @@ def extreme(data: bytearray, source: random.Random) -> None:
     )
 
 
-def starts(data: bytes) -> list[int]:
+def starts(data: bytes | bytearray) -> list[int]:
     """
     Where the frames begin, as far as their lengths can be believed.
     """
@@ -462,7 +467,12 @@ class MutatedWorkerTests(SynchronousTestCase):
         What the bad worker would write if it were not mutated, HELLO apart: as
         it knows, the ids that it is offered are 1 and on.
         """
-        kinds = [Claim((1,)), Claim((2, 3)), Refuse(1, (1,)), Refuse(2, (4,))]
+        kinds: list[Frame] = [
+            Claim((1,)),
+            Claim((2, 3)),
+            Refuse(1, (1,)),
+            Refuse(2, (4,)),
+        ]
         kinds += [Closed((1,)), Gone((2,)), Closed((2, 3)), Drain(), Bye("no more")]
         kinds.append(WorkerHello(3))
         frames = source.choices(kinds, k=source.randint(1, 5))
@@ -477,7 +487,7 @@ class MutatedWorkerTests(SynchronousTestCase):
         """
         source = random.Random(SEED)
         self.gains: set[frozenset[int]] = set()
-        for _ in range(max(1, COUNT // 100)):
+        for _ in range(max(FEWEST, COUNT // 100)):
             self.tryOne(source)
         self.assertEqual(self.flushLoggedErrors(), [])
         self.assertIn({0}, self.gains)

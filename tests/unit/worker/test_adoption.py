@@ -28,8 +28,8 @@ class Drainable(workers.Conversation):
 
     def drain(self) -> None:
         self.drained += 1
-        self.transport.write(b"goodbye")  # type: ignore[union-attr]
-        self.transport.loseConnection()  # type: ignore[union-attr]
+        self.transport.write(b"goodbye")
+        self.transport.loseConnection()
 
 
 class AdoptionTestCase(workers.WorkerTestCase):

@@ -20,6 +20,7 @@ from zope.interface import implementer, provider
 from portlisten._worker.draining import GOAWAY, drain
 from portlisten.interfaces import IDrainable
 
+h2: Any
 try:
     import h2.connection
     import h2.events
@@ -187,7 +188,7 @@ class HTTPTests(WebTestCase):
 
         for factory in (build, buildNonQueued):
             channel = HTTPChannel()
-            channel.requestFactory = factory
+            self.patch(channel, "requestFactory", factory)
             drain(Connection(channel))
             channel.timeOut = None
             channel.makeConnection(StringTransport())

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 import socket
 import stat
 from functools import partial
@@ -33,8 +34,8 @@ from portlisten._wire.frames import Listener as ListenerFrame
 from portlisten._worker import shared_ports as _lent
 from portlisten._worker.shared_ports import DatagramPorts
 from portlisten._worker.worker import Worker
-from tests.support import watchDescriptors
 from tests.support.channels import aMoment, eventually, texts
+from tests.support.descriptors import watchDescriptors
 from tests.support.workers import (
     GRACE,
     RETRY,
@@ -403,7 +404,8 @@ class DescriptorTests(LentTestCase):
         frame = ListenerFrame(0, _kernel.cookie(sock))
         descriptor = os.dup(sock.fileno())
         with exhausted():
-            self.worker.lent(listener.channel, frame, descriptor)
+            channel: Any = listener.channel
+            self.worker.lent(channel, frame, descriptor)
         self.assertEqual(texts(self.logged, "error"), [])
         self.assertEqual(self.holders(sock), 2)
 
@@ -448,7 +450,7 @@ class DescriptorTests(LentTestCase):
         clients = [self.connect(sock) for _ in range(30)]
         with open(os.devnull) as file:
             limit = file.fileno() + 20
-        self.patch(_lent.resource, "getrlimit", lambda which: (limit, limit))
+        self.patch(resource, "getrlimit", lambda which: (limit, limit))
         self.patch(_lent, "MARGIN", 10)
         self.lend(listener, sock)
         for _ in range(100):
@@ -693,6 +695,8 @@ class Echo(DatagramProtocol):
     """
     Says what it hears.
     """
+
+    transport: Any
 
     def __init__(self) -> None:
         self.stopped = False

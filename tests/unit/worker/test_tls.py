@@ -13,7 +13,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from portlisten._worker.tls import FILES, contextFactory
 from portlisten.errors import EndpointError
-from tests.support.certificates import OpenSSL, certify, needsTLS
+from tests.support.tls import OpenSSL, certify, needsTLS
 
 
 class ContextFactoryTests(SynchronousTestCase):

@@ -22,7 +22,7 @@ from zope.interface.verify import verifyClass, verifyObject
 
 from portlisten import _kernel
 from portlisten._channel.transport import ChannelTransport
-from portlisten._kernel.sockets import Credentials
+from portlisten._kernel import Credentials
 from portlisten._wire.frames import (
     MAXIMUM_WINDOW,
     Bye,

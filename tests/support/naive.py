@@ -11,12 +11,14 @@ came for the first offer, the second for the second, and so on.
 
 from __future__ import annotations
 
+import itertools
 import selectors
 import socket
 import sys
 from collections import deque
+from typing import Any
 
-from portlisten._wire.frames import ListenerHello, Offer, encode
+from portlisten._wire.frames import Frame, ListenerHello, Offer, encode
 from portlisten._worker.channel import WorkerChannel
 
 
@@ -32,6 +34,7 @@ def main(port: int, path: str) -> None:
     sys.stdout.flush()
     joined: deque[socket.socket] = deque()
     count = 0
+    ids = itertools.count(1)
     with selectors.DefaultSelector() as selector:
         selector.register(workers, selectors.EVENT_READ)
         while True:
@@ -47,17 +50,16 @@ def main(port: int, path: str) -> None:
                 else:
                     client, _ = clients.accept()
                     with client:
-                        send(client, joined)
+                        send(client, next(ids), joined)
             if not joined and clients in selector.get_map():
                 selector.unregister(clients)
 
 
-def send(client: socket.socket, joined: deque[socket.socket]) -> None:
+def send(client: socket.socket, id: int, joined: deque[socket.socket]) -> None:
     """
-    Send a connection to whichever worker takes it.
+    Send a connection to the next worker that takes it.
     """
-    send.count += 1  # type: ignore[attr-defined]
-    offer = encode(Offer(send.count, 0, cookie(client)))  # type: ignore[attr-defined]
+    offer = encode(Offer(id, 0, cookie(client)))
     while joined:
         worker = joined[0]
         joined.rotate()
@@ -75,9 +77,6 @@ def send(client: socket.socket, joined: deque[socket.socket]) -> None:
             joined.remove(worker)
 
 
-send.count = 0  # type: ignore[attr-defined]
-
-
 def cookie(sock: socket.socket) -> int:
     """
     C{SO_COOKIE}, which a worker tells descriptors by.
@@ -90,19 +89,19 @@ class ByOrder(WorkerChannel):
     Trusts the order in which descriptors come.
     """
 
-    def __init__(self, *arguments: object, **options: object) -> None:
-        super().__init__(*arguments, **options)  # type: ignore[arg-type]
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
         self._came: deque[int] = deque()
 
     def fileDescriptorReceived(self, descriptor: int) -> None:
         self._came.append(descriptor)
 
-    def _handle(self, frame: object) -> None:
+    def _handle(self, frame: Frame) -> None:
         if isinstance(frame, Offer):
             if self._came:
                 self._adopter.adopt(self, frame, self._came.popleft())
         else:
-            super()._handle(frame)  # type: ignore[arg-type]
+            super()._handle(frame)
 
 
 if __name__ == "__main__":

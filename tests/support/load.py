@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 import pytest
 
-from tests.integration.conftest import Start
-from tests.integration.support import sleep
+from tests.support.spawned import Start
+from tests.support.waiting import sleep
 
 
 @dataclass
@@ -66,11 +66,15 @@ def parse(output: str) -> Load:
         r"Socket errors: connect (\d+), read (\d+), write (\d+), timeout (\d+)",
         "0 0 0 0",
     )
+    connect, read, write, timeout = map(int, sockets)
     return Load(
-        int(*find(r"(\d+) requests in ")),
-        float(*find(r"Requests/sec: +([\d.]+)")),
-        *map(int, sockets),
-        int(*find(r"Non-2xx or 3xx responses: (\d+)", "0")),
+        requests=int(*find(r"(\d+) requests in ")),
+        perSecond=float(*find(r"Requests/sec: +([\d.]+)")),
+        connect=connect,
+        read=read,
+        write=write,
+        timeout=timeout,
+        refused=int(*find(r"Non-2xx or 3xx responses: (\d+)", "0")),
     )
 
 

@@ -7,21 +7,17 @@ from __future__ import annotations
 import os
 import pwd
 import re
-import select
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
-import threading
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
-SOURCE = Path(__file__).parents[1]
+SOURCE = Path(__file__).parents[2]
 
 #: How long anything here may take, in seconds.
 PATIENCE = 30.0
@@ -186,135 +182,3 @@ class Processes(ExitStack):
         program = str(Path(sys.executable).with_name("twistd"))
         own = [f"--uid={uid}"] if uid else []
         return self.start(program, "-n", "--pidfile=", *own, *arguments, limit=limit)
-
-
-@contextmanager
-def failing(
-    process: Process, call: str, fault: str, when: str, also: str = ""
-) -> Iterator[Counter[str]]:
-    """
-    Have some of a running process's system calls fail or wait.
-
-    @param fault: what strace(1) injects, such as C{error=ENOMEM}.
-    @param when: which of the calls it is for, as strace counts them from now on.
-    @param also: other calls to trace, with commas between them.
-    @return: how many calls were seen, by name, and how many of them were
-        C{injected}; filled in at the end.
-    """
-    program = shutil.which("strace")
-    assert program is not None, "strace is not installed"
-    trace = process.log.with_name("strace.txt")
-    traced = f"{call},{also}" if also else call
-    tracer = subprocess.Popen(
-        [
-            *(program, "-f", "-p", str(process.pid), "-o", str(trace)),
-            *(f"--trace={traced}", f"--inject={call}:{fault}:when={when}"),
-        ],
-        stderr=subprocess.PIPE,
-    )
-    assert tracer.stderr is not None
-    seen: Counter[str] = Counter()
-    try:
-        ready, _, _ = select.select([tracer.stderr], [], [], PATIENCE)
-        assert ready, "strace does not attach"
-        line = tracer.stderr.readline()
-        assert b"attached" in line, line.decode()
-        yield seen
-    finally:
-        # It lets go of the process then, which goes on.
-        tracer.terminate()
-        tracer.communicate()
-        text = trace.read_text("utf-8", "replace") if trace.exists() else ""
-        for name in re.findall(r"^\d+\s+(\w+)\(", text, re.MULTILINE):
-            seen[name] += 1
-        seen["injected"] += len(re.findall(r"\((?:INJECTED|DELAYED)\)", text))
-
-
-def canTrace() -> bool:
-    """
-    Whether strace is here, and may attach to another process of this one's user.
-    """
-    program = shutil.which("strace")
-    if program is None:
-        return False
-    with subprocess.Popen(["sleep", "60"]) as process:
-        command = [program, "-p", str(process.pid), "-o", "/dev/null"]
-        with subprocess.Popen(command, stderr=subprocess.PIPE) as tracer:
-            assert tracer.stderr is not None
-            attached = b"attached" in tracer.stderr.readline()
-            tracer.terminate()
-            tracer.stderr.read()
-        process.kill()
-    return attached
-
-
-def ask(
-    port: int, patience: float = PATIENCE, host: str = "127.0.0.1", send: bytes = b""
-) -> bytes | None:
-    """
-    Be a client: connect, perhaps send something, and read to the end.
-
-    @return: the answer, or L{None} if it was reset or took too long.
-    """
-    answer = b""
-    try:
-        with socket.create_connection((host, port), patience) as client:
-            client.settimeout(patience)
-            client.sendall(send)
-            while data := client.recv(4096):
-                answer += data
-    except OSError:
-        return None
-    return answer
-
-
-class Crowd:
-    """
-    Clients in threads, one after the other in each, from C{with} to its end.
-
-    @ivar answers: how often which answer came.
-    @ivar times: how long each client took, in seconds.
-    """
-
-    def __init__(
-        self,
-        port: int,
-        atOnce: int,
-        patience: float = PATIENCE,
-        pause: float = 0.0,
-        send: Callable[[], bytes] = bytes,
-    ) -> None:
-        self.answers: Counter[bytes | None] = Counter()
-        self.times: list[float] = []
-        self._arguments = (port, patience)
-        self._pause = pause
-        self._send = send
-        self._go = True
-        self._threads = [
-            threading.Thread(target=self._ask, daemon=True) for _ in range(atOnce)
-        ]
-
-    def _ask(self) -> None:
-        port, patience = self._arguments
-        while self._go:
-            began = time.monotonic()
-            self.answers[ask(port, patience, send=self._send())] += 1
-            self.times.append(time.monotonic() - began)
-            time.sleep(self._pause)
-
-    def __enter__(self) -> Crowd:
-        for each in self._threads:
-            each.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._go = False
-        for each in self._threads:
-            each.join()
-
-    def quantile(self, share: float) -> float:
-        """
-        How long so great a share of the clients took at the most, in seconds.
-        """
-        times = sorted(self.times)
-        return times[min(len(times) - 1, int(share * len(times)))] if times else 0.0

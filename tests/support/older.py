@@ -1,5 +1,5 @@
 """
-Run a program on what looks like an older kernel: C{python -m tests.older 83 --
+Run a program on what looks like an older kernel: C{python -m tests.support.older 83 --
 PROGRAM ...}.
 
 The socket options whose numbers are given are unknown to the program, and to what

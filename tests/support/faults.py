@@ -6,16 +6,10 @@ from __future__ import annotations
 
 import random
 import resource
-import time
-from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from pathlib import Path
-from typing import Any
 
 import pytest
-from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.task import LoopingCall
-
-from tests.integration.support import ask, sleep
 
 #: How often a clock is stepped that is stepped all the time, in seconds.
 OFTEN = 0.02
@@ -89,70 +83,6 @@ class Clock:
         if self._offset < 0:
             self._offset = 0.0
             self._write()
-
-
-async def beside(works: dict[str, Coroutine[Any, Any, Any]]) -> None:
-    """
-    Do several things at the same time.
-
-    @raise AssertionError: when all have ended, if some failed; it names them.
-    """
-    failures: dict[str, BaseException] = {}
-
-    async def one(name: str, work: Coroutine[Any, Any, Any]) -> None:
-        try:
-            await work
-        except Exception as error:
-            failures[name] = error
-
-    await gatherResults(
-        [Deferred.fromCoroutine(one(name, work)) for name, work in works.items()]
-    )
-    assert not failures, "\n".join(
-        f"{name}: {error!r:.2000}" for name, error in failures.items()
-    )
-
-
-async def timed(work: Awaitable[Any]) -> tuple[Any, float]:
-    """
-    Wait for something.
-
-    @return: its result, or the exception that it raised, and the seconds it took.
-    """
-    began = time.monotonic()
-    try:
-        result = await work
-    except Exception as error:
-        result = error
-    return result, time.monotonic() - began
-
-
-def client(port: int, send: bytes = b"hi\n") -> Deferred[tuple[Any, float]]:
-    """
-    Be a client from now on.
-
-    @return: fires with the answer, or what came instead, and the seconds it took.
-    """
-    return Deferred.fromCoroutine(timed(ask(port, send)))
-
-
-async def together(waiting: Iterable[Deferred[Any]]) -> list[Any]:
-    """
-    Wait for all of them.
-    """
-    return list(await gatherResults(list(waiting), consumeErrors=True))
-
-
-async def until(holds: Callable[[], bool], what: str, seconds: float = 10) -> None:
-    """
-    Wait until something holds.
-
-    @raise AssertionError: if it does not within so many seconds.
-    """
-    end = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < end, f"{what}: not within {seconds} s"
-        await sleep(0.02)
 
 
 class NoDescriptors:

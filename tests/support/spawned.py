@@ -1,35 +1,26 @@
 """
-Real processes, and clients for them.
+Real processes in the reactor.
 """
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import re
-import shutil
 import signal
-import socket
-import subprocess
-import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import pytest
 from twisted.internet import reactor as _reactor
-from twisted.internet.defer import Deferred, DeferredSemaphore, gatherResults
-from twisted.internet.endpoints import TCP4ClientEndpoint, TCP6ClientEndpoint
+from twisted.internet.defer import Deferred
 from twisted.internet.error import ProcessDone
-from twisted.internet.protocol import Factory, ProcessProtocol, Protocol
-from twisted.internet.task import deferLater
+from twisted.internet.protocol import ProcessProtocol
+
+from tests.support.waiting import PATIENCE, sleep
 
 reactor: Any = _reactor
-
-#: How long anything here may take before the test fails, in seconds.
-PATIENCE = 30.0
 
 
 class Process(ProcessProtocol):
@@ -169,146 +160,8 @@ class Process(ProcessProtocol):
         return int(self.status()["VmRSS"].split()[0])
 
 
-def sleep(seconds: float) -> Deferred[None]:
-    """
-    Wait.
-    """
-    return deferLater(reactor, seconds)
-
-
-class _Client(Protocol):
-    def __init__(self, send: bytes, end: bool) -> None:
-        self._send = send
-        self._end = end
-        self._received: list[bytes] = []
-        self.answer: Deferred[bytes] = Deferred()
-
-    def connectionMade(self) -> None:
-        transport: Any = self.transport
-        if self._send:
-            transport.write(self._send)
-        if self._end:
-            transport.loseWriteConnection()
-
-    def dataReceived(self, data: bytes) -> None:
-        self._received.append(data)
-
-    def connectionLost(self, reason: Any = None) -> None:
-        if reason is not None and reason.check(ConnectionResetError):
-            self.answer.errback(reason)
-        else:
-            self.answer.callback(b"".join(self._received))
-
-
-async def ask(
-    port: int, send: bytes = b"", host: str = "127.0.0.1", end: bool = False
-) -> bytes:
-    """
-    Be a client: connect, perhaps send something, and read to the end.
-
-    @param end: whether to end the writing side after that.
-    """
-    endpoint = TCP6ClientEndpoint if ":" in host else TCP4ClientEndpoint
-    client = _Client(send, end)
-    factory = Factory.forProtocol(lambda: client)
-    factory.noisy = False
-    await endpoint(reactor, host, port, timeout=PATIENCE).connect(factory)
-    return await client.answer.addTimeout(PATIENCE * 2, reactor)
-
-
-async def askMany(
-    port: int, count: int, atOnce: int, send: bytes = b""
-) -> tuple[list[bytes | BaseException], list[float]]:
-    """
-    Be many clients.
-
-    @return: the answers, or what came instead, and how long each waited for it,
-        in seconds.
-    """
-    answers: list[bytes | BaseException] = []
-    times: list[float] = []
-
-    async def one() -> None:
-        start = time.monotonic()
-        try:
-            answers.append(await ask(port, send))
-        except Exception as error:
-            answers.append(error)
-        times.append(time.monotonic() - start)
-
-    semaphore = DeferredSemaphore(atOnce)
-    await gatherResults(
-        [semaphore.run(lambda: Deferred.fromCoroutine(one())) for _ in range(count)],
-        consumeErrors=True,
-    )
-    return answers, sorted(times)
-
-
-def command(name: str) -> str:
-    """
-    The path of a program that is installed beside this Python.
-    """
-    return str(Path(sys.executable).with_name(name))
-
-
-def needs(module: str, name: str) -> None:
-    """
-    Skip a test of what is not installed.
-    """
-    if importlib.util.find_spec(module) is None:
-        pytest.skip(f"{name} is not installed: pip install {name}")
-
-
-#: What reserves ports for this process, by the port.
-_reserved: dict[int, socket.socket] = {}
-
-
-def _reserve(port: int) -> bool:
-    """
-    See that no other process that runs tests is given a port, until this one ends.
-    """
-    if port in _reserved:
-        return True
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-    try:
-        # A name that is no file, and that one socket can have.
-        sock.bind(f"\0portlisten.tests.{port}")
-    except OSError:
-        sock.close()
-        return False
-    _reserved[port] = sock
-    return True
-
-
-def freePort(first: int, last: int) -> int:
-    """
-    Find a port that nobody listens on, for this process alone.
-    """
-    for port in range(first, last):
-        with socket.socket() as sock:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                sock.bind(("0.0.0.0", port))
-            except OSError:
-                continue
-        if _reserve(port):
-            return port
-    raise AssertionError(f"no free port from {first} to {last}")
-
-
-def backlogOverflows(port: int) -> int:
-    """
-    How often a connection found the backlog of a port full: its client tries again
-    after a second.
-    """
-    program = shutil.which("ss")
-    if program is None:
-        pytest.skip("ss is not installed: apt install iproute2")
-    command = [program, "-Hlntm", "sport", "=", f":{port}"]
-    lines = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True)
-    dropped = re.findall(r"skmem:\(.*,d(\d+)\)", lines.stdout)
-    assert dropped, f"nobody listens on port {port}"
-    return sum(map(int, dropped))
+#: What the fixtures C{start} and C{twistd} are.
+Start = Callable[..., Process]
 
 
 async def listening(process: Process) -> int:
@@ -329,3 +182,33 @@ async def settled(process: Process, expected: int) -> int:
             break
         await sleep(0.1)
     return process.descriptors()
+
+
+async def steady(process: Process) -> int:
+    """
+    How many descriptors a process has, once that has not changed for half a second.
+
+    @raise AssertionError: if it goes on changing.
+    """
+    end = time.monotonic() + PATIENCE
+    count, since = process.descriptors(), time.monotonic()
+    while time.monotonic() - since < 0.5:
+        assert time.monotonic() < end, f"its descriptors change for {PATIENCE} s"
+        await sleep(0.05)
+        if process.descriptors() != count:
+            count, since = process.descriptors(), time.monotonic()
+    return count
+
+
+async def reports(listener: Process, pattern: str) -> None:
+    """
+    Ask a listener for reports until one matches.
+
+    @raise AssertionError: if none does in time.
+    """
+    before = len(listener.output)
+    end = time.monotonic() + PATIENCE
+    while not re.search(pattern, listener.output[before:]):
+        assert time.monotonic() < end, f"no {pattern!r}:\n{listener.output}"
+        listener.signal(signal.SIGUSR1)
+        await sleep(0.1)

@@ -1,6 +1,6 @@
 """
 A worker that does what a line of its standard input says, and nothing else:
-C{python -m tests.integration.scripted PATH}.
+C{python -m tests.support.scripted PATH}.
 """
 
 from __future__ import annotations

@@ -1,0 +1,46 @@
+"""
+Which errors of system calls pass, and calls that are made again.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+from collections.abc import Callable
+from typing import Any
+
+#: What accept(2) fails with if the process or the machine has run out of something:
+#: the connection stays in the backlog, and a later try may succeed.
+EXHAUSTED = frozenset([errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM])
+
+#: What any call may fail with although a later try may succeed.  epoll_ctl(2) fails
+#: with ENOSPC if the user has too many watches.
+PASSING = EXHAUSTED | {errno.EINTR, errno.ENOSPC, errno.EAGAIN}
+
+#: How often L{insist} tries.
+_TRIES = 10
+
+
+def insist(call: Callable[..., Any], *arguments: object) -> Any:
+    """
+    Make a system call, and make it again if it fails with an error of L{PASSING}.
+
+    @return: what the call returns.
+    @raise OSError: if the call fails with another error, or each time.
+    """
+    for _ in range(_TRIES):
+        try:
+            return call(*arguments)
+        except OSError as error:
+            if error.errno not in PASSING:
+                raise
+    return call(*arguments)
+
+
+def lastError() -> OSError:
+    """
+    The error of the last call that was made with C{ctypes} and failed.
+    """
+    number = ctypes.get_errno()
+    return OSError(number, os.strerror(number))

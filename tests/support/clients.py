@@ -1,0 +1,144 @@
+"""
+Many clients with plain sockets, in threads: they see what the kernel says, with
+nothing in between.
+"""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+from tests.support.processes import PATIENCE
+
+
+def read(client: socket.socket) -> bytes:
+    """
+    Read to the end, or to a reset, which takes nothing away that has arrived.
+    """
+    heard = []
+    try:
+        while data := client.recv(65536):
+            heard.append(data)
+    except ConnectionResetError:
+        pass
+    return b"".join(heard)
+
+
+def connect(port: int) -> socket.socket:
+    """
+    Connect.
+    """
+    return socket.create_connection(("127.0.0.1", port), PATIENCE)
+
+
+def listen(port: int) -> bytes:
+    """
+    Be a client that waits for the answer.
+    """
+    with connect(port) as client:
+        return read(client)
+
+
+def sendFirst(port: int) -> bytes:
+    """
+    Be a client that says something before.
+    """
+    with connect(port) as client:
+        client.sendall(b"hello there\n")
+        return read(client)
+
+
+def leave(port: int) -> bytes:
+    """
+    Be a client that does not wait for anything.
+    """
+    connect(port).close()
+    return b""
+
+
+def crowd(
+    client: Callable[[int], bytes], port: int, count: int, atOnce: int = 16
+) -> Counter[bytes]:
+    """
+    Be many clients.
+
+    @return: the answers.
+    """
+    with ThreadPoolExecutor(atOnce) as pool:
+        return Counter(pool.map(client, [port] * count))
+
+
+def ask(
+    port: int, patience: float = PATIENCE, host: str = "127.0.0.1", send: bytes = b""
+) -> bytes | None:
+    """
+    Be a client: connect, perhaps send something, and read to the end.
+
+    @return: the answer, or L{None} if it was reset or took too long.
+    """
+    answer = b""
+    try:
+        with socket.create_connection((host, port), patience) as client:
+            client.settimeout(patience)
+            client.sendall(send)
+            while data := client.recv(4096):
+                answer += data
+    except OSError:
+        return None
+    return answer
+
+
+class Crowd:
+    """
+    Clients in threads, one after the other in each, from C{with} to its end.
+
+    @ivar answers: how often which answer came.
+    @ivar times: how long each client took, in seconds.
+    """
+
+    def __init__(
+        self,
+        port: int,
+        atOnce: int,
+        patience: float = PATIENCE,
+        pause: float = 0.0,
+        send: Callable[[], bytes] = bytes,
+    ) -> None:
+        self.answers: Counter[bytes | None] = Counter()
+        self.times: list[float] = []
+        self._arguments = (port, patience)
+        self._pause = pause
+        self._send = send
+        self._go = True
+        self._threads = [
+            threading.Thread(target=self._ask, daemon=True) for _ in range(atOnce)
+        ]
+
+    def _ask(self) -> None:
+        port, patience = self._arguments
+        while self._go:
+            began = time.monotonic()
+            self.answers[ask(port, patience, send=self._send())] += 1
+            self.times.append(time.monotonic() - began)
+            time.sleep(self._pause)
+
+    def __enter__(self) -> Crowd:
+        for each in self._threads:
+            each.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._go = False
+        for each in self._threads:
+            each.join()
+
+    def quantile(self, share: float) -> float:
+        """
+        How long so great a share of the clients took at the most, in seconds.
+        """
+        times = sorted(self.times)
+        return times[min(len(times) - 1, int(share * len(times)))] if times else 0.0

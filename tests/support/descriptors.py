@@ -1,0 +1,43 @@
+"""
+The descriptors that this process has open.
+"""
+
+from __future__ import annotations
+
+import os
+from unittest import TestCase
+
+# Its descriptors stay open, so they must be open before the first count.
+from twisted.internet import reactor as _reactor
+from twisted.internet.tcp import _reservedFD
+
+from portlisten._reactor.monotonic import ours
+
+_reservedFD.reserve()
+ours(_reactor)
+
+
+def descriptors() -> dict[int, str]:
+    """
+    What this process has open: descriptors, and what they lead to.
+    """
+    found = {}
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            found[int(name)] = os.readlink(f"/proc/self/fd/{name}")
+        except FileNotFoundError:
+            pass  # that of the listing itself
+    return found
+
+
+def watchDescriptors(test: TestCase) -> None:
+    """
+    Have a test fail if it leaves descriptors open, or closes one that was open
+    before.  Call it first in C{setUp}, so that it looks last.
+    """
+    before = descriptors()
+
+    def compare() -> None:
+        test.assertEqual(descriptors(), before)
+
+    test.addCleanup(compare)

@@ -1,0 +1,119 @@
+"""
+Sockets that tests make, and that are closed when the test ends.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import select
+import socket
+import struct
+from typing import Any
+
+from twisted.trial.unittest import SynchronousTestCase
+
+LOOPBACK = {socket.AF_INET: "127.0.0.1", socket.AF_INET6: "::1"}
+
+LINGER = struct.Struct("=ii")
+
+
+def pipe(test: SynchronousTestCase) -> socket.socket:
+    """
+    Make a pipe, one of whose ends passes itself off as a socket.
+    """
+    sock = pair(test)[0]
+    for end in os.pipe():
+        os.dup2(end, sock.fileno(), inheritable=False)
+        os.close(end)
+    return sock
+
+
+def listening(
+    test: SynchronousTestCase, family: socket.AddressFamily = socket.AF_INET
+) -> socket.socket:
+    """
+    Make a listening TCP socket.
+    """
+    sock = socket.create_server((LOOPBACK[family], 0), family=family)
+    test.addCleanup(sock.close)
+    return sock
+
+
+def connection(
+    test: SynchronousTestCase, family: socket.AddressFamily = socket.AF_INET
+) -> tuple[socket.socket, socket.socket]:
+    """
+    Make a TCP connection.
+
+    @return: the client's end, and the one that was accepted.
+    """
+    server = listening(test, family)
+    client = socket.create_connection(server.getsockname()[:2])
+    test.addCleanup(client.close)
+    accepted, _ = server.accept()
+    test.addCleanup(accepted.close)
+    return client, accepted
+
+
+def pair(
+    test: SynchronousTestCase, kind: int = socket.SOCK_STREAM
+) -> tuple[socket.socket, socket.socket]:
+    """
+    Make two connected Unix sockets.
+    """
+    pair = socket.socketpair(socket.AF_UNIX, kind)
+    for end in pair:
+        end.setblocking(False)
+        test.addCleanup(end.close)
+    return pair
+
+
+def duplicate(test: SynchronousTestCase, sock: socket.socket) -> socket.socket:
+    """
+    Make another holder of the same socket, as a worker is.
+    """
+    copy = sock.dup()
+    test.addCleanup(copy.close)
+    return copy
+
+
+def arrived(sock: socket.socket, event: int = select.POLLIN) -> None:
+    """
+    Wait for what the other end has sent.
+    """
+    poll = select.poll()
+    poll.register(sock, event)
+    assert poll.poll(10_000)
+
+
+class Scripted:
+    """
+    A socket that answers C{getsockopt} as told, for what this machine's kernel
+    cannot be brought to say.
+    """
+
+    family = socket.AF_INET
+
+    def __init__(self, sock: socket.socket, answers: dict[int, Any]) -> None:
+        self.fileno = sock.fileno
+        self._answers = answers
+
+    def getsockopt(self, level: int, name: int, size: int = 0) -> Any:
+        """
+        Give the answer, or raise it.
+        """
+        answer = self._answers[name]
+        if isinstance(answer, OSError):
+            raise answer
+        return answer
+
+
+def spoil(descriptor: int) -> None:
+    """
+    Make a listening socket of a TCP connection, as whoever has a descriptor can.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    unspecified = struct.pack("=H14x", socket.AF_UNSPEC)
+    assert libc.connect(descriptor, unspecified, len(unspecified)) == 0
+    assert libc.listen(descriptor, 1) == 0

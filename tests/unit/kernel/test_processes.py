@@ -1,0 +1,213 @@
+"""
+Tests for L{portlisten._kernel.processes}.
+"""
+
+from __future__ import annotations
+
+import builtins
+import errno
+import io
+import os
+import socket
+import subprocess
+import sys
+import time
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from portlisten._kernel import processes
+from tests.support.descriptors import watchDescriptors
+from tests.support.sockets import LINGER, arrived, connection, pair
+
+
+class InitialEnvironmentTests(SynchronousTestCase):
+    """
+    Tests for L{processes.initialEnvironment}.
+    """
+
+    def test_unchanged(self) -> None:
+        """
+        It is what a process was started with, whatever became of that.
+        """
+        program = (
+            "import os; from portlisten._kernel import processes\n"
+            "del os.environ['ODD']\n"
+            "print(ascii(processes.initialEnvironment()['ODD']))"
+        )
+        environment = {**os.environ, "ODD": "a=b\n\udcff"}
+        output = subprocess.run(
+            [sys.executable, "-c", program],
+            env=environment,
+            stdout=subprocess.PIPE,
+            check=True,
+        )
+        self.assertEqual(output.stdout, b"'a=b\\n\\udcff'\n")
+
+
+class MayChangeUsersTests(SynchronousTestCase):
+    """
+    Tests for L{processes.mayChangeUsers}.
+    """
+
+    def answer(self, status: str) -> bool:
+        """
+        Ask a kernel that says this of the process.
+        """
+        self.patch(builtins, "open", lambda name: io.StringIO(status))
+        return processes.mayChangeUsers()
+
+    def test_root(self) -> None:
+        """
+        Root may, unless it lacks one of two capabilities.
+        """
+        for capabilities, may in (
+            ("000001ffffffffff", True),
+            ("00000000000000c0", True),
+            ("0000000000000080", False),
+            ("0000000000000040", False),
+            ("0000000000000000", False),
+        ):
+            status = f"Name:\ta: b\nCapEff:\t{capabilities}\n"
+            self.assertEqual(self.answer(status), may)
+
+    def test_untold(self) -> None:
+        """
+        If the kernel does not say, it may.
+        """
+        self.assertTrue(self.answer("Name:\ttwistd\n"))
+
+        def fail(name: str) -> None:
+            raise FileNotFoundError
+
+        self.patch(builtins, "open", fail)
+        self.assertTrue(processes.mayChangeUsers())
+
+
+class CloseElsewhereTests(SynchronousTestCase):
+    """
+    Tests for L{processes.closeElsewhere} and L{processes.reap}.
+    """
+
+    def setUp(self) -> None:
+        """
+        Connect.
+        """
+        watchDescriptors(self)
+        self.theirs, self.ours = pair(self)
+        # A bystander, whose end must not be kept open by the child.
+        self.bystander, self.other = pair(self)
+        self.addCleanup(self.reapAll)
+
+    def reapAll(self) -> None:
+        """
+        Wait for all children.
+        """
+        deadline = time.monotonic() + 20
+        while processes._children:
+            self.assertLess(time.monotonic(), deadline)
+            time.sleep(0.01)
+            processes.reap()
+
+    def test_closes(self) -> None:
+        """
+        The socket is closed, for its other end as well, and so is what was queued in
+        it.
+        """
+        queued, left = pair(self)
+        socket.send_fds(self.theirs, [b"x"], [queued.fileno()])
+        queued.close()
+        processes.closeElsewhere(self.ours)
+        self.assertEqual(self.ours.fileno(), -1)
+        arrived(self.theirs)
+        self.reapAll()
+        self.assertRaises(BrokenPipeError, self.theirs.send, b"x")
+        self.assertEqual(left.recv(1), b"")
+
+    def test_nothingElse(self) -> None:
+        """
+        The child keeps no other descriptor open, though it may hang.
+        """
+        client = self.linger()
+        processes.closeElsewhere(self.ours)
+        self.bystander.close()
+        arrived(self.other)
+        self.assertEqual(self.other.recv(1), b"")
+        client.close()
+
+    def linger(self) -> socket.socket:
+        """
+        Queue a connection that nobody can close without waiting for half a minute.
+
+        @return: its client.
+        """
+        client, accepted = connection(self)
+        accepted.setblocking(False)
+        try:
+            while True:
+                accepted.send(b"x" * 65536)
+        except BlockingIOError:
+            pass
+        accepted.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER.pack(1, 30))
+        socket.send_fds(self.theirs, [b"x"], [accepted.fileno()])
+        accepted.close()
+        return client
+
+    def test_lingers(self) -> None:
+        """
+        A queued descriptor that takes long to close does not take our time.
+        """
+        client = self.linger()
+        began = time.monotonic()
+        processes.closeElsewhere(self.ours)
+        processes.reap()
+        self.assertLess(time.monotonic() - began, 5)
+        self.assertEqual(len(processes._children), 1)
+        client.close()
+        self.reapAll()
+
+    def test_last(self) -> None:
+        """
+        The child closes it after us, however slow we are: the last one waits.
+        """
+
+        class Slow(socket.socket):
+            def close(self) -> None:
+                time.sleep(0.3)
+                super().close()
+
+        client = self.linger()
+        began = time.monotonic()
+        processes.closeElsewhere(Slow(fileno=self.ours.detach()))
+        self.assertLess(time.monotonic() - began, 5)
+        client.close()
+        self.reapAll()
+
+    def test_noProcess(self) -> None:
+        """
+        If there is no process to be had, the socket stays open.
+        """
+
+        def fail() -> int:
+            raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+        self.patch(os, "fork", fail)
+        self.assertRaises(OSError, processes.closeElsewhere, self.ours)
+        self.theirs.send(b"x")
+        self.assertEqual(self.ours.recv(1), b"x")
+        self.assertEqual(processes._children, [])
+
+
+class ReapTests(SynchronousTestCase):
+    """
+    Tests for L{processes.reap}.
+    """
+
+    def test_gone(self) -> None:
+        """
+        A child that somebody else has waited for is forgotten.
+        """
+        with subprocess.Popen(["true"]) as child:
+            child.wait()
+        self.patch(processes, "_children", [child.pid])
+        processes.reap()
+        self.assertEqual(processes._children, [])
