@@ -42,7 +42,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from portlisten import _kernel
-from portlisten._reactor.quiet import quiet
+from portlisten._reactor.log_limit import logLimit
 
 #: How many messages, and how many bytes, one turn of the loop reads at the most.
 READS = 16
@@ -282,7 +282,7 @@ class ChannelTransport(FileDescriptor):
             except OSError as error:
                 if error.errno in _LATER | GONE:
                     return written or self._failed(error)
-                quiet(self._clock)(
+                logLimit(self._clock)(
                     self.log.error,
                     "descriptor {descriptor} cannot be handed off: {error}",
                     descriptor=self._descriptors[0],
@@ -295,7 +295,7 @@ class ChannelTransport(FileDescriptor):
         if error.errno not in _LATER:
             return main.CONNECTION_LOST
         if error.errno != errno.EAGAIN and self._pause is None:
-            quiet(self._clock)(
+            logLimit(self._clock)(
                 self.log.warn,
                 "handing off pauses for {pause:g} s: {error}",
                 pause=PAUSE,
@@ -366,7 +366,7 @@ class ChannelTransport(FileDescriptor):
             return None  # it went with something unread; the next read says so
         if not self._failing:
             self._failing = True
-            quiet(self._clock)(
+            logLimit(self._clock)(
                 self.log.warn,
                 "reading from a channel fails, and is tried again every {pause:g} s:"
                 " {error}",

@@ -36,8 +36,8 @@ from portlisten._listener.interfaces import IWire
 from portlisten._model import Port
 from portlisten._policy.ledger import Reason
 from portlisten._ports.accepting import Accepted
-from portlisten._reactor.monotonic import RunningTime
-from portlisten._reactor.quiet import quiet
+from portlisten._reactor.deadline import RunningTime
+from portlisten._reactor.log_limit import logLimit
 
 #: What sendmsg(2) says when the worker is there and its queue is full, which
 #: holds net.unix.max_dgram_qlen datagrams; or when our socket's own buffer is,
@@ -124,7 +124,7 @@ class DatagramWire:
         self._departures = Departures()
         self._ended: dict[AcceptedConnection, float] = {}
         self._now = RunningTime(reactor.seconds, self._retry + LONGEST_TICK)
-        self._quiet = quiet(reactor)
+        self._quiet = logLimit(reactor)
         self.roomChanged: Callable[[], None] = lambda: None
 
     def __str__(self) -> str:

@@ -31,7 +31,7 @@ from portlisten._policy.places import Places
 from portlisten._policy.throttle import Throttle
 from portlisten._ports.accepting import Accepted, Acceptor
 from portlisten._process import exits, signals
-from portlisten._reactor.quiet import quiet
+from portlisten._reactor.log_limit import logLimit
 from portlisten._wire.frames import Bye, ListenerHello, encode
 from portlisten.errors import CannotBind
 
@@ -76,7 +76,7 @@ class StreamWire:
         self._numbers = 0
         self._parting = False
         self._rest: IDelayedCall | None = None
-        self._quiet = quiet(reactor)
+        self._quiet = logLimit(reactor)
         self.roomChanged: Callable[[], None] = lambda: None
 
     def __str__(self) -> str:

@@ -23,7 +23,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from portlisten import _kernel
-from portlisten._reactor.quiet import quiet
+from portlisten._reactor.log_limit import logLimit
 
 #: The most connections taken in one turn of the loop.
 BATCH = 256
@@ -244,7 +244,7 @@ class Acceptor:
 
     def _exhausted(self, error: OSError) -> None:
         if not self._short:
-            quiet(self._reactor)(
+            logLimit(self._reactor)(
                 self.log.error,
                 "accepting on {label} pauses: {error}; clients wait in the backlog,"
                 " and it tries again every {retry:g} s",

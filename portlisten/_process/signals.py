@@ -12,8 +12,8 @@ from twisted.internet.error import ReactorNotRunning
 from twisted.internet.interfaces import IReactorCore
 from twisted.logger import Logger
 
+from portlisten._reactor.log_limit import logLimit
 from portlisten._reactor.monotonic import own
-from portlisten._reactor.quiet import quiet
 
 log = Logger(namespace="portlisten")
 
@@ -107,7 +107,7 @@ def mindSignals(reactor: Any) -> None:
 
 
 def _note(reactor: Any, name: str) -> None:
-    quiet(reactor)(
+    logLimit(reactor)(
         log.info, "received {name}, which means nothing to this command", name=name
     )
 

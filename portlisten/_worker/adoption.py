@@ -21,8 +21,8 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from portlisten import _kernel
+from portlisten._reactor.log_limit import logLimit
 from portlisten._reactor.monotonic import makePersistent
-from portlisten._reactor.quiet import quiet
 from portlisten._worker import draining
 
 
@@ -300,7 +300,7 @@ class Adoptions:
         The connection is ours, so it waits here until it can be adopted.
         """
         if not self._exhausted:
-            quiet(self.reactor)(
+            logLimit(self.reactor)(
                 self.log.error, "adopting pauses: {error}", error=error.strerror
             )
         self._exhausted = True

@@ -30,8 +30,8 @@ from portlisten import _kernel
 from portlisten._channel import paths
 from portlisten._model import Port
 from portlisten._process import systemd_notify
-from portlisten._reactor.monotonic import Deadline
-from portlisten._reactor.quiet import quiet
+from portlisten._reactor.deadline import Deadline
+from portlisten._reactor.log_limit import logLimit
 from portlisten._worker.adoption import Adoptions
 from portlisten._worker.interfaces import IWorker
 from portlisten._worker.shutdown import Stop
@@ -81,7 +81,7 @@ class DatagramWorker:
         self._bound: paths.BoundPath | None = None
         self._paused: IDelayedCall | None = None
         self._timer: Deadline | None = None
-        self._quiet = quiet(reactor)
+        self._quiet = logLimit(reactor)
         self._stop = Stop(self._stopOnce)
         self._adoptions = Adoptions(reactor, factory, retry, self._settle)
         self._state = systemd_notify.manager().begin()

@@ -25,8 +25,8 @@ from twisted.python import reflect
 from portlisten import _kernel
 from portlisten._model import Kind, socketName
 from portlisten._ports.accepting import BATCH, Accepted, Acceptor
+from portlisten._reactor.log_limit import logLimit
 from portlisten._reactor.monotonic import makePersistent
-from portlisten._reactor.quiet import quiet
 from portlisten._worker.adoption import Adoptions, Served, logPrefix
 
 #: How many descriptors ports leave to the rest of the process: a Twisted port that is
@@ -121,7 +121,7 @@ class LentPorts(ABC):
         """
 
     def _later(self, cookie: int, descriptor: int, error: OSError) -> None:
-        quiet(self._reactor)(
+        logLimit(self._reactor)(
             self.log.error,
             "a shared socket cannot be used yet: {error}; trying again in {retry:g} s",
             error=error.strerror,
@@ -161,7 +161,7 @@ class StreamPorts(LentPorts):
 
     def __init__(self, reactor: Any, adoptions: Adoptions, retry: float) -> None:
         super().__init__(reactor, adoptions, retry)
-        self._quiet = quiet(reactor)
+        self._quiet = logLimit(reactor)
         self._pause: IDelayedCall | None = None
         self._enough = 0
         self.accepted = 0

@@ -19,8 +19,8 @@ from portlisten._channel import paths
 from portlisten._channel.transport import ChannelTransport
 from portlisten._model import Port
 from portlisten._process import systemd_notify
-from portlisten._reactor.monotonic import Deadline
-from portlisten._reactor.quiet import quiet
+from portlisten._reactor.deadline import Deadline
+from portlisten._reactor.log_limit import logLimit
 from portlisten._wire.frames import Listener, Offer
 from portlisten._worker.adoption import Adoptions, Served
 from portlisten._worker.channel import WorkerChannel
@@ -77,7 +77,7 @@ class Worker:
         self._grace = grace
         self._listenerUsers = listenerUsers
         self._names = tuple(dict.fromkeys(names))
-        self._quiet = quiet(reactor)
+        self._quiet = logLimit(reactor)
         self._timer: IDelayedCall | Deadline | None = None
         self._channel: WorkerChannel | None = None
         self._registered = False
