@@ -45,6 +45,7 @@ from portlisten._kernel.sockets import (
     timer,
     unread,
 )
+from portlisten._kernel.spare import SpareDescriptor
 
 __all__ = [
     "Credentials",
@@ -56,6 +57,7 @@ __all__ = [
     "SO_PASSRIGHTS",
     "SO_PEERGROUPS",
     "SO_PEERPIDFD",
+    "SpareDescriptor",
     "accept",
     "charge",
     "closeElsewhere",

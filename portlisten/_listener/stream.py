@@ -12,7 +12,6 @@ from dataclasses import replace
 from typing import Any
 
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 from zope.interface import implementer
 
@@ -32,6 +31,7 @@ from portlisten._policy.throttle import Throttle
 from portlisten._ports.accepting import Accepted, Acceptor
 from portlisten._process import exits, signals
 from portlisten._reactor.log_limit import logLimit
+from portlisten._reactor.pause import Pause
 from portlisten._wire.frames import Bye, ListenerHello, encode
 from portlisten.errors import CannotBind
 
@@ -75,7 +75,7 @@ class StreamWire:
         self._path: paths.BoundPath | None = None
         self._numbers = 0
         self._parting = False
-        self._rest: IDelayedCall | None = None
+        self._greetingPause = Pause(reactor, self._letMoreIn)
         self._quiet = logLimit(reactor)
         self.roomChanged: Callable[[], None] = lambda: None
 
@@ -238,9 +238,7 @@ class StreamWire:
             self._path.remove()
             self._path = None
         self._workers.close()
-        if self._rest is not None:
-            self._rest.cancel()
-            self._rest = None
+        self._greetingPause.cancel()
 
     def release(self) -> None:
         """
@@ -256,13 +254,12 @@ class StreamWire:
     def _channelEnded(self, channel: IChannel) -> None:
         self._places.free(channel.user)
 
-    def _rested(self) -> None:
-        self._rest = None
+    def _letMoreIn(self) -> None:
         self._workers.resume()
 
     def _admit(self, batch: Sequence[Accepted]) -> None:
         self._workers.suspend()
-        self._rest = self._reactor.callLater(GREETING_PAUSE, self._rested)
+        self._greetingPause.begin(GREETING_PAUSE)
         for sock, _ in batch:
             try:
                 who = _kernel.credentials(sock)

@@ -410,7 +410,7 @@ class ModeTests(PathTestCase):
         """
         The umask stays as it was when the path cannot be bound.
         """
-        self.patch(paths, "_makeRoom", lambda *_: None)
+        self.patch(paths, "_removeStaleSocket", lambda *_: None)
         self.occupy()
         before = os.umask(0o123)
         try:
@@ -550,8 +550,8 @@ class LockTests(PathTestCase):
         """
         super().setUp()
         self.lock = self.path + ".lock"
-        self.patch(paths, "LOCK_TIMEOUT", 0.3)
-        self.patch(paths, "LOCK_NOTICE", 0.1)
+        self.patch(paths, "LOCK_TIMEOUT_SECONDS", 0.3)
+        self.patch(paths, "LOCK_NOTICE_SECONDS", 0.1)
 
     def assertRefusedSoon(self, reason: str) -> None:
         """
@@ -727,7 +727,7 @@ class OccupiedTests(PathTestCase):
         """
         Somebody who takes no lock may be quicker, and is left alone.
         """
-        self.patch(paths, "_makeRoom", lambda *_: self.occupy())
+        self.patch(paths, "_removeStaleSocket", lambda *_: self.occupy())
         error = self.assertRaises(PathError, self.bind)
         self.assertIn("Address already in use", str(error))
         self.assertTrue(os.path.exists(self.path))

@@ -27,7 +27,7 @@ from zope.interface.verify import verifyObject
 
 from portlisten import _kernel
 from portlisten._channel import transport as _transport
-from portlisten._channel.transport import PAUSE, ChannelTransport, Unread
+from portlisten._channel.transport import KERNEL_RETRY_SECONDS, ChannelTransport, Unread
 from tests.support import watchDescriptors
 from tests.support.channels import texts
 
@@ -313,7 +313,7 @@ class AtOnceTests(TransportTestCase):
         self.transport.writeNow(b"one")
         self.assertNotIn(self.transport, self.reactor.writers)
         self.transport.writeNow(b"two")
-        self.reactor.advance(PAUSE)
+        self.reactor.advance(KERNEL_RETRY_SECONDS)
         self.assertWaits()
         self.transport.doWrite()
         self.assertEqual(self.received(), (b"onetwo", 0))
@@ -401,10 +401,10 @@ class FaultTests(TransportTestCase):
         self.assertNotIn(self.transport, self.reactor.writers)
         self.transport.write(b"more")
         self.assertNotIn(self.transport, self.reactor.writers)
-        self.reactor.advance(PAUSE)
+        self.reactor.advance(KERNEL_RETRY_SECONDS)
         self.assertIn(self.transport, self.reactor.writers)
         self.transport.doWrite()
-        self.reactor.advance(PAUSE)
+        self.reactor.advance(KERNEL_RETRY_SECONDS)
         self.transport.doWrite()
         self.assertEqual(self.received(), (b"frameframemore", 2))
         self.assertIsNone(self.protocol.lost)
@@ -472,7 +472,7 @@ class FaultTests(TransportTestCase):
         self.failing(errno.EPERM, errno.EPERM, errno.ENOMEM)
         self.offer()
         self.assertIsNone(self.transport.doWrite())
-        self.reactor.advance(PAUSE)
+        self.reactor.advance(KERNEL_RETRY_SECONDS)
         while self.transport in self.reactor.writers:
             self.assertIsNone(self.transport.doWrite())
         self.assertEqual(self.received(), (b"frameframe", 1))
@@ -552,16 +552,16 @@ class ReadingTests(TransportTestCase):
         """
         One turn reads so many messages, or so many bytes, and no more.
         """
-        for _ in range(_transport.READS + 1):
+        for _ in range(_transport.READS_PER_TURN + 1):
             # Messages with descriptors are not read together.
             socket.send_fds(self.peer, [b"x"], [self.peer.fileno()])
         self.transport.doRead()
-        self.assertEqual(len(self.protocol.data), _transport.READS)
+        self.assertEqual(len(self.protocol.data), _transport.READS_PER_TURN)
         self.transport.doRead()
-        self.peer.send(bytes(_transport.BYTES + 1))
+        self.peer.send(bytes(_transport.BYTES_PER_TURN + 1))
         self.protocol.data = b""
         self.transport.doRead()
-        self.assertEqual(len(self.protocol.data), _transport.BYTES)
+        self.assertEqual(len(self.protocol.data), _transport.BYTES_PER_TURN)
         for descriptor in self.protocol.descriptors:
             os.close(descriptor)
 
@@ -758,7 +758,7 @@ class ReadFailureTests(TransportTestCase):
             self.assertIn(self.transport, self.reactor.readers)
             self.assertIsNone(self.transport.doRead())
             self.assertNotIn(self.transport, self.reactor.readers)
-            self.reactor.advance(PAUSE)
+            self.reactor.advance(KERNEL_RETRY_SECONDS)
         self.assertIsNone(self.transport.doRead())
         self.assertEqual(self.protocol.data, b"data")
         self.assertIsNone(self.protocol.lost)
@@ -777,7 +777,7 @@ class ReadFailureTests(TransportTestCase):
         for _ in range(2):
             self.failReads(errno.ENOBUFS)
             self.transport.doRead()
-            self.reactor.advance(PAUSE)
+            self.reactor.advance(KERNEL_RETRY_SECONDS)
             self.peer.send(b"data")
             self.transport.doRead()
         self.assertEqual(len(texts(self.logged, "warn")), 2)
@@ -788,7 +788,7 @@ class ReadFailureTests(TransportTestCase):
         """
         self.failReads(errno.EIO)
         self.assertIsNone(self.transport.doRead())
-        self.reactor.advance(PAUSE)
+        self.reactor.advance(KERNEL_RETRY_SECONDS)
         self.assertIn(self.transport, self.reactor.readers)
 
     def test_never(self) -> None:
@@ -825,7 +825,7 @@ class ReadFailureTests(TransportTestCase):
         self.transport.doRead()
         self.patch(self.transport, "_abort", list)
         self.transport.abortConnection()
-        self.reactor.advance(PAUSE)
+        self.reactor.advance(KERNEL_RETRY_SECONDS)
         self.assertEqual(self.reactor.readers, set())
 
 

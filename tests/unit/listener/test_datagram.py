@@ -26,7 +26,7 @@ from portlisten._listener.datagram import DatagramWire
 from portlisten._listener.interfaces import IWire
 from portlisten._model import Port
 from portlisten._worker import datagram as _receiver
-from portlisten._worker.datagram import BATCH, DatagramWorker
+from portlisten._worker.datagram import BATCH_SIZE, DatagramWorker
 from portlisten._worker.interfaces import IWorker
 from portlisten.errors import PathError
 from tests.support import workers
@@ -396,7 +396,7 @@ class FullTests(WireTestCase):
         """
         self.receive()
         self.accept(200)
-        room = self.wire._full
+        room = self.wire._waiter
         assert room is not None
         room.connectionLost(Failure(ConnectionLost()))
         self.assertEqual(room.fileno(), -1)
@@ -566,13 +566,13 @@ class ReceiveTests(WorkerTestCase):
         """
         worker = self.work()
         self.reactor.removeReader(worker)
-        self.patch(_receiver, "BATCH", 3)
+        self.patch(_receiver, "BATCH_SIZE", 3)
         self.handOff(5)
         worker.doRead()
         self.assertEqual(len(self.factory.conversations), 3)
         worker.doRead()
         self.assertEqual(len(self.factory.conversations), 5)
-        self.assertGreater(BATCH, 10)
+        self.assertGreater(BATCH_SIZE, 10)
 
     async def test_none(self) -> None:
         """

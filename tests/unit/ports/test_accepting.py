@@ -293,7 +293,7 @@ class ListeningTests(ListeningTestCase):
         It takes no more than a batch in one turn, and leaves others to the
         next, so that the reactor can see to something else.
         """
-        self.patch(_accept, "BATCH", 2)
+        self.patch(_accept, "BATCH_SIZE", 2)
         addresses = self.connectFrom(3)
         self.listener.doRead()
         self.assertEqual(self.batches, [addresses[:2]])
@@ -532,7 +532,7 @@ class BusyTests(ListeningTestCase):
         Make room in the backlog.
         """
         super().setUp()
-        self.patch(_accept, "ENOUGH", 100)
+        self.patch(_accept, "SUFFICIENT_BACKLOG", 100)
         self.other.listen(100)
 
     def test_smallBacklog(self) -> None:
@@ -609,7 +609,7 @@ class BusyTests(ListeningTestCase):
             return accept(sock, family)
 
         self.patch(_kernel, "accept", fail)
-        self.patch(_accept, "BATCH", 1)
+        self.patch(_accept, "BATCH_SIZE", 1)
         addresses = self.connectFrom(2)
         self.listener.stop()
         self.assertEqual(self.batches, [addresses[1:]])
@@ -848,8 +848,8 @@ class ErrorTests(AcceptorTestCase):
         """
         A socket that does nothing but fail does not hold up the reactor.
         """
-        sock, acceptor = self.scripted(*[errno.EPERM] * (_accept.BATCH + 1))
-        self.room = 10 * _accept.BATCH
+        sock, acceptor = self.scripted(*[errno.EPERM] * (_accept.BATCH_SIZE + 1))
+        self.room = 10 * _accept.BATCH_SIZE
         acceptor.doRead()
         self.assertEqual(len(sock.results), 1)
         self.assertReading(acceptor, True)

@@ -20,7 +20,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from portlisten import _kernel
 from portlisten._model import InternetAddress, Kind, Port, UnixAddress
-from portlisten._ports.accepting import BATCH
+from portlisten._ports.accepting import BATCH_SIZE
 from portlisten._wire.frames import (
     Bye,
     Drain,
@@ -30,7 +30,7 @@ from portlisten._wire.frames import (
     WorkerHello,
 )
 from portlisten._wire.frames import Listener as ListenerFrame
-from portlisten._worker import shared_ports as _lent
+from portlisten._worker import shared_ports
 from portlisten._worker.shared_ports import DatagramPorts
 from portlisten._worker.worker import Worker
 from tests.support import watchDescriptors
@@ -184,7 +184,7 @@ class AcceptTests(LentTestCase):
         self.assertEqual(self.factory.calls, ["start"])
         logged = "\n".join(texts(self.logged, "info"))
         self.assertEqual(logged.count("Conversations starting on"), 2)
-        for port in self.worker._lent._ports.values():
+        for port in self.worker._sharedPorts._ports.values():
             self.assertEqual(port.logPrefix(), reflect.qual(type(self.factory)))
 
     async def test_unwanted(self) -> None:
@@ -381,7 +381,11 @@ class DescriptorTests(LentTestCase):
         """
         sock = self.port()
         listener = await self.join()
-        self.patch(self.worker._lent, "_open", self.failing(self.worker._lent._open))
+        self.patch(
+            self.worker._sharedPorts,
+            "_open",
+            self.failing(self.worker._sharedPorts._open),
+        )
         self.lend(listener, sock)
         await eventually(lambda: texts(self.logged, "error"))
         self.assertEqual(
@@ -427,8 +431,8 @@ class DescriptorTests(LentTestCase):
         listener = await self.join()
         withdrawn, given = self.port(), self.port()
         for sock in (withdrawn, given):
-            patch = self.failing(self.worker._lent._open)
-            self.patch(self.worker._lent, "_open", patch)
+            patch = self.failing(self.worker._sharedPorts._open)
+            self.patch(self.worker._sharedPorts, "_open", patch)
             self.lend(listener, sock)
             await eventually(lambda s=sock: self.holders(s) == 2)
         await eventually(lambda: len(texts(self.logged, "error")) == 2)
@@ -448,8 +452,8 @@ class DescriptorTests(LentTestCase):
         clients = [self.connect(sock) for _ in range(30)]
         with open(os.devnull) as file:
             limit = file.fileno() + 20
-        self.patch(_lent.resource, "getrlimit", lambda which: (limit, limit))
-        self.patch(_lent, "MARGIN", 10)
+        self.patch(shared_ports.resource, "getrlimit", lambda which: (limit, limit))
+        self.patch(shared_ports, "RESERVED_DESCRIPTORS", 10)
         self.lend(listener, sock)
         for _ in range(100):
             await deferLater(reactor, 0)
@@ -478,7 +482,7 @@ class DescriptorTests(LentTestCase):
         sock = self.port()
         await self.joinAndLend(sock)
         await self.settle()
-        [port] = self.worker._lent._ports.values()
+        [port] = self.worker._sharedPorts._ports.values()
         clients = [self.connect(sock) for _ in range(5)]
         with exhausted() as take:
             for _ in range(3):
@@ -507,7 +511,7 @@ class DescriptorTests(LentTestCase):
         sock = self.port()
         await self.joinAndLend(sock)
         await self.settle()
-        [port] = self.worker._lent._ports.values()
+        [port] = self.worker._sharedPorts._ports.values()
         self.connect(sock)
         with exhausted():
             port.doRead()
@@ -525,7 +529,7 @@ class DescriptorTests(LentTestCase):
         sock = self.port()
         listener = await self.joinAndLend(sock)
         await self.settle()
-        self.worker._lent._enough = 0  # type: ignore[attr-defined]
+        self.worker._sharedPorts._descriptorLimit = 0  # type: ignore[attr-defined]
         await self.accepted(sock)
         self.assertIn("accepting pauses", "".join(texts(self.logged, "error")))
         listener.channel.say(Withdraw(_kernel.cookie(sock)))
@@ -535,7 +539,7 @@ class DescriptorTests(LentTestCase):
 
 class PatientSocketTests(SynchronousTestCase):
     """
-    Tests for L{_lent._PatientSocket}.
+    Tests for L{shared_ports._PatientSocket}.
     """
 
     def setUp(self) -> None:
@@ -548,7 +552,7 @@ class PatientSocketTests(SynchronousTestCase):
         self.addCleanup(sock.close)
         self.socket = sock
         self.told: list[int | None] = []
-        self.patient: Any = _lent._PatientSocket(
+        self.patient: Any = shared_ports._PatientSocket(
             sock, lambda error: self.told.append(error.errno)
         )
 
@@ -611,7 +615,7 @@ class TogetherTests(LentTestCase):
         listener = await self.joinAndLend(first)
         self.lend(listener, second)
         await self.settle()
-        self.worker._lent._enough = 0  # type: ignore[attr-defined]
+        self.worker._sharedPorts._descriptorLimit = 0  # type: ignore[attr-defined]
         await self.accepted(first)
         self.lend(listener, third)
         for sock in (second, third):
@@ -628,12 +632,12 @@ class TogetherTests(LentTestCase):
         """
         listener = await self.joinAndLend(self.port())
         await self.settle()
-        one = self.worker._lent.atOnce  # type: ignore[attr-defined]
+        one = self.worker._sharedPorts.acceptsPerTurn  # type: ignore[attr-defined]
         for _ in range(3):
             self.lend(listener, self.port())
         await self.settle()
         self.assertEqual(
-            self.worker._lent.atOnce,  # type: ignore[attr-defined]
+            self.worker._sharedPorts.acceptsPerTurn,  # type: ignore[attr-defined]
             one // 4,
         )
 
@@ -659,7 +663,7 @@ class TogetherTests(LentTestCase):
         listener = await self.joinAndLend(ports[0])
         self.lend(listener, ports[1])
         await self.settle()
-        for port in self.worker._lent._ports.values():
+        for port in self.worker._sharedPorts._ports.values():
             port.stopReading()  # as if the process were busy
         clients = [self.connect(sock) for sock in ports for _ in range(20)]
         listener.channel.say(Bye("the listener stops"))
@@ -677,15 +681,15 @@ class TogetherTests(LentTestCase):
         path = os.path.join(os.path.dirname(self.path), "www")
         sock = self.port(path)
         self.addCleanup(os.unlink, path)
-        sock.listen(BATCH + 50)
+        sock.listen(BATCH_SIZE + 50)
         await self.joinAndLend(sock)
         await self.settle()
-        for port in self.worker._lent._ports.values():
+        for port in self.worker._sharedPorts._ports.values():
             port.stopReading()  # as if the process were busy
-        for _ in range(BATCH + 20):
+        for _ in range(BATCH_SIZE + 20):
             self.connect(sock)
-        self.worker._lent.finish()
-        self.assertEqual(len(self.factory.conversations), BATCH + 20)
+        self.worker._sharedPorts.finish()
+        self.assertEqual(len(self.factory.conversations), BATCH_SIZE + 20)
         self.assertEqual(self.holders(sock), 1)
 
 
@@ -815,13 +819,13 @@ class DatagramTests(LentTestCase):
                 raise ZeroDivisionError
 
         for make in (fail, Failing):
-            self.worker._lent._makeProtocol = make  # type: ignore[attr-defined]
+            self.worker._sharedPorts._makeProtocol = make  # type: ignore[attr-defined]
             sock = self.udp()
             self.lend(listener, sock)
             await eventually(lambda: self.flushLoggedErrors(ZeroDivisionError))
             await self.settle()
             self.assertEqual(self.holders(sock), 1)
-        self.worker._lent._makeProtocol = self.make  # type: ignore[attr-defined]
+        self.worker._sharedPorts._makeProtocol = self.make  # type: ignore[attr-defined]
         sock = self.udp()
         self.lend(listener, sock)
         self.assertEqual(await hear(self.ask(sock, b"hello")), b"hello")

@@ -36,7 +36,8 @@ from portlisten._wire.frames import (
 )
 from portlisten._worker.interfaces import IAdopter
 from portlisten._worker.shared_ports import StreamPorts
-from portlisten._worker.worker import FAREWELL, UNFIT, Worker
+from portlisten._worker.shutdown import FAREWELL_SECONDS
+from portlisten._worker.worker import INCOMPATIBLE_RETRY_SECONDS, Worker
 from tests.support.channels import Peer, aMoment, eventually, tcpPair, texts
 from tests.support.workers import (
     GRACE,
@@ -663,7 +664,7 @@ class UnfitTests(WorkerTestCase):
         await eventually(channel.hasEnded)
         self.assertIn("no port is called 'smtp'", channel.frames[-1].reason)
         self.assertEqual(channel.frames[0].names, ("http", "smtp"))
-        self.clock.advance(UNFIT - 0.1)
+        self.clock.advance(INCOMPATIBLE_RETRY_SECONDS - 0.1)
         await aMoment()
         self.assertEqual(len(self.listener.channels), 1)
         self.clock.advance(0.1)
@@ -921,7 +922,7 @@ class StopTests(WorkerTestCase):
         await aMoment()
         self.clock.advance(GRACE)
         await aMoment()
-        self.clock.advance(FAREWELL)
+        self.clock.advance(FAREWELL_SECONDS)
         self.assertTrue(stopped.called)
         self.assertEqual(
             texts(self.logged, "warn"),
@@ -1000,7 +1001,7 @@ class StopTests(WorkerTestCase):
         self.clock.advance(GRACE)
         await aMoment()
         self.assertFalse(stopped.called)
-        self.clock.advance(FAREWELL - 0.1)
+        self.clock.advance(FAREWELL_SECONDS - 0.1)
         self.assertFalse(stopped.called)
         self.clock.advance(0.1)
         self.assertTrue(stopped.called)
