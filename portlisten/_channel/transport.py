@@ -24,7 +24,6 @@ from __future__ import annotations
 import errno
 import select
 import socket
-from collections import deque
 from contextlib import suppress
 from typing import Any
 
@@ -38,6 +37,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from portlisten import _kernel
+from portlisten._channel.unread import Unread
 from portlisten._reactor.log_limit import logLimit
 from portlisten._reactor.pause import Pause
 
@@ -57,53 +57,6 @@ PEER_GONE = frozenset([errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN])
 
 # What recvmsg(2) says if no later try can succeed.
 _UNREADABLE = frozenset([errno.EBADF, errno.ENOTSOCK, errno.ENOTCONN, errno.EINVAL])
-
-
-class Unread:
-    """
-    What was written to a channel and not read at its other end, computed from the
-    kernel's charge for it.
-
-    This notes each message that is written, with its charge.  The kernel tells the
-    charge of all unread messages together, and messages are read in order.  So the
-    unread messages are the latest whose charges add up to that.  The first of them may
-    have been read in part.
-
-    @ivar written: how many bytes were written.
-    @ivar descriptors: how many of the descriptors that were sent may be unread.
-    """
-
-    def __init__(self) -> None:
-        self._messages: deque[tuple[int, int, int]] = deque()
-        self._charge = 0
-        self.written = 0
-        self.descriptors = 0
-
-    def __bool__(self) -> bool:
-        return bool(self._messages)
-
-    def add(self, size: int, charge: int, descriptors: int) -> None:
-        """
-        Note a message that was written.
-        """
-        self.written += size
-        self._charge += charge
-        self.descriptors += descriptors
-        self._messages.append((self.written, charge, descriptors))
-
-    def settle(self, charge: int) -> int:
-        """
-        Forget the messages that were read.
-
-        @param charge: the kernel's charge for all unread messages.
-        @return: how many of the bytes that were written may have been read.
-        """
-        messages = self._messages
-        while messages and (not charge or self._charge - messages[0][1] >= charge):
-            _, oldest, descriptors = messages.popleft()
-            self._charge -= oldest
-            self.descriptors -= descriptors
-        return messages[0][0] if messages else self.written
 
 
 @implementer(IUNIXTransport, ISystemHandle)

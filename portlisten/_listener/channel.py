@@ -19,7 +19,8 @@ from zope.interface import implementer
 
 from portlisten import _kernel
 from portlisten._channel.protocol import Channel
-from portlisten._channel.transport import PEER_GONE, ChannelTransport, Unread
+from portlisten._channel.transport import PEER_GONE, ChannelTransport
+from portlisten._channel.unread import Unread
 from portlisten._listener.interfaces import IChannel, IConnection, IDispatcher
 from portlisten._wire.frames import (
     FROM_WORKER,

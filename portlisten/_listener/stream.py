@@ -17,7 +17,8 @@ from zope.interface import implementer
 
 from portlisten import _kernel
 from portlisten._channel import paths
-from portlisten._channel.transport import ChannelTransport, Unread
+from portlisten._channel.transport import ChannelTransport
+from portlisten._channel.unread import Unread
 from portlisten._listener import successor
 from portlisten._listener.access import Access
 from portlisten._listener.channel import ListenerChannel

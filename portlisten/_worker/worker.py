@@ -27,8 +27,9 @@ from portlisten._wire.frames import Listener, Offer
 from portlisten._worker.adoption import AdoptedConnection, Adopter
 from portlisten._worker.channel import WorkerChannel
 from portlisten._worker.interfaces import IAdopter, IWorker, IWorkerChannel
-from portlisten._worker.shared_ports import SharedPorts, StreamPorts
+from portlisten._worker.shared_ports import SharedPorts
 from portlisten._worker.shutdown import IConnectionSource, Shutdown
+from portlisten._worker.stream_ports import StreamPorts
 
 #: How long to wait before asking a listener again that cannot serve this worker, in
 #: seconds: it has no port of that name, speaks another protocol, or turned the worker
