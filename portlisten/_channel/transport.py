@@ -298,8 +298,8 @@ class ChannelTransport(FileDescriptor):
 
     def _hasMore(self) -> bool:
         """
-        Whether there is more to read.  To read and catch an exception would take ten
-        times as long.
+        Whether more can be read.  To read and catch an exception would take ten times
+        as long.
         """
         try:
             return bool(self._more.poll(0))

@@ -240,8 +240,8 @@ class DatagramWorker:
 
     def _takeTheLast(self) -> None:
         """
-        Let nobody send any more, and take what was sent.  Close the socket, unless
-        the process has no room for a descriptor: then L{_resume} goes on.
+        Refuse further datagrams, and take those that were sent.  Close the socket,
+        unless the process is out of descriptors: then L{_resume} goes on.
         """
         if self._bound is None:
             return

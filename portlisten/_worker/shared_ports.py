@@ -1,9 +1,9 @@
 """
 Using the sockets that a listener shares: the ports of a worker.
 
-Other workers use these sockets as well.  So nothing here shuts a socket down, which
-would end it for all.  Nor does anything remove the path of a Unix socket, or change the
-path's mode, as Twisted's own port does with a Unix socket that it adopts.
+Other workers use these sockets as well.  So a port must not shut a socket down, which
+would end it for all workers.  A port must not remove the path of a Unix socket either,
+nor change the path's mode, as Twisted's own port does if it adopts a Unix socket.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 """
-The shutdown of a worker, whatever its wire.
+The shutdown of a worker, for both wires.
 
 A worker that stops takes no more connections, and waits for those in service, but no
 longer than the grace.  Then it parts with its listener, and stops the factory.

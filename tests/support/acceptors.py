@@ -79,7 +79,7 @@ class AcceptorTestCase(SynchronousTestCase):
     A test with an L{Acceptor}.
 
     @ivar room: how many connections may be accepted.
-    @ivar busy: whether to wait, though there is room.
+    @ivar busy: whether to wait, though connections fit.
     @ivar batches: those that were, with the addresses of their clients.
     """
 

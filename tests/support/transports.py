@@ -123,7 +123,7 @@ class TransportTestCase(SynchronousTestCase):
 
     def failing(self, *numbers: int) -> None:
         """
-        Have the next attempts to send fail with these errors.
+        Make the next attempts to send fail with these errors.
         """
         errors = list(numbers)
         send = _kernel.send

@@ -33,10 +33,7 @@ from tests.support import RunningClock
 from tests.support.channels import Peer, aMoment, eventually, inReactor, tcpPair, texts
 
 RETRY = 0.5
-
-
 GRACE = 10.0
-
 
 HELLO = ListenerHello(8, (Port(0, InternetAddress("TCP", "192.0.2.1", 80)),))
 
@@ -52,10 +49,9 @@ NAMED = ListenerHello(
 
 async def hear(client: socket.socket) -> bytes:
     """
-    Read what is said to a client next, while the reactor runs.  No bytes are
-    the end.
+    Read what is sent to a client next, while the reactor runs.  No bytes mean the end.
 
-    @raise OSError: C{ECONNRESET} where the connection was reset.
+    @raise OSError: C{ECONNRESET} if the connection was reset.
     """
     client.setblocking(False)
     heard: list[bytes] = []
@@ -74,7 +70,7 @@ async def hear(client: socket.socket) -> bytes:
 @contextmanager
 def monkeyPatched(thing: object, name: str, value: object) -> Iterator[None]:
     """
-    Have something be something else for a while.
+    Replace an attribute for a while.
     """
     patcher = MonkeyPatcher((thing, name, value))
     patcher.patch()
@@ -87,9 +83,9 @@ def monkeyPatched(thing: object, name: str, value: object) -> Iterator[None]:
 @contextmanager
 def exhausted() -> Iterator[Callable[[], None]]:
     """
-    Have no free descriptors for a while.
+    Use up all descriptors for a while.
 
-    @return: a function that takes those that have become free since.
+    @return: a function that uses up those that have become free since.
     """
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     highest = max(map(int, os.listdir("/proc/self/fd")))
@@ -135,7 +131,7 @@ class ClockedReactor:
 
 class Conversation(Protocol):
     """
-    Keeps what is said to it.
+    Keeps what it receives.
     """
 
     def __init__(self, factory: Conversations) -> None:
@@ -156,7 +152,7 @@ class Conversation(Protocol):
 @implementer(IHalfCloseableProtocol)
 class HalfConversation(Conversation):
     """
-    One that goes on when the client has said all.
+    A conversation that goes on when the client has ended its side.
     """
 
     readLost = False
@@ -207,8 +203,8 @@ class Listener:
     """
     A listener made by hand.
 
-    @ivar channels: the ends of the channels that it has accepted, all of them.
-    @ivar greeting: what it says to each worker.
+    @ivar channels: its ends of all the channels that it has accepted.
+    @ivar greeting: what it sends to each worker first.
     """
 
     def __init__(self, path: str, backlog: int = 5) -> None:
@@ -222,7 +218,7 @@ class Listener:
 
     def accept(self) -> bool:
         """
-        Accept a worker if there is one, and greet it.
+        Accept a worker if one has connected, and greet it.
         """
         try:
             sock, _ = self._socket.accept()
@@ -238,7 +234,7 @@ class Listener:
     @property
     def channel(self) -> Peer:
         """
-        The one that was accepted last.
+        The channel that was accepted last.
         """
         return self.channels[-1]
 
@@ -301,7 +297,7 @@ class WorkerTestCase(ClockedTestCase):
 
     async def end(self) -> None:
         """
-        Stop the worker, if the test has not, and see that it leaves nothing.
+        Stop the worker, if the test has not, and check that it leaves nothing.
         """
         if self.started:
             stopped = self.worker.stop()
@@ -332,7 +328,7 @@ class WorkerTestCase(ClockedTestCase):
 
     async def join(self) -> Listener:
         """
-        Start a listener, and have the worker join it.
+        Start a listener, and make the worker join it.
         """
         listener = self.listen()
         self.start()

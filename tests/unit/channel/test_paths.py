@@ -124,7 +124,7 @@ class PathTestCase(SynchronousTestCase):
 
     def occupy(self, kind: int = socket.SOCK_STREAM) -> socket.socket:
         """
-        Have a socket, neither ours nor listening, at the path.
+        Bind a socket to the path that does not listen, and is not ours.
         """
         sock = socket.socket(socket.AF_UNIX, kind)
         self.addCleanup(sock.close)
@@ -169,7 +169,7 @@ class CheckTests(PathTestCase):
 
     def test_socket(self) -> None:
         """
-        A path where a socket is is good, whether anybody listens or not.
+        A path with a socket is good, whether a process listens or not.
         """
         bound = self.bind()
         paths.check(self.path)
@@ -646,7 +646,7 @@ class OccupiedTests(PathTestCase):
 
     def test_cannotTell(self) -> None:
         """
-        Nothing is taken where it cannot be told whether anybody is there.
+        If it cannot be told whether a process is there, nothing is taken.
         """
         self.bind()
         self.hook(connect=deny)

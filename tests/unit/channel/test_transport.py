@@ -185,7 +185,7 @@ class AtOnceTests(TransportTestCase):
 
     def test_short(self) -> None:
         """
-        Where the kernel is short of something, it waits as all else does.
+        If the kernel is short of something, it waits as all else does.
         """
         self.failing(errno.ENOBUFS)
         self.transport.writeNow(b"one")
@@ -392,7 +392,7 @@ class FaultTests(TransportTestCase):
 
     def test_unknown(self) -> None:
         """
-        So does an error that nobody knows, where no descriptor can be at fault.
+        So does an unknown error, if no descriptor can be at fault.
         """
         self.failing(errno.EIO)
         self.transport.write(b"x")

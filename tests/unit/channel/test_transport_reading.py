@@ -226,7 +226,7 @@ class ReadFailureTests(TransportTestCase):
 
     def failReads(self, *numbers: int) -> None:
         """
-        Have the next reads fail with these errors.
+        Make the next reads fail with these errors.
         """
         errors = list(numbers)
         receive = _kernel.receive
@@ -294,7 +294,7 @@ class ReadFailureTests(TransportTestCase):
 
     def test_nothing(self) -> None:
         """
-        That there is nothing to read is no failure.
+        An empty socket is no failure.
         """
         self.assertIsNone(self.transport.doRead())
         self.assertIn(self.transport, self.reactor.readers)

@@ -47,7 +47,7 @@ class UnreadTests(SynchronousTestCase):
 
     def read(self, size: int) -> None:
         """
-        Have the peer read so many bytes in a row.
+        Let the peer read so many bytes in a row.
         """
         _, descriptors, _, _ = socket.recv_fds(self.peer, size, 253)
         for descriptor in descriptors:
@@ -61,7 +61,7 @@ class UnreadTests(SynchronousTestCase):
 
     def test_nothing(self) -> None:
         """
-        Of nothing, nothing is unread.
+        If nothing was written, nothing is unread.
         """
         self.assertFalse(self.sent)
         self.assertEqual(self.settle(), 0)
@@ -135,7 +135,7 @@ class UnreadTests(SynchronousTestCase):
 
     def test_onesByOnes(self) -> None:
         """
-        Where a descriptor cannot be sent, each message that goes instead is noted.
+        If a descriptor cannot be sent, each message that goes instead is noted.
         """
         closed = os.dup(0)
         os.close(closed)

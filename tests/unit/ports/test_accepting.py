@@ -118,7 +118,7 @@ class ListeningTests(ListeningTestCase):
 
     def test_roomLeft(self) -> None:
         """
-        As long as there is room for one more, it looks.
+        As long as one more connection fits, it looks.
         """
         self.room = 2
         self.connect()
@@ -208,7 +208,7 @@ class ListeningTests(ListeningTestCase):
 
     def test_stopUncounted(self) -> None:
         """
-        Where the kernel does not say how many wait, it closes when nobody does.
+        If the kernel does not say how many wait, it closes when none does.
         """
         self.patch(_kernel, "queued", lambda sock: None)
         addresses = self.connectFrom(2)
@@ -221,7 +221,7 @@ class ListeningTests(ListeningTestCase):
 
     def test_closeTakesNothing(self) -> None:
         """
-        Closing leaves the backlog to whoever else holds the socket.
+        Closing leaves the backlog to the socket's other holders.
         """
         (address,) = self.connectFrom(1)
         self.listener.close()
@@ -232,7 +232,7 @@ class ListeningTests(ListeningTestCase):
 
     def test_notShutDown(self) -> None:
         """
-        Whoever else holds the socket goes on accepting after it has stopped.
+        The socket's other holders go on accepting after it has stopped.
         """
         self.listener.stop()
         (address,) = self.connectFrom(1)
@@ -286,7 +286,7 @@ class ParkTests(ListeningTestCase):
 
     def test_park(self) -> None:
         """
-        One that is parked accepts nothing, whoever asks it to resume, until it stops.
+        A parked acceptor accepts nothing until it stops, even if it is resumed.
         """
         self.listener.park()
         self.connect(2)

@@ -23,7 +23,7 @@ from tests.support.acceptors import (
 
 class BusyTests(ListeningTestCase):
     """
-    Tests for one that is told to wait, though there is room.
+    Tests for an acceptor that is told to wait, though connections fit.
     """
 
     def setUp(self) -> None:
@@ -36,7 +36,7 @@ class BusyTests(ListeningTestCase):
 
     def test_smallBacklog(self) -> None:
         """
-        Where few may wait in the backlog, it does not let them.
+        If few connections fit in the backlog, it does not let them wait.
         """
         self.other.listen(99)
         self.busy = True
@@ -167,7 +167,7 @@ class BusyTests(ListeningTestCase):
 
     def test_noRoom(self) -> None:
         """
-        That they are not busy any more is of no use where there is no room.
+        If no connection fits, it accepts none when workers are free again.
         """
         self.busy = True
         self.listener.doRead()
@@ -188,7 +188,7 @@ class BusyTests(ListeningTestCase):
 
     def test_noMore(self) -> None:
         """
-        It does not ask for more than there is.
+        It asks for no more than the connections that wait.
         """
         accept = _kernel.accept
         asked = []

@@ -134,7 +134,7 @@ class RunningTimeTests(SynchronousTestCase):
 
     def test_stoodStill(self) -> None:
         """
-        Of a time without a look, however long, only the most counts.
+        If the clock was not read for a long time, only the most counts.
         """
         self.assertEqual(self.after(3600), 0.2)
         self.assertEqual(self.after(0.1), 0.3)

@@ -46,7 +46,7 @@ class TimerClockTests(SynchronousTestCase):
         """
         Let the reactor go round once.
 
-        @return: whether there was something to read.
+        @return: whether the timer was readable.
         """
         if self.clock not in self.reactor.readers:
             return False
@@ -57,7 +57,7 @@ class TimerClockTests(SynchronousTestCase):
 
     def callLater(self, delay: float, what: object) -> Any:
         """
-        Have a call be made later, and noted.
+        Schedule a call that is noted.
         """
         return self.clock.callLater(delay, self.made.append, what)
 

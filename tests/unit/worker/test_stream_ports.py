@@ -150,7 +150,7 @@ class GiveBackTests(SharingTestCase):
 
     async def test_withdrawnUnknown(self) -> None:
         """
-        Nothing happens where there is none.
+        If the worker does not use it, nothing happens.
         """
         sock = self.port()
         listener = await self.joinAndShare(sock)
@@ -279,7 +279,7 @@ class DescriptorTests(SharingTestCase):
 
     async def test_noRoom(self) -> None:
         """
-        A socket for which there is no room waits until there is.
+        A socket that the process has no descriptor for waits until it has one.
         """
         sock = self.port()
         listener = await self.join()
@@ -302,7 +302,7 @@ class DescriptorTests(SharingTestCase):
 
     async def test_reserve(self) -> None:
         """
-        Nothing is wanting where there is one in reserve.
+        With the spare descriptor, nothing fails.
         """
         sock = self.port()
         listener = await self.join()
@@ -408,7 +408,7 @@ class DescriptorTests(SharingTestCase):
 
     async def test_stillExhausted(self) -> None:
         """
-        As long as there are none, it goes on to pause.
+        As long as no descriptor is free, the pause goes on.
         """
         sock = self.port()
         await self.joinAndShare(sock)
@@ -460,7 +460,7 @@ class PatientSocketTests(SynchronousTestCase):
 
     def fail(self, number: int) -> OSError:
         """
-        Have accept(2) fail.
+        Make accept(2) fail.
 
         @return: what comes of it.
         """

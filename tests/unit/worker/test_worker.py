@@ -42,7 +42,7 @@ STRANGER = 54321
 
 class InterfaceTests(SynchronousTestCase):
     """
-    Who provides what.
+    What a worker provides.
     """
 
     def test_adopter(self) -> None:
@@ -78,7 +78,7 @@ class ConnectingTests(WorkerTestCase):
 
     async def test_listenerComesLater(self) -> None:
         """
-        Without a listener it waits, complains once, and joins when there is one.
+        Without a listener, the worker waits, complains once, and joins one that comes.
         """
         self.start()
         await aMoment()
@@ -126,7 +126,7 @@ class ConnectingTests(WorkerTestCase):
 
     async def test_noAccess(self) -> None:
         """
-        Who may not connect is told what decides about that.
+        If the worker may not connect, the complaint says what decides about that.
         """
 
         def fail(sock: socket.socket, path: str) -> None:
@@ -200,12 +200,12 @@ class ConnectingTests(WorkerTestCase):
 
 class IncompatibleTests(WorkerTestCase):
     """
-    Listeners that are of no use.
+    Listeners that cannot serve the worker.
     """
 
     async def meet(self, *greeting: Frame | bytes, names: Sequence[str] = ()) -> Peer:
         """
-        Start a worker where somebody lives who greets it with this.
+        Start a worker at a path whose listener greets it with this.
         """
         self.worker = Worker(
             self.reactor, self.path, self.factory, RETRY, GRACE, names=names
@@ -281,7 +281,7 @@ class IncompatibleTests(WorkerTestCase):
 
     async def test_turnedAway(self) -> None:
         """
-        Who is turned away says why, once, and does not ask again at once.
+        A worker that is turned away says why, once, and does not ask again at once.
         """
         channel = await self.meet(Bye("members only"))
         channel.close()
@@ -310,7 +310,7 @@ class IncompatibleTests(WorkerTestCase):
 
     async def test_nonsense(self) -> None:
         """
-        What is no listener is of no use either.
+        A process that is no listener cannot serve the worker either.
         """
         await self.meet(b"220 mail.example.com ESMTP")
         [complaint] = await self.complaints(1)
@@ -386,12 +386,12 @@ class ListenerUserTests(WorkerTestCase):
 
     async def test_named(self) -> None:
         """
-        One that is named will do, whoever it is.
+        The listener of a named user is accepted, whichever user that is.
         """
         self.assertEqual(self.meet(STRANGER, 1, STRANGER), [])
 
     async def test_notNamed(self) -> None:
         """
-        Where somebody is named, nobody else's will, not even root's.
+        If users are named, the listener of no other user is accepted, not even root's.
         """
         self.assertEqual(len(self.meet(0, STRANGER)), 1)

@@ -260,7 +260,7 @@ class TroubleTests(WorkerTestCase):
 
     async def test_connectionLostRaises(self) -> None:
         """
-        The listener is told of the end where the protocol fails at it.
+        The listener is told of the end if the protocol fails at it.
         """
 
         class Sore(Conversation):
@@ -320,14 +320,14 @@ class ExhaustionTests(WorkerTestCase):
 
     def recover(self) -> None:
         """
-        Have descriptors again, and let the time pass until that is found.
+        Free descriptors, and let the time pass until the worker finds them.
         """
         self.reactor.adopting = lambda: None
         self.clock.advance(RETRY)
 
     async def postpone(self, *ids: int) -> Listener:
         """
-        Have the worker postpone the adoption of some connections.
+        Make the worker postpone the adoption of some connections.
         """
         listener = await self.join()
         for id in ids:
@@ -338,7 +338,7 @@ class ExhaustionTests(WorkerTestCase):
 
     async def test_postponed(self) -> None:
         """
-        The connection waits, and is served when there are descriptors again.
+        The connection waits, and is served when descriptors are free again.
         """
         listener = await self.postpone(1)
         tries = self.tries
@@ -389,7 +389,7 @@ class ExhaustionTests(WorkerTestCase):
 
     async def test_complaintAnew(self) -> None:
         """
-        When that was over, there is a complaint of the next time.
+        After a success, the next failure is complained of again.
         """
         listener = await self.postpone(1)
         self.recover()
@@ -417,7 +417,7 @@ class ExhaustionTests(WorkerTestCase):
 
     async def test_stopAndNothingToServe(self) -> None:
         """
-        Where the client has gone meanwhile, there is nothing to wait for.
+        If the client has gone meanwhile, the stop does not wait.
         """
         listener = await self.postpone(1)
         stopped = self.worker.stop()

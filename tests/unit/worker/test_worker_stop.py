@@ -146,7 +146,7 @@ class StopTests(WorkerTestCase):
 
     async def test_graceRunsOutAlone(self) -> None:
         """
-        So it does where the listener is gone.
+        It does so if the listener is gone.
         """
         listener = await self.join()
         await self.serve(listener)
