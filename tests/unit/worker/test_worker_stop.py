@@ -233,6 +233,28 @@ class StopTests(WorkerTestCase):
         await eventually(lambda: stopped.called)
         self.assertEqual(texts(self.logged, "warn"), [])
 
+    async def test_drainedBefore(self) -> None:
+        """
+        If an earlier listener said unasked that no offers follow, the worker still
+        waits for the answer of the present one.
+        """
+        earlier = await self.join()
+        earlier.channel.say(Drained())
+        await aMoment()
+        earlier.close()
+        await eventually(lambda: texts(self.logged, "warn"))
+        listener = self.listen()
+        self.clock.advance(RETRY)
+        await eventually(listener.accept)
+        await eventually(lambda: len(texts(self.logged, "info")) == 2)
+        stopped = self.stop()
+        await eventually(lambda: listener.channel.heard(Drain))
+        await aMoment()
+        self.assertEqual(listener.channel.heard(Bye), [])
+        self.assertFalse(stopped.called)
+        listener.channel.say(Drained())
+        await eventually(lambda: stopped.called)
+
     async def test_whileWaiting(self) -> None:
         """
         Between two tries to connect it stops at once.
