@@ -1,5 +1,6 @@
 """
-The channel's path: made tight, replaced when stale, never stolen.
+The channel's path: bound with the right permissions, replaced if it is stale, and
+never taken from a process that lives there.
 """
 
 from __future__ import annotations
@@ -22,15 +23,16 @@ from portlisten.errors import PathError
 
 log = Logger()
 
-#: How long a start waits for another one at the same path, in seconds, and after how
-#: many it says so.
-LOCK_TIMEOUT = 5.0
-LOCK_NOTICE = 1.0
+#: How long a start waits for another one at the same path, in seconds.
+LOCK_TIMEOUT_SECONDS = 5.0
+
+#: After how many seconds of waiting that is logged.
+LOCK_NOTICE_SECONDS = 1.0
 
 #: The pause between two tries to take the lock, in milliseconds.
-LOCK_RETRY = 20
+LOCK_RETRY_MILLISECONDS = 20
 
-_ADVICE = "let PATH's folder belong to root, or to the listener's user"
+_FOLDER_ADVICE = "let PATH's folder belong to root, or to the listener's user"
 
 
 def check(path: str) -> None:
@@ -65,7 +67,7 @@ class BoundPath:
     """
     A bound Unix socket and the name that leads to it.
 
-    @ivar socket: the bound socket, non-blocking.  Whoever takes it closes it;
+    @ivar socket: the bound socket, non-blocking.  The user of this object closes it;
         L{remove} does not.
     """
 
@@ -77,8 +79,8 @@ class BoundPath:
 
     def moveTo(self, path: str) -> None:
         """
-        Give it another name, in the place of whatever has that now: at no moment
-        does the name lead nowhere.
+        Give it another name.  If the name exists, it is replaced, and leads to a
+        socket at every moment.
 
         @raise OSError: if that is impossible.
         """
@@ -87,10 +89,10 @@ class BoundPath:
 
     def remove(self) -> bool:
         """
-        Remove the name, if it is still this socket's and not a successor's;
-        which is sure only while the socket is open, and its inode with it.
-        After privileges were dropped this may not be allowed, which harms
-        nobody: the next listener replaces a stale name.
+        Remove the name, if it is still this socket's and not a successor's.  Call it
+        while the socket is open: a successor's may get the same inode afterwards.
+        After privileges were dropped, this may not be allowed.  That does no harm: the
+        next listener replaces a stale name.
 
         @return: whether it was removed.
         """
@@ -112,58 +114,42 @@ def bind(
     replace: bool = False,
 ) -> BoundPath:
     """
-    Bind, and perhaps listen.  From the first moment that the name exists, nobody
-    can connect or send who could not later.
+    Bind, and perhaps listen.  From the first moment that the name exists, only users
+    can connect or send that may do so later.
 
     @param mode: the permissions of the path.
-    @param group: the group that it belongs to, or L{None} for the process's.
-    @param backlog: that of a stream socket, or L{None} for one that takes
-        datagrams.
-    @param replace: whether to take the name from somebody who lives there.
-    @raise PathError: if that is impossible, or somebody lives there.  Nothing is
+    @param group: the group of the path, or L{None} for the process's.
+    @param backlog: that of a stream socket, or L{None} for a datagram socket.
+    @param replace: whether to take the name from a process that lives there.
+    @return: the socket and its name, both the caller's.
+    @raise PathError: if that is impossible, or a process lives there.  Nothing is
         left behind then.
     """
     check(path)
     kind = socket.SOCK_DGRAM if backlog is None else socket.SOCK_STREAM
     with _locked(path):
-        _makeRoom(path, kind, replace)
+        _removeStaleSocket(path, kind, replace)
         name = path
         if replace:
             name = f"{path}.{os.getpid()}"
             check(name)
-            _makeRoom(name, kind)
-        sock = socket.socket(socket.AF_UNIX, kind | socket.SOCK_NONBLOCK)
+            _removeStaleSocket(name, kind)
         tight = mode if group is None else mode & ~0o077
-        umask = os.umask(0o777 & ~tight)
-        try:
-            sock.bind(name)
-        except OSError as error:
-            sock.close()
-            raise PathError(f"cannot bind {path}: {error.strerror}") from error
-        finally:
-            os.umask(umask)
-        try:
-            bound = BoundPath(name, sock)
-        except OSError as error:
-            sock.close()
-            raise PathError(
-                f"cannot look at {path}: {error.strerror}; somebody else removed it:"
-                f" {_ADVICE}"
-            ) from error
+        bound = _bindTo(name, path, kind, tight)
         try:
             if group is not None:
-                _give(name, tight, mode, group)
+                _giveToGroup(name, tight, mode, group)
             if backlog is not None:
-                sock.listen(backlog)
+                bound.socket.listen(backlog)
             if replace:
                 bound.moveTo(path)
         except PathError:
             bound.remove()
-            sock.close()
+            bound.socket.close()
             raise
         except OSError as error:
             bound.remove()
-            sock.close()
+            bound.socket.close()
             advice = "" if group is None else "; --group takes root, or a member of it"
             raise PathError(
                 f"cannot set up {path}: {error.strerror}{advice}"
@@ -171,14 +157,41 @@ def bind(
         return bound
 
 
-def _give(name: str, made: int, mode: int, group: int) -> None:
+def _bindTo(name: str, path: str, kind: socket.SocketKind, mode: int) -> BoundPath:
+    """
+    Bind a new socket to a name.
+
+    @param path: the name that it will have in the end.
+    @param mode: the permissions of the name.
+    @raise PathError: if that is impossible.
+    """
+    sock = socket.socket(socket.AF_UNIX, kind | socket.SOCK_NONBLOCK)
+    umask = os.umask(0o777 & ~mode)
+    try:
+        sock.bind(name)
+    except OSError as error:
+        sock.close()
+        raise PathError(f"cannot bind {path}: {error.strerror}") from error
+    finally:
+        os.umask(umask)
+    try:
+        return BoundPath(name, sock)
+    except OSError as error:
+        sock.close()
+        raise PathError(
+            f"cannot look at {path}: {error.strerror}; somebody else removed it:"
+            f" {_FOLDER_ADVICE}"
+        ) from error
+
+
+def _giveToGroup(name: str, made: int, mode: int, group: int) -> None:
     """
     Give the path of a socket that was just bound to a group, and then change its
     permissions.  A user that may write to its folder can put something else there
-    at any time, such as a symbolic link: that is left as it is.
+    at any time, such as a symbolic link.  That is left as it is.
 
     @param made: the permissions that the socket was bound with.
-    @raise PathError: if it is not that socket any more.
+    @raise PathError: if the name leads to something else by now.
     @raise OSError: if that is impossible.
     """
     descriptor = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
@@ -193,9 +206,9 @@ def _give(name: str, made: int, mode: int, group: int) -> None:
         if not ours:
             raise PathError(
                 f"{name} changed while it was set up, because somebody else can write"
-                f" to its folder, or the folder has a default ACL: {_ADVICE}"
+                f" to its folder, or the folder has a default ACL: {_FOLDER_ADVICE}"
             )
-        # This leads to what was looked at, whatever the name leads to by now.
+        # This leads to what was checked, even if the name leads elsewhere by now.
         same = f"/proc/self/fd/{descriptor}"
         try:
             os.chown(same, -1, group)
@@ -213,9 +226,9 @@ def _give(name: str, made: int, mode: int, group: int) -> None:
 @contextmanager
 def _locked(path: str) -> Iterator[None]:
     """
-    Keep others that are about to bind the same path out.  The lock is
-    the kernel's, on an empty file that is gone again afterwards: a process that
-    dies holds none, and no pid is compared with anything.
+    Keep other processes from binding the same path at the same time.  The lock is the
+    kernel's, on an empty file that is removed afterwards.  A process that dies loses
+    the lock, and no pid is compared with anything.
     """
     name = path + ".lock"
     descriptor = _waitForLock(name)
@@ -225,13 +238,13 @@ def _locked(path: str) -> Iterator[None]:
         try:
             os.unlink(name)
         except OSError:
-            pass  # whoever may write to the folder may have done so
+            pass  # another user of the folder may have removed it
         os.close(descriptor)
 
 
 def _waitForLock(name: str) -> int:
     """
-    Take the lock, and wait for it if another process has it.
+    Take the lock.  If another process has it, wait.
 
     @return: the descriptor that holds it.
     @raise PathError: if the lock file cannot be used, or stays locked.
@@ -243,15 +256,16 @@ def _waitForLock(name: str) -> int:
         if descriptor is not None:
             return descriptor
         waited = time.monotonic() - start
-        if waited > LOCK_TIMEOUT:
+        if waited > LOCK_TIMEOUT_SECONDS:
             raise PathError(
-                f"another process has held {name} locked for {LOCK_TIMEOUT:g} s:"
-                f" 'fuser {name}' shows which; end it, or choose another path"
+                f"another process has held {name} locked for"
+                f" {LOCK_TIMEOUT_SECONDS:g} s: 'fuser {name}' shows which; end it, or"
+                " choose another path"
             )
-        if waited > LOCK_NOTICE and not noticed:
+        if waited > LOCK_NOTICE_SECONDS and not noticed:
             noticed = True
             log.info("waiting for another process, which has locked {name}", name=name)
-        select.poll().poll(LOCK_RETRY)
+        select.poll().poll(LOCK_RETRY_MILLISECONDS)
 
 
 def _tryLock(name: str) -> int | None:
@@ -289,12 +303,15 @@ def _tryLock(name: str) -> int | None:
     return None
 
 
-def _makeRoom(path: str, kind: socket.SocketKind, replace: bool = False) -> None:
+def _removeStaleSocket(
+    path: str, kind: socket.SocketKind, replace: bool = False
+) -> None:
     """
-    Remove the name of a socket that nobody is bound to.
+    Remove the name of a socket that no process is bound to any more.
 
-    @param replace: whether somebody of the same kind may be.
-    @raise PathError: if somebody is, or it cannot be told.
+    @param replace: whether a process may be bound to it, if its socket is of the
+        same kind.
+    @raise PathError: if a process is bound to it, or that cannot be told.
     """
     who = "listener" if kind == socket.SOCK_STREAM else "worker"
     probe = socket.socket(socket.AF_UNIX, kind | socket.SOCK_NONBLOCK)
@@ -303,7 +320,7 @@ def _makeRoom(path: str, kind: socket.SocketKind, replace: bool = False) -> None
     except FileNotFoundError:
         return
     except ConnectionRefusedError:
-        check(path)  # whatever is removed is a socket
+        check(path)  # so that nothing but a socket is removed
         os.unlink(path)
         return
     except BlockingIOError:
@@ -328,14 +345,13 @@ def _makeRoom(path: str, kind: socket.SocketKind, replace: bool = False) -> None
 
 def connect(path: str, users: Collection[int]) -> socket.socket:
     """
-    Connect to the listener at a path, and see that some other user did not put it
-    there.
+    Connect to the listener at a path, and check its user.
 
-    @param users: whose it may be, as who it was when it started to listen; if
-        empty: root's, this process's user's, or that of the owner of the path's
-        folder, who could always put one there.
+    @param users: the users that the listener may have had when it started to listen.
+        If empty: root, this process's user, and the owner of the path's folder, who
+        can always put a listener there.
     @return: the non-blocking socket, which is the caller's.
-    @raise OSError: if that fails, or it is not the right one's.
+    @raise OSError: if that fails, or the listener's user is another one.
     """
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
     try:
@@ -356,12 +372,16 @@ def connect(path: str, users: Collection[int]) -> socket.socket:
     return sock
 
 
-def explain(error: OSError) -> str:
+def explain(
+    error: OSError, rule: str = "the path's mode and group say who may be a worker"
+) -> str:
     """
-    Say why L{connect} failed, and what to do.
+    Say why connecting or sending to a path failed, and what to do.
+
+    @param rule: says on what the permission depends.
     """
     if error.errno == errno.EACCES:
-        return f"{error.strerror}; the path's mode and group say who may be a worker"
+        return f"{error.strerror}; {rule}"
     if error.errno == errno.EPROTOTYPE:
         return "a socket of another kind is there"
     return str(error.strerror)

@@ -37,8 +37,8 @@ from zope.interface import implementer
 
 from portlisten import _kernel
 from portlisten._channel.transport import ChannelTransport
-from portlisten._reactor.monotonic import Deadline
-from portlisten._reactor.quiet import quiet
+from portlisten._reactor.deadline import Deadline
+from portlisten._reactor.log_limit import logLimit
 from portlisten._wire.frames import (
     Decoder,
     Frame,
@@ -98,7 +98,7 @@ class Channel(Protocol):
         self._reactor = reactor
         self._timeout = timeout
         self._deadline: Deadline | None = None
-        self._quiet = quiet(reactor)
+        self._quiet = logLimit(reactor)
         self._decoder = Decoder(self.vocabulary)
         self._flushes = _Flushes(self._bufferFlushed)
         self._duplicate: socket.socket | None = None

@@ -1,21 +1,22 @@
 """
 A transport for channels.
 
-Twisted's own transport would do, and the Protocols of
-L{portlisten._channel.protocol} work over either.  But it was made for an occasional
-descriptor, and a channel carries little else:
+The Protocols of L{portlisten._channel.protocol} work over Twisted's own transport as
+well.  But that was made for an occasional descriptor, and a channel carries little
+else:
 
-  - It sends one descriptor in a message.  This sends all that are due in one.
-  - If the kernel is short of something for a moment (C{ENOMEM},
-    C{ETOOMANYREFS}), or one descriptor is of no use, it drops the connection
-    and shuts it down.  To the worker, that looks like the death of its listener.
-    This waits, or leaves that descriptor out.
-  - It does not receive descriptors with close-on-exec set, and receives them where
-    none are wanted.
-  - If a write fails, it closes its socket before the protocol hears of the failure,
-    and what the peer had written is lost.  This closes the socket afterwards.
-  - It takes any failure of a read for the end of the connection.  This tries again.
-  - It does not know what its peer has read.
+  - Twisted's sends one descriptor in a message.  This one sends all that are due.
+  - If the kernel is short of something for a moment (C{ENOMEM}, C{ETOOMANYREFS}), or
+    one descriptor cannot be sent, Twisted's drops the connection and shuts it down.
+    To the worker, that looks like the death of its listener.  This one waits, or
+    leaves that descriptor out.
+  - Twisted's does not set close-on-exec on the descriptors that it receives, and
+    receives them even if none are wanted.
+  - If a write fails, Twisted's closes its socket before the protocol hears of the
+    failure, and what the peer had written is lost.  This one closes it afterwards.
+  - Twisted's takes any failure of a read for the end of the connection.  This one
+    tries again.
+  - Twisted's does not know what its peer has read.
 """
 
 from __future__ import annotations
@@ -23,7 +24,6 @@ from __future__ import annotations
 import errno
 import select
 import socket
-from collections import deque
 from contextlib import suppress
 from typing import Any
 
@@ -31,81 +31,32 @@ from twisted.internet import main
 from twisted.internet.abstract import FileDescriptor
 from twisted.internet.address import UNIXAddress
 from twisted.internet.error import ConnectionAborted
-from twisted.internet.interfaces import (
-    IDelayedCall,
-    IReactorTime,
-    ISystemHandle,
-    IUNIXTransport,
-)
+from twisted.internet.interfaces import IReactorTime, ISystemHandle, IUNIXTransport
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from portlisten import _kernel
-from portlisten._reactor.quiet import quiet
+from portlisten._channel.unread import Unread
+from portlisten._reactor.log_limit import logLimit
+from portlisten._reactor.pause import Pause
 
-#: How many messages, and how many bytes, one turn of the loop reads at the most.
-READS = 16
-BYTES = 16384
+#: The most messages, and the most bytes, that one turn of the loop reads.
+READS_PER_TURN = 16
+BYTES_PER_TURN = 16384
 
-#: How long to wait when the kernel is short of something, in seconds.
-PAUSE = 0.1
+#: How long to wait if the kernel is short of something, in seconds.
+KERNEL_RETRY_SECONDS = 0.1
 
-# What sendmsg(2) says when a later try may do.  ETOOMANYREFS is from unix(7):
-# the user has too many descriptors in flight.
-_LATER = _kernel.PASSING | {errno.ETOOMANYREFS}
+# What sendmsg(2) says if a later try may succeed.  ETOOMANYREFS is from unix(7): the
+# user has too many descriptors in flight.
+_TEMPORARY = _kernel.PASSING | {errno.ETOOMANYREFS}
 
 #: What a write says if the other end is closed, or the way to it.
-GONE = frozenset([errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN])
+PEER_GONE = frozenset([errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN])
 
-# What recvmsg(2) says if it never will do anything else.
-_DEAD = frozenset([errno.EBADF, errno.ENOTSOCK, errno.ENOTCONN, errno.EINVAL])
-
-
-class Unread:
-    """
-    What was written to a channel and not read at its other end, as the kernel
-    charges for it.
-
-    It knows each message as it was written, with the kernel's charge.  The kernel
-    says what all that is unread is charged with, and messages are read in order.  So
-    the oldest have been read that the rest of the charge does not cover; the first
-    of the rest may have been read in part.
-
-    @ivar written: how many bytes were written.
-    @ivar descriptors: how many of the descriptors that went with them may be unread.
-    """
-
-    def __init__(self) -> None:
-        self._messages: deque[tuple[int, int, int]] = deque()
-        self._charge = 0
-        self.written = 0
-        self.descriptors = 0
-
-    def __bool__(self) -> bool:
-        return bool(self._messages)
-
-    def add(self, size: int, charge: int, descriptors: int) -> None:
-        """
-        A message was written.
-        """
-        self.written += size
-        self._charge += charge
-        self.descriptors += descriptors
-        self._messages.append((self.written, charge, descriptors))
-
-    def settle(self, charge: int) -> int:
-        """
-        The kernel charges so much for what is unread.
-
-        @return: how many of the bytes that were written may have been read.
-        """
-        messages = self._messages
-        while messages and (not charge or self._charge - messages[0][1] >= charge):
-            _, size, descriptors = messages.popleft()
-            self._charge -= size
-            self.descriptors -= descriptors
-        return messages[0][0] if messages else self.written
+# What recvmsg(2) says if no later try can succeed.
+_UNREADABLE = frozenset([errno.EBADF, errno.ENOTSOCK, errno.ENOTCONN, errno.EINVAL])
 
 
 @implementer(IUNIXTransport, ISystemHandle)
@@ -114,12 +65,12 @@ class ChannelTransport(FileDescriptor):
     Connects a protocol to one end of a channel.
 
     @param sock: the connected socket.  Keeps it, and closes it once the
-        protocol has heard that the connection is lost; never shuts it down.
+        protocol has heard that the connection is lost.  Never shuts it down.
     @param protocol: also an L{IFileDescriptorReceiver}.
-    @param descriptors: whether descriptors may come.  If not, those that do stay in
-        the socket, C{protocol.descriptorsCame} is called, and nothing is read any
-        more: see L{_kernel.receiveBytes}.
-    @param sent: notes what is written, if anybody wants to know.
+    @param descriptors: whether the peer may send descriptors.  If it may not and does,
+        they stay in the socket, C{protocol.descriptorsCame} is called, and nothing
+        more is read: see L{_kernel.receiveBytes}.
+    @param sent: notes what is written; L{None} if that is not needed.
 
     @ivar queued: how many bytes were given to it to write.
     """
@@ -137,18 +88,18 @@ class ChannelTransport(FileDescriptor):
         super().__init__(reactor)
         self._clock: IReactorTime = reactor
         sock.setblocking(False)
-        # Urgent data would be readable and not read otherwise.
+        # Otherwise urgent data would make the socket readable, and not be read.
         with suppress(OSError):
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
         self._socket = sock
         self._protocol = protocol
         self._receives = descriptors
         self._refuses = not descriptors and _kernel.refusesDescriptors(sock)
-        self._poisoned = False
+        self._readsNoMore = False
         self._descriptors: list[int] = []
-        self._pause: IDelayedCall | None = None
-        self._rest: IDelayedCall | None = None
-        self._failing = False
+        self._writePause = Pause(reactor, self.startWriting)
+        self._readPause = Pause(reactor, self._readAgain)
+        self._readFails = False
         self._aborted = False
         self._writing = False
         self.sent = sent
@@ -158,8 +109,8 @@ class ChannelTransport(FileDescriptor):
 
     def start(self) -> None:
         """
-        Make the connection known to the protocol, and read.  If that fails, the
-        connection is lost, and the protocol has heard so.
+        Connect the protocol, and read.  If that fails, the connection is lost, and
+        the protocol has heard so.
 
         @raise Exception: what failed.
         """
@@ -206,8 +157,8 @@ class ChannelTransport(FileDescriptor):
 
     def sendFileDescriptor(self, descriptor: int) -> None:
         """
-        Send a descriptor with the next bytes that go out, or earlier ones.
-        Leaves it open: its owner must, too, until these bytes are sent.
+        Send a descriptor with the next bytes that are written, or with earlier ones.
+        Leaves it open.  Its owner must leave it open until these bytes are sent.
         """
         self._descriptors.append(descriptor)
 
@@ -220,20 +171,20 @@ class ChannelTransport(FileDescriptor):
 
     def writeNow(self, data: bytes) -> None:
         """
-        Write, and do not wait for the next turn of the loop.  Where all of it goes
-        to the kernel, the pull producer hears of it before this returns.
+        Write, and do not wait for the next turn of the loop.  If the kernel takes all
+        of it, the pull producer hears of that before this returns.
         """
-        waits = self._writing or self._pause is not None
+        waits = self._writing or self._writePause.active
         if waits or self._aborted or self.disconnecting or not self.connected:
             self.write(data)
             return
-        # So that nobody asks the reactor yet.
+        # So that write() does not ask the reactor yet.
         self._writing = True
         self.write(data)
         self._writing = False
         failure = self.doWrite()
         if failure is not None or self.dataBuffer or self._tempDataLen:
-            # It has to be the reactor that finds the connection lost.
+            # If the connection is lost, the reactor has to find that out.
             self.startWriting()
 
     def writeSomeData(self, data: bytes) -> int | Exception:
@@ -245,15 +196,14 @@ class ChannelTransport(FileDescriptor):
             return 0
         due = self._descriptors[: _kernel.MAXIMUM_DESCRIPTORS]
         if len(self._descriptors) > len(due):
-            # The others go with the next bytes, which are still not later than
-            # their frames.
+            # The others go with the next bytes, still not later than their frames.
             data = data[:1]
         try:
             sent = _kernel.send(self._socket, data, due)
         except OSError as error:
-            if due and error.errno not in _LATER | GONE:
+            if due and error.errno not in _TEMPORARY | PEER_GONE:
                 return self._writeSingly(data)
-            return self._failed(error)
+            return self._writeFailed(error)
         del self._descriptors[: len(due)]
         self._note(sent, len(due))
         return sent
@@ -264,14 +214,14 @@ class ChannelTransport(FileDescriptor):
         try:
             charge = _kernel.charge(size)
         except OSError:
-            charge = BYTES  # too much, so that more counts as read than is
+            charge = BYTES_PER_TURN  # too much, so that more counts as read than is
         self.sent.add(size, charge, descriptors)
 
     def _writeSingly(self, data: bytes) -> int | Exception:
         """
-        One of several descriptors cannot be sent.  Send each with a byte of its
-        own, none later than its frame, and leave out the one that fails: its
-        frame arrives without it, and is refused.
+        Send each descriptor with a byte of its own, none later than its frame, since
+        one of several cannot be sent.  That one is left out: its frame arrives without
+        it, and is refused.
         """
         written = 0
         while self._descriptors and written < len(data):
@@ -280,9 +230,9 @@ class ChannelTransport(FileDescriptor):
                 written += _kernel.send(self._socket, byte, self._descriptors[:1])
                 self._note(1, 1)
             except OSError as error:
-                if error.errno in _LATER | GONE:
-                    return written or self._failed(error)
-                quiet(self._clock)(
+                if error.errno in _TEMPORARY | PEER_GONE:
+                    return written or self._writeFailed(error)
+                logLimit(self._clock)(
                     self.log.error,
                     "descriptor {descriptor} cannot be handed off: {error}",
                     descriptor=self._descriptors[0],
@@ -291,47 +241,48 @@ class ChannelTransport(FileDescriptor):
             del self._descriptors[0]
         return written
 
-    def _failed(self, error: OSError) -> int | Exception:
-        if error.errno not in _LATER:
+    def _writeFailed(self, error: OSError) -> int | Exception:
+        """
+        Pause if a later write may succeed.
+
+        @return: what L{writeSomeData} returns.
+        """
+        if error.errno not in _TEMPORARY:
             return main.CONNECTION_LOST
-        if error.errno != errno.EAGAIN and self._pause is None:
-            quiet(self._clock)(
+        if error.errno != errno.EAGAIN and not self._writePause.active:
+            logLimit(self._clock)(
                 self.log.warn,
                 "handing off pauses for {pause:g} s: {error}",
-                pause=PAUSE,
+                pause=KERNEL_RETRY_SECONDS,
                 error=error.strerror,
             )
-            self._pause = self._clock.callLater(PAUSE, self._goOn)
-        if self._pause is not None:
+            self._writePause.begin(KERNEL_RETRY_SECONDS)
+        if self._writePause.active:
             self.stopWriting()
         return 0
-
-    def _goOn(self) -> None:
-        self._pause = None
-        self.startWriting()
 
     def doRead(self) -> Exception | None:
         """
         See L{IReadDescriptor}.
         """
-        left = BYTES
-        for _ in range(READS):
+        left = BYTES_PER_TURN
+        for _ in range(READS_PER_TURN):
             try:
                 data, came = self._receive(left)
             except BlockingIOError:
                 return None
             except OSError as error:
                 return self._readFailed(error)
-            self._failing = False
+            self._readFails = False
             if came:
-                self._poisoned = True
+                self._readsNoMore = True
                 self.stopReading()
                 self._protocol.descriptorsCame()
             if not data:
                 return main.CONNECTION_DONE
             self._protocol.dataReceived(data)
             left -= len(data)
-            if not left or self._aborted or self.disconnecting or self._poisoned:
+            if not left or self._aborted or self.disconnecting or self._readsNoMore:
                 break
             if not self._hasMore():
                 break
@@ -347,8 +298,8 @@ class ChannelTransport(FileDescriptor):
 
     def _hasMore(self) -> bool:
         """
-        Whether there is more to read: an exception that says that there is none
-        would take ten times as long.
+        Whether more can be read.  To read and catch an exception would take ten times
+        as long.
         """
         try:
             return bool(self._more.poll(0))
@@ -357,29 +308,30 @@ class ChannelTransport(FileDescriptor):
 
     def _readFailed(self, error: OSError) -> Exception | None:
         """
-        Only a read of no bytes is the other end's death.  After any other failure,
-        try again: what is there stays there.
+        Read again later, if that may succeed.  Only a read of no bytes is the other
+        end's death, and what is in the socket stays there.
+
+        @return: what L{doRead} returns.
         """
-        if error.errno in _DEAD:
+        if error.errno in _UNREADABLE:
             return main.CONNECTION_LOST
         if error.errno == errno.ECONNRESET:
-            return None  # it went with something unread; the next read says so
-        if not self._failing:
-            self._failing = True
-            quiet(self._clock)(
+            return None  # the peer closed with bytes unread; the next read says so
+        if not self._readFails:
+            self._readFails = True
+            logLimit(self._clock)(
                 self.log.warn,
                 "reading from a channel fails, and is tried again every {pause:g} s:"
                 " {error}",
-                pause=PAUSE,
+                pause=KERNEL_RETRY_SECONDS,
                 error=error.strerror,
             )
-        if self._rest is None:
+        if not self._readPause.active:
             self.stopReading()
-            self._rest = self._clock.callLater(PAUSE, self._readAgain)
+            self._readPause.begin(KERNEL_RETRY_SECONDS)
         return None
 
     def _readAgain(self) -> None:
-        self._rest = None
         if self.connected and not self._aborted:
             self.startReading()
 
@@ -387,7 +339,7 @@ class ChannelTransport(FileDescriptor):
         """
         See L{FileDescriptor}.
         """
-        if not self._poisoned:
+        if not self._readsNoMore:
             super().startReading()
 
     def abortConnection(self) -> None:
@@ -409,7 +361,7 @@ class ChannelTransport(FileDescriptor):
         """
         See L{FileDescriptor}.
         """
-        idle = not self._writing and self._pause is None
+        idle = not self._writing and not self._writePause.active
         if idle and self.connected and not self._aborted:
             self._writing = True
             super().startWriting()
@@ -427,8 +379,7 @@ class ChannelTransport(FileDescriptor):
         See L{IFileDescriptor}.
         """
         super().connectionLost(reason)
-        for call in (self._pause, self._rest):
-            if call is not None and call.active():
-                call.cancel()
+        self._writePause.cancel()
+        self._readPause.cancel()
         self._protocol.connectionLost(reason)
         self._socket.close()

@@ -31,6 +31,7 @@ from portlisten._channel import paths
 from portlisten._commands.options import JoiningOptions, printVersion
 from portlisten._config import values
 from portlisten._model import Port
+from portlisten._policy.complaints import Complaint
 from portlisten._process import listen_fds
 from portlisten._wire.frames import (
     portNames,
@@ -189,7 +190,7 @@ def obtain(
     @return: the channel, and each port with a descriptor, all the caller's.
     @raise CannotRun: if that fails.
     """
-    complaint = ""
+    complaint = Complaint()
     end = math.inf if timeout is None else time.monotonic() + timeout
     while True:
         found = _ask(path, names, users, end - time.monotonic())
@@ -197,8 +198,7 @@ def obtain(
             return found
         if time.monotonic() >= end:
             raise CannotRun(f"no listener at {path} within {timeout:g} s: {found}")
-        if found != complaint:
-            complaint = found
+        if complaint.isNew(found):
             _say(f"waiting for a listener at {path}: {found}")
         time.sleep(RETRY)
 

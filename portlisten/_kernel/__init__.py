@@ -50,6 +50,7 @@ from portlisten._kernel.sockets import (
     queued,
     shutDown,
 )
+from portlisten._kernel.spare import SpareDescriptor
 
 # The names that callers still use.
 forget = closeCopy
@@ -66,6 +67,7 @@ __all__ = [
     "SO_PASSRIGHTS",
     "SO_PEERGROUPS",
     "SO_PEERPIDFD",
+    "SpareDescriptor",
     "accept",
     "charge",
     "closeCopy",

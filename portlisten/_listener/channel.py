@@ -19,7 +19,8 @@ from zope.interface import implementer
 
 from portlisten import _kernel
 from portlisten._channel.protocol import Channel
-from portlisten._channel.transport import GONE, ChannelTransport, Unread
+from portlisten._channel.transport import PEER_GONE, ChannelTransport
+from portlisten._channel.unread import Unread
 from portlisten._listener.interfaces import IChannel, IConnection, IDispatcher
 from portlisten._wire.frames import (
     FROM_WORKER,
@@ -315,7 +316,7 @@ class ListenerChannel(Channel):
         except OSError as error:
             # It may have closed its end, or the way to it, before it could hear the
             # word.
-            self._deaf = error.errno in GONE
+            self._deaf = error.errno in PEER_GONE
             sent = len(word) if self._deaf else 0
         self._wordSaid = True
         if sent < len(word):
@@ -405,7 +406,7 @@ class ListenerChannel(Channel):
         try:
             told = self._socket.send(word) == len(word)
         except OSError as error:
-            if error.errno in GONE:
+            if error.errno in PEER_GONE:
                 return  # it closed the way to it, and so has judged already
             told = False
         if not told and self._ends:

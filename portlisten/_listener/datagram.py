@@ -5,8 +5,8 @@ worker's side is in L{portlisten._worker.datagram}.
 The worker binds a datagram socket to a path, and the listener sends a datagram
 to that path for each connection: a byte that means nothing, and the descriptor.
 The worker sends nothing back.  When a descriptor was sent, the listener closes its own.
-So if a worker dies, what it had received and not served is lost.  The other wire is for
-that.
+So if a worker dies, the connections are lost that it had received and not served.  The
+C{stream} wire does not lose them.
 
 Unlike the listener of 2002, this listener goes on accepting while no worker is at the
 path, and keeps the order of arrival.
@@ -15,14 +15,13 @@ path, and keeps the order of arrival.
 from __future__ import annotations
 
 import errno
-import os
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from socket import socket
 from typing import Any
 
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IDelayedCall, IWriteDescriptor
+from twisted.internet.interfaces import IWriteDescriptor
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
@@ -34,31 +33,34 @@ from portlisten._listener.departures import Departures
 from portlisten._listener.dispatcher import LONGEST_TICK
 from portlisten._listener.interfaces import IWire
 from portlisten._model import Port
+from portlisten._policy.complaints import Complaint
 from portlisten._policy.ledger import Reason
 from portlisten._ports.accepting import Accepted
-from portlisten._reactor.monotonic import RunningTime
-from portlisten._reactor.quiet import quiet
+from portlisten._reactor.deadline import RunningTime
+from portlisten._reactor.log_limit import logLimit
+from portlisten._reactor.pause import Pause
 
-#: What sendmsg(2) says when the worker is there and its queue is full, which
-#: holds net.unix.max_dgram_qlen datagrams; or when our socket's own buffer is,
-#: which is charged for each datagram until that is read, and holds some 280.
+# What sendmsg(2) says if a worker is there and a queue is full: the worker's, which
+# holds net.unix.max_dgram_qlen datagrams, or our socket's own buffer, which is charged
+# for each datagram until that is read, and holds some 280.
 _FULL = frozenset([errno.EAGAIN, errno.ENOBUFS])
 
+#: How long a client may wait that has ended its side and sent nothing, in seconds.
+HALF_CLOSED_SECONDS = 5.0
 
-#: How long a client may wait that has ended its side with nothing sent, in seconds.
-SILENCE = 5.0
+_PERMISSION_RULE = "the worker's --mode and --group say who may send"
 
 
 @implementer(IWriteDescriptor)
-class _Room:
+class _WritableWaiter:
     """
-    Waits until there is room in the queue of the socket at a path.
+    Waits until the queue of the socket at a path has room.
 
-    Only of a socket that is connected does the kernel tell when its peer has
-    room (C{unix_dgram_poll} in net/unix/af_unix.c), so this connects one of its
-    own, which sends nothing.
+    The kernel tells that only of a socket that is connected (C{unix_dgram_poll} in
+    net/unix/af_unix.c).  So this connects a socket of its own, which sends nothing.
 
-    @raise OSError: if nobody is there.
+    @param then: called once, when the queue has room.
+    @raise OSError: if no worker is there.
     """
 
     def __init__(self, reactor: Any, path: str, then: Callable[[], None]) -> None:
@@ -115,16 +117,16 @@ class DatagramWire:
         self._counts = dict.fromkeys(
             ("accepted", "sent", "timedOut", "stopped", "gone"), 0
         )
-        self._timer: IDelayedCall | None = None
-        self._full: _Room | None = None
-        self._failure = 0
-        self._complaint = ""
+        self._pause = Pause(reactor, self._tryAgain)
+        self._waiter: _WritableWaiter | None = None
+        self._lastError = 0
+        self._complaint = Complaint()
         self._stopped: Deferred[None] | None = None
         self._deadline = 0.0
         self._departures = Departures()
-        self._ended: dict[AcceptedConnection, float] = {}
+        self._halfClosed: dict[AcceptedConnection, float] = {}
         self._now = RunningTime(reactor.seconds, self._retry + LONGEST_TICK)
-        self._quiet = quiet(reactor)
+        self._logLimited = logLimit(reactor)
         self.roomChanged: Callable[[], None] = lambda: None
 
     def __str__(self) -> str:
@@ -132,7 +134,7 @@ class DatagramWire:
 
     def succeed(self) -> float:
         """
-        See L{IWire}.  The path is the worker's, so there is nobody to wait for.
+        See L{IWire}.  The path is the worker's, so no other listener has to stop.
         """
         return 0.0
 
@@ -156,13 +158,13 @@ class DatagramWire:
         """
         See L{IWire}.
         """
-        placeless = min(len(self._ended), self._limit // 2)
-        most = min(self._limit + placeless, self._most)
+        extra = min(len(self._halfClosed), self._limit // 2)
+        most = min(self._limit + extra, self._most)
         return max(0, most - len(self._waiting))
 
     def busy(self, name: str) -> bool:
         """
-        See L{IWire}.  Nothing is known of the worker.
+        See L{IWire}.  The listener knows nothing of the worker.
         """
         return False
 
@@ -173,7 +175,7 @@ class DatagramWire:
         now = self._now()
         self._counts["accepted"] += len(batch)
         self._waiting.extend((now, AcceptedConnection(*each)) for each in batch)
-        if self._timer is None:
+        if not self._pause.active:
             self._send()
 
     def report(self) -> None:
@@ -188,7 +190,7 @@ class DatagramWire:
 
     def serves(self, name: str) -> bool:
         """
-        See L{IWire}.  Nothing is known of the worker, and nothing of ours keeps a
+        See L{IWire}.  The listener knows nothing of the worker, and does not keep a
         successor from binding the ports.
         """
         return True
@@ -214,7 +216,8 @@ class DatagramWire:
 
     def _send(self) -> None:
         """
-        Send what waits, the oldest first, until that fails; then try again later.
+        Send the connections that wait, the oldest first.  If that fails, try again
+        later.
         """
         self._cancel()
         while self._waiting:
@@ -222,54 +225,52 @@ class DatagramWire:
             try:
                 _kernel.sendTo(self._socket, self._path, connection.fileno())
             except OSError as error:
-                self._failed(error)
+                self._onFailure(error)
                 break
             self._waiting.popleft()
-            self._ended.pop(connection, None)
+            self._halfClosed.pop(connection, None)
             connection.forget()
             self._counts["sent"] += 1
-            self._served()
+            self._onSent()
         self.roomChanged()
         if self._stopped is not None:
-            self._proceed()
+            self._finishIfDone()
 
-    def _served(self) -> None:
-        self._failure = 0
-        if self._complaint:
-            self._complaint = ""
-            self._quiet(self.log.info, "a worker is at {path}", path=self._path)
+    def _onSent(self) -> None:
+        self._lastError = 0
+        if self._complaint.clear():
+            self._logLimited(self.log.info, "a worker is at {path}", path=self._path)
 
-    def _failed(self, error: OSError) -> None:
-        lasting = self._failure == error.errno
-        self._failure = error.errno or 0
-        self._timer = self._reactor.callLater(self._retry, self._tryAgain)
+    def _onFailure(self, error: OSError) -> None:
+        again = self._lastError == error.errno
+        self._lastError = error.errno or 0
+        self._pause.begin(self._retry)
         if error.errno in _FULL:
             try:
-                self._renew()
-                self._full = _Room(self._reactor, self._path, self._send)
+                self._replaceSocket()
+                self._waiter = _WritableWaiter(self._reactor, self._path, self._send)
             except OSError:
-                pass  # it has gone meanwhile, as the next try will find
-            if lasting:
+                pass  # the worker has gone meanwhile, as the next try will find
+            if again:
                 self._complain("the worker there takes no more for now")
         else:
-            self._complain(_explain(error))
+            self._complain(paths.explain(error, _PERMISSION_RULE))
 
-    def _renew(self) -> None:
+    def _replaceSocket(self) -> None:
         """
-        Take a socket whose buffer is empty.  That of the other may be what is full,
-        which L{_Room} cannot see, and a worker that hangs may keep it so for its
-        successors; what was sent stays sent.
+        Take a socket whose buffer is empty.  The buffer of the other may be full, and
+        a worker that hangs may keep it so for its successors.  L{_WritableWaiter}
+        cannot see that.  What was sent stays sent.
 
-        @raise OSError: if there is none to be had.
+        @raise OSError: if the process has no free descriptor.
         """
         fresh = _kernel.datagramSocket()
         self._socket.close()
         self._socket = fresh
 
     def _complain(self, why: str) -> None:
-        if why != self._complaint:
-            self._complaint = why
-            self._quiet(
+        if self._complaint.isNew(why):
+            self._logLimited(
                 self.log.warn,
                 "waiting for a worker at {path}, trying every {retry:g} s: {why}",
                 path=self._path,
@@ -278,9 +279,8 @@ class DatagramWire:
             )
 
     def _tryAgain(self) -> None:
-        self._timer = None
         self._dropDeparted()
-        # Before it is judged who has waited for too long.
+        # A connection that can be sent now has not waited for too long.
         self._send()
         due = self._now() - self._patience
         timedOut = False
@@ -299,9 +299,13 @@ class DatagramWire:
         waiting = [connection for _, connection in self._waiting]
         reset, ended = self._departures.look(waiting, now)
         for connection in ended:
-            self._ended.setdefault(connection, now)
+            self._halfClosed.setdefault(connection, now)
         gone = set(reset)
-        gone |= {each for each, since in self._ended.items() if now - since >= SILENCE}
+        gone |= {
+            each
+            for each, since in self._halfClosed.items()
+            if now - since >= HALF_CLOSED_SECONDS
+        }
         if gone:
             self._waiting = deque(each for each in self._waiting if each[1] not in gone)
         for connection in gone:
@@ -311,8 +315,8 @@ class DatagramWire:
         self, connection: AcceptedConnection, count: str, reason: Reason
     ) -> None:
         self._counts[count] += 1
-        self._ended.pop(connection, None)
-        self._quiet(
+        self._halfClosed.pop(connection, None)
+        self._logLimited(
             self.log.info if reason is Reason.GONE else self.log.warn,
             "the connection of {peer} is closed: {reason}",
             peer=connection.peer,
@@ -321,16 +325,14 @@ class DatagramWire:
         connection.forget()
 
     def _cancel(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        if self._full is not None:
-            self._full.close()
-            self._full = None
+        self._pause.cancel()
+        if self._waiter is not None:
+            self._waiter.close()
+            self._waiter = None
 
-    def _proceed(self) -> None:
+    def _finishIfDone(self) -> None:
         """
-        Finish, unless something waits and there is time for a worker to take it.
+        Finish, unless connections wait and a worker still has time to take them.
         """
         if self._waiting and self._now() < self._deadline:
             return
@@ -339,18 +341,7 @@ class DatagramWire:
             self._giveUp(self._waiting.popleft()[1], "stopped", Reason.STOPPED)
         self._socket.close()
         stopped, self._stopped = self._stopped, None
-        self._quiet.flush()
+        self._logLimited.flush()
         self.report()
         assert stopped is not None
         stopped.callback(None)
-
-
-def _explain(error: OSError) -> str:
-    """
-    Say why nobody can be sent to at a path, and what to do where that helps.
-    """
-    if error.errno == errno.EACCES:
-        return "Permission denied; the worker's --mode and --group say who may send"
-    if error.errno == errno.EPROTOTYPE:
-        return "a socket of another kind is there"
-    return os.strerror(error.errno or 0)

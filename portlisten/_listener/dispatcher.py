@@ -24,8 +24,8 @@ from portlisten._model import Kind, Port
 from portlisten._policy.ledger import Decision, GiveUp, HandOff, Ledger, LetGo, Reason
 from portlisten._policy.throttle import Throttle
 from portlisten._ports.accepting import Accepted
-from portlisten._reactor.monotonic import RunningTime
-from portlisten._reactor.quiet import quiet
+from portlisten._reactor.deadline import RunningTime
+from portlisten._reactor.log_limit import logLimit
 
 #: How often the kernel is asked about the copies that are held, in seconds.
 WITNESS_INTERVAL = 0.02
@@ -74,7 +74,7 @@ class Dispatcher:
     ) -> None:
         self._reactor = reactor
         self._now = RunningTime(reactor.seconds, LONGEST_TICK)
-        self._quiet = quiet(reactor)
+        self._quiet = logLimit(reactor)
         self._flightLimit = flightLimit
         self._ledger = ledger
         self._timedOut = timedOut

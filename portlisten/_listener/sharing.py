@@ -24,7 +24,7 @@ from portlisten import _kernel
 from portlisten._listener.interfaces import IChannel
 from portlisten._model import Kind, Port
 from portlisten._policy.assignment import Decision, Lend, Shares
-from portlisten._reactor.quiet import quiet
+from portlisten._reactor.log_limit import logLimit
 
 #: How often the sockets and their borrowers are looked at, in seconds.
 LOOK = 0.5
@@ -89,7 +89,7 @@ class Sharing:
         self._borrowers: dict[IChannel, bool] = {}
         self._unread: dict[IChannel, _Unread] = {}
         self._lost: set[socket.socket] = set()
-        self._quiet = quiet(reactor)
+        self._quiet = logLimit(reactor)
         self._timer: IDelayedCall | None = None
 
     def __str__(self) -> str:

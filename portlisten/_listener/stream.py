@@ -12,13 +12,13 @@ from dataclasses import replace
 from typing import Any
 
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 from zope.interface import implementer
 
 from portlisten import _kernel
 from portlisten._channel import paths
-from portlisten._channel.transport import ChannelTransport, Unread
+from portlisten._channel.transport import ChannelTransport
+from portlisten._channel.unread import Unread
 from portlisten._listener import successor
 from portlisten._listener.access import Access
 from portlisten._listener.channel import ListenerChannel
@@ -31,7 +31,8 @@ from portlisten._policy.places import Places
 from portlisten._policy.throttle import Throttle
 from portlisten._ports.accepting import Accepted, Acceptor
 from portlisten._process import exits, signals
-from portlisten._reactor.quiet import quiet
+from portlisten._reactor.log_limit import logLimit
+from portlisten._reactor.pause import Pause
 from portlisten._wire.frames import Bye, ListenerHello, encode
 from portlisten.errors import CannotBind
 
@@ -75,8 +76,8 @@ class StreamWire:
         self._path: paths.BoundPath | None = None
         self._numbers = 0
         self._parting = False
-        self._rest: IDelayedCall | None = None
-        self._quiet = quiet(reactor)
+        self._greetingPause = Pause(reactor, self._letMoreIn)
+        self._quiet = logLimit(reactor)
         self.roomChanged: Callable[[], None] = lambda: None
 
     def __str__(self) -> str:
@@ -239,9 +240,7 @@ class StreamWire:
             self._path.remove()
             self._path = None
         self._workers.close()
-        if self._rest is not None:
-            self._rest.cancel()
-            self._rest = None
+        self._greetingPause.cancel()
 
     def release(self) -> None:
         """
@@ -257,13 +256,12 @@ class StreamWire:
     def _channelEnded(self, channel: IChannel) -> None:
         self._places.free(channel.user)
 
-    def _rested(self) -> None:
-        self._rest = None
+    def _letMoreIn(self) -> None:
         self._workers.resume()
 
     def _admit(self, batch: Sequence[Accepted]) -> None:
         self._workers.suspend()
-        self._rest = self._reactor.callLater(GREETING_PAUSE, self._rested)
+        self._greetingPause.begin(GREETING_PAUSE)
         for sock, _ in batch:
             try:
                 who = _kernel.credentials(sock)

@@ -1,8 +1,8 @@
 """
 Accepting on a raw socket.
 
-A Twisted port would make a transport of each connection, which cannot be let
-go of again: C{loseConnection} ends the connection in every process, and
+A Twisted port would make a transport of each connection, and the listener could not
+give the connection away any more: C{loseConnection} ends it in every process, and
 C{abortConnection} makes the worker's own close a reset.  If a Twisted port is out of
 descriptors, it accepts connections in order to close them.  An L{Acceptor} accepts
 only the connections that fit.  The rest waits in the kernel's backlog.
@@ -17,23 +17,24 @@ import socket
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
-from twisted.internet.interfaces import IDelayedCall, IReadDescriptor
+from twisted.internet.interfaces import IReadDescriptor
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from portlisten import _kernel
-from portlisten._reactor.quiet import quiet
+from portlisten._reactor.log_limit import logLimit
+from portlisten._reactor.pause import Pause
 
-#: The most connections taken in one turn of the loop.
-BATCH = 256
+#: The most connections that are accepted in one turn of the loop.
+BATCH_SIZE = 256
 
-#: How many connections must fit in the backlog of a port that is left alone for a
-#: moment.
-ENOUGH = 1024
+#: How long a backlog must be for clients to wait there while all workers are busy, in
+#: connections.
+SUFFICIENT_BACKLOG = 1024
 
-# What accept(2) says when the port itself is of no use any more, as after
-# somebody else who holds it called shutdown(2).
+# What accept(2) says if the port itself is unusable, as after another holder of its
+# socket called shutdown(2).
 _UNUSABLE = frozenset([errno.EBADF, errno.EINVAL, errno.ENOTSOCK])
 
 Accepted: TypeAlias = "tuple[socket.SocketType, Any]"
@@ -42,25 +43,27 @@ Accepted: TypeAlias = "tuple[socket.SocketType, Any]"
 @implementer(IReadDescriptor)
 class Acceptor:
     """
-    Accepts from one listening socket while there is room.
+    Accepts from one listening socket while connections fit.
 
     @param reactor: an L{IReactorFDSet} and L{IReactorTime}.
     @param sock: the bound, listening, non-blocking socket.  Keeps it, and
         closes it in L{stop}.
     @param label: what it listens on, for the log.
-    @param room: says how many connections may be accepted now.
+    @param capacity: says how many connections may be accepted now.
     @param accepted: takes each batch, and the sockets in it.
-    @param retry: how long to pause when the process or the machine is out of
-        descriptors or memory, in seconds.
-    @param busy: says whether to wait for the next L{resume}, though there is room.
+    @param retry: how long to pause if the process or the machine is out of descriptors
+        or memory, in seconds.
+    @param busy: says whether to wait for the next L{resume}, though connections fit.
     """
+
+    log = Logger()
 
     def __init__(
         self,
         reactor: Any,
         sock: socket.socket,
         label: str,
-        room: Callable[[], int],
+        capacity: Callable[[], int],
         accepted: Callable[[list[Accepted]], None],
         retry: float,
         busy: Callable[[], bool] = lambda: False,
@@ -69,20 +72,18 @@ class Acceptor:
         self._socket = sock
         self._family = int(sock.family)
         self._label = label
-        self._room = room
+        self._capacity = capacity
         self._accepted = accepted
         self._retry = retry
         self._busy = busy
-        self._rests = False
+        self._pause = Pause(reactor, self.resume)
+        self._waitsForResume = False
         self._taking = False
-        self._pause: IDelayedCall | None = None
         self._reading = False
-        self._short = False
+        self._exhausted = False
         self._usable = True
         self._parked = False
-        self._owed: int | None = None
-
-    log = Logger()
+        self._leftToTake: int | None = None
 
     def fileno(self) -> int:
         """
@@ -98,18 +99,18 @@ class Acceptor:
 
     def resume(self) -> None:
         """
-        Accept, if there is room.  Nothing happens if it does already, or if it
-        pauses because something ran out.
+        Accept, if connections fit.  Does nothing if it accepts already, or pauses
+        because something ran out.
         """
         if self._reading or self._taking or not self._able:
             return
-        if self._rests:
-            # While all are busy, it is their claims that it goes by, and not the
-            # reactor, which would wake for each connection.
-            self._rests = self._busy()
-            if not self._rests:
+        if self._waitsForResume:
+            # While all workers are busy, accept when a claim arrives.  The reactor
+            # would wake up for every connection.
+            self._waitsForResume = self._busy()
+            if not self._waitsForResume:
                 self._take(0)
-        if self._able and not self._rests and self._room() > 0:
+        if self._able and not self._waitsForResume and self._capacity() > 0:
             self._reactor.addReader(self)
             self._reading = True
 
@@ -118,7 +119,7 @@ class Acceptor:
         """
         Whether anything can be accepted now.
         """
-        return self._usable and self._pause is None and not self._parked
+        return self._usable and not self._pause.active and not self._parked
 
     def park(self) -> None:
         """
@@ -148,35 +149,36 @@ class Acceptor:
 
     def stop(self, leave: bool = True) -> None:
         """
-        Take what the backlog holds and there is room for, and close the socket.
-        Does not shut it down: it may have other holders.  May be called again.
+        Take the connections of the backlog that fit, and close the socket.  Does not
+        shut it down: it may have other holders.  May be called again.
 
         @param leave: whether connections that do not fit are left to other holders.  If
             not, the socket stays open until the connections are taken that wait at the
-            first of these calls.  Call again when there is room.
+            first of these calls.  Call again when more connections fit.
         """
         if self._taking:
             return
-        if self._owed is None:
-            self._owed = 0 if leave else self._waiting()
-        while self._usable and self._room() > 0:
-            pause = self._pause
-            taken = self._take()
-            self._owed -= taken
-            if not taken and not self._waiting():
-                self._owed = 0
+        if self._leftToTake is None:
+            self._leftToTake = 0 if leave else self._waiting()
+        while self._usable and self._capacity() > 0:
+            taken, exhausted = self._take()
+            self._leftToTake -= taken
+            if taken:
+                continue
+            if not self._waiting():
+                self._leftToTake = 0
                 break
-            if not taken and self._pause is not pause:
+            if exhausted:
                 break
         if self._usable and not leave and _kernel.queued(self._socket) is None:
-            # Nobody knows how many wait on a Unix socket.
-            self._owed = int(self.waits)
-        if self._owed <= 0:
+            # The kernel does not count the backlog of a Unix socket.
+            self._leftToTake = int(self.waits)
+        if self._leftToTake <= 0:
             self.close()
 
     def _waiting(self) -> int:
         """
-        How many are known to wait.
+        How many connections are known to wait.
         """
         queued = _kernel.queued(self._socket)
         return 0 if queued is None else queued[0]
@@ -187,9 +189,7 @@ class Acceptor:
         """
         self.suspend()
         self._usable = False
-        if self._pause is not None:
-            self._pause.cancel()
-            self._pause = None
+        self._pause.cancel()
         self._socket.close()
 
     def doRead(self) -> None:
@@ -198,31 +198,20 @@ class Acceptor:
         """
         self._take()
 
-    def _take(self, least: int = 1) -> int:
+    def _take(self, least: int = 1) -> tuple[int, bool]:
         """
-        @param least: how often to try, though nobody is known to wait: there is what
-            only accepting can tell.
+        Accept a batch, and pass it on.
+
+        @param least: how often to try though no connection is known to wait: some
+            errors of the socket show only when it accepts.
+        @return: how many connections were taken, and whether something ran out.
         """
-        batch: list[Accepted] = []
-        most = min(self._room(), BATCH)
+        most = min(self._capacity(), BATCH_SIZE)
         count, backlog = _kernel.queued(self._socket) or (most, 0)
         # An accept too many costs as much as one that finds something.
-        for _ in range(min(most, max(least, count))):
-            try:
-                batch.append(_kernel.accept(self._socket, self._family))
-            except BlockingIOError:
-                break
-            except OSError as error:
-                if error.errno in _kernel.EXHAUSTED:
-                    self._exhausted(error)
-                    break
-                if error.errno in _UNUSABLE:
-                    self._failed(os.strerror(error.errno))
-                    break
-                # Any other error is the connection's, not the port's: see
-                # "Error handling" in accept(2).
+        batch, exhausted = self._accept(min(most, max(least, count)))
         if batch:
-            self._short = False
+            self._exhausted = False
             self._taking = True
             try:
                 self._accepted(batch)
@@ -231,10 +220,33 @@ class Acceptor:
                 self.log.failure("a bug in portlisten loses connections")
             finally:
                 self._taking = False
-        self._rests = backlog >= ENOUGH and self._busy()
-        if self._rests or self._room() <= 0:
+        self._waitsForResume = backlog >= SUFFICIENT_BACKLOG and self._busy()
+        if self._waitsForResume or self._capacity() <= 0:
             self.suspend()
-        return len(batch)
+        return len(batch), exhausted
+
+    def _accept(self, most: int) -> tuple[list[Accepted], bool]:
+        """
+        Accept some connections.
+
+        @return: the connections, and whether something ran out.
+        """
+        batch: list[Accepted] = []
+        for _ in range(most):
+            try:
+                batch.append(_kernel.accept(self._socket, self._family))
+            except BlockingIOError:
+                break
+            except OSError as error:
+                if error.errno in _kernel.EXHAUSTED:
+                    self._pauseFor(error)
+                    return batch, True
+                if error.errno in _UNUSABLE:
+                    self._failed(os.strerror(error.errno))
+                    break
+                # Any other error is the connection's, not the port's: see
+                # "Error handling" in accept(2).
+        return batch, False
 
     def connectionLost(self, reason: Failure) -> None:
         """
@@ -242,9 +254,13 @@ class Acceptor:
         """
         self._failed(reason.getErrorMessage())
 
-    def _exhausted(self, error: OSError) -> None:
-        if not self._short:
-            quiet(self._reactor)(
+    def _pauseFor(self, error: OSError) -> None:
+        """
+        Leave clients in the backlog for a while.  Log that once, until a connection
+        is accepted.
+        """
+        if not self._exhausted:
+            logLimit(self._reactor)(
                 self.log.error,
                 "accepting on {label} pauses: {error}; clients wait in the backlog,"
                 " and it tries again every {retry:g} s",
@@ -252,15 +268,9 @@ class Acceptor:
                 retry=self._retry,
                 error=error.strerror,
             )
-        self._short = True
+        self._exhausted = True
         self.suspend()
-        if self._pause is not None:
-            self._pause.cancel()
-        self._pause = self._reactor.callLater(self._retry, self._goOn)
-
-    def _goOn(self) -> None:
-        self._pause = None
-        self.resume()
+        self._pause.begin(self._retry)
 
     def _failed(self, why: str) -> None:
         self.log.critical(

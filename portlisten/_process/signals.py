@@ -1,5 +1,5 @@
 """
-Signals that a process of ours understands, and its clock.
+The signals that our commands handle, and the clock of their process.
 """
 
 from __future__ import annotations
@@ -12,27 +12,26 @@ from twisted.internet.error import ReactorNotRunning
 from twisted.internet.interfaces import IReactorCore
 from twisted.logger import Logger
 
+from portlisten._reactor.log_limit import logLimit
 from portlisten._reactor.monotonic import own
-from portlisten._reactor.quiet import quiet
 
 log = Logger(namespace="portlisten")
 
 
 def ownProcess(reactor: Any, retry: float) -> None:
     """
-    Make a process that is ours alone what a command's should be: its time is
-    monotonic, SIGTERM stops it in good order, and no other signal that is meant to
-    tell it something ends it.
+    Set up the process of a command: its time is monotonic, SIGTERM stops it in good
+    order, and SIGHUP, SIGUSR1 and SIGUSR2 do not end it.
 
-    @param retry: how long to wait before what the reactor cannot register is tried
-        again, in seconds.
+    @param retry: how long to wait before a registration with the reactor that failed
+        is tried again, in seconds.
     """
     own(reactor, retry)
     exitCleanlyOnTerm(reactor)
     mindSignals(reactor)
 
 
-#: Whether SIGTERM has come.
+#: The SIGTERMs that have come.
 _terms: list[int] = []
 
 
@@ -45,8 +44,8 @@ def toldToStop() -> bool:
 
 def exitCleanlyOnTerm(reactor: Any) -> None:
     """
-    Have SIGTERM stop the reactor, and the process then exit with 0.  Twisted's
-    handler would end it by the signal, once it has stopped.
+    Make SIGTERM stop the reactor, and the process exit with 0 then.  With Twisted's
+    handler, the process would end by the signal once the reactor has stopped.
     """
 
     def stop(number: int, frame: object) -> None:
@@ -62,10 +61,10 @@ def exitCleanlyOnTerm(reactor: Any) -> None:
 
 def _forgetTerm(reactor: Any) -> None:
     """
-    Have the process end with 0 though it was Twisted's handler that SIGTERM met, in
+    Make the process end with 0 even if Twisted's handler got SIGTERM, which happens in
     the first moment of the reactor's run.
     """
-    # There is no public name for it.
+    # Twisted has no public name for it.
     if getattr(reactor, "_exitSignal", None) == signal.SIGTERM:
         reactor._exitSignal = None
 
@@ -78,11 +77,10 @@ def _stop(reactor: Any) -> None:
         pass  # it is stopping already
 
 
-class _NotYet:
+class _Placeholder:
     """
     Handles SIGUSR1 until L{onReportSignal}.  C{twistd} installs a handler of its own,
-    which rotates the log file, unless there is one already; that is to say, if what
-    there is counts as false.
+    which rotates the log file, if the present one counts as false.
     """
 
     def __bool__(self) -> bool:
@@ -94,7 +92,7 @@ class _NotYet:
 
 def mindSignals(reactor: Any) -> None:
     """
-    Have SIGHUP, SIGUSR1 and SIGUSR2 do no harm: without a handler, they end a process.
+    Handle SIGHUP, SIGUSR1 and SIGUSR2: without a handler, they end a process.
     """
 
     def handle(number: int, frame: object) -> None:
@@ -103,19 +101,19 @@ def mindSignals(reactor: Any) -> None:
     for number in (signal.SIGHUP, signal.SIGUSR2):
         signal.signal(number, handle)
     if not callable(signal.getsignal(signal.SIGUSR1)):
-        signal.signal(signal.SIGUSR1, _NotYet())
+        signal.signal(signal.SIGUSR1, _Placeholder())
 
 
 def _note(reactor: Any, name: str) -> None:
-    quiet(reactor)(
+    logLimit(reactor)(
         log.info, "received {name}, which means nothing to this command", name=name
     )
 
 
 def onReportSignal(reactor: Any, report: Callable[[], None]) -> None:
     """
-    Have SIGUSR1 log a report.  C{twistd} rotates its log file at that signal,
-    and goes on to.
+    Make SIGUSR1 log a report.  C{twistd} rotates its log file at that signal, and
+    still does.
     """
     earlier = signal.getsignal(signal.SIGUSR1)
 

@@ -1,9 +1,9 @@
 """
-Telling the service manager how the process is doing: sd_notify(3).
+Telling the service manager the state of the process: sd_notify(3).
 
-A process may have several parts, such as endpoints, each of which is ready in its
-own time.  The process is ready when all of them are.  A part may end while the
-process goes on.  If there is no C{NOTIFY_SOCKET}, nothing is sent.
+A process may have several parts, such as endpoints.  Each part becomes ready in its own
+time, and the process is ready when all parts are.  A part may end while the process
+goes on.  If C{NOTIFY_SOCKET} is not set, nothing is sent.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ class Manager:
     """
     The service manager, and what the parts of this process have told it.
 
-    @param send: sends it a message; L{None} if there is none.
+    @param send: sends a message to the service manager.  L{None} if the process has
+        none.
     """
 
     def __init__(self, send: Callable[[str], None] | None) -> None:
@@ -31,7 +32,9 @@ class Manager:
 
     def begin(self) -> Part:
         """
-        A part begins: it will be ready.
+        Begin a part.  The process is not ready until the part is.
+
+        @return: the part.
         """
         part = Part(self)
         self._parts[part] = ""
@@ -40,37 +43,37 @@ class Manager:
 
     def status(self, part: Part, text: str) -> None:
         """
-        A part says how it does.
+        Send the state of a part, in a line with those of the others.
         """
         if part in self._parts and not self._stopping:
             self._parts[part] = text
             line = "; ".join(filter(None, self._parts.values()))
-            # The library knows Latin-1 alone.
+            # The library can encode Latin-1 only.
             self._send("STATUS=" + line.encode("ascii", "replace").decode())
 
     def ready(self, part: Part) -> None:
         """
-        A part is ready.
+        Note that a part is ready.
         """
         self._waiting.discard(part)
-        self._sayReady()
+        self._sendReady()
 
-    def _sayReady(self) -> None:
+    def _sendReady(self) -> None:
         if self._parts and not (self._waiting or self._ready or self._stopping):
             self._ready = True
             self._send("READY=1")
 
     def ended(self, part: Part) -> None:
         """
-        A part ends.
+        Note that a part has ended.
         """
         self._waiting.discard(part)
         self._parts.pop(part, None)
-        self._sayReady()
+        self._sendReady()
 
     def watch(self, reactor: Any) -> None:
         """
-        Hear when the process stops from its reactor.
+        Call L{stopping} when the reactor stops.
         """
         if not self._watching:
             self._watching = True
@@ -78,7 +81,7 @@ class Manager:
 
     def stopping(self) -> None:
         """
-        The process stops.  May be called again.
+        Note that the process stops.  May be called again.
         """
         if not self._stopping:
             self._stopping = True
@@ -95,20 +98,24 @@ class Part:
 
     def status(self, text: str) -> None:
         """
-        Say how it does, in a line.
+        Set the state of this part.
+
+        @param text: one line.
         """
         self._manager.status(self, text)
 
     def ready(self, text: str) -> None:
         """
-        Say that it does what it is for.
+        Say that this part is ready.
+
+        @param text: its state, in one line.
         """
         self._manager.status(self, text)
         self._manager.ready(self)
 
     def ended(self) -> None:
         """
-        Say no more.  May be called again.
+        Say that this part has ended.  May be called again.
         """
         self._manager.ended(self)
 
@@ -116,7 +123,7 @@ class Part:
 @cache
 def manager() -> Manager:
     """
-    The manager of this process.
+    Get the service manager of this process.
     """
     if not os.environ.get("NOTIFY_SOCKET"):
         return Manager(None)

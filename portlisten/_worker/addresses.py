@@ -1,5 +1,5 @@
 """
-Twisted's addresses, made of ours.
+Twisted's addresses, made from portlisten's own.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from portlisten._model import Address, UnixAddress
 
 def twistedAddress(address: Address) -> IAddress:
     """
-    Turn the address of a port into Twisted's.
+    Convert the address of a port.
     """
     made: IAddress
     if isinstance(address, UnixAddress):

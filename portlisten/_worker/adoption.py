@@ -21,14 +21,14 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from portlisten import _kernel
+from portlisten._reactor.log_limit import logLimit
 from portlisten._reactor.monotonic import makePersistent
-from portlisten._reactor.quiet import quiet
 from portlisten._worker import draining
 
 
 def logPrefix(thing: object) -> str:
     """
-    What a protocol or a factory wants to be called in the log.
+    Get the name of a protocol or a factory for the log.
     """
     if ILoggingContext.providedBy(thing):
         # An adapter would take several times as long.
@@ -38,32 +38,32 @@ def logPrefix(thing: object) -> str:
 
 
 @implementer(ILoggingContext)
-class Served:
+class AdoptedConnection:
     """
     An adopted connection.
 
-    The reactor takes this for its factory and for its protocol, but only until
-    there is a transport, which then has the protocol itself: servers look at
-    C{transport.protocol}, and replace it, as for STARTTLS or when HTTP becomes
-    WebSocket.  What stays to the end is the transport, so that is where this hears
-    of the end.
+    The reactor takes this for its factory and for its protocol, but only until the
+    transport exists.  From then on, the transport has the protocol itself: servers
+    look at C{transport.protocol}, and replace it, as for STARTTLS or when HTTP becomes
+    WebSocket.  The transport stays to the end, so this hears of the end from the
+    transport.
 
-    @param adoptions: told of the beginning and the end.
+    @param adopter: told of the beginning and the end.
     @param report: called at the end.
     """
 
-    __slots__ = ("_adoptions", "_protocol", "_report", "_told", "_transport")
+    __slots__ = ("_adopter", "_drainSent", "_protocol", "_report", "_transport")
 
-    def __init__(self, adoptions: Adoptions, report: Callable[[], None]) -> None:
-        self._adoptions = adoptions
+    def __init__(self, adopter: Adopter, report: Callable[[], None]) -> None:
+        self._adopter = adopter
         self._report = report
-        self._told = False
+        self._drainSent = False
 
-    def buildProtocol(self, addr: IAddress | None) -> Served | None:
+    def buildProtocol(self, addr: IAddress | None) -> AdoptedConnection | None:
         """
         See L{IProtocolFactory}.
         """
-        protocol = self._adoptions.buildProtocol(addr)
+        protocol = self._adopter.buildProtocol(addr)
         if protocol is None:
             return None
         self._protocol: Any = protocol
@@ -71,38 +71,38 @@ class Served:
 
     def logPrefix(self) -> str:
         """
-        The protocol's own.
+        Get the protocol's prefix.
         """
         return logPrefix(self._protocol)
 
     def makeConnection(self, transport: Any) -> None:
         """
-        The connection is there.  Where the protocol fails at it, the connection
-        ends: it would stay open in the reactor otherwise.
+        See L{IProtocol}.  If the protocol fails, the connection ends: it would stay
+        open in the reactor otherwise.
         """
         self._transport = transport
         transport.protocol = self._protocol
-        makePersistent(transport, self._adoptions.reactor)
+        makePersistent(transport, self._adopter.reactor)
         transport.connectionLost = self._connectionLost
-        self._adoptions.serving.add(self)
+        self._adopter.serving.add(self)
         try:
             self._protocol.makeConnection(transport)
         except Exception:
-            self._adoptions.log.failure("{protocol} failed", protocol=self._protocol)
+            self._adopter.log.failure("{protocol} failed", protocol=self._protocol)
             transport.abortConnection()
 
     def drain(self) -> None:
         """
-        Have the connection end as soon as that does no harm.  A protocol is told
-        once, and what it fails at is its own.
+        Ask the protocol, once, to end the connection as soon as that does no harm.  If
+        the protocol fails, that is logged.
         """
-        if self._told:
+        if self._drainSent:
             return
-        self._told = True
+        self._drainSent = True
         try:
             draining.drain(self._transport)
         except Exception:
-            self._adoptions.log.failure(
+            self._adopter.log.failure(
                 "{protocol} failed to drain", protocol=self._protocol
             )
 
@@ -112,20 +112,21 @@ class Served:
             self._transport.connectionLost(reason)
         finally:
             self._report()
-            self._adoptions.ended(self)
+            self._adopter.connectionEnded(self)
 
 
-class Adoptions:
+class Adopter:
     """
     Adopts connections for a factory.
 
     @param reactor: an L{IReactorSocket} and L{IReactorTime}.
-    @param factory: what a port would be given.
-    @param retry: how long to wait before trying again when there is no room for
-        a connection, in seconds.
-    @param settled: called each time that one has ended.
+    @param factory: builds the protocols, as for a port.
+    @param retry: how long to wait before trying again if the process is out of
+        descriptors or memory, in seconds.
+    @param settled: called each time that a connection has ended.
 
     @ivar serving: the adopted connections that have not ended.
+    @ivar spare: the descriptor that adopting takes when no other is free.
     """
 
     log = Logger()
@@ -143,10 +144,10 @@ class Adoptions:
         self._settled = settled
         self._postponed = 0
         self._exhausted = False
-        self._spare: int | None = None
-        self._begun = False
+        self._factoryStarted = False
         self._draining = False
-        self.serving: set[Served] = set()
+        self.serving: set[AdoptedConnection] = set()
+        self.spare = _kernel.SpareDescriptor()
 
     @property
     def busy(self) -> bool:
@@ -159,24 +160,24 @@ class Adoptions:
         """
         Start the factory.
         """
-        self._begun = True
+        self._factoryStarted = True
         self.factory.doStart()
 
     def end(self) -> None:
         """
-        Stop the factory, if it was started, and keep no descriptor any more.  What
-        is in service goes on.
+        Stop the factory, if it was started, and close the spare descriptor.
+        Connections in service go on.
         """
-        self.release()
-        if self._begun:
-            self._begun = False
+        self.spare.release()
+        if self._factoryStarted:
+            self._factoryStarted = False
             self.factory.doStop()
 
     def buildProtocol(self, addr: IAddress | None) -> IProtocol | None:
         """
-        Have the factory make a protocol.
+        Ask the factory for a protocol.
 
-        @return: L{None} if it does not want the connection, or fails at it.
+        @return: L{None} if the factory refuses the connection, or fails.
         """
         assert addr is not None
         try:
@@ -185,9 +186,11 @@ class Adoptions:
             self.log.failure("no protocol for {addr}", addr=addr)
             return None
 
-    def graceOver(self, grace: float) -> None:
+    def logUnfinished(self, grace: float) -> None:
         """
-        Log what is in service for longer than a stop may take.
+        Log how many connections are still in service, if any.
+
+        @param grace: how long the worker waited for them, in seconds.
         """
         if self.serving:
             self.log.warn(
@@ -200,107 +203,82 @@ class Adoptions:
         self,
         descriptor: int,
         closed: Callable[[], None] = lambda: None,
-        gone: Callable[[], None] = lambda: None,
+        clientGone: Callable[[], None] = lambda: None,
     ) -> None:
         """
         Adopt a connection.  Takes the descriptor.
 
-        @param closed: called when it has ended.
-        @param gone: called instead if its client had left before it was adopted.
+        @param closed: called when the connection has ended.
+        @param clientGone: called instead if the client had left before that.
         """
         try:
-            self._serve(descriptor, closed, gone)
-        except OSError:
             # Adopting takes a second descriptor for a moment.
-            self.release()
-            try:
-                self._serve(descriptor, closed, gone)
-            except OSError as error:
-                self._postpone(descriptor, closed, gone, error)
-                return
+            self.spare.use(lambda: self._adopt(descriptor, closed, clientGone))
+        except OSError as error:
+            self._postpone(descriptor, closed, clientGone, error)
+            return
         self._exhausted = False
         os.close(descriptor)
-        self.reserve()
+        self.spare.reserve()
 
-    def ended(self, served: Served) -> None:
+    def connectionEnded(self, connection: AdoptedConnection) -> None:
         """
-        An adopted connection is over.
+        Forget an adopted connection that has ended.
         """
-        self.serving.discard(served)
+        self.serving.discard(connection)
         self._settled()
 
     def drain(self) -> None:
         """
-        Have all connections end as soon as that does no harm, those to come as
-        well.
+        Ask all protocols to end their connections as soon as that does no harm: now,
+        and when later connections are adopted.
         """
         self._draining = True
-        for served in list(self.serving):
-            served.drain()
+        for connection in list(self.serving):
+            connection.drain()
 
-    def reserve(self) -> bool:
-        """
-        Keep a descriptor, whose place is there when all others are taken.
-
-        @return: whether it is there now; if not, it may be when a connection has
-            ended.
-        """
-        if self._spare is None:
-            try:
-                # There may be no /dev/null, in a chroot.
-                self._spare = os.eventfd(0, os.EFD_CLOEXEC)
-            except OSError:
-                return False
-        return True
-
-    def release(self) -> None:
-        """
-        Give it back.
-        """
-        if self._spare is not None:
-            os.close(self._spare)
-            self._spare = None
-
-    def _serve(
-        self, descriptor: int, closed: Callable[[], None], gone: Callable[[], None]
+    def _adopt(
+        self,
+        descriptor: int,
+        closed: Callable[[], None],
+        clientGone: Callable[[], None],
     ) -> None:
         """
-        Adopt a connection, and report it if that fails.
+        Adopt a connection, and report it if that can never succeed.
 
-        @raise OSError: if nothing can be adopted now, for lack of descriptors or
-            memory.
+        @raise OSError: if the process is out of descriptors or memory for now.
         """
-        served = Served(self, closed)
+        connection = AdoptedConnection(self, closed)
         try:
             transport = self.reactor.adoptStreamConnection(
-                descriptor, _kernel.family(descriptor), served
+                descriptor, _kernel.family(descriptor), connection
             )
         except Exception as error:
             number = getattr(error, "errno", None)
             if number in _kernel.PASSING:
                 raise
             if number == errno.ENOTCONN:
-                gone()
+                clientGone()
                 return
             self.log.failure("a connection cannot be adopted")
             transport = None
         if transport is None:
             closed()
         elif self._draining:
-            served.drain()
+            connection.drain()
 
     def _postpone(
         self,
         descriptor: int,
         closed: Callable[[], None],
-        gone: Callable[[], None],
+        clientGone: Callable[[], None],
         error: OSError,
     ) -> None:
         """
-        The connection is ours, so it waits here until it can be adopted.
+        Adopt a connection later.  Until then this keeps the descriptor.
         """
         if not self._exhausted:
-            quiet(self.reactor)(
+            logLimit(self.reactor)(
                 self.log.error, "adopting pauses: {error}", error=error.strerror
             )
         self._exhausted = True
@@ -308,7 +286,7 @@ class Adoptions:
 
         def again() -> None:
             self._postponed -= 1
-            self.adopt(descriptor, closed, gone)
+            self.adopt(descriptor, closed, clientGone)
             self._settled()
 
         self.reactor.callLater(self._retry, again)

@@ -2,11 +2,11 @@
 The wire of 2002, for programs that were written for it: the worker's side.  The
 listener's side is in L{portlisten._listener.datagram}.
 
-Nothing tells a listener what became of a connection, so what has reached a worker
-dies with the worker.  But a worker that is told to stop serves it.  It shuts down the
-reading side of its datagram socket, which is one step in the kernel.  After that step,
-sending to the socket fails (C{EPIPE}).  What was sent before can still be read
-(C{unix_dgram_sendmsg} in net/unix/af_unix.c).
+The listener never learns what became of a connection.  So if a worker dies, the
+connections that it had received are lost.  But a worker that is told to stop serves
+them.  It shuts down the reading side of its datagram socket, which is one step in the
+kernel.  After that step, sending to the socket fails (C{EPIPE}).  What was sent before
+can still be read (C{unix_dgram_sendmsg} in net/unix/af_unix.c).
 """
 
 from __future__ import annotations
@@ -17,11 +17,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from twisted.internet.defer import Deferred, succeed
-from twisted.internet.interfaces import (
-    IDelayedCall,
-    IProtocolFactory,
-    IReadDescriptor,
-)
+from twisted.internet.interfaces import IProtocolFactory, IReadDescriptor
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
@@ -30,30 +26,29 @@ from portlisten import _kernel
 from portlisten._channel import paths
 from portlisten._model import Port
 from portlisten._process import systemd_notify
-from portlisten._reactor.monotonic import Deadline
-from portlisten._reactor.quiet import quiet
-from portlisten._worker.adoption import Adoptions
+from portlisten._reactor.log_limit import logLimit
+from portlisten._reactor.pause import Pause
+from portlisten._worker.adoption import Adopter
 from portlisten._worker.interfaces import IWorker
-from portlisten._worker.shutdown import Stop
+from portlisten._worker.shutdown import IConnectionSource, Shutdown
 from portlisten.errors import WrongSocket
 
 #: The most datagrams that are taken in one turn of the loop.
-BATCH = 64
+BATCH_SIZE = 64
 
 
-@implementer(IWorker, IReadDescriptor)
+@implementer(IWorker, IConnectionSource, IReadDescriptor)
 class DatagramWorker:
     """
     The worker's side.  See L{IWorker}.
 
     @param reactor: an L{IReactorFDSet}, L{IReactorSocket} and L{IReactorTime}.
     @param path: where to receive.
-    @param factory: what a port would be given.
-    @param retry: how long to wait before going on when there is no room for a
-        connection, in seconds.
+    @param factory: builds the protocols, as for a port.
+    @param retry: how long to pause if the process is out of descriptors, in seconds.
     @param grace: how long L{stop} waits for connections to end, in seconds.
-    @param mode: the permissions of the path: who may write to it may send.
-    @param group: the group that it belongs to, or L{None} for the process's.
+    @param mode: the permissions of the path: users that may write to it may send.
+    @param group: the group of the path, or L{None} for the process's.
     @param replace: whether to take the path over from a worker that lives there.
     """
 
@@ -74,17 +69,15 @@ class DatagramWorker:
         self._reactor = reactor
         self._path = path
         self._retry = retry
-        self._grace = grace
         self._mode = mode
         self._group = group
         self._replace = replace
         self._bound: paths.BoundPath | None = None
-        self._paused: IDelayedCall | None = None
-        self._timer: Deadline | None = None
-        self._quiet = quiet(reactor)
-        self._stop = Stop(self._stopOnce)
-        self._adoptions = Adoptions(reactor, factory, retry, self._settle)
-        self._state = systemd_notify.manager().begin()
+        self._pause = Pause(reactor, self._resume)
+        self._logLimited = logLimit(reactor)
+        self._adopter = Adopter(reactor, factory, retry, self._settle)
+        self._shutdown = Shutdown(reactor, grace, self, self._adopter)
+        self._systemd = systemd_notify.manager().begin()
 
     def bind(self) -> None:
         """
@@ -94,7 +87,7 @@ class DatagramWorker:
             self._path, self._mode, self._group, replace=self._replace
         )
         try:
-            self._adoptions.begin()
+            self._adopter.begin()
         except BaseException:
             self._close()
             raise
@@ -103,12 +96,12 @@ class DatagramWorker:
         """
         See L{IWorker}.
         """
-        self._adoptions.reserve()
+        self._adopter.spare.reserve()
         self._reactor.addReader(self)
         self.log.info(
             "receiving at {path} (mode {mode:04o})", path=self._path, mode=self._mode
         )
-        self._state.ready(f"receiving at {self._path}")
+        self._systemd.ready(f"receiving at {self._path}")
         return succeed(None)
 
     def report(self) -> None:
@@ -117,7 +110,7 @@ class DatagramWorker:
         """
         self.log.info(
             "{count} connections in service; receiving at {path}",
-            count=len(self._adoptions.serving),
+            count=len(self._adopter.serving),
             path=self._path,
         )
 
@@ -125,7 +118,7 @@ class DatagramWorker:
         """
         See L{IWorker}.
         """
-        return self._stop.ask()
+        return self._shutdown.request()
 
     # IReadDescriptor
 
@@ -145,7 +138,7 @@ class DatagramWorker:
         """
         Take some datagrams.
         """
-        for _ in range(BATCH):
+        for _ in range(BATCH_SIZE):
             if not self._take():
                 break
 
@@ -160,70 +153,95 @@ class DatagramWorker:
         )
         self._close()
 
+    # IConnectionSource
+
+    def leave(self) -> None:
+        """
+        See L{IConnectionSource}.
+        """
+        self._systemd.ended()
+        self._takeTheLast()
+
+    def hasLeft(self) -> bool:
+        """
+        See L{IConnectionSource}.
+        """
+        return self._bound is None
+
+    def part(self) -> None:
+        """
+        See L{IConnectionSource}.
+        """
+        self._close()
+
+    def hasParted(self) -> bool:
+        """
+        See L{IConnectionSource}.
+        """
+        return self._bound is None
+
     # The inside
+
+    def _settle(self) -> None:
+        self._shutdown.settle()
 
     def _take(self) -> bool:
         """
-        Take a datagram, and adopt what came with it.
+        Take a datagram, and adopt the connections that came with it.
 
         @return: whether to go on.
         """
         assert self._bound is not None
-        if not self._adoptions.reserve():
-            # The kernel would drop what there is no room for.
-            self._pause()
+        spare = self._adopter.spare
+        if not spare.reserve():
+            # The kernel would drop the descriptor if the process has none free.
+            if not self._pause.active:
+                self._reactor.removeReader(self)
+                self._pause.begin(self._retry)
             return False
-        self._adoptions.release()
+        spare.release()
         try:
             _, descriptors = _kernel.receive(self._bound.socket)
         except BlockingIOError:
             return False
         except OSError as error:
-            self._quiet(
+            self._logLimited(
                 self.log.error, "nothing was received: {why}", why=error.strerror
             )
             return False
         finally:
-            self._adoptions.reserve()
+            spare.reserve()
         if not descriptors:
-            self._quiet(self.log.warn, "a datagram without a descriptor came")
+            self._logLimited(self.log.warn, "a datagram without a descriptor came")
         for descriptor in descriptors:
-            try:
-                _kernel.identify(descriptor)
-            except (OSError, WrongSocket) as error:
-                self._quiet(
-                    self.log.warn, "a descriptor of no use came: {error}", error=error
-                )
-                os.close(descriptor)
-            else:
-                self._adoptions.adopt(descriptor)
+            self._adopt(descriptor)
         return True
 
-    def _pause(self) -> None:
-        if self._paused is None:
-            self._reactor.removeReader(self)
-            self._paused = self._reactor.callLater(self._retry, self._goOn)
+    def _adopt(self, descriptor: int) -> None:
+        """
+        Adopt a connection, or close a descriptor that is none.
+        """
+        try:
+            _kernel.identify(descriptor)
+        except (OSError, WrongSocket) as error:
+            self._logLimited(
+                self.log.warn, "a descriptor of no use came: {error}", error=error
+            )
+            os.close(descriptor)
+        else:
+            self._adopter.adopt(descriptor)
 
-    def _goOn(self) -> None:
-        self._paused = None
-        if self._bound is None:
-            return
-        if self._stop.asked:
-            self._leave()
+    def _resume(self) -> None:
+        if self._shutdown.requested:
+            self._takeTheLast()
             self._settle()
         else:
             self._reactor.addReader(self)
 
-    def _stopOnce(self) -> None:
-        self._state.ended()
-        self._adoptions.drain()
-        self._timer = Deadline(self._reactor, self._grace, self._graceOver)
-        self._leave()
-        self._settle()
-
-    def _leave(self) -> None:
+    def _takeTheLast(self) -> None:
         """
-        Have nothing more sent here, and take what was.
+        Refuse further datagrams, and take those that were sent.  Close the socket,
+        unless the process is out of descriptors: then L{_resume} goes on.
         """
         if self._bound is None:
             return
@@ -234,32 +252,13 @@ class DatagramWorker:
             pass  # it was done before
         while self._take():
             pass
-        if self._paused is None:
+        if not self._pause.active:
             self._close()
 
     def _close(self) -> None:
+        self._pause.cancel()
         if self._bound is not None:
             self._reactor.removeReader(self)
             self._bound.remove()
             self._bound.socket.close()
             self._bound = None
-
-    def _settle(self) -> None:
-        """
-        Finish if the worker is stopping and has done its work.
-        """
-        if self._stop.asked and self._bound is None and not self._adoptions.busy:
-            self._finish()
-
-    def _graceOver(self) -> None:
-        self._adoptions.graceOver(self._grace)
-        self._finish()
-
-    def _finish(self) -> None:
-        self._close()
-        for call in (self._timer, self._paused):
-            if call is not None and call.active():
-                call.cancel()
-        if not self._stop.over:
-            self._adoptions.end()
-            self._stop.finish()

@@ -1,20 +1,19 @@
 """
 How the connections of a server end when it stops.
 
-A worker that stops has no more connections coming, and waits for those in
-service.  Most protocols end theirs by themselves: a request is answered, a mail
-is delivered.  Two kinds would not:
+A worker that stops gets no more connections, and waits for those in service.  Most
+protocols end their connections by themselves: a request is answered, a mail is
+delivered.  Two kinds of protocols do not:
 
-  - Those that keep a connection for a next request, HTTP above all.  Closing an
-    idle one is no answer: the request may be on its way, and its client would
-    see a connection that breaks.  So the next request is still served, and its
-    response says that it is the last one.  HTTP/2 has a frame to say so at once,
-    GOAWAY: its client finishes what it has asked for, and closes.
-  - Those whose connections go on for as long as both sides live, as in a chat.
-    Only the protocol knows how to part, so L{IDrainable} tells it that it is
-    time to.
+  - Some keep a connection for a next request, HTTP above all.  The worker must not
+    close an idle connection: a request may be on its way, and its client would see a
+    connection that breaks.  So the next request is still served, and its response says
+    that it is the last one.  HTTP/2 has the frame GOAWAY to say so at once: its client
+    finishes its requests, and closes.
+  - Some keep a connection for as long as both sides live, as in a chat.  Only the
+    protocol knows how to end it, so L{IDrainable} tells the protocol that it is time.
 
-What has not ended when the worker's grace is over ends with its process.
+A connection that has not ended when the worker's grace is over ends with its process.
 """
 
 from __future__ import annotations
@@ -26,18 +25,18 @@ from zope.interface import directlyProvides, providedBy
 
 from portlisten.interfaces import IDrainable
 
-#: GOAWAY with NO_ERROR, for no stream yet: RFC 9113, section 6.8, which has a
-#: server that stops in good order begin so.
+#: GOAWAY with NO_ERROR, and the highest stream number.  A server that stops in good
+#: order begins with it: RFC 9113, section 6.8.
 GOAWAY = struct.pack("!HBBBIII", 0, 8, 7, 0, 0, 2**31 - 1, 0)
 
 
 def drain(transport: Any) -> None:
     """
-    Have the protocol of a connection end it as soon as that does no harm.  Looks
-    through wrappers, such as those for TLS, at what they wrap.  Does nothing
-    where there is nothing that it knows of.
+    Ask the protocol of a connection to end it as soon as that does no harm.  Looks
+    into wrappers, such as those for TLS.  If it knows no way to ask the protocol, it
+    does nothing.
     """
-    # While its protocol hears of the end, a transport has none any more.
+    # While the protocol hears of the end, the transport has no protocol any more.
     protocol = getattr(transport, "protocol", None)
     while protocol is not None:
         if IDrainable.providedBy(protocol):
@@ -51,11 +50,11 @@ def drain(transport: Any) -> None:
 
 def _endHTTP(transport: Any, protocol: Any) -> None:
     """
-    Have what Twisted's web servers build for a connection end it.
+    End a connection of Twisted's web servers.
 
-    Over HTTP/1.1, each further request is treated as if its client had asked for
-    the connection to be closed after it: C{HTTPChannel.checkPersistence} looks
-    for that among the request's headers, and says so in the response.
+    Over HTTP/1.1, each later request is treated as if its client had asked to close
+    the connection after it.  C{HTTPChannel.checkPersistence} looks for that in the
+    request's headers, and says so in the response.
     """
     if _speaksHTTP2(protocol):
         transport.write(GOAWAY)
@@ -71,15 +70,15 @@ def _endHTTP(transport: Any, protocol: Any) -> None:
             request.requestHeaders.addRawHeader(b"connection", b"close")
         return request
 
-    # HTTPChannel asks it for INonQueuedRequestFactory.
+    # HTTPChannel checks whether this provides INonQueuedRequestFactory.
     directlyProvides(last, providedBy(build))
     protocol.requestFactory = last
 
 
 def _speaksHTTP2(protocol: Any) -> bool:
     """
-    Whether a connection is one of HTTP/2: after its first bytes.  Before them,
-    the server has not sent its SETTINGS, which nothing may precede.
+    Whether a connection is known to speak HTTP/2, which its first bytes tell.  Before
+    them, the server has not sent its SETTINGS, and must send nothing else.
     """
-    # There is no public name for it.
+    # Twisted has no public name for it.
     return getattr(protocol, "_negotiatedProtocol", None) == b"h2"

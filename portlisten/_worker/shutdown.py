@@ -1,50 +1,161 @@
 """
-The stop of a worker, whatever its wire.
+The shutdown of a worker, for both wires.
+
+A worker that stops takes no more connections, and waits for those in service, but no
+longer than the grace.  Then it parts with its listener, and stops the factory.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from enum import Enum
+from typing import Any
 
 from twisted.internet.defer import Deferred, succeed
+from zope.interface import Interface
+
+from portlisten._reactor.deadline import Deadline
+from portlisten._worker.adoption import Adopter
+
+#: How long a worker may take to part with its listener, in seconds.
+FAREWELL_SECONDS = 1.0
 
 
-class Stop:
+class IConnectionSource(Interface):
     """
-    May be asked for any number of times, and happens once.
-
-    @param begin: called when it is asked for first.
-
-    @ivar asked: whether it was asked for.
-    @ivar over: whether it has come to its end.
+    Where the connections of a worker come from.  Its owner calls L{Shutdown.settle}
+    each time that an answer of these methods may have changed.
     """
 
-    def __init__(self, begin: Callable[[], None]) -> None:
-        self._begin = begin
+    def leave() -> None:
+        """
+        Take no more connections.  Called once, at the beginning of a shutdown.
+        """
+
+    def hasLeft() -> bool:
+        """
+        Whether no connection can come any more.
+        """
+
+    def part() -> None:
+        """
+        Close what leads to the listener.  Called once, after the last connection has
+        ended or the grace is over.
+        """
+
+    def hasParted() -> bool:
+        """
+        Whether nothing leads to the listener any more.
+        """
+
+
+class Stage(Enum):
+    """
+    How far a shutdown has come.  A stage only ever changes to the next one.
+    """
+
+    #: It was not requested.
+    SERVING = 0
+    #: The worker waits for its connections to end.
+    WAITING = 1
+    #: The worker parts with its listener.
+    PARTING = 2
+    #: The factory is stopped.
+    DONE = 3
+
+
+class Shutdown:
+    """
+    Stops a worker.  May be requested any number of times, and happens once.
+
+    @param reactor: an L{IReactorTime}.
+    @param grace: how long to wait for connections to end, in seconds.
+    @param source: an L{IConnectionSource}.
+    @param adopter: adopts the worker's connections.  L{settle} has to be called each
+        time that one has ended.
+    """
+
+    def __init__(
+        self,
+        reactor: Any,
+        grace: float,
+        source: Any,
+        adopter: Adopter,
+    ) -> None:
+        self._reactor = reactor
+        self._grace = grace
+        self._source = source
+        self._adopter = adopter
+        self._stage = Stage.SERVING
+        self._timer: Deadline | None = None
         self._waiting: list[Deferred[None]] = []
-        self.asked = False
-        self.over = False
 
-    def ask(self) -> Deferred[None]:
+    @property
+    def requested(self) -> bool:
         """
-        Ask for it.
+        Whether the worker was told to stop.
+        """
+        return self._stage is not Stage.SERVING
 
-        @return: fires when it is over.
+    @property
+    def done(self) -> bool:
         """
-        if self.over:
+        Whether the worker has stopped.
+        """
+        return self._stage is Stage.DONE
+
+    def request(self) -> Deferred[None]:
+        """
+        Stop the worker, if that has not begun.
+
+        @return: fires when the worker has stopped.
+        """
+        if self.done:
             return succeed(None)
         stopped: Deferred[None] = Deferred()
         self._waiting.append(stopped)
-        if not self.asked:
-            self.asked = True
-            self._begin()
+        if not self.requested:
+            self._stage = Stage.WAITING
+            self._wait(self._grace, self._part)
+            self._source.leave()
+            self._adopter.drain()
+            self.settle()
         return stopped
+
+    def settle(self) -> None:
+        """
+        Go on to the next stage if the worker is stopping and has done its work.
+        """
+        if self._stage is Stage.WAITING:
+            if self._source.hasLeft() and not self._adopter.busy:
+                self._part()
+        elif self._stage is Stage.PARTING and self._source.hasParted():
+            self.finish()
 
     def finish(self) -> None:
         """
-        Have it be over.
+        Stop the factory.  What is still in service goes on without a worker.
         """
-        self.over = True
+        self._stage = Stage.DONE
+        self._stopWaiting()
+        self._adopter.end()
         waiting, self._waiting = self._waiting, []
         for each in waiting:
             each.callback(None)
+
+    def _part(self) -> None:
+        self._stage = Stage.PARTING
+        self._stopWaiting()
+        self._adopter.logUnfinished(self._grace)
+        self._source.part()
+        self.settle()
+        if not self.done:
+            self._wait(FAREWELL_SECONDS, self.finish)
+
+    def _wait(self, seconds: float, then: Callable[[], None]) -> None:
+        self._timer = Deadline(self._reactor, seconds, then)
+
+    def _stopWaiting(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None

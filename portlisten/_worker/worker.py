@@ -6,56 +6,84 @@ connections that come through it.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from enum import Enum, auto
 from functools import partial
 from typing import Any
 
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IDelayedCall, IProtocolFactory
+from twisted.internet.interfaces import IProtocolFactory
 from twisted.logger import Logger
 from zope.interface import implementer
 
 from portlisten._channel import paths
 from portlisten._channel.transport import ChannelTransport
 from portlisten._model import Port
+from portlisten._policy.complaints import Complaint
 from portlisten._process import systemd_notify
-from portlisten._reactor.monotonic import Deadline
-from portlisten._reactor.quiet import quiet
+from portlisten._reactor.log_limit import logLimit
+from portlisten._reactor.pause import Pause
 from portlisten._wire.frames import Listener, Offer
-from portlisten._worker.adoption import Adoptions, Served
+from portlisten._worker.adoption import AdoptedConnection, Adopter
 from portlisten._worker.channel import WorkerChannel
 from portlisten._worker.interfaces import IAdopter, IWorker, IWorkerChannel
-from portlisten._worker.shared_ports import LentPorts, StreamPorts
-from portlisten._worker.shutdown import Stop
+from portlisten._worker.shared_ports import SharedPorts
+from portlisten._worker.shutdown import IConnectionSource, Shutdown
+from portlisten._worker.stream_ports import StreamPorts
 
-#: How long the last word to the listener may take, in seconds.
-FAREWELL = 1.0
+#: How long to wait before asking a listener again that cannot serve this worker, in
+#: seconds: it has no port of that name, speaks another protocol, or turned the worker
+#: away.
+INCOMPATIBLE_RETRY_SECONDS = 5.0
 
-#: How long to wait before asking a listener again that is of no use to us: it
-#: has no port of that name, speaks another protocol, or turned us away.  In
-#: seconds.
-UNFIT = 5.0
+_FAREWELL = "the worker stops"
 
 
-@implementer(IAdopter, IWorker)
+class Link(Enum):
+    """
+    How a worker stands with its listener.
+    """
+
+    #: No channel: the worker waits before it tries to connect.
+    ABSENT = auto()
+    #: The channel is open, and the listener has not answered.
+    JOINING = auto()
+    #: The listener knows of the worker, and may send offers.
+    JOINED = auto()
+    #: The listener will send no more offers.
+    DRAINED = auto()
+
+
+#: Each event on a channel, and the states that it leads from and to.  In any other
+#: state, the event changes nothing.
+_TRANSITIONS: Mapping[str, Mapping[Link, Link]] = {
+    "connected": {Link.ABSENT: Link.JOINING},
+    "registered": {Link.JOINING: Link.JOINED},
+    "drained": {Link.JOINED: Link.DRAINED},
+    "lost": dict.fromkeys(Link, Link.ABSENT),
+}
+
+_MEMBER = frozenset([Link.JOINED, Link.DRAINED])
+
+
+@implementer(IAdopter, IWorker, IConnectionSource)
 class Worker:
     """
     Serves a factory on the connections that a listener hands off.
 
     @param reactor: an L{IReactorFDSet}, L{IReactorSocket} and L{IReactorTime}.
     @param path: the channel's.
-    @param factory: what a port would be given.
+    @param factory: builds the protocols, as for a port.
     @param retry: how long to wait before connecting again, in seconds.
     @param grace: how long L{stop} waits for connections to end, in seconds.
-    @param listenerUsers: whose the listener may be, as who it was when it
-        started to listen; if empty: root's, this process's user's, or that of
-        the owner of the path's folder.
-    @param names: what the listener calls the ports that are to be served; if
-        empty: all.
-    @param makePorts: makes the L{LentPorts}, which say what the worker takes.
+    @param listenerUsers: the users that the listener may have had when it started to
+        listen; if empty: root, this process's user, and the owner of the path's
+        folder.
+    @param names: the listener's names of the ports to serve; if empty: all.
+    @param makePorts: makes the L{SharedPorts}, which say what the worker takes.
 
-    @ivar ports: those that it serves, as the listener said last; none before that
-        has said anything.
+    @ivar ports: the ports that it serves, as the listener said last.  Empty until the
+        listener has said so.
     """
 
     log = Logger()
@@ -69,41 +97,38 @@ class Worker:
         grace: float = 10.0,
         listenerUsers: Collection[int] = (),
         names: Collection[str] = (),
-        makePorts: Callable[[Any, Adoptions, float], LentPorts] = StreamPorts,
+        makePorts: Callable[[Any, Adopter, float], SharedPorts] = StreamPorts,
     ) -> None:
         self._reactor = reactor
         self._path = path
         self._retry = retry
-        self._grace = grace
         self._listenerUsers = listenerUsers
         self._names = tuple(dict.fromkeys(names))
-        self._quiet = quiet(reactor)
-        self._timer: IDelayedCall | Deadline | None = None
+        self._logLimited = logLimit(reactor)
+        self._complaint = Complaint()
+        self._reconnection = Pause(reactor, self._connect)
+        self._link = Link.ABSENT
         self._channel: WorkerChannel | None = None
-        self._registered = False
-        self._complaint = ""
-        self._drained = False
-        self._parting = False
-        self._stop = Stop(self._leave)
         self._started: Deferred[None] | None = None
-        self._adoptions = Adoptions(reactor, factory, retry, self._settle)
-        self._lent = makePorts(reactor, self._adoptions, retry)
-        self._state = systemd_notify.manager().begin()
+        self._adopter = Adopter(reactor, factory, retry, self._settle)
+        self._shutdown = Shutdown(reactor, grace, self, self._adopter)
+        self._sharedPorts = makePorts(reactor, self._adopter, retry)
+        self._systemd = systemd_notify.manager().begin()
         self.ports: Sequence[Port] = ()
 
     @property
-    def serving(self) -> set[Served]:
+    def serving(self) -> set[AdoptedConnection]:
         """
         The adopted connections that have not ended.
         """
-        return self._adoptions.serving
+        return self._adopter.serving
 
     def bind(self) -> None:
         """
         See L{IWorker}.
         """
         paths.check(self._path)
-        self._adoptions.begin()
+        self._adopter.begin()
 
     def start(self) -> Deferred[None]:
         """
@@ -111,7 +136,7 @@ class Worker:
         """
         started: Deferred[None] = Deferred()
         self._started = started
-        self._adoptions.reserve()
+        self._adopter.spare.reserve()
         self._connect()
         return started
 
@@ -122,7 +147,7 @@ class Worker:
         self.log.info(
             "{count} connections in service; {state} the listener at {path}",
             count=len(self.serving),
-            state="joined to" if self._registered else "waiting for",
+            state="joined to" if self._link in _MEMBER else "waiting for",
             path=self._path,
         )
 
@@ -130,7 +155,7 @@ class Worker:
         """
         See L{IWorker}.
         """
-        return self._stop.ask()
+        return self._shutdown.request()
 
     # IAdopter
 
@@ -138,27 +163,28 @@ class Worker:
         """
         See L{IAdopter}.
         """
-        self._registered = True
-        self._complaint = ""
+        self._on("registered")
+        self._complaint.clear()
         self.ports = ports
         described = ", ".join(port.label for port in ports)
-        self._quiet(
+        self._logLimited(
             self.log.info,
             "joined the listener at {path}, which listens on {ports}",
             path=self._path,
             ports=described,
         )
-        if not self._stop.asked:
-            self._state.ready(f"serving {described}, by way of {self._path}")
         started, self._started = self._started, None
-        if started is not None and not self._stop.asked:
+        if self._shutdown.requested:
+            return
+        self._systemd.ready(f"serving {described}, by way of {self._path}")
+        if started is not None:
             started.callback(None)
 
     def adopt(self, channel: IWorkerChannel, offer: Offer, descriptor: int) -> None:
         """
         See L{IAdopter}.
         """
-        self._adoptions.adopt(
+        self._adopter.adopt(
             descriptor,
             partial(channel.closed, offer.id),
             partial(channel.gone, offer.id),
@@ -170,22 +196,22 @@ class Worker:
         """
         See L{IAdopter}.
         """
-        if self._stop.asked:
+        if self._shutdown.requested:
             os.close(descriptor)
         else:
-            self._lent.open(listener.cookie, descriptor)
+            self._sharedPorts.open(listener.cookie, descriptor)
 
     def withdrawn(self, channel: IWorkerChannel, cookie: int) -> None:
         """
         See L{IAdopter}.
         """
-        self._lent.close(cookie)
+        self._sharedPorts.close(cookie)
 
     def drained(self, channel: IWorkerChannel) -> None:
         """
         See L{IAdopter}.
         """
-        self._drained = True
+        self._on("drained")
         self._settle()
 
     def lost(self, channel: IWorkerChannel, reason: str | None) -> None:
@@ -193,16 +219,17 @@ class Worker:
         See L{IAdopter}.
         """
         if channel is not self._channel:
-            return  # it never began
-        registered, self._registered = self._registered, False
+            return  # the channel could not be started
+        wasMember = self._link in _MEMBER
         self._channel = None
+        self._on("lost")
         # The ports are the listener's: another one could not bind them while they
         # are open here.
-        self._lent.finish()
-        if self._stop.asked:
+        self._sharedPorts.finish()
+        if self._shutdown.requested:
             self._settle()
-        elif registered:
-            self._quiet(
+        elif wasMember:
+            self._logLimited(
                 self.log.warn,
                 "lost the listener at {path}, with {count} connections in service:"
                 " {reason}",
@@ -210,88 +237,89 @@ class Worker:
                 count=len(self.serving),
                 reason=reason or "the listener is gone",
             )
-            self._later(UNFIT if channel.broken else self._retry)
+            self._reconnection.begin(
+                INCOMPATIBLE_RETRY_SECONDS if channel.broken else self._retry
+            )
         elif reason is None:
-            self._complain("it closed the channel without a reason", self._retry)
+            self._waitForListener("it closed the channel without a reason", self._retry)
         else:
-            self._complain(f"the listener cannot serve this worker: {reason}", UNFIT)
+            self._waitForListener(
+                f"the listener cannot serve this worker: {reason}",
+                INCOMPATIBLE_RETRY_SECONDS,
+            )
+
+    # IConnectionSource
+
+    def leave(self) -> None:
+        """
+        See L{IConnectionSource}.
+        """
+        self._systemd.ended()
+        self._reconnection.cancel()
+        self._sharedPorts.closeAll()
+        if self._channel is None:
+            return
+        if self._link is Link.JOINING:
+            self._channel.bye(_FAREWELL)
+        else:
+            self._channel.drain()
+
+    def hasLeft(self) -> bool:
+        """
+        See L{IConnectionSource}.
+        """
+        return self._link in (Link.ABSENT, Link.DRAINED)
+
+    def part(self) -> None:
+        """
+        See L{IConnectionSource}.
+        """
+        if self._channel is not None:
+            self._channel.bye(_FAREWELL)
+
+    def hasParted(self) -> bool:
+        """
+        See L{IConnectionSource}.
+        """
+        return self._link is Link.ABSENT
 
     # The inside
 
+    def _on(self, event: str) -> None:
+        """
+        Change the state of the link.
+        """
+        self._link = _TRANSITIONS[event].get(self._link, self._link)
+
+    def _settle(self) -> None:
+        self._shutdown.settle()
+
     def _connect(self) -> None:
-        self._timer = None
         channel = WorkerChannel(
-            self._reactor, self, names=self._names, takes=self._lent.takes
+            self._reactor, self, names=self._names, takes=self._sharedPorts.takes
         )
         try:
             sock = paths.connect(self._path, self._listenerUsers)
             ChannelTransport(self._reactor, sock, channel).start()
         except OSError as error:
-            self._complain(paths.explain(error), self._retry)
+            self._waitForListener(paths.explain(error), self._retry)
         else:
             self._channel = channel
+            self._on("connected")
 
-    def _complain(self, why: str, delay: float) -> None:
+    def _waitForListener(self, why: str, delay: float) -> None:
         """
-        Say once what is wrong, and try again later.
+        Try to connect again later.  Log the reason if it is new.
+
+        @param delay: how long to wait, in seconds.
         """
-        if why != self._complaint:
-            self._complaint = why
-            self._quiet(
+        if self._complaint.isNew(why):
+            self._logLimited(
                 self.log.warn,
                 "waiting for a listener at {path}, trying every {delay:g} s: {why}",
                 path=self._path,
                 delay=delay,
                 why=why,
             )
-            self._state.status(f"waiting for a listener at {self._path}: {why}")
-        self._later(delay)
-
-    def _later(self, delay: float) -> None:
-        self._timer = self._reactor.callLater(delay, self._connect)
-
-    def _leave(self) -> None:
-        self._state.ended()
-        self._cancelTimer()
-        self._lent.closeAll()
-        self._adoptions.drain()
-        self._timer = Deadline(self._reactor, self._grace, self._part)
-        if self._registered and self._channel is not None:
-            self._channel.drain()
-        elif self._channel is not None:
-            self._channel.bye("the worker stops")
-        self._settle()
-
-    def _settle(self) -> None:
-        """
-        Part with the listener if the worker is stopping and has done its work.
-        """
-        if not self._stop.asked or (self._adoptions.busy and not self._parting):
-            return
-        if self._channel is None:
-            self._finish()
-        elif self._drained:
-            self._part()
-
-    def _part(self) -> None:
-        if self._parting:
-            return
-        self._parting = True
-        self._adoptions.graceOver(self._grace)
-        if self._channel is None:
-            self._finish()
-        else:
-            self._cancelTimer()
-            self._timer = Deadline(self._reactor, FAREWELL, self._finish)
-            self._channel.bye("the worker stops")
-
-    def _finish(self) -> None:
-        self._parting = True
-        self._cancelTimer()
-        if not self._stop.over:
-            self._adoptions.end()
-            self._stop.finish()
-
-    def _cancelTimer(self) -> None:
-        if self._timer is not None and self._timer.active():
-            self._timer.cancel()
+            self._systemd.status(f"waiting for a listener at {self._path}: {why}")
+        self._reconnection.begin(delay)

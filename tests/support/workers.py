@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from twisted.internet import reactor as _reactor
+from twisted.internet import reactor
 from twisted.internet.interfaces import IHalfCloseableProtocol
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.task import deferLater
@@ -32,13 +32,11 @@ from portlisten._worker.worker import Worker
 from tests.support.channels import Peer, aMoment, eventually, inReactor, tcpPair, texts
 from tests.support.clocks import RunningClock
 
-reactor: Any = _reactor
-
 RETRY = 0.5
-
 GRACE = 10.0
 
 HELLO = ListenerHello(8, (Port(0, InternetAddress("TCP", "192.0.2.1", 80)),))
+
 
 NAMED = ListenerHello(
     8,
@@ -51,10 +49,9 @@ NAMED = ListenerHello(
 
 async def hear(client: socket.socket) -> bytes:
     """
-    Read what is said to a client next, while the reactor runs.  No bytes are
-    the end.
+    Read what is sent to a client next, while the reactor runs.  No bytes mean the end.
 
-    @raise OSError: C{ECONNRESET} where the connection was reset.
+    @raise OSError: C{ECONNRESET} if the connection was reset.
     """
     client.setblocking(False)
     heard: list[bytes] = []
@@ -73,7 +70,7 @@ async def hear(client: socket.socket) -> bytes:
 @contextmanager
 def monkeyPatched(thing: object, name: str, value: object) -> Iterator[None]:
     """
-    Have something be something else for a while.
+    Replace an attribute for a while.
     """
     patcher = MonkeyPatcher((thing, name, value))
     patcher.patch()
@@ -86,9 +83,9 @@ def monkeyPatched(thing: object, name: str, value: object) -> Iterator[None]:
 @contextmanager
 def exhausted() -> Iterator[Callable[[], None]]:
     """
-    Have no free descriptors for a while.
+    Use up all descriptors for a while.
 
-    @return: a function that takes those that have become free since.
+    @return: a function that uses up those that have become free since.
     """
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     highest = max(map(int, os.listdir("/proc/self/fd")))
@@ -134,10 +131,8 @@ class ClockedReactor:
 
 class Conversation(Protocol):
     """
-    Keeps what is said to it.
+    Keeps what it receives.
     """
-
-    transport: Any
 
     def __init__(self, factory: Conversations) -> None:
         self._factory = factory
@@ -157,7 +152,7 @@ class Conversation(Protocol):
 @implementer(IHalfCloseableProtocol)
 class HalfConversation(Conversation):
     """
-    One that goes on when the client has said all.
+    A conversation that goes on when the client has ended its side.
     """
 
     readLost = False
@@ -186,7 +181,7 @@ class Conversations(Factory):
 
     def __init__(self) -> None:
         self.build: Callable[[Conversations], Any] = Conversation
-        self.made: Callable[[Conversation], object] = lambda conversation: None
+        self.made: Callable[[Conversation], None] = lambda conversation: None
         self.conversations: list[Any] = []
         self.addresses: list[Any] = []
         self.calls: list[str] = []
@@ -208,8 +203,8 @@ class Listener:
     """
     A listener made by hand.
 
-    @ivar channels: the ends of the channels that it has accepted, all of them.
-    @ivar greeting: what it says to each worker.
+    @ivar channels: its ends of all the channels that it has accepted.
+    @ivar greeting: what it sends to each worker first.
     """
 
     def __init__(self, path: str, backlog: int = 5) -> None:
@@ -223,7 +218,7 @@ class Listener:
 
     def accept(self) -> bool:
         """
-        Accept a worker if there is one, and greet it.
+        Accept a worker if one has connected, and greet it.
         """
         try:
             sock, _ = self._socket.accept()
@@ -239,7 +234,7 @@ class Listener:
     @property
     def channel(self) -> Peer:
         """
-        The one that was accepted last.
+        The channel that was accepted last.
         """
         return self.channels[-1]
 
@@ -271,11 +266,11 @@ class ClockedTestCase(TestCase):
     async def setUp(self) -> None:
         await inReactor(self)
         logs = capturedLogs()
-        self.logged: Any = logs.__enter__()
+        self.logged = logs.__enter__()
         self.addCleanup(logs.__exit__, None, None, None)
         self.path = os.path.join(os.path.dirname(self.mktemp()), "path")
-        self.reactor: Any = ClockedReactor()
-        self.clock: RunningClock = self.reactor.clock
+        self.reactor = ClockedReactor()
+        self.clock = self.reactor.clock
 
     def client(self) -> tuple[socket.socket, socket.socket]:
         """
@@ -302,7 +297,7 @@ class WorkerTestCase(ClockedTestCase):
 
     async def end(self) -> None:
         """
-        Stop the worker, if the test has not, and see that it leaves nothing.
+        Stop the worker, if the test has not, and check that it leaves nothing.
         """
         if self.started:
             stopped = self.worker.stop()
@@ -333,7 +328,7 @@ class WorkerTestCase(ClockedTestCase):
 
     async def join(self) -> Listener:
         """
-        Start a listener, and have the worker join it.
+        Start a listener, and make the worker join it.
         """
         listener = self.listen()
         self.start()

@@ -124,7 +124,7 @@ class PathTestCase(SynchronousTestCase):
 
     def occupy(self, kind: int = socket.SOCK_STREAM) -> socket.socket:
         """
-        Have a socket, neither ours nor listening, at the path.
+        Bind a socket to the path that does not listen, and is not ours.
         """
         sock = socket.socket(socket.AF_UNIX, kind)
         self.addCleanup(sock.close)
@@ -169,7 +169,7 @@ class CheckTests(PathTestCase):
 
     def test_socket(self) -> None:
         """
-        A path where a socket is is good, whether anybody listens or not.
+        A path with a socket is good, whether a process listens or not.
         """
         bound = self.bind()
         paths.check(self.path)
@@ -410,7 +410,7 @@ class ModeTests(PathTestCase):
         """
         The umask stays as it was when the path cannot be bound.
         """
-        self.patch(paths, "_makeRoom", lambda *_: None)
+        self.patch(paths, "_removeStaleSocket", lambda *_: None)
         self.occupy()
         before = os.umask(0o123)
         try:
@@ -550,8 +550,8 @@ class LockTests(PathTestCase):
         """
         super().setUp()
         self.lock = self.path + ".lock"
-        self.patch(paths, "LOCK_TIMEOUT", 0.3)
-        self.patch(paths, "LOCK_NOTICE", 0.1)
+        self.patch(paths, "LOCK_TIMEOUT_SECONDS", 0.3)
+        self.patch(paths, "LOCK_NOTICE_SECONDS", 0.1)
 
     def assertRefusedSoon(self, reason: str) -> None:
         """
@@ -646,7 +646,7 @@ class OccupiedTests(PathTestCase):
 
     def test_cannotTell(self) -> None:
         """
-        Nothing is taken where it cannot be told whether anybody is there.
+        If it cannot be told whether a process is there, nothing is taken.
         """
         self.bind()
         self.hook(connect=deny)
@@ -727,7 +727,7 @@ class OccupiedTests(PathTestCase):
         """
         Somebody who takes no lock may be quicker, and is left alone.
         """
-        self.patch(paths, "_makeRoom", lambda *_: self.occupy())
+        self.patch(paths, "_removeStaleSocket", lambda *_: self.occupy())
         error = self.assertRaises(PathError, self.bind)
         self.assertIn("Address already in use", str(error))
         self.assertTrue(os.path.exists(self.path))

@@ -27,7 +27,8 @@ from zope.interface.verify import verifyClass, verifyObject
 
 from portlisten import _kernel
 from portlisten._channel import protocol as _channel
-from portlisten._channel.transport import ChannelTransport, Unread
+from portlisten._channel.transport import ChannelTransport
+from portlisten._channel.unread import Unread
 from portlisten._kernel import processes
 from portlisten._listener.channel import ListenerChannel
 from portlisten._listener.interfaces import IChannel, IConnection, IDispatcher

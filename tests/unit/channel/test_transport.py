@@ -1,150 +1,28 @@
 """
-Tests for L{portlisten._channel.transport}, on real sockets; the kernel's errors are put
-in where L{portlisten._kernel.send} would see them.
+Tests for L{portlisten._channel.transport}, on real sockets.  The kernel's errors are
+put in where L{portlisten._kernel.sockets.send} would see them.
 """
 
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import socket
 from typing import Any
 
 from twisted.internet.error import ConnectionAborted, ConnectionDone, ConnectionLost
 from twisted.internet.interfaces import (
-    IPushProducer,
     ISystemHandle,
     IUNIXTransport,
 )
-from twisted.internet.protocol import Protocol
-from twisted.internet.task import Clock
-from twisted.logger import capturedLogs
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
-from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
 from portlisten import _kernel
-from portlisten._channel import transport as _transport
-from portlisten._channel.transport import PAUSE, ChannelTransport, Unread
-from tests.support.channels import texts
+from portlisten._channel.transport import KERNEL_RETRY_SECONDS, ChannelTransport
 from tests.support.descriptors import watchDescriptors
-
-
-class Reactor(Clock):
-    """
-    A clock that remembers who wants to read and to write.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.readers: set[object] = set()
-        self.writers: set[object] = set()
-        self.addReader = self.readers.add
-        self.removeReader = self.readers.discard
-        self.addWriter = self.writers.add
-        self.removeWriter = self.writers.discard
-
-
-class Recorder(Protocol):
-    """
-    Writes down what it is told.
-    """
-
-    def __init__(self) -> None:
-        self.data = b""
-        self.descriptors: list[int] = []
-        self.lost: Failure | None = None
-
-    def dataReceived(self, data: bytes) -> None:
-        self.data += data
-
-    def fileDescriptorReceived(self, descriptor: int) -> None:
-        self.descriptors.append(descriptor)
-
-    def connectionLost(self, reason: Failure | None = None) -> None:
-        assert reason is not None
-        transport: Any = self.transport
-        self.stillOpen = transport.getHandle().fileno() >= 0
-        self.lost = reason
-
-
-@implementer(IPushProducer)
-class Flushes:
-    """
-    Counts how often the buffer was flushed.
-    """
-
-    def __init__(self) -> None:
-        self.count = -1  # for the registration
-
-    def resumeProducing(self) -> None:
-        self.count += 1
-
-    def pauseProducing(self) -> None:
-        raise NotImplementedError
-
-    def stopProducing(self) -> None:
-        pass
-
-
-class TransportTestCase(SynchronousTestCase):
-    """
-    A transport, and the other end of its socket.
-    """
-
-    def setUp(self) -> None:
-        watchDescriptors(self)
-        ours, self.peer = socket.socketpair()
-        self.peer.setblocking(False)
-        self.addCleanup(self.peer.close)
-        self.addCleanup(ours.close)
-        self.reactor = Reactor()
-        self.protocol = Recorder()
-        self.transport = ChannelTransport(self.reactor, ours, self.protocol)
-        self.transport.start()
-
-    def pipe(self) -> tuple[int, int]:
-        """
-        Make a pair of descriptors to send.
-        """
-        ends = os.pipe()
-        for end in ends:
-            self.addCleanup(os.close, end)
-        return ends
-
-    def received(self) -> tuple[bytes, int]:
-        """
-        What the peer gets: the bytes, and how many descriptors.
-        """
-        data, count = b"", 0
-        while True:
-            try:
-                more, descriptors, _, _ = socket.recv_fds(self.peer, 65536, 253)
-            except BlockingIOError:
-                return data, count
-            if not more:
-                return data, count
-            for descriptor in descriptors:
-                os.close(descriptor)
-            data += more
-            count += len(descriptors)
-
-    def failing(self, *numbers: int) -> None:
-        """
-        Have the next attempts to send fail with these errors.
-        """
-        errors = list(numbers)
-        send = _kernel.send
-
-        def fail(sock: socket.socket, data: bytes, descriptors: list[int]) -> int:
-            if errors:
-                number = errors.pop(0)
-                raise OSError(number, os.strerror(number))
-            return send(sock, data, descriptors)
-
-        self.patch(_kernel, "send", fail)
+from tests.support.transports import Flushes, Reactor, Recorder, TransportTestCase
 
 
 class SendingTests(TransportTestCase):
@@ -307,13 +185,13 @@ class AtOnceTests(TransportTestCase):
 
     def test_short(self) -> None:
         """
-        Where the kernel is short of something, it waits as all else does.
+        If the kernel is short of something, it waits as all else does.
         """
         self.failing(errno.ENOBUFS)
         self.transport.writeNow(b"one")
         self.assertNotIn(self.transport, self.reactor.writers)
         self.transport.writeNow(b"two")
-        self.reactor.advance(PAUSE)
+        self.reactor.advance(KERNEL_RETRY_SECONDS)
         self.assertWaits()
         self.transport.doWrite()
         self.assertEqual(self.received(), (b"onetwo", 0))
@@ -371,7 +249,7 @@ class AtOnceTests(TransportTestCase):
         """
         The reactor is asked to write once, and not for each frame.
         """
-        asked: list[object] = []
+        asked = []
         self.patch(self.reactor, "addWriter", asked.append)
         for _ in range(3):
             self.transport.write(b"frame")
@@ -401,10 +279,10 @@ class FaultTests(TransportTestCase):
         self.assertNotIn(self.transport, self.reactor.writers)
         self.transport.write(b"more")
         self.assertNotIn(self.transport, self.reactor.writers)
-        self.reactor.advance(PAUSE)
+        self.reactor.advance(KERNEL_RETRY_SECONDS)
         self.assertIn(self.transport, self.reactor.writers)
         self.transport.doWrite()
-        self.reactor.advance(PAUSE)
+        self.reactor.advance(KERNEL_RETRY_SECONDS)
         self.transport.doWrite()
         self.assertEqual(self.received(), (b"frameframemore", 2))
         self.assertIsNone(self.protocol.lost)
@@ -472,7 +350,7 @@ class FaultTests(TransportTestCase):
         self.failing(errno.EPERM, errno.EPERM, errno.ENOMEM)
         self.offer()
         self.assertIsNone(self.transport.doWrite())
-        self.reactor.advance(PAUSE)
+        self.reactor.advance(KERNEL_RETRY_SECONDS)
         while self.transport in self.reactor.writers:
             self.assertIsNone(self.transport.doWrite())
         self.assertEqual(self.received(), (b"frameframe", 1))
@@ -514,7 +392,7 @@ class FaultTests(TransportTestCase):
 
     def test_unknown(self) -> None:
         """
-        So does an error that nobody knows, where no descriptor can be at fault.
+        So does an unknown error, if no descriptor can be at fault.
         """
         self.failing(errno.EIO)
         self.transport.write(b"x")
@@ -527,471 +405,6 @@ class FaultTests(TransportTestCase):
         self.failing(errno.EPERM, errno.EPERM, errno.EPIPE)
         self.offer()
         self.assertIsInstance(self.transport.doWrite(), ConnectionLost)
-
-
-class ReadingTests(TransportTestCase):
-    """
-    Tests for what comes in.
-    """
-
-    def test_all(self) -> None:
-        """
-        Descriptors come before their bytes, with close-on-exec, and all that is
-        there comes in one turn.
-        """
-        socket.send_fds(self.peer, [b"one"], [self.pipe()[0]])
-        self.peer.send(b"two")
-        self.assertIsNone(self.transport.doRead())
-        self.assertEqual(self.protocol.data, b"onetwo")
-        (descriptor,) = self.protocol.descriptors
-        flags = fcntl.fcntl(descriptor, fcntl.F_GETFD)
-        os.close(descriptor)
-        self.assertTrue(flags & fcntl.FD_CLOEXEC)
-
-    def test_bounded(self) -> None:
-        """
-        One turn reads so many messages, or so many bytes, and no more.
-        """
-        for _ in range(_transport.READS + 1):
-            # Messages with descriptors are not read together.
-            socket.send_fds(self.peer, [b"x"], [self.peer.fileno()])
-        self.transport.doRead()
-        self.assertEqual(len(self.protocol.data), _transport.READS)
-        self.transport.doRead()
-        self.peer.send(bytes(_transport.BYTES + 1))
-        self.protocol.data = b""
-        self.transport.doRead()
-        self.assertEqual(len(self.protocol.data), _transport.BYTES)
-        for descriptor in self.protocol.descriptors:
-            os.close(descriptor)
-
-    def test_end(self) -> None:
-        """
-        The peer's end is the end, once all was read.
-        """
-        self.peer.send(b"last words")
-        self.peer.close()
-        self.assertIsInstance(self.transport.doRead(), ConnectionDone)
-        self.assertEqual(self.protocol.data, b"last words")
-
-    def test_urgent(self) -> None:
-        """
-        Urgent data is data: what would be readable for ever and never read would keep
-        the reactor busy, also where the kernel cannot refuse descriptors.
-        """
-        self.patch(_kernel, "refusesDescriptors", lambda sock: False)
-        ours, peer = socket.socketpair()
-        protocol = Recorder()
-        with peer:
-            transport = ChannelTransport(self.reactor, ours, protocol, False)
-            transport.start()
-            peer.send(b"!", socket.MSG_OOB)
-            transport.doRead()
-            self.assertEqual(protocol.data, b"!")
-            transport.connectionLost(Failure(ConnectionDone()))
-
-    def test_error(self) -> None:
-        """
-        A reset, as by a peer that went with something unread, is no end yet: the
-        next read finds that.
-        """
-        self.transport.write(b"never read")
-        self.transport.doWrite()
-        self.peer.close()
-        self.assertIsNone(self.transport.doRead())
-        self.assertIn(self.transport, self.reactor.readers)
-        self.assertIsInstance(self.transport.doRead(), ConnectionDone)
-
-    def test_noMore(self) -> None:
-        """
-        A protocol that closes in the middle is given no more.
-        """
-
-        def leave(data: bytes) -> None:
-            self.protocol.data += data
-            self.transport.loseConnection()
-
-        self.protocol.dataReceived = leave  # type: ignore[method-assign]
-        socket.send_fds(self.peer, [b"one"], [self.peer.fileno()])
-        socket.send_fds(self.peer, [b"two"], [self.peer.fileno()])
-        self.transport.doRead()
-        self.assertEqual(self.protocol.data, b"one")
-        for descriptor in self.protocol.descriptors:
-            os.close(descriptor)
-
-
-class BytesOnlyTests(TransportTestCase):
-    """
-    Tests for a transport to which no descriptors may come.
-    """
-
-    class Recorder(Recorder):
-        """
-        Writes down that some came.
-        """
-
-        def __init__(self) -> None:
-            super().__init__()
-            self.came: list[bytes] = []
-
-        def descriptorsCame(self) -> None:
-            self.came.append(self.data)
-
-    def setUp(self) -> None:
-        """
-        Make another one that takes no descriptors.
-        """
-        super().setUp()
-        one, self.other = socket.socketpair()
-        self.addCleanup(self.other.close)
-        self.addCleanup(one.close)
-        self.recorder = self.Recorder()
-        self.bytesOnly = ChannelTransport(
-            self.reactor, one, self.recorder, descriptors=False
-        )
-        self.bytesOnly.start()
-
-    def test_bytes(self) -> None:
-        """
-        Bytes come as they do otherwise.
-        """
-        self.other.send(b"one")
-        self.other.send(b"two")
-        self.assertIsNone(self.bytesOnly.doRead())
-        self.assertEqual(self.recorder.data, b"onetwo")
-        self.assertEqual(self.recorder.came, [])
-        self.other.close()
-        self.assertIsInstance(self.bytesOnly.doRead(), ConnectionDone)
-
-    def test_descriptors(self) -> None:
-        """
-        Descriptors are not received.  The protocol is told that some came, and gets the
-        bytes that they came with, and nothing is read after those.
-        """
-        before = len(os.listdir("/proc/self/fd"))
-        self.other.send(b"before")
-        self.bytesOnly.doRead()
-        socket.send_fds(self.other, [b"with"], self.pipe())
-        self.other.send(b"after")
-        self.assertIsNone(self.bytesOnly.doRead())
-        self.assertEqual(self.recorder.data, b"beforewith")
-        self.assertEqual(self.recorder.came, [b"before"])
-        self.assertEqual(self.recorder.descriptors, [])
-        self.assertEqual(len(os.listdir("/proc/self/fd")), before + 2)
-        self.assertNotIn(self.bytesOnly, self.reactor.readers)
-        self.bytesOnly.startReading()
-        self.bytesOnly.resumeProducing()
-        self.assertNotIn(self.bytesOnly, self.reactor.readers)
-
-    def test_writing(self) -> None:
-        """
-        It can still be written to then.
-        """
-        socket.send_fds(self.other, [b"with"], [self.other.fileno()])
-        self.bytesOnly.doRead()
-        self.bytesOnly.write(b"word")
-        self.bytesOnly.doWrite()
-        self.assertEqual(self.other.recv(10), b"word")
-
-    def test_refused(self) -> None:
-        """
-        Where the kernel refuses descriptors itself, bytes are read without a look at
-        what comes with them.
-        """
-        self.patch(_kernel, "refusesDescriptors", lambda sock: True)
-        asked: list[bool] = []
-        receive = _kernel.receiveBytes
-
-        def spy(sock: socket.socket, size: int, refuses: bool) -> Any:
-            asked.append(refuses)
-            return receive(sock, size, refuses)
-
-        self.patch(_kernel, "receiveBytes", spy)
-        one, other = socket.socketpair()
-        self.addCleanup(other.close)
-        self.addCleanup(one.close)
-        recorder = self.Recorder()
-        transport = ChannelTransport(self.reactor, one, recorder, descriptors=False)
-        transport.start()
-        other.send(b"one")
-        transport.doRead()
-        self.assertEqual((recorder.data, asked), (b"one", [True]))
-
-
-class ReadFailureTests(TransportTestCase):
-    """
-    Tests for reads that fail.
-    """
-
-    def setUp(self) -> None:
-        """
-        See what is logged.
-        """
-        super().setUp()
-        logs = capturedLogs()
-        self.logged = logs.__enter__()
-        self.addCleanup(logs.__exit__, None, None, None)
-
-    def failReads(self, *numbers: int) -> None:
-        """
-        Have the next reads fail with these errors.
-        """
-        errors = list(numbers)
-        receive = _kernel.receive
-
-        def fail(sock: socket.socket, size: int) -> tuple[bytes, list[int]]:
-            if errors:
-                number = errors.pop(0)
-                raise OSError(number, os.strerror(number))
-            return receive(sock, size)
-
-        self.patch(_kernel, "receive", fail)
-
-    def test_again(self) -> None:
-        """
-        A read for which the kernel lacks memory is tried again after a pause: it is no
-        end, and nothing is lost.  That is said once.
-        """
-        self.failReads(errno.ENOMEM, errno.ENOMEM)
-        self.peer.send(b"data")
-        for _ in range(2):
-            self.assertIn(self.transport, self.reactor.readers)
-            self.assertIsNone(self.transport.doRead())
-            self.assertNotIn(self.transport, self.reactor.readers)
-            self.reactor.advance(PAUSE)
-        self.assertIsNone(self.transport.doRead())
-        self.assertEqual(self.protocol.data, b"data")
-        self.assertIsNone(self.protocol.lost)
-        self.assertEqual(
-            texts(self.logged, "warn"),
-            [
-                "reading from a channel fails, and is tried again every 0.1 s: Cannot"
-                " allocate memory"
-            ],
-        )
-
-    def test_saidAgain(self) -> None:
-        """
-        If it worked in between, it is said anew.
-        """
-        for _ in range(2):
-            self.failReads(errno.ENOBUFS)
-            self.transport.doRead()
-            self.reactor.advance(PAUSE)
-            self.peer.send(b"data")
-            self.transport.doRead()
-        self.assertEqual(len(texts(self.logged, "warn")), 2)
-
-    def test_unknown(self) -> None:
-        """
-        So is a read that fails for a reason that nobody knows.
-        """
-        self.failReads(errno.EIO)
-        self.assertIsNone(self.transport.doRead())
-        self.reactor.advance(PAUSE)
-        self.assertIn(self.transport, self.reactor.readers)
-
-    def test_never(self) -> None:
-        """
-        If no later read can do better, the connection is lost.
-        """
-        for number in (errno.EBADF, errno.ENOTSOCK, errno.ENOTCONN, errno.EINVAL):
-            self.failReads(number)
-            self.assertIsInstance(self.transport.doRead(), ConnectionLost)
-        self.assertEqual(self.logged, [])
-
-    def test_nothing(self) -> None:
-        """
-        That there is nothing to read is no failure.
-        """
-        self.assertIsNone(self.transport.doRead())
-        self.assertIn(self.transport, self.reactor.readers)
-        self.assertEqual(self.reactor.getDelayedCalls(), [])
-
-    def test_lost(self) -> None:
-        """
-        The pause ends with the connection.
-        """
-        self.failReads(errno.ENOMEM)
-        self.transport.doRead()
-        self.transport.connectionLost(Failure(ConnectionDone()))
-        self.assertEqual(self.reactor.getDelayedCalls(), [])
-
-    def test_aborted(self) -> None:
-        """
-        One that was aborted meanwhile reads no more.
-        """
-        self.failReads(errno.ENOMEM)
-        self.transport.doRead()
-        self.patch(self.transport, "_abort", list)
-        self.transport.abortConnection()
-        self.reactor.advance(PAUSE)
-        self.assertEqual(self.reactor.readers, set())
-
-
-class UnreadTests(SynchronousTestCase):
-    """
-    Tests for L{Unread}, with what the kernel says of a real channel.
-    """
-
-    def setUp(self) -> None:
-        """
-        Make a channel of which is noted what is written.
-        """
-        watchDescriptors(self)
-        ours, self.peer = socket.socketpair()
-        self.addCleanup(ours.close)
-        self.addCleanup(self.peer.close)
-        self.sent = Unread()
-        self.transport = ChannelTransport(Reactor(), ours, Recorder(), sent=self.sent)
-        self.transport.start()
-        self.socket = ours
-
-    def write(self, *sizes: int, descriptors: int = 0) -> None:
-        """
-        Write messages of so many bytes, each with so many descriptors.
-        """
-        for size in sizes:
-            for _ in range(descriptors):
-                self.transport.sendFileDescriptor(self.peer.fileno())
-            self.transport.write(bytes(size))
-            self.transport.doWrite()
-
-    def read(self, size: int) -> None:
-        """
-        Have the peer read so many bytes in a row.
-        """
-        _, descriptors, _, _ = socket.recv_fds(self.peer, size, 253)
-        for descriptor in descriptors:
-            os.close(descriptor)
-
-    def settle(self) -> int:
-        """
-        How many bytes may have been read, as the kernel says.
-        """
-        return self.sent.settle(_kernel.unread(self.socket))
-
-    def test_nothing(self) -> None:
-        """
-        Of nothing, nothing is unread.
-        """
-        self.assertFalse(self.sent)
-        self.assertEqual(self.settle(), 0)
-
-    def test_unread(self) -> None:
-        """
-        Of what was written and not read, only the first message may have been read in
-        part.
-        """
-        self.write(10, 20, 30)
-        self.assertTrue(self.sent)
-        self.assertEqual(self.settle(), 10)
-        self.assertEqual(self.sent.written, 60)
-
-    def test_read(self) -> None:
-        """
-        Message by message that is read, more may have been.
-        """
-        self.write(10, 2000, 30)
-        for size, known in ((10, 2010), (2000, 2040), (30, 2040)):
-            self.read(size)
-            self.assertEqual(self.settle(), known)
-        self.assertFalse(self.sent)
-
-    def test_readInPart(self) -> None:
-        """
-        A message that was read in part counts as read, and the next one does not.
-        """
-        self.write(10, 20, 30)
-        self.read(1)
-        self.assertEqual(self.settle(), 10)
-        self.read(9)
-        self.read(19)
-        self.assertEqual(self.settle(), 30)
-
-    def test_sizes(self) -> None:
-        """
-        It finds its way among messages of all sizes, whatever the kernel charges for
-        each of them.
-        """
-        sizes = [1, 5000, 700, 64, 8000, 12, 300, 2900]
-        self.write(*sizes)
-        ends = [sum(sizes[: number + 1]) for number in range(len(sizes))]
-        for size, end in zip(sizes, [*ends[1:], ends[-1]], strict=True):
-            self.read(size)
-            self.assertEqual(self.settle(), end)
-
-    def test_descriptors(self) -> None:
-        """
-        It counts the descriptors that may be unread.
-        """
-        self.write(10, 20, descriptors=2)
-        self.settle()
-        self.assertEqual(self.sent.descriptors, 4)
-        self.read(10)
-        self.settle()
-        self.assertEqual(self.sent.descriptors, 2)
-        self.read(20)
-        self.settle()
-        self.assertEqual(self.sent.descriptors, 0)
-
-    def test_later(self) -> None:
-        """
-        What is written later is counted on.
-        """
-        self.write(10)
-        self.read(10)
-        self.settle()
-        self.write(20, 30)
-        self.assertEqual(self.settle(), 30)
-
-    def test_onesByOnes(self) -> None:
-        """
-        Where a descriptor cannot be sent, each message that goes instead is noted.
-        """
-        closed = os.dup(0)
-        os.close(closed)
-        self.transport.sendFileDescriptor(self.peer.fileno())
-        self.transport.sendFileDescriptor(closed)
-        self.transport.sendFileDescriptor(self.peer.fileno())
-        self.transport.write(b"frames")
-        for _ in range(3):
-            self.transport.doWrite()
-        self.assertEqual(self.sent.descriptors, 2)
-        self.assertEqual(self.sent.written, 6)
-        self.assertEqual(self.settle(), 1)
-
-    def test_unknownCharge(self) -> None:
-        """
-        If the kernel cannot say what it charges, more counts as read than is: nobody is
-        accused wrongly.
-        """
-
-        def fail(size: int) -> int:
-            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
-
-        self.patch(_kernel, "charge", fail)
-        self.write(10, 20)
-        self.assertEqual(self.settle(), 30)
-        self.read(10)
-        self.read(20)
-        self.assertEqual(self.settle(), 30)
-        self.assertFalse(self.sent)
-
-    def test_notNoted(self) -> None:
-        """
-        Without one, a transport notes nothing, and knows what it was given to write.
-        """
-        one, other = socket.socketpair()
-        self.addCleanup(one.close)
-        self.addCleanup(other.close)
-        transport = ChannelTransport(Reactor(), one, Recorder())
-        transport.start()
-        transport.write(b"frame")
-        transport.writeNow(b"more")
-        transport.doWrite()
-        self.assertIsNone(transport.sent)
-        self.assertEqual(transport.queued, 9)
 
 
 class EndTests(TransportTestCase):
@@ -1099,7 +512,7 @@ class StartTests(SynchronousTestCase):
         def fail(reader: object) -> None:
             raise OSError(errno.EPERM, os.strerror(errno.EPERM))
 
-        reactor.addReader = fail
+        reactor.addReader = fail  # type: ignore[assignment]
         protocol = Recorder()
         transport = ChannelTransport(reactor, ours, protocol)
         self.assertRaises(OSError, transport.start)

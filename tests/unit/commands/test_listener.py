@@ -43,7 +43,7 @@ from portlisten._listener.dispatcher import Dispatcher
 from portlisten._listener.service import ListenerService
 from portlisten._model import Kind
 from portlisten._process import exits, signals
-from portlisten._reactor import quiet as _quiet
+from portlisten._reactor import log_limit as _logLimit
 from portlisten._wire import frames as _frames
 from portlisten._wire.frames import (
     Bye,
@@ -416,7 +416,7 @@ class ListenerTestCase(TestCase):
         await inReactor(self)
         keepSignalHandlers(self)
         # The reactor, and with it the count, is that of all tests.
-        self.patch(_quiet, "MOST", 1000)
+        self.patch(_logLimit, "MAXIMUM_LINES", 1000)
         logs = capturedLogs()
         self.logged = logs.__enter__()
         self.addCleanup(logs.__exit__, None, None, None)
@@ -430,8 +430,8 @@ class ListenerTestCase(TestCase):
         """
         Have no log line left out because of what other tests logged.
         """
-        self.patch(_quiet, "_all", WeakKeyDictionary())
-        self.patch(_quiet, "MOST", 1000)
+        self.patch(_logLimit, "_all", WeakKeyDictionary())
+        self.patch(_logLimit, "MAXIMUM_LINES", 1000)
 
     async def end(self) -> None:
         """

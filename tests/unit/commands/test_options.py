@@ -28,7 +28,7 @@ from portlisten import __version__, _kernel
 from portlisten._commands.options import CommandOptions
 from portlisten._config import values
 from portlisten._process import exits, signals
-from portlisten._reactor.quiet import MOST
+from portlisten._reactor.log_limit import MAXIMUM_LINES
 from portlisten.errors import StartFailure
 from tests.support.descriptors import watchDescriptors
 from twisted import copyright
@@ -879,7 +879,7 @@ class MindSignalsTests(SynchronousTestCase):
         with capturedLogs() as events:
             for call, *arguments in self.calls:
                 call(*arguments)
-        self.assertEqual(len(events), MOST)
+        self.assertEqual(len(events), MAXIMUM_LINES)
 
     def test_report(self) -> None:
         """

@@ -26,7 +26,7 @@ from portlisten._listener.datagram import DatagramWire
 from portlisten._listener.interfaces import IWire
 from portlisten._model import Port
 from portlisten._worker import datagram as _receiver
-from portlisten._worker.datagram import BATCH, DatagramWorker
+from portlisten._worker.datagram import BATCH_SIZE, DatagramWorker
 from portlisten._worker.interfaces import IWorker
 from portlisten.errors import PathError
 from tests.support import workers
@@ -125,7 +125,7 @@ class WireTestCase(workers.ClockedTestCase):
 
     def accept(self, count: int = 1) -> tuple[list[socket.socket], list[int]]:
         """
-        Have connections come in.
+        Let connections come in.
 
         @return: the clients, and the connections' cookies.
         """
@@ -207,7 +207,7 @@ class SendTests(WireTestCase):
 
     def test_dead(self) -> None:
         """
-        So it is where a worker has left its path behind.
+        So it is if a worker has left its path behind.
         """
         self.receive().close()
         self.accept()
@@ -226,7 +226,7 @@ class SendTests(WireTestCase):
 
     def test_notAllowed(self) -> None:
         """
-        Where the path does not let the listener in, the complaint says what does.
+        If the listener may not send to the path, the complaint says what decides.
         """
 
         def refuse(*_: Any) -> None:
@@ -240,7 +240,7 @@ class SendTests(WireTestCase):
 
     def test_takenOver(self) -> None:
         """
-        Whoever has the path gets what comes from then on.
+        The worker that has the path gets what comes from then on.
         """
         first = self.receive()
         _, before = self.accept()
@@ -337,7 +337,7 @@ class FullTests(WireTestCase):
 
     async def test_complaint(self) -> None:
         """
-        If that takes long, there is one complaint.
+        If that takes long, it complains once.
         """
         self.receive()
         self.accept(200)
@@ -396,7 +396,7 @@ class FullTests(WireTestCase):
         """
         self.receive()
         self.accept(200)
-        room = self.wire._full
+        room = self.wire._waiter
         assert room is not None
         room.connectionLost(Failure(ConnectionLost()))
         self.assertEqual(room.fileno(), -1)
@@ -502,7 +502,7 @@ class WorkerTestCase(workers.ClockedTestCase):
 
     def send(self, *descriptors: int, data: bytes = b"x") -> None:
         """
-        Send a datagram to whoever is at the path.
+        Send a datagram to the socket at the path.
         """
         rights = array.array("i", descriptors)
         control = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)]
@@ -566,13 +566,13 @@ class ReceiveTests(WorkerTestCase):
         """
         worker = self.work()
         self.reactor.removeReader(worker)
-        self.patch(_receiver, "BATCH", 3)
+        self.patch(_receiver, "BATCH_SIZE", 3)
         self.handOff(5)
         worker.doRead()
         self.assertEqual(len(self.factory.conversations), 3)
         worker.doRead()
         self.assertEqual(len(self.factory.conversations), 5)
-        self.assertGreater(BATCH, 10)
+        self.assertGreater(BATCH_SIZE, 10)
 
     async def test_none(self) -> None:
         """
@@ -664,7 +664,7 @@ class ReceiveTests(WorkerTestCase):
 
     async def test_receiveFails(self) -> None:
         """
-        Whatever else receiving fails with is logged.
+        Any other failure to receive is logged.
         """
         worker = self.work()
 
@@ -788,7 +788,7 @@ class WorkerStopTests(WorkerTestCase):
         stopped = worker.stop()
         self.assertEqual(len(self.factory.conversations), 5)
         self.assertFalse(os.path.exists(self.path))
-        # Whoever has the socket's name still, or is in the middle of sending.
+        # A sender that still has the socket's name, or is in the middle of sending.
         held = socket.socket(fileno=keep)
         self.addCleanup(held.close)
         for client in clients:
@@ -836,7 +836,7 @@ class WorkerStopTests(WorkerTestCase):
 
     async def test_twice(self) -> None:
         """
-        Whoever stops it hears when it is stopped.
+        Each caller that stops it hears when it is stopped.
         """
         worker = self.work()
         self.assertTrue(worker.stop().called)

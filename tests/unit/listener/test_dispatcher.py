@@ -30,7 +30,7 @@ from portlisten._listener.dispatcher import (
 from portlisten._listener.interfaces import IChannel, IConnection, IDispatcher
 from portlisten._policy.ledger import Ledger
 from portlisten._policy.throttle import Throttle
-from portlisten._reactor.quiet import MOST
+from portlisten._reactor.log_limit import MAXIMUM_LINES
 from portlisten.errors import ProtocolError
 from tests.support.channels import tcpPair, texts
 from tests.support.clocks import RunningClock, TurningClock
@@ -1450,7 +1450,7 @@ class StopTests(DispatcherTestCase):
         """
         The log then tells of the lines that were left out.
         """
-        for number in range(MOST + 2):
+        for number in range(MAXIMUM_LINES + 2):
             self.join(f"worker {number}")
         stopped = self.stop()
         self.clock.advance(FAREWELL)

@@ -7,15 +7,12 @@ from __future__ import annotations
 import errno
 import os
 import socket
-import struct
 import subprocess
 import sys
-import time
 from typing import Any
 
 from twisted.internet.error import ConnectionLost
 from twisted.internet.interfaces import IReadDescriptor
-from twisted.internet.testing import MemoryReactorClock
 from twisted.logger import LogLevel, capturedLogs
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
@@ -23,172 +20,13 @@ from zope.interface.verify import verifyObject
 
 from portlisten import _kernel
 from portlisten._ports import accepting as _accept
-from portlisten._ports.accepting import Accepted, Acceptor
+from portlisten._ports.accepting import Accepted
+from tests.support.acceptors import (
+    RETRY,
+    AcceptorTestCase,
+    ListeningTestCase,
+)
 from tests.support.descriptors import watchDescriptors
-
-RETRY = 0.25
-
-# linux/include/uapi/linux/tcp.h: of a listening socket, tcpi_unacked is how
-# many connections wait to be accepted.
-QUEUED = struct.Struct("=24xI")
-
-
-def queued(sock: socket.socket) -> int:
-    """
-    How many connections wait to be accepted.
-    """
-    info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, QUEUED.size)
-    count: int = QUEUED.unpack(info)[0]
-    return count
-
-
-class Scripted:
-    """
-    A listening socket that accepts what it was told to, or fails at it, and
-    then has nothing more.
-    """
-
-    def __init__(self, *results: socket.socket | int) -> None:
-        self.results = list(results)
-        self.closed = False
-
-    def fileno(self) -> int:
-        """
-        No real one.
-        """
-        return 12345
-
-    family = socket.AF_UNIX
-
-    def getsockopt(self, *args: object) -> bytes:
-        """
-        It is not TCP.
-        """
-        raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
-
-    def _accept(self) -> tuple[int, str]:
-        """
-        See L{socket.socket.accept}.
-        """
-        result = self.results.pop(0) if self.results else errno.EAGAIN
-        if isinstance(result, int):
-            raise OSError(result, os.strerror(result))
-        return result.detach(), "somebody"
-
-    def close(self) -> None:
-        """
-        See L{socket.socket.close}.
-        """
-        self.closed = True
-
-
-class AcceptorTestCase(SynchronousTestCase):
-    """
-    A test with an L{Acceptor}.
-
-    @ivar room: how many connections may be accepted.
-    @ivar busy: whether to wait, though there is room.
-    @ivar batches: those that were, with the addresses of their clients.
-    """
-
-    def setUp(self) -> None:
-        """
-        Watch over descriptors.
-        """
-        watchDescriptors(self)
-        self.reactor = MemoryReactorClock()
-        self.room = 100
-        self.busy = False
-        self.batches: list[list[Any]] = []
-        self.sockets: list[socket.SocketType] = []
-
-    def accepted(self, batch: list[Accepted]) -> None:
-        """
-        Take a batch.
-        """
-        self.batches.append([address for _, address in batch])
-        self.room -= len(batch)
-        for sock, _ in batch:
-            self.addCleanup(sock.close)
-            self.sockets.append(sock)
-
-    def acceptor(self, sock: Any) -> Acceptor:
-        """
-        Make the acceptor, and have it resume.
-        """
-        acceptor = Acceptor(
-            self.reactor,
-            sock,
-            "tcp:here",
-            lambda: self.room,
-            self.accepted,
-            RETRY,
-            lambda: self.busy,
-        )
-        self.addCleanup(acceptor.close)
-        acceptor.resume()
-        return acceptor
-
-    def scripted(self, *results: socket.socket | int) -> tuple[Scripted, Acceptor]:
-        """
-        Make an acceptor of a scripted socket.
-        """
-        sock = Scripted(*results)
-        return sock, self.acceptor(sock)
-
-    def connection(self) -> socket.socket:
-        """
-        Make something to be accepted.
-        """
-        sock = socket.socket()
-        self.addCleanup(sock.close)
-        return sock
-
-    def assertReading(self, acceptor: Acceptor, reading: bool) -> None:
-        """
-        Expect that the reactor looks at the acceptor, or does not.
-        """
-        readers: list[object] = list(self.reactor.getReaders())
-        self.assertEqual(readers, [acceptor] if reading else [])
-
-
-class ListeningTestCase(AcceptorTestCase):
-    """
-    A test with a real listening socket.
-    """
-
-    def setUp(self) -> None:
-        """
-        Listen.
-        """
-        super().setUp()
-        self.socket = socket.create_server(("127.0.0.1", 0))
-        self.addCleanup(self.socket.close)
-        self.socket.setblocking(False)
-        self.target = self.socket.getsockname()
-        # The other holder, such as systemd.
-        self.other = self.socket.dup()
-        self.addCleanup(self.other.close)
-        self.listener = self.acceptor(self.socket)
-
-    def connect(self, count: int = 1) -> list[socket.socket]:
-        """
-        Connect so many clients, and wait until they can be accepted.
-        """
-        before = queued(self.other)
-        clients = [socket.create_connection(self.target) for _ in range(count)]
-        for client in clients:
-            self.addCleanup(client.close)
-        deadline = time.monotonic() + 30
-        while queued(self.other) < before + count:
-            self.assertLess(time.monotonic(), deadline)
-        return clients
-
-    def connectFrom(self, count: int) -> list[Any]:
-        """
-        Connect so many clients, and tell their addresses.
-        """
-        return [client.getsockname() for client in self.connect(count)]
 
 
 class ListeningTests(ListeningTestCase):
@@ -280,7 +118,7 @@ class ListeningTests(ListeningTestCase):
 
     def test_roomLeft(self) -> None:
         """
-        As long as there is room for one more, it looks.
+        As long as one more connection fits, it looks.
         """
         self.room = 2
         self.connect()
@@ -293,7 +131,7 @@ class ListeningTests(ListeningTestCase):
         It takes no more than a batch in one turn, and leaves others to the
         next, so that the reactor can see to something else.
         """
-        self.patch(_accept, "BATCH", 2)
+        self.patch(_accept, "BATCH_SIZE", 2)
         addresses = self.connectFrom(3)
         self.listener.doRead()
         self.assertEqual(self.batches, [addresses[:2]])
@@ -370,7 +208,7 @@ class ListeningTests(ListeningTestCase):
 
     def test_stopUncounted(self) -> None:
         """
-        Where the kernel does not say how many wait, it closes when nobody does.
+        If the kernel does not say how many wait, it closes when none does.
         """
         self.patch(_kernel, "queued", lambda sock: None)
         addresses = self.connectFrom(2)
@@ -383,7 +221,7 @@ class ListeningTests(ListeningTestCase):
 
     def test_closeTakesNothing(self) -> None:
         """
-        Closing leaves the backlog to whoever else holds the socket.
+        Closing leaves the backlog to the socket's other holders.
         """
         (address,) = self.connectFrom(1)
         self.listener.close()
@@ -394,7 +232,7 @@ class ListeningTests(ListeningTestCase):
 
     def test_notShutDown(self) -> None:
         """
-        Whoever else holds the socket goes on accepting after it has stopped.
+        The socket's other holders go on accepting after it has stopped.
         """
         self.listener.stop()
         (address,) = self.connectFrom(1)
@@ -448,7 +286,7 @@ class ParkTests(ListeningTestCase):
 
     def test_park(self) -> None:
         """
-        One that is parked accepts nothing, whoever asks it to resume, until it stops.
+        A parked acceptor accepts nothing until it stops, even if it is resumed.
         """
         self.listener.park()
         self.connect(2)
@@ -520,188 +358,6 @@ class ParkTests(ListeningTestCase):
         self.assertReading(self.listener, False)
         self.listener.resume()
         self.assertReading(self.listener, True)
-
-
-class BusyTests(ListeningTestCase):
-    """
-    Tests for one that is told to wait, though there is room.
-    """
-
-    def setUp(self) -> None:
-        """
-        Make room in the backlog.
-        """
-        super().setUp()
-        self.patch(_accept, "ENOUGH", 100)
-        self.other.listen(100)
-
-    def test_smallBacklog(self) -> None:
-        """
-        Where few may wait in the backlog, it does not let them.
-        """
-        self.other.listen(99)
-        self.busy = True
-        self.connect()
-        self.listener.doRead()
-        self.assertReading(self.listener, True)
-
-    def test_nested(self) -> None:
-        """
-        What it takes may lead to it being resumed, while others come in: they are for
-        a later turn of the loop.
-        """
-        self.busy = True
-        self.listener.doRead()
-        depth = deepest = 0
-
-        def accepted(batch: list[Accepted]) -> None:
-            nonlocal depth, deepest
-            depth += 1
-            deepest = max(deepest, depth)
-            self.accepted(batch)
-            if len(self.batches) < 5:
-                self.connect()
-            self.listener.resume()
-            depth -= 1
-
-        self.patch(self.listener, "_accepted", accepted)
-        self.connect()
-        self.busy = False
-        self.listener.resume()
-        self.assertEqual((len(self.batches), deepest), (1, 1))
-        self.assertReading(self.listener, True)
-
-    def test_exhausted(self) -> None:
-        """
-        When it is resumed and finds itself out of descriptors, it pauses; when the
-        socket is of no use any more, it is over.
-        """
-        for number in (errno.EMFILE, errno.EINVAL):
-            self.busy = True
-            self.listener.doRead()
-            self.connect()
-            self.busy = False
-
-            def fail(sock: socket.socket, family: int, number: int = number) -> Any:
-                raise OSError(number, os.strerror(number))
-
-            accept = _kernel.accept
-            self.patch(_kernel, "accept", fail)
-            with capturedLogs():
-                self.listener.resume()
-            self.assertReading(self.listener, False)
-            self.patch(_kernel, "accept", accept)
-            self.reactor.advance(RETRY)
-
-    def test_stopPastErrors(self) -> None:
-        """
-        One connection that cannot be accepted does not keep the others from being
-        taken at the end.
-        """
-        accept = _kernel.accept
-        errors = [errno.ECONNABORTED]
-
-        def fail(sock: socket.socket, family: int) -> Accepted:
-            if errors:
-                accept(sock, family)[0].close()
-                number = errors.pop()
-                raise OSError(number, os.strerror(number))
-            return accept(sock, family)
-
-        self.patch(_kernel, "accept", fail)
-        self.patch(_accept, "BATCH", 1)
-        addresses = self.connectFrom(2)
-        self.listener.stop()
-        self.assertEqual(self.batches, [addresses[1:]])
-
-    def test_rests(self) -> None:
-        """
-        When all are busy it no longer looks, and takes what has come by then as soon
-        as they are not.
-        """
-        addresses = self.connectFrom(2)
-        self.busy = True
-        self.listener.doRead()
-        self.assertEqual(self.batches, [addresses])
-        self.assertReading(self.listener, False)
-        more = self.connectFrom(2)
-        self.listener.resume()
-        self.assertEqual(self.batches, [addresses])
-        self.assertReading(self.listener, False)
-        self.busy = False
-        self.listener.resume()
-        self.assertEqual(self.batches, [addresses, more])
-        self.assertReading(self.listener, True)
-
-    def test_restsAgain(self) -> None:
-        """
-        Where what it takes then makes them busy, it rests on, and the reactor has not
-        looked in between.
-        """
-        self.busy = True
-        self.listener.doRead()
-        added: list[object] = []
-        self.patch(self.reactor, "addReader", added.append)
-        addresses = self.connectFrom(2)
-
-        def accepted(batch: list[Accepted]) -> None:
-            self.busy = True
-            self.accepted(batch)
-            self.listener.resume()
-
-        self.patch(self.listener, "_accepted", accepted)
-        self.busy = False
-        self.listener.resume()
-        self.assertEqual(self.batches, [addresses])
-        self.assertEqual(added, [])
-
-    def test_nobody(self) -> None:
-        """
-        If nobody has come it looks.
-        """
-        self.busy = True
-        self.listener.doRead()
-        self.busy = False
-        self.listener.resume()
-        self.assertEqual(self.batches, [])
-        self.assertReading(self.listener, True)
-
-    def test_noRoom(self) -> None:
-        """
-        That they are not busy any more is of no use where there is no room.
-        """
-        self.busy = True
-        self.listener.doRead()
-        self.connect()
-        self.busy, self.room = False, 0
-        self.listener.resume()
-        self.assertEqual(self.batches, [])
-        self.assertReading(self.listener, False)
-
-    def test_stop(self) -> None:
-        """
-        When it stops it waits for nobody: what it leaves would be refused.
-        """
-        self.busy = True
-        addresses = self.connectFrom(3)
-        self.listener.stop()
-        self.assertEqual(self.batches, [addresses])
-
-    def test_noMore(self) -> None:
-        """
-        It does not ask for more than there is.
-        """
-        accept = _kernel.accept
-        asked = []
-
-        def spy(sock: socket.socket, family: int) -> Accepted:
-            asked.append(sock)
-            return accept(sock, family)
-
-        self.patch(_kernel, "accept", spy)
-        self.connect(3)
-        self.listener.doRead()
-        self.assertEqual(len(asked), 3)
 
 
 class ErrorTests(AcceptorTestCase):
@@ -848,8 +504,8 @@ class ErrorTests(AcceptorTestCase):
         """
         A socket that does nothing but fail does not hold up the reactor.
         """
-        sock, acceptor = self.scripted(*[errno.EPERM] * (_accept.BATCH + 1))
-        self.room = 10 * _accept.BATCH
+        sock, acceptor = self.scripted(*[errno.EPERM] * (_accept.BATCH_SIZE + 1))
+        self.room = 10 * _accept.BATCH_SIZE
         acceptor.doRead()
         self.assertEqual(len(sock.results), 1)
         self.assertReading(acceptor, True)

@@ -105,7 +105,7 @@ class TransportTests(AdoptionTestCase):
 
     async def test_soreLoser(self) -> None:
         """
-        The listener hears of the end where the protocol fails at it.
+        The listener hears of the end if the protocol fails at it.
         """
 
         class Sore(Protocol):

@@ -313,7 +313,7 @@ class Wrapper(Protocol):
 
 class DrainTests(SynchronousTestCase):
     """
-    Who is told.
+    Which protocols are told.
     """
 
     def test_drainable(self) -> None:
@@ -326,7 +326,7 @@ class DrainTests(SynchronousTestCase):
 
     def test_wrapped(self) -> None:
         """
-        In whatever it is wrapped.
+        A protocol is told through all its wrappers.
         """
         protocol = Drainable()
         drain(Connection(Wrapper(Wrapper(protocol))))

@@ -4,699 +4,32 @@ Tests for L{portlisten._worker.shared_ports}, by a worker and a listener made by
 
 from __future__ import annotations
 
-import errno
 import os
-import resource
 import socket
-import stat
 from functools import partial
 from typing import Any
 
-from twisted.internet import reactor
-from twisted.internet.address import IPv4Address
 from twisted.internet.protocol import DatagramProtocol, Factory
-from twisted.internet.task import deferLater
-from twisted.python import reflect
-from twisted.trial.unittest import SynchronousTestCase
 
-from portlisten import _kernel
-from portlisten._model import InternetAddress, Kind, Port, UnixAddress
-from portlisten._ports.accepting import BATCH
+from portlisten._model import Kind
 from portlisten._wire.frames import (
-    Bye,
-    Drain,
-    Drained,
-    ListenerHello,
-    Withdraw,
     WorkerHello,
 )
-from portlisten._wire.frames import Listener as ListenerFrame
-from portlisten._worker import shared_ports as _lent
 from portlisten._worker.shared_ports import DatagramPorts
 from portlisten._worker.worker import Worker
-from tests.support.channels import aMoment, eventually, texts
-from tests.support.descriptors import watchDescriptors
+from tests.support.channels import eventually
+from tests.support.sharing import HELLO, SharingTestCase
 from tests.support.workers import (
     GRACE,
     RETRY,
-    Conversation,
-    Listener,
-    WorkerTestCase,
-    exhausted,
     hear,
 )
-
-HELLO = ListenerHello(
-    8,
-    (
-        Port(0, InternetAddress("TCP", "127.0.0.1", 80), "web", Kind.LISTENER),
-        Port(1, InternetAddress("TCP", "127.0.0.1", 81), "group", Kind.GROUP),
-        Port(2, UnixAddress(b"/run/www"), "unix", Kind.LISTENER),
-        Port(3, InternetAddress("UDP", "127.0.0.1", 53), "dns", Kind.DATAGRAMS),
-    ),
-)
-
-
-class LentTestCase(WorkerTestCase):
-    """
-    A listener that shares.
-    """
-
-    def listen(self) -> Listener:
-        """
-        Start a listener that shares.
-        """
-        listener = super().listen()
-        listener.greeting = (HELLO,)
-        return listener
-
-    def port(self, address: Any = ("127.0.0.1", 0)) -> socket.socket:
-        """
-        Bind a socket that listens.
-        """
-        family = socket.AF_INET if isinstance(address, tuple) else socket.AF_UNIX
-        sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-        self.addCleanup(sock.close)
-        sock.bind(address)
-        sock.listen(64)
-        return sock
-
-    def lend(self, listener: Listener, sock: socket.socket) -> None:
-        """
-        Lend it to the worker.
-        """
-        frame = ListenerFrame(0, _kernel.cookie(sock))
-        listener.channel.say(frame, descriptors=[sock.fileno()])
-
-    async def joinAndLend(self, sock: socket.socket) -> Listener:
-        """
-        Have the worker join and be lent a socket.
-        """
-        listener = await self.join()
-        self.lend(listener, sock)
-        return listener
-
-    def connect(self, sock: socket.socket) -> socket.socket:
-        """
-        Connect a client.
-        """
-        client = socket.socket(sock.family, socket.SOCK_STREAM)
-        self.addCleanup(client.close)
-        client.connect(sock.getsockname())
-        return client
-
-    async def accepted(self, sock: socket.socket) -> tuple[socket.socket, Conversation]:
-        """
-        Connect a client, which the worker has to accept.
-        """
-        count = len(self.factory.conversations)
-        client = self.connect(sock)
-        await eventually(lambda: len(self.factory.conversations) > count)
-        await aMoment()
-        return client, self.factory.conversations[-1]
-
-    async def settle(self) -> None:
-        """
-        Let happen what is about to.
-        """
-        self.clock.advance(0)
-        for _ in range(5):
-            await deferLater(reactor, 0.01)
-
-    def holders(self, sock: socket.socket) -> int:
-        """
-        How many descriptors of a socket this process has.
-        """
-        name = os.readlink(f"/proc/self/fd/{sock.fileno()}")
-        count = 0
-        for number in os.listdir("/proc/self/fd"):
-            try:
-                count += os.readlink(f"/proc/self/fd/{number}") == name
-            except FileNotFoundError:
-                pass
-        return count
-
-
-class AcceptTests(LentTestCase):
-    """
-    Accepting.
-    """
-
-    async def test_announced(self) -> None:
-        """
-        The listener is told what a worker for streams takes.
-        """
-        listener = await self.join()
-        (hello,) = listener.channel.heard(WorkerHello)
-        self.assertEqual(
-            hello.takes, frozenset([Kind.CONNECTIONS, Kind.LISTENER, Kind.GROUP])
-        )
-        self.assertEqual(self.worker.ports, HELLO.ports[:3])
-
-    async def test_accepts(self) -> None:
-        """
-        What comes in by a shared socket is served as what is handed off.
-        """
-        sock = self.port()
-        await self.joinAndLend(sock)
-        client, conversation = await self.accepted(sock)
-        self.assertEqual(
-            self.factory.addresses, [IPv4Address("TCP", *client.getsockname())]
-        )
-        client.send(b"hello")
-        await eventually(lambda: conversation.received == b"hello")
-        self.assertEqual(len(self.worker.serving), 1)
-        self.assertIs(conversation.transport.protocol, conversation)
-        self.assertRegex(conversation.transport.logPrefix(), "^Conversation,[0-9]+,")
-        conversation.transport.loseConnection()
-        self.assertEqual(await hear(client), b"")
-        await eventually(lambda: conversation.lost)
-        self.assertEqual(self.worker.serving, set())
-
-    async def test_factory(self) -> None:
-        """
-        The factory is started and stopped once, however many sockets there are, and
-        the log says who listens.
-        """
-        listener = await self.join()
-        for _ in range(2):
-            self.lend(listener, self.port())
-        await self.settle()
-        self.assertEqual(self.factory.calls, ["start"])
-        logged = "\n".join(texts(self.logged, "info"))
-        self.assertEqual(logged.count("Conversations starting on"), 2)
-        for port in self.worker._lent._ports.values():
-            self.assertEqual(port.logPrefix(), reflect.qual(type(self.factory)))
-
-    async def test_unwanted(self) -> None:
-        """
-        The factory may not want a connection, or fail at it.
-        """
-        sock = self.port()
-        await self.joinAndLend(sock)
-        self.factory.build = lambda factory: None
-        client, _ = await self.accepted(sock)
-        self.assertEqual(await hear(client), b"")
-
-        def fail(factory: Any) -> Any:
-            raise ZeroDivisionError
-
-        self.factory.build = fail
-        client = self.connect(sock)
-        self.assertEqual(await hear(client), b"")
-        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
-        self.assertEqual(self.worker.serving, set())
-
-    async def test_again(self) -> None:
-        """
-        A socket that is lent again is used once.
-        """
-        sock = self.port()
-        listener = await self.joinAndLend(sock)
-        await self.settle()
-        self.assertEqual(self.holders(sock), 2)
-        self.lend(listener, sock)
-        await self.settle()
-        self.assertEqual(self.holders(sock), 2)
-        await self.accepted(sock)
-
-
-class GiveBackTests(LentTestCase):
-    """
-    Using a socket no more, which is others' as well.
-    """
-
-    async def test_withdrawn(self) -> None:
-        """
-        A socket that was withdrawn is closed, and not shut down: clients wait in its
-        queue for whoever has it.  What was accepted goes on.
-        """
-        sock = self.port()
-        listener = await self.joinAndLend(sock)
-        client, conversation = await self.accepted(sock)
-        listener.channel.say(Withdraw(_kernel.cookie(sock)))
-        await self.settle()
-        self.assertEqual(self.holders(sock), 1)
-        self.assertFalse(_kernel.shutDown(sock))
-        waiting = self.connect(sock)
-        await self.settle()
-        self.assertEqual(len(self.factory.conversations), 1)
-        accepted, address = sock.accept()
-        accepted.close()
-        self.assertEqual(address, waiting.getsockname())
-        client.send(b"still there")
-        await eventually(lambda: conversation.received == b"still there")
-
-    async def test_withdrawnUnknown(self) -> None:
-        """
-        Nothing happens where there is none.
-        """
-        sock = self.port()
-        listener = await self.joinAndLend(sock)
-        listener.channel.say(Withdraw(4711))
-        await self.accepted(sock)
-
-    async def test_stop(self) -> None:
-        """
-        A worker that stops gives all back before it says so, and serves what it has
-        accepted.
-        """
-        sock = self.port()
-        listener = await self.joinAndLend(sock)
-        client, conversation = await self.accepted(sock)
-        stopped = self.worker.stop()
-        await eventually(lambda: listener.channel.heard(Drain))
-        await self.settle()
-        self.assertEqual(self.holders(sock), 1)
-        self.assertFalse(_kernel.shutDown(sock))
-        listener.channel.say(Drained())
-        client.send(b"still there")
-        await eventually(lambda: conversation.received == b"still there")
-        self.assertFalse(stopped.called)
-        client.close()
-        await eventually(lambda: stopped.called)
-        self.assertTrue(listener.channel.heard(Bye))
-
-    async def test_lentToTheStopping(self) -> None:
-        """
-        A socket that was on its way to a worker that stops is closed.
-        """
-        sock = self.port()
-        listener = await self.join()
-        _, conversation = await self.serve(listener)
-        self.worker.stop()
-        await eventually(lambda: listener.channel.heard(Drain))
-        self.lend(listener, sock)
-        await self.settle()
-        self.assertEqual(self.holders(sock), 1)
-        conversation.transport.abortConnection()
-
-    async def test_listenerGone(self) -> None:
-        """
-        When the listener goes, so that another can bind the port, its socket is
-        closed; what was accepted goes on.
-        """
-        sock = self.port()
-        listener = await self.joinAndLend(sock)
-        client, conversation = await self.accepted(sock)
-        listener.close()
-        await eventually(lambda: texts(self.logged, "warn"))
-        await self.settle()
-        self.assertEqual(self.holders(sock), 1)
-        client.send(b"still there")
-        await eventually(lambda: conversation.received == b"still there")
-
-    async def test_listenerBack(self) -> None:
-        """
-        The next listener lends its own.
-        """
-        listener = await self.joinAndLend(self.port())
-        listener.close()
-        await eventually(lambda: texts(self.logged, "warn"))
-        listener = self.listen()
-        self.clock.advance(RETRY)
-        await eventually(listener.accept)
-        sock = self.port()
-        self.lend(listener, sock)
-        await self.accepted(sock)
-
-
-class UNIXTests(LentTestCase):
-    """
-    Shared sockets with a path.
-    """
-
-    async def test_path(self) -> None:
-        """
-        The path stays, with the mode that it has; while it is used, and after.
-        """
-        path = os.path.join(os.path.dirname(self.path), "www")
-        sock = self.port(path)
-        self.addCleanup(os.unlink, path)
-        os.chmod(path, 0o600)
-        listener = await self.joinAndLend(sock)
-        client, conversation = await self.accepted(sock)
-        self.assertEqual(stat.S_IMODE(os.stat(path).st_mode), 0o600)
-        client.send(b"hello")
-        await eventually(lambda: conversation.received == b"hello")
-        listener.channel.say(Withdraw(_kernel.cookie(sock)))
-        await self.settle()
-        self.assertEqual(self.holders(sock), 1)
-        self.assertEqual(stat.S_IMODE(os.stat(path).st_mode), 0o600)
-        self.connect(sock)
-
-    async def test_blocking(self) -> None:
-        """
-        Such a socket that somebody else made blocking does not stop the process.
-        """
-        path = os.path.join(os.path.dirname(self.path), "www")
-        sock = self.port(path)
-        self.addCleanup(os.unlink, path)
-        await self.joinAndLend(sock)
-        await self.settle()
-        os.set_blocking(sock.fileno(), True)
-        for _ in range(2):
-            await self.accepted(sock)
-
-    async def test_loseConnection(self) -> None:
-        """
-        The end of a connection is its client's, too.
-        """
-        path = os.path.join(os.path.dirname(self.path), "www")
-        sock = self.port(path)
-        self.addCleanup(os.unlink, path)
-        await self.joinAndLend(sock)
-        client, conversation = await self.accepted(sock)
-        conversation.transport.loseConnection()
-        self.assertEqual(await hear(client), b"")
-
-
-class DescriptorTests(LentTestCase):
-    """
-    A process that runs out of descriptors.
-    """
-
-    async def test_noRoom(self) -> None:
-        """
-        A socket for which there is no room waits until there is.
-        """
-        sock = self.port()
-        listener = await self.join()
-        self.patch(self.worker._lent, "_open", self.failing(self.worker._lent._open))
-        self.lend(listener, sock)
-        await eventually(lambda: texts(self.logged, "error"))
-        self.assertEqual(
-            texts(self.logged, "error"),
-            [
-                "a shared socket cannot be used yet: Too many open files; trying again"
-                f" in {RETRY:g} s"
-            ],
-        )
-        self.clock.advance(RETRY)
-        await self.accepted(sock)
-
-    async def test_reserve(self) -> None:
-        """
-        Nothing is wanting where there is one in reserve.
-        """
-        sock = self.port()
-        listener = await self.join()
-        frame = ListenerFrame(0, _kernel.cookie(sock))
-        descriptor = os.dup(sock.fileno())
-        with exhausted():
-            channel: Any = listener.channel
-            self.worker.lent(channel, frame, descriptor)
-        self.assertEqual(texts(self.logged, "error"), [])
-        self.assertEqual(self.holders(sock), 2)
-
-    def failing(self, function: Any) -> Any:
-        """
-        Make something fail twice for want of descriptors.
-        """
-        left = [OSError(24, "Too many open files")] * 2
-
-        def fail(*arguments: Any) -> Any:
-            if left:
-                raise left.pop()
-            return function(*arguments)
-
-        return fail
-
-    async def test_givenBackMeanwhile(self) -> None:
-        """
-        It is closed if it is withdrawn before that, or the worker stops.
-        """
-        listener = await self.join()
-        withdrawn, given = self.port(), self.port()
-        for sock in (withdrawn, given):
-            patch = self.failing(self.worker._lent._open)
-            self.patch(self.worker._lent, "_open", patch)
-            self.lend(listener, sock)
-            await eventually(lambda s=sock: self.holders(s) == 2)
-        await eventually(lambda: len(texts(self.logged, "error")) == 2)
-        listener.channel.say(Withdraw(_kernel.cookie(withdrawn)))
-        await eventually(lambda: self.holders(withdrawn) == 1)
-        self.assertEqual(self.holders(given), 2)
-        self.worker.stop()
-        self.assertEqual(self.holders(given), 1)
-
-    async def test_pause(self) -> None:
-        """
-        A port pauses before there are none left, since a Twisted port without them
-        accepts connections in order to close them; and goes on when there are some.
-        """
-        sock = self.port()
-        listener = await self.join()
-        clients = [self.connect(sock) for _ in range(30)]
-        with open(os.devnull) as file:
-            limit = file.fileno() + 20
-        self.patch(resource, "getrlimit", lambda which: (limit, limit))
-        self.patch(_lent, "MARGIN", 10)
-        self.lend(listener, sock)
-        for _ in range(100):
-            await deferLater(reactor, 0)
-        served = len(self.factory.conversations)
-        self.assertLess(served, 30)
-        for conversation in self.factory.conversations:
-            self.assertLess(conversation.transport.fileno(), limit)
-        self.assertIn("accepting pauses", "".join(texts(self.logged, "error")))
-        self.clock.advance(RETRY)
-        await self.settle()
-        self.assertEqual(len(self.factory.conversations), served)
-        for _ in range(50):
-            for conversation in self.factory.conversations:
-                conversation.transport.loseConnection()
-            await deferLater(reactor, 0.01)
-            self.clock.advance(RETRY)
-        self.assertEqual(len(self.factory.conversations), 30)
-        for client in clients:
-            self.assertEqual(await hear(client), b"", "accepted, and closed in order")
-
-    async def test_exhausted(self) -> None:
-        """
-        If the process is out of descriptors all the same, clients stay in the backlog.
-        None of them is closed, and all are served once there are some.
-        """
-        sock = self.port()
-        await self.joinAndLend(sock)
-        await self.settle()
-        [port] = self.worker._lent._ports.values()
-        clients = [self.connect(sock) for _ in range(5)]
-        with exhausted() as take:
-            for _ in range(3):
-                port.doRead()
-                take()
-        self.assertEqual(self.factory.conversations, [])
-        for client in clients:
-            client.setblocking(False)
-            self.assertRaises(BlockingIOError, client.recv, 1)
-        self.assertEqual(
-            texts(self.logged, "error"),
-            [
-                "accepting pauses: Too many open files; clients wait in the backlog, or"
-                " are served by others"
-            ],
-        )
-        await self.settle()
-        self.assertEqual(self.factory.conversations, [])
-        self.clock.advance(RETRY)
-        await eventually(lambda: len(self.factory.conversations) == 5)
-
-    async def test_stillExhausted(self) -> None:
-        """
-        As long as there are none, it goes on to pause.
-        """
-        sock = self.port()
-        await self.joinAndLend(sock)
-        await self.settle()
-        [port] = self.worker._lent._ports.values()
-        self.connect(sock)
-        with exhausted():
-            port.doRead()
-            self.clock.advance(RETRY)
-            self.clock.advance(RETRY)
-        await self.settle()
-        self.assertEqual(self.factory.conversations, [])
-        self.clock.advance(RETRY)
-        await eventually(lambda: self.factory.conversations)
-
-    async def test_pauseAndStop(self) -> None:
-        """
-        A port that pauses may be given back.
-        """
-        sock = self.port()
-        listener = await self.joinAndLend(sock)
-        await self.settle()
-        self.worker._lent._enough = 0  # type: ignore[attr-defined]
-        await self.accepted(sock)
-        self.assertIn("accepting pauses", "".join(texts(self.logged, "error")))
-        listener.channel.say(Withdraw(_kernel.cookie(sock)))
-        await self.settle()
-        self.assertEqual(self.holders(sock), 1)
-
-
-class PatientSocketTests(SynchronousTestCase):
-    """
-    Tests for L{_lent._PatientSocket}.
-    """
-
-    def setUp(self) -> None:
-        """
-        Listen.
-        """
-        watchDescriptors(self)
-        sock = socket.create_server(("127.0.0.1", 0))
-        sock.setblocking(False)
-        self.addCleanup(sock.close)
-        self.socket = sock
-        self.told: list[int | None] = []
-        self.patient: Any = _lent._PatientSocket(
-            sock, lambda error: self.told.append(error.errno)
-        )
-
-    def fail(self, number: int) -> OSError:
-        """
-        Have accept(2) fail.
-
-        @return: what comes of it.
-        """
-
-        def accept(sock: socket.socket) -> None:
-            raise OSError(number, os.strerror(number))
-
-        self.patch(socket.socket, "accept", accept)
-        error = self.assertRaises(OSError, self.patient.accept)
-        assert isinstance(error, OSError)
-        return error
-
-    def test_accepts(self) -> None:
-        """
-        It accepts as the socket does, and is like it in all else.
-        """
-        self.assertEqual(self.patient.fileno(), self.socket.fileno())
-        self.assertRaises(BlockingIOError, self.patient.accept)
-        with socket.create_connection(self.patient.getsockname()) as client:
-            accepted, address = self.patient.accept()
-            accepted.close()
-            self.assertEqual(address, client.getsockname())
-        self.assertEqual(self.told, [])
-
-    def test_exhausted(self) -> None:
-        """
-        If something ran out, it is as if nobody waited, and it tells what.
-        """
-        numbers = [errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM]
-        for number in numbers:
-            self.assertEqual(self.fail(number).errno, errno.EAGAIN)
-        self.assertEqual(self.told, numbers)
-
-    def test_others(self) -> None:
-        """
-        All other errors are the port's to handle.
-        """
-        for number in (errno.EAGAIN, errno.ECONNABORTED, errno.EINVAL):
-            self.assertEqual(self.fail(number).errno, number)
-        self.assertEqual(self.told, [])
-
-
-class TogetherTests(LentTestCase):
-    """
-    Several ports of one process.
-    """
-
-    async def test_pauseTogether(self) -> None:
-        """
-        All pause when one finds the process nearly out of descriptors, those to come
-        as well.
-        """
-        first, second, third = self.port(), self.port(), self.port()
-        listener = await self.joinAndLend(first)
-        self.lend(listener, second)
-        await self.settle()
-        self.worker._lent._enough = 0  # type: ignore[attr-defined]
-        await self.accepted(first)
-        self.lend(listener, third)
-        for sock in (second, third):
-            self.connect(sock)
-        await self.settle()
-        self.assertEqual(len(self.factory.conversations), 1)
-        self.assertEqual(len(texts(self.logged, "error")), 1)
-        self.clock.advance(RETRY)
-        await eventually(lambda: len(self.factory.conversations) == 3)
-
-    async def test_shares(self) -> None:
-        """
-        The more ports there are, the less each takes at a time.
-        """
-        listener = await self.joinAndLend(self.port())
-        await self.settle()
-        one = self.worker._lent.atOnce  # type: ignore[attr-defined]
-        for _ in range(3):
-            self.lend(listener, self.port())
-        await self.settle()
-        self.assertEqual(
-            self.worker._lent.atOnce,  # type: ignore[attr-defined]
-            one // 4,
-        )
-
-    async def test_blocking(self) -> None:
-        """
-        A socket that somebody else made blocking does not stop the process.
-        """
-        sock = self.port()
-        await self.joinAndLend(sock)
-        await self.settle()
-        os.set_blocking(sock.fileno(), True)
-        for _ in range(2):
-            await self.accepted(sock)
-
-    async def test_listenerStops(self) -> None:
-        """
-        When the listener goes, what waits at its ports is taken first: there may be
-        nobody else.
-        """
-        path = os.path.join(os.path.dirname(self.path), "www")
-        self.addCleanup(os.unlink, path)
-        ports = [self.port(), self.port(path)]
-        listener = await self.joinAndLend(ports[0])
-        self.lend(listener, ports[1])
-        await self.settle()
-        for port in self.worker._lent._ports.values():
-            port.stopReading()  # as if the process were busy
-        clients = [self.connect(sock) for sock in ports for _ in range(20)]
-        listener.channel.say(Bye("the listener stops"))
-        listener.close()
-        await eventually(lambda: len(self.factory.conversations) == 40)
-        await self.settle()
-        for sock in ports:
-            self.assertEqual(self.holders(sock), 1)
-        self.assertEqual(len(clients), 40)
-
-    async def test_longQueue(self) -> None:
-        """
-        All of it, however many they are.
-        """
-        path = os.path.join(os.path.dirname(self.path), "www")
-        sock = self.port(path)
-        self.addCleanup(os.unlink, path)
-        sock.listen(BATCH + 50)
-        await self.joinAndLend(sock)
-        await self.settle()
-        for port in self.worker._lent._ports.values():
-            port.stopReading()  # as if the process were busy
-        for _ in range(BATCH + 20):
-            self.connect(sock)
-        self.worker._lent.finish()
-        self.assertEqual(len(self.factory.conversations), BATCH + 20)
-        self.assertEqual(self.holders(sock), 1)
 
 
 class Echo(DatagramProtocol):
     """
     Says what it hears.
     """
-
-    transport: Any
 
     def __init__(self) -> None:
         self.stopped = False
@@ -708,7 +41,7 @@ class Echo(DatagramProtocol):
         self.stopped = True
 
 
-class DatagramTests(LentTestCase):
+class DatagramTests(SharingTestCase):
     """
     Tests for L{DatagramPorts}.
     """
@@ -775,7 +108,7 @@ class DatagramTests(LentTestCase):
         for host in ("127.0.0.1", "::1"):
             sock = self.udp(host)
             client = self.ask(sock, b"ask " + host.encode())
-            self.lend(listener, sock)
+            self.share(listener, sock)
             self.assertEqual(await hear(client), b"ask " + host.encode())
         self.assertEqual(len(self.protocols), 2)
 
@@ -784,7 +117,7 @@ class DatagramTests(LentTestCase):
         When it stops, datagrams wait for the next one.
         """
         sock = self.udp()
-        await self.joinAndLend(sock)
+        await self.joinAndShare(sock)
         await eventually(lambda: self.protocols)
         self.worker.stop()
         await eventually(lambda: self.protocols[0].stopped)
@@ -798,7 +131,7 @@ class DatagramTests(LentTestCase):
         A socket that somebody else made blocking does not stop the process.
         """
         sock = self.udp()
-        await self.joinAndLend(sock)
+        await self.joinAndShare(sock)
         await eventually(lambda: self.protocols)
         os.set_blocking(sock.fileno(), True)
         for _ in range(2):
@@ -819,13 +152,13 @@ class DatagramTests(LentTestCase):
                 raise ZeroDivisionError
 
         for make in (fail, Failing):
-            self.worker._lent._makeProtocol = make  # type: ignore[attr-defined]
+            self.worker._sharedPorts._makeProtocol = make  # type: ignore[attr-defined]
             sock = self.udp()
-            self.lend(listener, sock)
+            self.share(listener, sock)
             await eventually(lambda: self.flushLoggedErrors(ZeroDivisionError))
             await self.settle()
             self.assertEqual(self.holders(sock), 1)
-        self.worker._lent._makeProtocol = self.make  # type: ignore[attr-defined]
+        self.worker._sharedPorts._makeProtocol = self.make  # type: ignore[attr-defined]
         sock = self.udp()
-        self.lend(listener, sock)
+        self.share(listener, sock)
         self.assertEqual(await hear(self.ask(sock, b"hello")), b"hello")

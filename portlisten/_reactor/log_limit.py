@@ -1,8 +1,8 @@
 """
-Log lines that clients, or the other side, can cause without end.
+A limit for log lines that clients, or the other side, can cause without end.
 
 The first few lines of a kind are logged as they are.  Later lines are counted, and
-the count is logged when the time of that kind is over.
+the count is logged when the interval of that kind is over.
 """
 
 from __future__ import annotations
@@ -14,28 +14,34 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 #: How many lines of a kind are logged in an interval.
-MOST = 20
+MAXIMUM_LINES = 20
 
 #: How long an interval is, in seconds.
-INTERVAL = 10.0
+INTERVAL_SECONDS = 10.0
 
 
 @dataclass
 class _Kind:
     """
-    What became of the lines of one kind in the present interval.
+    The lines of one kind in the present interval.
+
+    @ivar began: when the interval began, in seconds.
+    @ivar logged: how many lines were logged.
+    @ivar leftOut: how many lines were only counted.
+    @ivar summary: the pending call that logs the count, or L{None}.
+    @ivar summarize: logs the count.
     """
 
     began: float
     logged: int = 0
     leftOut: int = 0
-    sum: Any = None
-    end: Callable[[], None] = lambda: None
+    summary: Any = None
+    summarize: Callable[[], None] = lambda: None
 
 
-class Quiet:
+class LogLimit:
     """
-    Bounds how many lines of each kind are logged.  Lines of one format are of a kind.
+    Limits how many lines of each kind are logged.  Lines of one format are of a kind.
 
     @param clock: an L{IReactorTime}.
     """
@@ -54,47 +60,49 @@ class Quiet:
         """
         now = self._seconds()
         kind = self._kinds.get(format)
-        if kind is None or (now - kind.began >= INTERVAL and kind.sum is None):
+        if kind is None or (
+            now - kind.began >= INTERVAL_SECONDS and kind.summary is None
+        ):
             self._kinds[format] = kind = _Kind(now)
-        if kind.logged < MOST:
+        if kind.logged < MAXIMUM_LINES:
             kind.logged += 1
             log(format, **fields)
             return
         kind.leftOut += 1
-        if kind.sum is None:
-            left = max(0.0, kind.began + INTERVAL - now)
-            kind.end = partial(self._sum, log, format)
-            kind.sum = self._callLater(left, kind.end)
+        if kind.summary is None:
+            left = max(0.0, kind.began + INTERVAL_SECONDS - now)
+            kind.summarize = partial(self._summarize, log, format)
+            kind.summary = self._callLater(left, kind.summarize)
 
     def flush(self) -> None:
         """
         Log all counts now, before the process ends.
         """
         for kind in list(self._kinds.values()):
-            if kind.sum is not None:
-                kind.sum.cancel()
-                kind.end()
+            if kind.summary is not None:
+                kind.summary.cancel()
+                kind.summarize()
 
-    def _sum(self, log: Callable[..., None], format: str) -> None:
+    def _summarize(self, log: Callable[..., None], format: str) -> None:
         kind = self._kinds.pop(format)
         log(
             "{count} more lines like this one were left out in {interval:g} s:"
             " {example}",
             count=kind.leftOut,
-            interval=INTERVAL,
+            interval=INTERVAL_SECONDS,
             example=format,
         )
 
 
-_all: WeakKeyDictionary[Any, Quiet] = WeakKeyDictionary()
+_all: WeakKeyDictionary[Any, LogLimit] = WeakKeyDictionary()
 
 
-def quiet(clock: Any) -> Quiet:
+def logLimit(clock: Any) -> LogLimit:
     """
-    Get the one that all who share a clock share.
+    Get the limit that all users of a clock share.
 
     @param clock: an L{IReactorTime}.
     """
     if clock not in _all:
-        _all[clock] = Quiet(clock)
+        _all[clock] = LogLimit(clock)
     return _all[clock]

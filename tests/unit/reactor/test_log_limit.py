@@ -1,5 +1,5 @@
 """
-Tests for L{portlisten._reactor.quiet}.
+Tests for L{portlisten._reactor.log_limit}.
 """
 
 from __future__ import annotations
@@ -8,15 +8,20 @@ from twisted.internet.task import Clock
 from twisted.logger import Logger, capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 
-from portlisten._reactor.quiet import INTERVAL, MOST, Quiet, quiet
+from portlisten._reactor.log_limit import (
+    INTERVAL_SECONDS,
+    MAXIMUM_LINES,
+    LogLimit,
+    logLimit,
+)
 from tests.support.channels import texts
 
 LINE = "{who} knocks"
 
 
-class QuietTests(SynchronousTestCase):
+class LogLimitTests(SynchronousTestCase):
     """
-    Tests for L{Quiet}.
+    Tests for L{LogLimit}.
     """
 
     log = Logger()
@@ -29,14 +34,14 @@ class QuietTests(SynchronousTestCase):
         self.logged = logs.__enter__()
         self.addCleanup(logs.__exit__, None, None, None)
         self.clock = Clock()
-        self.quiet = Quiet(self.clock)
+        self.limit = LogLimit(self.clock)
 
     def knock(self, count: int, format: str = LINE) -> None:
         """
         Log so many lines of a kind.
         """
         for number in range(count):
-            self.quiet(self.log.warn, format, who=number)
+            self.limit(self.log.warn, format, who=number)
 
     @property
     def lines(self) -> list[str]:
@@ -49,8 +54,10 @@ class QuietTests(SynchronousTestCase):
         """
         The first lines of a kind are logged as they are, and no timer is needed.
         """
-        self.knock(MOST)
-        self.assertEqual(self.lines, [f"{number} knocks" for number in range(MOST)])
+        self.knock(MAXIMUM_LINES)
+        self.assertEqual(
+            self.lines, [f"{number} knocks" for number in range(MAXIMUM_LINES)]
+        )
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_leftOut(self) -> None:
@@ -58,14 +65,14 @@ class QuietTests(SynchronousTestCase):
         The lines after those are left out, and their count is logged once when the
         interval ends, at the level of the lines.
         """
-        self.knock(MOST)
-        self.clock.advance(INTERVAL / 2)
+        self.knock(MAXIMUM_LINES)
+        self.clock.advance(INTERVAL_SECONDS / 2)
         self.knock(12)
-        self.clock.advance(INTERVAL / 2 - 0.1)
-        self.assertEqual(len(self.lines), MOST)
+        self.clock.advance(INTERVAL_SECONDS / 2 - 0.1)
+        self.assertEqual(len(self.lines), MAXIMUM_LINES)
         self.clock.advance(0.1)
         self.assertEqual(
-            self.lines[MOST:],
+            self.lines[MAXIMUM_LINES:],
             ["12 more lines like this one were left out in 10 s: {who} knocks"],
         )
         self.assertEqual(self.clock.getDelayedCalls(), [])
@@ -74,12 +81,12 @@ class QuietTests(SynchronousTestCase):
         """
         After the interval, lines are logged as they are again.
         """
-        self.knock(MOST + 1)
-        self.clock.advance(INTERVAL)
+        self.knock(MAXIMUM_LINES + 1)
+        self.clock.advance(INTERVAL_SECONDS)
         before = len(self.lines)
-        self.knock(MOST + 1)
-        self.assertEqual(len(self.lines), before + MOST)
-        self.clock.advance(INTERVAL)
+        self.knock(MAXIMUM_LINES + 1)
+        self.assertEqual(len(self.lines), before + MAXIMUM_LINES)
+        self.clock.advance(INTERVAL_SECONDS)
         self.assertIn("1 more lines", self.lines[-1])
 
     def test_slowLines(self) -> None:
@@ -87,19 +94,19 @@ class QuietTests(SynchronousTestCase):
         Lines that come slowly are all logged.
         """
         for _ in range(3):
-            self.knock(MOST)
-            self.clock.advance(INTERVAL)
-        self.assertEqual(len(self.lines), 3 * MOST)
+            self.knock(MAXIMUM_LINES)
+            self.clock.advance(INTERVAL_SECONDS)
+        self.assertEqual(len(self.lines), 3 * MAXIMUM_LINES)
 
     def test_apart(self) -> None:
         """
         Lines of another kind have a count of their own.
         """
-        self.knock(MOST + 1)
+        self.knock(MAXIMUM_LINES + 1)
         self.knock(1, "{who} rings")
         self.assertEqual(self.lines[-1], "0 rings")
-        self.knock(MOST + 1, "{who} rings")
-        self.clock.advance(INTERVAL)
+        self.knock(MAXIMUM_LINES + 1, "{who} rings")
+        self.clock.advance(INTERVAL_SECONDS)
         self.assertEqual(
             sorted(self.lines[-2:]),
             [
@@ -113,20 +120,20 @@ class QuietTests(SynchronousTestCase):
         At the end of the process all counts are logged at once, and no timer is
         left.
         """
-        self.knock(MOST + 3)
-        self.knock(MOST + 4, "{who} rings")
+        self.knock(MAXIMUM_LINES + 3)
+        self.knock(MAXIMUM_LINES + 4, "{who} rings")
         self.knock(1, "{who} leaves")
-        self.quiet.flush()
+        self.limit.flush()
         self.assertEqual(
             [line.partition(" ")[0] for line in self.lines[-2:]], ["3", "4"]
         )
         self.assertEqual(self.clock.getDelayedCalls(), [])
-        self.quiet.flush()
-        self.assertEqual(len(self.lines), 2 * MOST + 3)
+        self.limit.flush()
+        self.assertEqual(len(self.lines), 2 * MAXIMUM_LINES + 3)
 
     def test_shared(self) -> None:
         """
         All who share a clock share their counts, and nobody else does.
         """
-        self.assertIs(quiet(self.clock), quiet(self.clock))
-        self.assertIsNot(quiet(self.clock), quiet(Clock()))
+        self.assertIs(logLimit(self.clock), logLimit(self.clock))
+        self.assertIsNot(logLimit(self.clock), logLimit(Clock()))

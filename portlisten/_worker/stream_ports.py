@@ -1,0 +1,286 @@
+"""
+The ports of a worker that serves connections by the sockets that a listener shares.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import resource
+import socket
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from twisted.internet.protocol import Factory
+from twisted.python import reflect
+
+from portlisten import _kernel
+from portlisten._model import Kind, socketName
+from portlisten._ports.accepting import BATCH_SIZE, Accepted, Acceptor
+from portlisten._reactor.log_limit import logLimit
+from portlisten._reactor.monotonic import makePersistent
+from portlisten._reactor.pause import Pause
+from portlisten._worker.adoption import AdoptedConnection, Adopter, logPrefix
+from portlisten._worker.shared_ports import (
+    SharedPorts,
+    beforeReading,
+    makeNonBlocking,
+)
+
+#: How many descriptors ports leave to the rest of the process.  A Twisted port that is
+#: out of descriptors accepts connections in order to close them.  This is more than
+#: all ports take in a turn.
+RESERVED_DESCRIPTORS = 128
+
+#: The most batches that are accepted from a backlog when the listener is gone.
+MAXIMUM_LAST_BATCHES = 1000
+
+
+class StreamPorts(SharedPorts):
+    """
+    The ports of a worker that serves connections.  A listener may hand connections off
+    to it as well.
+
+    Before the process is out of descriptors, all ports pause.
+
+    @ivar accepted: how many connections the ports have accepted.
+    @ivar acceptsPerTurn: how many connections each port may accept in a turn, so that
+        all ports together leave enough descriptors.
+    """
+
+    takes = frozenset([Kind.CONNECTIONS, Kind.LISTENER, Kind.GROUP])
+
+    def __init__(self, reactor: Any, adopter: Adopter, retry: float) -> None:
+        super().__init__(reactor, adopter, retry)
+        self._logLimited = logLimit(reactor)
+        self._pause = Pause(reactor, self._resume)
+        self._descriptorLimit = 0
+        self.accepted = 0
+        self.acceptsPerTurn = 1
+
+    def _open(self, descriptor: int) -> Any:
+        family = _kernel.family(descriptor)
+        if family == socket.AF_UNIX:
+            return _UNIXPort(self._reactor, self._adopter, self._retry, descriptor)
+        factory = _PortFactory(self, self._adopter)
+        port = self._reactor.adoptStreamPort(descriptor, family, factory)
+        makePersistent(port, self._reactor)
+        port.socket = _PatientSocket(port.socket, self._exhausted)
+        port.logPrefix = partial(reflect.qual, type(self._adopter.factory))
+        beforeReading(port, partial(self._prepare, port))
+        return port
+
+    def _prepare(self, port: Any) -> None:
+        # Twisted's port raises this number while its backlog is full.
+        port.numberAccepts = min(port.numberAccepts, self.acceptsPerTurn)
+        makeNonBlocking(port)
+
+    def _opened(self) -> None:
+        limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        reserved = min(RESERVED_DESCRIPTORS, limit // 4)
+        self._descriptorLimit = limit - reserved
+        self.acceptsPerTurn = max(1, reserved // 2 // max(1, len(self._ports)))
+        if self._pause.active:
+            for port in self._ports.values():
+                port.stopReading()
+
+    def _takeBacklog(self, port: Any) -> None:
+        if self._pause.active:
+            return
+        if isinstance(port, _UNIXPort):
+            port.finish()
+            return
+        for _ in range(MAXIMUM_LAST_BATCHES):
+            before = self.accepted
+            port.doRead()
+            if self.accepted == before or self._pause.active:
+                break
+
+    def closeAll(self) -> None:
+        """
+        See L{SharedPorts.closeAll}.
+        """
+        super().closeAll()
+        self._pause.cancel()
+
+    def onAccepted(self, descriptor: int) -> None:
+        """
+        Pause if too many descriptors are in use.
+
+        @param descriptor: that of an accepted connection.  The kernel gives out the
+            lowest number that is free, so this tells how many are in use.
+        """
+        if descriptor >= self._descriptorLimit:
+            self._pauseAll(f"{descriptor} descriptors are in use")
+
+    def _exhausted(self, error: OSError) -> None:
+        self._pauseAll(str(error.strerror))
+
+    def _pauseAll(self, why: str) -> None:
+        if self._pause.active:
+            return
+        self._logLimited(
+            self.log.error,
+            "accepting pauses: {why}; clients wait in the backlog, or are served by"
+            " others",
+            why=why,
+        )
+        for port in self._ports.values():
+            port.stopReading()
+        self._pause.begin(self._retry)
+
+    def _resume(self) -> None:
+        if self._crowded():
+            self._pause.begin(self._retry)
+            return
+        for port in self._ports.values():
+            port.startReading()
+
+    def _crowded(self) -> bool:
+        """
+        Whether too many descriptors are in use.
+        """
+        try:
+            descriptor = os.eventfd(0, os.EFD_CLOEXEC)
+        except OSError:
+            return True
+        os.close(descriptor)
+        return descriptor >= self._descriptorLimit
+
+
+class _PatientSocket:
+    """
+    A listening socket for Twisted's port.  If the process is out of descriptors or
+    memory, L{accept} says that no client waits.  Otherwise the port would accept
+    clients in order to close them.
+
+    @param exhausted: called with the error then.
+    """
+
+    def __init__(
+        self, sock: socket.socket, exhausted: Callable[[OSError], None]
+    ) -> None:
+        self._socket = sock
+        self._exhausted = exhausted
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._socket, name)
+
+    def accept(self) -> tuple[socket.socket, Any]:
+        """
+        See C{socket.socket.accept}.
+        """
+        try:
+            return self._socket.accept()
+        except OSError as error:
+            if error.errno not in _kernel.PASSING or error.errno == errno.EAGAIN:
+                raise
+            self._exhausted(error)
+            raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN)) from None
+
+
+class _PortFactory(Factory):
+    """
+    Builds the protocols of the connections that a port accepts.
+    """
+
+    noisy = False
+
+    def __init__(self, ports: StreamPorts, adopter: Adopter) -> None:
+        self._ports = ports
+        self._adopter = adopter
+
+    def logPrefix(self) -> str:
+        """
+        Get the prefix of the factory that is served.
+        """
+        return logPrefix(self._adopter.factory)
+
+    def buildProtocol(self, addr: Any) -> Any:
+        """
+        See L{IProtocolFactory}.
+        """
+        self._ports.accepted += 1
+        return LocallyAccepted(self._adopter, self._ports).buildProtocol(addr)
+
+
+class LocallyAccepted(AdoptedConnection):
+    """
+    A connection that this process accepted itself.
+    """
+
+    __slots__ = ("_ports",)
+
+    def __init__(self, adopter: Adopter, ports: StreamPorts) -> None:
+        super().__init__(adopter, _reportNothing)
+        self._ports = ports
+
+    def makeConnection(self, transport: Any) -> None:
+        """
+        See L{AdoptedConnection.makeConnection}.
+        """
+        descriptor = transport.fileno()
+        super().makeConnection(transport)
+        self._ports.onAccepted(descriptor)
+
+
+def _reportNothing() -> None:
+    """
+    Report no end: the listener does not know of the connection.
+    """
+
+
+class _UNIXPort:
+    """
+    Accepts on a shared Unix socket, and leaves its path alone.
+
+    @param descriptor: the socket's.  Leaves it open.
+    @raise OSError: if the process has no free descriptor.
+    """
+
+    def __init__(
+        self, reactor: Any, adopter: Adopter, retry: float, descriptor: int
+    ) -> None:
+        self._adopter = adopter
+        sock = socket.socket(fileno=os.dup(descriptor))
+        sock.setblocking(False)
+        self._acceptor = Acceptor(
+            reactor,
+            sock,
+            f"unix:{socketName(sock.getsockname())}",
+            lambda: BATCH_SIZE,
+            self._accepted,
+            retry,
+        )
+        beforeReading(self._acceptor, partial(makeNonBlocking, self._acceptor))
+        self.startReading()
+
+    def _accepted(self, batch: list[Accepted]) -> None:
+        for sock, _ in batch:
+            self._adopter.adopt(sock.detach())
+
+    def finish(self) -> None:
+        """
+        Take all that waits, and accept nothing more.
+        """
+        makeNonBlocking(self._acceptor)
+        self._acceptor.stop()
+
+    def startReading(self) -> None:
+        """
+        Accept.
+        """
+        self._acceptor.resume()
+
+    def stopReading(self) -> None:
+        """
+        Leave clients in the backlog.
+        """
+        self._acceptor.suspend()
+
+    def stopListening(self) -> None:
+        """
+        Accept nothing more.
+        """
+        self._acceptor.close()

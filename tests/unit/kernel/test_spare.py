@@ -1,0 +1,93 @@
+"""
+Tests for L{portlisten._kernel.spare}.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from portlisten._kernel import SpareDescriptor
+from tests.support.descriptors import descriptors, watchDescriptors
+from tests.support.workers import exhausted
+
+
+class SpareDescriptorTests(SynchronousTestCase):
+    """
+    Tests for L{SpareDescriptor}.
+    """
+
+    def setUp(self) -> None:
+        watchDescriptors(self)
+        self.spare = SpareDescriptor()
+        self.addCleanup(self.spare.release)
+
+    def duplicate(self) -> None:
+        """
+        Take a descriptor for a moment.
+        """
+        os.close(os.dup(0))
+
+    def test_reserve(self) -> None:
+        """
+        It keeps one descriptor, however often it is asked to, and closes it once.
+        """
+        before = len(descriptors())
+        self.assertEqual(len(descriptors()), before)
+        self.assertTrue(self.spare.reserve())
+        self.assertTrue(self.spare.reserve())
+        self.assertEqual(len(descriptors()), before + 1)
+        self.spare.release()
+        self.spare.release()
+        self.assertEqual(len(descriptors()), before)
+
+    def test_notInherited(self) -> None:
+        """
+        Another program does not get the descriptor.
+        """
+        before = descriptors()
+        self.spare.reserve()
+        [kept] = set(descriptors()) - set(before)
+        self.assertFalse(os.get_inheritable(kept))
+
+    def test_noRoom(self) -> None:
+        """
+        It says so if it can keep none.
+        """
+        with exhausted():
+            self.assertFalse(self.spare.reserve())
+        self.assertTrue(self.spare.reserve())
+
+    def test_use(self) -> None:
+        """
+        A call that needs a descriptor succeeds when no other is free.
+        """
+        self.spare.reserve()
+        with exhausted():
+            self.assertRaises(OSError, self.duplicate)
+            self.spare.use(self.duplicate)
+
+    def test_notNeeded(self) -> None:
+        """
+        A call that succeeds at once leaves the kept descriptor, and its result is
+        returned.
+        """
+        self.spare.reserve()
+        before = descriptors()
+        self.assertEqual(self.spare.use(lambda: 42), 42)
+        self.assertEqual(descriptors(), before)
+
+    def test_fails(self) -> None:
+        """
+        A call that fails is made twice, and then fails.
+        """
+        calls: list[int] = []
+
+        def fail() -> None:
+            calls.append(1)
+            raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+
+        error = self.assertRaises(OSError, self.spare.use, fail)
+        self.assertEqual((error.errno, len(calls)), (errno.ENOMEM, 2))

@@ -1,0 +1,242 @@
+"""
+Tests for L{portlisten._worker.shutdown}.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.logger import capturedLogs
+from twisted.trial.unittest import SynchronousTestCase
+from zope.interface import implementer
+from zope.interface.verify import verifyObject
+
+from portlisten._worker.adoption import Adopter
+from portlisten._worker.datagram import DatagramWorker
+from portlisten._worker.shutdown import (
+    FAREWELL_SECONDS,
+    IConnectionSource,
+    Shutdown,
+)
+from portlisten._worker.worker import Worker
+from tests.support.channels import texts
+from tests.support.clocks import TurningClock
+from tests.support.workers import ClockedReactor, Conversations
+
+GRACE = 10.0
+
+
+@implementer(IConnectionSource)
+class Source:
+    """
+    Notes what is asked of it, and answers as told.
+    """
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+        self.left = False
+        self.parted = False
+
+    def leave(self) -> None:
+        self.calls.append("leave")
+
+    def hasLeft(self) -> bool:
+        return self.left
+
+    def part(self) -> None:
+        self.calls.append("part")
+
+    def hasParted(self) -> bool:
+        return self.parted
+
+
+class Connection:
+    """
+    A connection in service.
+    """
+
+    def __init__(self) -> None:
+        self.drains = 0
+
+    def drain(self) -> None:
+        self.drains += 1
+
+
+class SourceTests(SynchronousTestCase):
+    """
+    The workers provide what a shutdown asks of them.
+    """
+
+    def test_workers(self) -> None:
+        """
+        Each kind of worker is an L{IConnectionSource}.
+        """
+        for worker in (Worker, DatagramWorker):
+            made = worker(ClockedReactor(), "path", Conversations())
+            verifyObject(IConnectionSource, made)
+
+
+class ShutdownTests(SynchronousTestCase):
+    """
+    Tests for L{Shutdown}.
+    """
+
+    def setUp(self) -> None:
+        """
+        Make one that was not requested, and whose factory is started.
+        """
+        self.clock = TurningClock()
+        self.factory = Conversations()
+        self.source = Source()
+        adopter = Adopter(self.clock, self.factory, 0.1, self.settled)
+        self.adopter: Any = adopter
+        self.shutdown = Shutdown(self.clock, GRACE, self.source, adopter)
+        adopter.begin()
+
+    def settled(self) -> None:
+        """
+        A connection has ended.
+        """
+        self.shutdown.settle()
+
+    def request(self) -> Deferred[None]:
+        """
+        Stop the worker.
+        """
+        return self.shutdown.request()
+
+    def serve(self) -> Connection:
+        """
+        Have a connection in service.
+        """
+        connection = Connection()
+        self.adopter.serving.add(connection)
+        return connection
+
+    def assertDone(self, stopped: Deferred[None]) -> None:
+        """
+        Check that the worker has stopped, and left nothing.
+        """
+        self.assertTrue(self.shutdown.done)
+        self.assertIsNone(self.successResultOf(stopped))
+        self.assertEqual(self.factory.calls, ["start", "stop"])
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_notRequested(self) -> None:
+        """
+        Before it is requested, nothing ends, whatever settles.
+        """
+        self.source.left = self.source.parted = True
+        self.shutdown.settle()
+        self.assertFalse(self.shutdown.requested)
+        self.assertFalse(self.shutdown.done)
+        self.assertEqual(self.source.calls, [])
+
+    def test_nothingToDo(self) -> None:
+        """
+        If no connection can come and none is in service, it is done at once.
+        """
+        self.source.left = self.source.parted = True
+        self.assertDone(self.request())
+        self.assertEqual(self.source.calls, ["leave", "part"])
+
+    def test_stages(self) -> None:
+        """
+        It leaves, waits until no connection can come and none is in service, parts,
+        and waits until it has parted.
+        """
+        connection = self.serve()
+        stopped = self.request()
+        self.assertTrue(self.shutdown.requested)
+        self.assertEqual(connection.drains, 1)
+        self.source.left = True
+        self.shutdown.settle()
+        self.assertEqual(self.source.calls, ["leave"])
+        self.source.left = False
+        self.adopter.connectionEnded(connection)
+        self.assertEqual(self.source.calls, ["leave"])
+        self.source.left = True
+        self.shutdown.settle()
+        self.assertEqual(self.source.calls, ["leave", "part"])
+        self.shutdown.settle()
+        self.assertFalse(self.shutdown.done)
+        self.source.parted = True
+        self.shutdown.settle()
+        self.assertDone(stopped)
+
+    def test_grace(self) -> None:
+        """
+        When the grace is over it parts with connections in service, and logs that.
+        """
+        self.serve()
+        self.source.parted = True
+        stopped = self.request()
+        with capturedLogs() as logged:
+            for _ in range(20):
+                self.clock.advance(0.49)
+            self.assertFalse(self.shutdown.done)
+            self.clock.pump([0.2, 0])
+        self.assertEqual(
+            texts(logged, "warn"), ["1 connections are still in service after 10 s"]
+        )
+        self.assertDone(stopped)
+
+    def test_farewell(self) -> None:
+        """
+        If the listener does not let it part, it is done after a while.
+        """
+        self.source.left = True
+        stopped = self.request()
+        self.clock.pump([FAREWELL_SECONDS - 0.1, 0])
+        self.assertNoResult(stopped)
+        self.clock.pump([0.1, 0])
+        self.assertDone(stopped)
+
+    def test_partsWhileItParts(self) -> None:
+        """
+        The source may have parted before L{IConnectionSource.part} returns.
+        """
+
+        def part() -> None:
+            self.source.parted = True
+            self.shutdown.settle()
+
+        self.source.part = part  # type: ignore[method-assign]
+        self.source.left = True
+        self.assertDone(self.request())
+
+    def test_leavesWhileItLeaves(self) -> None:
+        """
+        The source may have left and parted before L{IConnectionSource.leave} returns.
+        """
+
+        def leave() -> None:
+            self.source.left = self.source.parted = True
+            self.shutdown.settle()
+
+        self.source.leave = leave  # type: ignore[method-assign]
+        self.assertDone(self.request())
+
+    def test_again(self) -> None:
+        """
+        To request it again changes nothing: all requests end with it.
+        """
+        first, second = self.request(), self.request()
+        self.assertEqual(self.source.calls, ["leave"])
+        self.source.left = self.source.parted = True
+        self.shutdown.settle()
+        self.assertDone(first)
+        self.assertDone(second)
+        self.assertDone(self.request())
+        self.assertEqual(self.source.calls, ["leave", "part"])
+
+    def test_settlesAfterwards(self) -> None:
+        """
+        When it is done, nothing happens any more.
+        """
+        self.source.left = self.source.parted = True
+        stopped = self.request()
+        self.shutdown.settle()
+        self.assertDone(stopped)
+        self.assertEqual(self.source.calls, ["leave", "part"])
