@@ -1,4 +1,5 @@
 """
-The tests of portlisten: units here, one module for each of its own, and real
-processes in L{tests.integration}.
+The tests of portlisten: L{tests.unit} has a folder for each of the package's,
+L{tests.integration} starts real processes, and L{tests.support} has what several of
+them need.  The modules here are programs: C{python -m tests.storm}, for example.
 """

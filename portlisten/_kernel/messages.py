@@ -82,8 +82,8 @@ def receiveBytes(
     If the peer sends some, they stay in the socket, with the bytes that they came
     with.  To close a descriptor may take for ever, as that of a file on FUSE, or of a
     socket that lingers, and the kernel takes as long if it drops one.  The caller must
-    not read the socket again, and must close it with L{closeElsewhere
-    <portlisten._kernel.processes.closeElsewhere>}.
+    not read the socket again, and must close it with
+    L{portlisten._kernel.processes.closeElsewhere}.
 
     @param refuses: whether the kernel refuses descriptors: L{refusesDescriptors}.
     @return: the bytes, which are none at the end, and whether descriptors came.

@@ -62,7 +62,7 @@ def dig(port: int, *options: str) -> str:
     """
     Ask for an address, and once more if there is no answer.
     """
-    own = ["dig", "@127.0.0.1", f"-p{port}", "+short", "+time=3", "+tries=2"]
+    own = ["dig", "@127.0.0.1", f"-p{port}", "+short", "+time=15", "+tries=2"]
     process = subprocess.run(
         [*own, *options, "www.example.com"], stdout=subprocess.PIPE, check=False
     )
