@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import pwd
 import socket
 import struct
 from unittest import TestCase
@@ -113,3 +114,14 @@ def spoil(descriptor: int) -> None:
     unspecified = struct.pack("=H14x", socket.AF_UNSPEC)
     assert libc.connect(descriptor, unspecified, len(unspecified)) == 0
     assert libc.listen(descriptor, 1) == 0
+
+
+def unusedUID() -> int:
+    """
+    A number that is no user's.
+    """
+    return next(
+        number
+        for number in range(54321, 65000)
+        if number not in {entry.pw_uid for entry in pwd.getpwall()}
+    )
