@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from portlisten._commands import execute, hellofdpass, listener
 from portlisten._commands.options import CommandOptions
-from portlisten._config.settings import Option, optionsOf
+from portlisten._config.options import Option, optionsOf
 from portlisten._config.values import Flag
 
 _SERVICE_EXIT = """\

@@ -17,15 +17,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from docs import manual
-from portlisten._config.settings import (
-    WIRES,
-    ExecSettings,
-    ListenerSettings,
-    Option,
-    Settings,
-    WorkerSettings,
-    optionsOf,
-)
+from portlisten._config.options import WIRES, Option, Settings, optionsOf
+from portlisten._config.settings import ExecSettings, ListenerSettings, WorkerSettings
 from portlisten._config.values import Flag
 
 ROOT = Path(__file__).parents[1]

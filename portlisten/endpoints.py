@@ -24,7 +24,8 @@ from twisted.internet.protocol import DatagramProtocol, Factory
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from portlisten._config.settings import WIRES, WorkerSettings, optionsOf
+from portlisten._config.options import WIRES, optionsOf
+from portlisten._config.settings import WorkerSettings
 from portlisten._config.values import File
 from portlisten._process import systemd_notify
 from portlisten._reactor.monotonic import ours

@@ -17,7 +17,7 @@ from twisted.python.usage import (
     UsageError,
 )
 
-from portlisten._config.settings import Option, Settings, optionsOf
+from portlisten._config.options import Option, Settings, optionsOf
 from portlisten._config.values import Choice, File, Flag, Group, User
 
 

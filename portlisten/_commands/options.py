@@ -17,7 +17,7 @@ from twisted.python.usage import Completer, Completions, Options, UsageError
 
 from portlisten import __version__, _kernel
 from portlisten._commands import generated
-from portlisten._config.settings import Settings, useless
+from portlisten._config.options import Settings, useless
 from portlisten._process import exits
 from twisted import copyright
 

@@ -17,7 +17,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from portlisten import __version__, _kernel
 from portlisten._commands.options import CommandOptions
-from portlisten._config.settings import Settings, option
+from portlisten._config.options import Settings, option
 from portlisten._config.values import count
 from tests.support import unusedUID
 from twisted import copyright

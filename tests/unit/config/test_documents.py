@@ -13,7 +13,8 @@ from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
 from docs import manual, options
 from portlisten._commands import hellofdpass
-from portlisten._config.settings import DATAGRAM, WorkerSettings, option
+from portlisten._config.options import DATAGRAM, option
+from portlisten._config.settings import WorkerSettings
 from portlisten._config.values import count
 
 

@@ -1,5 +1,5 @@
 """
-Tests for L{portlisten._config.settings}.
+Tests for L{portlisten._config.options} and L{portlisten._config.settings}.
 """
 
 from __future__ import annotations
@@ -8,18 +8,16 @@ from dataclasses import FrozenInstanceError, dataclass
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from portlisten._config.settings import (
+from portlisten._config.options import (
     DATAGRAM,
     STREAM,
-    ExecSettings,
-    ListenerSettings,
     Option,
     Settings,
-    WorkerSettings,
     option,
     optionsOf,
     useless,
 )
+from portlisten._config.settings import ExecSettings, ListenerSettings, WorkerSettings
 from portlisten._config.values import Flag, Name, count, seconds
 
 
