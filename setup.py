@@ -16,4 +16,9 @@ setup(
     # the import hook that it writes otherwise hides the plugins without a word.
     package_dir={"": "."},
     package_data={"portlisten": ["py.typed"]},
+    data_files=[
+        ("share/man/man1", ["docs/man/portlisten-exec.1"]),
+        ("share/man/man8", ["docs/man/portlisten.8", "docs/man/hellofdpass.8"]),
+        ("share/zsh/site-functions", ["contrib/zsh/_portlisten"]),
+    ],
 )

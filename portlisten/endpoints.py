@@ -6,9 +6,9 @@ code.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 from twisted.internet.address import UNIXAddress
 from twisted.internet.defer import Deferred, fail
@@ -20,10 +20,11 @@ from twisted.internet.interfaces import (
     IStreamServerEndpoint,
 )
 from twisted.internet.protocol import DatagramProtocol, Factory
-from twisted.python.usage import UsageError
 from zope.interface import implementer
 
-from portlisten._config import values
+from portlisten._config.options import WIRES, optionsOf
+from portlisten._config.settings import WorkerSettings
+from portlisten._config.values import File
 from portlisten._process import systemd_notify
 from portlisten._reactor.monotonic import ours
 from portlisten._wire.frames import portNames
@@ -42,7 +43,7 @@ __all__ = [
     "EndpointError",
 ]
 
-T = TypeVar("T")
+_TLS = [each.field for each in optionsOf(WorkerSettings) if isinstance(each.type, File)]
 
 
 def _several(names: Collection[str]) -> tuple[str, ...]:
@@ -336,18 +337,10 @@ def _begin(reactor: Any, worker: IWorker, path: str) -> Deferred[IListeningPort]
     return ready.addCallback(lambda _: port)
 
 
-def parse(reactor: Any, *arguments: str, **options: str) -> IStreamServerEndpoint:
+def parse(reactor: Any, *arguments: str, **texts: str) -> IStreamServerEndpoint:
     """
-    Understand C{portlisten:PATH}, whose options are
-
-      - C{name}: the listener's names of ports to serve, with commas between them;
-      - C{grace}: the seconds that a stop may take;
-      - C{listenerUser}: whose the listener may be, with commas between them;
-      - C{privateKey}, C{certKey}, C{extraCertChain}, C{dhParameters}: files for
-        TLS, as in Twisted's C{ssl:}.  They are read now;
-      - C{wire}: C{stream}, or C{datagram} for the wire of 2002, which has neither
-        C{name} nor C{listenerUser}, but C{mode} and C{group} of the path, and
-        C{replace}, C{yes} or C{no}.
+    Understand C{portlisten:PATH}, whose options are those of L{WorkerSettings} that
+    descriptions have.  Files for TLS are read now.
 
     @raise EndpointError: if it cannot be understood, or a file does not load.
     """
@@ -358,76 +351,67 @@ def parse(reactor: Any, *arguments: str, **options: str) -> IStreamServerEndpoin
             "a description has one path, as in portlisten:/run/portlisten/web.sock, and"
             r" a colon in it is written '\:'"
         )
-    wire = options.pop("wire", "stream")
-    if wire not in _WIRES:
-        raise EndpointError(f"wire: {wire!r} is none of {', '.join(_WIRES)}")
-    endpoint, known = _WIRES[wire]
-    files = {name: options.pop(name) for name in tls.FILES if name in options}
-    understood: dict[str, Any] = {}
-    for name, text in options.items():
-        if name not in known:
+    given = _understand(texts)
+    settings = WorkerSettings(path=arguments[0], **given)
+    files = {name: given[name] for name in _TLS if name in given}
+    return _endpointFor(reactor, settings, tls.contextFactory(files) if files else None)
+
+
+def _understand(texts: Mapping[str, str]) -> dict[str, Any]:
+    """
+    Understand the options of a description.
+
+    @return: those that are given, by the settings' names.
+    @raise EndpointError: if one cannot be understood, or means nothing.
+    """
+    options = {
+        each.describedName: each
+        for each in optionsOf(WorkerSettings)
+        if each.inDescription
+    }
+    given: dict[str, Any] = {}
+    # The wire says which others there are.
+    for name in sorted(texts, key=lambda name: name != "wire"):
+        wire = given.get("wire", WIRES[0])
+        if name not in options or wire not in options[name].wires:
+            known = [
+                each
+                for each, option in options.items()
+                if wire in option.wires and each != "wire"
+            ]
             raise EndpointError(
                 f"a description with wire={wire} has no option {name!r}, only"
-                f" {', '.join([*known, *tls.FILES])}"
+                f" {', '.join(known)}"
             )
-        keyword, understand = known[name]
         try:
-            understood[keyword] = understand(text)
+            given[options[name].field] = options[name].parse(texts[name])
         except ValueError as error:
             raise EndpointError(f"{name}: {error}") from None
-    if files:
-        understood["contextFactory"] = tls.contextFactory(files)
-    made: IStreamServerEndpoint = endpoint(reactor, arguments[0], **understood)
-    return made
+    return given
 
 
-def _names(text: str) -> list[str]:
-    return list(portNames(text.split(",")))
-
-
-def _yesOrNo(text: str) -> bool:
-    return values.choice("replace", "yes", "no")(text) == "yes"
-
-
-def _usage(coerce: Callable[[str], T]) -> Callable[[str], T]:
+def _endpointFor(
+    reactor: Any, settings: WorkerSettings, contextFactory: Any
+) -> IStreamServerEndpoint:
     """
-    Have what makes sense of an option of a command's make sense of one here.
+    Make the endpoint that settings describe.
     """
-
-    def understand(text: str) -> T:
-        try:
-            return coerce(text)
-        except UsageError as error:
-            raise ValueError(str(error).partition(": ")[2]) from None
-
-    return understand
-
-
-_GRACE = ("grace", _usage(values.number("grace", float, 0)))
-
-#: For each wire, the endpoint; and for each option, its keyword there, and what
-#: makes sense of its text.
-_WIRES: dict[str, tuple[Any, dict[str, tuple[str, Callable[[str], Any]]]]] = {
-    "stream": (
-        PortlistenServerEndpoint,
-        {
-            "name": ("names", _names),
-            "grace": _GRACE,
-            "listenerUser": (
-                "listenerUsers",
-                _usage(
-                    lambda text: [values.user(each, "") for each in text.split(",")]
-                ),
-            ),
-        },
-    ),
-    "datagram": (
-        DatagramServerEndpoint,
-        {
-            "grace": _GRACE,
-            "mode": ("mode", _usage(values.octal)),
-            "group": ("group", _usage(values.group)),
-            "replace": ("replace", _usage(_yesOrNo)),
-        },
-    ),
-}
+    if settings.wire == "datagram":
+        return DatagramServerEndpoint(
+            reactor,
+            settings.path,
+            settings.grace,
+            settings.mode,
+            settings.group,
+            settings.replace,
+            contextFactory,
+        )
+    return PortlistenServerEndpoint(
+        reactor,
+        settings.path,
+        settings.names,
+        settings.grace,
+        settings.listenerUsers,
+        settings.retry,
+        contextFactory,
+    )

@@ -15,9 +15,11 @@ __all__ = [
     "UnknownName",
     "WrongKind",
     "WrongSocket",
+    "ToldToStop",
     "PathError",
     "BadDescription",
     "CannotBind",
+    "CannotRun",
     "StartFailure",
     "EndpointError",
 ]
@@ -72,6 +74,12 @@ class WrongSocket(Exception):
     """
 
 
+class ToldToStop(Exception):
+    """
+    The process was told to stop before it had started.
+    """
+
+
 class PathError(Exception):
     """
     A path cannot be what it has to be, a place where listener and workers meet.
@@ -96,14 +104,11 @@ class CannotBind(Exception):
         self.errno = errno
 
 
-class StartFailure(SystemExit, Exception):
+class _Exit(SystemExit):
     """
-    A service cannot start.
+    A reason to end the process.
 
-    It is an L{Exception} so that C{twistd} removes its pid file and tells the
-    process that waits for the daemon, and a L{SystemExit} so that there is no
-    traceback.
-
+    @ivar message: the reason.
     @ivar code: what the process exits with.
     """
 
@@ -114,6 +119,22 @@ class StartFailure(SystemExit, Exception):
 
     def __str__(self) -> str:
         return self.message
+
+
+class CannotRun(_Exit):
+    """
+    C{portlisten exec} cannot run the program.
+    """
+
+
+class StartFailure(_Exit, Exception):
+    """
+    A service cannot start.
+
+    It is an L{Exception} so that C{twistd} removes its pid file and tells the
+    process that waits for the daemon, and a L{SystemExit} so that there is no
+    traceback.
+    """
 
 
 # What the process that waits for the daemon shows is cut at 100 bytes.

@@ -12,15 +12,14 @@ import os
 import pwd
 
 from twisted.application.service import Application
-
-from portlisten._commands.hellofdpass import Options, makeService
+from twisted.plugins.hellofdpass_plugin import hellofdpass
 
 PATH = "./socket"
 STRING = "hello, world\n"
 OPTIONS = ["--grace", "10"]
 USER = "daemon"
 
-options = Options()
+options = hellofdpass.options()
 options.parseOptions([*OPTIONS, PATH, STRING])
 
 user = pwd.getpwnam(USER) if os.getuid() == 0 else None
@@ -29,4 +28,4 @@ application = Application(
     uid=user and user.pw_uid,
     gid=user and user.pw_gid,
 )
-makeService(options).setServiceParent(application)
+hellofdpass.makeService(options).setServiceParent(application)

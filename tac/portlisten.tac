@@ -12,8 +12,7 @@ import os
 import pwd
 
 from twisted.application.service import Application
-
-from portlisten._commands.listener import Options, makeService
+from twisted.plugins.portlisten_plugin import portlisten
 
 PORT = "10000"
 PATH = "./socket"
@@ -22,7 +21,7 @@ USER = "nobody"
 GROUP = "daemon"
 
 isRoot = os.getuid() == 0
-options = Options()
+options = portlisten.options()
 options.parseOptions(
     [*OPTIONS, *(["--group", GROUP] if isRoot else []), PORT, PATH],
 )
@@ -33,4 +32,4 @@ application = Application(
     uid=user and user.pw_uid,
     gid=user and user.pw_gid,
 )
-makeService(options).setServiceParent(application)
+portlisten.makeService(options).setServiceParent(application)

@@ -24,20 +24,17 @@ import time
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
+from twisted.python.usage import CompleteFiles, UsageError
 from twisted.python.usage import Options as UsageOptions
-from twisted.python.usage import UsageError
 
 from portlisten._channel import paths
-from portlisten._commands.options import JoiningOptions, printVersion
-from portlisten._config import values
+from portlisten._commands.options import CommandOptions, printVersion
+from portlisten._config.settings import ExecSettings
 from portlisten._model import Port
 from portlisten._policy.complaints import Complaint
 from portlisten._process import listen_fds
-from portlisten._wire.frames import (
-    portNames,
-)
 from portlisten._worker.joining import receive
-from portlisten.errors import PathError, ProtocolError
+from portlisten.errors import CannotRun, PathError, ProtocolError
 
 #: Seconds between two tries to connect to the listener.
 RETRY = 0.1
@@ -51,13 +48,20 @@ NOT_EXECUTABLE = 126
 NOT_FOUND = 127
 
 
-class ExecOptions(JoiningOptions):
+class ExecOptions(CommandOptions):
     """
     The options of C{portlisten exec}.
     """
 
+    settingsType = ExecSettings
+
     command = "portlisten exec"
     program = ""
+
+    arguments = [
+        CompleteFiles(descr="PATH"),
+        CompleteFiles(descr="PROGRAM", repeat=True),
+    ]
 
     synopsis = "[options] PATH PROGRAM [ARGUMENT ...]"
 
@@ -90,30 +94,6 @@ Examples, with 'twistd portlisten --share http=tcp:80 /run/portlisten/web.sock':
   portlisten exec --name http /run/portlisten/web.sock gunicorn example:app
 """
 
-    optParameters = [
-        [
-            "timeout",
-            None,
-            None,
-            "Seconds to wait for the listener. [default: for ever]",
-            values.number("timeout", float, 0),
-        ],
-    ]
-
-    def __init__(self) -> None:
-        super().__init__()
-        self["name"] = []
-
-    def opt_name(self, name: str) -> None:
-        """
-        Take only the ports of this name; may be given several times.
-        [default: all that the listener shares]
-        """
-        try:
-            self["name"] = list(portNames([*self["name"], name]))
-        except ValueError as error:
-            raise UsageError(f"--name: {error}") from None
-
     def parseArgs(self, *args: str) -> None:
         """
         Take PATH, PROGRAM and its arguments.
@@ -129,6 +109,14 @@ Examples, with 'twistd portlisten --share http=tcp:80 /run/portlisten/web.sock':
             )
         self.checkPath(path)
         self["path"], self["program"] = path, program
+
+    def settings(self) -> ExecSettings:
+        """
+        What was given.
+        """
+        return ExecSettings(
+            path=self["path"], program=tuple(self["program"]), **self.given()
+        )
 
 
 class Options(UsageOptions):
@@ -159,18 +147,6 @@ class Options(UsageOptions):
         """
         if not self.subCommand:
             raise UsageError("expected a command, which is exec")
-
-
-class CannotRun(SystemExit):
-    """
-    The program cannot be run.
-
-    @param code: to exit with.
-    """
-
-    def __init__(self, reason: object, code: int = 1) -> None:
-        super().__init__(code)
-        _say(str(reason))
 
 
 def _say(what: str) -> None:
@@ -235,24 +211,24 @@ def _ask(
     return sock, received
 
 
-def execute(options: ExecOptions) -> None:
+def execute(settings: ExecSettings) -> None:
     """
     Become the program.
 
     @raise CannotRun: if that is impossible.
     """
-    program, *arguments = options["program"]
+    program, *arguments = settings.program
     found = shutil.which(program)
     if found is None:
         if os.path.exists(program) and os.sep in program:
             raise CannotRun(f"{program} is not executable", NOT_EXECUTABLE)
         raise CannotRun(f"there is no program {program!r}", NOT_FOUND)
     try:
-        paths.check(options["path"])
+        paths.check(settings.path)
     except PathError as error:
-        raise CannotRun(error) from None
+        raise CannotRun(str(error)) from None
     sock, received = obtain(
-        options["path"], options["name"], options["listener-user"], options["timeout"]
+        settings.path, settings.names, settings.listenerUsers, settings.timeout
     )
     for number, (port, _) in enumerate(received, listen_fds.FIRST):
         _say(f"{port.label} is descriptor {number}")
@@ -292,6 +268,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
             " 'portlisten --help')"
         ) from None
     try:
-        execute(options.subOptions)
+        execute(options.subOptions.settings())
+    except CannotRun as error:
+        _say(str(error))
+        raise
     except KeyboardInterrupt:
         raise SystemExit(128 + signal.SIGINT) from None

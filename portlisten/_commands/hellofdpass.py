@@ -7,28 +7,28 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from twisted.application.service import IService, Service
-from twisted.internet.defer import Deferred, succeed
+from twisted.application.service import IService
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import (
     IAddress,
     IDelayedCall,
     IHalfCloseableProtocol,
+    IProtocolFactory,
     IReactorTime,
 )
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.python.failure import Failure
-from twisted.python.usage import UsageError
+from twisted.python.usage import CompleteFiles, Completer, UsageError
 from zope.interface import implementer
 
-from portlisten._commands.options import JoiningOptions
-from portlisten._config import values
-from portlisten._model import portName
-from portlisten._process import exits, signals, systemd_notify
+from portlisten._commands.options import CommandOptions
+from portlisten._config.settings import WorkerSettings
+from portlisten._process import exits, signals
+from portlisten._process.service import CommandService
 from portlisten._reactor.monotonic import ours
 from portlisten._worker.datagram import DatagramWorker
 from portlisten._worker.interfaces import IWorker
 from portlisten._worker.worker import Worker
-from portlisten.errors import PathError
 
 #: How long a client may take to close, once it has the answer, in seconds.
 LINGER = 5.0
@@ -97,12 +97,16 @@ class HelloFactory(Factory):
         return Hello(self._reactor, self._string)
 
 
-class Options(JoiningOptions):
+class Options(CommandOptions):
     """
     The options of C{twistd hellofdpass}.
     """
 
+    settingsType = WorkerSettings
+
     command = "hellofdpass"
+
+    arguments = [CompleteFiles(descr="PATH"), Completer(descr="STRING")]
 
     synopsis = "[options] PATH STRING"
 
@@ -120,78 +124,6 @@ Examples:
   twistd --uid www-data hellofdpass /run/portlisten/web.sock 'hello, world'
 """
 
-    optParameters = [
-        [
-            "wire",
-            None,
-            "stream",
-            "How connections come: 'stream', with which none is lost, or 'datagram',"
-            " as in 2002, where the worker binds PATH.",
-            values.wire,
-        ],
-        [
-            "mode",
-            None,
-            None,
-            "With --wire=datagram, permissions of PATH: the users that may"
-            " write to it may send connections. [default: 0660]",
-            values.octal,
-        ],
-        [
-            "group",
-            None,
-            None,
-            "With --wire=datagram, group of PATH. [default: the process's]",
-            values.group,
-        ],
-        [
-            "retry",
-            None,
-            0.1,
-            "Seconds between two tries to connect to the listener.",
-            values.number("retry", float, 0.001),
-        ],
-        [
-            "grace",
-            None,
-            10.0,
-            "Seconds that a stop may take to finish what is in service.",
-            values.number("grace", float, 0),
-        ],
-    ]
-
-    optFlags = [
-        [
-            "replace",
-            None,
-            "With --wire=datagram, take PATH over from a worker that lives there.",
-        ]
-    ]
-
-    def __init__(self) -> None:
-        super().__init__()
-        self["mode"] = 0o660
-        self["name"] = []
-
-    def opt_name(self, name: str) -> None:
-        """
-        Serve only the ports of this name; may be given several times.
-        [default: all]
-        """
-        try:
-            self["name"].append(portName(name))
-        except ValueError as error:
-            raise UsageError(f"--name: {error}") from None
-
-    def postOptions(self) -> None:
-        """
-        See that no option goes with the other wire only.
-        """
-        if self["wire"] == "datagram":
-            self.checkAlone("wire=datagram", "name", "listener-user")
-        else:
-            self.checkAlone("wire=stream", "mode", "group", "replace")
-
     def parseArgs(self, *args: str) -> None:
         """
         Take PATH and STRING.
@@ -203,52 +135,44 @@ Examples:
         self.checkPath(self["path"])
         self["string"] = os.fsencode(args[1])
 
+    def settings(self) -> WorkerSettings:
+        """
+        What was given.
+        """
+        return WorkerSettings(path=self["path"], **self.given())
 
-class HelloService(Service):
+
+class WorkerService(CommandService):
     """
-    Runs a worker that says hello.
+    Runs a worker.
     """
 
-    def __init__(self, reactor: Any, options: Options, worker: IWorker) -> None:
-        self._reactor = reactor
-        self._options = options
+    def __init__(self, reactor: Any, command: exits.Command, worker: IWorker) -> None:
+        super().__init__(reactor, command)
         self._worker = worker
-        self._ready = False
 
-    def privilegedStartService(self) -> None:
+    def bind(self) -> None:
         """
-        Look at the path, or bind it.
-
-        @raise StartFailure: if that is impossible.
+        Look at the path, or bind it.  See L{CommandService.bind}.
         """
-        super().privilegedStartService()
-        exits.checkUser(self._options)
-        try:
-            self._worker.bind()
-        except PathError as error:
-            exits.failToStart(self._options, str(error))
-        self._ready = True
+        self._worker.bind()
 
-    def startService(self) -> None:
+    def serve(self) -> None:
         """
         Look for the listener, or wait for what it sends.
         """
-        if not self._ready:
-            # `twist` starts services without their privileged part.
-            self.privilegedStartService()
-        super().startService()
-        exits.warnOfRoot("hellofdpass")
-        signals.onReportSignal(self._reactor, self._worker.report)
         self._worker.start()
 
-    def stopService(self) -> Deferred[None]:
+    def report(self) -> None:
+        """
+        See L{CommandService.report}.
+        """
+        self._worker.report()
+
+    def finish(self) -> Deferred[None]:
         """
         Take no more connections, and finish those in service.
         """
-        if not self.running:
-            return succeed(None)
-        super().stopService()
-        systemd_notify.manager().stopping()
         return self._worker.stop()
 
 
@@ -260,19 +184,20 @@ def makeService(options: Options, reactor: Any = None) -> IService:
     """
     if reactor is None:
         from twisted.internet import reactor
-    signals.ownProcess(reactor, options["retry"])
-    common = (
-        ours(reactor),
-        options["path"],
-        HelloFactory(reactor, options["string"]),
-        options["retry"],
-        options["grace"],
-    )
-    worker: IWorker
-    if options["wire"] == "datagram":
-        worker = DatagramWorker(
-            *common, options["mode"], options["group"], options["replace"]
-        )
-    else:
-        worker = Worker(*common, options["listener-user"], options["name"])
-    return HelloService(reactor, options, worker)
+    settings = options.settings()
+    signals.ownProcess(reactor, settings.retry)
+    factory = HelloFactory(reactor, options["string"])
+    worker = makeWorker(ours(reactor), settings, factory)
+    return WorkerService(reactor, options.process, worker)
+
+
+def makeWorker(
+    reactor: Any, settings: WorkerSettings, factory: IProtocolFactory
+) -> IWorker:
+    """
+    Make the worker that settings describe.
+    """
+    common = (reactor, settings.path, factory, settings.retry, settings.grace)
+    if settings.wire == "datagram":
+        return DatagramWorker(*common, settings.mode, settings.group, settings.replace)
+    return Worker(*common, settings.listenerUsers, settings.names)

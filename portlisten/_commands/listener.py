@@ -4,16 +4,15 @@ C{twistd portlisten}: its options and its service.
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 from twisted.application.service import IService
 from twisted.logger import Logger
-from twisted.python.usage import UsageError
+from twisted.python.usage import CompleteFiles, Completer, UsageError
 
 from portlisten._commands.options import CommandOptions
-from portlisten._config import values
-from portlisten._listener.access import Access
+from portlisten._config.ports import PortSettings
+from portlisten._config.settings import ListenerSettings
 from portlisten._listener.datagram import DatagramWire
 from portlisten._listener.interfaces import IWire
 from portlisten._listener.service import ListenerService, checkApart
@@ -21,7 +20,6 @@ from portlisten._listener.stream import StreamWire
 from portlisten._ports import parsing as _ports
 from portlisten._process import exits, signals
 from portlisten._reactor.monotonic import ours
-from portlisten._wire.frames import MAXIMUM_WINDOW
 from portlisten.errors import BadDescription, PathError
 
 log = Logger()
@@ -43,7 +41,11 @@ class Options(CommandOptions):
     The options of C{twistd portlisten}.
     """
 
+    settingsType = ListenerSettings
+
     command = "portlisten"
+
+    arguments = [Completer(descr="[NAME=]PORT"), CompleteFiles(descr="PATH")]
 
     synopsis = "[options] [PORT] PATH"
 
@@ -77,164 +79,6 @@ Examples:
       --listen http=80 --listen https=443 /run/portlisten/web.sock
 """
 
-    optParameters = [
-        [
-            "wire",
-            None,
-            "stream",
-            "How connections get to workers: 'stream', with which none is lost, or"
-            " 'datagram', as in 2002, where the worker binds PATH.",
-            values.wire,
-        ],
-        [
-            "mode",
-            None,
-            None,
-            "Permissions of PATH: a process that may write to it may be a worker."
-            " [default: 0660]",
-            values.octal,
-        ],
-        [
-            "group",
-            None,
-            None,
-            "Group that PATH belongs to. [default: the process's]",
-            values.group,
-        ],
-        [
-            "backlog",
-            None,
-            None,
-            "Connections that the kernel keeps for the listener to accept."
-            " [default: what the host allows, net.core.somaxconn]",
-            values.number("backlog", int, 1, 2**31 - 1),
-        ],
-        [
-            "queue",
-            None,
-            1024,
-            "Accepted connections that wait here while no worker has room, for each"
-            " name of ports; any more wait in the backlog.",
-            values.number("queue", int, 0),
-        ],
-        [
-            "patience",
-            None,
-            60.0,
-            "Seconds that an accepted connection may wait for a worker.",
-            values.number("patience", float, 0.001),
-        ],
-        [
-            "on-timeout",
-            None,
-            "close",
-            "What to do when a connection has waited for so long: 'close' it, or"
-            " 'exit', as in 2002.",
-            values.choice("on-timeout", "close", "exit"),
-        ],
-        [
-            "balance",
-            None,
-            "least",
-            "Which worker is next: the one with the 'least' connections, or each"
-            " in turn, 'round-robin'.",
-            values.choice("balance", "least", "round-robin"),
-        ],
-        [
-            "claim-timeout",
-            None,
-            5.0,
-            "Seconds that a worker may take to claim a connection before it counts"
-            " as hung, and others get what it was sent.",
-            values.number("claim-timeout", float, 0.001),
-        ],
-        [
-            "throttle",
-            None,
-            10.0,
-            "Seconds that a worker waits at the most, if those of its user die"
-            " again and again with nothing done; 0 for none.",
-            values.number("throttle", float, 0),
-        ],
-        [
-            "window",
-            None,
-            32,
-            "Connections that one worker may have been sent and not yet claimed.",
-            values.number("window", int, 1, MAXIMUM_WINDOW),
-        ],
-        [
-            "retry",
-            None,
-            0.1,
-            "Seconds to pause accepting when descriptors or memory run out, and before"
-            " the reactor's registrations are tried again.",
-            values.number("retry", float, 0.001),
-        ],
-        [
-            "grace",
-            None,
-            10.0,
-            "Seconds that a stop may take to hand off what is waiting.",
-            values.number("grace", float, 0),
-        ],
-    ]
-
-    def __init__(self) -> None:
-        super().__init__()
-        self["listen"] = []
-        self["share"] = []
-        self["mode"] = 0o660
-        self["allow-user"] = []
-        self["allow-group"] = []
-
-    def opt_listen(self, description: str) -> None:
-        """
-        Listen on this [NAME=]PORT as well; may be given several times.
-        """
-        self["listen"].append(description)
-
-    def opt_share(self, description: str) -> None:
-        """
-        Let each worker accept on this [NAME=]PORT itself; may be given several
-        times.
-        """
-        self["share"].append(description)
-
-    def opt_allow_user(self, name: str) -> None:
-        """
-        Only this user's processes may be workers, besides those of root and of
-        the listener's own user; may be given several times. [default: every user
-        that may write to PATH]
-        """
-        self["allow-user"].append(values.user(name, "allow-user"))
-
-    def opt_allow_group(self, name: str) -> None:
-        """
-        Likewise for the members of this group.
-        """
-        self["allow-group"].append(values.group(name, "allow-group"))
-
-    def postOptions(self) -> None:
-        """
-        See that no option goes with the other wire only.
-        """
-        if self["wire"] == "datagram":
-            self.checkAlone(
-                "wire=datagram",
-                *("mode", "group", "balance", "claim-timeout", "throttle", "window"),
-                *("allow-user", "allow-group", "share"),
-            )
-
-    def access(self) -> Access:
-        """
-        Who may be a worker.
-        """
-        users, groups = self["allow-user"], self["allow-group"]
-        if users or groups:
-            users = [0, os.geteuid(), *users]
-        return Access(users, groups)
-
     def parseArgs(self, *args: str) -> None:
         """
         Take PORT, which may be missing after C{--listen} or C{--share}, and PATH.
@@ -250,6 +94,12 @@ Examples:
         self.checkPath(self["path"])
         self["listen"][:0] = ports
 
+    def settings(self) -> ListenerSettings:
+        """
+        What was given.
+        """
+        return ListenerSettings(path=self["path"], **self.given())
+
 
 def makeService(options: Options, reactor: Any = None) -> IService:
     """
@@ -260,39 +110,46 @@ def makeService(options: Options, reactor: Any = None) -> IService:
     """
     if reactor is None:
         from twisted.internet import reactor
-    backlog = options["backlog"] or somaxconn()
+    settings = options.settings()
+    backlog = settings.backlog or somaxconn()
     try:
-        listened = [
-            _ports.parse(description, backlog) for description in options["listen"]
-        ]
-        shared = [
-            _ports.parse(description, backlog, shared=True)
-            for description in options["share"]
-        ]
-    except BadDescription as error:
+        ports = parsePorts(settings, backlog)
+    except (BadDescription, PathError) as error:
         options.refuse(str(error))
-    try:
-        for port in [*listened, *shared]:
-            checkApart(port.path, options["path"])
-    except PathError as error:
-        options.refuse(str(error))
-    for port in listened:
-        if port.name and port.name in (each.name for each in shared):
-            options.refuse(
-                f"{port.name!r} is both shared and listened on, and a worker that asks"
-                " for it would get both: give one of them another name"
-            )
-    signals.ownProcess(reactor, options["retry"])
+    signals.ownProcess(reactor, settings.retry)
 
     def timedOut() -> None:
-        if options["on-timeout"] == "exit":
+        if settings.onTimeout == "exit":
             log.critical("exiting, as --on-timeout=exit asks for")
             exits.exitWith(reactor, 1)
 
     wire: IWire
     own = ours(reactor)
-    if options["wire"] == "datagram":
-        wire = DatagramWire(own, options, timedOut)
+    if settings.wire == "datagram":
+        wire = DatagramWire(own, settings, timedOut)
     else:
-        wire = StreamWire(own, options, options.access, backlog, timedOut)
-    return ListenerService(own, options, [*listened, *shared], wire)
+        wire = StreamWire(own, settings, backlog, timedOut)
+    return ListenerService(own, options.process, settings, ports, wire)
+
+
+def parsePorts(settings: ListenerSettings, backlog: int) -> list[PortSettings]:
+    """
+    Understand the descriptions of all ports.
+
+    @raise BadDescription: if one cannot be understood, or they do not go together.
+    @raise PathError: if one has the path of the channels.
+    """
+    listened = [_ports.parse(description, backlog) for description in settings.listen]
+    shared = [
+        _ports.parse(description, backlog, shared=True)
+        for description in settings.share
+    ]
+    for port in [*listened, *shared]:
+        checkApart(port.path, settings.path)
+    for port in listened:
+        if port.name and port.name in (each.name for each in shared):
+            raise BadDescription(
+                f"{port.name!r} is both shared and listened on, and a worker that asks"
+                " for it would get both: give one of them another name"
+            )
+    return [*listened, *shared]

@@ -1,7 +1,6 @@
 """
 What a command of ours and C{twistd} expect of each other: options that fail in
-one line, a start that fails in one line, privileges that are really gone, and
-exit codes.
+one line, and privileges that are really gone.
 """
 
 from __future__ import annotations
@@ -11,17 +10,16 @@ import os
 import pwd
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 from typing import Any, NoReturn
 
-from twisted.logger import Logger
-from twisted.python.usage import Options, UsageError
+from twisted.python.usage import Completer, Completions, Options, UsageError
 
 from portlisten import __version__, _kernel
-from portlisten._config import values
+from portlisten._commands import generated
+from portlisten._config.options import Settings, useless
+from portlisten._process import exits
 from twisted import copyright
-
-log = Logger(namespace="portlisten")
 
 
 def printVersion() -> NoReturn:
@@ -38,14 +36,59 @@ class CommandOptions(Options):
     """
     Options of a command, whose mistakes end the process with one line.
 
+    The options are those of the command's settings.  The value of each is there by
+    its name until L{settings} makes settings of all.
+
+    @cvar settingsType: the class of its settings.
     @cvar command: its name.
     @cvar program: what comes before it on a command line.
+    @cvar arguments: how the shell completes its arguments.
     @cvar epilogue: what its help ends with, as it is.
     """
 
+    settingsType: type[Settings]
     command = ""
     program = "twistd "
+    arguments: Sequence[Completer] = ()
     epilogue = ""
+
+    optParameters: list[list[Any]]
+    optFlags: list[list[Any]]
+    compData: Completions
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        cls.optParameters = generated.parameters(cls.settingsType)
+        cls.optFlags = generated.flags(cls.settingsType)
+        cls.compData = generated.completions(cls.settingsType, cls.arguments)
+        for name, method in generated.methods(cls.settingsType).items():
+            setattr(cls, name, method)
+
+    def __init__(self) -> None:
+        super().__init__()
+        for option in generated.commandLine(self.settingsType):
+            several = option.several
+            self[option.name] = list(option.default) if several else option.default
+
+    def given(self) -> dict[str, Any]:
+        """
+        The values of all options, by the settings' names.
+        """
+        return {
+            option.field: option.freeze(self[option.name])
+            for option in generated.commandLine(self.settingsType)
+        }
+
+    def postOptions(self) -> None:
+        """
+        See that no option goes with another wire only.
+
+        @raise UsageError: if one does.
+        """
+        for option in useless(self.settingsType, self):
+            raise UsageError(
+                f"--{option.name} means nothing with --wire={self['wire']}"
+            )
 
     def parseOptions(self, options: Any = None) -> None:
         """
@@ -116,19 +159,6 @@ class CommandOptions(Options):
                 f" that begins with '-' is written ./{path}"
             )
 
-    def checkAlone(self, other: str, *names: str) -> None:
-        """
-        See that options have their defaults, since they mean nothing beside
-        another one.
-
-        @param other: that one, as it is given.
-        @raise UsageError: if one was given.
-        """
-        defaults = type(self)()
-        for name in names:
-            if self[name] != defaults[name]:
-                raise UsageError(f"--{name} means nothing with --{other}")
-
     def refuse(self, reason: str) -> NoReturn:
         """
         End the process with one line.
@@ -196,41 +226,13 @@ class CommandOptions(Options):
                 )
 
     @property
-    def _parent(self) -> Mapping[str, Any] | None:
+    def _parent(self) -> MutableMapping[str, Any] | None:
         # twistd's own options; there are none in a .tac file.
         return getattr(self, "parent", None)
 
     @property
-    def twistd(self) -> Mapping[str, Any]:
+    def process(self) -> exits.Command:
         """
-        The options of C{twistd} itself.
+        The command, for the service that it starts.
         """
-        return self._parent or {}
-
-    @property
-    def logsElsewhere(self) -> bool:
-        """
-        Whether the log goes somewhere else than to the terminal.
-        """
-        parent = self._parent or {}
-        return not parent.get("nodaemon") or any(
-            parent.get(name) not in (None, "", "-", False)
-            for name in ("logfile", "syslog", "logger")
-        )
-
-
-class JoiningOptions(CommandOptions):
-    """
-    Options of a command that joins a listener.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self["listener-user"] = []
-
-    def opt_listener_user(self, name: str) -> None:
-        """
-        A user that may have started the listener; may be given several times.
-        [default: root, your own user, the owner of PATH's folder]
-        """
-        self["listener-user"].append(values.user(name, "listener-user"))
+        return exits.Command(self.command, self._parent or {})

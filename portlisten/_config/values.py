@@ -1,5 +1,5 @@
 """
-The values of options, from their text.
+The types of options' values: how each is written, and which values are allowed.
 """
 
 from __future__ import annotations
@@ -8,91 +8,280 @@ import grp
 import math
 import pwd
 from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NoReturn
 
-from twisted.python.usage import UsageError
+from portlisten._model import portName
 
 
-def number(
-    name: str, convert: Callable[[str], Any], minimum: float, maximum: float = math.inf
-) -> Callable[[str], Any]:
+@dataclass(frozen=True)
+class ValueType:
     """
-    Make the coercion of a numeric option.
+    A type of values.
+
+    @ivar metavar: what stands for a value in a synopsis.
     """
 
-    def coerce(text: str) -> Any:
+    metavar: str
+
+    def parse(self, text: str) -> Any:
+        """
+        Turn text into a value.
+
+        @raise ValueError: if the text is no such value.  The error says why, and
+            leaves the option's name to the caller.
+        """
+        self.check(text)
+        return text
+
+    def check(self, value: Any) -> None:
+        """
+        See that a value that was not text is allowed.
+
+        @raise ValueError: if it is not.
+        """
+        if not isinstance(value, str):
+            raise ValueError(f"{value!r} is no text")
+
+    def write(self, value: Any) -> str:
+        """
+        Turn a value into text.
+        """
+        return str(value)
+
+
+@dataclass(frozen=True)
+class File(ValueType):
+    """
+    The name of a file.
+    """
+
+    metavar: str = "FILE"
+
+
+@dataclass(frozen=True)
+class Name(ValueType):
+    """
+    The name of a port.
+    """
+
+    metavar: str = "NAME"
+
+    def check(self, value: Any) -> None:
+        """
+        See L{ValueType.check}.
+        """
+        super().check(value)
+        portName(value)
+
+
+@dataclass(frozen=True)
+class Number(ValueType):
+    """
+    A number in a range.
+
+    @ivar convert: L{int}, or L{float} for one that may be a fraction.
+    @ivar minimum: the least that is allowed.
+    @ivar maximum: the most that is allowed.
+    """
+
+    metavar: str
+    convert: Callable[[str], Any]
+    minimum: float
+    maximum: float = math.inf
+
+    def parse(self, text: str) -> Any:
+        """
+        See L{ValueType.parse}.
+        """
         try:
-            value = convert(text)
+            value = self.convert(text)
         except ValueError:
-            value = math.nan
-        if not minimum <= value <= maximum or value == math.inf:
-            kind = "whole number" if convert is int else "number"
-            limit = (
-                f"of at least {minimum:g}"
-                if math.isinf(maximum)
-                else f"from {minimum:g} to {maximum:g}"
-            )
-            raise UsageError(f"--{name}: {text!r} is not a {kind} {limit}")
+            value = None
+        if not self._allows(value):
+            self._refuse(text)
         return value
 
-    return coerce
+    def check(self, value: Any) -> None:
+        """
+        See L{ValueType.check}.
+        """
+        if not self._allows(value):
+            self._refuse(value)
+
+    def write(self, value: Any) -> str:
+        """
+        See L{ValueType.write}.
+        """
+        return f"{value:g}"
+
+    def _allows(self, value: Any) -> bool:
+        kinds = int if self.convert is int else (int, float)
+        return (
+            isinstance(value, kinds)
+            and self.minimum <= value <= self.maximum
+            and value != math.inf
+        )
+
+    def _refuse(self, written: object) -> NoReturn:
+        kind = "whole number" if self.convert is int else "number"
+        if math.isinf(self.maximum):
+            limit = f"of at least {self.minimum:g}"
+        else:
+            limit = f"from {self.minimum:g} to {self.maximum:g}"
+        raise ValueError(f"{written!r} is not a {kind} {limit}")
 
 
-def octal(text: str, option: str = "mode") -> int:
+def seconds(minimum: float) -> Number:
     """
-    Turn an octal mode into a number.
-
-    @raise UsageError: if it is none.
+    A duration.
     """
-    try:
-        mode = int(text, 8)
-    except ValueError:
-        mode = -1
-    if not 0 <= mode <= 0o777:
-        raise UsageError(f"--{option}: {text!r} is not an octal mode such as 0660")
-    return mode
+    return Number("SECONDS", float, minimum)
 
 
-def group(text: str, option: str = "group") -> int:
+def count(minimum: int, maximum: float = math.inf) -> Number:
     """
-    Turn a group's name or number into its number.
-
-    @raise UsageError: if there is no such group.
+    A whole number.
     """
-    try:
-        if text.isdecimal():
-            return grp.getgrgid(int(text)).gr_gid
-        return grp.getgrnam(text).gr_gid
-    except (KeyError, OverflowError):
-        raise UsageError(f"--{option}: there is no group {text!r}") from None
+    return Number("N", int, minimum, maximum)
 
 
-def user(text: str, option: str) -> int:
+@dataclass(frozen=True)
+class Mode(ValueType):
     """
-    Turn a user's name or number into its number.
-
-    @raise UsageError: if there is no such user.
+    The permissions of a file, in octal.
     """
-    try:
+
+    metavar: str = "MODE"
+
+    def parse(self, text: str) -> int:
+        """
+        See L{ValueType.parse}.
+        """
+        try:
+            mode = int(text, 8)
+        except ValueError:
+            mode = -1
+        if not 0 <= mode <= 0o777:
+            raise ValueError(f"{text!r} is not an octal mode such as 0660")
+        return mode
+
+    def check(self, value: Any) -> None:
+        """
+        See L{ValueType.check}.
+        """
+        if not isinstance(value, int) or not 0 <= value <= 0o777:
+            raise ValueError(f"{value!r} is not a mode such as 0o660")
+
+    def write(self, value: Any) -> str:
+        """
+        See L{ValueType.write}.
+        """
+        return f"{value:04o}"
+
+
+@dataclass(frozen=True)
+class _Entry(ValueType):
+    """
+    What the system has a name and a number for.  The value is the number.
+    """
+
+    def parse(self, text: str) -> int:
+        """
+        See L{ValueType.parse}.
+        """
+        try:
+            return self._number(text)
+        except (KeyError, OverflowError):
+            kind = self.metavar.lower()
+            raise ValueError(f"there is no {kind} {text!r}") from None
+
+    def check(self, value: Any) -> None:
+        """
+        See L{ValueType.check}.
+        """
+        if not isinstance(value, int) or value < 0:
+            raise ValueError(f"{value!r} is no number of a {self.metavar.lower()}")
+
+    def _number(self, text: str) -> int:
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class User(_Entry):
+    """
+    A user, by name or number.
+    """
+
+    metavar: str = "USER"
+
+    def _number(self, text: str) -> int:
         if text.isdecimal():
             return pwd.getpwuid(int(text)).pw_uid
         return pwd.getpwnam(text).pw_uid
-    except (KeyError, OverflowError):
-        raise UsageError(f"--{option}: there is no user {text!r}") from None
 
 
-def choice(name: str, *values: str) -> Callable[[str], str]:
+@dataclass(frozen=True)
+class Group(_Entry):
     """
-    Make the coercion of an option that has one of a few values.
+    A group, by name or number.
     """
 
-    def coerce(text: str) -> str:
-        if text not in values:
-            raise UsageError(f"--{name}: {text!r} is none of {', '.join(values)}")
-        return text
+    metavar: str = "GROUP"
 
-    return coerce
+    def _number(self, text: str) -> int:
+        if text.isdecimal():
+            return grp.getgrgid(int(text)).gr_gid
+        return grp.getgrnam(text).gr_gid
 
 
-#: The coercion of C{--wire}.
-wire = choice("wire", "stream", "datagram")
+class Choice(ValueType):
+    """
+    One of a few words.
+    """
+
+    def __init__(self, *values: str) -> None:
+        super().__init__("|".join(values))
+
+    @property
+    def values(self) -> list[str]:
+        """
+        The words.
+        """
+        return self.metavar.split("|")
+
+    def check(self, value: Any) -> None:
+        """
+        See L{ValueType.check}.
+        """
+        if value not in self.values:
+            raise ValueError(f"{value!r} is none of {', '.join(self.values)}")
+
+
+class Flag(Choice):
+    """
+    Yes or no.  On a command line, the option has no value.
+    """
+
+    def __init__(self) -> None:
+        super().__init__("yes", "no")
+
+    def parse(self, text: str) -> bool:
+        """
+        See L{ValueType.parse}.
+        """
+        super().check(text)
+        return text == "yes"
+
+    def check(self, value: Any) -> None:
+        """
+        See L{ValueType.check}.
+        """
+        if not isinstance(value, bool):
+            raise ValueError(f"{value!r} is neither True nor False")
+
+    def write(self, value: Any) -> str:
+        """
+        See L{ValueType.write}.
+        """
+        return "yes" if value else "no"

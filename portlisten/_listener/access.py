@@ -4,9 +4,11 @@ Which users may be at the other end of a channel.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection
 from dataclasses import dataclass
 
+from portlisten._config.settings import ListenerSettings
 from portlisten._kernel import Credentials
 
 
@@ -47,3 +49,14 @@ class Access:
                 f" first one counts, gid {who.gid}"
             )
         return reason
+
+
+def accessFor(settings: ListenerSettings) -> Access:
+    """
+    Say who may be a worker: if users or groups are given, also root and the user that
+    this process has become.
+    """
+    users, groups = list(settings.allowUsers), list(settings.allowGroups)
+    if users or groups:
+        users = [0, os.geteuid(), *users]
+    return Access(users, groups)

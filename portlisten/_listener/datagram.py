@@ -28,6 +28,7 @@ from zope.interface import implementer
 
 from portlisten import _kernel
 from portlisten._channel import paths
+from portlisten._config.settings import ListenerSettings
 from portlisten._listener.connection import AcceptedConnection
 from portlisten._listener.departures import Departures
 from portlisten._listener.dispatcher import LONGEST_TICK
@@ -98,20 +99,19 @@ class DatagramWire:
     """
     The listener's side.  See L{IWire}.
 
-    @param options: those of C{twistd portlisten}.
     @param timedOut: called when the patience of connections ran out.
     """
 
     log = Logger()
 
     def __init__(
-        self, reactor: Any, options: Mapping[str, Any], timedOut: Callable[[], None]
+        self, reactor: Any, settings: ListenerSettings, timedOut: Callable[[], None]
     ) -> None:
         self._reactor = reactor
-        self._path: str = options["path"]
-        self._queue: int = options["queue"]
-        self._patience: float = options["patience"]
-        self._retry: float = options["retry"]
+        self._path = settings.path
+        self._queue = settings.queue
+        self._patience = settings.patience
+        self._retry = settings.retry
         self._timedOut = timedOut
         self._waiting: deque[tuple[float, AcceptedConnection]] = deque()
         self._counts = dict.fromkeys(

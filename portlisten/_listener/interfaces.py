@@ -74,7 +74,7 @@ class IWire(Interface):
         gone.
 
         @return: for how long its ports may still be in use, in seconds.
-        @raise StartFailure: if this process is told to stop meanwhile.
+        @raise ToldToStop: if this process is told to stop meanwhile.
         """
 
     def bind(ports: Sequence[Port], shared: Mapping[int, Sequence[socket]]) -> None:

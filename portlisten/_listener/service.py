@@ -16,16 +16,17 @@ from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
-from twisted.application.service import Service
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from portlisten._config.ports import PortSettings
+from portlisten._config.settings import ListenerSettings
 from portlisten._listener.interfaces import IWire
 from portlisten._model import Kind, Port
 from portlisten._ports.accepting import Acceptor
 from portlisten._ports.binding import BoundPort, bind
-from portlisten._process import exits, signals, systemd_notify
+from portlisten._process import exits, systemd_notify
+from portlisten._process.service import CommandService
 from portlisten.errors import CannotBind, PathError
 
 #: How many processes may be connected to the channel's path at a time; any more
@@ -36,61 +37,56 @@ MAXIMUM_CHANNELS = 256
 RESERVE = 16
 
 
-class ListenerService(Service):
+class ListenerService(CommandService):
     """
-    Binds as whoever the process is when it starts, and listens as whoever it
-    has become since.
+    Listens on ports, and gives the connections to a wire.
 
+    @param ports: what C{portlisten._ports} made of the ports' descriptions.
     @param wire: an L{IWire}, which takes the connections.
     """
 
     log = Logger()
 
     def __init__(
-        self, reactor: Any, options: Any, ports: list[PortSettings], wire: IWire
+        self,
+        reactor: Any,
+        command: exits.Command,
+        settings: ListenerSettings,
+        ports: list[PortSettings],
+        wire: IWire,
     ) -> None:
-        self._reactor = reactor
-        self._options = options
+        super().__init__(reactor, command)
+        self._settings = settings
         self._wanted = ports
         self._wire = wire
         self._bound: list[BoundPort] = []
         self._acceptors: deque[tuple[BoundPort, Acceptor]] = deque()
-        self._ready = False
         self._stopping = False
         self._state = systemd_notify.manager().begin()
 
-    def privilegedStartService(self) -> None:
+    def bind(self) -> None:
         """
-        Bind the ports, and what the wire needs.
-
-        @raise StartFailure: if one of them cannot be bound.  Nothing is left
-            behind then.
+        Bind the ports, and what the wire needs.  See L{CommandService.bind}.
         """
-        super().privilegedStartService()
-        exits.checkUser(self._options)
         with ExitStack() as undo:
-            undo.callback(self._release)
-            try:
-                self._bind(time.monotonic() + self._wire.succeed())
-                for bound in self._bound:
-                    checkApart(bound.path, self._options["path"])
-                ports = self._described()
-                self._wire.bind(
-                    ports,
-                    {
-                        port.number: bound.sockets
-                        for port, bound in zip(ports, self._bound, strict=True)
-                        if port.kind is not Kind.CONNECTIONS
-                    },
-                )
-            except (CannotBind, PathError, OSError) as error:
-                exits.failToStart(self._options, str(error))
+            undo.callback(self.release)
+            self._bindPorts(time.monotonic() + self._wire.succeed())
+            for bound in self._bound:
+                checkApart(bound.path, self._settings.path)
+            ports = self._described()
+            self._wire.bind(
+                ports,
+                {
+                    port.number: bound.sockets
+                    for port, bound in zip(ports, self._bound, strict=True)
+                    if port.kind is not Kind.CONNECTIONS
+                },
+            )
             undo.pop_all()
-        self._ready = True
         # If privileges cannot be dropped, it is never started.
-        atexit.register(self._release)
+        atexit.register(self.release)
 
-    def _bind(self, end: float) -> None:
+    def _bindPorts(self, end: float) -> None:
         """
         Bind the ports.
 
@@ -113,38 +109,14 @@ class ListenerService(Service):
             for number, port in enumerate(self._bound)
         ]
 
-    def startService(self) -> None:
+    def serve(self) -> None:
         """
-        Accept, and hand off.
-
-        @raise StartFailure: if that is impossible.  Nothing is left behind then.
+        Accept, and hand off.  See L{CommandService.serve}.
         """
-        if not self._ready:
-            # `twist` starts services without their privileged part.
-            self.privilegedStartService()
-        atexit.unregister(self._release)
-        super().startService()
-        with ExitStack() as undo:
-            undo.callback(self._abandon)
-            try:
-                self._start()
-            except OSError as error:
-                exits.failToStart(self._options, f"cannot start: {error}")
-            undo.pop_all()
-
-    def _abandon(self) -> None:
-        """
-        Undo a start that failed.
-        """
-        super().stopService()
-        self._release()
-
-    def _start(self) -> None:
+        atexit.unregister(self.release)
         self._stopping = False
-        exits.warnOfRoot("portlisten")
         self._wire.roomChanged = self._resume
         self._wire.start(*descriptorBudget())
-        signals.onReportSignal(self._reactor, self._wire.report)
         for bound, port in zip(self._bound, self._described(), strict=True):
             if port.kind is not Kind.CONNECTIONS:
                 continue
@@ -154,7 +126,7 @@ class ListenerService(Service):
                 bound.label,
                 partial(self._wire.room, port.name),
                 partial(self._wire.accepted, port),
-                self._options["retry"],
+                self._settings.retry,
                 partial(self._wire.busy, port.name),
             )
             self._acceptors.append((bound, acceptor))
@@ -168,30 +140,33 @@ class ListenerService(Service):
         )
         self._state.ready(f"listening on {ports}; {self._wire}")
 
-    def stopService(self) -> Deferred[None]:
+    def report(self) -> None:
+        """
+        See L{CommandService.report}.
+        """
+        self._wire.report()
+
+    def finish(self) -> Deferred[None]:
         """
         Hand off what is held and what waits in the backlogs.  While no worker is
         there for it, leave the backlogs as they are: one may come.
         """
-        running = self.running
-        super().stopService()
-        if not running:
-            self._release()
-            return succeed(None)
-        systemd_notify.manager().stopping()
         self._stopping = True
         for _, acceptor in self._acceptors:
             acceptor.park()
         self._resume()
-        stopped = self._wire.stop(self._options["grace"], self._waits)
-        return stopped.addBoth(lambda result: self._release())
+        stopped = self._wire.stop(self._settings.grace, self._waits)
+        return stopped.addBoth(lambda result: self.release())
 
-    def _release(self) -> None:
+    def release(self) -> None:
+        """
+        See L{CommandService.release}.
+        """
         self._ready = self._stopping = False
         for _, acceptor in self._acceptors:
             acceptor.close()
         self._acceptors.clear()
-        atexit.unregister(self._release)
+        atexit.unregister(self.release)
         for port in self._bound:
             port.cleanUp()
             for sock in port.sockets:
@@ -210,7 +185,7 @@ class ListenerService(Service):
     def _resume(self) -> None:
         if self._stopping:
             # A successor of the other wire does not wait for the ports.
-            datagram = self._options["wire"] == "datagram"
+            datagram = self._settings.wire == "datagram"
             for bound, acceptor in self._acceptors:
                 if self._wire.serves(bound.name):
                     acceptor.stop(bound.inherited or datagram)

@@ -19,8 +19,9 @@ from portlisten import _kernel
 from portlisten._channel import paths
 from portlisten._channel.transport import ChannelTransport
 from portlisten._channel.unread import Unread
+from portlisten._config.settings import ListenerSettings
 from portlisten._listener import successor
-from portlisten._listener.access import Access
+from portlisten._listener.access import accessFor
 from portlisten._listener.channel import ListenerChannel
 from portlisten._listener.dispatcher import Dispatcher
 from portlisten._listener.interfaces import IChannel, IWire
@@ -30,11 +31,11 @@ from portlisten._policy.ledger import Ledger
 from portlisten._policy.places import Places
 from portlisten._policy.throttle import Throttle
 from portlisten._ports.accepting import Accepted, Acceptor
-from portlisten._process import exits, signals
+from portlisten._process import signals
 from portlisten._reactor.log_limit import logLimit
 from portlisten._reactor.pause import Pause
 from portlisten._wire.frames import Bye, ListenerHello, encode
-from portlisten.errors import CannotBind
+from portlisten.errors import CannotBind, ToldToStop
 
 #: How many workers are let in at a time, and the pause after that, in seconds: a
 #: process that connects as fast as it can must not keep the listener busy.
@@ -51,8 +52,6 @@ class StreamWire:
     """
     See L{IWire}.
 
-    @param options: those of C{twistd portlisten}.
-    @param access: says who may be a worker, when it is asked.
     @param backlog: of the channels' path, and of shared ports that have to listen
         again.
     @param timedOut: called when the patience of connections ran out.
@@ -63,14 +62,12 @@ class StreamWire:
     def __init__(
         self,
         reactor: Any,
-        options: Any,
-        access: Callable[[], Access],
+        settings: ListenerSettings,
         backlog: int,
         timedOut: Callable[[], None],
     ) -> None:
         self._reactor = reactor
-        self._options = options
-        self._findAccess = access
+        self._settings = settings
         self._backlog = backlog
         self._timedOut = timedOut
         self._path: paths.BoundPath | None = None
@@ -81,21 +78,19 @@ class StreamWire:
         self.roomChanged: Callable[[], None] = lambda: None
 
     def __str__(self) -> str:
-        path, mode = self._options["path"], self._options["mode"]
+        path, mode = self._settings.path, self._settings.mode
         return f"workers connect to {path} (mode {mode:04o})"
 
     def succeed(self) -> float:
         """
         See L{IWire}.
         """
-        path = self._options["path"]
+        path = self._settings.path
         if not successor.stops(path):
             return 0.0
         self.log.info("waiting for the listener at {path} to stop", path=path)
         if not successor.waitForEnd(path, signals.toldToStop):
-            exits.failToStart(
-                self._options, f"told to stop while it waited for {path}", 0
-            )
+            raise ToldToStop(f"told to stop while it waited for {path}")
         return HANDOVER
 
     def bind(
@@ -107,9 +102,9 @@ class StreamWire:
         self._hello = self._greeting(ports)
         self._shared = shared
         self._path = paths.bind(
-            self._options["path"],
-            self._options["mode"],
-            self._options["group"],
+            self._settings.path,
+            self._settings.mode,
+            self._settings.group,
             self._backlog,
         )
         self._refuses = _kernel.refuseDescriptors(self._path.socket)
@@ -120,7 +115,7 @@ class StreamWire:
 
         @raise CannotBind: if that is more than fits a frame.
         """
-        hello = ListenerHello(self._options["window"], tuple(ports))
+        hello = ListenerHello(self._settings.window, tuple(ports))
         try:
             encode(hello)
         except ValueError:
@@ -140,33 +135,33 @@ class StreamWire:
                 "this kernel cannot refuse descriptors that workers send (Linux 6.16"
                 " can): a worker that sends one is cut off"
             )
-        options = self._options
+        settings = self._settings
         self._parting = False
-        self._access = self._findAccess()
+        self._access = accessFor(settings)
         # The kernel counts descriptors in flight against it: too_many_unix_fds in
         # net/core/scm.c.
         limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         self._dispatcher = dispatcher = Dispatcher(
             self._reactor,
             Ledger(
-                options["queue"],
+                settings.queue,
                 connections,
-                options["patience"],
-                claimTimeout=options["claim-timeout"],
-                roundRobin=options["balance"] == "round-robin",
+                settings.patience,
+                claimTimeout=settings.claimTimeout,
+                roundRobin=settings.balance == "round-robin",
                 names=[
                     port.name
                     for port in self._hello.ports
                     if port.kind is Kind.CONNECTIONS
                 ],
             ),
-            Throttle(longest=options["throttle"]),
+            Throttle(longest=settings.throttle),
             Sharing(
                 self._reactor,
                 self._hello.ports,
                 self._shared,
                 self._backlog,
-                options["claim-timeout"],
+                settings.claimTimeout,
                 connections // 4,
             ),
             self._timedOut,
@@ -180,10 +175,10 @@ class StreamWire:
         self._workers = Acceptor(
             self._reactor,
             self._path.socket,
-            options["path"],
+            settings.path,
             lambda: GREETED,
             self._admit,
-            options["retry"],
+            settings.retry,
         )
         self._workers.resume()
 

@@ -8,8 +8,9 @@ import atexit
 import os
 import pwd
 import sys
-from collections.abc import Mapping
-from typing import Any, NoReturn, Protocol
+from collections.abc import MutableMapping
+from dataclasses import dataclass, field
+from typing import Any, NoReturn
 
 from twisted.internet.error import ReactorNotRunning
 from twisted.logger import Logger
@@ -19,21 +20,30 @@ from portlisten.errors import StartFailure
 log = Logger(namespace="portlisten")
 
 
-class _Options(Protocol):
+@dataclass(frozen=True)
+class Command:
     """
-    What is asked of the options of a command.
+    A command, as far as its failures go.
+
+    @ivar name: what it is called.
+    @ivar twistd: the options of C{twistd} itself; empty in a C{.tac} file.
     """
 
-    command: str
+    name: str
+    twistd: MutableMapping[str, Any] = field(default_factory=dict)
 
     @property
-    def twistd(self) -> Mapping[str, Any]: ...
+    def logsElsewhere(self) -> bool:
+        """
+        Whether the log goes somewhere else than to the terminal.
+        """
+        return not self.twistd.get("nodaemon") or any(
+            self.twistd.get(name) not in (None, "", "-", False)
+            for name in ("logfile", "syslog", "logger")
+        )
 
-    @property
-    def logsElsewhere(self) -> bool: ...
 
-
-def failToStart(options: _Options, reason: str, code: int = 1) -> NoReturn:
+def failToStart(command: Command, reason: str, code: int = 1) -> NoReturn:
     """
     Say why a service cannot start, once: on standard error, and in the log
     where that is elsewhere.
@@ -41,15 +51,15 @@ def failToStart(options: _Options, reason: str, code: int = 1) -> NoReturn:
     @param code: to exit with.
     @raise StartFailure: always.
     """
-    message = f"{options.command}: {reason}"
-    if options.logsElsewhere:
+    message = f"{command.name}: {reason}"
+    if command.logsElsewhere:
         log.critical("{reason}", reason=message)
     print(message, file=sys.__stderr__, flush=True)
-    _removePidFile(options.twistd)
+    _removePidFile(command.twistd)
     raise StartFailure(reason, code)
 
 
-def _removePidFile(twistd: Any) -> None:
+def _removePidFile(twistd: MutableMapping[str, Any]) -> None:
     """
     Remove C{twistd}'s pid file.  C{twistd} itself removes it after it has told the
     process that waits for the daemon, which may be too late for who looks then.
@@ -61,23 +71,23 @@ def _removePidFile(twistd: Any) -> None:
     twistd["pidfile"] = ""
 
 
-def checkUser(options: _Options) -> None:
+def checkUser(command: Command) -> None:
     """
     See that the user that C{twistd} is about to become is known to the process, which
     may be in a chroot by now: C{twistd} looks up the user's groups there.
 
     @raise StartFailure: if not.
     """
-    parent = options.twistd
-    uid = parent.get("uid")
+    uid = command.twistd.get("uid")
     try:
         if uid is not None:
             pwd.getpwuid(uid)
     except KeyError:
         failToStart(
-            options,
-            f"there is no user with the number {uid} in {parent.get('chroot')}: --uid"
-            " needs an /etc/passwd in the chroot that has it",
+            command,
+            f"there is no user with the number {uid} in"
+            f" {command.twistd.get('chroot')}: --uid needs an /etc/passwd in the chroot"
+            " that has it",
         )
 
 

@@ -121,7 +121,7 @@ class ParserTests(SynchronousTestCase):
         )
         self.assertEqual(understood["names"], ("http", "www-2"))
         self.assertEqual(understood["grace"], 2.5)
-        self.assertEqual(understood["listenerUsers"], [os.getuid(), 0])
+        self.assertEqual(understood["listenerUsers"], (os.getuid(), 0))
 
     def test_path(self) -> None:
         """

@@ -22,6 +22,7 @@ from twisted.python.failure import Failure
 from zope.interface.verify import verifyObject
 
 from portlisten import _kernel
+from portlisten._config.settings import ListenerSettings
 from portlisten._listener.datagram import DatagramWire
 from portlisten._listener.interfaces import IWire
 from portlisten._model import Port
@@ -88,13 +89,14 @@ class WireTestCase(workers.ClockedTestCase):
         """
         Make a wire, in the place of the one that was there.
         """
-        options = {
-            "path": self.path,
-            "queue": queue,
-            "patience": PATIENCE,
-            "retry": RETRY,
-        }
-        self.wire = DatagramWire(self.reactor, options, self.countTimeOut)
+        settings = ListenerSettings(
+            path=self.path,
+            wire="datagram",
+            queue=queue,
+            patience=PATIENCE,
+            retry=RETRY,
+        )
+        self.wire = DatagramWire(self.reactor, settings, self.countTimeOut)
         self.wire.roomChanged = self.countRoom
         self.wire.bind([PORT], {})
         self.wire.start(connections, 1)

@@ -22,6 +22,7 @@ from portlisten._ports.parsing import parse
 from portlisten.errors import CannotBind
 from tests.support.backlogs import backlogOf, backlogOfUNIX
 from tests.support.descriptors import descriptors, watchDescriptors
+from tests.support.ports import freePort
 
 
 class NumberedPortTests(SynchronousTestCase):
@@ -80,8 +81,7 @@ class NumberedPortTests(SynchronousTestCase):
         """
         The number is the one that was given.
         """
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            number = free.getsockname()[1]
+        number = freePort(20000, 30000)
         self.assertEqual(
             [port.socket.getsockname()[1] for port in self.bind(number)], [number] * 2
         )

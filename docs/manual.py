@@ -1,0 +1,199 @@
+"""
+The manual pages of the commands, made from what the commands say of themselves.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from portlisten._commands import execute, hellofdpass, listener
+from portlisten._commands.options import CommandOptions
+from portlisten._config.options import Option, optionsOf
+from portlisten._config.values import Flag
+
+_SERVICE_EXIT = """\
+0 after SIGTERM. 1 if it cannot start: then one line on standard error says why.
+"""
+
+
+@dataclass(frozen=True)
+class Page:
+    """
+    A manual page.
+
+    @ivar name: its name.
+    @ivar section: of the manual.
+    @ivar brief: what the command does, in half a sentence.
+    @ivar options: the command's options.
+    @ivar exits: what it exits with.
+    @ivar signals: what signals do.
+    @ivar also: other pages.
+    """
+
+    name: str
+    section: int
+    brief: str
+    options: type[CommandOptions]
+    exits: str
+    signals: dict[str, str]
+    also: str
+
+
+PAGES = [
+    Page(
+        "portlisten",
+        8,
+        "bind ports with privilege, and hand their connections to unprivileged workers",
+        listener.Options,
+        _SERVICE_EXIT,
+        {
+            "SIGTERM": "It hands off what waits, and ends.",
+            "SIGUSR1": "It logs what became of all connections, as it does when it"
+            " stops.",
+            "SIGHUP, SIGUSR2": "It logs that the signal means nothing, and goes on.",
+        },
+        "hellofdpass(8), portlisten-exec(1), twistd(1)",
+    ),
+    Page(
+        "hellofdpass",
+        8,
+        "a worker of portlisten that answers each connection with a string",
+        hellofdpass.Options,
+        _SERVICE_EXIT,
+        {
+            "SIGTERM": "It finishes what it serves, and ends.",
+            "SIGUSR1": "It logs how many connections it serves.",
+            "SIGHUP, SIGUSR2": "It logs that the signal means nothing, and goes on.",
+        },
+        "portlisten(8), portlisten-exec(1), twistd(1)",
+    ),
+    Page(
+        "portlisten-exec",
+        1,
+        "run any program on the ports that a listener shares",
+        execute.ExecOptions,
+        "127 if there is no such program, 126 if it cannot be executed, 1 if anything"
+        " else fails. Otherwise it ends as PROGRAM does.",
+        {},
+        "portlisten(8), sd_listen_fds(3), systemd.socket(5)",
+    ),
+]
+
+
+def write(page: Page) -> str:
+    """
+    Write a page.
+    """
+    return "\n".join(line for line in _lines(page) if line) + "\n"
+
+
+def _lines(page: Page) -> Iterator[str]:
+    options = page.options
+    yield '.\\" Made by docs/options.py: change the settings instead.'
+    yield f'.TH {page.name.upper()} {page.section} "" portlisten'
+    yield ".SH NAME"
+    yield _plain(page.name) + r" \- " + _plain(page.brief)
+    yield ".SH SYNOPSIS"
+    before = r"[\fItwistd options\fR] " if options.program else ""
+    yield (
+        rf"\fB{options.program}\fR{before}\fB{options.command}\fR"
+        rf" {_plain(options.synopsis)}"
+    )
+    description, _, examples = options.epilogue.partition("\nExamples")
+    where, _, examples = examples.partition("\n")
+    yield ".SH DESCRIPTION"
+    yield _plain(options.longdesc)
+    yield from _paragraphs(description)
+    yield ".SH OPTIONS"
+    for option in optionsOf(options.settingsType):
+        if option.onCommandLine:
+            yield from _option(option)
+    yield from [".TP", r"\fB\-\-help\fR", "Print a summary of this, and exit."]
+    yield from [".TP", r"\fB\-\-version\fR"]
+    yield "Print portlisten's version and Twisted's, and exit."
+    described = [each for each in optionsOf(options.settingsType) if each.inDescription]
+    if any(not each.onCommandLine for each in described):
+        yield from _endpoint(described)
+    yield ".SH EXIT STATUS"
+    yield _plain(page.exits)
+    if page.signals:
+        yield ".SH SIGNALS"
+    for signal, effect in page.signals.items():
+        yield from [".TP", rf"\fB{signal}\fR", _plain(effect)]
+    yield ".SH EXAMPLES"
+    if where != ":":
+        yield _plain("With" + where.removeprefix(", with"))
+    yield from _paragraphs(examples)
+    yield ".SH SEE ALSO"
+    yield ",\n".join(
+        rf"\fB{name}\fR({section})"
+        for name, section in re.findall(r"([\w.-]+)\((\d)\)", page.also)
+    ).replace("-", r"\-")
+
+
+def _endpoint(options: list[Option]) -> Iterator[str]:
+    yield ".SH ENDPOINT DESCRIPTIONS"
+    yield _plain(
+        "Any server of Twisted's that takes an endpoint description is a worker with"
+        " the description portlisten:PATH, and any of these options, with colons"
+        " before them."
+    )
+    for option in options:
+        comma = ",..." if option.several else ""
+        yield ".TP"
+        yield rf"\fB{option.describedName}=\fR{_value(option)}{comma}"
+        yield from _body(option, option.explain("wire="))
+
+
+def _option(option: Option) -> Iterator[str]:
+    yield ".TP"
+    name = rf"\fB\-\-{option.name.replace('-', chr(92) + '-')}\fR"
+    yield name if isinstance(option.type, Flag) else f"{name}={_value(option)}"
+    text = option.explain("--wire=", "; may be given several times")
+    yield from _body(option, text, option.more)
+
+
+def _body(option: Option, *sentences: str) -> Iterator[str]:
+    default = option.defaultText()
+    yield _plain(" ".join(filter(None, sentences)))
+    if default:
+        yield _plain(f"[default: {default}]")
+
+
+def _value(option: Option) -> str:
+    words = option.type.metavar.split("|")
+    style = "B" if len(words) > 1 else "I"
+    return "|".join(rf"\f{style}{word}\fR" for word in words).replace("-", r"\-")
+
+
+def _paragraphs(text: str) -> Iterator[str]:
+    """
+    Set text whose indented lines stay as they are.
+    """
+    for part in re.findall(r"(?:^  .*\n?)+|(?:^(?!  ).+\n?)+", text, re.MULTILINE):
+        if part.startswith("  "):
+            yield from [".PP", ".EX", _escape(part.rstrip("\n")), ".EE"]
+        else:
+            yield from [".PP", _plain(" ".join(part.split()))]
+
+
+def _plain(text: str) -> str:
+    """
+    Set text that is filled.  What is code is bold, and keeps its hyphens.
+    """
+    text = text.strip().replace("\\", "\\e")
+    text = re.sub(
+        r"(?<!\w)--?[a-z][\w-]*", lambda word: word[0].replace("-", r"\-"), text
+    )
+    text = re.sub(r"`([^`]*)`", lambda code: rf"\fB{code[1]}\fR", text)
+    return re.sub(r"^([.'])", r"\\&\1", text)
+
+
+def _escape(text: str) -> str:
+    """
+    Set text that stays as it is.
+    """
+    text = text.replace("\\", "\\e").replace("-", r"\-")
+    return re.sub(r"^([.'])", r"\\&\1", text, flags=re.MULTILINE)

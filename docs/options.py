@@ -1,0 +1,153 @@
+"""
+Writes what the documents say of options: the tables of the guides, and the manual
+pages.  Both are made from the settings::
+
+    python -m docs.options           writes them
+    python -m docs.options --check   names those that are out of date, and exits with 1
+
+In a guide, a table stands between two comments, C{<!-- options: NAME -->} and
+C{<!-- end of options -->}, with a name out of L{TABLES}.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from docs import manual
+from portlisten._config.options import WIRES, Option, Settings, optionsOf
+from portlisten._config.settings import ExecSettings, ListenerSettings, WorkerSettings
+from portlisten._config.values import Flag
+
+ROOT = Path(__file__).parents[1]
+GUIDES = [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md"))]
+PAGES = ROOT / "docs" / "man"
+
+HEAD = "| option | default | what it does |\n| --- | --- | --- |\n"
+
+
+def commandTable(settings: type[Settings]) -> str:
+    """
+    The table of a command's options.
+    """
+    options = [each for each in optionsOf(settings) if each.onCommandLine]
+
+    def written(option: Option) -> str:
+        value = "" if isinstance(option.type, Flag) else f"={option.type.metavar}"
+        return f"--{option.name}{value}"
+
+    return HEAD + "".join(
+        _row(
+            written(each),
+            each.defaultText(),
+            _marked(each.explain("--wire=", "; may be given several times")),
+            each.more,
+            _unused(each, options),
+        )
+        for each in options
+    )
+
+
+def endpointTable(settings: type[Settings]) -> str:
+    """
+    The table of the options of an endpoint description.
+    """
+
+    def written(option: Option) -> str:
+        comma = ",…" if option.several else ""
+        return f"{option.describedName}={option.type.metavar}{comma}"
+
+    return HEAD + "".join(
+        _row(
+            written(each),
+            each.defaultText(),
+            re.sub(r"(wire=\w+)", r"`\1`", each.explain("wire=")),
+        )
+        for each in optionsOf(settings)
+        if each.inDescription
+    )
+
+
+#: The tables, by the names that guides give them.
+TABLES: dict[str, Callable[[], str]] = {
+    "portlisten": lambda: commandTable(ListenerSettings),
+    "hellofdpass": lambda: commandTable(WorkerSettings),
+    "exec": lambda: commandTable(ExecSettings),
+    "endpoint": lambda: endpointTable(WorkerSettings),
+}
+
+
+def _row(option: str, default: str, *sentences: str) -> str:
+    escaped = option.replace("|", r"\|")
+    cells = [f"`{escaped}`", default, " ".join(filter(None, sentences))]
+    return f"| {' | '.join(cells)} |\n".replace("|  |", "| |")
+
+
+def _marked(text: str) -> str:
+    """
+    Mark options in a sentence as code.
+    """
+    return re.sub(r"(--[a-z][a-z=-]*)", r"`\1`", text)
+
+
+def _unused(option: Option, options: list[Option]) -> str:
+    """
+    Say of the option that chooses the wire which others mean nothing with a wire.
+    """
+    if option.name != "wire":
+        return ""
+    (_, other) = WIRES
+    names = [f"`--{each.name}`" for each in options if other not in each.wires]
+    return f"`{other}` has no use for {', '.join(names[:-1])} and {names[-1]}."
+
+
+def fill(text: str) -> str:
+    """
+    Put the tables into a guide.
+    """
+    return re.sub(
+        r"(<!-- options: (\w+) -->\n\n).*?(?=\n<!-- end of options -->)",
+        lambda found: found[1] + TABLES[found[2]](),
+        text,
+        flags=re.DOTALL,
+    )
+
+
+def documents() -> Iterator[tuple[Path, str]]:
+    """
+    All documents that say something of options, and what they have to say.
+    """
+    for guide in GUIDES:
+        yield guide, fill(guide.read_text("utf-8"))
+    for page in manual.PAGES:
+        yield PAGES / f"{page.name}.{page.section}", manual.write(page)
+
+
+def stale() -> dict[Path, str]:
+    """
+    The documents that are out of date, and what they have to be.
+    """
+    return {
+        path: text
+        for path, text in documents()
+        if not path.exists() or path.read_text("utf-8") != text
+    }
+
+
+def main() -> None:
+    """
+    Write the documents, or name those that would change.
+    """
+    changes = stale()
+    for path, text in changes.items():
+        print(path.relative_to(ROOT))
+        if sys.argv[1:] != ["--check"]:
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(text, "utf-8")
+    sys.exit(bool(changes) and sys.argv[1:] == ["--check"])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,73 @@
+"""
+Python processes that tests start, and a reactor that does nothing.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+from twisted.internet.error import ReactorNotRunning
+from twisted.trial.unittest import SynchronousTestCase
+
+
+class Child:
+    """
+    A Python process.
+
+    @param code: what it runs.
+    """
+
+    def __init__(self, test: SynchronousTestCase, code: str) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", code],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        test.addCleanup(self._end)
+
+    def _end(self) -> None:
+        self._process.kill()
+        self._process.communicate()
+
+    def readLine(self) -> str:
+        """
+        Wait for a line of its output.
+        """
+        assert self._process.stdout is not None
+        return self._process.stdout.readline()
+
+    def terminate(self) -> None:
+        """
+        Send SIGTERM.
+        """
+        self._process.terminate()
+
+    def wait(self) -> tuple[int, str, str]:
+        """
+        Wait for its end.
+
+        @return: its exit code, and what it wrote to standard output and to
+            standard error.
+        """
+        output, errors = self._process.communicate(timeout=60)
+        return self._process.returncode, output, errors
+
+
+class StandInReactor:
+    """
+    A reactor that only counts how often it was stopped.
+    """
+
+    def __init__(self, running: bool) -> None:
+        self.running = running
+        self.stops = 0
+
+    def stop(self) -> None:
+        """
+        See L{IReactorCore.stop}.
+        """
+        if not self.running:
+            raise ReactorNotRunning
+        self.stops += 1

@@ -1,0 +1,224 @@
+"""
+Tests for L{portlisten._config.values}.
+"""
+
+from __future__ import annotations
+
+import grp
+import pwd
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from portlisten._config import values
+from portlisten._config.values import ValueType
+from tests.support.users import unusedUID
+
+NOBODY = pwd.getpwnam("nobody").pw_uid
+
+
+class NumberTests(SynchronousTestCase):
+    """
+    Tests for L{Number}.
+    """
+
+    def assertRefused(self, type: ValueType, texts: list[str], wanted: str) -> None:
+        """
+        Expect that each of these is refused, and what would do instead.
+        """
+        for text in texts:
+            error = self.assertRaises(ValueError, type.parse, text)
+            self.assertEqual(str(error), f"{text!r} is not a {wanted}")
+
+    def test_whole(self) -> None:
+        """
+        Whole numbers in the range are taken, its ends included.
+        """
+        type = values.Number("N", int, 1, 10)
+        self.assertEqual([type.parse(text) for text in ("1", "7", "10")], [1, 7, 10])
+        self.assertIsInstance(type.parse("7"), int)
+
+    def test_notWhole(self) -> None:
+        """
+        Everything else is refused.
+        """
+        self.assertRefused(
+            values.Number("N", int, 1, 10),
+            ["0", "11", "-1", "1.5", "1e0", "many", "", "nan"],
+            "whole number from 1 to 10",
+        )
+
+    def test_fraction(self) -> None:
+        """
+        Fractions are taken where they make sense.
+        """
+        type = values.Number("N", float, 0.5)
+        self.assertEqual(
+            [type.parse(text) for text in ("0.5", "7", "1e3")], [0.5, 7, 1e3]
+        )
+
+    def test_notFinite(self) -> None:
+        """
+        What is no number that one can count or wait for is refused, even where
+        there is no upper limit.
+        """
+        self.assertRefused(
+            values.Number("N", float, 0.5),
+            ["0.4", "-inf", "inf", "nan", "1e999", "long"],
+            "number of at least 0.5",
+        )
+
+    def test_noMaximum(self) -> None:
+        """
+        Where there is no upper limit, none is spoken of.
+        """
+        type = values.Number("N", int, 0)
+        self.assertEqual(type.parse("1000000000000"), 10**12)
+        self.assertRefused(type, ["-1"], "whole number of at least 0")
+
+
+class GroupTests(SynchronousTestCase):
+    """
+    Tests for L{Group}.
+    """
+
+    def test_name(self) -> None:
+        """
+        A group may be given by its name.
+        """
+        for entry in grp.getgrall():
+            self.assertEqual(values.Group().parse(entry.gr_name), entry.gr_gid)
+
+    def test_number(self) -> None:
+        """
+        A group may be given by its number.
+        """
+        self.assertEqual(values.Group().parse("0"), 0)
+
+    def test_unknown(self) -> None:
+        """
+        What is no group's name or number is refused.
+        """
+        unused = max(entry.gr_gid for entry in grp.getgrall() if entry.gr_gid < 60000)
+        for text in (str(unused + 1), "no such group", "", "-1", str(2**70)):
+            error = self.assertRaises(ValueError, values.Group().parse, text)
+            self.assertEqual(str(error), f"there is no group {text!r}")
+
+
+class UserTests(SynchronousTestCase):
+    """
+    Tests for L{User}.
+    """
+
+    def test_name(self) -> None:
+        """
+        A user may be given by name.
+        """
+        self.assertEqual(values.User().parse("nobody"), NOBODY)
+
+    def test_number(self) -> None:
+        """
+        A user may be given by number.
+        """
+        self.assertEqual(values.User().parse(str(NOBODY)), NOBODY)
+
+    def test_unknown(self) -> None:
+        """
+        What is no user's name or number is refused.
+        """
+        for text in (str(unusedUID()), "no such user", "", "-1", str(2**70)):
+            error = self.assertRaises(ValueError, values.User().parse, text)
+            self.assertEqual(str(error), f"there is no user {text!r}")
+
+
+class ChoiceTests(SynchronousTestCase):
+    """
+    Tests for L{Choice}.
+    """
+
+    def test_values(self) -> None:
+        """
+        Each of the values is taken, and nothing else.
+        """
+        type = values.Choice("red", "green")
+        self.assertEqual([type.parse("red"), type.parse("green")], ["red", "green"])
+        for text in ("blue", "", "Red", "red, green"):
+            error = self.assertRaises(ValueError, type.parse, text)
+            self.assertEqual(str(error), f"{text!r} is none of red, green")
+
+
+class ModeTests(SynchronousTestCase):
+    """
+    Tests for L{Mode}.
+    """
+
+    def test_octal(self) -> None:
+        """
+        A mode is written as an octal number of nine bits.
+        """
+        type = values.Mode()
+        self.assertEqual([type.parse("0660"), type.parse("7")], [0o660, 7])
+        self.assertEqual(type.write(0o60), "0060")
+        for text in ("rw-rw----", "0888", "01777", "-1", ""):
+            error = self.assertRaises(ValueError, type.parse, text)
+            self.assertEqual(str(error), f"{text!r} is not an octal mode such as 0660")
+
+
+class FlagTests(SynchronousTestCase):
+    """
+    Tests for L{Flag}.
+    """
+
+    def test_values(self) -> None:
+        """
+        A flag is yes or no.
+        """
+        type = values.Flag()
+        self.assertEqual([type.parse("yes"), type.parse("no")], [True, False])
+        self.assertEqual([type.write(True), type.write(False)], ["yes", "no"])
+        error = self.assertRaises(ValueError, type.parse, "1")
+        self.assertEqual(str(error), "'1' is none of yes, no")
+
+
+class CheckTests(SynchronousTestCase):
+    """
+    Tests for C{check}: values that were no text.
+    """
+
+    def test_allowed(self) -> None:
+        """
+        What a text can give is allowed.
+        """
+        for type, text in [
+            (values.count(0), "7"),
+            (values.seconds(0), "0.5"),
+            (values.Mode(), "0660"),
+            (values.User(), "0"),
+            (values.Group(), "0"),
+            (values.Choice("red", "green"), "red"),
+            (values.Flag(), "no"),
+            (values.Name(), "http"),
+            (values.File(), "a/b"),
+        ]:
+            type.check(type.parse(text))
+
+    def test_refused(self) -> None:
+        """
+        What no text can give is refused.
+        """
+        wrong: list[tuple[ValueType, object, str]] = [
+            (values.count(1, 9), 10, "10 is not a whole number from 1 to 9"),
+            (values.count(0), 0.5, "0.5 is not a whole number of at least 0"),
+            (values.seconds(0), "1", "'1' is not a number of at least 0"),
+            (values.seconds(0), float("nan"), "nan is not a number of at least 0"),
+            (values.Mode(), 0o1000, "512 is not a mode such as 0o660"),
+            (values.Mode(), "0660", "'0660' is not a mode such as 0o660"),
+            (values.User(), "root", "'root' is no number of a user"),
+            (values.Group(), -1, "-1 is no number of a group"),
+            (values.Choice("red", "green"), 3, "3 is none of red, green"),
+            (values.Flag(), "yes", "'yes' is neither True nor False"),
+            (values.Name(), "a b", "'a b' is no name for a port"),
+            (values.File(), None, "None is no text"),
+        ]
+        for type, value, reason in wrong:
+            error = self.assertRaises(ValueError, type.check, value)
+            self.assertTrue(str(error).startswith(reason), str(error))
