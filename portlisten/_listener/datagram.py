@@ -34,7 +34,7 @@ from portlisten._listener.departures import Departures
 from portlisten._listener.dispatcher import LONGEST_TICK
 from portlisten._listener.interfaces import IWire
 from portlisten._model import Port
-from portlisten._policy.ledger import Reason
+from portlisten._policy.decisions import Reason
 from portlisten._ports.accepting import Accepted
 from portlisten._reactor.monotonic import RunningTime
 from portlisten._reactor.quiet import quiet

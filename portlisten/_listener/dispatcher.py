@@ -21,7 +21,8 @@ from portlisten._listener.departures import Departures
 from portlisten._listener.interfaces import IChannel, IConnection, IDispatcher
 from portlisten._listener.sharing import Sharing
 from portlisten._model import Kind, Port
-from portlisten._policy.ledger import Decision, GiveUp, HandOff, Ledger, LetGo, Reason
+from portlisten._policy.decisions import Decision, GiveUp, HandOff, LetGo, Reason
+from portlisten._policy.ledger import Ledger
 from portlisten._policy.throttle import Throttle
 from portlisten._ports.accepting import Accepted
 from portlisten._reactor.monotonic import RunningTime
@@ -109,7 +110,7 @@ class Dispatcher:
         """
         How many connections may be accepted now, on ports of this name.
         """
-        return self._ledger.room(name)
+        return self._ledger.capacity(name)
 
     def busy(self, name: str) -> bool:
         """
@@ -166,7 +167,7 @@ class Dispatcher:
         connections = [AcceptedConnection(*each) for each in batch]
         witness = connections[0].witnessed
         self._run(
-            self._ledger.accepted(
+            self._ledger.addConnections(
                 port.number, connections, self._now(), witness, port.name
             )
         )
@@ -221,7 +222,8 @@ class Dispatcher:
             names=", ".join(dict.fromkeys(port.name or port.label for port in ports)),
         )
         names = [port.name for port in handedOff]
-        self._run(self._ledger.joined(channel, window, self._now(), names))
+        now = self._now()
+        self._run(self._ledger.addWorker(channel, window, now, names, channel.user))
 
     def _strike(self, channel: IChannel) -> None:
         if self._unproven.pop(channel, None) is not None:
@@ -243,14 +245,14 @@ class Dispatcher:
         See L{IDispatcher}.
         """
         self._sharing.heard(channel)
-        self._run(self._ledger.claimed(channel, ids, self._now()))
+        self._run(self._ledger.claim(channel, ids, self._now()))
 
     def refused(self, channel: IChannel, ids: Sequence[int], reason: str) -> None:
         """
         See L{IDispatcher}.
         """
         spoiled = self._spoiled(channel, ids)
-        decisions = self._ledger.refused(channel, ids, self._now(), spoiled)
+        decisions = self._ledger.refuse(channel, ids, self._now(), spoiled)
         self._quiet(
             self.log.info,
             "{channel} refused {count} connections: {reason}",
@@ -264,7 +266,7 @@ class Dispatcher:
         """
         See L{IDispatcher}.
         """
-        self._run(self._ledger.closed(channel, ids, self._now()))
+        self._run(self._ledger.close(channel, ids, self._now()))
         began = self._unproven.pop(channel, None)
         if began is not None:
             self._throttle.succeeded(channel.user, began)
@@ -273,7 +275,7 @@ class Dispatcher:
         """
         See L{IDispatcher}.
         """
-        self._run(self._ledger.gone(channel, ids, self._now()))
+        self._run(self._ledger.clientGone(channel, ids, self._now()))
 
     def draining(self, channel: IChannel) -> None:
         """
@@ -287,7 +289,7 @@ class Dispatcher:
             self._held[channel] = None
         elif channel not in self._held:
             self._sharing.left(channel)
-            self._ledger.draining(channel)
+            self._ledger.drain(channel)
         channel.drained()
 
     def revoking(self, channel: IChannel) -> None:
@@ -299,7 +301,7 @@ class Dispatcher:
                 self._throttle.failed(channel.user)
             self._strike(channel)
             self._sharing.left(channel)
-            self._ledger.revoking(channel)
+            self._ledger.revoke(channel)
 
     def parted(self, channel: IChannel, reason: str) -> None:
         """
@@ -337,7 +339,7 @@ class Dispatcher:
         self._departed[channel] = process
         asleep = process is not None and channel.unread()
         spoiled = self._spoiled(channel)
-        decisions = self._ledger.parted(channel, self._now(), asleep, spoiled)
+        decisions = self._ledger.workerLeft(channel, self._now(), asleep, spoiled)
         self._quiet(
             self.log.info,
             "{channel} left, {again} connections to hand off again: {reason}",
@@ -357,7 +359,7 @@ class Dispatcher:
         self._sharing.left(channel)
         if channel in self._borrowers:
             self._quiet(self.log.info, "{channel} is gone", channel=channel.label)
-            self._run(self._ledger.died(channel, (), self._now()))
+            self._run(self._ledger.workerDied(channel, (), self._now()))
         elif not self._mayLive(channel):
             self._dead(channel)
 
@@ -372,7 +374,7 @@ class Dispatcher:
         if _kernel.hasEnded(process):
             os.close(process)
             return False
-        self._ledger.draining(channel)
+        self._ledger.drain(channel)
         self._dying[channel] = process, self._now() + DEATH
         self._schedule()
         return True
@@ -393,7 +395,7 @@ class Dispatcher:
     def _dead(self, channel: IChannel) -> None:
         spoiled = self._spoiled(channel)
         self._mourn(
-            channel, "{channel} died", partial(self._ledger.died, spoiled=spoiled)
+            channel, "{channel} died", partial(self._ledger.workerDied, spoiled=spoiled)
         )
 
     def _mourn(
@@ -466,7 +468,7 @@ class Dispatcher:
                 os.close(process)
                 self._ended(channel)
             elif not channel.unread():
-                self._ledger.awoke(channel, now)
+                self._ledger.workerAwoke(channel, now)
             self._bury(channel)
 
     def _ended(self, channel: IChannel) -> None:
@@ -475,7 +477,7 @@ class Dispatcher:
         """
         if self._ledger.copiesOf(channel):
             self._mourn(
-                channel, "the process of {channel} has ended", self._ledger.ended
+                channel, "the process of {channel} has ended", self._ledger.processEnded
             )
 
     def _bury(self, channel: IChannel) -> None:
@@ -550,7 +552,7 @@ class Dispatcher:
         if self._stopped is not None and (not self.channels or now >= self._deadline):
             stopped, self._stopped = self._stopped, None
             self._sharing.stop()
-            self._run(ledger.stopped())
+            self._run(ledger.stop())
             for process, _ in self._dying.values():
                 os.close(process)
             self._dying.clear()
@@ -643,9 +645,9 @@ class Dispatcher:
         _kernel.reap()
         self._balance()
         touched = [copy for copy in ledger.copies() if copy.pristine() is False]
-        decisions = ledger.witnessed(touched)
-        gone, ended = self._departures.look(ledger.waits(), now)
-        decisions += ledger.left(gone) + ledger.halfClosed(ended, now)
+        decisions = ledger.closeTouched(touched)
+        gone, ended = self._departures.look(ledger.waitingConnections(), now)
+        decisions += ledger.clientsLeft(gone) + ledger.clientsHalfClosed(ended, now)
         if ledger.overdue(now) and not self._judging:
             # What would change the judgement may be there and not yet read.
             self._judging = True
@@ -653,6 +655,6 @@ class Dispatcher:
             self._run(decisions)
             return
         self._judging = False
-        self._run(decisions + ledger.ticked(now))
+        self._run(decisions + ledger.passTime(now))
         if self._stopped is not None:
             self._proceed(now)

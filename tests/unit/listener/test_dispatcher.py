@@ -404,7 +404,7 @@ class HandOffTests(DispatcherTestCase):
             spoil(bad.fileno())
             end(worker)
             self.assertEqual(bad.fileno(), -1)
-            self.assertEqual(self.ledger.waits()[number:], [good])
+            self.assertEqual(self.ledger.waitingConnections()[number:], [good])
         reason = "a worker that did not take it made it unusable"
         lines = [line for line in texts(self.logged, "warn") if reason in line]
         self.assertEqual(len(lines), 3)
@@ -1009,7 +1009,7 @@ class LeftTests(DispatcherTestCase):
         """
         by = {
             connection.socket.getpeername(): connection.socket
-            for connection in self.ledger.waits()
+            for connection in self.ledger.waitingConnections()
         }
         accepted = by[client.getsockname()]
         client.close()
