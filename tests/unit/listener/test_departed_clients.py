@@ -43,7 +43,7 @@ class DepartedClientsTests(SynchronousTestCase):
 
     def setUp(self) -> None:
         watchDescriptors(self)
-        self.departures = DepartedClients()
+        self.departed = DepartedClients()
         self.clients: list[socket.socket] = []
         self.waiting: list[Waiting] = []
 
@@ -77,13 +77,28 @@ class DepartedClientsTests(SynchronousTestCase):
         self.connect(3)
         self.leave(0, reset=True)
         self.leave(2, reset=False)
-        self.assertEqual(self.departures.look(lambda: self.waiting, 0.0), ([], []))
-        found = self.departures.look(lambda: self.waiting, LOOK_SECONDS)
+        self.assertEqual(self.departed.look(lambda: self.waiting, 0.0), ([], []))
+        found = self.departed.look(lambda: self.waiting, LOOK_SECONDS)
         self.assertEqual(found, ([self.waiting[0]], [self.waiting[2]]))
-        found = self.departures.look(lambda: self.waiting, LOOK_SECONDS * 1.9)
+        found = self.departed.look(lambda: self.waiting, LOOK_SECONDS * 1.9)
         self.assertEqual(found, ([], []))
-        found = self.departures.look(lambda: self.waiting, LOOK_SECONDS * 2)
+        found = self.departed.look(lambda: self.waiting, LOOK_SECONDS * 2)
         self.assertEqual(found, ([self.waiting[0]], [self.waiting[2]]))
+
+    def test_notDue(self) -> None:
+        """
+        It asks which clients wait only if it is time to look.
+        """
+        asked: list[float] = []
+
+        def waiting() -> list[Waiting]:
+            asked.append(now)
+            return self.waiting
+
+        self.connect(1)
+        for now in (0.0, LOOK_SECONDS, LOOK_SECONDS * 1.5, LOOK_SECONDS * 2):
+            self.departed.look(waiting, now)
+        self.assertEqual(asked, [LOOK_SECONDS, LOOK_SECONDS * 2])
 
     def test_slices(self) -> None:
         """
@@ -93,12 +108,12 @@ class DepartedClientsTests(SynchronousTestCase):
         self.connect(SLICE + 2)
         for number in (0, SLICE - 1, SLICE, SLICE + 1):
             self.leave(number, reset=True)
-        gone, _ = self.departures.look(lambda: self.waiting, LOOK_SECONDS)
+        gone, _ = self.departed.look(lambda: self.waiting, LOOK_SECONDS)
         self.assertEqual(gone, [self.waiting[0], self.waiting[SLICE - 1]])
-        gone, _ = self.departures.look(lambda: self.waiting, LOOK_SECONDS)
+        gone, _ = self.departed.look(lambda: self.waiting, LOOK_SECONDS)
         self.assertEqual(gone, self.waiting[SLICE:])
         self.assertEqual(
-            self.departures.look(lambda: self.waiting, LOOK_SECONDS), ([], [])
+            self.departed.look(lambda: self.waiting, LOOK_SECONDS), ([], [])
         )
 
     def test_fewer(self) -> None:
@@ -107,11 +122,11 @@ class DepartedClientsTests(SynchronousTestCase):
         """
         self.connect(1)
         self.leave(0, reset=True)
-        self.departures.look(lambda: self.waiting * (SLICE + 1), LOOK_SECONDS)
+        self.departed.look(lambda: self.waiting * (SLICE + 1), LOOK_SECONDS)
         self.assertEqual(
-            self.departures.look(lambda: self.waiting, LOOK_SECONDS), ([], [])
+            self.departed.look(lambda: self.waiting, LOOK_SECONDS), ([], [])
         )
-        gone, _ = self.departures.look(lambda: self.waiting, LOOK_SECONDS * 2)
+        gone, _ = self.departed.look(lambda: self.waiting, LOOK_SECONDS * 2)
         self.assertEqual(gone, self.waiting)
 
 

@@ -360,6 +360,41 @@ class DepartedTests(DispatcherTestCase):
         self.assertEqual(self.ended, [self.one])
         self.assertEqual(self.one.calls.count(("dismiss",)), 1)
 
+    def test_unreadIsCounted(self) -> None:
+        """
+        How many descriptors are unread is counted from time to time, and not when that
+        is asked: it is asked for each process that connects.
+        """
+        self.part()
+        asked = []
+
+        def inFlight() -> int:
+            asked.append(True)
+            return 3
+
+        self.patch(self.one, "inFlight", inFlight)
+        self.assertEqual(self.dispatcher.departed.unreadBy(1000), 1)
+        self.assertEqual(asked, [])
+        self.check()
+        self.assertEqual(self.dispatcher.departed.unreadBy(1000), 3)
+        self.assertEqual(asked, [True])
+
+    def test_users(self) -> None:
+        """
+        If too many copies of workers that stand still are held, the user that has most
+        of them loses its oldest: this worker's copy is kept.
+        """
+        self.part()
+        crowd = self.join("worker 3", 30, user=1001)
+        self.dispatcher.draining(self.other)
+        self.accept(25)
+        crowd.child = self.child
+        crowd.reads = False
+        self.dispatcher.claimed(crowd, crowd.ids)
+        self.dispatcher.parted(crowd, "revoked")
+        kept = [self.one.offers[0], *crowd.offers[1:]]
+        self.assertEqual(self.ledger.copies(), [connection for _, connection in kept])
+
     def test_read(self) -> None:
         """
         One in which all was read is done with at once.
