@@ -224,7 +224,7 @@ class Newcomers:
         """
         A worker is offered connections from now on.
         """
-        self._awaitingFirstClose[channel] = self._throttle.joined(channel.user)
+        self._awaitingFirstClose[channel] = self._throttle.deaths(channel.user)
 
     def waits(self, channel: IChannel) -> bool:
         """

@@ -49,21 +49,21 @@ def givesUp(connections: str, reason: Reason) -> list[Decision]:
 
 class LedgerTestCase(SynchronousTestCase):
     """
-    A test with a book.  Connections are letters, and channels are words.
+    A test with a ledger.  Connections are letters, and channels are words.
 
     @ivar now: the time.
     """
 
     def setUp(self) -> None:
         """
-        Open the book.
+        Make the ledger.
         """
         self.now = 1000.0
         self.ledger = self.open()
 
     def open(self, **options: Any) -> Ledger:
         """
-        Open a book that differs from the usual one in these options.
+        Make a ledger that differs from the usual one in these options.
         """
         usual: dict[str, Any] = {
             "queue": QUEUE,
@@ -76,12 +76,12 @@ class LedgerTestCase(SynchronousTestCase):
         return Ledger(**{**usual, **options})
 
     def accept(
-        self, connections: str, witness: bool = True, name: str = ""
+        self, connections: str, canCheck: bool = True, name: str = ""
     ) -> list[Decision]:
         """
         Have connections come in.
         """
-        return self.ledger.addConnections(PORT, connections, self.now, witness, name)
+        return self.ledger.addConnections(PORT, connections, self.now, canCheck, name)
 
     def join(self, channel: str, window: int = 8, *names: str) -> list[Decision]:
         """

@@ -58,7 +58,7 @@ class AcceptedConnectionTests(SynchronousTestCase):
 
     def test_untouched(self) -> None:
         """
-        It is pristine until somebody reads from it or writes to it, which the
+        It is untouched until somebody reads from it or writes to it, which the
         client does not count as.
         """
         self.client.sendall(b"hello?")

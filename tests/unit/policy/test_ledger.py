@@ -149,19 +149,19 @@ class ClaimTests(LedgerTestCase):
         self.assertEqual(self.ledger.copiesOf("y"), ["d"])
         self.assertEqual(self.ledger.copiesOf("z"), [])
 
-    def test_noWitness(self) -> None:
+    def test_cannotCheck(self) -> None:
         """
-        Where the kernel cannot tell what is pristine, the claim lets the copy
+        Where the kernel cannot tell what is untouched, the claim lets the copy
         go.
         """
-        self.accept("de", witness=False)
+        self.accept("de", canCheck=False)
         self.assertEqual(self.claim("x", 5, 1, 4), letsGo("ed"))
         self.assertEqual(self.ledger.copies(), ["a"])
         self.assertEqual(self.close("x", 4, 5), [])
 
-    def test_witnessed(self) -> None:
+    def test_touched(self) -> None:
         """
-        Copies that are not pristine any more are let go, and no others.
+        Copies that were touched are let go, and no others.
         """
         self.claim("x", 1, 2, 3)
         self.assertEqual(self.ledger.closeTouched(["c", "a"]), letsGo("ac"))
@@ -172,7 +172,7 @@ class ClaimTests(LedgerTestCase):
 
     def test_hold(self) -> None:
         """
-        A copy that stays pristine is let go a while after the claim.
+        A copy that stays untouched is let go a while after the claim.
         """
         self.now += 2
         self.claim("x", 2)
@@ -280,7 +280,7 @@ class IdTests(LedgerTestCase):
 
     def state(self) -> object:
         """
-        All that the book tells.
+        All that the ledger tells.
         """
         ledger = self.ledger
         return (
@@ -568,7 +568,7 @@ class StopTests(LedgerTestCase):
 
     def test_empty(self) -> None:
         """
-        Nothing is left in the book, and stopping again decides nothing.
+        Nothing is left in the ledger, and stopping again decides nothing.
         """
         self.join("x", 2)
         self.accept("abcd")
@@ -601,12 +601,12 @@ class CounterTests(LedgerTestCase):
 
 class DefaultTests(LedgerTestCase):
     """
-    Tests for what holds unless a book is told otherwise.
+    Tests for what holds unless a ledger is told otherwise.
     """
 
     def setUp(self) -> None:
         """
-        Open a book that is told as little as can be, and have a worker.
+        Make a ledger that is told as little as can be, and have a worker.
         """
         super().setUp()
         self.ledger = Ledger(QUEUE, BUDGET, PATIENCE)
@@ -614,7 +614,7 @@ class DefaultTests(LedgerTestCase):
 
     def test_claimed(self) -> None:
         """
-        The kernel is a witness, and the hold is one second.
+        The kernel is asked, and the hold is one second.
         """
         self.ledger.addConnections(PORT, "a", self.now)
         self.assertEqual(self.claim("x", 1), [])

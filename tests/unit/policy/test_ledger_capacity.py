@@ -310,7 +310,7 @@ class NameTests(LedgerTestCase):
 
     def setUp(self) -> None:
         """
-        Open a book with two names.
+        Make a ledger with two names.
         """
         super().setUp()
         self.ledger = self.open(names=NAMES)
@@ -347,7 +347,7 @@ class NameTests(LedgerTestCase):
 
     def test_noNames(self) -> None:
         """
-        A book with no names takes in nothing, and workers come and go.
+        A ledger with no names takes in nothing, and workers come and go.
         """
         self.ledger = self.open(names=())
         self.assertEqual(self.ledger.addWorker("x", 8, self.now, ()), [])

@@ -37,9 +37,9 @@ class DeathTests(LedgerTestCase):
         self.assertEqual(self.die("x"), offers("y", a=1, b=2, c=3, d=4, e=5, f=6))
         self.assertCounted(accepted=6, offered=12, redispatched=6)
 
-    def test_pristine(self) -> None:
+    def test_untouched(self) -> None:
         """
-        What was claimed and is pristine goes to another worker, along with the
+        What was claimed and is untouched goes to another worker, along with the
         rest, the oldest first.
         """
         self.claim("x", 4, 2)
@@ -60,7 +60,7 @@ class DeathTests(LedgerTestCase):
 
     def test_touched(self) -> None:
         """
-        What was claimed and is not pristine ends, and is counted.
+        What was claimed and was touched ends, and is counted.
         """
         self.claim("x", 1, 2, 3)
         self.join("y")
@@ -90,13 +90,13 @@ class DeathTests(LedgerTestCase):
             accepted=6, offered=6, claimed=3, redispatched=4, lostInService=1
         )
 
-    def test_noWitness(self) -> None:
+    def test_cannotCheck(self) -> None:
         """
-        What was claimed counts as lost where the kernel is no witness.
+        What was claimed counts as lost if the kernel cannot tell what is untouched.
         """
         self.ledger = self.open()
         self.join("x")
-        self.accept("ab", witness=False)
+        self.accept("ab", canCheck=False)
         self.claim("x", 1)
         self.join("y")
         self.assertEqual(self.die("x"), offers("y", b=1))

@@ -64,7 +64,7 @@ class Walk:
         Have 150 events, and the end.
         """
         common = [self.accept] * 5 + [self.claim] * 5 + [self.tick] * 4
-        common += [self.close] * 3 + [self.refuse, self.witness, self.leave]
+        common += [self.close] * 3 + [self.refuse, self.touch, self.leave]
         rare = [self.join, self.join, self.drain, self.die, self.part]
         rare += [self.wake, self.end]
         for _ in range(150):
@@ -78,7 +78,7 @@ class Walk:
 
     def check(self) -> None:
         """
-        Check what the book tells.
+        Check what the ledger tells.
         """
         ledger = self.ledger
         assert ledger.waiting == len(self.waiting)
@@ -135,11 +135,11 @@ class Walk:
             self.join()
         return self.random.choice(list(self.windows))
 
-    def some(self, book: dict[tuple[int, int], int], channel: int) -> list[int]:
+    def some(self, having: dict[tuple[int, int], int], channel: int) -> list[int]:
         """
         Pick some ids of a worker's.
         """
-        own = [id for each, id in book if each == channel]
+        own = [id for each, id in having if each == channel]
         return self.random.sample(own, self.random.randint(0, len(own)))
 
     def forget(self, channel: int) -> list[int]:
@@ -212,9 +212,9 @@ class Walk:
         self.decided(self.ledger.close(channel, ids, self.now))
         assert not ended & self.copies
 
-    def witness(self) -> None:
+    def touch(self) -> None:
         """
-        Some connections are seen not to be pristine.
+        Some connections are seen to be touched.
         """
         touched = {copy for copy in self.copies if self.random.randrange(2)}
         self.decided(self.ledger.closeTouched(touched))
