@@ -12,6 +12,7 @@ from twisted.internet.error import ReactorNotRunning
 from twisted.internet.interfaces import IReactorCore
 from twisted.logger import Logger
 
+from portlisten._process.memory import freeze
 from portlisten._reactor.log_limit import logLimit
 from portlisten._reactor.monotonic import own
 
@@ -21,7 +22,8 @@ log = Logger(namespace="portlisten")
 def ownProcess(reactor: Any, retry: float) -> None:
     """
     Set up the process of a command: its time is monotonic, SIGTERM stops it in good
-    order, and SIGHUP, SIGUSR1 and SIGUSR2 do not end it.
+    order, and SIGHUP, SIGUSR1 and SIGUSR2 do not end it.  Once it runs,
+    garbage collection does not look at what was loaded before.
 
     @param retry: how long to wait before a registration with the reactor that failed
         is tried again, in seconds.
@@ -29,6 +31,8 @@ def ownProcess(reactor: Any, retry: float) -> None:
     own(reactor, retry)
     exitCleanlyOnTerm(reactor)
     mindSignals(reactor)
+    if IReactorCore.providedBy(reactor) and not reactor.running:
+        reactor.callWhenRunning(freeze)
 
 
 #: The SIGTERMs that have come.

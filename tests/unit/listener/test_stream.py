@@ -22,7 +22,7 @@ from portlisten._kernel import Credentials
 from portlisten._listener import service as listenerService
 from portlisten._listener import stream as _stream
 from portlisten._listener import successor
-from portlisten._listener.dispatcher import Dispatcher
+from portlisten._listener.departed_workers import DepartedWorkers
 from portlisten._process import exits, signals
 from portlisten._wire.frames import (
     Bye,
@@ -552,10 +552,12 @@ class AccessTests(ListenerTestCase):
         A user whose processes leave too many descriptors unread is turned away, and
         others are not.
         """
-        self.start()
         limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         count = limit // 8
-        self.patch(Dispatcher, "unreadBy", lambda _, user: count * (user == STRANGER))
+        self.patch(
+            DepartedWorkers, "unreadBy", lambda _, user: count * (user == STRANGER)
+        )
+        self.start()
         self.comeAs(STRANGER)
         await self.greeted()
         count += 1
