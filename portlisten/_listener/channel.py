@@ -26,11 +26,12 @@ from portlisten._wire.frames import (
     REFUSALS,
     Bye,
     Claim,
+    ClientGone,
     Closed,
+    Decoder,
     Drain,
     Drained,
     Frame,
-    Gone,
     Listener,
     ListenerHello,
     Refuse,
@@ -40,6 +41,7 @@ from portlisten._wire.frames import (
     encode,
     encodeOffer,
 )
+from portlisten._wire.session import MISTAKES
 from portlisten.errors import ProtocolError
 
 
@@ -53,8 +55,6 @@ class ListenerChannel(Channel):
     @param who: the worker, or L{None} to find out.
     """
 
-    vocabulary = FROM_WORKER
-
     def __init__(
         self,
         reactor: IReactorTime,
@@ -65,6 +65,9 @@ class ListenerChannel(Channel):
         who: _kernel.Credentials | None = None,
     ) -> None:
         super().__init__(reactor, timeout)
+        self._decoder = Decoder(FROM_WORKER)
+        self._mistakes = 0
+        self._over = False
         self._dispatcher = dispatcher
         self._hello = hello
         self._who = who
@@ -78,7 +81,7 @@ class ListenerChannel(Channel):
         self._revoking: str | None = None
         self._wordSaid = False
         self._shutting = False
-        self._deaf = False
+        self._cannotHear = False
         self.label = f"worker {number}"
         self.user = -1 if who is None else who.uid
 
@@ -98,7 +101,7 @@ class ListenerChannel(Channel):
 
     def _send(self, *frames: Frame) -> None:
         self.flush()
-        super()._send(*frames)
+        self._write(b"".join(map(encode, frames)))
 
     # IChannel
 
@@ -206,9 +209,49 @@ class ListenerChannel(Channel):
             self._stopWaiting()
             self._joined = False
             self._send(Bye(reason))
+            self._end()
             self._close()
 
     # What the worker says
+
+    @property
+    def _ended(self) -> bool:
+        return self._over
+
+    @property
+    def _deaf(self) -> bool:
+        return self._mistakes > MISTAKES
+
+    def _end(self) -> None:
+        self._over = True
+
+    def _feed(self, data: bytes) -> None:
+        if self._ended or self._deaf:
+            return
+        try:
+            for frame in self._decoder.feed(data):
+                self._obey(frame)
+                if self._ended or self._mistakes > MISTAKES:
+                    break
+        except ProtocolError as error:
+            self._mistakes = MISTAKES + 1
+            self._fail(str(error))
+
+    def _obey(self, frame: Frame) -> None:
+        """
+        Handle a frame.  A bad one ends the channel, but does not undo what
+        follows it: a claim counts as long as it can be read.  But only so many
+        bad ones are put up with.
+        """
+        try:
+            self._handle(frame)
+        except ProtocolError as error:
+            self._mistakes += 1
+            self._fail(str(error))
+        except Exception:
+            self._mistakes += 1
+            self.log.failure("a bug in portlisten ends the channel of {end}", end=self)
+            self._fail("an internal error")
 
     def _handle(self, frame: Frame) -> None:
         if isinstance(frame, WorkerHello):
@@ -222,7 +265,7 @@ class ListenerChannel(Channel):
             self._dispatcher.claimed(self, frame.ids)
         elif isinstance(frame, Closed):
             self._dispatcher.closed(self, frame.ids)
-        elif isinstance(frame, Gone):
+        elif isinstance(frame, ClientGone):
             self._dispatcher.gone(self, frame.ids)
         elif isinstance(frame, Refuse):
             self._seeRead(frame.ids)
@@ -264,7 +307,7 @@ class ListenerChannel(Channel):
         self._poisoned = True
         # The bytes that it came with are still to be fed.
         self._feeding = True
-        self._broken("it sent a descriptor")
+        self._fail("it sent a descriptor")
 
     def _receive(self) -> bytes:
         if self._poisoned:
@@ -283,9 +326,9 @@ class ListenerChannel(Channel):
             os.close(descriptor)
         # The bytes that it came with are still to be fed.
         self._feeding = True
-        self._broken("it sent a descriptor")
+        self._fail("it sent a descriptor")
 
-    def _broken(self, reason: str) -> None:
+    def _fail(self, reason: str) -> None:
         if not self._ended and self._revoking is None:
             self._quiet(
                 self.log.warn,
@@ -315,22 +358,22 @@ class ListenerChannel(Channel):
         except OSError as error:
             # It may have closed its end, or the way to it, before it could hear the
             # word.
-            self._deaf = error.errno in GONE
-            sent = len(word) if self._deaf else 0
+            self._cannotHear = error.errno in GONE
+            sent = len(word) if self._cannotHear else 0
         self._wordSaid = True
         if sent < len(word):
             self._unsent = True
             self._transport.write(word[sent:])
         else:
-            self._fed()
+            self._batchDone()
 
     def _flushed(self) -> None:
         if self._revoking is not None and not self._wordSaid:
             self._sayRevoked(self._revoking)
         else:
-            self._fed()
+            self._batchDone()
 
-    def _fed(self) -> None:
+    def _batchDone(self) -> None:
         # Claims that came with the frame that led to this count, too.
         ready = self._wordSaid and not self._unsent
         if ready and not (self._feeding or self._shutting or self._ended):
@@ -353,7 +396,7 @@ class ListenerChannel(Channel):
         kernel, the end of the channel is no sign of death: the worker may have
         heard it, and left as it was told.
         """
-        heard = self._wordSaid and not self._unsent and not self._deaf
+        heard = self._wordSaid and not self._unsent and not self._cannotHear
         if self._died and not heard:
             return None
         return self._revoking or "the channel to it failed"
@@ -366,7 +409,7 @@ class ListenerChannel(Channel):
         @param reason: why the worker leaves, or L{None} if it is dead.
         """
         if not self._ended:
-            self._ended = True
+            self._end()
             self._stopWaiting()
             self._offers.clear()
             self._transport.abortConnection()
@@ -382,6 +425,7 @@ class ListenerChannel(Channel):
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         super().connectionLost(reason)
+        self._end()
         self._offers.clear()
         said = self._wordSaid and not self._unsent
         if self._joined and not (self._died or said):

@@ -21,7 +21,7 @@ from portlisten._model import Port
 from portlisten._process import systemd_notify
 from portlisten._reactor.monotonic import Deadline
 from portlisten._reactor.quiet import quiet
-from portlisten._wire.frames import Listener, Offer
+from portlisten._wire.frames import Offer
 from portlisten._worker.adoption import Adoptions, Served
 from portlisten._worker.channel import WorkerChannel
 from portlisten._worker.interfaces import IAdopter, IWorker, IWorkerChannel
@@ -161,11 +161,11 @@ class Worker:
         self._adoptions.adopt(
             descriptor,
             partial(channel.closed, offer.id),
-            partial(channel.gone, offer.id),
+            partial(channel.clientGone, offer.id),
         )
 
-    def lent(
-        self, channel: IWorkerChannel, listener: Listener, descriptor: int
+    def socketShared(
+        self, channel: IWorkerChannel, port: int, cookie: int, descriptor: int
     ) -> None:
         """
         See L{IAdopter}.
@@ -173,7 +173,7 @@ class Worker:
         if self._stop.asked:
             os.close(descriptor)
         else:
-            self._lent.open(listener.cookie, descriptor)
+            self._lent.open(cookie, descriptor)
 
     def withdrawn(self, channel: IWorkerChannel, cookie: int) -> None:
         """

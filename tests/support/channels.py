@@ -222,14 +222,14 @@ class RecordingAdopter:
     Keeps what it is told, the channel left out, and what it is given.
 
     @ivar descriptors: what was adopted, by the offer's id.
-    @ivar lentDescriptors: what was lent.
+    @ivar sharedDescriptors: those of sockets of shared ports.
     @ivar react: called with each event, once it is kept.
     """
 
     def __init__(self) -> None:
         self.events: list[tuple[Any, ...]] = []
         self.descriptors: dict[int, int] = {}
-        self.lentDescriptors: list[int] = []
+        self.sharedDescriptors: list[int] = []
         self.react: Callable[[tuple[Any, ...]], None] = lambda event: None
 
     def _keep(self, *event: Any) -> None:
@@ -243,11 +243,11 @@ class RecordingAdopter:
         self.descriptors[offer.id] = descriptor
         self._keep("adopt", offer)
 
-    def lent(
-        self, channel: IWorkerChannel, listener: Listener, descriptor: int
+    def socketShared(
+        self, channel: IWorkerChannel, port: int, cookie: int, descriptor: int
     ) -> None:
-        self.lentDescriptors.append(descriptor)
-        self._keep("lent", listener)
+        self.sharedDescriptors.append(descriptor)
+        self._keep("socketShared", Listener(port, cookie))
 
     def withdrawn(self, channel: IWorkerChannel, cookie: int) -> None:
         self._keep("withdrawn", cookie)

@@ -32,6 +32,7 @@ from portlisten._kernel import sockets
 from portlisten._listener.channel import ListenerChannel
 from portlisten._listener.interfaces import IChannel, IConnection, IDispatcher
 from portlisten._model import InternetAddress, Kind, Port, UnixAddress
+from portlisten._wire import worker_session
 from portlisten._wire.frames import (
     DRAINING,
     FROM_LISTENER,
@@ -39,12 +40,12 @@ from portlisten._wire.frames import (
     MISSING_DESCRIPTOR,
     Bye,
     Claim,
+    ClientGone,
     Closed,
     Decoder,
     Drain,
     Drained,
     Frame,
-    Gone,
     Listener,
     ListenerHello,
     Offer,
@@ -55,7 +56,6 @@ from portlisten._wire.frames import (
     WorkerHello,
     encode,
 )
-from portlisten._worker import channel as workersChannel
 from portlisten._worker.channel import WorkerChannel
 from portlisten._worker.interfaces import IAdopter, IWorkerChannel
 from portlisten.errors import ProtocolError
@@ -1085,7 +1085,7 @@ class WordOfTheWorkerTests(ListenerChannelTestCase):
         """
         GONE is told with its ids.
         """
-        await self.say(Gone((2,)))
+        await self.say(ClientGone((2,)))
         self.assertEqual(self.told, [("gone", (2,))])
 
     async def test_refuse(self) -> None:
@@ -2011,9 +2011,9 @@ class ClaimTests(WorkerChannelTestCase):
         """
         await self.register()
         await self.adopt(2)
-        self.channel.gone(2)
-        await eventually(lambda: self.listener.heard(Gone))
-        self.assertEqual(self.listener.heard(Gone), [Gone((2,))])
+        self.channel.clientGone(2)
+        await eventually(lambda: self.listener.heard(ClientGone))
+        self.assertEqual(self.listener.heard(ClientGone), [ClientGone((2,))])
 
     async def test_bug(self) -> None:
         """
@@ -2328,7 +2328,7 @@ class ListenerGoneTests(WorkerChannelTestCase):
         self.listener.close()
         await self.gone()
         self.channel.closed(1)
-        self.channel.gone(2)
+        self.channel.clientGone(2)
         self.channel.drain()
         self.channel.bye("too late")
         self.channel.fileDescriptorReceived(os.dup(0))
@@ -2424,7 +2424,7 @@ class LentTests(WorkerChannelTestCase):
         """
         Close what the adopter was given.
         """
-        for descriptor in self.adopter.lentDescriptors:
+        for descriptor in self.adopter.sharedDescriptors:
             os.close(descriptor)
 
     def lend(self, *frames: Frame, sock: socket.socket | None = None) -> None:
@@ -2440,9 +2440,11 @@ class LentTests(WorkerChannelTestCase):
         """
         await self.register()
         self.lend(Listener(0, self.cookie))
-        await eventually(lambda: self.adopter.lentDescriptors)
-        self.assertEqual(self.adopter.events[-1], ("lent", Listener(0, self.cookie)))
-        (descriptor,) = self.adopter.lentDescriptors
+        await eventually(lambda: self.adopter.sharedDescriptors)
+        self.assertEqual(
+            self.adopter.events[-1], ("socketShared", Listener(0, self.cookie))
+        )
+        (descriptor,) = self.adopter.sharedDescriptors
         self.assertFalse(os.get_inheritable(descriptor))
         self.assertEqual(
             _kernel.identify(descriptor, self.takes), (Kind.LISTENER, self.cookie)
@@ -2456,8 +2458,8 @@ class LentTests(WorkerChannelTestCase):
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
             cookie = _kernel.cookie(sock)
             self.lend(Listener(0, cookie), sock=sock)
-            await eventually(lambda: self.adopter.lentDescriptors)
-        self.assertEqual(self.adopter.events[-1], ("lent", Listener(0, cookie)))
+            await eventually(lambda: self.adopter.sharedDescriptors)
+        self.assertEqual(self.adopter.events[-1], ("socketShared", Listener(0, cookie)))
 
     async def test_withdrawn(self) -> None:
         """
@@ -2489,13 +2491,13 @@ class LentTests(WorkerChannelTestCase):
         await eventually(lambda: self.adopter.events.count(("drained",)) == 2)
         self.listener.close()
         await eventually(lambda: self.adopter.lostFor)
-        self.assertEqual(self.adopter.lentDescriptors, [])
+        self.assertEqual(self.adopter.sharedDescriptors, [])
 
     async def test_tooMany(self) -> None:
         """
         A listener that sends sockets and never says what for is left.
         """
-        self.patch(workersChannel, "MAXIMUM_LENT", 2)
+        self.patch(worker_session, "MAXIMUM_SOCKETS", 2)
         await self.register()
         for _ in range(3):
             with socket.create_server(("127.0.0.1", 0)) as sock:

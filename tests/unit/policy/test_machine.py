@@ -39,11 +39,11 @@ from portlisten._wire.frames import (
     MAXIMUM_PAYLOAD,
     Bye,
     Claim,
+    ClientGone,
     Closed,
     Drain,
     Drained,
     Frame,
-    Gone,
     Offer,
     Refuse,
     Revoked,
@@ -689,7 +689,7 @@ class ClaimsMachine(RuleBasedStateMachine):
             assert self.draining
             assert self.drains == 1
         else:
-            assert isinstance(frame, Claim | Refuse | Closed | Gone)
+            assert isinstance(frame, Claim | Refuse | Closed | ClientGone)
             for id in frame.ids:
                 self.unsaid.remove((type(frame), id))
 
@@ -750,10 +750,10 @@ class ClaimsMachine(RuleBasedStateMachine):
         id = pick(which, self.serving)
         self.serving.remove(id)
         if left:
-            self.claims.gone(id)
+            self.claims.clientGone(id)
         else:
-            self.claims.served(id)
-        self.unsaid.add((Gone if left else Closed, id))
+            self.claims.closed(id)
+        self.unsaid.add((ClientGone if left else Closed, id))
 
     @rule(arrivals=arrivals)
     def drain(self, arrivals: Arrivals) -> None:
@@ -814,9 +814,9 @@ class ClaimsMachine(RuleBasedStateMachine):
         """
         self.come(arrivals)
         if self.revoked or self.draining or self.cutOff:
-            self.close(self.claims.abandoned())
+            self.close(self.claims.channelEndedAfterRevoke())
         else:
-            mine, loose = self.claims.orphaned()
+            mine, loose = self.claims.listenerDied()
             self.serve(mine, {**self.claiming, **self.unclaimed})
             assert sorted(loose) == sorted(self.loose.values())
             self.close(loose)
@@ -1080,7 +1080,7 @@ class Worker:
         if client.left:
             client.close(self)
             if not self.ended:
-                self.claims.gone(offer.id)
+                self.claims.clientGone(offer.id)
                 self.pump()
         else:
             self.serving[offer.id] = client
@@ -1099,7 +1099,7 @@ class Worker:
             client.answer(self)
         client.close(self)
         if not self.ended:
-            self.claims.served(id)
+            self.claims.closed(id)
             self.pump()
 
     def drain(self) -> None:
@@ -1126,10 +1126,10 @@ class Worker:
             self.take()
         self.wire.closeWorker()
         if self.revoked or self.farewell:
-            self.discard(self.claims.abandoned())
+            self.discard(self.claims.channelEndedAfterRevoke())
         else:
             assert not self.world.alive, "the listener lives"
-            mine, loose = self.claims.orphaned()
+            mine, loose = self.claims.listenerDied()
             assert {offer.id: client for offer, client in mine} == self.offers
             for offer, client in mine:
                 self.adopt(offer, client)
@@ -1271,7 +1271,7 @@ class Channel:
             for id in frame.ids:
                 self.clients.pop(id).channel = None
             world.run(ledger.refused(self, frame.ids, world.now))
-        elif isinstance(frame, Closed | Gone):
+        elif isinstance(frame, Closed | ClientGone):
             event = ledger.closed if isinstance(frame, Closed) else ledger.gone
             world.run(event(self, frame.ids, world.now), self.named(frame.ids))
         elif isinstance(frame, Drain):

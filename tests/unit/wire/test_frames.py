@@ -31,12 +31,12 @@ from portlisten._wire.frames import (
     MISSING_DESCRIPTOR,
     Bye,
     Claim,
+    ClientGone,
     Closed,
     Decoder,
     Drain,
     Drained,
     Frame,
-    Gone,
     Listener,
     ListenerHello,
     Offer,
@@ -86,7 +86,7 @@ WORKER_FRAMES: list[Frame] = [
     Refuse(MISSING_DESCRIPTOR, (4, 5)),
     Refuse(65535, (6,)),
     Closed((1, 2)),
-    Gone((3,)),
+    ClientGone((3,)),
     Drain(),
     Bye(""),
     Bye("grüße"),
@@ -174,7 +174,7 @@ GOLDEN: list[tuple[Frame, str]] = [
     (Drained(), "09 00 0000"),
     (Revoked(), "0a 00 0000"),
     (Bye("stops ü"), "0b 00 0008  73746f707320c3bc"),
-    (Gone((7,)), "0c 00 0004  00000007"),
+    (ClientGone((7,)), "0c 00 0004  00000007"),
 ]
 
 #: A port in a HELLO, and what it is if it has no name.
@@ -327,7 +327,7 @@ class EncodeTests(SynchronousTestCase):
         malformed ones.
         """
         ids = tuple(range(MAXIMUM_IDS + 1))
-        for frame in (Claim(ids), Closed(ids), Gone(ids), Refuse(1, ids[1:])):
+        for frame in (Claim(ids), Closed(ids), ClientGone(ids), Refuse(1, ids[1:])):
             error = self.assertRaises(ValueError, encode, frame)
             self.assertIn(f"{type(frame).__name__} of 16388 bytes", str(error))
 

@@ -31,12 +31,12 @@ from portlisten._wire.frames import (
     MAXIMUM_PAYLOAD,
     Bye,
     Claim,
+    ClientGone,
     Closed,
     Decoder,
     Drain,
     Drained,
     Frame,
-    Gone,
     ListenerHello,
     Offer,
     Refuse,
@@ -74,7 +74,7 @@ FRAMES_FROM_WORKER: list[Frame] = [
     Claim((1, 2)),
     Refuse(1, (3,)),
     Closed((1,)),
-    Gone((2,)),
+    ClientGone((2,)),
     Drain(),
     Claim((4, 0xFFFFFFFF)),
     Bye("enough, h\u00e9las"),
@@ -463,7 +463,13 @@ class MutatedWorkerTests(SynchronousTestCase):
         it knows, the ids that it is offered are 1 and on.
         """
         kinds = [Claim((1,)), Claim((2, 3)), Refuse(1, (1,)), Refuse(2, (4,))]
-        kinds += [Closed((1,)), Gone((2,)), Closed((2, 3)), Drain(), Bye("no more")]
+        kinds += [
+            Closed((1,)),
+            ClientGone((2,)),
+            Closed((2, 3)),
+            Drain(),
+            Bye("no more"),
+        ]
         kinds.append(WorkerHello(3))
         frames = source.choices(kinds, k=source.randint(1, 5))
         names = source.choice(((), ("http",), ("https",), ("https", "http")))

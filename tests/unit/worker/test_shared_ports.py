@@ -400,10 +400,10 @@ class DescriptorTests(LentTestCase):
         """
         sock = self.port()
         listener = await self.join()
-        frame = ListenerFrame(0, _kernel.cookie(sock))
+        cookie = _kernel.cookie(sock)
         descriptor = os.dup(sock.fileno())
         with exhausted():
-            self.worker.lent(listener.channel, frame, descriptor)
+            self.worker.socketShared(listener.channel, 0, cookie, descriptor)
         self.assertEqual(texts(self.logged, "error"), [])
         self.assertEqual(self.holders(sock), 2)
 

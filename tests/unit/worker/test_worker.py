@@ -27,11 +27,11 @@ from portlisten._wire.frames import (
     MAXIMUM_WINDOW,
     Bye,
     Claim,
+    ClientGone,
     Closed,
     Drain,
     Drained,
     Frame,
-    Gone,
     WorkerHello,
 )
 from portlisten._worker.interfaces import IAdopter
@@ -235,8 +235,8 @@ class TroubleTests(WorkerTestCase):
             # Twisted leaves its duplicate to the garbage collector.
             warnings.simplefilter("ignore", ResourceWarning)
             listener.handOff(1, accepted)
-            await eventually(lambda: listener.channel.heard(Gone))
-        self.assertEqual(listener.channel.heard(Gone), [Gone((1,))])
+            await eventually(lambda: listener.channel.heard(ClientGone))
+        self.assertEqual(listener.channel.heard(ClientGone), [ClientGone((1,))])
         self.assertEqual(listener.channel.heard(Closed), [])
         self.assertEqual(self.factory.addresses, [])
         self.assertEqual(texts(self.logged, "critical"), [])
@@ -254,7 +254,7 @@ class TroubleTests(WorkerTestCase):
         await eventually(lambda: self.factory.conversations[0].lost)
         self.assertEqual(self.factory.conversations[0].received, b"post this")
         await eventually(lambda: listener.channel.heard(Closed))
-        self.assertEqual(listener.channel.heard(Gone), [])
+        self.assertEqual(listener.channel.heard(ClientGone), [])
 
     async def test_noProtocol(self) -> None:
         """
