@@ -20,7 +20,8 @@ from typing import Any
 from portlisten._model import Kind
 from portlisten._wire.frames import ListenerHello, Offer, encode
 from portlisten._wire.session import Do
-from portlisten._wire.worker_session import Adopt, Event, WorkerSession
+from portlisten._wire.worker_events import Adopt, Event
+from portlisten._wire.worker_session import WorkerSession
 from portlisten._worker.channel import WorkerChannel
 
 

@@ -39,6 +39,7 @@ from portlisten import _kernel
 from portlisten._channel.transport import ChannelTransport
 from portlisten._reactor.monotonic import Deadline
 from portlisten._reactor.quiet import quiet
+from portlisten._wire.session import Session
 
 #: How many bytes are read at the most that are left at the end of a channel: more
 #: than the other end's buffer holds.
@@ -77,12 +78,14 @@ class Channel(Protocol):
     """
     What both ends have in common.
 
+    @param session: decides.
     @param timeout: how long the other end's HELLO may take, in seconds.
     """
 
     log = Logger()
 
-    def __init__(self, reactor: IReactorTime, timeout: float) -> None:
+    def __init__(self, reactor: IReactorTime, session: Session, timeout: float) -> None:
+        self._session = session
         self._reactor = reactor
         self._timeout = timeout
         self._deadline: Deadline | None = None
@@ -102,7 +105,7 @@ class Channel(Protocol):
             self._duplicate = self._transport.getHandle().dup()
         except OSError:
             # An exception alone would leave the transport in the reactor.
-            self._end()
+            self._session.end()
             self._transport.abortConnection()
             raise
         self._wait(self._silent)
@@ -152,7 +155,7 @@ class Channel(Protocol):
         self._feeding = True
         try:
             self._feed(data)
-            if self._deaf and not self._ended:
+            if self._session.deaf and not self._session.ended:
                 self._transport.pauseProducing()
         finally:
             self._feeding = False
@@ -163,7 +166,8 @@ class Channel(Protocol):
         See whether the other end is dead.  Stop it from writing, and take in what it
         had written and the transport did not read.
         """
-        if self._duplicate is None or self._ended:
+        session = self._session
+        if self._duplicate is None or session.ended:
             return
         ours = isinstance(self.transport, ChannelTransport)
         # Twisted's own has shut it down by itself.
@@ -173,7 +177,7 @@ class Channel(Protocol):
         except OSError:
             pass  # ENOTCONN: the other end is gone, and can write nothing more
         left, tries = MAXIMUM_REST, TRIES
-        while left > 0 and tries and not (self._ended or self._deaf):
+        while left > 0 and tries and not (session.ended or session.deaf):
             try:
                 data = self._receive()
             except OSError:
@@ -190,23 +194,6 @@ class Channel(Protocol):
         self._stopWaiting()
 
     # What each end does in its own way
-
-    @property
-    def _ended(self) -> bool:
-        """
-        Whether nothing that comes counts any more, and nothing is to be said.
-        """
-        raise NotImplementedError
-
-    @property
-    def _deaf(self) -> bool:
-        """
-        Whether nothing that comes counts any more, since too much of it was wrong.
-        """
-        raise NotImplementedError
-
-    def _end(self) -> None:
-        raise NotImplementedError
 
     def _feed(self, data: bytes) -> None:
         """

@@ -10,6 +10,7 @@ Each session has two states, since the two ends speak independently.  C{theirs} 
 the other end has said so far, and decides what it may say next.  C{ours} is what this
 end has said, and decides what it may say or do next.  A session's table has a row for
 each state of C{theirs} and a column for each frame.  A cell is L{Do} or L{Forbidden}.
+Nothing is read in a state whose row is empty.
 
 A frame that is forbidden or wrong gives L{Broken}, and the frames around it count: a
 claim counts as long as it can be read.  But a session reads past L{MISTAKES} such
@@ -54,6 +55,13 @@ class Forbidden(NamedTuple):
     """
 
     reason: str
+    then: Enum | None = None
+
+    def act(self, session: Session, frame: Frame) -> None:
+        """
+        Say so.
+        """
+        raise ProtocolError(self.reason)
 
 
 Row: TypeAlias = "Mapping[type[Frame], Do | Forbidden]"
@@ -82,6 +90,9 @@ class Session:
     @param theirs: what C{theirs} is at first.
 
     @ivar theirs: what the other end has said.
+    @ivar ended: whether nothing that comes counts any more, and nothing is to be said.
+    @ivar deaf: whether nothing that comes counts any more, since too much of it was
+        wrong, or the other end has said its last word.
     """
 
     table: ClassVar[Table]
@@ -90,39 +101,28 @@ class Session:
         self._decoder = Decoder(vocabulary)
         self._events: list[Any] = []
         self._mistakes = 0
-        self._undecodable = False
+        self.ended = False
+        self.deaf = False
         self._enter(theirs)
 
     def _enter(self, theirs: Enum) -> None:
         self.theirs = theirs
         # To look up a row costs more than to handle a frame.
         self._row = self.table[theirs]
-
-    @property
-    def ended(self) -> bool:
-        """
-        Whether nothing that comes counts any more, and nothing is to be said.
-        """
-        raise NotImplementedError
-
-    @property
-    def deaf(self) -> bool:
-        """
-        Whether nothing that comes counts any more, since too much of it was wrong.
-        """
-        return self._undecodable or self._mistakes > MISTAKES
+        self.deaf = self.deaf or not self._row
 
     def end(self) -> None:
         """
         The channel is at its end.
         """
-        raise NotImplementedError
+        self.ended = True
 
     def mistake(self) -> None:
         """
         The driver found an event wrong.
         """
         self._mistakes += 1
+        self.deaf = self.deaf or self._mistakes > MISTAKES
 
     def receive(self, data: bytes) -> list[Any]:
         """
@@ -134,29 +134,24 @@ class Session:
             return []
         try:
             for frame in self._decoder.feed(data):
-                self._hear(frame)
-                if self.ended or self._mistakes > MISTAKES:
+                cell = self._row[type(frame)]
+                try:
+                    cell.act(self, frame)
+                except ProtocolError as error:
+                    self.mistake()
+                    self._broken(str(error))
+                except Exception as bug:
+                    self.mistake()
+                    self._broken("an internal error", bug)
+                else:
+                    if cell.then is not None:
+                        self._enter(cell.then)
+                if self.deaf:
                     break
         except ProtocolError as error:
-            self._undecodable = True
+            self.deaf = True
             self._broken(str(error))
         return self._take()
-
-    def _hear(self, frame: Frame) -> None:
-        cell = self._row[type(frame)]
-        try:
-            if isinstance(cell, Forbidden):
-                raise ProtocolError(cell.reason)
-            cell.act(self, frame)
-        except ProtocolError as error:
-            self._mistakes += 1
-            self._broken(str(error))
-        except Exception as bug:
-            self._mistakes += 1
-            self._broken("an internal error", bug)
-        else:
-            if cell.then is not None:
-                self._enter(cell.then)
 
     def _broken(self, reason: str, bug: Exception | None = None) -> None:
         self._events.append(Broken(reason, bug))

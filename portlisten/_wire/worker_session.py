@@ -14,7 +14,8 @@ A driver connects, writes L{WorkerSession.hello}, and then does four things:
   - When the stream is at its end, it calls L{WorkerSession.channelEnded}.
 
 A I{token} stands for a descriptor.  The session holds it, and gives each back exactly
-once: to be served (L{Adopt}), used (L{UseSocket}) or closed (L{Close}).
+once: to be served (L{Adopt}), used (L{UseSocket}) or closed (L{Close}).  All events are
+in L{portlisten._wire.worker_events}.
 
 The rules:
 
@@ -61,11 +62,10 @@ ENDED      ignored          ignored           stays
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass
 from enum import Enum
-from typing import Generic, TypeAlias
+from typing import Generic
 
-from portlisten._model import Kind, Port
+from portlisten._model import Kind
 from portlisten._wire import frames
 from portlisten._wire.claims import Claims, Token
 from portlisten._wire.frames import (
@@ -81,11 +81,21 @@ from portlisten._wire.frames import (
 from portlisten._wire.session import (
     HELLO_MISSING,
     SECOND_HELLO,
-    Broken,
     Do,
     Forbidden,
     Row,
     Session,
+)
+from portlisten._wire.worker_events import (
+    Adopt,
+    ByeSaid,
+    Close,
+    DrainConfirmed,
+    Event,
+    Joined,
+    Left,
+    UseSocket,
+    Withdrawn,
 )
 from portlisten.errors import ProtocolError
 
@@ -113,90 +123,6 @@ class Ours(Enum):
     DRAINING = "that it wants no more offers"
     LEAVING = "nothing but BYE when its claims are written"
     ENDED = "all"
-
-
-@dataclass(frozen=True, slots=True)
-class Joined:
-    """
-    The listener knows of this worker, and sends it what comes in by these ports.
-    """
-
-    ports: tuple[Port, ...]
-
-
-@dataclass(slots=True)
-class Adopt(Generic[Token]):
-    """
-    A connection is this worker's, which may touch it from now on.
-    """
-
-    offer: Offer
-    token: Token
-
-
-@dataclass(slots=True)
-class Close(Generic[Token]):
-    """
-    A descriptor is to be closed.
-    """
-
-    token: Token
-
-
-@dataclass(frozen=True, slots=True)
-class UseSocket(Generic[Token]):
-    """
-    A socket of a shared port may be used, until it is withdrawn or the channel has
-    ended.
-    """
-
-    port: int
-    cookie: int
-    token: Token
-
-
-@dataclass(frozen=True, slots=True)
-class Withdrawn:
-    """
-    A shared socket is not to be used any more.
-    """
-
-    cookie: int
-
-
-@dataclass(frozen=True, slots=True)
-class DrainConfirmed:
-    """
-    No offer follows.
-    """
-
-
-@dataclass(frozen=True, slots=True)
-class ByeSaid:
-    """
-    The listener ends the channel.  The driver reads on.
-
-    @ivar reason: why, in words for the log.
-    """
-
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Left:
-    """
-    The last event: the channel is gone.
-
-    @ivar reason: what either side said of it, or L{None} if it ended without a word.
-    """
-
-    reason: str | None
-
-
-Event: TypeAlias = (
-    "Joined | Adopt[Token] | Close[Token] | UseSocket[Token] | Withdrawn"
-    " | DrainConfirmed | ByeSaid | Broken | Left"
-)
 
 
 class WorkerSession(Session, Generic[Token]):
@@ -229,7 +155,6 @@ class WorkerSession(Session, Generic[Token]):
         self.ours = Ours.OPEN
         self.broken = False
 
-    @property
     def hello(self) -> bytes:
         """
         What the driver writes first.  Nothing need wait for that to be written.
@@ -242,13 +167,6 @@ class WorkerSession(Session, Generic[Token]):
         The kinds of descriptors that are of use.
         """
         return self._hello.takes
-
-    @property
-    def ended(self) -> bool:
-        """
-        See L{Session.ended}.
-        """
-        return self.ours is Ours.ENDED
 
     @property
     def writing(self) -> bool:
@@ -405,10 +323,10 @@ class WorkerSession(Session, Generic[Token]):
         if said or self._claims.writing:
             return b"".join(map(encode, said))
         if self.ours is Ours.LEAVING:
-            self.ours = Ours.ENDED
+            self.end()
             return encode(Bye(self._farewell))
         if self.theirs is Theirs.REVOKED:
-            self.ours = Ours.ENDED
+            self.end()
         return b""
 
     def flushed(self) -> list[Event[Token]]:
@@ -467,6 +385,7 @@ class WorkerSession(Session, Generic[Token]):
         """
         See L{Session.end}.
         """
+        super().end()
         self.ours = Ours.ENDED
 
 

@@ -23,7 +23,7 @@ from portlisten._channel.transport import ChannelTransport
 from portlisten._model import Kind
 from portlisten._wire.frames import MAXIMUM_WINDOW
 from portlisten._wire.session import Broken
-from portlisten._wire.worker_session import (
+from portlisten._wire.worker_events import (
     Adopt,
     ByeSaid,
     Close,
@@ -33,8 +33,8 @@ from portlisten._wire.worker_session import (
     Left,
     UseSocket,
     Withdrawn,
-    WorkerSession,
 )
+from portlisten._wire.worker_session import WorkerSession
 from portlisten._worker.interfaces import IAdopter, IWorkerChannel
 from portlisten.errors import WrongSocket
 
@@ -59,9 +59,10 @@ class WorkerChannel(Channel):
         names: Collection[str] = (),
         takes: Collection[Kind] = (Kind.CONNECTIONS,),
     ) -> None:
-        super().__init__(reactor, timeout)
+        session: WorkerSession[int] = WorkerSession(window, names, takes)
+        super().__init__(reactor, session, timeout)
+        self._session: WorkerSession[int] = session
         self._adopter = adopter
-        self._session: WorkerSession[int] = WorkerSession(window, names, takes)
         self._closing = False
         self._handlers: dict[type[Event[int]], Callable[[Any], None]] = {
             Adopt: self._adopt,
@@ -89,7 +90,7 @@ class WorkerChannel(Channel):
         super().connectionMade()
         # Twisted's own does not ask for MSG_CMSG_CLOEXEC.
         self._inheritable = not isinstance(self.transport, ChannelTransport)
-        self._write(self._session.hello)
+        self._write(self._session.hello())
 
     # IWorkerChannel
 
@@ -106,24 +107,12 @@ class WorkerChannel(Channel):
         self._pumpSoon()
 
     def bye(self, reason: str) -> None:
-        if not self._ended:
+        if not self._session.ended:
             self._stopWaiting()
             self._carryOut(self._session.leave(reason))
             self._pump()
 
     # What comes
-
-    @property
-    def _ended(self) -> bool:
-        return self._session.ended
-
-    @property
-    def _deaf(self) -> bool:
-        return self._session.deaf
-
-    def _end(self) -> None:
-        self._closing = True
-        self._session.end()
 
     def _feed(self, data: bytes) -> None:
         self._carryOut(self._session.receive(data))
@@ -195,7 +184,7 @@ class WorkerChannel(Channel):
         self._adopter.registered(self, event.ports)
 
     def _useSocket(self, event: UseSocket[int]) -> None:
-        if self._ended:
+        if self._session.ended:
             os.close(event.token)
         else:
             self._adopter.socketShared(self, event.port, event.cookie, event.token)

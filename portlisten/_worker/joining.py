@@ -12,14 +12,8 @@ from collections.abc import Iterable, Sequence
 from portlisten import _kernel
 from portlisten._model import Kind, Port
 from portlisten._wire.session import Broken
-from portlisten._wire.worker_session import (
-    ByeSaid,
-    Close,
-    Event,
-    Joined,
-    UseSocket,
-    WorkerSession,
-)
+from portlisten._wire.worker_events import ByeSaid, Close, Event, Joined, UseSocket
+from portlisten._wire.worker_session import WorkerSession
 from portlisten.errors import ProtocolError, WrongSocket
 
 _TAKES = frozenset([Kind.LISTENER, Kind.DATAGRAMS])
@@ -65,7 +59,7 @@ class _Joining:
         """
         See L{receive}.
         """
-        self._socket.sendall(self._session.hello)
+        self._socket.sendall(self._session.hello())
         while self._ports is None or len(self._sockets) < len(self._ports):
             if not self._read():
                 return None

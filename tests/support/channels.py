@@ -21,6 +21,9 @@ from portlisten import _kernel
 from portlisten._listener.interfaces import IChannel, IDispatcher
 from portlisten._model import Port
 from portlisten._wire.frames import (
+    Claim,
+    ClientGone,
+    Closed,
     Decoder,
     Frame,
     Listener,
@@ -28,6 +31,7 @@ from portlisten._wire.frames import (
     Vocabulary,
     encode,
 )
+from portlisten._wire.listener_session import Draining, Joined, News, Refused
 from portlisten._worker.interfaces import IAdopter, IWorkerChannel
 from tests.support import watchDescriptors
 
@@ -165,6 +169,20 @@ class Peer:
         self.descriptors = []
 
 
+def described(event: News) -> tuple[Any, ...]:
+    """
+    What is kept of an event.
+    """
+    if isinstance(event, Joined):
+        return ("joined", event.window, *(port.name for port in event.ports))
+    if isinstance(event, Refused):
+        return ("refused", event.ids, event.reason)
+    if isinstance(event, Draining):
+        return ("draining",)
+    word = {Claim: "claimed", Closed: "closed", ClientGone: "clientGone"}
+    return (word[type(event)], event.ids)
+
+
 @implementer(IDispatcher)
 class RecordingDispatcher:
     """
@@ -184,23 +202,9 @@ class RecordingDispatcher:
     def connected(self, channel: IChannel) -> None:
         self._keep("connected")
 
-    def joined(self, channel: IChannel, window: int, ports: Sequence[Port]) -> None:
-        self._keep("joined", window, *(port.name for port in ports))
-
-    def claimed(self, channel: IChannel, ids: Sequence[int]) -> None:
-        self._keep("claimed", tuple(ids))
-
-    def refused(self, channel: IChannel, ids: Sequence[int], reason: str) -> None:
-        self._keep("refused", tuple(ids), reason)
-
-    def closed(self, channel: IChannel, ids: Sequence[int]) -> None:
-        self._keep("closed", tuple(ids))
-
-    def gone(self, channel: IChannel, ids: Sequence[int]) -> None:
-        self._keep("gone", tuple(ids))
-
-    def draining(self, channel: IChannel) -> None:
-        self._keep("draining")
+    def received(self, channel: IChannel, events: Iterable[News]) -> None:
+        for event in events:
+            self._keep(*described(event))
 
     def revoking(self, channel: IChannel) -> None:
         self._keep("revoking")

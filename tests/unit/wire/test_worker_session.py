@@ -34,19 +34,17 @@ from portlisten._wire.frames import (
     encode,
 )
 from portlisten._wire.session import MISTAKES, Broken, Do, Forbidden
-from portlisten._wire.worker_session import (
+from portlisten._wire.worker_events import (
     Adopt,
     ByeSaid,
     Close,
     DrainConfirmed,
     Joined,
     Left,
-    Ours,
-    Theirs,
     UseSocket,
     Withdrawn,
-    WorkerSession,
 )
+from portlisten._wire.worker_session import Ours, Theirs, WorkerSession
 
 PORT = Port(0, UnixAddress(b"/run/www"))
 SHARED = Port(1, UnixAddress(b"/run/shared"), "shared", Kind.LISTENER)
@@ -81,7 +79,7 @@ class SessionTestCase(SynchronousTestCase):
     def setUp(self) -> None:
         self.session: WorkerSession[str] = WorkerSession(4, takes=TAKES)
         self.decoder = Decoder(FROM_WORKER)
-        list(self.decoder.feed(self.session.hello))
+        list(self.decoder.feed(self.session.hello()))
 
     def hear(self, *frames: Frame | bytes) -> list[Any]:
         """
@@ -223,7 +221,7 @@ class GreetingTests(SessionTestCase):
         """
         session: WorkerSession[int] = WorkerSession(3, ["a", "b"], [Kind.DATAGRAMS])
         self.assertEqual(
-            list(Decoder(FROM_WORKER).feed(session.hello)),
+            list(Decoder(FROM_WORKER).feed(session.hello())),
             [WorkerHello(3, ("a", "b"), frozenset([Kind.DATAGRAMS]))],
         )
         self.assertFalse(session.writing)
