@@ -9,6 +9,7 @@ import os
 import select
 import socket
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from twisted.internet.interfaces import (
     IFileDescriptorReceiver,
@@ -24,6 +25,7 @@ from portlisten._channel.transport import GONE, ChannelTransport, Unread
 from portlisten._listener.interfaces import IChannel, IConnection, IDispatcher
 from portlisten._wire.frames import Claim, ListenerHello
 from portlisten._wire.listener_session import (
+    Event,
     Joined,
     Left,
     ListenerSession,
@@ -58,7 +60,15 @@ class ListenerChannel(Channel):
         self._session: ListenerSession = session
         self._dispatcher = dispatcher
         self._who = who
-        self._offers: list[tuple[int, int, IConnection]] = []
+        # What is kept for L{flush}: ids, ports and cookies; and descriptors.
+        self._offers: list[tuple[int, int, int]] = []
+        self._descriptors: list[int] = []
+        # The events that the dispatcher does not hear at once with others.
+        self._answers: dict[type[Event], Callable[[Any], None]] = {
+            Joined: self._admit,
+            Left: self._left,
+            Broken: self._cutOff,
+        }
         # What is not read yet, if the transport knows.
         self._sent: Unread | None = None
         # Whether descriptors are in the socket that must not be read.
@@ -91,24 +101,27 @@ class ListenerChannel(Channel):
     ) -> None:
         if self._lost:
             return  # the dispatcher is about to hear of it
-        self._offers.append((id, port, connection))
+        self._offers.append((id, port, connection.cookie))
+        self._descriptors.append(connection.fileno())
         if not more:
             self.flush()
 
     def flush(self) -> None:
         if not self._offers:
             return
-        offers, self._offers = self._offers, []
         # Descriptors ride on whatever bytes go out next, so each is not later than its
         # frame, and may be earlier.
         send = self._transport.sendFileDescriptor
-        for _, _, connection in offers:
-            send(connection.fileno())
-        said = self._session.offer(
-            [(id, port, connection.cookie) for id, port, connection in offers]
-        )
+        for descriptor in self._descriptors:
+            send(descriptor)
+        said = self._session.offer(self._offers)
+        self._forgetOffers()
         self._unsent = True
         self._writeNow(said)
+
+    def _forgetOffers(self) -> None:
+        self._offers = []
+        self._descriptors = []
 
     def shareSocket(self, port: int, sock: socket.socket) -> None:
         self.flush()
@@ -221,12 +234,14 @@ class ListenerChannel(Channel):
         """
         heard: list[News] = []
         for event in self._session.receive(data):
-            if isinstance(event, Joined | Broken | Left):
+            answer = self._answers.get(type(event))
+            if answer is None:
+                heard.append(event)
+            else:
                 self._tell(heard)
                 heard = []
-                self._answer(event)
-            else:
-                heard.append(event)
+                if not self._session.ended:
+                    answer(event)
         self._tell(heard)
 
     def _tell(self, events: Sequence[News]) -> None:
@@ -235,9 +250,9 @@ class ListenerChannel(Channel):
         the events behind that count.
         """
         left = iter(events)
-        for _ in range(MISTAKES + 1):
-            if self._session.ended or not events:
-                return
+        mistakes = 0
+        while events and mistakes <= MISTAKES and not self._session.ended:
+            mistakes += 1
             try:
                 self._dispatcher.received(self, left)
                 return
@@ -249,21 +264,20 @@ class ListenerChannel(Channel):
             self._session.mistake()
             self._fail(reason)
 
-    def _answer(self, event: Joined | Broken | Left) -> None:
-        if self._session.ended:
-            return
-        if isinstance(event, Joined):
-            self._stopWaiting()
-            self._joined = True
-            # More than that would not fit.
-            window = min(event.window, _kernel.room(self._socket))
-            self._tell([Joined(window, event.ports)])
-        elif isinstance(event, Left):
-            self._part(event.reason)
-        else:
-            if event.bug is not None:
-                self._sayBug(Failure(event.bug))
-            self._fail(event.reason)
+    def _admit(self, event: Joined) -> None:
+        self._stopWaiting()
+        self._joined = True
+        # More than that would not fit.
+        window = min(event.window, _kernel.room(self._socket))
+        self._tell([Joined(window, event.ports)])
+
+    def _left(self, event: Left) -> None:
+        self._part(event.reason)
+
+    def _cutOff(self, event: Broken) -> None:
+        if event.bug is not None:
+            self._sayBug(Failure(event.bug))
+        self._fail(event.reason)
 
     def _sayBug(self, failure: Failure) -> None:
         self.log.failure(
@@ -344,12 +358,16 @@ class ListenerChannel(Channel):
         return self._session.revokedSent and not self._unsent
 
     def _flushed(self) -> None:
+        if self._session.reason is None:
+            return  # nobody is revoked
         if self._session.ours is Ours.REVOKING:
             self._sendRevoked()
         else:
             self._batchDone()
 
     def _batchDone(self) -> None:
+        if self._session.reason is None:
+            return
         # Claims that came with the frame that led to this count, too.
         ready = self._session.ours is Ours.REVOKED and not self._unsent
         if ready and not self._feeding:
@@ -388,7 +406,7 @@ class ListenerChannel(Channel):
         if not self._session.ended:
             self._session.end()
             self._stopWaiting()
-            self._offers.clear()
+            self._forgetOffers()
             self._transport.abortConnection()
             self._depart(reason)
 
@@ -404,7 +422,7 @@ class ListenerChannel(Channel):
         super().connectionLost(reason)
         departure, knows = self._departure, self._died or self._revokedIsIn
         self._session.end()
-        self._offers.clear()
+        self._forgetOffers()
         if self._joined and not knows:
             self._leaveToIt()
         self._depart(departure)

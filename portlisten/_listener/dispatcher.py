@@ -676,7 +676,8 @@ class Dispatcher:
         try:
             for event in events:
                 if isinstance(event, Claim):
-                    self._checkSent(channel, event.ids)
+                    if gathered:
+                        self._checkSent(channel, event.ids)
                     self.claimed(channel, event.ids)
                 elif isinstance(event, Closed):
                     self.closed(channel, event.ids)

@@ -46,6 +46,8 @@ class Claims(Generic[Token]):
     The claims of one channel.
 
     @param window: the most unclaimed offers that the listener may send.
+
+    @ivar writing: whether a write is under way.
     """
 
     def __init__(self, window: int) -> None:
@@ -56,16 +58,9 @@ class Claims(Generic[Token]):
         self._refusals: list[tuple[int, int]] = []
         self._closed: list[int] = []
         self._clientsGone: list[int] = []
-        self._writing = False
+        self.writing = False
         self._draining = False
         self._drainSent = False
-
-    @property
-    def writing(self) -> bool:
-        """
-        Whether a write is under way.
-        """
-        return self._writing
 
     @property
     def pending(self) -> int:
@@ -147,7 +142,7 @@ class Claims(Generic[Token]):
         What is to be written now, in one piece; after which it waits for
         L{flushed}.  Empty if there is nothing to say, or a write is under way.
         """
-        if self._writing:
+        if self.writing:
             return []
         frames: list[Frame] = []
         for reason in sorted({reason for reason, _ in self._refusals}):
@@ -164,7 +159,7 @@ class Claims(Generic[Token]):
             frames.append(Claim(tuple(self._unclaimed)))
         self._refusals, self._closed, self._clientsGone = [], [], []
         self._claiming, self._unclaimed = self._unclaimed, {}
-        self._writing = bool(frames)
+        self.writing = bool(frames)
         return frames
 
     def flushed(self) -> list[tuple[Offer, Token]]:
@@ -173,7 +168,7 @@ class Claims(Generic[Token]):
 
         @return: what may be touched.
         """
-        self._writing = False
+        self.writing = False
         mine = list(self._claiming.values())
         self._claiming.clear()
         return mine

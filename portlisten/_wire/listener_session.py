@@ -237,7 +237,12 @@ class ListenerSession(Session):
         @raise ProtocolError: if it cannot.
         """
         ends = self._ends
-        if not self._mayHaveRead(max([ends.get(id, 0) for id in ids])):
+        last = 0
+        for id in ids:
+            end = ends.get(id, 0)
+            if end > last:
+                last = end
+        if not self._mayHaveRead(last):
             raise ProtocolError(UNREAD)
         for id in ids:
             ends.pop(id, None)

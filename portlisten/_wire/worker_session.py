@@ -125,6 +125,11 @@ class Ours(Enum):
     ENDED = "all"
 
 
+# To look them up in their classes takes as long as what is done with them.
+_LEAVING = Ours.LEAVING
+_REVOKED = Theirs.REVOKED
+
+
 class WorkerSession(Session, Generic[Token]):
     """
     The worker's end.
@@ -134,6 +139,7 @@ class WorkerSession(Session, Generic[Token]):
     @param takes: what it takes of a port.
 
     @ivar ours: what the worker has said.
+    @ivar wantsDescriptors: whether a descriptor that comes can be of use.
     @ivar broken: whether the listener broke the protocol, or what was asked of it is
         impossible: the next one may be no better.
     """
@@ -153,6 +159,7 @@ class WorkerSession(Session, Generic[Token]):
         self._reason: str | None = None
         self._farewell = ""
         self.ours = Ours.OPEN
+        self.wantsDescriptors = True
         self.broken = False
 
     def hello(self) -> bytes:
@@ -174,13 +181,6 @@ class WorkerSession(Session, Generic[Token]):
         Whether the session waits for L{flushed}.
         """
         return self._claims.writing
-
-    @property
-    def wantsDescriptors(self) -> bool:
-        """
-        Whether a descriptor that comes can be of use.
-        """
-        return not self.ended and self.theirs is not Theirs.REVOKED
 
     @property
     def pending(self) -> int:
@@ -205,12 +205,14 @@ class WorkerSession(Session, Generic[Token]):
             return [Close(token)]
         try:
             if kind is Kind.CONNECTIONS:
-                self._close(self._claims.arrived(cookie, token))
+                older = self._claims.arrived(cookie, token)
+                if older:
+                    self._close(older)
             else:
                 self._keep(cookie, token)
         except ProtocolError as error:
             self._broken(str(error))
-        return self._take()
+        return self._take() if self._events else []
 
     def _keep(self, cookie: int, token: Token) -> None:
         """
@@ -228,7 +230,9 @@ class WorkerSession(Session, Generic[Token]):
         self._events.append(Joined(frame.wanted(self._hello)))
 
     def _offered(self, frame: Offer) -> None:
-        self._close(self._claims.offered(frame))
+        refused = self._claims.offered(frame)
+        if refused:
+            self._close(refused)
 
     def _socketShared(self, frame: frames.Listener) -> None:
         try:
@@ -244,6 +248,7 @@ class WorkerSession(Session, Generic[Token]):
         self._events.append(DrainConfirmed())
 
     def _revoked(self, frame: frames.Revoked) -> None:
+        self.wantsDescriptors = False
         self._close(self._claims.revoked())
 
     def _byeSaid(self, frame: Bye) -> None:
@@ -319,17 +324,20 @@ class WorkerSession(Session, Generic[Token]):
         """
         if self.ended:
             return b""
-        said = self._claims.outgoing()
-        if said or self._claims.writing:
+        claims = self._claims
+        if claims.writing:
+            return b""
+        said = claims.outgoing()
+        if said:
             return b"".join(map(encode, said))
-        if self.ours is Ours.LEAVING:
+        if self.ours is _LEAVING:
             self.end()
             return encode(Bye(self._farewell))
-        if self.theirs is Theirs.REVOKED:
+        if self.theirs is _REVOKED:
             self.end()
         return b""
 
-    def flushed(self) -> list[Event[Token]]:
+    def flushed(self) -> list[Adopt[Token]]:
         """
         All that was written is in the kernel.
         """
@@ -386,6 +394,7 @@ class WorkerSession(Session, Generic[Token]):
         See L{Session.end}.
         """
         super().end()
+        self.wantsDescriptors = False
         self.ours = Ours.ENDED
 
 

@@ -115,7 +115,9 @@ class WorkerChannel(Channel):
     # What comes
 
     def _feed(self, data: bytes) -> None:
-        self._carryOut(self._session.receive(data))
+        events = self._session.receive(data)
+        if events:
+            self._carryOut(events)
 
     def _batchDone(self) -> None:
         self._pump(now=True)
@@ -161,12 +163,9 @@ class WorkerChannel(Channel):
             try:
                 self._handlers[type(event)](event)
             except Exception:
-                if isinstance(event, Adopt):
-                    self.log.failure("a bug in portlisten loses a connection")
-                else:
-                    self._sayBug(Failure())
-                    self._session.mistake()
-                    self._carryOut(self._session.fail("an internal error"))
+                self._sayBug(Failure())
+                self._session.mistake()
+                self._carryOut(self._session.fail("an internal error"))
 
     def _sayBug(self, failure: Failure) -> None:
         self.log.failure(
@@ -174,7 +173,10 @@ class WorkerChannel(Channel):
         )
 
     def _adopt(self, event: Adopt[int]) -> None:
-        self._adopter.adopt(self, event.offer, event.token)
+        try:
+            self._adopter.adopt(self, event.offer, event.token)
+        except Exception:
+            self.log.failure("a bug in portlisten loses a connection")
 
     def _closeDescriptor(self, event: Close[int]) -> None:
         os.close(event.token)
@@ -217,8 +219,9 @@ class WorkerChannel(Channel):
         @param now: without waiting for the next turn of the loop, so that what is
             claimed is adopted before this returns.
         """
-        said = self._session.outgoing()
-        if self._session.ended:
+        session = self._session
+        said = session.outgoing()
+        if session.ended:
             self._sayLast(said)
         elif said:
             self._unsent = True
@@ -242,7 +245,8 @@ class WorkerChannel(Channel):
             self._transport.startWriting()
 
     def _flushed(self) -> None:
-        self._carryOut(self._session.flushed())
+        for event in self._session.flushed():
+            self._adopt(event)
         self._pump()
 
     # The end
