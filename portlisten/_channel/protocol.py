@@ -11,11 +11,11 @@ Three things about those transports shape this module:
   - They tell nobody when the write buffer has reached the kernel, except a pull
     producer, whose C{resumeProducing} runs just then.  L{_Flushes} is one.
   - If a write fails, they drop the connection, along with what the peer had written
-    and nobody had read.  That may be claims, or a REVOKED.  So each end keeps a
+    and this end had not read.  That may be claims, or a REVOKED.  So each end keeps a
     duplicate of the socket, and reads what is left of the stream before it judges
     whether the peer is dead.  The peer is dead only if the kernel says that its end
     is closed.  After any other failure the peer may live, so nothing is served that
-    may have been given to somebody else.
+    may have been given to another worker.
   - An exception from C{dataReceived} drops the connection without a reason, and
     one from C{fileDescriptorReceived} leaks descriptors.  Neither may raise.
 """

@@ -359,7 +359,7 @@ class ListenerChannel(Channel):
 
     def _flushed(self) -> None:
         if self._session.reason is None:
-            return  # nobody is revoked
+            return  # the worker is not being revoked
         if self._session.ours is Ours.REVOKING:
             self._sendRevoked()
         else:
@@ -399,7 +399,7 @@ class ListenerChannel(Channel):
     def _part(self, reason: str | None) -> None:
         """
         Nothing more can be claimed here.  What is still unsent must not be sent
-        later: its descriptors are about to become somebody else's.
+        later: its descriptors are about to become another worker's.
 
         @param reason: why the worker leaves, or L{None} if it is dead.
         """
@@ -428,7 +428,7 @@ class ListenerChannel(Channel):
         self._depart(departure)
         if self._duplicate is not None:
             try:
-                # It stays open for as long as there are questions.
+                # It stays open until it is dismissed.
                 self._duplicate.shutdown(socket.SHUT_RDWR)
             except OSError:
                 pass

@@ -175,7 +175,7 @@ class Claims(Generic[Token]):
 
     def revoked(self) -> list[Token]:
         """
-        The listener gives to others whatever it will have seen no claim of.
+        The listener gives to others what it has seen no claim of by then.
         What is being claimed depends on the write that is under way:
         L{flushed}, or L{channelEndedAfterRevoke}.
 

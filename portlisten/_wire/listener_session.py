@@ -25,30 +25,25 @@ The rules:
      So a channel is not simply closed.  The listener I{revokes}: it says REVOKED, waits
      until that is in the kernel, shuts the way, reads what is left, and closes.
 
-What the worker may say (C{theirs}):
+What the worker may say in each state of C{theirs}.  A state in a cell is the next one.
+Nothing is read in the state LEFT.::
 
-=========  ======  =====  ======  ======  ====  ========  ====
-           HELLO   CLAIM  REFUSE  CLOSED  GONE  DRAIN     BYE
-=========  ======  =====  ======  ======  ====  ========  ====
-GREETING   OPEN    error  error   error   error error     LEFT
-OPEN       error   yes    yes     yes     yes   DRAINING  LEFT
-DRAINING   error   yes    yes     yes     yes   error     LEFT
-LEFT       unread, all of them
-=========  ======  =====  ======  ======  ====  ========  ====
+    theirs    HELLO  CLAIM  REFUSE  CLOSED  GONE   DRAIN     BYE
+    GREETING  OPEN   error  error   error   error  error     LEFT
+    OPEN      error  yes    yes     yes     yes    DRAINING  LEFT
+    DRAINING  error  yes    yes     yes     yes    error     LEFT
 
-A state in a cell is the next one.
+What the listener does in each state of C{ours}.  Each step of revoking leads to the
+next state.  Sharing stands for L{ListenerSession.shareSocket},
+L{ListenerSession.withdraw} and L{ListenerSession.drained}, which say nothing once it is
+too late.::
 
-What the listener has said (C{ours}):
-
-=========  =========  ==============  =======  =======  =======================
-           revoke     revocation      shut     bye      what is written
-=========  =========  ==============  =======  =======  =======================
-OPEN       REVOKING   ends nothing    -        ENDED    all
-REVOKING   ignored    REVOKED         -        ENDED    offers
-REVOKED    ignored    -               SHUT     ENDED    nothing
-SHUT       ignored    -               -        ENDED    nothing
-ENDED      ignored    -               -        ignored  nothing
-=========  =========  ==============  =======  =======  =======================
+    ours      revoke    revocation  shut  bye    sharing
+    OPEN      REVOKING  -           -     ENDED  yes
+    REVOKING  -         REVOKED     -     ENDED  -
+    REVOKED   -         -           SHUT  ENDED  -
+    SHUT      -         -           -     ENDED  -
+    ENDED     -         -           -     -      -
 
 A worker that has not said HELLO has nothing to be revoked: the driver says BYE to it.
 The ledger gives no offers to a worker that it knows to be revoked.  An offer that it

@@ -28,35 +28,28 @@ The rules:
   4. If the listener breaks a rule, the worker gives back what it has not claimed, says
      DRAIN and then BYE with the reason, and closes.
 
-What the listener may say (C{theirs}):
+What the listener may say in each state of C{theirs}.  A state in a cell is the next
+one.::
 
-=========  ========  =======  ==========  ========  =======  =======  ===
-           HELLO     OFFER    LISTENER    WITHDRAW  DRAINED  REVOKED  BYE
-=========  ========  =======  ==========  ========  =======  =======  ===
-GREETING   OPEN      error    error       error     error    error    yes
-OPEN       error     yes      yes         yes       DRAINED  REVOKED  yes
-DRAINED    error     yes      yes         yes       yes      REVOKED  yes
-REVOKED    error     refused  yes         yes       yes      yes      yes
-=========  ========  =======  ==========  ========  =======  =======  ===
+    theirs    HELLO  OFFER    LISTENER  WITHDRAW  DRAINED  REVOKED  BYE
+    GREETING  OPEN   error    error     error     error    error    yes
+    OPEN      error  yes      yes       yes       DRAINED  REVOKED  yes
+    DRAINED   error  yes      yes       yes       yes      REVOKED  yes
+    REVOKED   error  refused  yes       yes       yes      yes      yes
 
-A state in a cell is the next one.  Three cells are kinder than the protocol: after
-DRAINED a listener must send no OFFER and no LISTENER, and DRAINED once.  The worker
-treats these as before: if it has asked to drain, it refuses the offer.  After REVOKED
-every descriptor that comes is closed, so an OFFER lacks its descriptor and is refused,
-unless the channel is closed before.
+Three cells are kinder than the protocol: after DRAINED a listener must send no OFFER
+and no LISTENER, and DRAINED once.  The worker treats these as before: if it has asked
+to drain, it refuses the offer.  After REVOKED every descriptor that comes is closed, so
+an OFFER lacks its descriptor and is refused, unless the channel is closed before.
 
-What the worker has said (C{ours}):
+What the worker does in each state of C{ours}.  It is I{idle} if it has nothing to
+write, and no claim is being written.::
 
-=========  ===============  ================  ================================
-           drain            leave, or a       nothing to write, no claim
-                            broken rule       under way
-=========  ===============  ================  ================================
-OPEN       DRAINING         LEAVING           stays; ENDED if C{theirs} is
-                                              REVOKED
-DRAINING   stays            LEAVING           the same
-LEAVING    stays            stays             BYE, and ENDED
-ENDED      ignored          ignored           stays
-=========  ===============  ================  ================================
+    ours      drain     leave, or a broken rule  idle
+    OPEN      DRAINING  LEAVING                  ENDED if theirs is REVOKED
+    DRAINING  -         LEAVING                  ENDED if theirs is REVOKED
+    LEAVING   -         -                        BYE, ENDED
+    ENDED     -         -                        -
 """
 
 from __future__ import annotations

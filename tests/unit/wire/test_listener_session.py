@@ -9,6 +9,7 @@ from typing import Any
 from twisted.trial.unittest import SynchronousTestCase
 
 from portlisten._model import InternetAddress, Kind, Port
+from portlisten._wire import listener_session
 from portlisten._wire.frames import (
     DRAINING,
     FROM_LISTENER,
@@ -41,6 +42,7 @@ from portlisten._wire.listener_session import (
     Theirs,
 )
 from portlisten._wire.session import MISTAKES, Broken, Do, Forbidden
+from tests.support.tables import cellsOf, essay
 
 HTTP = Port(0, InternetAddress("TCP", "192.0.2.1", 80), "http")
 HTTPS = Port(1, InternetAddress("TCP", "192.0.2.1", 443), "https")
@@ -132,6 +134,21 @@ class TableTests(SessionTestCase):
             if state is not Theirs.LEFT:
                 self.assertEqual(set(row), set(FRAMES))
                 self.assertEqual({each.TYPE for each in row}, set(FROM_WORKER))
+
+    def test_essay(self) -> None:
+        """
+        The essay at the top of the module has the same table.
+        """
+        said = essay(listener_session.__doc__ or "")
+        del said["theirs"]
+        self.assertEqual(
+            {
+                state.name: cellsOf(state, row, FRAMES)
+                for state, row in ListenerSession.table.items()
+                if row
+            },
+            said,
+        )
 
     def test_forbidden(self) -> None:
         """

@@ -45,6 +45,7 @@ from portlisten._wire.worker_events import (
     Withdrawn,
 )
 from portlisten._wire.worker_session import Ours, Theirs, WorkerSession
+from tests.support.tables import cellsOf, essay
 
 PORT = Port(0, UnixAddress(b"/run/www"))
 SHARED = Port(1, UnixAddress(b"/run/shared"), "shared", Kind.LISTENER)
@@ -166,6 +167,24 @@ class TableTests(SessionTestCase):
         for row in WorkerSession.table.values():
             self.assertEqual(set(row), set(FRAMES))
             self.assertEqual({each.TYPE for each in row}, set(FROM_LISTENER))
+
+    def test_essay(self) -> None:
+        """
+        The essay at the top of the module has the same table.
+        """
+        said = {
+            state: [cell.replace("refused", "yes") for cell in cells]
+            for state, cells in essay(worker_session.__doc__ or "").items()
+        }
+        del said["theirs"]
+        self.assertEqual(
+            {
+                state.name: cellsOf(state, row, FRAMES)
+                for state, row in WorkerSession.table.items()
+                if row
+            },
+            said,
+        )
 
     def test_forbidden(self) -> None:
         """
