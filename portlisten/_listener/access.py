@@ -13,11 +13,11 @@ from portlisten._kernel.sockets import Credentials
 @dataclass(frozen=True)
 class Access:
     """
-    A list of users and groups.  An empty one lets in everybody: then the path's
-    mode is all there is.
+    A list of users and groups.  If both are empty, every user is permitted: then only
+    the path's mode decides.
 
     @ivar users: uids.
-    @ivar groups: gids, as a process's own or as one of its other ones.
+    @ivar groups: gids, of a process's own group or of one of its other groups.
     """
 
     users: Collection[int] = ()
@@ -25,7 +25,7 @@ class Access:
 
     def permits(self, who: Credentials) -> bool:
         """
-        Say whether somebody may be there.
+        Say whether a process may be a worker.
         """
         if not self.users and not self.groups:
             return True

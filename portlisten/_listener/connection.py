@@ -5,6 +5,7 @@ An accepted connection, as the listener holds it.
 from __future__ import annotations
 
 import socket
+from collections.abc import Iterable
 from typing import Any
 
 from zope.interface import implementer
@@ -13,13 +14,17 @@ from portlisten import _kernel
 from portlisten._listener.interfaces import IConnection
 from portlisten._model import socketName
 
+#: How often the kernel is asked about a dead worker's connection, if it cannot say
+#: whether that was touched.
+TRIES = 20
+
 
 @implementer(IConnection)
 class AcceptedConnection:
     """
     A connection as the listener holds it.
 
-    @param sock: keeps it, until L{forget}.
+    @param sock: keeps it, until L{closeCopy}.
     @param address: of the client, as C{accept} gave it.
     """
 
@@ -41,9 +46,9 @@ class AcceptedConnection:
         return socketName(self._address) or "a client on a Unix socket"
 
     @property
-    def witnessed(self) -> bool:
+    def canCheck(self) -> bool:
         """
-        Whether the kernel can tell if it is pristine.
+        Whether the kernel can tell if it is untouched.
         """
         return self._socket.family != socket.AF_UNIX
 
@@ -60,11 +65,11 @@ class AcceptedConnection:
         """
         return self._socket
 
-    def pristine(self) -> bool | None:
+    def untouched(self) -> bool | None:
         """
         See L{IConnection}.
         """
-        return _kernel.pristine(self._socket) if self.witnessed else False
+        return _kernel.pristine(self._socket) if self.canCheck else False
 
     def spoiled(self) -> bool:
         """
@@ -72,8 +77,32 @@ class AcceptedConnection:
         """
         return _kernel.listens(self._socket)
 
-    def forget(self) -> None:
+    def closeCopy(self) -> None:
         """
         See L{IConnection}.
         """
         _kernel.forget(self._socket)
+
+
+def touched(connections: Iterable[IConnection]) -> set[IConnection]:
+    """
+    Find the connections that were touched.  If the kernel does not say so of one, that
+    one counts as touched: nothing may be served twice.
+    """
+
+    def isUntouched(connection: IConnection) -> bool:
+        for _ in range(TRIES):
+            untouched = connection.untouched()
+            if untouched is not None:
+                return untouched
+        return False
+
+    return {each for each in connections if not isUntouched(each)}
+
+
+def spoiled(connections: Iterable[IConnection]) -> set[IConnection]:
+    """
+    Find the connections that a worker did not claim and made useless all the same: all
+    other workers would refuse them, again and again.
+    """
+    return {each for each in connections if each.spoiled()}

@@ -30,11 +30,11 @@ from zope.interface import implementer
 from portlisten import _kernel
 from portlisten._channel import paths
 from portlisten._listener.connection import AcceptedConnection
-from portlisten._listener.departures import Departures
+from portlisten._listener.departed_clients import DepartedClients
 from portlisten._listener.dispatcher import LONGEST_TICK
 from portlisten._listener.interfaces import IWire
 from portlisten._model import Port
-from portlisten._policy.ledger import Reason
+from portlisten._policy.decisions import Reason
 from portlisten._ports.accepting import Accepted
 from portlisten._reactor.monotonic import RunningTime
 from portlisten._reactor.quiet import quiet
@@ -121,7 +121,7 @@ class DatagramWire:
         self._complaint = ""
         self._stopped: Deferred[None] | None = None
         self._deadline = 0.0
-        self._departures = Departures()
+        self._departedClients = DepartedClients()
         self._ended: dict[AcceptedConnection, float] = {}
         self._now = RunningTime(reactor.seconds, self._retry + LONGEST_TICK)
         self._quiet = quiet(reactor)
@@ -226,7 +226,7 @@ class DatagramWire:
                 break
             self._waiting.popleft()
             self._ended.pop(connection, None)
-            connection.forget()
+            connection.closeCopy()
             self._counts["sent"] += 1
             self._served()
         self.roomChanged()
@@ -296,8 +296,9 @@ class DatagramWire:
         Drop the connections whose clients have left.
         """
         now = self._now()
-        waiting = [connection for _, connection in self._waiting]
-        reset, ended = self._departures.look(waiting, now)
+        reset, ended = self._departedClients.look(
+            lambda: [connection for _, connection in self._waiting], now
+        )
         for connection in ended:
             self._ended.setdefault(connection, now)
         gone = set(reset)
@@ -318,7 +319,7 @@ class DatagramWire:
             peer=connection.peer,
             reason=reason.value,
         )
-        connection.forget()
+        connection.closeCopy()
 
     def _cancel(self) -> None:
         if self._timer is not None:

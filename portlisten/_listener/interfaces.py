@@ -34,7 +34,7 @@ class IConnection(Interface):
 
     socket: SocketType = Attribute("The socket, which stays this object's.")
 
-    def pristine() -> bool | None:
+    def untouched() -> bool | None:
         """
         Say whether nothing was read from it and nothing written to it.
 
@@ -47,9 +47,9 @@ class IConnection(Interface):
         descriptor of a connection can.
         """
 
-    def forget() -> None:
+    def closeCopy() -> None:
         """
-        Close the listener's descriptor, and leave the connection to whoever
+        Close the listener's descriptor, and leave the connection to the process that
         holds another.
         """
 

@@ -1,5 +1,5 @@
 """
-Lending the sockets of shared ports to workers: carries out what
+Sharing the sockets of shared ports with workers: carries out what
 L{portlisten._policy.assignment} decides, and looks after the sockets.
 
 A shared socket is in the hands of each worker: what one worker does to it affects all.
@@ -7,8 +7,8 @@ Some servers shut their sockets down when they stop, or make them blocking.  So 
 module checks the sockets from time to time, and mends what can be mended.
 
 What is sent to a worker that does not read is in flight, and the kernel limits how many
-descriptors a user has in flight.  So a worker that does not read the sockets that it is
-lent is given up, and only a few sockets may be unread at a time.
+descriptors a user has in flight.  So a worker that does not read the sockets that are
+shared with it is given up, and only a few sockets may be unread at a time.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from twisted.logger import Logger
 from portlisten import _kernel
 from portlisten._listener.interfaces import IChannel
 from portlisten._model import Kind, Port
-from portlisten._policy.assignment import Decision, Lend, Shares
+from portlisten._policy.assignment import Assignment, Decision, ShareSocket
 from portlisten._reactor.quiet import quiet
 
-#: How often the sockets and their borrowers are looked at, in seconds.
-LOOK = 0.5
+#: How often the sockets and the workers that hold them are checked, in seconds.
+LOOK_SECONDS = 0.5
 
 
 @dataclass
@@ -35,9 +35,9 @@ class _Unread:
     """
     What a worker was sent of sockets and has not read.
 
-    @ivar sockets: those that it was lent.
-    @ivar later: those that it is lent again when it has read the others, with the
-        numbers of their ports.
+    @ivar sockets: the sockets.
+    @ivar later: those that are shared with it again when it has read the others, with
+        the numbers of their ports.
     @ivar limited: whether it has to read within a time.
     @ivar waited: for how long it has not, at least, in seconds.  The first look may
         come at once.
@@ -46,7 +46,7 @@ class _Unread:
     sockets: list[socket.socket] = field(default_factory=list)
     later: dict[socket.socket, int] = field(default_factory=dict)
     limited: bool = False
-    waited: float = -LOOK
+    waited: float = -LOOK_SECONDS
 
 
 class Sharing:
@@ -56,7 +56,8 @@ class Sharing:
     @param sockets: those of each port.  They stay the caller's, who keeps them
         open for as long as there are workers.
     @param backlog: the length of their queues.
-    @param timeout: how long a worker may take to read what it is lent, in seconds.
+    @param timeout: how long a worker may take to read what is shared with it, in
+        seconds.
     @param budget: how many sockets may be on their way to workers.
     """
 
@@ -75,15 +76,15 @@ class Sharing:
         self._backlog = backlog
         self._timeout = timeout
         self._budget = budget
-        self._book = Shares(sockets)
+        self._assignment = Assignment(sockets)
         self._divided = {
             sock
             for port, each in sockets.items()
             if port.kind is Kind.GROUP
             for sock in each
         }
-        # With each, whether it is offered connections as well.
-        self._borrowers: dict[IChannel, bool] = {}
+        # With each worker, whether it is offered connections as well.
+        self._workers: dict[IChannel, bool] = {}
         self._unread: dict[IChannel, _Unread] = {}
         self._lost: set[socket.socket] = set()
         self._quiet = quiet(reactor)
@@ -94,11 +95,11 @@ class Sharing:
         Say for the log how much is shared, and with how many.
         """
         count = sum(map(len, self._sockets.values()))
-        return f", {count} sockets shared with {len(self._borrowers)}" if count else ""
+        return f", {count} sockets shared with {len(self._workers)}" if count else ""
 
-    def joined(self, channel: IChannel, ports: Iterable[Port]) -> bool:
+    def addWorker(self, channel: IChannel, ports: Iterable[Port]) -> bool:
         """
-        Lend a worker what is shared of these ports.
+        Share with a worker what is shared of these ports.
 
         @return: whether that was possible.
         """
@@ -110,31 +111,31 @@ class Sharing:
         onTheirWay = sum(len(each.sockets) for each in self._unread.values())
         if onTheirWay and onTheirWay + count > self._budget:
             return False
-        self._borrowers[channel] = len(shared) < len(wanted)
+        self._workers[channel] = len(shared) < len(wanted)
         self._unread[channel] = _Unread(limited=True)
-        self._run(self._book.joined(channel, shared))
+        self._run(self._assignment.addWorker(channel, shared))
         self._schedule()
         return True
 
-    def left(self, channel: IChannel) -> None:
+    def removeWorker(self, channel: IChannel) -> None:
         """
         A worker accepts nothing more.  May be called again.
         """
-        if channel in self._borrowers:
-            del self._borrowers[channel]
+        if channel in self._workers:
+            del self._workers[channel]
             self._unread.pop(channel, None)
-            self._run(self._book.left(channel))
+            self._run(self._assignment.removeWorker(channel))
             self._mend()
-        if not self._borrowers:
+        if not self._workers:
             self.stop()
 
-    def heard(self, channel: IChannel) -> None:
+    def workerReads(self, channel: IChannel) -> None:
         """
         A worker has claimed an offer, so it reads what it is sent.
         """
         unread = self._unread.get(channel)
         if unread is not None:
-            unread.waited = -LOOK
+            unread.waited = -LOOK_SECONDS
 
     def stop(self) -> None:
         """
@@ -146,18 +147,18 @@ class Sharing:
 
     def _run(self, decisions: Iterable[Decision]) -> None:
         for decision in decisions:
-            if isinstance(decision, Lend):
-                self._lend(decision.channel, decision.port, decision.socket)
+            if isinstance(decision, ShareSocket):
+                self._share(decision.channel, decision.port, decision.socket)
             else:
                 self._withdraw(decision.channel, decision.socket)
 
-    def _lend(self, channel: IChannel, port: int, sock: socket.socket) -> None:
-        if channel not in self._borrowers:
+    def _share(self, channel: IChannel, port: int, sock: socket.socket) -> None:
+        if channel not in self._workers:
             return  # it left, because of what it was sent before
         unread = self._sent(channel, sock)
-        # A program that portlisten.execute runs reads only what it is lent when it
+        # A program under `portlisten exec` reads only what is shared with it when it
         # joins, and may serve for long.  It takes neither of these.
-        patient = not self._borrowers[channel] and sock not in self._divided
+        patient = not self._workers[channel] and sock not in self._divided
         if patient and sock in unread.sockets and channel.unread():
             unread.later[sock] = port
         else:
@@ -165,7 +166,7 @@ class Sharing:
             channel.shareSocket(port, sock)
 
     def _withdraw(self, channel: IChannel, sock: socket.socket) -> None:
-        if channel in self._borrowers:
+        if channel in self._workers:
             self._sent(channel, sock).later.pop(sock, None)
             channel.withdraw(sock)
 
@@ -174,13 +175,13 @@ class Sharing:
         A worker is sent something of a socket.
         """
         unread = self._unread.setdefault(channel, _Unread())
-        if self._borrowers[channel] or sock in self._divided:
+        if self._workers[channel] or sock in self._divided:
             unread.limited = True
         return unread
 
     def _schedule(self) -> None:
-        if self._timer is None and self._borrowers:
-            self._timer = self._reactor.callLater(LOOK, self._look)
+        if self._timer is None and self._workers:
+            self._timer = self._reactor.callLater(LOOK_SECONDS, self._look)
 
     def _look(self) -> None:
         self._timer = None
@@ -190,10 +191,10 @@ class Sharing:
             if not channel.unread():
                 del self._unread[channel]
                 for sock, port in unread.later.items():
-                    self._lend(channel, port, sock)
+                    self._share(channel, port, sock)
                 continue
             # Time in which this process did not run is not the worker's.
-            unread.waited += LOOK
+            unread.waited += LOOK_SECONDS
             if unread.limited and unread.waited > self._timeout:
                 channel.revoke(
                     f"it did not read what it was lent within {self._timeout:g} s"
@@ -210,8 +211,8 @@ class Sharing:
 
     def _restore(self, port: Port, sock: socket.socket) -> None:
         """
-        Have a socket listen again that was shut down, and be used again by those
-        that have it, which have closed theirs.
+        Make a socket listen again that was shut down, and share it again with the
+        workers that had it: they have closed theirs.
         """
         why = "there is no way to listen on such a socket again"
         address = sock.getsockname()
@@ -230,7 +231,7 @@ class Sharing:
                 port=port.label,
                 why=why,
             )
-            for channel in self._book.holders(sock):
+            for channel in self._assignment.holders(sock):
                 self._withdraw(channel, sock)
             return
         self._quiet(
@@ -239,5 +240,5 @@ class Sharing:
             " it listens again",
             port=port.label,
         )
-        for channel in self._book.holders(sock):
-            self._lend(channel, port.number, sock)
+        for channel in self._assignment.holders(sock):
+            self._share(channel, port.number, sock)

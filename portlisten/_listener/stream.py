@@ -12,7 +12,6 @@ from dataclasses import replace
 from typing import Any
 
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 from zope.interface import implementer
 
@@ -21,27 +20,22 @@ from portlisten._channel import paths
 from portlisten._channel.transport import ChannelTransport, Unread
 from portlisten._listener import successor
 from portlisten._listener.access import Access
+from portlisten._listener.admission import Admission
 from portlisten._listener.channel import ListenerChannel
 from portlisten._listener.dispatcher import Dispatcher
-from portlisten._listener.interfaces import IChannel, IWire
+from portlisten._listener.interfaces import IWire
 from portlisten._listener.sharing import Sharing
 from portlisten._model import Kind, Port
 from portlisten._policy.ledger import Ledger
 from portlisten._policy.places import Places
 from portlisten._policy.throttle import Throttle
-from portlisten._ports.accepting import Accepted, Acceptor
+from portlisten._ports.accepting import Accepted
 from portlisten._process import exits, signals
-from portlisten._reactor.quiet import quiet
-from portlisten._wire.frames import Bye, ListenerHello, encode
+from portlisten._wire.frames import ListenerHello, encode
 from portlisten.errors import CannotBind
 
-#: How many workers are let in at a time, and the pause after that, in seconds: a
-#: process that connects as fast as it can must not keep the listener busy.
-GREETED = 8
-GREETING_PAUSE = 0.05
-
-#: How long workers may take to close what a listener shared that has ended, in
-#: seconds.
+#: If a listener has ended that shared sockets, how long its workers may take to close
+#: them, in seconds.
 HANDOVER = 2.0
 
 
@@ -51,7 +45,7 @@ class StreamWire:
     See L{IWire}.
 
     @param options: those of C{twistd portlisten}.
-    @param access: says who may be a worker, when it is asked.
+    @param access: finds out which users may be workers, when it is called.
     @param backlog: of the channels' path, and of shared ports that have to listen
         again.
     @param timedOut: called when the patience of connections ran out.
@@ -74,9 +68,6 @@ class StreamWire:
         self._timedOut = timedOut
         self._path: paths.BoundPath | None = None
         self._numbers = 0
-        self._parting = False
-        self._rest: IDelayedCall | None = None
-        self._quiet = quiet(reactor)
         self.roomChanged: Callable[[], None] = lambda: None
 
     def __str__(self) -> str:
@@ -140,8 +131,6 @@ class StreamWire:
                 " can): a worker that sends one is cut off"
             )
         options = self._options
-        self._parting = False
-        self._access = self._findAccess()
         # The kernel counts descriptors in flight against it: too_many_unix_fds in
         # net/core/scm.c.
         limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -171,25 +160,23 @@ class StreamWire:
             limit,
         )
         dispatcher.roomChanged = self.roomChanged
-        dispatcher.channelEnded = self._channelEnded
         dispatcher.parting = self._part
-        self._places = Places(channels)
-        self._flightLimit = limit
-        self._workers = Acceptor(
+        self._admission = admission = Admission(
             self._reactor,
-            self._path.socket,
-            options["path"],
-            lambda: GREETED,
-            self._admit,
-            options["retry"],
+            self._findAccess(),
+            Places(channels),
+            dispatcher.departed.unreadBy,
+            limit,
+            self._letIn,
         )
-        self._workers.resume()
+        dispatcher.departed.channelEnded = admission.leave
+        admission.listen(self._path.socket, options["path"], options["retry"])
 
     def room(self, name: str) -> int:
         """
         See L{IWire}.
         """
-        return self._dispatcher.room(name)
+        return self._dispatcher.capacity(name)
 
     def busy(self, name: str) -> bool:
         """
@@ -230,17 +217,14 @@ class StreamWire:
         Let nobody in any more.  The path stays until all is over, so that a successor
         does not try to bind ports that are still bound.
         """
-        self._parting = True
+        self._admission.refuseAll(encode(self._hello))
 
     def _closePath(self, result: None) -> None:
         # Before its socket is closed: a successor's might get the same inode.
         if self._path is not None:
             self._path.remove()
             self._path = None
-        self._workers.close()
-        if self._rest is not None:
-            self._rest.cancel()
-            self._rest = None
+        self._admission.close()
 
     def release(self) -> None:
         """
@@ -252,50 +236,6 @@ class StreamWire:
             self._path = None
 
     # Workers
-
-    def _channelEnded(self, channel: IChannel) -> None:
-        self._places.free(channel.user)
-
-    def _rested(self) -> None:
-        self._rest = None
-        self._workers.resume()
-
-    def _admit(self, batch: Sequence[Accepted]) -> None:
-        self._workers.suspend()
-        self._rest = self._reactor.callLater(GREETING_PAUSE, self._rested)
-        for sock, _ in batch:
-            try:
-                who = _kernel.credentials(sock)
-            except OSError as error:
-                self._complain("a worker", str(error.strerror))
-                sock.close()
-                continue
-            reason = self._objection(who)
-            if reason:
-                self._turnAway(sock, who, reason)
-            else:
-                self._letIn(sock, who)
-
-    def _objection(self, who: _kernel.Credentials) -> str:
-        """
-        Say why a process is not let in, or nothing if it is: it has a place then.
-        """
-        if self._parting:
-            return "the listener stops"
-        if not self._access.permits(who):
-            return self._access.explain(who)
-        unread = self._dispatcher.unreadBy(who.uid)
-        if unread > self._flightLimit // 8:
-            return (
-                f"{unread} descriptors are on their way to processes of uid"
-                f" {who.uid} that do not read them: end those"
-            )
-        if not self._places.take(who.uid):
-            return (
-                f"the listener is full: {self._places.describe(who.uid)}; a higher"
-                " 'ulimit -n' of the listener gives it more"
-            )
-        return ""
 
     def _letIn(self, sock: socket.SocketType, who: _kernel.Credentials) -> None:
         self._numbers += 1
@@ -309,29 +249,4 @@ class StreamWire:
         try:
             transport.start()
         except OSError as error:
-            self._complain(channel.label, str(error.strerror))
-
-    def _complain(self, who: str, why: str) -> None:
-        self._quiet(
-            self.log.error,
-            "{channel} is turned away, and may try again: {error}",
-            channel=who,
-            error=why,
-        )
-
-    def _turnAway(
-        self, sock: socket.SocketType, who: _kernel.Credentials, reason: str
-    ) -> None:
-        self._quiet(
-            self.log.warn,
-            "process {pid} is turned away: {reason}",
-            pid=who.pid,
-            reason=reason,
-        )
-        try:
-            # A successor looks at the first, and a worker at the second.
-            hello = encode(self._hello) if self._parting else b""
-            sock.send(hello + encode(Bye(reason)))
-        except OSError:
-            pass  # it is gone already
-        sock.close()
+            self._admission.complain(channel.label, error)

@@ -19,15 +19,15 @@ from portlisten._wire.frames import FROM_LISTENER, Decoder, ListenerHello
 from portlisten.errors import ProtocolError
 
 #: How long a listener may take to say HELLO, in seconds.
-TIMEOUT = 1.0
+HELLO_SECONDS = 1.0
 
 #: How often a listener is looked at, in seconds.
-INTERVAL = 0.1
+LOOK_SECONDS = 0.1
 
 
 def _connect(path: str) -> socket.socket | None:
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    sock.settimeout(TIMEOUT)
+    sock.settimeout(HELLO_SECONDS)
     try:
         sock.connect(path)
     except OSError:
@@ -56,13 +56,13 @@ def _close(sock: socket.socket) -> None:
 
 def stops(path: str) -> bool:
     """
-    Whether a listener lives at a path that was told to stop.
+    Whether the listener at a path was told to stop.
     """
     sock = _connect(path)
     if sock is None:
         return False
     decoder = Decoder(FROM_LISTENER)
-    end = time.monotonic() + TIMEOUT
+    end = time.monotonic() + HELLO_SECONDS
     try:
         while time.monotonic() < end:
             data, came = _kernel.receiveBytes(sock)
@@ -84,7 +84,7 @@ def waitForEnd(path: str, interrupted: Callable[[], bool]) -> bool:
     @param interrupted: says whether to give up.
     @return: whether it has ended.
     """
-    process = _process(path)
+    process = _listenerAt(path)
     try:
         while not interrupted():
             if process is None:
@@ -95,18 +95,18 @@ def waitForEnd(path: str, interrupted: Callable[[], bool]) -> bool:
             elif _kernel.hasEnded(process) or not os.path.lexists(path):
                 # The process of a listener may have other things to do.
                 return True
-            select.poll().poll(INTERVAL * 1000)
+            select.poll().poll(LOOK_SECONDS * 1000)
         return False
     finally:
         if process is not None:
             os.close(process)
 
 
-def _process(path: str) -> int | None:
+def _listenerAt(path: str) -> int | None:
     """
     Find the process that listens at a path.
 
-    @return: a pidfd, which is the caller's, or L{None} if there is none to be had.
+    @return: a pidfd, which is the caller's, or L{None} if it cannot be had.
     """
     sock = _connect(path)
     if sock is None:

@@ -1,21 +1,21 @@
 """
-The listener's book of shared ports: which worker has which listening socket.
+Which worker accepts from which socket of a shared port.
 
-A port that is shared has one socket, which each worker gets, or several that are
-bound with C{SO_REUSEPORT}.  The kernel gives each of those a queue of its own and
-deals connections out among the queues, whether anybody takes from them or not.
-When such a socket is closed, what waits in its queue is reset.  So none is ever
-closed: this divides them among the workers, and has an heir ready for each that
-a worker leaves behind.
+A port that is shared has one socket, which each worker gets, or several sockets that
+are bound with C{SO_REUSEPORT}.  The kernel gives each of those a queue of its own and
+distributes connections among the queues, whether a worker takes from them or not.  If
+such a socket is closed, the connections in its queue are reset.  So none is ever
+closed: this assigns them to the workers, and gives each that a worker leaves behind to
+another worker.
 
-Two rules, while there is a worker at all:
+Two rules, as long as there are workers:
 
   - Each socket has a worker that accepts from it, and each worker has a socket.
-  - Nobody has two more than somebody else; where there are more workers than
-    sockets, each has one, and no socket has two more workers than another.
+  - No worker has two sockets more than another.  If there are more workers than
+    sockets, each has one, and no socket has two workers more than another.
 
-A socket that changes hands is lent to the next before it is withdrawn from the
-last, and while both have it both may accept from it, which does no harm.
+A socket that changes hands is shared with the next worker before it is withdrawn from
+the last.  While both have it both may accept from it, which does no harm.
 
 Like the ledger, this decides and never acts.
 """
@@ -30,9 +30,9 @@ from portlisten._model import Kind, Port
 
 
 @dataclass(frozen=True)
-class Lend:
+class ShareSocket:
     """
-    Have a worker use a socket of a port.
+    Let a worker use a socket of a port.
     """
 
     channel: Any
@@ -41,21 +41,21 @@ class Lend:
 
 
 @dataclass(frozen=True)
-class Withdraw:
+class WithdrawSocket:
     """
-    Have it use the socket no more.
+    Tell a worker to use a socket no more.
     """
 
     channel: Any
     socket: Any
 
 
-Decision: TypeAlias = "Lend | Withdraw"
+Decision: TypeAlias = "ShareSocket | WithdrawSocket"
 
 
-class Shares:
+class Assignment:
     """
-    The book.
+    Assigns sockets to workers.
 
     @param sockets: what stands for the sockets of each shared port.
     """
@@ -66,7 +66,7 @@ class Shares:
             for port, each in sockets.items()
             if port.kind is not Kind.GROUP
         }
-        self._borrowers: dict[Hashable, dict[Hashable, None]] = {
+        self._holders: dict[Hashable, dict[Hashable, None]] = {
             socket: {} for socket in self._common.values()
         }
         self._groups = {
@@ -75,7 +75,7 @@ class Shares:
             if port.kind is Kind.GROUP
         }
 
-    def joined(self, channel: Hashable, ports: Iterable[Port]) -> list[Decision]:
+    def addWorker(self, channel: Hashable, ports: Iterable[Port]) -> list[Decision]:
         """
         A worker came that gets something of these ports, not all of which need
         be shared.
@@ -84,25 +84,29 @@ class Shares:
         for port in ports:
             if port in self._common:
                 socket = self._common[port]
-                self._borrowers[socket][channel] = None
-                decisions.append(Lend(channel, port.number, socket))
+                self._holders[socket][channel] = None
+                decisions.append(ShareSocket(channel, port.number, socket))
             elif port in self._groups:
-                decisions.extend(self._groups[port].joined(channel))
+                decisions.extend(self._groups[port].addWorker(channel))
         return decisions
 
-    def left(self, channel: Hashable) -> list[Decision]:
+    def removeWorker(self, channel: Hashable) -> list[Decision]:
         """
         A worker uses its sockets no more, if it had any.
         """
-        for borrowers in self._borrowers.values():
-            borrowers.pop(channel, None)
-        return [each for group in self._groups.values() for each in group.left(channel)]
+        for holders in self._holders.values():
+            holders.pop(channel, None)
+        return [
+            each
+            for group in self._groups.values()
+            for each in group.removeWorker(channel)
+        ]
 
     def holders(self, socket: Hashable) -> list[Any]:
         """
         Which workers have a socket.
         """
-        holders = list(self._borrowers.get(socket, ()))
+        holders = list(self._holders.get(socket, ()))
         for group in self._groups.values():
             holders.extend(group.holders(socket))
         return holders
@@ -121,11 +125,11 @@ class _Group:
         self._has: dict[Hashable, dict[Hashable, None]] = {}
         self._decisions: list[Decision] = []
 
-    def joined(self, channel: Hashable) -> list[Decision]:
+    def addWorker(self, channel: Hashable) -> list[Decision]:
         self._has[channel] = {}
         return self._settle()
 
-    def left(self, channel: Hashable) -> list[Decision]:
+    def removeWorker(self, channel: Hashable) -> list[Decision]:
         for socket in self._has.pop(channel, ()):
             del self._holders[socket][channel]
         return self._settle()
@@ -135,22 +139,22 @@ class _Group:
 
     def _settle(self) -> list[Decision]:
         if self._has:
-            self._lendWhatNobodyHas()
-            self._withdrawWhatTwoHave()
+            self._shareUnheldSockets()
+            self._withdrawSecondHolders()
             self._evenWorkers()
-            self._lendToWhoHasNone()
+            self._shareWithEmptyWorkers()
             self._evenSockets()
         decisions, self._decisions = self._decisions, []
         return decisions
 
-    def _lendWhatNobodyHas(self) -> None:
+    def _shareUnheldSockets(self) -> None:
         for socket, holders in self._holders.items():
             if not holders:
-                self._lend(self._poorest(), socket)
+                self._share(self._poorestWorker(), socket)
 
-    def _withdrawWhatTwoHave(self) -> None:
+    def _withdrawSecondHolders(self) -> None:
         """
-        From whoever has another one.
+        If two workers have a socket, withdraw it from one that has another socket.
         """
         for socket, holders in self._holders.items():
             for channel in list(holders):
@@ -159,46 +163,46 @@ class _Group:
 
     def _evenWorkers(self) -> None:
         while True:
-            poorest = self._poorest()
+            poorest = self._poorestWorker()
             richest = max(self._has, key=lambda channel: len(self._has[channel]))
             if len(self._has[richest]) - len(self._has[poorest]) < 2:
                 break
             self._move(next(reversed(self._has[richest])), richest, poorest)
 
-    def _lendToWhoHasNone(self) -> None:
+    def _shareWithEmptyWorkers(self) -> None:
         for channel, sockets in self._has.items():
             if not sockets:
-                self._lend(channel, self._loneliest())
+                self._share(channel, self._loneliestSocket())
 
     def _evenSockets(self) -> None:
         """
-        No worker has two when there is a socket that two have.
+        No worker has two sockets while two workers share another.
         """
         while True:
-            loneliest = self._loneliest()
+            loneliest = self._loneliestSocket()
             busiest = max(self._holders, key=lambda each: len(self._holders[each]))
             if len(self._holders[busiest]) - len(self._holders[loneliest]) < 2:
                 break
             channel = next(reversed(self._holders[busiest]))
-            self._lend(channel, loneliest)
+            self._share(channel, loneliest)
             self._withdraw(channel, busiest)
 
-    def _poorest(self) -> Hashable:
+    def _poorestWorker(self) -> Hashable:
         return min(self._has, key=lambda channel: len(self._has[channel]))
 
-    def _loneliest(self) -> Hashable:
+    def _loneliestSocket(self) -> Hashable:
         return min(self._holders, key=lambda socket: len(self._holders[socket]))
 
     def _move(self, socket: Hashable, last: Hashable, following: Hashable) -> None:
-        self._lend(following, socket)
+        self._share(following, socket)
         self._withdraw(last, socket)
 
-    def _lend(self, channel: Hashable, socket: Hashable) -> None:
+    def _share(self, channel: Hashable, socket: Hashable) -> None:
         self._has[channel][socket] = None
         self._holders[socket][channel] = None
-        self._decisions.append(Lend(channel, self._number, socket))
+        self._decisions.append(ShareSocket(channel, self._number, socket))
 
     def _withdraw(self, channel: Hashable, socket: Hashable) -> None:
         del self._has[channel][socket]
         del self._holders[socket][channel]
-        self._decisions.append(Withdraw(channel, socket))
+        self._decisions.append(WithdrawSocket(channel, socket))

@@ -35,11 +35,10 @@ class Throttle:
         self._deaths: dict[int, int] = {}
         self._forgiven: dict[int, int] = {}
 
-    def joined(self, user: int) -> int:
+    def deaths(self, user: int) -> int:
         """
-        A worker begins.
-
-        @return: what to say in L{succeeded}.
+        How many workers of a user have died so far that had finished nothing.  Note it
+        when a worker begins, for L{succeeded}.
         """
         return self._deaths.get(user, 0)
 
@@ -49,12 +48,14 @@ class Throttle:
         """
         self._deaths[user] = self._deaths.get(user, 0) + 1
 
-    def succeeded(self, user: int, joined: int) -> None:
+    def succeeded(self, user: int, deaths: int) -> None:
         """
-        A worker finished a connection: what died before it began is forgiven.
-        What died since may be another program.
+        A worker finished a connection.  The deaths before it began are forgiven.  Later
+        deaths are not: they may be those of another program.
+
+        @param deaths: what L{deaths} said when it began.
         """
-        self._forgiven[user] = max(self._forgiven.get(user, 0), joined)
+        self._forgiven[user] = max(self._forgiven.get(user, 0), deaths)
 
     def delay(self, user: int) -> float:
         """
@@ -64,5 +65,5 @@ class Throttle:
         beyond = strikes - self._free
         if beyond < 0 or not self._longest:
             return 0.0
-        # Beyond 2**30 times the first there is no use in reckoning.
+        # Beyond 2**30 times the first the limit is reached anyway.
         return min(self._longest, self._first * 2.0 ** min(beyond, 30))

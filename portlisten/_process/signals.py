@@ -12,6 +12,7 @@ from twisted.internet.error import ReactorNotRunning
 from twisted.internet.interfaces import IReactorCore
 from twisted.logger import Logger
 
+from portlisten._process.memory import freeze
 from portlisten._reactor.monotonic import own
 from portlisten._reactor.quiet import quiet
 
@@ -22,7 +23,8 @@ def ownProcess(reactor: Any, retry: float) -> None:
     """
     Make a process that is ours alone what a command's should be: its time is
     monotonic, SIGTERM stops it in good order, and no other signal that is meant to
-    tell it something ends it.
+    tell it something ends it.  Once it runs, garbage collection does not look at what
+    was loaded before.
 
     @param retry: how long to wait before what the reactor cannot register is tried
         again, in seconds.
@@ -30,6 +32,8 @@ def ownProcess(reactor: Any, retry: float) -> None:
     own(reactor, retry)
     exitCleanlyOnTerm(reactor)
     mindSignals(reactor)
+    if IReactorCore.providedBy(reactor) and not reactor.running:
+        reactor.callWhenRunning(freeze)
 
 
 #: Whether SIGTERM has come.

@@ -156,13 +156,13 @@ class HeldConnection:
     def fileno(self) -> int:
         return self.socket.fileno()
 
-    def pristine(self) -> bool:
+    def untouched(self) -> bool:
         return True
 
     def spoiled(self) -> bool:
         return False
 
-    def forget(self) -> None:
+    def closeCopy(self) -> None:
         self.socket.close()
 
 

@@ -14,11 +14,8 @@ from twisted.logger import capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 
-from portlisten._listener.dispatcher import (
-    FAREWELL,
-    WITNESS_INTERVAL,
-    Dispatcher,
-)
+from portlisten._listener.copy_check import CHECK_SECONDS
+from portlisten._listener.dispatcher import FAREWELL_SECONDS, Dispatcher
 from portlisten._listener.interfaces import IChannel, IConnection
 from portlisten._listener.sharing import Sharing
 from portlisten._model import InternetAddress, Port
@@ -164,7 +161,7 @@ class DispatcherTestCase(SynchronousTestCase):
         Stop, and see that nothing is left: no descriptors, no delayed calls.
         """
         stopped = self.dispatcher.stop(0)
-        self.clock.pump([WITNESS_INTERVAL, FAREWELL, WITNESS_INTERVAL])
+        self.clock.pump([CHECK_SECONDS, FAREWELL_SECONDS, CHECK_SECONDS])
         self.successResultOf(stopped)
         self.assertEqual(self.clock.getDelayedCalls(), [])
         self.assertEqual(self.ledger.held, 0)
@@ -241,8 +238,8 @@ class DispatcherTestCase(SynchronousTestCase):
         except ConnectionResetError:
             return False
 
-    def witness(self) -> None:
+    def check(self) -> None:
         """
         Let the time pass until the kernel is asked the next time.
         """
-        self.clock.advance(WITNESS_INTERVAL)
+        self.clock.advance(CHECK_SECONDS)

@@ -10,7 +10,8 @@ from collections.abc import Collection, Iterable
 from typing import Any, Protocol
 
 from portlisten._model import InternetAddress, Kind, Port
-from portlisten._policy.ledger import Decision, Ledger
+from portlisten._policy.decisions import Decision
+from portlisten._policy.ledger import Ledger
 from portlisten._wire import listener_session, worker_events, worker_session
 from portlisten._wire.frames import (
     FROM_LISTENER,
@@ -519,19 +520,21 @@ class Channel:
         if isinstance(event, listener_session.Joined):
             self.joined = True
             names = [port.name for port in event.ports]
-            world.run(ledger.joined(self, event.window, world.now, names))
+            world.run(ledger.addWorker(self, event.window, world.now, names))
         elif isinstance(event, Claim):
             self.claimed(event.ids)
         elif isinstance(event, Refused):
             for id in event.ids:
                 self.clients.pop(id).channel = None
-            world.run(ledger.refused(self, event.ids, world.now))
+            world.run(ledger.refuse(self, event.ids, world.now))
         elif isinstance(event, Closed):
-            world.run(ledger.closed(self, event.ids, world.now), self.named(event.ids))
+            world.run(ledger.close(self, event.ids, world.now), self.named(event.ids))
         elif isinstance(event, ClientGone):
-            world.run(ledger.gone(self, event.ids, world.now), self.named(event.ids))
+            world.run(
+                ledger.clientGone(self, event.ids, world.now), self.named(event.ids)
+            )
         elif isinstance(event, Draining):
-            ledger.draining(self)
+            ledger.drain(self)
             self.say(self.session.drained())
         else:
             self.part()
@@ -540,7 +543,7 @@ class Channel:
         world, ledger = self.world, self.world.ledger
         for client in self.named(ids):
             client.claimed = world.now
-        decisions = ledger.claimed(self, tuple(ids), world.now)
+        decisions = ledger.claim(self, tuple(ids), world.now)
         joined = sum(channel.joined for channel in world.channels)
         full = len(ledger.copiesOf(self)) == max(self.window, BUDGET // 2 // joined)
         earlier = [
@@ -563,7 +566,7 @@ class Channel:
 
     def revoke(self) -> None:
         self.session.revoke("it hangs")
-        self.world.ledger.revoking(self)
+        self.world.ledger.revoke(self)
         if not self.outbox:
             self.sendRevoked()
 
@@ -587,7 +590,8 @@ class Channel:
         self.departed = True
         self.asleep = bool(self.wire.toWorker)
         world.run(
-            world.ledger.parted(self, world.now, self.asleep), self.having(claimed=True)
+            world.ledger.workerLeft(self, world.now, self.asleep),
+            self.having(claimed=True),
         )
 
     def look(self) -> None:
@@ -604,12 +608,12 @@ class Channel:
             for client in copies:
                 if client not in touched:
                     client.channel = None
-            self.world.run(ledger.ended(self, touched, now))
+            self.world.run(ledger.processEnded(self, touched, now))
         elif self.asleep and not self.wire.toWorker:
             self.asleep = False
             for client in copies:
                 client.claimed = now
-            ledger.awoke(self, now)
+            ledger.workerAwoke(self, now)
 
     def lose(self) -> None:
         """
@@ -631,7 +635,7 @@ class Channel:
         for client in [*self.having(claimed=False), *copies]:
             if client not in touched:
                 client.channel = None
-        world.run(world.ledger.died(self, touched, world.now))
+        world.run(world.ledger.workerDied(self, touched, world.now))
 
     def end(self) -> None:
         self.session.end()

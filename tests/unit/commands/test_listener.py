@@ -38,7 +38,7 @@ from portlisten._listener import service as listenerService
 from portlisten._listener import stream as _stream
 from portlisten._listener import successor
 from portlisten._listener.access import Access
-from portlisten._listener.dispatcher import Dispatcher
+from portlisten._listener.departed_workers import DepartedWorkers
 from portlisten._listener.service import ListenerService
 from portlisten._model import Kind
 from portlisten._process import exits, signals
@@ -1507,10 +1507,12 @@ class AccessTests(ListenerTestCase):
         A user whose processes leave too many descriptors unread is turned away, and
         others are not.
         """
-        self.start()
         limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         count = limit // 8
-        self.patch(Dispatcher, "unreadBy", lambda _, user: count * (user == STRANGER))
+        self.patch(
+            DepartedWorkers, "unreadBy", lambda _, user: count * (user == STRANGER)
+        )
+        self.start()
         self.comeAs(STRANGER)
         await self.greeted()
         count += 1

@@ -14,7 +14,7 @@ from twisted.logger import capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 
 from portlisten import _kernel
-from portlisten._listener.sharing import LOOK, Sharing
+from portlisten._listener.sharing import LOOK_SECONDS, Sharing
 from portlisten._model import InternetAddress, Kind, Port, UnixAddress
 from tests.support import RunningClock, watchDescriptors
 from tests.support.channels import texts
@@ -75,14 +75,14 @@ class SharingTests(SynchronousTestCase):
         """
         Part with the worker, and see that nothing is left to do.
         """
-        self.sharing.left(self.channel)
+        self.sharing.removeWorker(self.channel)
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_lend(self) -> None:
         """
         A worker is lent what it wants.
         """
-        self.assertTrue(self.sharing.joined(self.channel, [WEB, DNS]))
+        self.assertTrue(self.sharing.addWorker(self.channel, [WEB, DNS]))
         self.assertEqual(
             self.channel.calls, [("lend", 7, self.sock), ("lend", 9, self.udp)]
         )
@@ -94,7 +94,7 @@ class SharingTests(SynchronousTestCase):
         Where nothing is shared there is nothing to do, and nothing to say.
         """
         sharing = self.share({})
-        self.assertTrue(sharing.joined(self.channel, [Port(0, WEB.address, "web")]))
+        self.assertTrue(sharing.addWorker(self.channel, [Port(0, WEB.address, "web")]))
         self.assertEqual(self.channel.calls, [])
         self.assertEqual(str(sharing), "")
         self.assertEqual(self.clock.getDelayedCalls(), [])
@@ -105,9 +105,9 @@ class SharingTests(SynchronousTestCase):
         """
         other = RecordingChannel("worker 2")
         sharing = self.share({GROUP: [self.sock, self.udp]})
-        sharing.joined(self.channel, [GROUP])
+        sharing.addWorker(self.channel, [GROUP])
         del self.channel.calls[:]
-        sharing.joined(other, [GROUP])
+        sharing.addWorker(other, [GROUP])
         self.assertEqual(other.calls, [("lend", 8, self.udp)])
         self.assertEqual(self.channel.calls, [("withdraw", self.udp)])
 
@@ -118,17 +118,17 @@ class SharingTests(SynchronousTestCase):
         own port has ended.
         """
         address = self.sock.getsockname()
-        self.sharing.joined(self.channel, [WEB])
+        self.sharing.addWorker(self.channel, [WEB])
         self.shutDown(self.sock)
         del self.channel.calls[:]
-        self.clock.advance(LOOK)
+        self.clock.advance(LOOK_SECONDS)
         self.assertFalse(_kernel.shutDown(self.sock))
         self.assertEqual(self.channel.calls, [("lend", 7, self.sock)])
         with socket.create_connection(address, timeout=5):
             self.sock.accept()[0].close()
         (line,) = texts(self.logged, "error")
         self.assertIn("a worker shut shared=tcp:127.0.0.1:80 down", line)
-        self.clock.advance(LOOK)
+        self.clock.advance(LOOK_SECONDS)
         self.assertEqual(len(texts(self.logged, "error")), 1)
         self.end()
 
@@ -136,7 +136,7 @@ class SharingTests(SynchronousTestCase):
         """
         If it was the last worker, it is mended when that is gone.
         """
-        self.sharing.joined(self.channel, [WEB])
+        self.sharing.addWorker(self.channel, [WEB])
         self.shutDown(self.sock)
         self.end()
         self.assertFalse(_kernel.shutDown(self.sock))
@@ -145,9 +145,9 @@ class SharingTests(SynchronousTestCase):
         """
         A worker that makes a socket blocking does that to everybody as well.
         """
-        self.sharing.joined(self.channel, [WEB])
+        self.sharing.addWorker(self.channel, [WEB])
         os.set_blocking(self.sock.fileno(), True)
-        self.clock.advance(LOOK)
+        self.clock.advance(LOOK_SECONDS)
         self.assertFalse(os.get_blocking(self.sock.fileno()))
         self.end()
 
@@ -157,11 +157,11 @@ class SharingTests(SynchronousTestCase):
         and the worker told.
         """
         self.sharing = self.share({port: [sock]})
-        self.sharing.joined(self.channel, [port])
+        self.sharing.addWorker(self.channel, [port])
         self.shutDown(sock)
         del self.channel.calls[:]
         for _ in range(2):
-            self.clock.advance(LOOK)
+            self.clock.advance(LOOK_SECONDS)
         (line,) = texts(self.logged, "critical")
         self.assertIn(f"cannot be mended: {why}", line)
         self.assertEqual(self.channel.calls, [("withdraw", sock)])
@@ -207,10 +207,10 @@ class SharingTests(SynchronousTestCase):
         counts against the listener's user.
         """
         self.channel.reads = False
-        self.sharing.joined(self.channel, [WEB])
-        self.clock.pump([LOOK] * 5)
+        self.sharing.addWorker(self.channel, [WEB])
+        self.clock.pump([LOOK_SECONDS] * 5)
         self.assertEqual(len(self.channel.calls), 1)
-        self.clock.advance(LOOK)
+        self.clock.advance(LOOK_SECONDS)
         self.assertEqual(
             self.channel.calls[1],
             ("revoke", "it did not read what it was lent within 2 s"),
@@ -221,10 +221,10 @@ class SharingTests(SynchronousTestCase):
         """
         One that has read it may be slow with what comes later.
         """
-        self.sharing.joined(self.channel, [WEB])
-        self.clock.advance(LOOK)
+        self.sharing.addWorker(self.channel, [WEB])
+        self.clock.advance(LOOK_SECONDS)
         self.channel.reads = False
-        self.clock.pump([LOOK] * 10)
+        self.clock.pump([LOOK_SECONDS] * 10)
         self.assertEqual(len(self.channel.calls), 1)
         self.end()
 
@@ -238,18 +238,18 @@ class SharingTests(SynchronousTestCase):
         self.sharing = self.share({GROUP: sockets})
         channels = [RecordingChannel(label) for label in labels]
         for channel in channels:
-            self.assertTrue(self.sharing.joined(channel, [GROUP]))
-            self.clock.advance(LOOK)
+            self.assertTrue(self.sharing.addWorker(channel, [GROUP]))
+            self.clock.advance(LOOK_SECONDS)
         return channels
 
     def comeAndGo(self, channel: RecordingChannel) -> None:
         """
         A worker leaves and comes back, so others have its sockets meanwhile.
         """
-        self.sharing.left(channel)
-        self.clock.advance(LOOK / 2)
-        self.sharing.joined(channel, [GROUP])
-        self.clock.advance(LOOK / 2)
+        self.sharing.removeWorker(channel)
+        self.clock.advance(LOOK_SECONDS / 2)
+        self.sharing.addWorker(channel, [GROUP])
+        self.clock.advance(LOOK_SECONDS / 2)
 
     def test_memberStopsReading(self) -> None:
         """
@@ -280,14 +280,14 @@ class SharingTests(SynchronousTestCase):
         that it has yet to read.
         """
         self.sharing = self.share({GROUP: [self.sock, self.udp]})
-        self.sharing.joined(self.channel, [Port(0, WEB.address, "web"), GROUP])
+        self.sharing.addWorker(self.channel, [Port(0, WEB.address, "web"), GROUP])
         self.channel.reads = False
         for _ in range(12):
-            self.clock.advance(LOOK)
-            self.sharing.heard(self.channel)
+            self.clock.advance(LOOK_SECONDS)
+            self.sharing.workerReads(self.channel)
         self.assertNotIn("revoke", [call[0] for call in self.channel.calls])
-        self.sharing.heard(RecordingChannel("stranger"))
-        self.clock.pump([LOOK] * 6)
+        self.sharing.workerReads(RecordingChannel("stranger"))
+        self.clock.pump([LOOK_SECONDS] * 6)
         self.assertIn("revoke", [call[0] for call in self.channel.calls])
         self.end()
 
@@ -297,15 +297,15 @@ class SharingTests(SynchronousTestCase):
         """
         self.sharing = Sharing(self.clock, {WEB: [self.sock]}, 5, 0.01, 5)
         first = RecordingChannel("first")
-        self.sharing.joined(first, [WEB])
-        self.clock.advance(LOOK - 0.001)
+        self.sharing.addWorker(first, [WEB])
+        self.clock.advance(LOOK_SECONDS - 0.001)
         self.channel.reads = False
-        self.sharing.joined(self.channel, [WEB])
+        self.sharing.addWorker(self.channel, [WEB])
         self.clock.advance(0.001)
         self.assertNotIn("revoke", [call[0] for call in self.channel.calls])
-        self.clock.advance(LOOK)
+        self.clock.advance(LOOK_SECONDS)
         self.assertIn("revoke", [call[0] for call in self.channel.calls])
-        self.sharing.left(first)
+        self.sharing.removeWorker(first)
         self.end()
 
     def test_stoppedItself(self) -> None:
@@ -313,7 +313,7 @@ class SharingTests(SynchronousTestCase):
         Time in which the listener did not run is not the worker's.
         """
         self.channel.reads = False
-        self.sharing.joined(self.channel, [WEB])
+        self.sharing.addWorker(self.channel, [WEB])
         Clock.advance(self.clock, 60)
         self.assertEqual(len(self.channel.calls), 1)
         self.end()
@@ -323,19 +323,19 @@ class SharingTests(SynchronousTestCase):
         A program that reads nothing after it joined is lent a socket that was mended
         only once, and is left alone; another is lent it again when it has read.
         """
-        self.sharing.joined(self.channel, [WEB])
-        self.clock.advance(LOOK)
+        self.sharing.addWorker(self.channel, [WEB])
+        self.clock.advance(LOOK_SECONDS)
         self.channel.reads = False
         del self.channel.calls[:]
         for _ in range(8):
             self.shutDown(self.sock)
-            self.clock.advance(LOOK)
+            self.clock.advance(LOOK_SECONDS)
             self.assertFalse(_kernel.shutDown(self.sock))
         self.assertEqual(self.channel.calls, [("lend", 7, self.sock)])
         self.channel.reads = True
-        self.clock.advance(LOOK)
+        self.clock.advance(LOOK_SECONDS)
         self.assertEqual(self.channel.calls, [("lend", 7, self.sock)] * 2)
-        self.clock.pump([LOOK] * 3)
+        self.clock.pump([LOOK_SECONDS] * 3)
         self.assertEqual(len(self.channel.calls), 2)
         self.end()
 
@@ -347,11 +347,11 @@ class SharingTests(SynchronousTestCase):
         class Fragile(RecordingChannel):
             def shareSocket(channel, port: int, sock: Any) -> None:
                 super().shareSocket(port, sock)
-                self.sharing.left(channel)
+                self.sharing.removeWorker(channel)
 
         self.sharing = self.share({GROUP: [self.sock, self.udp]})
         fragile = Fragile("worker 1")
-        self.sharing.joined(fragile, [GROUP])
+        self.sharing.addWorker(fragile, [GROUP])
         self.assertEqual(len(fragile.calls), 1)
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
@@ -369,9 +369,9 @@ class SharingTests(SynchronousTestCase):
                 if name == path:
                     os.rename(path, path + b".moved")
                 channel = RecordingChannel("worker")
-                self.assertTrue(self.sharing.joined(channel, [port]))
+                self.assertTrue(self.sharing.addWorker(channel, [port]))
                 self.assertEqual(channel.calls, [("lend", number, sock)])
-                self.sharing.left(channel)
+                self.sharing.removeWorker(channel)
 
     def test_budget(self) -> None:
         """
@@ -381,16 +381,16 @@ class SharingTests(SynchronousTestCase):
         others = [RecordingChannel(f"worker {number}") for number in range(3)]
         for other in others:
             other.reads = False
-        self.assertTrue(self.sharing.joined(others[0], [WEB, DNS]))
-        self.assertTrue(self.sharing.joined(others[1], [WEB, DNS]))
-        self.assertFalse(self.sharing.joined(others[2], [WEB, DNS]))
+        self.assertTrue(self.sharing.addWorker(others[0], [WEB, DNS]))
+        self.assertTrue(self.sharing.addWorker(others[1], [WEB, DNS]))
+        self.assertFalse(self.sharing.addWorker(others[2], [WEB, DNS]))
         self.assertEqual(others[2].calls, [])
         for other in others[:2]:
             other.reads = True
-        self.clock.advance(LOOK)
-        self.assertTrue(self.sharing.joined(others[2], [WEB, DNS]))
+        self.clock.advance(LOOK_SECONDS)
+        self.assertTrue(self.sharing.addWorker(others[2], [WEB, DNS]))
         many = Sharing(self.clock, {GROUP: [self.sock] * 9}, 5, 2.0, 5)
-        self.assertTrue(many.joined(self.channel, [GROUP]))
+        self.assertTrue(many.addWorker(self.channel, [GROUP]))
 
 
 class DispatcherTests(DispatcherTestCase):
@@ -409,7 +409,7 @@ class DispatcherTests(DispatcherTestCase):
 
     def share(self, label: str, *others: Port) -> RecordingChannel:
         """
-        Have a worker join that shares.
+        Have a worker join that assignment.
         """
         channel = RecordingChannel(label)
         self.dispatcher.connected(channel)
@@ -497,7 +497,7 @@ class DispatcherTests(DispatcherTestCase):
         for number in range(2):
             channel = self.share(f"worker {number}")
             channel.reads = False
-            self.clock.pump([LOOK] * 24)
+            self.clock.pump([LOOK_SECONDS] * 24)
             self.assertEqual(channel.calls[-1][0], "revoke")
             self.dispatcher.revoking(channel)
             self.dispatcher.parted(channel, "it did not read")

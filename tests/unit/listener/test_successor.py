@@ -32,8 +32,8 @@ class SuccessorTestCase(SynchronousTestCase):
         watchDescriptors(self)
         self.path = os.path.join(os.path.dirname(self.mktemp()), "path")
         self.addCleanup(self.remove)
-        self.patch(successor, "TIMEOUT", 0.2)
-        self.patch(successor, "INTERVAL", 0.01)
+        self.patch(successor, "HELLO_SECONDS", 0.2)
+        self.patch(successor, "LOOK_SECONDS", 0.01)
 
     def remove(self) -> None:
         """

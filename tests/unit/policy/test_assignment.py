@@ -11,7 +11,12 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from portlisten._model import InternetAddress, Kind, Port
-from portlisten._policy.assignment import Decision, Lend, Shares, Withdraw
+from portlisten._policy.assignment import (
+    Assignment,
+    Decision,
+    ShareSocket,
+    WithdrawSocket,
+)
 from tests.support import SETTINGS
 
 HANDED_OFF = Port(0, InternetAddress("TCP", "192.0.2.1", 80), "http")
@@ -29,7 +34,7 @@ class CommonTests(SynchronousTestCase):
         """
         Share two.
         """
-        self.shares = Shares({COMMON: ["a"], UDP: ["b"]})
+        self.assignment = Assignment({COMMON: ["a"], UDP: ["b"]})
 
     def test_everybody(self) -> None:
         """
@@ -37,19 +42,21 @@ class CommonTests(SynchronousTestCase):
         """
         for channel in "xy":
             self.assertEqual(
-                self.shares.joined(channel, [HANDED_OFF, COMMON, UDP]),
-                [Lend(channel, 1, "a"), Lend(channel, 2, "b")],
+                self.assignment.addWorker(channel, [HANDED_OFF, COMMON, UDP]),
+                [ShareSocket(channel, 1, "a"), ShareSocket(channel, 2, "b")],
             )
-        self.assertEqual(self.shares.joined("z", [UDP]), [Lend("z", 2, "b")])
-        self.assertEqual(self.shares.joined("o", [HANDED_OFF]), [])
+        self.assertEqual(
+            self.assignment.addWorker("z", [UDP]), [ShareSocket("z", 2, "b")]
+        )
+        self.assertEqual(self.assignment.addWorker("o", [HANDED_OFF]), [])
 
     def test_left(self) -> None:
         """
         Nothing follows from it that one goes, even one that never came.
         """
-        self.shares.joined("x", [COMMON])
+        self.assignment.addWorker("x", [COMMON])
         for channel in "xxy":
-            self.assertEqual(self.shares.left(channel), [])
+            self.assertEqual(self.assignment.removeWorker(channel), [])
 
 
 class GroupTests(SynchronousTestCase):
@@ -61,20 +68,20 @@ class GroupTests(SynchronousTestCase):
         """
         Share a port with these.
         """
-        self.shares = Shares({GROUP: sockets})
+        self.assignment = Assignment({GROUP: sockets})
 
     def join(self, channel: str) -> list[Decision]:
         """
         A worker joins.
         """
-        return self.shares.joined(channel, [GROUP])
+        return self.assignment.addWorker(channel, [GROUP])
 
     def test_first(self) -> None:
         """
         The first worker gets all, since no queue may be left alone.
         """
         self.share("abc")
-        self.assertEqual(self.join("x"), [Lend("x", 3, each) for each in "abc"])
+        self.assertEqual(self.join("x"), [ShareSocket("x", 3, each) for each in "abc"])
 
     def test_lendFirst(self) -> None:
         """
@@ -85,10 +92,10 @@ class GroupTests(SynchronousTestCase):
         self.assertEqual(
             self.join("y"),
             [
-                Lend("y", 3, "d"),
-                Withdraw("x", "d"),
-                Lend("y", 3, "c"),
-                Withdraw("x", "c"),
+                ShareSocket("y", 3, "d"),
+                WithdrawSocket("x", "d"),
+                ShareSocket("y", 3, "c"),
+                WithdrawSocket("x", "c"),
             ],
         )
 
@@ -100,8 +107,11 @@ class GroupTests(SynchronousTestCase):
         for channel in "xyz":
             self.join(channel)
         # y has d and c, and each of the others has one.
-        self.assertEqual(self.shares.left("y"), [Lend("x", 3, "c"), Lend("z", 3, "d")])
-        self.assertEqual(self.shares.left("y"), [])
+        self.assertEqual(
+            self.assignment.removeWorker("y"),
+            [ShareSocket("x", 3, "c"), ShareSocket("z", 3, "d")],
+        )
+        self.assertEqual(self.assignment.removeWorker("y"), [])
 
     def test_last(self) -> None:
         """
@@ -109,8 +119,10 @@ class GroupTests(SynchronousTestCase):
         """
         self.share("ab")
         self.join("x")
-        self.assertEqual(self.shares.left("x"), [])
-        self.assertEqual(self.join("y"), [Lend("y", 3, "a"), Lend("y", 3, "b")])
+        self.assertEqual(self.assignment.removeWorker("x"), [])
+        self.assertEqual(
+            self.join("y"), [ShareSocket("y", 3, "a"), ShareSocket("y", 3, "b")]
+        )
 
     def test_moreWorkers(self) -> None:
         """
@@ -120,7 +132,7 @@ class GroupTests(SynchronousTestCase):
         self.join("x")
         self.join("y")
         (lend,) = self.join("z")
-        self.assertEqual(type(lend), Lend)
+        self.assertEqual(type(lend), ShareSocket)
         self.assertEqual(len(self.join("w")), 1)
 
     def test_apart(self) -> None:
@@ -128,11 +140,11 @@ class GroupTests(SynchronousTestCase):
         Two ports have nothing to do with each other.
         """
         other = Port(4, GROUP.address, "other", Kind.GROUP)
-        self.shares = Shares({GROUP: "ab", other: "cd"})
+        self.assignment = Assignment({GROUP: "ab", other: "cd"})
         self.join("x")
         self.assertEqual(
-            self.shares.joined("y", [other]),
-            [Lend("y", 4, "c"), Lend("y", 4, "d")],
+            self.assignment.addWorker("y", [other]),
+            [ShareSocket("y", 4, "c"), ShareSocket("y", 4, "d")],
         )
 
     @SETTINGS
@@ -147,20 +159,20 @@ class GroupTests(SynchronousTestCase):
         it has not, and no socket is without a worker in between.
         """
         sockets = range(count)
-        shares = Shares({GROUP: sockets})
+        assignment = Assignment({GROUP: sockets})
         has: dict[int, set[int]] = {}
         for joins, channel in history:
             if joins and channel not in has:
                 has[channel] = set()
                 held = [socket for socket in sockets if self.holders(socket, has)]
-                decisions = shares.joined(channel, [GROUP])
+                decisions = assignment.addWorker(channel, [GROUP])
             else:
                 has.pop(channel, None)
                 held = [socket for socket in sockets if self.holders(socket, has)]
-                decisions = shares.left(channel)
+                decisions = assignment.removeWorker(channel)
             for decision in decisions:
                 mine = has[decision.channel]
-                if isinstance(decision, Lend):
+                if isinstance(decision, ShareSocket):
                     self.assertNotIn(decision.socket, mine)
                     self.assertEqual(decision.port, GROUP.number)
                     mine.add(decision.socket)

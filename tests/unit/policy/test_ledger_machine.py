@@ -18,16 +18,16 @@ from hypothesis.stateful import (
 )
 from twisted.trial.unittest import SynchronousTestCase
 
-from portlisten._policy.ledger import (
-    Counters,
+from portlisten._policy.counters import Counters
+from portlisten._policy.decisions import (
     Decision,
     GiveUp,
     HandOff,
-    Ledger,
     LetGo,
     Reason,
     Revoke,
 )
+from portlisten._policy.ledger import Ledger
 from tests.support import SETTINGS
 from tests.support.machines import (
     CLAIM_TIMEOUT,
@@ -266,7 +266,7 @@ class LedgerMachine(RuleBasedStateMachine):
                 self.waiting.append(connection)
                 self.counters.accepted += 1
                 self.obey(
-                    self.ledger.accepted(
+                    self.ledger.addConnections(
                         connection.port,
                         [connection],
                         self.now,
@@ -291,8 +291,8 @@ class LedgerMachine(RuleBasedStateMachine):
         self.last = batch[-1].number
         self.waiting.extend(batch)
         self.counters.accepted += len(batch)
-        self.obey(self.ledger.accepted(port, batch, self.now, True, name))
-        assert self.ledger.room(name) == 0
+        self.obey(self.ledger.addConnections(port, batch, self.now, True, name))
+        assert self.ledger.capacity(name) == 0
         assert len(self.queued(name)) <= self.queue * 3 // 2
 
     @precondition(lambda self: len(self.sides) < 4)
@@ -300,7 +300,7 @@ class LedgerMachine(RuleBasedStateMachine):
     def join(self, window: int, names: tuple[str, ...]) -> None:
         side = Side(window, window, names)
         self.sides.append(side)
-        self.obey(self.ledger.joined(side, window, self.now, names))
+        self.obey(self.ledger.addWorker(side, window, self.now, names))
 
     @precondition(lambda self: self.having("offered"))
     @rule(which=one, what=some, before=few)
@@ -320,7 +320,7 @@ class LedgerMachine(RuleBasedStateMachine):
                 expected.append(LetGo(connection))
         excess = side.copies[: max(0, len(side.copies) - self.share(side))]
         self.counters.claimed += len(ids)
-        decisions = self.ledger.claimed(side, ids, self.now)
+        decisions = self.ledger.claim(side, ids, self.now)
         self.obey(decisions, *expected, *self.letGo(excess))
 
     @precondition(lambda self: self.having("offered"))
@@ -335,7 +335,7 @@ class LedgerMachine(RuleBasedStateMachine):
             connection.ended = None
         self.waiting.extend(back)
         self.counters.refused += len(ids)
-        self.obey(self.ledger.refused(side, ids, self.now))
+        self.obey(self.ledger.refuse(side, ids, self.now))
 
     @precondition(lambda self: self.having("serving"))
     @rule(which=one, what=some, left=st.booleans())
@@ -346,7 +346,7 @@ class LedgerMachine(RuleBasedStateMachine):
         expected = self.letGo([each for each in ended if each in side.copies])
         if left:
             self.counters.goneBeforeAdoption += len(ids)
-        event = self.ledger.gone if left else self.ledger.closed
+        event = self.ledger.clientGone if left else self.ledger.close
         self.obey(event(side, ids, self.now), *expected)
 
     @precondition(lambda self: self.sides)
@@ -358,10 +358,10 @@ class LedgerMachine(RuleBasedStateMachine):
         """
         side = pick(which, self.sides)
         for event, ids in (
-            (self.ledger.claimed, side.offered),
-            (self.ledger.refused, side.offered),
-            (self.ledger.closed, side.serving),
-            (self.ledger.gone, side.serving),
+            (self.ledger.claim, side.offered),
+            (self.ledger.refuse, side.offered),
+            (self.ledger.close, side.serving),
+            (self.ledger.clientGone, side.serving),
         ):
             wrong = [*ids, *ids] if own and ids else [*ids, 4711]
             assert refuses(lambda: event(side, wrong, self.now))  # noqa: B023
@@ -372,10 +372,10 @@ class LedgerMachine(RuleBasedStateMachine):
         One with no part in the work has no say.
         """
         stranger = Side(1, 1, NAMES)
-        for event in (self.ledger.claimed, self.ledger.refused, self.ledger.closed):
+        for event in (self.ledger.claim, self.ledger.refuse, self.ledger.close):
             assert refuses(lambda: event(stranger, [1], self.now))  # noqa: B023
-        assert refuses(lambda: self.ledger.draining(stranger))
-        assert refuses(lambda: self.ledger.revoking(stranger))
+        assert refuses(lambda: self.ledger.drain(stranger))
+        assert refuses(lambda: self.ledger.revoke(stranger))
         assert self.ledger.outstanding(stranger) == 0
         assert self.ledger.copiesOf(stranger) == []
 
@@ -384,7 +384,7 @@ class LedgerMachine(RuleBasedStateMachine):
     def drain(self, which: int) -> None:
         side = pick(which, self.sides)
         side.open = False
-        self.ledger.draining(side)
+        self.ledger.drain(side)
 
     @precondition(lambda self: self.sides)
     @rule(which=one)
@@ -392,7 +392,7 @@ class LedgerMachine(RuleBasedStateMachine):
         side = pick(which, self.sides)
         self.counters.revoked += not side.revoked
         side.open, side.revoked = False, True
-        self.ledger.revoking(side)
+        self.ledger.revoke(side)
 
     @precondition(lambda self: self.sides)
     @rule(which=one, claims=st.sets(one), touches=st.sets(one), before=few)
@@ -409,7 +409,7 @@ class LedgerMachine(RuleBasedStateMachine):
         self.sides.remove(side)
         self.again([*untouched, *side.offered.values()])
         self.obey(
-            self.ledger.died(side, touched, self.now),
+            self.ledger.workerDied(side, touched, self.now),
             *(GiveUp(each, Reason.LOST_IN_SERVICE) for each in touched),
         )
 
@@ -428,7 +428,7 @@ class LedgerMachine(RuleBasedStateMachine):
         excess = sleeping[: max(0, len(sleeping) - self.budget // 4)]
         self.again(list(side.offered.values()))
         side.offered.clear()
-        decisions = self.ledger.parted(side, self.now, asleep)
+        decisions = self.ledger.workerLeft(side, self.now, asleep)
         self.obey(decisions, *self.letGo(excess if asleep else []))
 
     @precondition(lambda self: self.departed)
@@ -440,7 +440,7 @@ class LedgerMachine(RuleBasedStateMachine):
             self.claimAnew(side.copies)
             for copy in side.copies:
                 copy.since = self.now
-        self.ledger.awoke(side, self.now)
+        self.ledger.workerAwoke(side, self.now)
 
     @precondition(lambda self: self.departed)
     @rule(which=one, touches=st.sets(one))
@@ -454,10 +454,10 @@ class LedgerMachine(RuleBasedStateMachine):
         self.counters.lostInService += len(touched)
         self.again([copy for copy in side.copies if copy not in touched])
         self.obey(
-            self.ledger.ended(side, touched, self.now),
+            self.ledger.processEnded(side, touched, self.now),
             *(GiveUp(each, Reason.LOST_IN_SERVICE) for each in touched),
         )
-        assert self.ledger.ended(side, [], self.now) == []
+        assert self.ledger.processEnded(side, [], self.now) == []
 
     @precondition(lambda self: self.waiting)
     @rule(what=some)
@@ -465,7 +465,7 @@ class LedgerMachine(RuleBasedStateMachine):
         gone = sorted(pickSome(what, self.waiting), key=self.order)
         self.waiting = [each for each in self.waiting if each not in gone]
         self.counters.goneBeforeAdoption += len(gone)
-        decisions = self.ledger.left(gone)
+        decisions = self.ledger.clientsLeft(gone)
         assert set(decisions) == {GiveUp(each, Reason.GONE) for each in gone}
         assert len(decisions) == len(gone)
 
@@ -473,7 +473,7 @@ class LedgerMachine(RuleBasedStateMachine):
     @rule(what=some)
     def witness(self, what: set[int]) -> None:
         touched = pickSome(what, self.copies())
-        decisions = self.ledger.witnessed(touched)
+        decisions = self.ledger.closeTouched(touched)
         assert set(decisions) == set(self.letGo(touched))
         assert len(decisions) == len(touched)
 
@@ -495,7 +495,7 @@ class LedgerMachine(RuleBasedStateMachine):
                     gone.append(each)
         self.waiting = [each for each in self.waiting if each not in gone]
         self.counters.goneBeforeAdoption += len(gone)
-        decisions = self.ledger.halfClosed(ended, self.now)
+        decisions = self.ledger.clientsHalfClosed(ended, self.now)
         assert set(decisions) == {GiveUp(each, Reason.GONE) for each in gone}
         assert len(decisions) == len(gone)
 
@@ -520,7 +520,7 @@ class LedgerMachine(RuleBasedStateMachine):
             side.open, side.revoked = False, True
         self.counters.revoked += len(hung)
         self.obey(
-            self.ledger.ticked(self.now),
+            self.ledger.passTime(self.now),
             *(GiveUp(each, Reason.TIMED_OUT) for each in over),
             *self.letGo(silent),
             *(Revoke(side, "an offer unclaimed for 5 s") for side in hung),
@@ -542,7 +542,7 @@ class LedgerMachine(RuleBasedStateMachine):
         for side in [*self.sides, *self.departed]:
             expected.extend(map(LetGo, [*side.offered.values(), *side.copies]))
         self.counters.stopped += len(self.waiting)
-        assert self.ledger.stopped() == expected
+        assert self.ledger.stop() == expected
         assert self.ledger.held == self.ledger.workers == 0
         assert self.ledger.counters == self.counters
 
@@ -575,7 +575,7 @@ class LedgerMachine(RuleBasedStateMachine):
     @invariant()
     def theLimitsHold(self) -> None:
         for name in NAMES:
-            assert self.ledger.room(name) == self.room(name)
+            assert self.ledger.capacity(name) == self.room(name)
         for side in self.sides:
             assert len(side.offered) <= side.window
             assert all(side.wants(each.name) for each in side.offered.values())

@@ -21,7 +21,8 @@ from hypothesis.stateful import (
 )
 from twisted.trial.unittest import SynchronousTestCase
 
-from portlisten._policy.ledger import Decision, HandOff, Ledger, LetGo, Reason, Revoke
+from portlisten._policy.decisions import Decision, HandOff, LetGo, Reason, Revoke
+from portlisten._policy.ledger import Ledger
 from tests.support import SETTINGS
 from tests.support.machines import (
     CLAIM_TIMEOUT,
@@ -265,13 +266,15 @@ class PairMachine(RuleBasedStateMachine):
         self.port = (self.port + 1) % len(NAMES)
         name = NAMES[self.port]
         batch = []
-        for _ in range(min(count, self.ledger.room(name) if self.alive else 0)):
+        for _ in range(min(count, self.ledger.capacity(name) if self.alive else 0)):
             client = Client(len(self.clients), self.port, self.now, witness)
             client.open(LISTENER)
             self.clients[client.number] = client
             batch.append(client)
         if batch:
-            self.run(self.ledger.accepted(self.port, batch, self.now, witness, name))
+            self.run(
+                self.ledger.addConnections(self.port, batch, self.now, witness, name)
+            )
 
     def tick(self) -> None:
         for channel in self.channels:
@@ -281,11 +284,11 @@ class PairMachine(RuleBasedStateMachine):
             for client in self.ledger.copies()
             if self.now - client.claimed >= HOLD
         ]
-        self.run(self.ledger.ticked(self.now), silent)
+        self.run(self.ledger.passTime(self.now), silent)
 
     def sweep(self) -> None:
         touched = [client for client in self.ledger.copies() if not client.pristine]
-        self.run(self.ledger.witnessed(touched))
+        self.run(self.ledger.closeTouched(touched))
         assert all(client.pristine for client in self.ledger.copies())
 
     # The end

@@ -60,7 +60,7 @@ class ThrottleTests(SynchronousTestCase):
         others.
         """
         self.die(5)
-        began = self.throttle.joined(USER)
+        began = self.throttle.deaths(USER)
         self.die(3)
         self.throttle.succeeded(USER, began)
         self.assertEqual(self.throttle.delay(USER), 0.5)
@@ -69,9 +69,9 @@ class ThrottleTests(SynchronousTestCase):
         """
         An older worker takes back nothing that a younger one cleared.
         """
-        older = self.throttle.joined(USER)
+        older = self.throttle.deaths(USER)
         self.die(5)
-        self.throttle.succeeded(USER, self.throttle.joined(USER))
+        self.throttle.succeeded(USER, self.throttle.deaths(USER))
         self.throttle.succeeded(USER, older)
         self.assertEqual(self.throttle.delay(USER), 0.0)
 

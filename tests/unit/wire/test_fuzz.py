@@ -19,7 +19,8 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from portlisten._listener.channel import ListenerChannel
-from portlisten._listener.dispatcher import DEATH, Dispatcher
+from portlisten._listener.departed_workers import PROCESS_END_SECONDS
+from portlisten._listener.dispatcher import Dispatcher
 from portlisten._listener.sharing import Sharing
 from portlisten._model import Port
 from portlisten._policy.ledger import Ledger
@@ -372,7 +373,7 @@ class MutatedWorkerTests(SynchronousTestCase):
         self.assertFalse(good.transport.closing)
         bad.lose()
         # Its process, which is this one, goes on.
-        clock.advance(2 * DEATH)
+        clock.advance(2 * PROCESS_END_SECONDS)
         self.assertEqual(ledger.workers, 1)
         self.serve(good, ledger, clock)
         self.assertEqual(ledger.held, 0)

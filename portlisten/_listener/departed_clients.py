@@ -1,5 +1,5 @@
 """
-Looking after clients that wait: whether they are still there.
+Finding the clients that have left while their connections waited.
 
 Many may wait, and many may leave at once.  So only a few are looked at in one turn,
 and the next few in the next.
@@ -7,7 +7,7 @@ and the next few in the next.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from socket import SocketType
 from typing import Protocol, TypeVar
 
@@ -18,20 +18,20 @@ class _HasSocket(Protocol):
     @property
     def socket(self) -> SocketType:
         """
-        A connection's.
+        The socket of a connection.
         """
 
 
 Connection = TypeVar("Connection", bound=_HasSocket)
 
 #: How often each client is looked at, in seconds, if they are few.
-INTERVAL = 0.25
+LOOK_SECONDS = 0.25
 
 #: How many are looked at in one turn.
 SLICE = 64
 
 
-class Departures:
+class DepartedClients:
     """
     Looks at clients in turn.
     """
@@ -41,20 +41,22 @@ class Departures:
         self._began = 0.0
 
     def look(
-        self, connections: Sequence[Connection], now: float
+        self, waiting: Callable[[], Sequence[Connection]], now: float
     ) -> tuple[list[Connection], list[Connection]]:
         """
         Look at the next of the clients that wait.
 
-        @param connections: those of all clients that wait, in an order that changes
-            little from call to call.
+        @param waiting: gives the connections of all clients that wait, in an order
+            that changes little from call to call.  It is called only if it is time to
+            look.
         @param now: the time, in seconds.
         @return: what L{_kernel.departed} says of some of them.
         """
         if self._next == 0:
-            if now - self._began < INTERVAL:
+            if now - self._began < LOOK_SECONDS:
                 return [], []
             self._began = now
+        connections = waiting()
         some = connections[self._next : self._next + SLICE]
         self._next += SLICE
         if self._next >= len(connections):

@@ -1,0 +1,299 @@
+"""
+Workers that have left: what is still held for them, and when that ends.
+
+A worker may leave its channel and live.  Then its claimed connections are its own, as
+long as its process lives: L{portlisten._policy.ledger} says why.  So its process is
+watched while copies of these connections are held.  A channel that is closed is kept
+while descriptors in it are unread: they are in flight, and count for their user.
+
+Each worker that has left waits for one thing at a time, which L{Awaited} names.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+from functools import partial
+from typing import Any
+
+from twisted.logger import Logger
+
+from portlisten import _kernel
+from portlisten._listener.connection import spoiled, touched
+from portlisten._listener.interfaces import IChannel, IConnection
+from portlisten._policy.decisions import Decision
+from portlisten._policy.ledger import Ledger
+from portlisten._reactor.quiet import quiet
+
+#: How long a process may take to end, once its channel is closed, in seconds.
+PROCESS_END_SECONDS = 0.2
+
+
+class Awaited(Enum):
+    """
+    What a worker that has left waits for::
+
+        END_SOON --> READING --> END --> CHANNEL --> (nothing is left)
+    """
+
+    END_SOON = "its channel is closed, and its process may be about to end"
+    READING = "its process lives, and has not read the last frame that it was sent"
+    END = "its process lives, and copies of what it claimed are held"
+    CHANNEL = "its channel is not closed yet, or descriptors in it are unread"
+
+
+@dataclass(slots=True)
+class _Departed:
+    """
+    A worker that has left.
+
+    @ivar process: a pidfd, or L{None} if the process is not watched.
+    @ivar deadline: until when its end is awaited as L{Awaited.END_SOON}.
+    @ivar closed: whether its channel is closed.
+    @ivar inFlight: how many descriptors in its channel were unread at the last look.
+    """
+
+    awaited: Awaited
+    process: int | None = None
+    deadline: float = 0.0
+    closed: bool = False
+    inFlight: int = 0
+
+
+class DepartedWorkers:
+    """
+    All workers that have left.
+
+    @param reactor: an L{IReactorTime}.
+    @param ledger: is told what happens to them.
+    @param now: the time, in seconds.
+    @param run: carries out what the ledger decides.
+
+    @ivar channelEnded: called with each channel of which nothing is left.
+    """
+
+    log = Logger()
+
+    def __init__(
+        self,
+        reactor: Any,
+        ledger: Ledger,
+        now: Callable[[], float],
+        run: Callable[[list[Decision]], None],
+    ) -> None:
+        self._ledger = ledger
+        self._now = now
+        self._run = run
+        self._quiet = quiet(reactor)
+        self._workers: dict[IChannel, _Departed] = {}
+        self._unread: Counter[int] = Counter()
+        self.channelEnded: Callable[[IChannel], None] = lambda channel: None
+
+    @property
+    def changes(self) -> bool:
+        """
+        Whether something is still to come from one of them: whether to L{look}.
+        """
+        return any(
+            worker.closed or worker.process is not None
+            for worker in self._workers.values()
+        )
+
+    @property
+    def inFlight(self) -> int:
+        """
+        How many descriptors were in flight to them at the last L{look}.
+        """
+        return self._unread.total()
+
+    def unreadBy(self, user: int) -> int:
+        """
+        How many descriptors were in flight to those of a user at the last L{look}.
+        """
+        return self._unread[user]
+
+    # Events of the channels
+
+    def left(self, channel: IChannel, reason: str) -> None:
+        """
+        A worker has left, and may live.  It can claim nothing more.
+        """
+        process, ended = self._processOf(channel)
+        self._leave(channel, reason, process)
+        if ended:
+            self._processEnded(channel)
+
+    def died(self, channel: IChannel) -> None:
+        """
+        A worker closed its channel without a BYE.  If its process lives, it is given a
+        moment to end: as long as it lives, what it claimed is its own.
+        """
+        process, _ = self._processOf(channel)
+        if process is not None and _kernel.hasEnded(process):
+            os.close(process)
+            process = None
+        if process is None:
+            self._dead(channel)
+            return
+        self._ledger.drain(channel)
+        deadline = self._now() + PROCESS_END_SECONDS
+        self._workers[channel] = _Departed(Awaited.END_SOON, process, deadline)
+
+    def channelClosed(self, channel: IChannel) -> None:
+        """
+        The channel of a worker is closed, whether it had joined or not.
+        """
+        worker = self._workers.setdefault(channel, _Departed(Awaited.CHANNEL))
+        worker.closed = True
+        self._settle(channel, worker)
+
+    # The course of time
+
+    def look(self, now: float) -> None:
+        """
+        See what has become of them.
+        """
+        for channel, worker in list(self._workers.items()):
+            if self._workers.get(channel) is worker:
+                self._lookAt(channel, worker, now)
+                self._settle(channel, worker)
+
+    def stop(self) -> None:
+        """
+        Wait for nothing any more.
+        """
+        for channel, worker in list(self._workers.items()):
+            self._discard(channel, worker)
+
+    def _lookAt(self, channel: IChannel, worker: _Departed, now: float) -> None:
+        if worker.process is not None and _kernel.hasEnded(worker.process):
+            soon = worker.awaited is Awaited.END_SOON
+            self._stopWatching(worker)
+            if soon:
+                self._dead(channel)
+            else:
+                self._processEnded(channel)
+        elif worker.awaited is Awaited.END_SOON:
+            if now >= worker.deadline:
+                reason = "it closed the channel, and lives"
+                self._leave(channel, reason, worker.process)
+        elif worker.awaited is Awaited.READING and not channel.unread():
+            worker.awaited = Awaited.END
+            self._ledger.workerAwoke(channel, now)
+
+    def _settle(self, channel: IChannel, worker: _Departed) -> None:
+        """
+        See whether anything is left to wait for.
+        """
+        self._count(channel, worker, channel.inFlight())
+        if worker.awaited is Awaited.END_SOON:
+            return
+        if worker.process is not None and not self._ledger.copiesOf(channel):
+            self._stopWatching(worker)
+        if worker.process is None and worker.closed and not worker.inFlight:
+            self._discard(channel, worker)
+
+    def _discard(self, channel: IChannel, worker: _Departed) -> None:
+        self._stopWatching(worker)
+        if channel.dismiss():
+            del self._workers[channel]
+            self._count(channel, worker, 0)
+            self.channelEnded(channel)
+
+    def _count(self, channel: IChannel, worker: _Departed, inFlight: int) -> None:
+        if inFlight != worker.inFlight:
+            self._unread[channel.user] += inFlight - worker.inFlight
+            worker.inFlight = inFlight
+            if not self._unread[channel.user]:
+                del self._unread[channel.user]
+
+    # Processes
+
+    def _processOf(self, channel: IChannel) -> tuple[int | None, bool]:
+        """
+        Find the process of a worker, if copies of what it claimed are held.
+
+        @return: a pidfd, which is the caller's, or L{None}; and whether the process is
+            known to have ended.
+        """
+        if not self._ledger.copiesOf(channel):
+            return None, False
+        try:
+            return channel.process(), False
+        except ProcessLookupError:
+            return None, True
+
+    def _stopWatching(self, worker: _Departed) -> None:
+        if worker.process is not None:
+            os.close(worker.process)
+        worker.process = None
+        worker.awaited = Awaited.CHANNEL
+
+    def _leave(self, channel: IChannel, reason: str, process: int | None) -> None:
+        """
+        Tell the ledger that a worker has left and may live.
+
+        @param process: a pidfd of it, or L{None} if it is not to be watched.  Keeps it.
+        """
+        worker = self._workers.setdefault(channel, _Departed(Awaited.CHANNEL))
+        worker.process = process
+        if process is None:
+            worker.awaited = Awaited.CHANNEL
+        else:
+            worker.awaited = Awaited.READING if channel.unread() else Awaited.END
+        self._count(channel, worker, channel.inFlight())
+        before = self._ledger.counters.redispatched
+        decisions = self._ledger.workerLeft(
+            channel,
+            self._now(),
+            worker.awaited is Awaited.READING,
+            spoiled(self._ledger.offersTo(channel)),
+        )
+        self._quiet(
+            self.log.info,
+            "{channel} left, {again} connections to hand off again: {reason}",
+            channel=channel.label,
+            again=self._ledger.counters.redispatched - before,
+            reason=reason,
+        )
+        self._run(decisions)
+
+    def _dead(self, channel: IChannel) -> None:
+        lost = spoiled(self._ledger.offersTo(channel))
+        self._divide(
+            channel, "{channel} died", partial(self._ledger.workerDied, spoiled=lost)
+        )
+
+    def _processEnded(self, channel: IChannel) -> None:
+        if self._ledger.copiesOf(channel):
+            self._divide(
+                channel, "the process of {channel} has ended", self._ledger.processEnded
+            )
+
+    def _divide(
+        self,
+        channel: IChannel,
+        what: str,
+        decide: Callable[[IChannel, set[IConnection], float], list[Decision]],
+    ) -> None:
+        """
+        A worker is dead: others get what it had not touched.
+
+        @param what: what the log calls it.
+        @param decide: asks the ledger what becomes of its connections.
+        """
+        counters = self._ledger.counters
+        again, lost = counters.redispatched, counters.lostInService
+        copies = touched(self._ledger.copiesOf(channel))
+        decisions = decide(channel, copies, self._now())
+        self._quiet(
+            self.log.warn,
+            what + ", {again} connections to hand off again, {lost} lost in service",
+            channel=channel.label,
+            again=counters.redispatched - again,
+            lost=counters.lostInService - lost,
+        )
+        self._run(decisions)

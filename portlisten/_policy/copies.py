@@ -1,0 +1,107 @@
+"""
+The copies of claimed connections.
+
+A copy is closed as soon as its connection was touched, or its worker reports it CLOSED.
+A copy of an untouched connection is held for a time.  If a worker left and stands
+still, its copies are I{asleep}: they are held without a limit of time, but only so many
+of them.  Each user has a share of these: if they are too many, the user that has the
+most loses its oldest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator
+
+from portlisten._policy.entries import Entry, Worker
+
+
+class Copies:
+    """
+    The copies that are held.
+
+    @param hold: how long a copy is held that is not asleep, in seconds.
+    @param asleep: how many copies may be asleep.
+    """
+
+    def __init__(self, hold: float, asleep: int) -> None:
+        self._hold = hold
+        self._mostAsleep = asleep
+        self._timed: dict[Entry, None] = {}
+        self._asleep: dict[Hashable, dict[Entry, None]] = {}
+
+    def __len__(self) -> int:
+        return len(self._timed) + self._countAsleep()
+
+    def __iter__(self) -> Iterator[Entry]:
+        """
+        All copies, the oldest claim first, and then those that are asleep.
+        """
+        yield from self._timed
+        for entries in self._asleep.values():
+            yield from entries
+
+    def add(self, entry: Entry, now: float) -> None:
+        """
+        Hold the copy of a connection that was claimed.
+        """
+        entry.since = now
+        self._timed[entry] = None
+
+    def discard(self, entry: Entry) -> None:
+        """
+        Hold a copy no more.
+        """
+        if entry in self._timed:
+            del self._timed[entry]
+            return
+        assert entry.worker is not None
+        user = entry.worker.user
+        del self._asleep[user][entry]
+        if not self._asleep[user]:
+            del self._asleep[user]
+
+    def clear(self) -> None:
+        """
+        Hold none of them any more.
+        """
+        self._timed.clear()
+        self._asleep.clear()
+
+    def overdue(self, now: float) -> Entry | None:
+        """
+        The oldest copy, if it was held for long enough.
+        """
+        oldest = next(iter(self._timed), None)
+        if oldest is None or now - oldest.since < self._hold:
+            return None
+        return oldest
+
+    def sleep(self, worker: Worker) -> None:
+        """
+        Count no time for the copies of a worker.
+        """
+        worker.asleep = True
+        for entry in worker.copies.values():
+            del self._timed[entry]
+            self._asleep.setdefault(worker.user, {})[entry] = None
+
+    def wake(self, worker: Worker, now: float) -> None:
+        """
+        Begin to count the time for the copies of a worker that were asleep.
+        """
+        worker.asleep = False
+        for entry in worker.copies.values():
+            self.discard(entry)
+            self.add(entry, now)
+
+    def tooManyAsleep(self) -> Entry | None:
+        """
+        Find a copy that must not stay asleep: the oldest of the user that has the most.
+        """
+        if self._countAsleep() <= self._mostAsleep:
+            return None
+        user = max(self._asleep, key=lambda each: len(self._asleep[each]))
+        return next(iter(self._asleep[user]))
+
+    def _countAsleep(self) -> int:
+        return sum(map(len, self._asleep.values())) if self._asleep else 0

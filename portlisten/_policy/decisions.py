@@ -1,0 +1,63 @@
+"""
+What the ledger decides about connections and workers.
+
+Connections and channels are opaque here: they are what the caller gave the ledger.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import Any, NamedTuple, TypeAlias
+
+
+class Reason(Enum):
+    """
+    Why a connection ended in the listener.
+    """
+
+    TIMED_OUT = "no worker took it within its patience"
+    LOST_IN_SERVICE = "the worker that served it died"
+    GONE = "its client left while it waited"
+    STOPPED = "the listener stopped while it waited"
+    SPOILED = "a worker that did not take it made it unusable"
+
+
+class HandOff(NamedTuple):
+    """
+    Send this connection to this channel, under this id, and keep the copy.
+    """
+
+    channel: Any
+    id: int
+    connection: Any
+    port: int
+
+
+class LetGo(NamedTuple):
+    """
+    Close the copy: the connection is in the worker's hands.
+    """
+
+    connection: Any
+
+
+class GiveUp(NamedTuple):
+    """
+    Close the connection: no worker will serve it.
+    """
+
+    connection: Any
+    reason: Reason
+
+
+class Revoke(NamedTuple):
+    """
+    Revoke this channel, because its worker hangs.  Then call
+    L{portlisten._policy.ledger.Ledger.workerLeft}.
+    """
+
+    channel: Any
+    reason: str
+
+
+Decision: TypeAlias = "HandOff | LetGo | GiveUp | Revoke"

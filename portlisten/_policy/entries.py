@@ -1,0 +1,158 @@
+"""
+What the ledger notes of one connection, and of one worker.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Hashable
+from dataclasses import dataclass, field
+from typing import Any
+
+from portlisten.errors import ProtocolError
+
+#: The largest id of an offer.
+MAXIMUM_ID = 0xFFFFFFFF
+
+
+class Entry:
+    """
+    One connection.
+
+    @ivar serial: its place in the order of arrival.
+    @ivar port: the number of the port that it came in by.
+    @ivar name: the name of that port, which says which workers want it.
+    @ivar connection: the caller's object.
+    @ivar canCheck: whether the kernel can tell if it is untouched.
+    @ivar accepted: when it was accepted.
+    @ivar worker: the worker that it was offered to last.
+    @ivar id: the id of that offer.
+    @ivar since: when it entered its present state.
+    @ivar ended: when its client was seen to have ended its side with nothing sent, if
+        it was, while it waited.
+    """
+
+    __slots__ = (
+        "accepted",
+        "canCheck",
+        "connection",
+        "ended",
+        "id",
+        "name",
+        "port",
+        "serial",
+        "since",
+        "worker",
+    )
+
+    def __init__(
+        self,
+        serial: int,
+        port: int,
+        name: str,
+        connection: Any,
+        canCheck: bool,
+        accepted: float,
+    ) -> None:
+        self.serial = serial
+        self.port = port
+        self.name = name
+        self.connection = connection
+        self.canCheck = canCheck
+        self.accepted = accepted
+        self.worker: Worker | None = None
+        self.id = 0
+        self.since = accepted
+        self.ended: float | None = None
+
+
+@dataclass(eq=False, slots=True)
+class Worker:
+    """
+    One worker, and so one channel.
+
+    @ivar names: the names of the ports whose connections it wants.
+    @ivar user: its user, who has a share of the copies of workers that stand still.
+    @ivar limit: how much of its window it is given: less after it refused
+        something, and one more again with each claim.
+    @ivar offered: what it may claim, by id, the oldest first.
+    @ivar serving: the ids that it has claimed and not yet reported CLOSED.
+    @ivar copies: the connections of these ids whose copy is still held.
+    @ivar turn: when it had its last offer, as a number that only grows.
+    @ivar open: whether it may have further offers.
+    @ivar blocked: whether it may have none for now.
+    @ivar resume: when it may have them again, after it refused one.
+    @ivar revoked: whether it was found to hang.
+    @ivar asleep: whether it left and has not read the last frame that it was sent: its
+        copies are not timed.
+    """
+
+    channel: Any
+    window: int
+    limit: int
+    names: frozenset[str]
+    user: Hashable
+    offered: dict[int, Entry] = field(default_factory=dict)
+    serving: set[int] = field(default_factory=set)
+    copies: dict[int, Entry] = field(default_factory=dict)
+    nextId: int = 1
+    turn: int = 0
+    open: bool = True
+    blocked: bool = False
+    resume: float = 0.0
+    revoked: bool = False
+    asleep: bool = False
+
+    @property
+    def outstanding(self) -> int:
+        """
+        How many connections it has, offered or claimed.
+        """
+        return len(self.offered) + len(self.serving)
+
+    @property
+    def capacity(self) -> int:
+        """
+        How many offers it may have now, besides those that it has.
+        """
+        if not self.open or self.blocked:
+            return 0
+        return max(0, self.limit - len(self.offered))
+
+    def newId(self) -> int:
+        """
+        Find an id that is not in use: after the largest one, 1 is next.
+        """
+        while self.nextId in self.offered or self.nextId in self.serving:
+            self.nextId = self.nextId % MAXIMUM_ID + 1
+        id, self.nextId = self.nextId, self.nextId % MAXIMUM_ID + 1
+        return id
+
+    def takeOffers(self, ids: Collection[int], frame: str) -> list[Entry]:
+        """
+        Take away offers that the worker answers.
+
+        @param frame: the frame that answers them.
+        @raise ProtocolError: if one of these is not on offer.  Nothing is taken then.
+        """
+        offered = self.offered
+        if len(set(ids)) < len(ids) or not offered.keys() >= set(ids):
+            raise ProtocolError(f"{frame} of a connection that is not on offer to it")
+        return [offered.pop(id) for id in ids]
+
+    def endService(self, ids: Collection[int]) -> None:
+        """
+        The worker serves these connections no more.
+
+        @raise ProtocolError: if it does not serve one of them.  Nothing changes then.
+        """
+        if len(set(ids)) < len(ids) or not self.serving.issuperset(ids):
+            raise ProtocolError("CLOSED of a connection that it does not serve")
+        self.serving.difference_update(ids)
+
+    def hangs(self, now: float, timeout: float) -> bool:
+        """
+        Whether its oldest offer has been unclaimed for too long, and it is not revoked
+        yet.
+        """
+        offer = next(iter(self.offered.values()), None)
+        return not self.revoked and offer is not None and now - offer.since >= timeout

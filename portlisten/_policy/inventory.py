@@ -1,0 +1,214 @@
+"""
+Which connection is where, and which worker has it: what can be asked of the ledger.
+
+L{portlisten._policy.ledger} decides, and so changes it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Hashable, Iterable
+from typing import Any
+
+from portlisten._policy.balance import Balance
+from portlisten._policy.copies import Copies
+from portlisten._policy.counters import Counters
+from portlisten._policy.entries import Worker
+from portlisten._policy.waiting import WaitingQueue
+from portlisten.errors import ProtocolError
+
+
+class Inventory:
+    """
+    All connections that the listener holds, and all workers.
+
+    @param queue: how many connections of one name may wait if no worker has capacity:
+        fewer, if with several names that would be most of the budget.
+    @param budget: how many descriptors of connections may be held at a time,
+        whatever their state.  About half of them are copies of claimed
+        connections, in equal shares of at least a window.  If a worker claims
+        beyond its share, its oldest copies are closed.
+    @param patience: how long a connection may wait, in seconds since it was
+        accepted.
+    @param hold: how long the copy of a claimed connection that stays untouched
+        is kept, in seconds.
+    @param claimTimeout: how long an offer may stay unclaimed before its worker
+        counts as hung, in seconds.
+    @param pause: how long a worker that refused an offer gets no other, in
+        seconds.
+    @param silence: how long a client may wait that has ended its side with nothing
+        sent, in seconds since that was seen.
+    @param roundRobin: give each worker with capacity its turn, however many
+        connections it has.
+    @param names: the names of the ports.
+
+    @ivar counters: what became of the connections.
+    """
+
+    def __init__(
+        self,
+        queue: int,
+        budget: int,
+        patience: float,
+        hold: float = 1.0,
+        claimTimeout: float = 5.0,
+        pause: float = 0.1,
+        roundRobin: bool = False,
+        names: Collection[str] = ("",),
+        silence: float = 5.0,
+    ) -> None:
+        self.counters = Counters()
+        # If all other queues are full, and so are the shares of copies, a quarter of
+        # the budget is left for one name.
+        others = len(set(names)) - 1
+        places = min(queue, budget // 4 // others) if others > 0 else queue
+        self._queues = {
+            name: WaitingQueue(name, places, patience, silence) for name in names
+        }
+        self._copies = Copies(hold, budget // 4)
+        self._workers: dict[Hashable, Worker] = {}
+        self._departed: dict[Hashable, Worker] = {}
+        self._budget = budget
+        self._claimTimeout = claimTimeout
+        self._pause = pause
+        self._balance = Balance(roundRobin)
+        self._serial = 0
+        self._now = 0.0
+
+    @property
+    def waiting(self) -> int:
+        """
+        How many connections wait for a worker.
+        """
+        return sum([len(queue.heap) for queue in self._queues.values()])
+
+    @property
+    def unclaimed(self) -> int:
+        """
+        How many connections are offered and not claimed.
+        """
+        return sum([len(worker.offered) for worker in self._workers.values()])
+
+    @property
+    def held(self) -> int:
+        """
+        How many descriptors of connections the listener holds.
+        """
+        return self.waiting + self.unclaimed + len(self._copies)
+
+    @property
+    def workers(self) -> int:
+        """
+        How many workers take offers.
+        """
+        return sum(worker.open for worker in self._workers.values())
+
+    @property
+    def hasTakers(self) -> bool:
+        """
+        Whether a worker wants any of the connections that wait.
+        """
+        return any(
+            queue.heap and self.serves(name) for name, queue in self._queues.items()
+        )
+
+    def serves(self, name: str) -> bool:
+        """
+        Whether a worker takes connections of this name.
+        """
+        return any(
+            worker.open and name in worker.names for worker in self._workers.values()
+        )
+
+    @property
+    def timed(self) -> bool:
+        """
+        Whether anything changes as time passes.
+        """
+        return self.held > 0 or any(
+            worker.resume > self._now for worker in self._workers.values()
+        )
+
+    def capacity(self, name: str = "") -> int:
+        """
+        How many connections may be accepted now, on ports of this name.
+        """
+        now = self._now
+        windows = 0
+        for worker in self._workers.values():
+            if worker.resume <= now and name in worker.names:
+                windows += worker.capacity
+        places = windows + self._queues[name].free
+        return max(0, min(places, self._budget - self.held))
+
+    def busy(self, name: str, now: float, since: float) -> bool:
+        """
+        Whether all workers that have capacity for a connection of this name are busy:
+        each has yet to claim something, but not for long.
+
+        @param since: if an offer is older than this, its worker may hang: do not wait
+            for it.
+        """
+        candidates = self._balance.candidates(self._workers.values(), name, now)
+        return bool(candidates) and all(
+            worker.offered and next(iter(worker.offered.values())).since > since
+            for worker in candidates
+        )
+
+    def outstanding(self, channel: Hashable) -> int:
+        """
+        How many connections a worker has, offered or claimed.
+        """
+        worker = self._workers.get(channel)
+        return 0 if worker is None else worker.outstanding
+
+    def copies(self) -> list[Any]:
+        """
+        The claimed connections whose copies are held, the oldest first.  The caller
+        asks the kernel about them.
+        """
+        return [entry.connection for entry in self._copies]
+
+    def waitingConnections(self) -> list[Any]:
+        """
+        The connections that wait for a worker.
+        """
+        return [
+            entry.connection
+            for queue in self._queues.values()
+            for _, entry in queue.heap
+        ]
+
+    def copiesOf(self, channel: Hashable) -> list[Any]:
+        """
+        Those of L{copies} that one worker has claimed.
+        """
+        worker = self._workers.get(channel) or self._departed.get(channel)
+        if worker is None:
+            return []
+        return [entry.connection for entry in worker.copies.values()]
+
+    def offersTo(self, channel: Hashable, ids: Iterable[int] = ()) -> list[Any]:
+        """
+        The connections that a worker may claim.
+
+        @param ids: which of them; if empty, all.
+        """
+        worker = self._workers.get(channel)
+        if worker is None:
+            return []
+        offered = worker.offered
+        return [offered[id].connection for id in ids or offered if id in offered]
+
+    def overdue(self, now: float) -> bool:
+        """
+        Whether a client has waited, or a worker has not claimed, for too long.
+        """
+        return any(queue.overdue(now) for queue in self._queues.values()) or any(
+            worker.hangs(now, self._claimTimeout) for worker in self._workers.values()
+        )
+
+    def _worker(self, channel: Hashable) -> Worker:
+        worker = self._workers.get(channel)
+        if worker is None:
+            raise ProtocolError("it has no part in the work yet")
+        return worker

@@ -1,0 +1,240 @@
+"""
+Tests for L{portlisten._listener.dispatcher}: how the listener ends.
+"""
+
+from __future__ import annotations
+
+import socket
+from typing import Any
+
+from twisted.internet.defer import Deferred
+
+from portlisten._listener.copy_check import CHECK_SECONDS
+from portlisten._listener.dispatcher import FAREWELL_SECONDS
+from portlisten._reactor.quiet import MOST
+from tests.support.channels import texts
+from tests.support.dispatchers import (
+    DispatcherTestCase,
+    RecordingChannel,
+)
+
+
+class StopTests(DispatcherTestCase):
+    """
+    How the listener ends.
+    """
+
+    def stop(self, grace: float = 10.0) -> Deferred[None]:
+        """
+        Stop, and give it the time that it needs to look around.
+        """
+        stopped = self.dispatcher.stop(grace)
+        self.check()
+        return stopped
+
+    def end(self) -> None:
+        """
+        Let the time pass until everything is over.
+        """
+        self.clock.pump([CHECK_SECONDS, 20, FAREWELL_SECONDS])
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_idle(self) -> None:
+        """
+        With nothing to do it ends at once, and says what there was.
+        """
+        self.successResultOf(self.stop())
+        self.assertIn("since the start: accepted 0", texts(self.logged, "info")[-1])
+
+    def test_nothingLeft(self) -> None:
+        """
+        When it has ended, nothing is left to be done later.
+        """
+        leftovers: list[Any] = []
+        stopped = self.dispatcher.stop(0)
+        stopped.addCallback(
+            lambda result: self.clock.callLater(
+                0, lambda: leftovers.extend(self.clock.getDelayedCalls())
+            )
+        )
+        self.clock.pump([CHECK_SECONDS, 0])
+        self.successResultOf(stopped)
+        self.assertEqual(leftovers, [])
+
+    def test_farewell(self) -> None:
+        """
+        Every worker is told, also one that has not joined and one that has to
+        wait; it ends when all of them are gone.
+        """
+        joined = self.join()
+        silent = RecordingChannel("worker 2")
+        self.dispatcher.connected(silent)
+        self.throttle.failed(7)
+        held = self.join("worker 3", user=7)
+        stopped = self.stop()
+        for channel in (joined, silent, held):
+            self.assertEqual(channel.calls, [("bye", "the listener stops")])
+            self.assertNoResult(stopped)
+            self.dispatcher.disconnected(channel)
+        self.check()
+        self.successResultOf(stopped)
+
+    def test_leftOut(self) -> None:
+        """
+        The log then tells of the lines that were left out.
+        """
+        for number in range(MOST + 2):
+            self.join(f"worker {number}")
+        stopped = self.stop()
+        self.clock.advance(FAREWELL_SECONDS)
+        self.successResultOf(stopped)
+        self.assertEqual(
+            [line for line in texts(self.logged, "info") if "left out" in line],
+            [
+                "2 more lines like this one were left out in 10 s: {channel} joined,"
+                " with a window of {window}, for {names}"
+            ],
+        )
+
+    def test_farewellTakesTooLong(self) -> None:
+        """
+        It does not wait for long for them.
+        """
+        worker = self.join()
+        stopped = self.stop()
+        self.clock.advance(FAREWELL_SECONDS - 0.1)
+        self.assertNoResult(stopped)
+        self.clock.advance(0.1)
+        self.successResultOf(stopped)
+        self.assertEqual(worker.calls, [("bye", "the listener stops")])
+
+    def test_unclaimed(self) -> None:
+        """
+        What is offered is waited for, until it is claimed.
+        """
+        worker = self.join()
+        self.accept()
+        stopped = self.stop(grace=3)
+        self.assertEqual(worker.calls, [])
+        self.dispatcher.claimed(worker, [1])
+        self.check()
+        self.assertEqual(worker.calls, [("bye", "the listener stops")])
+        self.dispatcher.disconnected(worker)
+        self.check()
+        self.successResultOf(stopped)
+
+    def test_waiting(self) -> None:
+        """
+        What waits is handed off while there is a worker.
+        """
+        worker = self.join(window=1)
+        clients = self.accept(2)
+        self.stop(grace=3)
+        for id in (1, 2):
+            self.assertEqual((worker.ids[-1], worker.calls), (id, []))
+            self.dispatcher.claimed(worker, [id])
+            self.check()
+        self.assertEqual(worker.calls, [("bye", "the listener stops")])
+        self.assertTrue(all(map(self.isOpen, clients)))
+
+    def test_graceRunsOut(self) -> None:
+        """
+        What is unclaimed after the grace is left to its worker, who holds a
+        descriptor of it.
+        """
+        worker = self.join()
+        [client] = self.accept()
+        connection = worker.offers[0][1]
+        own = socket.fromfd(connection.fileno(), socket.AF_INET, socket.SOCK_STREAM)
+        self.addCleanup(own.close)
+        stopped = self.stop(grace=3)
+        self.clock.advance(2.9)
+        self.assertEqual(worker.calls, [])
+        self.clock.advance(0.1)
+        self.assertEqual(worker.calls, [("bye", "the listener stops")])
+        self.clock.advance(FAREWELL_SECONDS)
+        self.successResultOf(stopped)
+        own.sendall(b"x")
+        self.assertEqual(client.recv(1), b"x")
+
+    def test_nobodyToTakeIt(self) -> None:
+        """
+        What waits for a worker when there is none is kept for the grace, and then
+        closed, and logged.
+        """
+        [client] = self.accept()
+        stopped = self.stop(grace=3)
+        self.clock.advance(2.9)
+        self.assertNoResult(stopped)
+        self.assertTrue(self.isOpen(client))
+        self.clock.advance(0.2)
+        self.successResultOf(stopped)
+        self.assertFalse(self.isOpen(client))
+        self.assertEqual(
+            texts(self.logged, "warn"),
+            [
+                f"the connection of 127.0.0.1:{client.getsockname()[1]} is closed:"
+                " the listener stopped while it waited"
+            ],
+        )
+        self.assertEqual(self.timeouts, 0)
+
+    def test_somebodyComes(self) -> None:
+        """
+        A worker that comes within the grace is given what waits.
+        """
+        [client] = self.accept()
+        stopped = self.stop(grace=3)
+        self.clock.advance(2)
+        worker = self.join()
+        self.dispatcher.claimed(worker, worker.ids)
+        self.assertEqual(worker.ids, [1])
+        self.check()
+        self.assertEqual(worker.calls, [("bye", "the listener stops")])
+        self.assertTrue(self.isOpen(client))
+        self.assertNoResult(stopped)
+
+    def test_elsewhere(self) -> None:
+        """
+        What waits elsewhere is waited for as well; and nothing at all ends it at
+        once.
+        """
+        waits = [True]
+        stopped = self.dispatcher.stop(3, lambda: waits[0])
+        self.clock.advance(2)
+        self.assertNoResult(stopped)
+        waits.clear()
+        waits.append(False)
+        self.check()
+        self.successResultOf(stopped)
+
+    def test_nobodyOfThatName(self) -> None:
+        """
+        So it is if those that are there want something else.
+        """
+        worker = self.join(names=("web",))
+        [client] = self.accept(name="mail")
+        stopped = self.stop(grace=3)
+        self.clock.advance(2.9)
+        self.assertEqual(worker.calls, [])
+        self.clock.advance(0.2)
+        self.assertEqual(worker.calls, [("bye", "the listener stops")])
+        self.dispatcher.parted(worker, "it says: enough")
+        self.dispatcher.disconnected(worker)
+        self.check()
+        self.successResultOf(stopped)
+        self.assertFalse(self.isOpen(client))
+
+    def test_died(self) -> None:
+        """
+        A worker that dies in the end is not waited for, but another is, for what it
+        was offered.
+        """
+        worker = self.join()
+        self.accept()
+        stopped = self.stop(grace=3)
+        self.die(worker)
+        self.check()
+        self.assertNoResult(stopped)
+        self.clock.advance(3)
+        self.successResultOf(stopped)
