@@ -389,6 +389,20 @@ class MisconductTests(ListenerChannelTestCase):
             texts(self.logged, "critical"),
         )
 
+    async def test_bugInTheSession(self) -> None:
+        """
+        So is a bug that the dispatcher has no part in.
+        """
+
+        def fail(*args: object) -> bool:
+            raise ZeroDivisionError
+
+        await self.join()
+        self.channel._session._mayHaveRead = fail
+        self.worker.say(Claim((1,)))
+        await self.cutOff("an internal error")
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+
     async def test_socketSent(self) -> None:
         """
         A worker that sends a socket is cut off, and the socket closed.

@@ -437,6 +437,21 @@ class SharedSocketTests(WorkerChannelTestCase):
         await eventually(lambda: self.adopter.lostFor)
         self.assertEqual(self.adopter.sharedDescriptors, [])
 
+    async def test_afterTheEnd(self) -> None:
+        """
+        A socket that comes after the worker's BYE is closed.
+        """
+        self.adopter.react = lambda event: (
+            self.channel.bye("enough") if event == ("drained",) else None
+        )
+        await self.register()
+        self.channel.drain()
+        await eventually(lambda: self.listener.heard(Drain))
+        self.lend(Drained(), Listener(0, self.cookie))
+        await eventually(self.listener.hasEnded)
+        self.assertEqual(self.listener.frames[-1], Bye("enough"))
+        self.assertEqual(self.adopter.sharedDescriptors, [])
+
     async def test_tooMany(self) -> None:
         """
         A listener that sends sockets and never says what for is left.

@@ -369,3 +369,17 @@ class ListenerMisconductTests(WorkerChannelTestCase):
         self.listener.say(Drained(), Drained())
         await self.cutOff("an internal error")
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 2)
+
+    async def test_bugInTheSession(self) -> None:
+        """
+        So is a bug that the adopter has no part in.
+        """
+
+        def fail(*args: object) -> None:
+            raise ZeroDivisionError
+
+        await self.register()
+        self.patch(self.channel._session._claims, "offered", fail)
+        self.listener.say(Offer(1, 0, 1))
+        await self.cutOff("an internal error")
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
