@@ -1,21 +1,21 @@
 """
 The Protocols at the two ends of a channel.
 
-The Protocols are thin: frames in, frames out, descriptors along with them.  What a
-claim or a death means is decided in L{portlisten._policy.ledger} and
-L{portlisten._wire.claims}.  They need a transport that provides C{IUNIXTransport}
-and C{ISystemHandle}, as Twisted's own Unix transports do.
+The Protocols are thin: they drive L{portlisten._wire.worker_session} and
+L{portlisten._wire.listener_session}, which decide what a frame, a claim or the end of
+the channel means.  They need a transport that provides C{IUNIXTransport} and
+C{ISystemHandle}, as Twisted's own Unix transports do.
 
 Three things about those transports shape this module:
 
   - They tell nobody when the write buffer has reached the kernel, except a pull
     producer, whose C{resumeProducing} runs just then.  L{_Flushes} is one.
   - If a write fails, they drop the connection, along with what the peer had written
-    and nobody had read.  That may be claims, or a REVOKED.  So each end keeps a
+    and this end had not read.  That may be claims, or a REVOKED.  So each end keeps a
     duplicate of the socket, and reads what is left of the stream before it judges
     whether the peer is dead.  The peer is dead only if the kernel says that its end
     is closed.  After any other failure the peer may live, so nothing is served that
-    may have been given to somebody else.
+    may have been given to another worker.
   - An exception from C{dataReceived} drops the connection without a reason, and
     one from C{fileDescriptorReceived} leaks descriptors.  Neither may raise.
 """
@@ -39,16 +39,7 @@ from portlisten import _kernel
 from portlisten._channel.transport import ChannelTransport
 from portlisten._reactor.deadline import Deadline
 from portlisten._reactor.log_limit import logLimit
-from portlisten._wire.frames import (
-    Decoder,
-    Frame,
-    Vocabulary,
-    encode,
-)
-from portlisten.errors import ProtocolError
-
-#: How many bad frames of a channel are read past.
-MISTAKES = 16
+from portlisten._wire.session import Session
 
 #: How many bytes are read at the most that are left at the end of a channel: more
 #: than the other end's buffer holds.
@@ -87,34 +78,34 @@ class Channel(Protocol):
     """
     What both ends have in common.
 
-    @cvar vocabulary: the frames that the other end may send.
+    @param session: decides.
     @param timeout: how long the other end's HELLO may take, in seconds.
     """
 
-    vocabulary: Vocabulary
     log = Logger()
 
-    def __init__(self, reactor: IReactorTime, timeout: float) -> None:
+    def __init__(self, reactor: IReactorTime, session: Session, timeout: float) -> None:
+        self._session = session
         self._reactor = reactor
         self._timeout = timeout
         self._deadline: Deadline | None = None
         self._quiet = logLimit(reactor)
-        self._decoder = Decoder(self.vocabulary)
         self._flushes = _Flushes(self._bufferFlushed)
         self._duplicate: socket.socket | None = None
+        # Whether something that was written is not in the kernel.
         self._unsent = False
+        # Whether the transport is gone, and whether the other end is closed.
         self._lost = False
         self._died = False
-        self._ended = False
+        # Whether what was read is being carried out.
         self._feeding = False
-        self._mistakes = 0
 
     def connectionMade(self) -> None:
         try:
             self._duplicate = self._transport.getHandle().dup()
         except OSError:
             # An exception alone would leave the transport in the reactor.
-            self._ended = True
+            self._session.end()
             self._transport.abortConnection()
             raise
         self._wait(self._silent)
@@ -133,9 +124,9 @@ class Channel(Protocol):
         # Of several interfaces at once, which the type of one cannot say.
         return self.transport
 
-    def _send(self, *frames: Frame) -> None:
+    def _write(self, data: bytes) -> None:
         self._unsent = True
-        self._transport.write(b"".join(map(encode, frames)))
+        self._transport.write(data)
 
     def _bufferFlushed(self) -> None:
         self._unsent = False
@@ -145,7 +136,6 @@ class Channel(Protocol):
         """
         Close once everything written is in the kernel.
         """
-        self._ended = True
         self._transport.unregisterProducer()
         self._transport.loseConnection()
 
@@ -159,57 +149,25 @@ class Channel(Protocol):
         self._deadline = None
 
     def _silent(self) -> None:
-        self._broken(f"no HELLO within {self._timeout:g} s")
+        self._fail(f"no HELLO within {self._timeout:g} s")
 
     def dataReceived(self, data: bytes) -> None:
         self._feeding = True
         try:
-            if not self._ended and self._mistakes <= MISTAKES:
-                self._feed(data)
+            self._feed(data)
+            if self._session.deaf and not self._session.ended:
+                self._transport.pauseProducing()
         finally:
             self._feeding = False
-        self._fed()
-
-    def _feed(self, data: bytes) -> None:
-        try:
-            for frame in self._decoder.feed(data):
-                self._obey(frame)
-                if self._ended or self._mistakes > MISTAKES:
-                    break
-        except ProtocolError as error:
-            self._mistakes = MISTAKES + 1
-            self._broken(str(error))
-        if self._mistakes > MISTAKES and not self._ended:
-            self._transport.pauseProducing()
-
-    def _fed(self) -> None:
-        """
-        All frames that came in were obeyed.
-        """
-        raise NotImplementedError
-
-    def _obey(self, frame: Frame) -> None:
-        """
-        Handle a frame.  A bad one ends the channel, but does not undo what
-        follows it: a claim counts as long as it can be read.  But only so many
-        bad ones are put up with.
-        """
-        try:
-            self._handle(frame)
-        except ProtocolError as error:
-            self._mistakes += 1
-            self._broken(str(error))
-        except Exception:
-            self._mistakes += 1
-            self.log.failure("a bug in portlisten ends the channel of {end}", end=self)
-            self._broken("an internal error")
+        self._batchDone()
 
     def _readOn(self) -> None:
         """
         See whether the other end is dead.  Stop it from writing, and take in what it
         had written and the transport did not read.
         """
-        if self._duplicate is None or self._ended:
+        session = self._session
+        if self._duplicate is None or session.ended:
             return
         ours = isinstance(self.transport, ChannelTransport)
         # Twisted's own has shut it down by itself.
@@ -219,7 +177,7 @@ class Channel(Protocol):
         except OSError:
             pass  # ENOTCONN: the other end is gone, and can write nothing more
         left, tries = MAXIMUM_REST, TRIES
-        while left > 0 and tries and not self._ended and self._mistakes <= MISTAKES:
+        while left > 0 and tries and not (session.ended or session.deaf):
             try:
                 data = self._receive()
             except OSError:
@@ -233,8 +191,21 @@ class Channel(Protocol):
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self._lost = True
         self._readOn()
-        self._ended = True
         self._stopWaiting()
+
+    # What each end does in its own way
+
+    def _feed(self, data: bytes) -> None:
+        """
+        Take in what came, and carry out what comes of it.
+        """
+        raise NotImplementedError
+
+    def _batchDone(self) -> None:
+        """
+        All that was read at once is carried out.
+        """
+        raise NotImplementedError
 
     def _receive(self) -> bytes:
         """
@@ -242,13 +213,16 @@ class Channel(Protocol):
         """
         raise NotImplementedError
 
-    def _handle(self, frame: Frame) -> None:
-        raise NotImplementedError
-
     def _flushed(self) -> None:
+        """
+        All that was written is in the kernel.
+        """
         raise NotImplementedError
 
-    def _broken(self, reason: str) -> None:
+    def _fail(self, reason: str) -> None:
+        """
+        The other end is of no use.
+        """
         raise NotImplementedError
 
     def fileDescriptorReceived(self, descriptor: int) -> None:

@@ -1,5 +1,6 @@
 """
-The listener's end of a channel.
+The listener's end of a channel: drives a
+L{portlisten._wire.listener_session.ListenerSession}.
 """
 
 from __future__ import annotations
@@ -7,7 +8,8 @@ from __future__ import annotations
 import os
 import select
 import socket
-from collections.abc import Collection
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from twisted.internet.interfaces import (
     IFileDescriptorReceiver,
@@ -22,25 +24,16 @@ from portlisten._channel.protocol import Channel
 from portlisten._channel.transport import PEER_GONE, ChannelTransport
 from portlisten._channel.unread import Unread
 from portlisten._listener.interfaces import IChannel, IConnection, IDispatcher
-from portlisten._wire.frames import (
-    FROM_WORKER,
-    REFUSALS,
-    Bye,
-    Claim,
-    Closed,
-    Drain,
-    Drained,
-    Frame,
-    Gone,
-    Listener,
-    ListenerHello,
-    Refuse,
-    Revoked,
-    Withdraw,
-    WorkerHello,
-    encode,
-    encodeOffer,
+from portlisten._wire.frames import Claim, ListenerHello
+from portlisten._wire.listener_session import (
+    Event,
+    Joined,
+    Left,
+    ListenerSession,
+    News,
+    Ours,
 )
+from portlisten._wire.session import MISTAKES, Broken
 from portlisten.errors import ProtocolError
 
 
@@ -54,8 +47,6 @@ class ListenerChannel(Channel):
     @param who: the worker, or L{None} to find out.
     """
 
-    vocabulary = FROM_WORKER
-
     def __init__(
         self,
         reactor: IReactorTime,
@@ -65,21 +56,28 @@ class ListenerChannel(Channel):
         timeout: float = 5.0,
         who: _kernel.Credentials | None = None,
     ) -> None:
-        super().__init__(reactor, timeout)
+        session = ListenerSession(hello, self._mayHaveRead)
+        super().__init__(reactor, session, timeout)
+        self._session: ListenerSession = session
         self._dispatcher = dispatcher
-        self._hello = hello
         self._who = who
-        self._offers: list[tuple[int, int, IConnection]] = []
-        # Where the frames end of those that are not answered, in bytes written.
-        self._ends: dict[int, int] = {}
+        # What is kept for L{flush}: ids, ports and cookies; and descriptors.
+        self._offers: list[tuple[int, int, int]] = []
+        self._descriptors: list[int] = []
+        # The events that the dispatcher does not hear at once with others.
+        self._answers: dict[type[Event], Callable[[Any], None]] = {
+            Joined: self._admit,
+            Left: self._left,
+            Broken: self._cutOff,
+        }
+        # What is not read yet, if the transport knows.
         self._sent: Unread | None = None
+        # Whether descriptors are in the socket that must not be read.
         self._poisoned = False
+        # Whether the dispatcher takes the worker for one that takes part.
         self._joined = False
-        self._draining = False
-        self._revoking: str | None = None
-        self._wordSaid = False
-        self._shutting = False
-        self._deaf = False
+        # Whether the worker closed the way to it, and so cannot hear REVOKED.
+        self._cannotHear = False
         self.label = f"worker {number}"
         self.user = -1 if who is None else who.uid
 
@@ -95,11 +93,7 @@ class ListenerChannel(Channel):
         # Only our own transport knows.
         self._sent = getattr(self.transport, "sent", None)
         self._dispatcher.connected(self)
-        self._send(self._hello)
-
-    def _send(self, *frames: Frame) -> None:
-        self.flush()
-        super()._send(*frames)
+        self._write(self._session.hello())
 
     # IChannel
 
@@ -108,41 +102,76 @@ class ListenerChannel(Channel):
     ) -> None:
         if self._lost:
             return  # the dispatcher is about to hear of it
-        self._offers.append((id, port, connection))
+        self._offers.append((id, port, connection.cookie))
+        self._descriptors.append(connection.fileno())
         if not more:
             self.flush()
 
     def flush(self) -> None:
         if not self._offers:
             return
-        offers, self._offers = self._offers, []
-        frames = []
-        end = self._transport.queued if self._sent is not None else 0
-        for id, port, connection in offers:
-            # Descriptors ride on whatever bytes go out next, so this one is not
-            # later than its frame, and may be earlier.
-            self._transport.sendFileDescriptor(connection.fileno())
-            frame = encodeOffer(id, port, connection.cookie)
-            end += len(frame)
-            self._ends[id] = end
-            frames.append(frame)
+        # Descriptors ride on whatever bytes go out next, so each is not later than its
+        # frame, and may be earlier.
+        send = self._transport.sendFileDescriptor
+        for descriptor in self._descriptors:
+            send(descriptor)
+        said = self._session.offer(self._offers)
+        self._forgetOffers()
         self._unsent = True
-        self._writeNow(b"".join(frames))
+        self._writeNow(said)
 
-    def lend(self, port: int, sock: socket.socket) -> None:
-        if not self._ended and self._revoking is None:
+    def _forgetOffers(self) -> None:
+        self._offers = []
+        self._descriptors = []
+
+    def shareSocket(self, port: int, sock: socket.socket) -> None:
+        self.flush()
+        said = self._session.shareSocket(port, _kernel.cookie(sock))
+        if said:
             self._transport.sendFileDescriptor(sock.fileno())
-            self._send(Listener(port, _kernel.cookie(sock)))
+            self._write(said)
 
     def withdraw(self, sock: socket.socket) -> None:
-        if not self._ended and self._revoking is None:
-            self._send(Withdraw(_kernel.cookie(sock)))
+        self._say(self._session.withdraw, _kernel.cookie(sock))
+
+    def drained(self) -> None:
+        self._say(self._session.drained)
+
+    def _say(self, command: Callable[..., bytes], *arguments: object) -> None:
+        """
+        Write what a command of the session says, behind the offers that are kept.
+        """
+        self.flush()
+        said = command(*arguments)
+        if said:
+            self._write(said)
+
+    def revoke(self, reason: str) -> None:
+        if self._session.ours is not Ours.OPEN:
+            return
+        if not self._joined:
+            self.bye(reason)
+            return
+        self.flush()
+        self._session.revoke(reason)
+        self._stopWaiting()
+        self._dispatcher.revoking(self)
+        self._sendRevoked()
+
+    def bye(self, reason: str) -> None:
+        if not self._session.ended:
+            self._stopWaiting()
+            self._joined = False
+            self._say(self._session.bye, reason)
+            self._close()
+
+    # What the worker has read
 
     def unread(self) -> bool:
         charge = self._charge()
         if self._sent is not None:
             self._sent.settle(charge)
-        return (self._unsent and not self._ended) or charge > 0
+        return (self._unsent and not self._session.ended) or charge > 0
 
     def inFlight(self) -> int:
         if self._sent is None or not self._sent.descriptors:
@@ -158,6 +187,17 @@ class ListenerChannel(Channel):
         except OSError:
             return 0
 
+    def _mayHaveRead(self, size: int) -> bool:
+        """
+        Say whether the worker may have read so many of the bytes that were written.
+        """
+        sent = self._sent
+        if sent is None or size <= sent.settle(self._charge()):
+            return True
+        # A worker that has just read it may be ahead of the kernel's count.
+        select.poll().poll(1)
+        return size <= sent.settle(self._charge())
+
     def process(self) -> int | None:
         assert self._who is not None
         return _kernel.peerProcess(self._socket, self._who.pid)
@@ -171,7 +211,7 @@ class ListenerChannel(Channel):
             duplicate.close()
             return True
         if isinstance(self.transport, ChannelTransport):
-            # Whoever is the last to close it may have to wait.
+            # The process that closes it last may have to wait.
             self.transport.getHandle().close()
         try:
             _kernel.closeElsewhere(duplicate)
@@ -186,77 +226,64 @@ class ListenerChannel(Channel):
         self._duplicate = None
         return True
 
-    def drained(self) -> None:
-        if not self._ended and self._revoking is None:
-            self._send(Drained())
-
-    def revoke(self, reason: str) -> None:
-        if self._ended or self._revoking is not None:
-            return
-        if not self._joined:
-            self.bye(reason)
-            return
-        self.flush()
-        self._revoking = reason
-        self._stopWaiting()
-        self._dispatcher.revoking(self)
-        self._sayRevoked(reason)
-
-    def bye(self, reason: str) -> None:
-        if not self._ended:
-            self._stopWaiting()
-            self._joined = False
-            self._send(Bye(reason))
-            self._close()
-
     # What the worker says
 
-    def _handle(self, frame: Frame) -> None:
-        if isinstance(frame, WorkerHello):
-            ports = self._hello.wanted(frame)
-            self._stopWaiting()
-            self._joined = True
-            window = min(frame.window, self._hello.window, _kernel.room(self._socket))
-            self._dispatcher.joined(self, window, ports)
-        elif isinstance(frame, Claim):
-            self._seeRead(frame.ids)
-            self._dispatcher.claimed(self, frame.ids)
-        elif isinstance(frame, Closed):
-            self._dispatcher.closed(self, frame.ids)
-        elif isinstance(frame, Gone):
-            self._dispatcher.gone(self, frame.ids)
-        elif isinstance(frame, Refuse):
-            self._seeRead(frame.ids)
-            reason = REFUSALS.get(frame.reason, f"reason {frame.reason}")
-            self._dispatcher.refused(self, frame.ids, reason)
-        elif isinstance(frame, Drain):
-            if self._draining:
-                raise ProtocolError("a second DRAIN")
-            self._draining = True
-            self._dispatcher.draining(self)
-        elif isinstance(frame, Bye):
-            self._part(f"it says: {frame.reason}")
-
-    def _seeRead(self, ids: Collection[int]) -> None:
+    def _feed(self, data: bytes) -> None:
         """
-        See that a worker could know of the offer that it answers.  Ids can be guessed.
-        If a worker answers unread offers, descriptors pile up in flight, and the kernel
-        limits how many a user has in flight.  If a worker answers an offer that is not
-        even sent, the connection may be closed, and its descriptor's number would soon
-        be another's.
-
-        @raise ProtocolError: if it could not.
+        Take in what came.  The dispatcher gets all that it is to hear of one read at
+        once, up to what the channel itself has to answer.
         """
-        sent = self._sent
-        if sent is not None:
-            end = max((self._ends.get(id, 0) for id in ids), default=0)
-            if end > sent.settle(self._charge()):
-                # Somebody who has just read it may be ahead of the kernel's books.
-                select.poll().poll(1)
-                if end > sent.settle(self._charge()):
-                    raise ProtocolError("an answer to an offer that it has not read")
-        for id in ids:
-            self._ends.pop(id, None)
+        heard: list[News] = []
+        for event in self._session.receive(data):
+            answer = self._answers.get(type(event))
+            if answer is None:
+                heard.append(event)
+            else:
+                self._tell(heard)
+                heard = []
+                if not self._session.ended:
+                    answer(event)
+        self._tell(heard)
+
+    def _tell(self, events: Sequence[News]) -> None:
+        """
+        Tell the dispatcher.  If it finds an event wrong, the channel is revoked, and
+        the events behind that count.
+        """
+        left = iter(events)
+        mistakes = 0
+        while events and mistakes <= MISTAKES and not self._session.ended:
+            mistakes += 1
+            try:
+                self._dispatcher.received(self, left)
+                return
+            except ProtocolError as error:
+                reason = str(error)
+            except Exception:
+                self._sayBug(Failure())
+                reason = "an internal error"
+            self._session.mistake()
+            self._fail(reason)
+
+    def _admit(self, event: Joined) -> None:
+        self._stopWaiting()
+        self._joined = True
+        # More than that would not fit.
+        window = min(event.window, _kernel.room(self._socket))
+        self._tell([Joined(window, event.ports)])
+
+    def _left(self, event: Left) -> None:
+        self._part(event.reason)
+
+    def _cutOff(self, event: Broken) -> None:
+        if event.bug is not None:
+            self._sayBug(Failure(event.bug))
+        self._fail(event.reason)
+
+    def _sayBug(self, failure: Failure) -> None:
+        self.log.failure(
+            "a bug in portlisten ends the channel of {end}", failure, end=self
+        )
 
     def descriptorsCame(self) -> None:
         """
@@ -265,7 +292,7 @@ class ListenerChannel(Channel):
         self._poisoned = True
         # The bytes that it came with are still to be fed.
         self._feeding = True
-        self._broken("it sent a descriptor")
+        self._fail("it sent a descriptor")
 
     def _receive(self) -> bytes:
         if self._poisoned:
@@ -284,10 +311,12 @@ class ListenerChannel(Channel):
             os.close(descriptor)
         # The bytes that it came with are still to be fed.
         self._feeding = True
-        self._broken("it sent a descriptor")
+        self._fail("it sent a descriptor")
 
-    def _broken(self, reason: str) -> None:
-        if not self._ended and self._revoking is None:
+    # Revoking
+
+    def _fail(self, reason: str) -> None:
+        if self._session.ours is Ours.OPEN:
             self._quiet(
                 self.log.warn,
                 "{label} is cut off: {reason}",
@@ -296,10 +325,10 @@ class ListenerChannel(Channel):
             )
         self.revoke(reason)
 
-    def _sayRevoked(self, reason: str) -> None:
+    def _sendRevoked(self) -> None:
         """
-        Get the word of the revocation into the kernel, or wait for that: a
-        worker that sees the end of the channel without it serves what it holds.
+        Get REVOKED into the kernel, or wait for that: a worker that sees the end of the
+        channel without it serves what it holds.
 
         A worker that hangs has room for it, its window being bounded.  One that
         claims without reading may have none: what it was offered stays with it,
@@ -310,31 +339,39 @@ class ListenerChannel(Channel):
         """
         if self._unsent:
             return
-        word = encode(Revoked()) + encode(Bye(reason))
+        word = self._session.revocation()
         try:
             sent = self._socket.send(word)
         except OSError as error:
-            # It may have closed its end, or the way to it, before it could hear the
-            # word.
-            self._deaf = error.errno in PEER_GONE
-            sent = len(word) if self._deaf else 0
-        self._wordSaid = True
+            # It may have closed its end, or the way to it, before it could hear that.
+            self._cannotHear = error.errno in PEER_GONE
+            sent = len(word) if self._cannotHear else 0
         if sent < len(word):
-            self._unsent = True
-            self._transport.write(word[sent:])
+            self._write(word[sent:])
         else:
-            self._fed()
+            self._batchDone()
+
+    @property
+    def _revokedIsIn(self) -> bool:
+        """
+        Whether REVOKED is in the kernel, or need not be.
+        """
+        return self._session.revokedSent and not self._unsent
 
     def _flushed(self) -> None:
-        if self._revoking is not None and not self._wordSaid:
-            self._sayRevoked(self._revoking)
+        if self._session.reason is None:
+            return  # the worker is not being revoked
+        if self._session.ours is Ours.REVOKING:
+            self._sendRevoked()
         else:
-            self._fed()
+            self._batchDone()
 
-    def _fed(self) -> None:
+    def _batchDone(self) -> None:
+        if self._session.reason is None:
+            return
         # Claims that came with the frame that led to this count, too.
-        ready = self._wordSaid and not self._unsent
-        if ready and not (self._feeding or self._shutting or self._ended):
+        ready = self._session.ours is Ours.REVOKED and not self._unsent
+        if ready and not self._feeding:
             self._shut()
 
     def _shut(self) -> None:
@@ -343,33 +380,34 @@ class ListenerChannel(Channel):
         worker wrote before it can be read here, and what it writes after it
         fails there.
         """
-        self._shutting = True
+        self._session.shut()
         self._readOn()
         self._part(self._departure)
+
+    # The end
 
     @property
     def _departure(self) -> str | None:
         """
-        Why the worker leaves, or L{None} if it is dead.  Once the word is in the
+        Why the worker leaves, or L{None} if it is dead.  Once REVOKED is in the
         kernel, the end of the channel is no sign of death: the worker may have
         heard it, and left as it was told.
         """
-        heard = self._wordSaid and not self._unsent and not self._deaf
-        if self._died and not heard:
+        if self._died and not (self._revokedIsIn and not self._cannotHear):
             return None
-        return self._revoking or "the channel to it failed"
+        return self._session.reason or "the channel to it failed"
 
     def _part(self, reason: str | None) -> None:
         """
         Nothing more can be claimed here.  What is still unsent must not be sent
-        later: its descriptors are about to become somebody else's.
+        later: its descriptors are about to become another worker's.
 
         @param reason: why the worker leaves, or L{None} if it is dead.
         """
-        if not self._ended:
-            self._ended = True
+        if not self._session.ended:
+            self._session.end()
             self._stopWaiting()
-            self._offers.clear()
+            self._forgetOffers()
             self._transport.abortConnection()
             self._depart(reason)
 
@@ -383,14 +421,15 @@ class ListenerChannel(Channel):
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         super().connectionLost(reason)
-        self._offers.clear()
-        said = self._wordSaid and not self._unsent
-        if self._joined and not (self._died or said):
+        departure, knows = self._departure, self._died or self._revokedIsIn
+        self._session.end()
+        self._forgetOffers()
+        if self._joined and not knows:
             self._leaveToIt()
-        self._depart(self._departure)
+        self._depart(departure)
         if self._duplicate is not None:
             try:
-                # It stays open for as long as there are questions.
+                # It stays open until it is dismissed.
                 self._duplicate.shutdown(socket.SHUT_RDWR)
             except OSError:
                 pass
@@ -402,12 +441,13 @@ class ListenerChannel(Channel):
         the end of the channel for the listener's death, and serves what it was
         offered.  If it cannot be told, that is as if it had claimed all of it.
         """
-        word = encode(Revoked()) + encode(Bye("the channel failed"))
+        word = self._session.revocation("the channel failed")
         try:
             told = self._socket.send(word) == len(word)
         except OSError as error:
             if error.errno in PEER_GONE:
                 return  # it closed the way to it, and so has judged already
             told = False
-        if not told and self._ends:
-            self._dispatcher.claimed(self, tuple(self._ends))
+        unanswered = self._session.unanswered
+        if not told and unanswered:
+            self._dispatcher.received(self, [Claim(unanswered)])

@@ -5,7 +5,7 @@ decides, and tells it what happened.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import partial
 from typing import Any
 
@@ -29,6 +29,9 @@ from portlisten._policy.throttle import Throttle
 from portlisten._ports.accepting import Accepted
 from portlisten._reactor.deadline import RunningTime
 from portlisten._reactor.log_limit import logLimit
+from portlisten._wire.frames import Claim, ClientGone, Closed
+from portlisten._wire.listener_session import UNREAD, Draining, News, Refused
+from portlisten.errors import ProtocolError
 
 #: How much time counts as passed at the most between two looks at the clock, in
 #: seconds: while the process stands still, nobody's time runs.
@@ -87,6 +90,8 @@ class Dispatcher:
         self._judging = False
         self._parting = False
         self._telling = False
+        # What the events of one read lead to, until all of them were heard.
+        self._gathered: list[Decision] | None = None
         self._waitsElsewhere: Callable[[], bool] = lambda: False
         self.roomChanged: Callable[[], None] = lambda: None
         self.parting: Callable[[], None] = lambda: None
@@ -311,6 +316,9 @@ class Dispatcher:
     # The inside
 
     def _run(self, decisions: Iterable[Decision]) -> None:
+        if self._gathered is not None:
+            self._gathered += decisions
+            return
         try:
             self._carryOut(decisions)
         finally:
@@ -391,3 +399,47 @@ class Dispatcher:
         self._run(decisions + ledger.passTime(now))
         if self._stopped is not None:
             self._proceed(now)
+
+    # What a worker says
+
+    def received(self, channel: IChannel, events: Iterable[News]) -> None:
+        """
+        See L{IDispatcher}.
+        """
+        gathered: list[Decision] = []
+        self._gathered = gathered
+        try:
+            for event in events:
+                if isinstance(event, Claim):
+                    if gathered:
+                        self._checkSent(channel, event.ids)
+                    self.claimed(channel, event.ids)
+                elif isinstance(event, Closed):
+                    self.closed(channel, event.ids)
+                elif isinstance(event, Draining):
+                    # What was offered before goes out before the answer.
+                    self._carryOut(gathered)
+                    gathered.clear()
+                    self.draining(channel)
+                elif isinstance(event, ClientGone):
+                    self.gone(channel, event.ids)
+                elif isinstance(event, Refused):
+                    self._checkSent(channel, event.ids)
+                    self.refused(channel, event.ids, event.reason)
+                else:
+                    self.joined(channel, event.window, event.ports)
+        finally:
+            self._gathered = None
+            self._run(gathered)
+
+    def _checkSent(self, channel: IChannel, ids: Collection[int]) -> None:
+        """
+        Check that a worker does not answer an offer that is made to it only now.
+
+        @raise ProtocolError: if it does.
+        """
+        for decision in self._gathered or ():
+            if isinstance(decision, HandOff):
+                to, id, _, _ = decision
+                if to is channel and id in ids:
+                    raise ProtocolError(UNREAD)

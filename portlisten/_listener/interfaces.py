@@ -4,7 +4,7 @@ The contracts between the parts of the listener.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from zope.interface import Attribute, Interface
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from portlisten._model import Port
     from portlisten._ports.accepting import Accepted
+    from portlisten._wire.listener_session import News
 
 
 class IConnection(Interface):
@@ -163,15 +164,17 @@ class IChannel(Interface):
         Send what was kept, all in one.
         """
 
-    def lend(port: int, sock: socket) -> None:
+    def shareSocket(port: int, sock: socket) -> None:
         """
-        Have the worker use a socket of a port that is shared.  It stays the
+        Let the worker use a socket of a port that is shared.  It stays the
         caller's.
+
+        @param port: the port's number.
         """
 
     def withdraw(sock: socket) -> None:
         """
-        Have it use one no more that it was lent.
+        Ask the worker to use such a socket no more.
         """
 
     def unread() -> bool:
@@ -221,8 +224,6 @@ class IChannel(Interface):
 class IDispatcher(Interface):
     """
     What the listener's end of a channel tells about its worker.
-
-    Ids that are not outstanding on that channel raise C{ProtocolError}.
     """
 
     def connected(channel: IChannel) -> None:
@@ -230,44 +231,24 @@ class IDispatcher(Interface):
         A worker connected, and has said nothing yet.
         """
 
-    def joined(channel: IChannel, window: int, ports: Sequence[Port]) -> None:
+    def received(channel: IChannel, events: Iterable[News]) -> None:
         """
-        It said HELLO, and wants what there is of these ports.
-        """
+        The worker said this, all of it in one read of the channel.  The decisions that
+        follow from it are carried out together.
 
-    def claimed(channel: IChannel, ids: Sequence[int]) -> None:
-        """
-        It takes these offers.
-        """
-
-    def refused(channel: IChannel, ids: Sequence[int], reason: str) -> None:
-        """
-        It will never touch these offers.
-        """
-
-    def closed(channel: IChannel, ids: Sequence[int]) -> None:
-        """
-        It has done with these connections.
-        """
-
-    def gone(channel: IChannel, ids: Sequence[int]) -> None:
-        """
-        It could not adopt these connections, since their clients had left.
-        """
-
-    def draining(channel: IChannel) -> None:
-        """
-        It wants no more offers.
+        @raise ProtocolError: if an event names ids that do not fit.  The events before
+            it count, it counts for nothing, and those behind it are still in the
+            iterator.
         """
 
     def revoking(channel: IChannel) -> None:
         """
-        It is being revoked, and must be sent no more offers.
+        The worker is being revoked, and must be sent no more offers.
         """
 
     def parted(channel: IChannel, reason: str) -> None:
         """
-        It can claim nothing more, and goes on serving what it claimed.
+        The worker can claim nothing more, and goes on serving what it claimed.
         """
 
     def died(channel: IChannel) -> None:

@@ -166,7 +166,7 @@ class Sharing:
             unread.later[sock] = port
         else:
             unread.sockets.append(sock)
-            channel.lend(port, sock)
+            channel.shareSocket(port, sock)
 
     def _withdraw(self, channel: IChannel, sock: socket.socket) -> None:
         if channel in self._workers:

@@ -1,22 +1,21 @@
 """
-The worker's side of the book that L{portlisten._policy.ledger} is the listener's side
-of: what was offered here, what was claimed, and what may be touched.
+What a worker was offered, what it claimed, and what it may touch.  The listener keeps
+the same in L{portlisten._policy.ledger}.
 
-Two rules keep both books the same, whatever is killed and whenever.
+Two rules keep both sides in agreement, whatever is killed and whenever.
 
-B{Claim before touch.}  A connection is touched only once its claim is in the
+B{Claim before touch.}  A connection is touched only after its claim is in the
 kernel, where the listener will find it even if this process is gone.
 
 B{One write at a time, and the claim at its end.}  The channel may break while
 some of what was written is in the kernel and some is not.  Was the claim in?
 The stream can not say, unless nothing is written after a claim before all of
-it is in: then the claim is in if and only if everything is.  So what there is
-to say gathers in the book while a write is under way, and goes out in one
-piece, with the claims last.  This costs nothing: it is also how claims come in
-batches.
+it is in: then the claim is in if and only if everything is.  So what the worker has to
+say gathers here while a write is under way, and goes out in one piece, with the claims
+last.  This costs nothing: it is also how claims come in batches.
 
 Like the ledger, this decides and never acts.  A I{token} stands for a
-descriptor; the book holds it, and gives each back exactly once, to be served
+descriptor.  L{Claims} holds it, and gives each back exactly once, to be served
 or to be closed.
 """
 
@@ -30,10 +29,10 @@ from portlisten._wire.frames import (
     MAXIMUM_IDS,
     MISSING_DESCRIPTOR,
     Claim,
+    ClientGone,
     Closed,
     Drain,
     Frame,
-    Gone,
     Offer,
     Refuse,
 )
@@ -44,9 +43,11 @@ Token = TypeVar("Token")
 
 class Claims(Generic[Token]):
     """
-    The book of one channel.
+    The claims of one channel.
 
     @param window: the most unclaimed offers that the listener may send.
+
+    @ivar writing: whether a write is under way.
     """
 
     def __init__(self, window: int) -> None:
@@ -56,22 +57,15 @@ class Claims(Generic[Token]):
         self._claiming: dict[int, tuple[Offer, Token]] = {}
         self._refusals: list[tuple[int, int]] = []
         self._closed: list[int] = []
-        self._gone: list[int] = []
-        self._writing = False
+        self._clientsGone: list[int] = []
+        self.writing = False
         self._draining = False
-        self._drainSaid = False
-
-    @property
-    def writing(self) -> bool:
-        """
-        Whether a write is under way.
-        """
-        return self._writing
+        self._drainSent = False
 
     @property
     def pending(self) -> int:
         """
-        How many tokens the book holds.
+        How many tokens it holds.
         """
         return len(self._loose) + len(self._unclaimed) + len(self._claiming)
 
@@ -84,7 +78,7 @@ class Claims(Generic[Token]):
         @return: tokens to close: another descriptor of the same connection,
             whose offer can only be one of the past.
         @raise ProtocolError: if there are more than the window allows.  The
-            token is in the book all the same.
+            token is held all the same.
         """
         old = self._loose.pop(cookie, None)
         self._loose[cookie] = token
@@ -117,17 +111,17 @@ class Claims(Generic[Token]):
             raise ProtocolError(f"more than {self._window} unclaimed offers")
         return []
 
-    def served(self, id: int) -> None:
+    def closed(self, id: int) -> None:
         """
         A claimed connection was closed.
         """
         self._closed.append(id)
 
-    def gone(self, id: int) -> None:
+    def clientGone(self, id: int) -> None:
         """
         The client of a claimed connection had left before it was adopted.
         """
-        self._gone.append(id)
+        self._clientsGone.append(id)
 
     def draining(self) -> list[Token]:
         """
@@ -145,10 +139,10 @@ class Claims(Generic[Token]):
 
     def outgoing(self) -> list[Frame]:
         """
-        What is to be written now, in one piece; after which the book waits for
+        What is to be written now, in one piece; after which it waits for
         L{flushed}.  Empty if there is nothing to say, or a write is under way.
         """
-        if self._writing:
+        if self.writing:
             return []
         frames: list[Frame] = []
         for reason in sorted({reason for reason, _ in self._refusals}):
@@ -157,15 +151,15 @@ class Claims(Generic[Token]):
             fitting = _fitting(refused, MAXIMUM_IDS - 1)
             frames.extend(Refuse(reason, ids) for ids in fitting)
         frames.extend(Closed(ids) for ids in _fitting(self._closed))
-        frames.extend(Gone(ids) for ids in _fitting(self._gone))
-        if self._draining and not self._drainSaid:
-            self._drainSaid = True
+        frames.extend(ClientGone(ids) for ids in _fitting(self._clientsGone))
+        if self._draining and not self._drainSent:
+            self._drainSent = True
             frames.append(Drain())
         if self._unclaimed:
             frames.append(Claim(tuple(self._unclaimed)))
-        self._refusals, self._closed, self._gone = [], [], []
+        self._refusals, self._closed, self._clientsGone = [], [], []
         self._claiming, self._unclaimed = self._unclaimed, {}
-        self._writing = bool(frames)
+        self.writing = bool(frames)
         return frames
 
     def flushed(self) -> list[tuple[Offer, Token]]:
@@ -174,16 +168,16 @@ class Claims(Generic[Token]):
 
         @return: what may be touched.
         """
-        self._writing = False
+        self.writing = False
         mine = list(self._claiming.values())
         self._claiming.clear()
         return mine
 
     def revoked(self) -> list[Token]:
         """
-        The listener gives to others whatever it will have seen no claim of.
+        The listener gives to others what it has seen no claim of by then.
         What is being claimed depends on the write that is under way:
-        L{flushed}, or L{abandoned}.
+        L{flushed}, or L{channelEndedAfterRevoke}.
 
         @return: tokens to close.
         """
@@ -193,7 +187,7 @@ class Claims(Generic[Token]):
         self._loose.clear()
         return tokens
 
-    def abandoned(self) -> list[Token]:
+    def channelEndedAfterRevoke(self) -> list[Token]:
         """
         The channel is gone after the offers were revoked.
 
@@ -203,7 +197,7 @@ class Claims(Generic[Token]):
         self._claiming.clear()
         return tokens + self.revoked()
 
-    def orphaned(self) -> tuple[list[tuple[Offer, Token]], list[Token]]:
+    def listenerDied(self) -> tuple[list[tuple[Offer, Token]], list[Token]]:
         """
         The listener is dead, and its copies with it: what it had offered is
         this worker's, claimed or not.

@@ -213,7 +213,7 @@ class Closed:
 
 
 @dataclass(frozen=True, slots=True)
-class Gone:
+class ClientGone:
     """
     Like L{Closed}, for connections that could not be adopted because their
     clients had left.
@@ -264,7 +264,7 @@ class Bye:
 
 Frame: TypeAlias = (
     "ListenerHello | WorkerHello | Offer | Listener | Withdraw | Claim | Refuse"
-    " | Closed | Gone | Drain | Drained | Revoked | Bye"
+    " | Closed | ClientGone | Drain | Drained | Revoked | Bye"
 )
 
 MISSING_DESCRIPTOR = 1
@@ -489,7 +489,7 @@ def _decodeWithdraw(payload: bytes) -> Withdraw:
     return Withdraw(*_COOKIE.unpack(payload))
 
 
-def _encodeIds(frame: Claim | Closed | Gone) -> bytes:
+def _encodeIds(frame: Claim | Closed | ClientGone) -> bytes:
     return struct.pack(f"!{len(frame.ids)}I", *frame.ids)
 
 
@@ -546,7 +546,7 @@ _encoders: dict[type[Frame], Callable[..., bytes]] = {
     Claim: _encodeIds,
     Refuse: _encodeRefuse,
     Closed: _encodeIds,
-    Gone: _encodeIds,
+    ClientGone: _encodeIds,
     Drain: _encodeEmpty,
     Drained: _encodeEmpty,
     Revoked: _encodeEmpty,
@@ -570,7 +570,7 @@ FROM_WORKER: Vocabulary = {
     Claim.TYPE: lambda payload: Claim(_decodeIds(payload, "CLAIM")),
     Refuse.TYPE: _decodeRefuse,
     Closed.TYPE: lambda payload: Closed(_decodeIds(payload, "CLOSED")),
-    Gone.TYPE: lambda payload: Gone(_decodeIds(payload, "GONE")),
+    ClientGone.TYPE: lambda payload: ClientGone(_decodeIds(payload, "GONE")),
     Drain.TYPE: _decodeEmpty(Drain),
     Bye.TYPE: _decodeBye,
 }

@@ -1,11 +1,13 @@
 """
-The worker's end of a channel.
+The worker's end of a channel, in Twisted: drives a
+L{portlisten._wire.worker_session.WorkerSession}.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Iterable
+from typing import Any
 
 from twisted.internet.interfaces import (
     IFileDescriptorReceiver,
@@ -19,26 +21,22 @@ from portlisten import _kernel
 from portlisten._channel.protocol import Channel
 from portlisten._channel.transport import ChannelTransport
 from portlisten._model import Kind
-from portlisten._wire.claims import Claims
-from portlisten._wire.frames import (
-    FROM_LISTENER,
-    MAXIMUM_WINDOW,
-    Bye,
-    Drained,
-    Frame,
-    Listener,
-    ListenerHello,
-    Offer,
-    Revoked,
-    Withdraw,
-    WorkerHello,
-    encode,
+from portlisten._wire.frames import MAXIMUM_WINDOW
+from portlisten._wire.session import Broken
+from portlisten._wire.worker_events import (
+    Adopt,
+    ByeSaid,
+    Close,
+    DrainConfirmed,
+    Event,
+    Joined,
+    Left,
+    UseSocket,
+    Withdrawn,
 )
+from portlisten._wire.worker_session import WorkerSession
 from portlisten._worker.interfaces import IAdopter, IWorkerChannel
-from portlisten.errors import ProtocolError, WrongSocket
-
-#: How many shared sockets a worker keeps whose frames have not come.
-MAXIMUM_LENT = 1024
+from portlisten.errors import WrongSocket
 
 
 @implementer(IWorkerChannel, IFileDescriptorReceiver)
@@ -52,8 +50,6 @@ class WorkerChannel(Channel):
     @param takes: what it takes of a port.
     """
 
-    vocabulary = FROM_LISTENER
-
     def __init__(
         self,
         reactor: IReactorTime,
@@ -63,150 +59,92 @@ class WorkerChannel(Channel):
         names: Collection[str] = (),
         takes: Collection[Kind] = (Kind.CONNECTIONS,),
     ) -> None:
-        super().__init__(reactor, timeout)
+        session: WorkerSession[int] = WorkerSession(window, names, takes)
+        super().__init__(reactor, session, timeout)
+        self._session: WorkerSession[int] = session
         self._adopter = adopter
-        self._hello = WorkerHello(window, tuple(names), frozenset(takes))
-        self._claims: Claims[int] = Claims(window)
-        self._lent: dict[int, int] = {}
-        self.broken = False
-        self._reason: str | None = None
-        self._revoked = False
-        self._farewell: str | None = None
+        self._closing = False
+        self._handlers: dict[type[Event[int]], Callable[[Any], None]] = {
+            Adopt: self._adopt,
+            Close: self._closeDescriptor,
+            Joined: self._joined,
+            UseSocket: self._useSocket,
+            Withdrawn: self._withdrawn,
+            DrainConfirmed: self._drainConfirmed,
+            ByeSaid: self._byeSaid,
+            Broken: self._sayBroken,
+            Left: self._left,
+        }
 
     def __str__(self) -> str:
         return "the listener"
+
+    @property
+    def broken(self) -> bool:
+        """
+        See L{IWorkerChannel}.
+        """
+        return self._session.broken
 
     def connectionMade(self) -> None:
         super().connectionMade()
         # Twisted's own does not ask for MSG_CMSG_CLOEXEC.
         self._inheritable = not isinstance(self.transport, ChannelTransport)
-        self._send(self._hello)
+        self._write(self._session.hello())
 
     # IWorkerChannel
 
     def drain(self) -> None:
-        if not self._ended:
-            _closeAll(self._claims.draining())
-            self._pump()
+        self._carryOut(self._session.drain())
+        self._pump()
 
     def closed(self, id: int) -> None:
-        if not self._ended:
-            self._claims.served(id)
-            self._pumpSoon()
+        self._session.closed(id)
+        self._pumpSoon()
 
-    def gone(self, id: int) -> None:
-        if not self._ended:
-            self._claims.gone(id)
-            self._pumpSoon()
+    def clientGone(self, id: int) -> None:
+        self._session.clientGone(id)
+        self._pumpSoon()
 
     def bye(self, reason: str) -> None:
-        if not self._ended and self._farewell is None:
+        if not self._session.ended:
             self._stopWaiting()
-            self._farewell = self._reason = reason
-            self.drain()
+            self._carryOut(self._session.leave(reason))
+            self._pump()
 
-    # What the listener says
+    # What comes
 
-    def _handle(self, frame: Frame) -> None:
-        if isinstance(frame, Offer):
-            _closeAll(self._claims.offered(frame))
-        elif isinstance(frame, ListenerHello):
-            ports = frame.wanted(self._hello)
-            self._stopWaiting()
-            self._adopter.registered(self, ports)
-        elif isinstance(frame, Listener):
-            descriptor = self._lent.pop(frame.cookie, None)
-            if descriptor is None:
-                raise ProtocolError("a shared socket got lost on its way")
-            self._adopter.lent(self, frame, descriptor)
-        elif isinstance(frame, Withdraw):
-            self._adopter.withdrawn(self, frame.cookie)
-        elif isinstance(frame, Drained):
-            self._adopter.drained(self)
-        elif isinstance(frame, Revoked):
-            self._revoked = True
-            _closeAll(self._claims.revoked())
-        elif isinstance(frame, Bye):
-            self._reason = f"the listener says: {frame.reason}"
+    def _feed(self, data: bytes) -> None:
+        events = self._session.receive(data)
+        if events:
+            self._carryOut(events)
 
-    def _fed(self) -> None:
+    def _batchDone(self) -> None:
         self._pump(now=True)
 
     def fileDescriptorReceived(self, descriptor: int) -> None:
         """
-        Keep a descriptor for the frame that names it, and close one that none
-        could: what cannot be taken here, or comes too late.
+        Give a descriptor to the session, and close one of a kind that cannot be taken
+        here, or that comes too late.
         """
-        if self._revoked or self._ended:
+        session = self._session
+        if not session.wantsDescriptors:
             os.close(descriptor)
             return
         if self._inheritable:
             os.set_inheritable(descriptor, False)
         try:
-            kind, cookie = _kernel.identify(descriptor, self._hello.takes)
-            if kind is Kind.CONNECTIONS:
-                _closeAll(self._claims.arrived(cookie, descriptor))
-            else:
-                self._keep(cookie, descriptor)
+            kind, cookie = _kernel.identify(descriptor, session.takes)
         except (OSError, WrongSocket) as error:
             self._quiet(
                 self.log.warn, "a descriptor of no use came: {error}", error=error
             )
             os.close(descriptor)
-        except ProtocolError as error:
-            self._broken(str(error))
-
-    def _keep(self, cookie: int, descriptor: int) -> None:
-        """
-        Keep a shared socket until the frame comes that names it.
-        """
-        if cookie in self._lent:
-            os.close(self._lent[cookie])
-        self._lent[cookie] = descriptor
-        if len(self._lent) > MAXIMUM_LENT:
-            raise ProtocolError(
-                f"more than {MAXIMUM_LENT} sockets without their frames"
-            )
-
-    def _pump(self, now: bool = False) -> None:
-        """
-        Say what there is to say, unless something is being said.
-
-        @param now: without waiting for the next turn of the loop, so that what is
-            claimed is adopted before this returns.
-        """
-        if self._ended:
-            return
-        frames = self._claims.outgoing()
-        if frames:
-            self._unsent = True
-            write = self._writeNow if now else self._transport.write
-            write(b"".join(map(encode, frames)))
-        elif not self._claims.writing:
-            if self._farewell is not None:
-                self._send(Bye(self._farewell))
-            if self._farewell is not None or self._revoked:
-                self._close()
-
-    def _pumpSoon(self) -> None:
-        """
-        Say it in the next turn of the loop, with what else there will be to say:
-        a transport that has nothing to write says that it has written.
-        """
-        if not self._claims.writing:
-            self._transport.startWriting()
-
-    def _flushed(self) -> None:
-        for offer, descriptor in self._claims.flushed():
-            try:
-                self._adopter.adopt(self, offer, descriptor)
-            except Exception:
-                self.log.failure("a bug in portlisten loses a connection")
-        self._pump()
-
-    def _broken(self, reason: str) -> None:
-        self.broken = True
-        self.bye(reason)
+        else:
+            events = session.descriptorCame(kind, cookie, descriptor)
+            if events:
+                self._carryOut(events)
+                self._pump()
 
     def _receive(self) -> bytes:
         data, descriptors = _kernel.receive(self._socket)
@@ -214,35 +152,122 @@ class WorkerChannel(Channel):
             self.fileDescriptorReceived(descriptor)
         return data
 
+    def _fail(self, reason: str) -> None:
+        self._carryOut(self._session.fail(reason))
+        self._pump()
+
+    # What comes of it
+
+    def _carryOut(self, events: Iterable[Event[int]]) -> None:
+        for event in events:
+            try:
+                self._handlers[type(event)](event)
+            except Exception:
+                self._sayBug(Failure())
+                self._session.mistake()
+                self._carryOut(self._session.fail("an internal error"))
+
+    def _sayBug(self, failure: Failure) -> None:
+        self.log.failure(
+            "a bug in portlisten ends the channel of {end}", failure, end=self
+        )
+
+    def _adopt(self, event: Adopt[int]) -> None:
+        try:
+            self._adopter.adopt(self, event.offer, event.token)
+        except Exception:
+            self.log.failure("a bug in portlisten loses a connection")
+
+    def _closeDescriptor(self, event: Close[int]) -> None:
+        os.close(event.token)
+
+    def _joined(self, event: Joined) -> None:
+        self._stopWaiting()
+        self._adopter.registered(self, event.ports)
+
+    def _useSocket(self, event: UseSocket[int]) -> None:
+        if self._session.ended:
+            os.close(event.token)
+        else:
+            self._adopter.socketShared(self, event.port, event.cookie, event.token)
+
+    def _withdrawn(self, event: Withdrawn) -> None:
+        self._adopter.withdrawn(self, event.cookie)
+
+    def _drainConfirmed(self, event: DrainConfirmed) -> None:
+        self._adopter.drained(self)
+
+    def _byeSaid(self, event: ByeSaid) -> None:
+        """
+        The end of the stream follows, and perhaps REVOKED before it.
+        """
+
+    def _sayBroken(self, event: Broken) -> None:
+        self._stopWaiting()
+        if event.bug is not None:
+            self._sayBug(Failure(event.bug))
+
+    def _left(self, event: Left) -> None:
+        self._adopter.lost(self, event.reason)
+
+    # What is said
+
+    def _pump(self, now: bool = False) -> None:
+        """
+        Write what the session has to say, unless something is being written.
+
+        @param now: without waiting for the next turn of the loop, so that what is
+            claimed is adopted before this returns.
+        """
+        session = self._session
+        said = session.outgoing()
+        if session.ended:
+            self._sayLast(said)
+        elif said:
+            self._unsent = True
+            write = self._writeNow if now else self._transport.write
+            write(said)
+
+    def _sayLast(self, said: bytes) -> None:
+        if self._closing:
+            return
+        self._closing = True
+        if said:
+            self._write(said)
+        self._close()
+
+    def _pumpSoon(self) -> None:
+        """
+        Write it in the next turn of the loop, with what else there will be to say:
+        a transport that has nothing to write says that it has written.
+        """
+        if not (self._session.ended or self._session.writing):
+            self._transport.startWriting()
+
+    def _flushed(self) -> None:
+        for event in self._session.flushed():
+            self._adopt(event)
+        self._pump()
+
+    # The end
+
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         super().connectionLost(reason)
         if self._duplicate is not None:
-            if not (self._died or self._revoked or self._farewell is not None):
-                self._sayFailed()
+            self._sayLastWord()
             self._duplicate.close()
-        if self._reason is None and isinstance(reason.value, OSError):
-            self._reason = str(reason.value.strerror)
-        if self._revoked or self._farewell is not None or not self._died:
-            _closeAll(self._claims.abandoned())
-        else:
-            mine, loose = self._claims.orphaned()
-            _closeAll(loose)
-            for offer, descriptor in mine:
-                self._adopter.adopt(self, offer, descriptor)
-        _closeAll(list(self._lent.values()))
-        self._lent.clear()
-        self._adopter.lost(self, self._reason)
+        error = reason.value
+        why = str(error.strerror) if isinstance(error, OSError) else None
+        self._closing = True
+        self._carryOut(self._session.channelEnded(self._died, why))
 
-    def _sayFailed(self) -> None:
+    def _sayLastWord(self) -> None:
         """
-        Tell the listener, which lives, that this worker does as well.
+        Tell a listener that lives that this worker does as well.
         """
+        word = self._session.lastWord(self._died)
         try:
-            _kernel.insist(self._socket.send, encode(Bye("the channel failed")))
+            if word:
+                _kernel.insist(self._socket.send, word)
         except OSError:
             pass  # it takes this worker for dead then
-
-
-def _closeAll(descriptors: list[int]) -> None:
-    for descriptor in descriptors:
-        os.close(descriptor)

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from twisted.internet.defer import Deferred
 
     from portlisten._model import Port
-    from portlisten._wire.frames import Listener, Offer
+    from portlisten._wire.frames import Offer
 
 
 class IWorker(Interface):
@@ -64,7 +64,8 @@ class IWorkerChannel(Interface):
     """
 
     broken = Attribute(
-        "Whether it was given up for something that the next one may meet as well."
+        "Whether the worker gave the channel up for something that the next channel may"
+        " meet as well."
     )
 
     def drain() -> None:
@@ -78,7 +79,7 @@ class IWorkerChannel(Interface):
         Report that a claimed connection has ended.
         """
 
-    def gone(id: int) -> None:
+    def clientGone(id: int) -> None:
         """
         Report that the client of a claimed connection had left before it was
         adopted.
@@ -107,16 +108,22 @@ class IAdopter(Interface):
         from now on.
         """
 
-    def lent(channel: IWorkerChannel, listener: Listener, descriptor: int) -> None:
+    def socketShared(
+        channel: IWorkerChannel, port: int, cookie: int, descriptor: int
+    ) -> None:
         """
         A socket may be used, beside the listener and others, until it is
-        withdrawn or the channel is gone.  The descriptor belongs to the adopter
-        from now on, and is one of the kinds that the adopter takes.
+        withdrawn or the channel is gone.
+
+        @param port: the number of the port that it belongs to.
+        @param cookie: C{SO_COOKIE} of the socket.
+        @param descriptor: belongs to the adopter from now on, and is of one of the
+            kinds that the adopter takes.
         """
 
     def withdrawn(channel: IWorkerChannel, cookie: int) -> None:
         """
-        A socket that was lent is not to be used any more.
+        A shared socket is not to be used any more.
         """
 
     def drained(channel: IWorkerChannel) -> None:

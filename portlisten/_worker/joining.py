@@ -1,24 +1,19 @@
 """
-Joins a listener without an event loop, for the sockets that it shares.
+Joins a listener without an event loop, for the sockets that it shares: drives a
+L{portlisten._wire.worker_session.WorkerSession} with blocking reads.
 """
 
 from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from portlisten import _kernel
 from portlisten._model import Kind, Port
-from portlisten._wire.frames import (
-    FROM_LISTENER,
-    Bye,
-    Decoder,
-    Listener,
-    ListenerHello,
-    WorkerHello,
-    encode,
-)
+from portlisten._wire.session import Broken
+from portlisten._wire.worker_events import ByeSaid, Close, Event, Joined, UseSocket
+from portlisten._wire.worker_session import WorkerSession
 from portlisten.errors import ProtocolError, WrongSocket
 
 _TAKES = frozenset([Kind.LISTENER, Kind.DATAGRAMS])
@@ -36,41 +31,100 @@ def receive(sock: socket.socket, names: Sequence[str]) -> list[tuple[Port, int]]
     @raise TimeoutError: if it keeps silent for too long.
     @raise ProtocolError: if it has not what is asked for, or says farewell.
     """
-    hello = WorkerHello(1, tuple(names), _TAKES)
-    decoder = Decoder(FROM_LISTENER)
-    loose: dict[int, int] = {}
-    ports: tuple[Port, ...] | None = None
-    sockets: dict[int, int] = {}
+    joining = _Joining(sock, names)
     try:
-        sock.sendall(encode(hello))
-        while ports is None or len(sockets) < len(ports):
-            data, descriptors = _kernel.receive(sock)
-            for descriptor in descriptors:
-                try:
-                    _, cookie = _kernel.identify(descriptor, _TAKES)
-                except (WrongSocket, OSError):
-                    os.close(descriptor)
-                else:
-                    loose[cookie] = descriptor
-            if not data:
-                return None
-            for frame in decoder.feed(data):
-                if isinstance(frame, ListenerHello):
-                    ports = frame.wanted(hello)
-                elif isinstance(frame, Listener):
-                    if frame.cookie not in loose:
-                        raise ProtocolError("a shared socket got lost on its way")
-                    if frame.port not in (port.number for port in ports or ()):
-                        raise ProtocolError("a socket of a port that was not wanted")
-                    sockets[frame.port] = loose.pop(frame.cookie)
-                elif isinstance(frame, Bye):
-                    raise ProtocolError(f"the listener says: {frame.reason}")
-        received = [(port, sockets.pop(port.number)) for port in ports]
+        return joining.join()
     except TimeoutError:
         raise
     except OSError:
         return None
     finally:
-        for descriptor in [*loose.values(), *sockets.values()]:
+        joining.close()
+
+
+class _Joining:
+    """
+    A channel on which nothing is said but HELLO.
+
+    @param sock: connected to a listener.  Stays the caller's.
+    """
+
+    def __init__(self, sock: socket.socket, names: Sequence[str]) -> None:
+        self._socket = sock
+        self._session: WorkerSession[int] = WorkerSession(1, names, _TAKES)
+        self._ports: tuple[Port, ...] | None = None
+        self._sockets: dict[int, int] = {}
+
+    def join(self) -> list[tuple[Port, int]] | None:
+        """
+        See L{receive}.
+        """
+        self._socket.sendall(self._session.hello())
+        while self._ports is None or len(self._sockets) < len(self._ports):
+            if not self._read():
+                return None
+        return [(port, self._sockets.pop(port.number)) for port in self._ports]
+
+    def _read(self) -> bool:
+        """
+        Read once.
+
+        @return: whether the listener is still there.
+        """
+        data, descriptors = _kernel.receive(self._socket)
+        events: list[Event[int]] = []
+        for descriptor in descriptors:
+            try:
+                kind, cookie = _kernel.identify(descriptor, _TAKES)
+            except (WrongSocket, OSError):
+                os.close(descriptor)
+            else:
+                events += self._session.descriptorCame(kind, cookie, descriptor)
+        self._carryOut(events + self._session.receive(data))
+        return bool(data)
+
+    def _carryOut(self, events: Iterable[Event[int]]) -> None:
+        """
+        Carry out events, of which one may be an error.
+
+        @raise ProtocolError: if the listener does not share what was asked for.
+        """
+        error = ""
+        for event in events:
+            if isinstance(event, Close):
+                os.close(event.token)
+            elif isinstance(event, UseSocket):
+                error = error or self._use(event)
+            elif isinstance(event, Joined):
+                self._ports = event.ports
+            elif isinstance(event, Broken | ByeSaid):
+                error = error or event.reason
+        if error:
+            raise ProtocolError(error)
+
+    def _use(self, event: UseSocket[int]) -> str:
+        """
+        Keep a socket.
+
+        @return: why it cannot be kept, if so.
+        """
+        wanted = {port.number for port in self._ports or ()}
+        known = self._sockets.pop(event.port, None)
+        if known is not None:
+            os.close(known)
+        if event.port in wanted:
+            self._sockets[event.port] = event.token
+            return ""
+        os.close(event.token)
+        return "a socket of a port that was not wanted"
+
+    def close(self) -> None:
+        """
+        Close the descriptors that the caller does not get.
+        """
+        for event in self._session.channelEnded(False):
+            if isinstance(event, Close):
+                os.close(event.token)
+        for descriptor in self._sockets.values():
             os.close(descriptor)
-    return received
+        self._sockets.clear()

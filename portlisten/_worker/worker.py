@@ -23,7 +23,7 @@ from portlisten._policy.complaints import Complaint
 from portlisten._process import systemd_notify
 from portlisten._reactor.log_limit import logLimit
 from portlisten._reactor.pause import Pause
-from portlisten._wire.frames import Listener, Offer
+from portlisten._wire.frames import Offer
 from portlisten._worker.adoption import AdoptedConnection, Adopter
 from portlisten._worker.channel import WorkerChannel
 from portlisten._worker.interfaces import IAdopter, IWorker, IWorkerChannel
@@ -187,11 +187,11 @@ class Worker:
         self._adopter.adopt(
             descriptor,
             partial(channel.closed, offer.id),
-            partial(channel.gone, offer.id),
+            partial(channel.clientGone, offer.id),
         )
 
-    def lent(
-        self, channel: IWorkerChannel, listener: Listener, descriptor: int
+    def socketShared(
+        self, channel: IWorkerChannel, port: int, cookie: int, descriptor: int
     ) -> None:
         """
         See L{IAdopter}.
@@ -199,7 +199,7 @@ class Worker:
         if self._shutdown.requested:
             os.close(descriptor)
         else:
-            self._sharedPorts.open(listener.cookie, descriptor)
+            self._sharedPorts.open(cookie, descriptor)
 
     def withdrawn(self, channel: IWorkerChannel, cookie: int) -> None:
         """

@@ -21,6 +21,9 @@ from portlisten import _kernel
 from portlisten._listener.interfaces import IChannel, IDispatcher
 from portlisten._model import Port
 from portlisten._wire.frames import (
+    Claim,
+    ClientGone,
+    Closed,
     Decoder,
     Frame,
     Listener,
@@ -28,6 +31,7 @@ from portlisten._wire.frames import (
     Vocabulary,
     encode,
 )
+from portlisten._wire.listener_session import Draining, Joined, News, Refused
 from portlisten._worker.interfaces import IAdopter, IWorkerChannel
 from tests.support.descriptors import watchDescriptors
 
@@ -165,6 +169,20 @@ class Peer:
         self.descriptors = []
 
 
+def described(event: News) -> tuple[Any, ...]:
+    """
+    What is kept of an event.
+    """
+    if isinstance(event, Joined):
+        return ("joined", event.window, *(port.name for port in event.ports))
+    if isinstance(event, Refused):
+        return ("refused", event.ids, event.reason)
+    if isinstance(event, Draining):
+        return ("draining",)
+    word = {Claim: "claimed", Closed: "closed", ClientGone: "clientGone"}
+    return (word[type(event)], event.ids)
+
+
 @implementer(IDispatcher)
 class RecordingDispatcher:
     """
@@ -184,23 +202,9 @@ class RecordingDispatcher:
     def connected(self, channel: IChannel) -> None:
         self._keep("connected")
 
-    def joined(self, channel: IChannel, window: int, ports: Sequence[Port]) -> None:
-        self._keep("joined", window, *(port.name for port in ports))
-
-    def claimed(self, channel: IChannel, ids: Sequence[int]) -> None:
-        self._keep("claimed", tuple(ids))
-
-    def refused(self, channel: IChannel, ids: Sequence[int], reason: str) -> None:
-        self._keep("refused", tuple(ids), reason)
-
-    def closed(self, channel: IChannel, ids: Sequence[int]) -> None:
-        self._keep("closed", tuple(ids))
-
-    def gone(self, channel: IChannel, ids: Sequence[int]) -> None:
-        self._keep("gone", tuple(ids))
-
-    def draining(self, channel: IChannel) -> None:
-        self._keep("draining")
+    def received(self, channel: IChannel, events: Iterable[News]) -> None:
+        for event in events:
+            self._keep(*described(event))
 
     def revoking(self, channel: IChannel) -> None:
         self._keep("revoking")
@@ -222,14 +226,14 @@ class RecordingAdopter:
     Keeps what it is told, the channel left out, and what it is given.
 
     @ivar descriptors: what was adopted, by the offer's id.
-    @ivar lentDescriptors: what was lent.
+    @ivar sharedDescriptors: those of sockets of shared ports.
     @ivar react: called with each event, once it is kept.
     """
 
     def __init__(self) -> None:
         self.events: list[tuple[Any, ...]] = []
         self.descriptors: dict[int, int] = {}
-        self.lentDescriptors: list[int] = []
+        self.sharedDescriptors: list[int] = []
         self.react: Callable[[tuple[Any, ...]], None] = lambda event: None
 
     def _keep(self, *event: Any) -> None:
@@ -243,11 +247,11 @@ class RecordingAdopter:
         self.descriptors[offer.id] = descriptor
         self._keep("adopt", offer)
 
-    def lent(
-        self, channel: IWorkerChannel, listener: Listener, descriptor: int
+    def socketShared(
+        self, channel: IWorkerChannel, port: int, cookie: int, descriptor: int
     ) -> None:
-        self.lentDescriptors.append(descriptor)
-        self._keep("lent", listener)
+        self.sharedDescriptors.append(descriptor)
+        self._keep("socketShared", Listener(port, cookie))
 
     def withdrawn(self, channel: IWorkerChannel, cookie: int) -> None:
         self._keep("withdrawn", cookie)

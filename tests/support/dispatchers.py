@@ -84,7 +84,7 @@ class RecordingChannel:
     def flush(self) -> None:
         self.flushes.append(len(self.offers))
 
-    def lend(self, port: int, sock: socket.socket) -> None:
+    def shareSocket(self, port: int, sock: socket.socket) -> None:
         self.calls.append(("lend", port, sock))
 
     def withdraw(self, sock: socket.socket) -> None:

@@ -18,7 +18,11 @@ import sys
 from collections import deque
 from typing import Any
 
-from portlisten._wire.frames import Frame, ListenerHello, Offer, encode
+from portlisten._model import Kind
+from portlisten._wire.frames import ListenerHello, Offer, encode
+from portlisten._wire.session import Do
+from portlisten._wire.worker_events import Adopt, Event
+from portlisten._wire.worker_session import WorkerSession
 from portlisten._worker.channel import WorkerChannel
 
 
@@ -84,6 +88,36 @@ def cookie(sock: socket.socket) -> int:
     return int.from_bytes(sock.getsockopt(socket.SOL_SOCKET, 57, 8), sys.byteorder)
 
 
+class SessionByOrder(WorkerSession[int]):
+    """
+    Takes the first descriptor that came for the first offer, without a claim.
+    """
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self._came: deque[int] = deque()
+
+    def descriptorCame(self, kind: Kind, cookie: int, token: int) -> list[Event[int]]:
+        """
+        See L{WorkerSession}.
+        """
+        self._came.append(token)
+        return []
+
+    def takeFirst(self, offer: Offer) -> None:
+        """
+        Take what came first.
+        """
+        if self._came:
+            self._events.append(Adopt(offer, self._came.popleft()))
+
+
+SessionByOrder.table = {
+    state: {**row, Offer: Do(SessionByOrder.takeFirst)}
+    for state, row in WorkerSession.table.items()
+}
+
+
 class ByOrder(WorkerChannel):
     """
     Trusts the order in which descriptors come.
@@ -91,17 +125,8 @@ class ByOrder(WorkerChannel):
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        self._came: deque[int] = deque()
-
-    def fileDescriptorReceived(self, descriptor: int) -> None:
-        self._came.append(descriptor)
-
-    def _handle(self, frame: Frame) -> None:
-        if isinstance(frame, Offer):
-            if self._came:
-                self._adopter.adopt(self, frame, self._came.popleft())
-        else:
-            super()._handle(frame)
+        hello = self._session._hello
+        self._session = SessionByOrder(hello.window, hello.names, hello.takes)
 
 
 if __name__ == "__main__":

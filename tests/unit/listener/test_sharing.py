@@ -347,8 +347,8 @@ class SharingTests(SynchronousTestCase):
         """
 
         class Fragile(RecordingChannel):
-            def lend(channel, port: int, sock: Any) -> None:
-                super().lend(port, sock)
+            def shareSocket(channel, port: int, sock: Any) -> None:
+                super().shareSocket(port, sock)
                 self.sharing.removeWorker(channel)
 
         self.sharing = self.share({GROUP: [self.sock, self.udp]})

@@ -16,10 +16,10 @@ from portlisten._wire.frames import (
     MAXIMUM_IDS,
     MISSING_DESCRIPTOR,
     Claim,
+    ClientGone,
     Closed,
     Drain,
     Frame,
-    Gone,
     Offer,
     Refuse,
     encode,
@@ -50,23 +50,23 @@ def tokens(*ids: int) -> list[str]:
     return [f"token {id}" for id in ids]
 
 
-class BookTestCase(SynchronousTestCase):
+class ClaimsTestCase(SynchronousTestCase):
     """
-    A test with a book.
+    A test with L{Claims}.
     """
 
     def setUp(self) -> None:
         """
-        Open the book.
+        Begin with none.
         """
-        self.book: Claims[str] = Claims(WINDOW)
+        self.claims: Claims[str] = Claims(WINDOW)
 
     def arrive(self, *ids: int) -> None:
         """
         Have the descriptors of these offers come in.
         """
         for id in ids:
-            self.assertEqual(self.book.arrived(1000 + id, f"token {id}"), [])
+            self.assertEqual(self.claims.arrived(1000 + id, f"token {id}"), [])
 
     def offer(self, *ids: int) -> None:
         """
@@ -74,7 +74,7 @@ class BookTestCase(SynchronousTestCase):
         """
         for id in ids:
             self.arrive(id)
-            self.assertEqual(self.book.offered(offer(id)), [])
+            self.assertEqual(self.claims.offered(offer(id)), [])
 
     def claim(self, *ids: int) -> None:
         """
@@ -87,16 +87,16 @@ class BookTestCase(SynchronousTestCase):
         """
         Check what is to be written now.
         """
-        self.assertEqual(self.book.outgoing(), list(frames))
+        self.assertEqual(self.claims.outgoing(), list(frames))
 
     def assertFlushed(self, *ids: int) -> None:
         """
         Have the write come to its end, and check what may be touched then.
         """
-        self.assertEqual(self.book.flushed(), mine(*ids))
+        self.assertEqual(self.claims.flushed(), mine(*ids))
 
 
-class ClaimTests(BookTestCase):
+class ClaimTests(ClaimsTestCase):
     """
     Tests for what is claimed, and when it may be touched.
     """
@@ -106,8 +106,8 @@ class ClaimTests(BookTestCase):
         There is nothing to say at first, and nothing is being written.
         """
         self.assertSays()
-        self.assertFalse(self.book.writing)
-        self.assertEqual(self.book.pending, 0)
+        self.assertFalse(self.claims.writing)
+        self.assertEqual(self.claims.pending, 0)
 
     def test_claimBeforeTouch(self) -> None:
         """
@@ -116,9 +116,9 @@ class ClaimTests(BookTestCase):
         """
         self.offer(1)
         self.assertSays(Claim((1,)))
-        self.assertTrue(self.book.writing)
+        self.assertTrue(self.claims.writing)
         self.assertFlushed(1)
-        self.assertFalse(self.book.writing)
+        self.assertFalse(self.claims.writing)
 
     def test_once(self) -> None:
         """
@@ -142,18 +142,18 @@ class ClaimTests(BookTestCase):
         """
         self.claim(1)
         self.offer(2)
-        self.book.served(8)
-        self.book.gone(9)
-        self.book.draining()
+        self.claims.closed(8)
+        self.claims.clientGone(9)
+        self.claims.draining()
         self.assertSays()
         self.assertFlushed(1)
-        self.assertSays(Refuse(DRAINING, (2,)), Closed((8,)), Gone((9,)), Drain())
+        self.assertSays(Refuse(DRAINING, (2,)), Closed((8,)), ClientGone((9,)), Drain())
 
     def test_notClaimedInAnEarlierWrite(self) -> None:
         """
         The end of a write says nothing of offers that came in during it.
         """
-        self.book.served(9)
+        self.claims.closed(9)
         self.assertSays(Closed((9,)))
         self.offer(1)
         self.assertFlushed()
@@ -165,11 +165,14 @@ class ClaimTests(BookTestCase):
         The claim is at the end of what is written, whatever else is.
         """
         self.offer(1)
-        self.book.served(8)
-        self.book.gone(9)
-        self.book.offered(offer(2))
+        self.claims.closed(8)
+        self.claims.clientGone(9)
+        self.claims.offered(offer(2))
         self.assertSays(
-            Refuse(MISSING_DESCRIPTOR, (2,)), Closed((8,)), Gone((9,)), Claim((1,))
+            Refuse(MISSING_DESCRIPTOR, (2,)),
+            Closed((8,)),
+            ClientGone((9,)),
+            Claim((1,)),
         )
         self.assertFlushed(1)
 
@@ -180,10 +183,10 @@ class ClaimTests(BookTestCase):
         self.arrive(1, 2, 3)
         self.assertSays()
         for id in (3, 1):
-            self.assertEqual(self.book.offered(offer(id)), [])
+            self.assertEqual(self.claims.offered(offer(id)), [])
         self.assertSays(Claim((3, 1)))
         self.assertFlushed(3, 1)
-        self.assertEqual(self.book.pending, 1)
+        self.assertEqual(self.claims.pending, 1)
 
     def test_pending(self) -> None:
         """
@@ -192,9 +195,9 @@ class ClaimTests(BookTestCase):
         self.claim(1)
         self.offer(2)
         self.arrive(3)
-        self.assertEqual(self.book.pending, 3)
+        self.assertEqual(self.claims.pending, 3)
         self.assertFlushed(1)
-        self.assertEqual(self.book.pending, 2)
+        self.assertEqual(self.claims.pending, 2)
 
     def test_idUsedAgain(self) -> None:
         """
@@ -206,7 +209,7 @@ class ClaimTests(BookTestCase):
         self.assertFlushed(1)
 
 
-class ReportTests(BookTestCase):
+class ReportTests(ClaimsTestCase):
     """
     Tests for what is said of connections that have ended.
     """
@@ -215,8 +218,8 @@ class ReportTests(BookTestCase):
         """
         What was served is reported once, all in one frame.
         """
-        self.book.served(2)
-        self.book.served(1)
+        self.claims.closed(2)
+        self.claims.closed(1)
         self.assertSays(Closed((2, 1)))
         self.assertFlushed()
         self.assertSays()
@@ -225,9 +228,9 @@ class ReportTests(BookTestCase):
         """
         Those whose clients had left are reported once, all in one frame.
         """
-        self.book.gone(2)
-        self.book.gone(1)
-        self.assertSays(Gone((2, 1)))
+        self.claims.clientGone(2)
+        self.claims.clientGone(1)
+        self.assertSays(ClientGone((2, 1)))
         self.assertFlushed()
         self.assertSays()
 
@@ -236,10 +239,13 @@ class ReportTests(BookTestCase):
         More than a frame can hold are reported in several.
         """
         ids = tuple(range(1, 2 * MAXIMUM_IDS + 2))
-        for report, frame in ((self.book.served, Closed), (self.book.gone, Gone)):
+        for report, frame in (
+            (self.claims.closed, Closed),
+            (self.claims.clientGone, ClientGone),
+        ):
             for id in ids:
                 report(id)
-            said = self.book.outgoing()
+            said = self.claims.outgoing()
             self.assertEqual(
                 said,
                 [
@@ -257,11 +263,11 @@ class ReportTests(BookTestCase):
         As many as a frame can hold are reported in one.
         """
         for id in range(MAXIMUM_IDS):
-            self.book.served(id)
+            self.claims.closed(id)
         self.assertSays(Closed(tuple(range(MAXIMUM_IDS))))
 
 
-class RefusalTests(BookTestCase):
+class RefusalTests(ClaimsTestCase):
     """
     Tests for offers that are not claimed.
     """
@@ -271,7 +277,7 @@ class RefusalTests(BookTestCase):
         An offer whose descriptor is not there is refused, and there is nothing
         to close.
         """
-        self.assertEqual(self.book.offered(offer(1)), [])
+        self.assertEqual(self.claims.offered(offer(1)), [])
         self.assertSays(Refuse(MISSING_DESCRIPTOR, (1,)))
         self.assertFlushed()
         self.assertSays()
@@ -282,7 +288,7 @@ class RefusalTests(BookTestCase):
         """
         self.arrive(1, 3)
         for id in (1, 2, 3):
-            self.book.offered(offer(id))
+            self.claims.offered(offer(id))
         self.assertSays(Refuse(MISSING_DESCRIPTOR, (2,)), Claim((1, 3)))
         self.assertFlushed(1, 3)
 
@@ -291,23 +297,23 @@ class RefusalTests(BookTestCase):
         An offer that was on its way is refused, and its descriptor is to be
         closed.
         """
-        self.book.draining()
+        self.claims.draining()
         self.assertSays(Drain())
         self.assertFlushed()
         self.arrive(1)
-        self.assertEqual(self.book.offered(offer(1)), tokens(1))
+        self.assertEqual(self.claims.offered(offer(1)), tokens(1))
         self.assertSays(Refuse(DRAINING, (1,)))
-        self.assertEqual(self.book.pending, 0)
+        self.assertEqual(self.claims.pending, 0)
 
     def test_reasons(self) -> None:
         """
         Each reason has a frame of its own.
         """
-        self.book.draining()
-        self.book.offered(offer(1))
+        self.claims.draining()
+        self.claims.offered(offer(1))
         self.arrive(2)
-        self.book.offered(offer(2))
-        self.book.offered(offer(3))
+        self.claims.offered(offer(2))
+        self.claims.offered(offer(3))
         self.assertSays(
             Refuse(MISSING_DESCRIPTOR, (1, 3)), Refuse(DRAINING, (2,)), Drain()
         )
@@ -318,14 +324,14 @@ class RefusalTests(BookTestCase):
         the newer one is for the offer.
         """
         self.arrive(1)
-        self.assertEqual(self.book.arrived(1001, "newer"), tokens(1))
-        self.assertEqual(self.book.pending, 1)
-        self.book.offered(offer(1))
+        self.assertEqual(self.claims.arrived(1001, "newer"), tokens(1))
+        self.assertEqual(self.claims.pending, 1)
+        self.claims.offered(offer(1))
         self.assertSays(Claim((1,)))
-        self.assertEqual(self.book.flushed(), [(offer(1), "newer")])
+        self.assertEqual(self.claims.flushed(), [(offer(1), "newer")])
 
 
-class DrainTests(BookTestCase):
+class DrainTests(ClaimsTestCase):
     """
     Tests for L{Claims.draining}.
     """
@@ -334,10 +340,10 @@ class DrainTests(BookTestCase):
         """
         DRAIN is said once, however often it is wanted.
         """
-        self.assertEqual(self.book.draining(), [])
+        self.assertEqual(self.claims.draining(), [])
         self.assertSays(Drain())
         self.assertFlushed()
-        self.assertEqual(self.book.draining(), [])
+        self.assertEqual(self.claims.draining(), [])
         self.assertSays()
 
     def test_unclaimed(self) -> None:
@@ -346,10 +352,10 @@ class DrainTests(BookTestCase):
         to be closed.
         """
         self.offer(1, 2)
-        self.assertEqual(self.book.draining(), tokens(1, 2))
+        self.assertEqual(self.claims.draining(), tokens(1, 2))
         self.assertSays(Refuse(DRAINING, (1, 2)), Drain())
         self.assertFlushed()
-        self.assertEqual(self.book.pending, 0)
+        self.assertEqual(self.claims.pending, 0)
 
     def test_duringClaim(self) -> None:
         """
@@ -357,7 +363,7 @@ class DrainTests(BookTestCase):
         """
         self.claim(1)
         self.offer(2)
-        self.assertEqual(self.book.draining(), tokens(2))
+        self.assertEqual(self.claims.draining(), tokens(2))
         self.assertFlushed(1)
         self.assertSays(Refuse(DRAINING, (2,)), Drain())
 
@@ -365,10 +371,10 @@ class DrainTests(BookTestCase):
         """
         What is served ends after DRAIN, and is still reported.
         """
-        self.book.draining()
+        self.claims.draining()
         self.assertSays(Drain())
         self.assertFlushed()
-        self.book.served(1)
+        self.claims.closed(1)
         self.assertSays(Closed((1,)))
 
     def test_loose(self) -> None:
@@ -376,11 +382,11 @@ class DrainTests(BookTestCase):
         A descriptor whose offer is still to come is kept for it.
         """
         self.arrive(1)
-        self.assertEqual(self.book.draining(), [])
-        self.assertEqual(self.book.offered(offer(1)), tokens(1))
+        self.assertEqual(self.claims.draining(), [])
+        self.assertEqual(self.claims.offered(offer(1)), tokens(1))
 
 
-class EndTests(BookTestCase):
+class EndTests(ClaimsTestCase):
     """
     Tests for the ends of a channel.
     """
@@ -400,71 +406,71 @@ class EndTests(BookTestCase):
         What was being claimed when the offers were revoked is ours if the
         write comes to its end, and nothing else is.
         """
-        self.assertEqual(self.book.revoked(), tokens(2, 3))
-        self.assertTrue(self.book.writing)
+        self.assertEqual(self.claims.revoked(), tokens(2, 3))
+        self.assertTrue(self.claims.writing)
         self.assertSays()
         self.assertFlushed(1)
         self.assertSays()
-        self.assertEqual(self.book.abandoned(), [])
+        self.assertEqual(self.claims.channelEndedAfterRevoke(), [])
 
     def test_revokedThenAbandoned(self) -> None:
         """
         What was being claimed when the offers were revoked is to be closed if
         the channel is gone before the end of the write.
         """
-        self.assertEqual(self.book.revoked(), tokens(2, 3))
-        self.assertEqual(self.book.pending, 1)
-        self.assertEqual(self.book.abandoned(), tokens(1))
-        self.assertEqual(self.book.pending, 0)
-        self.assertEqual(self.book.flushed(), [])
+        self.assertEqual(self.claims.revoked(), tokens(2, 3))
+        self.assertEqual(self.claims.pending, 1)
+        self.assertEqual(self.claims.channelEndedAfterRevoke(), tokens(1))
+        self.assertEqual(self.claims.pending, 0)
+        self.assertEqual(self.claims.flushed(), [])
 
     def test_revokedTwice(self) -> None:
         """
         Revoking again gives nothing back again.
         """
-        self.book.revoked()
-        self.assertEqual(self.book.revoked(), [])
+        self.claims.revoked()
+        self.assertEqual(self.claims.revoked(), [])
 
     def test_abandoned(self) -> None:
         """
-        All that the book holds is to be closed.
+        All that is held is to be closed.
         """
-        self.assertEqual(self.book.abandoned(), tokens(1, 2, 3))
-        self.assertEqual(self.book.pending, 0)
-        self.assertEqual(self.book.abandoned(), [])
+        self.assertEqual(self.claims.channelEndedAfterRevoke(), tokens(1, 2, 3))
+        self.assertEqual(self.claims.pending, 0)
+        self.assertEqual(self.claims.channelEndedAfterRevoke(), [])
 
     def test_abandonedAfterClaim(self) -> None:
         """
-        What was claimed for good is no more the book's to close.
+        What was claimed for good is no more theirs to close.
         """
         self.assertFlushed(1)
-        self.assertEqual(self.book.abandoned(), tokens(2, 3))
+        self.assertEqual(self.claims.channelEndedAfterRevoke(), tokens(2, 3))
 
     def test_orphaned(self) -> None:
         """
         With the listener dead, all offers are ours, claimed or not, and a
         descriptor without an offer is to be closed.
         """
-        self.assertEqual(self.book.orphaned(), (mine(1, 2), tokens(3)))
-        self.assertEqual(self.book.pending, 0)
-        self.assertEqual(self.book.orphaned(), ([], []))
+        self.assertEqual(self.claims.listenerDied(), (mine(1, 2), tokens(3)))
+        self.assertEqual(self.claims.pending, 0)
+        self.assertEqual(self.claims.listenerDied(), ([], []))
 
     def test_orphanedAfterClaim(self) -> None:
         """
         What was claimed for good is not given again when the listener dies.
         """
         self.assertFlushed(1)
-        self.assertEqual(self.book.orphaned(), (mine(2), tokens(3)))
+        self.assertEqual(self.claims.listenerDied(), (mine(2), tokens(3)))
 
     def test_orphanedAfterDrain(self) -> None:
         """
         What was given back is not ours when the listener dies.
         """
-        self.assertEqual(self.book.draining(), tokens(2))
-        self.assertEqual(self.book.orphaned(), (mine(1), tokens(3)))
+        self.assertEqual(self.claims.draining(), tokens(2))
+        self.assertEqual(self.claims.listenerDied(), (mine(1), tokens(3)))
 
 
-class BoundsTests(BookTestCase):
+class BoundsTests(ClaimsTestCase):
     """
     Tests for listeners that do not keep to what was agreed.
     """
@@ -487,14 +493,14 @@ class BoundsTests(BookTestCase):
     def test_tooManyOffers(self) -> None:
         """
         One unclaimed offer more than the window is against the protocol.  Its
-        descriptor is in the book.
+        descriptor is held.
         """
         self.offer(1, 2, 3, 4)
         self.arrive(5)
         self.assertMalformed(
-            "more than 4 unclaimed offers", self.book.offered, offer(5)
+            "more than 4 unclaimed offers", self.claims.offered, offer(5)
         )
-        self.assertEqual(self.book.abandoned(), tokens(1, 2, 3, 4, 5))
+        self.assertEqual(self.claims.channelEndedAfterRevoke(), tokens(1, 2, 3, 4, 5))
 
     def test_duringClaim(self) -> None:
         """
@@ -504,23 +510,23 @@ class BoundsTests(BookTestCase):
         self.offer(5, 6, 7, 8)
         self.arrive(9)
         self.assertMalformed(
-            "more than 4 unclaimed offers", self.book.offered, offer(9)
+            "more than 4 unclaimed offers", self.claims.offered, offer(9)
         )
-        self.assertEqual(self.book.pending, 9)
+        self.assertEqual(self.claims.pending, 9)
 
     def test_tooManyDescriptors(self) -> None:
         """
         One descriptor without its offer more than the window is against the
-        protocol.  It is in the book.
+        protocol.  It is held.
         """
         self.arrive(1, 2, 3, 4)
         self.assertMalformed(
             "more than 4 descriptors without their offers",
-            self.book.arrived,
+            self.claims.arrived,
             1005,
             "token 5",
         )
-        self.assertEqual(self.book.abandoned(), tokens(1, 2, 3, 4, 5))
+        self.assertEqual(self.claims.channelEndedAfterRevoke(), tokens(1, 2, 3, 4, 5))
 
     def test_sameConnectionAtWindow(self) -> None:
         """
@@ -528,19 +534,19 @@ class BoundsTests(BookTestCase):
         is not one too many.
         """
         self.arrive(1, 2, 3, 4)
-        self.assertEqual(self.book.arrived(1002, "newer"), tokens(2))
+        self.assertEqual(self.claims.arrived(1002, "newer"), tokens(2))
 
     def test_secondOffer(self) -> None:
         """
         Another offer with the id of one that is not claimed is against the
-        protocol.  Both descriptors are in the book.
+        protocol.  Both descriptors are held.
         """
         self.offer(1)
-        self.book.arrived(2000, "other")
+        self.claims.arrived(2000, "other")
         self.assertMalformed(
-            "a second OFFER of 1", self.book.offered, Offer(1, 7, 2000)
+            "a second OFFER of 1", self.claims.offered, Offer(1, 7, 2000)
         )
-        self.assertEqual(self.book.abandoned(), ["token 1", "other"])
+        self.assertEqual(self.claims.channelEndedAfterRevoke(), ["token 1", "other"])
 
     def test_secondOfferDuringClaim(self) -> None:
         """
@@ -548,19 +554,19 @@ class BoundsTests(BookTestCase):
         still.
         """
         self.claim(1)
-        self.book.arrived(2000, "other")
+        self.claims.arrived(2000, "other")
         self.assertMalformed(
-            "a second OFFER of 1", self.book.offered, Offer(1, 7, 2000)
+            "a second OFFER of 1", self.claims.offered, Offer(1, 7, 2000)
         )
         self.assertFlushed(1)
-        self.assertEqual(self.book.abandoned(), ["other"])
+        self.assertEqual(self.claims.channelEndedAfterRevoke(), ["other"])
 
 
 class Walk:
     """
     A channel whose events are drawn by lot.
 
-    @ivar given: all tokens that were put into the book.
+    @ivar given: all tokens that were put into the claims.
     @ivar back: those that came out, to be closed or touched.
     @ivar touched: the ids of the latter.
     @ivar written: the ids whose claims are in the kernel.
@@ -568,7 +574,7 @@ class Walk:
 
     def __init__(self, seed: int) -> None:
         self.random = Random(seed)
-        self.book: Claims[int] = Claims(WINDOW)
+        self.claims: Claims[int] = Claims(WINDOW)
         self.cookies: list[int] = []
         self.given = 0
         self.id = 0
@@ -590,19 +596,19 @@ class Walk:
                 self.random.choice(events)()
             except ProtocolError:
                 self.broken = True
-                self.close(self.book.draining())
+                self.close(self.claims.draining())
             if not self.random.randrange(60):
-                self.close(self.book.draining())
+                self.close(self.claims.draining())
         end = self.random.randrange(3)
         if end == 0:
-            mine, loose = self.book.orphaned()
+            mine, loose = self.claims.listenerDied()
             self.touch(mine)
             self.close(loose)
         else:
             if end == 1:
-                self.close(self.book.revoked())
+                self.close(self.claims.revoked())
                 self.flush()
-            self.close(self.book.abandoned())
+            self.close(self.claims.channelEndedAfterRevoke())
 
     def arrive(self) -> None:
         """
@@ -610,7 +616,7 @@ class Walk:
         """
         self.given += 1
         self.cookies.append(self.given)
-        self.close(self.book.arrived(self.given, self.given))
+        self.close(self.claims.arrived(self.given, self.given))
 
     def again(self) -> None:
         """
@@ -618,7 +624,7 @@ class Walk:
         """
         if self.cookies and not self.broken:
             self.given += 1
-            self.close(self.book.arrived(self.cookies[-1], self.given))
+            self.close(self.claims.arrived(self.cookies[-1], self.given))
 
     def offer(self) -> None:
         """
@@ -627,20 +633,20 @@ class Walk:
         if self.cookies:
             self.id += 1
             cookie = self.cookies.pop(self.random.randrange(len(self.cookies)))
-            self.close(self.book.offered(Offer(self.id, 0, cookie)))
+            self.close(self.claims.offered(Offer(self.id, 0, cookie)))
 
     def missing(self) -> None:
         """
         An offer comes in without its descriptor.
         """
         self.id += 1
-        self.close(self.book.offered(Offer(self.id, 0, 0)))
+        self.close(self.claims.offered(Offer(self.id, 0, 0)))
 
     def write(self) -> None:
         """
         What there is to say is written.
         """
-        frames = self.book.outgoing()
+        frames = self.claims.outgoing()
         assert not (frames and self.claiming), "a write during a write"
         for frame in frames:
             if isinstance(frame, (Claim, Refuse)):
@@ -653,10 +659,10 @@ class Walk:
         """
         The write that is under way comes to its end.
         """
-        if self.book.writing:
+        if self.claims.writing:
             self.written += self.claiming
             self.claiming = ()
-            mine = self.book.flushed()
+            mine = self.claims.flushed()
             assert {offer.id for offer, _ in mine} <= set(self.written)
             self.touch(mine)
 
@@ -689,7 +695,7 @@ class WalkTests(SynchronousTestCase):
             walk = Walk(seed)
             walk.run()
             self.assertEqual(sorted(walk.back), list(range(1, walk.given + 1)), seed)
-            self.assertEqual(walk.book.pending, 0)
+            self.assertEqual(walk.claims.pending, 0)
             self.assertEqual(max(Counter(walk.answered).values(), default=1), 1)
             self.assertEqual(max(Counter(walk.touched).values(), default=1), 1)
             self.assertLessEqual(set(walk.written), set(walk.touched))

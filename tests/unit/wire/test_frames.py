@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Collection
 from dataclasses import FrozenInstanceError, fields, replace
 from pathlib import Path
 
@@ -17,8 +16,6 @@ from portlisten._model import (
     Kind,
     Port,
     UnixAddress,
-    describe,
-    socketName,
 )
 from portlisten._wire.frames import (
     DRAINING,
@@ -31,12 +28,12 @@ from portlisten._wire.frames import (
     MISSING_DESCRIPTOR,
     Bye,
     Claim,
+    ClientGone,
     Closed,
     Decoder,
     Drain,
     Drained,
     Frame,
-    Gone,
     Listener,
     ListenerHello,
     Offer,
@@ -57,16 +54,9 @@ from portlisten.errors import (
     VersionMismatch,
     WrongKind,
 )
+from tests.support.frames import PORTS, hello, raw
 
 PROTOCOL = Path(__file__).parents[3] / "docs" / "protocol.md"
-
-PORTS = (
-    Port(0, InternetAddress("TCP", "192.0.2.1", 80), "http"),
-    Port(1, InternetAddress("TCP", "2001:db8::1", 443), "https"),
-    Port(2, InternetAddress("TCP", "fe80::1", 8080, scope=3)),
-    Port(513, UnixAddress(b"/run/web.sock")),
-    Port(65535, UnixAddress(b"")),
-)
 
 LISTENER_FRAMES: list[Frame] = [
     ListenerHello(16, PORTS),
@@ -86,13 +76,11 @@ WORKER_FRAMES: list[Frame] = [
     Refuse(MISSING_DESCRIPTOR, (4, 5)),
     Refuse(65535, (6,)),
     Closed((1, 2)),
-    Gone((3,)),
+    ClientGone((3,)),
     Drain(),
     Bye(""),
     Bye("grüße"),
 ]
-
-STREAMS_TAKEN = {Kind.CONNECTIONS, Kind.LISTENER, Kind.GROUP}
 
 STREAMS: list[tuple[Vocabulary, list[Frame]]] = [
     (FROM_LISTENER, LISTENER_FRAMES),
@@ -174,31 +162,17 @@ GOLDEN: list[tuple[Frame, str]] = [
     (Drained(), "09 00 0000"),
     (Revoked(), "0a 00 0000"),
     (Bye("stops ü"), "0b 00 0008  73746f707320c3bc"),
-    (Gone((7,)), "0c 00 0004  00000007"),
+    (ClientGone((7,)), "0c 00 0004  00000007"),
 ]
+
 
 #: A port in a HELLO, and what it is if it has no name.
 PORT = bytes.fromhex("0000 00 07 04 c0000201 0050")
 UNNAMED = Port(0, InternetAddress("TCP", "192.0.2.1", 80))
 
 LISTENER_HELLO = encode(ListenerHello(16))
+
 WORKER_HELLO = encode(WorkerHello(8))
-
-
-def raw(kind: int, payload: bytes = b"") -> bytes:
-    """
-    Make a frame by hand.
-    """
-    return struct.pack("!BBH", kind, 0, len(payload)) + payload
-
-
-def hello(
-    magic: bytes = b"portlstn", version: int = 1, window: int = 8, ports: int = 0
-) -> bytes:
-    """
-    Make the payload of a HELLO by hand.
-    """
-    return magic + struct.pack("!HHHH", version, window, ports, 0)
 
 
 def vocabularyOf(frame: Frame) -> tuple[Vocabulary, bytes]:
@@ -327,7 +301,7 @@ class EncodeTests(SynchronousTestCase):
         malformed ones.
         """
         ids = tuple(range(MAXIMUM_IDS + 1))
-        for frame in (Claim(ids), Closed(ids), Gone(ids), Refuse(1, ids[1:])):
+        for frame in (Claim(ids), Closed(ids), ClientGone(ids), Refuse(1, ids[1:])):
             error = self.assertRaises(ValueError, encode, frame)
             self.assertIn(f"{type(frame).__name__} of 16388 bytes", str(error))
 
@@ -870,204 +844,3 @@ class MalformedTests(SynchronousTestCase):
             WrongKind,
         ):
             self.assertTrue(issubclass(error, ProtocolError))
-
-
-class WantedTests(SynchronousTestCase):
-    """
-    Tests for L{ListenerHello.wanted}.
-    """
-
-    hello = ListenerHello(
-        8,
-        tuple(
-            Port(number, UnixAddress(b"/s"), name)
-            for number, name in enumerate(["http", "", "http", "https"])
-        ),
-    )
-
-    def wanted(self, *names: str) -> list[int]:
-        """
-        The numbers of the ports that one gets who asks for these names.
-        """
-        return [port.number for port in self.hello.wanted(WorkerHello(1, names))]
-
-    def test_all(self) -> None:
-        """
-        Who asks for none gets all, and those without a name as well.
-        """
-        self.assertEqual(self.wanted(), [0, 1, 2, 3])
-        self.assertEqual(ListenerHello(8).wanted(WorkerHello(1)), ())
-
-    def test_some(self) -> None:
-        """
-        Who asks for a name gets all ports of that name.
-        """
-        self.assertEqual(self.wanted("http"), [0, 2])
-        self.assertEqual(self.wanted("https"), [3])
-        self.assertEqual(self.wanted("https", "http"), [0, 2, 3])
-
-    def test_unknown(self) -> None:
-        """
-        Who asks for a name that there is not is told which there are.
-        """
-        for names in (("smtp",), ("http", "smtp")):
-            error = self.assertRaises(
-                UnknownName, self.hello.wanted, WorkerHello(1, names)
-            )
-            self.assertEqual(
-                str(error), "no port is called 'smtp' here, only http, https"
-            )
-
-    def test_none(self) -> None:
-        """
-        Or that there are none.
-        """
-        error = self.assertRaises(
-            UnknownName, ListenerHello(8).wanted, WorkerHello(1, ("http",))
-        )
-        self.assertEqual(str(error), "no port is called 'http' here; none has a name")
-
-
-class WantedKindTests(SynchronousTestCase):
-    """
-    Tests for L{ListenerHello.wanted} where ports are shared.
-    """
-
-    hello = ListenerHello(
-        8,
-        (
-            Port(0, InternetAddress("TCP", "192.0.2.1", 80), "http"),
-            Port(1, InternetAddress("TCP", "192.0.2.1", 81), "web", Kind.LISTENER),
-            Port(2, InternetAddress("TCP", "192.0.2.1", 82), "group", Kind.GROUP),
-            Port(3, InternetAddress("UDP", "192.0.2.1", 53), "dns", Kind.DATAGRAMS),
-            Port(4, InternetAddress("TCP", "192.0.2.1", 53), "dns", Kind.LISTENER),
-            Port(5, InternetAddress("UDP", "192.0.2.1", 123), "ntp", Kind.DATAGRAMS),
-        ),
-    )
-
-    def wanted(self, takes: Collection[Kind], *names: str) -> list[int]:
-        """
-        The numbers of the ports that one gets who takes this.
-        """
-        hello = WorkerHello(1, names, frozenset(takes))
-        return [port.number for port in self.hello.wanted(hello)]
-
-    def assertWrong(self, takes: Collection[Kind], name: str, reason: str) -> None:
-        """
-        Expect that one who takes this cannot have that.
-        """
-        error = self.assertRaises(WrongKind, self.wanted, takes, name)
-        self.assertIn(f"{name}=", str(error))
-        self.assertIn(reason, str(error))
-
-    def test_stream(self) -> None:
-        """
-        A worker for streams gets all but UDP, and of a name that is both its part.
-        """
-        self.assertEqual(self.wanted(STREAMS_TAKEN), [0, 1, 2, 4])
-        self.assertEqual(self.wanted(STREAMS_TAKEN, "dns"), [4])
-        self.assertWrong(STREAMS_TAKEN, "ntp", "PortlistenUDPEndpoint")
-
-    def test_datagrams(self) -> None:
-        """
-        One for UDP gets that.
-        """
-        self.assertEqual(self.wanted({Kind.DATAGRAMS}), [3, 5])
-        self.assertEqual(self.wanted({Kind.DATAGRAMS}, "dns"), [3])
-        for name in ("http", "web", "group"):
-            self.assertWrong({Kind.DATAGRAMS}, name, "is no UDP port")
-
-    def test_program(self) -> None:
-        """
-        A program that knows nothing of channels gets sockets that stay.
-        """
-        takes = {Kind.LISTENER, Kind.DATAGRAMS}
-        self.assertEqual(self.wanted(takes), [1, 3, 4, 5])
-        self.assertEqual(self.wanted(takes, "dns"), [3, 4])
-        self.assertWrong(takes, "http", "--share it")
-        self.assertWrong(takes, "group", "reuseport")
-
-    def test_older(self) -> None:
-        """
-        A worker of before there was sharing gets what it asks for, but nothing
-        that is shared; and if it asks for everything, it is told what it would
-        miss.
-        """
-        takes = {Kind.CONNECTIONS}
-        self.assertEqual(self.wanted(takes, "http"), [0])
-        for name in ("web", "group"):
-            self.assertWrong(takes, name, "too old")
-        error = self.assertRaises(WrongKind, self.wanted, takes)
-        self.assertIn("web=tcp:192.0.2.1:81 is shared", str(error))
-        self.assertLess(len(str(error)), MAXIMUM_REASON)
-
-    def test_later(self) -> None:
-        """
-        A port of a later kind is left out, and who asks for it is told.
-        """
-        later = Port(0, InternetAddress("TCP", "192.0.2.1", 80), "new", Kind.UNKNOWN)
-        hello = ListenerHello(8, (later, Port(1, UnixAddress(b"/s"), "web")))
-        self.assertEqual(hello.wanted(WorkerHello(1)), hello.ports[1:])
-        error = self.assertRaises(WrongKind, hello.wanted, WorkerHello(1, ("new",)))
-        self.assertIn("too old to know", str(error))
-
-    def test_nothing(self) -> None:
-        """
-        Who can take nothing that there is, is told so.
-        """
-        hello = ListenerHello(8, self.hello.ports[5:])
-        error = self.assertRaises(WrongKind, hello.wanted, WorkerHello(1))
-        self.assertIn("ntp=udp:192.0.2.1:123 is a UDP port", str(error))
-
-
-class DescribeTests(SynchronousTestCase):
-    """
-    Tests for L{describe}.
-    """
-
-    def test_describe(self) -> None:
-        """
-        Addresses read as endpoint descriptions do.
-        """
-        self.assertEqual(
-            [describe(port.address) for port in PORTS],
-            [
-                "tcp:192.0.2.1:80",
-                "tcp6:[2001:db8::1]:443",
-                "tcp6:[fe80::1]:8080",
-                "unix:/run/web.sock",
-                "unix:",
-            ],
-        )
-        self.assertEqual(
-            [
-                describe(InternetAddress("UDP", "192.0.2.1", 53), "dns"),
-                describe(InternetAddress("UDP", "2001:db8::1", 53)),
-            ],
-            ["dns=udp:192.0.2.1:53", "udp6:[2001:db8::1]:53"],
-        )
-
-    def test_unix(self) -> None:
-        """
-        An abstract name is told from a path, and no name can break a line.
-        """
-        for name, told in (
-            (b"/run/www", "unix:/run/www"),
-            (b"\0www", "unix:@www"),
-            (b"\0a\0b\n\xff", "unix:@a\\x00b\\n\\xff"),
-            (b"", "unix:"),
-        ):
-            self.assertEqual(describe(UnixAddress(name)), told)
-        self.assertEqual(socketName("/run/b\udcff"), "/run/b\\xff")
-
-    def test_hash(self) -> None:
-        """
-        A port can be looked up whatever its address is, and whatever becomes of that.
-        """
-        path = self.mktemp().encode()
-        for name in (path, b"\0www", b""):
-            port = Port(0, UnixAddress(name))
-            found = {port: "found"}
-            with open(path, "w"):
-                pass
-            self.assertEqual(found[Port(0, UnixAddress(name))], "found")

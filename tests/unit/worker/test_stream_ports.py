@@ -26,7 +26,6 @@ from portlisten._wire.frames import (
     Withdraw,
     WorkerHello,
 )
-from portlisten._wire.frames import Listener as ListenerFrame
 from portlisten._worker import stream_ports
 from tests.support.channels import eventually, texts
 from tests.support.descriptors import watchDescriptors
@@ -306,10 +305,10 @@ class DescriptorTests(SharingTestCase):
         """
         sock = self.port()
         listener = await self.join()
-        frame = ListenerFrame(0, _kernel.cookie(sock))
+        cookie = _kernel.cookie(sock)
         descriptor = os.dup(sock.fileno())
         with exhausted():
-            self.worker.lent(listener.channel, frame, descriptor)
+            self.worker.socketShared(listener.channel, 0, cookie, descriptor)
         self.assertEqual(texts(self.logged, "error"), [])
         self.assertEqual(self.holders(sock), 2)
 

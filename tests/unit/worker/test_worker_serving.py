@@ -16,10 +16,10 @@ from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.protocol import Factory
 
 from portlisten._wire.frames import (
+    ClientGone,
     Closed,
     Drain,
     Drained,
-    Gone,
 )
 from tests.support.channels import aMoment, eventually, tcpPair, texts
 from tests.support.workers import (
@@ -198,8 +198,8 @@ class TroubleTests(WorkerTestCase):
             # Twisted leaves its duplicate to the garbage collector.
             warnings.simplefilter("ignore", ResourceWarning)
             listener.handOff(1, accepted)
-            await eventually(lambda: listener.channel.heard(Gone))
-        self.assertEqual(listener.channel.heard(Gone), [Gone((1,))])
+            await eventually(lambda: listener.channel.heard(ClientGone))
+        self.assertEqual(listener.channel.heard(ClientGone), [ClientGone((1,))])
         self.assertEqual(listener.channel.heard(Closed), [])
         self.assertEqual(self.factory.addresses, [])
         self.assertEqual(texts(self.logged, "critical"), [])
@@ -217,7 +217,7 @@ class TroubleTests(WorkerTestCase):
         await eventually(lambda: self.factory.conversations[0].lost)
         self.assertEqual(self.factory.conversations[0].received, b"post this")
         await eventually(lambda: listener.channel.heard(Closed))
-        self.assertEqual(listener.channel.heard(Gone), [])
+        self.assertEqual(listener.channel.heard(ClientGone), [])
 
     async def test_noProtocol(self) -> None:
         """

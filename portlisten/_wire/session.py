@@ -1,0 +1,164 @@
+"""
+What the sessions at both ends of a channel have in common.
+
+A session is one end of a channel without its input and output.  Its driver gives it
+the bytes that came in, and gets I{events}; it gives it commands, and gets bytes to
+write.  So every event loop can have a driver, and a test needs neither sockets nor a
+clock.
+
+Each session has two states, since the two ends speak independently.  C{theirs} is what
+the other end has said so far, and decides what it may say next.  C{ours} is what this
+end has said, and decides what it may say or do next.  A session's table has a row for
+each state of C{theirs} and a column for each frame.  A cell is L{Do} or L{Forbidden}.
+Nothing is read in a state whose row is empty.
+
+A frame that is forbidden or wrong gives L{Broken}, and the frames around it count: a
+claim counts as long as it can be read.  But a session reads past L{MISTAKES} such
+frames only.  It also reads nothing behind a frame that cannot be decoded, or that comes
+on the wrong side of HELLO, since the L{Decoder} finds no frame behind these.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, ClassVar, NamedTuple, TypeAlias
+
+from portlisten._wire.frames import Decoder, Frame, Vocabulary
+from portlisten.errors import ProtocolError
+
+#: How many bad frames of a channel are read past.
+MISTAKES = 16
+
+SECOND_HELLO = "a second HELLO"
+HELLO_MISSING = "no HELLO to begin with"
+
+
+class Do(NamedTuple):
+    """
+    A frame that may come.
+
+    @ivar act: the session's method that handles it.
+    @ivar then: the next state of C{theirs}, or L{None} if that stays as it is.
+    """
+
+    act: Callable[[Any, Any], None]
+    then: Enum | None = None
+
+
+class Forbidden(NamedTuple):
+    """
+    A frame that must not come.
+
+    @ivar reason: what the other end is told.
+    """
+
+    reason: str
+    then: Enum | None = None
+
+    def act(self, session: Session, frame: Frame) -> None:
+        """
+        Say so.
+        """
+        raise ProtocolError(self.reason)
+
+
+Row: TypeAlias = "Mapping[type[Frame], Do | Forbidden]"
+Table: TypeAlias = "Mapping[Any, Row]"
+
+
+@dataclass(frozen=True, slots=True)
+class Broken:
+    """
+    An event: the other end broke the protocol.
+
+    @ivar reason: what it is told.
+    @ivar bug: what a bug of ours raised, if the other end did nothing wrong.
+    """
+
+    reason: str
+    bug: Exception | None = None
+
+
+class Session:
+    """
+    One end of a channel.
+
+    @cvar table: what each frame does in each state of C{theirs}.
+    @param vocabulary: the frames that the other end may send.
+    @param theirs: what C{theirs} is at first.
+
+    @ivar theirs: what the other end has said.
+    @ivar ended: whether nothing that comes counts any more, and nothing is to be said.
+    @ivar deaf: whether nothing that comes counts any more, since too much of it was
+        wrong, or the other end has said its last word.
+    """
+
+    table: ClassVar[Table]
+
+    def __init__(self, vocabulary: Vocabulary, theirs: Enum) -> None:
+        self._decoder = Decoder(vocabulary)
+        self._events: list[Any] = []
+        self._mistakes = 0
+        self.ended = False
+        self.deaf = False
+        self._enter(theirs)
+
+    def _enter(self, theirs: Enum) -> None:
+        self.theirs = theirs
+        # To look up a row costs more than to handle a frame.
+        self._row = self.table[theirs]
+        self.deaf = self.deaf or not self._row
+
+    def end(self) -> None:
+        """
+        The channel is at its end.
+        """
+        self.ended = True
+
+    def mistake(self) -> None:
+        """
+        The driver found an event wrong.
+        """
+        self._mistakes += 1
+        self.deaf = self.deaf or self._mistakes > MISTAKES
+
+    def receive(self, data: bytes) -> list[Any]:
+        """
+        Take in some bytes.
+
+        @return: events, in order.
+        """
+        if self.ended or self.deaf:
+            return []
+        try:
+            for frame in self._decoder.feed(data):
+                cell = self._row[type(frame)]
+                try:
+                    cell.act(self, frame)
+                except ProtocolError as error:
+                    self.mistake()
+                    self._broken(str(error))
+                except Exception as bug:
+                    self.mistake()
+                    self._broken("an internal error", bug)
+                else:
+                    if cell.then is not None:
+                        self._enter(cell.then)
+                if self.deaf:
+                    break
+        except ProtocolError as error:
+            self.deaf = True
+            self._broken(str(error))
+        return self._take()
+
+    def _broken(self, reason: str, bug: Exception | None = None) -> None:
+        self._events.append(Broken(reason, bug))
+
+    def _take(self) -> list[Any]:
+        """
+        Hand out the events so far.
+        """
+        events, self._events = self._events, []
+        return events

@@ -1,0 +1,112 @@
+"""
+Tests for L{portlisten._listener.dispatcher.Dispatcher.received}: what comes of all that
+a worker said in one read.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from portlisten._wire.frames import Claim, ClientGone, Closed
+from portlisten._wire.listener_session import Draining, Joined, Refused
+from portlisten.errors import ProtocolError
+from tests.support.dispatchers import DispatcherTestCase, RecordingChannel, portOf
+
+
+class ReceivedTests(DispatcherTestCase):
+    """
+    A worker that says several things at once.
+    """
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.worker = self.join(window=2)
+        self.accept(2)
+        self.accept(2)
+        self.assertEqual(self.worker.ids, [1, 2])
+        self.worker.flushes.clear()
+        self.roomChanges = 0
+
+    def say(self, *events: Any, to: RecordingChannel | None = None) -> None:
+        """
+        Have the worker say something.
+        """
+        self.dispatcher.received(to or self.worker, events)
+
+    def test_together(self) -> None:
+        """
+        What several events lead to is sent in one, and the ports hear once that there
+        may be room.
+        """
+        self.say(Claim((1,)), Closed((1,)), Claim((2,)))
+        self.assertEqual(self.worker.ids, [1, 2, 3, 4])
+        self.assertEqual(self.worker.flushes, [4])
+        self.assertEqual(self.roomChanges, 1)
+        self.assertEqual(self.ledger.counters.claimed, 2)
+
+    def test_clientGone(self) -> None:
+        """
+        A client that left is counted apart.
+        """
+        self.say(Claim((1, 2)), ClientGone((1,)), Closed((2,)))
+        self.assertEqual(self.ledger.counters.goneBeforeAdoption, 1)
+
+    def test_refused(self) -> None:
+        """
+        What is refused is handed off again.
+        """
+        self.say(Claim((2,)), Refused((1,), "no room"))
+        self.assertEqual(self.ledger.counters.refused, 1)
+
+    def test_joined(self) -> None:
+        """
+        A worker that joins is offered what waits.
+        """
+        other = RecordingChannel("worker 2")
+        self.dispatcher.connected(other)
+        self.say(Joined(4, (portOf(),)), to=other)
+        self.assertEqual(len(other.offers), 2)
+        self.assertEqual(len(other.flushes), 1)
+
+    def test_drained(self) -> None:
+        """
+        What is offered because of what was said before DRAIN goes out before the
+        answer to it, and nothing is offered afterwards.
+        """
+        said: list[int] = []
+        self.worker.drained = lambda: said.append(  # type: ignore[method-assign]
+            len(self.worker.offers)
+        )
+        self.say(Claim((1,)), Draining(), Claim((2,)))
+        self.assertEqual(said, [3])
+        self.assertEqual(self.worker.ids, [1, 2, 3])
+
+    def test_guess(self) -> None:
+        """
+        An offer that is made only now cannot be answered already.
+        """
+        error = self.assertRaises(ProtocolError, self.say, Claim((1,)), Claim((3,)))
+        self.assertEqual(str(error), "an answer to an offer that it has not read")
+        self.assertEqual(self.worker.ids, [1, 2, 3])
+        self.assertEqual(self.ledger.counters.claimed, 1)
+
+    def test_guessedRefusal(self) -> None:
+        """
+        Nor can it be refused.
+        """
+        self.assertRaises(
+            ProtocolError, self.say, Claim((1,)), Refused((3,), "no room")
+        )
+        self.assertEqual(self.ledger.counters.refused, 0)
+
+    def test_wrong(self) -> None:
+        """
+        If one is wrong, those before it count, it does not, and those behind it are
+        left for later.
+        """
+        events = iter([Claim((1,)), Claim((66,)), Claim((2,))])
+        self.assertRaises(ProtocolError, self.dispatcher.received, self.worker, events)
+        self.assertEqual(self.worker.ids, [1, 2, 3])
+        self.assertEqual(self.ledger.counters.claimed, 1)
+        self.dispatcher.received(self.worker, events)
+        self.assertEqual(self.ledger.counters.claimed, 2)

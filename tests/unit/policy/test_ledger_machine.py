@@ -1,0 +1,594 @@
+"""
+Stateful tests of L{portlisten._policy.ledger}: the ledger alone, against a model of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass, field
+
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+from twisted.trial.unittest import SynchronousTestCase
+
+from portlisten._policy.counters import Counters
+from portlisten._policy.decisions import (
+    Decision,
+    GiveUp,
+    HandOff,
+    LetGo,
+    Reason,
+    Revoke,
+)
+from portlisten._policy.ledger import Ledger
+from tests.support.machines import (
+    CLAIM_TIMEOUT,
+    HOLD,
+    NAMES,
+    PATIENCE,
+    PAUSE,
+    SILENCE,
+    crews,
+    delays,
+    few,
+    mostly,
+    one,
+    pick,
+    pickSome,
+    refuses,
+    sizes,
+    some,
+    wants,
+)
+from tests.support.settings import SETTINGS
+
+
+@dataclass(eq=False)
+class Connection:
+    """
+    One that the ledger is told of.
+    """
+
+    number: int
+    accepted: float
+    witness: bool
+    since: float = 0.0
+    claim: int = 0
+    ended: float | None = None
+
+    @property
+    def port(self) -> int:
+        return self.number % 3
+
+    @property
+    def name(self) -> str:
+        return NAMES[self.port]
+
+
+@dataclass(eq=False)
+class Side:
+    """
+    What the ledger should know of one channel.
+    """
+
+    window: int
+    limit: int
+    names: tuple[str, ...]
+    offered: dict[int, Connection] = field(default_factory=dict)
+    serving: dict[int, Connection] = field(default_factory=dict)
+    copies: list[Connection] = field(default_factory=list)
+    open: bool = True
+    revoked: bool = False
+    asleep: bool = False
+    resume: float = 0.0
+    turn: int = 0
+
+    def wants(self, name: str) -> bool:
+        return name in self.names
+
+    def room(self, now: float) -> int:
+        """
+        How many it may be offered more.
+        """
+        if not self.open or self.resume > now:
+            return 0
+        return max(0, self.limit - len(self.offered))
+
+    @property
+    def outstanding(self) -> int:
+        return len(self.offered) + len(self.serving)
+
+
+class LedgerMachine(RuleBasedStateMachine):
+    """
+    The listener's book, told what may happen in any order in which it may.
+    """
+
+    @initialize(
+        queue=st.integers(0, 5),
+        budget=st.integers(1, 20),
+        roundRobin=st.booleans(),
+        crew=crews,
+        clients=few,
+    )
+    def begin(
+        self,
+        queue: int,
+        budget: int,
+        roundRobin: bool,
+        crew: list[tuple[int, tuple[str, ...]]],
+        clients: int,
+    ) -> None:
+        self.ledger = Ledger(
+            queue, budget, PATIENCE, HOLD, CLAIM_TIMEOUT, PAUSE, roundRobin, NAMES
+        )
+        self.queue = min(queue, budget // 4)
+        self.budget = budget
+        self.roundRobin = roundRobin
+        self.now = 0.0
+        self.turn = 0
+        self.last = 0
+        self.claims = 0
+        self.waiting: list[Connection] = []
+        self.sides: list[Side] = []
+        self.departed: list[Side] = []
+        self.counters = Counters()
+        for window, names in crew:
+            self.join(window, names)
+        self.accept(clients)
+
+    # What comes of it
+
+    def obey(self, decisions: list[Decision], *expected: Decision) -> None:
+        """
+        Compare what was decided to what should be, but for the hand-offs, and
+        hold these to their rules one by one.
+        """
+        others = [each for each in decisions if not isinstance(each, HandOff)]
+        assert others == list(expected)
+        for decision in decisions:
+            if isinstance(decision, HandOff):
+                self.handOff(decision)
+        assert not any(map(self.ready, NAMES)), "somebody waits for no reason"
+
+    def ready(self, name: str) -> list[Side]:
+        """
+        The workers that a connection of this name may go to, if any waits.
+        """
+        return [
+            side
+            for side in self.sides
+            if side.room(self.now) and side.wants(name) and self.queued(name)
+        ]
+
+    def queued(self, name: str) -> list[Connection]:
+        return [each for each in self.waiting if each.name == name]
+
+    def room(self, name: str) -> int:
+        room = sum(side.room(self.now) for side in self.sides if side.wants(name))
+        room += self.queue - len(self.queued(name))
+        room += min(len(self.placeless(name)), self.queue // 2)
+        return max(0, min(room, self.budget - self.ledger.held))
+
+    def placeless(self, name: str) -> list[Connection]:
+        return [each for each in self.queued(name) if each.ended is not None]
+
+    def rooms(self) -> list[int]:
+        """
+        The ports that something may come in by.
+        """
+        return [port for port, name in enumerate(NAMES) if self.room(name)]
+
+    def handOff(self, decision: HandOff) -> None:
+        side = decision.channel
+        oldest = min(
+            (each for each in self.waiting if self.ready(each.name)),
+            key=lambda each: each.number,
+        )
+        assert decision.connection is oldest, "another one waits longer"
+        first = min(
+            self.ready(oldest.name),
+            key=lambda each: (0 if self.roundRobin else each.outstanding, each.turn),
+        )
+        assert side is first, "another worker had less, or a longer wait"
+        assert decision.port == oldest.port
+        assert decision.id not in side.offered
+        assert decision.id not in side.serving
+        self.waiting.remove(oldest)
+        self.turn += 1
+        side.turn = self.turn
+        oldest.since = self.now
+        side.offered[decision.id] = oldest
+        self.counters.offered += 1
+
+    def share(self, side: Side) -> int:
+        return max(side.window, self.budget // 2 // len(self.sides))
+
+    def copies(self) -> list[Connection]:
+        return [*self.timed(), *self.sleeping()]
+
+    def timed(self) -> list[Connection]:
+        """
+        The copies that are let go after a while.
+        """
+        return self.copiesOf([*self.sides, *self.departed], False)
+
+    def sleeping(self) -> list[Connection]:
+        """
+        Those of workers that have left and stand still.
+        """
+        return self.copiesOf(self.departed, True)
+
+    def copiesOf(self, sides: list[Side], asleep: bool) -> list[Connection]:
+        found = [
+            copy for side in sides if side.asleep is asleep for copy in side.copies
+        ]
+        return sorted(found, key=lambda copy: copy.claim)
+
+    def claimAnew(self, copies: list[Connection]) -> None:
+        """
+        Put copies at the end of the order.
+        """
+        for copy in copies:
+            self.claims += 1
+            copy.claim = self.claims
+
+    def letGo(self, connections: Collection[Connection]) -> list[LetGo]:
+        for side in [*self.sides, *self.departed]:
+            side.copies = [copy for copy in side.copies if copy not in connections]
+        self.departed = [side for side in self.departed if side.copies]
+        return [LetGo(connection) for connection in connections]
+
+    def again(self, connections: Collection[Connection]) -> None:
+        for connection in connections:
+            connection.ended = None
+        self.counters.redispatched += len(connections)
+        self.waiting.extend(connections)
+
+    def having(self, what: str) -> list[Side]:
+        return [side for side in self.sides if getattr(side, what)]
+
+    # What happens
+
+    @rule(count=few, witness=mostly)
+    def accept(self, count: int, witness: bool = True) -> None:
+        for _ in range(count):
+            self.last += 1
+            connection = Connection(self.last, self.now, witness)
+            if self.room(connection.name):
+                self.waiting.append(connection)
+                self.counters.accepted += 1
+                self.obey(
+                    self.ledger.addConnections(
+                        connection.port,
+                        [connection],
+                        self.now,
+                        witness,
+                        connection.name,
+                    )
+                )
+
+    @precondition(lambda self: self.rooms())
+    @rule(which=one)
+    def acceptAll(self, which: int) -> None:
+        """
+        As many as there is room for, and of one port.
+        """
+        port = pick(which, self.rooms())
+        name = NAMES[port]
+        first = self.last - self.last % 3 + 3 + port
+        batch = [
+            Connection(first + 3 * each, self.now, True)
+            for each in range(self.room(name))
+        ]
+        self.last = batch[-1].number
+        self.waiting.extend(batch)
+        self.counters.accepted += len(batch)
+        self.obey(self.ledger.addConnections(port, batch, self.now, True, name))
+        assert self.ledger.capacity(name) == 0
+        assert len(self.queued(name)) <= self.queue * 3 // 2
+
+    @precondition(lambda self: len(self.sides) < 4)
+    @rule(window=sizes, names=wants)
+    def join(self, window: int, names: tuple[str, ...]) -> None:
+        side = Side(window, window, names)
+        self.sides.append(side)
+        self.obey(self.ledger.addWorker(side, window, self.now, names))
+
+    @precondition(lambda self: self.having("offered"))
+    @rule(which=one, what=some, before=few)
+    def claim(self, which: int, what: set[int], before: int = 0) -> None:
+        self.accept(before)
+        side = pick(which, self.having("offered"))
+        ids = pickSome(what, side.offered)
+        side.limit = min(side.window, side.limit + 1)
+        expected = []
+        for id in ids:
+            connection = side.serving[id] = side.offered.pop(id)
+            if connection.witness:
+                self.claims += 1
+                connection.since, connection.claim = self.now, self.claims
+                side.copies.append(connection)
+            else:
+                expected.append(LetGo(connection))
+        excess = side.copies[: max(0, len(side.copies) - self.share(side))]
+        self.counters.claimed += len(ids)
+        decisions = self.ledger.claim(side, ids, self.now)
+        self.obey(decisions, *expected, *self.letGo(excess))
+
+    @precondition(lambda self: self.having("offered"))
+    @rule(which=one, what=some)
+    def refuse(self, which: int, what: set[int]) -> None:
+        side = pick(which, self.having("offered"))
+        ids = pickSome(what, side.offered)
+        side.limit = max(1, side.limit // 2)
+        side.resume = self.now + PAUSE
+        back = [side.offered.pop(id) for id in ids]
+        for connection in back:
+            connection.ended = None
+        self.waiting.extend(back)
+        self.counters.refused += len(ids)
+        self.obey(self.ledger.refuse(side, ids, self.now))
+
+    @precondition(lambda self: self.having("serving"))
+    @rule(which=one, what=some, left=st.booleans())
+    def close(self, which: int, what: set[int], left: bool) -> None:
+        side = pick(which, self.having("serving"))
+        ids = pickSome(what, side.serving)
+        ended = [side.serving.pop(id) for id in ids]
+        expected = self.letGo([each for each in ended if each in side.copies])
+        if left:
+            self.counters.goneBeforeAdoption += len(ids)
+        event = self.ledger.clientGone if left else self.ledger.close
+        self.obey(event(side, ids, self.now), *expected)
+
+    @precondition(lambda self: self.sides)
+    @rule(which=one, own=st.booleans())
+    def lie(self, which: int, own: bool) -> None:
+        """
+        A worker names a connection twice, or one that is not its own, among
+        its own ones: none of that counts.
+        """
+        side = pick(which, self.sides)
+        for event, ids in (
+            (self.ledger.claim, side.offered),
+            (self.ledger.refuse, side.offered),
+            (self.ledger.close, side.serving),
+            (self.ledger.clientGone, side.serving),
+        ):
+            wrong = [*ids, *ids] if own and ids else [*ids, 4711]
+            assert refuses(lambda: event(side, wrong, self.now))  # noqa: B023
+
+    @rule()
+    def strangerSpeaks(self) -> None:
+        """
+        One with no part in the work has no say.
+        """
+        stranger = Side(1, 1, NAMES)
+        for event in (self.ledger.claim, self.ledger.refuse, self.ledger.close):
+            assert refuses(lambda: event(stranger, [1], self.now))  # noqa: B023
+        assert refuses(lambda: self.ledger.drain(stranger))
+        assert refuses(lambda: self.ledger.revoke(stranger))
+        assert self.ledger.outstanding(stranger) == 0
+        assert self.ledger.copiesOf(stranger) == []
+
+    @precondition(lambda self: self.sides)
+    @rule(which=one)
+    def drain(self, which: int) -> None:
+        side = pick(which, self.sides)
+        side.open = False
+        self.ledger.drain(side)
+
+    @precondition(lambda self: self.sides)
+    @rule(which=one)
+    def cutOff(self, which: int) -> None:
+        side = pick(which, self.sides)
+        self.counters.revoked += not side.revoked
+        side.open, side.revoked = False, True
+        self.ledger.revoke(side)
+
+    @precondition(lambda self: self.sides)
+    @rule(which=one, claims=st.sets(one), touches=st.sets(one), before=few)
+    def die(self, which: int, claims: set[int], touches: set[int], before: int) -> None:
+        self.accept(before)
+        if claims and self.having("offered"):
+            self.claim(which, claims)
+        side = pick(which, self.having("copies") or self.sides)
+        touched = pickSome(touches, side.copies) if side.copies else []
+        untouched = [copy for copy in side.copies if copy not in touched]
+        self.counters.lostInService += (
+            len(side.serving) - len(side.copies) + len(touched)
+        )
+        self.sides.remove(side)
+        self.again([*untouched, *side.offered.values()])
+        self.obey(
+            self.ledger.workerDied(side, touched, self.now),
+            *(GiveUp(each, Reason.LOST_IN_SERVICE) for each in touched),
+        )
+
+    @precondition(lambda self: self.sides)
+    @rule(which=one, before=few, asleep=st.booleans())
+    def part(self, which: int, before: int, asleep: bool) -> None:
+        self.accept(before)
+        side = pick(which, self.sides)
+        self.sides.remove(side)
+        side.open, side.asleep = False, asleep
+        if side.copies:
+            self.departed.append(side)
+        if asleep:
+            self.claimAnew(side.copies)
+        sleeping = self.sleeping()
+        excess = sleeping[: max(0, len(sleeping) - self.budget // 4)]
+        self.again(list(side.offered.values()))
+        side.offered.clear()
+        decisions = self.ledger.workerLeft(side, self.now, asleep)
+        self.obey(decisions, *self.letGo(excess if asleep else []))
+
+    @precondition(lambda self: self.departed)
+    @rule(which=one)
+    def wake(self, which: int) -> None:
+        side = pick(which, self.departed)
+        if side.asleep:
+            side.asleep = False
+            self.claimAnew(side.copies)
+            for copy in side.copies:
+                copy.since = self.now
+        self.ledger.workerAwoke(side, self.now)
+
+    @precondition(lambda self: self.departed)
+    @rule(which=one, touches=st.sets(one))
+    def end(self, which: int, touches: set[int]) -> None:
+        """
+        The process of a worker that has left is dead.
+        """
+        side = pick(which, self.departed)
+        self.departed.remove(side)
+        touched = pickSome(touches, side.copies)
+        self.counters.lostInService += len(touched)
+        self.again([copy for copy in side.copies if copy not in touched])
+        self.obey(
+            self.ledger.processEnded(side, touched, self.now),
+            *(GiveUp(each, Reason.LOST_IN_SERVICE) for each in touched),
+        )
+        assert self.ledger.processEnded(side, [], self.now) == []
+
+    @precondition(lambda self: self.waiting)
+    @rule(what=some)
+    def clientsLeave(self, what: set[int]) -> None:
+        gone = sorted(pickSome(what, self.waiting), key=self.order)
+        self.waiting = [each for each in self.waiting if each not in gone]
+        self.counters.goneBeforeAdoption += len(gone)
+        decisions = self.ledger.clientsLeft(gone)
+        assert set(decisions) == {GiveUp(each, Reason.GONE) for each in gone}
+        assert len(decisions) == len(gone)
+
+    @precondition(lambda self: self.copies())
+    @rule(what=some)
+    def witness(self, what: set[int]) -> None:
+        touched = pickSome(what, self.copies())
+        decisions = self.ledger.closeTouched(touched)
+        assert set(decisions) == set(self.letGo(touched))
+        assert len(decisions) == len(touched)
+
+    @precondition(lambda self: self.waiting)
+    @rule(what=some)
+    def clientsEndTheirSide(self, what: set[int]) -> None:
+        ended = pickSome(what, self.waiting)
+        crowded = self.ledger.held >= self.budget * 3 // 4
+        for each in ended:
+            each.ended = self.now if each.ended is None else each.ended
+        gone: list[Connection] = []
+        for name in dict.fromkeys(NAMES):
+            many = len(self.placeless(name)) - self.queue // 2
+            for each in sorted(ended, key=self.order):
+                if each.name == name and (
+                    crowded or self.now - each.ended >= SILENCE or many > 0
+                ):
+                    many -= 1
+                    gone.append(each)
+        self.waiting = [each for each in self.waiting if each not in gone]
+        self.counters.goneBeforeAdoption += len(gone)
+        decisions = self.ledger.clientsHalfClosed(ended, self.now)
+        assert set(decisions) == {GiveUp(each, Reason.GONE) for each in gone}
+        assert len(decisions) == len(gone)
+
+    @rule(delay=delays)
+    def tick(self, delay: float) -> None:
+        self.now += delay
+        over = [each for each in self.waiting if self.now - each.accepted >= PATIENCE]
+        over.sort(key=self.order)
+        self.waiting = [each for each in self.waiting if each not in over]
+        self.counters.timedOut += len(over)
+        silent = [copy for copy in self.timed() if self.now - copy.since >= HOLD]
+        hung = [
+            side
+            for side in self.sides
+            if not side.revoked
+            and any(
+                self.now - offer.since >= CLAIM_TIMEOUT
+                for offer in side.offered.values()
+            )
+        ]
+        for side in hung:
+            side.open, side.revoked = False, True
+        self.counters.revoked += len(hung)
+        self.obey(
+            self.ledger.passTime(self.now),
+            *(GiveUp(each, Reason.TIMED_OUT) for each in over),
+            *self.letGo(silent),
+            *(Revoke(side, "an offer unclaimed for 5 s") for side in hung),
+        )
+
+    def order(self, connection: Connection) -> tuple[int, int]:
+        """
+        The order in which connections are given up: name by name.
+        """
+        return NAMES.index(connection.name), connection.number
+
+    def teardown(self) -> None:
+        if not hasattr(self, "ledger"):
+            return
+        self.waiting.sort(key=self.order)
+        expected: list[Decision] = [
+            GiveUp(each, Reason.STOPPED) for each in self.waiting
+        ]
+        for side in [*self.sides, *self.departed]:
+            expected.extend(map(LetGo, [*side.offered.values(), *side.copies]))
+        self.counters.stopped += len(self.waiting)
+        assert self.ledger.stop() == expected
+        assert self.ledger.held == self.ledger.workers == 0
+        assert self.ledger.counters == self.counters
+
+    # What always holds
+
+    @invariant()
+    def theBookIsRight(self) -> None:
+        ledger = self.ledger
+        assert ledger.counters == self.counters
+        assert ledger.waiting == len(self.waiting)
+        assert ledger.unclaimed == sum(len(side.offered) for side in self.sides)
+        assert ledger.copies() == self.copies()
+        assert ledger.held == ledger.waiting + ledger.unclaimed + len(self.copies())
+        assert ledger.workers == sum(side.open for side in self.sides)
+        assert ledger.timed == bool(
+            ledger.held or any(side.resume > self.now for side in self.sides)
+        )
+        assert ledger.hasTakers == any(
+            side.open and side.wants(each.name)
+            for side in self.sides
+            for each in self.waiting
+        )
+        for side in self.sides:
+            assert ledger.outstanding(side) == side.outstanding
+            assert ledger.copiesOf(side) == side.copies
+        for side in self.departed:
+            assert ledger.outstanding(side) == 0
+            assert ledger.copiesOf(side) == side.copies
+
+    @invariant()
+    def theLimitsHold(self) -> None:
+        for name in NAMES:
+            assert self.ledger.capacity(name) == self.room(name)
+        for side in self.sides:
+            assert len(side.offered) <= side.window
+            assert all(side.wants(each.name) for each in side.offered.values())
+
+
+class MachineTests(SynchronousTestCase):
+    """
+    The machine, through many histories.
+    """
+
+    def test_ledger(self) -> None:
+        """
+        Whatever the order of events, the listener's book is right, and keeps to
+        its limits and its order, and to what each worker wants.
+        """
+        run_state_machine_as_test(LedgerMachine, settings=SETTINGS)

@@ -1,0 +1,388 @@
+"""
+A stateful test of L{portlisten._policy.ledger}, L{portlisten._wire.listener_session}
+and L{portlisten._wire.worker_session} together, as a listener and its workers, in a
+world where anybody may be killed or stopped at any point.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection
+from typing import Any
+
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+from twisted.trial.unittest import SynchronousTestCase
+
+from portlisten._policy.decisions import Decision, HandOff, LetGo, Reason, Revoke
+from portlisten._policy.ledger import Ledger
+from tests.support.machines import (
+    CLAIM_TIMEOUT,
+    HOLD,
+    NAMES,
+    PATIENCE,
+    PAUSE,
+    crews,
+    delays,
+    few,
+    mostly,
+    one,
+    pick,
+    sizes,
+    stages,
+    wants,
+)
+from tests.support.pair import BUDGET, LISTENER, QUEUE, Channel, Client, Wire, Worker
+from tests.support.settings import SETTINGS
+
+
+class PairMachine(RuleBasedStateMachine):
+    """
+    A listener and its workers: the ledger, and the sessions of both ends of each
+    channel, joined by a small model of what the kernel does.  Whoever is not chosen for
+    a while hangs.
+
+    @ivar alive: whether the listener is.
+    """
+
+    @initialize(
+        roundRobin=st.booleans(),
+        crew=crews,
+    )
+    def begin(self, roundRobin: bool, crew: list[tuple[int, tuple[str, ...]]]) -> None:
+        self.ledger = Ledger(
+            QUEUE, BUDGET, PATIENCE, HOLD, CLAIM_TIMEOUT, PAUSE, roundRobin, NAMES
+        )
+        self.port = 0
+        self.now = 0.0
+        self.alive = True
+        self.clients: dict[int, Client] = {}
+        self.workers: list[Worker] = []
+        self.channels: list[Channel] = []
+        self.givenUp: Counter[Reason] = Counter()
+        for window, names in crew:
+            self.join(window, names)
+            self.workers[-1].writeAll()
+            self.channels[-1].readAll()
+
+    # What comes of it
+
+    def run(self, decisions: list[Decision], mayLetGo: Collection[Client] = ()) -> None:
+        """
+        Do as the ledger says.
+
+        @param mayLetGo: the only connections that it may now let go while they
+            are pristine.
+        """
+        for decision in decisions:
+            if isinstance(decision, Revoke):
+                decision.channel.revoke()
+                continue
+            client = decision.connection
+            assert client.descriptors[LISTENER] == 1
+            if isinstance(decision, HandOff):
+                decision.channel.offer(decision.id, decision.port, client)
+            elif isinstance(decision, LetGo):
+                assert not client.pristine or client in mayLetGo
+                if client.channel.wire.workerDied:
+                    client.excuse = client.excuse or "the copy was let go"
+                client.close(LISTENER)
+            else:
+                self.giveUp(client, decision.reason)
+
+    def giveUp(self, client: Client, reason: Reason) -> None:
+        if reason is Reason.TIMED_OUT:
+            assert self.now - client.accepted >= PATIENCE
+            client.excuse = "its patience ran out"
+        else:
+            assert reason is Reason.LOST_IN_SERVICE
+            assert not client.pristine
+        self.givenUp[reason] += 1
+        client.close(LISTENER)
+
+    def living(self) -> list[Worker]:
+        return [worker for worker in self.workers if worker.alive]
+
+    def open(self) -> list[Worker]:
+        """
+        The workers that may still say something.
+        """
+        return [each for each in self.living() if not (each.ended or each.farewell)]
+
+    def able(self, what: str) -> list[Any]:
+        """
+        The living workers of which something is so, or the channels.
+        """
+        ends: list[Any] = [*self.living(), *self.channels]
+        return [end for end in ends if getattr(end, what, False)]
+
+    # What happens
+
+    @rule(clients=few, witness=mostly, stages=stages)
+    def allGetOn(self, clients: int, witness: bool, stages: int) -> None:
+        """
+        Clients connect, and the listener and its workers do what there is to do
+        up to some point.
+        """
+        self.accept(clients, witness)
+        for worker in self.living():
+            self.getOn(worker, stages)
+
+    @precondition(lambda self: self.living())
+    @rule(clients=few, witness=mostly, which=one, stages=stages)
+    def oneGetsOn(self, clients: int, witness: bool, which: int, stages: int) -> None:
+        """
+        Likewise, but all other workers hang.
+        """
+        self.accept(clients, witness)
+        self.getOn(pick(which, self.living()), stages)
+
+    @precondition(lambda self: self.living())
+    @rule(clients=few, witness=mostly, which=one, stages=stages)
+    def oneIsKilled(self, clients: int, witness: bool, which: int, stages: int) -> None:
+        """
+        Likewise, and this one is killed there.
+        """
+        worker = pick(which, self.living())
+        self.accept(clients, witness)
+        self.getOn(worker, stages)
+        worker.kill()
+
+    @precondition(lambda self: self.alive and self.living())
+    @rule(clients=few, which=one, stages=stages)
+    def oneHangs(self, clients: int, which: int, stages: int) -> None:
+        """
+        Likewise, and this one hangs there for too long.
+        """
+        worker = pick(which, self.living())
+        others = [other for other in self.living() if other is not worker]
+        self.accept(clients, True)
+        self.getOn(worker, stages)
+        for other in others:
+            self.getOn(other, 8)
+        self.passTime(CLAIM_TIMEOUT, True)
+        for channel in self.able("shuttable"):
+            channel.shut()
+        for other in others:
+            self.getOn(other, 8)
+
+    def getOn(self, worker: Worker, stages: int) -> None:
+        channel = self.channels[self.workers.index(worker)]
+        for stage in (
+            worker.writeAll,
+            channel.readAll,
+            channel.writeAll,
+            worker.readAll,
+            worker.writeAll,
+            channel.readAll,
+            worker.useOne,
+            worker.finishOne,
+        )[:stages]:
+            stage()
+
+    @rule(
+        what=st.sampled_from(
+            [
+                ("readable", Channel.read),
+                ("writable", Channel.write),
+                ("shuttable", Channel.shut),
+                ("mayRead", Worker.read),
+                ("mayRead", Worker.readStarved),
+                ("mayWrite", Worker.write),
+                ("serving", Worker.useOne),
+                ("serving", Worker.finishOne),
+            ]
+        ),
+        which=one,
+        times=st.integers(1, 6),
+    )
+    def takeSteps(self, what: tuple[str, Any], which: int, times: int) -> None:
+        """
+        Somebody takes a few steps of one kind.
+        """
+        who, step = what
+        for _ in range(times):
+            if there := self.able(who):
+                step(pick(which, there))
+
+    @precondition(lambda self: self.alive)
+    @rule(delay=delays, sweeps=st.booleans())
+    def passTime(self, delay: float, sweeps: bool) -> None:
+        self.now += delay
+        if sweeps:
+            self.sweep()
+        self.tick()
+
+    @precondition(lambda self: self.alive and len(self.living()) < 5)
+    @rule(window=sizes, names=wants)
+    def join(self, window: int, names: tuple[str, ...] = ()) -> None:
+        wire = Wire()
+        self.workers.append(Worker(self, window, names, wire))
+        self.channels.append(Channel(self, window, wire))
+
+    @precondition(lambda self: self.open())
+    @rule(which=one)
+    def workerDrains(self, which: int) -> None:
+        pick(which, self.open()).drain()
+
+    @precondition(lambda self: self.open())
+    @rule(which=one)
+    def workerParts(self, which: int) -> None:
+        pick(which, self.open()).bye()
+
+    @precondition(lambda self: self.clients)
+    @rule(which=st.integers(0, 30))
+    def clientLeaves(self, which: int) -> None:
+        client = pick(which, self.clients.values())
+        client.left = client.left or not client.ended
+
+    @precondition(lambda self: self.alive and len(self.clients) > 3)
+    @rule(sure=st.sampled_from([False, False, False, True]))
+    def listenerDies(self, sure: bool) -> None:
+        if not sure:
+            return
+        self.alive = False
+        for client in self.clients.values():
+            if not any(worker.entitledTo(client) for worker in self.able("alive")):
+                client.excuse = client.excuse or "the listener died"
+            for _ in range(client.descriptors[LISTENER]):
+                client.close(LISTENER)
+        for channel in self.channels:
+            channel.end()
+
+    # What the listener does
+
+    def accept(self, count: int, witness: bool) -> None:
+        """
+        Accept from the ports in turn.
+        """
+        self.port = (self.port + 1) % len(NAMES)
+        name = NAMES[self.port]
+        batch = []
+        for _ in range(min(count, self.ledger.capacity(name) if self.alive else 0)):
+            client = Client(len(self.clients), self.port, self.now, witness)
+            client.open(LISTENER)
+            self.clients[client.number] = client
+            batch.append(client)
+        if batch:
+            self.run(
+                self.ledger.addConnections(self.port, batch, self.now, witness, name)
+            )
+
+    def tick(self) -> None:
+        for channel in self.channels:
+            channel.look()
+        silent = [
+            client
+            for client in self.ledger.copies()
+            if self.now - client.claimed >= HOLD
+        ]
+        self.run(self.ledger.passTime(self.now), silent)
+
+    def sweep(self) -> None:
+        touched = [client for client in self.ledger.copies() if not client.pristine]
+        self.run(self.ledger.closeTouched(touched))
+        assert all(client.pristine for client in self.ledger.copies())
+
+    # The end
+
+    def teardown(self) -> None:
+        """
+        From now on nobody dies or hangs, and there is somebody to serve.
+        """
+        if not hasattr(self, "ledger"):
+            return
+        for _ in range(300):
+            if self.quiet():
+                break
+            self.goOn()
+        else:
+            raise AssertionError("something is stuck")
+        self.everythingIsSettled()
+
+    def quiet(self) -> bool:
+        return all(client.ended for client in self.clients.values()) and not any(
+            self.able(what) for what in ("mayRead", "mayWrite", "readable", "writable")
+        )
+
+    def goOn(self) -> None:
+        if self.alive and self.ledger.waiting and not self.ledger.hasTakers:
+            self.join(4)
+        for channel in self.channels:
+            channel.writeAll()
+        for worker in self.living():
+            worker.readAll()
+            worker.writeAll()
+            while worker.serving:
+                worker.finishOne()
+        for channel in self.channels:
+            channel.readAll()
+            if channel.shuttable:
+                channel.shut()
+        if self.alive:
+            self.passTime(PAUSE, True)
+
+    def everythingIsSettled(self) -> None:
+        for client in self.clients.values():
+            assert client.answers or client.left or client.excuse
+        for worker in self.living():
+            assert worker.session.pending == 0
+        if not self.alive:
+            return
+        ledger, counters = self.ledger, self.ledger.counters
+        assert ledger.held == 0
+        assert counters.accepted == len(self.clients)
+        assert counters.timedOut == self.givenUp[Reason.TIMED_OUT]
+        assert counters.lostInService >= self.givenUp[Reason.LOST_IN_SERVICE]
+        ends = counters.claimed - counters.redispatched + counters.timedOut
+        assert ends <= counters.accepted
+        assert counters.offered <= (
+            counters.accepted + counters.refused + counters.redispatched
+        )
+
+    # What always holds
+
+    @invariant()
+    def noCopyLeaks(self) -> None:
+        held = sum(client.descriptors[LISTENER] for client in self.clients.values())
+        assert held == (self.ledger.held if self.alive else 0)
+        assert held <= BUDGET
+
+    @invariant()
+    def noDescriptorLeaks(self) -> None:
+        for worker in self.workers:
+            held = sum(client.descriptors[worker] for client in self.clients.values())
+            expected = worker.session.pending + len(worker.serving)
+            assert held == (expected if worker.alive else 0)
+
+    @invariant()
+    def nobodyHasTwoWorkers(self) -> None:
+        served = Counter(
+            client for worker in self.living() for client in worker.serving.values()
+        )
+        assert not served or max(served.values()) == 1
+
+    @invariant()
+    def theWindowsHold(self) -> None:
+        for channel in self.channels:
+            assert len(channel.having(claimed=False)) <= channel.window
+
+
+class MachineTests(SynchronousTestCase):
+    """
+    The machine, through many histories.
+    """
+
+    def test_pair(self) -> None:
+        """
+        Whoever is killed or hangs, and whenever: nothing lost, nothing doubled,
+        nothing offered to whom it is not for, no descriptor leaked.
+        """
+        run_state_machine_as_test(PairMachine, settings=SETTINGS)
