@@ -52,9 +52,8 @@ from portlisten._kernel.sockets import (
 )
 from portlisten._kernel.spare import SpareDescriptor
 
-# The names that callers still use.
+# Names that callers still use.
 forget = closeCopy
-pristine = untouched
 room = offersThatFit
 
 __all__ = [
@@ -88,7 +87,6 @@ __all__ = [
     "mayChangeUsers",
     "offersThatFit",
     "peerProcess",
-    "pristine",
     "queued",
     "reap",
     "receive",
