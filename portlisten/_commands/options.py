@@ -43,6 +43,8 @@ class CommandOptions(Options):
     @cvar command: its name.
     @cvar program: what comes before it on a command line.
     @cvar arguments: how the shell completes its arguments.
+    @cvar synopsis: how it is called.
+    @cvar longdesc: what it does.
     @cvar epilogue: what its help ends with, as it is.
     """
 
@@ -52,6 +54,8 @@ class CommandOptions(Options):
     arguments: Sequence[Completer] = ()
     epilogue = ""
 
+    synopsis: str
+    longdesc: str
     optParameters: list[list[Any]]
     optFlags: list[list[Any]]
     compData: Completions
