@@ -145,22 +145,30 @@ class Claims(Generic[Token]):
         if self.writing:
             return []
         frames: list[Frame] = []
-        for reason in sorted({reason for reason, _ in self._refusals}):
-            refused = [id for why, id in self._refusals if why == reason]
-            # A REFUSE has a reason as well.
-            fitting = _fitting(refused, MAXIMUM_IDS - 1)
-            frames.extend(Refuse(reason, ids) for ids in fitting)
-        frames.extend(Closed(ids) for ids in _fitting(self._closed))
-        frames.extend(ClientGone(ids) for ids in _fitting(self._clientsGone))
+        if self._refusals:
+            frames.extend(self._refuse())
+        if self._closed:
+            frames.extend(map(Closed, _fitting(self._closed)))
+            self._closed = []
+        if self._clientsGone:
+            frames.extend(map(ClientGone, _fitting(self._clientsGone)))
+            self._clientsGone = []
         if self._draining and not self._drainSent:
             self._drainSent = True
             frames.append(Drain())
         if self._unclaimed:
             frames.append(Claim(tuple(self._unclaimed)))
-        self._refusals, self._closed, self._clientsGone = [], [], []
-        self._claiming, self._unclaimed = self._unclaimed, {}
+            self._claiming, self._unclaimed = self._unclaimed, {}
         self.writing = bool(frames)
         return frames
+
+    def _refuse(self) -> Iterator[Refuse]:
+        refusals, self._refusals = self._refusals, []
+        for reason in sorted({reason for reason, _ in refusals}):
+            refused = [id for why, id in refusals if why == reason]
+            # A REFUSE has a reason as well.
+            for ids in _fitting(refused, MAXIMUM_IDS - 1):
+                yield Refuse(reason, ids)
 
     def flushed(self) -> list[tuple[Offer, Token]]:
         """
