@@ -97,17 +97,18 @@ class Claims(Generic[Token]):
         @return: tokens to close.
         @raise ProtocolError: if it is one too many, or has been seen before.
         """
-        if offer.id in self._unclaimed or offer.id in self._claiming:
-            raise ProtocolError(f"a second OFFER of {offer.id}")
+        id, unclaimed = offer.id, self._unclaimed
+        if id in unclaimed or id in self._claiming:
+            raise ProtocolError(f"a second OFFER of {id}")
         token = self._loose.pop(offer.cookie, None)
         if token is None or self._draining:
             reason = MISSING_DESCRIPTOR if token is None else DRAINING
-            self._refusals.append((reason, offer.id))
+            self._refusals.append((reason, id))
             return [] if token is None else [token]
-        self._unclaimed[offer.id] = (offer, token)
+        unclaimed[id] = (offer, token)
         # Those being claimed do not count: the listener may have read the claim
         # already, and made use of the room.
-        if len(self._unclaimed) > self._window:
+        if len(unclaimed) > self._window:
             raise ProtocolError(f"more than {self._window} unclaimed offers")
         return []
 

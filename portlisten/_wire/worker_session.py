@@ -119,6 +119,7 @@ class Ours(Enum):
 
 
 # To look them up in their classes takes as long as what is done with them.
+_CONNECTIONS = Kind.CONNECTIONS
 _LEAVING = Ours.LEAVING
 _REVOKED = Theirs.REVOKED
 
@@ -192,7 +193,7 @@ class WorkerSession(Session, Generic[Token]):
         if not self.wantsDescriptors:
             return [Close(token)]
         try:
-            if kind is Kind.CONNECTIONS:
+            if kind is _CONNECTIONS:
                 older = self._claims.arrived(cookie, token)
                 if older:
                     self._close(older)
