@@ -97,17 +97,18 @@ class Claims(Generic[Token]):
         @return: tokens to close.
         @raise ProtocolError: if it is one too many, or has been seen before.
         """
-        if offer.id in self._unclaimed or offer.id in self._claiming:
-            raise ProtocolError(f"a second OFFER of {offer.id}")
+        id, unclaimed = offer.id, self._unclaimed
+        if id in unclaimed or id in self._claiming:
+            raise ProtocolError(f"a second OFFER of {id}")
         token = self._loose.pop(offer.cookie, None)
         if token is None or self._draining:
             reason = MISSING_DESCRIPTOR if token is None else DRAINING
-            self._refusals.append((reason, offer.id))
+            self._refusals.append((reason, id))
             return [] if token is None else [token]
-        self._unclaimed[offer.id] = (offer, token)
+        unclaimed[id] = (offer, token)
         # Those being claimed do not count: the listener may have read the claim
         # already, and made use of the room.
-        if len(self._unclaimed) > self._window:
+        if len(unclaimed) > self._window:
             raise ProtocolError(f"more than {self._window} unclaimed offers")
         return []
 
@@ -145,22 +146,30 @@ class Claims(Generic[Token]):
         if self.writing:
             return []
         frames: list[Frame] = []
-        for reason in sorted({reason for reason, _ in self._refusals}):
-            refused = [id for why, id in self._refusals if why == reason]
-            # A REFUSE has a reason as well.
-            fitting = _fitting(refused, MAXIMUM_IDS - 1)
-            frames.extend(Refuse(reason, ids) for ids in fitting)
-        frames.extend(Closed(ids) for ids in _fitting(self._closed))
-        frames.extend(ClientGone(ids) for ids in _fitting(self._clientsGone))
+        if self._refusals:
+            frames.extend(self._refuse())
+        if self._closed:
+            frames.extend(map(Closed, _fitting(self._closed)))
+            self._closed = []
+        if self._clientsGone:
+            frames.extend(map(ClientGone, _fitting(self._clientsGone)))
+            self._clientsGone = []
         if self._draining and not self._drainSent:
             self._drainSent = True
             frames.append(Drain())
         if self._unclaimed:
             frames.append(Claim(tuple(self._unclaimed)))
-        self._refusals, self._closed, self._clientsGone = [], [], []
-        self._claiming, self._unclaimed = self._unclaimed, {}
+            self._claiming, self._unclaimed = self._unclaimed, {}
         self.writing = bool(frames)
         return frames
+
+    def _refuse(self) -> Iterator[Refuse]:
+        refusals, self._refusals = self._refusals, []
+        for reason in sorted({reason for reason, _ in refusals}):
+            refused = [id for why, id in refusals if why == reason]
+            # A REFUSE has a reason as well.
+            for ids in _fitting(refused, MAXIMUM_IDS - 1):
+                yield Refuse(reason, ids)
 
     def flushed(self) -> list[tuple[Offer, Token]]:
         """

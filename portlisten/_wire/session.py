@@ -144,8 +144,9 @@ class Session:
                     self.mistake()
                     self._broken("an internal error", bug)
                 else:
-                    if cell.then is not None:
-                        self._enter(cell.then)
+                    if cell.then is None:
+                        continue
+                    self._enter(cell.then)
                 if self.deaf:
                     break
         except ProtocolError as error:

@@ -119,6 +119,7 @@ class Ours(Enum):
 
 
 # To look them up in their classes takes as long as what is done with them.
+_CONNECTIONS = Kind.CONNECTIONS
 _LEAVING = Ours.LEAVING
 _REVOKED = Theirs.REVOKED
 
@@ -132,6 +133,7 @@ class WorkerSession(Session, Generic[Token]):
     @param takes: what it takes of a port.
 
     @ivar ours: what the worker has said.
+    @ivar takes: the kinds of descriptors that are of use.
     @ivar wantsDescriptors: whether a descriptor that comes can be of use.
     @ivar broken: whether the listener broke the protocol, or what was asked of it is
         impossible: the next one may be no better.
@@ -146,7 +148,8 @@ class WorkerSession(Session, Generic[Token]):
         takes: Collection[Kind] = (Kind.CONNECTIONS,),
     ) -> None:
         super().__init__(FROM_LISTENER, Theirs.GREETING)
-        self._hello = WorkerHello(window, tuple(names), frozenset(takes))
+        self.takes = frozenset(takes)
+        self._hello = WorkerHello(window, tuple(names), self.takes)
         self._claims: Claims[Token] = Claims(window)
         self._sockets: dict[int, Token] = {}
         self._reason: str | None = None
@@ -160,13 +163,6 @@ class WorkerSession(Session, Generic[Token]):
         What the driver writes first.  Nothing need wait for that to be written.
         """
         return encode(self._hello)
-
-    @property
-    def takes(self) -> frozenset[Kind]:
-        """
-        The kinds of descriptors that are of use.
-        """
-        return self._hello.takes
 
     @property
     def writing(self) -> bool:
@@ -197,7 +193,7 @@ class WorkerSession(Session, Generic[Token]):
         if not self.wantsDescriptors:
             return [Close(token)]
         try:
-            if kind is Kind.CONNECTIONS:
+            if kind is _CONNECTIONS:
                 older = self._claims.arrived(cookie, token)
                 if older:
                     self._close(older)

@@ -241,7 +241,7 @@ class WorkerChannel(Channel):
         Write it in the next turn of the loop, with what else there will be to say:
         a transport that has nothing to write says that it has written.
         """
-        if not (self._session.ended or self._session.writing):
+        if not (self._unsent or self._session.ended):
             self._transport.startWriting()
 
     def _flushed(self) -> None:
