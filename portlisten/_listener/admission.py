@@ -27,8 +27,8 @@ from portlisten._wire.frames import Bye, encode
 
 #: How many processes are let in at a time, and the pause after that, in seconds: a
 #: process that connects as fast as it can must not keep the listener busy.
-GREETED = 8
-GREETING_PAUSE = 0.05
+PROCESSES_PER_BATCH = 8
+BATCH_PAUSE_SECONDS = 0.05
 
 
 class Admission:
@@ -63,11 +63,11 @@ class Admission:
         self._unreadBy = unreadBy
         self._flightLimit = flightLimit
         self._letIn = letIn
-        self._quiet = logLimit(reactor)
+        self._logLimited = logLimit(reactor)
         self._acceptor: Acceptor | None = None
         self._pause = Pause(reactor, self._resume)
         # What is sent before a refusal, once nobody is let in any more.
-        self._farewell: bytes | None = None
+        self._stoppingHello: bytes | None = None
 
     def listen(self, sock: socket.socket, path: str, retry: float) -> None:
         """
@@ -77,7 +77,7 @@ class Admission:
         @param retry: how long to wait after a failure, in seconds.
         """
         self._acceptor = Acceptor(
-            self._reactor, sock, path, lambda: GREETED, self._admit, retry
+            self._reactor, sock, path, lambda: PROCESSES_PER_BATCH, self._admit, retry
         )
         self._acceptor.resume()
 
@@ -87,7 +87,7 @@ class Admission:
 
         @param greeting: what is sent to each process before the refusal.
         """
-        self._farewell = greeting
+        self._stoppingHello = greeting
 
     def close(self) -> None:
         """
@@ -106,7 +106,7 @@ class Admission:
     def _admit(self, batch: Sequence[Accepted]) -> None:
         assert self._acceptor is not None
         self._acceptor.suspend()
-        self._pause.begin(GREETING_PAUSE)
+        self._pause.begin(BATCH_PAUSE_SECONDS)
         for sock, _ in batch:
             try:
                 who = _kernel.credentials(sock)
@@ -114,9 +114,9 @@ class Admission:
                 self.complain("a worker", error)
                 sock.close()
                 continue
-            reason = self._objection(who)
+            reason = self._refusalReason(who)
             if reason:
-                self._turnAway(sock, who, reason)
+                self._refuse(sock, who, reason)
             else:
                 self._letIn(sock, who)
 
@@ -124,11 +124,11 @@ class Admission:
         assert self._acceptor is not None
         self._acceptor.resume()
 
-    def _objection(self, who: _kernel.Credentials) -> str:
+    def _refusalReason(self, who: _kernel.Credentials) -> str:
         """
         Say why a process is not let in, or nothing if it is: it has a place then.
         """
-        if self._farewell is not None:
+        if self._stoppingHello is not None:
             return "the listener stops"
         if not self._access.permits(who):
             return self._access.explain(who)
@@ -151,17 +151,17 @@ class Admission:
 
         @param who: what the log calls it.
         """
-        self._quiet(
+        self._logLimited(
             self.log.error,
             "{channel} is turned away, and may try again: {error}",
             channel=who,
             error=str(error.strerror),
         )
 
-    def _turnAway(
+    def _refuse(
         self, sock: socket.SocketType, who: _kernel.Credentials, reason: str
     ) -> None:
-        self._quiet(
+        self._logLimited(
             self.log.warn,
             "process {pid} is turned away: {reason}",
             pid=who.pid,
@@ -169,7 +169,7 @@ class Admission:
         )
         try:
             # A successor looks at the first, and a worker at the second.
-            sock.send((self._farewell or b"") + encode(Bye(reason)))
+            sock.send((self._stoppingHello or b"") + encode(Bye(reason)))
         except OSError:
             pass  # it is gone already
         sock.close()
@@ -188,7 +188,7 @@ class Newcomers:
     def __init__(self, reactor: Any, throttle: Throttle) -> None:
         self._reactor = reactor
         self._throttle = throttle
-        self._quiet = logLimit(reactor)
+        self._logLimited = logLimit(reactor)
         # With the end of the wait, or None if the worker wants no offers any more.
         self._awaitingFirstOffer: dict[IChannel, IDelayedCall | None] = {}
         # With the number of deaths of its user before it began.
@@ -204,17 +204,17 @@ class Newcomers:
         if not delay:
             begin()
             return
-        self._quiet(
+        self._logLimited(
             self.log.warn,
-            "{channel} has to wait for {delay:g} s: those before it died at once",
+            "{channel} must wait {delay:g} s: the workers before it died at once",
             channel=channel.label,
             delay=delay,
         )
         self._awaitingFirstOffer[channel] = self._reactor.callLater(
-            delay, self._waited, channel, begin
+            delay, self._waitEnded, channel, begin
         )
 
-    def _waited(self, channel: IChannel, begin: Callable[[], None]) -> None:
+    def _waitEnded(self, channel: IChannel, begin: Callable[[], None]) -> None:
         del self._awaitingFirstOffer[channel]
         begin()
 
@@ -274,7 +274,7 @@ class Newcomers:
         """
         self._throttle.failed(channel.user)
 
-    def forget(self, channel: IChannel) -> None:
+    def channelClosed(self, channel: IChannel) -> None:
         """
         The channel of a worker is closed.
         """

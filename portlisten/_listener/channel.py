@@ -65,19 +65,19 @@ class ListenerChannel(Channel):
         self._offers: list[tuple[int, int, int]] = []
         self._descriptors: list[int] = []
         # The events that the dispatcher does not hear at once with others.
-        self._answers: dict[type[Event], Callable[[Any], None]] = {
-            Joined: self._admit,
-            Left: self._left,
-            Broken: self._cutOff,
+        self._handlers: dict[type[Event], Callable[[Any], None]] = {
+            Joined: self._onJoined,
+            Left: self._onBye,
+            Broken: self._onBroken,
         }
         # What is not read yet, if the transport knows.
         self._sent: Unread | None = None
         # Whether descriptors are in the socket that must not be read.
-        self._poisoned = False
+        self._descriptorsQueued = False
         # Whether the dispatcher takes the worker for one that takes part.
         self._joined = False
         # Whether the worker closed the way to it, and so cannot hear REVOKED.
-        self._cannotHear = False
+        self._cannotRead = False
         self.label = f"worker {number}"
         self.user = -1 if who is None else who.uid
 
@@ -115,36 +115,36 @@ class ListenerChannel(Channel):
         send = self._transport.sendFileDescriptor
         for descriptor in self._descriptors:
             send(descriptor)
-        said = self._session.offer(self._offers)
-        self._forgetOffers()
+        frames = self._session.offer(self._offers)
+        self._dropOffers()
         self._unsent = True
-        self._writeNow(said)
+        self._writeNow(frames)
 
-    def _forgetOffers(self) -> None:
+    def _dropOffers(self) -> None:
         self._offers = []
         self._descriptors = []
 
     def shareSocket(self, port: int, sock: socket.socket) -> None:
         self.flush()
-        said = self._session.shareSocket(port, _kernel.cookie(sock))
-        if said:
+        frames = self._session.shareSocket(port, _kernel.cookie(sock))
+        if frames:
             self._transport.sendFileDescriptor(sock.fileno())
-            self._write(said)
+            self._write(frames)
 
     def withdraw(self, sock: socket.socket) -> None:
-        self._say(self._session.withdraw, _kernel.cookie(sock))
+        self._send(self._session.withdraw, _kernel.cookie(sock))
 
     def drained(self) -> None:
-        self._say(self._session.drained)
+        self._send(self._session.drained)
 
-    def _say(self, command: Callable[..., bytes], *arguments: object) -> None:
+    def _send(self, command: Callable[..., bytes], *arguments: object) -> None:
         """
         Write what a command of the session says, behind the offers that are kept.
         """
         self.flush()
-        said = command(*arguments)
-        if said:
-            self._write(said)
+        frames = command(*arguments)
+        if frames:
+            self._write(frames)
 
     def revoke(self, reason: str) -> None:
         if self._session.ours is not Ours.OPEN:
@@ -162,7 +162,7 @@ class ListenerChannel(Channel):
         if not self._session.ended:
             self._stopWaiting()
             self._joined = False
-            self._say(self._session.bye, reason)
+            self._send(self._session.bye, reason)
             self._close()
 
     # What the worker has read
@@ -206,7 +206,7 @@ class ListenerChannel(Channel):
         duplicate = self._duplicate
         if duplicate is None:
             return True
-        if not self._poisoned:
+        if not self._descriptorsQueued:
             self._duplicate = None
             duplicate.close()
             return True
@@ -216,7 +216,7 @@ class ListenerChannel(Channel):
         try:
             _kernel.closeElsewhere(duplicate)
         except OSError as error:
-            self._quiet(
+            self._logLimited(
                 self.log.error,
                 "{label} left a descriptor that cannot be closed yet: {error}",
                 label=self.label,
@@ -233,19 +233,19 @@ class ListenerChannel(Channel):
         Take in what came.  The dispatcher gets all that it is to hear of one read at
         once, up to what the channel itself has to answer.
         """
-        heard: list[News] = []
+        pending: list[News] = []
         for event in self._session.receive(data):
-            answer = self._answers.get(type(event))
+            answer = self._handlers.get(type(event))
             if answer is None:
-                heard.append(event)
+                pending.append(event)
             else:
-                self._tell(heard)
-                heard = []
+                self._report(pending)
+                pending = []
                 if not self._session.ended:
                     answer(event)
-        self._tell(heard)
+        self._report(pending)
 
-    def _tell(self, events: Sequence[News]) -> None:
+    def _report(self, events: Sequence[News]) -> None:
         """
         Tell the dispatcher.  If it finds an event wrong, the channel is revoked, and
         the events behind that count.
@@ -260,27 +260,27 @@ class ListenerChannel(Channel):
             except ProtocolError as error:
                 reason = str(error)
             except Exception:
-                self._sayBug(Failure())
+                self._logBug(Failure())
                 reason = "an internal error"
             self._session.mistake()
             self._fail(reason)
 
-    def _admit(self, event: Joined) -> None:
+    def _onJoined(self, event: Joined) -> None:
         self._stopWaiting()
         self._joined = True
         # More than that would not fit.
-        window = min(event.window, _kernel.room(self._socket))
-        self._tell([Joined(window, event.ports)])
+        window = min(event.window, _kernel.offersThatFit(self._socket))
+        self._report([Joined(window, event.ports)])
 
-    def _left(self, event: Left) -> None:
-        self._part(event.reason)
+    def _onBye(self, event: Left) -> None:
+        self._leave(event.reason)
 
-    def _cutOff(self, event: Broken) -> None:
+    def _onBroken(self, event: Broken) -> None:
         if event.bug is not None:
-            self._sayBug(Failure(event.bug))
+            self._logBug(Failure(event.bug))
         self._fail(event.reason)
 
-    def _sayBug(self, failure: Failure) -> None:
+    def _logBug(self, failure: Failure) -> None:
         self.log.failure(
             "a bug in portlisten ends the channel of {end}", failure, end=self
         )
@@ -289,16 +289,18 @@ class ListenerChannel(Channel):
         """
         A worker sent what it has no business to send.
         """
-        self._poisoned = True
+        self._descriptorsQueued = True
         # The bytes that it came with are still to be fed.
         self._feeding = True
         self._fail("it sent a descriptor")
 
     def _receive(self) -> bytes:
-        if self._poisoned:
+        if self._descriptorsQueued:
             return b""
         refuses = _kernel.refusesDescriptors(self._socket)
-        data, self._poisoned = _kernel.receiveBytes(self._socket, refuses=refuses)
+        data, self._descriptorsQueued = _kernel.receiveBytes(
+            self._socket, refuses=refuses
+        )
         return data
 
     def fileDescriptorReceived(self, descriptor: int) -> None:
@@ -306,7 +308,7 @@ class ListenerChannel(Channel):
         Close what a worker has no business to send.
         """
         try:
-            _kernel.forget(socket.socket(fileno=descriptor))
+            _kernel.closeCopy(socket.socket(fileno=descriptor))
         except OSError:
             os.close(descriptor)
         # The bytes that it came with are still to be fed.
@@ -317,7 +319,7 @@ class ListenerChannel(Channel):
 
     def _fail(self, reason: str) -> None:
         if self._session.ours is Ours.OPEN:
-            self._quiet(
+            self._logLimited(
                 self.log.warn,
                 "{label} is cut off: {reason}",
                 label=self.label,
@@ -344,15 +346,15 @@ class ListenerChannel(Channel):
             sent = self._socket.send(word)
         except OSError as error:
             # It may have closed its end, or the way to it, before it could hear that.
-            self._cannotHear = error.errno in PEER_GONE
-            sent = len(word) if self._cannotHear else 0
+            self._cannotRead = error.errno in PEER_GONE
+            sent = len(word) if self._cannotRead else 0
         if sent < len(word):
             self._write(word[sent:])
         else:
             self._batchDone()
 
     @property
-    def _revokedIsIn(self) -> bool:
+    def _revokedDelivered(self) -> bool:
         """
         Whether REVOKED is in the kernel, or need not be.
         """
@@ -382,22 +384,22 @@ class ListenerChannel(Channel):
         """
         self._session.shut()
         self._readOn()
-        self._part(self._departure)
+        self._leave(self._leaveReason)
 
     # The end
 
     @property
-    def _departure(self) -> str | None:
+    def _leaveReason(self) -> str | None:
         """
         Why the worker leaves, or L{None} if it is dead.  Once REVOKED is in the
         kernel, the end of the channel is no sign of death: the worker may have
-        heard it, and left as it was told.
+        pending it, and left as it was told.
         """
-        if self._died and not (self._revokedIsIn and not self._cannotHear):
+        if self._died and not (self._revokedDelivered and not self._cannotRead):
             return None
         return self._session.reason or "the channel to it failed"
 
-    def _part(self, reason: str | None) -> None:
+    def _leave(self, reason: str | None) -> None:
         """
         Nothing more can be claimed here.  What is still unsent must not be sent
         later: its descriptors are about to become another worker's.
@@ -407,35 +409,35 @@ class ListenerChannel(Channel):
         if not self._session.ended:
             self._session.end()
             self._stopWaiting()
-            self._forgetOffers()
+            self._dropOffers()
             self._transport.abortConnection()
-            self._depart(reason)
+            self._reportLeft(reason)
 
-    def _depart(self, reason: str | None) -> None:
+    def _reportLeft(self, reason: str | None) -> None:
         if self._joined:
             self._joined = False
             if reason is None:
                 self._dispatcher.died(self)
             else:
-                self._dispatcher.parted(self, reason)
+                self._dispatcher.left(self, reason)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         super().connectionLost(reason)
-        departure, knows = self._departure, self._died or self._revokedIsIn
+        leaveReason, knows = self._leaveReason, self._died or self._revokedDelivered
         self._session.end()
-        self._forgetOffers()
+        self._dropOffers()
         if self._joined and not knows:
-            self._leaveToIt()
-        self._depart(departure)
+            self._sendRevokedAfterFailure()
+        self._reportLeft(leaveReason)
         if self._duplicate is not None:
             try:
                 # It stays open until it is dismissed.
                 self._duplicate.shutdown(socket.SHUT_RDWR)
             except OSError:
                 pass
-        self._dispatcher.disconnected(self)
+        self._dispatcher.channelClosed(self)
 
-    def _leaveToIt(self) -> None:
+    def _sendRevokedAfterFailure(self) -> None:
         """
         The channel failed, and the worker lives.  It is told so: otherwise it takes
         the end of the channel for the listener's death, and serves what it was

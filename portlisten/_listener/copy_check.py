@@ -31,7 +31,7 @@ class CopyCheck:
         self._round: Sequence[IConnection] = ()
         self._next = 0
 
-    def look(self) -> list[IConnection]:
+    def check(self) -> list[IConnection]:
         """
         Check the next copies.  A copy that was closed since this round began counts as
         untouched.

@@ -31,7 +31,7 @@ from portlisten._channel import paths
 from portlisten._config.settings import ListenerSettings
 from portlisten._listener.connection import AcceptedConnection
 from portlisten._listener.departed_clients import DepartedClients
-from portlisten._listener.dispatcher import LONGEST_TICK
+from portlisten._listener.dispatcher import LONGEST_TICK_SECONDS
 from portlisten._listener.interfaces import IWire
 from portlisten._model import Port
 from portlisten._policy.complaints import Complaint
@@ -125,14 +125,14 @@ class DatagramWire:
         self._deadline = 0.0
         self._departedClients = DepartedClients()
         self._halfClosed: dict[AcceptedConnection, float] = {}
-        self._now = RunningTime(reactor.seconds, self._retry + LONGEST_TICK)
+        self._now = RunningTime(reactor.seconds, self._retry + LONGEST_TICK_SECONDS)
         self._logLimited = logLimit(reactor)
-        self.roomChanged: Callable[[], None] = lambda: None
+        self.capacityChanged: Callable[[], None] = lambda: None
 
     def __str__(self) -> str:
         return f"workers bind {self._path}, for datagrams as in 2002"
 
-    def succeed(self) -> float:
+    def waitForPredecessor(self) -> float:
         """
         See L{IWire}.  The path is the worker's, so no other listener has to stop.
         """
@@ -151,15 +151,15 @@ class DatagramWire:
         See L{IWire}.
         """
         self._limit = min(max(1, self._queue), connections)
-        self._most = connections
+        self._connectionLimit = connections
         self._socket = _kernel.datagramSocket()
 
-    def room(self, name: str) -> int:
+    def capacity(self, name: str) -> int:
         """
         See L{IWire}.
         """
         extra = min(len(self._halfClosed), self._limit // 2)
-        most = min(self._limit + extra, self._most)
+        most = min(self._limit + extra, self._connectionLimit)
         return max(0, most - len(self._waiting))
 
     def busy(self, name: str) -> bool:
@@ -232,7 +232,7 @@ class DatagramWire:
             connection.closeCopy()
             self._counts["sent"] += 1
             self._onSent()
-        self.roomChanged()
+        self.capacityChanged()
         if self._stopped is not None:
             self._finishIfDone()
 
@@ -289,14 +289,14 @@ class DatagramWire:
             self._giveUp(self._waiting.popleft()[1], "timedOut", Reason.TIMED_OUT)
         if timedOut:
             self._timedOut()
-            self.roomChanged()
+            self.capacityChanged()
 
     def _dropDeparted(self) -> None:
         """
         Drop the connections whose clients have left.
         """
         now = self._now()
-        reset, ended = self._departedClients.look(
+        reset, ended = self._departedClients.check(
             lambda: [connection for _, connection in self._waiting], now
         )
         for connection in ended:

@@ -25,7 +25,7 @@ class _HasSocket(Protocol):
 Connection = TypeVar("Connection", bound=_HasSocket)
 
 #: How often each client is looked at, in seconds, if they are few.
-LOOK_SECONDS = 0.25
+CLIENT_CHECK_SECONDS = 0.25
 
 #: How many are looked at in one turn.
 SLICE = 64
@@ -40,7 +40,7 @@ class DepartedClients:
         self._next = 0
         self._began = 0.0
 
-    def look(
+    def check(
         self, waiting: Callable[[], Sequence[Connection]], now: float
     ) -> tuple[list[Connection], list[Connection]]:
         """
@@ -53,7 +53,7 @@ class DepartedClients:
         @return: what L{_kernel.departed} says of some of them.
         """
         if self._next == 0:
-            if now - self._began < LOOK_SECONDS:
+            if now - self._began < CLIENT_CHECK_SECONDS:
                 return [], []
             self._began = now
         connections = waiting()

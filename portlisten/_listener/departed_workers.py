@@ -87,7 +87,7 @@ class DepartedWorkers:
         self._ledger = ledger
         self._now = now
         self._run = run
-        self._quiet = logLimit(reactor)
+        self._logLimited = logLimit(reactor)
         self._workers: dict[IChannel, _Departed] = {}
         self._unread: Counter[int] = Counter()
         self.channelEnded: Callable[[IChannel], None] = lambda channel: None
@@ -136,7 +136,7 @@ class DepartedWorkers:
             os.close(process)
             process = None
         if process is None:
-            self._dead(channel)
+            self._reportDeath(channel)
             return
         self._ledger.drain(channel)
         deadline = self._now() + PROCESS_END_SECONDS
@@ -148,18 +148,18 @@ class DepartedWorkers:
         """
         worker = self._workers.setdefault(channel, _Departed(Awaited.CHANNEL))
         worker.closed = True
-        self._settle(channel, worker)
+        self._discardIfDone(channel, worker)
 
     # The course of time
 
-    def look(self, now: float) -> None:
+    def check(self, now: float) -> None:
         """
         See what has become of them.
         """
         for channel, worker in list(self._workers.items()):
             if self._workers.get(channel) is worker:
-                self._lookAt(channel, worker, now)
-                self._settle(channel, worker)
+                self._checkOne(channel, worker, now)
+                self._discardIfDone(channel, worker)
 
     def stop(self) -> None:
         """
@@ -168,23 +168,23 @@ class DepartedWorkers:
         for channel, worker in list(self._workers.items()):
             self._discard(channel, worker)
 
-    def _lookAt(self, channel: IChannel, worker: _Departed, now: float) -> None:
+    def _checkOne(self, channel: IChannel, worker: _Departed, now: float) -> None:
         if worker.process is not None and _kernel.hasEnded(worker.process):
             soon = worker.awaited is Awaited.END_SOON
             self._stopWatching(worker)
             if soon:
-                self._dead(channel)
+                self._reportDeath(channel)
             else:
                 self._processEnded(channel)
         elif worker.awaited is Awaited.END_SOON:
             if now >= worker.deadline:
-                reason = "it closed the channel, and lives"
+                reason = "it closed the channel without BYE, and its process still runs"
                 self._leave(channel, reason, worker.process)
         elif worker.awaited is Awaited.READING and not channel.unread():
             worker.awaited = Awaited.END
             self._ledger.workerAwoke(channel, now)
 
-    def _settle(self, channel: IChannel, worker: _Departed) -> None:
+    def _discardIfDone(self, channel: IChannel, worker: _Departed) -> None:
         """
         See whether anything is left to wait for.
         """
@@ -252,7 +252,7 @@ class DepartedWorkers:
             worker.awaited is Awaited.READING,
             spoiled(self._ledger.offersTo(channel)),
         )
-        self._quiet(
+        self._logLimited(
             self.log.info,
             "{channel} left, {again} connections to hand off again: {reason}",
             channel=channel.label,
@@ -261,19 +261,19 @@ class DepartedWorkers:
         )
         self._run(decisions)
 
-    def _dead(self, channel: IChannel) -> None:
+    def _reportDeath(self, channel: IChannel) -> None:
         lost = spoiled(self._ledger.offersTo(channel))
-        self._divide(
+        self._redistribute(
             channel, "{channel} died", partial(self._ledger.workerDied, spoiled=lost)
         )
 
     def _processEnded(self, channel: IChannel) -> None:
         if self._ledger.copiesOf(channel):
-            self._divide(
+            self._redistribute(
                 channel, "the process of {channel} has ended", self._ledger.processEnded
             )
 
-    def _divide(
+    def _redistribute(
         self,
         channel: IChannel,
         what: str,
@@ -289,7 +289,7 @@ class DepartedWorkers:
         again, lost = counters.redispatched, counters.lostInService
         copies = touched(self._ledger.copiesOf(channel))
         decisions = decide(channel, copies, self._now())
-        self._quiet(
+        self._logLimited(
             self.log.warn,
             what + ", {again} connections to hand off again, {lost} lost in service",
             channel=channel.label,

@@ -23,7 +23,7 @@ from portlisten._listener.departed_workers import DepartedWorkers
 from portlisten._listener.interfaces import IChannel, IDispatcher
 from portlisten._listener.sharing import Sharing
 from portlisten._model import Kind, Port
-from portlisten._policy.decisions import Decision, GiveUp, HandOff, LetGo, Reason
+from portlisten._policy.decisions import CloseCopy, Decision, GiveUp, HandOff, Reason
 from portlisten._policy.ledger import Ledger
 from portlisten._policy.throttle import Throttle
 from portlisten._ports.accepting import Accepted
@@ -35,7 +35,7 @@ from portlisten.errors import ProtocolError
 
 #: How much time counts as passed at the most between two looks at the clock, in
 #: seconds: while the process stands still, nobody's time runs.
-LONGEST_TICK = 0.2
+LONGEST_TICK_SECONDS = 0.2
 
 #: How long the last frames to the workers may take at the end, in seconds.
 FAREWELL_SECONDS = 1.0
@@ -54,8 +54,8 @@ class Dispatcher:
     @param flightLimit: how many descriptors the kernel lets a user have in flight.
 
     @ivar departed: the workers that have left.
-    @ivar roomChanged: called when it may be possible to accept again.
-    @ivar parting: called when no worker is waited for any more.
+    @ivar capacityChanged: called when it may be possible to accept again.
+    @ivar handOffEnded: called when no worker is waited for any more.
     """
 
     log = Logger()
@@ -70,8 +70,8 @@ class Dispatcher:
         flightLimit: int = 1024,
     ) -> None:
         self._reactor = reactor
-        self._now = RunningTime(reactor.seconds, LONGEST_TICK)
-        self._quiet = logLimit(reactor)
+        self._now = RunningTime(reactor.seconds, LONGEST_TICK_SECONDS)
+        self._logLimited = logLimit(reactor)
         self._flightLimit = flightLimit
         self._ledger = ledger
         self._timedOut = timedOut
@@ -87,14 +87,14 @@ class Dispatcher:
         self._timer: IDelayedCall | None = None
         self._stopped: Deferred[None] | None = None
         self._deadline = 0.0
-        self._judging = False
-        self._parting = False
-        self._telling = False
+        self._overdueSeen = False
+        self._byeSent = False
+        self._notifying = False
         # What the events of one read lead to, until all of them were heard.
-        self._gathered: list[Decision] | None = None
+        self._batch: list[Decision] | None = None
         self._waitsElsewhere: Callable[[], bool] = lambda: False
-        self.roomChanged: Callable[[], None] = lambda: None
-        self.parting: Callable[[], None] = lambda: None
+        self.capacityChanged: Callable[[], None] = lambda: None
+        self.handOffEnded: Callable[[], None] = lambda: None
 
     def capacity(self, name: str) -> int:
         """
@@ -169,7 +169,7 @@ class Dispatcher:
     def refused(self, channel: IChannel, ids: Sequence[int], reason: str) -> None:
         unusable = spoiled(self._ledger.offersTo(channel, ids))
         decisions = self._ledger.refuse(channel, ids, self._now(), unusable)
-        self._quiet(
+        self._logLimited(
             self.log.info,
             "{channel} refused {count} connections: {reason}",
             channel=channel.label,
@@ -182,11 +182,11 @@ class Dispatcher:
         self._run(self._ledger.close(channel, ids, self._now()))
         self._newcomers.finished(channel)
 
-    def gone(self, channel: IChannel, ids: Sequence[int]) -> None:
+    def clientGone(self, channel: IChannel, ids: Sequence[int]) -> None:
         self._run(self._ledger.clientGone(channel, ids, self._now()))
 
     def draining(self, channel: IChannel) -> None:
-        self._quiet(self.log.info, "{channel} drains", channel=channel.label)
+        self._logLimited(self.log.info, "{channel} drains", channel=channel.label)
         if self._newcomers.waits(channel):
             self._newcomers.drain(channel)
         else:
@@ -203,7 +203,7 @@ class Dispatcher:
         self._sharing.removeWorker(channel)
         self._ledger.revoke(channel)
 
-    def parted(self, channel: IChannel, reason: str) -> None:
+    def left(self, channel: IChannel, reason: str) -> None:
         if self._newcomers.leave(channel):
             return
         self._sharing.removeWorker(channel)
@@ -215,15 +215,15 @@ class Dispatcher:
         self._newcomers.failed(channel)
         self._sharing.removeWorker(channel)
         if channel in self._onlySharing:
-            self._quiet(self.log.info, "{channel} is gone", channel=channel.label)
+            self._logLimited(self.log.info, "{channel} is gone", channel=channel.label)
             self._run(self._ledger.workerDied(channel, (), self._now()))
         else:
             self.departed.died(channel)
             self._schedule()
 
-    def disconnected(self, channel: IChannel) -> None:
+    def channelClosed(self, channel: IChannel) -> None:
         self._channels.pop(channel, None)
-        self._newcomers.forget(channel)
+        self._newcomers.channelClosed(channel)
         self._onlySharing.discard(channel)
         self.departed.channelClosed(channel)
         self._schedule()
@@ -232,7 +232,7 @@ class Dispatcher:
 
     def _admit(self, channel: IChannel, window: int, ports: Sequence[Port]) -> None:
         if not self._sharing.addWorker(channel, ports):
-            self._quiet(
+            self._logLimited(
                 self.log.warn,
                 "{channel} is turned away, and may try again: too many sockets are on"
                 " their way to workers that have not read them",
@@ -245,7 +245,7 @@ class Dispatcher:
             self._newcomers.begin(channel)
         else:
             self._onlySharing.add(channel)
-        self._quiet(
+        self._logLimited(
             self.log.info,
             "{channel} joined, with a window of {window}, for {names}",
             channel=channel.label,
@@ -291,13 +291,13 @@ class Dispatcher:
         Take the next step towards the end, if it is time for it.
         """
         ledger = self._ledger
-        if not self._parting:
+        if not self._byeSent:
             busy = ledger.unclaimed or ledger.waiting or self._waitsElsewhere()
             if busy and now < self._deadline:
                 return
-            self._parting = True
+            self._byeSent = True
             self._deadline = now + FAREWELL_SECONDS
-            self.parting()
+            self.handOffEnded()
             for channel in list(self._channels):
                 self._newcomers.leave(channel)
                 channel.bye("the listener stops")
@@ -309,28 +309,28 @@ class Dispatcher:
             if self._timer is not None:
                 self._timer.cancel()
                 self._timer = None
-            self._quiet.flush()
+            self._logLimited.flush()
             self.report()
             stopped.callback(None)
 
     # The inside
 
     def _run(self, decisions: Iterable[Decision]) -> None:
-        if self._gathered is not None:
-            self._gathered += decisions
+        if self._batch is not None:
+            self._batch += decisions
             return
         try:
             self._carryOut(decisions)
         finally:
             # Whatever fails, time passes.
             self._schedule()
-        if not self._telling:
+        if not self._notifying:
             # This may accept, which leads here again.
-            self._telling = True
+            self._notifying = True
             try:
-                self.roomChanged()
+                self.capacityChanged()
             finally:
-                self._telling = False
+                self._notifying = False
 
     def _carryOut(self, decisions: Iterable[Decision]) -> None:
         timedOut = False
@@ -340,10 +340,10 @@ class Dispatcher:
                 channel, id, connection, port = decision
                 channel.offer(id, port, connection, more=True)
                 offered.add(channel)
-            elif isinstance(decision, LetGo):
+            elif isinstance(decision, CloseCopy):
                 decision.connection.closeCopy()
             elif isinstance(decision, GiveUp):
-                self._quiet(
+                self._logLimited(
                     self.log.info if decision.reason is Reason.GONE else self.log.warn,
                     "the connection of {peer} is closed: {reason}",
                     peer=decision.connection.peer,
@@ -352,7 +352,7 @@ class Dispatcher:
                 decision.connection.closeCopy()
                 timedOut = timedOut or decision.reason is Reason.TIMED_OUT
             else:
-                self._quiet(
+                self._logLimited(
                     self.log.warn,
                     "{channel} hangs, and is revoked: {reason}",
                     channel=decision.channel.label,
@@ -383,19 +383,19 @@ class Dispatcher:
 
     def _turn(self, now: float) -> None:
         ledger = self._ledger
-        self.departed.look(now)
+        self.departed.check(now)
         _kernel.reap()
         self._blockSlowReaders()
-        decisions = ledger.closeTouched(self._copyCheck.look())
-        gone, ended = self._departedClients.look(ledger.waitingConnections, now)
+        decisions = ledger.closeTouched(self._copyCheck.check())
+        gone, ended = self._departedClients.check(ledger.waitingConnections, now)
         decisions += ledger.clientsLeft(gone) + ledger.clientsHalfClosed(ended, now)
-        if ledger.overdue(now) and not self._judging:
+        if ledger.overdue(now) and not self._overdueSeen:
             # What would change the judgement may have come, and is not read yet.
-            self._judging = True
+            self._overdueSeen = True
             self._timer = self._reactor.callLater(0, self._tick)
             self._run(decisions)
             return
-        self._judging = False
+        self._overdueSeen = False
         self._run(decisions + ledger.passTime(now))
         if self._stopped is not None:
             self._proceed(now)
@@ -407,7 +407,7 @@ class Dispatcher:
         See L{IDispatcher}.
         """
         gathered: list[Decision] = []
-        self._gathered = gathered
+        self._batch = gathered
         try:
             for event in events:
                 if isinstance(event, Claim):
@@ -422,14 +422,14 @@ class Dispatcher:
                     gathered.clear()
                     self.draining(channel)
                 elif isinstance(event, ClientGone):
-                    self.gone(channel, event.ids)
+                    self.clientGone(channel, event.ids)
                 elif isinstance(event, Refused):
                     self._checkSent(channel, event.ids)
                     self.refused(channel, event.ids, event.reason)
                 else:
                     self.joined(channel, event.window, event.ports)
         finally:
-            self._gathered = None
+            self._batch = None
             self._run(gathered)
 
     def _checkSent(self, channel: IChannel, ids: Collection[int]) -> None:
@@ -438,7 +438,7 @@ class Dispatcher:
 
         @raise ProtocolError: if it does.
         """
-        for decision in self._gathered or ():
+        for decision in self._batch or ():
             if isinstance(decision, HandOff):
                 to, id, _, _ = decision
                 if to is channel and id in ids:

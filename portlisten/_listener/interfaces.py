@@ -59,7 +59,7 @@ class IWire(Interface):
     The way that accepted connections take to the workers.
     """
 
-    roomChanged = Attribute(
+    capacityChanged = Attribute(
         "A function to call when there may be room to accept again.  Whoever accepts"
         " sets it, before the start."
     )
@@ -69,7 +69,7 @@ class IWire(Interface):
         Say for the log where workers meet it.
         """
 
-    def succeed() -> float:
+    def waitForPredecessor() -> float:
         """
         Wait until a listener that was told to stop, and has the place of this one, is
         gone.
@@ -99,7 +99,7 @@ class IWire(Interface):
         @param channels: how many workers may be connected.
         """
 
-    def room(name: str) -> int:
+    def capacity(name: str) -> int:
         """
         Say how many connections may be accepted now, on ports of this name.
         """
@@ -107,7 +107,7 @@ class IWire(Interface):
     def busy(name: str) -> bool:
         """
         Say whether it is better to accept a little later, on ports of this name,
-        though there is room.  If so, C{roomChanged} is called before long.
+        though there is room.  If so, C{capacityChanged} is called before long.
         """
 
     def accepted(port: Port, batch: Sequence[Accepted]) -> None:
@@ -133,7 +133,7 @@ class IWire(Interface):
         @param grace: how long that may take, in seconds.
         @param waitsElsewhere: says whether connections wait that were not accepted
             yet.  They are accepted as soon as a worker L{serves} them: then
-            C{roomChanged} is called.
+            C{capacityChanged} is called.
         @return: fires when it is done.
         """
 
@@ -211,7 +211,7 @@ class IChannel(Interface):
 
     def revoke(reason: str) -> None:
         """
-        Take back whatever is not claimed.  The dispatcher hears C{parted} once
+        Take back whatever is not claimed.  The dispatcher hears C{left} once
         nothing can be claimed any more.
         """
 
@@ -246,7 +246,7 @@ class IDispatcher(Interface):
         The worker is being revoked, and must be sent no more offers.
         """
 
-    def parted(channel: IChannel, reason: str) -> None:
+    def left(channel: IChannel, reason: str) -> None:
         """
         The worker can claim nothing more, and goes on serving what it claimed.
         """
@@ -256,7 +256,7 @@ class IDispatcher(Interface):
         The worker ended without a BYE, and all that it had sent was reported.
         """
 
-    def disconnected(channel: IChannel) -> None:
+    def channelClosed(channel: IChannel) -> None:
         """
         The channel's last event.  The dispatcher calls C{dismiss} once it has no
         question any more.

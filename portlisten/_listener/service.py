@@ -34,7 +34,7 @@ from portlisten.errors import CannotBind, PathError
 MAXIMUM_CHANNELS = 256
 
 #: Descriptors kept free for log files and the like.
-RESERVE = 16
+RESERVED_DESCRIPTORS = 16
 
 
 class ListenerService(CommandService):
@@ -57,7 +57,7 @@ class ListenerService(CommandService):
     ) -> None:
         super().__init__(reactor, command)
         self._settings = settings
-        self._wanted = ports
+        self._portSettings = ports
         self._wire = wire
         self._bound: list[BoundPort] = []
         self._acceptors: deque[tuple[BoundPort, Acceptor]] = deque()
@@ -70,10 +70,10 @@ class ListenerService(CommandService):
         """
         with ExitStack() as undo:
             undo.callback(self.release)
-            self._bindPorts(time.monotonic() + self._wire.succeed())
+            self._bindPorts(time.monotonic() + self._wire.waitForPredecessor())
             for bound in self._bound:
-                checkApart(bound.path, self._settings.path)
-            ports = self._described()
+                checkPathsDiffer(bound.path, self._settings.path)
+            ports = self._describePorts()
             self._wire.bind(
                 ports,
                 {
@@ -93,7 +93,7 @@ class ListenerService(CommandService):
         @param end: until when what a predecessor had may still be in use.
         @raise CannotBind: if one of them cannot be bound.
         """
-        for wanted in self._wanted:
+        for wanted in self._portSettings:
             while True:
                 try:
                     self._bound.extend(bind(wanted))
@@ -103,7 +103,7 @@ class ListenerService(CommandService):
                         raise
                     select.poll().poll(50)
 
-    def _described(self) -> list[Port]:
+    def _describePorts(self) -> list[Port]:
         return [
             Port(number, port.address, port.name, port.kind)
             for number, port in enumerate(self._bound)
@@ -115,16 +115,16 @@ class ListenerService(CommandService):
         """
         atexit.unregister(self.release)
         self._stopping = False
-        self._wire.roomChanged = self._resume
+        self._wire.capacityChanged = self._resume
         self._wire.start(*descriptorBudget())
-        for bound, port in zip(self._bound, self._described(), strict=True):
+        for bound, port in zip(self._bound, self._describePorts(), strict=True):
             if port.kind is not Kind.CONNECTIONS:
                 continue
             acceptor = Acceptor(
                 self._reactor,
                 bound.socket,
                 bound.label,
-                partial(self._wire.room, port.name),
+                partial(self._wire.capacity, port.name),
                 partial(self._wire.accepted, port),
                 self._settings.retry,
                 partial(self._wire.busy, port.name),
@@ -155,7 +155,7 @@ class ListenerService(CommandService):
         for _, acceptor in self._acceptors:
             acceptor.park()
         self._resume()
-        stopped = self._wire.stop(self._settings.grace, self._waits)
+        stopped = self._wire.stop(self._settings.grace, self._backlogsWait)
         return stopped.addBoth(lambda result: self.release())
 
     def release(self) -> None:
@@ -174,7 +174,7 @@ class ListenerService(CommandService):
         self._bound = []
         self._wire.release()
 
-    def _waits(self) -> bool:
+    def _backlogsWait(self) -> bool:
         """
         Whether connections wait that would be reset if the ports were closed.
         """
@@ -206,7 +206,7 @@ def descriptorBudget() -> tuple[int, int]:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    free = hard - _openDescriptors() - RESERVE
+    free = hard - _openDescriptors() - RESERVED_DESCRIPTORS
     channels = max(1, min(MAXIMUM_CHANNELS, free // 8))
     return max(1, free - 2 * channels), channels
 
@@ -225,7 +225,7 @@ def _openDescriptors() -> int:
         return lowest
 
 
-def checkApart(port: str | None, path: str) -> None:
+def checkPathsDiffer(port: str | None, path: str) -> None:
     """
     See that a port and the channels have two paths.
 

@@ -27,7 +27,7 @@ from portlisten._policy.assignment import Assignment, Decision, ShareSocket
 from portlisten._reactor.log_limit import logLimit
 
 #: How often the sockets and the workers that hold them are checked, in seconds.
-LOOK_SECONDS = 0.5
+CHECK_SECONDS = 0.5
 
 
 @dataclass
@@ -46,7 +46,7 @@ class _Unread:
     sockets: list[socket.socket] = field(default_factory=list)
     later: dict[socket.socket, int] = field(default_factory=dict)
     limited: bool = False
-    waited: float = -LOOK_SECONDS
+    waited: float = -CHECK_SECONDS
 
 
 class Sharing:
@@ -80,7 +80,7 @@ class Sharing:
         self._timeout = timeout
         self._budget = budget
         self._assignment = Assignment(self._ports, sockets)
-        self._divided = {
+        self._groupSockets = {
             sock
             for port in self._ports
             if port.kind is Kind.GROUP
@@ -89,8 +89,8 @@ class Sharing:
         # With each worker, whether it is offered connections as well.
         self._workers: dict[IChannel, bool] = {}
         self._unread: dict[IChannel, _Unread] = {}
-        self._lost: set[socket.socket] = set()
-        self._quiet = logLimit(reactor)
+        self._unrepairable: set[socket.socket] = set()
+        self._logLimited = logLimit(reactor)
         self._timer: IDelayedCall | None = None
 
     def __str__(self) -> str:
@@ -128,7 +128,7 @@ class Sharing:
             del self._workers[channel]
             self._unread.pop(channel, None)
             self._run(self._assignment.removeWorker(channel))
-            self._mend()
+            self._repair()
         if not self._workers:
             self.stop()
 
@@ -138,7 +138,7 @@ class Sharing:
         """
         unread = self._unread.get(channel)
         if unread is not None:
-            unread.waited = -LOOK_SECONDS
+            unread.waited = -CHECK_SECONDS
 
     def stop(self) -> None:
         """
@@ -161,8 +161,8 @@ class Sharing:
         unread = self._sent(channel, sock)
         # A program under `portlisten exec` reads only what is shared with it when it
         # joins, and may serve for long.  It takes neither of these.
-        patient = not self._workers[channel] and sock not in self._divided
-        if patient and sock in unread.sockets and channel.unread():
+        mayWait = not self._workers[channel] and sock not in self._groupSockets
+        if mayWait and sock in unread.sockets and channel.unread():
             unread.later[sock] = port
         else:
             unread.sockets.append(sock)
@@ -178,15 +178,15 @@ class Sharing:
         A worker is sent something of a socket.
         """
         unread = self._unread.setdefault(channel, _Unread())
-        if self._workers[channel] or sock in self._divided:
+        if self._workers[channel] or sock in self._groupSockets:
             unread.limited = True
         return unread
 
     def _schedule(self) -> None:
         if self._timer is None and self._workers:
-            self._timer = self._reactor.callLater(LOOK_SECONDS, self._look)
+            self._timer = self._reactor.callLater(CHECK_SECONDS, self._check)
 
-    def _look(self) -> None:
+    def _check(self) -> None:
         self._timer = None
         for channel, unread in list(self._unread.items()):
             if self._unread.get(channel) is not unread:
@@ -197,19 +197,19 @@ class Sharing:
                     self._share(channel, port, sock)
                 continue
             # Time in which this process did not run is not the worker's.
-            unread.waited += LOOK_SECONDS
+            unread.waited += CHECK_SECONDS
             if unread.limited and unread.waited > self._timeout:
                 channel.revoke(
-                    f"it did not read what it was lent within {self._timeout:g} s"
+                    f"it did not read its shared sockets within {self._timeout:g} s"
                 )
-        self._mend()
+        self._repair()
         self._schedule()
 
-    def _mend(self) -> None:
+    def _repair(self) -> None:
         for port in self._ports:
             for sock in self._sockets[port.number]:
                 sock.setblocking(False)
-                if sock not in self._lost and _kernel.shutDown(sock):
+                if sock not in self._unrepairable and _kernel.shutDown(sock):
                     self._restore(port, sock)
 
     def _restore(self, port: Port, sock: socket.socket) -> None:
@@ -226,20 +226,20 @@ class Sharing:
         except OSError as error:
             why = str(error.strerror)
         if _kernel.shutDown(sock) or sock.getsockname() != address:
-            self._lost.add(sock)
-            self._quiet(
+            self._unrepairable.add(sock)
+            self._logLimited(
                 self.log.critical,
-                "a worker shut {port} down, for everybody, and that cannot be mended:"
-                " {why}; restart the listener",
+                "a worker shut {port} down, for all workers, and that cannot be"
+                " repaired: {why}; restart the listener",
                 port=port.label,
                 why=why,
             )
             for channel in self._assignment.holders(sock):
                 self._withdraw(channel, sock)
             return
-        self._quiet(
+        self._logLimited(
             self.log.error,
-            "a worker shut {port} down, for everybody: what waited there was reset;"
+            "a worker shut {port} down, for all workers: what waited there was reset;"
             " it listens again",
             port=port.label,
         )

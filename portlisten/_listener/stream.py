@@ -38,7 +38,7 @@ from portlisten.errors import CannotBind, ToldToStop
 
 #: If a listener has ended that shared sockets, how long its workers may take to close
 #: them, in seconds.
-HANDOVER = 2.0
+HANDOVER_SECONDS = 2.0
 
 
 @implementer(IWire)
@@ -65,24 +65,24 @@ class StreamWire:
         self._backlog = backlog
         self._timedOut = timedOut
         self._path: paths.BoundPath | None = None
-        self._numbers = 0
-        self.roomChanged: Callable[[], None] = lambda: None
+        self._lastNumber = 0
+        self.capacityChanged: Callable[[], None] = lambda: None
 
     def __str__(self) -> str:
         path, mode = self._settings.path, self._settings.mode
         return f"workers connect to {path} (mode {mode:04o})"
 
-    def succeed(self) -> float:
+    def waitForPredecessor(self) -> float:
         """
         See L{IWire}.
         """
         path = self._settings.path
-        if not successor.stops(path):
+        if not successor.isStopping(path):
             return 0.0
         self.log.info("waiting for the listener at {path} to stop", path=path)
-        if not successor.waitForEnd(path, signals.toldToStop):
+        if not successor.waitForEnd(path, signals.stopRequested):
             raise ToldToStop(f"told to stop while it waited for {path}")
-        return HANDOVER
+        return HANDOVER_SECONDS
 
     def bind(
         self, ports: Sequence[Port], shared: Mapping[int, Sequence[socket.socket]]
@@ -90,7 +90,7 @@ class StreamWire:
         """
         See L{IWire}.
         """
-        self._hello = self._greeting(ports)
+        self._hello = self._makeHello(ports)
         self._shared = shared
         self._path = paths.bind(
             self._settings.path,
@@ -98,9 +98,9 @@ class StreamWire:
             self._settings.group,
             self._backlog,
         )
-        self._refuses = _kernel.refuseDescriptors(self._path.socket)
+        self._refusesDescriptors = _kernel.refuseDescriptors(self._path.socket)
 
-    def _greeting(self, ports: Sequence[Port]) -> ListenerHello:
+    def _makeHello(self, ports: Sequence[Port]) -> ListenerHello:
         """
         Say what all workers are told first.
 
@@ -121,7 +121,7 @@ class StreamWire:
         See L{IWire}.
         """
         assert self._path is not None
-        if not self._refuses:
+        if not self._refusesDescriptors:
             self.log.info(
                 "this kernel cannot refuse descriptors that workers send (Linux 6.16"
                 " can): a worker that sends one is cut off"
@@ -156,8 +156,8 @@ class StreamWire:
             self._timedOut,
             limit,
         )
-        dispatcher.roomChanged = self.roomChanged
-        dispatcher.parting = self._part
+        dispatcher.capacityChanged = self.capacityChanged
+        dispatcher.handOffEnded = self._refuseWorkers
         self._admission = admission = Admission(
             self._reactor,
             accessFor(settings),
@@ -169,7 +169,7 @@ class StreamWire:
         dispatcher.departed.channelEnded = admission.leave
         admission.listen(self._path.socket, settings.path, settings.retry)
 
-    def room(self, name: str) -> int:
+    def capacity(self, name: str) -> int:
         """
         See L{IWire}.
         """
@@ -209,7 +209,7 @@ class StreamWire:
         stopped = self._dispatcher.stop(grace, waitsElsewhere)
         return stopped.addCallback(self._closePath)
 
-    def _part(self) -> None:
+    def _refuseWorkers(self) -> None:
         """
         Let nobody in any more.  The path stays until all is over, so that a successor
         does not try to bind ports that are still bound.
@@ -235,9 +235,9 @@ class StreamWire:
     # Workers
 
     def _letIn(self, sock: socket.SocketType, who: _kernel.Credentials) -> None:
-        self._numbers += 1
+        self._lastNumber += 1
         channel = ListenerChannel(
-            self._reactor, self._dispatcher, self._hello, self._numbers, who=who
+            self._reactor, self._dispatcher, self._hello, self._lastNumber, who=who
         )
         own = socket.socket(fileno=sock.detach())
         transport = ChannelTransport(

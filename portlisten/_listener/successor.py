@@ -22,7 +22,7 @@ from portlisten.errors import ProtocolError
 HELLO_SECONDS = 1.0
 
 #: How often a listener is looked at, in seconds.
-LOOK_SECONDS = 0.1
+CHECK_SECONDS = 0.1
 
 
 def _connect(path: str) -> socket.socket | None:
@@ -41,20 +41,20 @@ def _close(sock: socket.socket) -> None:
     Close a socket, with whatever is queued in it: see L{_kernel.receiveBytes}.
     """
     sock.setblocking(False)
-    data, came = b"-", False
+    data, hasDescriptors = b"-", False
     try:
         sock.shutdown(socket.SHUT_RD)
-        while data and not came:
-            data, came = _kernel.receiveBytes(sock)
-        if came:
+        while data and not hasDescriptors:
+            data, hasDescriptors = _kernel.receiveBytes(sock)
+        if hasDescriptors:
             _kernel.closeElsewhere(sock)
     except OSError:
         pass
-    if not came:
+    if not hasDescriptors:
         sock.close()
 
 
-def stops(path: str) -> bool:
+def isStopping(path: str) -> bool:
     """
     Whether the listener at a path was told to stop.
     """
@@ -65,8 +65,8 @@ def stops(path: str) -> bool:
     end = time.monotonic() + HELLO_SECONDS
     try:
         while time.monotonic() < end:
-            data, came = _kernel.receiveBytes(sock)
-            if not data or came:
+            data, hasDescriptors = _kernel.receiveBytes(sock)
+            if not data or hasDescriptors:
                 return False
             for frame in decoder.feed(data):
                 return isinstance(frame, ListenerHello) and frame.stopping
@@ -95,7 +95,7 @@ def waitForEnd(path: str, interrupted: Callable[[], bool]) -> bool:
             elif _kernel.hasEnded(process) or not os.path.lexists(path):
                 # The process of a listener may have other things to do.
                 return True
-            select.poll().poll(LOOK_SECONDS * 1000)
+            select.poll().poll(CHECK_SECONDS * 1000)
         return False
     finally:
         if process is not None:

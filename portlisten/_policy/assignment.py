@@ -130,30 +130,30 @@ class _Group:
 
     def addWorker(self, channel: Hashable) -> list[Decision]:
         self._has[channel] = {}
-        return self._settle()
+        return self._rebalance()
 
     def removeWorker(self, channel: Hashable) -> list[Decision]:
         for socket in self._has.pop(channel, ()):
             del self._holders[socket][channel]
-        return self._settle()
+        return self._rebalance()
 
     def holders(self, socket: Hashable) -> Iterable[Hashable]:
         return self._holders.get(socket, ())
 
-    def _settle(self) -> list[Decision]:
+    def _rebalance(self) -> list[Decision]:
         if self._has:
             self._shareUnheldSockets()
             self._withdrawSecondHolders()
-            self._evenWorkers()
+            self._balanceWorkers()
             self._shareWithEmptyWorkers()
-            self._evenSockets()
+            self._balanceSockets()
         decisions, self._decisions = self._decisions, []
         return decisions
 
     def _shareUnheldSockets(self) -> None:
         for socket, holders in self._holders.items():
             if not holders:
-                self._share(self._poorestWorker(), socket)
+                self._share(self._workerWithFewest(), socket)
 
     def _withdrawSecondHolders(self) -> None:
         """
@@ -164,36 +164,36 @@ class _Group:
                 if len(holders) > 1 and len(self._has[channel]) > 1:
                     self._withdraw(channel, socket)
 
-    def _evenWorkers(self) -> None:
+    def _balanceWorkers(self) -> None:
         while True:
-            poorest = self._poorestWorker()
-            richest = max(self._has, key=lambda channel: len(self._has[channel]))
-            if len(self._has[richest]) - len(self._has[poorest]) < 2:
+            fewest = self._workerWithFewest()
+            most = max(self._has, key=lambda channel: len(self._has[channel]))
+            if len(self._has[most]) - len(self._has[fewest]) < 2:
                 break
-            self._move(next(reversed(self._has[richest])), richest, poorest)
+            self._move(next(reversed(self._has[most])), most, fewest)
 
     def _shareWithEmptyWorkers(self) -> None:
         for channel, sockets in self._has.items():
             if not sockets:
-                self._share(channel, self._loneliestSocket())
+                self._share(channel, self._leastHeldSocket())
 
-    def _evenSockets(self) -> None:
+    def _balanceSockets(self) -> None:
         """
         No worker has two sockets while two workers share another.
         """
         while True:
-            loneliest = self._loneliestSocket()
-            busiest = max(self._holders, key=lambda each: len(self._holders[each]))
-            if len(self._holders[busiest]) - len(self._holders[loneliest]) < 2:
+            leastHeld = self._leastHeldSocket()
+            mostHeld = max(self._holders, key=lambda each: len(self._holders[each]))
+            if len(self._holders[mostHeld]) - len(self._holders[leastHeld]) < 2:
                 break
-            channel = next(reversed(self._holders[busiest]))
-            self._share(channel, loneliest)
-            self._withdraw(channel, busiest)
+            channel = next(reversed(self._holders[mostHeld]))
+            self._share(channel, leastHeld)
+            self._withdraw(channel, mostHeld)
 
-    def _poorestWorker(self) -> Hashable:
+    def _workerWithFewest(self) -> Hashable:
         return min(self._has, key=lambda channel: len(self._has[channel]))
 
-    def _loneliestSocket(self) -> Hashable:
+    def _leastHeldSocket(self) -> Hashable:
         return min(self._holders, key=lambda socket: len(self._holders[socket]))
 
     def _move(self, socket: Hashable, last: Hashable, following: Hashable) -> None:

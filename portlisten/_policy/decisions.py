@@ -33,7 +33,7 @@ class HandOff(NamedTuple):
     port: int
 
 
-class LetGo(NamedTuple):
+class CloseCopy(NamedTuple):
     """
     Close the copy: the connection is in the worker's hands.
     """
@@ -60,4 +60,4 @@ class Revoke(NamedTuple):
     reason: str
 
 
-Decision: TypeAlias = "HandOff | LetGo | GiveUp | Revoke"
+Decision: TypeAlias = "HandOff | CloseCopy | GiveUp | Revoke"

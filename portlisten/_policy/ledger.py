@@ -64,10 +64,10 @@ from operator import attrgetter
 from typing import Any
 
 from portlisten._policy.decisions import (
+    CloseCopy,
     Decision,
     GiveUp,
     HandOff,
-    LetGo,
     Reason,
     Revoke,
 )
@@ -143,7 +143,7 @@ class Ledger(Inventory):
         worker.serving.update(ids)
         for entry in entries:
             if not entry.canCheck:
-                decisions.append(LetGo(entry.connection))
+                decisions.append(CloseCopy(entry.connection))
                 continue
             worker.copies[entry.id] = entry
             self._copies.add(entry, now)
@@ -151,7 +151,7 @@ class Ledger(Inventory):
         # these are needed for other workers.
         share = max(worker.window, self._budget // 2 // len(self._workers))
         while len(worker.copies) > share:
-            decisions.append(self._letGo(next(iter(worker.copies.values()))))
+            decisions.append(self._closeCopy(next(iter(worker.copies.values()))))
         return decisions + self._dispatch(now)
 
     def refuse(
@@ -192,7 +192,7 @@ class Ledger(Inventory):
         worker = self._worker(channel)
         worker.endService(ids)
         decisions: list[Decision] = [
-            self._letGo(worker.copies[id]) for id in ids if id in worker.copies
+            self._closeCopy(worker.copies[id]) for id in ids if id in worker.copies
         ]
         return decisions + self._dispatch(now)
 
@@ -248,7 +248,7 @@ class Ledger(Inventory):
         """
         worker = self._workers.pop(channel)
         self.counters.lostInService += len(worker.serving) - len(worker.copies)
-        decisions = self._divide(worker, touched)
+        decisions = self._divideCopies(worker, touched)
         decisions += self._takeBack(worker, spoiled)
         return decisions + self._dispatch(now)
 
@@ -275,7 +275,7 @@ class Ledger(Inventory):
         if asleep:
             self._copies.sleep(worker)
             while (entry := self._copies.tooManyAsleep()) is not None:
-                decisions.append(self._letGo(entry))
+                decisions.append(self._closeCopy(entry))
         decisions += self._takeBack(worker, spoiled)
         return decisions + self._dispatch(now)
 
@@ -298,7 +298,7 @@ class Ledger(Inventory):
         worker = self._departed.pop(channel, None)
         if worker is None:
             return []
-        return self._divide(worker, touched) + self._dispatch(now)
+        return self._divideCopies(worker, touched) + self._dispatch(now)
 
     def _takeBack(self, worker: Worker, spoiled: Collection[Any]) -> list[Decision]:
         """
@@ -313,7 +313,7 @@ class Ledger(Inventory):
         worker.offered.clear()
         return decisions
 
-    def _divide(self, worker: Worker, touched: Collection[Any]) -> list[Decision]:
+    def _divideCopies(self, worker: Worker, touched: Collection[Any]) -> list[Decision]:
         """
         Of the copies of a dead worker, give up those in service, and take back the
         others.
@@ -367,7 +367,7 @@ class Ledger(Inventory):
         if not touched:
             return []
         entries = [entry for entry in self._copies if entry.connection in touched]
-        return [self._letGo(entry) for entry in entries]
+        return [self._closeCopy(entry) for entry in entries]
 
     def passTime(self, now: float) -> list[Decision]:
         """
@@ -379,7 +379,7 @@ class Ledger(Inventory):
                 self.counters.timedOut += 1
                 decisions.append(GiveUp(queue.pop().connection, Reason.TIMED_OUT))
         while (entry := self._copies.overdue(now)) is not None:
-            decisions.append(self._letGo(entry))
+            decisions.append(self._closeCopy(entry))
         for worker in self._workers.values():
             if worker.hangs(now, self._claimTimeout):
                 self.revoke(worker.channel)
@@ -399,7 +399,7 @@ class Ledger(Inventory):
                 decisions.append(GiveUp(queue.pop().connection, Reason.STOPPED))
         for worker in (*self._workers.values(), *self._departed.values()):
             for entry in (*worker.offered.values(), *worker.copies.values()):
-                decisions.append(LetGo(entry.connection))
+                decisions.append(CloseCopy(entry.connection))
             worker.offered.clear()
         self._workers.clear()
         self._departed.clear()
@@ -416,14 +416,14 @@ class Ledger(Inventory):
         self.counters.redispatched += 1
         self._queues[entry.name].add(entry)
 
-    def _letGo(self, entry: Entry) -> LetGo:
+    def _closeCopy(self, entry: Entry) -> CloseCopy:
         self._copies.discard(entry)
         worker = entry.worker
         assert worker is not None
         del worker.copies[entry.id]
         if not worker.copies:
             self._departed.pop(worker.channel, None)
-        return LetGo(entry.connection)
+        return CloseCopy(entry.connection)
 
     def _dispatch(self, now: float) -> list[Decision]:
         """

@@ -85,7 +85,7 @@ def checkUser(command: Command) -> None:
     except KeyError:
         failToStart(
             command,
-            f"there is no user with the number {uid} in"
+            f"no user has the number {uid} in"
             f" {command.twistd.get('chroot')}: --uid needs an /etc/passwd in the chroot"
             " that has it",
         )
@@ -97,7 +97,7 @@ def warnOfRoot(command: str) -> None:
     """
     if 0 in os.getresuid():
         log.warn(
-            "this process runs as root and has no need to: start it with a uid of"
+            "this process runs as root, and need not: start it with a uid of"
             " its own, as in 'twistd --uid nobody {command} …'",
             command=command,
         )

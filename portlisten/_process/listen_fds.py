@@ -18,10 +18,10 @@ from twisted.python.systemd import ListenFDs
 from portlisten import _kernel
 
 #: The first descriptor: C{SD_LISTEN_FDS_START} in sd_listen_fds(3).
-FIRST = 3
+FIRST_DESCRIPTOR = 3
 
 #: systemd's word for a socket that has no name.
-NAMELESS = "unknown"
+NO_NAME = "unknown"
 
 #: The reason why a socket that a description names cannot be found.
 NOT_PASSED = (
@@ -43,7 +43,7 @@ def unnamed(index: int) -> int | None:
     count = passed.get("LISTEN_FDS", "")
     if "LISTEN_FDNAMES" in passed or not re.fullmatch("[0-9]{1,4}", count):
         return None
-    passed["LISTEN_FDNAMES"] = ":".join([NAMELESS] * int(count))
+    passed["LISTEN_FDNAMES"] = ":".join([NO_NAME] * int(count))
     descriptors = ListenFDs.fromEnvironment(passed).inheritedDescriptors()
     return descriptors[index] if index < len(descriptors) else None
 
@@ -70,7 +70,7 @@ def environment(names: Sequence[str]) -> dict[str, str]:
     return {
         "LISTEN_PID": str(os.getpid()),
         "LISTEN_FDS": str(len(names)),
-        "LISTEN_FDNAMES": ":".join(name or NAMELESS for name in names),
+        "LISTEN_FDNAMES": ":".join(name or NO_NAME for name in names),
     }
 
 
@@ -83,7 +83,7 @@ def arrange(descriptors: Sequence[int]) -> None:
         and the caller's.
     @raise OSError: if so many descriptors do not fit the limit of this process.
     """
-    end = FIRST + len(descriptors)
+    end = FIRST_DESCRIPTOR + len(descriptors)
     high: list[int] = []
     try:
         # First out of the way of each other.
@@ -93,7 +93,7 @@ def arrange(descriptors: Sequence[int]) -> None:
         for each in high:
             os.close(each)
         raise
-    for number, descriptor in enumerate(high, FIRST):
+    for number, descriptor in enumerate(high, FIRST_DESCRIPTOR):
         os.dup2(descriptor, number)
-    for descriptor in {*descriptors, *high} - set(range(FIRST, end)):
+    for descriptor in {*descriptors, *high} - set(range(FIRST_DESCRIPTOR, end)):
         os.close(descriptor)

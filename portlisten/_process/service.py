@@ -97,7 +97,7 @@ class CommandService(Service):
         super().startService()
         exits.warnOfRoot(self._command.name)
         with ExitStack() as undo:
-            undo.callback(self._abandon)
+            undo.callback(self._undoStart)
             try:
                 self.serve()
             except OSError as error:
@@ -105,7 +105,7 @@ class CommandService(Service):
             undo.pop_all()
         signals.onReportSignal(self._reactor, self.report)
 
-    def _abandon(self) -> None:
+    def _undoStart(self) -> None:
         super().stopService()
         self.release()
 

@@ -30,20 +30,20 @@ def ownProcess(reactor: Any, retry: float) -> None:
     """
     own(reactor, retry)
     exitCleanlyOnTerm(reactor)
-    mindSignals(reactor)
+    handleSignals(reactor)
     if IReactorCore.providedBy(reactor) and not reactor.running:
         reactor.callWhenRunning(freeze)
 
 
 #: The SIGTERMs that have come.
-_terms: list[int] = []
+_termsReceived: list[int] = []
 
 
-def toldToStop() -> bool:
+def stopRequested() -> bool:
     """
     Whether this process was told to stop.
     """
-    return bool(_terms)
+    return bool(_termsReceived)
 
 
 def exitCleanlyOnTerm(reactor: Any) -> None:
@@ -53,17 +53,17 @@ def exitCleanlyOnTerm(reactor: Any) -> None:
     """
 
     def stop(number: int, frame: object) -> None:
-        _terms.append(number)
+        _termsReceived.append(number)
         reactor.callFromThread(_stop, reactor)
 
     signal.signal(signal.SIGTERM, stop)
     # Twisted installs its own handlers when the reactor starts running.
     reactor.callLater(0, signal.signal, signal.SIGTERM, stop)
     if IReactorCore.providedBy(reactor):
-        reactor.addSystemEventTrigger("after", "shutdown", _forgetTerm, reactor)
+        reactor.addSystemEventTrigger("after", "shutdown", _clearExitSignal, reactor)
 
 
-def _forgetTerm(reactor: Any) -> None:
+def _clearExitSignal(reactor: Any) -> None:
     """
     Make the process end with 0 even if Twisted's handler got SIGTERM, which happens in
     the first moment of the reactor's run.
@@ -94,13 +94,13 @@ class _Placeholder:
         pass
 
 
-def mindSignals(reactor: Any) -> None:
+def handleSignals(reactor: Any) -> None:
     """
     Handle SIGHUP, SIGUSR1 and SIGUSR2: without a handler, they end a process.
     """
 
     def handle(number: int, frame: object) -> None:
-        reactor.callFromThread(_note, reactor, signal.Signals(number).name)
+        reactor.callFromThread(_logIgnored, reactor, signal.Signals(number).name)
 
     for number in (signal.SIGHUP, signal.SIGUSR2):
         signal.signal(number, handle)
@@ -108,7 +108,7 @@ def mindSignals(reactor: Any) -> None:
         signal.signal(signal.SIGUSR1, _Placeholder())
 
 
-def _note(reactor: Any, name: str) -> None:
+def _logIgnored(reactor: Any, name: str) -> None:
     logLimit(reactor)(
         log.info, "received {name}, which means nothing to this command", name=name
     )

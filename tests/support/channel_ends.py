@@ -226,8 +226,8 @@ class ListenerChannelTestCase(ChannelTestCase):
 
     async def end(self) -> None:
         self.worker.close()
-        await eventually(lambda: ("disconnected",) in self.dispatcher.events)
-        self.assertEqual(self.dispatcher.events[-1], ("disconnected",))
+        await eventually(lambda: ("channelClosed",) in self.dispatcher.events)
+        self.assertEqual(self.dispatcher.events[-1], ("channelClosed",))
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     @property

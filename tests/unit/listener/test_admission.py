@@ -118,11 +118,11 @@ class AdmissionTests(SynchronousTestCase):
         """
         Only a few are let in at a time, and a pause follows.
         """
-        self.assertEqual(self.acceptor.most(), admission.GREETED)
+        self.assertEqual(self.acceptor.most(), admission.PROCESSES_PER_BATCH)
         self.assertTrue(self.acceptor.running)
         self.connect()
         self.assertFalse(self.acceptor.running)
-        self.clock.advance(admission.GREETING_PAUSE)
+        self.clock.advance(admission.BATCH_PAUSE_SECONDS)
         self.assertTrue(self.acceptor.running)
 
     def test_notPermitted(self) -> None:
@@ -239,7 +239,7 @@ class ThrottleTests(DispatcherTestCase):
         self.assertEqual(worker.offers, [])
         self.assertEqual(
             texts(self.logged, "warn")[-1],
-            "worker 1 has to wait for 2 s: those before it died at once",
+            "worker 1 must wait 2 s: the workers before it died at once",
         )
         self.clock.advance(0.1)
         self.assertEqual(worker.ids, [1])
@@ -260,7 +260,7 @@ class ThrottleTests(DispatcherTestCase):
         worker = self.join()
         self.accept()
         self.dispatcher.revoking(worker)
-        self.dispatcher.parted(worker, "revoked")
+        self.dispatcher.left(worker, "revoked")
         self.assertEqual(self.join("worker 2").offers, [])
 
     def test_good(self) -> None:
@@ -296,7 +296,7 @@ class ThrottleTests(DispatcherTestCase):
         worker = self.join()
         self.accept()
         self.dispatcher.claimed(worker, [1])
-        self.dispatcher.gone(worker, [1])
+        self.dispatcher.clientGone(worker, [1])
         self.die(worker)
         self.accept()
         self.assertEqual(self.join("worker 2").ids, [])
@@ -318,7 +318,7 @@ class ThrottleTests(DispatcherTestCase):
         """
         worker = self.throttled()
         self.dispatcher.revoking(worker)
-        self.dispatcher.parted(worker, "it says: no")
+        self.dispatcher.left(worker, "it says: no")
         self.accept()
         self.clock.advance(2)
         self.assertEqual(worker.offers, [])

@@ -137,10 +137,10 @@ class ListenerGreetingTests(ListenerChannelTestCase):
         a worker.
         """
         self.worker.say(WorkerHello(4, ("http", "smtp")), Claim((1,)))
-        await eventually(lambda: ("disconnected",) in self.dispatcher.events)
+        await eventually(lambda: ("channelClosed",) in self.dispatcher.events)
         reason = "no port is called 'smtp' here, only http, https"
         self.assertEqual(self.worker.read(), [self.hello, Bye(reason)])
-        self.assertEqual(self.dispatcher.events, [("connected",), ("disconnected",)])
+        self.assertEqual(self.dispatcher.events, [("connected",), ("channelClosed",)])
         self.assertEqual(
             texts(self.logged, "warn"),
             [f"{self.channel.label} is cut off: {reason}"],
@@ -170,8 +170,8 @@ class ListenerGreetingTests(ListenerChannelTestCase):
             self.worker.frames,
             [self.hello, Bye("no HELLO within 5 s")],
         )
-        await eventually(lambda: ("disconnected",) in self.dispatcher.events)
-        self.assertEqual(self.dispatcher.events, [("connected",), ("disconnected",)])
+        await eventually(lambda: ("channelClosed",) in self.dispatcher.events)
+        self.assertEqual(self.dispatcher.events, [("connected",), ("channelClosed",)])
         self.assertEqual(
             texts(self.logged, "warn"),
             [f"{self.channel.label} is cut off: no HELLO within 5 s"],
@@ -195,17 +195,17 @@ class ListenerGreetingTests(ListenerChannelTestCase):
         await eventually(self.worker.read)
         self.channel.revoke("too late")
         self.worker.say(WorkerHello(4), Claim((1,)))
-        await eventually(lambda: ("disconnected",) in self.dispatcher.events)
+        await eventually(lambda: ("channelClosed",) in self.dispatcher.events)
         self.assertEqual(self.worker.read(), [self.hello, Bye("too late")])
-        self.assertEqual(self.dispatcher.events, [("connected",), ("disconnected",)])
+        self.assertEqual(self.dispatcher.events, [("connected",), ("channelClosed",)])
 
     async def test_byeInstead(self) -> None:
         """
         A worker may say BYE without having said HELLO, and has not parted then.
         """
         self.worker.say(Bye("wrong door"))
-        await eventually(lambda: ("disconnected",) in self.dispatcher.events)
-        self.assertEqual(self.dispatcher.events, [("connected",), ("disconnected",)])
+        await eventually(lambda: ("channelClosed",) in self.dispatcher.events)
+        self.assertEqual(self.dispatcher.events, [("connected",), ("channelClosed",)])
         self.assertEqual(texts(self.logged, "warn"), [])
 
     async def test_noRoom(self) -> None:
@@ -215,7 +215,7 @@ class ListenerGreetingTests(ListenerChannelTestCase):
         """
         handle = self.channel.transport.getHandle()
         handle.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 8192)
-        self.assertEqual(_kernel.room(handle), 2)
+        self.assertEqual(_kernel.offersThatFit(handle), 2)
         await self.join(window=4)
         self.assertEqual(self.dispatcher.events[1][:2], ("joined", 2))
 
@@ -224,8 +224,8 @@ class ListenerGreetingTests(ListenerChannelTestCase):
         A worker that leaves before HELLO neither died nor parted.
         """
         self.worker.close()
-        await eventually(lambda: ("disconnected",) in self.dispatcher.events)
-        self.assertEqual(self.dispatcher.events, [("connected",), ("disconnected",)])
+        await eventually(lambda: ("channelClosed",) in self.dispatcher.events)
+        self.assertEqual(self.dispatcher.events, [("connected",), ("channelClosed",)])
 
 
 class GuessTests(ListenerChannelTestCase):
@@ -287,10 +287,10 @@ class UnreadTests(ListenerChannelTestCase):
         """
         Wait until the worker is cut off for its answer, of which nothing comes.
         """
-        await eventually(lambda: ("disconnected",) in self.told)
+        await eventually(lambda: ("channelClosed",) in self.told)
         reason = "an answer to an offer that it has not read"
         self.assertEqual(
-            self.told, [("revoking",), ("parted", reason), ("disconnected",)]
+            self.told, [("revoking",), ("left", reason), ("channelClosed",)]
         )
         self.assertEqual(
             texts(self.logged, "warn"), [f"{self.channel.label} is cut off: {reason}"]
@@ -416,7 +416,7 @@ class UnreadTests(ListenerChannelTestCase):
         questions: list[tuple[bool, int]] = []
 
         def ask(event: tuple[Any, ...]) -> None:
-            if event == ("disconnected",):
+            if event == ("channelClosed",):
                 questions.append((self.channel.unread(), self.channel.inFlight()))
 
         await self.offerTwo()
@@ -457,7 +457,7 @@ class PoisonedTests(ListenerChannelTestCase):
         """
         await self.join()
         self.worker.say(Closed((1,)), descriptors=[0])
-        await eventually(lambda: ("disconnected",) in self.told)
+        await eventually(lambda: ("channelClosed",) in self.told)
 
     def reaped(self) -> bool:
         """
@@ -474,7 +474,7 @@ class PoisonedTests(ListenerChannelTestCase):
         await self.poison()
         self.assertEqual(self.closed, [1])
         self.assertEqual(self.told.count(("closed", (1,))), 1)
-        self.assertIn(("parted", "it sent a descriptor"), self.told)
+        self.assertIn(("left", "it sent a descriptor"), self.told)
         await eventually(self.reaped)
 
     async def test_others(self) -> None:
@@ -484,7 +484,7 @@ class PoisonedTests(ListenerChannelTestCase):
         await self.join()
         self.worker.say(Closed((1,)))
         self.worker.close()
-        await eventually(lambda: ("disconnected",) in self.told)
+        await eventually(lambda: ("channelClosed",) in self.told)
         self.assertEqual(self.closed, [])
 
     async def test_noProcess(self) -> None:
@@ -576,7 +576,7 @@ class OfferTests(ListenerChannelTestCase):
         await self.join()
         self.channel.offer(7, 0, HeldConnection(accepted), more=True)
         self.worker.close()
-        await eventually(lambda: ("disconnected",) in self.dispatcher.events)
+        await eventually(lambda: ("channelClosed",) in self.dispatcher.events)
         accepted.close()
         self.channel.flush()
 
@@ -684,13 +684,13 @@ class WordOfTheWorkerTests(ListenerChannelTestCase):
         """
         await self.say(Claim((1,)), Bye("enough for today"), Claim((2,)))
         await eventually(self.worker.hasEnded)
-        await eventually(lambda: ("disconnected",) in self.told)
+        await eventually(lambda: ("channelClosed",) in self.told)
         self.assertEqual(
             self.told,
             [
                 ("claimed", (1,)),
-                ("parted", "it says: enough for today"),
-                ("disconnected",),
+                ("left", "it says: enough for today"),
+                ("channelClosed",),
             ],
         )
         self.assertEqual(texts(self.logged, "warn"), [])
@@ -770,5 +770,5 @@ class ShareSocketTests(ListenerChannelTestCase):
         await eventually(self.worker.hasEnded)
         (bye,) = self.worker.heard(Bye)
         self.assertIn("is no UDP port", bye.reason)
-        self.assertEqual(self.dispatcher.events, [("connected",), ("disconnected",)])
+        self.assertEqual(self.dispatcher.events, [("connected",), ("channelClosed",)])
         self.assertIn("is no UDP port", "".join(texts(self.logged, "warn")))

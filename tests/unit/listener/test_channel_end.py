@@ -70,9 +70,9 @@ class FailureTests(ListenerChannelTestCase):
         """
         Wait until the channel is gone.
         """
-        await eventually(lambda: ("disconnected",) in self.told)
+        await eventually(lambda: ("channelClosed",) in self.told)
 
-    PARTED = [("parted", "the channel to it failed"), ("disconnected",)]
+    LEFT = [("left", "the channel to it failed"), ("channelClosed",)]
 
     async def test_told(self) -> None:
         """
@@ -82,7 +82,7 @@ class FailureTests(ListenerChannelTestCase):
         self.failOnce()
         self.worker.say(Claim((1,)))
         await self.gone()
-        self.assertEqual(self.told, [("claimed", (1,)), *self.PARTED])
+        self.assertEqual(self.told, [("claimed", (1,)), *self.LEFT])
         self.assertEqual(
             self.worker.read()[-2:], [Revoked(), Bye("the channel failed")]
         )
@@ -94,7 +94,7 @@ class FailureTests(ListenerChannelTestCase):
         self.failOnce()
         self.worker.say(encode(Drain())[:1])
         await self.gone()
-        self.assertEqual(self.told, self.PARTED)
+        self.assertEqual(self.told, self.LEFT)
         self.assertIn(Revoked(), self.worker.read())
 
     async def test_noRoom(self) -> None:
@@ -106,7 +106,7 @@ class FailureTests(ListenerChannelTestCase):
         self.failOnce()
         self.worker.say(encode(Drain())[:1])
         await self.gone()
-        self.assertEqual(self.told, [("claimed", (1,)), *self.PARTED])
+        self.assertEqual(self.told, [("claimed", (1,)), *self.LEFT])
 
     async def test_answered(self) -> None:
         """
@@ -118,7 +118,7 @@ class FailureTests(ListenerChannelTestCase):
         self.failOnce()
         self.worker.say(encode(Drain())[:1])
         await self.gone()
-        self.assertEqual(self.told[1:], self.PARTED)
+        self.assertEqual(self.told[1:], self.LEFT)
 
     async def test_deaf(self) -> None:
         """
@@ -129,7 +129,7 @@ class FailureTests(ListenerChannelTestCase):
         self.failOnce()
         self.worker.say(encode(Drain())[:1])
         await self.gone()
-        self.assertEqual(self.told, self.PARTED)
+        self.assertEqual(self.told, self.LEFT)
 
     async def test_dead(self) -> None:
         """
@@ -139,7 +139,7 @@ class FailureTests(ListenerChannelTestCase):
         self.worker.say(Claim((1,)))
         self.worker.close()
         await self.gone()
-        self.assertEqual(self.told, [("claimed", (1,)), ("died",), ("disconnected",)])
+        self.assertEqual(self.told, [("claimed", (1,)), ("died",), ("channelClosed",)])
 
     async def test_readFails(self) -> None:
         """
@@ -157,7 +157,7 @@ class FailureTests(ListenerChannelTestCase):
         self.patch(_kernel, "receiveBytes", fail)
         self.worker.say(Claim((1,)))
         await self.gone()
-        self.assertEqual(self.told, [("claimed", (1,)), *self.PARTED])
+        self.assertEqual(self.told, [("claimed", (1,)), *self.LEFT])
 
 
 @overTwistedToo
@@ -172,8 +172,8 @@ class DeathTests(ListenerChannelTestCase):
         """
         await self.join()
         self.worker.close()
-        await eventually(lambda: ("disconnected",) in self.told)
-        self.assertEqual(self.told, [("died",), ("disconnected",)])
+        await eventually(lambda: ("channelClosed",) in self.told)
+        self.assertEqual(self.told, [("died",), ("channelClosed",)])
 
     async def test_drainedBeforeJudged(self) -> None:
         """
@@ -185,7 +185,7 @@ class DeathTests(ListenerChannelTestCase):
         self.worker.say(Claim((2, 3)))
         self.worker.close()
         findDead(self.channel)
-        await eventually(lambda: ("disconnected",) in self.told)
+        await eventually(lambda: ("channelClosed",) in self.told)
         self.assertEqual(
             self.told,
             [
@@ -193,7 +193,7 @@ class DeathTests(ListenerChannelTestCase):
                 ("closed", (1,)),
                 ("claimed", (2, 3)),
                 ("died",),
-                ("disconnected",),
+                ("channelClosed",),
             ],
         )
 
@@ -205,8 +205,8 @@ class DeathTests(ListenerChannelTestCase):
         self.worker.say(Bye("gone"))
         self.worker.close()
         findDead(self.channel)
-        await eventually(lambda: ("disconnected",) in self.told)
-        self.assertEqual(self.told, [("parted", "it says: gone"), ("disconnected",)])
+        await eventually(lambda: ("channelClosed",) in self.told)
+        self.assertEqual(self.told, [("left", "it says: gone"), ("channelClosed",)])
 
 
 class OfferToTheDeadTests(ListenerChannelTestCase):
@@ -228,11 +228,11 @@ class OfferToTheDeadTests(ListenerChannelTestCase):
         self.worker.say(Claim((1,)), Claim((2,)))
         self.worker.close()
         findDead(self.channel)
-        await eventually(lambda: ("disconnected",) in self.told)
+        await eventually(lambda: ("channelClosed",) in self.told)
         self.assertEqual(self.flushLoggedErrors(), [])
         self.assertEqual(
             self.told,
-            [("claimed", (1,)), ("claimed", (2,)), ("died",), ("disconnected",)],
+            [("claimed", (1,)), ("claimed", (2,)), ("died",), ("channelClosed",)],
         )
 
 
@@ -247,9 +247,9 @@ class MisconductTests(ListenerChannelTestCase):
         Wait until the worker is cut off, and check that everybody was told why.
         """
         await eventually(self.worker.hasEnded)
-        await eventually(lambda: ("disconnected",) in self.told)
+        await eventually(lambda: ("channelClosed",) in self.told)
         self.assertEqual(self.worker.frames[-2:], [Revoked(), Bye(reason)])
-        self.assertEqual(self.told[-2:], [("parted", reason), ("disconnected",)])
+        self.assertEqual(self.told[-2:], [("left", reason), ("channelClosed",)])
         self.assertEqual(self.told.count(("revoking",)), 1)
         self.assertEqual(
             texts(self.logged, "warn"),
@@ -338,10 +338,10 @@ class MisconductTests(ListenerChannelTestCase):
         await self.join()
         self.worker.say(Claim((1,)), b"\xee\0\0\0")
         self.worker.close()
-        await eventually(lambda: ("disconnected",) in self.told)
+        await eventually(lambda: ("channelClosed",) in self.told)
         self.assertEqual(
             self.told,
-            [("claimed", (1,)), ("revoking",), ("died",), ("disconnected",)],
+            [("claimed", (1,)), ("revoking",), ("died",), ("channelClosed",)],
         )
 
     async def test_tooMuch(self) -> None:
@@ -451,7 +451,7 @@ class MisconductTests(ListenerChannelTestCase):
             self.worker.say(Claim((1,)), descriptors=[sock.fileno()])
         self.worker.close()
         findDead(self.channel)
-        await eventually(lambda: ("disconnected",) in self.told)
+        await eventually(lambda: ("channelClosed",) in self.told)
         self.assertIn(("claimed", (1,)), self.told)
 
 
@@ -470,11 +470,11 @@ class RevocationTests(ListenerChannelTestCase):
         self.channel.revoke("it hangs")
         self.channel.revoke("it hangs still")
         await eventually(self.worker.hasEnded)
-        await eventually(lambda: ("disconnected",) in self.told)
+        await eventually(lambda: ("channelClosed",) in self.told)
         self.channel.revoke("it hung")
         self.assertEqual(self.worker.frames, [self.hello, Revoked(), Bye("it hangs")])
         self.assertEqual(
-            self.told, [("revoking",), ("parted", "it hangs"), ("disconnected",)]
+            self.told, [("revoking",), ("left", "it hangs"), ("channelClosed",)]
         )
 
     async def test_claimBefore(self) -> None:
@@ -484,14 +484,14 @@ class RevocationTests(ListenerChannelTestCase):
         await self.join()
         self.worker.say(Claim((1,)))
         self.channel.revoke("it hangs")
-        await eventually(lambda: ("disconnected",) in self.told)
+        await eventually(lambda: ("channelClosed",) in self.told)
         self.assertEqual(
             self.told,
             [
                 ("revoking",),
                 ("claimed", (1,)),
-                ("parted", "it hangs"),
-                ("disconnected",),
+                ("left", "it hangs"),
+                ("channelClosed",),
             ],
         )
 
@@ -502,14 +502,14 @@ class RevocationTests(ListenerChannelTestCase):
         await self.join()
         self.worker.say(Claim((1,)), Bye("gone"))
         self.channel.revoke("it hangs")
-        await eventually(lambda: ("disconnected",) in self.told)
+        await eventually(lambda: ("channelClosed",) in self.told)
         self.assertEqual(
             self.told,
             [
                 ("revoking",),
                 ("claimed", (1,)),
-                ("parted", "it says: gone"),
-                ("disconnected",),
+                ("left", "it says: gone"),
+                ("channelClosed",),
             ],
         )
 
@@ -521,7 +521,7 @@ class RevocationTests(ListenerChannelTestCase):
         failures: list[str] = []
 
         def claim(event: tuple[Any, ...]) -> None:
-            if event[0] == "parted":
+            if event[0] == "left":
                 try:
                     self.worker.say(Claim((1,)))
                 except BrokenPipeError:
@@ -530,7 +530,7 @@ class RevocationTests(ListenerChannelTestCase):
         self.dispatcher.react = claim
         await self.join()
         self.channel.revoke("it hangs")
-        await eventually(lambda: ("disconnected",) in self.told)
+        await eventually(lambda: ("channelClosed",) in self.told)
         self.assertEqual(failures, ["EPIPE"])
         self.assertNotIn(("claimed", (1,)), self.told)
 
@@ -551,8 +551,8 @@ class RevocationTests(ListenerChannelTestCase):
         await unstuff(self.worker)
         await eventually(self.worker.hasEnded)
         self.assertEqual(self.worker.frames, [self.hello, Revoked(), Bye("it hangs")])
-        await eventually(lambda: ("disconnected",) in self.told)
-        self.assertEqual(self.told[2:], [("parted", "it hangs"), ("disconnected",)])
+        await eventually(lambda: ("channelClosed",) in self.told)
+        self.assertEqual(self.told[2:], [("left", "it hangs"), ("channelClosed",)])
 
     async def test_noMemoryForTheWord(self) -> None:
         """
@@ -565,10 +565,10 @@ class RevocationTests(ListenerChannelTestCase):
         self.channel.revoke("it hangs")
         await eventually(self.worker.hasEnded)
         self.assertEqual(self.worker.frames, [self.hello, Revoked(), Bye("it hangs")])
-        await eventually(lambda: ("disconnected",) in self.told)
+        await eventually(lambda: ("channelClosed",) in self.told)
         self.assertEqual(short.tries, 1)
         self.assertEqual(
-            self.told, [("revoking",), ("parted", "it hangs"), ("disconnected",)]
+            self.told, [("revoking",), ("left", "it hangs"), ("channelClosed",)]
         )
 
     async def test_behindTheOffers(self) -> None:
@@ -587,9 +587,9 @@ class RevocationTests(ListenerChannelTestCase):
             [ListenerHello, Offer, Revoked, Bye],
         )
         self.assertEqual(len(self.worker.descriptors), 1)
-        await eventually(lambda: ("disconnected",) in self.told)
+        await eventually(lambda: ("channelClosed",) in self.told)
         self.assertEqual(
-            self.told, [("revoking",), ("parted", "it hangs"), ("disconnected",)]
+            self.told, [("revoking",), ("left", "it hangs"), ("channelClosed",)]
         )
 
     async def test_alreadyDead(self) -> None:
@@ -600,10 +600,10 @@ class RevocationTests(ListenerChannelTestCase):
         self.worker.say(Claim((1,)))
         self.worker.close()
         self.channel.revoke("it hangs")
-        await eventually(lambda: ("disconnected",) in self.told)
+        await eventually(lambda: ("channelClosed",) in self.told)
         self.assertEqual(
             self.told,
-            [("revoking",), ("claimed", (1,)), ("died",), ("disconnected",)],
+            [("revoking",), ("claimed", (1,)), ("died",), ("channelClosed",)],
         )
 
     async def test_deathBehindTheWord(self) -> None:
@@ -621,15 +621,15 @@ class RevocationTests(ListenerChannelTestCase):
         self.dispatcher.react = react
         await self.join()
         self.worker.say(Closed((66,)), Claim((1,)))
-        await eventually(lambda: ("disconnected",) in self.told)
+        await eventually(lambda: ("channelClosed",) in self.told)
         self.assertEqual(
             self.told,
             [
                 ("closed", (66,)),
                 ("revoking",),
                 ("claimed", (1,)),
-                ("parted", "no such connection"),
-                ("disconnected",),
+                ("left", "no such connection"),
+                ("channelClosed",),
             ],
         )
 
@@ -641,8 +641,8 @@ class RevocationTests(ListenerChannelTestCase):
         stuff(self.channel)
         self.channel.revoke("it hangs")
         self.worker.close()
-        await eventually(lambda: ("disconnected",) in self.told)
-        self.assertEqual(self.told, [("revoking",), ("died",), ("disconnected",)])
+        await eventually(lambda: ("channelClosed",) in self.told)
+        self.assertEqual(self.told, [("revoking",), ("died",), ("channelClosed",)])
 
     async def test_unsentStaysUnsent(self) -> None:
         """
@@ -684,13 +684,13 @@ class FarewellTests(ListenerChannelTestCase):
         self.channel.bye("the listener stops")
         self.channel.bye("again")
         await eventually(self.worker.hasEnded)
-        await eventually(lambda: ("disconnected",) in self.told)
+        await eventually(lambda: ("channelClosed",) in self.told)
         self.assertEqual(
             [type(frame) for frame in self.worker.frames], [ListenerHello, Offer, Bye]
         )
         self.assertEqual(len(self.worker.descriptors), 1)
         self.assertEqual(self.worker.frames[-1], Bye("the listener stops"))
-        self.assertEqual(self.told, [("disconnected",)])
+        self.assertEqual(self.told, [("channelClosed",)])
 
     async def test_deaf(self) -> None:
         """
@@ -702,8 +702,8 @@ class FarewellTests(ListenerChannelTestCase):
         self.worker.say(Claim((1,)))
         await aMoment()
         await unstuff(self.worker)
-        await eventually(lambda: ("disconnected",) in self.told)
-        self.assertEqual(self.told, [("disconnected",)])
+        await eventually(lambda: ("channelClosed",) in self.told)
+        self.assertEqual(self.told, [("channelClosed",)])
 
     async def test_beforeHello(self) -> None:
         """
@@ -719,8 +719,8 @@ class FarewellTests(ListenerChannelTestCase):
         """
         await self.join()
         self.worker.close()
-        await eventually(lambda: ("disconnected",) in self.told)
+        await eventually(lambda: ("channelClosed",) in self.told)
         self.channel.bye("too late")
         self.channel.revoke("too late")
         self.channel.dataReceived(encode(Claim((1,))))
-        self.assertEqual(self.told, [("died",), ("disconnected",)])
+        self.assertEqual(self.told, [("died",), ("channelClosed",)])

@@ -51,13 +51,13 @@ class CopyCheckTests(SynchronousTestCase):
         """
         If there are few, all are checked each time, also those that have just come.
         """
-        self.assertEqual(self.check.look(), [])
+        self.assertEqual(self.check.check(), [])
         one, other = self.hold(2)
-        self.assertEqual(self.check.look(), [])
+        self.assertEqual(self.check.check(), [])
         other.answer = False
         (third,) = self.hold(1)
         third.answer = False
-        self.assertEqual(self.check.look(), [other, third])
+        self.assertEqual(self.check.check(), [other, third])
         self.assertEqual((one.asked, other.asked, third.asked), (2, 2, 1))
 
     def test_uncertain(self) -> None:
@@ -66,9 +66,9 @@ class CopyCheckTests(SynchronousTestCase):
         """
         (copy,) = self.hold(1)
         copy.answer = None
-        self.assertEqual(self.check.look(), [])
+        self.assertEqual(self.check.check(), [])
         copy.answer = False
-        self.assertEqual(self.check.look(), [copy])
+        self.assertEqual(self.check.check(), [copy])
 
     def test_many(self) -> None:
         """
@@ -77,7 +77,7 @@ class CopyCheckTests(SynchronousTestCase):
         copies = self.hold(2 * SLICE + 1)
         for round in (1, 2):
             for count in (SLICE, 2 * SLICE, 2 * SLICE + 1):
-                self.check.look()
+                self.check.check()
                 asked = [copy.asked for copy in copies]
                 expected = [round] * count + [round - 1] * (len(copies) - count)
                 self.assertEqual(asked, expected)
@@ -88,8 +88,8 @@ class CopyCheckTests(SynchronousTestCase):
         """
         copies = self.hold(SLICE + 1)
         copies[0].answer = copies[-1].answer = False
-        self.assertEqual(self.check.look(), [copies[0]])
-        self.assertEqual(self.check.look(), [copies[-1]])
+        self.assertEqual(self.check.check(), [copies[0]])
+        self.assertEqual(self.check.check(), [copies[-1]])
 
 
 class DispatcherTests(DispatcherTestCase):

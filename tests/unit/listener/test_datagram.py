@@ -97,7 +97,7 @@ class WireTestCase(workers.ClockedTestCase):
             retry=RETRY,
         )
         self.wire = DatagramWire(self.reactor, settings, self.countTimeOut)
-        self.wire.roomChanged = self.countRoom
+        self.wire.capacityChanged = self.countRoom
         self.wire.bind([PORT], {})
         self.wire.start(connections, 1)
         self.addCleanup(self.end, self.wire)
@@ -277,11 +277,11 @@ class SendTests(WireTestCase):
         So many may be accepted as may wait.
         """
         self.make(queue=3)
-        self.assertEqual(self.wire.room(""), 3)
+        self.assertEqual(self.wire.capacity(""), 3)
         self.accept(2)
-        self.assertEqual(self.wire.room("http"), 1)
+        self.assertEqual(self.wire.capacity("http"), 1)
         self.accept(2)
-        self.assertEqual(self.wire.room(""), 0)
+        self.assertEqual(self.wire.capacity(""), 0)
 
     def test_oneAtATime(self) -> None:
         """
@@ -289,9 +289,9 @@ class SendTests(WireTestCase):
         are descriptors for, however many might wait.
         """
         self.make(queue=0)
-        self.assertEqual(self.wire.room(""), 1)
+        self.assertEqual(self.wire.capacity(""), 1)
         self.make(connections=7)
-        self.assertEqual(self.wire.room(""), 7)
+        self.assertEqual(self.wire.capacity(""), 7)
 
     def test_path(self) -> None:
         """

@@ -13,7 +13,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from portlisten._listener.copy_check import CHECK_SECONDS
 from portlisten._listener.departed_clients import (
-    LOOK_SECONDS,
+    CLIENT_CHECK_SECONDS,
     SLICE,
     DepartedClients,
 )
@@ -74,12 +74,12 @@ class DepartedClientsTests(SynchronousTestCase):
         self.connect(3)
         self.leave(0, reset=True)
         self.leave(2, reset=False)
-        self.assertEqual(self.departed.look(lambda: self.waiting, 0.0), ([], []))
-        found = self.departed.look(lambda: self.waiting, LOOK_SECONDS)
+        self.assertEqual(self.departed.check(lambda: self.waiting, 0.0), ([], []))
+        found = self.departed.check(lambda: self.waiting, CLIENT_CHECK_SECONDS)
         self.assertEqual(found, ([self.waiting[0]], [self.waiting[2]]))
-        found = self.departed.look(lambda: self.waiting, LOOK_SECONDS * 1.9)
+        found = self.departed.check(lambda: self.waiting, CLIENT_CHECK_SECONDS * 1.9)
         self.assertEqual(found, ([], []))
-        found = self.departed.look(lambda: self.waiting, LOOK_SECONDS * 2)
+        found = self.departed.check(lambda: self.waiting, CLIENT_CHECK_SECONDS * 2)
         self.assertEqual(found, ([self.waiting[0]], [self.waiting[2]]))
 
     def test_notDue(self) -> None:
@@ -93,9 +93,14 @@ class DepartedClientsTests(SynchronousTestCase):
             return self.waiting
 
         self.connect(1)
-        for now in (0.0, LOOK_SECONDS, LOOK_SECONDS * 1.5, LOOK_SECONDS * 2):
-            self.departed.look(waiting, now)
-        self.assertEqual(asked, [LOOK_SECONDS, LOOK_SECONDS * 2])
+        for now in (
+            0.0,
+            CLIENT_CHECK_SECONDS,
+            CLIENT_CHECK_SECONDS * 1.5,
+            CLIENT_CHECK_SECONDS * 2,
+        ):
+            self.departed.check(waiting, now)
+        self.assertEqual(asked, [CLIENT_CHECK_SECONDS, CLIENT_CHECK_SECONDS * 2])
 
     def test_slices(self) -> None:
         """
@@ -105,12 +110,12 @@ class DepartedClientsTests(SynchronousTestCase):
         self.connect(SLICE + 2)
         for number in (0, SLICE - 1, SLICE, SLICE + 1):
             self.leave(number, reset=True)
-        gone, _ = self.departed.look(lambda: self.waiting, LOOK_SECONDS)
+        gone, _ = self.departed.check(lambda: self.waiting, CLIENT_CHECK_SECONDS)
         self.assertEqual(gone, [self.waiting[0], self.waiting[SLICE - 1]])
-        gone, _ = self.departed.look(lambda: self.waiting, LOOK_SECONDS)
+        gone, _ = self.departed.check(lambda: self.waiting, CLIENT_CHECK_SECONDS)
         self.assertEqual(gone, self.waiting[SLICE:])
         self.assertEqual(
-            self.departed.look(lambda: self.waiting, LOOK_SECONDS), ([], [])
+            self.departed.check(lambda: self.waiting, CLIENT_CHECK_SECONDS), ([], [])
         )
 
     def test_fewer(self) -> None:
@@ -119,11 +124,11 @@ class DepartedClientsTests(SynchronousTestCase):
         """
         self.connect(1)
         self.leave(0, reset=True)
-        self.departed.look(lambda: self.waiting * (SLICE + 1), LOOK_SECONDS)
+        self.departed.check(lambda: self.waiting * (SLICE + 1), CLIENT_CHECK_SECONDS)
         self.assertEqual(
-            self.departed.look(lambda: self.waiting, LOOK_SECONDS), ([], [])
+            self.departed.check(lambda: self.waiting, CLIENT_CHECK_SECONDS), ([], [])
         )
-        gone, _ = self.departed.look(lambda: self.waiting, LOOK_SECONDS * 2)
+        gone, _ = self.departed.check(lambda: self.waiting, CLIENT_CHECK_SECONDS * 2)
         self.assertEqual(gone, self.waiting)
 
 
@@ -150,7 +155,7 @@ class DispatcherTests(DispatcherTestCase):
         """
         Let the time pass until it is looked who is there.
         """
-        self.clock.advance(LOOK_SECONDS + 2 * CHECK_SECONDS)
+        self.clock.advance(CLIENT_CHECK_SECONDS + 2 * CHECK_SECONDS)
 
     def test_closed(self) -> None:
         """

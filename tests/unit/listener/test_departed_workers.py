@@ -109,8 +109,8 @@ class DeathTests(DispatcherTestCase):
         clients = self.accept(2)
         own = self.adopt(one)
         other = self.join("worker 2")
-        self.dispatcher.parted(one, "it says: enough")
-        self.dispatcher.disconnected(one)
+        self.dispatcher.left(one, "it says: enough")
+        self.dispatcher.channelClosed(one)
         self.assertEqual(other.offers, [(1, one.offers[0][1])])
         self.assertIn(
             "worker 1 left, 1 connections to hand off again: it says: enough",
@@ -138,7 +138,7 @@ class DeathTests(DispatcherTestCase):
             ["worker 1 hangs, and is revoked: an offer unclaimed for 5 s"],
         )
         self.assertEqual(other.offers, [])
-        self.dispatcher.parted(one, "revoked")
+        self.dispatcher.left(one, "revoked")
         self.assertEqual(other.ids, [1])
 
 
@@ -174,8 +174,8 @@ class DepartedTests(DispatcherTestCase):
         """
         Have the worker part, and its channel be gone.
         """
-        self.dispatcher.parted(self.one, "revoked")
-        self.dispatcher.disconnected(self.one)
+        self.dispatcher.left(self.one, "revoked")
+        self.dispatcher.channelClosed(self.one)
 
     def test_channelClosed(self) -> None:
         """
@@ -186,8 +186,8 @@ class DepartedTests(DispatcherTestCase):
         self.die(self.one)
         self.clock.advance(PROCESS_END_SECONDS + 2 * CHECK_SECONDS)
         self.assertIn(
-            "worker 1 left, 0 connections to hand off again: it closed the channel,"
-            " and lives",
+            "worker 1 left, 0 connections to hand off again: it closed the channel"
+            " without BYE, and its process still runs",
             texts(self.logged, "info"),
         )
         self.assertEqual((self.ledger.held, self.other.offers), (1, []))
@@ -222,7 +222,7 @@ class DepartedTests(DispatcherTestCase):
         self.die(self.one)
         stopped = self.dispatcher.stop(0)
         self.clock.advance(CHECK_SECONDS)
-        self.dispatcher.disconnected(self.other)
+        self.dispatcher.channelClosed(self.other)
         self.clock.advance(2 * CHECK_SECONDS)
         self.successResultOf(stopped)
 
@@ -389,7 +389,7 @@ class DepartedTests(DispatcherTestCase):
         crowd.child = self.child
         crowd.reads = False
         self.dispatcher.claimed(crowd, crowd.ids)
-        self.dispatcher.parted(crowd, "revoked")
+        self.dispatcher.left(crowd, "revoked")
         kept = [self.one.offers[0], *crowd.offers[1:]]
         self.assertEqual(self.ledger.copies(), [connection for _, connection in kept])
 

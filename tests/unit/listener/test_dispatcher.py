@@ -114,16 +114,16 @@ class HandOffTests(DispatcherTestCase):
         """
         told = []
 
-        def roomChanged() -> None:
+        def capacityChanged() -> None:
             told.append(len(told))
             if len(told) < 5:
                 self.accept()
 
-        self.dispatcher.roomChanged = roomChanged
+        self.dispatcher.capacityChanged = capacityChanged
         self.accept()
         self.assertEqual(told, [0])
         self.assertEqual(self.ledger.waiting, 2)
-        self.dispatcher.roomChanged = self.roomChanged
+        self.dispatcher.capacityChanged = self.capacityChanged
 
     def test_timePasses(self) -> None:
         """
@@ -133,9 +133,9 @@ class HandOffTests(DispatcherTestCase):
         def fail() -> None:
             raise ZeroDivisionError
 
-        self.dispatcher.roomChanged = fail
+        self.dispatcher.capacityChanged = fail
         self.assertRaises(ZeroDivisionError, self.accept)
-        self.dispatcher.roomChanged = self.roomChanged
+        self.dispatcher.capacityChanged = self.capacityChanged
         self.clock.advance(PATIENCE)
         self.assertEqual(self.ledger.counters.timedOut, 1)
 
@@ -240,10 +240,12 @@ class HandOffTests(DispatcherTestCase):
         self.dispatcher.refused(worker, [1], "no descriptor")
         self.dispatcher.claimed(other, [1])
         self.dispatcher.closed(other, [1])
-        self.dispatcher.parted(other, "it says: enough")
+        self.dispatcher.left(other, "it says: enough")
         self.assertEqual((self.ledger.held, self.dispatcher.capacity("")), (0, 2))
         rooms: list[int] = []
-        self.dispatcher.roomChanged = lambda: rooms.append(self.dispatcher.capacity(""))
+        self.dispatcher.capacityChanged = lambda: rooms.append(
+            self.dispatcher.capacity("")
+        )
         self.clock.pump([CHECK_SECONDS] * 6)
         self.assertEqual(rooms[-1], 4)
         self.assertEqual(self.clock.getDelayedCalls(), [])
@@ -275,7 +277,7 @@ class HandOffTests(DispatcherTestCase):
             for tell in (
                 self.dispatcher.claimed,
                 self.dispatcher.closed,
-                self.dispatcher.gone,
+                self.dispatcher.clientGone,
             ):
                 self.assertRaises(ProtocolError, tell, channel, [1])
             self.assertRaises(
@@ -305,7 +307,7 @@ class HandOffTests(DispatcherTestCase):
         back: all others would refuse it.
         """
         ends: list[Callable[[RecordingChannel], None]] = [
-            lambda worker: self.dispatcher.parted(worker, "it says: enough"),
+            lambda worker: self.dispatcher.left(worker, "it says: enough"),
             lambda worker: self.dispatcher.refused(worker, [1, 2], "it is busy"),
             self.dispatcher.died,
         ]
@@ -369,7 +371,7 @@ class HandOffTests(DispatcherTestCase):
             self.dispatcher.connected(channel)
         self.assertEqual(self.dispatcher.channels, 2)
         for channel in channels:
-            self.dispatcher.disconnected(channel)
+            self.dispatcher.channelClosed(channel)
         self.assertEqual(ends, [1, 0])
 
     def test_report(self) -> None:
@@ -450,7 +452,7 @@ class CopyTests(DispatcherTestCase):
         """
         client, own, worker = self.handOff()
         own.close()
-        self.dispatcher.gone(worker, [1])
+        self.dispatcher.clientGone(worker, [1])
         self.assertFalse(self.isOpen(client))
         self.assertEqual(self.ledger.counters.goneBeforeAdoption, 1)
 
@@ -534,8 +536,8 @@ class FlightTests(DispatcherTestCase):
         other.reads = False
         self.accept(3)
         self.assertEqual(len(other.ids), 3)
-        self.dispatcher.parted(other, "it says: enough")
-        self.dispatcher.disconnected(other)
+        self.dispatcher.left(other, "it says: enough")
+        self.dispatcher.channelClosed(other)
         self.check()
         self.assertEqual(self.offered(2)[1], 0)
 

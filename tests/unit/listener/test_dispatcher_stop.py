@@ -75,7 +75,7 @@ class StopTests(DispatcherTestCase):
         for channel in (joined, silent, held):
             self.assertEqual(channel.calls, [("bye", "the listener stops")])
             self.assertNoResult(stopped)
-            self.dispatcher.disconnected(channel)
+            self.dispatcher.channelClosed(channel)
         self.check()
         self.successResultOf(stopped)
 
@@ -119,7 +119,7 @@ class StopTests(DispatcherTestCase):
         self.dispatcher.claimed(worker, [1])
         self.check()
         self.assertEqual(worker.calls, [("bye", "the listener stops")])
-        self.dispatcher.disconnected(worker)
+        self.dispatcher.channelClosed(worker)
         self.check()
         self.successResultOf(stopped)
 
@@ -219,8 +219,8 @@ class StopTests(DispatcherTestCase):
         self.assertEqual(worker.calls, [])
         self.clock.advance(0.2)
         self.assertEqual(worker.calls, [("bye", "the listener stops")])
-        self.dispatcher.parted(worker, "it says: enough")
-        self.dispatcher.disconnected(worker)
+        self.dispatcher.left(worker, "it says: enough")
+        self.dispatcher.channelClosed(worker)
         self.check()
         self.successResultOf(stopped)
         self.assertFalse(self.isOpen(client))

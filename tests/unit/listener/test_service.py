@@ -80,7 +80,11 @@ class LimitsTests(SynchronousTestCase):
             connections, channels = listenerService.descriptorBudget()
             used = len(os.listdir("/proc/self/fd"))
             self.assertEqual(
-                connections + 2 * channels + used + listenerService.RESERVE, hard
+                connections
+                + 2 * channels
+                + used
+                + listenerService.RESERVED_DESCRIPTORS,
+                hard,
             )
             self.assertLessEqual(channels, listenerService.MAXIMUM_CHANNELS)
             self.assertGreater(connections, channels)
@@ -99,7 +103,9 @@ class LimitsTests(SynchronousTestCase):
         self.patch(os, "listdir", fail)
         connections, again = listenerService.descriptorBudget()
         self.assertEqual(again, channels)
-        self.assertLess(abs(connections - expected), listenerService.RESERVE)
+        self.assertLess(
+            abs(connections - expected), listenerService.RESERVED_DESCRIPTORS
+        )
 
     def test_noBudget(self) -> None:
         """

@@ -14,7 +14,7 @@ from twisted.logger import capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 
 from portlisten import _kernel
-from portlisten._listener.sharing import LOOK_SECONDS, Sharing
+from portlisten._listener.sharing import CHECK_SECONDS, Sharing
 from portlisten._model import InternetAddress, Kind, Port, UnixAddress
 from tests.support.channels import texts
 from tests.support.clocks import RunningClock
@@ -123,14 +123,14 @@ class SharingTests(SynchronousTestCase):
         self.sharing.addWorker(self.channel, [WEB])
         self.shutDown(self.sock)
         del self.channel.calls[:]
-        self.clock.advance(LOOK_SECONDS)
+        self.clock.advance(CHECK_SECONDS)
         self.assertFalse(_kernel.shutDown(self.sock))
         self.assertEqual(self.channel.calls, [("lend", 7, self.sock)])
         with socket.create_connection(address, timeout=5):
             self.sock.accept()[0].close()
         (line,) = texts(self.logged, "error")
         self.assertIn("a worker shut shared=tcp:127.0.0.1:80 down", line)
-        self.clock.advance(LOOK_SECONDS)
+        self.clock.advance(CHECK_SECONDS)
         self.assertEqual(len(texts(self.logged, "error")), 1)
         self.end()
 
@@ -149,7 +149,7 @@ class SharingTests(SynchronousTestCase):
         """
         self.sharing.addWorker(self.channel, [WEB])
         os.set_blocking(self.sock.fileno(), True)
-        self.clock.advance(LOOK_SECONDS)
+        self.clock.advance(CHECK_SECONDS)
         self.assertFalse(os.get_blocking(self.sock.fileno()))
         self.end()
 
@@ -163,9 +163,9 @@ class SharingTests(SynchronousTestCase):
         self.shutDown(sock)
         del self.channel.calls[:]
         for _ in range(2):
-            self.clock.advance(LOOK_SECONDS)
+            self.clock.advance(CHECK_SECONDS)
         (line,) = texts(self.logged, "critical")
-        self.assertIn(f"cannot be mended: {why}", line)
+        self.assertIn(f"cannot be repaired: {why}", line)
         self.assertEqual(self.channel.calls, [("withdraw", sock)])
         self.end()
 
@@ -210,12 +210,12 @@ class SharingTests(SynchronousTestCase):
         """
         self.channel.reads = False
         self.sharing.addWorker(self.channel, [WEB])
-        self.clock.pump([LOOK_SECONDS] * 5)
+        self.clock.pump([CHECK_SECONDS] * 5)
         self.assertEqual(len(self.channel.calls), 1)
-        self.clock.advance(LOOK_SECONDS)
+        self.clock.advance(CHECK_SECONDS)
         self.assertEqual(
             self.channel.calls[1],
-            ("revoke", "it did not read what it was lent within 2 s"),
+            ("revoke", "it did not read its shared sockets within 2 s"),
         )
         self.end()
 
@@ -224,9 +224,9 @@ class SharingTests(SynchronousTestCase):
         One that has read it may be slow with what comes later.
         """
         self.sharing.addWorker(self.channel, [WEB])
-        self.clock.advance(LOOK_SECONDS)
+        self.clock.advance(CHECK_SECONDS)
         self.channel.reads = False
-        self.clock.pump([LOOK_SECONDS] * 10)
+        self.clock.pump([CHECK_SECONDS] * 10)
         self.assertEqual(len(self.channel.calls), 1)
         self.end()
 
@@ -241,7 +241,7 @@ class SharingTests(SynchronousTestCase):
         channels = [RecordingChannel(label) for label in labels]
         for channel in channels:
             self.assertTrue(self.sharing.addWorker(channel, [GROUP]))
-            self.clock.advance(LOOK_SECONDS)
+            self.clock.advance(CHECK_SECONDS)
         return channels
 
     def comeAndGo(self, channel: RecordingChannel) -> None:
@@ -249,9 +249,9 @@ class SharingTests(SynchronousTestCase):
         A worker leaves and comes back, so others have its sockets meanwhile.
         """
         self.sharing.removeWorker(channel)
-        self.clock.advance(LOOK_SECONDS / 2)
+        self.clock.advance(CHECK_SECONDS / 2)
         self.sharing.addWorker(channel, [GROUP])
-        self.clock.advance(LOOK_SECONDS / 2)
+        self.clock.advance(CHECK_SECONDS / 2)
 
     def test_memberStopsReading(self) -> None:
         """
@@ -262,7 +262,7 @@ class SharingTests(SynchronousTestCase):
         second.reads = False
         for _ in range(6):
             self.comeAndGo(first)
-        reason = "it did not read what it was lent within 2 s"
+        reason = "it did not read its shared sockets within 2 s"
         self.assertIn(("revoke", reason), second.calls)
         self.assertNotIn(("revoke", reason), first.calls)
 
@@ -285,11 +285,11 @@ class SharingTests(SynchronousTestCase):
         self.sharing.addWorker(self.channel, [Port(0, WEB.address, "web"), GROUP])
         self.channel.reads = False
         for _ in range(12):
-            self.clock.advance(LOOK_SECONDS)
+            self.clock.advance(CHECK_SECONDS)
             self.sharing.workerReads(self.channel)
         self.assertNotIn("revoke", [call[0] for call in self.channel.calls])
         self.sharing.workerReads(RecordingChannel("stranger"))
-        self.clock.pump([LOOK_SECONDS] * 6)
+        self.clock.pump([CHECK_SECONDS] * 6)
         self.assertIn("revoke", [call[0] for call in self.channel.calls])
         self.end()
 
@@ -300,12 +300,12 @@ class SharingTests(SynchronousTestCase):
         self.sharing = Sharing(self.clock, [WEB], {WEB.number: [self.sock]}, 5, 0.01, 5)
         first = RecordingChannel("first")
         self.sharing.addWorker(first, [WEB])
-        self.clock.advance(LOOK_SECONDS - 0.001)
+        self.clock.advance(CHECK_SECONDS - 0.001)
         self.channel.reads = False
         self.sharing.addWorker(self.channel, [WEB])
         self.clock.advance(0.001)
         self.assertNotIn("revoke", [call[0] for call in self.channel.calls])
-        self.clock.advance(LOOK_SECONDS)
+        self.clock.advance(CHECK_SECONDS)
         self.assertIn("revoke", [call[0] for call in self.channel.calls])
         self.sharing.removeWorker(first)
         self.end()
@@ -326,18 +326,18 @@ class SharingTests(SynchronousTestCase):
         only once, and is left alone; another is lent it again when it has read.
         """
         self.sharing.addWorker(self.channel, [WEB])
-        self.clock.advance(LOOK_SECONDS)
+        self.clock.advance(CHECK_SECONDS)
         self.channel.reads = False
         del self.channel.calls[:]
         for _ in range(8):
             self.shutDown(self.sock)
-            self.clock.advance(LOOK_SECONDS)
+            self.clock.advance(CHECK_SECONDS)
             self.assertFalse(_kernel.shutDown(self.sock))
         self.assertEqual(self.channel.calls, [("lend", 7, self.sock)])
         self.channel.reads = True
-        self.clock.advance(LOOK_SECONDS)
+        self.clock.advance(CHECK_SECONDS)
         self.assertEqual(self.channel.calls, [("lend", 7, self.sock)] * 2)
-        self.clock.pump([LOOK_SECONDS] * 3)
+        self.clock.pump([CHECK_SECONDS] * 3)
         self.assertEqual(len(self.channel.calls), 2)
         self.end()
 
@@ -389,7 +389,7 @@ class SharingTests(SynchronousTestCase):
         self.assertEqual(others[2].calls, [])
         for other in others[:2]:
             other.reads = True
-        self.clock.advance(LOOK_SECONDS)
+        self.clock.advance(CHECK_SECONDS)
         self.assertTrue(self.sharing.addWorker(others[2], [WEB, DNS]))
         many = Sharing(self.clock, [GROUP], {GROUP.number: [self.sock] * 9}, 5, 2.0, 5)
         self.assertTrue(many.addWorker(self.channel, [GROUP]))
@@ -437,7 +437,7 @@ class DispatcherTests(DispatcherTestCase):
         self.accept()
         self.assertEqual(channel.ids, [])
         self.dispatcher.died(channel)
-        self.dispatcher.disconnected(channel)
+        self.dispatcher.channelClosed(channel)
         self.assertEqual(texts(self.logged, "warn"), [])
         self.assertEqual(
             texts(self.logged, "info"),
@@ -455,7 +455,7 @@ class DispatcherTests(DispatcherTestCase):
             channel = self.share(f"worker {number}")
             self.assertEqual(len(channel.calls), 2)
             self.dispatcher.died(channel)
-            self.dispatcher.disconnected(channel)
+            self.dispatcher.channelClosed(channel)
 
     def test_both(self) -> None:
         """
@@ -466,7 +466,7 @@ class DispatcherTests(DispatcherTestCase):
         self.assertEqual(channel.ids, [1])
         self.dispatcher.claimed(channel, [1])
         self.dispatcher.closed(channel, [1])
-        self.dispatcher.parted(channel, "it says: bye")
+        self.dispatcher.left(channel, "it says: bye")
 
     def test_died(self) -> None:
         """
@@ -478,7 +478,7 @@ class DispatcherTests(DispatcherTestCase):
         """
         Or when it leaves.
         """
-        self.assertHeir(lambda channel: self.dispatcher.parted(channel, "bye"))
+        self.assertHeir(lambda channel: self.dispatcher.left(channel, "bye"))
 
     def test_draining(self) -> None:
         """
@@ -499,11 +499,11 @@ class DispatcherTests(DispatcherTestCase):
         for number in range(2):
             channel = self.share(f"worker {number}")
             channel.reads = False
-            self.clock.pump([LOOK_SECONDS] * 24)
+            self.clock.pump([CHECK_SECONDS] * 24)
             self.assertEqual(channel.calls[-1][0], "revoke")
             self.dispatcher.revoking(channel)
-            self.dispatcher.parted(channel, "it did not read")
-            self.dispatcher.disconnected(channel)
+            self.dispatcher.left(channel, "it did not read")
+            self.dispatcher.channelClosed(channel)
         self.assertEqual(self.share("worker 3").calls, [])
 
     def test_turnedAway(self) -> None:
@@ -520,9 +520,9 @@ class DispatcherTests(DispatcherTestCase):
         )
         self.assertIn("worker 3 is turned away", texts(self.logged, "warn")[-1])
         for channel in channels[:-1]:
-            self.dispatcher.parted(channel, "bye")
+            self.dispatcher.left(channel, "bye")
         for channel in channels:
-            self.dispatcher.disconnected(channel)
+            self.dispatcher.channelClosed(channel)
 
     def test_held(self) -> None:
         """
@@ -531,7 +531,7 @@ class DispatcherTests(DispatcherTestCase):
         for _ in range(2):
             victim = self.join("worker", user=1000)
             self.dispatcher.died(victim)
-            self.dispatcher.disconnected(victim)
+            self.dispatcher.channelClosed(victim)
         channel = self.share("worker 3")
         self.assertEqual(channel.calls, [])
         self.clock.advance(10)

@@ -151,10 +151,10 @@ class SucceedTests(ListenerTestCase):
 
         def waitForEnd(path: str, interrupted: Any) -> bool:
             self.asked.append(path)
-            self.assertIs(interrupted, signals.toldToStop)
+            self.assertIs(interrupted, signals.stopRequested)
             return ended
 
-        self.patch(successor, "stops", lambda path: path == self.path)
+        self.patch(successor, "isStopping", lambda path: path == self.path)
         self.patch(successor, "waitForEnd", waitForEnd)
 
     async def test_waits(self) -> None:
@@ -176,7 +176,7 @@ class SucceedTests(ListenerTestCase):
         If none does, it starts at once.
         """
         self.predecessor(ended=True)
-        self.patch(successor, "stops", lambda path: False)
+        self.patch(successor, "isStopping", lambda path: False)
         self.start()
         self.assertEqual(self.asked, [])
 
@@ -214,7 +214,7 @@ class SucceedTests(ListenerTestCase):
         """
         If it is in use for longer, the start fails.
         """
-        self.patch(_stream, "HANDOVER", 0.1)
+        self.patch(_stream, "HANDOVER_SECONDS", 0.1)
         self.predecessor(ended=True)
         self.patch(sys, "__stderr__", io.StringIO())
         with socket.create_server(("127.0.0.1", 0)) as port:
@@ -370,7 +370,7 @@ class ServiceTests(ListenerTestCase):
                 worker.close()
                 await eventually(lambda: "died" in texts(self.logged, "warn")[-1])
             self.assertEqual(
-                any("has to wait" in line for line in texts(self.logged, "warn")),
+                any("must wait" in line for line in texts(self.logged, "warn")),
                 waits,
             )
             await self.service.stopService()

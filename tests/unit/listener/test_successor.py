@@ -34,7 +34,7 @@ class SuccessorTestCase(SynchronousTestCase):
         self.path = os.path.join(os.path.dirname(self.mktemp()), "path")
         self.addCleanup(self.remove)
         self.patch(successor, "HELLO_SECONDS", 0.2)
-        self.patch(successor, "LOOK_SECONDS", 0.01)
+        self.patch(successor, "CHECK_SECONDS", 0.01)
 
     def remove(self) -> None:
         """
@@ -56,7 +56,7 @@ class SuccessorTestCase(SynchronousTestCase):
 
 class StopsTests(SuccessorTestCase):
     """
-    Tests for L{successor.stops}.
+    Tests for L{successor.isStopping}.
     """
 
     def answer(
@@ -83,7 +83,7 @@ class StopsTests(SuccessorTestCase):
         thread = threading.Thread(target=serve)
         thread.start()
         try:
-            return successor.stops(self.path)
+            return successor.isStopping(self.path)
         finally:
             asked.set()
             thread.join()
@@ -155,14 +155,14 @@ class StopsTests(SuccessorTestCase):
         """
         There may be nothing at the path.
         """
-        self.assertIs(successor.stops(self.path), False)
+        self.assertIs(successor.isStopping(self.path), False)
 
     def test_nobody(self) -> None:
         """
         There may be a socket at which nobody listens any more.
         """
         self.listen().close()
-        self.assertIs(successor.stops(self.path), False)
+        self.assertIs(successor.isStopping(self.path), False)
 
     def test_fullBacklog(self) -> None:
         """
@@ -172,7 +172,7 @@ class StopsTests(SuccessorTestCase):
         listening.listen(0)
         with socket.socket(socket.AF_UNIX) as client:
             client.connect(self.path)
-            self.assertIs(successor.stops(self.path), False)
+            self.assertIs(successor.isStopping(self.path), False)
 
 
 PROGRAM = """

@@ -4,7 +4,7 @@ Tests for L{portlisten._policy.ledger}: how workers end, and clients that leave.
 
 from __future__ import annotations
 
-from portlisten._policy.decisions import GiveUp, LetGo, Reason, Revoke
+from portlisten._policy.decisions import CloseCopy, GiveUp, Reason, Revoke
 from tests.support.ledgers import (
     HOLD,
     TIMEOUT,
@@ -198,7 +198,7 @@ class PartTests(LedgerTestCase):
         self.claim("x", *range(1, 21))
         copies = self.ledger.copies()
         decisions = self.ledger.workerLeft("x", self.now, asleep=True)
-        gone = [each.connection for each in decisions if isinstance(each, LetGo)]
+        gone = [each.connection for each in decisions if isinstance(each, CloseCopy)]
         self.assertEqual(gone + self.ledger.copies(), copies)
         self.assertEqual(len(self.ledger.copies()), 10)
 
@@ -374,7 +374,7 @@ class RevocationTests(LedgerTestCase):
         self.claim("y", 1)
         self.assertEqual(
             self.tick(TIMEOUT),
-            [LetGo("b"), Revoke("x", UNCLAIMED), Revoke("z", UNCLAIMED)],
+            [CloseCopy("b"), Revoke("x", UNCLAIMED), Revoke("z", UNCLAIMED)],
         )
         self.assertEqual(self.ledger.workers, 1)
 

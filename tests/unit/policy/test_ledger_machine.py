@@ -20,10 +20,10 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from portlisten._policy.counters import Counters
 from portlisten._policy.decisions import (
+    CloseCopy,
     Decision,
     GiveUp,
     HandOff,
-    LetGo,
     Reason,
     Revoke,
 )
@@ -240,11 +240,11 @@ class LedgerMachine(RuleBasedStateMachine):
             self.claims += 1
             copy.claim = self.claims
 
-    def letGo(self, connections: Collection[Connection]) -> list[LetGo]:
+    def letGo(self, connections: Collection[Connection]) -> list[CloseCopy]:
         for side in [*self.sides, *self.departed]:
             side.copies = [copy for copy in side.copies if copy not in connections]
         self.departed = [side for side in self.departed if side.copies]
-        return [LetGo(connection) for connection in connections]
+        return [CloseCopy(connection) for connection in connections]
 
     def again(self, connections: Collection[Connection]) -> None:
         for connection in connections:
@@ -317,7 +317,7 @@ class LedgerMachine(RuleBasedStateMachine):
                 connection.since, connection.claim = self.now, self.claims
                 side.copies.append(connection)
             else:
-                expected.append(LetGo(connection))
+                expected.append(CloseCopy(connection))
         excess = side.copies[: max(0, len(side.copies) - self.share(side))]
         self.counters.claimed += len(ids)
         decisions = self.ledger.claim(side, ids, self.now)
@@ -540,7 +540,7 @@ class LedgerMachine(RuleBasedStateMachine):
             GiveUp(each, Reason.STOPPED) for each in self.waiting
         ]
         for side in [*self.sides, *self.departed]:
-            expected.extend(map(LetGo, [*side.offered.values(), *side.copies]))
+            expected.extend(map(CloseCopy, [*side.offered.values(), *side.copies]))
         self.counters.stopped += len(self.waiting)
         assert self.ledger.stop() == expected
         assert self.ledger.held == self.ledger.workers == 0

@@ -11,7 +11,7 @@ from random import Random
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from portlisten._policy.decisions import Decision, GiveUp, HandOff, LetGo
+from portlisten._policy.decisions import CloseCopy, Decision, GiveUp, HandOff
 from portlisten._policy.ledger import Ledger
 from tests.support.ledgers import (
     NAMES,
@@ -109,7 +109,7 @@ class Walk:
                 self.offered[key] = connection
                 unclaimed = [key for key in self.offered if key[0] == channel]
                 assert len(unclaimed) <= self.windows[channel]
-            elif isinstance(decision, LetGo):
+            elif isinstance(decision, CloseCopy):
                 self.copies.remove(decision.connection)
                 self.over.append(decision.connection)
             elif isinstance(decision, GiveUp):

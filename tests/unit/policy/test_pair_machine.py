@@ -21,7 +21,7 @@ from hypothesis.stateful import (
 )
 from twisted.trial.unittest import SynchronousTestCase
 
-from portlisten._policy.decisions import Decision, HandOff, LetGo, Reason, Revoke
+from portlisten._policy.decisions import CloseCopy, Decision, HandOff, Reason, Revoke
 from portlisten._policy.ledger import Ledger
 from tests.support.machines import (
     CLAIM_TIMEOUT,
@@ -89,7 +89,7 @@ class PairMachine(RuleBasedStateMachine):
             assert client.descriptors[LISTENER] == 1
             if isinstance(decision, HandOff):
                 decision.channel.offer(decision.id, decision.port, client)
-            elif isinstance(decision, LetGo):
+            elif isinstance(decision, CloseCopy):
                 assert not client.pristine or client in mayLetGo
                 if client.channel.wire.workerDied:
                     client.excuse = client.excuse or "the copy was let go"

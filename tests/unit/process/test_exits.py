@@ -125,7 +125,7 @@ class CheckUserTests(SynchronousTestCase):
         error = self.assertRaises(
             StartFailure, exits.checkUser, tool(uid=NOBODY, chroot="/srv")
         )
-        self.assertIn(f"no user with the number {NOBODY} in /srv", str(error))
+        self.assertIn(f"no user has the number {NOBODY} in /srv", str(error))
         exits.checkUser(tool(uid=None, chroot="/srv"))
         exits.checkUser(Command("tool"))
 
