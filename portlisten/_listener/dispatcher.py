@@ -1,6 +1,6 @@
 """
-Between the ports, the workers and the ledger: carries out what the ledger
-decides, and tells it what happened.
+The dispatcher connects the ports, the workers and the ledger.  It reports events to the
+ledger, and carries out the ledger's decisions.
 """
 
 from __future__ import annotations
@@ -33,29 +33,29 @@ from portlisten._wire.frames import Claim, ClientGone, Closed
 from portlisten._wire.listener_session import UNREAD, Draining, News, Refused
 from portlisten.errors import ProtocolError
 
-#: How much time counts as passed at the most between two looks at the clock, in
-#: seconds: while the process stands still, nobody's time runs.
+#: How much time can count as passed between two readings of the clock, in seconds.  The
+#: time in which this process did not run counts for no worker and no client.
 LONGEST_TICK_SECONDS = 0.2
 
-#: How long the last frames to the workers may take at the end, in seconds.
+#: At the end, how long the last frames to the workers may take, in seconds.
 FAREWELL_SECONDS = 1.0
 
 
 @implementer(IDispatcher)
 class Dispatcher:
     """
-    The listener, but for its sockets.
+    The listener without its sockets.
 
     @param reactor: an L{IReactorTime}.
     @param ledger: decides what becomes of connections.
-    @param throttle: says which workers have to wait before they get their first offer.
+    @param throttle: says how long a worker waits for its first offer.
     @param sharing: lets workers use the sockets of shared ports.
     @param timedOut: called when the patience of connections ran out.
     @param flightLimit: how many descriptors the kernel lets a user have in flight.
 
     @ivar departed: the workers that have left.
-    @ivar capacityChanged: called when it may be possible to accept again.
-    @ivar handOffEnded: called when no worker is waited for any more.
+    @ivar capacityChanged: called when the listener may be able to accept again.
+    @ivar handOffEnded: called at the end, before each worker is sent BYE.
     """
 
     log = Logger()
@@ -90,7 +90,7 @@ class Dispatcher:
         self._overdueSeen = False
         self._byeSent = False
         self._notifying = False
-        # What the events of one read lead to, until all of them were heard.
+        # The decisions that the events of one read lead to, until all are processed.
         self._batch: list[Decision] | None = None
         self._waitsElsewhere: Callable[[], bool] = lambda: False
         self.capacityChanged: Callable[[], None] = lambda: None
@@ -98,15 +98,15 @@ class Dispatcher:
 
     def capacity(self, name: str) -> int:
         """
-        How many connections may be accepted now, on ports of this name.
+        How many connections may be accepted now on ports of this name.
         """
         return self._ledger.capacity(name)
 
     def busy(self, name: str) -> bool:
         """
-        Whether what might be accepted now, on ports of this name, may as well stay
-        in the backlog a little longer: it would only wait at a worker, and the
-        listener would wake up once more for it.
+        Whether connections on ports of this name may as well stay in the backlog a
+        little longer.  If accepted now, they would only wait at a worker, and the
+        listener would wake up once more.
         """
         now = self._now()
         return self._ledger.busy(name, now, now - CHECK_SECONDS)
@@ -114,7 +114,7 @@ class Dispatcher:
     @property
     def channels(self) -> int:
         """
-        How many workers are connected, whether they have joined or not.
+        How many workers are connected.  Some may not have joined yet.
         """
         return len(self._channels)
 
@@ -126,7 +126,7 @@ class Dispatcher:
 
     def report(self) -> None:
         """
-        Log what became of the connections, and what is where.
+        Log what became of the connections, and where the others are.
         """
         ledger = self._ledger
         self.log.info(
@@ -144,7 +144,7 @@ class Dispatcher:
 
     def accepted(self, port: Port, batch: Sequence[Accepted]) -> None:
         """
-        Connections came in by a port, at least one.  Keeps their sockets.
+        Take connections that came in by a port, at least one.  Keeps their sockets.
         """
         connections = [AcceptedConnection(*each) for each in batch]
         canCheck = connections[0].canCheck
@@ -258,8 +258,8 @@ class Dispatcher:
 
     def _blockSlowReaders(self) -> None:
         """
-        If half of the descriptors that may be in flight are, give no offers to workers
-        that have not read all of theirs.
+        If more than half of the permitted descriptors are in flight, give no offers to
+        workers that have not read all of theirs.
         """
         inFlight = {channel: channel.inFlight() for channel in self._channels}
         total = sum(inFlight.values()) + self.departed.inFlight
@@ -273,12 +273,12 @@ class Dispatcher:
         self, grace: float, waitsElsewhere: Callable[[], bool] = lambda: False
     ) -> Deferred[None]:
         """
-        Hand off what is held, and what is yet to come, then part with the workers.
-        If no worker takes it, one may still come.
+        Hand off the connections that wait and those that still come, then say BYE to
+        the workers.  While connections wait, new workers may join.
 
-        @param grace: how long that may take, in seconds.
-        @param waitsElsewhere: says whether there is more to come.
-        @return: fires when it is done.
+        @param grace: how long the hand-off may take, in seconds.
+        @param waitsElsewhere: says whether more connections are to come.
+        @return: fires when this is done.
         """
         self._stopped = Deferred()
         self._waitsElsewhere = waitsElsewhere
@@ -288,7 +288,7 @@ class Dispatcher:
 
     def _proceed(self, now: float) -> None:
         """
-        Take the next step towards the end, if it is time for it.
+        Take the next step of L{stop}, if it is time for it.
         """
         ledger = self._ledger
         if not self._byeSent:
@@ -322,10 +322,10 @@ class Dispatcher:
         try:
             self._carryOut(decisions)
         finally:
-            # Whatever fails, time passes.
+            # Even if something fails, time must pass.
             self._schedule()
         if not self._notifying:
-            # This may accept, which leads here again.
+            # This may accept, which calls this method again.
             self._notifying = True
             try:
                 self.capacityChanged()
@@ -366,7 +366,7 @@ class Dispatcher:
 
     def _schedule(self) -> None:
         """
-        Let time pass in the ledger, as long as anything depends on it.
+        Let time pass in the ledger, as long as anything depends on time.
         """
         if self._timer is None and (
             self._ledger.timed or self.departed.changes or self._stopped is not None
@@ -376,12 +376,12 @@ class Dispatcher:
     def _tick(self) -> None:
         self._timer = None
         try:
-            self._turn(self._now())
+            self._passTime(self._now())
         finally:
-            # Whatever fails, time passes.
+            # Even if something fails, time must pass.
             self._schedule()
 
-    def _turn(self, now: float) -> None:
+    def _passTime(self, now: float) -> None:
         ledger = self._ledger
         self.departed.check(now)
         _kernel.reap()
@@ -390,7 +390,7 @@ class Dispatcher:
         gone, ended = self._departedClients.check(ledger.waitingConnections, now)
         decisions += ledger.clientsLeft(gone) + ledger.clientsHalfClosed(ended, now)
         if ledger.overdue(now) and not self._overdueSeen:
-            # What would change the judgement may have come, and is not read yet.
+            # A claim that changes this may have come, and is not read yet.
             self._overdueSeen = True
             self._timer = self._reactor.callLater(0, self._tick)
             self._run(decisions)
@@ -400,7 +400,7 @@ class Dispatcher:
         if self._stopped is not None:
             self._proceed(now)
 
-    # What a worker says
+    # Events of one read
 
     def received(self, channel: IChannel, events: Iterable[News]) -> None:
         """
@@ -417,7 +417,7 @@ class Dispatcher:
                 elif isinstance(event, Closed):
                     self.closed(channel, event.ids)
                 elif isinstance(event, Draining):
-                    # What was offered before goes out before the answer.
+                    # The offers so far go out before the answer.
                     self._carryOut(gathered)
                     gathered.clear()
                     self.draining(channel)
@@ -434,7 +434,7 @@ class Dispatcher:
 
     def _checkSent(self, channel: IChannel, ids: Collection[int]) -> None:
         """
-        Check that a worker does not answer an offer that is made to it only now.
+        Check that a worker does not answer an offer that was not sent yet.
 
         @raise ProtocolError: if it does.
         """

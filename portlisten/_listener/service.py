@@ -1,5 +1,5 @@
 """
-The service of the listener: its ports and their acceptors, and the wire that takes the
+The listener's service: its ports, their acceptors, and the wire that takes the
 connections.
 """
 
@@ -29,8 +29,8 @@ from portlisten._process import exits, systemd_notify
 from portlisten._process.service import CommandService
 from portlisten.errors import CannotBind, PathError
 
-#: How many processes may be connected to the channel's path at a time; any more
-#: wait in its backlog.  Each takes two descriptors.
+#: How many processes may be connected to the channels' path at a time.  Others wait in
+#: its backlog.  Each takes two descriptors.
 MAXIMUM_CHANNELS = 256
 
 #: Descriptors kept free for log files and the like.
@@ -41,8 +41,8 @@ class ListenerService(CommandService):
     """
     Listens on ports, and gives the connections to a wire.
 
-    @param ports: what C{portlisten._ports} made of the ports' descriptions.
-    @param wire: an L{IWire}, which takes the connections.
+    @param ports: the settings of the ports.
+    @param wire: takes the connections.
     """
 
     log = Logger()
@@ -83,15 +83,16 @@ class ListenerService(CommandService):
                 },
             )
             undo.pop_all()
-        # If privileges cannot be dropped, it is never started.
+        # If privileges cannot be dropped, the service is never started.
         atexit.register(self.release)
 
     def _bindPorts(self, end: float) -> None:
         """
         Bind the ports.
 
-        @param end: until when what a predecessor had may still be in use.
-        @raise CannotBind: if one of them cannot be bound.
+        @param end: until when a predecessor's ports may still be in use, as a time of
+            C{time.monotonic}.
+        @raise CannotBind: if a port cannot be bound.
         """
         for wanted in self._portSettings:
             while True:
@@ -111,7 +112,7 @@ class ListenerService(CommandService):
 
     def serve(self) -> None:
         """
-        Accept, and hand off.  See L{CommandService.serve}.
+        Accept and hand off.  See L{CommandService.serve}.
         """
         atexit.unregister(self.release)
         self._stopping = False
@@ -148,8 +149,8 @@ class ListenerService(CommandService):
 
     def finish(self) -> Deferred[None]:
         """
-        Hand off what is held and what waits in the backlogs.  While no worker is
-        there for it, leave the backlogs as they are: one may come.
+        Hand off the connections that are held and those that wait in the backlogs.
+        While no worker serves a port, leave its backlog as it is: a worker may come.
         """
         self._stopping = True
         for _, acceptor in self._acceptors:
@@ -176,7 +177,7 @@ class ListenerService(CommandService):
 
     def _backlogsWait(self) -> bool:
         """
-        Whether connections wait that would be reset if the ports were closed.
+        Whether connections wait in backlogs that would be reset with their ports.
         """
         return any(
             acceptor.waits for bound, acceptor in self._acceptors if not bound.inherited
@@ -190,7 +191,7 @@ class ListenerService(CommandService):
                 if self._wire.serves(bound.name):
                     acceptor.stop(bound.inherited or datagram)
             return
-        # The first may leave nothing to those after it.
+        # The first acceptor may use up the capacity for the others.
         self._acceptors.rotate()
         for _, acceptor in list(self._acceptors):
             acceptor.resume()
@@ -198,10 +199,10 @@ class ListenerService(CommandService):
 
 def descriptorBudget() -> tuple[int, int]:
     """
-    Raise the limit of open descriptors as far as it goes, and divide it.
+    Raise the limit of open descriptors as far as possible, and divide it.
 
-    @return: how many may be connections' at a time, and how many channels there
-        may be.
+    @return: how many descriptors connections may take, and how many channels may be
+        open at a time.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
@@ -213,8 +214,8 @@ def descriptorBudget() -> tuple[int, int]:
 
 def _openDescriptors() -> int:
     """
-    How many descriptors are open.  Without /proc, this is how many are open below the
-    lowest free number.
+    Count the open descriptors.  Without /proc, this counts only the descriptors below
+    the lowest free number.
     """
     try:
         return len(os.listdir("/proc/self/fd"))
@@ -227,10 +228,11 @@ def _openDescriptors() -> int:
 
 def checkPathsDiffer(port: str | None, path: str) -> None:
     """
-    See that a port and the channels have two paths.
+    Check that a port and the channels have different paths.
 
-    @param port: the path of the port; L{None} if it has none.
-    @raise PathError: if they have not.
+    @param port: the path of the port, or L{None} if it has none.
+    @param path: the channels' path.
+    @raise PathError: if both are the same.
     """
     if port is not None and os.path.realpath(port) == os.path.realpath(path):
         raise PathError(

@@ -1,14 +1,15 @@
 """
-Sharing the sockets of shared ports with workers: carries out what
-L{portlisten._policy.assignment} decides, and looks after the sockets.
+Share the sockets of shared ports with workers: this carries out the decisions of
+L{portlisten._policy.assignment}, and checks the sockets.
 
-A shared socket is in the hands of each worker: what one worker does to it affects all.
-Some servers shut their sockets down when they stop, or make them blocking.  So this
-module checks the sockets from time to time, and mends what can be mended.
+All workers have the same shared socket: what one worker does to it affects all.  Some
+servers shut down their sockets when they stop, or make them blocking.  So this module
+checks the sockets from time to time, and repairs them if possible.
 
-What is sent to a worker that does not read is in flight, and the kernel limits how many
-descriptors a user has in flight.  So a worker that does not read the sockets that are
-shared with it is given up, and only a few sockets may be unread at a time.
+While a worker does not read a socket that was sent to it, the socket is in flight.  The
+kernel limits how many descriptors a user has in flight.  So if a worker does not read
+its shared sockets in time, it is revoked.  And only a few sockets may be unread at a
+time.
 """
 
 from __future__ import annotations
@@ -33,14 +34,14 @@ CHECK_SECONDS = 0.5
 @dataclass
 class _Unread:
     """
-    What a worker was sent of sockets and has not read.
+    The sockets that a worker was sent and has not read.
 
     @ivar sockets: the sockets.
-    @ivar later: those that are shared with it again when it has read the others, with
+    @ivar later: the sockets to share again when the worker has read the others, with
         the numbers of their ports.
-    @ivar limited: whether it has to read within a time.
-    @ivar waited: for how long it has not, at least, in seconds.  The first look may
-        come at once.
+    @ivar limited: whether the worker must read within the timeout.
+    @ivar waited: for how long the worker has not read, at least, in seconds.  It
+        begins below 0, since the first check may come at once.
     """
 
     sockets: list[socket.socket] = field(default_factory=list)
@@ -53,12 +54,11 @@ class Sharing:
     """
     The sockets of the listener's shared ports.
 
-    @param ports: the listener's, not all of which need be shared.
-    @param sockets: those of each shared port, by its number.  They stay the caller's,
-        who keeps them open for as long as there are workers.
+    @param ports: the listener's ports.  Some need not be shared.
+    @param sockets: the sockets of each shared port, by its number.  They stay the
+        caller's.  The caller keeps them open while the listener has workers.
     @param backlog: the length of their queues.
-    @param timeout: how long a worker may take to read what is shared with it, in
-        seconds.
+    @param timeout: how long a worker may take to read its shared sockets, in seconds.
     @param budget: how many sockets may be on their way to workers.
     """
 
@@ -86,7 +86,7 @@ class Sharing:
             if port.kind is Kind.GROUP
             for sock in sockets[port.number]
         }
-        # With each worker, whether it is offered connections as well.
+        # With whether the worker is offered connections as well.
         self._workers: dict[IChannel, bool] = {}
         self._unread: dict[IChannel, _Unread] = {}
         self._unrepairable: set[socket.socket] = set()
@@ -95,16 +95,16 @@ class Sharing:
 
     def __str__(self) -> str:
         """
-        Say for the log how much is shared, and with how many.
+        Say for the log how many sockets are shared, and with how many workers.
         """
         count = sum(map(len, self._sockets.values()))
         return f", {count} sockets shared with {len(self._workers)}" if count else ""
 
     def addWorker(self, channel: IChannel, ports: Iterable[Port]) -> bool:
         """
-        Share with a worker what is shared of these ports.
+        Share the sockets of these ports with a worker, as far as they are shared ports.
 
-        @return: whether that was possible.
+        @return: whether this was possible.
         """
         wanted = list(ports)
         shared = [port for port in wanted if port.number in self._sockets]
@@ -122,7 +122,7 @@ class Sharing:
 
     def removeWorker(self, channel: IChannel) -> None:
         """
-        A worker accepts nothing more.  May be called again.
+        Note that a worker accepts nothing more.  May be called again.
         """
         if channel in self._workers:
             del self._workers[channel]
@@ -134,7 +134,7 @@ class Sharing:
 
     def workerReads(self, channel: IChannel) -> None:
         """
-        A worker has claimed an offer, so it reads what it is sent.
+        Note that a worker has claimed an offer, and so reads its channel.
         """
         unread = self._unread.get(channel)
         if unread is not None:
@@ -142,7 +142,7 @@ class Sharing:
 
     def stop(self) -> None:
         """
-        Look after the sockets no more.
+        Stop checking the sockets.
         """
         if self._timer is not None:
             self._timer.cancel()
@@ -157,10 +157,10 @@ class Sharing:
 
     def _share(self, channel: IChannel, port: int, sock: socket.socket) -> None:
         if channel not in self._workers:
-            return  # it left, because of what it was sent before
+            return  # the worker left while earlier sockets were sent
         unread = self._sent(channel, sock)
-        # A program under `portlisten exec` reads only what is shared with it when it
-        # joins, and may serve for long.  It takes neither of these.
+        # A program under `portlisten exec` reads its sockets when it joins, and then
+        # reads no more, perhaps for long.  It takes no connections and no groups.
         mayWait = not self._workers[channel] and sock not in self._groupSockets
         if mayWait and sock in unread.sockets and channel.unread():
             unread.later[sock] = port
@@ -175,7 +175,7 @@ class Sharing:
 
     def _sent(self, channel: IChannel, sock: socket.socket) -> _Unread:
         """
-        A worker is sent something of a socket.
+        Note that a worker is about to be sent a frame about a socket.
         """
         unread = self._unread.setdefault(channel, _Unread())
         if self._workers[channel] or sock in self._groupSockets:
@@ -190,13 +190,13 @@ class Sharing:
         self._timer = None
         for channel, unread in list(self._unread.items()):
             if self._unread.get(channel) is not unread:
-                continue  # it left, because of another
+                continue  # it left while another was checked
             if not channel.unread():
                 del self._unread[channel]
                 for sock, port in unread.later.items():
                     self._share(channel, port, sock)
                 continue
-            # Time in which this process did not run is not the worker's.
+            # Do not count time in which this process did not run.
             unread.waited += CHECK_SECONDS
             if unread.limited and unread.waited > self._timeout:
                 channel.revoke(
@@ -214,8 +214,8 @@ class Sharing:
 
     def _restore(self, port: Port, sock: socket.socket) -> None:
         """
-        Make a socket listen again that was shut down, and share it again with the
-        workers that had it: they have closed theirs.
+        A socket was shut down: make it listen again.  Then share it again with the
+        workers that had it, since they have closed theirs.
         """
         why = "there is no way to listen on such a socket again"
         address = sock.getsockname()

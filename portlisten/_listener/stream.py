@@ -36,8 +36,8 @@ from portlisten._process import signals
 from portlisten._wire.frames import ListenerHello, encode
 from portlisten.errors import CannotBind, ToldToStop
 
-#: If a listener has ended that shared sockets, how long its workers may take to close
-#: them, in seconds.
+#: After a listener has ended, how long its workers may take to close their shared
+#: sockets, in seconds.
 HANDOVER_SECONDS = 2.0
 
 
@@ -46,8 +46,8 @@ class StreamWire:
     """
     See L{IWire}.
 
-    @param backlog: of the channels' path, and of shared ports that have to listen
-        again.
+    @param backlog: the length of the queue of the channels' path, and of shared ports
+        that must listen again.
     @param timedOut: called when the patience of connections ran out.
     """
 
@@ -102,9 +102,9 @@ class StreamWire:
 
     def _makeHello(self, ports: Sequence[Port]) -> ListenerHello:
         """
-        Say what all workers are told first.
+        Make the HELLO for all workers.
 
-        @raise CannotBind: if that is more than fits a frame.
+        @raise CannotBind: if it does not fit a frame.
         """
         hello = ListenerHello(self._settings.window, tuple(ports))
         try:
@@ -127,8 +127,8 @@ class StreamWire:
                 " can): a worker that sends one is cut off"
             )
         settings = self._settings
-        # The kernel counts descriptors in flight against it: too_many_unix_fds in
-        # net/core/scm.c.
+        # The kernel counts a user's descriptors in flight against this limit:
+        # too_many_unix_fds in net/core/scm.c.
         limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         self._dispatcher = dispatcher = Dispatcher(
             self._reactor,
@@ -211,13 +211,13 @@ class StreamWire:
 
     def _refuseWorkers(self) -> None:
         """
-        Let nobody in any more.  The path stays until all is over, so that a successor
+        Let in no more workers.  The path stays until L{stop} is done.  So a successor
         does not try to bind ports that are still bound.
         """
         self._admission.refuseAll(encode(self._hello))
 
     def _closePath(self, result: None) -> None:
-        # Before its socket is closed: a successor's might get the same inode.
+        # Remove it before its socket is closed: a successor's might get the same inode.
         if self._path is not None:
             self._path.remove()
             self._path = None
@@ -234,10 +234,14 @@ class StreamWire:
 
     # Workers
 
-    def _letIn(self, sock: socket.SocketType, who: _kernel.Credentials) -> None:
+    def _letIn(self, sock: socket.SocketType, credentials: _kernel.Credentials) -> None:
         self._lastNumber += 1
         channel = ListenerChannel(
-            self._reactor, self._dispatcher, self._hello, self._lastNumber, who=who
+            self._reactor,
+            self._dispatcher,
+            self._hello,
+            self._lastNumber,
+            credentials=credentials,
         )
         own = socket.socket(fileno=sock.detach())
         transport = ChannelTransport(

@@ -1,9 +1,9 @@
 """
-Taking the place of a listener that stops.
+Take the place of a listener that stops.
 
 If a listener is told to stop while connections wait, it goes on for its grace.  Its
-HELLO says so.  A listener that is started meanwhile waits until the first one has
-ended.
+HELLO says that it is stopping.  If another listener is started meanwhile, the new one
+waits until the first has ended.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from portlisten.errors import ProtocolError
 #: How long a listener may take to say HELLO, in seconds.
 HELLO_SECONDS = 1.0
 
-#: How often a listener is looked at, in seconds.
+#: How often to check whether a listener has ended, in seconds.
 CHECK_SECONDS = 0.1
 
 
@@ -38,7 +38,7 @@ def _connect(path: str) -> socket.socket | None:
 
 def _close(sock: socket.socket) -> None:
     """
-    Close a socket, with whatever is queued in it: see L{_kernel.receiveBytes}.
+    Close a socket, with all that is queued in it: see L{_kernel.receiveBytes}.
     """
     sock.setblocking(False)
     data, hasDescriptors = b"-", False
@@ -81,8 +81,8 @@ def waitForEnd(path: str, interrupted: Callable[[], bool]) -> bool:
     """
     Wait until the listener at a path has ended.
 
-    @param interrupted: says whether to give up.
-    @return: whether it has ended.
+    @param interrupted: says whether to stop waiting.
+    @return: whether the listener has ended.
     """
     process = _listenerAt(path)
     try:
@@ -93,7 +93,7 @@ def waitForEnd(path: str, interrupted: Callable[[], bool]) -> bool:
                     return True
                 _close(sock)
             elif _kernel.hasEnded(process) or not os.path.lexists(path):
-                # The process of a listener may have other things to do.
+                # If the path is removed, the process may still do other things.
                 return True
             select.poll().poll(CHECK_SECONDS * 1000)
         return False
@@ -106,7 +106,7 @@ def _listenerAt(path: str) -> int | None:
     """
     Find the process that listens at a path.
 
-    @return: a pidfd, which is the caller's, or L{None} if it cannot be had.
+    @return: a pidfd, which is the caller's, or L{None} if none can be made.
     """
     sock = _connect(path)
     if sock is None:
@@ -114,6 +114,6 @@ def _listenerAt(path: str) -> int | None:
     try:
         return _kernel.peerProcess(sock, _kernel.credentials(sock).pid)
     except OSError:
-        return None  # as connecting to it will show
+        return None  # it has ended, as the next attempt to connect will show
     finally:
         _close(sock)
