@@ -72,7 +72,7 @@ class AcceptedConnection:
         """
         return _kernel.untouched(self._socket) if self.canCheck else False
 
-    def spoiled(self) -> bool:
+    def unusable(self) -> bool:
         """
         See L{IConnection}.
         """
@@ -101,9 +101,9 @@ def touched(connections: Iterable[IConnection]) -> set[IConnection]:
     return {each for each in connections if not isUntouched(each)}
 
 
-def spoiled(connections: Iterable[IConnection]) -> set[IConnection]:
+def unusable(connections: Iterable[IConnection]) -> set[IConnection]:
     """
     Among the connections that a worker did not claim, find those that it made unusable.
     All other workers would refuse them, again and again.
     """
-    return {each for each in connections if each.spoiled()}
+    return {each for each in connections if each.unusable()}

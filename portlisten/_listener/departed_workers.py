@@ -23,7 +23,7 @@ from typing import Any
 from twisted.logger import Logger
 
 from portlisten import _kernel
-from portlisten._listener.connection import spoiled, touched
+from portlisten._listener.connection import touched, unusable
 from portlisten._listener.interfaces import IChannel, IConnection
 from portlisten._policy.decisions import Decision
 from portlisten._policy.ledger import Ledger
@@ -253,7 +253,7 @@ class DepartedWorkers:
             channel,
             self._now(),
             worker.awaited is Awaited.READING,
-            spoiled(self._ledger.offersTo(channel)),
+            unusable(self._ledger.offersTo(channel)),
         )
         self._logLimited(
             self.log.info,
@@ -265,9 +265,9 @@ class DepartedWorkers:
         self._run(decisions)
 
     def _reportDeath(self, channel: IChannel) -> None:
-        lost = spoiled(self._ledger.offersTo(channel))
+        lost = unusable(self._ledger.offersTo(channel))
         self._redistribute(
-            channel, "{channel} died", partial(self._ledger.workerDied, spoiled=lost)
+            channel, "{channel} died", partial(self._ledger.workerDied, unusable=lost)
         )
 
     def _processEnded(self, channel: IChannel) -> None:

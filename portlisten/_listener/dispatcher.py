@@ -16,7 +16,7 @@ from zope.interface import implementer
 
 from portlisten import _kernel
 from portlisten._listener.admission import Newcomers
-from portlisten._listener.connection import AcceptedConnection, spoiled
+from portlisten._listener.connection import AcceptedConnection, unusable
 from portlisten._listener.copy_check import CHECK_SECONDS, CopyCheck
 from portlisten._listener.departed_clients import DepartedClients
 from portlisten._listener.departed_workers import DepartedWorkers
@@ -167,8 +167,8 @@ class Dispatcher:
         self._run(self._ledger.claim(channel, ids, self._now()))
 
     def refused(self, channel: IChannel, ids: Sequence[int], reason: str) -> None:
-        unusable = spoiled(self._ledger.offersTo(channel, ids))
-        decisions = self._ledger.refuse(channel, ids, self._now(), unusable)
+        found = unusable(self._ledger.offersTo(channel, ids))
+        decisions = self._ledger.refuse(channel, ids, self._now(), found)
         self._logLimited(
             self.log.info,
             "{channel} refused {count} connections: {reason}",

@@ -41,10 +41,10 @@ class IConnection(Interface):
         @return: L{None} if the kernel cannot say now.
         """
 
-    def spoiled() -> bool:
+    def unusable() -> bool:
         """
-        Say whether some process made a listening socket of the connection.  Each
-        process that has a descriptor of a connection can do that.
+        Say whether a process made a listening socket of the connection.  Each process
+        that has a descriptor of a connection can do that.
         """
 
     def closeCopy() -> None:

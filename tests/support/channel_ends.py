@@ -160,7 +160,7 @@ class HeldConnection:
     def untouched(self) -> bool:
         return True
 
-    def spoiled(self) -> bool:
+    def unusable(self) -> bool:
         return False
 
     def closeCopy(self) -> None:
