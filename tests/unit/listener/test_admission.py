@@ -174,7 +174,8 @@ class AdmissionTests(SynchronousTestCase):
 
     def test_refuseAll(self) -> None:
         """
-        When the listener stops, nobody is let in, and a greeting comes first.
+        When the listener stops, it lets in no more processes, and sends a HELLO before
+        each refusal.
         """
         hello = encode(ListenerHello(4, (), stopping=True))
         self.admission.refuseAll(hello)
@@ -223,7 +224,7 @@ class ThrottleTests(DispatcherTestCase):
 
     def throttled(self) -> RecordingChannel:
         """
-        Have a worker join, which has to wait for 2 s.
+        Make a worker join that must wait for 2 s.
         """
         self.crash(1)
         return self.join()
@@ -246,7 +247,7 @@ class ThrottleTests(DispatcherTestCase):
 
     def test_others(self) -> None:
         """
-        One of another user does not.
+        A worker of another user does not wait.
         """
         self.throttled()
         other = self.join("worker 2", user=1001)
@@ -265,8 +266,8 @@ class ThrottleTests(DispatcherTestCase):
 
     def test_good(self) -> None:
         """
-        One connection that was finished clears the name of those that died
-        before, and the death of its worker later counts for nothing.
+        When a worker finishes a connection, the deaths before it joined are forgiven,
+        and its own death later does not count.
         """
         worker = self.throttled()
         self.clock.advance(2.0)
@@ -280,7 +281,7 @@ class ThrottleTests(DispatcherTestCase):
 
     def test_goodBefore(self) -> None:
         """
-        A worker that was there before says nothing of those that die since.
+        If an earlier worker finishes a connection, later deaths are not forgiven.
         """
         worker = self.join()
         self.crash(3)
@@ -332,8 +333,7 @@ class ThrottleTests(DispatcherTestCase):
 
     def test_drainsWaiting(self) -> None:
         """
-        A worker that drains while it waits is told that no offer follows, and
-        none does.
+        If a worker drains while it waits, it gets DRAINED, and no offers.
         """
         worker = self.throttled()
         self.dispatcher.draining(worker)

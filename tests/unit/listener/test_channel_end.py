@@ -76,8 +76,8 @@ class FailureTests(ListenerChannelTestCase):
 
     async def test_told(self) -> None:
         """
-        The worker is told that what it did not claim is not its own.  What it had
-        claimed is.
+        The worker is told that its unclaimed offers are revoked.  Its claimed
+        connections stay its own.
         """
         self.failOnce()
         self.worker.say(Claim((1,)))
@@ -89,7 +89,7 @@ class FailureTests(ListenerChannelTestCase):
 
     async def test_unclaimed(self) -> None:
         """
-        If it had claimed nothing, others get what it was offered.
+        If the worker had claimed nothing, others get its offers.
         """
         self.failOnce()
         self.worker.say(encode(Drain())[:1])
@@ -99,8 +99,8 @@ class FailureTests(ListenerChannelTestCase):
 
     async def test_noRoom(self) -> None:
         """
-        If it cannot be told, what it was offered is left to it, as if it had claimed
-        that: it takes the end of the channel for the death of the listener.
+        If REVOKED cannot be sent, the offers count as claimed, since the worker takes
+        the end of the channel for the death of the listener.
         """
         stuff(self.channel)
         self.failOnce()
@@ -110,7 +110,7 @@ class FailureTests(ListenerChannelTestCase):
 
     async def test_answered(self) -> None:
         """
-        What it had refused is not left to it.
+        Offers that the worker had refused are not counted as claimed.
         """
         self.worker.say(Refuse(1, (1,)))
         await eventually(lambda: self.told)
@@ -122,8 +122,8 @@ class FailureTests(ListenerChannelTestCase):
 
     async def test_deaf(self) -> None:
         """
-        If it closed the way to it, it has taken the listener for dead already, and
-        claimed what it wanted.
+        If the worker closed its reading side, it took the listener for dead already,
+        and claimed what it wanted.
         """
         self.worker.socket.shutdown(socket.SHUT_RD)
         self.failOnce()
@@ -143,7 +143,7 @@ class FailureTests(ListenerChannelTestCase):
 
     async def test_readFails(self) -> None:
         """
-        If what is left of the channel cannot be read at first, it is tried again.
+        If the rest of the channel cannot be read at first, it is tried again.
         """
         receive = _kernel.receiveBytes
         numbers = [errno.EINVAL, errno.ENOMEM, errno.ENOMEM]
@@ -177,8 +177,8 @@ class DeathTests(ListenerChannelTestCase):
 
     async def test_drainedBeforeJudged(self) -> None:
         """
-        What it had written counts, also where the transport never read it: a
-        connection that it claimed is not one to hand off again.
+        Frames that the worker had written count, even if the transport never read them:
+        a claimed connection is not handed off again.
         """
         await self.join()
         self.worker.say(Claim((1,)), Closed((1,)))
@@ -199,7 +199,7 @@ class DeathTests(ListenerChannelTestCase):
 
     async def test_lastWordBye(self) -> None:
         """
-        A BYE among what was left unread makes it a parting.
+        If the unread rest has a BYE, the worker left, and did not die.
         """
         await self.join()
         self.worker.say(Bye("gone"))
@@ -211,14 +211,14 @@ class DeathTests(ListenerChannelTestCase):
 
 class OfferToTheDeadTests(ListenerChannelTestCase):
     """
-    A worker that is dead, while there is more to offer.
+    A worker that dies while more connections wait for it.
     """
 
     async def test_roomByTheLastClaims(self) -> None:
         """
-        A claim found at the end makes room for another offer.  One made to the
-        dead worker in answer to it harms nothing: the claims behind it count,
-        and the worker has died.
+        A claim found at the end frees capacity for another offer.  If that offer goes
+        to the dead worker, it does no harm: later claims count, and the worker has
+        died.
         """
         [(_, accepted)] = self.connections(1)
         await self.join()
@@ -244,7 +244,8 @@ class MisconductTests(ListenerChannelTestCase):
 
     async def cutOff(self, reason: str) -> None:
         """
-        Wait until the worker is cut off, and check that everybody was told why.
+        Wait until the worker is cut off, and check that the worker, the dispatcher and
+        the log got the reason.
         """
         await eventually(self.worker.hasEnded)
         await eventually(lambda: ("channelClosed",) in self.told)
@@ -258,7 +259,7 @@ class MisconductTests(ListenerChannelTestCase):
 
     async def test_unknownFrame(self) -> None:
         """
-        An unknown frame cuts it off; what was said before counts.
+        An unknown frame cuts the worker off.  The frames before it count.
         """
         await self.join()
         self.worker.say(Claim((1,)), b"\xee\0\0\0", Claim((2,)))
@@ -298,7 +299,7 @@ class MisconductTests(ListenerChannelTestCase):
 
     async def test_goodAfterBad(self) -> None:
         """
-        A frame that makes no sense does not undo what is written behind it.
+        A wrong frame does not undo the frames after it.
         """
 
         def refuse(event: tuple[Any, ...]) -> None:
@@ -444,7 +445,7 @@ class MisconductTests(ListenerChannelTestCase):
 
     async def test_lastDescriptor(self) -> None:
         """
-        Descriptors among what was left unread at a death are closed as well.
+        Unread descriptors are closed as well if the worker dies.
         """
         await self.join()
         with socket.socket() as sock:
@@ -463,8 +464,8 @@ class RevocationTests(ListenerChannelTestCase):
 
     async def test_toldWhy(self) -> None:
         """
-        The worker is told that what it has not claimed is gone, and why; once,
-        however often it is revoked.
+        The worker is told once that its unclaimed offers are revoked, and why, even if
+        it is revoked several times.
         """
         await self.join()
         self.channel.revoke("it hangs")
@@ -515,7 +516,7 @@ class RevocationTests(ListenerChannelTestCase):
 
     async def test_claimAfter(self) -> None:
         """
-        From the moment that the dispatcher hears of the parting, a claim fails
+        From the moment that the dispatcher learns that the worker left, a claim fails
         in the kernel.
         """
         failures: list[str] = []
@@ -536,9 +537,8 @@ class RevocationTests(ListenerChannelTestCase):
 
     async def test_noRoomForTheWord(self) -> None:
         """
-        While the word of it cannot be written, nothing is taken back: a worker
-        that saw the end without it would serve what it holds.  What it claims
-        meanwhile counts.
+        While REVOKED cannot be written, no offer is taken back: a worker that saw the
+        end without REVOKED would serve what it holds.  Claims meanwhile count.
         """
         await self.join()
         stuff(self.channel)
@@ -573,8 +573,8 @@ class RevocationTests(ListenerChannelTestCase):
 
     async def test_behindTheOffers(self) -> None:
         """
-        What was to be sent before goes first, so that the word comes behind each
-        offer that the worker will ever see.
+        Unsent frames go first, so that REVOKED comes after each offer that the worker
+        will ever see.
         """
         [(_, accepted)] = self.connections(1)
         await self.join()
@@ -594,7 +594,7 @@ class RevocationTests(ListenerChannelTestCase):
 
     async def test_alreadyDead(self) -> None:
         """
-        A worker that turns out to be dead has died; what it had claimed counts.
+        If the worker turns out to be dead, it has died, and its claims count.
         """
         await self.join()
         self.worker.say(Claim((1,)))
@@ -608,8 +608,8 @@ class RevocationTests(ListenerChannelTestCase):
 
     async def test_deathBehindTheWord(self) -> None:
         """
-        One that goes when the word is out, and its way not shut yet, may have
-        heard it and be alive: what it claimed is its own.
+        If the worker leaves after REVOKED was sent and before its channel is shut down,
+        it may have read REVOKED and live.  Its claimed connections are its own.
         """
 
         def react(event: tuple[Any, ...]) -> None:
@@ -635,7 +635,7 @@ class RevocationTests(ListenerChannelTestCase):
 
     async def test_deathMeanwhile(self) -> None:
         """
-        One that goes before the word is out has died.
+        If the worker leaves before REVOKED was sent, it has died.
         """
         await self.join()
         stuff(self.channel)
@@ -646,8 +646,8 @@ class RevocationTests(ListenerChannelTestCase):
 
     async def test_unsentStaysUnsent(self) -> None:
         """
-        What is unsent when a worker parts is never sent: it is about to become
-        somebody else's.
+        If a worker leaves, unsent offers are never sent: their connections are about to
+        be offered to another worker.
         """
         [(_, accepted)] = self.connections(1)
         await self.join()
@@ -675,8 +675,8 @@ class FarewellTests(ListenerChannelTestCase):
 
     async def test_bye(self) -> None:
         """
-        What was offered before still goes out; then the channel is closed.  The
-        dispatcher, who knows, is told of no parting and no death.
+        Earlier offers still go out, and then the channel is closed.  The dispatcher,
+        which asked for this, gets no report of it.
         """
         [(_, accepted)] = self.connections(1)
         await self.join()
@@ -707,7 +707,7 @@ class FarewellTests(ListenerChannelTestCase):
 
     async def test_beforeHello(self) -> None:
         """
-        A worker that has not said HELLO yet is told as well.
+        A worker that has not said HELLO yet gets BYE as well.
         """
         self.channel.bye("the listener stops")
         await eventually(self.worker.hasEnded)
@@ -715,7 +715,7 @@ class FarewellTests(ListenerChannelTestCase):
 
     async def test_afterTheEnd(self) -> None:
         """
-        To a worker that is gone there is nothing to say.
+        BYE to a worker that has left does nothing.
         """
         await self.join()
         self.worker.close()

@@ -49,7 +49,7 @@ class CopyCheckTests(SynchronousTestCase):
 
     def test_few(self) -> None:
         """
-        If there are few, all are checked each time, also those that have just come.
+        If the copies are few, each check covers all, even new ones.
         """
         self.assertEqual(self.check.check(), [])
         one, other = self.hold(2)
@@ -72,7 +72,7 @@ class CopyCheckTests(SynchronousTestCase):
 
     def test_many(self) -> None:
         """
-        If there are many, only some are checked at a time, and each in its turn.
+        If the copies are many, each check covers a slice, and each copy gets its turn.
         """
         copies = self.hold(2 * SLICE + 1)
         for round in (1, 2):
@@ -101,8 +101,8 @@ class DispatcherTests(DispatcherTestCase):
 
     def test_slices(self) -> None:
         """
-        Of more copies than are checked at a time, all that were touched are closed
-        after a few turns; one that was closed meanwhile does no harm.
+        If the copies are more than a slice, all touched ones are closed after a few
+        checks.  A copy that was closed meanwhile does no harm.
         """
         self.patch(copy_check, "SLICE", 2)
         worker = self.join(window=8)

@@ -57,7 +57,7 @@ class DepartedClientsTests(SynchronousTestCase):
 
     def leave(self, number: int, reset: bool) -> None:
         """
-        Have a client leave, and wait for that to arrive.
+        Make a client leave, and wait until the kernel has noticed.
         """
         if reset:
             linger = struct.pack("ii", 1, 0)
@@ -69,7 +69,8 @@ class DepartedClientsTests(SynchronousTestCase):
 
     def test_found(self) -> None:
         """
-        It tells those that have left from those that may have, once in a while.
+        A check tells clients that have left from clients that may have left, once in a
+        while.
         """
         self.connect(3)
         self.leave(0, reset=True)
@@ -104,8 +105,8 @@ class DepartedClientsTests(SynchronousTestCase):
 
     def test_slices(self) -> None:
         """
-        If there are many, it looks at a part of them at a time, and goes on with the
-        next part at once.
+        If the clients are many, each check covers a slice, and the next check covers
+        the next slice at once.
         """
         self.connect(SLICE + 2)
         for number in (0, SLICE - 1, SLICE, SLICE + 1):
@@ -139,7 +140,7 @@ class DispatcherTests(DispatcherTestCase):
 
     def leave(self, client: socket.socket, seconds: float = 0.0) -> None:
         """
-        Have a client close its connection, and wait for that to arrive.
+        Make a client close its connection, and wait until the kernel has noticed.
         """
         by = {
             connection.socket.getpeername(): connection.socket
@@ -153,14 +154,14 @@ class DispatcherTests(DispatcherTestCase):
 
     def look(self) -> None:
         """
-        Let the time pass until it is looked who is there.
+        Let the time pass until the clients are checked.
         """
         self.clock.advance(CLIENT_CHECK_SECONDS + 2 * CHECK_SECONDS)
 
     def test_closed(self) -> None:
         """
-        One that closes and has sent nothing takes no place any more, and is dropped
-        after a while, and counted as gone.
+        If a client closes and has sent nothing, it takes no place any more.  After a
+        while it is dropped, and counted as gone.
         """
         clients = self.accept(2)
         address = clients[0].getsockname()
@@ -188,7 +189,8 @@ class DispatcherTests(DispatcherTestCase):
 
     def test_reset(self) -> None:
         """
-        One that resets the connection is dropped at once, though it had sent something.
+        If a client resets the connection, it is dropped at once, even if it had sent
+        something.
         """
         [client] = self.accept()
         client.send(b"question")
@@ -211,7 +213,7 @@ class DispatcherTests(DispatcherTestCase):
 
     def test_stays(self) -> None:
         """
-        One that waits silently stays.
+        A client that waits silently stays.
         """
         self.accept()
         self.look()

@@ -28,7 +28,7 @@ DNS = Port(9, InternetAddress("UDP", "127.0.0.1", 53), "dns", Kind.DATAGRAMS)
 
 def freeNumber() -> int:
     """
-    Find a TCP port that nobody has.
+    Find a free TCP port.
     """
     with socket.create_server(("127.0.0.1", 0)) as sock:
         number: int = sock.getsockname()[1]
@@ -82,7 +82,7 @@ class SharingTests(SynchronousTestCase):
 
     def test_lend(self) -> None:
         """
-        A worker is lent what it wants.
+        A worker gets the shared sockets that it wants.
         """
         self.assertTrue(self.sharing.addWorker(self.channel, [WEB, DNS]))
         self.assertEqual(
@@ -93,7 +93,7 @@ class SharingTests(SynchronousTestCase):
 
     def test_nothing(self) -> None:
         """
-        Where nothing is shared there is nothing to do, and nothing to say.
+        Without shared ports, nothing is sent and nothing logged.
         """
         sharing = self.share({})
         self.assertTrue(sharing.addWorker(self.channel, [Port(0, WEB.address, "web")]))
@@ -103,7 +103,7 @@ class SharingTests(SynchronousTestCase):
 
     def test_divided(self) -> None:
         """
-        Where there are several sockets they are divided.
+        If a port has several sockets, they are divided among the workers.
         """
         other = RecordingChannel("worker 2")
         sharing = self.share({GROUP: [self.sock, self.udp]})
@@ -115,9 +115,9 @@ class SharingTests(SynchronousTestCase):
 
     def test_mended(self) -> None:
         """
-        A worker that shuts a shared socket down ends it for everybody: before long
-        it listens again, where it was, and those that had it get it again, whose
-        own port has ended.
+        A worker that shuts down a shared socket ends it for all workers.  Before long,
+        the socket listens again at the same address, and its workers get it again,
+        since their own ports have ended.
         """
         address = self.sock.getsockname()
         self.sharing.addWorker(self.channel, [WEB])
@@ -145,7 +145,8 @@ class SharingTests(SynchronousTestCase):
 
     def test_blocking(self) -> None:
         """
-        A worker that makes a socket blocking does that to everybody as well.
+        A worker that makes a socket blocking does so for all workers.  This is
+        repaired.
         """
         self.sharing.addWorker(self.channel, [WEB])
         os.set_blocking(self.sock.fileno(), True)
@@ -155,8 +156,8 @@ class SharingTests(SynchronousTestCase):
 
     def assertLost(self, port: Port, sock: socket.socket, why: str) -> None:
         """
-        Expect that a socket that was shut down is lost, and that this is said once
-        and the worker told.
+        Expect that a socket that was shut down cannot be repaired, that this is logged
+        once, and that it is withdrawn.
         """
         self.sharing = self.share({port: [sock]})
         self.sharing.addWorker(self.channel, [port])
@@ -205,8 +206,8 @@ class SharingTests(SynchronousTestCase):
 
     def test_unread(self) -> None:
         """
-        A worker that does not read what it is lent is given up: what is on its way
-        counts against the listener's user.
+        A worker that does not read its shared sockets is revoked: descriptors in flight
+        count against the listener's user.
         """
         self.channel.reads = False
         self.sharing.addWorker(self.channel, [WEB])
@@ -221,7 +222,7 @@ class SharingTests(SynchronousTestCase):
 
     def test_read(self) -> None:
         """
-        One that has read it may be slow with what comes later.
+        After a worker has read its sockets, it may be slow to read later ones.
         """
         self.sharing.addWorker(self.channel, [WEB])
         self.clock.advance(CHECK_SECONDS)
@@ -232,7 +233,7 @@ class SharingTests(SynchronousTestCase):
 
     def members(self, *labels: str) -> list[RecordingChannel]:
         """
-        Share three sockets of one port with some workers, who read all.
+        Share three sockets of one port with some workers, which read all.
         """
         sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(3)]
         for sock in sockets:
@@ -255,8 +256,8 @@ class SharingTests(SynchronousTestCase):
 
     def test_memberStopsReading(self) -> None:
         """
-        A member of a group that has read what it was lent first, and then reads no
-        more, is given up while others come and go.
+        If a member of a group read its first sockets and then stops reading, it is
+        revoked while others come and go.
         """
         first, second = self.members("worker 1", "worker 2")
         second.reads = False
@@ -268,7 +269,7 @@ class SharingTests(SynchronousTestCase):
 
     def test_memberReads(self) -> None:
         """
-        One that reads is not, however much it is sent.
+        A worker that reads is not revoked, even if it is sent many sockets.
         """
         first, second = self.members("worker 1", "worker 2")
         for _ in range(20):
@@ -278,8 +279,8 @@ class SharingTests(SynchronousTestCase):
 
     def test_heard(self) -> None:
         """
-        Nor is one that claims offers, and so reads, though there is always something
-        that it has yet to read.
+        A worker that claims offers, and so reads, is not revoked, even if something is
+        always unread.
         """
         self.sharing = self.share({GROUP: [self.sock, self.udp]})
         self.sharing.addWorker(self.channel, [Port(0, WEB.address, "web"), GROUP])
@@ -359,7 +360,7 @@ class SharingTests(SynchronousTestCase):
 
     def test_unixPath(self) -> None:
         """
-        A Unix socket is lent whatever its name is, and whatever becomes of its path.
+        A Unix socket can be shared with any name, and after its path was removed.
         """
         path = os.fsencode(self.mktemp())
         for number, name in enumerate((path, b"\0portlisten-" + os.urandom(8))):
@@ -377,8 +378,8 @@ class SharingTests(SynchronousTestCase):
 
     def test_budget(self) -> None:
         """
-        Not many sockets may be on their way at a time; but a worker gets its own,
-        however many they are, where there is nobody else.
+        The number of sockets in flight is limited.  But if no other sockets are in
+        flight, a worker gets its own, even if they are many.
         """
         others = [RecordingChannel(f"worker {number}") for number in range(3)]
         for other in others:
@@ -397,7 +398,7 @@ class SharingTests(SynchronousTestCase):
 
 class DispatcherTests(DispatcherTestCase):
     """
-    What the dispatcher does with those that share.
+    The dispatcher and workers with shared sockets.
     """
 
     def sharing(self) -> Sharing:
@@ -411,7 +412,7 @@ class DispatcherTests(DispatcherTestCase):
 
     def share(self, label: str, *others: Port) -> RecordingChannel:
         """
-        Have a worker join that assignment.
+        Make a worker join that wants a group of sockets, and perhaps other ports.
         """
         channel = RecordingChannel(label)
         self.dispatcher.connected(channel)
@@ -429,8 +430,8 @@ class DispatcherTests(DispatcherTestCase):
 
     def test_borrower(self) -> None:
         """
-        One that only shares is offered nothing, no reason to wait at the end, and
-        its end may be in good order.
+        A worker that only uses shared sockets gets no offers, does not delay the stop,
+        and may leave without BYE.
         """
         channel = self.share("worker 1")
         self.assertEqual(len(channel.calls), 2)
@@ -449,7 +450,7 @@ class DispatcherTests(DispatcherTestCase):
 
     def test_notThrottled(self) -> None:
         """
-        Nobody knows what it did, so its death is no strike against its user.
+        Such a worker sends no reports, so its death does not count against its user.
         """
         for number in range(20):
             channel = self.share(f"worker {number}")
@@ -459,7 +460,7 @@ class DispatcherTests(DispatcherTestCase):
 
     def test_both(self) -> None:
         """
-        One that does both is offered what it wants.
+        A worker that wants both kinds of ports gets offers as well.
         """
         channel = self.share("worker 1", Port(0, GROUP.address, "web"))
         self.accept(name="web")
@@ -494,7 +495,8 @@ class DispatcherTests(DispatcherTestCase):
 
     def test_unread(self) -> None:
         """
-        One that does not read has to wait when it comes again, and so has its user.
+        A worker that does not read must wait when it comes again, and so must its
+        user's other workers.
         """
         for number in range(2):
             channel = self.share(f"worker {number}")
@@ -508,7 +510,7 @@ class DispatcherTests(DispatcherTestCase):
 
     def test_turnedAway(self) -> None:
         """
-        One for whom there are too many on their way is turned away.
+        If too many sockets are in flight, the next worker is turned away.
         """
         channels = []
         for number in range(4):
@@ -526,7 +528,7 @@ class DispatcherTests(DispatcherTestCase):
 
     def test_held(self) -> None:
         """
-        One that has to wait gets nothing until then.
+        A worker that must wait before its first offer gets no sockets until then.
         """
         for _ in range(2):
             victim = self.join("worker", user=1000)

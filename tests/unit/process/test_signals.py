@@ -104,8 +104,7 @@ class ForgetTermTests(SynchronousTestCase):
 
     def after(self, number: int | None) -> int | None:
         """
-        What a reactor would end the process with after a signal, if it is told to
-        forget one.
+        The exit code of a reactor after a signal, if it is told to forget the signal.
         """
 
         class Reactor:
@@ -180,7 +179,7 @@ class MindSignalsTests(SynchronousTestCase):
 
     def setUp(self) -> None:
         """
-        Have the signals do what they do at first, and a reactor that calls at once.
+        Give the signals their default effects, and make a reactor that calls at once.
         """
         for number in self.NUMBERS:
             before = signal.signal(number, signal.SIG_DFL)
@@ -221,8 +220,8 @@ class MindSignalsTests(SynchronousTestCase):
 
     def test_report(self) -> None:
         """
-        SIGUSR1 does nothing at first.  To C{twistd}, it is as if there were no handler,
-        so that it installs its own.
+        SIGUSR1 does nothing at first.  C{twistd} finds no handler, so it installs its
+        own.
         """
         signals.handleSignals(self.reactor)
         signal.raise_signal(signal.SIGUSR1)
@@ -233,7 +232,7 @@ class MindSignalsTests(SynchronousTestCase):
 
     def test_reportThere(self) -> None:
         """
-        A handler of SIGUSR1 that there is already stays.
+        An existing handler of SIGUSR1 stays.
         """
 
         def handle(number: int, frame: object) -> None:
@@ -247,7 +246,7 @@ class MindSignalsTests(SynchronousTestCase):
 
     def test_thenReport(self) -> None:
         """
-        Once there is a report, SIGUSR1 has it made.
+        SIGUSR1 makes the service report.
         """
         signals.handleSignals(self.reactor)
         signals.onReportSignal(self.reactor, list)
@@ -327,7 +326,7 @@ class OnReportSignalTests(SynchronousTestCase):
 
     def test_earlier(self) -> None:
         """
-        Whatever the signal did before is done as well.
+        The earlier handler of the signal is called as well.
         """
         seen = []
         calls = self.signalled(lambda *args: seen.append(args))
