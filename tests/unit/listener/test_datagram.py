@@ -97,7 +97,7 @@ class WireTestCase(workers.ClockedTestCase):
             retry=RETRY,
         )
         self.wire = DatagramWire(self.reactor, settings, self.countTimeOut)
-        self.wire.capacityChanged = self.countRoom
+        self.wire.capacityChanged = self.countCapacityChanges
         self.wire.bind([PORT], {})
         self.wire.start(connections, 1)
         self.addCleanup(self.end, self.wire)
@@ -114,7 +114,7 @@ class WireTestCase(workers.ClockedTestCase):
     def countTimeOut(self) -> None:
         self.timedOut += 1
 
-    def countRoom(self) -> None:
+    def countCapacityChanges(self) -> None:
         self.rooms += 1
 
     def receive(self) -> Receiver:

@@ -204,7 +204,7 @@ class HandOffTests(DispatcherTestCase):
         self.clock.advance(2)
         self.assertEqual(worker.ports, [1])
 
-    def test_roomChanged(self) -> None:
+    def test_capacityChanged(self) -> None:
         """
         The callback is called whenever the capacity may have grown.
         """
