@@ -89,7 +89,7 @@ class Channel(Protocol):
         self._reactor = reactor
         self._timeout = timeout
         self._deadline: Deadline | None = None
-        self._quiet = logLimit(reactor)
+        self._logLimited = logLimit(reactor)
         self._flushes = _Flushes(self._bufferFlushed)
         self._duplicate: socket.socket | None = None
         # Whether something that was written is not in the kernel.

@@ -136,7 +136,7 @@ class WorkerChannel(Channel):
         try:
             kind, cookie = _kernel.identify(descriptor, session.takes)
         except (OSError, WrongSocket) as error:
-            self._quiet(
+            self._logLimited(
                 self.log.warn, "a descriptor of no use came: {error}", error=error
             )
             os.close(descriptor)
