@@ -27,7 +27,7 @@ from portlisten._config.settings import WorkerSettings
 from portlisten._config.values import File
 from portlisten._process import systemd_notify
 from portlisten._reactor.monotonic import ours
-from portlisten._wire.frames import portNames
+from portlisten._wire.codec import portNames
 from portlisten._worker import tls
 from portlisten._worker.addresses import twistedAddress
 from portlisten._worker.datagram import DatagramWorker

@@ -58,8 +58,8 @@ from enum import Enum
 from typing import TypeAlias
 
 from portlisten._model import Port
+from portlisten._wire.codec import FROM_WORKER, encode, encodeOffer
 from portlisten._wire.frames import (
-    FROM_WORKER,
     REFUSALS,
     Bye,
     Claim,
@@ -74,8 +74,6 @@ from portlisten._wire.frames import (
     Revoked,
     Withdraw,
     WorkerHello,
-    encode,
-    encodeOffer,
 )
 from portlisten._wire.session import (
     HELLO_MISSING,

@@ -25,7 +25,8 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any, ClassVar, NamedTuple, TypeAlias
 
-from portlisten._wire.frames import Decoder, Frame, Vocabulary
+from portlisten._wire.codec import Decoder, Vocabulary
+from portlisten._wire.frames import Frame
 from portlisten.errors import ProtocolError
 
 #: How many bad frames of a channel are read past.

@@ -61,15 +61,14 @@ from typing import Generic
 from portlisten._model import Kind
 from portlisten._wire import frames
 from portlisten._wire.claims import Claims, Token
+from portlisten._wire.codec import FROM_LISTENER, encode
 from portlisten._wire.frames import (
-    FROM_LISTENER,
     MAXIMUM_WINDOW,
     Bye,
     Frame,
     ListenerHello,
     Offer,
     WorkerHello,
-    encode,
 )
 from portlisten._wire.session import (
     HELLO_MISSING,

@@ -11,7 +11,8 @@ from typing import Any
 
 from twisted.internet.protocol import Factory, Protocol
 
-from portlisten._wire.frames import ListenerHello, encode
+from portlisten._wire.codec import encode
+from portlisten._wire.frames import ListenerHello
 from tests.integration.test_bad_input import refused
 from tests.support.asking import ask
 from tests.support.asynchronous import asynchronous

@@ -17,11 +17,8 @@ from twisted.trial.unittest import TestCase
 
 from portlisten._commands.listener import Options, makeService
 from portlisten._reactor import log_limit
-from portlisten._wire import frames as _frames
-from portlisten._wire.frames import (
-    ListenerHello,
-    WorkerHello,
-)
+from portlisten._wire import codec
+from portlisten._wire.frames import ListenerHello, WorkerHello
 from tests.support.channels import Peer, eventually, inReactor, texts
 
 UDP = "udp:0:interface=127.0.0.1"
@@ -104,7 +101,7 @@ class ListenerTestCase(TestCase):
         sock = socket.socket(socket.AF_UNIX)
         self.addCleanup(sock.close)
         sock.connect(self.path)
-        self.workers.append(Peer(sock, _frames.FROM_LISTENER))
+        self.workers.append(Peer(sock, codec.FROM_LISTENER))
         return self.workers[-1]
 
     async def greeted(self) -> tuple[Peer, ListenerHello]:

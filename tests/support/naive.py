@@ -19,7 +19,8 @@ from collections import deque
 from typing import Any
 
 from portlisten._model import Kind
-from portlisten._wire.frames import ListenerHello, Offer, encode
+from portlisten._wire.codec import encode
+from portlisten._wire.frames import ListenerHello, Offer
 from portlisten._wire.session import Do
 from portlisten._wire.worker_events import Adopt, Event
 from portlisten._wire.worker_session import WorkerSession

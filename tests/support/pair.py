@@ -13,20 +13,22 @@ from portlisten._model import InternetAddress, Kind, Port
 from portlisten._policy.decisions import Decision
 from portlisten._policy.ledger import Ledger
 from portlisten._wire import listener_session, worker_events, worker_session
-from portlisten._wire.frames import (
+from portlisten._wire.codec import (
     FROM_LISTENER,
     FROM_WORKER,
+    Decoder,
+    encode,
+)
+from portlisten._wire.frames import (
     MAXIMUM_WINDOW,
     Claim,
     ClientGone,
     Closed,
-    Decoder,
     Frame,
     ListenerHello,
     Offer,
     Revoked,
     WorkerHello,
-    encode,
 )
 from portlisten._wire.listener_session import (
     Draining,

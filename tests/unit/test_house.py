@@ -31,7 +31,6 @@ TOO_LONG = [
     "unit/ports/test_accepting.py",
     "unit/ports/test_parsing.py",
     "unit/reactor/test_monotonic.py",
-    "unit/wire/test_frames.py",
     "unit/worker/test_worker.py",
 ]
 

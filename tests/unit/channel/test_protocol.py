@@ -17,12 +17,8 @@ from zope.interface.verify import verifyObject
 from portlisten._channel import protocol as _channel
 from portlisten._listener.channel import ListenerChannel
 from portlisten._listener.interfaces import IConnection, IDispatcher
-from portlisten._wire.frames import (
-    FROM_LISTENER,
-    FROM_WORKER,
-    ListenerHello,
-    Vocabulary,
-)
+from portlisten._wire.codec import FROM_LISTENER, FROM_WORKER, Vocabulary
+from portlisten._wire.frames import ListenerHello
 from portlisten._worker.channel import WorkerChannel
 from portlisten._worker.interfaces import IAdopter
 from tests.support.channel_ends import (

@@ -25,15 +25,13 @@ from twisted.trial.unittest import SynchronousTestCase
 from portlisten import __version__, _kernel
 from portlisten._commands import execute
 from portlisten._model import InternetAddress, Kind, Port
+from portlisten._wire.codec import FROM_WORKER, Decoder, encode
 from portlisten._wire.frames import (
-    FROM_WORKER,
     Bye,
-    Decoder,
     Frame,
     Listener,
     ListenerHello,
     WorkerHello,
-    encode,
 )
 from portlisten.errors import ProtocolError
 from tests.support.descriptors import watchDescriptors

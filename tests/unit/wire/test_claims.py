@@ -11,6 +11,7 @@ from random import Random
 from twisted.trial.unittest import SynchronousTestCase
 
 from portlisten._wire.claims import Claims
+from portlisten._wire.codec import encode
 from portlisten._wire.frames import (
     DRAINING,
     MAXIMUM_IDS,
@@ -22,7 +23,6 @@ from portlisten._wire.frames import (
     Frame,
     Offer,
     Refuse,
-    encode,
 )
 from portlisten.errors import ProtocolError
 

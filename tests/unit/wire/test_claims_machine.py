@@ -16,6 +16,7 @@ from hypothesis.stateful import (
 from twisted.trial.unittest import SynchronousTestCase
 
 from portlisten._wire.claims import Claims
+from portlisten._wire.codec import encode
 from portlisten._wire.frames import (
     MAXIMUM_PAYLOAD,
     Claim,
@@ -25,7 +26,6 @@ from portlisten._wire.frames import (
     Frame,
     Offer,
     Refuse,
-    encode,
 )
 from tests.support.machines import (
     mostly,

@@ -10,15 +10,18 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from portlisten._model import InternetAddress, Kind, Port
 from portlisten._wire import listener_session
-from portlisten._wire.frames import (
-    DRAINING,
+from portlisten._wire.codec import (
     FROM_LISTENER,
     FROM_WORKER,
+    Decoder,
+    encode,
+)
+from portlisten._wire.frames import (
+    DRAINING,
     Bye,
     Claim,
     ClientGone,
     Closed,
-    Decoder,
     Drain,
     Drained,
     Frame,
@@ -29,7 +32,6 @@ from portlisten._wire.frames import (
     Revoked,
     Withdraw,
     WorkerHello,
-    encode,
 )
 from portlisten._wire.listener_session import (
     UNREAD,

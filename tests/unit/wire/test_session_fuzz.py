@@ -15,12 +15,15 @@ from typing import Any
 from twisted.trial.unittest import SynchronousTestCase
 
 from portlisten._model import Kind
-from portlisten._wire.frames import (
+from portlisten._wire.codec import (
     FROM_LISTENER,
     FROM_WORKER,
+    Decoder,
+    encode,
+)
+from portlisten._wire.frames import (
     Bye,
     Claim,
-    Decoder,
     Drained,
     Frame,
     Listener,
@@ -28,7 +31,6 @@ from portlisten._wire.frames import (
     Offer,
     Revoked,
     Withdraw,
-    encode,
 )
 from portlisten._wire.listener_session import UNREAD, ListenerSession, Ours
 from portlisten._wire.session import MISTAKES, Broken, Session

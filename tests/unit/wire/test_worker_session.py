@@ -11,16 +11,19 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from portlisten._model import Kind, Port, UnixAddress
 from portlisten._wire import worker_session
-from portlisten._wire.frames import (
-    DRAINING,
+from portlisten._wire.codec import (
     FROM_LISTENER,
     FROM_WORKER,
+    Decoder,
+    encode,
+)
+from portlisten._wire.frames import (
+    DRAINING,
     MISSING_DESCRIPTOR,
     Bye,
     Claim,
     ClientGone,
     Closed,
-    Decoder,
     Drain,
     Drained,
     Frame,
@@ -31,7 +34,6 @@ from portlisten._wire.frames import (
     Revoked,
     Withdraw,
     WorkerHello,
-    encode,
 )
 from portlisten._wire.session import MISTAKES, Broken, Do, Forbidden
 from portlisten._wire.worker_events import (

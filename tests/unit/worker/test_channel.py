@@ -20,9 +20,9 @@ from zope.interface.verify import verifyClass, verifyObject
 from portlisten import _kernel
 from portlisten._model import Kind
 from portlisten._wire import worker_session
+from portlisten._wire.codec import FROM_WORKER, encode
 from portlisten._wire.frames import (
     DRAINING,
-    FROM_WORKER,
     MISSING_DESCRIPTOR,
     Bye,
     Claim,
@@ -37,7 +37,6 @@ from portlisten._wire.frames import (
     Refuse,
     Withdraw,
     WorkerHello,
-    encode,
 )
 from portlisten._worker.channel import WorkerChannel
 from portlisten._worker.interfaces import IWorkerChannel

@@ -11,6 +11,7 @@ from typing import Any
 
 from portlisten import _kernel
 from portlisten._channel.transport import ChannelTransport
+from portlisten._wire.codec import encode
 from portlisten._wire.frames import (
     DRAINING,
     Bye,
@@ -21,7 +22,6 @@ from portlisten._wire.frames import (
     Refuse,
     Revoked,
     WorkerHello,
-    encode,
 )
 from tests.support.channel_ends import (
     WorkerChannelTestCase,

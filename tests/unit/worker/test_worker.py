@@ -16,11 +16,7 @@ from zope.interface.verify import verifyClass, verifyObject
 
 from portlisten import _kernel
 from portlisten._kernel import Credentials
-from portlisten._wire.frames import (
-    Bye,
-    Frame,
-    WorkerHello,
-)
+from portlisten._wire.frames import Bye, Frame, WorkerHello
 from portlisten._worker.interfaces import IAdopter
 from portlisten._worker.worker import INCOMPATIBLE_RETRY_SECONDS, Worker
 from tests.support.channels import Peer, aMoment, eventually, texts
