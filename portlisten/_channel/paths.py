@@ -48,9 +48,13 @@ def check(path: str) -> None:
             f"the path is {length} bytes long and the kernel takes {MAXIMUM_PATH}:"
             f" choose a shorter one than {path}"
         )
+    if not path:
+        raise PathError("the path is empty: give one")
     folder = os.path.dirname(path) or "."
-    if not path or not os.path.isdir(folder):
-        raise PathError(f"there is no folder {folder!r} for {path!r}: make it first")
+    if not os.path.isdir(folder):
+        raise PathError(
+            f"the folder {folder!r} of {path!r} does not exist: make it first"
+        )
     try:
         mode = os.lstat(path).st_mode
     except FileNotFoundError:
@@ -179,7 +183,7 @@ def _bindTo(name: str, path: str, kind: socket.SocketKind, mode: int) -> BoundPa
     except OSError as error:
         sock.close()
         raise PathError(
-            f"cannot look at {path}: {error.strerror}; somebody else removed it:"
+            f"cannot look at {path}: {error.strerror}; another user removed it:"
             f" {_FOLDER_ADVICE}"
         ) from error
 
@@ -205,7 +209,7 @@ def _giveToGroup(name: str, made: int, mode: int, group: int) -> None:
         )
         if not ours:
             raise PathError(
-                f"{name} changed while it was set up, because somebody else can write"
+                f"{name} changed while it was set up, because another user can write"
                 f" to its folder, or the folder has a default ACL: {_FOLDER_ADVICE}"
             )
         # This leads to what was checked, even if the name leads elsewhere by now.
@@ -264,7 +268,7 @@ def _waitForLock(name: str) -> int:
             )
         if waited > LOCK_NOTICE_SECONDS and not noticed:
             noticed = True
-            log.info("waiting for another process, which has locked {name}", name=name)
+            log.info("another process has locked {name}: waiting for it", name=name)
         select.poll().poll(LOCK_RETRY_MILLISECONDS)
 
 
@@ -363,8 +367,8 @@ def connect(path: str, users: Collection[int]) -> socket.socket:
         if who.uid not in users:
             raise PermissionError(
                 None,
-                f"the listener there is of uid {who.uid}, which --listener-user (in a"
-                " description, listenerUser) has to name",
+                f"the listener there has the uid {who.uid}: --listener-user (in a"
+                " description, listenerUser) must name it",
             )
     except OSError:
         sock.close()

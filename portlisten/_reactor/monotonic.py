@@ -93,7 +93,7 @@ class OurReactor(Persistent):
                 clock = TimerClock(reactor)
             except OSError as error:
                 log.error(
-                    "no timer of our own ({error}): durations follow the wall clock",
+                    "cannot make a timer ({error}): durations follow the wall clock",
                     error=error.strerror,
                 )
         super().__init__(reactor, clock)

@@ -258,6 +258,6 @@ def _why(kind: Kind, takes: Collection[Kind]) -> str:
             " a program that knows nothing of portlisten cannot follow"
         )
     return (
-        "hands off connections, which takes a worker that knows of portlisten: have"
-        " the listener --share it"
+        "hands off connections, which takes a worker that knows of portlisten: start"
+        " the listener with --share"
     )

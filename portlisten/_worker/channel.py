@@ -137,7 +137,9 @@ class WorkerChannel(Channel):
             kind, cookie = _kernel.identify(descriptor, session.takes)
         except (OSError, WrongSocket) as error:
             self._quiet(
-                self.log.warn, "a descriptor of no use came: {error}", error=error
+                self.log.warn,
+                "a descriptor came that cannot be used: {error}",
+                error=error,
             )
             os.close(descriptor)
         else:

@@ -225,7 +225,9 @@ class DatagramWorker:
             _kernel.identify(descriptor)
         except (OSError, WrongSocket) as error:
             self._logLimited(
-                self.log.warn, "a descriptor of no use came: {error}", error=error
+                self.log.warn,
+                "a descriptor came that cannot be used: {error}",
+                error=error,
             )
             os.close(descriptor)
         else:

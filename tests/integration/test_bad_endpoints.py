@@ -75,7 +75,7 @@ async def test_path(twistd: Start, folder: Path) -> None:
     folder.joinpath("text").write_text("keep me")
     cases = {
         "portlisten:text": "text exists and is no socket",
-        "portlisten:./missing/s": "there is no folder './missing'",
+        "portlisten:./missing/s": "the folder './missing' of",
         "haproxy:portlisten:text": "text exists and is no socket",
     }
     workers = {description: web(twistd, description) for description in cases}

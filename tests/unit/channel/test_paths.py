@@ -193,16 +193,18 @@ class CheckTests(PathTestCase):
         """
         The folder must be there, and be a folder.
         """
-        self.assertBad(f"{self.path}/socket", f"there is no folder {self.path!r}")
+        path = f"{self.path}/socket"
+        missing = f"the folder {self.path!r} of {path!r} does not exist"
+        self.assertBad(path, missing)
         with open(self.path, "w"):
             pass
-        self.assertBad(f"{self.path}/socket", f"there is no folder {self.path!r}")
+        self.assertBad(path, missing)
 
     def test_empty(self) -> None:
         """
         A path must not be empty.
         """
-        self.assertBad("", "there is no folder '.' for ''")
+        self.assertBad("", "the path is empty: give one")
 
     def test_file(self) -> None:
         """
@@ -464,7 +466,7 @@ class ModeTests(PathTestCase):
 
 class SwapTests(PathTestCase):
     """
-    Tests for L{paths.bind} in a folder that somebody else can write to.
+    Tests for L{paths.bind} in a folder that another user can write to.
     """
 
     @contextmanager
@@ -522,7 +524,7 @@ class SwapTests(PathTestCase):
         """
         self.hook(bound=lambda sock: os.unlink(self.path))
         error = self.assertRaises(PathError, self.bind)
-        self.assertIn("somebody else removed it", str(error))
+        self.assertIn("another user removed it", str(error))
 
     def test_withoutProc(self) -> None:
         """
@@ -578,7 +580,7 @@ class LockTests(PathTestCase):
             self.assertRefusedSoon(f"another process has held {self.lock} locked")
         (line,) = [formatEvent(event) for event in logged]
         self.assertEqual(
-            line, f"waiting for another process, which has locked {self.lock}"
+            line, f"another process has locked {self.lock}: waiting for it"
         )
 
     def test_pipe(self) -> None:
@@ -715,7 +717,7 @@ class OccupiedTests(PathTestCase):
         """
         No folder is made.
         """
-        self.assertRefused("there is no folder", path=f"{self.path}/socket")
+        self.assertRefused("does not exist: make it first", path=f"{self.path}/socket")
 
     def test_tooLong(self) -> None:
         """

@@ -187,7 +187,7 @@ class OursTests(SynchronousTestCase):
         self.assertEqual(
             texts(logged, "error"),
             [
-                "no timer of our own (Too many open files): durations follow the wall"
+                "cannot make a timer (Too many open files): durations follow the wall"
                 " clock"
             ],
         )

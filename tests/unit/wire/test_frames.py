@@ -139,7 +139,7 @@ class WantedKindTests(SynchronousTestCase):
         takes = {Kind.LISTENER, Kind.DATAGRAMS}
         self.assertEqual(self.wanted(takes), [1, 3, 4, 5])
         self.assertEqual(self.wanted(takes, "dns"), [3, 4])
-        self.assertWrong(takes, "http", "--share it")
+        self.assertWrong(takes, "http", "start the listener with --share")
         self.assertWrong(takes, "group", "reuseport")
 
     def test_older(self) -> None:

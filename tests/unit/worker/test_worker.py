@@ -373,8 +373,8 @@ class ListenerUserTests(WorkerTestCase):
         """
         [complaint] = self.meet(STRANGER)
         self.assertIn(
-            f"the listener there is of uid {STRANGER}, which --listener-user (in a"
-            " description, listenerUser) has to name",
+            f"the listener there has the uid {STRANGER}: --listener-user (in a"
+            " description, listenerUser) must name it",
             complaint,
         )
         self.clock.advance(RETRY)
