@@ -9,7 +9,7 @@ C{ISystemHandle}, as Twisted's own Unix transports do.
 Three things about those transports shape this module:
 
   - They tell nobody when the write buffer has reached the kernel, except a pull
-    producer, whose C{resumeProducing} runs just then.  L{_Flushes} is one.
+    producer, whose C{resumeProducing} runs just then.  L{_FlushNotifier} is one.
   - If a write fails, they drop the connection, along with what the peer had written
     and this end had not read.  That may be claims, or a REVOKED.  So each end keeps a
     duplicate of the socket, and reads what is left of the stream before it judges
@@ -43,14 +43,14 @@ from portlisten._wire.session import Session
 
 #: How many bytes are read at the most that are left at the end of a channel: more
 #: than the other end's buffer holds.
-MAXIMUM_REST = 1 << 22
+MAXIMUM_REST_BYTES = 1 << 22
 
 #: How often a read is tried there that fails.
-TRIES = 10
+READ_TRIES = 10
 
 
 @implementer(IPullProducer)
-class _Flushes:
+class _FlushNotifier:
     """
     Calls back each time the transport's write buffer has reached the kernel.
     """
@@ -89,8 +89,8 @@ class Channel(Protocol):
         self._reactor = reactor
         self._timeout = timeout
         self._deadline: Deadline | None = None
-        self._quiet = logLimit(reactor)
-        self._flushes = _Flushes(self._bufferFlushed)
+        self._logLimited = logLimit(reactor)
+        self._flushes = _FlushNotifier(self._bufferFlushed)
         self._duplicate: socket.socket | None = None
         # Whether something that was written is not in the kernel.
         self._unsent = False
@@ -108,7 +108,7 @@ class Channel(Protocol):
             self._session.end()
             self._transport.abortConnection()
             raise
-        self._wait(self._silent)
+        self._startDeadline(self._helloTimedOut)
         self._flushes.watch(self._transport)
         # Only our own transport has it; with others it takes another turn of the
         # loop.
@@ -139,7 +139,7 @@ class Channel(Protocol):
         self._transport.unregisterProducer()
         self._transport.loseConnection()
 
-    def _wait(self, then: Callable[[], None]) -> None:
+    def _startDeadline(self, then: Callable[[], None]) -> None:
         self._stopWaiting()
         self._deadline = Deadline(self._reactor, self._timeout, then)
 
@@ -148,14 +148,14 @@ class Channel(Protocol):
             self._deadline.cancel()
         self._deadline = None
 
-    def _silent(self) -> None:
+    def _helloTimedOut(self) -> None:
         self._fail(f"no HELLO within {self._timeout:g} s")
 
     def dataReceived(self, data: bytes) -> None:
         self._feeding = True
         try:
             self._feed(data)
-            if self._session.deaf and not self._session.ended:
+            if self._session.readsNoMore and not self._session.ended:
                 self._transport.pauseProducing()
         finally:
             self._feeding = False
@@ -176,8 +176,8 @@ class Channel(Protocol):
             self._socket.shutdown(socket.SHUT_RD)
         except OSError:
             pass  # ENOTCONN: the other end is gone, and can write nothing more
-        left, tries = MAXIMUM_REST, TRIES
-        while left > 0 and tries and not (session.ended or session.deaf):
+        left, tries = MAXIMUM_REST_BYTES, READ_TRIES
+        while left > 0 and tries and not (session.ended or session.readsNoMore):
             try:
                 data = self._receive()
             except OSError:

@@ -93,8 +93,8 @@ class ChannelTransport(FileDescriptor):
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
         self._socket = sock
         self._protocol = protocol
-        self._receives = descriptors
-        self._refuses = not descriptors and _kernel.refusesDescriptors(sock)
+        self._receivesDescriptors = descriptors
+        self._kernelRefuses = not descriptors and _kernel.refusesDescriptors(sock)
         self._readsNoMore = False
         self._descriptors: list[int] = []
         self._writePause = Pause(reactor, self.startWriting)
@@ -104,8 +104,8 @@ class ChannelTransport(FileDescriptor):
         self._writing = False
         self.sent = sent
         self.queued = 0
-        self._more = select.poll()
-        self._more.register(sock, select.POLLIN)
+        self._readPoll = select.poll()
+        self._readPoll.register(sock, select.POLLIN)
 
     def start(self) -> None:
         """
@@ -205,10 +205,10 @@ class ChannelTransport(FileDescriptor):
                 return self._writeSingly(data)
             return self._writeFailed(error)
         del self._descriptors[: len(due)]
-        self._note(sent, len(due))
+        self._noteSent(sent, len(due))
         return sent
 
-    def _note(self, size: int, descriptors: int) -> None:
+    def _noteSent(self, size: int, descriptors: int) -> None:
         if self.sent is None:
             return
         try:
@@ -228,7 +228,7 @@ class ChannelTransport(FileDescriptor):
             byte = data[written : written + 1]
             try:
                 written += _kernel.send(self._socket, byte, self._descriptors[:1])
-                self._note(1, 1)
+                self._noteSent(1, 1)
             except OSError as error:
                 if error.errno in _TEMPORARY | PEER_GONE:
                     return written or self._writeFailed(error)
@@ -289,8 +289,8 @@ class ChannelTransport(FileDescriptor):
         return None
 
     def _receive(self, size: int) -> tuple[bytes, bool]:
-        if not self._receives:
-            return _kernel.receiveBytes(self._socket, size, self._refuses)
+        if not self._receivesDescriptors:
+            return _kernel.receiveBytes(self._socket, size, self._kernelRefuses)
         data, descriptors = _kernel.receive(self._socket, size)
         for descriptor in descriptors:
             self._protocol.fileDescriptorReceived(descriptor)
@@ -302,7 +302,7 @@ class ChannelTransport(FileDescriptor):
         as long.
         """
         try:
-            return bool(self._more.poll(0))
+            return bool(self._readPoll.poll(0))
         except OSError:
             return False
 

@@ -23,7 +23,7 @@ SO_PEERPIDFD = 77  # since Linux 6.5
 _CREDENTIALS = struct.Struct("=iII")
 
 # sock_getsockopt in CPython's Modules/socketmodule.c
-_PYTHONS_LIMIT = 1024
+_MAXIMUM_OPTION_BYTES = 1024
 # linux/include/uapi/linux/limits.h
 _NGROUPS_MAX = 65536
 
@@ -69,7 +69,7 @@ def _groups(sock: socket.SocketType) -> tuple[int, ...] | None:
     groups = array.array("I")
     try:
         groups.frombytes(
-            insist(sock.getsockopt, SOL_SOCKET, SO_PEERGROUPS, _PYTHONS_LIMIT)
+            insist(sock.getsockopt, SOL_SOCKET, SO_PEERGROUPS, _MAXIMUM_OPTION_BYTES)
         )
     except OSError as error:
         if error.errno != errno.ERANGE:

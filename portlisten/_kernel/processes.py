@@ -60,22 +60,22 @@ def closeElsewhere(sock: socket.socket) -> None:
     if len(_children) >= _MAXIMUM_CHILDREN:
         raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
     descriptor = sock.fileno()
-    gone, goes = os.pipe()
+    reader, writer = os.pipe()
     try:
         child = os.fork()
         if not child:
             try:
-                low, high = sorted((descriptor, gone))
+                low, high = sorted((descriptor, reader))
                 os.closerange(0, low)
                 os.closerange(low + 1, high)
                 os.closerange(high + 1, 2**31 - 1)
-                os.read(gone, 1)  # until no other process has the socket open
+                os.read(reader, 1)  # until no other process has the socket open
             finally:
                 os._exit(0)
         sock.close()
     finally:
-        os.close(gone)
-        os.close(goes)
+        os.close(reader)
+        os.close(writer)
     _children.append(child)
 
 

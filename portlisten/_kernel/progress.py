@@ -62,13 +62,13 @@ class _Progress(NamedTuple):
     How far a TCP connection has come.
 
     @ivar received: how many bytes its client sent, without its FIN.
-    @ivar served: whether a process wrote to it, or shut its writing side down.
-    @ivar greeting: whether the handshake is not over.
+    @ivar touched: whether a process wrote to it, or shut its writing side down.
+    @ivar handshaking: whether the handshake is not over.
     """
 
     received: int
-    served: bool
-    greeting: bool
+    touched: bool
+    handshaking: bool
 
 
 def _progress(sock: socket.SocketType) -> _Progress | None:
@@ -103,19 +103,19 @@ def untouched(sock: socket.SocketType) -> bool | None:
     if sock.family not in (socket.AF_INET, socket.AF_INET6):
         return None
     before: _Progress | None = None
-    greeting = False
+    handshaking = False
     for _ in range(_ROUNDS):
         try:
-            waiting = _peekable(sock) if greeting else _readable(sock)
+            waiting = _peekable(sock) if handshaking else _readable(sock)
             now = _progress(sock)
         except (OSError, ValueError):
             continue
         if now is None:
             return None
-        if now.served:
+        if now.touched:
             return False
-        if now.greeting != greeting:
-            greeting = now.greeting
+        if now.handshaking != handshaking:
+            handshaking = now.handshaking
             continue
         if now.received == waiting:
             return True
@@ -168,7 +168,7 @@ def departed(
             else:
                 progress = _progress(sock)
                 silent = progress is not None and not progress.received
-                closed = progress is not None and progress.served
+                closed = progress is not None and progress.touched
         except OSError:
             continue
         if closed and (silent or sock.family != socket.AF_UNIX):

@@ -33,7 +33,7 @@ from portlisten._wire.listener_session import (
     News,
     Ours,
 )
-from portlisten._wire.session import MISTAKES, Broken
+from portlisten._wire.session import MAXIMUM_MISTAKES, Broken
 from portlisten.errors import ProtocolError
 
 
@@ -216,7 +216,7 @@ class ListenerChannel(Channel):
         try:
             _kernel.closeElsewhere(duplicate)
         except OSError as error:
-            self._quiet(
+            self._logLimited(
                 self.log.error,
                 "{label} left a descriptor that cannot be closed yet: {error}",
                 label=self.label,
@@ -252,7 +252,7 @@ class ListenerChannel(Channel):
         """
         left = iter(events)
         mistakes = 0
-        while events and mistakes <= MISTAKES and not self._session.ended:
+        while events and mistakes <= MAXIMUM_MISTAKES and not self._session.ended:
             mistakes += 1
             try:
                 self._dispatcher.received(self, left)
@@ -317,7 +317,7 @@ class ListenerChannel(Channel):
 
     def _fail(self, reason: str) -> None:
         if self._session.ours is Ours.OPEN:
-            self._quiet(
+            self._logLimited(
                 self.log.warn,
                 "{label} is cut off: {reason}",
                 label=self.label,

@@ -77,9 +77,9 @@ _INET6 = struct.Struct("!16sHI")
 
 def portNames(names: Iterable[str]) -> tuple[str, ...]:
     """
-    Check what a worker wants to be given, and leave out what is there twice.
+    Check the names of the ports that a worker wants, and drop duplicates.
 
-    @raise ValueError: if one cannot be a port's, or they do not fit its HELLO.
+    @raise ValueError: if one is no valid name, or all together do not fit a HELLO.
     """
     distinct = tuple(dict.fromkeys(map(portName, names)))
     encode(WorkerHello(1, distinct))
@@ -100,7 +100,7 @@ def encode(frame: Frame) -> bytes:
 
 def encodeOffer(id: int, port: int, cookie: int) -> bytes:
     """
-    What L{encode} makes of an L{Offer}, for one who makes many.
+    Do what L{encode} does with an L{Offer}, in less time.
     """
     return _OFFER_FRAME.pack(Offer.TYPE, 0, _OFFER.size, id, port, 0, cookie)
 
@@ -145,8 +145,11 @@ def _encodeNames(names: Iterable[str]) -> bytes:
 
 def _decodeNames(data: bytes, count: int) -> tuple[str, ...]:
     """
-    Read as many names as there should be, some of which may be empty; what
-    follows them is for versions to come.
+    Read a number of names.  Names may be empty.  Later versions may add bytes after the
+    names; they are ignored.
+
+    @param count: how many names to read.
+    @raise MalformedFrame: if a name is not whole, or not valid.
     """
     names = []
     start = 0
@@ -164,10 +167,12 @@ def _decodeNames(data: bytes, count: int) -> tuple[str, ...]:
 
 def _decodeHello(payload: bytes) -> tuple[int, int, int, bytes]:
     """
-    Check what both sides' HELLO begin with.
+    Check the beginning of a HELLO, which is alike for both sides.
 
-    @return: the window, the count of ports or names, the kinds that a worker
-        takes or a listener's flags, and the rest.
+    @return: the window; the count of ports or names; a listener's flags, or the kinds
+        that a worker takes; and the rest.
+    @raise MalformedFrame: if it is not valid.
+    @raise VersionMismatch: if the peer speaks another version.
     """
     if len(payload) < _HELLO.size or not payload.startswith(MAGIC):
         raise MalformedFrame("HELLO without portlisten's magic")
@@ -198,7 +203,7 @@ def _decodeListenerHello(payload: bytes) -> ListenerHello:
         protocol: Literal["TCP", "UDP"] = "UDP" if kind is Kind.DATAGRAMS else "TCP"
         ports.append((number, _decodeAddress(address, protocol), kind))
         rest = rest[_PORT.size + length :]
-    # Listeners of before there were names end here.
+    # The HELLO of a listener that knows no names ends here.
     names = _decodeNames(rest, count) if rest else ("",) * count
     return ListenerHello(
         window,
@@ -223,7 +228,7 @@ def _decodeWorkerHello(payload: bytes) -> WorkerHello:
         raise MalformedFrame("HELLO asks for a port with no name")
     if len(set(names)) < len(names):
         raise MalformedFrame("HELLO asks for a name twice")
-    # Workers of before there were kinds have a zero there.
+    # A worker that knows no kinds sends a zero there.
     kinds = kinds or 1 << Kind.CONNECTIONS
     takes = frozenset(kind for kind in Kind if kinds >> kind & 1)
     return WorkerHello(window, names, takes)
@@ -234,7 +239,7 @@ def _encodeOffer(frame: Offer) -> bytes:
 
 
 def _decodeOffer(payload: bytes) -> Offer:
-    # Those of the right length never come here: see _offers.
+    # Offers of the right length do not come here: see _offers.
     raise MalformedFrame(f"OFFER of {len(payload)} bytes")
 
 
@@ -348,8 +353,8 @@ FROM_WORKER: Vocabulary = {
 
 def _offers(buffer: bytes) -> Iterator[Offer]:
     """
-    Give the offers that some bytes begin with: there are as many as there are
-    connections, and most come in numbers.
+    Read the offers at the beginning of some bytes, in one step.  Each connection has an
+    OFFER, and most offers come several at a time.
     """
     whole = len(buffer) - len(buffer) % _OFFER_FRAME.size
     for fields in _OFFER_FRAME.iter_unpack(buffer[:whole]):
@@ -361,12 +366,11 @@ def _offers(buffer: bytes) -> Iterator[Offer]:
 
 class Decoder:
     """
-    Gives the whole frames in what it is fed, and keeps the beginning of one
-    that is not whole yet: never more than a header and L{MAXIMUM_PAYLOAD}
-    bytes.
+    Turns bytes into frames.  It keeps the beginning of a frame that is not whole yet:
+    never more than a header and L{MAXIMUM_PAYLOAD} bytes.
 
-    The first frame has to be a HELLO, and no later one may be; but a BYE may
-    come at any time.
+    The first frame must be a HELLO, and no later frame may be one.  But a BYE may come
+    at any time.
 
     @param vocabulary: L{FROM_LISTENER} or L{FROM_WORKER}.
     """
@@ -374,17 +378,17 @@ class Decoder:
     def __init__(self, vocabulary: Vocabulary) -> None:
         self._vocabulary = vocabulary
         self._buffer = b""
-        self._greeted = False
-        self._dead = False
+        self._helloSeen = False
+        self._failed = False
 
     def feed(self, data: bytes) -> Iterator[Frame]:
         """
-        Take in some bytes.
+        Take in bytes that came.
 
-        @return: the frames that they complete, in order.
-        @raise ProtocolError: from the iterator, where the bytes are malformed.
-            The frames before have been given by then: a claim counts, whatever
-            its sender writes next.  What is fed later is dropped.
+        @return: the frames that these bytes complete, in order.
+        @raise ProtocolError: from the iterator, if a frame is malformed.  The iterator
+            gives the frames before that one first: a claim counts, even if a malformed
+            frame follows.  All later bytes are dropped.
         """
         self._buffer += data
         return self._take()
@@ -394,17 +398,18 @@ class Decoder:
         header = _HEADER.unpack_from
         vocabulary = self._vocabulary.get
         try:
-            # Nothing can be known of what follows a malformed frame.
-            while not self._dead and len(buffer) - start >= _HEADER.size:
+            # After a malformed frame, nobody can tell where the next frame begins.
+            while not self._failed and len(buffer) - start >= _HEADER.size:
                 kind, _, length = header(buffer, start)
                 decode = vocabulary(kind)
                 if decode is None:
                     raise UnknownFrame(f"a frame of the unknown type {kind}")
                 if length > MAXIMUM_PAYLOAD:
                     raise OversizedFrame(f"a frame of {length} bytes")
-                if kind != Bye.TYPE and (kind in _HELLOS) == self._greeted:
+                if kind != Bye.TYPE and (kind in _HELLOS) == self._helloSeen:
+                    second = self._helloSeen
                     raise MalformedFrame(
-                        "a second HELLO" if self._greeted else "no HELLO to begin with"
+                        "a second HELLO" if second else "no HELLO to begin with"
                     )
                 end = start + _HEADER.size + length
                 if len(buffer) < end:
@@ -416,13 +421,13 @@ class Decoder:
                     continue
                 payload = buffer[start + _HEADER.size : end]
                 start = end
-                self._greeted = self._greeted or kind in _HELLOS
+                self._helloSeen = self._helloSeen or kind in _HELLOS
                 yield decode(payload)
         except ProtocolError:
-            self._dead = True
+            self._failed = True
             raise
         finally:
-            self._buffer = b"" if self._dead else buffer[start:]
+            self._buffer = b"" if self._failed else buffer[start:]
 
 
 _HELLOS = frozenset([ListenerHello.TYPE, WorkerHello.TYPE])

@@ -26,9 +26,9 @@ class ListenerHello:
     """
     The listener's first frame.
 
-    @ivar window: how many unclaimed offers the listener will send at the most.
-    @ivar ports: what it listens on.
-    @ivar stopping: whether it was told to stop, and goes on only for as long as
+    @ivar window: how many unclaimed offers the listener sends at the most.
+    @ivar ports: the ports that the listener listens on.
+    @ivar stopping: whether the listener is stopping, and goes on only for as long as
         connections wait.
     """
 
@@ -39,12 +39,13 @@ class ListenerHello:
 
     def wanted(self, hello: WorkerHello) -> tuple[Port, ...]:
         """
-        The ports that a worker gets something of.
+        Select the ports whose connections or sockets a worker gets.
 
-        @raise UnknownName: if there is no port of a name that it asks for.
-        @raise WrongKind: if it takes nothing that there is of a name that it asks
-            for; or, where it asks for none, nothing that there is at all, or not
-            what there is of a port whose connections it would serve.
+        @param hello: the worker's.
+        @raise UnknownName: if the worker asks for a name that no port has.
+        @raise WrongKind: if the worker can take the kind of no port of a name that it
+            asks for.  If it asks for no names: if it can take the kind of no port, or
+            if it takes connections and cannot take the kind of some TCP or Unix port.
         """
         known = dict.fromkeys(port.name for port in self.ports if port.name)
         for name in hello.names:
@@ -53,13 +54,13 @@ class ListenerHello:
                     f"no port is called {name!r} here"
                     + (f", only {', '.join(known)}" if known else "; none has a name")
                 )
-            self._see(hello, [port for port in self.ports if port.name == name])
+            self._checkKinds(hello, [port for port in self.ports if port.name == name])
         if not hello.names:
-            self._see(hello, self.ports)
+            self._checkKinds(hello, self.ports)
             if Kind.CONNECTIONS in hello.takes:
                 for port in self.ports:
                     if port.kind not in (Kind.DATAGRAMS, Kind.UNKNOWN):
-                        self._see(hello, [port])
+                        self._checkKinds(hello, [port])
         return tuple(
             port
             for port in self.ports
@@ -68,23 +69,25 @@ class ListenerHello:
         )
 
     @staticmethod
-    def _see(hello: WorkerHello, ports: Sequence[Port]) -> None:
+    def _checkKinds(hello: WorkerHello, ports: Sequence[Port]) -> None:
         """
-        See that a worker can take something of one of several ports.
+        Check that a worker can take the kind of at least one of several ports.
+
+        @raise WrongKind: if it cannot.
         """
         if ports and not any(port.kind in hello.takes for port in ports):
             port = ports[0]
-            raise WrongKind(f"{port.label} {_why(port.kind, hello.takes)}")
+            raise WrongKind(f"{port.label} {_whyNotTaken(port.kind, hello.takes)}")
 
 
 @dataclass(frozen=True)
 class WorkerHello:
     """
-    The worker's first frame; no offer is sent before it.
+    The worker's first frame.  The listener sends no offer before it has read this.
 
     @ivar window: how many unclaimed offers the worker wants at the most.
-    @ivar names: what the ports are called that it wants; if empty, it wants all.
-    @ivar takes: what it can take of a port.
+    @ivar names: the names of the ports that the worker wants; if empty, all ports.
+    @ivar takes: the kinds that the worker can take.
     """
 
     TYPE: ClassVar[int] = 2
@@ -96,11 +99,11 @@ class WorkerHello:
 @dataclass(frozen=True, slots=True)
 class Offer:
     """
-    A connection for the worker.  Its descriptor came with these bytes or with
-    earlier ones, and is told from others by its cookie.
+    A connection for the worker.  Its descriptor comes with these bytes or with earlier
+    ones.  The cookie tells which descriptor belongs to which offer.
 
-    @ivar id: the listener's name for it on this channel.
-    @ivar port: the number of the L{Port} that it was accepted on.
+    @ivar id: the offer's number on this channel, which the listener chose.
+    @ivar port: the number of the L{Port} that accepted the connection.
     @ivar cookie: C{SO_COOKIE} of the socket, the same in every process.
     """
 
@@ -113,10 +116,10 @@ class Offer:
 @dataclass(frozen=True, slots=True)
 class Listener:
     """
-    A socket of a port that is shared, for the worker to use beside the listener
-    and others.  Its descriptor came as that of an L{Offer} does.
+    A socket of a shared port.  The worker uses it, as the listener and other workers
+    do.  Its descriptor comes as an L{Offer}'s does.
 
-    @ivar port: the number of the L{Port} that it belongs to.
+    @ivar port: the number of the L{Port} that the socket belongs to.
     @ivar cookie: C{SO_COOKIE} of the socket.
     """
 
@@ -128,8 +131,10 @@ class Listener:
 @dataclass(frozen=True, slots=True)
 class Withdraw:
     """
-    The worker is to use this socket no more, which came as a L{Listener}:
-    another one does.
+    The worker must stop using a socket that came as a L{Listener}: another worker uses
+    it from now on.
+
+    @ivar cookie: C{SO_COOKIE} of the socket.
     """
 
     TYPE: ClassVar[int] = 13
@@ -139,8 +144,8 @@ class Withdraw:
 @dataclass(frozen=True, slots=True)
 class Claim:
     """
-    The worker's word that it takes these offers.  It touches none of them
-    before this frame is in the kernel.
+    The worker takes these offers.  It touches none of their connections before this
+    frame is in the kernel.
     """
 
     TYPE: ClassVar[int] = 5
@@ -150,7 +155,7 @@ class Claim:
 @dataclass(frozen=True, slots=True)
 class Refuse:
     """
-    The worker's word that it will never touch these offers.
+    The worker refuses these offers, and never touches their connections.
 
     @ivar reason: one of L{REFUSALS}.
     """
@@ -163,7 +168,7 @@ class Refuse:
 @dataclass(frozen=True, slots=True)
 class Closed:
     """
-    The worker has done with these connections, which it had claimed.
+    These connections, which the worker had claimed, are closed.
     """
 
     TYPE: ClassVar[int] = 7
@@ -173,8 +178,8 @@ class Closed:
 @dataclass(frozen=True, slots=True)
 class ClientGone:
     """
-    Like L{Closed}, for connections that could not be adopted because their
-    clients had left.
+    Like L{Closed}, for connections that the worker could not adopt, since their clients
+    had left.
     """
 
     TYPE: ClassVar[int] = 12
@@ -202,7 +207,7 @@ class Drained:
 @dataclass(frozen=True)
 class Revoked:
     """
-    Whatever the worker has not claimed belongs to somebody else now.
+    The offers that the worker has not claimed belong to others now.
     """
 
     TYPE: ClassVar[int] = 10
@@ -234,9 +239,9 @@ REFUSALS = {
 }
 
 
-def _why(kind: Kind, takes: Collection[Kind]) -> str:
+def _whyNotTaken(kind: Kind, takes: Collection[Kind]) -> str:
     """
-    Say why a worker cannot have what there is of a port.
+    Say why a worker cannot take a port of this kind.
     """
     if kind is Kind.DATAGRAMS:
         return (

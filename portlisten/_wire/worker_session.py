@@ -4,7 +4,7 @@ The worker's end of a channel, without input and output.
 A driver connects, writes L{WorkerSession.hello}, and then does four things:
 
   - It reads.  For each descriptor that comes it asks the kernel what that is, and calls
-    L{WorkerSession.descriptorCame}.  Then it calls L{WorkerSession.receive} with the
+    L{WorkerSession.descriptorArrived}.  Then it calls L{WorkerSession.receive} with the
     bytes: a descriptor never comes later than its frame.
   - It carries out each event that a method returns, in order.
   - It writes what L{WorkerSession.outgoing} returns, after each of these calls and
@@ -80,7 +80,7 @@ from portlisten._wire.session import (
 )
 from portlisten._wire.worker_events import (
     Adopt,
-    ByeSaid,
+    ByeReceived,
     Close,
     DrainConfirmed,
     Event,
@@ -149,7 +149,7 @@ class WorkerSession(Session, Generic[Token]):
         self._claims: Claims[Token] = Claims(window)
         self._sockets: dict[int, Token] = {}
         self._reason: str | None = None
-        self._farewell = ""
+        self._byeReason = ""
         self.ours = Ours.OPEN
         self.wantsDescriptors = True
         self.broken = False
@@ -183,7 +183,7 @@ class WorkerSession(Session, Generic[Token]):
 
     # What comes
 
-    def descriptorCame(
+    def descriptorArrived(
         self, kind: Kind, cookie: int, token: Token
     ) -> list[Event[Token]]:
         """
@@ -197,16 +197,16 @@ class WorkerSession(Session, Generic[Token]):
             return [Close(token)]
         try:
             if kind is Kind.CONNECTIONS:
-                older = self._claims.arrived(cookie, token)
+                older = self._claims.descriptorArrived(cookie, token)
                 if older:
                     self._close(older)
             else:
-                self._keep(cookie, token)
+                self._keepSocket(cookie, token)
         except ProtocolError as error:
             self._broken(str(error))
         return self._take() if self._events else []
 
-    def _keep(self, cookie: int, token: Token) -> None:
+    def _keepSocket(self, cookie: int, token: Token) -> None:
         """
         Keep a shared socket until the frame comes that names it.
         """
@@ -218,34 +218,34 @@ class WorkerSession(Session, Generic[Token]):
                 f"more than {MAXIMUM_SOCKETS} sockets without their frames"
             )
 
-    def _greeted(self, frame: ListenerHello) -> None:
+    def _onHello(self, frame: ListenerHello) -> None:
         self._events.append(Joined(frame.wanted(self._hello)))
 
-    def _offered(self, frame: Offer) -> None:
+    def _onOffer(self, frame: Offer) -> None:
         refused = self._claims.offered(frame)
         if refused:
             self._close(refused)
 
-    def _socketShared(self, frame: frames.Listener) -> None:
+    def _onListener(self, frame: frames.Listener) -> None:
         try:
             token = self._sockets.pop(frame.cookie)
         except KeyError:
             raise ProtocolError("a shared socket got lost on its way") from None
         self._events.append(UseSocket(frame.port, frame.cookie, token))
 
-    def _withdrawn(self, frame: frames.Withdraw) -> None:
+    def _onWithdraw(self, frame: frames.Withdraw) -> None:
         self._events.append(Withdrawn(frame.cookie))
 
-    def _drained(self, frame: frames.Drained) -> None:
+    def _onDrained(self, frame: frames.Drained) -> None:
         self._events.append(DrainConfirmed())
 
-    def _revoked(self, frame: frames.Revoked) -> None:
+    def _onRevoked(self, frame: frames.Revoked) -> None:
         self.wantsDescriptors = False
         self._close(self._claims.revoked())
 
-    def _byeSaid(self, frame: Bye) -> None:
+    def _onBye(self, frame: Bye) -> None:
         self._reason = f"the listener says: {frame.reason}"
-        self._events.append(ByeSaid(self._reason))
+        self._events.append(ByeReceived(self._reason))
 
     def _broken(self, reason: str, bug: Exception | None = None) -> None:
         super()._broken(reason, bug)
@@ -296,7 +296,7 @@ class WorkerSession(Session, Generic[Token]):
     def _leave(self, reason: str) -> None:
         if self.ours in (Ours.OPEN, Ours.DRAINING):
             self.ours = Ours.LEAVING
-            self._reason = self._farewell = reason
+            self._reason = self._byeReason = reason
             self._drain()
 
     def fail(self, reason: str) -> list[Event[Token]]:
@@ -324,7 +324,7 @@ class WorkerSession(Session, Generic[Token]):
             return b"".join(map(encode, said))
         if self.ours is _LEAVING:
             self.end()
-            return encode(Bye(self._farewell))
+            return encode(Bye(self._byeReason))
         if self.theirs is _REVOKED:
             self.end()
         return b""
@@ -338,7 +338,7 @@ class WorkerSession(Session, Generic[Token]):
     # The end
 
     @property
-    def mustJudge(self) -> bool:
+    def deathMatters(self) -> bool:
         """
         Whether it matters if the listener is dead: only if neither side has ended the
         channel.
@@ -347,12 +347,12 @@ class WorkerSession(Session, Generic[Token]):
             self.ours in (Ours.OPEN, Ours.DRAINING)
         )
 
-    def lastWord(self, listenerDied: bool) -> bytes:
+    def finalBye(self, listenerDied: bool) -> bytes:
         """
         What the driver tries to write past the channel's buffer when the channel has
         ended.  It tells a listener that lives that this worker does, too.
         """
-        if listenerDied or not self.mustJudge:
+        if listenerDied or not self.deathMatters:
             return b""
         return encode(Bye("the channel failed"))
 
@@ -369,7 +369,7 @@ class WorkerSession(Session, Generic[Token]):
         """
         if self._reason is None:
             self._reason = error
-        if listenerDied and self.mustJudge:
+        if listenerDied and self.deathMatters:
             adopted, loose = self._claims.listenerDied()
             self._close(loose)
             self._events.extend(Adopt(offer, token) for offer, token in adopted)
@@ -404,25 +404,25 @@ def _before(reason: str) -> dict[type[Frame], Forbidden]:
     }
 
 
-_BYE: Row = {Bye: Do(WorkerSession._byeSaid)}
+_BYE: Row = {Bye: Do(WorkerSession._onBye)}
 
 _OPEN: Row = {
     ListenerHello: Forbidden(SECOND_HELLO),
-    Offer: Do(WorkerSession._offered),
-    frames.Listener: Do(WorkerSession._socketShared),
-    frames.Withdraw: Do(WorkerSession._withdrawn),
-    frames.Drained: Do(WorkerSession._drained, Theirs.DRAINED),
-    frames.Revoked: Do(WorkerSession._revoked, Theirs.REVOKED),
+    Offer: Do(WorkerSession._onOffer),
+    frames.Listener: Do(WorkerSession._onListener),
+    frames.Withdraw: Do(WorkerSession._onWithdraw),
+    frames.Drained: Do(WorkerSession._onDrained, Theirs.DRAINED),
+    frames.Revoked: Do(WorkerSession._onRevoked, Theirs.REVOKED),
     **_BYE,
 }
 
 WorkerSession.table = {
     Theirs.GREETING: {
         **_before(HELLO_MISSING),
-        ListenerHello: Do(WorkerSession._greeted, Theirs.OPEN),
+        ListenerHello: Do(WorkerSession._onHello, Theirs.OPEN),
         **_BYE,
     },
     Theirs.OPEN: _OPEN,
     Theirs.DRAINED: _OPEN,
-    Theirs.REVOKED: {**_OPEN, frames.Drained: Do(WorkerSession._drained)},
+    Theirs.REVOKED: {**_OPEN, frames.Drained: Do(WorkerSession._onDrained)},
 }

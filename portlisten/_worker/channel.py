@@ -25,7 +25,7 @@ from portlisten._wire.frames import MAXIMUM_WINDOW
 from portlisten._wire.session import Broken
 from portlisten._wire.worker_events import (
     Adopt,
-    ByeSaid,
+    ByeReceived,
     Close,
     DrainConfirmed,
     Event,
@@ -67,13 +67,13 @@ class WorkerChannel(Channel):
         self._handlers: dict[type[Event[int]], Callable[[Any], None]] = {
             Adopt: self._adopt,
             Close: self._closeDescriptor,
-            Joined: self._joined,
+            Joined: self._onJoined,
             UseSocket: self._useSocket,
-            Withdrawn: self._withdrawn,
-            DrainConfirmed: self._drainConfirmed,
-            ByeSaid: self._byeSaid,
-            Broken: self._sayBroken,
-            Left: self._left,
+            Withdrawn: self._onWithdrawn,
+            DrainConfirmed: self._onDrainConfirmed,
+            ByeReceived: self._onByeReceived,
+            Broken: self._onBroken,
+            Left: self._onLeft,
         }
 
     def __str__(self) -> str:
@@ -136,14 +136,14 @@ class WorkerChannel(Channel):
         try:
             kind, cookie = _kernel.identify(descriptor, session.takes)
         except (OSError, WrongSocket) as error:
-            self._quiet(
+            self._logLimited(
                 self.log.warn,
                 "a descriptor came that cannot be used: {error}",
                 error=error,
             )
             os.close(descriptor)
         else:
-            events = session.descriptorCame(kind, cookie, descriptor)
+            events = session.descriptorArrived(kind, cookie, descriptor)
             if events:
                 self._carryOut(events)
                 self._pump()
@@ -165,11 +165,11 @@ class WorkerChannel(Channel):
             try:
                 self._handlers[type(event)](event)
             except Exception:
-                self._sayBug(Failure())
+                self._logBug(Failure())
                 self._session.mistake()
                 self._carryOut(self._session.fail("an internal error"))
 
-    def _sayBug(self, failure: Failure) -> None:
+    def _logBug(self, failure: Failure) -> None:
         self.log.failure(
             "a bug in portlisten ends the channel of {end}", failure, end=self
         )
@@ -183,7 +183,7 @@ class WorkerChannel(Channel):
     def _closeDescriptor(self, event: Close[int]) -> None:
         os.close(event.token)
 
-    def _joined(self, event: Joined) -> None:
+    def _onJoined(self, event: Joined) -> None:
         self._stopWaiting()
         self._adopter.registered(self, event.ports)
 
@@ -193,23 +193,23 @@ class WorkerChannel(Channel):
         else:
             self._adopter.socketShared(self, event.port, event.cookie, event.token)
 
-    def _withdrawn(self, event: Withdrawn) -> None:
+    def _onWithdrawn(self, event: Withdrawn) -> None:
         self._adopter.withdrawn(self, event.cookie)
 
-    def _drainConfirmed(self, event: DrainConfirmed) -> None:
+    def _onDrainConfirmed(self, event: DrainConfirmed) -> None:
         self._adopter.drained(self)
 
-    def _byeSaid(self, event: ByeSaid) -> None:
+    def _onByeReceived(self, event: ByeReceived) -> None:
         """
         The end of the stream follows, and perhaps REVOKED before it.
         """
 
-    def _sayBroken(self, event: Broken) -> None:
+    def _onBroken(self, event: Broken) -> None:
         self._stopWaiting()
         if event.bug is not None:
-            self._sayBug(Failure(event.bug))
+            self._logBug(Failure(event.bug))
 
-    def _left(self, event: Left) -> None:
+    def _onLeft(self, event: Left) -> None:
         self._adopter.lost(self, event.reason)
 
     # What is said
@@ -224,13 +224,13 @@ class WorkerChannel(Channel):
         session = self._session
         said = session.outgoing()
         if session.ended:
-            self._sayLast(said)
+            self._writeLast(said)
         elif said:
             self._unsent = True
             write = self._writeNow if now else self._transport.write
             write(said)
 
-    def _sayLast(self, said: bytes) -> None:
+    def _writeLast(self, said: bytes) -> None:
         if self._closing:
             return
         self._closing = True
@@ -256,18 +256,18 @@ class WorkerChannel(Channel):
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         super().connectionLost(reason)
         if self._duplicate is not None:
-            self._sayLastWord()
+            self._sendFinalBye()
             self._duplicate.close()
         error = reason.value
         why = str(error.strerror) if isinstance(error, OSError) else None
         self._closing = True
         self._carryOut(self._session.channelEnded(self._died, why))
 
-    def _sayLastWord(self) -> None:
+    def _sendFinalBye(self) -> None:
         """
         Tell a listener that lives that this worker does as well.
         """
-        word = self._session.lastWord(self._died)
+        word = self._session.finalBye(self._died)
         try:
             if word:
                 _kernel.insist(self._socket.send, word)

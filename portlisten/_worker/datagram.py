@@ -155,26 +155,26 @@ class DatagramWorker:
 
     # IConnectionSource
 
-    def leave(self) -> None:
+    def stopTaking(self) -> None:
         """
         See L{IConnectionSource}.
         """
         self._systemd.ended()
-        self._takeTheLast()
+        self._takeRemaining()
 
-    def hasLeft(self) -> bool:
+    def hasStoppedTaking(self) -> bool:
         """
         See L{IConnectionSource}.
         """
         return self._bound is None
 
-    def part(self) -> None:
+    def disconnect(self) -> None:
         """
         See L{IConnectionSource}.
         """
         self._close()
 
-    def hasParted(self) -> bool:
+    def isDisconnected(self) -> bool:
         """
         See L{IConnectionSource}.
         """
@@ -235,12 +235,12 @@ class DatagramWorker:
 
     def _resume(self) -> None:
         if self._shutdown.requested:
-            self._takeTheLast()
+            self._takeRemaining()
             self._settle()
         else:
             self._reactor.addReader(self)
 
-    def _takeTheLast(self) -> None:
+    def _takeRemaining(self) -> None:
         """
         Refuse further datagrams, and take those that were sent.  Close the socket,
         unless the process is out of descriptors: then L{_resume} goes on.

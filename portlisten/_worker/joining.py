@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from portlisten import _kernel
 from portlisten._model import Kind, Port
 from portlisten._wire.session import Broken
-from portlisten._wire.worker_events import ByeSaid, Close, Event, Joined, UseSocket
+from portlisten._wire.worker_events import ByeReceived, Close, Event, Joined, UseSocket
 from portlisten._wire.worker_session import WorkerSession
 from portlisten.errors import ProtocolError, WrongSocket
 
@@ -31,7 +31,7 @@ def receive(sock: socket.socket, names: Sequence[str]) -> list[tuple[Port, int]]
     @raise TimeoutError: if it keeps silent for too long.
     @raise ProtocolError: if it has not what is asked for, or says farewell.
     """
-    joining = _Joining(sock, names)
+    joining = _JoinAttempt(sock, names)
     try:
         return joining.join()
     except TimeoutError:
@@ -42,7 +42,7 @@ def receive(sock: socket.socket, names: Sequence[str]) -> list[tuple[Port, int]]
         joining.close()
 
 
-class _Joining:
+class _JoinAttempt:
     """
     A channel on which nothing is said but HELLO.
 
@@ -79,7 +79,7 @@ class _Joining:
             except (WrongSocket, OSError):
                 os.close(descriptor)
             else:
-                events += self._session.descriptorCame(kind, cookie, descriptor)
+                events += self._session.descriptorArrived(kind, cookie, descriptor)
         self._carryOut(events + self._session.receive(data))
         return bool(data)
 
@@ -97,7 +97,7 @@ class _Joining:
                 error = error or self._use(event)
             elif isinstance(event, Joined):
                 self._ports = event.ports
-            elif isinstance(event, Broken | ByeSaid):
+            elif isinstance(event, Broken | ByeReceived):
                 error = error or event.reason
         if error:
             raise ProtocolError(error)

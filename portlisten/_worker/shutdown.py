@@ -18,7 +18,7 @@ from portlisten._reactor.deadline import Deadline
 from portlisten._worker.adoption import Adopter
 
 #: How long a worker may take to part with its listener, in seconds.
-FAREWELL_SECONDS = 1.0
+DISCONNECT_SECONDS = 1.0
 
 
 class IConnectionSource(Interface):
@@ -27,23 +27,23 @@ class IConnectionSource(Interface):
     each time that an answer of these methods may have changed.
     """
 
-    def leave() -> None:
+    def stopTaking() -> None:
         """
         Take no more connections.  Called once, at the beginning of a shutdown.
         """
 
-    def hasLeft() -> bool:
+    def hasStoppedTaking() -> bool:
         """
         Whether no connection can come any more.
         """
 
-    def part() -> None:
+    def disconnect() -> None:
         """
         Close what leads to the listener.  Called once, after the last connection has
         ended or the grace is over.
         """
 
-    def hasParted() -> bool:
+    def isDisconnected() -> bool:
         """
         Whether nothing leads to the listener any more.
         """
@@ -59,7 +59,7 @@ class Stage(Enum):
     #: The worker waits for its connections to end.
     WAITING = 1
     #: The worker parts with its listener.
-    PARTING = 2
+    DISCONNECTING = 2
     #: The factory is stopped.
     DONE = 3
 
@@ -116,8 +116,8 @@ class Shutdown:
         self._waiting.append(stopped)
         if not self.requested:
             self._stage = Stage.WAITING
-            self._wait(self._grace, self._part)
-            self._source.leave()
+            self._wait(self._grace, self._disconnect)
+            self._source.stopTaking()
             self._adopter.drain()
             self.settle()
         return stopped
@@ -127,9 +127,9 @@ class Shutdown:
         Go on to the next stage if the worker is stopping and has done its work.
         """
         if self._stage is Stage.WAITING:
-            if self._source.hasLeft() and not self._adopter.busy:
-                self._part()
-        elif self._stage is Stage.PARTING and self._source.hasParted():
+            if self._source.hasStoppedTaking() and not self._adopter.busy:
+                self._disconnect()
+        elif self._stage is Stage.DISCONNECTING and self._source.isDisconnected():
             self.finish()
 
     def finish(self) -> None:
@@ -143,14 +143,14 @@ class Shutdown:
         for each in waiting:
             each.callback(None)
 
-    def _part(self) -> None:
-        self._stage = Stage.PARTING
+    def _disconnect(self) -> None:
+        self._stage = Stage.DISCONNECTING
         self._stopWaiting()
         self._adopter.logUnfinished(self._grace)
-        self._source.part()
+        self._source.disconnect()
         self.settle()
         if not self.done:
-            self._wait(FAREWELL_SECONDS, self.finish)
+            self._wait(DISCONNECT_SECONDS, self.finish)
 
     def _wait(self, seconds: float, then: Callable[[], None]) -> None:
         self._timer = Deadline(self._reactor, seconds, then)

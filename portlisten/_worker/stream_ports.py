@@ -66,7 +66,7 @@ class StreamPorts(SharedPorts):
         factory = _PortFactory(self, self._adopter)
         port = self._reactor.adoptStreamPort(descriptor, family, factory)
         makePersistent(port, self._reactor)
-        port.socket = _PatientSocket(port.socket, self._exhausted)
+        port.socket = _ExhaustionGuard(port.socket, self._exhausted)
         port.logPrefix = partial(reflect.qual, type(self._adopter.factory))
         beforeReading(port, partial(self._prepare, port))
         return port
@@ -131,13 +131,13 @@ class StreamPorts(SharedPorts):
         self._pause.begin(self._retry)
 
     def _resume(self) -> None:
-        if self._crowded():
+        if self._descriptorsShort():
             self._pause.begin(self._retry)
             return
         for port in self._ports.values():
             port.startReading()
 
-    def _crowded(self) -> bool:
+    def _descriptorsShort(self) -> bool:
         """
         Whether too many descriptors are in use.
         """
@@ -149,7 +149,7 @@ class StreamPorts(SharedPorts):
         return descriptor >= self._descriptorLimit
 
 
-class _PatientSocket:
+class _ExhaustionGuard:
     """
     A listening socket for Twisted's port.  If the process is out of descriptors or
     memory, L{accept} says that no client waits.  Otherwise the port would accept

@@ -36,7 +36,7 @@ from portlisten._worker.stream_ports import StreamPorts
 #: away.
 INCOMPATIBLE_RETRY_SECONDS = 5.0
 
-_FAREWELL = "the worker stops"
+_STOP_REASON = "the worker stops"
 
 
 class Link(Enum):
@@ -63,7 +63,7 @@ _TRANSITIONS: Mapping[str, Mapping[Link, Link]] = {
     "lost": dict.fromkeys(Link, Link.ABSENT),
 }
 
-_MEMBER = frozenset([Link.JOINED, Link.DRAINED])
+_REGISTERED = frozenset([Link.JOINED, Link.DRAINED])
 
 
 @implementer(IAdopter, IWorker, IConnectionSource)
@@ -147,7 +147,7 @@ class Worker:
         self.log.info(
             "{count} connections in service; {state} the listener at {path}",
             count=len(self.serving),
-            state="joined to" if self._link in _MEMBER else "waiting for",
+            state="joined to" if self._link in _REGISTERED else "waiting for",
             path=self._path,
         )
 
@@ -220,7 +220,7 @@ class Worker:
         """
         if channel is not self._channel:
             return  # the channel could not be started
-        wasMember = self._link in _MEMBER
+        wasRegistered = self._link in _REGISTERED
         self._channel = None
         self._on("lost")
         # The ports are the listener's: another one could not bind them while they
@@ -228,7 +228,7 @@ class Worker:
         self._sharedPorts.finish()
         if self._shutdown.requested:
             self._settle()
-        elif wasMember:
+        elif wasRegistered:
             self._logLimited(
                 self.log.warn,
                 "lost the listener at {path}, with {count} connections in service:"
@@ -250,7 +250,7 @@ class Worker:
 
     # IConnectionSource
 
-    def leave(self) -> None:
+    def stopTaking(self) -> None:
         """
         See L{IConnectionSource}.
         """
@@ -260,24 +260,24 @@ class Worker:
         if self._channel is None:
             return
         if self._link is Link.JOINING:
-            self._channel.bye(_FAREWELL)
+            self._channel.bye(_STOP_REASON)
         else:
             self._channel.drain()
 
-    def hasLeft(self) -> bool:
+    def hasStoppedTaking(self) -> bool:
         """
         See L{IConnectionSource}.
         """
         return self._link in (Link.ABSENT, Link.DRAINED)
 
-    def part(self) -> None:
+    def disconnect(self) -> None:
         """
         See L{IConnectionSource}.
         """
         if self._channel is not None:
-            self._channel.bye(_FAREWELL)
+            self._channel.bye(_STOP_REASON)
 
-    def hasParted(self) -> bool:
+    def isDisconnected(self) -> bool:
         """
         See L{IConnectionSource}.
         """

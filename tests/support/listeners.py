@@ -64,7 +64,7 @@ class ListenerTestCase(TestCase):
         """
         Have no log line left out because of what other tests logged.
         """
-        self.patch(log_limit, "_all", WeakKeyDictionary())
+        self.patch(log_limit, "_limits", WeakKeyDictionary())
         self.patch(log_limit, "MAXIMUM_LINES", 1000)
 
     async def end(self) -> None:

@@ -98,7 +98,9 @@ class SessionByOrder(WorkerSession[int]):
         super().__init__(*arguments)
         self._came: deque[int] = deque()
 
-    def descriptorCame(self, kind: Kind, cookie: int, token: int) -> list[Event[int]]:
+    def descriptorArrived(
+        self, kind: Kind, cookie: int, token: int
+    ) -> list[Event[int]]:
         """
         See L{WorkerSession}.
         """

@@ -242,7 +242,7 @@ class Worker:
             if not starved:
                 item.open(self)
                 self.obey(
-                    self.session.descriptorCame(Kind.CONNECTIONS, item.number, item)
+                    self.session.descriptorArrived(Kind.CONNECTIONS, item.number, item)
                 )
             elif not self.world.alive:
                 item.excuse = "it came to a worker without descriptors to spare"
@@ -361,7 +361,7 @@ class Worker:
             self.take()
         self.unwritten = []
         self.wire.closeWorker()
-        serves = self.session.mustJudge
+        serves = self.session.deathMatters
         assert not (serves and self.world.alive), "the listener lives"
         events = self.session.channelEnded(not self.world.alive)
         mine = {each.offer.id: each.token for each in events if isinstance(each, Adopt)}

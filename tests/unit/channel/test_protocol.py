@@ -43,7 +43,7 @@ class InterfaceTests(SynchronousTestCase):
         """
         What watches the write buffer is an L{IPullProducer}.
         """
-        verifyObject(IPullProducer, _channel._Flushes(lambda: None))
+        verifyObject(IPullProducer, _channel._FlushNotifier(lambda: None))
 
     def test_fakes(self) -> None:
         """
@@ -58,7 +58,7 @@ class InterfaceTests(SynchronousTestCase):
 @overTwistedToo
 class FlushTests(ChannelTestCase):
     """
-    L{_channel._Flushes} tells when the write buffer has reached the kernel.
+    L{_channel._FlushNotifier} tells when the write buffer has reached the kernel.
     """
 
     async def setUp(self) -> None:
@@ -66,7 +66,7 @@ class FlushTests(ChannelTestCase):
         self.told = 0
         self.protocol = Protocol()
         self.peer = self.peerOf(self.protocol, {})
-        self.flushes = _channel._Flushes(self._flushed)
+        self.flushes = _channel._FlushNotifier(self._flushed)
         self.flushes.watch(self.protocol.transport)
         self.addCleanup(self.end)
 

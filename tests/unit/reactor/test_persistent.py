@@ -188,7 +188,7 @@ from twisted.internet import epollreactor
 epollreactor.install()
 from twisted.internet import reactor
 from twisted.internet.abstract import FileDescriptor
-from portlisten._reactor.monotonic import own
+from portlisten._reactor.monotonic import makeMonotonic
 
 class Fails:
     def __init__(self, poller, count):
@@ -223,7 +223,7 @@ class Reads(FileDescriptor):
         else:
             reactor.stop()
 
-own(reactor)
+makeMonotonic(reactor)
 poller = reactor._poller
 reactor._poller = Fails(poller, 2)
 reactor.addReader(Reads(reactor))

@@ -291,14 +291,14 @@ import time
 from twisted.internet import {reactor}
 {reactor}.install()
 from twisted.internet import reactor
-from portlisten._reactor.monotonic import ours
+from portlisten._reactor.monotonic import monotonicReactor
 from portlisten._reactor.timer_clock import TimerClock
 
 began = time.monotonic()
 # The wall clock is an hour slow from here on, and the reactor knows nothing else.
 wall = time.time
 reactor.seconds = lambda: wall() - 3600
-our = ours(reactor)
+our = monotonicReactor(reactor)
 assert isinstance(our.callLater.__self__, TimerClock)
 made = []
 never = our.callLater(1000, made.append, "never")

@@ -66,7 +66,9 @@ class ClaimsTestCase(SynchronousTestCase):
         Have the descriptors of these offers come in.
         """
         for id in ids:
-            self.assertEqual(self.claims.arrived(1000 + id, f"token {id}"), [])
+            self.assertEqual(
+                self.claims.descriptorArrived(1000 + id, f"token {id}"), []
+            )
 
     def offer(self, *ids: int) -> None:
         """
@@ -324,7 +326,7 @@ class RefusalTests(ClaimsTestCase):
         the newer one is for the offer.
         """
         self.arrive(1)
-        self.assertEqual(self.claims.arrived(1001, "newer"), tokens(1))
+        self.assertEqual(self.claims.descriptorArrived(1001, "newer"), tokens(1))
         self.assertEqual(self.claims.pending, 1)
         self.claims.offered(offer(1))
         self.assertSays(Claim((1,)))
@@ -522,7 +524,7 @@ class BoundsTests(ClaimsTestCase):
         self.arrive(1, 2, 3, 4)
         self.assertMalformed(
             "more than 4 descriptors without their offers",
-            self.claims.arrived,
+            self.claims.descriptorArrived,
             1005,
             "token 5",
         )
@@ -534,7 +536,7 @@ class BoundsTests(ClaimsTestCase):
         is not one too many.
         """
         self.arrive(1, 2, 3, 4)
-        self.assertEqual(self.claims.arrived(1002, "newer"), tokens(2))
+        self.assertEqual(self.claims.descriptorArrived(1002, "newer"), tokens(2))
 
     def test_secondOffer(self) -> None:
         """
@@ -542,7 +544,7 @@ class BoundsTests(ClaimsTestCase):
         protocol.  Both descriptors are held.
         """
         self.offer(1)
-        self.claims.arrived(2000, "other")
+        self.claims.descriptorArrived(2000, "other")
         self.assertMalformed(
             "a second OFFER of 1", self.claims.offered, Offer(1, 7, 2000)
         )
@@ -554,7 +556,7 @@ class BoundsTests(ClaimsTestCase):
         still.
         """
         self.claim(1)
-        self.claims.arrived(2000, "other")
+        self.claims.descriptorArrived(2000, "other")
         self.assertMalformed(
             "a second OFFER of 1", self.claims.offered, Offer(1, 7, 2000)
         )
@@ -616,7 +618,7 @@ class Walk:
         """
         self.given += 1
         self.cookies.append(self.given)
-        self.close(self.claims.arrived(self.given, self.given))
+        self.close(self.claims.descriptorArrived(self.given, self.given))
 
     def again(self) -> None:
         """
@@ -624,7 +626,7 @@ class Walk:
         """
         if self.cookies and not self.broken:
             self.given += 1
-            self.close(self.claims.arrived(self.cookies[-1], self.given))
+            self.close(self.claims.descriptorArrived(self.cookies[-1], self.given))
 
     def offer(self) -> None:
         """

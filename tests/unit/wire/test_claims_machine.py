@@ -111,10 +111,10 @@ class ClaimsMachine(RuleBasedStateMachine):
         old = self.loose.pop(cookie, None)
         self.loose[cookie] = self.tokens
         if old is None and len(self.loose) > self.window:
-            assert refuses(lambda: self.claims.arrived(cookie, self.tokens))
+            assert refuses(lambda: self.claims.descriptorArrived(cookie, self.tokens))
             self.cutOff = True
         else:
-            tokens = self.claims.arrived(cookie, self.tokens)
+            tokens = self.claims.descriptorArrived(cookie, self.tokens)
             assert tokens == ([] if old is None else [old])
             self.close(tokens)
 

@@ -43,7 +43,7 @@ from portlisten._wire.listener_session import (
     Refused,
     Theirs,
 )
-from portlisten._wire.session import MISTAKES, Broken, Do, Forbidden
+from portlisten._wire.session import MAXIMUM_MISTAKES, Broken, Do, Forbidden
 from tests.support.tables import cellsOf, essay
 
 HTTP = Port(0, InternetAddress("TCP", "192.0.2.1", 80), "http")
@@ -186,7 +186,7 @@ class TableTests(SessionTestCase):
             self.setUp()
             events = self.hear(*before, Bye("enough"), Claim((1,)), b"\xee\0\0\0")
             self.assertEqual(events[-1], Left("it says: enough"))
-            self.assertTrue(self.session.deaf)
+            self.assertTrue(self.session.readsNoMore)
             self.assertEqual(self.hear(Claim((1,))), [])
 
     def test_nothingAfterHelloOutOfPlace(self) -> None:
@@ -196,7 +196,7 @@ class TableTests(SessionTestCase):
         self.assertEqual(
             self.hear(Claim((1,)), GREETING), [Broken("no HELLO to begin with")]
         )
-        self.assertTrue(self.session.deaf)
+        self.assertTrue(self.session.readsNoMore)
 
 
 class JoiningTests(SessionTestCase):
@@ -435,8 +435,8 @@ class MisconductTests(SessionTestCase):
         Only so many mistakes are read past.
         """
         events = self.hear(Drain(), *[Drain()] * 100, Claim((1,)))
-        self.assertEqual(len(events), 1 + MISTAKES + 1)
-        self.assertTrue(self.session.deaf)
+        self.assertEqual(len(events), 1 + MAXIMUM_MISTAKES + 1)
+        self.assertTrue(self.session.readsNoMore)
 
     def test_bug(self) -> None:
         """

@@ -35,10 +35,10 @@ from portlisten._wire.frames import (
     Withdraw,
     WorkerHello,
 )
-from portlisten._wire.session import MISTAKES, Broken, Do, Forbidden
+from portlisten._wire.session import MAXIMUM_MISTAKES, Broken, Do, Forbidden
 from portlisten._wire.worker_events import (
     Adopt,
-    ByeSaid,
+    ByeReceived,
     Close,
     DrainConfirmed,
     Joined,
@@ -100,7 +100,7 @@ class SessionTestCase(SynchronousTestCase):
         """
         events: list[Any] = []
         for id in ids:
-            events += self.session.descriptorCame(kind, 1000 + id, f"token {id}")
+            events += self.session.descriptorArrived(kind, 1000 + id, f"token {id}")
         return events
 
     def offer(self, *ids: int) -> list[Any]:
@@ -227,7 +227,7 @@ class TableTests(SessionTestCase):
         self.assertEqual(
             self.hear(Drained(), HELLO), [Broken("no HELLO to begin with")]
         )
-        self.assertTrue(self.session.deaf)
+        self.assertTrue(self.session.readsNoMore)
         self.assertEqual(self.hear(HELLO), [])
 
 
@@ -277,7 +277,7 @@ class GreetingTests(SessionTestCase):
         A listener may say BYE instead.
         """
         reason = "the listener says: members only"
-        self.assertEqual(self.hear(Bye("members only")), [ByeSaid(reason)])
+        self.assertEqual(self.hear(Bye("members only")), [ByeReceived(reason)])
         self.assertFalse(self.session.broken)
         self.assertEqual(self.session.channelEnded(True), [Left(reason)])
 
@@ -519,7 +519,7 @@ class DrainTests(SessionTestCase):
         self.offer(1)
         self.said()
         self.session.leave("the worker stops")
-        self.assertEqual(self.session.lastWord(False), b"")
+        self.assertEqual(self.session.finalBye(False), b"")
         self.assertEqual(
             self.session.channelEnded(True), [*closed(1), Left("the worker stops")]
         )
@@ -575,8 +575,8 @@ class RevokedTests(SessionTestCase):
         self.said()
         events = self.hear(Bye("you hang"), Revoked())
         reason = "the listener says: you hang"
-        self.assertEqual(events, [ByeSaid(reason)])
-        self.assertEqual(self.session.lastWord(False), b"")
+        self.assertEqual(events, [ByeReceived(reason)])
+        self.assertEqual(self.session.finalBye(False), b"")
         self.assertEqual(self.session.channelEnded(True), [*closed(1), Left(reason)])
 
     def test_offerAfter(self) -> None:
@@ -622,7 +622,7 @@ class EndTests(SessionTestCase):
         What a dead listener had offered is the worker's, in order.
         """
         self.offerThree()
-        self.assertEqual(self.session.lastWord(True), b"")
+        self.assertEqual(self.session.finalBye(True), b"")
         self.assertEqual(
             self.session.channelEnded(True),
             [*closed(3), *adopted(1, 2), Left(None)],
@@ -657,7 +657,7 @@ class EndTests(SessionTestCase):
         """
         self.offerThree()
         self.assertEqual(
-            self.session.lastWord(False), encode(Bye("the channel failed"))
+            self.session.finalBye(False), encode(Bye("the channel failed"))
         )
         self.assertEqual(
             self.session.channelEnded(False, "Input/output error"),
@@ -738,18 +738,18 @@ class MisconductTests(SessionTestCase):
         Only so many mistakes are read past.
         """
         events = self.hear(*[Listener(1, 1)] * 100, Withdraw(5))
-        self.assertEqual(len(events), MISTAKES + 1)
-        self.assertTrue(self.session.deaf)
+        self.assertEqual(len(events), MAXIMUM_MISTAKES + 1)
+        self.assertTrue(self.session.readsNoMore)
         self.assertEqual(self.hear(Withdraw(5)), [])
 
     def test_driversMistakes(self) -> None:
         """
         What the driver finds wrong counts as well.
         """
-        for _ in range(MISTAKES + 1):
-            self.assertFalse(self.session.deaf)
+        for _ in range(MAXIMUM_MISTAKES + 1):
+            self.assertFalse(self.session.readsNoMore)
             self.session.mistake()
-        self.assertTrue(self.session.deaf)
+        self.assertTrue(self.session.readsNoMore)
 
     def test_bug(self) -> None:
         """

@@ -440,7 +440,7 @@ class DescriptorTests(SharingTestCase):
 
 class PatientSocketTests(SynchronousTestCase):
     """
-    Tests for L{stream_ports._PatientSocket}.
+    Tests for L{stream_ports._ExhaustionGuard}.
     """
 
     def setUp(self) -> None:
@@ -453,7 +453,7 @@ class PatientSocketTests(SynchronousTestCase):
         self.addCleanup(sock.close)
         self.socket = sock
         self.told: list[int | None] = []
-        self.patient: Any = stream_ports._PatientSocket(
+        self.patient: Any = stream_ports._ExhaustionGuard(
             sock, lambda error: self.told.append(error.errno)
         )
 
