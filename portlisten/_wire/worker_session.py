@@ -3,33 +3,34 @@ The worker's end of a channel, without input and output.
 
 A driver connects, writes L{WorkerSession.hello}, and then does four things:
 
-  - It reads.  For each descriptor that comes it asks the kernel what that is, and calls
-    L{WorkerSession.descriptorArrived}.  Then it calls L{WorkerSession.receive} with the
-    bytes: a descriptor never comes later than its frame.
+  - It reads.  For each descriptor that comes, it asks the kernel for the kind and the
+    cookie, and calls L{WorkerSession.descriptorArrived}.  Then it calls
+    L{WorkerSession.receive} with the bytes: a descriptor never comes later than its
+    frame.
   - It carries out each event that a method returns, in order.
   - It writes what L{WorkerSession.outgoing} returns, after each of these calls and
     after each command.  When all of it is in the kernel, it calls
     L{WorkerSession.flushed}.  If C{outgoing} ends the session, the driver closes the
     channel as soon as the last bytes are written.
-  - When the stream is at its end, it calls L{WorkerSession.channelEnded}.
+  - When the channel has ended, it calls L{WorkerSession.channelEnded}.
 
-A I{token} stands for a descriptor.  The session holds it, and gives each back exactly
+A I{token} stands for a descriptor.  The session holds each token and returns it exactly
 once: to be served (L{Adopt}), used (L{UseSocket}) or closed (L{Close}).  All events are
 in L{portlisten._wire.worker_events}.
 
 The rules:
 
   1. The listener's first frame is HELLO or BYE, and it sends one HELLO.
-  2. A connection is touched only after its claim is in the kernel, and nothing is
-     written after a claim before that: see L{portlisten._wire.claims}, which this
+  2. The worker touches a connection only after its claim is in the kernel, and writes
+     nothing after a claim before that: see L{portlisten._wire.claims}, which this
      session uses.
-  3. BYE from the listener changes nothing: the worker reads on, since REVOKED may
-     follow.  The end of the stream without REVOKED is the listener's death.
-  4. If the listener breaks a rule, the worker gives back what it has not claimed, says
-     DRAIN and then BYE with the reason, and closes.
+  3. After BYE from the listener, the worker reads on, since REVOKED may follow.  If the
+     channel ends without REVOKED, the listener is dead.
+  4. If the listener breaks a rule, the worker refuses the offers that it has not
+     claimed, says DRAIN and then BYE with the reason, and closes.
 
-What the listener may say in each state of C{theirs}.  A state in a cell is the next
-one.::
+This table shows what the listener may say in each state of C{theirs}.  A state in a
+cell is the next one.::
 
     theirs    HELLO  OFFER    LISTENER  WITHDRAW  DRAINED  REVOKED  BYE
     GREETING  OPEN   error    error     error     error    error    yes
@@ -37,13 +38,14 @@ one.::
     DRAINED   error  yes      yes       yes       yes      REVOKED  yes
     REVOKED   error  refused  yes       yes       yes      yes      yes
 
-Three cells are kinder than the protocol: after DRAINED a listener must send no OFFER
-and no LISTENER, and DRAINED once.  The worker treats these as before: if it has asked
-to drain, it refuses the offer.  After REVOKED every descriptor that comes is closed, so
-an OFFER lacks its descriptor and is refused, unless the channel is closed before.
+Three cells allow more than the protocol: a listener must send DRAINED once, and no
+OFFER and no LISTENER after it.  The worker treats such frames as before DRAINED: if it
+has asked to drain, it refuses the offer.  After REVOKED, every descriptor that comes is
+closed.  So an OFFER lacks its descriptor and is refused, unless the channel is closed
+before.
 
-What the worker does in each state of C{ours}.  It is I{idle} if it has nothing to
-write, and no claim is being written.::
+This table shows what the worker does in each state of C{ours}.  The worker is I{idle}
+if it has nothing to write, and no claim is being written.::
 
     ours      drain     leave, or a broken rule  idle
     OPEN      DRAINING  LEAVING                  ENDED if theirs is REVOKED
@@ -91,7 +93,7 @@ from portlisten._wire.worker_events import (
 )
 from portlisten.errors import ProtocolError
 
-#: How many shared sockets a worker keeps whose frames have not come.
+#: The most shared sockets that a worker holds before their frames come.
 MAXIMUM_SOCKETS = 1024
 
 
@@ -117,7 +119,7 @@ class Ours(Enum):
     ENDED = "all"
 
 
-# To look them up in their classes takes as long as what is done with them.
+# Looking these up in their classes would take as long as the comparison.
 _LEAVING = Ours.LEAVING
 _REVOKED = Theirs.REVOKED
 
@@ -127,13 +129,13 @@ class WorkerSession(Session, Generic[Token]):
     The worker's end.
 
     @param window: how many unclaimed offers the worker wants at the most.
-    @param names: what the ports are called that it wants; if empty, it wants all.
-    @param takes: what it takes of a port.
+    @param names: the names of the ports that the worker wants; if empty, all ports.
+    @param takes: the kinds that the worker can take.
 
     @ivar ours: what the worker has said.
-    @ivar wantsDescriptors: whether a descriptor that comes can be of use.
-    @ivar broken: whether the listener broke the protocol, or what was asked of it is
-        impossible: the next one may be no better.
+    @ivar wantsDescriptors: whether the session still takes descriptors.
+    @ivar broken: whether the listener broke the protocol, or cannot give what the
+        worker asks for.  The next listener may do the same.
     """
 
     theirs: Theirs
@@ -156,14 +158,15 @@ class WorkerSession(Session, Generic[Token]):
 
     def hello(self) -> bytes:
         """
-        What the driver writes first.  Nothing need wait for that to be written.
+        Give the bytes to write first.  The driver need not wait until they are in the
+        kernel.
         """
         return encode(self._hello)
 
     @property
     def takes(self) -> frozenset[Kind]:
         """
-        The kinds of descriptors that are of use.
+        The kinds of sockets that the worker can take.
         """
         return self._hello.takes
 
@@ -177,7 +180,7 @@ class WorkerSession(Session, Generic[Token]):
     @property
     def pending(self) -> int:
         """
-        How many tokens the session holds.
+        How many tokens this holds.
         """
         return self._claims.pending + len(self._sockets)
 
@@ -187,10 +190,9 @@ class WorkerSession(Session, Generic[Token]):
         self, kind: Kind, cookie: int, token: Token
     ) -> list[Event[Token]]:
         """
-        A descriptor came in, of a kind that the worker L{takes}.  The session holds it
-        from now on.
+        Hold a descriptor that came in.
 
-        @param kind: what it is of.
+        @param kind: the kind of its socket, which is one of L{takes}.
         @param cookie: C{SO_COOKIE} of its socket.
         """
         if not self.wantsDescriptors:
@@ -208,7 +210,9 @@ class WorkerSession(Session, Generic[Token]):
 
     def _keepSocket(self, cookie: int, token: Token) -> None:
         """
-        Keep a shared socket until the frame comes that names it.
+        Hold a shared socket until its frame comes.
+
+        @raise ProtocolError: if more than L{MAXIMUM_SOCKETS} are held.
         """
         if cookie in self._sockets:
             self._close([self._sockets[cookie]])
@@ -259,22 +263,23 @@ class WorkerSession(Session, Generic[Token]):
 
     def closed(self, id: int) -> None:
         """
-        A claimed connection has ended.
+        Report that a claimed connection has ended.
         """
         if not self.ended:
             self._claims.closed(id)
 
     def clientGone(self, id: int) -> None:
         """
-        The client of a claimed connection had left before it was adopted.
+        Report that the client of a claimed connection had left before the connection
+        was adopted.
         """
         if not self.ended:
             self._claims.clientGone(id)
 
     def drain(self) -> list[Event[Token]]:
         """
-        The worker wants no more offers, and gives back those not claimed.
-        L{DrainConfirmed} follows when none is on its way any more.
+        Ask for no more offers, and refuse the offers that are not claimed.
+        L{DrainConfirmed} follows when no further offer can come.
         """
         if not self.ended:
             self._drain()
@@ -287,8 +292,7 @@ class WorkerSession(Session, Generic[Token]):
 
     def leave(self, reason: str) -> list[Event[Token]]:
         """
-        The worker gives back what it has not claimed, and says BYE once its claims are
-        written.
+        Refuse the offers that are not claimed, and say BYE once all claims are written.
         """
         self._leave(reason)
         return self._take()
@@ -301,27 +305,28 @@ class WorkerSession(Session, Generic[Token]):
 
     def fail(self, reason: str) -> list[Event[Token]]:
         """
-        The driver finds that this listener is of no use.  Like L{leave}, and L{Broken}
-        is among the events.
+        Leave because of an error that the driver found.  Like L{leave}, but the events
+        contain L{Broken}.
         """
         self._broken(reason)
         return self._take()
 
     def outgoing(self) -> bytes:
         """
-        What is to be written now, in one piece.  The session says no more until
-        L{flushed}.  Empty if there is nothing to say, or the session waits.
+        The bytes to write now, in one piece.  Further bytes wait for L{flushed}.
 
-        If this ends the session, the driver writes what is returned, and closes.
+        If this ends the session, the driver writes the bytes, and closes the channel.
+
+        @return: empty if nothing is to be written, or the session waits for L{flushed}.
         """
         if self.ended:
             return b""
         claims = self._claims
         if claims.writing:
             return b""
-        said = claims.outgoing()
-        if said:
-            return b"".join(map(encode, said))
+        frames = claims.outgoing()
+        if frames:
+            return b"".join(map(encode, frames))
         if self.ours is _LEAVING:
             self.end()
             return encode(Bye(self._byeReason))
@@ -331,7 +336,7 @@ class WorkerSession(Session, Generic[Token]):
 
     def flushed(self) -> list[Adopt[Token]]:
         """
-        All that was written is in the kernel.
+        The write is over: all of it is in the kernel.
         """
         return [Adopt(offer, token) for offer, token in self._claims.flushed()]
 
@@ -340,8 +345,8 @@ class WorkerSession(Session, Generic[Token]):
     @property
     def deathMatters(self) -> bool:
         """
-        Whether it matters if the listener is dead: only if neither side has ended the
-        channel.
+        Whether the driver must find out if the listener is dead: only if neither side
+        has ended the channel.
         """
         return self.theirs is not Theirs.REVOKED and (
             self.ours in (Ours.OPEN, Ours.DRAINING)
@@ -349,8 +354,11 @@ class WorkerSession(Session, Generic[Token]):
 
     def finalBye(self, listenerDied: bool) -> bytes:
         """
-        What the driver tries to write past the channel's buffer when the channel has
-        ended.  It tells a listener that lives that this worker does, too.
+        The bytes that the driver tries to write when the channel has ended, without the
+        channel's write buffer.  If the listener is alive, they tell it that this worker
+        is alive, too.
+
+        @param listenerDied: whether the other end is closed.
         """
         if listenerDied or not self.deathMatters:
             return b""
@@ -360,12 +368,13 @@ class WorkerSession(Session, Generic[Token]):
         self, listenerDied: bool, error: str | None = None
     ) -> list[Event[Token]]:
         """
-        The channel has ended, and all that had come was taken in.  If the listener is
-        dead and did not revoke, what it had offered is this worker's, claimed or not.
-        Otherwise it may have given that to others.
+        End the session: the channel has ended, and all bytes that came were taken in.
+
+        If the listener is dead and had not revoked, its offers belong to this worker,
+        claimed or not.  Otherwise the listener may have offered them to others.
 
         @param listenerDied: whether the other end is closed.
-        @param error: what went wrong with the channel, if neither side ends it.
+        @param error: why the channel failed, if neither side ended it.
         """
         if self._reason is None:
             self._reason = error
