@@ -1,8 +1,8 @@
 """
-What Linux can do that Python has no function for.
+Functions of Linux that Python lacks.
 
-Every fact about the kernel that the rest of the package relies on is in this folder,
-each with its source.  The other folders use the names that this module exports.
+The package relies on facts about the kernel.  All of them are in this folder, each with
+its source.  The other folders use the names that this module exports.
 """
 
 from portlisten._kernel.clock import setTimer, timer

@@ -1,6 +1,6 @@
 """
-The worker: keeps a channel to a listener.  An ordinary Twisted factory serves the
-connections that come through it.
+The worker keeps a channel to a listener.  An ordinary Twisted factory serves the
+connections that come through the channel.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ from portlisten._worker.shared_ports import SharedPorts
 from portlisten._worker.shutdown import IConnectionSource, Shutdown
 from portlisten._worker.stream_ports import StreamPorts
 
-#: How long to wait before asking a listener again that cannot serve this worker, in
-#: seconds: it has no port of that name, speaks another protocol, or turned the worker
-#: away.
+#: How long to wait before connecting again if the listener cannot serve this worker, in
+#: seconds.  The listener has no port of that name, speaks another protocol, or turned
+#: the worker away.
 INCOMPATIBLE_RETRY_SECONDS = 5.0
 
 _STOP_REASON = "the worker stops"
@@ -41,7 +41,7 @@ _STOP_REASON = "the worker stops"
 
 class Link(Enum):
     """
-    How a worker stands with its listener.
+    The state of a worker's connection to its listener.
     """
 
     #: No channel: the worker waits before it tries to connect.
@@ -54,8 +54,8 @@ class Link(Enum):
     DRAINED = auto()
 
 
-#: Each event on a channel, and the states that it leads from and to.  In any other
-#: state, the event changes nothing.
+#: For each event on a channel, the new state for each old state.  In any other state,
+#: the event changes nothing.
 _TRANSITIONS: Mapping[str, Mapping[Link, Link]] = {
     "connected": {Link.ABSENT: Link.JOINING},
     "registered": {Link.JOINING: Link.JOINED},
@@ -72,18 +72,18 @@ class Worker:
     Serves a factory on the connections that a listener hands off.
 
     @param reactor: an L{IReactorFDSet}, L{IReactorSocket} and L{IReactorTime}.
-    @param path: the channel's.
+    @param path: the path of the channel.
     @param factory: builds the protocols, as for a port.
     @param retry: how long to wait before connecting again, in seconds.
     @param grace: how long L{stop} waits for connections to end, in seconds.
-    @param listenerUsers: the users that the listener may have had when it started to
-        listen; if empty: root, this process's user, and the owner of the path's
+    @param listenerUsers: the users that the listener may have had when it called
+        listen(2); if empty: root, this process's user, and the owner of the path's
         folder.
-    @param names: the listener's names of the ports to serve; if empty: all.
-    @param makePorts: makes the L{SharedPorts}, which say what the worker takes.
+    @param names: the names of the ports to serve; if empty: all.
+    @param makePorts: makes the L{SharedPorts}.  These say which kinds the worker takes.
 
-    @ivar ports: the ports that it serves, as the listener said last.  Empty until the
-        listener has said so.
+    @ivar ports: the ports that the worker serves, as the listener said last.  Empty
+        until the worker has joined.
     """
 
     log = Logger()
@@ -223,8 +223,8 @@ class Worker:
         wasRegistered = self._link in _REGISTERED
         self._channel = None
         self._on("lost")
-        # The ports are the listener's: another one could not bind them while they
-        # are open here.
+        # The listener's shared sockets must not stay open here: another listener could
+        # not bind the ports.
         self._sharedPorts.finish()
         if self._shutdown.requested:
             self._settle()
@@ -283,11 +283,11 @@ class Worker:
         """
         return self._link is Link.ABSENT
 
-    # The inside
+    # Internal methods
 
     def _on(self, event: str) -> None:
         """
-        Change the state of the link.
+        Change the state after an event.
         """
         self._link = _TRANSITIONS[event].get(self._link, self._link)
 
