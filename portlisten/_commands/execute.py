@@ -230,7 +230,7 @@ def execute(settings: ExecSettings) -> None:
     sock, received = obtain(
         settings.path, settings.names, settings.listenerUsers, settings.timeout
     )
-    for number, (port, _) in enumerate(received, listen_fds.FIRST):
+    for number, (port, _) in enumerate(received, listen_fds.FIRST_DESCRIPTOR):
         _say(f"{port.label} is descriptor {number}")
     try:
         listen_fds.arrange([*(descriptor for _, descriptor in received), sock.detach()])

@@ -15,7 +15,7 @@ from portlisten._config.ports import PortSettings
 from portlisten._config.settings import ListenerSettings
 from portlisten._listener.datagram import DatagramWire
 from portlisten._listener.interfaces import IWire
-from portlisten._listener.service import ListenerService, checkApart
+from portlisten._listener.service import ListenerService, checkPathsDiffer
 from portlisten._listener.stream import StreamWire
 from portlisten._ports import parsing as _ports
 from portlisten._process import exits, signals
@@ -145,7 +145,7 @@ def parsePorts(settings: ListenerSettings, backlog: int) -> list[PortSettings]:
         for description in settings.share
     ]
     for port in [*listened, *shared]:
-        checkApart(port.path, settings.path)
+        checkPathsDiffer(port.path, settings.path)
     for port in listened:
         if port.name and port.name in (each.name for each in shared):
             raise BadDescription(

@@ -1,5 +1,5 @@
 """
-Which users may be at the other end of a channel.
+Which users may connect as workers.
 """
 
 from __future__ import annotations
@@ -15,46 +15,46 @@ from portlisten._kernel import Credentials
 @dataclass(frozen=True)
 class Access:
     """
-    A list of users and groups.  If both are empty, every user is permitted: then only
-    the path's mode decides.
+    The permitted users and groups.  If both are empty, every user is permitted: then
+    only the path's mode decides.
 
     @ivar users: uids.
-    @ivar groups: gids, of a process's own group or of one of its other groups.
+    @ivar groups: gids.  A process is permitted if its group, or one of its
+        supplementary groups, is one of these.
     """
 
     users: Collection[int] = ()
     groups: Collection[int] = ()
 
-    def permits(self, who: Credentials) -> bool:
+    def permits(self, credentials: Credentials) -> bool:
         """
         Say whether a process may be a worker.
         """
         if not self.users and not self.groups:
             return True
-        return who.uid in self.users or not {who.gid, *who.groups}.isdisjoint(
-            self.groups
-        )
+        groups = {credentials.gid, *credentials.groups}
+        return credentials.uid in self.users or not groups.isdisjoint(self.groups)
 
-    def explain(self, who: Credentials) -> str:
+    def explain(self, credentials: Credentials) -> str:
         """
         Say why a process may not be a worker.
         """
         reason = (
-            f"uid {who.uid} may not be a worker here: the listener's --allow-user"
-            " and --allow-group say who may"
+            f"uid {credentials.uid} may not be a worker here: the listener's"
+            " --allow-user and --allow-group say who may"
         )
-        if self.groups and not who.groupsKnown:
+        if self.groups and not credentials.groupsKnown:
             reason += (
                 "; this kernel does not say which other groups it is in, so only its"
-                f" first one counts, gid {who.gid}"
+                f" first one counts, gid {credentials.gid}"
             )
         return reason
 
 
 def accessFor(settings: ListenerSettings) -> Access:
     """
-    Say who may be a worker: if users or groups are given, also root and the user that
-    this process has become.
+    Make the access list of the settings.  If users or groups are given, root and this
+    process's own user are permitted as well.
     """
     users, groups = list(settings.allowUsers), list(settings.allowGroups)
     if users or groups:

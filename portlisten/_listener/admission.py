@@ -1,9 +1,10 @@
 """
 Which processes may be workers, and when.
 
-L{Admission} decides as a process connects to the channels' path: whether its user is
-permitted, has a place, and reads what it is sent.  L{Newcomers} decides when a worker
-that has joined gets its first offer, and notes whether workers prove to work.
+When a process connects to the channels' path, L{Admission} decides whether it may be a
+worker.  Its user must be permitted, must have a place, and must read what it is sent.
+When a worker has joined, L{Newcomers} decides when it gets its first offer.  It also
+notes which workers finish a connection, and which fail before that.
 """
 
 from __future__ import annotations
@@ -26,25 +27,24 @@ from portlisten._reactor.pause import Pause
 from portlisten._wire.codec import encode
 from portlisten._wire.frames import Bye
 
-#: How many processes are let in at a time, and the pause after that, in seconds: a
-#: process that connects as fast as it can must not keep the listener busy.
-GREETED = 8
-GREETING_PAUSE = 0.05
+#: How many processes are let in at a time, and the pause after that, in seconds.  If a
+#: process connects as fast as it can, it must not keep the listener busy.
+PROCESSES_PER_BATCH = 8
+BATCH_PAUSE_SECONDS = 0.05
 
 
 class Admission:
     """
     Lets processes in at the channels' path.
 
-    @param reactor: an L{IReactorTime}, and one that the path's socket is read with.
+    @param reactor: an L{IReactorTime} that also reads the path's socket.
     @param access: says which users may be workers.
     @param places: says how many channels a user may have.
-    @param unreadBy: says how many descriptors are in flight to processes of a user that
+    @param unreadBy: says how many descriptors are in flight to a user's workers that
         have left.
     @param flightLimit: how many descriptors the kernel lets a user have in flight.
-    @param letIn: called with the socket of each process that is let in, which it keeps,
-        and with what the kernel says of the process.  The process has a place then,
-        until L{leave}.
+    @param letIn: called with the socket and the credentials of each process that is
+        let in.  It keeps the socket.  The process has a place until L{leave}.
     """
 
     log = Logger()
@@ -64,11 +64,11 @@ class Admission:
         self._unreadBy = unreadBy
         self._flightLimit = flightLimit
         self._letIn = letIn
-        self._quiet = logLimit(reactor)
+        self._logLimited = logLimit(reactor)
         self._acceptor: Acceptor | None = None
         self._pause = Pause(reactor, self._resume)
-        # What is sent before a refusal, once nobody is let in any more.
-        self._farewell: bytes | None = None
+        # After refuseAll(): the HELLO to send before each refusal.
+        self._stoppingHello: bytes | None = None
 
     def listen(self, sock: socket.socket, path: str, retry: float) -> None:
         """
@@ -78,17 +78,17 @@ class Admission:
         @param retry: how long to wait after a failure, in seconds.
         """
         self._acceptor = Acceptor(
-            self._reactor, sock, path, lambda: GREETED, self._admit, retry
+            self._reactor, sock, path, lambda: PROCESSES_PER_BATCH, self._admit, retry
         )
         self._acceptor.resume()
 
-    def refuseAll(self, greeting: bytes) -> None:
+    def refuseAll(self, hello: bytes) -> None:
         """
-        Let nobody in any more, since the listener stops.
+        Let in no more processes, since the listener stops.
 
-        @param greeting: what is sent to each process before the refusal.
+        @param hello: the HELLO to send to each process before the refusal.
         """
-        self._farewell = greeting
+        self._stoppingHello = hello
 
     def close(self) -> None:
         """
@@ -107,78 +107,81 @@ class Admission:
     def _admit(self, batch: Sequence[Accepted]) -> None:
         assert self._acceptor is not None
         self._acceptor.suspend()
-        self._pause.begin(GREETING_PAUSE)
+        self._pause.begin(BATCH_PAUSE_SECONDS)
         for sock, _ in batch:
             try:
-                who = _kernel.credentials(sock)
+                credentials = _kernel.credentials(sock)
             except OSError as error:
                 self.complain("a worker", error)
                 sock.close()
                 continue
-            reason = self._objection(who)
+            reason = self._refusalReason(credentials)
             if reason:
-                self._turnAway(sock, who, reason)
+                self._refuse(sock, credentials, reason)
             else:
-                self._letIn(sock, who)
+                self._letIn(sock, credentials)
 
     def _resume(self) -> None:
         assert self._acceptor is not None
         self._acceptor.resume()
 
-    def _objection(self, who: _kernel.Credentials) -> str:
+    def _refusalReason(self, credentials: _kernel.Credentials) -> str:
         """
-        Say why a process is not let in, or nothing if it is: it has a place then.
+        Say why a process is not let in.  If it is let in, give it a place.
+
+        @return: the reason, or an empty string if the process is let in.
         """
-        if self._farewell is not None:
+        if self._stoppingHello is not None:
             return "the listener stops"
-        if not self._access.permits(who):
-            return self._access.explain(who)
-        unread = self._unreadBy(who.uid)
+        if not self._access.permits(credentials):
+            return self._access.explain(credentials)
+        uid = credentials.uid
+        unread = self._unreadBy(uid)
         if unread > self._flightLimit // 8:
             return (
-                f"{unread} descriptors are on their way to processes of uid"
-                f" {who.uid} that do not read them: end those"
+                f"{unread} descriptors are on their way to processes of uid {uid} that"
+                " do not read them: end those"
             )
-        if not self._places.take(who.uid):
+        if not self._places.take(uid):
             return (
-                f"the listener is full: {self._places.describe(who.uid)}; a higher"
+                f"the listener is full: {self._places.describe(uid)}; a higher"
                 " 'ulimit -n' of the listener gives it more"
             )
         return ""
 
-    def complain(self, who: str, error: OSError) -> None:
+    def complain(self, label: str, error: OSError) -> None:
         """
         Log that a process could not be let in.
 
-        @param who: what the log calls it.
+        @param label: the process's name in the log.
         """
-        self._quiet(
+        self._logLimited(
             self.log.error,
             "{channel} is turned away, and may try again: {error}",
-            channel=who,
+            channel=label,
             error=str(error.strerror),
         )
 
-    def _turnAway(
-        self, sock: socket.SocketType, who: _kernel.Credentials, reason: str
+    def _refuse(
+        self, sock: socket.SocketType, credentials: _kernel.Credentials, reason: str
     ) -> None:
-        self._quiet(
+        self._logLimited(
             self.log.warn,
             "process {pid} is turned away: {reason}",
-            pid=who.pid,
+            pid=credentials.pid,
             reason=reason,
         )
         try:
-            # A successor looks at the first, and a worker at the second.
-            sock.send((self._farewell or b"") + encode(Bye(reason)))
+            # A successor reads the HELLO, and a worker the BYE.
+            sock.send((self._stoppingHello or b"") + encode(Bye(reason)))
         except OSError:
-            pass  # it is gone already
+            pass  # the process has left already
         sock.close()
 
 
 class Newcomers:
     """
-    Workers that have joined, and have not finished a connection yet.
+    The workers that have joined, and have not finished a connection yet.
 
     @param reactor: an L{IReactorTime}.
     @param throttle: says how long a user's next worker waits for its first offer.
@@ -189,39 +192,40 @@ class Newcomers:
     def __init__(self, reactor: Any, throttle: Throttle) -> None:
         self._reactor = reactor
         self._throttle = throttle
-        self._quiet = logLimit(reactor)
-        # With the end of the wait, or None if the worker wants no offers any more.
+        self._logLimited = logLimit(reactor)
+        # With the timer of the wait, or None if the worker wants no more offers.
         self._awaitingFirstOffer: dict[IChannel, IDelayedCall | None] = {}
-        # With the number of deaths of its user before it began.
+        # With the number of its user's deaths before the worker began.
         self._awaitingFirstClose: dict[IChannel, int] = {}
 
     def add(self, channel: IChannel, begin: Callable[[], None]) -> None:
         """
-        A worker joined.
+        Add a worker that joined.
 
-        @param begin: called when it may have its first offer, which may be now.
+        @param begin: called when the worker may have its first offer.  That may be
+            before this returns.
         """
         delay = self._throttle.delay(channel.user)
         if not delay:
             begin()
             return
-        self._quiet(
+        self._logLimited(
             self.log.warn,
-            "{channel} has to wait for {delay:g} s: those before it died at once",
+            "{channel} must wait {delay:g} s: the workers before it died at once",
             channel=channel.label,
             delay=delay,
         )
         self._awaitingFirstOffer[channel] = self._reactor.callLater(
-            delay, self._waited, channel, begin
+            delay, self._waitEnded, channel, begin
         )
 
-    def _waited(self, channel: IChannel, begin: Callable[[], None]) -> None:
+    def _waitEnded(self, channel: IChannel, begin: Callable[[], None]) -> None:
         del self._awaitingFirstOffer[channel]
         begin()
 
     def begin(self, channel: IChannel) -> None:
         """
-        A worker is offered connections from now on.
+        Note that a worker is offered connections from now on.
         """
         self._awaitingFirstClose[channel] = self._throttle.deaths(channel.user)
 
@@ -233,7 +237,7 @@ class Newcomers:
 
     def drain(self, channel: IChannel) -> None:
         """
-        A worker that L{waits} wants no offers any more: its wait never ends.
+        Note that a worker that L{waits} wants no more offers: its wait never ends.
         """
         timer = self._awaitingFirstOffer[channel]
         if timer is not None:
@@ -242,9 +246,9 @@ class Newcomers:
 
     def leave(self, channel: IChannel) -> bool:
         """
-        A worker leaves.
+        Note that a worker leaves.
 
-        @return: whether it had waited for its first offer until now.
+        @return: whether the worker had waited for its first offer until now.
         """
         if channel not in self._awaitingFirstOffer:
             return False
@@ -255,7 +259,7 @@ class Newcomers:
 
     def finished(self, channel: IChannel) -> None:
         """
-        A worker has finished a connection.
+        Note that a worker has finished a connection.
         """
         began = self._awaitingFirstClose.pop(channel, None)
         if began is not None:
@@ -263,20 +267,20 @@ class Newcomers:
 
     def failed(self, channel: IChannel) -> None:
         """
-        A worker died or hangs.  That counts if it had finished nothing.
+        Note that a worker died or hangs.  That counts if it had finished nothing.
         """
         if self._awaitingFirstClose.pop(channel, None) is not None:
             self._throttle.failed(channel.user)
 
     def sharingFailed(self, channel: IChannel) -> None:
         """
-        A worker that is offered nothing hangs.  That always counts: it sends no sign
-        that it works.
+        Note that a worker hangs that only uses shared sockets.  That always counts,
+        since such a worker sends no sign that it works.
         """
         self._throttle.failed(channel.user)
 
-    def forget(self, channel: IChannel) -> None:
+    def channelClosed(self, channel: IChannel) -> None:
         """
-        The channel of a worker is closed.
+        Note that the channel of a worker is closed.
         """
         self._awaitingFirstClose.pop(channel, None)

@@ -40,11 +40,11 @@ from portlisten.errors import ProtocolError
 @implementer(IChannel, IFileDescriptorReceiver)
 class ListenerChannel(Channel):
     """
-    The listener's end, a worker at the other.
+    The listener's end.  A worker is at the other end.
 
-    @param number: the worker's, for the log.
-    @param timeout: how long HELLO may take, in seconds.
-    @param who: the worker, or L{None} to find out.
+    @param number: the worker's number, for the log.
+    @param timeout: how long the worker's HELLO may take, in seconds.
+    @param credentials: the worker's, or L{None} to ask the kernel.
     """
 
     def __init__(
@@ -54,43 +54,43 @@ class ListenerChannel(Channel):
         hello: ListenerHello,
         number: int,
         timeout: float = 5.0,
-        who: _kernel.Credentials | None = None,
+        credentials: _kernel.Credentials | None = None,
     ) -> None:
         session = ListenerSession(hello, self._mayHaveRead)
         super().__init__(reactor, session, timeout)
         self._session: ListenerSession = session
         self._dispatcher = dispatcher
-        self._who = who
-        # What is kept for L{flush}: ids, ports and cookies; and descriptors.
+        self._credentials = credentials
+        # Offers kept for flush(): ids, ports and cookies; and their descriptors.
         self._offers: list[tuple[int, int, int]] = []
         self._descriptors: list[int] = []
-        # The events that the dispatcher does not hear at once with others.
-        self._answers: dict[type[Event], Callable[[Any], None]] = {
-            Joined: self._admit,
-            Left: self._left,
-            Broken: self._cutOff,
+        # The channel handles these events itself.  The dispatcher gets all others.
+        self._handlers: dict[type[Event], Callable[[Any], None]] = {
+            Joined: self._onJoined,
+            Left: self._onBye,
+            Broken: self._onBroken,
         }
-        # What is not read yet, if the transport knows.
+        # Counts what the worker has not read, if the transport can count it.
         self._sent: Unread | None = None
-        # Whether descriptors are in the socket that must not be read.
-        self._poisoned = False
-        # Whether the dispatcher takes the worker for one that takes part.
+        # Whether the worker's descriptors are queued in the socket: do not read them.
+        self._descriptorsQueued = False
+        # Whether the dispatcher knows that the worker joined.
         self._joined = False
-        # Whether the worker closed the way to it, and so cannot hear REVOKED.
-        self._cannotHear = False
+        # Whether the worker closed its reading side, and so cannot read REVOKED.
+        self._cannotRead = False
         self.label = f"worker {number}"
-        self.user = -1 if who is None else who.uid
+        self.user = -1 if credentials is None else credentials.uid
 
     def __str__(self) -> str:
         return self.label
 
     def connectionMade(self) -> None:
         super().connectionMade()
-        if self._who is None:
-            self._who = _kernel.credentials(self._socket)
-        self.label += f" (pid {self._who.pid}, uid {self._who.uid})"
-        self.user = self._who.uid
-        # Only our own transport knows.
+        if self._credentials is None:
+            self._credentials = _kernel.credentials(self._socket)
+        self.label += f" (pid {self._credentials.pid}, uid {self._credentials.uid})"
+        self.user = self._credentials.uid
+        # Only our own transport counts this.
         self._sent = getattr(self.transport, "sent", None)
         self._dispatcher.connected(self)
         self._write(self._session.hello())
@@ -101,7 +101,7 @@ class ListenerChannel(Channel):
         self, id: int, port: int, connection: IConnection, more: bool = False
     ) -> None:
         if self._lost:
-            return  # the dispatcher is about to hear of it
+            return  # connectionLost is about to tell the dispatcher
         self._offers.append((id, port, connection.cookie))
         self._descriptors.append(connection.fileno())
         if not more:
@@ -110,41 +110,41 @@ class ListenerChannel(Channel):
     def flush(self) -> None:
         if not self._offers:
             return
-        # Descriptors ride on whatever bytes go out next, so each is not later than its
-        # frame, and may be earlier.
+        # The next bytes carry the descriptors.  So no descriptor comes after its
+        # frame, and some may come before.
         send = self._transport.sendFileDescriptor
         for descriptor in self._descriptors:
             send(descriptor)
-        said = self._session.offer(self._offers)
-        self._forgetOffers()
+        frames = self._session.offer(self._offers)
+        self._dropOffers()
         self._unsent = True
-        self._writeNow(said)
+        self._writeNow(frames)
 
-    def _forgetOffers(self) -> None:
+    def _dropOffers(self) -> None:
         self._offers = []
         self._descriptors = []
 
     def shareSocket(self, port: int, sock: socket.socket) -> None:
         self.flush()
-        said = self._session.shareSocket(port, _kernel.cookie(sock))
-        if said:
+        frames = self._session.shareSocket(port, _kernel.cookie(sock))
+        if frames:
             self._transport.sendFileDescriptor(sock.fileno())
-            self._write(said)
+            self._write(frames)
 
     def withdraw(self, sock: socket.socket) -> None:
-        self._say(self._session.withdraw, _kernel.cookie(sock))
+        self._send(self._session.withdraw, _kernel.cookie(sock))
 
     def drained(self) -> None:
-        self._say(self._session.drained)
+        self._send(self._session.drained)
 
-    def _say(self, command: Callable[..., bytes], *arguments: object) -> None:
+    def _send(self, command: Callable[..., bytes], *arguments: object) -> None:
         """
-        Write what a command of the session says, behind the offers that are kept.
+        Write the frames of a command of the session, after the offers that are kept.
         """
         self.flush()
-        said = command(*arguments)
-        if said:
-            self._write(said)
+        frames = command(*arguments)
+        if frames:
+            self._write(frames)
 
     def revoke(self, reason: str) -> None:
         if self._session.ours is not Ours.OPEN:
@@ -162,10 +162,10 @@ class ListenerChannel(Channel):
         if not self._session.ended:
             self._stopWaiting()
             self._joined = False
-            self._say(self._session.bye, reason)
+            self._send(self._session.bye, reason)
             self._close()
 
-    # What the worker has read
+    # How much the worker has read
 
     def unread(self) -> bool:
         charge = self._charge()
@@ -189,29 +189,29 @@ class ListenerChannel(Channel):
 
     def _mayHaveRead(self, size: int) -> bool:
         """
-        Say whether the worker may have read so many of the bytes that were written.
+        Say whether the worker may have read this many of the bytes that were written.
         """
         sent = self._sent
         if sent is None or size <= sent.settle(self._charge()):
             return True
-        # A worker that has just read it may be ahead of the kernel's count.
+        # If the worker has just read them, the kernel's count may be a little late.
         select.poll().poll(1)
         return size <= sent.settle(self._charge())
 
     def process(self) -> int | None:
-        assert self._who is not None
-        return _kernel.peerProcess(self._socket, self._who.pid)
+        assert self._credentials is not None
+        return _kernel.peerProcess(self._socket, self._credentials.pid)
 
     def dismiss(self) -> bool:
         duplicate = self._duplicate
         if duplicate is None:
             return True
-        if not self._poisoned:
+        if not self._descriptorsQueued:
             self._duplicate = None
             duplicate.close()
             return True
         if isinstance(self.transport, ChannelTransport):
-            # The process that closes it last may have to wait.
+            # The last process that closes the socket may have to wait.
             self.transport.getHandle().close()
         try:
             _kernel.closeElsewhere(duplicate)
@@ -226,90 +226,92 @@ class ListenerChannel(Channel):
         self._duplicate = None
         return True
 
-    # What the worker says
+    # Frames of the worker
 
     def _feed(self, data: bytes) -> None:
         """
-        Take in what came.  The dispatcher gets all that it is to hear of one read at
-        once, up to what the channel itself has to answer.
+        Process bytes that came.  The dispatcher gets the events of one read together,
+        up to the next event that the channel itself handles.
         """
-        heard: list[News] = []
+        pending: list[News] = []
         for event in self._session.receive(data):
-            answer = self._answers.get(type(event))
-            if answer is None:
-                heard.append(event)
+            handler = self._handlers.get(type(event))
+            if handler is None:
+                pending.append(event)
             else:
-                self._tell(heard)
-                heard = []
+                self._report(pending)
+                pending = []
                 if not self._session.ended:
-                    answer(event)
-        self._tell(heard)
+                    handler(event)
+        self._report(pending)
 
-    def _tell(self, events: Sequence[News]) -> None:
+    def _report(self, events: Sequence[News]) -> None:
         """
-        Tell the dispatcher.  If it finds an event wrong, the channel is revoked, and
-        the events behind that count.
+        Report events to the dispatcher.  If it objects to an event, revoke the
+        channel.  The events after that one count all the same.
         """
-        left = iter(events)
+        rest = iter(events)
         mistakes = 0
         while events and mistakes <= MAXIMUM_MISTAKES and not self._session.ended:
             mistakes += 1
             try:
-                self._dispatcher.received(self, left)
+                self._dispatcher.received(self, rest)
                 return
             except ProtocolError as error:
                 reason = str(error)
             except Exception:
-                self._sayBug(Failure())
+                self._logBug(Failure())
                 reason = "an internal error"
             self._session.mistake()
             self._fail(reason)
 
-    def _admit(self, event: Joined) -> None:
+    def _onJoined(self, event: Joined) -> None:
         self._stopWaiting()
         self._joined = True
-        # More than that would not fit.
-        window = min(event.window, _kernel.room(self._socket))
-        self._tell([Joined(window, event.ports)])
+        # More offers than that would not fit the socket's buffer.
+        window = min(event.window, _kernel.offersThatFit(self._socket))
+        self._report([Joined(window, event.ports)])
 
-    def _left(self, event: Left) -> None:
-        self._part(event.reason)
+    def _onBye(self, event: Left) -> None:
+        self._leave(event.reason)
 
-    def _cutOff(self, event: Broken) -> None:
+    def _onBroken(self, event: Broken) -> None:
         if event.bug is not None:
-            self._sayBug(Failure(event.bug))
+            self._logBug(Failure(event.bug))
         self._fail(event.reason)
 
-    def _sayBug(self, failure: Failure) -> None:
+    def _logBug(self, failure: Failure) -> None:
         self.log.failure(
             "a bug in portlisten ends the channel of {end}", failure, end=self
         )
 
     def descriptorsCame(self) -> None:
         """
-        A worker sent what it has no business to send.
+        The worker sent a descriptor.  No frame of a worker has one.
         """
-        self._poisoned = True
-        # The bytes that it came with are still to be fed.
+        self._descriptorsQueued = True
+        # The bytes that came with the descriptor are still to be processed.
         self._feeding = True
         self._fail("it sent a descriptor")
 
     def _receive(self) -> bytes:
-        if self._poisoned:
+        if self._descriptorsQueued:
             return b""
         refuses = _kernel.refusesDescriptors(self._socket)
-        data, self._poisoned = _kernel.receiveBytes(self._socket, refuses=refuses)
+        data, self._descriptorsQueued = _kernel.receiveBytes(
+            self._socket, refuses=refuses
+        )
         return data
 
     def fileDescriptorReceived(self, descriptor: int) -> None:
         """
-        Close what a worker has no business to send.
+        The worker sent a descriptor.  No frame of a worker has one, so close it.
         """
         try:
-            _kernel.forget(socket.socket(fileno=descriptor))
+            _kernel.closeCopy(socket.socket(fileno=descriptor))
         except OSError:
             os.close(descriptor)
-        # The bytes that it came with are still to be fed.
+        # The bytes that came with the descriptor are still to be processed.
         self._feeding = True
         self._fail("it sent a descriptor")
 
@@ -327,34 +329,35 @@ class ListenerChannel(Channel):
 
     def _sendRevoked(self) -> None:
         """
-        Get REVOKED into the kernel, or wait for that: a worker that sees the end of the
-        channel without it serves what it holds.
+        Get REVOKED into the kernel, or wait for that.  If the channel ends without
+        REVOKED, the worker serves what it holds.
 
-        A worker that hangs has room for it, its window being bounded.  One that
-        claims without reading may have none: what it was offered stays with it,
-        since it might serve it, as if it had claimed that too.  But
-        epoll calls a Unix socket writable only while three quarters of its
-        buffer are free (C{unix_writable} in net/unix/af_unix.c), so this does
-        not wait for the transport where it need not.
+        If a worker hangs, its buffer has space for REVOKED, since its window is
+        bounded.  If a worker claims without reading, its buffer may be full.  Then its
+        offers stay its own, as if it had claimed them, since it might serve them.
+
+        If possible, this writes at once, and does not wait for the transport.  epoll
+        calls a Unix socket writable only while three quarters of its buffer are free
+        (C{unix_writable} in net/unix/af_unix.c).
         """
         if self._unsent:
             return
-        word = self._session.revocation()
+        frames = self._session.revocation()
         try:
-            sent = self._socket.send(word)
+            sent = self._socket.send(frames)
         except OSError as error:
-            # It may have closed its end, or the way to it, before it could hear that.
-            self._cannotHear = error.errno in PEER_GONE
-            sent = len(word) if self._cannotHear else 0
-        if sent < len(word):
-            self._write(word[sent:])
+            # The worker may have closed its end, or the reading side of it.
+            self._cannotRead = error.errno in PEER_GONE
+            sent = len(frames) if self._cannotRead else 0
+        if sent < len(frames):
+            self._write(frames[sent:])
         else:
             self._batchDone()
 
     @property
-    def _revokedIsIn(self) -> bool:
+    def _revokedDelivered(self) -> bool:
         """
-        Whether REVOKED is in the kernel, or need not be.
+        Whether REVOKED is in the kernel, or cannot be read any more.
         """
         return self._session.revokedSent and not self._unsent
 
@@ -369,85 +372,85 @@ class ListenerChannel(Channel):
     def _batchDone(self) -> None:
         if self._session.reason is None:
             return
-        # Claims that came with the frame that led to this count, too.
+        # Claims count, too, that came with the frame that led to the revocation.
         ready = self._session.ours is Ours.REVOKED and not self._unsent
         if ready and not self._feeding:
             self._shut()
 
     def _shut(self) -> None:
         """
-        Shut the worker's way to us.  For the kernel this is one step: what the
-        worker wrote before it can be read here, and what it writes after it
-        fails there.
+        Shut down the reading side of the channel.  For the kernel this is one step.
+        What the worker wrote before the step can be read here.  What the worker writes
+        after the step fails there.
         """
         self._session.shut()
         self._readOn()
-        self._part(self._departure)
+        self._leave(self._leaveReason)
 
     # The end
 
     @property
-    def _departure(self) -> str | None:
+    def _leaveReason(self) -> str | None:
         """
         Why the worker leaves, or L{None} if it is dead.  Once REVOKED is in the
         kernel, the end of the channel is no sign of death: the worker may have
-        heard it, and left as it was told.
+        read REVOKED, and left as it should.
         """
-        if self._died and not (self._revokedIsIn and not self._cannotHear):
+        if self._died and not (self._revokedDelivered and not self._cannotRead):
             return None
         return self._session.reason or "the channel to it failed"
 
-    def _part(self, reason: str | None) -> None:
+    def _leave(self, reason: str | None) -> None:
         """
-        Nothing more can be claimed here.  What is still unsent must not be sent
-        later: its descriptors are about to become another worker's.
+        End the channel: the worker can claim nothing more.  Unsent offers must not be
+        sent later: their descriptors are about to be offered to other workers.
 
         @param reason: why the worker leaves, or L{None} if it is dead.
         """
         if not self._session.ended:
             self._session.end()
             self._stopWaiting()
-            self._forgetOffers()
+            self._dropOffers()
             self._transport.abortConnection()
-            self._depart(reason)
+            self._reportLeft(reason)
 
-    def _depart(self, reason: str | None) -> None:
+    def _reportLeft(self, reason: str | None) -> None:
         if self._joined:
             self._joined = False
             if reason is None:
                 self._dispatcher.died(self)
             else:
-                self._dispatcher.parted(self, reason)
+                self._dispatcher.left(self, reason)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         super().connectionLost(reason)
-        departure, knows = self._departure, self._died or self._revokedIsIn
+        leaveReason, informed = self._leaveReason, self._died or self._revokedDelivered
         self._session.end()
-        self._forgetOffers()
-        if self._joined and not knows:
-            self._leaveToIt()
-        self._depart(departure)
+        self._dropOffers()
+        if self._joined and not informed:
+            self._sendRevokedAfterFailure()
+        self._reportLeft(leaveReason)
         if self._duplicate is not None:
             try:
-                # It stays open until it is dismissed.
+                # It stays open until dismiss().
                 self._duplicate.shutdown(socket.SHUT_RDWR)
             except OSError:
                 pass
-        self._dispatcher.disconnected(self)
+        self._dispatcher.channelClosed(self)
 
-    def _leaveToIt(self) -> None:
+    def _sendRevokedAfterFailure(self) -> None:
         """
-        The channel failed, and the worker lives.  It is told so: otherwise it takes
-        the end of the channel for the listener's death, and serves what it was
-        offered.  If it cannot be told, that is as if it had claimed all of it.
+        The channel failed, and the worker lives.  Send REVOKED: without it, the worker
+        takes the end of the channel for the listener's death, and serves its offers.
+        If REVOKED cannot be sent, all of its offers count as claimed.
         """
-        word = self._session.revocation("the channel failed")
+        frames = self._session.revocation("the channel failed")
         try:
-            told = self._socket.send(word) == len(word)
+            sent = self._socket.send(frames) == len(frames)
         except OSError as error:
             if error.errno in PEER_GONE:
-                return  # it closed the way to it, and so has judged already
-            told = False
+                return  # the worker closed its reading side: it has decided already
+            sent = False
         unanswered = self._session.unanswered
-        if not told and unanswered:
+        if not sent and unanswered:
             self._dispatcher.received(self, [Claim(unanswered)])

@@ -1,5 +1,6 @@
 """
-An accepted connection, as the listener holds it.
+An accepted connection, as the listener holds it.  The listener's descriptor is the
+I{copy}: see L{portlisten._policy.ledger}.
 """
 
 from __future__ import annotations
@@ -14,18 +15,18 @@ from portlisten import _kernel
 from portlisten._listener.interfaces import IConnection
 from portlisten._model import socketName
 
-#: How often the kernel is asked about a dead worker's connection, if it cannot say
-#: whether that was touched.
+#: How often the kernel is asked whether a dead worker touched a connection, as long as
+#: it cannot say.
 TRIES = 20
 
 
 @implementer(IConnection)
 class AcceptedConnection:
     """
-    A connection as the listener holds it.
+    See L{IConnection}.
 
-    @param sock: keeps it, until L{closeCopy}.
-    @param address: of the client, as C{accept} gave it.
+    @param sock: the connection's socket.  This keeps it until L{closeCopy}.
+    @param address: the client's address, as C{accept} gave it.
     """
 
     __slots__ = ("_address", "_socket", "cookie")
@@ -48,7 +49,7 @@ class AcceptedConnection:
     @property
     def canCheck(self) -> bool:
         """
-        Whether the kernel can tell if it is untouched.
+        Whether the kernel can tell if the connection is untouched.
         """
         return self._socket.family != socket.AF_UNIX
 
@@ -61,7 +62,7 @@ class AcceptedConnection:
     @property
     def socket(self) -> socket.SocketType:
         """
-        The socket, which stays this object's.
+        See L{IConnection}.
         """
         return self._socket
 
@@ -69,9 +70,9 @@ class AcceptedConnection:
         """
         See L{IConnection}.
         """
-        return _kernel.pristine(self._socket) if self.canCheck else False
+        return _kernel.untouched(self._socket) if self.canCheck else False
 
-    def spoiled(self) -> bool:
+    def unusable(self) -> bool:
         """
         See L{IConnection}.
         """
@@ -81,13 +82,13 @@ class AcceptedConnection:
         """
         See L{IConnection}.
         """
-        _kernel.forget(self._socket)
+        _kernel.closeCopy(self._socket)
 
 
 def touched(connections: Iterable[IConnection]) -> set[IConnection]:
     """
-    Find the connections that were touched.  If the kernel does not say so of one, that
-    one counts as touched: nothing may be served twice.
+    Find the connections that were touched.  If the kernel cannot say, a connection
+    counts as touched: no connection may be served twice.
     """
 
     def isUntouched(connection: IConnection) -> bool:
@@ -100,9 +101,9 @@ def touched(connections: Iterable[IConnection]) -> set[IConnection]:
     return {each for each in connections if not isUntouched(each)}
 
 
-def spoiled(connections: Iterable[IConnection]) -> set[IConnection]:
+def unusable(connections: Iterable[IConnection]) -> set[IConnection]:
     """
-    Find the connections that a worker did not claim and made useless all the same: all
-    other workers would refuse them, again and again.
+    Among the connections that a worker did not claim, find those that it made unusable.
+    All other workers would refuse them, again and again.
     """
-    return {each for each in connections if each.spoiled()}
+    return {each for each in connections if each.unusable()}

@@ -1,9 +1,8 @@
 """
-Finding the connections that workers have touched, so that their copies can be closed.
+Find the connections that workers have touched, so that their copies can be closed.
 
-Each copy costs a few system calls, and there may be thousands.  So only some are
-checked in one turn, and the next in the next.  If there are few, all are checked in
-each turn.
+To check a copy takes a few system calls, and the listener may hold thousands of copies.
+So each call checks only a slice of them, and the next call checks the next slice.
 """
 
 from __future__ import annotations
@@ -15,15 +14,15 @@ from portlisten._listener.interfaces import IConnection
 #: How often copies are checked, in seconds.
 CHECK_SECONDS = 0.02
 
-#: How many copies are checked at a time.
+#: How many copies one call checks.
 SLICE = 400
 
 
 class CopyCheck:
     """
-    Checks copies in turn.
+    Checks copies, one slice after another.
 
-    @param copies: gives the connections whose copies are held.
+    @param copies: returns the connections whose copies are held.
     """
 
     def __init__(self, copies: Callable[[], Sequence[IConnection]]) -> None:
@@ -31,12 +30,12 @@ class CopyCheck:
         self._round: Sequence[IConnection] = ()
         self._next = 0
 
-    def look(self) -> list[IConnection]:
+    def check(self) -> list[IConnection]:
         """
-        Check the next copies.  A copy that was closed since this round began counts as
+        Check the next slice.  If a copy was closed since this round began, it counts as
         untouched.
 
-        @return: those that were touched.
+        @return: the connections that were touched.
         """
         if self._next >= len(self._round):
             self._round = self._findCopies()

@@ -2,11 +2,11 @@
 The wire of 2002, for programs that were written for it: the listener's side.  The
 worker's side is in L{portlisten._worker.datagram}.
 
-The worker binds a datagram socket to a path, and the listener sends a datagram
-to that path for each connection: a byte that means nothing, and the descriptor.
-The worker sends nothing back.  When a descriptor was sent, the listener closes its own.
-So if a worker dies, the connections are lost that it had received and not served.  The
-C{stream} wire does not lose them.
+The worker binds a datagram socket to a path.  For each connection, the listener sends a
+datagram to that path: a byte that means nothing, and the descriptor.  The worker sends
+nothing back.  When a descriptor was sent, the listener closes its own.  So if a worker
+dies, it loses the connections that it had received and not served.  The C{stream} wire
+does not lose them.
 
 Unlike the listener of 2002, this listener goes on accepting while no worker is at the
 path, and keeps the order of arrival.
@@ -31,7 +31,7 @@ from portlisten._channel import paths
 from portlisten._config.settings import ListenerSettings
 from portlisten._listener.connection import AcceptedConnection
 from portlisten._listener.departed_clients import DepartedClients
-from portlisten._listener.dispatcher import LONGEST_TICK
+from portlisten._listener.dispatcher import LONGEST_TICK_SECONDS
 from portlisten._listener.interfaces import IWire
 from portlisten._model import Port
 from portlisten._policy.complaints import Complaint
@@ -41,12 +41,12 @@ from portlisten._reactor.deadline import RunningTime
 from portlisten._reactor.log_limit import logLimit
 from portlisten._reactor.pause import Pause
 
-# What sendmsg(2) says if a worker is there and a queue is full: the worker's, which
-# holds net.unix.max_dgram_qlen datagrams, or our socket's own buffer, which is charged
-# for each datagram until that is read, and holds some 280.
+# The errors of sendmsg(2) if a worker is there and a queue is full.  The worker's queue
+# holds net.unix.max_dgram_qlen datagrams.  Our own socket's buffer holds some 280: a
+# datagram is charged to it until the worker reads it.
 _FULL = frozenset([errno.EAGAIN, errno.ENOBUFS])
 
-#: How long a client may wait that has ended its side and sent nothing, in seconds.
+#: If a client ended its side and sent nothing, how long it may wait, in seconds.
 HALF_CLOSED_SECONDS = 5.0
 
 _PERMISSION_RULE = "the worker's --mode and --group say who may send"
@@ -55,13 +55,13 @@ _PERMISSION_RULE = "the worker's --mode and --group say who may send"
 @implementer(IWriteDescriptor)
 class _WritableWaiter:
     """
-    Waits until the queue of the socket at a path has room.
+    Waits until the queue of the socket at a path has space.
 
-    The kernel tells that only of a socket that is connected (C{unix_dgram_poll} in
+    Only a connected socket becomes writable at that moment (C{unix_dgram_poll} in
     net/unix/af_unix.c).  So this connects a socket of its own, which sends nothing.
 
-    @param then: called once, when the queue has room.
-    @raise OSError: if no worker is there.
+    @param then: called once, when the queue has space.
+    @raise OSError: if no worker is at the path.
     """
 
     def __init__(self, reactor: Any, path: str, then: Callable[[], None]) -> None:
@@ -125,16 +125,16 @@ class DatagramWire:
         self._deadline = 0.0
         self._departedClients = DepartedClients()
         self._halfClosed: dict[AcceptedConnection, float] = {}
-        self._now = RunningTime(reactor.seconds, self._retry + LONGEST_TICK)
+        self._now = RunningTime(reactor.seconds, self._retry + LONGEST_TICK_SECONDS)
         self._logLimited = logLimit(reactor)
-        self.roomChanged: Callable[[], None] = lambda: None
+        self.capacityChanged: Callable[[], None] = lambda: None
 
     def __str__(self) -> str:
         return f"workers bind {self._path}, for datagrams as in 2002"
 
-    def succeed(self) -> float:
+    def waitForPredecessor(self) -> float:
         """
-        See L{IWire}.  The path is the worker's, so no other listener has to stop.
+        See L{IWire}.  The path is the worker's, so this waits for no other listener.
         """
         return 0.0
 
@@ -142,7 +142,7 @@ class DatagramWire:
         self, ports: Sequence[Port], shared: Mapping[int, Sequence[socket]]
     ) -> None:
         """
-        See L{IWire}.  On this wire nothing can be shared.
+        See L{IWire}.  This wire has no shared ports.
         """
         paths.check(self._path)
 
@@ -151,15 +151,15 @@ class DatagramWire:
         See L{IWire}.
         """
         self._limit = min(max(1, self._queue), connections)
-        self._most = connections
+        self._connectionLimit = connections
         self._socket = _kernel.datagramSocket()
 
-    def room(self, name: str) -> int:
+    def capacity(self, name: str) -> int:
         """
         See L{IWire}.
         """
         extra = min(len(self._halfClosed), self._limit // 2)
-        most = min(self._limit + extra, self._most)
+        most = min(self._limit + extra, self._connectionLimit)
         return max(0, most - len(self._waiting))
 
     def busy(self, name: str) -> bool:
@@ -190,7 +190,7 @@ class DatagramWire:
 
     def serves(self, name: str) -> bool:
         """
-        See L{IWire}.  The listener knows nothing of the worker, and does not keep a
+        See L{IWire}.  The listener knows nothing of the worker.  It does not keep a
         successor from binding the ports.
         """
         return True
@@ -216,7 +216,7 @@ class DatagramWire:
 
     def _send(self) -> None:
         """
-        Send the connections that wait, the oldest first.  If that fails, try again
+        Send the connections that wait, the oldest first.  If sending fails, try again
         later.
         """
         self._cancel()
@@ -232,7 +232,7 @@ class DatagramWire:
             connection.closeCopy()
             self._counts["sent"] += 1
             self._onSent()
-        self.roomChanged()
+        self.capacityChanged()
         if self._stopped is not None:
             self._finishIfDone()
 
@@ -250,7 +250,7 @@ class DatagramWire:
                 self._replaceSocket()
                 self._waiter = _WritableWaiter(self._reactor, self._path, self._send)
             except OSError:
-                pass  # the worker has gone meanwhile, as the next try will find
+                pass  # the worker has left meanwhile, as the next try will find
             if again:
                 self._complain("the worker there takes no more for now")
         else:
@@ -258,9 +258,9 @@ class DatagramWire:
 
     def _replaceSocket(self) -> None:
         """
-        Take a socket whose buffer is empty.  The buffer of the other may be full, and
-        a worker that hangs may keep it so for its successors.  L{_WritableWaiter}
-        cannot see that.  What was sent stays sent.
+        Take a new socket, whose buffer is empty.  The old socket's buffer may be full.
+        If the worker hangs, it stays full for the next worker, which
+        L{_WritableWaiter} cannot see.  Datagrams that were sent stay sent.
 
         @raise OSError: if the process has no free descriptor.
         """
@@ -280,7 +280,7 @@ class DatagramWire:
 
     def _tryAgain(self) -> None:
         self._dropDeparted()
-        # A connection that can be sent now has not waited for too long.
+        # If a connection can be sent now, it has not waited too long.
         self._send()
         due = self._now() - self._patience
         timedOut = False
@@ -289,14 +289,14 @@ class DatagramWire:
             self._giveUp(self._waiting.popleft()[1], "timedOut", Reason.TIMED_OUT)
         if timedOut:
             self._timedOut()
-            self.roomChanged()
+            self.capacityChanged()
 
     def _dropDeparted(self) -> None:
         """
         Drop the connections whose clients have left.
         """
         now = self._now()
-        reset, ended = self._departedClients.look(
+        reset, ended = self._departedClients.check(
             lambda: [connection for _, connection in self._waiting], now
         )
         for connection in ended:
@@ -333,7 +333,7 @@ class DatagramWire:
 
     def _finishIfDone(self) -> None:
         """
-        Finish, unless connections wait and a worker still has time to take them.
+        Finish, unless connections wait and the grace has not run out.
         """
         if self._waiting and self._now() < self._deadline:
             return

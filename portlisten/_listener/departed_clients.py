@@ -1,8 +1,8 @@
 """
-Finding the clients that have left while their connections waited.
+Find the clients that have left while their connections waited.
 
-Many may wait, and many may leave at once.  So only a few are looked at in one turn,
-and the next few in the next.
+Many clients may wait, and many may leave at once.  So each call checks only a slice of
+them, and the next call checks the next slice.
 """
 
 from __future__ import annotations
@@ -24,36 +24,36 @@ class _HasSocket(Protocol):
 
 Connection = TypeVar("Connection", bound=_HasSocket)
 
-#: How often each client is looked at, in seconds, if they are few.
-LOOK_SECONDS = 0.25
+#: If few clients wait, how often each is checked, in seconds.
+CLIENT_CHECK_SECONDS = 0.25
 
-#: How many are looked at in one turn.
+#: How many clients one call checks.
 SLICE = 64
 
 
 class DepartedClients:
     """
-    Looks at clients in turn.
+    Checks clients, one slice after another.
     """
 
     def __init__(self) -> None:
         self._next = 0
         self._began = 0.0
 
-    def look(
+    def check(
         self, waiting: Callable[[], Sequence[Connection]], now: float
     ) -> tuple[list[Connection], list[Connection]]:
         """
-        Look at the next of the clients that wait.
+        Check the next slice.
 
-        @param waiting: gives the connections of all clients that wait, in an order
-            that changes little from call to call.  It is called only if it is time to
-            look.
+        @param waiting: returns the connections of all clients that wait, in an order
+            that changes little from call to call.  It is called only if a check is
+            due.
         @param now: the time, in seconds.
-        @return: what L{_kernel.departed} says of some of them.
+        @return: what L{_kernel.departed} says of the checked connections.
         """
         if self._next == 0:
-            if now - self._began < LOOK_SECONDS:
+            if now - self._began < CLIENT_CHECK_SECONDS:
                 return [], []
             self._began = now
         connections = waiting()

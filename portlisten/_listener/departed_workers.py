@@ -1,12 +1,13 @@
 """
-Workers that have left: what is still held for them, and when that ends.
+Workers that have left: what the listener still holds for them, and for how long.
 
-A worker may leave its channel and live.  Then its claimed connections are its own, as
-long as its process lives: L{portlisten._policy.ledger} says why.  So its process is
-watched while copies of these connections are held.  A channel that is closed is kept
+A worker may leave its channel and live.  While its process lives, its claimed
+connections are its own: L{portlisten._policy.ledger} says why.  So the listener watches
+the process while it holds copies of these connections.  It also keeps a closed channel
 while descriptors in it are unread: they are in flight, and count for their user.
 
-Each worker that has left waits for one thing at a time, which L{Awaited} names.
+For each worker that has left, the listener waits for one event at a time: see
+L{Awaited}.
 """
 
 from __future__ import annotations
@@ -22,19 +23,19 @@ from typing import Any
 from twisted.logger import Logger
 
 from portlisten import _kernel
-from portlisten._listener.connection import spoiled, touched
+from portlisten._listener.connection import touched, unusable
 from portlisten._listener.interfaces import IChannel, IConnection
 from portlisten._policy.decisions import Decision
 from portlisten._policy.ledger import Ledger
 from portlisten._reactor.log_limit import logLimit
 
-#: How long a process may take to end, once its channel is closed, in seconds.
+#: How long a process may take to end after it closed its channel, in seconds.
 PROCESS_END_SECONDS = 0.2
 
 
 class Awaited(Enum):
     """
-    What a worker that has left waits for::
+    What the listener waits for, after a worker has left::
 
         END_SOON --> READING --> END --> CHANNEL --> (nothing is left)
     """
@@ -51,9 +52,9 @@ class _Departed:
     A worker that has left.
 
     @ivar process: a pidfd, or L{None} if the process is not watched.
-    @ivar deadline: until when its end is awaited as L{Awaited.END_SOON}.
+    @ivar deadline: when L{Awaited.END_SOON} ends, in seconds.
     @ivar closed: whether its channel is closed.
-    @ivar inFlight: how many descriptors in its channel were unread at the last look.
+    @ivar inFlight: how many descriptors in its channel were unread at the last check.
     """
 
     awaited: Awaited
@@ -68,11 +69,11 @@ class DepartedWorkers:
     All workers that have left.
 
     @param reactor: an L{IReactorTime}.
-    @param ledger: is told what happens to them.
-    @param now: the time, in seconds.
-    @param run: carries out what the ledger decides.
+    @param ledger: gets the events of these workers.
+    @param now: returns the time, in seconds.
+    @param run: carries out the ledger's decisions.
 
-    @ivar channelEnded: called with each channel of which nothing is left.
+    @ivar channelEnded: called with each channel for which nothing is held any more.
     """
 
     log = Logger()
@@ -87,7 +88,7 @@ class DepartedWorkers:
         self._ledger = ledger
         self._now = now
         self._run = run
-        self._quiet = logLimit(reactor)
+        self._logLimited = logLimit(reactor)
         self._workers: dict[IChannel, _Departed] = {}
         self._unread: Counter[int] = Counter()
         self.channelEnded: Callable[[IChannel], None] = lambda channel: None
@@ -95,7 +96,7 @@ class DepartedWorkers:
     @property
     def changes(self) -> bool:
         """
-        Whether something is still to come from one of them: whether to L{look}.
+        Whether an event of one of them is still to come: whether to L{check}.
         """
         return any(
             worker.closed or worker.process is not None
@@ -105,13 +106,14 @@ class DepartedWorkers:
     @property
     def inFlight(self) -> int:
         """
-        How many descriptors were in flight to them at the last L{look}.
+        How many descriptors were in flight to them at the last L{check}.
         """
         return self._unread.total()
 
     def unreadBy(self, user: int) -> int:
         """
-        How many descriptors were in flight to those of a user at the last L{look}.
+        How many descriptors were in flight to a user's workers that have left, at the
+        last L{check}.
         """
         return self._unread[user]
 
@@ -119,7 +121,7 @@ class DepartedWorkers:
 
     def left(self, channel: IChannel, reason: str) -> None:
         """
-        A worker has left, and may live.  It can claim nothing more.
+        Note that a worker has left, and may live.  It can claim nothing more.
         """
         process, ended = self._processOf(channel)
         self._leave(channel, reason, process)
@@ -128,15 +130,15 @@ class DepartedWorkers:
 
     def died(self, channel: IChannel) -> None:
         """
-        A worker closed its channel without a BYE.  If its process lives, it is given a
-        moment to end: as long as it lives, what it claimed is its own.
+        Note that a worker closed its channel without BYE.  If its process lives, give
+        the process a moment to end: until then, its claimed connections are its own.
         """
         process, _ = self._processOf(channel)
         if process is not None and _kernel.hasEnded(process):
             os.close(process)
             process = None
         if process is None:
-            self._dead(channel)
+            self._reportDeath(channel)
             return
         self._ledger.drain(channel)
         deadline = self._now() + PROCESS_END_SECONDS
@@ -144,49 +146,49 @@ class DepartedWorkers:
 
     def channelClosed(self, channel: IChannel) -> None:
         """
-        The channel of a worker is closed, whether it had joined or not.
+        Note that the channel of a worker is closed.  The worker may never have joined.
         """
         worker = self._workers.setdefault(channel, _Departed(Awaited.CHANNEL))
         worker.closed = True
-        self._settle(channel, worker)
+        self._discardIfDone(channel, worker)
 
     # The course of time
 
-    def look(self, now: float) -> None:
+    def check(self, now: float) -> None:
         """
-        See what has become of them.
+        Check what the workers have done since.
         """
         for channel, worker in list(self._workers.items()):
             if self._workers.get(channel) is worker:
-                self._lookAt(channel, worker, now)
-                self._settle(channel, worker)
+                self._checkOne(channel, worker, now)
+                self._discardIfDone(channel, worker)
 
     def stop(self) -> None:
         """
-        Wait for nothing any more.
+        Stop waiting, for all workers.
         """
         for channel, worker in list(self._workers.items()):
             self._discard(channel, worker)
 
-    def _lookAt(self, channel: IChannel, worker: _Departed, now: float) -> None:
+    def _checkOne(self, channel: IChannel, worker: _Departed, now: float) -> None:
         if worker.process is not None and _kernel.hasEnded(worker.process):
             soon = worker.awaited is Awaited.END_SOON
             self._stopWatching(worker)
             if soon:
-                self._dead(channel)
+                self._reportDeath(channel)
             else:
                 self._processEnded(channel)
         elif worker.awaited is Awaited.END_SOON:
             if now >= worker.deadline:
-                reason = "it closed the channel, and lives"
+                reason = "it closed the channel without BYE, and its process still runs"
                 self._leave(channel, reason, worker.process)
         elif worker.awaited is Awaited.READING and not channel.unread():
             worker.awaited = Awaited.END
             self._ledger.workerAwoke(channel, now)
 
-    def _settle(self, channel: IChannel, worker: _Departed) -> None:
+    def _discardIfDone(self, channel: IChannel, worker: _Departed) -> None:
         """
-        See whether anything is left to wait for.
+        If the listener waits for nothing more of a worker, close what it holds.
         """
         self._count(channel, worker, channel.inFlight())
         if worker.awaited is Awaited.END_SOON:
@@ -214,10 +216,10 @@ class DepartedWorkers:
 
     def _processOf(self, channel: IChannel) -> tuple[int | None, bool]:
         """
-        Find the process of a worker, if copies of what it claimed are held.
+        Find the process of a worker, if copies of its connections are held.
 
-        @return: a pidfd, which is the caller's, or L{None}; and whether the process is
-            known to have ended.
+        @return: a pidfd or L{None}, and whether the process is known to have ended.
+            The pidfd is the caller's.
         """
         if not self._ledger.copiesOf(channel):
             return None, False
@@ -234,9 +236,10 @@ class DepartedWorkers:
 
     def _leave(self, channel: IChannel, reason: str, process: int | None) -> None:
         """
-        Tell the ledger that a worker has left and may live.
+        Report to the ledger that a worker has left and may live.
 
-        @param process: a pidfd of it, or L{None} if it is not to be watched.  Keeps it.
+        @param process: a pidfd, or L{None} if the process is not to be watched.  This
+            keeps the pidfd.
         """
         worker = self._workers.setdefault(channel, _Departed(Awaited.CHANNEL))
         worker.process = process
@@ -250,9 +253,9 @@ class DepartedWorkers:
             channel,
             self._now(),
             worker.awaited is Awaited.READING,
-            spoiled(self._ledger.offersTo(channel)),
+            unusable(self._ledger.offersTo(channel)),
         )
-        self._quiet(
+        self._logLimited(
             self.log.info,
             "{channel} left, {again} connections to hand off again: {reason}",
             channel=channel.label,
@@ -261,35 +264,35 @@ class DepartedWorkers:
         )
         self._run(decisions)
 
-    def _dead(self, channel: IChannel) -> None:
-        lost = spoiled(self._ledger.offersTo(channel))
-        self._divide(
-            channel, "{channel} died", partial(self._ledger.workerDied, spoiled=lost)
+    def _reportDeath(self, channel: IChannel) -> None:
+        lost = unusable(self._ledger.offersTo(channel))
+        self._redistribute(
+            channel, "{channel} died", partial(self._ledger.workerDied, unusable=lost)
         )
 
     def _processEnded(self, channel: IChannel) -> None:
         if self._ledger.copiesOf(channel):
-            self._divide(
+            self._redistribute(
                 channel, "the process of {channel} has ended", self._ledger.processEnded
             )
 
-    def _divide(
+    def _redistribute(
         self,
         channel: IChannel,
         what: str,
         decide: Callable[[IChannel, set[IConnection], float], list[Decision]],
     ) -> None:
         """
-        A worker is dead: others get what it had not touched.
+        A worker is dead: offer the connections that it had not touched to others.
 
-        @param what: what the log calls it.
-        @param decide: asks the ledger what becomes of its connections.
+        @param what: what happened, for the log.
+        @param decide: reports it to the ledger.
         """
         counters = self._ledger.counters
         again, lost = counters.redispatched, counters.lostInService
         copies = touched(self._ledger.copiesOf(channel))
         decisions = decide(channel, copies, self._now())
-        self._quiet(
+        self._logLimited(
             self.log.warn,
             what + ", {again} connections to hand off again, {lost} lost in service",
             channel=channel.label,

@@ -1,6 +1,6 @@
 """
-Between the ports, the workers and the ledger: carries out what the ledger
-decides, and tells it what happened.
+The dispatcher connects the ports, the workers and the ledger.  It reports events to the
+ledger, and carries out the ledger's decisions.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from zope.interface import implementer
 
 from portlisten import _kernel
 from portlisten._listener.admission import Newcomers
-from portlisten._listener.connection import AcceptedConnection, spoiled
+from portlisten._listener.connection import AcceptedConnection, unusable
 from portlisten._listener.copy_check import CHECK_SECONDS, CopyCheck
 from portlisten._listener.departed_clients import DepartedClients
 from portlisten._listener.departed_workers import DepartedWorkers
 from portlisten._listener.interfaces import IChannel, IDispatcher
 from portlisten._listener.sharing import Sharing
 from portlisten._model import Kind, Port
-from portlisten._policy.decisions import Decision, GiveUp, HandOff, LetGo, Reason
+from portlisten._policy.decisions import CloseCopy, Decision, GiveUp, HandOff, Reason
 from portlisten._policy.ledger import Ledger
 from portlisten._policy.throttle import Throttle
 from portlisten._ports.accepting import Accepted
@@ -33,29 +33,29 @@ from portlisten._wire.frames import Claim, ClientGone, Closed
 from portlisten._wire.listener_session import UNREAD, Draining, News, Refused
 from portlisten.errors import ProtocolError
 
-#: How much time counts as passed at the most between two looks at the clock, in
-#: seconds: while the process stands still, nobody's time runs.
-LONGEST_TICK = 0.2
+#: How much time can count as passed between two readings of the clock, in seconds.  The
+#: time in which this process did not run counts for no worker and no client.
+LONGEST_TICK_SECONDS = 0.2
 
-#: How long the last frames to the workers may take at the end, in seconds.
+#: At the end, how long the last frames to the workers may take, in seconds.
 FAREWELL_SECONDS = 1.0
 
 
 @implementer(IDispatcher)
 class Dispatcher:
     """
-    The listener, but for its sockets.
+    The listener without its sockets.
 
     @param reactor: an L{IReactorTime}.
     @param ledger: decides what becomes of connections.
-    @param throttle: says which workers have to wait before they get their first offer.
+    @param throttle: says how long a worker waits for its first offer.
     @param sharing: lets workers use the sockets of shared ports.
     @param timedOut: called when the patience of connections ran out.
     @param flightLimit: how many descriptors the kernel lets a user have in flight.
 
     @ivar departed: the workers that have left.
-    @ivar roomChanged: called when it may be possible to accept again.
-    @ivar parting: called when no worker is waited for any more.
+    @ivar capacityChanged: called when the listener may be able to accept again.
+    @ivar handOffEnded: called at the end, before each worker is sent BYE.
     """
 
     log = Logger()
@@ -70,8 +70,8 @@ class Dispatcher:
         flightLimit: int = 1024,
     ) -> None:
         self._reactor = reactor
-        self._now = RunningTime(reactor.seconds, LONGEST_TICK)
-        self._quiet = logLimit(reactor)
+        self._now = RunningTime(reactor.seconds, LONGEST_TICK_SECONDS)
+        self._logLimited = logLimit(reactor)
         self._flightLimit = flightLimit
         self._ledger = ledger
         self._timedOut = timedOut
@@ -87,26 +87,26 @@ class Dispatcher:
         self._timer: IDelayedCall | None = None
         self._stopped: Deferred[None] | None = None
         self._deadline = 0.0
-        self._judging = False
-        self._parting = False
-        self._telling = False
-        # What the events of one read lead to, until all of them were heard.
-        self._gathered: list[Decision] | None = None
+        self._overdueSeen = False
+        self._byeSent = False
+        self._notifying = False
+        # The decisions that the events of one read lead to, until all are processed.
+        self._batch: list[Decision] | None = None
         self._waitsElsewhere: Callable[[], bool] = lambda: False
-        self.roomChanged: Callable[[], None] = lambda: None
-        self.parting: Callable[[], None] = lambda: None
+        self.capacityChanged: Callable[[], None] = lambda: None
+        self.handOffEnded: Callable[[], None] = lambda: None
 
     def capacity(self, name: str) -> int:
         """
-        How many connections may be accepted now, on ports of this name.
+        How many connections may be accepted now on ports of this name.
         """
         return self._ledger.capacity(name)
 
     def busy(self, name: str) -> bool:
         """
-        Whether what might be accepted now, on ports of this name, may as well stay
-        in the backlog a little longer: it would only wait at a worker, and the
-        listener would wake up once more for it.
+        Whether connections on ports of this name may as well stay in the backlog a
+        little longer.  If accepted now, they would only wait at a worker, and the
+        listener would wake up once more.
         """
         now = self._now()
         return self._ledger.busy(name, now, now - CHECK_SECONDS)
@@ -114,7 +114,7 @@ class Dispatcher:
     @property
     def channels(self) -> int:
         """
-        How many workers are connected, whether they have joined or not.
+        How many workers are connected.  Some may not have joined yet.
         """
         return len(self._channels)
 
@@ -126,7 +126,7 @@ class Dispatcher:
 
     def report(self) -> None:
         """
-        Log what became of the connections, and what is where.
+        Log what became of the connections, and where the others are.
         """
         ledger = self._ledger
         self.log.info(
@@ -144,7 +144,7 @@ class Dispatcher:
 
     def accepted(self, port: Port, batch: Sequence[Accepted]) -> None:
         """
-        Connections came in by a port, at least one.  Keeps their sockets.
+        Take connections that came in by a port, at least one.  Keeps their sockets.
         """
         connections = [AcceptedConnection(*each) for each in batch]
         canCheck = connections[0].canCheck
@@ -167,9 +167,9 @@ class Dispatcher:
         self._run(self._ledger.claim(channel, ids, self._now()))
 
     def refused(self, channel: IChannel, ids: Sequence[int], reason: str) -> None:
-        unusable = spoiled(self._ledger.offersTo(channel, ids))
-        decisions = self._ledger.refuse(channel, ids, self._now(), unusable)
-        self._quiet(
+        found = unusable(self._ledger.offersTo(channel, ids))
+        decisions = self._ledger.refuse(channel, ids, self._now(), found)
+        self._logLimited(
             self.log.info,
             "{channel} refused {count} connections: {reason}",
             channel=channel.label,
@@ -182,11 +182,11 @@ class Dispatcher:
         self._run(self._ledger.close(channel, ids, self._now()))
         self._newcomers.finished(channel)
 
-    def gone(self, channel: IChannel, ids: Sequence[int]) -> None:
+    def clientGone(self, channel: IChannel, ids: Sequence[int]) -> None:
         self._run(self._ledger.clientGone(channel, ids, self._now()))
 
     def draining(self, channel: IChannel) -> None:
-        self._quiet(self.log.info, "{channel} drains", channel=channel.label)
+        self._logLimited(self.log.info, "{channel} drains", channel=channel.label)
         if self._newcomers.waits(channel):
             self._newcomers.drain(channel)
         else:
@@ -203,7 +203,7 @@ class Dispatcher:
         self._sharing.removeWorker(channel)
         self._ledger.revoke(channel)
 
-    def parted(self, channel: IChannel, reason: str) -> None:
+    def left(self, channel: IChannel, reason: str) -> None:
         if self._newcomers.leave(channel):
             return
         self._sharing.removeWorker(channel)
@@ -215,15 +215,15 @@ class Dispatcher:
         self._newcomers.failed(channel)
         self._sharing.removeWorker(channel)
         if channel in self._onlySharing:
-            self._quiet(self.log.info, "{channel} is gone", channel=channel.label)
+            self._logLimited(self.log.info, "{channel} is gone", channel=channel.label)
             self._run(self._ledger.workerDied(channel, (), self._now()))
         else:
             self.departed.died(channel)
             self._schedule()
 
-    def disconnected(self, channel: IChannel) -> None:
+    def channelClosed(self, channel: IChannel) -> None:
         self._channels.pop(channel, None)
-        self._newcomers.forget(channel)
+        self._newcomers.channelClosed(channel)
         self._onlySharing.discard(channel)
         self.departed.channelClosed(channel)
         self._schedule()
@@ -232,7 +232,7 @@ class Dispatcher:
 
     def _admit(self, channel: IChannel, window: int, ports: Sequence[Port]) -> None:
         if not self._sharing.addWorker(channel, ports):
-            self._quiet(
+            self._logLimited(
                 self.log.warn,
                 "{channel} is turned away, and may try again: too many sockets are on"
                 " their way to workers that have not read them",
@@ -245,7 +245,7 @@ class Dispatcher:
             self._newcomers.begin(channel)
         else:
             self._onlySharing.add(channel)
-        self._quiet(
+        self._logLimited(
             self.log.info,
             "{channel} joined, with a window of {window}, for {names}",
             channel=channel.label,
@@ -258,8 +258,8 @@ class Dispatcher:
 
     def _blockSlowReaders(self) -> None:
         """
-        If half of the descriptors that may be in flight are, give no offers to workers
-        that have not read all of theirs.
+        If more than half of the permitted descriptors are in flight, give no offers to
+        workers that have not read all of theirs.
         """
         inFlight = {channel: channel.inFlight() for channel in self._channels}
         total = sum(inFlight.values()) + self.departed.inFlight
@@ -273,12 +273,12 @@ class Dispatcher:
         self, grace: float, waitsElsewhere: Callable[[], bool] = lambda: False
     ) -> Deferred[None]:
         """
-        Hand off what is held, and what is yet to come, then part with the workers.
-        If no worker takes it, one may still come.
+        Hand off the connections that wait and those that still come, then say BYE to
+        the workers.  While connections wait, new workers may join.
 
-        @param grace: how long that may take, in seconds.
-        @param waitsElsewhere: says whether there is more to come.
-        @return: fires when it is done.
+        @param grace: how long the hand-off may take, in seconds.
+        @param waitsElsewhere: says whether more connections are to come.
+        @return: fires when this is done.
         """
         self._stopped = Deferred()
         self._waitsElsewhere = waitsElsewhere
@@ -288,16 +288,16 @@ class Dispatcher:
 
     def _proceed(self, now: float) -> None:
         """
-        Take the next step towards the end, if it is time for it.
+        Take the next step of L{stop}, if it is time for it.
         """
         ledger = self._ledger
-        if not self._parting:
+        if not self._byeSent:
             busy = ledger.unclaimed or ledger.waiting or self._waitsElsewhere()
             if busy and now < self._deadline:
                 return
-            self._parting = True
+            self._byeSent = True
             self._deadline = now + FAREWELL_SECONDS
-            self.parting()
+            self.handOffEnded()
             for channel in list(self._channels):
                 self._newcomers.leave(channel)
                 channel.bye("the listener stops")
@@ -309,28 +309,28 @@ class Dispatcher:
             if self._timer is not None:
                 self._timer.cancel()
                 self._timer = None
-            self._quiet.flush()
+            self._logLimited.flush()
             self.report()
             stopped.callback(None)
 
     # The inside
 
     def _run(self, decisions: Iterable[Decision]) -> None:
-        if self._gathered is not None:
-            self._gathered += decisions
+        if self._batch is not None:
+            self._batch += decisions
             return
         try:
             self._carryOut(decisions)
         finally:
-            # Whatever fails, time passes.
+            # Even if something fails, time must pass.
             self._schedule()
-        if not self._telling:
-            # This may accept, which leads here again.
-            self._telling = True
+        if not self._notifying:
+            # This may accept, which calls this method again.
+            self._notifying = True
             try:
-                self.roomChanged()
+                self.capacityChanged()
             finally:
-                self._telling = False
+                self._notifying = False
 
     def _carryOut(self, decisions: Iterable[Decision]) -> None:
         timedOut = False
@@ -340,10 +340,10 @@ class Dispatcher:
                 channel, id, connection, port = decision
                 channel.offer(id, port, connection, more=True)
                 offered.add(channel)
-            elif isinstance(decision, LetGo):
+            elif isinstance(decision, CloseCopy):
                 decision.connection.closeCopy()
             elif isinstance(decision, GiveUp):
-                self._quiet(
+                self._logLimited(
                     self.log.info if decision.reason is Reason.GONE else self.log.warn,
                     "the connection of {peer} is closed: {reason}",
                     peer=decision.connection.peer,
@@ -352,7 +352,7 @@ class Dispatcher:
                 decision.connection.closeCopy()
                 timedOut = timedOut or decision.reason is Reason.TIMED_OUT
             else:
-                self._quiet(
+                self._logLimited(
                     self.log.warn,
                     "{channel} hangs, and is revoked: {reason}",
                     channel=decision.channel.label,
@@ -366,7 +366,7 @@ class Dispatcher:
 
     def _schedule(self) -> None:
         """
-        Let time pass in the ledger, as long as anything depends on it.
+        Let time pass in the ledger, as long as anything depends on time.
         """
         if self._timer is None and (
             self._ledger.timed or self.departed.changes or self._stopped is not None
@@ -376,38 +376,38 @@ class Dispatcher:
     def _tick(self) -> None:
         self._timer = None
         try:
-            self._turn(self._now())
+            self._passTime(self._now())
         finally:
-            # Whatever fails, time passes.
+            # Even if something fails, time must pass.
             self._schedule()
 
-    def _turn(self, now: float) -> None:
+    def _passTime(self, now: float) -> None:
         ledger = self._ledger
-        self.departed.look(now)
+        self.departed.check(now)
         _kernel.reap()
         self._blockSlowReaders()
-        decisions = ledger.closeTouched(self._copyCheck.look())
-        gone, ended = self._departedClients.look(ledger.waitingConnections, now)
+        decisions = ledger.closeTouched(self._copyCheck.check())
+        gone, ended = self._departedClients.check(ledger.waitingConnections, now)
         decisions += ledger.clientsLeft(gone) + ledger.clientsHalfClosed(ended, now)
-        if ledger.overdue(now) and not self._judging:
-            # What would change the judgement may have come, and is not read yet.
-            self._judging = True
+        if ledger.overdue(now) and not self._overdueSeen:
+            # A claim that changes this may have come, and is not read yet.
+            self._overdueSeen = True
             self._timer = self._reactor.callLater(0, self._tick)
             self._run(decisions)
             return
-        self._judging = False
+        self._overdueSeen = False
         self._run(decisions + ledger.passTime(now))
         if self._stopped is not None:
             self._proceed(now)
 
-    # What a worker says
+    # Events of one read
 
     def received(self, channel: IChannel, events: Iterable[News]) -> None:
         """
         See L{IDispatcher}.
         """
         gathered: list[Decision] = []
-        self._gathered = gathered
+        self._batch = gathered
         try:
             for event in events:
                 if isinstance(event, Claim):
@@ -417,28 +417,28 @@ class Dispatcher:
                 elif isinstance(event, Closed):
                     self.closed(channel, event.ids)
                 elif isinstance(event, Draining):
-                    # What was offered before goes out before the answer.
+                    # The offers so far go out before the answer.
                     self._carryOut(gathered)
                     gathered.clear()
                     self.draining(channel)
                 elif isinstance(event, ClientGone):
-                    self.gone(channel, event.ids)
+                    self.clientGone(channel, event.ids)
                 elif isinstance(event, Refused):
                     self._checkSent(channel, event.ids)
                     self.refused(channel, event.ids, event.reason)
                 else:
                     self.joined(channel, event.window, event.ports)
         finally:
-            self._gathered = None
+            self._batch = None
             self._run(gathered)
 
     def _checkSent(self, channel: IChannel, ids: Collection[int]) -> None:
         """
-        Check that a worker does not answer an offer that is made to it only now.
+        Check that a worker does not answer an offer that was not sent yet.
 
         @raise ProtocolError: if it does.
         """
-        for decision in self._gathered or ():
+        for decision in self._batch or ():
             if isinstance(decision, HandOff):
                 to, id, _, _ = decision
                 if to is channel and id in ids:

@@ -24,7 +24,7 @@ class IConnection(Interface):
     An accepted connection, as the listener holds it.
     """
 
-    peer: str = Attribute("Who is at the other end, for the log.")
+    peer: str = Attribute("The client's address, for the log.")
     cookie: int = Attribute("C{SO_COOKIE} of the socket.")
 
     def fileno() -> int:
@@ -36,15 +36,15 @@ class IConnection(Interface):
 
     def untouched() -> bool | None:
         """
-        Say whether nothing was read from it and nothing written to it.
+        Say whether nothing was read from the connection and nothing written to it.
 
-        @return: L{None} if that cannot be said now.
+        @return: L{None} if the kernel cannot say now.
         """
 
-    def spoiled() -> bool:
+    def unusable() -> bool:
         """
-        Say whether some process made a listening socket of it, as any holder of a
-        descriptor of a connection can.
+        Say whether a process made a listening socket of the connection.  Each process
+        that has a descriptor of a connection can do that.
         """
 
     def closeCopy() -> None:
@@ -56,36 +56,35 @@ class IConnection(Interface):
 
 class IWire(Interface):
     """
-    The way that accepted connections take to the workers.
+    How accepted connections get to the workers.
     """
 
-    roomChanged = Attribute(
-        "A function to call when there may be room to accept again.  Whoever accepts"
-        " sets it, before the start."
+    capacityChanged = Attribute(
+        "A function to call when it may be possible to accept again.  The user of the"
+        " wire sets it before the start."
     )
 
     def __str__() -> str:
         """
-        Say for the log where workers meet it.
+        Say for the log how workers connect.
         """
 
-    def succeed() -> float:
+    def waitForPredecessor() -> float:
         """
-        Wait until a listener that was told to stop, and has the place of this one, is
-        gone.
+        If another listener has this one's place and was told to stop, wait until that
+        listener has ended.
 
-        @return: for how long its ports may still be in use, in seconds.
+        @return: for how long that listener's ports may still be in use, in seconds.
         @raise ToldToStop: if this process is told to stop meanwhile.
         """
 
     def bind(ports: Sequence[Port], shared: Mapping[int, Sequence[socket]]) -> None:
         """
-        Bind what it needs, as whoever the process is when it starts.
+        Bind what the wire needs, before privileges are dropped.
 
-        @param ports: what is listened on.
-        @param shared: the sockets of those that are shared, by the numbers of the
-            ports.  They stay the caller's, who keeps them open until the L{stop} is
-            over.
+        @param ports: the ports that the listener listens on.
+        @param shared: the sockets of the shared ports, by the numbers of the ports.
+            They stay the caller's.  The caller keeps them open until L{stop} is done.
         @raise CannotBind: if that is impossible.  Nothing stays bound then.
         @raise PathError: likewise, because of the path.
         @raise OSError: likewise.
@@ -95,46 +94,46 @@ class IWire(Interface):
         """
         Begin, after privileges were dropped.
 
-        @param connections: how many descriptors of connections it may hold.
+        @param connections: how many descriptors of connections the wire may hold.
         @param channels: how many workers may be connected.
         """
 
-    def room(name: str) -> int:
+    def capacity(name: str) -> int:
         """
-        Say how many connections may be accepted now, on ports of this name.
+        Say how many connections may be accepted now on ports of this name.
         """
 
     def busy(name: str) -> bool:
         """
-        Say whether it is better to accept a little later, on ports of this name,
-        though there is room.  If so, C{roomChanged} is called before long.
+        Say whether it is better to accept a little later on ports of this name,
+        despite their L{capacity}.  If so, C{capacityChanged} is called before long.
         """
 
     def accepted(port: Port, batch: Sequence[Accepted]) -> None:
         """
-        Take connections that came in by a port, at least one.  Keeps their
-        sockets.
+        Take connections that came in by a port, at least one.  Keeps their sockets.
         """
 
     def report() -> None:
         """
-        Log what became of the connections, and what is where.
+        Log what became of the connections, and where the others are.
         """
 
     def serves(name: str) -> bool:
         """
-        Say whether a worker is there for ports of this name, as far as can be told.
+        Say whether a worker takes connections of ports of this name, as far as the
+        wire knows.
         """
 
     def stop(grace: float, waitsElsewhere: Callable[[], bool]) -> Deferred[None]:
         """
-        Hand off what is held.  If no worker is there for it, one may still come.
+        Hand off the connections that wait.  Meanwhile, new workers may join.
 
         @param grace: how long that may take, in seconds.
         @param waitsElsewhere: says whether connections wait that were not accepted
-            yet.  They are accepted as soon as a worker L{serves} them: then
-            C{roomChanged} is called.
-        @return: fires when it is done.
+            yet.  As soon as a worker L{serves} them, C{capacityChanged} is called, and
+            they are accepted.
+        @return: fires when this is done.
         """
 
     def release() -> None:
@@ -145,63 +144,62 @@ class IWire(Interface):
 
 class IChannel(Interface):
     """
-    What a dispatcher sees of a worker: the listener's end of a channel.
+    The listener's end of a channel, as the dispatcher uses it.
     """
 
-    label: str = Attribute("Who the worker is, for the log.")
+    label: str = Attribute("The worker's name in the log.")
     user: int = Attribute("The worker's uid.")
 
     def offer(id: int, port: int, connection: IConnection, more: bool = False) -> None:
         """
-        Send a connection.  Its descriptor stays the caller's, who keeps it open
-        until the offer is claimed or refused, or the channel is gone.
+        Send a connection.  Its descriptor stays the caller's.  The caller keeps it open
+        until the offer is claimed or refused, or the channel has ended.
 
-        @param more: keep it for L{flush}: others are about to follow.
+        @param more: keep it for L{flush}, since other offers are about to follow.
         """
 
     def flush() -> None:
         """
-        Send what was kept, all in one.
+        Send all kept offers together.
         """
 
     def shareSocket(port: int, sock: socket) -> None:
         """
-        Let the worker use a socket of a port that is shared.  It stays the
-        caller's.
+        Let the worker use a socket of a shared port.  The socket stays the caller's.
 
         @param port: the port's number.
         """
 
     def withdraw(sock: socket) -> None:
         """
-        Ask the worker to use such a socket no more.
+        Ask the worker to use a shared socket no more.
         """
 
     def unread() -> bool:
         """
-        Say whether the worker has yet to read something of what it was sent.  May
-        be asked after the end, until L{dismiss}.
+        Say whether the worker has not read all that it was sent.  May be called after
+        the end, until L{dismiss}.
         """
 
     def inFlight() -> int:
         """
-        Say how many of the descriptors that it was sent it may not have read.  May
-        be asked after the end, until L{dismiss}.
+        Say how many sent descriptors the worker may not have read.  May be called after
+        the end, until L{dismiss}.
         """
 
     def process() -> int | None:
         """
         Find the worker's process.
 
-        @return: a pidfd, which is the caller's, or L{None} if there is none.
-        @raise ProcessLookupError: if it has ended.
+        @return: a pidfd, which is the caller's, or L{None} if none can be made.
+        @raise ProcessLookupError: if the process has ended.
         """
 
     def dismiss() -> bool:
         """
-        Close what is left open for L{unread} and L{inFlight}.
+        Close what stayed open for L{unread} and L{inFlight}.
 
-        @return: whether that was possible.  If not, it may be later.
+        @return: whether that was possible.  If not, it may be possible later.
         """
 
     def drained() -> None:
@@ -211,53 +209,54 @@ class IChannel(Interface):
 
     def revoke(reason: str) -> None:
         """
-        Take back whatever is not claimed.  The dispatcher hears C{parted} once
-        nothing can be claimed any more.
+        Take back all offers that are not claimed.  When the worker can claim nothing
+        more, the channel calls L{IDispatcher.left} or L{IDispatcher.died}.
         """
 
     def bye(reason: str) -> None:
         """
-        Say farewell and close.  What is offered stays the worker's.
+        Say BYE and close.  The offers stay the worker's.
         """
 
 
 class IDispatcher(Interface):
     """
-    What the listener's end of a channel tells about its worker.
+    What the listener's end of a channel reports about its worker.
     """
 
     def connected(channel: IChannel) -> None:
         """
-        A worker connected, and has said nothing yet.
+        A worker connected.  It has sent nothing yet.
         """
 
     def received(channel: IChannel, events: Iterable[News]) -> None:
         """
-        The worker said this, all of it in one read of the channel.  The decisions that
-        follow from it are carried out together.
+        The channel read these events at once.  The dispatcher carries out all decisions
+        that follow from them together.
 
         @raise ProtocolError: if an event names ids that do not fit.  The events before
-            it count, it counts for nothing, and those behind it are still in the
-            iterator.
+            it count.  The event itself does not count.  The events after it are still
+            in the iterator.
         """
 
     def revoking(channel: IChannel) -> None:
         """
-        The worker is being revoked, and must be sent no more offers.
+        The worker is being revoked.  It must get no more offers.
         """
 
-    def parted(channel: IChannel, reason: str) -> None:
+    def left(channel: IChannel, reason: str) -> None:
         """
-        The worker can claim nothing more, and goes on serving what it claimed.
+        The worker left.  It can claim nothing more, and goes on serving the connections
+        that it claimed.
         """
 
     def died(channel: IChannel) -> None:
         """
-        The worker ended without a BYE, and all that it had sent was reported.
+        The worker closed the channel without BYE.  All that it had sent was reported.
         """
 
-    def disconnected(channel: IChannel) -> None:
+    def channelClosed(channel: IChannel) -> None:
         """
-        The channel's last event.  The dispatcher calls C{dismiss} once it has no
-        question any more.
+        The channel is closed.  This is its last event.  When the dispatcher needs no
+        more answers from the channel, it calls L{IChannel.dismiss}.
         """

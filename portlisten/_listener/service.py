@@ -1,5 +1,5 @@
 """
-The service of the listener: its ports and their acceptors, and the wire that takes the
+The listener's service: its ports, their acceptors, and the wire that takes the
 connections.
 """
 
@@ -29,20 +29,20 @@ from portlisten._process import exits, systemd_notify
 from portlisten._process.service import CommandService
 from portlisten.errors import CannotBind, PathError
 
-#: How many processes may be connected to the channel's path at a time; any more
-#: wait in its backlog.  Each takes two descriptors.
+#: How many processes may be connected to the channels' path at a time.  Others wait in
+#: its backlog.  Each takes two descriptors.
 MAXIMUM_CHANNELS = 256
 
 #: Descriptors kept free for log files and the like.
-RESERVE = 16
+RESERVED_DESCRIPTORS = 16
 
 
 class ListenerService(CommandService):
     """
     Listens on ports, and gives the connections to a wire.
 
-    @param ports: what C{portlisten._ports} made of the ports' descriptions.
-    @param wire: an L{IWire}, which takes the connections.
+    @param ports: the settings of the ports.
+    @param wire: takes the connections.
     """
 
     log = Logger()
@@ -57,7 +57,7 @@ class ListenerService(CommandService):
     ) -> None:
         super().__init__(reactor, command)
         self._settings = settings
-        self._wanted = ports
+        self._portSettings = ports
         self._wire = wire
         self._bound: list[BoundPort] = []
         self._acceptors: deque[tuple[BoundPort, Acceptor]] = deque()
@@ -70,10 +70,10 @@ class ListenerService(CommandService):
         """
         with ExitStack() as undo:
             undo.callback(self.release)
-            self._bindPorts(time.monotonic() + self._wire.succeed())
+            self._bindPorts(time.monotonic() + self._wire.waitForPredecessor())
             for bound in self._bound:
-                checkApart(bound.path, self._settings.path)
-            ports = self._described()
+                checkPathsDiffer(bound.path, self._settings.path)
+            ports = self._describePorts()
             self._wire.bind(
                 ports,
                 {
@@ -83,17 +83,18 @@ class ListenerService(CommandService):
                 },
             )
             undo.pop_all()
-        # If privileges cannot be dropped, it is never started.
+        # If privileges cannot be dropped, the service is never started.
         atexit.register(self.release)
 
     def _bindPorts(self, end: float) -> None:
         """
         Bind the ports.
 
-        @param end: until when what a predecessor had may still be in use.
-        @raise CannotBind: if one of them cannot be bound.
+        @param end: until when a predecessor's ports may still be in use, as a time of
+            C{time.monotonic}.
+        @raise CannotBind: if a port cannot be bound.
         """
-        for wanted in self._wanted:
+        for wanted in self._portSettings:
             while True:
                 try:
                     self._bound.extend(bind(wanted))
@@ -103,7 +104,7 @@ class ListenerService(CommandService):
                         raise
                     select.poll().poll(50)
 
-    def _described(self) -> list[Port]:
+    def _describePorts(self) -> list[Port]:
         return [
             Port(number, port.address, port.name, port.kind)
             for number, port in enumerate(self._bound)
@@ -111,20 +112,20 @@ class ListenerService(CommandService):
 
     def serve(self) -> None:
         """
-        Accept, and hand off.  See L{CommandService.serve}.
+        Accept and hand off.  See L{CommandService.serve}.
         """
         atexit.unregister(self.release)
         self._stopping = False
-        self._wire.roomChanged = self._resume
+        self._wire.capacityChanged = self._resume
         self._wire.start(*descriptorBudget())
-        for bound, port in zip(self._bound, self._described(), strict=True):
+        for bound, port in zip(self._bound, self._describePorts(), strict=True):
             if port.kind is not Kind.CONNECTIONS:
                 continue
             acceptor = Acceptor(
                 self._reactor,
                 bound.socket,
                 bound.label,
-                partial(self._wire.room, port.name),
+                partial(self._wire.capacity, port.name),
                 partial(self._wire.accepted, port),
                 self._settings.retry,
                 partial(self._wire.busy, port.name),
@@ -148,14 +149,14 @@ class ListenerService(CommandService):
 
     def finish(self) -> Deferred[None]:
         """
-        Hand off what is held and what waits in the backlogs.  While no worker is
-        there for it, leave the backlogs as they are: one may come.
+        Hand off the connections that are held and those that wait in the backlogs.
+        While no worker serves a port, leave its backlog as it is: a worker may come.
         """
         self._stopping = True
         for _, acceptor in self._acceptors:
             acceptor.park()
         self._resume()
-        stopped = self._wire.stop(self._settings.grace, self._waits)
+        stopped = self._wire.stop(self._settings.grace, self._backlogsWait)
         return stopped.addBoth(lambda result: self.release())
 
     def release(self) -> None:
@@ -174,9 +175,9 @@ class ListenerService(CommandService):
         self._bound = []
         self._wire.release()
 
-    def _waits(self) -> bool:
+    def _backlogsWait(self) -> bool:
         """
-        Whether connections wait that would be reset if the ports were closed.
+        Whether connections wait in backlogs that would be reset with their ports.
         """
         return any(
             acceptor.waits for bound, acceptor in self._acceptors if not bound.inherited
@@ -190,7 +191,7 @@ class ListenerService(CommandService):
                 if self._wire.serves(bound.name):
                     acceptor.stop(bound.inherited or datagram)
             return
-        # The first may leave nothing to those after it.
+        # The first acceptor may use up the capacity for the others.
         self._acceptors.rotate()
         for _, acceptor in list(self._acceptors):
             acceptor.resume()
@@ -198,23 +199,23 @@ class ListenerService(CommandService):
 
 def descriptorBudget() -> tuple[int, int]:
     """
-    Raise the limit of open descriptors as far as it goes, and divide it.
+    Raise the limit of open descriptors as far as possible, and divide it.
 
-    @return: how many may be connections' at a time, and how many channels there
-        may be.
+    @return: how many descriptors connections may take, and how many channels may be
+        open at a time.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    free = hard - _openDescriptors() - RESERVE
+    free = hard - _openDescriptors() - RESERVED_DESCRIPTORS
     channels = max(1, min(MAXIMUM_CHANNELS, free // 8))
     return max(1, free - 2 * channels), channels
 
 
 def _openDescriptors() -> int:
     """
-    How many descriptors are open.  Without /proc, this is how many are open below the
-    lowest free number.
+    Count the open descriptors.  Without /proc, this counts only the descriptors below
+    the lowest free number.
     """
     try:
         return len(os.listdir("/proc/self/fd"))
@@ -225,12 +226,13 @@ def _openDescriptors() -> int:
         return lowest
 
 
-def checkApart(port: str | None, path: str) -> None:
+def checkPathsDiffer(port: str | None, path: str) -> None:
     """
-    See that a port and the channels have two paths.
+    Check that a port and the channels have different paths.
 
-    @param port: the path of the port; L{None} if it has none.
-    @raise PathError: if they have not.
+    @param port: the path of the port, or L{None} if it has none.
+    @param path: the channels' path.
+    @raise PathError: if both are the same.
     """
     if port is not None and os.path.realpath(port) == os.path.realpath(path):
         raise PathError(

@@ -1,14 +1,15 @@
 """
-Sharing the sockets of shared ports with workers: carries out what
-L{portlisten._policy.assignment} decides, and looks after the sockets.
+Share the sockets of shared ports with workers: this carries out the decisions of
+L{portlisten._policy.assignment}, and checks the sockets.
 
-A shared socket is in the hands of each worker: what one worker does to it affects all.
-Some servers shut their sockets down when they stop, or make them blocking.  So this
-module checks the sockets from time to time, and mends what can be mended.
+All workers have the same shared socket: what one worker does to it affects all.  Some
+servers shut down their sockets when they stop, or make them blocking.  So this module
+checks the sockets from time to time, and repairs them if possible.
 
-What is sent to a worker that does not read is in flight, and the kernel limits how many
-descriptors a user has in flight.  So a worker that does not read the sockets that are
-shared with it is given up, and only a few sockets may be unread at a time.
+While a worker does not read a socket that was sent to it, the socket is in flight.  The
+kernel limits how many descriptors a user has in flight.  So if a worker does not read
+its shared sockets in time, it is revoked.  And only a few sockets may be unread at a
+time.
 """
 
 from __future__ import annotations
@@ -27,38 +28,37 @@ from portlisten._policy.assignment import Assignment, Decision, ShareSocket
 from portlisten._reactor.log_limit import logLimit
 
 #: How often the sockets and the workers that hold them are checked, in seconds.
-LOOK_SECONDS = 0.5
+CHECK_SECONDS = 0.5
 
 
 @dataclass
 class _Unread:
     """
-    What a worker was sent of sockets and has not read.
+    The sockets that a worker was sent and has not read.
 
     @ivar sockets: the sockets.
-    @ivar later: those that are shared with it again when it has read the others, with
+    @ivar later: the sockets to share again when the worker has read the others, with
         the numbers of their ports.
-    @ivar limited: whether it has to read within a time.
-    @ivar waited: for how long it has not, at least, in seconds.  The first look may
-        come at once.
+    @ivar limited: whether the worker must read within the timeout.
+    @ivar waited: for how long the worker has not read, at least, in seconds.  It
+        begins below 0, since the first check may come at once.
     """
 
     sockets: list[socket.socket] = field(default_factory=list)
     later: dict[socket.socket, int] = field(default_factory=dict)
     limited: bool = False
-    waited: float = -LOOK_SECONDS
+    waited: float = -CHECK_SECONDS
 
 
 class Sharing:
     """
     The sockets of the listener's shared ports.
 
-    @param ports: the listener's, not all of which need be shared.
-    @param sockets: those of each shared port, by its number.  They stay the caller's,
-        who keeps them open for as long as there are workers.
+    @param ports: the listener's ports.  Some need not be shared.
+    @param sockets: the sockets of each shared port, by its number.  They stay the
+        caller's.  The caller keeps them open while the listener has workers.
     @param backlog: the length of their queues.
-    @param timeout: how long a worker may take to read what is shared with it, in
-        seconds.
+    @param timeout: how long a worker may take to read its shared sockets, in seconds.
     @param budget: how many sockets may be on their way to workers.
     """
 
@@ -80,31 +80,31 @@ class Sharing:
         self._timeout = timeout
         self._budget = budget
         self._assignment = Assignment(self._ports, sockets)
-        self._divided = {
+        self._groupSockets = {
             sock
             for port in self._ports
             if port.kind is Kind.GROUP
             for sock in sockets[port.number]
         }
-        # With each worker, whether it is offered connections as well.
+        # With whether the worker is offered connections as well.
         self._workers: dict[IChannel, bool] = {}
         self._unread: dict[IChannel, _Unread] = {}
-        self._lost: set[socket.socket] = set()
-        self._quiet = logLimit(reactor)
+        self._unrepairable: set[socket.socket] = set()
+        self._logLimited = logLimit(reactor)
         self._timer: IDelayedCall | None = None
 
     def __str__(self) -> str:
         """
-        Say for the log how much is shared, and with how many.
+        Say for the log how many sockets are shared, and with how many workers.
         """
         count = sum(map(len, self._sockets.values()))
         return f", {count} sockets shared with {len(self._workers)}" if count else ""
 
     def addWorker(self, channel: IChannel, ports: Iterable[Port]) -> bool:
         """
-        Share with a worker what is shared of these ports.
+        Share the sockets of these ports with a worker, as far as they are shared ports.
 
-        @return: whether that was possible.
+        @return: whether this was possible.
         """
         wanted = list(ports)
         shared = [port for port in wanted if port.number in self._sockets]
@@ -122,27 +122,27 @@ class Sharing:
 
     def removeWorker(self, channel: IChannel) -> None:
         """
-        A worker accepts nothing more.  May be called again.
+        Note that a worker accepts nothing more.  May be called again.
         """
         if channel in self._workers:
             del self._workers[channel]
             self._unread.pop(channel, None)
             self._run(self._assignment.removeWorker(channel))
-            self._mend()
+            self._repair()
         if not self._workers:
             self.stop()
 
     def workerReads(self, channel: IChannel) -> None:
         """
-        A worker has claimed an offer, so it reads what it is sent.
+        Note that a worker has claimed an offer, and so reads its channel.
         """
         unread = self._unread.get(channel)
         if unread is not None:
-            unread.waited = -LOOK_SECONDS
+            unread.waited = -CHECK_SECONDS
 
     def stop(self) -> None:
         """
-        Look after the sockets no more.
+        Stop checking the sockets.
         """
         if self._timer is not None:
             self._timer.cancel()
@@ -157,12 +157,12 @@ class Sharing:
 
     def _share(self, channel: IChannel, port: int, sock: socket.socket) -> None:
         if channel not in self._workers:
-            return  # it left, because of what it was sent before
+            return  # the worker left while earlier sockets were sent
         unread = self._sent(channel, sock)
-        # A program under `portlisten exec` reads only what is shared with it when it
-        # joins, and may serve for long.  It takes neither of these.
-        patient = not self._workers[channel] and sock not in self._divided
-        if patient and sock in unread.sockets and channel.unread():
+        # A program under `portlisten exec` reads its sockets when it joins, and then
+        # reads no more, perhaps for long.  It takes no connections and no groups.
+        mayWait = not self._workers[channel] and sock not in self._groupSockets
+        if mayWait and sock in unread.sockets and channel.unread():
             unread.later[sock] = port
         else:
             unread.sockets.append(sock)
@@ -175,47 +175,47 @@ class Sharing:
 
     def _sent(self, channel: IChannel, sock: socket.socket) -> _Unread:
         """
-        A worker is sent something of a socket.
+        Note that a worker is about to be sent a frame about a socket.
         """
         unread = self._unread.setdefault(channel, _Unread())
-        if self._workers[channel] or sock in self._divided:
+        if self._workers[channel] or sock in self._groupSockets:
             unread.limited = True
         return unread
 
     def _schedule(self) -> None:
         if self._timer is None and self._workers:
-            self._timer = self._reactor.callLater(LOOK_SECONDS, self._look)
+            self._timer = self._reactor.callLater(CHECK_SECONDS, self._check)
 
-    def _look(self) -> None:
+    def _check(self) -> None:
         self._timer = None
         for channel, unread in list(self._unread.items()):
             if self._unread.get(channel) is not unread:
-                continue  # it left, because of another
+                continue  # it left while another was checked
             if not channel.unread():
                 del self._unread[channel]
                 for sock, port in unread.later.items():
                     self._share(channel, port, sock)
                 continue
-            # Time in which this process did not run is not the worker's.
-            unread.waited += LOOK_SECONDS
+            # Do not count time in which this process did not run.
+            unread.waited += CHECK_SECONDS
             if unread.limited and unread.waited > self._timeout:
                 channel.revoke(
-                    f"it did not read what it was lent within {self._timeout:g} s"
+                    f"it did not read its shared sockets within {self._timeout:g} s"
                 )
-        self._mend()
+        self._repair()
         self._schedule()
 
-    def _mend(self) -> None:
+    def _repair(self) -> None:
         for port in self._ports:
             for sock in self._sockets[port.number]:
                 sock.setblocking(False)
-                if sock not in self._lost and _kernel.shutDown(sock):
+                if sock not in self._unrepairable and _kernel.shutDown(sock):
                     self._restore(port, sock)
 
     def _restore(self, port: Port, sock: socket.socket) -> None:
         """
-        Make a socket listen again that was shut down, and share it again with the
-        workers that had it: they have closed theirs.
+        A socket was shut down: make it listen again.  Then share it again with the
+        workers that had it, since they have closed theirs.
         """
         why = "there is no way to listen on such a socket again"
         address = sock.getsockname()
@@ -226,20 +226,20 @@ class Sharing:
         except OSError as error:
             why = str(error.strerror)
         if _kernel.shutDown(sock) or sock.getsockname() != address:
-            self._lost.add(sock)
-            self._quiet(
+            self._unrepairable.add(sock)
+            self._logLimited(
                 self.log.critical,
-                "a worker shut {port} down, for everybody, and that cannot be mended:"
-                " {why}; restart the listener",
+                "a worker shut {port} down, for all workers, and that cannot be"
+                " repaired: {why}; restart the listener",
                 port=port.label,
                 why=why,
             )
             for channel in self._assignment.holders(sock):
                 self._withdraw(channel, sock)
             return
-        self._quiet(
+        self._logLimited(
             self.log.error,
-            "a worker shut {port} down, for everybody: what waited there was reset;"
+            "a worker shut {port} down, for all workers: what waited there was reset;"
             " it listens again",
             port=port.label,
         )

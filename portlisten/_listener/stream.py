@@ -37,9 +37,9 @@ from portlisten._wire.codec import encode
 from portlisten._wire.frames import ListenerHello
 from portlisten.errors import CannotBind, ToldToStop
 
-#: If a listener has ended that shared sockets, how long its workers may take to close
-#: them, in seconds.
-HANDOVER = 2.0
+#: After a listener has ended, how long its workers may take to close their shared
+#: sockets, in seconds.
+HANDOVER_SECONDS = 2.0
 
 
 @implementer(IWire)
@@ -47,8 +47,8 @@ class StreamWire:
     """
     See L{IWire}.
 
-    @param backlog: of the channels' path, and of shared ports that have to listen
-        again.
+    @param backlog: the length of the queue of the channels' path, and of shared ports
+        that must listen again.
     @param timedOut: called when the patience of connections ran out.
     """
 
@@ -66,24 +66,24 @@ class StreamWire:
         self._backlog = backlog
         self._timedOut = timedOut
         self._path: paths.BoundPath | None = None
-        self._numbers = 0
-        self.roomChanged: Callable[[], None] = lambda: None
+        self._lastNumber = 0
+        self.capacityChanged: Callable[[], None] = lambda: None
 
     def __str__(self) -> str:
         path, mode = self._settings.path, self._settings.mode
         return f"workers connect to {path} (mode {mode:04o})"
 
-    def succeed(self) -> float:
+    def waitForPredecessor(self) -> float:
         """
         See L{IWire}.
         """
         path = self._settings.path
-        if not successor.stops(path):
+        if not successor.isStopping(path):
             return 0.0
         self.log.info("waiting for the listener at {path} to stop", path=path)
-        if not successor.waitForEnd(path, signals.toldToStop):
+        if not successor.waitForEnd(path, signals.stopRequested):
             raise ToldToStop(f"told to stop while it waited for {path}")
-        return HANDOVER
+        return HANDOVER_SECONDS
 
     def bind(
         self, ports: Sequence[Port], shared: Mapping[int, Sequence[socket.socket]]
@@ -91,7 +91,7 @@ class StreamWire:
         """
         See L{IWire}.
         """
-        self._hello = self._greeting(ports)
+        self._hello = self._makeHello(ports)
         self._shared = shared
         self._path = paths.bind(
             self._settings.path,
@@ -99,13 +99,13 @@ class StreamWire:
             self._settings.group,
             self._backlog,
         )
-        self._refuses = _kernel.refuseDescriptors(self._path.socket)
+        self._refusesDescriptors = _kernel.refuseDescriptors(self._path.socket)
 
-    def _greeting(self, ports: Sequence[Port]) -> ListenerHello:
+    def _makeHello(self, ports: Sequence[Port]) -> ListenerHello:
         """
-        Say what all workers are told first.
+        Make the HELLO for all workers.
 
-        @raise CannotBind: if that is more than fits a frame.
+        @raise CannotBind: if it does not fit a frame.
         """
         hello = ListenerHello(self._settings.window, tuple(ports))
         try:
@@ -122,14 +122,14 @@ class StreamWire:
         See L{IWire}.
         """
         assert self._path is not None
-        if not self._refuses:
+        if not self._refusesDescriptors:
             self.log.info(
                 "this kernel cannot refuse descriptors that workers send (Linux 6.16"
                 " can): a worker that sends one is cut off"
             )
         settings = self._settings
-        # The kernel counts descriptors in flight against it: too_many_unix_fds in
-        # net/core/scm.c.
+        # The kernel counts a user's descriptors in flight against this limit:
+        # too_many_unix_fds in net/core/scm.c.
         limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         self._dispatcher = dispatcher = Dispatcher(
             self._reactor,
@@ -157,8 +157,8 @@ class StreamWire:
             self._timedOut,
             limit,
         )
-        dispatcher.roomChanged = self.roomChanged
-        dispatcher.parting = self._part
+        dispatcher.capacityChanged = self.capacityChanged
+        dispatcher.handOffEnded = self._refuseWorkers
         self._admission = admission = Admission(
             self._reactor,
             accessFor(settings),
@@ -170,7 +170,7 @@ class StreamWire:
         dispatcher.departed.channelEnded = admission.leave
         admission.listen(self._path.socket, settings.path, settings.retry)
 
-    def room(self, name: str) -> int:
+    def capacity(self, name: str) -> int:
         """
         See L{IWire}.
         """
@@ -210,15 +210,15 @@ class StreamWire:
         stopped = self._dispatcher.stop(grace, waitsElsewhere)
         return stopped.addCallback(self._closePath)
 
-    def _part(self) -> None:
+    def _refuseWorkers(self) -> None:
         """
-        Let nobody in any more.  The path stays until all is over, so that a successor
+        Let in no more workers.  The path stays until L{stop} is done.  So a successor
         does not try to bind ports that are still bound.
         """
         self._admission.refuseAll(encode(self._hello))
 
     def _closePath(self, result: None) -> None:
-        # Before its socket is closed: a successor's might get the same inode.
+        # Remove it before its socket is closed: a successor's might get the same inode.
         if self._path is not None:
             self._path.remove()
             self._path = None
@@ -235,10 +235,14 @@ class StreamWire:
 
     # Workers
 
-    def _letIn(self, sock: socket.SocketType, who: _kernel.Credentials) -> None:
-        self._numbers += 1
+    def _letIn(self, sock: socket.SocketType, credentials: _kernel.Credentials) -> None:
+        self._lastNumber += 1
         channel = ListenerChannel(
-            self._reactor, self._dispatcher, self._hello, self._numbers, who=who
+            self._reactor,
+            self._dispatcher,
+            self._hello,
+            self._lastNumber,
+            credentials=credentials,
         )
         own = socket.socket(fileno=sock.detach())
         transport = ChannelTransport(

@@ -1,9 +1,9 @@
 """
-Taking the place of a listener that stops.
+Take the place of a listener that stops.
 
 If a listener is told to stop while connections wait, it goes on for its grace.  Its
-HELLO says so.  A listener that is started meanwhile waits until the first one has
-ended.
+HELLO says that it is stopping.  If another listener is started meanwhile, the new one
+waits until the first has ended.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from portlisten.errors import ProtocolError
 #: How long a listener may take to say HELLO, in seconds.
 HELLO_SECONDS = 1.0
 
-#: How often a listener is looked at, in seconds.
-LOOK_SECONDS = 0.1
+#: How often to check whether a listener has ended, in seconds.
+CHECK_SECONDS = 0.1
 
 
 def _connect(path: str) -> socket.socket | None:
@@ -39,23 +39,23 @@ def _connect(path: str) -> socket.socket | None:
 
 def _close(sock: socket.socket) -> None:
     """
-    Close a socket, with whatever is queued in it: see L{_kernel.receiveBytes}.
+    Close a socket, with all that is queued in it: see L{_kernel.receiveBytes}.
     """
     sock.setblocking(False)
-    data, came = b"-", False
+    data, hasDescriptors = b"-", False
     try:
         sock.shutdown(socket.SHUT_RD)
-        while data and not came:
-            data, came = _kernel.receiveBytes(sock)
-        if came:
+        while data and not hasDescriptors:
+            data, hasDescriptors = _kernel.receiveBytes(sock)
+        if hasDescriptors:
             _kernel.closeElsewhere(sock)
     except OSError:
         pass
-    if not came:
+    if not hasDescriptors:
         sock.close()
 
 
-def stops(path: str) -> bool:
+def isStopping(path: str) -> bool:
     """
     Whether the listener at a path was told to stop.
     """
@@ -66,8 +66,8 @@ def stops(path: str) -> bool:
     end = time.monotonic() + HELLO_SECONDS
     try:
         while time.monotonic() < end:
-            data, came = _kernel.receiveBytes(sock)
-            if not data or came:
+            data, hasDescriptors = _kernel.receiveBytes(sock)
+            if not data or hasDescriptors:
                 return False
             for frame in decoder.feed(data):
                 return isinstance(frame, ListenerHello) and frame.stopping
@@ -82,8 +82,8 @@ def waitForEnd(path: str, interrupted: Callable[[], bool]) -> bool:
     """
     Wait until the listener at a path has ended.
 
-    @param interrupted: says whether to give up.
-    @return: whether it has ended.
+    @param interrupted: says whether to stop waiting.
+    @return: whether the listener has ended.
     """
     process = _listenerAt(path)
     try:
@@ -94,9 +94,9 @@ def waitForEnd(path: str, interrupted: Callable[[], bool]) -> bool:
                     return True
                 _close(sock)
             elif _kernel.hasEnded(process) or not os.path.lexists(path):
-                # The process of a listener may have other things to do.
+                # If the path is removed, the process may still do other things.
                 return True
-            select.poll().poll(LOOK_SECONDS * 1000)
+            select.poll().poll(CHECK_SECONDS * 1000)
         return False
     finally:
         if process is not None:
@@ -107,7 +107,7 @@ def _listenerAt(path: str) -> int | None:
     """
     Find the process that listens at a path.
 
-    @return: a pidfd, which is the caller's, or L{None} if it cannot be had.
+    @return: a pidfd, which is the caller's, or L{None} if none can be made.
     """
     sock = _connect(path)
     if sock is None:
@@ -115,6 +115,6 @@ def _listenerAt(path: str) -> int | None:
     try:
         return _kernel.peerProcess(sock, _kernel.credentials(sock).pid)
     except OSError:
-        return None  # as connecting to it will show
+        return None  # it has ended, as the next attempt to connect will show
     finally:
         _close(sock)

@@ -1,21 +1,22 @@
 """
 Which worker accepts from which socket of a shared port.
 
-A port that is shared has one socket, which each worker gets, or several sockets that
-are bound with C{SO_REUSEPORT}.  The kernel gives each of those a queue of its own and
-distributes connections among the queues, whether a worker takes from them or not.  If
-such a socket is closed, the connections in its queue are reset.  So none is ever
-closed: this assigns them to the workers, and gives each that a worker leaves behind to
-another worker.
+A shared port has one socket for all workers, or several sockets that are bound with
+C{SO_REUSEPORT}.  The kernel gives each of several sockets a queue of its own.  It
+distributes connections among the queues, even to a queue from which no worker accepts.
+If such a socket is closed, the connections in its queue are reset.  So the listener
+closes none of them.  This module assigns the sockets to the workers.  If a worker
+leaves, its sockets are assigned to other workers.
 
-Two rules, as long as there are workers:
+While the listener has workers, two rules hold:
 
   - Each socket has a worker that accepts from it, and each worker has a socket.
-  - No worker has two sockets more than another.  If there are more workers than
-    sockets, each has one, and no socket has two workers more than another.
+  - No worker has two sockets more than another.  If the workers are more than the
+    sockets, each worker has one socket, and no socket has two workers more than
+    another.
 
-A socket that changes hands is shared with the next worker before it is withdrawn from
-the last.  While both have it both may accept from it, which does no harm.
+To move a socket, share it with the next worker, and then withdraw it from the last.
+Meanwhile both may accept from it, which does no harm.
 
 Like the ledger, this decides and never acts.
 """
@@ -58,7 +59,8 @@ class Assignment:
     Assigns sockets to workers.
 
     @param ports: the shared ports.
-    @param sockets: what stands for the sockets of each, by its number.
+    @param sockets: the sockets of each port, by its number.  Any hashable objects may
+        stand for them.
     """
 
     def __init__(
@@ -80,8 +82,7 @@ class Assignment:
 
     def addWorker(self, channel: Hashable, ports: Iterable[Port]) -> list[Decision]:
         """
-        A worker came that gets something of these ports, not all of which need
-        be shared.
+        Add a worker that gets sockets of these ports.  Some need not be shared.
         """
         decisions: list[Decision] = []
         for port in ports:
@@ -95,7 +96,7 @@ class Assignment:
 
     def removeWorker(self, channel: Hashable) -> list[Decision]:
         """
-        A worker uses its sockets no more, if it had any.
+        Remove a worker.  It may have no sockets.
         """
         for holders in self._holders.values():
             holders.pop(channel, None)
@@ -107,7 +108,7 @@ class Assignment:
 
     def holders(self, socket: Hashable) -> list[Any]:
         """
-        Which workers have a socket.
+        Find the workers that have a socket.
         """
         holders = list(self._holders.get(socket, ()))
         for group in self._groups.values():
@@ -117,7 +118,7 @@ class Assignment:
 
 class _Group:
     """
-    The sockets of one port that has several.
+    The sockets of a port that has several.
     """
 
     def __init__(self, number: int, sockets: Iterable[Hashable]) -> None:
@@ -130,70 +131,70 @@ class _Group:
 
     def addWorker(self, channel: Hashable) -> list[Decision]:
         self._has[channel] = {}
-        return self._settle()
+        return self._rebalance()
 
     def removeWorker(self, channel: Hashable) -> list[Decision]:
         for socket in self._has.pop(channel, ()):
             del self._holders[socket][channel]
-        return self._settle()
+        return self._rebalance()
 
     def holders(self, socket: Hashable) -> Iterable[Hashable]:
         return self._holders.get(socket, ())
 
-    def _settle(self) -> list[Decision]:
+    def _rebalance(self) -> list[Decision]:
         if self._has:
             self._shareUnheldSockets()
             self._withdrawSecondHolders()
-            self._evenWorkers()
+            self._balanceWorkers()
             self._shareWithEmptyWorkers()
-            self._evenSockets()
+            self._balanceSockets()
         decisions, self._decisions = self._decisions, []
         return decisions
 
     def _shareUnheldSockets(self) -> None:
         for socket, holders in self._holders.items():
             if not holders:
-                self._share(self._poorestWorker(), socket)
+                self._share(self._workerWithFewest(), socket)
 
     def _withdrawSecondHolders(self) -> None:
         """
-        If two workers have a socket, withdraw it from one that has another socket.
+        If several workers have a socket, withdraw it from those that have another one.
         """
         for socket, holders in self._holders.items():
             for channel in list(holders):
                 if len(holders) > 1 and len(self._has[channel]) > 1:
                     self._withdraw(channel, socket)
 
-    def _evenWorkers(self) -> None:
+    def _balanceWorkers(self) -> None:
         while True:
-            poorest = self._poorestWorker()
-            richest = max(self._has, key=lambda channel: len(self._has[channel]))
-            if len(self._has[richest]) - len(self._has[poorest]) < 2:
+            fewest = self._workerWithFewest()
+            most = max(self._has, key=lambda channel: len(self._has[channel]))
+            if len(self._has[most]) - len(self._has[fewest]) < 2:
                 break
-            self._move(next(reversed(self._has[richest])), richest, poorest)
+            self._move(next(reversed(self._has[most])), most, fewest)
 
     def _shareWithEmptyWorkers(self) -> None:
         for channel, sockets in self._has.items():
             if not sockets:
-                self._share(channel, self._loneliestSocket())
+                self._share(channel, self._leastHeldSocket())
 
-    def _evenSockets(self) -> None:
+    def _balanceSockets(self) -> None:
         """
-        No worker has two sockets while two workers share another.
+        Make the numbers of workers of any two sockets differ by at most one.
         """
         while True:
-            loneliest = self._loneliestSocket()
-            busiest = max(self._holders, key=lambda each: len(self._holders[each]))
-            if len(self._holders[busiest]) - len(self._holders[loneliest]) < 2:
+            leastHeld = self._leastHeldSocket()
+            mostHeld = max(self._holders, key=lambda each: len(self._holders[each]))
+            if len(self._holders[mostHeld]) - len(self._holders[leastHeld]) < 2:
                 break
-            channel = next(reversed(self._holders[busiest]))
-            self._share(channel, loneliest)
-            self._withdraw(channel, busiest)
+            channel = next(reversed(self._holders[mostHeld]))
+            self._share(channel, leastHeld)
+            self._withdraw(channel, mostHeld)
 
-    def _poorestWorker(self) -> Hashable:
+    def _workerWithFewest(self) -> Hashable:
         return min(self._has, key=lambda channel: len(self._has[channel]))
 
-    def _loneliestSocket(self) -> Hashable:
+    def _leastHeldSocket(self) -> Hashable:
         return min(self._holders, key=lambda socket: len(self._holders[socket]))
 
     def _move(self, socket: Hashable, last: Hashable, following: Hashable) -> None:

@@ -1,10 +1,10 @@
 """
 Which worker gets the next connection.
 
-A worker is a candidate if it wants the port's name, may be offered something more, and
-does not pause.  Among the candidates, the next is the worker with the fewest
-outstanding connections or, with round robin, any.  Among equals it is the worker whose
-last turn is the longest ago.
+A worker is a candidate if it wants the port's name, has capacity, and does not pause.
+The next worker is the candidate with the fewest outstanding connections.  With round
+robin, the number of connections does not matter.  Among equals, the next worker is the
+one whose last turn was the longest ago.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from typing import Any, Protocol, TypeVar
 
 class Candidate(Protocol):
     """
-    What is known of a worker.
+    A worker, as far as the choice needs it.
 
-    @ivar turn: when it had its last offer, as a number that only grows.
+    @ivar turn: the number of its last turn.  Later turns have larger numbers.
     """
 
     turn: int
@@ -32,7 +32,7 @@ class Candidate(Protocol):
     @property
     def capacity(self) -> int:
         """
-        How many offers it may have now, besides those that it has.
+        How many more offers it may have now.
         """
 
     @property
@@ -53,9 +53,9 @@ AnyCandidate = TypeVar("AnyCandidate", bound=Candidate)
 
 class Balance:
     """
-    Chooses.
+    Chooses the next worker.
 
-    @param roundRobin: give each candidate its turn, however many connections it has.
+    @param roundRobin: whether to ignore how many connections the candidates have.
     """
 
     def __init__(self, roundRobin: bool = False) -> None:
@@ -68,7 +68,7 @@ class Balance:
         self, workers: Iterable[AnyCandidate], name: str, now: float
     ) -> list[AnyCandidate]:
         """
-        Find the workers that may have a connection of this name.
+        Find the workers that may get a connection of this name.
 
         @param now: the time, in seconds.
         """
@@ -80,9 +80,9 @@ class Balance:
 
     def choose(self, candidates: list[AnyCandidate]) -> AnyCandidate:
         """
-        Choose the next worker.  This is its turn.
+        Choose the next worker, and count this as its turn.
 
-        @param candidates: at least one.
+        @param candidates: at least one worker.
         """
         worker = (
             min(candidates, key=self._rank) if len(candidates) > 1 else candidates[0]

@@ -1,5 +1,5 @@
 """
-Complaints are said once.
+Log each complaint once.
 """
 
 from __future__ import annotations
@@ -7,8 +7,9 @@ from __future__ import annotations
 
 class Complaint:
     """
-    What a part of the process complains of while it tries again and again.  A reason
-    is said once, and said again only if another reason, or success, came between.
+    The complaint of a part of the process that tries something again and again.  A
+    reason is logged once.  It is logged again only after another reason, or after a
+    success.
     """
 
     def __init__(self) -> None:
@@ -18,7 +19,7 @@ class Complaint:
         """
         Note the reason of a failure.
 
-        @return: whether to say it.
+        @return: whether to log it.
         """
         last, self._reason = self._reason, reason
         return reason != last
@@ -27,7 +28,7 @@ class Complaint:
         """
         Note a success.
 
-        @return: whether a complaint ends by it.
+        @return: whether this ends a complaint.
         """
         last, self._reason = self._reason, None
         return last is not None

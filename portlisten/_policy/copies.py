@@ -1,11 +1,11 @@
 """
 The copies of claimed connections.
 
-A copy is closed as soon as its connection was touched, or its worker reports it CLOSED.
-A copy of an untouched connection is held for a time.  If a worker left and stands
-still, its copies are I{asleep}: they are held without a limit of time, but only so many
-of them.  Each user has a share of these: if they are too many, the user that has the
-most loses its oldest.
+A copy is closed when its connection was touched, or when the worker reports CLOSED.
+The copy of an untouched connection is held for a time.  If a worker left and stands
+still, its copies are I{asleep}.  They are held without a limit of time, but their
+number is limited.  If too many copies are asleep, the user that has the most loses its
+oldest.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ class Copies:
     """
     The copies that are held.
 
-    @param hold: how long a copy is held that is not asleep, in seconds.
+    @param hold: how long to hold a copy that is not asleep, in seconds.
     @param asleep: how many copies may be asleep.
     """
 
@@ -42,7 +42,7 @@ class Copies:
 
     def add(self, entry: Entry, now: float) -> None:
         """
-        Hold the copy of a connection that was claimed.
+        Hold the copy of a claimed connection.
         """
         entry.since = now
         self._timed[entry] = None
@@ -62,14 +62,14 @@ class Copies:
 
     def clear(self) -> None:
         """
-        Hold none of them any more.
+        Hold no copies any more.
         """
         self._timed.clear()
         self._asleep.clear()
 
     def overdue(self, now: float) -> Entry | None:
         """
-        The oldest copy, if it was held for long enough.
+        Find the oldest copy that is not asleep, if it was held for long enough.
         """
         oldest = next(iter(self._timed), None)
         if oldest is None or now - oldest.since < self._hold:
@@ -78,7 +78,7 @@ class Copies:
 
     def sleep(self, worker: Worker) -> None:
         """
-        Count no time for the copies of a worker.
+        Stop counting the time for the copies of a worker.
         """
         worker.asleep = True
         for entry in worker.copies.values():
@@ -87,7 +87,7 @@ class Copies:
 
     def wake(self, worker: Worker, now: float) -> None:
         """
-        Begin to count the time for the copies of a worker that were asleep.
+        Start counting the time again for the copies of a worker that were asleep.
         """
         worker.asleep = False
         for entry in worker.copies.values():
@@ -96,7 +96,8 @@ class Copies:
 
     def tooManyAsleep(self) -> Entry | None:
         """
-        Find a copy that must not stay asleep: the oldest of the user that has the most.
+        If too many copies are asleep, find the one to close: the oldest copy of the
+        user that has the most.
         """
         if self._countAsleep() <= self._mostAsleep:
             return None

@@ -1,7 +1,7 @@
 """
 What the ledger decides about connections and workers.
 
-Connections and channels are opaque here: they are what the caller gave the ledger.
+Connections and channels are opaque here: they are the caller's objects.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ class Reason(Enum):
     LOST_IN_SERVICE = "the worker that served it died"
     GONE = "its client left while it waited"
     STOPPED = "the listener stopped while it waited"
-    SPOILED = "a worker that did not take it made it unusable"
+    UNUSABLE = "a worker that did not take it made it unusable"
 
 
 class HandOff(NamedTuple):
     """
-    Send this connection to this channel, under this id, and keep the copy.
+    Send this connection to this channel, with this id, and keep the copy.
     """
 
     channel: Any
@@ -33,7 +33,7 @@ class HandOff(NamedTuple):
     port: int
 
 
-class LetGo(NamedTuple):
+class CloseCopy(NamedTuple):
     """
     Close the copy: the connection is in the worker's hands.
     """
@@ -60,4 +60,4 @@ class Revoke(NamedTuple):
     reason: str
 
 
-Decision: TypeAlias = "HandOff | LetGo | GiveUp | Revoke"
+Decision: TypeAlias = "HandOff | CloseCopy | GiveUp | Revoke"

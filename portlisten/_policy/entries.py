@@ -1,5 +1,5 @@
 """
-What the ledger notes of one connection, and of one worker.
+The ledger's records of one connection, and of one worker.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ class Entry:
     One connection.
 
     @ivar serial: its place in the order of arrival.
-    @ivar port: the number of the port that it came in by.
-    @ivar name: the name of that port, which says which workers want it.
+    @ivar port: the number of its port.
+    @ivar name: the name of its port.  Only workers that want the name get it.
     @ivar connection: the caller's object.
     @ivar canCheck: whether the kernel can tell if it is untouched.
-    @ivar accepted: when it was accepted.
+    @ivar accepted: when it was accepted, in seconds.
     @ivar worker: the worker that it was offered to last.
     @ivar id: the id of that offer.
-    @ivar since: when it entered its present state.
-    @ivar ended: when its client was seen to have ended its side with nothing sent, if
-        it was, while it waited.
+    @ivar since: when it entered its present state, in seconds.
+    @ivar ended: when its client was first seen to have ended its side and sent nothing,
+        in seconds.  L{None} if that was not seen since it waits.
     """
 
     __slots__ = (
@@ -71,19 +71,19 @@ class Worker:
     One worker, and so one channel.
 
     @ivar names: the names of the ports whose connections it wants.
-    @ivar user: its user, who has a share of the copies of workers that stand still.
-    @ivar limit: how much of its window it is given: less after it refused
-        something, and one more again with each claim.
-    @ivar offered: what it may claim, by id, the oldest first.
+    @ivar user: its user.  The copies that are asleep are counted for their users.
+    @ivar limit: how much of its window it may use.  A refusal halves this.  Each claim
+        adds one, up to the window.
+    @ivar offered: the connections that it may claim, by id, the oldest first.
     @ivar serving: the ids that it has claimed and not yet reported CLOSED.
-    @ivar copies: the connections of these ids whose copy is still held.
-    @ivar turn: when it had its last offer, as a number that only grows.
+    @ivar copies: the connections of these ids whose copies are still held.
+    @ivar turn: the number of its last turn.  Later turns have larger numbers.
     @ivar open: whether it may have further offers.
-    @ivar blocked: whether it may have none for now.
-    @ivar resume: when it may have them again, after it refused one.
-    @ivar revoked: whether it was found to hang.
-    @ivar asleep: whether it left and has not read the last frame that it was sent: its
-        copies are not timed.
+    @ivar blocked: whether it may have no offers for now.
+    @ivar resume: when its pause after a refusal ends, in seconds.
+    @ivar revoked: whether it is being revoked.
+    @ivar asleep: whether it left without having read the last frame that it was sent.
+        Then the time of its copies is not counted.
     """
 
     channel: Any
@@ -112,7 +112,7 @@ class Worker:
     @property
     def capacity(self) -> int:
         """
-        How many offers it may have now, besides those that it has.
+        How many more offers it may have now.
         """
         if not self.open or self.blocked:
             return 0
@@ -120,7 +120,7 @@ class Worker:
 
     def newId(self) -> int:
         """
-        Find an id that is not in use: after the largest one, 1 is next.
+        Find an id that is not in use.  After the largest id, 1 is next.
         """
         while self.nextId in self.offered or self.nextId in self.serving:
             self.nextId = self.nextId % MAXIMUM_ID + 1
@@ -129,10 +129,10 @@ class Worker:
 
     def takeOffers(self, ids: Collection[int], frame: str) -> list[Entry]:
         """
-        Take away offers that the worker answers.
+        Take the offers that the worker answers.
 
-        @param frame: the frame that answers them.
-        @raise ProtocolError: if one of these is not on offer.  Nothing is taken then.
+        @param frame: the name of the frame that answers them.
+        @raise ProtocolError: if one of the ids is not on offer.  Nothing is taken then.
         """
         offered = self.offered
         if len(set(ids)) < len(ids) or not offered.keys() >= set(ids):
@@ -141,7 +141,7 @@ class Worker:
 
     def endService(self, ids: Collection[int]) -> None:
         """
-        The worker serves these connections no more.
+        Note that the worker serves these connections no more.
 
         @raise ProtocolError: if it does not serve one of them.  Nothing changes then.
         """
@@ -151,8 +151,7 @@ class Worker:
 
     def hangs(self, now: float, timeout: float) -> bool:
         """
-        Whether its oldest offer has been unclaimed for too long, and it is not revoked
-        yet.
+        Whether its oldest offer was unclaimed for too long, and it is not revoked yet.
         """
         offer = next(iter(self.offered.values()), None)
         return not self.revoked and offer is not None and now - offer.since >= timeout

@@ -1,7 +1,7 @@
 """
-Which connection is where, and which worker has it: what can be asked of the ledger.
+The inventory: where each connection is, and which worker has it.
 
-L{portlisten._policy.ledger} decides, and so changes it.
+The ledger is an inventory that also decides: see L{portlisten._policy.ledger}.
 """
 
 from __future__ import annotations
@@ -21,24 +21,23 @@ class Inventory:
     """
     All connections that the listener holds, and all workers.
 
-    @param queue: how many connections of one name may wait if no worker has capacity:
-        fewer, if with several names that would be most of the budget.
-    @param budget: how many descriptors of connections may be held at a time,
-        whatever their state.  About half of them are copies of claimed
-        connections, in equal shares of at least a window.  If a worker claims
-        beyond its share, its oldest copies are closed.
+    @param queue: how many connections of one name may wait while no worker has
+        capacity.  With several names, fewer may wait if the queues would take most of
+        the budget.
+    @param budget: how many descriptors of connections may be held at a time, in all
+        states together.  About half may be copies of claimed connections, in equal
+        shares of at least a window.  If a worker claims beyond its share, its oldest
+        copies are closed.
     @param patience: how long a connection may wait, in seconds since it was
         accepted.
-    @param hold: how long the copy of a claimed connection that stays untouched
-        is kept, in seconds.
+    @param hold: how long to keep the copy of a claimed connection that stays
+        untouched, in seconds.
     @param claimTimeout: how long an offer may stay unclaimed before its worker
         counts as hung, in seconds.
-    @param pause: how long a worker that refused an offer gets no other, in
-        seconds.
-    @param silence: how long a client may wait that has ended its side with nothing
-        sent, in seconds since that was seen.
-    @param roundRobin: give each worker with capacity its turn, however many
-        connections it has.
+    @param pause: how long a worker gets no offers after it refused one, in seconds.
+    @param silence: if a client ended its side and sent nothing, how long it may wait,
+        in seconds since that was seen.
+    @param roundRobin: whether to ignore how many connections the workers have.
     @param names: the names of the ports.
 
     @ivar counters: what became of the connections.
@@ -57,8 +56,8 @@ class Inventory:
         silence: float = 5.0,
     ) -> None:
         self.counters = Counters()
-        # If all other queues are full, and so are the shares of copies, a quarter of
-        # the budget is left for one name.
+        # If all other queues and the shares of copies are full, a quarter of the budget
+        # is left for one name.
         others = len(set(names)) - 1
         places = min(queue, budget // 4 // others) if others > 0 else queue
         self._queues = {
@@ -130,7 +129,7 @@ class Inventory:
 
     def capacity(self, name: str = "") -> int:
         """
-        How many connections may be accepted now, on ports of this name.
+        How many connections may be accepted now on ports of this name.
         """
         now = self._now
         windows = 0
@@ -142,11 +141,11 @@ class Inventory:
 
     def busy(self, name: str, now: float, since: float) -> bool:
         """
-        Whether all workers that have capacity for a connection of this name are busy:
-        each has yet to claim something, but not for long.
+        Whether all workers that have capacity for a connection of this name are busy: a
+        worker is busy if it has a new offer that it has not claimed.
 
-        @param since: if an offer is older than this, its worker may hang: do not wait
-            for it.
+        @param since: if an offer is older than this, its worker may hang, and does not
+            count as busy.
         """
         candidates = self._balance.candidates(self._workers.values(), name, now)
         return bool(candidates) and all(
@@ -164,7 +163,7 @@ class Inventory:
     def copies(self) -> list[Any]:
         """
         The claimed connections whose copies are held, the oldest first.  The caller
-        asks the kernel about them.
+        asks the kernel whether they were touched.
         """
         return [entry.connection for entry in self._copies]
 
@@ -180,7 +179,7 @@ class Inventory:
 
     def copiesOf(self, channel: Hashable) -> list[Any]:
         """
-        Those of L{copies} that one worker has claimed.
+        The claimed connections of one worker whose copies are held.
         """
         worker = self._workers.get(channel) or self._departed.get(channel)
         if worker is None:
@@ -191,7 +190,7 @@ class Inventory:
         """
         The connections that a worker may claim.
 
-        @param ids: which of them; if empty, all.
+        @param ids: the ids to look up.  If empty, all.
         """
         worker = self._workers.get(channel)
         if worker is None:

@@ -1,59 +1,61 @@
 """
 The listener's ledger: where each connection is, and which worker has it.
 
-The hard idea of the whole program is in this module, so here is all of it.
+This module has the central idea of the program.
 
 A connection that was sent to a worker is a descriptor in a queue of the kernel.  The
-kernel does not tell the sender whether the worker ever took the descriptor out.  The
-worker may be killed while it is queued, or after the worker took it out and before the
-worker did anything with it.  If the sender closes its own descriptor as soon as it has
-sent it, such connections are lost: their clients see a reset.  If the sender hands them
-to the next worker whenever it is in doubt, some of them are served twice.
+kernel does not tell the sender whether the worker took the descriptor out.  The worker
+may be killed while the descriptor is queued, or after it took the descriptor out and
+before it used it.  If the sender closes its own descriptor after sending, such
+connections are lost: their clients see a reset.  If the sender hands them to the next
+worker in case of doubt, some of them are served twice.
 
-So the listener keeps its own descriptor, the I{copy}, and what it knows grows in
-steps::
+So the listener keeps its own descriptor, the I{copy}.  Its knowledge of a connection
+grows in steps::
 
     accepted --> waiting --> offered --> claimed --> in the worker's hands
                     ^           |           |
                     +-----------+-----------+   the worker died, or refused
 
-  - B{Waiting}: no worker had capacity.  The oldest is the first to be offered.  Each
-    connection has its patience.
+  - B{Waiting}: no worker had capacity.  The oldest connection is offered first.  Each
+    connection waits as long as its patience.
 
   - B{Offered}: sent, and not claimed.  The worker must not touch it yet.  So the
     connection may always be offered to the next worker, if the first worker can no
     longer claim it.  A dead worker cannot claim it.  A worker that hangs must first be
     I{revoked}: the listener shuts down the reading side of the channel, which is one
     step in the kernel.  After that step, the worker's claim fails.  A claim from before
-    it can still be read.  Only then L{Ledger.workerLeft} is called.
+    it can still be read.  After that, L{Ledger.workerLeft} is called.
 
   - B{Claimed}: the worker said that it takes the connection, before it touched it.
-    From here on the listener asks the kernel.  If the connection is still I{untouched}
-    (nothing was read from it, nothing was written to it), the worker's death harms
-    nobody, and the connection is offered to the next worker.  If it was touched, it is
-    lost with its worker, as in any server.
+    From here on the listener asks the kernel.  A connection is I{untouched} if nothing
+    was read from it and nothing was written to it.  If it is still untouched, the
+    worker's death harms nobody, and the connection is offered to the next worker.  If
+    it was touched, it is lost with its worker, as in any server.
 
   - B{In the worker's hands}: the copy is closed.  Either the kernel said that the
     connection was touched, or the worker reported it CLOSED, or the connection stayed
-    silent for so long that the copy was not worth its descriptor any more.
+    untouched for so long that the copy was not worth its descriptor any more.
 
-A worker may leave its channel and live on: it was revoked, or it said BYE.  Then what
-it claimed is its own.  While its process lives, no other worker may have these
-connections, even if they are untouched.  Their copies are kept like those of any other
-worker.  If the process ends before it has touched them, the next worker may have them.
-If the process has not even read the last frame that it was sent, it stands still.  So
-the time for which its copies are kept begins when it has read that frame.
+A worker may leave its channel and live on: it was revoked, or it said BYE.  Then its
+claimed connections are its own.  While its process lives, no other worker may have
+them, even if they are untouched.  Their copies are kept like those of any other worker.
+If the process ends before it has touched them, the next worker may have them.  If the
+process has not read the last frame that it was sent, it stands still.  Then the time of
+its copies begins when it has read that frame.
 
-The listener trusts a worker only with the worker's own connections: no worker can make
-it lose another worker's.  The listener chooses the ids, and checks each id against what
-is outstanding on the channel that it came from.
+The listener trusts a worker only with the worker's own connections.  No worker can make
+the listener lose another worker's connections.  The listener chooses the ids.  It
+checks each id that it receives against the ids that are outstanding on that channel.
 
 This module decides and never acts: no sockets, no clock, no reactor.  Each event is a
 method call with the time at which it happened, in seconds.  The call returns
 L{decisions<portlisten._policy.decisions>}, in the order in which to carry them out.
-Connections and channels are opaque to the ledger.  L{portlisten._policy.inventory} says
-what is where, L{portlisten._policy.waiting} keeps the connections that wait,
-L{portlisten._policy.copies} keeps the copies, and L{portlisten._policy.balance} chooses
+Connections and channels are opaque to the ledger.
+
+L{portlisten._policy.inventory} knows where each connection is.
+L{portlisten._policy.waiting} keeps the connections that wait.
+L{portlisten._policy.copies} keeps the copies.  L{portlisten._policy.balance} chooses
 the next worker.
 """
 
@@ -64,26 +66,26 @@ from operator import attrgetter
 from typing import Any
 
 from portlisten._policy.decisions import (
+    CloseCopy,
     Decision,
     GiveUp,
     HandOff,
-    LetGo,
     Reason,
     Revoke,
 )
 from portlisten._policy.entries import Entry, Worker
 from portlisten._policy.inventory import Inventory
 
-#: Of several queues, the one whose first connection is the oldest comes first.
+#: The order of several queues: their first connections, the oldest first.
 _OLDEST = attrgetter("heap")
 
 
 class Ledger(Inventory):
     """
-    Decides what becomes of connections.  L{Inventory} says what it is made with.
+    Decides what becomes of connections.  L{Inventory} has the parameters.
     """
 
-    # What comes in
+    # New connections and workers
 
     def addConnections(
         self,
@@ -94,7 +96,7 @@ class Ledger(Inventory):
         name: str = "",
     ) -> list[Decision]:
         """
-        Connections came in.
+        Add connections that came in.
 
         @param name: the name of their port.
         @param canCheck: whether the kernel can tell if they are untouched.  If not,
@@ -116,24 +118,24 @@ class Ledger(Inventory):
         user: Hashable = None,
     ) -> list[Decision]:
         """
-        A worker said HELLO.
+        Add a worker that said HELLO.
 
-        @param names: the names of the ports whose connections it is to serve.
+        @param names: the names of the ports whose connections it wants.
         @param user: the worker's user.
         """
         worker = Worker(channel, window, window, frozenset(names), user)
         self._workers[channel] = worker
         return self._dispatch(now)
 
-    # What workers say
+    # Frames of workers
 
     def claim(
         self, channel: Hashable, ids: Collection[int], now: float
     ) -> list[Decision]:
         """
-        A worker claims what it was offered.
+        A worker claims connections that it was offered.
 
-        @raise ProtocolError: if one of these is not on offer to it.
+        @raise ProtocolError: if one of the ids is not on offer to it.
         """
         worker = self._worker(channel)
         decisions: list[Decision] = []
@@ -143,15 +145,15 @@ class Ledger(Inventory):
         worker.serving.update(ids)
         for entry in entries:
             if not entry.canCheck:
-                decisions.append(LetGo(entry.connection))
+                decisions.append(CloseCopy(entry.connection))
                 continue
             worker.copies[entry.id] = entry
             self._copies.add(entry, now)
-        # A dead worker's channel may hold claims for a whole window: the copies of
-        # these are needed for other workers.
+        # If a worker dies, its channel may hold claims for a whole window.  Their
+        # copies are needed to offer the connections to other workers.
         share = max(worker.window, self._budget // 2 // len(self._workers))
         while len(worker.copies) > share:
-            decisions.append(self._letGo(next(iter(worker.copies.values()))))
+            decisions.append(self._closeCopy(next(iter(worker.copies.values()))))
         return decisions + self._dispatch(now)
 
     def refuse(
@@ -159,21 +161,21 @@ class Ledger(Inventory):
         channel: Hashable,
         ids: Collection[int],
         now: float,
-        spoiled: Collection[Any] = (),
+        unusable: Collection[Any] = (),
     ) -> list[Decision]:
         """
-        A worker refuses what it was offered: it will never touch it.
+        A worker refuses connections that it was offered, and will never touch them.
 
-        @param spoiled: those of its L{offersTo} that no worker can use.  It is no sign
-            of trouble to refuse them.
-        @raise ProtocolError: if one of these is not on offer to it.
+        @param unusable: the connections among its L{offersTo} that no worker can use.
+            To refuse them is no sign of trouble.
+        @raise ProtocolError: if one of the ids is not on offer to it.
         """
         worker = self._worker(channel)
         decisions: list[Decision] = []
         for entry in worker.takeOffers(ids, "REFUSE"):
             self.counters.refused += 1
-            if entry.connection in spoiled:
-                decisions.append(self._giveUpSpoiled(entry))
+            if entry.connection in unusable:
+                decisions.append(self._giveUpUnusable(entry))
             else:
                 self._queues[entry.name].add(entry)
         if len(decisions) < len(ids):
@@ -185,14 +187,14 @@ class Ledger(Inventory):
         self, channel: Hashable, ids: Collection[int], now: float
     ) -> list[Decision]:
         """
-        A worker reports that connections which it had claimed have ended.
+        A worker reports that connections which it had claimed are closed.
 
-        @raise ProtocolError: if it does not serve one of these.
+        @raise ProtocolError: if it does not serve one of the ids.
         """
         worker = self._worker(channel)
         worker.endService(ids)
         decisions: list[Decision] = [
-            self._letGo(worker.copies[id]) for id in ids if id in worker.copies
+            self._closeCopy(worker.copies[id]) for id in ids if id in worker.copies
         ]
         return decisions + self._dispatch(now)
 
@@ -200,8 +202,8 @@ class Ledger(Inventory):
         self, channel: Hashable, ids: Collection[int], now: float
     ) -> list[Decision]:
         """
-        Like L{close}, for connections whose clients had left before the worker
-        could adopt them.
+        Like L{close}, for connections whose clients had left before the worker could
+        adopt them.
         """
         decisions = self.close(channel, ids, now)
         self.counters.goneBeforeAdoption += len(ids)
@@ -209,13 +211,13 @@ class Ledger(Inventory):
 
     def drain(self, channel: Hashable) -> None:
         """
-        A worker wants no more offers.
+        Give a worker no more offers.
         """
         self._worker(channel).open = False
 
     def revoke(self, channel: Hashable) -> None:
         """
-        A worker is being revoked, because it hangs or broke the protocol.
+        Note that a worker is being revoked, because it hangs or broke the protocol.
         """
         worker = self._worker(channel)
         worker.open = False
@@ -226,6 +228,8 @@ class Ledger(Inventory):
     def block(self, channel: Hashable, blocked: bool) -> None:
         """
         Give a worker no offers for now, or give it offers again.
+
+        @param blocked: whether to give it no offers.
         """
         worker = self._workers.get(channel)
         if worker is not None:
@@ -238,18 +242,18 @@ class Ledger(Inventory):
         channel: Hashable,
         touched: Collection[Any],
         now: float,
-        spoiled: Collection[Any] = (),
+        unusable: Collection[Any] = (),
     ) -> list[Decision]:
         """
-        A worker is dead, and all that it had said was read.
+        A worker is dead, and all its frames were read.
 
-        @param touched: those of its L{copiesOf} that were touched.
-        @param spoiled: those of its L{offersTo} that no worker can use.
+        @param touched: the connections among its L{copiesOf} that were touched.
+        @param unusable: the connections among its L{offersTo} that no worker can use.
         """
         worker = self._workers.pop(channel)
         self.counters.lostInService += len(worker.serving) - len(worker.copies)
-        decisions = self._divide(worker, touched)
-        decisions += self._takeBack(worker, spoiled)
+        decisions = self._divideCopies(worker, touched)
+        decisions += self._takeBack(worker, unusable)
         return decisions + self._dispatch(now)
 
     def workerLeft(
@@ -257,15 +261,15 @@ class Ledger(Inventory):
         channel: Hashable,
         now: float,
         asleep: bool = False,
-        spoiled: Collection[Any] = (),
+        unusable: Collection[Any] = (),
     ) -> list[Decision]:
         """
-        A worker has left its channel, and may live: it said BYE, or it was revoked and
-        all that it had said was read.  What it claimed is its own.  It can never claim
-        what it did not claim.
+        A worker has left its channel, and may live.  Either it said BYE, or it was
+        revoked and all its frames were read.  The connections that it claimed are its
+        own.  It can claim no others.
 
-        @param asleep: whether it has yet to read the last frame that it was sent.
-        @param spoiled: those of its L{offersTo} that no worker can use.
+        @param asleep: whether it has not read the last frame that it was sent.
+        @param unusable: the connections among its L{offersTo} that no worker can use.
         """
         worker = self._workers.pop(channel)
         worker.open = False
@@ -275,8 +279,8 @@ class Ledger(Inventory):
         if asleep:
             self._copies.sleep(worker)
             while (entry := self._copies.tooManyAsleep()) is not None:
-                decisions.append(self._letGo(entry))
-        decisions += self._takeBack(worker, spoiled)
+                decisions.append(self._closeCopy(entry))
+        decisions += self._takeBack(worker, unusable)
         return decisions + self._dispatch(now)
 
     def workerAwoke(self, channel: Hashable, now: float) -> None:
@@ -293,30 +297,29 @@ class Ledger(Inventory):
         """
         The process of a worker that had left is dead.
 
-        @param touched: those of its L{copiesOf} that were touched.
+        @param touched: the connections among its L{copiesOf} that were touched.
         """
         worker = self._departed.pop(channel, None)
         if worker is None:
             return []
-        return self._divide(worker, touched) + self._dispatch(now)
+        return self._divideCopies(worker, touched) + self._dispatch(now)
 
-    def _takeBack(self, worker: Worker, spoiled: Collection[Any]) -> list[Decision]:
+    def _takeBack(self, worker: Worker, unusable: Collection[Any]) -> list[Decision]:
         """
-        Offer to other workers what a worker did not claim.
+        Let the connections that a worker did not claim wait for other workers.
         """
         decisions: list[Decision] = []
         for entry in worker.offered.values():
-            if entry.connection in spoiled:
-                decisions.append(self._giveUpSpoiled(entry))
+            if entry.connection in unusable:
+                decisions.append(self._giveUpUnusable(entry))
             else:
                 self._redispatch(entry)
         worker.offered.clear()
         return decisions
 
-    def _divide(self, worker: Worker, touched: Collection[Any]) -> list[Decision]:
+    def _divideCopies(self, worker: Worker, touched: Collection[Any]) -> list[Decision]:
         """
-        Of the copies of a dead worker, give up those in service, and take back the
-        others.
+        Give up the touched connections of a dead worker, and take back the untouched.
         """
         decisions: list[Decision] = []
         for entry in worker.copies.values():
@@ -328,7 +331,7 @@ class Ledger(Inventory):
                 self._redispatch(entry)
         return decisions
 
-    # What the caller finds out
+    # What the caller notices
 
     def clientsLeft(self, connections: Iterable[Any]) -> list[Decision]:
         """
@@ -346,9 +349,9 @@ class Ledger(Inventory):
         self, connections: Iterable[Any], now: float
     ) -> list[Decision]:
         """
-        The clients of some connections that wait have ended their side with nothing
-        sent.  They are given up after a while, and at once if they are many, or
-        descriptors get scarce.
+        The clients of some connections that wait have ended their side and sent
+        nothing.  These connections are given up after a while.  If they are too many,
+        or if descriptors get scarce, they are given up at once.
         """
         ended = set(connections)
         if not ended:
@@ -361,13 +364,13 @@ class Ledger(Inventory):
 
     def closeTouched(self, connections: Iterable[Any]) -> list[Decision]:
         """
-        Some of L{copies} were touched: their workers serve them.
+        Some of the L{copies} were touched: their workers serve them.
         """
         touched = set(connections)
         if not touched:
             return []
         entries = [entry for entry in self._copies if entry.connection in touched]
-        return [self._letGo(entry) for entry in entries]
+        return [self._closeCopy(entry) for entry in entries]
 
     def passTime(self, now: float) -> list[Decision]:
         """
@@ -379,7 +382,7 @@ class Ledger(Inventory):
                 self.counters.timedOut += 1
                 decisions.append(GiveUp(queue.pop().connection, Reason.TIMED_OUT))
         while (entry := self._copies.overdue(now)) is not None:
-            decisions.append(self._letGo(entry))
+            decisions.append(self._closeCopy(entry))
         for worker in self._workers.values():
             if worker.hangs(now, self._claimTimeout):
                 self.revoke(worker.channel)
@@ -389,8 +392,8 @@ class Ledger(Inventory):
 
     def stop(self) -> list[Decision]:
         """
-        The listener ends.  What waits is given up.  What was offered stays with its
-        worker, which sees that the listener is gone.
+        The listener ends.  The connections that wait are given up.  Offered connections
+        stay with their workers, which see that the listener has ended.
         """
         decisions: list[Decision] = []
         for queue in self._queues.values():
@@ -399,7 +402,7 @@ class Ledger(Inventory):
                 decisions.append(GiveUp(queue.pop().connection, Reason.STOPPED))
         for worker in (*self._workers.values(), *self._departed.values()):
             for entry in (*worker.offered.values(), *worker.copies.values()):
-                decisions.append(LetGo(entry.connection))
+                decisions.append(CloseCopy(entry.connection))
             worker.offered.clear()
         self._workers.clear()
         self._departed.clear()
@@ -408,26 +411,26 @@ class Ledger(Inventory):
 
     # The inside
 
-    def _giveUpSpoiled(self, entry: Entry) -> GiveUp:
+    def _giveUpUnusable(self, entry: Entry) -> GiveUp:
         self.counters.lostInService += 1
-        return GiveUp(entry.connection, Reason.SPOILED)
+        return GiveUp(entry.connection, Reason.UNUSABLE)
 
     def _redispatch(self, entry: Entry) -> None:
         self.counters.redispatched += 1
         self._queues[entry.name].add(entry)
 
-    def _letGo(self, entry: Entry) -> LetGo:
+    def _closeCopy(self, entry: Entry) -> CloseCopy:
         self._copies.discard(entry)
         worker = entry.worker
         assert worker is not None
         del worker.copies[entry.id]
         if not worker.copies:
             self._departed.pop(worker.channel, None)
-        return LetGo(entry.connection)
+        return CloseCopy(entry.connection)
 
     def _dispatch(self, now: float) -> list[Decision]:
         """
-        Offer what waits, the oldest first, to the workers that have capacity.
+        Offer the connections that wait, the oldest first, to workers with capacity.
         """
         self._now = now
         queues = [queue for queue in self._queues.values() if queue.heap]

@@ -1,8 +1,8 @@
 """
 How many channels each user may have at a time.
 
-The number of places is limited, and no user may take them all.  The last quarter is for
-users that have few: a user has to leave as many places free as it has taken.
+The number of places is limited, and no user may take all.  The last quarter is for
+users with few channels: there, a user must leave as many places free as it has taken.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from collections import Counter
 
 class Places:
     """
-    The places, and which user has how many.
+    The places, and how many each user has taken.
 
-    @param total: how many there are.
+    @param total: the number of places.
     """
 
     def __init__(self, total: int) -> None:
@@ -26,7 +26,7 @@ class Places:
         """
         Take a place, if the user may have one more.
 
-        @return: whether they may.
+        @return: whether the place was taken.
         """
         free = self._total - self._users.total()
         if free <= self._kept and self._users[user] >= free:
@@ -36,7 +36,7 @@ class Places:
 
     def free(self, user: int) -> None:
         """
-        Give one back.
+        Give a place back.
         """
         self._users[user] -= 1
         if not self._users[user]:
@@ -44,7 +44,7 @@ class Places:
 
     def describe(self, user: int) -> str:
         """
-        Say for people how the places are taken.
+        Say, for the log, how many places are taken.
         """
         return (
             f"{self._users.total()} of {self._total} places for workers are taken,"

@@ -1,8 +1,8 @@
 """
 Connections that wait for a worker.
 
-The connections of one name have their own queue: while no worker wants that name, the
-others go on.
+The connections of each name have a queue of their own.  If no worker wants one name,
+the connections of other names go on.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ class WaitingQueue:
     """
     The connections of one name that wait, in the order of their arrival.
 
-    A client may have ended its side with nothing sent.  It may want an answer all the
-    same, but most such clients have left: so its connection takes no place, as long as
-    these connections are less than half of the places.
+    A client may have ended its side and sent nothing.  It may want an answer all the
+    same, but most such clients have left.  So its connection takes no place, as long as
+    the number of these connections is at most half of the places.
 
     @param name: the name.
     @param places: how many connections may wait.
     @param patience: how long a connection may wait, in seconds since it was accepted.
-    @param silence: how long a client may wait that has ended its side with nothing
-        sent, in seconds since that was seen.
+    @param silence: if a client ended its side and sent nothing, how long it may wait,
+        in seconds since that was seen.
 
     @ivar heap: the connections, with their serial numbers: the first is the oldest.
     """
@@ -44,15 +44,15 @@ class WaitingQueue:
     @property
     def free(self) -> int:
         """
-        How many more connections may wait.  This is negative if more wait than have a
-        place, since workers died or refused them.
+        How many more connections may wait.  If workers died or refused connections,
+        this may be negative: more connections wait than have a place.
         """
         placeless = min(self._placeless, self._places // 2)
         return self._places - len(self.heap) + placeless
 
     def add(self, entry: Entry) -> None:
         """
-        Let a connection wait, in its place by the order of arrival.
+        Let a connection wait, in the order of arrival.
         """
         entry.worker = None
         entry.ended = None
@@ -69,13 +69,13 @@ class WaitingQueue:
 
     def overdue(self, now: float) -> bool:
         """
-        Whether the patience of the oldest is over.
+        Whether the patience of the oldest connection is over.
         """
         return bool(self.heap) and now - self.heap[0][1].accepted >= self._patience
 
     def remove(self, connections: Collection[Any]) -> list[Any]:
         """
-        Remove those of these connections that wait here.
+        Remove connections.  Some of them may not wait here.
 
         @return: the removed connections.
         """
@@ -93,12 +93,13 @@ class WaitingQueue:
         self, connections: Collection[Any], now: float, crowded: bool
     ) -> list[Any]:
         """
-        Note that the clients of these connections have ended their side with nothing
-        sent.
+        Note that the clients of these connections have ended their side and sent
+        nothing.
 
         @param crowded: whether descriptors are scarce.
-        @return: which of the connections to give up: all if descriptors are scarce,
-            else those that have waited too long, and the oldest if they are too many.
+        @return: the connections to give up.  If descriptors are scarce, these are all.
+            Otherwise, they are the connections that have waited too long, and the
+            oldest if the connections are too many.
         """
         found = sorted(each for each in self.heap if each[1].connection in connections)
         for _, entry in found:

@@ -1,5 +1,6 @@
 """
-How a process of ours ends, and how a start fails: in one line, with an exit code.
+The end of a command's process, and the failure of its start: one line, and an exit
+code.
 """
 
 from __future__ import annotations
@@ -23,10 +24,10 @@ log = Logger(namespace="portlisten")
 @dataclass(frozen=True)
 class Command:
     """
-    A command, as far as its failures go.
+    A command, as far as its failures need it.
 
-    @ivar name: what it is called.
-    @ivar twistd: the options of C{twistd} itself; empty in a C{.tac} file.
+    @ivar name: its name.
+    @ivar twistd: the options of C{twistd} itself.  Empty in a C{.tac} file.
     """
 
     name: str
@@ -35,7 +36,7 @@ class Command:
     @property
     def logsElsewhere(self) -> bool:
         """
-        Whether the log goes somewhere else than to the terminal.
+        Whether the log goes elsewhere than to the terminal.
         """
         return not self.twistd.get("nodaemon") or any(
             self.twistd.get(name) not in (None, "", "-", False)
@@ -45,10 +46,10 @@ class Command:
 
 def failToStart(command: Command, reason: str, code: int = 1) -> NoReturn:
     """
-    Say why a service cannot start, once: on standard error, and in the log
-    where that is elsewhere.
+    Say why a service cannot start: on standard error and, if the log goes elsewhere, in
+    the log.
 
-    @param code: to exit with.
+    @param code: the exit code.
     @raise StartFailure: always.
     """
     message = f"{command.name}: {reason}"
@@ -61,8 +62,8 @@ def failToStart(command: Command, reason: str, code: int = 1) -> NoReturn:
 
 def _removePidFile(twistd: MutableMapping[str, Any]) -> None:
     """
-    Remove C{twistd}'s pid file.  C{twistd} itself removes it after it has told the
-    process that waits for the daemon, which may be too late for who looks then.
+    Remove C{twistd}'s pid file.  C{twistd} itself removes it only after it has told the
+    process that started the daemon.  A script that looks then could still find it.
     """
     try:
         os.unlink(twistd["pidfile"])
@@ -73,10 +74,10 @@ def _removePidFile(twistd: MutableMapping[str, Any]) -> None:
 
 def checkUser(command: Command) -> None:
     """
-    See that the user that C{twistd} is about to become is known to the process, which
-    may be in a chroot by now: C{twistd} looks up the user's groups there.
+    Check that the process can look up the user that C{twistd} is about to become.
+    C{twistd} looks up the user's groups, and the process may be in a chroot by now.
 
-    @raise StartFailure: if not.
+    @raise StartFailure: if the user is unknown.
     """
     uid = command.twistd.get("uid")
     try:
@@ -85,7 +86,7 @@ def checkUser(command: Command) -> None:
     except KeyError:
         failToStart(
             command,
-            f"there is no user with the number {uid} in"
+            f"no user has the number {uid} in"
             f" {command.twistd.get('chroot')}: --uid needs an /etc/passwd in the chroot"
             " that has it",
         )
@@ -93,11 +94,11 @@ def checkUser(command: Command) -> None:
 
 def warnOfRoot(command: str) -> None:
     """
-    Log a warning if the process is root, or could become it.
+    Log a warning if the process is root, or could become root.
     """
     if 0 in os.getresuid():
         log.warn(
-            "this process runs as root and has no need to: start it with a uid of"
+            "this process runs as root, and need not: start it with a uid of"
             " its own, as in 'twistd --uid nobody {command} …'",
             command=command,
         )
@@ -105,8 +106,8 @@ def warnOfRoot(command: str) -> None:
 
 def exitWith(reactor: Any, code: int) -> None:
     """
-    Stop the reactor, and exit with this code.  C{twistd} knows no way to ask
-    for one from inside, so it is done when all else is.
+    Stop the reactor, and exit with this code.  A service cannot set C{twistd}'s exit
+    code, so the process exits in the last step of its end.
     """
 
     def leave() -> None:

@@ -1,5 +1,5 @@
 """
-How the service of a command starts and stops, whatever the command does.
+How the service of a command starts and stops.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from portlisten.errors import CannotBind, PathError, ToldToStop
 
 class CommandService(Service):
     """
-    Binds with the privileges that the process starts with, and serves with those that
-    it has later.  If it cannot, it ends the process with one line.
+    Binds before privileges are dropped, and serves after.  If either fails, the process
+    ends with one line.
 
-    @param command: whose service it is.
+    @param command: the command of this service.
     """
 
     def __init__(self, reactor: Any, command: exits.Command) -> None:
@@ -27,16 +27,16 @@ class CommandService(Service):
         self._command = command
         self._ready = False
 
-    # What a command does
+    # Subclasses implement these
 
     def bind(self) -> None:
         """
-        Bind what is needed.
+        Bind the sockets of the command.
 
         @raise CannotBind: if that is impossible.  Nothing stays bound then.
         @raise PathError: likewise, because of the path.
         @raise OSError: likewise.
-        @raise ToldToStop: if the process is to end instead.
+        @raise ToldToStop: if the process must end instead.
         """
         raise NotImplementedError
 
@@ -50,7 +50,7 @@ class CommandService(Service):
 
     def report(self) -> None:
         """
-        Log how it does.
+        Log the state of the service.
         """
         raise NotImplementedError
 
@@ -58,16 +58,16 @@ class CommandService(Service):
         """
         Stop serving, in good order.
 
-        @return: fires when that is done.
+        @return: fires when this is done.
         """
         raise NotImplementedError
 
     def release(self) -> None:
         """
-        Close what is bound, if it does not serve.
+        If the service does not serve, close what is bound.
         """
 
-    # What Twisted calls
+    # Twisted calls these
 
     def privilegedStartService(self) -> None:
         """
@@ -97,7 +97,7 @@ class CommandService(Service):
         super().startService()
         exits.warnOfRoot(self._command.name)
         with ExitStack() as undo:
-            undo.callback(self._abandon)
+            undo.callback(self._undoStart)
             try:
                 self.serve()
             except OSError as error:
@@ -105,7 +105,7 @@ class CommandService(Service):
             undo.pop_all()
         signals.onReportSignal(self._reactor, self.report)
 
-    def _abandon(self) -> None:
+    def _undoStart(self) -> None:
         super().stopService()
         self.release()
 

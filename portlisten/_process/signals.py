@@ -1,5 +1,5 @@
 """
-The signals that our commands handle, and the clock of their process.
+The signals that the commands handle, and the clock of their process.
 """
 
 from __future__ import annotations
@@ -21,51 +21,51 @@ log = Logger(namespace="portlisten")
 
 def ownProcess(reactor: Any, retry: float) -> None:
     """
-    Set up the process of a command: its time is monotonic, SIGTERM stops it in good
-    order, and SIGHUP, SIGUSR1 and SIGUSR2 do not end it.  Once it runs,
-    garbage collection does not look at what was loaded before.
+    Set up the process of a command.  Its time is monotonic, SIGTERM stops it in good
+    order, and SIGHUP, SIGUSR1 and SIGUSR2 do not end it.  When the reactor runs,
+    garbage collection skips all objects that were loaded before.
 
-    @param retry: how long to wait before a registration with the reactor that failed
-        is tried again, in seconds.
+    @param retry: if a registration with the reactor failed, how long to wait before the
+        next try, in seconds.
     """
     makeMonotonic(reactor, retry)
     exitCleanlyOnTerm(reactor)
-    mindSignals(reactor)
+    handleSignals(reactor)
     if IReactorCore.providedBy(reactor) and not reactor.running:
         reactor.callWhenRunning(freeze)
 
 
-#: The SIGTERMs that have come.
-_terms: list[int] = []
+#: The SIGTERM signals that have come.
+_termsReceived: list[int] = []
 
 
-def toldToStop() -> bool:
+def stopRequested() -> bool:
     """
     Whether this process was told to stop.
     """
-    return bool(_terms)
+    return bool(_termsReceived)
 
 
 def exitCleanlyOnTerm(reactor: Any) -> None:
     """
-    Make SIGTERM stop the reactor, and the process exit with 0 then.  With Twisted's
-    handler, the process would end by the signal once the reactor has stopped.
+    Make SIGTERM stop the reactor, so that the process exits with 0.  With Twisted's
+    handler, the process would end by the signal after the reactor has stopped.
     """
 
     def stop(number: int, frame: object) -> None:
-        _terms.append(number)
+        _termsReceived.append(number)
         reactor.callFromThread(_stop, reactor)
 
     signal.signal(signal.SIGTERM, stop)
-    # Twisted installs its own handlers when the reactor starts running.
+    # Twisted installs its own handlers when the reactor starts, so install this again.
     reactor.callLater(0, signal.signal, signal.SIGTERM, stop)
     if IReactorCore.providedBy(reactor):
-        reactor.addSystemEventTrigger("after", "shutdown", _forgetTerm, reactor)
+        reactor.addSystemEventTrigger("after", "shutdown", _clearExitSignal, reactor)
 
 
-def _forgetTerm(reactor: Any) -> None:
+def _clearExitSignal(reactor: Any) -> None:
     """
-    Make the process end with 0 even if Twisted's handler got SIGTERM, which happens in
+    Make the process end with 0 even if Twisted's handler got SIGTERM.  That happens in
     the first moment of the reactor's run.
     """
     # Twisted has no public name for it.
@@ -83,8 +83,8 @@ def _stop(reactor: Any) -> None:
 
 class _Placeholder:
     """
-    Handles SIGUSR1 until L{onReportSignal}.  C{twistd} installs a handler of its own,
-    which rotates the log file, if the present one counts as false.
+    Handles SIGUSR1 until L{onReportSignal}.  It counts as false, so C{twistd} replaces
+    it with its own handler, which rotates the log file.
     """
 
     def __bool__(self) -> bool:
@@ -94,13 +94,13 @@ class _Placeholder:
         pass
 
 
-def mindSignals(reactor: Any) -> None:
+def handleSignals(reactor: Any) -> None:
     """
     Handle SIGHUP, SIGUSR1 and SIGUSR2: without a handler, they end a process.
     """
 
     def handle(number: int, frame: object) -> None:
-        reactor.callFromThread(_note, reactor, signal.Signals(number).name)
+        reactor.callFromThread(_logIgnored, reactor, signal.Signals(number).name)
 
     for number in (signal.SIGHUP, signal.SIGUSR2):
         signal.signal(number, handle)
@@ -108,7 +108,7 @@ def mindSignals(reactor: Any) -> None:
         signal.signal(signal.SIGUSR1, _Placeholder())
 
 
-def _note(reactor: Any, name: str) -> None:
+def _logIgnored(reactor: Any, name: str) -> None:
     logLimit(reactor)(
         log.info, "received {name}, which means nothing to this command", name=name
     )

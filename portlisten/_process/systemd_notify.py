@@ -1,9 +1,9 @@
 """
-Telling the service manager the state of the process: sd_notify(3).
+Report the state of the process to the service manager: sd_notify(3).
 
 A process may have several parts, such as endpoints.  Each part becomes ready in its own
-time, and the process is ready when all parts are.  A part may end while the process
-goes on.  If C{NOTIFY_SOCKET} is not set, nothing is sent.
+time, and the process is ready when all parts are ready.  A part may end while the
+process goes on.  If C{NOTIFY_SOCKET} is not set, nothing is sent.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from typing import Any
 
 class Manager:
     """
-    The service manager, and what the parts of this process have told it.
+    The service manager, and the states of the parts of this process.
 
-    @param send: sends a message to the service manager.  L{None} if the process has
-        none.
+    @param send: sends a message to the service manager.  L{None} if the process has no
+        service manager.
     """
 
     def __init__(self, send: Callable[[str], None] | None) -> None:
@@ -43,7 +43,7 @@ class Manager:
 
     def status(self, part: Part, text: str) -> None:
         """
-        Send the state of a part, in a line with those of the others.
+        Send the state of a part, in one line with the states of the other parts.
         """
         if part in self._parts and not self._stopping:
             self._parts[part] = text

@@ -419,6 +419,6 @@ async def test_crashLoop(twistd: Start, module: Start) -> None:
     twistd("hellofdpass", "./socket", "hello")
     await listener.says("joined")
     module("tests.worker", "./socket", "--hostile=claimsAll")
-    await listener.says("has to wait for 0.1 s: those before it died at once")
+    await listener.says("must wait 0.1 s: the workers before it died at once")
     answers, _ = await askMany(port, 200, 16)
     assert answers.count(b"hello") == 200

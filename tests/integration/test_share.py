@@ -232,7 +232,7 @@ async def test_shutDown(twistd: Start, start: Start) -> None:
         command("portlisten"), "exec", "./socket", sys.executable, "-c", program
     )
     assert await exec_.ended() == 0
-    await listener.says("a worker shut web=tcp:.* down, for everybody")
+    await listener.says("a worker shut web=tcp:.* down, for all workers")
     twistd("hellofdpass", "./socket", "hello")
     assert await ask(port) == b"hello"
 
@@ -535,7 +535,7 @@ async def test_memberHangs(twistd: Start) -> None:
     await sleep(1)
     workers[1].signal(signal.SIGSTOP)
     await workers[0].kill()
-    await listener.says("worker 2 .*did not read what it was lent within 1 s", 10)
+    await listener.says("worker 2 .*did not read its shared sockets within 1 s", 10)
     twistd("hellofdpass", "./socket", "hello")
     await listener.says("worker 3 .*joined")
     for _ in range(5):

@@ -154,7 +154,7 @@ class HeldConnection:
     def untouched(self) -> bool:
         return True
 
-    def spoiled(self) -> bool:
+    def unusable(self) -> bool:
         return False
 
     def closeCopy(self) -> None:
@@ -220,8 +220,8 @@ class ListenerChannelTestCase(ChannelTestCase):
 
     async def end(self) -> None:
         self.worker.close()
-        await eventually(lambda: ("disconnected",) in self.dispatcher.events)
-        self.assertEqual(self.dispatcher.events[-1], ("disconnected",))
+        await eventually(lambda: ("channelClosed",) in self.dispatcher.events)
+        self.assertEqual(self.dispatcher.events[-1], ("channelClosed",))
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     @property

@@ -207,15 +207,15 @@ class RecordingDispatcher:
     def revoking(self, channel: IChannel) -> None:
         self._keep("revoking")
 
-    def parted(self, channel: IChannel, reason: str) -> None:
-        self._keep("parted", reason)
+    def left(self, channel: IChannel, reason: str) -> None:
+        self._keep("left", reason)
 
     def died(self, channel: IChannel) -> None:
         self._keep("died")
 
-    def disconnected(self, channel: IChannel) -> None:
+    def channelClosed(self, channel: IChannel) -> None:
         channel.dismiss()
-        self._keep("disconnected")
+        self._keep("channelClosed")
 
 
 @implementer(IAdopter)

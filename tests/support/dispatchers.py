@@ -144,7 +144,7 @@ class DispatcherTestCase(SynchronousTestCase):
         self.dispatcher = Dispatcher(
             self.clock, self.ledger, self.throttle, self.sharing(), self.timedOut
         )
-        self.dispatcher.roomChanged = self.roomChanged
+        self.dispatcher.capacityChanged = self.capacityChanged
         self.clients: list[socket.socket] = []
         self.addCleanup(self.end)
 
@@ -168,7 +168,7 @@ class DispatcherTestCase(SynchronousTestCase):
         self.timeouts += 1
         self.openThen = list(map(self.isOpen, self.clients))
 
-    def roomChanged(self) -> None:
+    def capacityChanged(self) -> None:
         self.roomChanges += 1
 
     def accept(
@@ -212,7 +212,7 @@ class DispatcherTestCase(SynchronousTestCase):
         Have a worker die.
         """
         self.dispatcher.died(channel)
-        self.dispatcher.disconnected(channel)
+        self.dispatcher.channelClosed(channel)
 
     def adopt(self, channel: RecordingChannel) -> socket.socket:
         """

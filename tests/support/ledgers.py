@@ -9,7 +9,7 @@ from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from portlisten._policy.decisions import Decision, GiveUp, HandOff, LetGo, Reason
+from portlisten._policy.decisions import CloseCopy, Decision, GiveUp, HandOff, Reason
 from portlisten._policy.ledger import Ledger
 
 PORT = 3
@@ -37,7 +37,7 @@ def letsGo(connections: str) -> list[Decision]:
     """
     Expect that these copies are closed.
     """
-    return [LetGo(connection) for connection in connections]
+    return [CloseCopy(connection) for connection in connections]
 
 
 def givesUp(connections: str, reason: Reason) -> list[Decision]:

@@ -144,7 +144,7 @@ class ExhaustedTests(ChannelTestCase):
         channel = ListenerChannel(self.clock, dispatcher, ListenerHello(1), 1)
         self.check(channel, FROM_LISTENER)
         await aMoment()
-        self.assertEqual(dispatcher.events, [("disconnected",)])
+        self.assertEqual(dispatcher.events, [("channelClosed",)])
 
     async def test_worker(self) -> None:
         """

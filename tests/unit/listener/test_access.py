@@ -20,13 +20,13 @@ class AccessTests(SynchronousTestCase):
         self, access: Access, uid: int = 7, gid: int = 8, groups: tuple[int, ...] = ()
     ) -> bool:
         """
-        Ask it about somebody.
+        Ask whether a process is permitted.
         """
         return access.permits(Credentials(1, uid, gid, groups))
 
     def test_everybody(self) -> None:
         """
-        An empty list lets in everybody.
+        An empty list permits every user.
         """
         self.assertTrue(self.permits(Access()))
 
@@ -56,8 +56,8 @@ class AccessTests(SynchronousTestCase):
 
     def test_explain(self) -> None:
         """
-        Somebody who may not be there is told who may; and, if his groups are not
-        known, that they are not.
+        A refused process is told which options decide and, if its groups are not known,
+        that they are not known.
         """
         reason = "uid 3 may not be a worker here: the listener's --allow-user"
         for groups, known, told in (([], False, False), ([9], True, False)):

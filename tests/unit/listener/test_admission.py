@@ -113,11 +113,11 @@ class AdmissionTests(SynchronousTestCase):
         """
         Only a few are let in at a time, and a pause follows.
         """
-        self.assertEqual(self.acceptor.most(), admission.GREETED)
+        self.assertEqual(self.acceptor.most(), admission.PROCESSES_PER_BATCH)
         self.assertTrue(self.acceptor.running)
         self.connect()
         self.assertFalse(self.acceptor.running)
-        self.clock.advance(admission.GREETING_PAUSE)
+        self.clock.advance(admission.BATCH_PAUSE_SECONDS)
         self.assertTrue(self.acceptor.running)
 
     def test_notPermitted(self) -> None:
@@ -169,7 +169,8 @@ class AdmissionTests(SynchronousTestCase):
 
     def test_refuseAll(self) -> None:
         """
-        When the listener stops, nobody is let in, and a greeting comes first.
+        When the listener stops, it lets in no more processes, and sends a HELLO before
+        each refusal.
         """
         hello = encode(ListenerHello(4, (), stopping=True))
         self.admission.refuseAll(hello)
@@ -218,7 +219,7 @@ class ThrottleTests(DispatcherTestCase):
 
     def throttled(self) -> RecordingChannel:
         """
-        Have a worker join, which has to wait for 2 s.
+        Make a worker join that must wait for 2 s.
         """
         self.crash(1)
         return self.join()
@@ -234,14 +235,14 @@ class ThrottleTests(DispatcherTestCase):
         self.assertEqual(worker.offers, [])
         self.assertEqual(
             texts(self.logged, "warn")[-1],
-            "worker 1 has to wait for 2 s: those before it died at once",
+            "worker 1 must wait 2 s: the workers before it died at once",
         )
         self.clock.advance(0.1)
         self.assertEqual(worker.ids, [1])
 
     def test_others(self) -> None:
         """
-        One of another user does not.
+        A worker of another user does not wait.
         """
         self.throttled()
         other = self.join("worker 2", user=1001)
@@ -255,13 +256,13 @@ class ThrottleTests(DispatcherTestCase):
         worker = self.join()
         self.accept()
         self.dispatcher.revoking(worker)
-        self.dispatcher.parted(worker, "revoked")
+        self.dispatcher.left(worker, "revoked")
         self.assertEqual(self.join("worker 2").offers, [])
 
     def test_good(self) -> None:
         """
-        One connection that was finished clears the name of those that died
-        before, and the death of its worker later counts for nothing.
+        When a worker finishes a connection, the deaths before it joined are forgiven,
+        and its own death later does not count.
         """
         worker = self.throttled()
         self.clock.advance(2.0)
@@ -275,7 +276,7 @@ class ThrottleTests(DispatcherTestCase):
 
     def test_goodBefore(self) -> None:
         """
-        A worker that was there before says nothing of those that die since.
+        If an earlier worker finishes a connection, later deaths are not forgiven.
         """
         worker = self.join()
         self.crash(3)
@@ -291,7 +292,7 @@ class ThrottleTests(DispatcherTestCase):
         worker = self.join()
         self.accept()
         self.dispatcher.claimed(worker, [1])
-        self.dispatcher.gone(worker, [1])
+        self.dispatcher.clientGone(worker, [1])
         self.die(worker)
         self.accept()
         self.assertEqual(self.join("worker 2").ids, [])
@@ -313,7 +314,7 @@ class ThrottleTests(DispatcherTestCase):
         """
         worker = self.throttled()
         self.dispatcher.revoking(worker)
-        self.dispatcher.parted(worker, "it says: no")
+        self.dispatcher.left(worker, "it says: no")
         self.accept()
         self.clock.advance(2)
         self.assertEqual(worker.offers, [])
@@ -327,8 +328,7 @@ class ThrottleTests(DispatcherTestCase):
 
     def test_drainsWaiting(self) -> None:
         """
-        A worker that drains while it waits is told that no offer follows, and
-        none does.
+        If a worker drains while it waits, it gets DRAINED, and no offers.
         """
         worker = self.throttled()
         self.dispatcher.draining(worker)

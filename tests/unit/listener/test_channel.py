@@ -75,14 +75,14 @@ class ListenerGreetingTests(ListenerChannelTestCase):
 
     async def test_listenerSpeaksFirst(self) -> None:
         """
-        The worker is told the window and the ports before it has said a word.
+        The worker gets the window and the ports before it has sent anything.
         """
         await eventually(self.worker.read)
         self.assertEqual(self.worker.frames, [self.hello])
 
     async def test_connectedFirst(self) -> None:
         """
-        The dispatcher hears of the channel when it is there, not of a worker.
+        The dispatcher learns of the channel at once, and not yet of a worker.
         """
         await aMoment()
         self.assertEqual(self.dispatcher.events, [("connected",)])
@@ -113,7 +113,7 @@ class ListenerGreetingTests(ListenerChannelTestCase):
 
     async def test_names(self) -> None:
         """
-        The dispatcher hears of the ports that a worker asks for; of all, if it asks
+        The dispatcher gets the ports that a worker asks for, or all ports if it asks
         for none.
         """
         await eventually(self.worker.read)
@@ -130,15 +130,14 @@ class ListenerGreetingTests(ListenerChannelTestCase):
 
     async def test_unknownName(self) -> None:
         """
-        A worker that asks for a port that there is not is told what there is and
-        cut off, whatever it asks for besides, and the dispatcher never hears of
-        a worker.
+        If a worker asks for a port that does not exist, it is told which ports exist,
+        and is cut off.  The dispatcher never gets it.
         """
         self.worker.say(WorkerHello(4, ("http", "smtp")), Claim((1,)))
-        await eventually(lambda: ("disconnected",) in self.dispatcher.events)
+        await eventually(lambda: ("channelClosed",) in self.dispatcher.events)
         reason = "no port is called 'smtp' here, only http, https"
         self.assertEqual(self.worker.read(), [self.hello, Bye(reason)])
-        self.assertEqual(self.dispatcher.events, [("connected",), ("disconnected",)])
+        self.assertEqual(self.dispatcher.events, [("connected",), ("channelClosed",)])
         self.assertEqual(
             texts(self.logged, "warn"),
             [f"{self.channel.label} is cut off: {reason}"],
@@ -156,8 +155,8 @@ class ListenerGreetingTests(ListenerChannelTestCase):
 
     async def test_silence(self) -> None:
         """
-        A worker that does not say HELLO in time is told so and cut off, and the
-        dispatcher never hears of a worker.
+        If a worker does not say HELLO in time, it is told so and cut off.  The
+        dispatcher never gets it.
         """
         await aMoment()
         self.clock.advance(4.9)
@@ -168,8 +167,8 @@ class ListenerGreetingTests(ListenerChannelTestCase):
             self.worker.frames,
             [self.hello, Bye("no HELLO within 5 s")],
         )
-        await eventually(lambda: ("disconnected",) in self.dispatcher.events)
-        self.assertEqual(self.dispatcher.events, [("connected",), ("disconnected",)])
+        await eventually(lambda: ("channelClosed",) in self.dispatcher.events)
+        self.assertEqual(self.dispatcher.events, [("connected",), ("channelClosed",)])
         self.assertEqual(
             texts(self.logged, "warn"),
             [f"{self.channel.label} is cut off: no HELLO within 5 s"],
@@ -187,23 +186,23 @@ class ListenerGreetingTests(ListenerChannelTestCase):
 
     async def test_tooLate(self) -> None:
         """
-        A HELLO that comes when the worker has been sent away lets it join no
-        more, and there was nothing to revoke.
+        If HELLO comes after the listener's BYE, the worker does not join, and nothing
+        is revoked.
         """
         await eventually(self.worker.read)
         self.channel.revoke("too late")
         self.worker.say(WorkerHello(4), Claim((1,)))
-        await eventually(lambda: ("disconnected",) in self.dispatcher.events)
+        await eventually(lambda: ("channelClosed",) in self.dispatcher.events)
         self.assertEqual(self.worker.read(), [self.hello, Bye("too late")])
-        self.assertEqual(self.dispatcher.events, [("connected",), ("disconnected",)])
+        self.assertEqual(self.dispatcher.events, [("connected",), ("channelClosed",)])
 
     async def test_byeInstead(self) -> None:
         """
         A worker may say BYE without having said HELLO, and has not parted then.
         """
         self.worker.say(Bye("wrong door"))
-        await eventually(lambda: ("disconnected",) in self.dispatcher.events)
-        self.assertEqual(self.dispatcher.events, [("connected",), ("disconnected",)])
+        await eventually(lambda: ("channelClosed",) in self.dispatcher.events)
+        self.assertEqual(self.dispatcher.events, [("connected",), ("channelClosed",)])
         self.assertEqual(texts(self.logged, "warn"), [])
 
     async def test_noRoom(self) -> None:
@@ -213,7 +212,7 @@ class ListenerGreetingTests(ListenerChannelTestCase):
         """
         handle = self.channel.transport.getHandle()
         handle.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 8192)
-        self.assertEqual(_kernel.room(handle), 2)
+        self.assertEqual(_kernel.offersThatFit(handle), 2)
         await self.join(window=4)
         self.assertEqual(self.dispatcher.events[1][:2], ("joined", 2))
 
@@ -222,13 +221,13 @@ class ListenerGreetingTests(ListenerChannelTestCase):
         A worker that leaves before HELLO neither died nor parted.
         """
         self.worker.close()
-        await eventually(lambda: ("disconnected",) in self.dispatcher.events)
-        self.assertEqual(self.dispatcher.events, [("connected",), ("disconnected",)])
+        await eventually(lambda: ("channelClosed",) in self.dispatcher.events)
+        self.assertEqual(self.dispatcher.events, [("connected",), ("channelClosed",)])
 
 
 class GuessTests(ListenerChannelTestCase):
     """
-    A worker that answers what it was not sent.
+    A worker that answers offers that were not sent to it.
     """
 
     async def offerUnsent(self) -> None:
@@ -246,8 +245,8 @@ class GuessTests(ListenerChannelTestCase):
 
     async def test_answers(self) -> None:
         """
-        It is found out before anything comes of it: the connection would be closed,
-        and whatever gets the number of its descriptor next would be sent instead.
+        A wrong answer is found before it has an effect.  Otherwise, the connection
+        would be closed, and another file with the same descriptor number would be sent.
         """
         await self.offerUnsent()
         self.worker.say(Claim((9,)), Closed((9,)), Refuse(1, (9,)))
@@ -275,7 +274,7 @@ class UnreadTests(ListenerChannelTestCase):
 
     async def offerTwo(self) -> None:
         """
-        Have the worker join, and offer it two connections, in a message each.
+        Make the worker join, and offer it two connections, each in its own message.
         """
         await self.join()
         for id, (_, accepted) in enumerate(self.connections(2), 1):
@@ -285,10 +284,10 @@ class UnreadTests(ListenerChannelTestCase):
         """
         Wait until the worker is cut off for its answer, of which nothing comes.
         """
-        await eventually(lambda: ("disconnected",) in self.told)
+        await eventually(lambda: ("channelClosed",) in self.told)
         reason = "an answer to an offer that it has not read"
         self.assertEqual(
-            self.told, [("revoking",), ("parted", reason), ("disconnected",)]
+            self.told, [("revoking",), ("left", reason), ("channelClosed",)]
         )
         self.assertEqual(
             texts(self.logged, "warn"), [f"{self.channel.label} is cut off: {reason}"]
@@ -296,7 +295,7 @@ class UnreadTests(ListenerChannelTestCase):
 
     async def test_claimUnread(self) -> None:
         """
-        A worker that claims what it has not read is cut off.
+        A worker that claims an offer that it has not read is cut off.
         """
         await self.offerTwo()
         self.worker.say(Claim((2,)))
@@ -304,7 +303,8 @@ class UnreadTests(ListenerChannelTestCase):
 
     async def test_refuseUnread(self) -> None:
         """
-        So is one that refuses that, among what it might have read.
+        A worker that refuses such an offer, among others that it may have read, is cut
+        off.
         """
         await self.offerTwo()
         self.worker.say(Refuse(1, (1, 2)))
@@ -326,7 +326,7 @@ class UnreadTests(ListenerChannelTestCase):
 
     async def test_read(self) -> None:
         """
-        What was read may be answered, in any order.
+        The worker may answer the offers that it has read in any order.
         """
         await self.offerTwo()
         self.worker.read()
@@ -352,8 +352,8 @@ class UnreadTests(ListenerChannelTestCase):
 
     async def test_inFlight(self) -> None:
         """
-        It tells how many descriptors the worker has not read, and whether there is
-        anything that it has not.
+        The channel counts the descriptors that the worker has not read, and knows
+        whether the worker has read all.
         """
         await self.join()
         self.assertEqual((self.channel.inFlight(), self.channel.unread()), (0, False))
@@ -371,7 +371,7 @@ class UnreadTests(ListenerChannelTestCase):
 
     async def test_unsent(self) -> None:
         """
-        What is not even sent is unread.
+        Frames that are not sent yet count as unread.
         """
         await self.join()
         self.channel.drained()
@@ -381,7 +381,7 @@ class UnreadTests(ListenerChannelTestCase):
 
     async def test_unknown(self) -> None:
         """
-        If the kernel does not say what is unread, all counts as read.
+        If the kernel cannot say how much is unread, all counts as read.
         """
 
         def fail(sock: socket.socket) -> None:
@@ -408,13 +408,12 @@ class UnreadTests(ListenerChannelTestCase):
 
     async def test_dismiss(self) -> None:
         """
-        What is unread is known until the channel is dismissed, though it has ended for
-        the worker.
+        After the channel's end, unread descriptors are counted until it is dismissed.
         """
         questions: list[tuple[bool, int]] = []
 
         def ask(event: tuple[Any, ...]) -> None:
-            if event == ("disconnected",):
+            if event == ("channelClosed",):
                 questions.append((self.channel.unread(), self.channel.inFlight()))
 
         await self.offerTwo()
@@ -431,7 +430,7 @@ class UnreadTests(ListenerChannelTestCase):
 
 class PoisonedTests(ListenerChannelTestCase):
     """
-    A worker that sends a descriptor, which perhaps nobody can close.
+    A worker that sends a descriptor, which perhaps cannot be closed.
     """
 
     async def setUp(self) -> None:
@@ -442,8 +441,7 @@ class PoisonedTests(ListenerChannelTestCase):
 
     def spy(self, sock: socket.socket) -> None:
         """
-        Close a socket in another process, and note how many descriptors there are of
-        it.
+        Close a socket in another process, and note how many descriptors of it are open.
         """
         links = list(descriptors().values())
         self.closed.append(links.count(os.readlink(f"/proc/self/fd/{sock.fileno()}")))
@@ -451,11 +449,11 @@ class PoisonedTests(ListenerChannelTestCase):
 
     async def poison(self) -> None:
         """
-        Have the worker send a descriptor, and wait for the end of the channel.
+        Make the worker send a descriptor, and wait for the end of the channel.
         """
         await self.join()
         self.worker.say(Closed((1,)), descriptors=[0])
-        await eventually(lambda: ("disconnected",) in self.told)
+        await eventually(lambda: ("channelClosed",) in self.told)
 
     def reaped(self) -> bool:
         """
@@ -466,13 +464,13 @@ class PoisonedTests(ListenerChannelTestCase):
 
     async def test_elsewhere(self) -> None:
         """
-        What is queued in the channel is closed in a process of its own, which is the
-        last to have it open.  What came with it was read, once.
+        A process of its own closes the queued descriptors, as the last to have the
+        socket open.  The bytes that came with them were read once.
         """
         await self.poison()
         self.assertEqual(self.closed, [1])
         self.assertEqual(self.told.count(("closed", (1,))), 1)
-        self.assertIn(("parted", "it sent a descriptor"), self.told)
+        self.assertIn(("left", "it sent a descriptor"), self.told)
         await eventually(self.reaped)
 
     async def test_others(self) -> None:
@@ -482,12 +480,12 @@ class PoisonedTests(ListenerChannelTestCase):
         await self.join()
         self.worker.say(Closed((1,)))
         self.worker.close()
-        await eventually(lambda: ("disconnected",) in self.told)
+        await eventually(lambda: ("channelClosed",) in self.told)
         self.assertEqual(self.closed, [])
 
     async def test_noProcess(self) -> None:
         """
-        If there is no process to be had, the channel's socket is kept, which is said.
+        If no process can be started, the channel's socket is kept, which is logged.
         """
 
         def fail(sock: socket.socket) -> None:
@@ -567,14 +565,14 @@ class OfferTests(ListenerChannelTestCase):
 
     async def test_keptAtTheEnd(self) -> None:
         """
-        What is kept when the worker goes is not sent: it may have been closed
-        since.
+        If the worker leaves, kept offers are not sent: their connections may have been
+        closed.
         """
         [(_, accepted)] = self.connections(1)
         await self.join()
         self.channel.offer(7, 0, HeldConnection(accepted), more=True)
         self.worker.close()
-        await eventually(lambda: ("disconnected",) in self.dispatcher.events)
+        await eventually(lambda: ("channelClosed",) in self.dispatcher.events)
         accepted.close()
         self.channel.flush()
 
@@ -612,7 +610,7 @@ class OfferTests(ListenerChannelTestCase):
 
     async def test_drained(self) -> None:
         """
-        The worker is told that no offer follows.
+        The worker gets DRAINED: no offer follows.
         """
         await self.join()
         self.channel.drained()
@@ -622,7 +620,7 @@ class OfferTests(ListenerChannelTestCase):
 @overTwistedToo
 class WordOfTheWorkerTests(ListenerChannelTestCase):
     """
-    What a worker says, and what the dispatcher hears.
+    The worker's frames, as the dispatcher gets them.
     """
 
     async def say(self, *frames: Frame | bytes) -> None:
@@ -635,42 +633,42 @@ class WordOfTheWorkerTests(ListenerChannelTestCase):
 
     async def test_claim(self) -> None:
         """
-        CLAIM is told with its ids.
+        CLAIM is reported with its ids.
         """
         await self.say(Claim((1, 2)))
         self.assertEqual(self.told, [("claimed", (1, 2))])
 
     async def test_closed(self) -> None:
         """
-        CLOSED is told with its ids.
+        CLOSED is reported with its ids.
         """
         await self.say(Closed((3, 1)))
         self.assertEqual(self.told, [("closed", (3, 1))])
 
     async def test_gone(self) -> None:
         """
-        GONE is told with its ids.
+        GONE is reported with its ids.
         """
         await self.say(ClientGone((2,)))
         self.assertEqual(self.told, [("clientGone", (2,))])
 
     async def test_refuse(self) -> None:
         """
-        REFUSE is told with its ids, and with the reason in words.
+        REFUSE is reported with its ids, and with its reason in words.
         """
         await self.say(Refuse(DRAINING, (2,)))
         self.assertEqual(self.told, [("refused", (2,), "the worker is draining")])
 
     async def test_refuseForReasonsUnknown(self) -> None:
         """
-        A reason that has no words is told as its number.
+        A reason without words is reported as its number.
         """
         await self.say(Refuse(77, (2,)))
         self.assertEqual(self.told, [("refused", (2,), "reason 77")])
 
     async def test_drain(self) -> None:
         """
-        DRAIN is told.
+        DRAIN is reported.
         """
         await self.say(Drain())
         self.assertEqual(self.told, [("draining",)])
@@ -682,13 +680,13 @@ class WordOfTheWorkerTests(ListenerChannelTestCase):
         """
         await self.say(Claim((1,)), Bye("enough for today"), Claim((2,)))
         await eventually(self.worker.hasEnded)
-        await eventually(lambda: ("disconnected",) in self.told)
+        await eventually(lambda: ("channelClosed",) in self.told)
         self.assertEqual(
             self.told,
             [
                 ("claimed", (1,)),
-                ("parted", "it says: enough for today"),
-                ("disconnected",),
+                ("left", "it says: enough for today"),
+                ("channelClosed",),
             ],
         )
         self.assertEqual(texts(self.logged, "warn"), [])
@@ -719,7 +717,7 @@ class ShareSocketTests(ListenerChannelTestCase):
 
     async def test_forgotten(self) -> None:
         """
-        What was shared and has been read is not kept in mind.
+        After the worker has read a shared socket, the channel forgets it.
         """
         sent = getattr(self.channel.transport, "sent", None)
         await self.join()
@@ -760,13 +758,13 @@ class ShareSocketTests(ListenerChannelTestCase):
 
     async def test_wrongKind(self) -> None:
         """
-        A worker that cannot take what there is of the port that it asks for is told
-        why and cut off, and the dispatcher never hears of it.
+        If a worker cannot use a port that it asks for, it is told why and cut off.  The
+        dispatcher never gets it.
         """
         await eventually(self.worker.read)
         self.worker.say(WorkerHello(1, ("http",), frozenset([Kind.DATAGRAMS])))
         await eventually(self.worker.hasEnded)
         (bye,) = self.worker.heard(Bye)
         self.assertIn("is no UDP port", bye.reason)
-        self.assertEqual(self.dispatcher.events, [("connected",), ("disconnected",)])
+        self.assertEqual(self.dispatcher.events, [("connected",), ("channelClosed",)])
         self.assertIn("is no UDP port", "".join(texts(self.logged, "warn")))

@@ -70,47 +70,47 @@ class FailureTests(ListenerChannelTestCase):
         """
         Wait until the channel is gone.
         """
-        await eventually(lambda: ("disconnected",) in self.told)
+        await eventually(lambda: ("channelClosed",) in self.told)
 
-    PARTED = [("parted", "the channel to it failed"), ("disconnected",)]
+    LEFT = [("left", "the channel to it failed"), ("channelClosed",)]
 
     async def test_told(self) -> None:
         """
-        The worker is told that what it did not claim is not its own.  What it had
-        claimed is.
+        The worker is told that its unclaimed offers are revoked.  Its claimed
+        connections stay its own.
         """
         self.failOnce()
         self.worker.say(Claim((1,)))
         await self.gone()
-        self.assertEqual(self.told, [("claimed", (1,)), *self.PARTED])
+        self.assertEqual(self.told, [("claimed", (1,)), *self.LEFT])
         self.assertEqual(
             self.worker.read()[-2:], [Revoked(), Bye("the channel failed")]
         )
 
     async def test_unclaimed(self) -> None:
         """
-        If it had claimed nothing, others get what it was offered.
+        If the worker had claimed nothing, others get its offers.
         """
         self.failOnce()
         self.worker.say(encode(Drain())[:1])
         await self.gone()
-        self.assertEqual(self.told, self.PARTED)
+        self.assertEqual(self.told, self.LEFT)
         self.assertIn(Revoked(), self.worker.read())
 
     async def test_noRoom(self) -> None:
         """
-        If it cannot be told, what it was offered is left to it, as if it had claimed
-        that: it takes the end of the channel for the death of the listener.
+        If REVOKED cannot be sent, the offers count as claimed, since the worker takes
+        the end of the channel for the death of the listener.
         """
         stuff(self.channel)
         self.failOnce()
         self.worker.say(encode(Drain())[:1])
         await self.gone()
-        self.assertEqual(self.told, [("claimed", (1,)), *self.PARTED])
+        self.assertEqual(self.told, [("claimed", (1,)), *self.LEFT])
 
     async def test_answered(self) -> None:
         """
-        What it had refused is not left to it.
+        Offers that the worker had refused are not counted as claimed.
         """
         self.worker.say(Refuse(1, (1,)))
         await eventually(lambda: self.told)
@@ -118,18 +118,18 @@ class FailureTests(ListenerChannelTestCase):
         self.failOnce()
         self.worker.say(encode(Drain())[:1])
         await self.gone()
-        self.assertEqual(self.told[1:], self.PARTED)
+        self.assertEqual(self.told[1:], self.LEFT)
 
     async def test_deaf(self) -> None:
         """
-        If it closed the way to it, it has taken the listener for dead already, and
-        claimed what it wanted.
+        If the worker closed its reading side, it took the listener for dead already,
+        and claimed what it wanted.
         """
         self.worker.socket.shutdown(socket.SHUT_RD)
         self.failOnce()
         self.worker.say(encode(Drain())[:1])
         await self.gone()
-        self.assertEqual(self.told, self.PARTED)
+        self.assertEqual(self.told, self.LEFT)
 
     async def test_dead(self) -> None:
         """
@@ -139,11 +139,11 @@ class FailureTests(ListenerChannelTestCase):
         self.worker.say(Claim((1,)))
         self.worker.close()
         await self.gone()
-        self.assertEqual(self.told, [("claimed", (1,)), ("died",), ("disconnected",)])
+        self.assertEqual(self.told, [("claimed", (1,)), ("died",), ("channelClosed",)])
 
     async def test_readFails(self) -> None:
         """
-        If what is left of the channel cannot be read at first, it is tried again.
+        If the rest of the channel cannot be read at first, it is tried again.
         """
         receive = _kernel.receiveBytes
         numbers = [errno.EINVAL, errno.ENOMEM, errno.ENOMEM]
@@ -157,7 +157,7 @@ class FailureTests(ListenerChannelTestCase):
         self.patch(_kernel, "receiveBytes", fail)
         self.worker.say(Claim((1,)))
         await self.gone()
-        self.assertEqual(self.told, [("claimed", (1,)), *self.PARTED])
+        self.assertEqual(self.told, [("claimed", (1,)), *self.LEFT])
 
 
 @overTwistedToo
@@ -172,20 +172,20 @@ class DeathTests(ListenerChannelTestCase):
         """
         await self.join()
         self.worker.close()
-        await eventually(lambda: ("disconnected",) in self.told)
-        self.assertEqual(self.told, [("died",), ("disconnected",)])
+        await eventually(lambda: ("channelClosed",) in self.told)
+        self.assertEqual(self.told, [("died",), ("channelClosed",)])
 
     async def test_drainedBeforeJudged(self) -> None:
         """
-        What it had written counts, also where the transport never read it: a
-        connection that it claimed is not one to hand off again.
+        Frames that the worker had written count, even if the transport never read them:
+        a claimed connection is not handed off again.
         """
         await self.join()
         self.worker.say(Claim((1,)), Closed((1,)))
         self.worker.say(Claim((2, 3)))
         self.worker.close()
         findDead(self.channel)
-        await eventually(lambda: ("disconnected",) in self.told)
+        await eventually(lambda: ("channelClosed",) in self.told)
         self.assertEqual(
             self.told,
             [
@@ -193,32 +193,32 @@ class DeathTests(ListenerChannelTestCase):
                 ("closed", (1,)),
                 ("claimed", (2, 3)),
                 ("died",),
-                ("disconnected",),
+                ("channelClosed",),
             ],
         )
 
     async def test_lastWordBye(self) -> None:
         """
-        A BYE among what was left unread makes it a parting.
+        If the unread rest has a BYE, the worker left, and did not die.
         """
         await self.join()
         self.worker.say(Bye("gone"))
         self.worker.close()
         findDead(self.channel)
-        await eventually(lambda: ("disconnected",) in self.told)
-        self.assertEqual(self.told, [("parted", "it says: gone"), ("disconnected",)])
+        await eventually(lambda: ("channelClosed",) in self.told)
+        self.assertEqual(self.told, [("left", "it says: gone"), ("channelClosed",)])
 
 
 class OfferToTheDeadTests(ListenerChannelTestCase):
     """
-    A worker that is dead, while there is more to offer.
+    A worker that dies while more connections wait for it.
     """
 
     async def test_roomByTheLastClaims(self) -> None:
         """
-        A claim found at the end makes room for another offer.  One made to the
-        dead worker in answer to it harms nothing: the claims behind it count,
-        and the worker has died.
+        A claim found at the end frees capacity for another offer.  If that offer goes
+        to the dead worker, it does no harm: later claims count, and the worker has
+        died.
         """
         [(_, accepted)] = self.connections(1)
         await self.join()
@@ -228,11 +228,11 @@ class OfferToTheDeadTests(ListenerChannelTestCase):
         self.worker.say(Claim((1,)), Claim((2,)))
         self.worker.close()
         findDead(self.channel)
-        await eventually(lambda: ("disconnected",) in self.told)
+        await eventually(lambda: ("channelClosed",) in self.told)
         self.assertEqual(self.flushLoggedErrors(), [])
         self.assertEqual(
             self.told,
-            [("claimed", (1,)), ("claimed", (2,)), ("died",), ("disconnected",)],
+            [("claimed", (1,)), ("claimed", (2,)), ("died",), ("channelClosed",)],
         )
 
 
@@ -244,12 +244,13 @@ class MisconductTests(ListenerChannelTestCase):
 
     async def cutOff(self, reason: str) -> None:
         """
-        Wait until the worker is cut off, and check that everybody was told why.
+        Wait until the worker is cut off, and check that the worker, the dispatcher and
+        the log got the reason.
         """
         await eventually(self.worker.hasEnded)
-        await eventually(lambda: ("disconnected",) in self.told)
+        await eventually(lambda: ("channelClosed",) in self.told)
         self.assertEqual(self.worker.frames[-2:], [Revoked(), Bye(reason)])
-        self.assertEqual(self.told[-2:], [("parted", reason), ("disconnected",)])
+        self.assertEqual(self.told[-2:], [("left", reason), ("channelClosed",)])
         self.assertEqual(self.told.count(("revoking",)), 1)
         self.assertEqual(
             texts(self.logged, "warn"),
@@ -258,7 +259,7 @@ class MisconductTests(ListenerChannelTestCase):
 
     async def test_unknownFrame(self) -> None:
         """
-        An unknown frame cuts it off; what was said before counts.
+        An unknown frame cuts the worker off.  The frames before it count.
         """
         await self.join()
         self.worker.say(Claim((1,)), b"\xee\0\0\0", Claim((2,)))
@@ -298,7 +299,7 @@ class MisconductTests(ListenerChannelTestCase):
 
     async def test_goodAfterBad(self) -> None:
         """
-        A frame that makes no sense does not undo what is written behind it.
+        A wrong frame does not undo the frames after it.
         """
 
         def refuse(event: tuple[Any, ...]) -> None:
@@ -338,10 +339,10 @@ class MisconductTests(ListenerChannelTestCase):
         await self.join()
         self.worker.say(Claim((1,)), b"\xee\0\0\0")
         self.worker.close()
-        await eventually(lambda: ("disconnected",) in self.told)
+        await eventually(lambda: ("channelClosed",) in self.told)
         self.assertEqual(
             self.told,
-            [("claimed", (1,)), ("revoking",), ("died",), ("disconnected",)],
+            [("claimed", (1,)), ("revoking",), ("died",), ("channelClosed",)],
         )
 
     async def test_tooMuch(self) -> None:
@@ -444,14 +445,14 @@ class MisconductTests(ListenerChannelTestCase):
 
     async def test_lastDescriptor(self) -> None:
         """
-        Descriptors among what was left unread at a death are closed as well.
+        Unread descriptors are closed as well if the worker dies.
         """
         await self.join()
         with socket.socket() as sock:
             self.worker.say(Claim((1,)), descriptors=[sock.fileno()])
         self.worker.close()
         findDead(self.channel)
-        await eventually(lambda: ("disconnected",) in self.told)
+        await eventually(lambda: ("channelClosed",) in self.told)
         self.assertIn(("claimed", (1,)), self.told)
 
 
@@ -463,18 +464,18 @@ class RevocationTests(ListenerChannelTestCase):
 
     async def test_toldWhy(self) -> None:
         """
-        The worker is told that what it has not claimed is gone, and why; once,
-        however often it is revoked.
+        The worker is told once that its unclaimed offers are revoked, and why, even if
+        it is revoked several times.
         """
         await self.join()
         self.channel.revoke("it hangs")
         self.channel.revoke("it hangs still")
         await eventually(self.worker.hasEnded)
-        await eventually(lambda: ("disconnected",) in self.told)
+        await eventually(lambda: ("channelClosed",) in self.told)
         self.channel.revoke("it hung")
         self.assertEqual(self.worker.frames, [self.hello, Revoked(), Bye("it hangs")])
         self.assertEqual(
-            self.told, [("revoking",), ("parted", "it hangs"), ("disconnected",)]
+            self.told, [("revoking",), ("left", "it hangs"), ("channelClosed",)]
         )
 
     async def test_claimBefore(self) -> None:
@@ -484,14 +485,14 @@ class RevocationTests(ListenerChannelTestCase):
         await self.join()
         self.worker.say(Claim((1,)))
         self.channel.revoke("it hangs")
-        await eventually(lambda: ("disconnected",) in self.told)
+        await eventually(lambda: ("channelClosed",) in self.told)
         self.assertEqual(
             self.told,
             [
                 ("revoking",),
                 ("claimed", (1,)),
-                ("parted", "it hangs"),
-                ("disconnected",),
+                ("left", "it hangs"),
+                ("channelClosed",),
             ],
         )
 
@@ -502,26 +503,26 @@ class RevocationTests(ListenerChannelTestCase):
         await self.join()
         self.worker.say(Claim((1,)), Bye("gone"))
         self.channel.revoke("it hangs")
-        await eventually(lambda: ("disconnected",) in self.told)
+        await eventually(lambda: ("channelClosed",) in self.told)
         self.assertEqual(
             self.told,
             [
                 ("revoking",),
                 ("claimed", (1,)),
-                ("parted", "it says: gone"),
-                ("disconnected",),
+                ("left", "it says: gone"),
+                ("channelClosed",),
             ],
         )
 
     async def test_claimAfter(self) -> None:
         """
-        From the moment that the dispatcher hears of the parting, a claim fails
+        From the moment that the dispatcher learns that the worker left, a claim fails
         in the kernel.
         """
         failures: list[str] = []
 
         def claim(event: tuple[Any, ...]) -> None:
-            if event[0] == "parted":
+            if event[0] == "left":
                 try:
                     self.worker.say(Claim((1,)))
                 except BrokenPipeError:
@@ -530,15 +531,14 @@ class RevocationTests(ListenerChannelTestCase):
         self.dispatcher.react = claim
         await self.join()
         self.channel.revoke("it hangs")
-        await eventually(lambda: ("disconnected",) in self.told)
+        await eventually(lambda: ("channelClosed",) in self.told)
         self.assertEqual(failures, ["EPIPE"])
         self.assertNotIn(("claimed", (1,)), self.told)
 
     async def test_noRoomForTheWord(self) -> None:
         """
-        While the word of it cannot be written, nothing is taken back: a worker
-        that saw the end without it would serve what it holds.  What it claims
-        meanwhile counts.
+        While REVOKED cannot be written, no offer is taken back: a worker that saw the
+        end without REVOKED would serve what it holds.  Claims meanwhile count.
         """
         await self.join()
         stuff(self.channel)
@@ -551,8 +551,8 @@ class RevocationTests(ListenerChannelTestCase):
         await unstuff(self.worker)
         await eventually(self.worker.hasEnded)
         self.assertEqual(self.worker.frames, [self.hello, Revoked(), Bye("it hangs")])
-        await eventually(lambda: ("disconnected",) in self.told)
-        self.assertEqual(self.told[2:], [("parted", "it hangs"), ("disconnected",)])
+        await eventually(lambda: ("channelClosed",) in self.told)
+        self.assertEqual(self.told[2:], [("left", "it hangs"), ("channelClosed",)])
 
     async def test_noMemoryForTheWord(self) -> None:
         """
@@ -565,16 +565,16 @@ class RevocationTests(ListenerChannelTestCase):
         self.channel.revoke("it hangs")
         await eventually(self.worker.hasEnded)
         self.assertEqual(self.worker.frames, [self.hello, Revoked(), Bye("it hangs")])
-        await eventually(lambda: ("disconnected",) in self.told)
+        await eventually(lambda: ("channelClosed",) in self.told)
         self.assertEqual(short.tries, 1)
         self.assertEqual(
-            self.told, [("revoking",), ("parted", "it hangs"), ("disconnected",)]
+            self.told, [("revoking",), ("left", "it hangs"), ("channelClosed",)]
         )
 
     async def test_behindTheOffers(self) -> None:
         """
-        What was to be sent before goes first, so that the word comes behind each
-        offer that the worker will ever see.
+        Unsent frames go first, so that REVOKED comes after each offer that the worker
+        will ever see.
         """
         [(_, accepted)] = self.connections(1)
         await self.join()
@@ -587,29 +587,29 @@ class RevocationTests(ListenerChannelTestCase):
             [ListenerHello, Offer, Revoked, Bye],
         )
         self.assertEqual(len(self.worker.descriptors), 1)
-        await eventually(lambda: ("disconnected",) in self.told)
+        await eventually(lambda: ("channelClosed",) in self.told)
         self.assertEqual(
-            self.told, [("revoking",), ("parted", "it hangs"), ("disconnected",)]
+            self.told, [("revoking",), ("left", "it hangs"), ("channelClosed",)]
         )
 
     async def test_alreadyDead(self) -> None:
         """
-        A worker that turns out to be dead has died; what it had claimed counts.
+        If the worker turns out to be dead, it has died, and its claims count.
         """
         await self.join()
         self.worker.say(Claim((1,)))
         self.worker.close()
         self.channel.revoke("it hangs")
-        await eventually(lambda: ("disconnected",) in self.told)
+        await eventually(lambda: ("channelClosed",) in self.told)
         self.assertEqual(
             self.told,
-            [("revoking",), ("claimed", (1,)), ("died",), ("disconnected",)],
+            [("revoking",), ("claimed", (1,)), ("died",), ("channelClosed",)],
         )
 
     async def test_deathBehindTheWord(self) -> None:
         """
-        One that goes when the word is out, and its way not shut yet, may have
-        heard it and be alive: what it claimed is its own.
+        If the worker leaves after REVOKED was sent and before its channel is shut down,
+        it may have read REVOKED and live.  Its claimed connections are its own.
         """
 
         def react(event: tuple[Any, ...]) -> None:
@@ -621,33 +621,33 @@ class RevocationTests(ListenerChannelTestCase):
         self.dispatcher.react = react
         await self.join()
         self.worker.say(Closed((66,)), Claim((1,)))
-        await eventually(lambda: ("disconnected",) in self.told)
+        await eventually(lambda: ("channelClosed",) in self.told)
         self.assertEqual(
             self.told,
             [
                 ("closed", (66,)),
                 ("revoking",),
                 ("claimed", (1,)),
-                ("parted", "no such connection"),
-                ("disconnected",),
+                ("left", "no such connection"),
+                ("channelClosed",),
             ],
         )
 
     async def test_deathMeanwhile(self) -> None:
         """
-        One that goes before the word is out has died.
+        If the worker leaves before REVOKED was sent, it has died.
         """
         await self.join()
         stuff(self.channel)
         self.channel.revoke("it hangs")
         self.worker.close()
-        await eventually(lambda: ("disconnected",) in self.told)
-        self.assertEqual(self.told, [("revoking",), ("died",), ("disconnected",)])
+        await eventually(lambda: ("channelClosed",) in self.told)
+        self.assertEqual(self.told, [("revoking",), ("died",), ("channelClosed",)])
 
     async def test_unsentStaysUnsent(self) -> None:
         """
-        What is unsent when a worker parts is never sent: it is about to become
-        somebody else's.
+        If a worker leaves, unsent offers are never sent: their connections are about to
+        be offered to another worker.
         """
         [(_, accepted)] = self.connections(1)
         await self.join()
@@ -675,8 +675,8 @@ class FarewellTests(ListenerChannelTestCase):
 
     async def test_bye(self) -> None:
         """
-        What was offered before still goes out; then the channel is closed.  The
-        dispatcher, who knows, is told of no parting and no death.
+        Earlier offers still go out, and then the channel is closed.  The dispatcher,
+        which asked for this, gets no report of it.
         """
         [(_, accepted)] = self.connections(1)
         await self.join()
@@ -684,13 +684,13 @@ class FarewellTests(ListenerChannelTestCase):
         self.channel.bye("the listener stops")
         self.channel.bye("again")
         await eventually(self.worker.hasEnded)
-        await eventually(lambda: ("disconnected",) in self.told)
+        await eventually(lambda: ("channelClosed",) in self.told)
         self.assertEqual(
             [type(frame) for frame in self.worker.frames], [ListenerHello, Offer, Bye]
         )
         self.assertEqual(len(self.worker.descriptors), 1)
         self.assertEqual(self.worker.frames[-1], Bye("the listener stops"))
-        self.assertEqual(self.told, [("disconnected",)])
+        self.assertEqual(self.told, [("channelClosed",)])
 
     async def test_deaf(self) -> None:
         """
@@ -702,12 +702,12 @@ class FarewellTests(ListenerChannelTestCase):
         self.worker.say(Claim((1,)))
         await aMoment()
         await unstuff(self.worker)
-        await eventually(lambda: ("disconnected",) in self.told)
-        self.assertEqual(self.told, [("disconnected",)])
+        await eventually(lambda: ("channelClosed",) in self.told)
+        self.assertEqual(self.told, [("channelClosed",)])
 
     async def test_beforeHello(self) -> None:
         """
-        A worker that has not said HELLO yet is told as well.
+        A worker that has not said HELLO yet gets BYE as well.
         """
         self.channel.bye("the listener stops")
         await eventually(self.worker.hasEnded)
@@ -715,12 +715,12 @@ class FarewellTests(ListenerChannelTestCase):
 
     async def test_afterTheEnd(self) -> None:
         """
-        To a worker that is gone there is nothing to say.
+        BYE to a worker that has left does nothing.
         """
         await self.join()
         self.worker.close()
-        await eventually(lambda: ("disconnected",) in self.told)
+        await eventually(lambda: ("channelClosed",) in self.told)
         self.channel.bye("too late")
         self.channel.revoke("too late")
         self.channel.dataReceived(encode(Claim((1,))))
-        self.assertEqual(self.told, [("died",), ("disconnected",)])
+        self.assertEqual(self.told, [("died",), ("channelClosed",)])

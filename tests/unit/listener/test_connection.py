@@ -56,8 +56,8 @@ class AcceptedConnectionTests(SynchronousTestCase):
 
     def test_untouched(self) -> None:
         """
-        It is untouched until somebody reads from it or writes to it, which the
-        client does not count as.
+        A connection is untouched until a process reads from it or writes to it.  The
+        client's own reads and writes do not count.
         """
         self.client.sendall(b"hello?")
         self.assertIs(self.connection.untouched(), True)
@@ -76,8 +76,8 @@ class AcceptedConnectionTests(SynchronousTestCase):
 
     def test_closeCopy(self) -> None:
         """
-        To forget it closes this descriptor, and does not end the connection
-        while there is another.
+        To close the copy closes this descriptor, and does not end the connection while
+        another descriptor of it is open.
         """
         with self.accepted.dup() as other:
             self.connection.closeCopy()

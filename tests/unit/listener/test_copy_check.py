@@ -49,15 +49,15 @@ class CopyCheckTests(SynchronousTestCase):
 
     def test_few(self) -> None:
         """
-        If there are few, all are checked each time, also those that have just come.
+        If the copies are few, each check covers all, even new ones.
         """
-        self.assertEqual(self.check.look(), [])
+        self.assertEqual(self.check.check(), [])
         one, other = self.hold(2)
-        self.assertEqual(self.check.look(), [])
+        self.assertEqual(self.check.check(), [])
         other.answer = False
         (third,) = self.hold(1)
         third.answer = False
-        self.assertEqual(self.check.look(), [other, third])
+        self.assertEqual(self.check.check(), [other, third])
         self.assertEqual((one.asked, other.asked, third.asked), (2, 2, 1))
 
     def test_uncertain(self) -> None:
@@ -66,18 +66,18 @@ class CopyCheckTests(SynchronousTestCase):
         """
         (copy,) = self.hold(1)
         copy.answer = None
-        self.assertEqual(self.check.look(), [])
+        self.assertEqual(self.check.check(), [])
         copy.answer = False
-        self.assertEqual(self.check.look(), [copy])
+        self.assertEqual(self.check.check(), [copy])
 
     def test_many(self) -> None:
         """
-        If there are many, only some are checked at a time, and each in its turn.
+        If the copies are many, each check covers a slice, and each copy gets its turn.
         """
         copies = self.hold(2 * SLICE + 1)
         for round in (1, 2):
             for count in (SLICE, 2 * SLICE, 2 * SLICE + 1):
-                self.check.look()
+                self.check.check()
                 asked = [copy.asked for copy in copies]
                 expected = [round] * count + [round - 1] * (len(copies) - count)
                 self.assertEqual(asked, expected)
@@ -88,8 +88,8 @@ class CopyCheckTests(SynchronousTestCase):
         """
         copies = self.hold(SLICE + 1)
         copies[0].answer = copies[-1].answer = False
-        self.assertEqual(self.check.look(), [copies[0]])
-        self.assertEqual(self.check.look(), [copies[-1]])
+        self.assertEqual(self.check.check(), [copies[0]])
+        self.assertEqual(self.check.check(), [copies[-1]])
 
 
 class DispatcherTests(DispatcherTestCase):
@@ -101,8 +101,8 @@ class DispatcherTests(DispatcherTestCase):
 
     def test_slices(self) -> None:
         """
-        Of more copies than are checked at a time, all that were touched are closed
-        after a few turns; one that was closed meanwhile does no harm.
+        If the copies are more than a slice, all touched ones are closed after a few
+        checks.  A copy that was closed meanwhile does no harm.
         """
         self.patch(copy_check, "SLICE", 2)
         worker = self.join(window=8)

@@ -87,7 +87,7 @@ class WireTestCase(workers.ClockedTestCase):
 
     def make(self, queue: int = 1024, connections: int = 1000) -> None:
         """
-        Make a wire, in the place of the one that was there.
+        Make a wire, in the place of the last one.
         """
         settings = ListenerSettings(
             path=self.path,
@@ -97,7 +97,7 @@ class WireTestCase(workers.ClockedTestCase):
             retry=RETRY,
         )
         self.wire = DatagramWire(self.reactor, settings, self.countTimeOut)
-        self.wire.roomChanged = self.countRoom
+        self.wire.capacityChanged = self.countRoom
         self.wire.bind([PORT], {})
         self.wire.start(connections, 1)
         self.addCleanup(self.end, self.wire)
@@ -174,7 +174,7 @@ class SendTests(WireTestCase):
 
     async def test_notShutDown(self) -> None:
         """
-        The connection goes on for as long as somebody else has it.
+        The connection goes on as long as another process has it.
         """
         receiver = self.receive()
         [client], _ = self.accept()
@@ -186,8 +186,8 @@ class SendTests(WireTestCase):
 
     def test_absent(self) -> None:
         """
-        While nobody is there they wait, with one complaint, and go out in the
-        order of their arrival then.
+        While no worker is at the path, connections wait, with one complaint.  Then they
+        go out in the order of their arrival.
         """
         _, cookies = self.accept(2)
         self.clock.advance(RETRY)
@@ -218,7 +218,7 @@ class SendTests(WireTestCase):
 
     def test_otherKind(self) -> None:
         """
-        A socket of another kind is nobody either, and the complaint says so.
+        A socket of another kind is no worker, and the complaint says so.
         """
         with socket.socket(socket.AF_UNIX) as stream:
             stream.bind(self.path)
@@ -277,11 +277,11 @@ class SendTests(WireTestCase):
         So many may be accepted as may wait.
         """
         self.make(queue=3)
-        self.assertEqual(self.wire.room(""), 3)
+        self.assertEqual(self.wire.capacity(""), 3)
         self.accept(2)
-        self.assertEqual(self.wire.room("http"), 1)
+        self.assertEqual(self.wire.capacity("http"), 1)
         self.accept(2)
-        self.assertEqual(self.wire.room(""), 0)
+        self.assertEqual(self.wire.capacity(""), 0)
 
     def test_oneAtATime(self) -> None:
         """
@@ -289,9 +289,9 @@ class SendTests(WireTestCase):
         are descriptors for, however many might wait.
         """
         self.make(queue=0)
-        self.assertEqual(self.wire.room(""), 1)
+        self.assertEqual(self.wire.capacity(""), 1)
         self.make(connections=7)
-        self.assertEqual(self.wire.room(""), 7)
+        self.assertEqual(self.wire.capacity(""), 7)
 
     def test_path(self) -> None:
         """
@@ -309,8 +309,8 @@ class FullTests(WireTestCase):
 
     async def test_room(self) -> None:
         """
-        What its queue has no room for goes out as soon as there is some, without
-        a complaint, and nothing is tried meanwhile.
+        If the worker's queue is full, the next connections go out as soon as it has
+        space, without a complaint and without further tries meanwhile.
         """
         receiver = self.receive()
         tries = []
@@ -355,8 +355,8 @@ class FullTests(WireTestCase):
 
     async def test_death(self) -> None:
         """
-        A worker that dies with its queue full is found dead, and what it had not
-        received waits for the next.
+        If a worker dies with its queue full, this is noticed, and the connections that
+        it had not received wait for the next worker.
         """
         first = self.receive()
         self.accept(200)
@@ -379,7 +379,7 @@ class FullTests(WireTestCase):
 
     async def test_vanished(self) -> None:
         """
-        One that is gone when its room is to be waited for is tried again later.
+        If the worker leaves before the wait for its queue, the next try comes later.
         """
         receiver = self.receive()
 
@@ -393,8 +393,8 @@ class FullTests(WireTestCase):
 
     async def test_lost(self) -> None:
         """
-        Whatever the reactor finds wrong with the waiting, it ends it, and the next
-        try tells.
+        If the reactor finds an error with the waiting socket, the wait ends, and the
+        next try shows the error.
         """
         self.receive()
         self.accept(200)
@@ -418,7 +418,7 @@ class WireStopTests(WireTestCase):
 
     def test_nobody(self) -> None:
         """
-        Once the grace is over, if nobody is there: what waits is closed, and logged.
+        If no worker comes within the grace, waiting connections are closed and logged.
         """
         clients, _ = self.accept(2)
         stopped = self.wire.stop(GRACE)
@@ -602,8 +602,8 @@ class ReceiveTests(WorkerTestCase):
 
     async def test_wrongKind(self) -> None:
         """
-        What is no connection is closed, with a complaint, and what comes along is
-        served.
+        If a descriptor is no connection, it is closed, with a complaint.  Connections
+        in the same datagram are served.
         """
         self.work()
         left, right = os.pipe()
@@ -640,8 +640,7 @@ class ReceiveTests(WorkerTestCase):
 
     async def test_exhausted(self) -> None:
         """
-        While there are no descriptors, datagrams stay where they are; none is
-        lost.
+        While the process has no free descriptors, datagrams stay queued.
         """
         self.work()
         pairs = [self.client() for _ in range(4)]
@@ -706,7 +705,7 @@ class PathTests(WorkerTestCase):
 
     def test_living(self) -> None:
         """
-        A worker that lives there is left alone.
+        If a live worker is at the path, it is left alone.
         """
         self.work()
         second = DatagramWorker(self.reactor, self.path, self.factory)
@@ -740,8 +739,8 @@ class PathTests(WorkerTestCase):
 
     async def test_replace(self) -> None:
         """
-        Asked to, a worker takes the path over; the other one serves what it has,
-        and leaves the path alone when it stops.
+        With the option to replace, a worker takes the path over.  The other worker
+        serves its connections, and leaves the path alone when it stops.
         """
         first = self.work()
         self.reactor.removeReader(first)
@@ -759,7 +758,7 @@ class PathTests(WorkerTestCase):
 
     async def test_replaceNobody(self) -> None:
         """
-        It may be asked to where nobody is.
+        The option to replace does no harm if no worker is at the path.
         """
         self.work(replace=True)
         self.handOff()
@@ -800,8 +799,8 @@ class WorkerStopTests(WorkerTestCase):
 
     async def test_noMore(self) -> None:
         """
-        Sending to it fails from the moment on from which it takes no more, even
-        for those that found it by its name before.
+        When a worker begins to take no more, sending to it fails at once, even for
+        senders that had looked up its path before.
         """
         worker = self.work()
         self.sender.connect(self.path)
@@ -838,7 +837,7 @@ class WorkerStopTests(WorkerTestCase):
 
     async def test_twice(self) -> None:
         """
-        Each caller that stops it hears when it is stopped.
+        Each caller of the stop is notified when it is done.
         """
         worker = self.work()
         self.assertTrue(worker.stop().called)
@@ -847,7 +846,7 @@ class WorkerStopTests(WorkerTestCase):
 
     def test_neverStarted(self) -> None:
         """
-        One that was only bound lets the path go.
+        A worker that was only bound removes its path.
         """
         worker = DatagramWorker(self.reactor, self.path, self.factory)
         worker.bind()
@@ -857,7 +856,7 @@ class WorkerStopTests(WorkerTestCase):
 
     def test_factoryFails(self) -> None:
         """
-        One whose factory cannot start leaves nothing bound.
+        If the factory cannot start, nothing stays bound.
         """
 
         def fail() -> None:

@@ -13,7 +13,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from portlisten._listener.copy_check import CHECK_SECONDS
 from portlisten._listener.departed_clients import (
-    LOOK_SECONDS,
+    CLIENT_CHECK_SECONDS,
     SLICE,
     DepartedClients,
 )
@@ -57,7 +57,7 @@ class DepartedClientsTests(SynchronousTestCase):
 
     def leave(self, number: int, reset: bool) -> None:
         """
-        Have a client leave, and wait for that to arrive.
+        Make a client leave, and wait until the kernel has noticed.
         """
         if reset:
             linger = struct.pack("ii", 1, 0)
@@ -69,17 +69,18 @@ class DepartedClientsTests(SynchronousTestCase):
 
     def test_found(self) -> None:
         """
-        It tells those that have left from those that may have, once in a while.
+        A check tells clients that have left from clients that may have left, once in a
+        while.
         """
         self.connect(3)
         self.leave(0, reset=True)
         self.leave(2, reset=False)
-        self.assertEqual(self.departed.look(lambda: self.waiting, 0.0), ([], []))
-        found = self.departed.look(lambda: self.waiting, LOOK_SECONDS)
+        self.assertEqual(self.departed.check(lambda: self.waiting, 0.0), ([], []))
+        found = self.departed.check(lambda: self.waiting, CLIENT_CHECK_SECONDS)
         self.assertEqual(found, ([self.waiting[0]], [self.waiting[2]]))
-        found = self.departed.look(lambda: self.waiting, LOOK_SECONDS * 1.9)
+        found = self.departed.check(lambda: self.waiting, CLIENT_CHECK_SECONDS * 1.9)
         self.assertEqual(found, ([], []))
-        found = self.departed.look(lambda: self.waiting, LOOK_SECONDS * 2)
+        found = self.departed.check(lambda: self.waiting, CLIENT_CHECK_SECONDS * 2)
         self.assertEqual(found, ([self.waiting[0]], [self.waiting[2]]))
 
     def test_notDue(self) -> None:
@@ -93,24 +94,29 @@ class DepartedClientsTests(SynchronousTestCase):
             return self.waiting
 
         self.connect(1)
-        for now in (0.0, LOOK_SECONDS, LOOK_SECONDS * 1.5, LOOK_SECONDS * 2):
-            self.departed.look(waiting, now)
-        self.assertEqual(asked, [LOOK_SECONDS, LOOK_SECONDS * 2])
+        for now in (
+            0.0,
+            CLIENT_CHECK_SECONDS,
+            CLIENT_CHECK_SECONDS * 1.5,
+            CLIENT_CHECK_SECONDS * 2,
+        ):
+            self.departed.check(waiting, now)
+        self.assertEqual(asked, [CLIENT_CHECK_SECONDS, CLIENT_CHECK_SECONDS * 2])
 
     def test_slices(self) -> None:
         """
-        If there are many, it looks at a part of them at a time, and goes on with the
-        next part at once.
+        If the clients are many, each check covers a slice, and the next check covers
+        the next slice at once.
         """
         self.connect(SLICE + 2)
         for number in (0, SLICE - 1, SLICE, SLICE + 1):
             self.leave(number, reset=True)
-        gone, _ = self.departed.look(lambda: self.waiting, LOOK_SECONDS)
+        gone, _ = self.departed.check(lambda: self.waiting, CLIENT_CHECK_SECONDS)
         self.assertEqual(gone, [self.waiting[0], self.waiting[SLICE - 1]])
-        gone, _ = self.departed.look(lambda: self.waiting, LOOK_SECONDS)
+        gone, _ = self.departed.check(lambda: self.waiting, CLIENT_CHECK_SECONDS)
         self.assertEqual(gone, self.waiting[SLICE:])
         self.assertEqual(
-            self.departed.look(lambda: self.waiting, LOOK_SECONDS), ([], [])
+            self.departed.check(lambda: self.waiting, CLIENT_CHECK_SECONDS), ([], [])
         )
 
     def test_fewer(self) -> None:
@@ -119,11 +125,11 @@ class DepartedClientsTests(SynchronousTestCase):
         """
         self.connect(1)
         self.leave(0, reset=True)
-        self.departed.look(lambda: self.waiting * (SLICE + 1), LOOK_SECONDS)
+        self.departed.check(lambda: self.waiting * (SLICE + 1), CLIENT_CHECK_SECONDS)
         self.assertEqual(
-            self.departed.look(lambda: self.waiting, LOOK_SECONDS), ([], [])
+            self.departed.check(lambda: self.waiting, CLIENT_CHECK_SECONDS), ([], [])
         )
-        gone, _ = self.departed.look(lambda: self.waiting, LOOK_SECONDS * 2)
+        gone, _ = self.departed.check(lambda: self.waiting, CLIENT_CHECK_SECONDS * 2)
         self.assertEqual(gone, self.waiting)
 
 
@@ -134,7 +140,7 @@ class DispatcherTests(DispatcherTestCase):
 
     def leave(self, client: socket.socket, seconds: float = 0.0) -> None:
         """
-        Have a client close its connection, and wait for that to arrive.
+        Make a client close its connection, and wait until the kernel has noticed.
         """
         by = {
             connection.socket.getpeername(): connection.socket
@@ -148,14 +154,14 @@ class DispatcherTests(DispatcherTestCase):
 
     def look(self) -> None:
         """
-        Let the time pass until it is looked who is there.
+        Let the time pass until the clients are checked.
         """
-        self.clock.advance(LOOK_SECONDS + 2 * CHECK_SECONDS)
+        self.clock.advance(CLIENT_CHECK_SECONDS + 2 * CHECK_SECONDS)
 
     def test_closed(self) -> None:
         """
-        One that closes and has sent nothing takes no place any more, and is dropped
-        after a while, and counted as gone.
+        If a client closes and has sent nothing, it takes no place any more.  After a
+        while it is dropped, and counted as gone.
         """
         clients = self.accept(2)
         address = clients[0].getsockname()
@@ -183,7 +189,8 @@ class DispatcherTests(DispatcherTestCase):
 
     def test_reset(self) -> None:
         """
-        One that resets the connection is dropped at once, though it had sent something.
+        If a client resets the connection, it is dropped at once, even if it had sent
+        something.
         """
         [client] = self.accept()
         client.send(b"question")
@@ -206,7 +213,7 @@ class DispatcherTests(DispatcherTestCase):
 
     def test_stays(self) -> None:
         """
-        One that waits silently stays.
+        A client that waits silently stays.
         """
         self.accept()
         self.look()

@@ -1,6 +1,6 @@
 """
-Tests for L{portlisten._listener.departed_workers}: the real ledger and real
-connections, with channels and a clock that do as they are told.
+Tests for L{portlisten._listener.departed_workers} with the real ledger and real
+connections, and with scripted channels and a scripted clock.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class DeathTests(DispatcherTestCase):
 
     def test_unclaimed(self) -> None:
         """
-        What it had not claimed goes to another.
+        Offers that it had not claimed go to another worker.
         """
         one = self.join("worker 1")
         [client] = self.accept()
@@ -43,7 +43,7 @@ class DeathTests(DispatcherTestCase):
 
     def test_untouched(self) -> None:
         """
-        What it had claimed and not touched goes to another.
+        Claimed connections that it had not touched go to another worker.
         """
         one = self.join("worker 1")
         self.accept()
@@ -54,7 +54,8 @@ class DeathTests(DispatcherTestCase):
 
     def test_touched(self) -> None:
         """
-        What it had touched is closed, and counted, and goes to nobody.
+        Connections that it had touched are closed, counted, and offered to no other
+        worker.
         """
         one = self.join("worker 1")
         [client] = self.accept()
@@ -77,8 +78,9 @@ class DeathTests(DispatcherTestCase):
 
     def test_uncertain(self) -> None:
         """
-        If the kernel does not say whether it was touched, it is asked several times,
-        and then the connection counts as touched: nobody is served twice.
+        If the kernel cannot say whether a connection was touched, it is asked several
+        times.  Then the connection counts as touched, so that no client is served
+        twice.
         """
         one = self.join("worker 1")
         self.accept(2)
@@ -102,15 +104,15 @@ class DeathTests(DispatcherTestCase):
 
     def test_parted(self) -> None:
         """
-        Of a worker that parts, what it had not claimed goes to another, and what
-        it had claimed is its own.
+        If a worker leaves, its unclaimed offers go to another worker, and its claimed
+        connections are its own.
         """
         one = self.join("worker 1")
         clients = self.accept(2)
         own = self.adopt(one)
         other = self.join("worker 2")
-        self.dispatcher.parted(one, "it says: enough")
-        self.dispatcher.disconnected(one)
+        self.dispatcher.left(one, "it says: enough")
+        self.dispatcher.channelClosed(one)
         self.assertEqual(other.offers, [(1, one.offers[0][1])])
         self.assertIn(
             "worker 1 left, 1 connections to hand off again: it says: enough",
@@ -138,7 +140,7 @@ class DeathTests(DispatcherTestCase):
             ["worker 1 hangs, and is revoked: an offer unclaimed for 5 s"],
         )
         self.assertEqual(other.offers, [])
-        self.dispatcher.parted(one, "revoked")
+        self.dispatcher.left(one, "revoked")
         self.assertEqual(other.ids, [1])
 
 
@@ -165,7 +167,7 @@ class DepartedTests(DispatcherTestCase):
 
     def kill(self) -> None:
         """
-        Have the process end, and all that it held.
+        End the process, with all that it held.
         """
         self.child.kill()
         self.child.wait()
@@ -174,20 +176,20 @@ class DepartedTests(DispatcherTestCase):
         """
         Have the worker part, and its channel be gone.
         """
-        self.dispatcher.parted(self.one, "revoked")
-        self.dispatcher.disconnected(self.one)
+        self.dispatcher.left(self.one, "revoked")
+        self.dispatcher.channelClosed(self.one)
 
     def test_channelClosed(self) -> None:
         """
-        One that closes its channel, and whose process goes on, has what it claimed:
-        nobody else gets that while it lives, and somebody does when it does not.
+        If a worker closes its channel and its process goes on, its claimed connections
+        are its own.  When the process ends, another worker gets them.
         """
         self.one.reads = True
         self.die(self.one)
         self.clock.advance(PROCESS_END_SECONDS + 2 * CHECK_SECONDS)
         self.assertIn(
-            "worker 1 left, 0 connections to hand off again: it closed the channel,"
-            " and lives",
+            "worker 1 left, 0 connections to hand off again: it closed the channel"
+            " without BYE, and its process still runs",
             texts(self.logged, "info"),
         )
         self.assertEqual((self.ledger.held, self.other.offers), (1, []))
@@ -222,7 +224,7 @@ class DepartedTests(DispatcherTestCase):
         self.die(self.one)
         stopped = self.dispatcher.stop(0)
         self.clock.advance(CHECK_SECONDS)
-        self.dispatcher.disconnected(self.other)
+        self.dispatcher.channelClosed(self.other)
         self.clock.advance(2 * CHECK_SECONDS)
         self.successResultOf(stopped)
 
@@ -272,7 +274,8 @@ class DepartedTests(DispatcherTestCase):
 
     def test_endsAwake(self) -> None:
         """
-        The same holds for one that has read it, as long as the connection is kept.
+        The same holds for a worker that has read its last frame, as long as the
+        connection is kept.
         """
         self.one.reads = True
         self.part()
@@ -284,7 +287,8 @@ class DepartedTests(DispatcherTestCase):
 
     def test_endsTouched(self) -> None:
         """
-        If it had touched the connection, that is lost, and nobody gets it.
+        If the worker had touched the connection, it is lost, and no other worker gets
+        it.
         """
         self.part()
         self.own.sendall(b"x")
@@ -302,7 +306,8 @@ class DepartedTests(DispatcherTestCase):
 
     def test_goesOnAndEnds(self) -> None:
         """
-        What it took up is no longer watched, and its end is no news.
+        When the worker has touched its connections, its process is no longer watched,
+        and the process's end is not logged.
         """
         self.part()
         self.own.sendall(b"x")
@@ -315,8 +320,8 @@ class DepartedTests(DispatcherTestCase):
 
     def test_unknownProcess(self) -> None:
         """
-        If there is no telling when its process ends, the connection is kept as long as
-        any other, and then is its own.
+        If the end of a process cannot be watched, the connection is kept as long as any
+        other, and then is the worker's own.
         """
         self.one.child = None
         self.part()
@@ -328,7 +333,7 @@ class DepartedTests(DispatcherTestCase):
 
     def test_nothingHeld(self) -> None:
         """
-        The process is watched no longer than there is something of its to keep.
+        The process is watched only as long as copies of its connections are kept.
         """
         self.one.reads = True
         before = len(descriptors())
@@ -341,8 +346,8 @@ class DepartedTests(DispatcherTestCase):
 
     def test_unread(self) -> None:
         """
-        A channel that is gone is kept in mind while there are descriptors in it that
-        nobody has read: they count for their user.
+        A closed channel is kept while descriptors in it are unread: they count for
+        their user.
         """
         self.own.sendall(b"x")
         self.check()
@@ -389,13 +394,13 @@ class DepartedTests(DispatcherTestCase):
         crowd.child = self.child
         crowd.reads = False
         self.dispatcher.claimed(crowd, crowd.ids)
-        self.dispatcher.parted(crowd, "revoked")
+        self.dispatcher.left(crowd, "revoked")
         kept = [self.one.offers[0], *crowd.offers[1:]]
         self.assertEqual(self.ledger.copies(), [connection for _, connection in kept])
 
     def test_read(self) -> None:
         """
-        One in which all was read is done with at once.
+        A closed channel with nothing unread is dropped at once.
         """
         self.one.reads = True
         self.own.sendall(b"x")

@@ -1,6 +1,6 @@
 """
-Tests for L{portlisten._listener.dispatcher}: the real ledger and real connections, with
-channels and a clock that do as they are told.
+Tests for L{portlisten._listener.dispatcher} with the real ledger and real connections,
+and with scripted channels and a scripted clock.
 """
 
 from __future__ import annotations
@@ -109,33 +109,33 @@ class HandOffTests(DispatcherTestCase):
 
     def test_notInsideItself(self) -> None:
         """
-        Who is told that there is room may accept at once, and is not told of that
-        while it does.
+        If the callback for new capacity accepts at once, it is not called again
+        meanwhile.
         """
         told = []
 
-        def roomChanged() -> None:
+        def capacityChanged() -> None:
             told.append(len(told))
             if len(told) < 5:
                 self.accept()
 
-        self.dispatcher.roomChanged = roomChanged
+        self.dispatcher.capacityChanged = capacityChanged
         self.accept()
         self.assertEqual(told, [0])
         self.assertEqual(self.ledger.waiting, 2)
-        self.dispatcher.roomChanged = self.roomChanged
+        self.dispatcher.capacityChanged = self.capacityChanged
 
     def test_timePasses(self) -> None:
         """
-        Time passes whatever fails.
+        Time passes even if something fails.
         """
 
         def fail() -> None:
             raise ZeroDivisionError
 
-        self.dispatcher.roomChanged = fail
+        self.dispatcher.capacityChanged = fail
         self.assertRaises(ZeroDivisionError, self.accept)
-        self.dispatcher.roomChanged = self.roomChanged
+        self.dispatcher.capacityChanged = self.capacityChanged
         self.clock.advance(PATIENCE)
         self.assertEqual(self.ledger.counters.timedOut, 1)
 
@@ -160,7 +160,7 @@ class HandOffTests(DispatcherTestCase):
 
     def test_room(self) -> None:
         """
-        There is room for the windows of the workers and for the queue.
+        The capacity is the windows of the workers and the queue.
         """
         self.assertEqual(self.dispatcher.capacity(""), 2)
         self.join(window=3)
@@ -170,8 +170,8 @@ class HandOffTests(DispatcherTestCase):
 
     def test_roomOfName(self) -> None:
         """
-        There is room for a name in the windows of those that want it, and in its
-        own queue.
+        The capacity for a name is the windows of the workers that want it, and its own
+        queue.
         """
         self.join(window=3, names=("web",))
         self.accept(2, name="mail")
@@ -182,8 +182,8 @@ class HandOffTests(DispatcherTestCase):
 
     def test_names(self) -> None:
         """
-        A worker gets what it wants, and another does not wait for a worker that
-        is not there.
+        A worker gets the connections that it wants, and these do not wait for other
+        workers.
         """
         self.accept(2, name="mail")
         worker = self.join(names=("web",))
@@ -194,8 +194,8 @@ class HandOffTests(DispatcherTestCase):
 
     def test_namesAfterWaiting(self) -> None:
         """
-        A worker that has to wait until it may take part gets what it wants as
-        well.
+        A worker that must wait before its first offer gets the connections that it
+        wants as well.
         """
         self.die(self.join())
         worker = self.join(names=("web",))
@@ -206,7 +206,7 @@ class HandOffTests(DispatcherTestCase):
 
     def test_roomChanged(self) -> None:
         """
-        Whoever accepts is told whenever there may be room.
+        The callback is called whenever the capacity may have grown.
         """
         self.accept(2)
         before = self.roomChanges
@@ -240,17 +240,19 @@ class HandOffTests(DispatcherTestCase):
         self.dispatcher.refused(worker, [1], "no descriptor")
         self.dispatcher.claimed(other, [1])
         self.dispatcher.closed(other, [1])
-        self.dispatcher.parted(other, "it says: enough")
+        self.dispatcher.left(other, "it says: enough")
         self.assertEqual((self.ledger.held, self.dispatcher.capacity("")), (0, 2))
         rooms: list[int] = []
-        self.dispatcher.roomChanged = lambda: rooms.append(self.dispatcher.capacity(""))
+        self.dispatcher.capacityChanged = lambda: rooms.append(
+            self.dispatcher.capacity("")
+        )
         self.clock.pump([CHECK_SECONDS] * 6)
         self.assertEqual(rooms[-1], 4)
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_joinedIsLogged(self) -> None:
         """
-        A worker that joins is logged, with what it asks for.
+        When a worker joins, this is logged, with the ports that it asks for.
         """
         self.join(window=3)
         self.join("worker 2", names=("web", "mail"))
@@ -264,8 +266,8 @@ class HandOffTests(DispatcherTestCase):
 
     def test_wrongIds(self) -> None:
         """
-        What is not outstanding on the very channel is a breach of the protocol,
-        also on one that has no part in the work.
+        An id that is not outstanding on the same channel is a protocol error, also on
+        the channel of a worker that has not joined.
         """
         one, other = self.join("worker 1"), self.join("worker 2")
         self.accept()
@@ -275,7 +277,7 @@ class HandOffTests(DispatcherTestCase):
             for tell in (
                 self.dispatcher.claimed,
                 self.dispatcher.closed,
-                self.dispatcher.gone,
+                self.dispatcher.clientGone,
             ):
                 self.assertRaises(ProtocolError, tell, channel, [1])
             self.assertRaises(
@@ -301,11 +303,11 @@ class HandOffTests(DispatcherTestCase):
 
     def test_spoiled(self) -> None:
         """
-        What a worker did not claim and made useless is nobody's, however it comes
-        back: all others would refuse it.
+        If a worker made an unclaimed connection unusable, no worker gets it, however it
+        comes back: all others would refuse it.
         """
         ends: list[Callable[[RecordingChannel], None]] = [
-            lambda worker: self.dispatcher.parted(worker, "it says: enough"),
+            lambda worker: self.dispatcher.left(worker, "it says: enough"),
             lambda worker: self.dispatcher.refused(worker, [1, 2], "it is busy"),
             self.dispatcher.died,
         ]
@@ -324,8 +326,8 @@ class HandOffTests(DispatcherTestCase):
 
     def test_refusesSpoiled(self) -> None:
         """
-        To refuse what somebody else spoiled is no sign of trouble: whoever does has
-        further offers at once.
+        A worker that refuses an unusable connection gets further offers at once: the
+        refusal is no sign of trouble.
         """
         worker = self.join()
         self.accept()
@@ -336,7 +338,7 @@ class HandOffTests(DispatcherTestCase):
 
     def test_draining(self) -> None:
         """
-        A worker that drains is told that no offer follows, and none does.
+        A worker that drains gets DRAINED, and no offers after it.
         """
         worker = self.join()
         self.dispatcher.draining(worker)
@@ -347,8 +349,7 @@ class HandOffTests(DispatcherTestCase):
 
     def test_revoking(self) -> None:
         """
-        A worker that is being revoked is offered nothing more, and is not told
-        anything.
+        A worker that is being revoked gets no offers and no other frames.
         """
         worker = self.join()
         self.dispatcher.revoking(worker)
@@ -357,8 +358,7 @@ class HandOffTests(DispatcherTestCase):
 
     def test_channels(self) -> None:
         """
-        Workers count from the connection to its end, and the end of one is
-        told.
+        Workers are counted from their connection to their end, and the end is reported.
         """
         ends = []
         self.dispatcher.departed.channelEnded = lambda _: ends.append(
@@ -369,7 +369,7 @@ class HandOffTests(DispatcherTestCase):
             self.dispatcher.connected(channel)
         self.assertEqual(self.dispatcher.channels, 2)
         for channel in channels:
-            self.dispatcher.disconnected(channel)
+            self.dispatcher.channelClosed(channel)
         self.assertEqual(ends, [1, 0])
 
     def test_report(self) -> None:
@@ -450,7 +450,7 @@ class CopyTests(DispatcherTestCase):
         """
         client, own, worker = self.handOff()
         own.close()
-        self.dispatcher.gone(worker, [1])
+        self.dispatcher.clientGone(worker, [1])
         self.assertFalse(self.isOpen(client))
         self.assertEqual(self.ledger.counters.goneBeforeAdoption, 1)
 
@@ -489,7 +489,7 @@ class FlightTests(DispatcherTestCase):
 
     def setUp(self) -> None:
         """
-        Have one worker that reads, and one that does not.
+        Make one worker join that reads, and one that does not.
         """
         super().setUp()
         self.dispatcher._flightLimit = 8
@@ -517,7 +517,8 @@ class FlightTests(DispatcherTestCase):
 
     def test_more(self) -> None:
         """
-        Beyond that, those who have not read all get nothing until they have.
+        Beyond that limit, workers with unread descriptors get no offers until they have
+        read all.
         """
         self.assertEqual(self.offered(10), (5, 5))
         self.assertEqual(self.offered(4), (4, 0))
@@ -527,21 +528,21 @@ class FlightTests(DispatcherTestCase):
 
     def test_departed(self) -> None:
         """
-        What is in flight to those who have left counts as well.
+        Descriptors in flight to workers that have left count as well.
         """
         self.offered(6)
         other = self.join("worker 3", 100)
         other.reads = False
         self.accept(3)
         self.assertEqual(len(other.ids), 3)
-        self.dispatcher.parted(other, "it says: enough")
-        self.dispatcher.disconnected(other)
+        self.dispatcher.left(other, "it says: enough")
+        self.dispatcher.channelClosed(other)
         self.check()
         self.assertEqual(self.offered(2)[1], 0)
 
     def test_nobody(self) -> None:
         """
-        If nobody reads, clients wait, and get to whoever reads again.
+        If no worker reads, clients wait until one reads again.
         """
         self.offered(10)
         self.reads.reads = False
@@ -556,12 +557,12 @@ class FlightTests(DispatcherTestCase):
 
 class TurnTests(SynchronousTestCase):
     """
-    Before anybody is judged, what has come has its turn.
+    Before a worker is revoked or a client given up, frames that have come are read.
     """
 
     def setUp(self) -> None:
         """
-        Have a dispatcher with a clock whose turns can be told apart.
+        Make a dispatcher with a clock whose turns can be told apart.
         """
         watchDescriptors(self)
         self.clock = TurningClock()
@@ -584,14 +585,14 @@ class TurnTests(SynchronousTestCase):
 
     def join(self) -> None:
         """
-        Have the worker join.
+        Make the worker join.
         """
         self.dispatcher.connected(self.worker)
         self.dispatcher.joined(self.worker, 1, [portOf()])
 
     def passTime(self) -> None:
         """
-        Let the time pass until somebody is to be judged.
+        Let the time pass until a worker or a client is overdue.
         """
         for _ in range(1000):
             if self.ledger.overdue(self.clock.seconds()):
@@ -633,7 +634,7 @@ class TurnTests(SynchronousTestCase):
 
     def test_again(self) -> None:
         """
-        That holds for each that is judged.
+        This holds each time that a worker or a client is overdue.
         """
         self.passTime()
         self.clock.advance(0)
@@ -654,7 +655,7 @@ class TurnTests(SynchronousTestCase):
 
     def test_stoodStill(self) -> None:
         """
-        While the process stood still, nobody's time ran.
+        The time in which the process stood still counts for no worker and no client.
         """
         self.join()
         self.clock.advance(CHECK_SECONDS)
@@ -666,13 +667,13 @@ class TurnTests(SynchronousTestCase):
 
 class PatienceTests(DispatcherTestCase):
     """
-    Connections that nobody takes.
+    Connections that no worker takes.
     """
 
     def test_timedOut(self) -> None:
         """
-        When its patience runs out, a connection is closed, which is logged and
-        told.
+        When the patience of a connection runs out, it is closed, which is logged and
+        reported.
         """
         [client] = self.accept()
         self.clock.advance(PATIENCE - 0.1)
@@ -691,8 +692,8 @@ class PatienceTests(DispatcherTestCase):
 
     def test_toldOnce(self) -> None:
         """
-        That it ran out of several at a time is told once, when all of them are
-        closed.
+        If the patience of several runs out together, this is reported once, after all
+        of them are closed.
         """
         self.accept(2)
         self.clock.advance(PATIENCE)
@@ -701,7 +702,7 @@ class PatienceTests(DispatcherTestCase):
 
     def test_roomAgain(self) -> None:
         """
-        There is room for another one then.
+        Then the capacity has grown for another connection.
         """
         self.accept(2)
         self.assertEqual(self.dispatcher.capacity(""), 0)
@@ -712,7 +713,7 @@ class PatienceTests(DispatcherTestCase):
 
     def test_nobodyToTell(self) -> None:
         """
-        Somebody need not be told.
+        The callback is optional.
         """
         clock = RunningClock()
         ledger = Ledger(self.queue, 100, PATIENCE)

@@ -41,7 +41,7 @@ class StopTests(DispatcherTestCase):
 
     def test_idle(self) -> None:
         """
-        With nothing to do it ends at once, and says what there was.
+        With nothing to hand off, the dispatcher stops at once, and logs its counters.
         """
         self.successResultOf(self.stop())
         self.assertIn("since the start: accepted 0", texts(self.logged, "info")[-1])
@@ -63,8 +63,8 @@ class StopTests(DispatcherTestCase):
 
     def test_farewell(self) -> None:
         """
-        Every worker is told, also one that has not joined and one that has to
-        wait; it ends when all of them are gone.
+        Every worker gets BYE, even one that has not joined or must wait.  The stop is
+        done when all of them have left.
         """
         joined = self.join()
         silent = RecordingChannel("worker 2")
@@ -75,7 +75,7 @@ class StopTests(DispatcherTestCase):
         for channel in (joined, silent, held):
             self.assertEqual(channel.calls, [("bye", "the listener stops")])
             self.assertNoResult(stopped)
-            self.dispatcher.disconnected(channel)
+            self.dispatcher.channelClosed(channel)
         self.check()
         self.successResultOf(stopped)
 
@@ -110,7 +110,7 @@ class StopTests(DispatcherTestCase):
 
     def test_unclaimed(self) -> None:
         """
-        What is offered is waited for, until it is claimed.
+        Offered connections are waited for, until they are claimed.
         """
         worker = self.join()
         self.accept()
@@ -119,13 +119,13 @@ class StopTests(DispatcherTestCase):
         self.dispatcher.claimed(worker, [1])
         self.check()
         self.assertEqual(worker.calls, [("bye", "the listener stops")])
-        self.dispatcher.disconnected(worker)
+        self.dispatcher.channelClosed(worker)
         self.check()
         self.successResultOf(stopped)
 
     def test_waiting(self) -> None:
         """
-        What waits is handed off while there is a worker.
+        Connections that wait are handed off while a worker takes them.
         """
         worker = self.join(window=1)
         clients = self.accept(2)
@@ -139,8 +139,8 @@ class StopTests(DispatcherTestCase):
 
     def test_graceRunsOut(self) -> None:
         """
-        What is unclaimed after the grace is left to its worker, who holds a
-        descriptor of it.
+        A connection that is unclaimed after the grace is left to its worker, which has
+        a descriptor of it.
         """
         worker = self.join()
         [client] = self.accept()
@@ -159,8 +159,8 @@ class StopTests(DispatcherTestCase):
 
     def test_nobodyToTakeIt(self) -> None:
         """
-        What waits for a worker when there is none is kept for the grace, and then
-        closed, and logged.
+        If no worker comes, connections wait for the grace.  Then they are closed, which
+        is logged.
         """
         [client] = self.accept()
         stopped = self.stop(grace=3)
@@ -210,7 +210,7 @@ class StopTests(DispatcherTestCase):
 
     def test_nobodyOfThatName(self) -> None:
         """
-        So it is if those that are there want something else.
+        The same holds if the workers want other names.
         """
         worker = self.join(names=("web",))
         [client] = self.accept(name="mail")
@@ -219,16 +219,16 @@ class StopTests(DispatcherTestCase):
         self.assertEqual(worker.calls, [])
         self.clock.advance(0.2)
         self.assertEqual(worker.calls, [("bye", "the listener stops")])
-        self.dispatcher.parted(worker, "it says: enough")
-        self.dispatcher.disconnected(worker)
+        self.dispatcher.left(worker, "it says: enough")
+        self.dispatcher.channelClosed(worker)
         self.check()
         self.successResultOf(stopped)
         self.assertFalse(self.isOpen(client))
 
     def test_died(self) -> None:
         """
-        A worker that dies in the end is not waited for, but another is, for what it
-        was offered.
+        A dead worker is not waited for, but another worker is, for the dead one's
+        offers.
         """
         worker = self.join()
         self.accept()

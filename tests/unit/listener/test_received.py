@@ -29,14 +29,14 @@ class ReceivedTests(DispatcherTestCase):
 
     def say(self, *events: Any, to: RecordingChannel | None = None) -> None:
         """
-        Have the worker say something.
+        Make the worker send frames.
         """
         self.dispatcher.received(to or self.worker, events)
 
     def test_together(self) -> None:
         """
-        What several events lead to is sent in one, and the ports hear once that there
-        may be room.
+        The offers that several events lead to are sent together, and the change of
+        capacity is reported once.
         """
         self.say(Claim((1,)), Closed((1,)), Claim((2,)))
         self.assertEqual(self.worker.ids, [1, 2, 3, 4])
@@ -53,7 +53,7 @@ class ReceivedTests(DispatcherTestCase):
 
     def test_refused(self) -> None:
         """
-        What is refused is handed off again.
+        Refused connections are handed off again.
         """
         self.say(Claim((2,)), Refused((1,), "no room"))
         self.assertEqual(self.ledger.counters.refused, 1)
@@ -70,8 +70,8 @@ class ReceivedTests(DispatcherTestCase):
 
     def test_drained(self) -> None:
         """
-        What is offered because of what was said before DRAIN goes out before the
-        answer to it, and nothing is offered afterwards.
+        Offers that follow from frames before DRAIN go out before DRAINED, and no offers
+        go out after it.
         """
         said: list[int] = []
         self.worker.drained = lambda: said.append(  # type: ignore[method-assign]

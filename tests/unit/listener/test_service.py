@@ -64,7 +64,7 @@ class LimitsTests(SynchronousTestCase):
 
     def test_notRaised(self) -> None:
         """
-        One that is as high as it goes is left alone.
+        If the soft limit equals the hard limit, it stays.
         """
         changes = self.limit(4096, 4096)
         listenerService.descriptorBudget()
@@ -80,7 +80,11 @@ class LimitsTests(SynchronousTestCase):
             connections, channels = listenerService.descriptorBudget()
             used = len(os.listdir("/proc/self/fd"))
             self.assertEqual(
-                connections + 2 * channels + used + listenerService.RESERVE, hard
+                connections
+                + 2 * channels
+                + used
+                + listenerService.RESERVED_DESCRIPTORS,
+                hard,
             )
             self.assertLessEqual(channels, listenerService.MAXIMUM_CHANNELS)
             self.assertGreater(connections, channels)
@@ -88,7 +92,7 @@ class LimitsTests(SynchronousTestCase):
 
     def test_withoutProc(self) -> None:
         """
-        Without /proc, what is open is known well enough.
+        Without /proc, the number of open descriptors is known well enough.
         """
         self.limit(100_000, 100_000)
         expected, channels = listenerService.descriptorBudget()
@@ -99,11 +103,13 @@ class LimitsTests(SynchronousTestCase):
         self.patch(os, "listdir", fail)
         connections, again = listenerService.descriptorBudget()
         self.assertEqual(again, channels)
-        self.assertLess(abs(connections - expected), listenerService.RESERVE)
+        self.assertLess(
+            abs(connections - expected), listenerService.RESERVED_DESCRIPTORS
+        )
 
     def test_noBudget(self) -> None:
         """
-        There is always room for one.
+        At least one connection and one channel are always possible.
         """
         self.limit(3, 3)
         self.assertEqual(listenerService.descriptorBudget(), (1, 1))
@@ -146,7 +152,7 @@ class StartTests(ListenerTestCase):
 
     async def test_withoutPrivilegedPart(self) -> None:
         """
-        It binds in the other part where nobody called the privileged one.
+        If the privileged part was not called, the other part binds.
         """
         service = self.make()
         service.startService()
@@ -223,7 +229,7 @@ class StartTests(ListenerTestCase):
 
     async def test_swapped(self) -> None:
         """
-        PORT and PATH in the wrong order are told to be.
+        If PORT and PATH are in the wrong order, the message says so.
         """
         exit = self.assertRaises(SystemExit, parse, "./socket", "80")
         self.assertIn("PORT comes first, as in '80 ./socket'", str(exit.code))
@@ -259,8 +265,8 @@ class StartTests(ListenerTestCase):
 
     async def test_failsToStart(self) -> None:
         """
-        If it fails after privileges were dropped, this is told in one line, and
-        nothing is left.
+        If the start fails after privileges were dropped, the process fails with one
+        line, and nothing is left.
         """
         before = descriptors()
         output = io.StringIO()
@@ -348,8 +354,8 @@ class ShareTests(ListenerTestCase):
 
     async def test_onlyShared(self) -> None:
         """
-        There need be no other ports; what waits while there is no worker, the first
-        one finds.
+        A listener may have only shared ports.  The first worker gets the connections
+        that waited before.
         """
         options = parse("--share", self.LOCAL, "--share", f"u={UDP}", self.path)
         self.service = makeService(options)
@@ -368,8 +374,8 @@ class ShareTests(ListenerTestCase):
 
     async def test_older(self) -> None:
         """
-        A worker that cannot take a socket is told why it gets nothing, and the
-        listener stays.
+        If a worker cannot take a socket, it is told why it gets nothing, and the
+        listener goes on.
         """
         self.start("--share", f"shared={self.LOCAL}", port=f"web={self.LOCAL}")
         for names in ((), ("shared",)):
@@ -421,7 +427,7 @@ class StopTests(ListenerTestCase):
 
     async def test_neverStarted(self) -> None:
         """
-        To stop it before it was started releases what was bound.
+        To stop the service before its start releases the bound sockets.
         """
         service = self.make()
         service.privilegedStartService()
@@ -451,7 +457,7 @@ class StopTests(ListenerTestCase):
 
     async def test_farewell(self) -> None:
         """
-        Workers are told, whether they had joined or not.
+        Workers get BYE, even if they have not joined.
         """
         self.start()
         await self.greeted()

@@ -14,7 +14,7 @@ from twisted.logger import capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 
 from portlisten import _kernel
-from portlisten._listener.sharing import LOOK_SECONDS, Sharing
+from portlisten._listener.sharing import CHECK_SECONDS, Sharing
 from portlisten._model import InternetAddress, Kind, Port, UnixAddress
 from tests.support.channels import texts
 from tests.support.clocks import RunningClock
@@ -28,7 +28,7 @@ DNS = Port(9, InternetAddress("UDP", "127.0.0.1", 53), "dns", Kind.DATAGRAMS)
 
 def freeNumber() -> int:
     """
-    Find a TCP port that nobody has.
+    Find a free TCP port.
     """
     with socket.create_server(("127.0.0.1", 0)) as sock:
         number: int = sock.getsockname()[1]
@@ -82,7 +82,7 @@ class SharingTests(SynchronousTestCase):
 
     def test_lend(self) -> None:
         """
-        A worker is lent what it wants.
+        A worker gets the shared sockets that it wants.
         """
         self.assertTrue(self.sharing.addWorker(self.channel, [WEB, DNS]))
         self.assertEqual(
@@ -93,7 +93,7 @@ class SharingTests(SynchronousTestCase):
 
     def test_nothing(self) -> None:
         """
-        Where nothing is shared there is nothing to do, and nothing to say.
+        Without shared ports, nothing is sent and nothing logged.
         """
         sharing = self.share({})
         self.assertTrue(sharing.addWorker(self.channel, [Port(0, WEB.address, "web")]))
@@ -103,7 +103,7 @@ class SharingTests(SynchronousTestCase):
 
     def test_divided(self) -> None:
         """
-        Where there are several sockets they are divided.
+        If a port has several sockets, they are divided among the workers.
         """
         other = RecordingChannel("worker 2")
         sharing = self.share({GROUP: [self.sock, self.udp]})
@@ -115,22 +115,22 @@ class SharingTests(SynchronousTestCase):
 
     def test_mended(self) -> None:
         """
-        A worker that shuts a shared socket down ends it for everybody: before long
-        it listens again, where it was, and those that had it get it again, whose
-        own port has ended.
+        A worker that shuts down a shared socket ends it for all workers.  Before long,
+        the socket listens again at the same address, and its workers get it again,
+        since their own ports have ended.
         """
         address = self.sock.getsockname()
         self.sharing.addWorker(self.channel, [WEB])
         self.shutDown(self.sock)
         del self.channel.calls[:]
-        self.clock.advance(LOOK_SECONDS)
+        self.clock.advance(CHECK_SECONDS)
         self.assertFalse(_kernel.shutDown(self.sock))
         self.assertEqual(self.channel.calls, [("lend", 7, self.sock)])
         with socket.create_connection(address, timeout=5):
             self.sock.accept()[0].close()
         (line,) = texts(self.logged, "error")
         self.assertIn("a worker shut shared=tcp:127.0.0.1:80 down", line)
-        self.clock.advance(LOOK_SECONDS)
+        self.clock.advance(CHECK_SECONDS)
         self.assertEqual(len(texts(self.logged, "error")), 1)
         self.end()
 
@@ -145,27 +145,28 @@ class SharingTests(SynchronousTestCase):
 
     def test_blocking(self) -> None:
         """
-        A worker that makes a socket blocking does that to everybody as well.
+        A worker that makes a socket blocking does so for all workers.  This is
+        repaired.
         """
         self.sharing.addWorker(self.channel, [WEB])
         os.set_blocking(self.sock.fileno(), True)
-        self.clock.advance(LOOK_SECONDS)
+        self.clock.advance(CHECK_SECONDS)
         self.assertFalse(os.get_blocking(self.sock.fileno()))
         self.end()
 
     def assertLost(self, port: Port, sock: socket.socket, why: str) -> None:
         """
-        Expect that a socket that was shut down is lost, and that this is said once
-        and the worker told.
+        Expect that a socket that was shut down cannot be repaired, that this is logged
+        once, and that it is withdrawn.
         """
         self.sharing = self.share({port: [sock]})
         self.sharing.addWorker(self.channel, [port])
         self.shutDown(sock)
         del self.channel.calls[:]
         for _ in range(2):
-            self.clock.advance(LOOK_SECONDS)
+            self.clock.advance(CHECK_SECONDS)
         (line,) = texts(self.logged, "critical")
-        self.assertIn(f"cannot be mended: {why}", line)
+        self.assertIn(f"cannot be repaired: {why}", line)
         self.assertEqual(self.channel.calls, [("withdraw", sock)])
         self.end()
 
@@ -205,34 +206,34 @@ class SharingTests(SynchronousTestCase):
 
     def test_unread(self) -> None:
         """
-        A worker that does not read what it is lent is given up: what is on its way
-        counts against the listener's user.
+        A worker that does not read its shared sockets is revoked: descriptors in flight
+        count against the listener's user.
         """
         self.channel.reads = False
         self.sharing.addWorker(self.channel, [WEB])
-        self.clock.pump([LOOK_SECONDS] * 5)
+        self.clock.pump([CHECK_SECONDS] * 5)
         self.assertEqual(len(self.channel.calls), 1)
-        self.clock.advance(LOOK_SECONDS)
+        self.clock.advance(CHECK_SECONDS)
         self.assertEqual(
             self.channel.calls[1],
-            ("revoke", "it did not read what it was lent within 2 s"),
+            ("revoke", "it did not read its shared sockets within 2 s"),
         )
         self.end()
 
     def test_read(self) -> None:
         """
-        One that has read it may be slow with what comes later.
+        After a worker has read its sockets, it may be slow to read later ones.
         """
         self.sharing.addWorker(self.channel, [WEB])
-        self.clock.advance(LOOK_SECONDS)
+        self.clock.advance(CHECK_SECONDS)
         self.channel.reads = False
-        self.clock.pump([LOOK_SECONDS] * 10)
+        self.clock.pump([CHECK_SECONDS] * 10)
         self.assertEqual(len(self.channel.calls), 1)
         self.end()
 
     def members(self, *labels: str) -> list[RecordingChannel]:
         """
-        Share three sockets of one port with some workers, who read all.
+        Share three sockets of one port with some workers, which read all.
         """
         sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(3)]
         for sock in sockets:
@@ -241,7 +242,7 @@ class SharingTests(SynchronousTestCase):
         channels = [RecordingChannel(label) for label in labels]
         for channel in channels:
             self.assertTrue(self.sharing.addWorker(channel, [GROUP]))
-            self.clock.advance(LOOK_SECONDS)
+            self.clock.advance(CHECK_SECONDS)
         return channels
 
     def comeAndGo(self, channel: RecordingChannel) -> None:
@@ -249,26 +250,26 @@ class SharingTests(SynchronousTestCase):
         A worker leaves and comes back, so others have its sockets meanwhile.
         """
         self.sharing.removeWorker(channel)
-        self.clock.advance(LOOK_SECONDS / 2)
+        self.clock.advance(CHECK_SECONDS / 2)
         self.sharing.addWorker(channel, [GROUP])
-        self.clock.advance(LOOK_SECONDS / 2)
+        self.clock.advance(CHECK_SECONDS / 2)
 
     def test_memberStopsReading(self) -> None:
         """
-        A member of a group that has read what it was lent first, and then reads no
-        more, is given up while others come and go.
+        If a member of a group read its first sockets and then stops reading, it is
+        revoked while others come and go.
         """
         first, second = self.members("worker 1", "worker 2")
         second.reads = False
         for _ in range(6):
             self.comeAndGo(first)
-        reason = "it did not read what it was lent within 2 s"
+        reason = "it did not read its shared sockets within 2 s"
         self.assertIn(("revoke", reason), second.calls)
         self.assertNotIn(("revoke", reason), first.calls)
 
     def test_memberReads(self) -> None:
         """
-        One that reads is not, however much it is sent.
+        A worker that reads is not revoked, even if it is sent many sockets.
         """
         first, second = self.members("worker 1", "worker 2")
         for _ in range(20):
@@ -278,18 +279,18 @@ class SharingTests(SynchronousTestCase):
 
     def test_heard(self) -> None:
         """
-        Nor is one that claims offers, and so reads, though there is always something
-        that it has yet to read.
+        A worker that claims offers, and so reads, is not revoked, even if something is
+        always unread.
         """
         self.sharing = self.share({GROUP: [self.sock, self.udp]})
         self.sharing.addWorker(self.channel, [Port(0, WEB.address, "web"), GROUP])
         self.channel.reads = False
         for _ in range(12):
-            self.clock.advance(LOOK_SECONDS)
+            self.clock.advance(CHECK_SECONDS)
             self.sharing.workerReads(self.channel)
         self.assertNotIn("revoke", [call[0] for call in self.channel.calls])
         self.sharing.workerReads(RecordingChannel("stranger"))
-        self.clock.pump([LOOK_SECONDS] * 6)
+        self.clock.pump([CHECK_SECONDS] * 6)
         self.assertIn("revoke", [call[0] for call in self.channel.calls])
         self.end()
 
@@ -300,12 +301,12 @@ class SharingTests(SynchronousTestCase):
         self.sharing = Sharing(self.clock, [WEB], {WEB.number: [self.sock]}, 5, 0.01, 5)
         first = RecordingChannel("first")
         self.sharing.addWorker(first, [WEB])
-        self.clock.advance(LOOK_SECONDS - 0.001)
+        self.clock.advance(CHECK_SECONDS - 0.001)
         self.channel.reads = False
         self.sharing.addWorker(self.channel, [WEB])
         self.clock.advance(0.001)
         self.assertNotIn("revoke", [call[0] for call in self.channel.calls])
-        self.clock.advance(LOOK_SECONDS)
+        self.clock.advance(CHECK_SECONDS)
         self.assertIn("revoke", [call[0] for call in self.channel.calls])
         self.sharing.removeWorker(first)
         self.end()
@@ -326,18 +327,18 @@ class SharingTests(SynchronousTestCase):
         only once, and is left alone; another is lent it again when it has read.
         """
         self.sharing.addWorker(self.channel, [WEB])
-        self.clock.advance(LOOK_SECONDS)
+        self.clock.advance(CHECK_SECONDS)
         self.channel.reads = False
         del self.channel.calls[:]
         for _ in range(8):
             self.shutDown(self.sock)
-            self.clock.advance(LOOK_SECONDS)
+            self.clock.advance(CHECK_SECONDS)
             self.assertFalse(_kernel.shutDown(self.sock))
         self.assertEqual(self.channel.calls, [("lend", 7, self.sock)])
         self.channel.reads = True
-        self.clock.advance(LOOK_SECONDS)
+        self.clock.advance(CHECK_SECONDS)
         self.assertEqual(self.channel.calls, [("lend", 7, self.sock)] * 2)
-        self.clock.pump([LOOK_SECONDS] * 3)
+        self.clock.pump([CHECK_SECONDS] * 3)
         self.assertEqual(len(self.channel.calls), 2)
         self.end()
 
@@ -359,7 +360,7 @@ class SharingTests(SynchronousTestCase):
 
     def test_unixPath(self) -> None:
         """
-        A Unix socket is lent whatever its name is, and whatever becomes of its path.
+        A Unix socket can be shared with any name, and after its path was removed.
         """
         path = os.fsencode(self.mktemp())
         for number, name in enumerate((path, b"\0portlisten-" + os.urandom(8))):
@@ -377,8 +378,8 @@ class SharingTests(SynchronousTestCase):
 
     def test_budget(self) -> None:
         """
-        Not many sockets may be on their way at a time; but a worker gets its own,
-        however many they are, where there is nobody else.
+        The number of sockets in flight is limited.  But if no other sockets are in
+        flight, a worker gets its own, even if they are many.
         """
         others = [RecordingChannel(f"worker {number}") for number in range(3)]
         for other in others:
@@ -389,7 +390,7 @@ class SharingTests(SynchronousTestCase):
         self.assertEqual(others[2].calls, [])
         for other in others[:2]:
             other.reads = True
-        self.clock.advance(LOOK_SECONDS)
+        self.clock.advance(CHECK_SECONDS)
         self.assertTrue(self.sharing.addWorker(others[2], [WEB, DNS]))
         many = Sharing(self.clock, [GROUP], {GROUP.number: [self.sock] * 9}, 5, 2.0, 5)
         self.assertTrue(many.addWorker(self.channel, [GROUP]))
@@ -397,7 +398,7 @@ class SharingTests(SynchronousTestCase):
 
 class DispatcherTests(DispatcherTestCase):
     """
-    What the dispatcher does with those that share.
+    The dispatcher and workers with shared sockets.
     """
 
     def sharing(self) -> Sharing:
@@ -411,7 +412,7 @@ class DispatcherTests(DispatcherTestCase):
 
     def share(self, label: str, *others: Port) -> RecordingChannel:
         """
-        Have a worker join that assignment.
+        Make a worker join that wants a group of sockets, and perhaps other ports.
         """
         channel = RecordingChannel(label)
         self.dispatcher.connected(channel)
@@ -429,15 +430,15 @@ class DispatcherTests(DispatcherTestCase):
 
     def test_borrower(self) -> None:
         """
-        One that only shares is offered nothing, no reason to wait at the end, and
-        its end may be in good order.
+        A worker that only uses shared sockets gets no offers, does not delay the stop,
+        and may leave without BYE.
         """
         channel = self.share("worker 1")
         self.assertEqual(len(channel.calls), 2)
         self.accept()
         self.assertEqual(channel.ids, [])
         self.dispatcher.died(channel)
-        self.dispatcher.disconnected(channel)
+        self.dispatcher.channelClosed(channel)
         self.assertEqual(texts(self.logged, "warn"), [])
         self.assertEqual(
             texts(self.logged, "info"),
@@ -449,24 +450,24 @@ class DispatcherTests(DispatcherTestCase):
 
     def test_notThrottled(self) -> None:
         """
-        Nobody knows what it did, so its death is no strike against its user.
+        Such a worker sends no reports, so its death does not count against its user.
         """
         for number in range(20):
             channel = self.share(f"worker {number}")
             self.assertEqual(len(channel.calls), 2)
             self.dispatcher.died(channel)
-            self.dispatcher.disconnected(channel)
+            self.dispatcher.channelClosed(channel)
 
     def test_both(self) -> None:
         """
-        One that does both is offered what it wants.
+        A worker that wants both kinds of ports gets offers as well.
         """
         channel = self.share("worker 1", Port(0, GROUP.address, "web"))
         self.accept(name="web")
         self.assertEqual(channel.ids, [1])
         self.dispatcher.claimed(channel, [1])
         self.dispatcher.closed(channel, [1])
-        self.dispatcher.parted(channel, "it says: bye")
+        self.dispatcher.left(channel, "it says: bye")
 
     def test_died(self) -> None:
         """
@@ -478,7 +479,7 @@ class DispatcherTests(DispatcherTestCase):
         """
         Or when it leaves.
         """
-        self.assertHeir(lambda channel: self.dispatcher.parted(channel, "bye"))
+        self.assertHeir(lambda channel: self.dispatcher.left(channel, "bye"))
 
     def test_draining(self) -> None:
         """
@@ -494,21 +495,22 @@ class DispatcherTests(DispatcherTestCase):
 
     def test_unread(self) -> None:
         """
-        One that does not read has to wait when it comes again, and so has its user.
+        A worker that does not read must wait when it comes again, and so must its
+        user's other workers.
         """
         for number in range(2):
             channel = self.share(f"worker {number}")
             channel.reads = False
-            self.clock.pump([LOOK_SECONDS] * 24)
+            self.clock.pump([CHECK_SECONDS] * 24)
             self.assertEqual(channel.calls[-1][0], "revoke")
             self.dispatcher.revoking(channel)
-            self.dispatcher.parted(channel, "it did not read")
-            self.dispatcher.disconnected(channel)
+            self.dispatcher.left(channel, "it did not read")
+            self.dispatcher.channelClosed(channel)
         self.assertEqual(self.share("worker 3").calls, [])
 
     def test_turnedAway(self) -> None:
         """
-        One for whom there are too many on their way is turned away.
+        If too many sockets are in flight, the next worker is turned away.
         """
         channels = []
         for number in range(4):
@@ -520,18 +522,18 @@ class DispatcherTests(DispatcherTestCase):
         )
         self.assertIn("worker 3 is turned away", texts(self.logged, "warn")[-1])
         for channel in channels[:-1]:
-            self.dispatcher.parted(channel, "bye")
+            self.dispatcher.left(channel, "bye")
         for channel in channels:
-            self.dispatcher.disconnected(channel)
+            self.dispatcher.channelClosed(channel)
 
     def test_held(self) -> None:
         """
-        One that has to wait gets nothing until then.
+        A worker that must wait before its first offer gets no sockets until then.
         """
         for _ in range(2):
             victim = self.join("worker", user=1000)
             self.dispatcher.died(victim)
-            self.dispatcher.disconnected(victim)
+            self.dispatcher.channelClosed(victim)
         channel = self.share("worker 3")
         self.assertEqual(channel.calls, [])
         self.clock.advance(10)

@@ -50,7 +50,7 @@ class NameTests(ListenerTestCase):
 
     async def joinFor(self, *names: str) -> Peer:
         """
-        Connect a worker, and have it join for these names.
+        Connect a worker, and make it join for these names.
         """
         worker, _ = await self.greeted()
         worker.say(WorkerHello(16, names))
@@ -71,7 +71,7 @@ class NameTests(ListenerTestCase):
 
     async def test_told(self) -> None:
         """
-        Workers are told the names, and so is the log.
+        The workers and the log get the names.
         """
         self.startBoth("--listen", "tcp:0:interface=127.0.0.1")
         _, hello = await self.greeted()
@@ -86,8 +86,8 @@ class NameTests(ListenerTestCase):
 
     async def test_wanted(self) -> None:
         """
-        Each worker gets what it asks for, and clients of one whose worker is not
-        there do not keep others waiting.
+        Each worker gets the connections that it asks for.  If no worker wants a name,
+        its clients do not keep others waiting.
         """
         self.startBoth()
         web = await self.joinFor("web")
@@ -102,9 +102,8 @@ class NameTests(ListenerTestCase):
 
     async def test_fullQueue(self) -> None:
         """
-        A queue that is full leaves the next clients of its name in the backlog,
-        where nothing has to be done about them, and takes them when there is a
-        worker.
+        If a queue is full, the next clients of its name stay in the backlog, without
+        any work meanwhile.  They are accepted when a worker comes.
         """
         self.startBoth("--queue", "1")
         web = await self.joinFor("web")
@@ -125,7 +124,7 @@ class NameTests(ListenerTestCase):
 
     async def test_unknown(self) -> None:
         """
-        A worker that asks for what there is not is told so.
+        If a worker asks for a name that does not exist, it is told so.
         """
         self.startBoth()
         worker, _ = await self.greeted()
@@ -143,7 +142,7 @@ class SucceedTests(ListenerTestCase):
 
     def predecessor(self, ended: bool) -> None:
         """
-        Pretend that there is one which stops.
+        Pretend that a listener at the path stops.
 
         @param ended: whether it ends before this one is told to stop.
         """
@@ -151,10 +150,10 @@ class SucceedTests(ListenerTestCase):
 
         def waitForEnd(path: str, interrupted: Any) -> bool:
             self.asked.append(path)
-            self.assertIs(interrupted, signals.toldToStop)
+            self.assertIs(interrupted, signals.stopRequested)
             return ended
 
-        self.patch(successor, "stops", lambda path: path == self.path)
+        self.patch(successor, "isStopping", lambda path: path == self.path)
         self.patch(successor, "waitForEnd", waitForEnd)
 
     async def test_waits(self) -> None:
@@ -176,13 +175,14 @@ class SucceedTests(ListenerTestCase):
         If none does, it starts at once.
         """
         self.predecessor(ended=True)
-        self.patch(successor, "stops", lambda path: False)
+        self.patch(successor, "isStopping", lambda path: False)
         self.start()
         self.assertEqual(self.asked, [])
 
     async def test_told(self) -> None:
         """
-        If it is told to stop meanwhile, it ends in one line, and that is no failure.
+        If the process is told to stop meanwhile, it ends with one line, and that is no
+        failure.
         """
         self.predecessor(ended=False)
         output = io.StringIO()
@@ -214,7 +214,7 @@ class SucceedTests(ListenerTestCase):
         """
         If it is in use for longer, the start fails.
         """
-        self.patch(_stream, "HANDOVER", 0.1)
+        self.patch(_stream, "HANDOVER_SECONDS", 0.1)
         self.predecessor(ended=True)
         self.patch(sys, "__stderr__", io.StringIO())
         with socket.create_server(("127.0.0.1", 0)) as port:
@@ -259,8 +259,8 @@ class ServiceTests(ListenerTestCase):
 
     async def test_hello(self) -> None:
         """
-        Workers are told the window, and each port with its address, both of
-        them where a number stands for two.
+        Workers get the window, and each port with its address.  If one number stands
+        for two ports, they get both.
         """
         self.start("--window", "3", "--listen", "tcp:0:interface=127.0.0.1", port="0")
         _, hello = await self.greeted()
@@ -326,8 +326,7 @@ class ServiceTests(ListenerTestCase):
 
     async def spread(self, balance: str) -> tuple[int, int]:
         """
-        Have four clients come, the last two of them when there is a second
-        worker.
+        Let four clients come, the last two after a second worker has joined.
 
         @return: how many of them each worker got.
         """
@@ -370,14 +369,15 @@ class ServiceTests(ListenerTestCase):
                 worker.close()
                 await eventually(lambda: "died" in texts(self.logged, "warn")[-1])
             self.assertEqual(
-                any("has to wait" in line for line in texts(self.logged, "warn")),
+                any("must wait" in line for line in texts(self.logged, "warn")),
                 waits,
             )
             await self.service.stopService()
 
     async def test_patience(self) -> None:
         """
-        A client that nobody serves is closed when its patience runs out.
+        If no worker takes a client's connection, it is closed when its patience runs
+        out.
         """
         self.start("--patience", "0.05")
         _, hello = await self.greeted()
@@ -415,7 +415,7 @@ class AccessTests(ListenerTestCase):
 
     async def test_stranger(self) -> None:
         """
-        Where users are listed, nobody else is let in: he is told why, and it is
+        If users are listed, other users are turned away.  The reason is sent and
         logged.
         """
         self.start("--allow-user", str(os.getuid()))
@@ -433,7 +433,7 @@ class AccessTests(ListenerTestCase):
 
     async def test_strangerGone(self) -> None:
         """
-        One who has gone is not told.
+        If the process has left already, no reason is sent.
         """
         self.start("--allow-user", str(os.getuid()))
         self.comeAs(STRANGER)
@@ -454,7 +454,7 @@ class AccessTests(ListenerTestCase):
 
     async def test_noList(self) -> None:
         """
-        Without a list, everybody is who can connect.
+        Without a list, every process that can connect is let in.
         """
         self.start()
         self.comeAs(STRANGER)
@@ -462,8 +462,8 @@ class AccessTests(ListenerTestCase):
 
     async def test_outOfDescriptors(self) -> None:
         """
-        A worker for whom there are no descriptors is turned away, and others
-        are let in afterwards.
+        If no descriptors are free for a worker, it is turned away, and later workers
+        are let in.
         """
 
         def fail(sock: socket.socket) -> None:
@@ -483,8 +483,8 @@ class AccessTests(ListenerTestCase):
 
     async def test_unknown(self) -> None:
         """
-        One of whom the kernel does not say who it is is turned away, and others are
-        let in afterwards.
+        If the kernel gives no credentials of a process, it is turned away, and later
+        processes are let in.
         """
 
         def fail(sock: socket.socket) -> None:
@@ -504,15 +504,15 @@ class AccessTests(ListenerTestCase):
 
     async def test_failedAdmission(self) -> None:
         """
-        One that could not be let in leaves its place to the next.
+        A process that could not be let in leaves its place to the next.
         """
         self.patch(listenerService, "descriptorBudget", lambda: (100, 1))
         await self.test_outOfDescriptors()
 
     async def test_tooMany(self) -> None:
         """
-        When there are as many as there may be, another is told so, and so is the log.
-        Once one leaves, there is a place again.
+        If all places are taken, the next worker is told so, which is logged.  When a
+        worker leaves, its place is free again.
         """
         self.patch(listenerService, "descriptorBudget", lambda: (100, 1))
         self.start()
@@ -534,7 +534,7 @@ class AccessTests(ListenerTestCase):
 
     async def test_places(self) -> None:
         """
-        One user does not get all the places: another one finds one free.
+        No user gets all places: another user finds a free one.
         """
         self.patch(listenerService, "descriptorBudget", lambda: (100, 4))
         self.start()

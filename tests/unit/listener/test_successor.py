@@ -35,7 +35,7 @@ class SuccessorTestCase(SynchronousTestCase):
         self.path = os.path.join(os.path.dirname(self.mktemp()), "path")
         self.addCleanup(self.remove)
         self.patch(successor, "HELLO_SECONDS", 0.2)
-        self.patch(successor, "LOOK_SECONDS", 0.01)
+        self.patch(successor, "CHECK_SECONDS", 0.01)
 
     def remove(self) -> None:
         """
@@ -57,14 +57,15 @@ class SuccessorTestCase(SynchronousTestCase):
 
 class StopsTests(SuccessorTestCase):
     """
-    Tests for L{successor.stops}.
+    Tests for L{successor.isStopping}.
     """
 
     def answer(
         self, *messages: bytes, pause: float = 0.01, descriptors: tuple[int, ...] = ()
     ) -> bool:
         """
-        Ask a listener that says this to whoever connects, and closes after a while.
+        Ask a listener that sends these bytes to each process that connects, and then
+        closes.
         """
         listening = self.listen()
         asked = threading.Event()
@@ -84,7 +85,7 @@ class StopsTests(SuccessorTestCase):
         thread = threading.Thread(target=serve)
         thread.start()
         try:
-            return successor.stops(self.path)
+            return successor.isStopping(self.path)
         finally:
             asked.set()
             thread.join()
@@ -97,7 +98,7 @@ class StopsTests(SuccessorTestCase):
 
     def test_lives(self) -> None:
         """
-        One whose HELLO does not say so lives on.
+        A listener whose HELLO does not say that it is stopping goes on.
         """
         self.assertIs(self.answer(LIVING), False)
 
@@ -115,19 +116,19 @@ class StopsTests(SuccessorTestCase):
 
     def test_nonsense(self) -> None:
         """
-        Something else that listens there is no listener that stops.
+        Another program at the path is not a listener that stops.
         """
         self.assertIs(self.answer(b"220 mail.example ESMTP ready\r\n" * 10), False)
 
     def test_end(self) -> None:
         """
-        Neither is one that closes before its HELLO is complete.
+        A listener that closes before its HELLO is complete does not count as stopping.
         """
         self.assertIs(self.answer(STOPPING[:-1]), False)
 
     def test_silence(self) -> None:
         """
-        One that says nothing is not waited for longer than a moment.
+        If a listener sends nothing, the wait is short.
         """
         began = time.monotonic()
         self.assertIs(self.answer(), False)
@@ -135,8 +136,8 @@ class StopsTests(SuccessorTestCase):
 
     def test_slow(self) -> None:
         """
-        Nor is one that takes too long for all of what it says, however little it takes
-        for each byte.
+        If a listener sends its HELLO too slowly, the wait is short, even if each byte
+        comes soon.
         """
         began = time.monotonic()
         drops = [STOPPING[each : each + 1] for each in range(len(STOPPING))]
@@ -145,8 +146,8 @@ class StopsTests(SuccessorTestCase):
 
     def test_descriptors(self) -> None:
         """
-        One that sends a descriptor is not believed, and the descriptor is not
-        received.
+        If a listener sends a descriptor, its HELLO is not believed, and the descriptor
+        is not received.
         """
         with open(os.devnull) as file:
             answer = self.answer(STOPPING, descriptors=(file.fileno(),))
@@ -154,26 +155,26 @@ class StopsTests(SuccessorTestCase):
 
     def test_nothing(self) -> None:
         """
-        There may be nothing at the path.
+        The path may not exist.
         """
-        self.assertIs(successor.stops(self.path), False)
+        self.assertIs(successor.isStopping(self.path), False)
 
     def test_nobody(self) -> None:
         """
-        There may be a socket at which nobody listens any more.
+        The path may have a socket on which no process listens any more.
         """
         self.listen().close()
-        self.assertIs(successor.stops(self.path), False)
+        self.assertIs(successor.isStopping(self.path), False)
 
     def test_fullBacklog(self) -> None:
         """
-        One that does not accept is not waited for longer than a moment.
+        If a listener does not accept, the wait is short.
         """
         listening = self.listen()
         listening.listen(0)
         with socket.socket(socket.AF_UNIX) as client:
             client.connect(self.path)
-            self.assertIs(successor.stops(self.path), False)
+            self.assertIs(successor.isStopping(self.path), False)
 
 
 PROGRAM = """
@@ -208,14 +209,14 @@ class WaitForEndTests(SuccessorTestCase):
 
     def end(self, child: subprocess.Popen[str]) -> None:
         """
-        Have a process end, whatever it does.
+        End a process, in whatever state it is.
         """
         child.kill()
         child.communicate()
 
     def asked(self, child: subprocess.Popen[str]) -> bool:
         """
-        Wait for a process, and have it end while it is waited for.
+        Wait for a process, and end it meanwhile.
         """
         asked: list[float] = []
 
@@ -238,8 +239,8 @@ class WaitForEndTests(SuccessorTestCase):
 
     def test_withoutPidfd(self) -> None:
         """
-        Where the kernel does not say when a process ends, it waits until nobody
-        listens at the path any more.
+        If the end of a process cannot be watched, the wait ends when no process listens
+        at the path any more.
         """
         self.patch(_kernel, "peerProcess", lambda sock, pid: None)
         self.assertIs(self.asked(self.process()), True)
@@ -275,7 +276,7 @@ class WaitForEndTests(SuccessorTestCase):
 
     def test_interrupted(self) -> None:
         """
-        It gives up when it is told to, whether it knows the process or not.
+        The wait ends if it is interrupted, whether the process is known or not.
         """
         self.process()
         self.assertIs(successor.waitForEnd(self.path, lambda: True), False)
@@ -284,13 +285,14 @@ class WaitForEndTests(SuccessorTestCase):
 
     def test_nothing(self) -> None:
         """
-        If nobody listens there any more, there is nothing to wait for.
+        If no process listens at the path any more, the wait ends at once.
         """
         self.assertIs(successor.waitForEnd(self.path, lambda: False), True)
 
     def test_nobodyKnown(self) -> None:
         """
-        If the kernel does not say who listens there, it finds out by the path.
+        If the kernel does not say which process listens at the path, the wait goes by
+        the path.
         """
 
         def fail(sock: socket.socket) -> None:

@@ -40,7 +40,7 @@ class CommonTests(SynchronousTestCase):
 
     def test_everybody(self) -> None:
         """
-        Each worker gets what is shared of the ports that it wants.
+        Each worker gets the shared sockets of the ports that it wants.
         """
         for channel in "xy":
             self.assertEqual(
@@ -54,7 +54,7 @@ class CommonTests(SynchronousTestCase):
 
     def test_left(self) -> None:
         """
-        Nothing follows from it that one goes, even one that never came.
+        To remove a worker leads to no decision, even if it was never added.
         """
         self.assignment.addWorker("x", [COMMON])
         for channel in "xxy":
@@ -103,7 +103,7 @@ class GroupTests(SynchronousTestCase):
 
     def test_heir(self) -> None:
         """
-        What one leaves behind goes to whoever has the fewest.
+        The sockets of a worker that leaves go to the workers with the fewest.
         """
         self.share("abcd")
         for channel in "xyz":
@@ -117,7 +117,8 @@ class GroupTests(SynchronousTestCase):
 
     def test_last(self) -> None:
         """
-        When the last one goes, they wait for the next, who gets them all.
+        After the last worker left, the sockets wait for the next worker, which gets
+        all.
         """
         self.share("ab")
         self.join("x")
@@ -128,7 +129,7 @@ class GroupTests(SynchronousTestCase):
 
     def test_moreWorkers(self) -> None:
         """
-        Where there are more workers than sockets, some share one.
+        If the workers are more than the sockets, some workers share a socket.
         """
         self.share("ab")
         self.join("x")
@@ -158,9 +159,9 @@ class GroupTests(SynchronousTestCase):
     )
     def test_always(self, count: int, history: list[tuple[bool, int]]) -> None:
         """
-        Whoever comes and goes, while there is a worker each socket has one and each
-        worker has one, the shares are even, nobody is lent what it has or loses what
-        it has not, and no socket is without a worker in between.
+        While workers come and go, each socket has a worker, and each worker has a
+        socket.  The shares are even.  No worker gets a socket that it has or loses one
+        that it has not.  No socket is without a worker in between.
         """
         sockets = range(count)
         assignment = Assignment([GROUP], {GROUP.number: sockets})

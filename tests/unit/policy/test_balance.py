@@ -105,7 +105,7 @@ class ChooseTests(SynchronousTestCase):
 
     def test_roundRobin(self) -> None:
         """
-        With round robin, each has its turn whatever it has.
+        With round robin, each worker has its turn, with few connections or many.
         """
         balance = Balance(roundRobin=True)
         three = [Worker(outstanding=number) for number in range(3)]
@@ -124,7 +124,7 @@ class ChooseTests(SynchronousTestCase):
 
 class PropertyTests(SynchronousTestCase):
     """
-    What holds whatever workers there are.
+    Properties of the choice, with any workers.
     """
 
     @SETTINGS

@@ -22,7 +22,7 @@ class CopiesTests(SynchronousTestCase):
 
     def claim(self, connections: str, user: int = 1000, now: float = 0.0) -> Worker:
         """
-        Have a new worker claim connections.
+        Make a new worker claim connections.
         """
         worker = Worker("x", 8, 8, frozenset(), user)
         for id, each in enumerate(connections, 1):

@@ -151,8 +151,8 @@ class ClaimTests(LedgerTestCase):
 
     def test_cannotCheck(self) -> None:
         """
-        Where the kernel cannot tell what is untouched, the claim lets the copy
-        go.
+        If the kernel cannot tell whether connections are untouched, the claim closes
+        the copy.
         """
         self.accept("de", canCheck=False)
         self.assertEqual(self.claim("x", 5, 1, 4), letsGo("ed"))
@@ -240,9 +240,8 @@ class ClaimTests(LedgerTestCase):
 
     def test_smallestShare(self) -> None:
         """
-        A share is never less than the window, however many workers there are:
-        if all that a worker was offered turns out to be claimed when it is dead,
-        others get it.
+        A share is never less than the window, even with many workers.  So if a worker
+        dies after it claimed all its offers, others get them.
         """
         self.ledger = self.open(budget=6)
         for channel in ("x", "y", "z"):
@@ -311,9 +310,9 @@ class IdTests(LedgerTestCase):
 
     def test_notOnOffer(self) -> None:
         """
-        What is not on offer can be neither claimed nor refused, nor can what
-        stands beside it: ids that never were, ids claimed already, ids given
-        twice, and what is on offer to another.
+        An id that is not on offer can be neither claimed nor refused, nor can the
+        others in the same frame.  Such ids were never used, are claimed already, are
+        given twice, or are on offer to another worker.
         """
         for event, name in (
             (self.ledger.claim, "CLAIM"),
@@ -327,8 +326,8 @@ class IdTests(LedgerTestCase):
 
     def test_notInService(self) -> None:
         """
-        What is not in service cannot be reported as ended: ids that never
-        were, ids on offer, ids given twice, and what another serves.
+        An id that is not in service cannot be reported as CLOSED.  Such ids were never
+        used, are on offer, are given twice, or are in service at another worker.
         """
         text = "CLOSED of a connection that it does not serve"
         for event in (self.ledger.close, self.ledger.clientGone):
@@ -338,7 +337,7 @@ class IdTests(LedgerTestCase):
 
     def test_closedTwice(self) -> None:
         """
-        What was reported as ended cannot be so again.
+        A connection that was reported as CLOSED cannot be reported again.
         """
         self.close("x", 2)
         text = "CLOSED of a connection that it does not serve"
@@ -346,7 +345,7 @@ class IdTests(LedgerTestCase):
 
     def test_refusedTwice(self) -> None:
         """
-        What was refused can be neither refused nor claimed.
+        A refused connection can be neither refused nor claimed.
         """
         self.refuse("x", 1)
         for event, name in (
@@ -358,8 +357,7 @@ class IdTests(LedgerTestCase):
 
     def test_stranger(self) -> None:
         """
-        A channel that has no part in the work cannot say anything, and neither
-        can one that had and left.
+        A channel whose worker has not joined, or has left, can report nothing.
         """
         text = "it has no part in the work yet"
         self.part("x")
@@ -376,7 +374,7 @@ class IdTests(LedgerTestCase):
 
     def test_failureChangesNothing(self) -> None:
         """
-        After something wrong, a worker can go on with what is right.
+        After a wrong frame, the worker can go on with right ones.
         """
         for event in (self.ledger.claim, self.ledger.refuse, self.ledger.close):
             self.assertRaises(ProtocolError, event, "x", (1, 2, 3, 9), self.now)
@@ -396,7 +394,7 @@ class IdTests(LedgerTestCase):
 
     def test_roundAgain(self) -> None:
         """
-        After the largest id comes 1 again, and what is in use is passed over.
+        After the largest id, 1 is next, and ids in use are skipped.
         """
         self.ledger = self.open()
         self.join("x")
@@ -547,8 +545,8 @@ class StopTests(LedgerTestCase):
 
     def test_stopped(self) -> None:
         """
-        What waits is closed, the oldest first; what was offered is its
-        worker's, and the copies are let go.
+        Connections that wait are closed, the oldest first.  Offered connections are
+        their workers', and the copies are closed.
         """
         self.join("x", 4)
         self.join("y", 2)
@@ -601,12 +599,12 @@ class CounterTests(LedgerTestCase):
 
 class DefaultTests(LedgerTestCase):
     """
-    Tests for what holds unless a ledger is told otherwise.
+    Tests for the defaults of a ledger.
     """
 
     def setUp(self) -> None:
         """
-        Make a ledger that is told as little as can be, and have a worker.
+        Make a ledger with as few parameters as possible, and a worker.
         """
         super().setUp()
         self.ledger = Ledger(QUEUE, BUDGET, PATIENCE)

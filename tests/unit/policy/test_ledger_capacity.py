@@ -45,8 +45,7 @@ class ChoiceTests(LedgerTestCase):
 
     def test_turnAfterTie(self) -> None:
         """
-        Whoever is as idle as others but had its turn just now comes after
-        them.
+        Among equally idle workers, the one whose turn was the last comes last.
         """
         self.join("x")
         self.join("y")
@@ -72,8 +71,7 @@ class ChoiceTests(LedgerTestCase):
 
     def test_claimedCount(self) -> None:
         """
-        A worker has what it claimed, whether its copy is held or not, until it
-        says CLOSED.
+        A claimed connection counts for its worker until CLOSED, with or without a copy.
         """
         self.join("x")
         self.accept("ab")
@@ -88,7 +86,7 @@ class ChoiceTests(LedgerTestCase):
 
     def test_outstanding(self) -> None:
         """
-        What is offered counts as well, and a stranger has nothing.
+        Offered connections count as well, and an unknown worker has none.
         """
         self.join("x")
         self.accept("abc")
@@ -98,7 +96,7 @@ class ChoiceTests(LedgerTestCase):
 
     def test_roundRobin(self) -> None:
         """
-        With round robin, each has its turn whatever it has.
+        With round robin, each worker has its turn, with few connections or many.
         """
         self.ledger = self.open(roundRobin=True)
         self.join("x")
@@ -137,8 +135,7 @@ class ChoiceTests(LedgerTestCase):
 
     def test_draining(self) -> None:
         """
-        A draining worker is offered nothing more, and may claim what it was
-        offered.
+        A draining worker gets no more offers, and may claim those that it has.
         """
         self.join("x")
         self.accept("a")
@@ -149,7 +146,7 @@ class ChoiceTests(LedgerTestCase):
 
     def test_workers(self) -> None:
         """
-        Workers are those that take offers.
+        Only workers that take offers are counted.
         """
         self.assertEqual(self.ledger.workers, 0)
         for channel in ("x", "y", "z"):
@@ -207,7 +204,7 @@ class CapacityTests(LedgerTestCase):
 
     def test_shrunk(self) -> None:
         """
-        A worker that holds more than what it gets now has no room, and takes
+        A worker that has more offers than its present limit has no capacity, and takes
         none from others.
         """
         self.join("x", 8)
@@ -219,8 +216,8 @@ class CapacityTests(LedgerTestCase):
 
     def test_crowded(self) -> None:
         """
-        More may wait than the queue is for, when a worker dies: there is no
-        room then, and not less than none.
+        If a worker dies, more connections may wait than the queue has places.  Then the
+        capacity is 0, and not negative.
         """
         self.ledger = self.open(queue=1)
         self.join("x", 4)
@@ -231,7 +228,7 @@ class CapacityTests(LedgerTestCase):
 
     def test_budget(self) -> None:
         """
-        All that is held counts towards the budget: what waits, what is
+        All held descriptors count towards the budget: connections that wait or are
         offered, and copies.
         """
         self.ledger = self.open(budget=9)
@@ -249,7 +246,7 @@ class CapacityTests(LedgerTestCase):
 
     def test_busy(self) -> None:
         """
-        All are busy who have something to claim, if there is anybody.
+        Workers are busy if each has an unclaimed offer, and at least one has capacity.
         """
         self.assertFalse(self.busy())
         self.join("x", 4)
@@ -264,7 +261,7 @@ class CapacityTests(LedgerTestCase):
 
     def test_busyForLong(self) -> None:
         """
-        One that has not claimed for a while may hang, and is not waited for.
+        A worker that has not claimed for a while may hang, and is not waited for.
         """
         self.join("x", 4)
         self.accept("a")
@@ -275,7 +272,7 @@ class CapacityTests(LedgerTestCase):
 
     def test_busyElsewhere(self) -> None:
         """
-        Those that have no room, or want none of this name, do not count.
+        Workers without capacity, or that do not want this name, do not count.
         """
         self.ledger = self.open(names=NAMES)
         self.join("x", 1)
@@ -296,7 +293,7 @@ class CapacityTests(LedgerTestCase):
 
     def test_overBudget(self) -> None:
         """
-        Beyond the budget there is no room, and not less than none.
+        Beyond the budget, the capacity is 0, and not negative.
         """
         self.ledger = self.open(budget=2)
         self.accept("abc")
@@ -374,8 +371,8 @@ class NameTests(LedgerTestCase):
 
     def test_oldestFirst(self) -> None:
         """
-        A worker that wants several names is offered the oldest first, whatever
-        its name.
+        A worker that wants several names is offered the oldest connection of all of
+        them.
         """
         self.accept("a", name="mail")
         self.accept("b", name="web")
@@ -385,7 +382,7 @@ class NameTests(LedgerTestCase):
 
     def test_oldestFirstForEach(self) -> None:
         """
-        So it is when others are passed over because nobody has room for them.
+        The same holds if connections are skipped that no worker can take.
         """
         self.accept("a", name="mail")
         self.accept("b", name="web")
@@ -397,8 +394,8 @@ class NameTests(LedgerTestCase):
 
     def test_leastOfThoseThatWant(self) -> None:
         """
-        Of the workers that want a name the one with the fewest connections is
-        next, and one that has still fewer and does not want it is not.
+        Among the workers that want a name, the one with the fewest connections is next,
+        even if another has fewer and does not want the name.
         """
         self.join("x", 8, "mail")
         self.join("y", 8, "web")
@@ -410,7 +407,8 @@ class NameTests(LedgerTestCase):
 
     def test_again(self) -> None:
         """
-        What a dead worker had, and what one refused, goes to one that wants it.
+        The connections of a dead worker, and refused connections, go to a worker that
+        wants them.
         """
         self.join("x", 8, "web")
         self.accept("ab", name="web")
@@ -435,7 +433,7 @@ class NameTests(LedgerTestCase):
 
     def test_windows(self) -> None:
         """
-        The windows that count for a name are those of the workers that want it.
+        Only the windows of workers that want a name count for the name.
         """
         self.join("x", 4, "web")
         self.join("y", 2)
@@ -444,8 +442,8 @@ class NameTests(LedgerTestCase):
 
     def test_queuesAndBudget(self) -> None:
         """
-        All queues but one take at most a quarter of the budget between them, so
-        that a name is served though nobody serves the others.
+        All queues but one take at most a quarter of the budget together.  So a name is
+        served even if no worker serves the others.
         """
         for names, expected in ((1, QUEUE), (2, QUEUE), (3, 6), (4, 4), (60, 0)):
             named = [f"name{number}" for number in range(names)]
@@ -463,7 +461,7 @@ class NameTests(LedgerTestCase):
 
     def test_budget(self) -> None:
         """
-        All that is held counts towards the budget, whatever its name.
+        All held descriptors count towards the budget, with any name.
         """
         self.ledger = self.open(queue=3, budget=12, names=NAMES)
         self.join("x", 8, "web")
@@ -490,8 +488,8 @@ class NameTests(LedgerTestCase):
 
     def test_hasTakers(self) -> None:
         """
-        There is a worker for what waits if one wants it and takes offers, though
-        it has no room.
+        A connection that waits has a taker if a worker wants it and takes offers, even
+        without capacity.
         """
         self.assertFalse(self.ledger.hasTakers)
         self.accept("a", name="mail")
@@ -506,7 +504,7 @@ class NameTests(LedgerTestCase):
 
     def test_stopped(self) -> None:
         """
-        At the end what waits is closed, whatever its name.
+        At the end, the connections of all names that wait are closed.
         """
         self.accept("a", name="mail")
         self.accept("b", name="web")

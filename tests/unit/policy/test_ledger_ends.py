@@ -4,7 +4,7 @@ Tests for L{portlisten._policy.ledger}: how workers end, and clients that leave.
 
 from __future__ import annotations
 
-from portlisten._policy.decisions import GiveUp, LetGo, Reason, Revoke
+from portlisten._policy.decisions import CloseCopy, GiveUp, Reason, Revoke
 from tests.support.ledgers import (
     HOLD,
     TIMEOUT,
@@ -31,7 +31,7 @@ class DeathTests(LedgerTestCase):
 
     def test_offered(self) -> None:
         """
-        What was offered goes to another worker.
+        Offered connections go to another worker.
         """
         self.join("y")
         self.assertEqual(self.die("x"), offers("y", a=1, b=2, c=3, d=4, e=5, f=6))
@@ -39,8 +39,8 @@ class DeathTests(LedgerTestCase):
 
     def test_untouched(self) -> None:
         """
-        What was claimed and is untouched goes to another worker, along with the
-        rest, the oldest first.
+        Claimed and untouched connections go to another worker, together with the
+        others, the oldest first.
         """
         self.claim("x", 4, 2)
         self.join("y")
@@ -60,7 +60,7 @@ class DeathTests(LedgerTestCase):
 
     def test_touched(self) -> None:
         """
-        What was claimed and was touched ends, and is counted.
+        Claimed and touched connections end, and are counted.
         """
         self.claim("x", 1, 2, 3)
         self.join("y")
@@ -78,8 +78,8 @@ class DeathTests(LedgerTestCase):
 
     def test_inItsHands(self) -> None:
         """
-        What was in the worker's hands dies with it, and is counted; what had
-        ended before is not.
+        Connections in the worker's hands end with it, and are counted.  Connections
+        that ended before are not.
         """
         self.claim("x", 1, 2, 3)
         self.ledger.closeTouched("ab")
@@ -92,7 +92,8 @@ class DeathTests(LedgerTestCase):
 
     def test_cannotCheck(self) -> None:
         """
-        What was claimed counts as lost if the kernel cannot tell what is untouched.
+        If the kernel cannot tell whether connections are untouched, claimed ones count
+        as lost.
         """
         self.ledger = self.open()
         self.join("x")
@@ -138,8 +139,8 @@ class PartTests(LedgerTestCase):
 
     def test_parted(self) -> None:
         """
-        What it claimed is its own, and its copies are held for as long as any; what
-        it did not claim goes to another, the oldest first; and nothing is lost.
+        Its claimed connections are its own, and their copies are held as long as any.
+        Its unclaimed offers go to another worker, the oldest first.  Nothing is lost.
         """
         self.join("x", 5)
         self.accept("abcde")
@@ -154,7 +155,7 @@ class PartTests(LedgerTestCase):
 
     def test_ends(self) -> None:
         """
-        If its process ends, others get what it had claimed and not touched.
+        If its process ends, others get the claimed connections that it had not touched.
         """
         self.join("x", 5)
         self.accept("abc")
@@ -198,14 +199,14 @@ class PartTests(LedgerTestCase):
         self.claim("x", *range(1, 21))
         copies = self.ledger.copies()
         decisions = self.ledger.workerLeft("x", self.now, asleep=True)
-        gone = [each.connection for each in decisions if isinstance(each, LetGo)]
+        gone = [each.connection for each in decisions if isinstance(each, CloseCopy)]
         self.assertEqual(gone + self.ledger.copies(), copies)
         self.assertEqual(len(self.ledger.copies()), 10)
 
     def test_usersAsleep(self) -> None:
         """
-        Each user has a share of them: the one that has the most loses its oldest, so
-        a user with few loses none.
+        Each user has a share of the copies that are asleep.  The user with the most
+        loses its oldest, so a user with few loses none.
         """
         self.ledger = self.open(budget=16)
         self.ledger.addWorker("x", 1, self.now, user=1000)
@@ -245,8 +246,8 @@ class DepartureTests(LedgerTestCase):
 
     def test_halfClosed(self) -> None:
         """
-        Those that may have left take no place, and are offered all the same; after a
-        while they are given up.
+        The connections of clients that may have left take no place, and are offered all
+        the same.  After a while they are given up.
         """
         self.accept("abcd")
         room = self.ledger.capacity()
@@ -306,8 +307,8 @@ class RevocationTests(LedgerTestCase):
 
     def test_thenParted(self) -> None:
         """
-        What it had claimed up to the end is its own, and the rest goes to
-        another worker only then.
+        The connections that it claimed before its end are its own.  Only then do the
+        others go to another worker.
         """
         self.join("x")
         self.accept("abc")
@@ -374,7 +375,7 @@ class RevocationTests(LedgerTestCase):
         self.claim("y", 1)
         self.assertEqual(
             self.tick(TIMEOUT),
-            [LetGo("b"), Revoke("x", UNCLAIMED), Revoke("z", UNCLAIMED)],
+            [CloseCopy("b"), Revoke("x", UNCLAIMED), Revoke("z", UNCLAIMED)],
         )
         self.assertEqual(self.ledger.workers, 1)
 

@@ -20,10 +20,10 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from portlisten._policy.counters import Counters
 from portlisten._policy.decisions import (
+    CloseCopy,
     Decision,
     GiveUp,
     HandOff,
-    LetGo,
     Reason,
     Revoke,
 )
@@ -53,7 +53,7 @@ from tests.support.settings import SETTINGS
 @dataclass(eq=False)
 class Connection:
     """
-    One that the ledger is told of.
+    A connection that the ledger has.
     """
 
     number: int
@@ -108,7 +108,7 @@ class Side:
 
 class LedgerMachine(RuleBasedStateMachine):
     """
-    The listener's book, told what may happen in any order in which it may.
+    The ledger gets all possible events in any possible order.
     """
 
     @initialize(
@@ -148,8 +148,8 @@ class LedgerMachine(RuleBasedStateMachine):
 
     def obey(self, decisions: list[Decision], *expected: Decision) -> None:
         """
-        Compare what was decided to what should be, but for the hand-offs, and
-        hold these to their rules one by one.
+        Compare the decisions to the expected ones, except for hand-offs, and check the
+        rules for each hand-off.
         """
         others = [each for each in decisions if not isinstance(each, HandOff)]
         assert others == list(expected)
@@ -222,7 +222,7 @@ class LedgerMachine(RuleBasedStateMachine):
 
     def sleeping(self) -> list[Connection]:
         """
-        Those of workers that have left and stand still.
+        The copies of workers that have left and stand still.
         """
         return self.copiesOf(self.departed, True)
 
@@ -240,11 +240,11 @@ class LedgerMachine(RuleBasedStateMachine):
             self.claims += 1
             copy.claim = self.claims
 
-    def letGo(self, connections: Collection[Connection]) -> list[LetGo]:
+    def letGo(self, connections: Collection[Connection]) -> list[CloseCopy]:
         for side in [*self.sides, *self.departed]:
             side.copies = [copy for copy in side.copies if copy not in connections]
         self.departed = [side for side in self.departed if side.copies]
-        return [LetGo(connection) for connection in connections]
+        return [CloseCopy(connection) for connection in connections]
 
     def again(self, connections: Collection[Connection]) -> None:
         for connection in connections:
@@ -279,7 +279,7 @@ class LedgerMachine(RuleBasedStateMachine):
     @rule(which=one)
     def acceptAll(self, which: int) -> None:
         """
-        As many as there is room for, and of one port.
+        As many connections as fit the capacity, all of one port.
         """
         port = pick(which, self.rooms())
         name = NAMES[port]
@@ -317,7 +317,7 @@ class LedgerMachine(RuleBasedStateMachine):
                 connection.since, connection.claim = self.now, self.claims
                 side.copies.append(connection)
             else:
-                expected.append(LetGo(connection))
+                expected.append(CloseCopy(connection))
         excess = side.copies[: max(0, len(side.copies) - self.share(side))]
         self.counters.claimed += len(ids)
         decisions = self.ledger.claim(side, ids, self.now)
@@ -353,8 +353,8 @@ class LedgerMachine(RuleBasedStateMachine):
     @rule(which=one, own=st.booleans())
     def lie(self, which: int, own: bool) -> None:
         """
-        A worker names a connection twice, or one that is not its own, among
-        its own ones: none of that counts.
+        A worker names a connection twice, or names another worker's connection among
+        its own.  None of these ids counts.
         """
         side = pick(which, self.sides)
         for event, ids in (
@@ -369,7 +369,7 @@ class LedgerMachine(RuleBasedStateMachine):
     @rule()
     def strangerSpeaks(self) -> None:
         """
-        One with no part in the work has no say.
+        A worker that has not joined can report nothing.
         """
         stranger = Side(1, 1, NAMES)
         for event in (self.ledger.claim, self.ledger.refuse, self.ledger.close):
@@ -540,7 +540,7 @@ class LedgerMachine(RuleBasedStateMachine):
             GiveUp(each, Reason.STOPPED) for each in self.waiting
         ]
         for side in [*self.sides, *self.departed]:
-            expected.extend(map(LetGo, [*side.offered.values(), *side.copies]))
+            expected.extend(map(CloseCopy, [*side.offered.values(), *side.copies]))
         self.counters.stopped += len(self.waiting)
         assert self.ledger.stop() == expected
         assert self.ledger.held == self.ledger.workers == 0
@@ -588,7 +588,7 @@ class MachineTests(SynchronousTestCase):
 
     def test_ledger(self) -> None:
         """
-        Whatever the order of events, the listener's book is right, and keeps to
-        its limits and its order, and to what each worker wants.
+        In any order of events, the ledger is right.  It keeps to its limits, to the
+        order of arrival, and to the names that each worker wants.
         """
         run_state_machine_as_test(LedgerMachine, settings=SETTINGS)

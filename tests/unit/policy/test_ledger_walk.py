@@ -1,5 +1,5 @@
 """
-Tests for L{portlisten._policy.ledger}: what holds whatever happens.
+Tests for L{portlisten._policy.ledger}: properties that always hold.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from random import Random
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from portlisten._policy.decisions import Decision, GiveUp, HandOff, LetGo
+from portlisten._policy.decisions import CloseCopy, Decision, GiveUp, HandOff
 from portlisten._policy.ledger import Ledger
 from tests.support.ledgers import (
     NAMES,
@@ -21,7 +21,7 @@ from tests.support.ledgers import (
 
 class Walk:
     """
-    A listener whose events are drawn by lot, and what has to follow from them.
+    A listener with random events, and the rules that must hold for them.
 
     @ivar waiting: the connections that wait.
     @ivar offered: those on offer, by channel and id.
@@ -109,7 +109,7 @@ class Walk:
                 self.offered[key] = connection
                 unclaimed = [key for key in self.offered if key[0] == channel]
                 assert len(unclaimed) <= self.windows[channel]
-            elif isinstance(decision, LetGo):
+            elif isinstance(decision, CloseCopy):
                 self.copies.remove(decision.connection)
                 self.over.append(decision.connection)
             elif isinstance(decision, GiveUp):
@@ -129,7 +129,7 @@ class Walk:
 
     def channel(self) -> int:
         """
-        Pick a worker; if there is none, have one join.
+        Pick a worker.  If no worker has joined, make one join.
         """
         if not self.windows:
             self.join()
@@ -144,7 +144,7 @@ class Walk:
 
     def forget(self, channel: int) -> list[int]:
         """
-        A worker is gone: what was offered to it waits.
+        A worker leaves, and its offers wait again.
 
         @return: the connections that it served.
         """
@@ -157,7 +157,7 @@ class Walk:
 
     def accept(self) -> None:
         """
-        As many connections come in as there is room for, or fewer.
+        As many connections come in as fit the capacity, or fewer.
         """
         for _ in range(self.random.randint(0, 12)):
             name = self.name(self.count)
@@ -171,7 +171,7 @@ class Walk:
 
     def join(self) -> None:
         """
-        A worker joins, if there are not many.
+        A worker joins, if the workers are few.
         """
         if len(self.windows) < 4:
             self.channels += 1
@@ -300,7 +300,7 @@ class Walk:
 
 class WalkTests(SynchronousTestCase):
     """
-    Tests for what holds whatever happens.
+    Tests for properties that always hold.
     """
 
     def test_connections(self) -> None:

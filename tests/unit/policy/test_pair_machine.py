@@ -21,7 +21,7 @@ from hypothesis.stateful import (
 )
 from twisted.trial.unittest import SynchronousTestCase
 
-from portlisten._policy.decisions import Decision, HandOff, LetGo, Reason, Revoke
+from portlisten._policy.decisions import CloseCopy, Decision, HandOff, Reason, Revoke
 from portlisten._policy.ledger import Ledger
 from tests.support.machines import (
     CLAIM_TIMEOUT,
@@ -46,7 +46,7 @@ from tests.support.settings import SETTINGS
 class PairMachine(RuleBasedStateMachine):
     """
     A listener and its workers: the ledger, and the sessions of both ends of each
-    channel, joined by a small model of what the kernel does.  Whoever is not chosen for
+    channel, connected by a small model of the kernel.  A process that is not chosen for
     a while hangs.
 
     @ivar alive: whether the listener is.
@@ -89,7 +89,7 @@ class PairMachine(RuleBasedStateMachine):
             assert client.descriptors[LISTENER] == 1
             if isinstance(decision, HandOff):
                 decision.channel.offer(decision.id, decision.port, client)
-            elif isinstance(decision, LetGo):
+            elif isinstance(decision, CloseCopy):
                 assert not client.pristine or client in mayLetGo
                 if client.channel.wire.workerDied:
                     client.excuse = client.excuse or "the copy was let go"
@@ -128,8 +128,8 @@ class PairMachine(RuleBasedStateMachine):
     @rule(clients=few, witness=mostly, stages=stages)
     def allGetOn(self, clients: int, witness: bool, stages: int) -> None:
         """
-        Clients connect, and the listener and its workers do what there is to do
-        up to some point.
+        Clients connect.  The listener and its workers do all steps that are possible,
+        up to some step.
         """
         self.accept(clients, witness)
         for worker in self.living():
@@ -205,7 +205,7 @@ class PairMachine(RuleBasedStateMachine):
     )
     def takeSteps(self, what: tuple[str, Any], which: int, times: int) -> None:
         """
-        Somebody takes a few steps of one kind.
+        One process takes a few steps of one kind.
         """
         who, step = what
         for _ in range(times):
@@ -295,7 +295,7 @@ class PairMachine(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         """
-        From now on nobody dies or hangs, and there is somebody to serve.
+        From now on no process dies or hangs, and a worker serves each name.
         """
         if not hasattr(self, "ledger"):
             return
@@ -382,7 +382,7 @@ class MachineTests(SynchronousTestCase):
 
     def test_pair(self) -> None:
         """
-        Whoever is killed or hangs, and whenever: nothing lost, nothing doubled,
-        nothing offered to whom it is not for, no descriptor leaked.
+        With deaths and hangs at any time, no connection is lost or served twice, none
+        is offered to the wrong worker, and no descriptor leaks.
         """
         run_state_machine_as_test(PairMachine, settings=SETTINGS)

@@ -11,7 +11,7 @@ from portlisten._policy.places import Places
 
 def takeAll(places: Places, user: int) -> int:
     """
-    Have a user take as many places as they may.
+    Let a user take as many places as possible.
     """
     count = 0
     while places.take(user):
@@ -26,7 +26,7 @@ class PlacesTests(SynchronousTestCase):
 
     def test_nobodyTakesAll(self) -> None:
         """
-        One user may take three quarters of the places, and no more.
+        A user may take three quarters of the places, and no more.
         """
         self.assertEqual(takeAll(Places(100), 1), 75)
 
@@ -43,7 +43,7 @@ class PlacesTests(SynchronousTestCase):
 
     def test_newcomer(self) -> None:
         """
-        As long as any place is free, a user who has none gets one.
+        As long as a place is free, a user that has none gets one.
         """
         places = Places(10)
         takeAll(places, 1)
@@ -53,7 +53,7 @@ class PlacesTests(SynchronousTestCase):
 
     def test_together(self) -> None:
         """
-        Users who have few each get all places together.
+        Users with few places each get all places together.
         """
         places = Places(20)
         self.assertTrue(all(places.take(user) for user in range(20)))
@@ -61,7 +61,7 @@ class PlacesTests(SynchronousTestCase):
 
     def test_onePlace(self) -> None:
         """
-        If there is only one place, anybody may take it.
+        If only one place exists, any user may take it.
         """
         places = Places(1)
         self.assertTrue(places.take(1))

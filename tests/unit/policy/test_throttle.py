@@ -49,7 +49,7 @@ class ThrottleTests(SynchronousTestCase):
 
     def test_users(self) -> None:
         """
-        One user's deaths are not another's.
+        The deaths of one user do not count for another.
         """
         self.die(5)
         self.assertEqual(self.throttle.delay(USER + 1), 0.0)
@@ -77,7 +77,7 @@ class ThrottleTests(SynchronousTestCase):
 
     def test_off(self) -> None:
         """
-        With a limit of nothing, nobody waits.
+        If the longest wait is 0, no worker waits.
         """
         self.throttle = Throttle(free=1, longest=0)
         self.die(9)

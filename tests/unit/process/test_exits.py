@@ -60,7 +60,7 @@ class StartFailureTests(SynchronousTestCase):
 
     def test_exit(self) -> None:
         """
-        Nobody catching it, the process exits with 1, and without a traceback.
+        If the failure is not caught, the process exits with 1, and without a traceback.
         """
         watchDescriptors(self)
         child = Child(
@@ -101,7 +101,8 @@ class LogsElsewhereTests(SynchronousTestCase):
 
     def test_tac(self) -> None:
         """
-        Of a C{.tac} file nobody knows, so the log is written to as well.
+        With a C{.tac} file, the log's place is unknown, so the log gets the line as
+        well.
         """
         self.assertTrue(Command("tool").logsElsewhere)
 
@@ -125,7 +126,7 @@ class CheckUserTests(SynchronousTestCase):
         error = self.assertRaises(
             StartFailure, exits.checkUser, tool(uid=NOBODY, chroot="/srv")
         )
-        self.assertIn(f"no user with the number {NOBODY} in /srv", str(error))
+        self.assertIn(f"no user has the number {NOBODY} in /srv", str(error))
         exits.checkUser(tool(uid=None, chroot="/srv"))
         exits.checkUser(Command("tool"))
 
@@ -160,7 +161,7 @@ class FailToStartTests(SynchronousTestCase):
 
     def test_log(self) -> None:
         """
-        Where the log goes elsewhere, it is told as well.
+        If the log goes elsewhere, it gets the line as well.
         """
         (event,) = self.failing(nodaemon=0)
         self.assertEqual(event["log_level"], LogLevel.critical)
@@ -197,7 +198,7 @@ class WarnOfRootTests(SynchronousTestCase):
 
     def warnings(self, *uids: int) -> list[Any]:
         """
-        What is logged when these are the real, effective and saved user.
+        What is logged with these real, effective and saved users.
         """
         self.patch(os, "getresuid", lambda: uids)
         with capturedLogs() as events:
@@ -206,7 +207,7 @@ class WarnOfRootTests(SynchronousTestCase):
 
     def test_root(self) -> None:
         """
-        Whoever is root, or can become it again, is warned.
+        A process that is root, or can become root again, logs a warning.
         """
         for uids in ((0, 0, 0), (0, 1, 1), (1, 0, 1), (1, 1, 0)):
             (event,) = self.warnings(*uids)
@@ -215,7 +216,7 @@ class WarnOfRootTests(SynchronousTestCase):
 
     def test_others(self) -> None:
         """
-        Nobody else is.
+        Other processes log no warning.
         """
         self.assertEqual(self.warnings(1, 1, 1), [])
 
@@ -227,8 +228,8 @@ class ExitWithTests(SynchronousTestCase):
 
     def test_exits(self) -> None:
         """
-        The reactor stops, what has to be done then is done, what was printed
-        is printed, and the process exits with the code.
+        The reactor stops, its shutdown is done, all output is written, and the process
+        exits with the code.
         """
         watchDescriptors(self)
         child = Child(

@@ -85,7 +85,7 @@ class UnnamedTests(SynchronousTestCase):
 
     def test_notThere(self) -> None:
         """
-        There is no socket of an index that is too high.
+        No socket has an index that is too high.
         """
         self.assertIsNone(listen_fds.unnamed(2))
 
@@ -176,7 +176,7 @@ class ArrangeTests(SynchronousTestCase):
 
     def test_noRoom(self) -> None:
         """
-        If there is no room for all, the descriptors stay as they were.
+        If the descriptors do not fit the limit, they stay as they were.
         """
         why, same = run([3, 4, 5], limit=8)
         self.assertIn("open files", str(why))

@@ -28,8 +28,8 @@ class FreezeTests(SynchronousTestCase):
 
     def test_once(self) -> None:
         """
-        What was loaded before the first call is looked at no more; a second call
-        changes nothing.
+        Collections skip the objects that were loaded before the first call.  A second
+        call changes nothing.
         """
         printed = self.child(
             """

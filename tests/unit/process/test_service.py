@@ -23,7 +23,7 @@ from portlisten.errors import CannotBind, PathError, StartFailure, ToldToStop
 
 class ToolService(CommandService):
     """
-    Notes what it is told to do.
+    Notes its calls.
 
     @ivar errors: what each of its methods raises.
     """
@@ -62,7 +62,7 @@ class CommandServiceTests(SynchronousTestCase):
 
     def setUp(self) -> None:
         """
-        Make a service, and keep what it does to the process.
+        Make a service, and keep its effects on the process.
         """
         self.addCleanup(signal.signal, signal.SIGUSR1, signal.getsignal(signal.SIGUSR1))
         self.output = io.StringIO()
@@ -90,14 +90,15 @@ class CommandServiceTests(SynchronousTestCase):
 
     def test_withoutPrivilegedPart(self) -> None:
         """
-        It binds all the same if nobody called the privileged part.
+        If the privileged part was not called, the service binds all the same.
         """
         self.service.startService()
         self.assertEqual(self.service.calls, ["bind", "serve"])
 
     def test_cannotBind(self) -> None:
         """
-        If it cannot bind, this is told in one line.  To be told to stop is no failure.
+        If the service cannot bind, it fails with one line.  If it is told to stop, that
+        is no failure.
         """
         for error, code in [
             (CannotBind("no room"), 1),
@@ -123,7 +124,8 @@ class CommandServiceTests(SynchronousTestCase):
 
     def test_cannotServe(self) -> None:
         """
-        If it cannot serve, this is told in one line, and what is bound is released.
+        If the service cannot serve, it fails with one line, and the bound sockets are
+        released.
         """
         self.service.errors["serve"] = OSError("no room")
         failure = self.assertRaises(StartFailure, self.service.startService)
@@ -133,7 +135,7 @@ class CommandServiceTests(SynchronousTestCase):
 
     def test_neverStarted(self) -> None:
         """
-        To stop it before it serves releases what is bound.
+        To stop the service before it serves releases the bound sockets.
         """
         self.service.privilegedStartService()
         self.successResultOf(self.service.stopService())

@@ -67,7 +67,7 @@ print("done")
         triggers: list[Any] = []
         before = signal.getsignal(signal.SIGTERM)
         self.addCleanup(signal.signal, signal.SIGTERM, before)
-        self.patch(signals, "_terms", [])
+        self.patch(signals, "_termsReceived", [])
         reactor = Reactor(running=True)
         signals.exitCleanlyOnTerm(reactor)
         ((delay, install, number, handler),) = calls
@@ -75,10 +75,10 @@ print("done")
         self.assertIs(signal.getsignal(signal.SIGTERM), handler)
         ((phase, event, *forget),) = triggers
         self.assertEqual((phase, event), ("after", "shutdown"))
-        self.assertEqual(forget, [signals._forgetTerm, reactor])
-        self.assertFalse(signals.toldToStop())
+        self.assertEqual(forget, [signals._clearExitSignal, reactor])
+        self.assertFalse(signals.stopRequested())
         handler(signal.SIGTERM, None)
-        self.assertTrue(signals.toldToStop())
+        self.assertTrue(signals.stopRequested())
         self.assertEqual(reactor.stops, 0)
         stop, *args = calls[1]
         with capturedLogs() as events:
@@ -99,19 +99,18 @@ print("done")
 
 class ForgetTermTests(SynchronousTestCase):
     """
-    Tests for L{signals._forgetTerm} and L{signals.toldToStop}.
+    Tests for L{signals._clearExitSignal} and L{signals.stopRequested}.
     """
 
     def after(self, number: int | None) -> int | None:
         """
-        What a reactor would end the process with after a signal, if it is told to
-        forget one.
+        The exit code of a reactor after a signal, if it is told to forget the signal.
         """
 
         class Reactor:
             _exitSignal = number
 
-        signals._forgetTerm(Reactor)
+        signals._clearExitSignal(Reactor)
         return Reactor._exitSignal
 
     def test_term(self) -> None:
@@ -127,7 +126,7 @@ class ForgetTermTests(SynchronousTestCase):
         """
         A reactor that knows nothing of that is left alone.
         """
-        signals._forgetTerm(object())
+        signals._clearExitSignal(object())
 
     def test_firstMoment(self) -> None:
         """
@@ -161,11 +160,11 @@ if reactor._exitSignal is not None:
             """
 import os, signal
 from twisted.internet import reactor
-from portlisten._process.signals import exitCleanlyOnTerm, toldToStop
+from portlisten._process.signals import exitCleanlyOnTerm, stopRequested
 exitCleanlyOnTerm(reactor)
-print(toldToStop())
+print(stopRequested())
 os.kill(os.getpid(), signal.SIGTERM)
-print(toldToStop())
+print(stopRequested())
 """,
         )
         self.assertEqual(child.wait(), (0, "False\nTrue\n", ""))
@@ -173,14 +172,14 @@ print(toldToStop())
 
 class MindSignalsTests(SynchronousTestCase):
     """
-    Tests for L{signals.mindSignals}.
+    Tests for L{signals.handleSignals}.
     """
 
     NUMBERS = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 
     def setUp(self) -> None:
         """
-        Have the signals do what they do at first, and a reactor that calls at once.
+        Give the signals their default effects, and make a reactor that calls at once.
         """
         for number in self.NUMBERS:
             before = signal.signal(number, signal.SIG_DFL)
@@ -193,7 +192,7 @@ class MindSignalsTests(SynchronousTestCase):
         """
         SIGHUP and SIGUSR2 are noted in the log by the reactor, and do nothing else.
         """
-        signals.mindSignals(self.reactor)
+        signals.handleSignals(self.reactor)
         for number in (signal.SIGHUP, signal.SIGUSR2):
             signal.raise_signal(number)
         with capturedLogs() as events:
@@ -211,7 +210,7 @@ class MindSignalsTests(SynchronousTestCase):
         """
         However many come, the log does not fill with them.
         """
-        signals.mindSignals(self.reactor)
+        signals.handleSignals(self.reactor)
         for _ in range(100):
             signal.raise_signal(signal.SIGHUP)
         with capturedLogs() as events:
@@ -221,10 +220,10 @@ class MindSignalsTests(SynchronousTestCase):
 
     def test_report(self) -> None:
         """
-        SIGUSR1 does nothing at first.  To C{twistd}, it is as if there were no handler,
-        so that it installs its own.
+        SIGUSR1 does nothing at first.  C{twistd} finds no handler, so it installs its
+        own.
         """
-        signals.mindSignals(self.reactor)
+        signals.handleSignals(self.reactor)
         signal.raise_signal(signal.SIGUSR1)
         self.assertEqual(self.calls, [])
         handler = signal.getsignal(signal.SIGUSR1)
@@ -233,7 +232,7 @@ class MindSignalsTests(SynchronousTestCase):
 
     def test_reportThere(self) -> None:
         """
-        A handler of SIGUSR1 that there is already stays.
+        An existing handler of SIGUSR1 stays.
         """
 
         def handle(number: int, frame: object) -> None:
@@ -242,14 +241,14 @@ class MindSignalsTests(SynchronousTestCase):
             """
 
         signal.signal(signal.SIGUSR1, handle)
-        signals.mindSignals(self.reactor)
+        signals.handleSignals(self.reactor)
         self.assertIs(signal.getsignal(signal.SIGUSR1), handle)
 
     def test_thenReport(self) -> None:
         """
-        Once there is a report, SIGUSR1 has it made.
+        SIGUSR1 makes the service report.
         """
-        signals.mindSignals(self.reactor)
+        signals.handleSignals(self.reactor)
         signals.onReportSignal(self.reactor, list)
         signal.raise_signal(signal.SIGUSR1)
         self.assertEqual(self.calls, [(list,)])
@@ -327,7 +326,7 @@ class OnReportSignalTests(SynchronousTestCase):
 
     def test_earlier(self) -> None:
         """
-        Whatever the signal did before is done as well.
+        The earlier handler of the signal is called as well.
         """
         seen = []
         calls = self.signalled(lambda *args: seen.append(args))

@@ -17,12 +17,12 @@ from tests.support.descriptors import watchDescriptors
 
 class ManagerTests(SynchronousTestCase):
     """
-    Tests for L{Manager}, with somebody who keeps what is sent.
+    Tests for L{Manager}, with a list of the messages that it sends.
     """
 
     def setUp(self) -> None:
         """
-        Keep what is sent.
+        Keep the sent messages.
         """
         self.sent: list[str] = []
         self.manager = Manager(self.sent.append)
@@ -38,7 +38,7 @@ class ManagerTests(SynchronousTestCase):
 
     def test_once(self) -> None:
         """
-        It is ready once, whatever it loses and finds again, or begins later.
+        The process becomes ready once, even if parts end or begin later.
         """
         part = self.manager.begin()
         part.ready("serving")
@@ -97,7 +97,7 @@ class ManagerTests(SynchronousTestCase):
 
     def test_watch(self) -> None:
         """
-        Of the end of the process it hears from the reactor, once.
+        The reactor reports the end of the process, once.
         """
         triggers: list[Any] = []
 
@@ -137,7 +137,7 @@ class EnvironmentTests(SynchronousTestCase):
 
     def test_nobody(self) -> None:
         """
-        Where nobody wants to know, nothing is opened and nothing said.
+        Without a service manager, nothing is opened and nothing sent.
         """
         for nothing in (None, ""):
             self.patch(os, "environ", {"NOTIFY_SOCKET": nothing})
@@ -146,7 +146,7 @@ class EnvironmentTests(SynchronousTestCase):
 
     def test_systemd(self) -> None:
         """
-        systemd hears of it by the socket that it names.
+        systemd gets the messages at the socket that it names.
         """
         path = self.mktemp()
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
