@@ -52,7 +52,7 @@ KERNEL_RETRY_SECONDS = 0.1
 
 # Errors of sendmsg(2) after which a later try may succeed.  ETOOMANYREFS is from
 # unix(7): the user has too many descriptors in flight.
-_TEMPORARY = _kernel.PASSING | {errno.ETOOMANYREFS}
+_TEMPORARY = _kernel.TEMPORARY_ERRORS | {errno.ETOOMANYREFS}
 
 #: Errors of a write if the other end is closed, or its reading side is shut down.
 PEER_GONE = frozenset([errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN])

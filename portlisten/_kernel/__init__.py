@@ -6,7 +6,7 @@ its source.  The other folders use the names that this module exports.
 """
 
 from portlisten._kernel.clock import setTimer, timer
-from portlisten._kernel.errors import EXHAUSTED, PASSING, insist
+from portlisten._kernel.errors import EXHAUSTION_ERRORS, TEMPORARY_ERRORS, retry
 from portlisten._kernel.messages import (
     MAXIMUM_DESCRIPTORS,
     SO_PASSRIGHTS,
@@ -45,24 +45,19 @@ from portlisten._kernel.sockets import (
     datagramSocket,
     family,
     identify,
+    isShutDown,
     kindOf,
     listens,
     queued,
-    shutDown,
 )
 from portlisten._kernel.spare import SpareDescriptor
 
-# The names that callers still use.
-forget = closeCopy
-pristine = untouched
-room = offersThatFit
-
 __all__ = [
     "Credentials",
-    "EXHAUSTED",
+    "EXHAUSTION_ERRORS",
     "MAXIMUM_DESCRIPTORS",
     "MAXIMUM_PATH",
-    "PASSING",
+    "TEMPORARY_ERRORS",
     "SO_COOKIE",
     "SO_PASSRIGHTS",
     "SO_PEERGROUPS",
@@ -77,29 +72,26 @@ __all__ = [
     "datagramSocket",
     "departed",
     "family",
-    "forget",
     "hasEnded",
     "hungUp",
     "identify",
     "initialEnvironment",
-    "insist",
+    "retry",
     "kindOf",
     "listens",
     "mayChangeUsers",
     "offersThatFit",
     "peerProcess",
-    "pristine",
     "queued",
     "reap",
     "receive",
     "receiveBytes",
     "refuseDescriptors",
     "refusesDescriptors",
-    "room",
     "send",
     "sendTo",
     "setTimer",
-    "shutDown",
+    "isShutDown",
     "timer",
     "unread",
     "untouched",

@@ -12,19 +12,19 @@ from typing import Any
 
 #: Errors of accept(2) if the process or the machine has run out of descriptors or
 #: memory.  The connection stays in the backlog, and a later try may succeed.
-EXHAUSTED = frozenset([errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM])
+EXHAUSTION_ERRORS = frozenset([errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM])
 
 #: Errors of any call after which a later try may succeed.  epoll_ctl(2) fails with
 #: ENOSPC if the user has too many watches.
-PASSING = EXHAUSTED | {errno.EINTR, errno.ENOSPC, errno.EAGAIN}
+TEMPORARY_ERRORS = EXHAUSTION_ERRORS | {errno.EINTR, errno.ENOSPC, errno.EAGAIN}
 
-#: How often L{insist} makes a call, before the last try.
+#: How often L{retry} makes a call, before the last try.
 _TRIES = 10
 
 
-def insist(call: Callable[..., Any], *arguments: object) -> Any:
+def retry(call: Callable[..., Any], *arguments: object) -> Any:
     """
-    Make a system call, and make it again if it fails with an error of L{PASSING}.
+    Make a system call, and make it again if it fails with one of L{TEMPORARY_ERRORS}.
 
     @return: the result of the call.
     @raise OSError: if the call fails with another error, or fails each time.
@@ -33,7 +33,7 @@ def insist(call: Callable[..., Any], *arguments: object) -> Any:
         try:
             return call(*arguments)
         except OSError as error:
-            if error.errno not in PASSING:
+            if error.errno not in TEMPORARY_ERRORS:
                 raise
     return call(*arguments)
 

@@ -14,7 +14,7 @@ import struct
 from dataclasses import dataclass
 from socket import SOL_SOCKET
 
-from portlisten._kernel.errors import insist
+from portlisten._kernel.errors import retry
 
 # linux/include/uapi/asm-generic/socket.h; Python has no names for them.
 SO_PEERGROUPS = 59
@@ -54,7 +54,7 @@ def credentials(sock: socket.SocketType) -> Credentials:
 
     @raise OSError: if the kernel does not tell.
     """
-    data = insist(sock.getsockopt, SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    data = retry(sock.getsockopt, SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
     pid, uid, gid = _CREDENTIALS.unpack(data)
     groups = _groups(sock)
     return Credentials(pid, uid, gid, groups or (), groups is not None)
@@ -69,7 +69,7 @@ def _groups(sock: socket.SocketType) -> tuple[int, ...] | None:
     groups = array.array("I")
     try:
         groups.frombytes(
-            insist(sock.getsockopt, SOL_SOCKET, SO_PEERGROUPS, _MAXIMUM_OPTION_BYTES)
+            retry(sock.getsockopt, SOL_SOCKET, SO_PEERGROUPS, _MAXIMUM_OPTION_BYTES)
         )
     except OSError as error:
         if error.errno != errno.ERANGE:

@@ -23,7 +23,7 @@ from socket import (
 )
 from typing import Any
 
-from portlisten._kernel.errors import insist
+from portlisten._kernel.errors import retry
 from portlisten._model import Kind
 from portlisten.errors import WrongSocket
 
@@ -76,7 +76,7 @@ def cookie(sock: socket.SocketType) -> int:
     try:
         data = sock.getsockopt(SOL_SOCKET, SO_COOKIE, _COOKIE.size)
     except OSError:
-        data = insist(sock.getsockopt, SOL_SOCKET, SO_COOKIE, _COOKIE.size)
+        data = retry(sock.getsockopt, SOL_SOCKET, SO_COOKIE, _COOKIE.size)
     number: int = _COOKIE.unpack(data)[0]
     return number
 
@@ -93,13 +93,13 @@ def kindOf(sock: socket.SocketType) -> Kind:
             protocol = sock.getsockopt(SOL_SOCKET, SO_PROTOCOL)
             listening = sock.getsockopt(SOL_SOCKET, SO_ACCEPTCONN)
         except OSError:
-            protocol = insist(sock.getsockopt, SOL_SOCKET, SO_PROTOCOL)
-            listening = insist(sock.getsockopt, SOL_SOCKET, SO_ACCEPTCONN)
+            protocol = retry(sock.getsockopt, SOL_SOCKET, SO_PROTOCOL)
+            listening = retry(sock.getsockopt, SOL_SOCKET, SO_ACCEPTCONN)
         if protocol == IPPROTO_TCP:
             # Most sockets are TCP, and need no further system call.
             return Kind.LISTENER if listening else Kind.CONNECTIONS
-        domain = insist(sock.getsockopt, SOL_SOCKET, SO_DOMAIN)
-        kind = insist(sock.getsockopt, SOL_SOCKET, SO_TYPE)
+        domain = retry(sock.getsockopt, SOL_SOCKET, SO_DOMAIN)
+        kind = retry(sock.getsockopt, SOL_SOCKET, SO_TYPE)
     except OSError as error:
         raise WrongSocket(f"no socket: {error.strerror}") from error
     internet = domain in (socket.AF_INET, socket.AF_INET6)
@@ -151,7 +151,7 @@ def family(descriptor: int) -> socket.AddressFamily:
         try:
             domain = sock.getsockopt(SOL_SOCKET, SO_DOMAIN)
         except OSError:
-            domain = insist(sock.getsockopt, SOL_SOCKET, SO_DOMAIN)
+            domain = retry(sock.getsockopt, SOL_SOCKET, SO_DOMAIN)
         return _FAMILIES[domain]
     finally:
         sock.detach()
@@ -179,7 +179,7 @@ def listens(sock: socket.SocketType) -> bool:
         return False
 
 
-def shutDown(sock: socket.socket) -> bool:
+def isShutDown(sock: socket.socket) -> bool:
     """
     Whether a process has shut a listening or a UDP socket down.  Each process that
     holds the socket can do that, with effect for all holders.  After listen(2), a TCP

@@ -257,7 +257,7 @@ class Adopter:
             )
         except Exception as error:
             number = getattr(error, "errno", None)
-            if number in _kernel.PASSING:
+            if number in _kernel.TEMPORARY_ERRORS:
                 raise
             if number == errno.ENOTCONN:
                 clientGone()

@@ -274,6 +274,6 @@ class WorkerChannel(Channel):
         frames = self._session.finalBye(self._died)
         try:
             if frames:
-                _kernel.insist(self._socket.send, frames)
+                _kernel.retry(self._socket.send, frames)
         except OSError:
             pass  # the listener then takes this worker for dead

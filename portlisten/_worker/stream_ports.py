@@ -175,7 +175,10 @@ class _ExhaustionGuard:
         try:
             return self._socket.accept()
         except OSError as error:
-            if error.errno not in _kernel.PASSING or error.errno == errno.EAGAIN:
+            if (
+                error.errno not in _kernel.TEMPORARY_ERRORS
+                or error.errno == errno.EAGAIN
+            ):
                 raise
             self._exhausted(error)
             raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN)) from None

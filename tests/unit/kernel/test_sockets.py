@@ -226,7 +226,7 @@ class IdentifyTests(SynchronousTestCase):
 
 class ShutDownTests(SynchronousTestCase):
     """
-    Tests for L{sockets.shutDown}.
+    Tests for L{sockets.isShutDown}.
     """
 
     def setUp(self) -> None:
@@ -240,12 +240,12 @@ class ShutDownTests(SynchronousTestCase):
         Shut a socket down, as somebody else who holds it.
         """
         with sock.dup() as other:
-            self.assertFalse(sockets.shutDown(sock))
+            self.assertFalse(sockets.isShutDown(sock))
             try:
                 other.shutdown(socket.SHUT_RDWR)
             except OSError as error:
                 self.assertEqual(error.errno, errno.ENOTCONN)
-        self.assertTrue(sockets.shutDown(sock))
+        self.assertTrue(sockets.isShutDown(sock))
 
     def test_tcp(self) -> None:
         """
@@ -255,7 +255,7 @@ class ShutDownTests(SynchronousTestCase):
             sock = listening(self, family)
             self.shutDown(sock)
             sock.listen()
-            self.assertFalse(sockets.shutDown(sock))
+            self.assertFalse(sockets.isShutDown(sock))
 
     def test_waiting(self) -> None:
         """
@@ -263,7 +263,7 @@ class ShutDownTests(SynchronousTestCase):
         """
         sock = listening(self)
         with socket.create_connection(sock.getsockname(), timeout=5):
-            self.assertFalse(sockets.shutDown(sock))
+            self.assertFalse(sockets.isShutDown(sock))
 
     def test_unix(self) -> None:
         """
@@ -274,7 +274,7 @@ class ShutDownTests(SynchronousTestCase):
             sock.listen()
             self.shutDown(sock)
             sock.listen()
-            self.assertTrue(sockets.shutDown(sock))
+            self.assertTrue(sockets.isShutDown(sock))
 
     def test_udp(self) -> None:
         """
