@@ -105,7 +105,7 @@ class Theirs(Enum):
     GREETING = "nothing, or BYE"
     OPEN = "HELLO"
     DRAINED = "that no offer follows"
-    REVOKED = "that what is not claimed belongs to others"
+    REVOKED = "that unclaimed offers belong to others"
 
 
 class Ours(Enum):

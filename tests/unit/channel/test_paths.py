@@ -79,7 +79,7 @@ class Hooked(socket.socket):
 
     def willListen(self) -> None:
         """
-        Nobody can connect before this.
+        No process can connect before this.
         """
 
 
@@ -307,7 +307,7 @@ class BindTests(PathTestCase):
 
     def test_lockIsOurs(self) -> None:
         """
-        Nobody else may take the lock, and so keep a listener waiting.
+        No other user may take the lock, and so keep a listener waiting.
         """
         modes = []
         self.hook(bound=lambda sock: modes.append(permissions(self.path + ".lock")))
@@ -585,7 +585,7 @@ class LockTests(PathTestCase):
 
     def test_pipe(self) -> None:
         """
-        One that is a pipe is refused, and nothing hangs.
+        A lock file that is a pipe is refused, and nothing hangs.
         """
         os.mkfifo(self.lock)
         self.assertRefusedSoon(f"{self.lock}, the lock file, is no regular file")
@@ -601,7 +601,7 @@ class LockTests(PathTestCase):
 
     def test_symlink(self) -> None:
         """
-        One that is a symbolic link, as Twisted makes them, is told to be in the way.
+        A symbolic link, as Twisted makes them, is reported to be in the way.
         """
         os.symlink("1", self.lock)
         self.assertRefusedSoon(f"cannot make {self.lock}: Too many levels")
@@ -609,7 +609,7 @@ class LockTests(PathTestCase):
 
     def test_removedByOthers(self) -> None:
         """
-        One that somebody removes while it is held does no harm.
+        A lock file may be removed while it is held, which does no harm.
         """
         self.hook(bound=lambda sock: os.unlink(self.lock))
         self.bind()

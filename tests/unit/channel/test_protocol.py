@@ -36,12 +36,12 @@ from tests.support.channels import (
 
 class InterfaceTests(SynchronousTestCase):
     """
-    Who provides what.
+    Tests for the interfaces that objects provide.
     """
 
     def test_flushes(self) -> None:
         """
-        What watches the write buffer is an L{IPullProducer}.
+        L{_FlushNotifier} is an L{IPullProducer}.
         """
         verifyObject(IPullProducer, _channel._FlushNotifier(lambda: None))
 

@@ -162,7 +162,7 @@ class TimerClockTests(SynchronousTestCase):
 
     def test_cancelledByAnother(self) -> None:
         """
-        One that is due can be cancelled by one that is made before it.
+        A due call can be cancelled by a call that is made before it.
         """
         second = self.callLater(0.05, "second")
         self.clock.callLater(0, second.cancel)
@@ -201,7 +201,7 @@ class TimerClockTests(SynchronousTestCase):
 
     def test_delayedByAnother(self) -> None:
         """
-        One that is due can be put off by one that is made before it.
+        A due call can be postponed by a call that is made before it.
         """
         self.clock.callLater(0, lambda: second.reset(0.3))
         second = self.callLater(0.001, "second")

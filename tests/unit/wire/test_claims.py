@@ -38,7 +38,7 @@ def offer(id: int) -> Offer:
 
 def mine(*ids: int) -> list[tuple[Offer, str]]:
     """
-    What may be touched once these are claimed.
+    The connections that may be touched once these are claimed.
     """
     return [(offer(id), f"token {id}") for id in ids]
 
@@ -140,7 +140,7 @@ class ClaimTests(ClaimsTestCase):
 
     def test_oneWriteAtATime(self) -> None:
         """
-        What comes up during a write waits for its end.
+        Frames that are added during a write wait for its end.
         """
         self.claim(1)
         self.offer(2)
@@ -164,7 +164,7 @@ class ClaimTests(ClaimsTestCase):
 
     def test_claimLast(self) -> None:
         """
-        The claim is at the end of what is written, whatever else is.
+        The claim is the last frame that is written.
         """
         self.offer(1)
         self.claims.closed(8)
@@ -218,7 +218,7 @@ class ReportTests(ClaimsTestCase):
 
     def test_closed(self) -> None:
         """
-        What was served is reported once, all in one frame.
+        Closed connections are reported once, all in one frame.
         """
         self.claims.closed(2)
         self.claims.closed(1)
@@ -228,7 +228,7 @@ class ReportTests(ClaimsTestCase):
 
     def test_gone(self) -> None:
         """
-        Those whose clients had left are reported once, all in one frame.
+        Connections whose clients had left are reported once, all in one frame.
         """
         self.claims.clientGone(2)
         self.claims.clientGone(1)
@@ -371,7 +371,7 @@ class DrainTests(ClaimsTestCase):
 
     def test_reportsAfter(self) -> None:
         """
-        What is served ends after DRAIN, and is still reported.
+        Connections in service may end after DRAIN, and are still reported.
         """
         self.claims.draining()
         self.assertSays(Drain())
@@ -443,7 +443,7 @@ class EndTests(ClaimsTestCase):
 
     def test_abandonedAfterClaim(self) -> None:
         """
-        What was claimed for good is no more theirs to close.
+        Connections that were claimed are not closed afterwards.
         """
         self.assertFlushed(1)
         self.assertEqual(self.claims.channelEndedAfterRevoke(), tokens(2, 3))
@@ -459,14 +459,14 @@ class EndTests(ClaimsTestCase):
 
     def test_orphanedAfterClaim(self) -> None:
         """
-        What was claimed for good is not given again when the listener dies.
+        Connections that were claimed are not given again when the listener dies.
         """
         self.assertFlushed(1)
         self.assertEqual(self.claims.listenerDied(), (mine(2), tokens(3)))
 
     def test_orphanedAfterDrain(self) -> None:
         """
-        What was given back is not ours when the listener dies.
+        Refused offers are not taken when the listener dies.
         """
         self.assertEqual(self.claims.draining(), tokens(2))
         self.assertEqual(self.claims.listenerDied(), (mine(1), tokens(3)))
@@ -506,7 +506,7 @@ class BoundsTests(ClaimsTestCase):
 
     def test_duringClaim(self) -> None:
         """
-        Those that are being claimed do not count.
+        Offers that are being claimed do not count.
         """
         self.claim(1, 2, 3, 4)
         self.offer(5, 6, 7, 8)
@@ -684,7 +684,7 @@ class Walk:
 
 class WalkTests(SynchronousTestCase):
     """
-    Tests for what holds whatever happens.
+    Tests for the rules that hold in every history.
     """
 
     def test_tokens(self) -> None:

@@ -348,7 +348,7 @@ class DecoderTests(SynchronousTestCase):
 
     def test_roundTrip(self) -> None:
         """
-        What was encoded is decoded to the same, in the same order.
+        Encoded frames are decoded to the same frames, in the same order.
         """
         for vocabulary, frames in STREAMS:
             data = b"".join(map(encode, frames))
@@ -403,7 +403,7 @@ class DecoderTests(SynchronousTestCase):
 
     def test_largest(self) -> None:
         """
-        A frame may have the largest payload there is.
+        A frame may have the largest payload that is allowed.
         """
         frames: list[Frame] = [WorkerHello(8), Claim(tuple(range(MAXIMUM_IDS)))]
         data = b"".join(map(encode, frames))
@@ -478,7 +478,7 @@ class DecoderTests(SynchronousTestCase):
 
     def test_longerHello(self) -> None:
         """
-        What a later version may put at the end of a HELLO is ignored.
+        Bytes that a later version may put at the end of a HELLO are ignored.
         """
         more = b"something new"
         for count, names, wanted in [(0, b"", ()), (1, b"\4http", ("http",))]:
@@ -668,7 +668,7 @@ class MalformedTests(SynchronousTestCase):
 
     def test_otherMagic(self) -> None:
         """
-        Whoever speaks another protocol is told so.
+        A peer that speaks another protocol is told so.
         """
         payload = hello(magic=b"PORTLSTN", version=2)
         text = "HELLO without portlisten's magic"
@@ -677,7 +677,7 @@ class MalformedTests(SynchronousTestCase):
 
     def test_otherVersion(self) -> None:
         """
-        Another version is refused, whatever it made of the rest.
+        Another version is refused, even if the rest of its HELLO is different.
         """
         for version in (0, 2):
             payload = hello(version=version, window=0, ports=9)
@@ -835,7 +835,7 @@ class MalformedTests(SynchronousTestCase):
 
     def test_oneBase(self) -> None:
         """
-        Whoever catches L{ProtocolError} catches everything.
+        L{ProtocolError} is the base of all these errors.
         """
         for error in (
             MalformedFrame,

@@ -42,20 +42,20 @@ class WantedTests(SynchronousTestCase):
 
     def wanted(self, *names: str) -> list[int]:
         """
-        The numbers of the ports that one gets who asks for these names.
+        The numbers of the ports that a worker gets if it asks for these names.
         """
         return [port.number for port in self.hello.wanted(WorkerHello(1, names))]
 
     def test_all(self) -> None:
         """
-        Who asks for none gets all, and those without a name as well.
+        A worker that asks for no names gets all ports, even those without a name.
         """
         self.assertEqual(self.wanted(), [0, 1, 2, 3])
         self.assertEqual(ListenerHello(8).wanted(WorkerHello(1)), ())
 
     def test_some(self) -> None:
         """
-        Who asks for a name gets all ports of that name.
+        A worker that asks for a name gets all ports of that name.
         """
         self.assertEqual(self.wanted("http"), [0, 2])
         self.assertEqual(self.wanted("https"), [3])
@@ -63,7 +63,7 @@ class WantedTests(SynchronousTestCase):
 
     def test_unknown(self) -> None:
         """
-        Who asks for a name that there is not is told which there are.
+        A worker that asks for an unknown name is told the known names.
         """
         for names in (("smtp",), ("http", "smtp")):
             error = self.assertRaises(
@@ -75,7 +75,7 @@ class WantedTests(SynchronousTestCase):
 
     def test_none(self) -> None:
         """
-        Or that there are none.
+        If no port has a name, the worker is told that.
         """
         error = self.assertRaises(
             UnknownName, ListenerHello(8).wanted, WorkerHello(1, ("http",))
@@ -125,7 +125,7 @@ class WantedKindTests(SynchronousTestCase):
 
     def test_datagrams(self) -> None:
         """
-        One for UDP gets that.
+        A worker for UDP gets the UDP ports.
         """
         self.assertEqual(self.wanted({Kind.DATAGRAMS}), [3, 5])
         self.assertEqual(self.wanted({Kind.DATAGRAMS}, "dns"), [3])
@@ -168,7 +168,7 @@ class WantedKindTests(SynchronousTestCase):
 
     def test_nothing(self) -> None:
         """
-        Who can take nothing that there is, is told so.
+        A worker that can take no port is told so.
         """
         hello = ListenerHello(8, self.hello.ports[5:])
         error = self.assertRaises(WrongKind, hello.wanted, WorkerHello(1))
@@ -217,7 +217,7 @@ class DescribeTests(SynchronousTestCase):
 
     def test_hash(self) -> None:
         """
-        A port can be looked up whatever its address is, and whatever becomes of that.
+        A port can be a key of a dictionary, with any address.
         """
         path = self.mktemp().encode()
         for name in (path, b"\0www", b""):

@@ -115,7 +115,7 @@ class SessionTestCase(SynchronousTestCase):
 
 class TableTests(SessionTestCase):
     """
-    What the table says is so, cell by cell.
+    The session does what its table says, cell by cell.
     """
 
     def reach(self, state: Theirs) -> None:
@@ -154,7 +154,7 @@ class TableTests(SessionTestCase):
 
     def test_forbidden(self) -> None:
         """
-        What is forbidden breaks the channel with the reason that the cell has, and
+        A forbidden frame breaks the channel with the reason that the cell has, and
         makes no other event.
         """
         count = 0
@@ -169,7 +169,7 @@ class TableTests(SessionTestCase):
 
     def test_allowed(self) -> None:
         """
-        What may come is an event, and leads to the state that the cell has.
+        An allowed frame gives an event, and leads to the state that the cell has.
         """
         for state, row in ListenerSession.table.items():
             for kind, cell in row.items():
@@ -232,7 +232,7 @@ class JoiningTests(SessionTestCase):
 
     def test_wrongKind(self) -> None:
         """
-        Nor has one that cannot take what there is of it.
+        A worker that cannot take the port's kind does not join either.
         """
         hello = WorkerHello(1, ("http",), frozenset([Kind.DATAGRAMS]))
         (event,) = self.hear(hello)
@@ -266,7 +266,7 @@ class AnswerTests(SessionTestCase):
 
     def test_unread(self) -> None:
         """
-        What the worker cannot have read it must not answer.
+        The worker must not answer an offer that it cannot have read.
         """
         self.read = len(self.hello)
         self.offer(1)
@@ -314,7 +314,7 @@ class AnswerTests(SessionTestCase):
 
 class CommandTests(SessionTestCase):
     """
-    What the listener says.
+    Tests for the frames of the listener.
     """
 
     def setUp(self) -> None:
@@ -413,7 +413,7 @@ class MisconductTests(SessionTestCase):
 
     def test_malformed(self) -> None:
         """
-        What was said before counts, and nothing afterwards.
+        Frames before BYE count, and none after it.
         """
         self.assertEqual(
             self.hear(Claim((1,)), b"\xee\0\0\0", Claim((2,))),

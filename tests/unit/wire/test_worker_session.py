@@ -117,7 +117,7 @@ class SessionTestCase(SynchronousTestCase):
 
     def said(self) -> list[Frame]:
         """
-        What the session writes now.
+        The bytes that the session writes now.
         """
         return list(self.decoder.feed(self.session.outgoing()))
 
@@ -150,7 +150,7 @@ def closed(*ids: int) -> list[Close[str]]:
 
 class TableTests(SessionTestCase):
     """
-    What the table says is so, cell by cell.
+    The session does what its table says, cell by cell.
     """
 
     def reach(self, state: Theirs) -> None:
@@ -190,7 +190,7 @@ class TableTests(SessionTestCase):
 
     def test_forbidden(self) -> None:
         """
-        What is forbidden breaks the channel with the reason that the cell has, makes no
+        A forbidden frame breaks the channel with the reason that the cell has, makes no
         other event, and has the worker leave.
         """
         count = 0
@@ -210,7 +210,7 @@ class TableTests(SessionTestCase):
 
     def test_allowed(self) -> None:
         """
-        What may come does not break it, and leads to the state that the cell has.
+        An allowed frame does not break it, and leads to the state that the cell has.
         """
         for state, row in WorkerSession.table.items():
             for kind, cell in row.items():
@@ -283,7 +283,7 @@ class GreetingTests(SessionTestCase):
 
     def test_silence(self) -> None:
         """
-        The driver may find a listener of no use.
+        The driver may find that a listener cannot be used.
         """
         self.assertEqual(
             self.session.fail("no HELLO within 5 s"), [Broken("no HELLO within 5 s")]
@@ -316,7 +316,7 @@ class ClaimTests(SessionTestCase):
 
     def test_oneWriteAtATime(self) -> None:
         """
-        What comes while something is written is claimed afterwards.
+        An offer that comes during a write is claimed afterwards.
         """
         self.offer(1)
         self.assertSays(Claim((1,)))
@@ -544,7 +544,7 @@ class RevokedTests(SessionTestCase):
 
     def test_unclaimed(self) -> None:
         """
-        What is not claimed is closed, and so is what comes after it.
+        Unclaimed connections are closed, and so are descriptors that come later.
         """
         self.offer(1)
         self.arrive(2)
@@ -569,7 +569,7 @@ class RevokedTests(SessionTestCase):
 
     def test_claimFails(self) -> None:
         """
-        One that is not written when the channel ends does not.
+        A claim that is not written when the channel ends does not count.
         """
         self.offer(1)
         self.said()
@@ -619,7 +619,7 @@ class EndTests(SessionTestCase):
 
     def test_died(self) -> None:
         """
-        What a dead listener had offered is the worker's, in order.
+        The offers of a dead listener are the worker's, in order.
         """
         self.offerThree()
         self.assertEqual(self.session.finalBye(True), b"")
@@ -666,7 +666,7 @@ class EndTests(SessionTestCase):
 
     def test_reasonFirst(self) -> None:
         """
-        What a side said counts for more than the error.
+        A reason that a side gave takes precedence over the error.
         """
         self.hear(Bye("enough"))
         self.assertEqual(
@@ -702,7 +702,7 @@ class MisconductTests(SessionTestCase):
 
     def test_malformed(self) -> None:
         """
-        What was offered before goes back, and nothing counts afterwards.
+        Earlier offers are refused, and no later frame counts.
         """
         self.arrive(1)
         reason = "a frame of the unknown type 238"
@@ -744,7 +744,7 @@ class MisconductTests(SessionTestCase):
 
     def test_driversMistakes(self) -> None:
         """
-        What the driver finds wrong counts as well.
+        Errors that the driver finds count as well.
         """
         for _ in range(MAXIMUM_MISTAKES + 1):
             self.assertFalse(self.session.readsNoMore)

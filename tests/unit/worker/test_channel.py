@@ -60,7 +60,7 @@ from tests.support.descriptors import watchDescriptors
 
 class InterfaceTests(SynchronousTestCase):
     """
-    Who provides what.
+    Tests for the interfaces that objects provide.
     """
 
     def test_workerChannel(self) -> None:
@@ -166,7 +166,7 @@ class ClaimTests(WorkerChannelTestCase):
 
     async def test_batches(self) -> None:
         """
-        What comes while a claim is being written is claimed after it, in one.
+        Offers that come while a claim is being written are claimed after it, at once.
         """
         pairs = self.connections(3)
         await self.register()
@@ -209,7 +209,7 @@ class ClaimTests(WorkerChannelTestCase):
 
     async def test_closeOnExec(self) -> None:
         """
-        What is adopted is not passed on to programs that the worker runs.
+        Adopted connections are not passed on to programs that the worker runs.
         """
         await self.register()
         await self.adopt(1)

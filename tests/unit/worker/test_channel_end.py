@@ -52,7 +52,7 @@ class RevokedTests(WorkerChannelTestCase):
 
     async def test_claimInFlightFails(self) -> None:
         """
-        What is being claimed when the way is shut is not touched.
+        Connections whose claim is unwritten when the channel is shut are not touched.
         """
         [(_, accepted)] = self.connections(1)
         await self.register()
@@ -267,7 +267,7 @@ class ListenerFailureTests(WorkerChannelTestCase):
 
     async def test_unclaimed(self) -> None:
         """
-        What is not claimed is closed: the listener may give it to somebody else.
+        Unclaimed connections are closed: the listener may give them to others.
         """
         client = await self.offerUnclaimed()
         self.failOnce()
@@ -278,7 +278,7 @@ class ListenerFailureTests(WorkerChannelTestCase):
 
     async def test_claimed(self) -> None:
         """
-        What is claimed is served on.
+        Claimed connections stay in service.
         """
         await self.register()
         [(client, _)] = await self.adopt(1)

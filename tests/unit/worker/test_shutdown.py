@@ -125,7 +125,7 @@ class ShutdownTests(SynchronousTestCase):
 
     def test_notRequested(self) -> None:
         """
-        Before it is requested, nothing ends, whatever settles.
+        Before it is requested, L{Shutdown.settle} ends nothing.
         """
         self.source.stoppedTaking = self.source.disconnected = True
         self.shutdown.settle()

@@ -55,7 +55,7 @@ class AcceptTests(SharingTestCase):
 
     async def test_accepts(self) -> None:
         """
-        What comes in by a shared socket is served as what is handed off.
+        Connections from a shared socket are served like those that are handed off.
         """
         sock = self.port()
         await self.joinAndShare(sock)
@@ -378,7 +378,7 @@ class DescriptorTests(SharingTestCase):
     async def test_exhausted(self) -> None:
         """
         If the process is out of descriptors all the same, clients stay in the backlog.
-        None of them is closed, and all are served once there are some.
+        None of them is closed, and all are served once descriptors are free.
         """
         sock = self.port()
         await self.joinAndShare(sock)
@@ -529,7 +529,7 @@ class TogetherTests(SharingTestCase):
 
     async def test_shares(self) -> None:
         """
-        The more ports there are, the less each takes at a time.
+        If a worker has more ports, each takes fewer connections at a time.
         """
         listener = await self.joinAndShare(self.port())
         await self.settle()

@@ -38,7 +38,7 @@ STRANGER = 54321
 
 class InterfaceTests(SynchronousTestCase):
     """
-    What a worker provides.
+    Tests for the interfaces that a worker provides.
     """
 
     def test_adopter(self) -> None:
@@ -107,7 +107,7 @@ class ConnectingTests(WorkerTestCase):
 
     async def test_busyListener(self) -> None:
         """
-        One that is too busy to accept is tried again.
+        If a listener is too busy to accept, the worker tries again.
         """
         listener = Listener(self.path, backlog=0)
         self.addCleanup(listener.close)
@@ -252,7 +252,7 @@ class IncompatibleTests(WorkerTestCase):
 
     async def test_knownNames(self) -> None:
         """
-        Of one that has them, only those ports count.
+        If the listener has such ports, only those count.
         """
         channel = await self.meet(NAMED, names=("https",))
         await eventually(lambda: texts(self.logged, "info"))

@@ -113,7 +113,7 @@ class StopTests(WorkerTestCase):
 
     async def test_offersMeanwhile(self) -> None:
         """
-        What is offered while it stops goes back.
+        Connections that are offered while it stops are refused.
         """
         listener = await self.join()
         stopped = self.stop()
@@ -301,7 +301,7 @@ class StopTests(WorkerTestCase):
 
     async def test_neverStarted(self) -> None:
         """
-        One that never was started has nothing to stop.
+        A worker that was never started has nothing to stop.
         """
         self.assertTrue(self.stop().called)
         self.assertEqual(self.factory.calls, [])
