@@ -1,5 +1,5 @@
 """
-The nouns that everybody uses: ports, their kinds and their addresses.
+Ports, their kinds and their addresses, for all parts of the package.
 """
 
 from __future__ import annotations
@@ -10,20 +10,21 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Literal, TypeAlias
 
-#: What a port may be called.
+#: The names that a port may have.
 NAME = re.compile("[A-Za-z0-9_][A-Za-z0-9_.-]{0,62}", re.ASCII)
 
 
 class Kind(IntEnum):
     """
-    What a worker gets of a port.
+    The kind of a port: what a worker gets from it.
 
-    @cvar CONNECTIONS: the connections that the listener accepts on it.
-    @cvar LISTENER: the listening socket itself, as everybody else who asks.
-    @cvar GROUP: some of its listening sockets, which are bound with
-        C{SO_REUSEPORT}: each has its own queue, and they come and go.
+    @cvar CONNECTIONS: the connections that the listener accepts on the port.
+    @cvar LISTENER: the listening socket itself.  All workers that ask for it get it.
+    @cvar GROUP: some of the port's listening sockets.  They are bound with
+        C{SO_REUSEPORT}, so each has its own queue.  The listener sends and withdraws
+        them while the worker runs.
     @cvar DATAGRAMS: the UDP socket.
-    @cvar UNKNOWN: something that only a later version knows.
+    @cvar UNKNOWN: a kind that only a later version knows.
     """
 
     CONNECTIONS = 0
@@ -36,12 +37,12 @@ class Kind(IntEnum):
 @dataclass(frozen=True)
 class InternetAddress:
     """
-    Where a TCP or UDP port is bound.
+    The address that a TCP or UDP port is bound to.
 
-    @ivar protocol: which of them.
-    @ivar host: an address of IPv4 or IPv6.
+    @ivar protocol: TCP or UDP.
+    @ivar host: an IPv4 or IPv6 address.
     @ivar port: the port's number.
-    @ivar scope: the interface that an IPv6 address belongs to, as its index, or 0.
+    @ivar scope: the index of the interface that an IPv6 address belongs to, or 0.
     """
 
     protocol: Literal["TCP", "UDP"]
@@ -52,7 +53,7 @@ class InternetAddress:
     @property
     def isIPv6(self) -> bool:
         """
-        Whether it is an address of IPv6.
+        Whether this is an IPv6 address.
         """
         return ":" in self.host
 
@@ -65,9 +66,9 @@ class InternetAddress:
 @dataclass(frozen=True)
 class UnixAddress:
     """
-    Where a Unix socket is bound.
+    The address that a Unix socket is bound to.
 
-    @ivar name: a path; an abstract name, which begins with a zero byte; or nothing.
+    @ivar name: a path; or an abstract name, which begins with a zero byte; or empty.
     """
 
     name: bytes
@@ -82,12 +83,12 @@ Address: TypeAlias = "InternetAddress | UnixAddress"
 @dataclass(frozen=True)
 class Port:
     """
-    A port that the listener listens on, as its HELLO describes it.
+    A port that the listener listens on, as the listener's HELLO describes it.
 
-    @ivar number: what an OFFER calls it: its place among the listener's ports.
-    @ivar address: where it really listens.
-    @ivar name: what the operator called it, or nothing.
-    @ivar kind: what workers get of it.
+    @ivar number: the port's number in an OFFER: its place among the listener's ports.
+    @ivar address: the address that the port is really bound to.
+    @ivar name: the operator's name for the port, or empty.
+    @ivar kind: the kind.
     """
 
     number: int
@@ -98,16 +99,18 @@ class Port:
     @property
     def label(self) -> str:
         """
-        The port, for people.
+        The port in readable form: see L{describe}.
         """
         return describe(self.address, self.name)
 
 
 def portName(text: str) -> str:
     """
-    Check what a port is to be called.
+    Check the name of a port.
 
-    @raise ValueError: if nothing can be called that; the text says what can.
+    @return: the name.
+    @raise ValueError: if a port cannot have this name.  The text says which names are
+        valid.
     """
     if not NAME.fullmatch(text):
         raise ValueError(
@@ -119,18 +122,17 @@ def portName(text: str) -> str:
 
 def describe(address: Address, name: str = "") -> str:
     """
-    Write where a port listens, and what it is called, as endpoint descriptions
-    do, for people.
+    Write a port's address and name in readable form, like an endpoint description.
     """
     return f"{name}={address}" if name else str(address)
 
 
 def socketName(name: str | bytes) -> str:
     """
-    Write the name of a Unix socket in one line, for people: an abstract one, which
-    begins with a zero byte, begins with C{@} instead, as for systemd.
+    Write the name of a Unix socket in readable form, in one line.  If the name is
+    abstract, and so begins with a zero byte, C{@} stands for that byte, as for systemd.
 
-    @param name: as the kernel gives it.
+    @param name: the name, as the kernel gives it.
     """
     text = os.fsencode(name).decode("utf-8", "backslashreplace")
     if text.startswith("\0"):

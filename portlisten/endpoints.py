@@ -26,8 +26,8 @@ from portlisten._config.options import WIRES, optionsOf
 from portlisten._config.settings import WorkerSettings
 from portlisten._config.values import File
 from portlisten._process import systemd_notify
-from portlisten._reactor.monotonic import ours
-from portlisten._wire.frames import portNames
+from portlisten._reactor.monotonic import monotonicReactor
+from portlisten._wire.codec import portNames
 from portlisten._worker import tls
 from portlisten._worker.addresses import twistedAddress
 from portlisten._worker.datagram import DatagramWorker
@@ -131,7 +131,7 @@ class PortlistenServerEndpoint(_Endpoint):
 
     def _worker(self, factory: IProtocolFactory) -> IWorker:
         return Worker(
-            ours(self._reactor),
+            monotonicReactor(self._reactor),
             self._path,
             factory,
             self._retry,
@@ -178,7 +178,7 @@ class DatagramServerEndpoint(_Endpoint):
 
     def _worker(self, factory: IProtocolFactory) -> IWorker:
         return DatagramWorker(
-            ours(self._reactor),
+            monotonicReactor(self._reactor),
             self._path,
             factory,
             grace=self._grace,
@@ -295,7 +295,7 @@ class PortlistenUDPEndpoint:
         factory = Factory()
         factory.noisy = False
         worker = Worker(
-            ours(self._reactor),
+            monotonicReactor(self._reactor),
             self._path,
             factory,
             self._retry,
@@ -326,7 +326,9 @@ def _begin(reactor: Any, worker: IWorker, path: str) -> Deferred[IListeningPort]
         return fail()
     port = _ListeningPort(reactor, worker, path)
     systemd_notify.manager().watch(reactor)
-    start = ours(reactor).callLater(0, lambda: worker.start().chainDeferred(ready))
+    start = monotonicReactor(reactor).callLater(
+        0, lambda: worker.start().chainDeferred(ready)
+    )
 
     def cancel(_: object) -> None:
         if start.active():

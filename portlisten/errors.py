@@ -1,7 +1,7 @@
 """
-Every exception of portlisten that a caller may catch.
+The exceptions of portlisten that a caller may catch.
 
-The text of each says what is wrong and, where that helps, what to do.
+The text of an exception says what is wrong and, if possible, what to do.
 """
 
 from __future__ import annotations
@@ -27,26 +27,26 @@ __all__ = [
 
 class ProtocolError(Exception):
     """
-    The peer broke the protocol.  It ends the channel that it came from, and no
-    other; the text says what was wrong, for the logs of both sides.
+    The peer broke the protocol.  This ends the peer's channel, and no other.  The text
+    says what was wrong, for the logs of both sides.
     """
 
 
 class MalformedFrame(ProtocolError):
     """
-    A frame whose content does not fit its type.
+    The content of a frame does not fit its type.
     """
 
 
 class UnknownFrame(ProtocolError):
     """
-    A type of frame that does not exist, or not in this direction.
+    The type of a frame does not exist, or not in this direction.
     """
 
 
 class OversizedFrame(ProtocolError):
     """
-    A header that announces a payload that is too long.
+    The header of a frame announces too long a payload.
     """
 
 
@@ -58,19 +58,19 @@ class VersionMismatch(ProtocolError):
 
 class UnknownName(ProtocolError):
     """
-    A worker asks for a port that the listener does not have.
+    A worker asks for a port by a name that no port of the listener has.
     """
 
 
 class WrongKind(ProtocolError):
     """
-    A worker asks for a port of a kind that it cannot take.
+    A worker asks for a port whose kind it cannot take.
     """
 
 
 class WrongSocket(Exception):
     """
-    A descriptor is not of a socket that can be used here.
+    A descriptor leads to no socket that can be used here.
     """
 
 
@@ -82,7 +82,7 @@ class ToldToStop(Exception):
 
 class PathError(Exception):
     """
-    A path cannot be what it has to be, a place where listener and workers meet.
+    A path cannot be used for a channel.
     """
 
 
@@ -106,10 +106,10 @@ class CannotBind(Exception):
 
 class _Exit(SystemExit):
     """
-    A reason to end the process.
+    Ends the process.
 
     @ivar message: the reason.
-    @ivar code: what the process exits with.
+    @ivar code: the exit status of the process.
     """
 
     def __init__(self, message: str, code: int = 1) -> None:
@@ -131,22 +131,22 @@ class StartFailure(_Exit, Exception):
     """
     A service cannot start.
 
-    It is an L{Exception} so that C{twistd} removes its pid file and tells the
-    process that waits for the daemon, and a L{SystemExit} so that there is no
-    traceback.
+    It is an L{Exception}, so that C{twistd} removes its pid file and tells the process
+    that waits for the daemon.  It is a L{SystemExit}, so that no traceback is shown.
     """
 
 
-# What the process that waits for the daemon shows is cut at 100 bytes.
+# The process that waits for the daemon shows the full name of the class, and cuts the
+# text at 100 bytes.
 StartFailure.__module__ = "portlisten"
 
 
 class EndpointError(SystemExit, ValueError):
     """
-    An endpoint cannot be used as it is described.
+    An endpoint cannot be used as its description says.
 
-    It is a L{SystemExit} so that a program that lets it pass, as C{twistd} does,
-    ends with that line and the code 1, and no traceback.
+    It is a L{SystemExit}.  If a program does not catch it, as C{twistd} does not, the
+    program ends with this one line and the exit status 1, and shows no traceback.
     """
 
     def __init__(self, message: str) -> None:
@@ -155,7 +155,7 @@ class EndpointError(SystemExit, ValueError):
 
 def firstLine(error: object) -> str:
     """
-    Give an error's text in one line: its first, or the name of its type if it has
-    none.
+    Give the first line of an error's text, or the name of its type if the text is
+    empty.
     """
     return (str(error).splitlines() or [type(error).__name__])[0]

@@ -1,5 +1,5 @@
 """
-What a server's protocols may provide.
+Interfaces that a server's protocols may provide.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ __all__ = ["IDrainable"]
 
 class IDrainable(Interface):
     """
-    What a protocol may provide, to be told that its server stops.
+    A protocol may provide this to learn that its server is stopping.
     """
 
     def drain() -> None:
         """
-        Finish what is under way, and then close.  The connection is left open
-        until the protocol closes it or the server's grace is over.  It may have
-        been made only now.
+        Finish the work in progress, and then close the connection.  The connection
+        stays open until the protocol closes it or the server's grace is over.  The
+        connection may have been made a moment ago.
         """

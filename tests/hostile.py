@@ -38,18 +38,20 @@ from dataclasses import dataclass
 from typing import Any
 
 from portlisten._model import Kind
+from portlisten._wire.codec import (
+    FROM_LISTENER,
+    Decoder,
+    encode,
+    encodeOffer,
+)
 from portlisten._wire.frames import (
     DRAINING,
-    FROM_LISTENER,
     Bye,
     Claim,
     Closed,
-    Decoder,
     Offer,
     Refuse,
     WorkerHello,
-    encode,
-    encodeOffer,
 )
 from tests.support.clients import Crowd
 from tests.support.processes import Process, Processes

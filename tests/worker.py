@@ -19,14 +19,12 @@ from typing import Any
 
 from twisted.python.monkey import MonkeyPatcher
 
+from portlisten._wire.codec import FROM_LISTENER, Decoder, encode
 from portlisten._wire.frames import (
-    FROM_LISTENER,
     Claim,
     Closed,
-    Decoder,
     Offer,
     WorkerHello,
-    encode,
 )
 from portlisten._worker import worker as _worker
 from tests.storm import work

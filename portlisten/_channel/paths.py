@@ -1,6 +1,8 @@
 """
-The channel's path: bound with the right permissions, replaced if it is stale, and
-never taken from a process that lives there.
+The path of a channel.
+
+It is bound with the right permissions.  A stale socket at the path is replaced.  The
+path is never taken from a living process, unless the caller asks for that.
 """
 
 from __future__ import annotations
@@ -23,10 +25,10 @@ from portlisten.errors import PathError
 
 log = Logger()
 
-#: How long a start waits for another one at the same path, in seconds.
+#: How long one process waits for another that binds the same path, in seconds.
 LOCK_TIMEOUT_SECONDS = 5.0
 
-#: After how many seconds of waiting that is logged.
+#: After how many seconds the wait is logged.
 LOCK_NOTICE_SECONDS = 1.0
 
 #: The pause between two tries to take the lock, in milliseconds.
@@ -37,10 +39,10 @@ _FOLDER_ADVICE = "let PATH's folder belong to root, or to the listener's user"
 
 def check(path: str) -> None:
     """
-    Check a path that a channel is, or will be, bound to.
+    Check the path of a channel.
 
-    @raise PathError: if it is too long, its folder is missing, or something
-        that is no socket is there.
+    @raise PathError: if the path is empty or too long, its folder is missing, or the
+        file at the path is no socket.
     """
     length = len(os.fsencode(path))
     if length > MAXIMUM_PATH:
@@ -48,9 +50,13 @@ def check(path: str) -> None:
             f"the path is {length} bytes long and the kernel takes {MAXIMUM_PATH}:"
             f" choose a shorter one than {path}"
         )
+    if not path:
+        raise PathError("the path is empty: give one")
     folder = os.path.dirname(path) or "."
-    if not path or not os.path.isdir(folder):
-        raise PathError(f"there is no folder {folder!r} for {path!r}: make it first")
+    if not os.path.isdir(folder):
+        raise PathError(
+            f"the folder {folder!r} of {path!r} does not exist: make it first"
+        )
     try:
         mode = os.lstat(path).st_mode
     except FileNotFoundError:
@@ -65,7 +71,7 @@ def check(path: str) -> None:
 
 class BoundPath:
     """
-    A bound Unix socket and the name that leads to it.
+    A bound Unix socket and its name.
 
     @ivar socket: the bound socket, non-blocking.  The user of this object closes it;
         L{remove} does not.
@@ -79,22 +85,22 @@ class BoundPath:
 
     def moveTo(self, path: str) -> None:
         """
-        Give it another name.  If the name exists, it is replaced, and leads to a
-        socket at every moment.
+        Give the socket another name.  If the name exists, it is replaced, and leads to
+        a socket at every moment.
 
-        @raise OSError: if that is impossible.
+        @raise OSError: if that fails.
         """
         os.rename(self._path, path)
         self._path = path
 
     def remove(self) -> bool:
         """
-        Remove the name, if it is still this socket's and not a successor's.  Call it
-        while the socket is open: a successor's may get the same inode afterwards.
-        After privileges were dropped, this may not be allowed.  That does no harm: the
-        next listener replaces a stale name.
+        Remove the name, if it still belongs to this socket and not to a successor's.
+        Call this while the socket is open: afterwards, a successor's socket may get the
+        same inode.  After privileges were dropped, this may fail.  That does no harm:
+        the next listener replaces a stale name.
 
-        @return: whether it was removed.
+        @return: whether the name was removed.
         """
         try:
             status = os.lstat(self._path)
@@ -114,16 +120,16 @@ def bind(
     replace: bool = False,
 ) -> BoundPath:
     """
-    Bind, and perhaps listen.  From the first moment that the name exists, only users
-    can connect or send that may do so later.
+    Bind a socket to a path.  If it is a stream socket, listen.  The permissions are
+    right from the first moment: no user can connect or send that may not do so later.
 
     @param mode: the permissions of the path.
     @param group: the group of the path, or L{None} for the process's.
-    @param backlog: that of a stream socket, or L{None} for a datagram socket.
-    @param replace: whether to take the name from a process that lives there.
-    @return: the socket and its name, both the caller's.
-    @raise PathError: if that is impossible, or a process lives there.  Nothing is
-        left behind then.
+    @param backlog: the backlog of a stream socket, or L{None} for a datagram socket.
+    @param replace: whether to take the path over from a living process.
+    @return: the socket and its name.  The caller owns both.
+    @raise PathError: if that fails, or a living process has the path.  Then no file is
+        left behind.
     """
     check(path)
     kind = socket.SOCK_DGRAM if backlog is None else socket.SOCK_STREAM
@@ -161,9 +167,9 @@ def _bindTo(name: str, path: str, kind: socket.SocketKind, mode: int) -> BoundPa
     """
     Bind a new socket to a name.
 
-    @param path: the name that it will have in the end.
+    @param path: the final name, for error messages.
     @param mode: the permissions of the name.
-    @raise PathError: if that is impossible.
+    @raise PathError: if that fails.
     """
     sock = socket.socket(socket.AF_UNIX, kind | socket.SOCK_NONBLOCK)
     umask = os.umask(0o777 & ~mode)
@@ -179,20 +185,23 @@ def _bindTo(name: str, path: str, kind: socket.SocketKind, mode: int) -> BoundPa
     except OSError as error:
         sock.close()
         raise PathError(
-            f"cannot look at {path}: {error.strerror}; somebody else removed it:"
+            f"cannot look at {path}: {error.strerror}; another user removed it:"
             f" {_FOLDER_ADVICE}"
         ) from error
 
 
 def _giveToGroup(name: str, made: int, mode: int, group: int) -> None:
     """
-    Give the path of a socket that was just bound to a group, and then change its
-    permissions.  A user that may write to its folder can put something else there
-    at any time, such as a symbolic link.  That is left as it is.
+    Change the group and then the permissions of a socket's name, just after it was
+    bound.
+
+    A user that may write to the folder can put another file there at any time, such as
+    a symbolic link.  This never changes such a file.
 
     @param made: the permissions that the socket was bound with.
-    @raise PathError: if the name leads to something else by now.
-    @raise OSError: if that is impossible.
+    @param mode: the permissions that it gets.
+    @raise PathError: if the name leads to another file by now.
+    @raise OSError: if the change fails.
     """
     descriptor = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
@@ -205,10 +214,10 @@ def _giveToGroup(name: str, made: int, mode: int, group: int) -> None:
         )
         if not ours:
             raise PathError(
-                f"{name} changed while it was set up, because somebody else can write"
+                f"{name} changed while it was set up, because another user can write"
                 f" to its folder, or the folder has a default ACL: {_FOLDER_ADVICE}"
             )
-        # This leads to what was checked, even if the name leads elsewhere by now.
+        # This path leads to the checked file, even if the name leads elsewhere by now.
         same = f"/proc/self/fd/{descriptor}"
         try:
             os.chown(same, -1, group)
@@ -226,9 +235,9 @@ def _giveToGroup(name: str, made: int, mode: int, group: int) -> None:
 @contextmanager
 def _locked(path: str) -> Iterator[None]:
     """
-    Keep other processes from binding the same path at the same time.  The lock is the
-    kernel's, on an empty file that is removed afterwards.  A process that dies loses
-    the lock, and no pid is compared with anything.
+    Keep other processes from binding the same path at the same time.  This uses
+    flock(2) on an empty file, which is removed afterwards.  If a process dies, the
+    kernel releases its lock, and so no pid needs to be compared.
     """
     name = path + ".lock"
     descriptor = _waitForLock(name)
@@ -246,8 +255,9 @@ def _waitForLock(name: str) -> int:
     """
     Take the lock.  If another process has it, wait.
 
-    @return: the descriptor that holds it.
-    @raise PathError: if the lock file cannot be used, or stays locked.
+    @return: the descriptor that holds the lock.  The caller owns it.
+    @raise PathError: if the lock file cannot be used, or stays locked for longer than
+        L{LOCK_TIMEOUT_SECONDS}.
     """
     start = time.monotonic()
     noticed = False
@@ -264,7 +274,7 @@ def _waitForLock(name: str) -> int:
             )
         if waited > LOCK_NOTICE_SECONDS and not noticed:
             noticed = True
-            log.info("waiting for another process, which has locked {name}", name=name)
+            log.info("another process has locked {name}: waiting for it", name=name)
         select.poll().poll(LOCK_RETRY_MILLISECONDS)
 
 
@@ -272,7 +282,7 @@ def _tryLock(name: str) -> int | None:
     """
     Take the lock, if no other process has it.
 
-    @return: the descriptor that holds it, or L{None}.
+    @return: the descriptor that holds the lock, which the caller owns; or L{None}.
     @raise PathError: if the lock file cannot be used.
     """
     flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -291,7 +301,7 @@ def _tryLock(name: str) -> int | None:
                 " another path"
             )
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        # Its last holder may have removed the name since it was opened.
+        # The last holder may have removed the file since it was opened here.
         if os.path.samestat(status, os.lstat(name)):
             return descriptor
     except (BlockingIOError, FileNotFoundError):
@@ -307,20 +317,21 @@ def _removeStaleSocket(
     path: str, kind: socket.SocketKind, replace: bool = False
 ) -> None:
     """
-    Remove the name of a socket that no process is bound to any more.
+    Remove a socket's name if no process has the socket open any more.
 
-    @param replace: whether a process may be bound to it, if its socket is of the
-        same kind.
-    @raise PathError: if a process is bound to it, or that cannot be told.
+    @param kind: the type of the socket.
+    @param replace: whether a living process may have the socket, if it is of this kind.
+        Its name stays.
+    @raise PathError: if a living process has the socket, or that cannot be found out.
     """
-    who = "listener" if kind == socket.SOCK_STREAM else "worker"
+    role = "listener" if kind == socket.SOCK_STREAM else "worker"
     probe = socket.socket(socket.AF_UNIX, kind | socket.SOCK_NONBLOCK)
     try:
         probe.connect(path)
     except FileNotFoundError:
         return
     except ConnectionRefusedError:
-        check(path)  # so that nothing but a socket is removed
+        check(path)  # so that only a socket is removed
         os.unlink(path)
         return
     except BlockingIOError:
@@ -331,15 +342,15 @@ def _removeStaleSocket(
                 f"a socket of another kind is bound to {path}: choose another path"
             ) from error
         raise PathError(
-            f"cannot tell whether a {who} lives at {path}: {error.strerror}"
+            f"cannot tell whether a {role} lives at {path}: {error.strerror}"
         ) from error
     finally:
         probe.close()
     if replace:
         return
-    advice = "" if who == "listener" else " take over from it with --replace,"
+    advice = "" if role == "listener" else " take over from it with --replace,"
     raise PathError(
-        f"a {who} lives at {path} already: stop it,{advice} or choose another path"
+        f"a {role} lives at {path} already: stop it,{advice} or choose another path"
     )
 
 
@@ -347,24 +358,24 @@ def connect(path: str, users: Collection[int]) -> socket.socket:
     """
     Connect to the listener at a path, and check its user.
 
-    @param users: the users that the listener may have had when it started to listen.
-        If empty: root, this process's user, and the owner of the path's folder, who
-        can always put a listener there.
-    @return: the non-blocking socket, which is the caller's.
-    @raise OSError: if that fails, or the listener's user is another one.
+    @param users: the users that the listener may have had when it called listen(2).  If
+        empty: root, this process's user, and the owner of the path's folder, since that
+        user can always put a listener there.
+    @return: the non-blocking socket, which the caller owns.
+    @raise OSError: if that fails, or the listener has another user.
     """
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
     try:
         sock.connect(path)
-        who = _kernel.credentials(sock)
+        credentials = _kernel.credentials(sock)
         if not users:
             owner = os.stat(os.path.dirname(path) or ".").st_uid
             users = {0, os.geteuid(), owner}
-        if who.uid not in users:
+        if credentials.uid not in users:
             raise PermissionError(
                 None,
-                f"the listener there is of uid {who.uid}, which --listener-user (in a"
-                " description, listenerUser) has to name",
+                f"the listener there has the uid {credentials.uid}: --listener-user (in"
+                " a description, listenerUser) must name it",
             )
     except OSError:
         sock.close()
@@ -378,7 +389,7 @@ def explain(
     """
     Say why connecting or sending to a path failed, and what to do.
 
-    @param rule: says on what the permission depends.
+    @param rule: what the permission depends on.
     """
     if error.errno == errno.EACCES:
         return f"{error.strerror}; {rule}"

@@ -1,23 +1,24 @@
 """
-The Protocols at the two ends of a channel.
+The Twisted protocols at the two ends of a channel.
 
-The Protocols are thin: they drive L{portlisten._wire.worker_session} and
+They are thin.  They drive L{portlisten._wire.worker_session} and
 L{portlisten._wire.listener_session}, which decide what a frame, a claim or the end of
 the channel means.  They need a transport that provides C{IUNIXTransport} and
 C{ISystemHandle}, as Twisted's own Unix transports do.
 
-Three things about those transports shape this module:
+Three properties of those transports shape this module:
 
-  - They tell nobody when the write buffer has reached the kernel, except a pull
-    producer, whose C{resumeProducing} runs just then.  L{_Flushes} is one.
-  - If a write fails, they drop the connection, along with what the peer had written
-    and this end had not read.  That may be claims, or a REVOKED.  So each end keeps a
-    duplicate of the socket, and reads what is left of the stream before it judges
-    whether the peer is dead.  The peer is dead only if the kernel says that its end
-    is closed.  After any other failure the peer may live, so nothing is served that
-    may have been given to another worker.
-  - An exception from C{dataReceived} drops the connection without a reason, and
-    one from C{fileDescriptorReceived} leaks descriptors.  Neither may raise.
+  - A transport tells only a pull producer that the write buffer has reached the kernel:
+    it calls C{resumeProducing} just then.  L{_FlushNotifier} is such a producer.
+  - If a write fails, the transport drops the connection, and with it the bytes that the
+    peer had written and this end had not read.  These may contain claims, or REVOKED.
+    So each end keeps a duplicate of the socket, and reads the rest of the stream.  Only
+    then does it decide whether the peer is dead.  The peer is dead only if the kernel
+    says that the peer's end is closed.  After any other failure the peer may be alive.
+    Then a worker serves no connection that may have been given to another worker.
+  - If C{dataReceived} raises an exception, the transport drops the connection without a
+    reason.  If C{fileDescriptorReceived} raises one, descriptors leak.  Neither may
+    raise.
 """
 
 from __future__ import annotations
@@ -41,18 +42,18 @@ from portlisten._reactor.deadline import Deadline
 from portlisten._reactor.log_limit import logLimit
 from portlisten._wire.session import Session
 
-#: How many bytes are read at the most that are left at the end of a channel: more
-#: than the other end's buffer holds.
-MAXIMUM_REST = 1 << 22
+#: The most bytes that are read after the end of a channel.  This is more than the other
+#: end's buffer holds.
+MAXIMUM_REST_BYTES = 1 << 22
 
-#: How often a read is tried there that fails.
-TRIES = 10
+#: How often a failed read is tried there.
+READ_TRIES = 10
 
 
 @implementer(IPullProducer)
-class _Flushes:
+class _FlushNotifier:
     """
-    Calls back each time the transport's write buffer has reached the kernel.
+    Calls back each time that the transport's write buffer has reached the kernel.
     """
 
     def __init__(self, flushed: Callable[[], None]) -> None:
@@ -61,7 +62,8 @@ class _Flushes:
 
     def watch(self, transport: Any) -> None:
         """
-        Begin.  Registering asks for data at once, which is no flush.
+        Register with a transport.  The transport asks for data at once, which is no
+        flush, and so this ignores it.
         """
         transport.registerProducer(self, False)
         self._flushed = self._callback
@@ -76,9 +78,9 @@ class _Flushes:
 
 class Channel(Protocol):
     """
-    What both ends have in common.
+    One end of a channel: the part that is common to both ends.
 
-    @param session: decides.
+    @param session: the session that this drives.
     @param timeout: how long the other end's HELLO may take, in seconds.
     """
 
@@ -90,14 +92,14 @@ class Channel(Protocol):
         self._timeout = timeout
         self._deadline: Deadline | None = None
         self._logLimited = logLimit(reactor)
-        self._flushes = _Flushes(self._bufferFlushed)
+        self._flushes = _FlushNotifier(self._bufferFlushed)
         self._duplicate: socket.socket | None = None
-        # Whether something that was written is not in the kernel.
+        # Whether some written bytes are not in the kernel yet.
         self._unsent = False
-        # Whether the transport is gone, and whether the other end is closed.
+        # Whether the transport is closed, and whether the other end is closed.
         self._lost = False
         self._died = False
-        # Whether what was read is being carried out.
+        # Whether bytes that were read are being processed.
         self._feeding = False
 
     def connectionMade(self) -> None:
@@ -108,10 +110,10 @@ class Channel(Protocol):
             self._session.end()
             self._transport.abortConnection()
             raise
-        self._wait(self._silent)
+        self._startDeadline(self._helloTimedOut)
         self._flushes.watch(self._transport)
-        # Only our own transport has it; with others it takes another turn of the
-        # loop.
+        # Only ChannelTransport has writeNow.  Other transports write in the next turn
+        # of the loop.
         self._writeNow = getattr(self.transport, "writeNow", self._transport.write)
 
     @property
@@ -121,7 +123,7 @@ class Channel(Protocol):
 
     @property
     def _transport(self) -> Any:
-        # Of several interfaces at once, which the type of one cannot say.
+        # The transport provides several interfaces, and Python has no type for that.
         return self.transport
 
     def _write(self, data: bytes) -> None:
@@ -134,12 +136,12 @@ class Channel(Protocol):
 
     def _close(self) -> None:
         """
-        Close once everything written is in the kernel.
+        Close the channel once all written bytes are in the kernel.
         """
         self._transport.unregisterProducer()
         self._transport.loseConnection()
 
-    def _wait(self, then: Callable[[], None]) -> None:
+    def _startDeadline(self, then: Callable[[], None]) -> None:
         self._stopWaiting()
         self._deadline = Deadline(self._reactor, self._timeout, then)
 
@@ -148,14 +150,14 @@ class Channel(Protocol):
             self._deadline.cancel()
         self._deadline = None
 
-    def _silent(self) -> None:
+    def _helloTimedOut(self) -> None:
         self._fail(f"no HELLO within {self._timeout:g} s")
 
     def dataReceived(self, data: bytes) -> None:
         self._feeding = True
         try:
             self._feed(data)
-            if self._session.deaf and not self._session.ended:
+            if self._session.readsNoMore and not self._session.ended:
                 self._transport.pauseProducing()
         finally:
             self._feeding = False
@@ -163,21 +165,21 @@ class Channel(Protocol):
 
     def _readOn(self) -> None:
         """
-        See whether the other end is dead.  Stop it from writing, and take in what it
-        had written and the transport did not read.
+        Find out whether the other end is dead.  Stop it from writing, and process the
+        bytes that it wrote and the transport did not read.
         """
         session = self._session
         if self._duplicate is None or session.ended:
             return
         ours = isinstance(self.transport, ChannelTransport)
-        # Twisted's own has shut it down by itself.
+        # Twisted's own transport has shut the socket down already.
         self._died = not ours or _kernel.hungUp(self._socket)
         try:
             self._socket.shutdown(socket.SHUT_RD)
         except OSError:
-            pass  # ENOTCONN: the other end is gone, and can write nothing more
-        left, tries = MAXIMUM_REST, TRIES
-        while left > 0 and tries and not (session.ended or session.deaf):
+            pass  # ENOTCONN: the other end is closed, and can write nothing more
+        left, tries = MAXIMUM_REST_BYTES, READ_TRIES
+        while left > 0 and tries and not (session.ended or session.readsNoMore):
             try:
                 data = self._receive()
             except OSError:
@@ -193,35 +195,38 @@ class Channel(Protocol):
         self._readOn()
         self._stopWaiting()
 
-    # What each end does in its own way
+    # For subclasses
 
     def _feed(self, data: bytes) -> None:
         """
-        Take in what came, and carry out what comes of it.
+        Give bytes that came to the session, and handle its events.
         """
         raise NotImplementedError
 
     def _batchDone(self) -> None:
         """
-        All that was read at once is carried out.
+        The bytes of one read are processed.
         """
         raise NotImplementedError
 
     def _receive(self) -> bytes:
         """
         Read once from the duplicate.
+
+        @return: the bytes, which are none at the end.
+        @raise OSError: if the read failed.
         """
         raise NotImplementedError
 
     def _flushed(self) -> None:
         """
-        All that was written is in the kernel.
+        All written bytes are in the kernel.
         """
         raise NotImplementedError
 
     def _fail(self, reason: str) -> None:
         """
-        The other end is of no use.
+        End the channel because of the other end's error.
         """
         raise NotImplementedError
 

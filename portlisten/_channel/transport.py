@@ -1,22 +1,24 @@
 """
 A transport for channels.
 
-The Protocols of L{portlisten._channel.protocol} work over Twisted's own transport as
-well.  But that was made for an occasional descriptor, and a channel carries little
-else:
+The protocols of L{portlisten._channel.protocol} work over Twisted's own transport as
+well.  But Twisted's was made for an occasional descriptor, and a channel carries mostly
+descriptors:
 
-  - Twisted's sends one descriptor in a message.  This one sends all that are due.
-  - If the kernel is short of something for a moment (C{ENOMEM}, C{ETOOMANYREFS}), or
-    one descriptor cannot be sent, Twisted's drops the connection and shuts it down.
-    To the worker, that looks like the death of its listener.  This one waits, or
-    leaves that descriptor out.
-  - Twisted's does not set close-on-exec on the descriptors that it receives, and
-    receives them even if none are wanted.
-  - If a write fails, Twisted's closes its socket before the protocol hears of the
-    failure, and what the peer had written is lost.  This one closes it afterwards.
-  - Twisted's takes any failure of a read for the end of the connection.  This one
+  - Twisted's transport sends one descriptor in a message.  This transport sends all
+    that are due.
+  - The kernel may lack resources for a moment (C{ENOMEM}, C{ETOOMANYREFS}), or one
+    descriptor may be impossible to send.  Then Twisted's transport drops the connection
+    and shuts it down, which the worker takes for the death of its listener.  This
+    transport waits, or leaves that descriptor out.
+  - Twisted's transport does not set close-on-exec on the descriptors that it receives,
+    and receives them even if none are wanted.
+  - If a write fails, Twisted's transport closes its socket before it tells the
+    protocol, and the bytes that the peer had written are lost.  This transport closes
+    the socket afterwards.
+  - If a read fails, Twisted's transport always ends the connection.  This transport
     tries again.
-  - Twisted's does not know what its peer has read.
+  - Twisted's transport does not know how much its peer has read.
 """
 
 from __future__ import annotations
@@ -45,17 +47,17 @@ from portlisten._reactor.pause import Pause
 READS_PER_TURN = 16
 BYTES_PER_TURN = 16384
 
-#: How long to wait if the kernel is short of something, in seconds.
+#: How long to wait if the kernel lacks resources, in seconds.
 KERNEL_RETRY_SECONDS = 0.1
 
-# What sendmsg(2) says if a later try may succeed.  ETOOMANYREFS is from unix(7): the
-# user has too many descriptors in flight.
-_TEMPORARY = _kernel.PASSING | {errno.ETOOMANYREFS}
+# Errors of sendmsg(2) after which a later try may succeed.  ETOOMANYREFS is from
+# unix(7): the user has too many descriptors in flight.
+_TEMPORARY = _kernel.TEMPORARY_ERRORS | {errno.ETOOMANYREFS}
 
-#: What a write says if the other end is closed, or the way to it.
+#: Errors of a write if the other end is closed, or its reading side is shut down.
 PEER_GONE = frozenset([errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN])
 
-# What recvmsg(2) says if no later try can succeed.
+# Errors of recvmsg(2) after which no later try can succeed.
 _UNREADABLE = frozenset([errno.EBADF, errno.ENOTSOCK, errno.ENOTCONN, errno.EINVAL])
 
 
@@ -64,15 +66,15 @@ class ChannelTransport(FileDescriptor):
     """
     Connects a protocol to one end of a channel.
 
-    @param sock: the connected socket.  Keeps it, and closes it once the
-        protocol has heard that the connection is lost.  Never shuts it down.
+    @param sock: the connected socket.  The transport owns it, and closes it once the
+        protocol knows that the connection is lost.  Never shuts it down.
     @param protocol: also an L{IFileDescriptorReceiver}.
     @param descriptors: whether the peer may send descriptors.  If it may not and does,
-        they stay in the socket, C{protocol.descriptorsCame} is called, and nothing
-        more is read: see L{_kernel.receiveBytes}.
-    @param sent: notes what is written; L{None} if that is not needed.
+        they stay in the socket, this calls C{protocol.descriptorsCame}, and reads
+        nothing more: see L{_kernel.receiveBytes}.
+    @param sent: notes each message that is written; L{None} if that is not needed.
 
-    @ivar queued: how many bytes were given to it to write.
+    @ivar queued: how many bytes were passed to L{write}.
     """
 
     log = Logger()
@@ -88,13 +90,14 @@ class ChannelTransport(FileDescriptor):
         super().__init__(reactor)
         self._clock: IReactorTime = reactor
         sock.setblocking(False)
-        # Otherwise urgent data would make the socket readable, and not be read.
+        # Otherwise urgent data would make the socket readable, and recv would not read
+        # it.
         with suppress(OSError):
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
         self._socket = sock
         self._protocol = protocol
-        self._receives = descriptors
-        self._refuses = not descriptors and _kernel.refusesDescriptors(sock)
+        self._receivesDescriptors = descriptors
+        self._kernelRefuses = not descriptors and _kernel.refusesDescriptors(sock)
         self._readsNoMore = False
         self._descriptors: list[int] = []
         self._writePause = Pause(reactor, self.startWriting)
@@ -104,15 +107,15 @@ class ChannelTransport(FileDescriptor):
         self._writing = False
         self.sent = sent
         self.queued = 0
-        self._more = select.poll()
-        self._more.register(sock, select.POLLIN)
+        self._readPoll = select.poll()
+        self._readPoll.register(sock, select.POLLIN)
 
     def start(self) -> None:
         """
-        Connect the protocol, and read.  If that fails, the connection is lost, and
-        the protocol has heard so.
+        Connect the protocol, and read.  If that fails, this tells the protocol that the
+        connection is lost.
 
-        @raise Exception: what failed.
+        @raise Exception: the failure.
         """
         self.connected = 1
         try:
@@ -157,8 +160,9 @@ class ChannelTransport(FileDescriptor):
 
     def sendFileDescriptor(self, descriptor: int) -> None:
         """
-        Send a descriptor with the next bytes that are written, or with earlier ones.
-        Leaves it open.  Its owner must leave it open until these bytes are sent.
+        Send a descriptor with the next bytes that are written, or with earlier bytes.
+        Leaves the descriptor open.  Its owner must leave it open until these bytes are
+        sent.
         """
         self._descriptors.append(descriptor)
 
@@ -171,8 +175,8 @@ class ChannelTransport(FileDescriptor):
 
     def writeNow(self, data: bytes) -> None:
         """
-        Write, and do not wait for the next turn of the loop.  If the kernel takes all
-        of it, the pull producer hears of that before this returns.
+        Write without waiting for the next turn of the loop.  If the kernel takes all
+        bytes, this calls the pull producer before it returns.
         """
         waits = self._writing or self._writePause.active
         if waits or self._aborted or self.disconnecting or not self.connected:
@@ -184,7 +188,7 @@ class ChannelTransport(FileDescriptor):
         self._writing = False
         failure = self.doWrite()
         if failure is not None or self.dataBuffer or self._tempDataLen:
-            # If the connection is lost, the reactor has to find that out.
+            # If the connection is lost, the reactor must find that out.
             self.startWriting()
 
     def writeSomeData(self, data: bytes) -> int | Exception:
@@ -192,11 +196,12 @@ class ChannelTransport(FileDescriptor):
         See L{FileDescriptor}.
         """
         if not data:
-            # The kernel would take descriptors with no bytes, and drop them.
+            # If a message had no bytes, the kernel would drop its descriptors.
             return 0
         due = self._descriptors[: _kernel.MAXIMUM_DESCRIPTORS]
         if len(self._descriptors) > len(due):
-            # The others go with the next bytes, still not later than their frames.
+            # The other descriptors go with the next bytes: still not after their
+            # frames.
             data = data[:1]
         try:
             sent = _kernel.send(self._socket, data, due)
@@ -205,30 +210,32 @@ class ChannelTransport(FileDescriptor):
                 return self._writeSingly(data)
             return self._writeFailed(error)
         del self._descriptors[: len(due)]
-        self._note(sent, len(due))
+        self._noteSent(sent, len(due))
         return sent
 
-    def _note(self, size: int, descriptors: int) -> None:
+    def _noteSent(self, size: int, descriptors: int) -> None:
         if self.sent is None:
             return
         try:
             charge = _kernel.charge(size)
         except OSError:
-            charge = BYTES_PER_TURN  # too much, so that more counts as read than is
+            charge = BYTES_PER_TURN  # too high: more bytes count as read than are
         self.sent.add(size, charge, descriptors)
 
     def _writeSingly(self, data: bytes) -> int | Exception:
         """
-        Send each descriptor with a byte of its own, none later than its frame, since
-        one of several cannot be sent.  That one is left out: its frame arrives without
-        it, and is refused.
+        Send each descriptor with a byte of its own, not later than its frame.  This is
+        for a group of descriptors of which one cannot be sent.  That descriptor is left
+        out: its frame arrives without it, and is refused.
+
+        @return: see L{writeSomeData}.
         """
         written = 0
         while self._descriptors and written < len(data):
             byte = data[written : written + 1]
             try:
                 written += _kernel.send(self._socket, byte, self._descriptors[:1])
-                self._note(1, 1)
+                self._noteSent(1, 1)
             except OSError as error:
                 if error.errno in _TEMPORARY | PEER_GONE:
                     return written or self._writeFailed(error)
@@ -245,7 +252,7 @@ class ChannelTransport(FileDescriptor):
         """
         Pause if a later write may succeed.
 
-        @return: what L{writeSomeData} returns.
+        @return: see L{writeSomeData}.
         """
         if error.errno not in _TEMPORARY:
             return main.CONNECTION_LOST
@@ -289,8 +296,8 @@ class ChannelTransport(FileDescriptor):
         return None
 
     def _receive(self, size: int) -> tuple[bytes, bool]:
-        if not self._receives:
-            return _kernel.receiveBytes(self._socket, size, self._refuses)
+        if not self._receivesDescriptors:
+            return _kernel.receiveBytes(self._socket, size, self._kernelRefuses)
         data, descriptors = _kernel.receive(self._socket, size)
         for descriptor in descriptors:
             self._protocol.fileDescriptorReceived(descriptor)
@@ -298,25 +305,25 @@ class ChannelTransport(FileDescriptor):
 
     def _hasMore(self) -> bool:
         """
-        Whether more can be read.  To read and catch an exception would take ten times
-        as long.
+        Whether more bytes can be read.  Reading and catching an exception would take
+        ten times as long.
         """
         try:
-            return bool(self._more.poll(0))
+            return bool(self._readPoll.poll(0))
         except OSError:
             return False
 
     def _readFailed(self, error: OSError) -> Exception | None:
         """
-        Read again later, if that may succeed.  Only a read of no bytes is the other
-        end's death, and what is in the socket stays there.
+        Read again later, if that may succeed.  The bytes stay in the socket.  Only a
+        read that returns no bytes means that the other end is dead.
 
-        @return: what L{doRead} returns.
+        @return: see L{doRead}.
         """
         if error.errno in _UNREADABLE:
             return main.CONNECTION_LOST
         if error.errno == errno.ECONNRESET:
-            return None  # the peer closed with bytes unread; the next read says so
+            return None  # the peer closed with bytes unread; the next read tells
         if not self._readFails:
             self._readFails = True
             logLimit(self._clock)(
@@ -344,7 +351,7 @@ class ChannelTransport(FileDescriptor):
 
     def abortConnection(self) -> None:
         """
-        End the connection without sending what is unsent.
+        End the connection, and drop the unsent bytes.
         """
         if self.connected and not self._aborted:
             self._aborted = True

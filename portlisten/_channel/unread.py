@@ -1,5 +1,5 @@
 """
-What the other end of a channel has not read.
+The bytes and descriptors that the other end of a channel has not read.
 """
 
 from __future__ import annotations
@@ -9,16 +9,16 @@ from collections import deque
 
 class Unread:
     """
-    What was written to a channel and not read at its other end, computed from the
-    kernel's charge for it.
+    Computes how much the other end of a channel has not read, from the kernel's charge
+    for unread messages.
 
-    This notes each message that is written, with its charge.  The kernel tells the
-    charge of all unread messages together, and messages are read in order.  So the
-    unread messages are the latest whose charges add up to that.  The first of them may
-    have been read in part.
+    This notes each message that is written, with its charge.  The kernel tells the sum
+    of the charges of all unread messages, and messages are read in order.  So the
+    unread messages are the latest ones whose charges add up to that sum.  The first of
+    them may have been read in part.
 
     @ivar written: how many bytes were written.
-    @ivar descriptors: how many of the descriptors that were sent may be unread.
+    @ivar descriptors: how many of the sent descriptors may be unread.
     """
 
     def __init__(self) -> None:
@@ -33,6 +33,10 @@ class Unread:
     def add(self, size: int, charge: int, descriptors: int) -> None:
         """
         Note a message that was written.
+
+        @param size: how many bytes it has.
+        @param charge: the kernel's charge for it, in bytes.
+        @param descriptors: how many descriptors it carries.
         """
         self.written += size
         self._charge += charge
@@ -41,10 +45,10 @@ class Unread:
 
     def settle(self, charge: int) -> int:
         """
-        Forget the messages that were read.
+        Drop the messages that were read.
 
-        @param charge: the kernel's charge for all unread messages.
-        @return: how many of the bytes that were written may have been read.
+        @param charge: the kernel's charge for all unread messages, in bytes.
+        @return: how many of the written bytes may have been read.
         """
         messages = self._messages
         while messages and (not charge or self._charge - messages[0][1] >= charge):

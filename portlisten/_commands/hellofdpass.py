@@ -25,7 +25,7 @@ from portlisten._commands.options import CommandOptions
 from portlisten._config.settings import WorkerSettings
 from portlisten._process import exits, signals
 from portlisten._process.service import CommandService
-from portlisten._reactor.monotonic import ours
+from portlisten._reactor.monotonic import monotonicReactor
 from portlisten._worker.datagram import DatagramWorker
 from portlisten._worker.interfaces import IWorker
 from portlisten._worker.worker import Worker
@@ -187,7 +187,7 @@ def makeService(options: Options, reactor: Any = None) -> IService:
     settings = options.settings()
     signals.ownProcess(reactor, settings.retry)
     factory = HelloFactory(reactor, options["string"])
-    worker = makeWorker(ours(reactor), settings, factory)
+    worker = makeWorker(monotonicReactor(reactor), settings, factory)
     return WorkerService(reactor, options.process, worker)
 
 

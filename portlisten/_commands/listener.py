@@ -19,7 +19,7 @@ from portlisten._listener.service import ListenerService, checkPathsDiffer
 from portlisten._listener.stream import StreamWire
 from portlisten._ports import parsing as _ports
 from portlisten._process import exits, signals
-from portlisten._reactor.monotonic import ours
+from portlisten._reactor.monotonic import monotonicReactor
 from portlisten.errors import BadDescription, PathError
 
 log = Logger()
@@ -124,12 +124,12 @@ def makeService(options: Options, reactor: Any = None) -> IService:
             exits.exitWith(reactor, 1)
 
     wire: IWire
-    own = ours(reactor)
+    monotonic = monotonicReactor(reactor)
     if settings.wire == "datagram":
-        wire = DatagramWire(own, settings, timedOut)
+        wire = DatagramWire(monotonic, settings, timedOut)
     else:
-        wire = StreamWire(own, settings, backlog, timedOut)
-    return ListenerService(own, options.process, settings, ports, wire)
+        wire = StreamWire(monotonic, settings, backlog, timedOut)
+    return ListenerService(monotonic, options.process, settings, ports, wire)
 
 
 def parsePorts(settings: ListenerSettings, backlog: int) -> list[PortSettings]:

@@ -27,7 +27,8 @@ from portlisten._config.values import (
     count,
     seconds,
 )
-from portlisten._wire.frames import MAXIMUM_WINDOW, portNames
+from portlisten._wire.codec import portNames
+from portlisten._wire.frames import MAXIMUM_WINDOW
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,12 +1,12 @@
 """
-What Linux can do that Python has no function for.
+Functions of Linux that Python lacks.
 
-Every fact about the kernel that the rest of the package relies on is in this folder,
-each with its source.  The other folders use the names that this module exports.
+The package relies on facts about the kernel.  All of them are in this folder, each with
+its source.  The other folders use the names that this module exports.
 """
 
 from portlisten._kernel.clock import setTimer, timer
-from portlisten._kernel.errors import EXHAUSTED, PASSING, insist
+from portlisten._kernel.errors import EXHAUSTION_ERRORS, TEMPORARY_ERRORS, retry
 from portlisten._kernel.messages import (
     MAXIMUM_DESCRIPTORS,
     SO_PASSRIGHTS,
@@ -45,21 +45,19 @@ from portlisten._kernel.sockets import (
     datagramSocket,
     family,
     identify,
+    isShutDown,
     kindOf,
     listens,
     queued,
-    shutDown,
 )
 from portlisten._kernel.spare import SpareDescriptor
 
-# Names that callers still use.
-
 __all__ = [
     "Credentials",
-    "EXHAUSTED",
+    "EXHAUSTION_ERRORS",
     "MAXIMUM_DESCRIPTORS",
     "MAXIMUM_PATH",
-    "PASSING",
+    "TEMPORARY_ERRORS",
     "SO_COOKIE",
     "SO_PASSRIGHTS",
     "SO_PEERGROUPS",
@@ -78,7 +76,7 @@ __all__ = [
     "hungUp",
     "identify",
     "initialEnvironment",
-    "insist",
+    "retry",
     "kindOf",
     "listens",
     "mayChangeUsers",
@@ -93,7 +91,7 @@ __all__ = [
     "send",
     "sendTo",
     "setTimer",
-    "shutDown",
+    "isShutDown",
     "timer",
     "unread",
     "untouched",

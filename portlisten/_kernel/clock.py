@@ -23,11 +23,11 @@ class _TimerSpec(ctypes.Structure):
 
 def timer() -> int:
     """
-    Make a descriptor that becomes readable when a time is over on C{CLOCK_MONOTONIC}:
-    timerfd_create(2), for which Python has a name since 3.13.
+    Make a timer: a descriptor that becomes readable when a time is over on
+    C{CLOCK_MONOTONIC}.  This is timerfd_create(2), which Python has since 3.13.
 
-    @return: the descriptor, non-blocking, which is the caller's.
-    @raise OSError: if the kernel gives none.
+    @return: the non-blocking descriptor, which the caller owns.
+    @raise OSError: if the kernel cannot make one.
     """
     # TFD_CLOEXEC and TFD_NONBLOCK are O_CLOEXEC and O_NONBLOCK.
     descriptor = _libc.timerfd_create(
@@ -40,8 +40,9 @@ def timer() -> int:
 
 def setTimer(descriptor: int, delay: float) -> None:
     """
-    Make a descriptor of L{timer} readable after a time, and not before.
+    Set a timer: its descriptor becomes readable after a time, and not before.
 
+    @param descriptor: made by L{timer}.
     @param delay: in seconds.
     @raise OSError: if the descriptor is no timer.
     """

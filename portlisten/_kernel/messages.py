@@ -1,5 +1,5 @@
 """
-Descriptors that travel over a Unix socket, and how many of them fit it.
+Sending and receiving descriptors over a Unix socket, and how many fit into it.
 """
 
 from __future__ import annotations
@@ -28,9 +28,8 @@ def send(sock: socket.socket, data: bytes, descriptors: list[int]) -> int:
     Write once to a non-blocking Unix socket, with descriptors on the first byte.
     Leaves the descriptors open.
 
-    @param data: at least one byte: a stream that is sent descriptors with no byte
-        drops them.
-    @return: how many bytes were sent.  All descriptors were.
+    @param data: at least one byte: without bytes, a stream drops the descriptors.
+    @return: how many bytes were sent.  All descriptors were sent.
     @raise OSError: if nothing was sent.
     """
     if not descriptors:
@@ -41,8 +40,8 @@ def send(sock: socket.socket, data: bytes, descriptors: list[int]) -> int:
 
 def sendTo(sock: socket.socket, path: str, descriptor: int) -> None:
     """
-    Send a datagram with a descriptor to the socket that is bound to a path.  Leaves
-    the descriptor open.
+    Send a datagram with a descriptor to the socket that is bound to a path.  Leaves the
+    descriptor open.
 
     @raise OSError: if the datagram was not sent.
     """
@@ -53,13 +52,14 @@ def sendTo(sock: socket.socket, path: str, descriptor: int) -> None:
 
 def receive(sock: socket.socket, size: int = 65536) -> tuple[bytes, list[int]]:
     """
-    Read once from a non-blocking Unix socket, bytes or a datagram, with the
-    descriptors that came with them.
+    Read bytes or a datagram once from a non-blocking Unix socket, with the descriptors
+    that came with them.
 
-    @return: the bytes, which are none at the end, and the descriptors, which are the
-        caller's and have close-on-exec set.
+    @param size: the most bytes to read.
+    @return: the bytes, which are none at the end; and the descriptors, which the caller
+        owns.  They have close-on-exec set.
     @raise BlockingIOError: if nothing can be read now.
-    @raise OSError: if the socket can never be read again.
+    @raise OSError: if the read failed.
     """
     data, ancillary, _, _ = sock.recvmsg(size, _CONTROL, socket.MSG_CMSG_CLOEXEC)
     if not ancillary:
@@ -79,14 +79,15 @@ def receiveBytes(
     Read once from a non-blocking Unix socket whose peer has no reason to send
     descriptors.
 
-    If the peer sends some, they stay in the socket, with the bytes that they came
-    with.  To close a descriptor may take for ever, as that of a file on FUSE, or of a
-    socket that lingers, and the kernel takes as long if it drops one.  The caller must
-    not read the socket again, and must close it with
+    If the peer sends descriptors, they stay in the socket, with the bytes that they
+    came with.  Closing a descriptor may take for ever, as for a file on FUSE or for a
+    socket that lingers.  If the kernel drops a descriptor, that takes as long.  So the
+    caller must not read the socket again, and must close it with
     L{portlisten._kernel.processes.closeElsewhere}.
 
-    @param refuses: whether the kernel refuses descriptors: L{refusesDescriptors}.
-    @return: the bytes, which are none at the end, and whether descriptors came.
+    @param size: the most bytes to read.
+    @param refuses: whether the kernel refuses descriptors: see L{refusesDescriptors}.
+    @return: the bytes, which are none at the end; and whether descriptors came.
     @raise BlockingIOError: if nothing can be read now.
     @raise OSError: if the read failed.
     """
@@ -100,10 +101,10 @@ def receiveBytes(
 
 def refuseDescriptors(sock: socket.socket) -> bool:
     """
-    Tell the kernel to refuse descriptors that peers send to a listening Unix socket's
-    connections.
+    Make the kernel refuse descriptors that peers send to the connections of a listening
+    Unix socket.
 
-    @return: whether this kernel can.
+    @return: whether this kernel can do so.
     """
     try:
         sock.setsockopt(socket.SOL_SOCKET, SO_PASSRIGHTS, 0)
@@ -124,21 +125,22 @@ def refusesDescriptors(sock: socket.SocketType) -> bool:
 
 def offersThatFit(sock: socket.socket) -> int:
     """
-    How many offers a Unix socket takes before epoll calls it unwritable, which is when
+    How many offers a Unix socket takes before epoll calls it unwritable.  That is when
     a quarter of its buffer is in use (C{unix_writable} in net/unix/af_unix.c).  An
-    offer is two messages, and the kernel charges each with the memory that it needs to
-    keep it: 35 offers fitted the usual 212,992 bytes.
+    offer is two messages, and the kernel charges each message with the memory that it
+    takes.  35 offers fitted the usual buffer of 212,992 bytes.
     """
     return max(1, sock.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) // 8192)
 
 
 def unread(sock: socket.socket) -> int:
     """
-    How much of what was written to a Unix socket its peer has not read, as the kernel
-    charges for it: C{SIOCOUTQ}, C{unix_outq_len} in net/unix/af_unix.c.  If the peer
-    read a part of a message, the whole message still counts.
+    The kernel's charge for all messages that were written to a Unix socket and that its
+    peer has not read: C{SIOCOUTQ}, C{unix_outq_len} in net/unix/af_unix.c.  If the peer
+    has read a part of a message, the whole message still counts.
 
-    @raise OSError: if the kernel does not say.
+    @return: in bytes.
+    @raise OSError: if the kernel does not tell.
     """
     return queuedBytes(sock, termios.TIOCOUTQ)
 
@@ -146,10 +148,11 @@ def unread(sock: socket.socket) -> int:
 @cache
 def charge(size: int) -> int:
     """
-    What L{unread} says of a message of so many bytes: the memory that the kernel takes
-    for it.  Descriptors that go with the message add nothing.
+    The kernel's charge for one message, as in L{unread}: the memory that the kernel
+    takes for it.  Descriptors that go with the message add nothing.
 
-    @param size: in bytes.
+    @param size: the size of the message, in bytes.
+    @return: in bytes.
     @raise OSError: if no socket takes such a message.
     """
     one, other = socket.socketpair()

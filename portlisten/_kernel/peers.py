@@ -14,7 +14,7 @@ import struct
 from dataclasses import dataclass
 from socket import SOL_SOCKET
 
-from portlisten._kernel.errors import insist
+from portlisten._kernel.errors import retry
 
 # linux/include/uapi/asm-generic/socket.h; Python has no names for them.
 SO_PEERGROUPS = 59
@@ -23,7 +23,7 @@ SO_PEERPIDFD = 77  # since Linux 6.5
 _CREDENTIALS = struct.Struct("=iII")
 
 # sock_getsockopt in CPython's Modules/socketmodule.c
-_PYTHONS_LIMIT = 1024
+_MAXIMUM_OPTION_BYTES = 1024
 # linux/include/uapi/linux/limits.h
 _NGROUPS_MAX = 65536
 
@@ -34,8 +34,8 @@ _libc = ctypes.CDLL(None, use_errno=True)
 class Credentials:
     """
     The process at the other end of a Unix socket, and its user: C{SO_PEERCRED} and
-    C{SO_PEERGROUPS} in unix(7).  On the side that connected, this is what the other
-    process was when it called listen(2).
+    C{SO_PEERGROUPS} in unix(7).  On the side that connected, these are the other
+    process's values when it called listen(2).
 
     @ivar groups: the supplementary groups.
     @ivar groupsKnown: whether the kernel told the supplementary groups.
@@ -50,11 +50,11 @@ class Credentials:
 
 def credentials(sock: socket.SocketType) -> Credentials:
     """
-    Ask for the process at the other end of a connected Unix socket, and its user.
+    Get the process at the other end of a connected Unix socket, and its user.
 
-    @raise OSError: if the kernel does not say.
+    @raise OSError: if the kernel does not tell.
     """
-    data = insist(sock.getsockopt, SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    data = retry(sock.getsockopt, SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
     pid, uid, gid = _CREDENTIALS.unpack(data)
     groups = _groups(sock)
     return Credentials(pid, uid, gid, groups or (), groups is not None)
@@ -64,12 +64,12 @@ def _groups(sock: socket.SocketType) -> tuple[int, ...] | None:
     """
     The supplementary groups of the process at the other end.
 
-    @return: L{None} if the kernel does not say.
+    @return: L{None} if the kernel does not tell.
     """
     groups = array.array("I")
     try:
         groups.frombytes(
-            insist(sock.getsockopt, SOL_SOCKET, SO_PEERGROUPS, _PYTHONS_LIMIT)
+            retry(sock.getsockopt, SOL_SOCKET, SO_PEERGROUPS, _MAXIMUM_OPTION_BYTES)
         )
     except OSError as error:
         if error.errno != errno.ERANGE:
@@ -82,7 +82,7 @@ def _manyGroups(sock: socket.SocketType) -> tuple[int, ...] | None:
     """
     Do what L{_groups} does, for more groups than Python's own function can return.
 
-    @return: L{None} if the kernel does not say.
+    @return: L{None} if the kernel does not tell.
     """
     groups = (ctypes.c_uint32 * _NGROUPS_MAX)()
     size = ctypes.c_uint32(ctypes.sizeof(groups))
@@ -94,10 +94,11 @@ def _manyGroups(sock: socket.SocketType) -> tuple[int, ...] | None:
 
 def peerProcess(sock: socket.SocketType, pid: int) -> int | None:
     """
-    Find the process at the other end of a connected Unix socket: pidfd_open(2).
+    Get a pidfd of the process at the other end of a connected Unix socket:
+    C{SO_PEERPIDFD}, or pidfd_open(2).
 
-    @param pid: its number, for kernels without C{SO_PEERPIDFD}.
-    @return: a pidfd, which is the caller's, or L{None} if the kernel gives none.
+    @param pid: the number of the process, for kernels without C{SO_PEERPIDFD}.
+    @return: the pidfd, which the caller owns; or L{None} if the kernel gives none.
     @raise ProcessLookupError: if the process has ended.
     """
     try:
@@ -106,8 +107,8 @@ def peerProcess(sock: socket.SocketType, pid: int) -> int | None:
     except ProcessLookupError:
         raise
     except OSError as error:
-        # Kernels before 6.15 fail so if the process was waited for: by now another
-        # process may have its number.
+        # Kernels before 6.15 fail with EINVAL if another process has waited for this
+        # one.  Its number may be another process's by now.
         if error.errno == errno.EINVAL:
             raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH)) from None
     try:
@@ -120,7 +121,7 @@ def peerProcess(sock: socket.SocketType, pid: int) -> int | None:
 
 def hasEnded(pidfd: int) -> bool:
     """
-    Whether a process has ended.  Then all its descriptors are closed.
+    Whether a process has ended.  If so, all its descriptors are closed.
     """
     poll = select.poll()
     poll.register(pidfd, select.POLLIN)
@@ -129,8 +130,9 @@ def hasEnded(pidfd: int) -> bool:
 
 def hungUp(sock: socket.SocketType) -> bool:
     """
-    Whether the other end of a connected Unix socket is closed, and not only shut down
-    for one direction: C{unix_poll} in net/unix/af_unix.c.
+    Whether the other end of a connected Unix socket is closed.  It does not count as
+    closed if it is only shut down for one direction: C{unix_poll} in
+    net/unix/af_unix.c.
     """
     poll = select.poll()
     poll.register(sock, 0)

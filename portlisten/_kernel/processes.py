@@ -1,5 +1,6 @@
 """
-This process: what it may do, its first environment, and children that close for it.
+This process: its privileges, its initial environment, and child processes that close
+sockets for it.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import socket
 # linux/include/uapi/linux/capability.h: CAP_SETGID and CAP_SETUID
 _CHANGE_USERS = 1 << 6 | 1 << 7
 
-#: How many children may hang at a time.
+#: How many child processes may hang at a time.
 _MAXIMUM_CHILDREN = 16
 
 _children: list[int] = []
@@ -22,7 +23,7 @@ def initialEnvironment() -> dict[str, str]:
     The environment that this process was executed with, without later changes:
     C{/proc/pid/environ} in proc(5).
 
-    @return: nothing if the kernel does not say.
+    @return: empty if the kernel does not tell.
     """
     try:
         with open("/proc/self/environ", "rb") as file:
@@ -35,10 +36,10 @@ def initialEnvironment() -> dict[str, str]:
 
 def mayChangeUsers() -> bool:
     """
-    Whether this process may become any user: it has C{CAP_SETUID} and C{CAP_SETGID}
-    of capabilities(7), as C{CapEff} in proc(5) says.
+    Whether this process may change to any user: whether C{CapEff} in proc(5) has
+    C{CAP_SETUID} and C{CAP_SETGID} of capabilities(7).
 
-    @return: L{True} as well if the kernel does not say.
+    @return: L{True} as well if the kernel does not tell.
     """
     try:
         with open("/proc/self/status") as file:
@@ -50,43 +51,44 @@ def mayChangeUsers() -> bool:
 
 def closeElsewhere(sock: socket.socket) -> None:
     """
-    Close a socket without closing the descriptors that are queued in it: a child
-    process does that, and may hang.  Takes the socket.
+    Close a socket in which descriptors are queued.  A child process closes these
+    descriptors, and may hang.
 
-    @raise OSError: if no process can be started, or too many children hang.  The
-        socket stays open, and the caller's.
+    @param sock: owned and closed by this function, unless it raises.
+    @raise OSError: if no process can be started, or too many child processes hang.
+        Then the socket stays open, and the caller owns it.
     """
     reap()
     if len(_children) >= _MAXIMUM_CHILDREN:
         raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
     descriptor = sock.fileno()
-    gone, goes = os.pipe()
+    reader, writer = os.pipe()
     try:
         child = os.fork()
         if not child:
             try:
-                low, high = sorted((descriptor, gone))
+                low, high = sorted((descriptor, reader))
                 os.closerange(0, low)
                 os.closerange(low + 1, high)
                 os.closerange(high + 1, 2**31 - 1)
-                os.read(gone, 1)  # until no other process has the socket open
+                os.read(reader, 1)  # wait until the parent has closed the socket
             finally:
                 os._exit(0)
         sock.close()
     finally:
-        os.close(gone)
-        os.close(goes)
+        os.close(reader)
+        os.close(writer)
     _children.append(child)
 
 
 def reap() -> None:
     """
-    Wait for the children of L{closeElsewhere} that have ended.  Does not block.
+    Wait for the child processes of L{closeElsewhere} that have ended.  Does not block.
     """
     for child in list(_children):
         try:
             ended = os.waitpid(child, os.WNOHANG) != (0, 0)
         except ChildProcessError:
-            ended = True  # SIGCHLD is ignored, or other code waited for it
+            ended = True  # SIGCHLD is ignored, or other code waited for the child
         if ended:
             _children.remove(child)

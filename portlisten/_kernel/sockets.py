@@ -1,7 +1,7 @@
 """
-What the kernel tells of a socket, accepting, and closing.
+Properties of sockets, accepting, and closing.
 
-The functions leave the descriptors open that they are given, but for L{closeCopy}.
+The functions leave the descriptors open that they get, except for L{closeCopy}.
 """
 
 from __future__ import annotations
@@ -23,14 +23,15 @@ from socket import (
 )
 from typing import Any
 
-from portlisten._kernel.errors import insist
+from portlisten._kernel.errors import retry
 from portlisten._model import Kind
 from portlisten.errors import WrongSocket
 
 #: linux/include/uapi/asm-generic/socket.h; Python has no name for it.
 SO_COOKIE = 57
 
-#: sizeof(sun_path) is 108, and one byte is for the zero at its end: unix(7).
+#: The longest path of a Unix socket, in bytes.  sizeof(sun_path) is 108, with one byte
+#: for the zero at its end: unix(7).
 MAXIMUM_PATH = 107
 
 _COOKIE = struct.Struct("=Q")
@@ -40,7 +41,7 @@ _NO_LINGER = struct.pack("=ii", 0, 0)
 # linux/include/uapi/linux/tcp.h, struct tcp_info: tcpi_unacked and tcpi_sacked
 _ACCEPT_QUEUE = struct.Struct("=24xII")
 
-#: To make a member of a number takes longer than to look it up.
+#: Looking up a member is faster than making it from its number.
 _FAMILIES = {int(family): family for family in socket.AddressFamily}
 
 # Python lacks some of the constants if it was built with old headers.
@@ -56,7 +57,7 @@ _TYPE_NAMES = {
     int(socket.SOCK_SEQPACKET): "a socket of type SOCK_SEQPACKET",
 }
 
-#: What an error calls a socket of the wrong kind.
+#: How errors call a socket of the wrong kind.
 _KINDS = {
     Kind.CONNECTIONS: "a connection",
     Kind.LISTENER: "a listening socket",
@@ -66,23 +67,23 @@ _KINDS = {
 
 def cookie(sock: socket.SocketType) -> int:
     """
-    The number that names a socket for as long as it lives, the same in each
-    process that has a descriptor of it and never given out twice:
-    C{SO_COOKIE}, C{sock_gen_cookie} in linux/net/core/sock_diag.c.
+    The number that identifies a socket: C{SO_COOKIE}, C{sock_gen_cookie} in
+    net/core/sock_diag.c.  It is the same in each process that has a descriptor of the
+    socket, and the kernel never uses it again.
 
-    @raise OSError: C{ENOTSOCK} for a descriptor of something else.
+    @raise OSError: C{ENOTSOCK} if the descriptor leads to no socket.
     """
     try:
         data = sock.getsockopt(SOL_SOCKET, SO_COOKIE, _COOKIE.size)
     except OSError:
-        data = insist(sock.getsockopt, SOL_SOCKET, SO_COOKIE, _COOKIE.size)
+        data = retry(sock.getsockopt, SOL_SOCKET, SO_COOKIE, _COOKIE.size)
     number: int = _COOKIE.unpack(data)[0]
     return number
 
 
 def kindOf(sock: socket.SocketType) -> Kind:
     """
-    Say of which kind a socket from another process is.
+    Find out the kind of a socket from another process.
 
     @raise WrongSocket: if it is neither a stream connection, nor a listening socket
         for streams, nor a UDP socket.
@@ -92,13 +93,13 @@ def kindOf(sock: socket.SocketType) -> Kind:
             protocol = sock.getsockopt(SOL_SOCKET, SO_PROTOCOL)
             listening = sock.getsockopt(SOL_SOCKET, SO_ACCEPTCONN)
         except OSError:
-            protocol = insist(sock.getsockopt, SOL_SOCKET, SO_PROTOCOL)
-            listening = insist(sock.getsockopt, SOL_SOCKET, SO_ACCEPTCONN)
+            protocol = retry(sock.getsockopt, SOL_SOCKET, SO_PROTOCOL)
+            listening = retry(sock.getsockopt, SOL_SOCKET, SO_ACCEPTCONN)
         if protocol == IPPROTO_TCP:
-            # Most sockets are TCP, and need no further question.
+            # Most sockets are TCP, and need no further system call.
             return Kind.LISTENER if listening else Kind.CONNECTIONS
-        domain = insist(sock.getsockopt, SOL_SOCKET, SO_DOMAIN)
-        kind = insist(sock.getsockopt, SOL_SOCKET, SO_TYPE)
+        domain = retry(sock.getsockopt, SOL_SOCKET, SO_DOMAIN)
+        kind = retry(sock.getsockopt, SOL_SOCKET, SO_TYPE)
     except OSError as error:
         raise WrongSocket(f"no socket: {error.strerror}") from error
     internet = domain in (socket.AF_INET, socket.AF_INET6)
@@ -121,8 +122,8 @@ def identify(
     descriptor: int, takes: Collection[Kind] = (Kind.CONNECTIONS,)
 ) -> tuple[Kind, int]:
     """
-    Check that a descriptor from another process leads to a socket of a kind that can
-    be taken.  Does not keep the descriptor.
+    Check that a descriptor from another process leads to a socket of a kind that can be
+    taken.  Does not keep the descriptor.
 
     @param takes: the kinds that can be taken.
     @return: the socket's kind and its cookie.
@@ -150,7 +151,7 @@ def family(descriptor: int) -> socket.AddressFamily:
         try:
             domain = sock.getsockopt(SOL_SOCKET, SO_DOMAIN)
         except OSError:
-            domain = insist(sock.getsockopt, SOL_SOCKET, SO_DOMAIN)
+            domain = retry(sock.getsockopt, SOL_SOCKET, SO_DOMAIN)
         return _FAMILIES[domain]
     finally:
         sock.detach()
@@ -159,8 +160,8 @@ def family(descriptor: int) -> socket.AddressFamily:
 def _peek(descriptor: int) -> socket.SocketType:
     """
     Make an object that reads a socket's options.  Its family, type and protocol are
-    made up: otherwise it would ask the kernel for them, and once more whether the
-    descriptor leads to a socket.
+    placeholders.  Without them, it would ask the kernel for the real ones, and whether
+    the descriptor leads to a socket.
 
     @return: the object, which the caller must detach.
     """
@@ -169,8 +170,8 @@ def _peek(descriptor: int) -> socket.SocketType:
 
 def listens(sock: socket.SocketType) -> bool:
     """
-    Whether a socket listens.  A connection does, too, if a process disconnected it and
-    then called listen(2): see connect(2) on C{AF_UNSPEC}.
+    Whether a socket listens.  A former connection listens if a process disconnected it
+    and then called listen(2): see connect(2) on C{AF_UNSPEC}.
     """
     try:
         return bool(sock.getsockopt(SOL_SOCKET, SO_ACCEPTCONN))
@@ -178,11 +179,11 @@ def listens(sock: socket.SocketType) -> bool:
         return False
 
 
-def shutDown(sock: socket.socket) -> bool:
+def isShutDown(sock: socket.socket) -> bool:
     """
     Whether a process has shut a listening or a UDP socket down.  Each process that
-    holds the socket can do that, and it counts for all holders.  A TCP socket listens
-    again, on the same port, after listen(2).  Other sockets stay shut down.
+    holds the socket can do that, with effect for all holders.  After listen(2), a TCP
+    socket listens again on the same port.  Other sockets stay shut down.
     """
     poll = select.poll()
     poll.register(sock, select.POLLRDHUP)
@@ -191,12 +192,13 @@ def shutDown(sock: socket.socket) -> bool:
 
 def accept(sock: socket.socket, family: int) -> tuple[socket.SocketType, Any]:
     """
-    Accept a connection in half of the time that C{socket.accept} takes, which spends
+    Accept a connection.  This takes half of the time of C{socket.accept}, which spends
     the other half on enumerations.
 
-    @param family: the listening socket's.
-    @return: the connection, which is the caller's, of the class that C{socket.socket}
-        extends, with close-on-exec set; and its client's address.
+    @param family: the address family of the listening socket.
+    @return: the connection, which the caller owns; and its client's address.  The
+        connection is of the class that C{socket.socket} extends, and has close-on-exec
+        set.
     @raise OSError: as accept(2) does.
     """
     descriptor, address = sock._accept()  # type: ignore[attr-defined]
@@ -205,10 +207,10 @@ def accept(sock: socket.socket, family: int) -> tuple[socket.SocketType, Any]:
 
 def queued(sock: socket.socket) -> tuple[int, int] | None:
     """
-    How many connections wait to be accepted, and how many may: C{tcpi_unacked} and
+    How many connections wait to be accepted, and how many may wait: C{tcpi_unacked} and
     C{tcpi_sacked} of a listening socket (C{tcp_get_info} in net/ipv4/tcp.c).
 
-    @return: L{None} if the kernel does not say, as for a socket that is not TCP.
+    @return: L{None} if the kernel does not tell, as for a socket that is not TCP.
     """
     try:
         info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _ACCEPT_QUEUE.size)
@@ -220,10 +222,10 @@ def queued(sock: socket.socket) -> tuple[int, int] | None:
 
 def queuedBytes(sock: socket.SocketType, request: int) -> int:
     """
-    Ask how many bytes are queued in a socket.
+    Get the number of bytes that are queued in a socket.
 
     @param request: C{FIONREAD} or C{TIOCOUTQ}: ioctl_tty(2), tcp(7), unix(7).
-    @raise OSError: if the kernel does not say.
+    @raise OSError: if the kernel does not tell.
     """
     size = array.array("i", [0])
     fcntl.ioctl(sock.fileno(), request, size)
@@ -232,22 +234,24 @@ def queuedBytes(sock: socket.SocketType, request: int) -> int:
 
 def datagramSocket() -> socket.socket:
     """
-    Make a Unix socket for datagrams, non-blocking and with no name.
+    Make a non-blocking Unix socket for datagrams, without a name.
 
-    @return: the socket, which is the caller's.
+    @return: the socket, which the caller owns.
     """
     return socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
 
 
 def closeCopy(sock: socket.SocketType) -> None:
     """
-    Close this process's copy of a connection without ending the connection for other
-    holders, and without waiting.  Another holder may have set SO_LINGER, which all
-    holders share: close(2) would then block until the client has taken what is unsent.
-    Takes the socket.
+    Close this process's copy of a connection.  This does not end the connection for
+    other holders, and does not wait.  All holders share SO_LINGER, and another holder
+    may have set it: close(2) would then block until the client has received all unsent
+    bytes.
+
+    @param sock: owned and closed by this function.
     """
     try:
-        # To read the option is cheaper than to set it, which locks the socket.
+        # Reading the option is faster than setting it, which locks the socket.
         linger = sock.getsockopt(SOL_SOCKET, SO_LINGER, len(_NO_LINGER))
     except OSError:
         linger = b""

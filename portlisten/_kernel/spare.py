@@ -1,5 +1,5 @@
 """
-A descriptor in reserve, for what needs one more for a moment.
+A spare descriptor, for calls that need one more descriptor for a moment.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ T = TypeVar("T")
 
 class SpareDescriptor:
     """
-    Keeps a descriptor, so that its place is free when all others are taken.  It begins
-    without one.
+    Keeps a descriptor.  When the process has no free descriptor, this one can be closed
+    to make a call that needs one.  At first, no descriptor is kept.
     """
 
     def __init__(self) -> None:
@@ -24,8 +24,8 @@ class SpareDescriptor:
         """
         Keep a descriptor, if none is kept yet.
 
-        @return: whether one is kept now.  If not, try again when the process has
-            closed another one.
+        @return: whether a descriptor is kept now.  If not, try again when the process
+            has closed another descriptor.
         """
         if self._descriptor is None:
             try:
@@ -45,12 +45,12 @@ class SpareDescriptor:
 
     def use(self, call: Callable[[], T]) -> T:
         """
-        Make a call that may need one more descriptor.  If it fails, free the kept one
-        and make the call again.  Reserve another one afterwards, once there may be
-        room for it.
+        Make a call that may need one more descriptor.  If the call fails, close the
+        kept descriptor and make the call again.  Call L{reserve} afterwards, once the
+        process may have a free descriptor.
 
-        @return: what the call returns.
-        @raise OSError: what the second call raises.
+        @return: the result of the call.
+        @raise OSError: if the second call raises it.
         """
         try:
             return call()

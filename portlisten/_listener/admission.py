@@ -24,7 +24,8 @@ from portlisten._policy.throttle import Throttle
 from portlisten._ports.accepting import Accepted, Acceptor
 from portlisten._reactor.log_limit import logLimit
 from portlisten._reactor.pause import Pause
-from portlisten._wire.frames import Bye, encode
+from portlisten._wire.codec import encode
+from portlisten._wire.frames import Bye
 
 #: How many processes are let in at a time, and the pause after that, in seconds.  If a
 #: process connects as fast as it can, it must not keep the listener busy.

@@ -33,7 +33,7 @@ from portlisten._wire.listener_session import (
     News,
     Ours,
 )
-from portlisten._wire.session import MISTAKES, Broken
+from portlisten._wire.session import MAXIMUM_MISTAKES, Broken
 from portlisten.errors import ProtocolError
 
 
@@ -252,7 +252,7 @@ class ListenerChannel(Channel):
         """
         rest = iter(events)
         mistakes = 0
-        while events and mistakes <= MISTAKES and not self._session.ended:
+        while events and mistakes <= MAXIMUM_MISTAKES and not self._session.ended:
             mistakes += 1
             try:
                 self._dispatcher.received(self, rest)

@@ -209,7 +209,7 @@ class Sharing:
         for port in self._ports:
             for sock in self._sockets[port.number]:
                 sock.setblocking(False)
-                if sock not in self._unrepairable and _kernel.shutDown(sock):
+                if sock not in self._unrepairable and _kernel.isShutDown(sock):
                     self._restore(port, sock)
 
     def _restore(self, port: Port, sock: socket.socket) -> None:
@@ -225,7 +225,7 @@ class Sharing:
                 why = "it would be another port"
         except OSError as error:
             why = str(error.strerror)
-        if _kernel.shutDown(sock) or sock.getsockname() != address:
+        if _kernel.isShutDown(sock) or sock.getsockname() != address:
             self._unrepairable.add(sock)
             self._logLimited(
                 self.log.critical,

@@ -33,7 +33,8 @@ from portlisten._policy.places import Places
 from portlisten._policy.throttle import Throttle
 from portlisten._ports.accepting import Accepted
 from portlisten._process import signals
-from portlisten._wire.frames import ListenerHello, encode
+from portlisten._wire.codec import encode
+from portlisten._wire.frames import ListenerHello
 from portlisten.errors import CannotBind, ToldToStop
 
 #: After a listener has ended, how long its workers may take to close their shared

@@ -15,7 +15,8 @@ import time
 from collections.abc import Callable
 
 from portlisten import _kernel
-from portlisten._wire.frames import FROM_LISTENER, Decoder, ListenerHello
+from portlisten._wire.codec import FROM_LISTENER, Decoder
+from portlisten._wire.frames import ListenerHello
 from portlisten.errors import ProtocolError
 
 #: How long a listener may take to say HELLO, in seconds.

@@ -238,7 +238,7 @@ class Acceptor:
             except BlockingIOError:
                 break
             except OSError as error:
-                if error.errno in _kernel.EXHAUSTED:
+                if error.errno in _kernel.EXHAUSTION_ERRORS:
                     self._pauseFor(error)
                     return batch, True
                 if error.errno in _UNUSABLE:

@@ -14,7 +14,7 @@ from twisted.logger import Logger
 
 from portlisten._process.memory import freeze
 from portlisten._reactor.log_limit import logLimit
-from portlisten._reactor.monotonic import own
+from portlisten._reactor.monotonic import makeMonotonic
 
 log = Logger(namespace="portlisten")
 
@@ -28,7 +28,7 @@ def ownProcess(reactor: Any, retry: float) -> None:
     @param retry: if a registration with the reactor failed, how long to wait before the
         next try, in seconds.
     """
-    own(reactor, retry)
+    makeMonotonic(reactor, retry)
     exitCleanlyOnTerm(reactor)
     handleSignals(reactor)
     if IReactorCore.providedBy(reactor) and not reactor.running:

@@ -1,9 +1,9 @@
 """
-Time limits in a process that may stand still.
+Time limits in a process that may be stopped, as by SIGSTOP.
 
-When a stopped process goes on, its timers are due, and what arrived meanwhile is still
-unread.  So a L{Deadline} gives I/O one turn before it judges, and L{RunningTime} does
-not count the time in which the process did not run.
+When a stopped process goes on, its timers are due, and bytes that arrived meanwhile are
+still unread.  So a L{Deadline} gives I/O one turn before it calls back.  L{RunningTime}
+does not count the time in which the process did not run.
 """
 
 from __future__ import annotations
@@ -13,18 +13,19 @@ from typing import Any
 
 from twisted.internet.interfaces import IDelayedCall
 
-#: A process that is later than this stood still, in seconds.
+#: If a timer is later than this, the process was stopped.  In seconds.
 LATE_SECONDS = 0.5
 
 
 class Deadline:
     """
-    Calls back once: when a time is over, and I/O has had one turn after that.  If the
-    timer is much too late, the process stood still, and perhaps others with it.  Then
-    the whole time begins anew.
+    Calls back once, when a time is over and I/O has had one turn after that.  If the
+    timer is late by more than L{LATE_SECONDS}, the process was stopped, and perhaps
+    other processes with it.  Then the whole time begins anew.
 
     @param clock: an L{IReactorTime}.
     @param delay: how long to wait, in seconds.
+    @param then: called with the arguments when the time is over.
     """
 
     def __init__(
@@ -48,7 +49,7 @@ class Deadline:
 
     def cancel(self) -> None:
         """
-        Do not call back.  May be called at any time, and again.
+        Do not call back.  May be called at any time, any number of times.
         """
         if self._call.active():
             self._call.cancel()
@@ -62,7 +63,8 @@ class Deadline:
 
 class RunningTime:
     """
-    The time in which this process ran, estimated by reading a clock again and again.
+    The time in which this process ran.  It is estimated from repeated readings of a
+    clock.
 
     @param seconds: reads the clock, in seconds.
     @param most: the most time that passes between two readings while the process

@@ -1,8 +1,9 @@
 """
-A limit for log lines that clients, or the other side, can cause without end.
+A limit for log lines that clients, or the other side of a channel, can cause without
+end.
 
-The first few lines of a kind are logged as they are.  Later lines are counted, and
-the count is logged when the interval of that kind is over.
+The first L{MAXIMUM_LINES} lines of a kind are logged.  Later lines are only counted,
+and the count is logged when the interval of that kind is over.
 """
 
 from __future__ import annotations
@@ -41,13 +42,14 @@ class _Kind:
 
 class LogLimit:
     """
-    Limits how many lines of each kind are logged.  Lines of one format are of a kind.
+    Limits how many lines of each kind are logged.  Lines with the same format are of
+    the same kind.
 
     @param clock: an L{IReactorTime}.
     """
 
     def __init__(self, clock: Any) -> None:
-        # Not the clock itself, which may be the key of this.
+        # No reference to the clock itself: it may be this object's key in _limits.
         self._seconds: Callable[[], float] = clock.seconds
         self._callLater: Callable[..., Any] = clock.callLater
         self._kinds: dict[str, _Kind] = {}
@@ -94,7 +96,7 @@ class LogLimit:
         )
 
 
-_all: WeakKeyDictionary[Any, LogLimit] = WeakKeyDictionary()
+_limits: WeakKeyDictionary[Any, LogLimit] = WeakKeyDictionary()
 
 
 def logLimit(clock: Any) -> LogLimit:
@@ -103,6 +105,6 @@ def logLimit(clock: Any) -> LogLimit:
 
     @param clock: an L{IReactorTime}.
     """
-    if clock not in _all:
-        _all[clock] = LogLimit(clock)
-    return _all[clock]
+    if clock not in _limits:
+        _limits[clock] = LogLimit(clock)
+    return _limits[clock]

@@ -1,14 +1,14 @@
 """
 The monotonic clock of the reactor.
 
-Twisted's reactors go by the wall clock (twisted#2424).  If that clock is set back,
-every timer waits for as much longer.  If it is set forward, every timer is due at once.
-Here every duration is on C{CLOCK_MONOTONIC}, which nobody sets and which stands still
+Twisted's reactors use the wall clock (twisted#2424).  If that clock is set back, every
+timer waits that much longer.  If it is set forward, every timer is due at once.  Here
+every duration is on C{CLOCK_MONOTONIC}.  Nobody can set that clock, and it stands still
 while the machine is suspended.
 
-Our commands own their process, so they put the whole reactor on that clock (L{own}).
-An endpoint is a guest in the process of another program, and leaves the reactor's time
-alone: it has a L{TimerClock} of its own.
+Portlisten's commands own their process, so they put the whole reactor on that clock
+(L{makeMonotonic}).  An endpoint runs in another program's process, and does not change
+the reactor's time: it uses a L{TimerClock}.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from portlisten._reactor.timer_clock import TimerClock
 log = Logger()
 
 
-def own(reactor: Any, retry: float = RETRY_SECONDS) -> None:
+def makeMonotonic(reactor: Any, retry: float = RETRY_SECONDS) -> None:
     """
     Put a reactor on C{CLOCK_MONOTONIC}, and make it try registrations again.  Only the
-    owner of the process may do so.  Pending calls keep the time that is left to them.
-    If the reactor is not Twisted's, such as a test's, this does nothing.
+    owner of the process may do so.  Pending calls keep their remaining time.  If the
+    reactor is not Twisted's, such as a test's, this does nothing.
 
     @param retry: how long to wait before a registration is tried again, in seconds.
     """
@@ -44,26 +44,26 @@ def own(reactor: Any, retry: float = RETRY_SECONDS) -> None:
     for call, seconds in zip(pending, left, strict=True):
         call.seconds = time.monotonic
         call.reset(seconds)
-    ours(reactor).takeOver(retry)
+    monotonicReactor(reactor).takeOver(retry)
 
 
 def _isMonotonic(reactor: Any) -> bool:
     return reactor.seconds is time.monotonic
 
 
-def ours(reactor: Any) -> Any:
+def monotonicReactor(reactor: Any) -> Any:
     """
-    Get what our own parts use in the place of a reactor.  Each call for the same
-    reactor returns the same object.
+    Get the reactor that portlisten's own objects use.  Each call for the same reactor
+    returns the same object.
 
     @return: a reactor with monotonic time and L{Persistent} registrations.  If the
         reactor is not Twisted's, the reactor itself.
     """
     if not isinstance(reactor, ReactorBase):
         return reactor
-    if reactor not in _ours:
-        _ours[reactor] = OurReactor(reactor)
-    return _ours[reactor]
+    if reactor not in _reactors:
+        _reactors[reactor] = MonotonicReactor(reactor)
+    return _reactors[reactor]
 
 
 def makePersistent(transport: Any, reactor: Any) -> None:
@@ -71,19 +71,19 @@ def makePersistent(transport: Any, reactor: Any) -> None:
     Make a transport of a server's protocol use L{Persistent} registrations, and the
     reactor's own time.
 
-    @param reactor: what L{ours} gave.
+    @param reactor: made by L{monotonicReactor}.
     """
-    if isinstance(reactor, OurReactor) and not reactor.owned:
+    if isinstance(reactor, MonotonicReactor) and not reactor.takenOver:
         transport.reactor = reactor.persistent
 
 
-class OurReactor(Persistent):
+class MonotonicReactor(Persistent):
     """
-    A reactor for our own parts: its registrations are persistent, and its time is
-    monotonic.
+    A reactor for portlisten's own objects.  It tries registrations again, and its time
+    is monotonic.
 
     @ivar persistent: the reactor for other programs' transports.
-    @ivar owned: whether the reactor itself tries registrations again.
+    @ivar takenOver: whether the reactor itself tries registrations again.
     """
 
     def __init__(self, reactor: Any) -> None:
@@ -93,12 +93,12 @@ class OurReactor(Persistent):
                 clock = TimerClock(reactor)
             except OSError as error:
                 log.error(
-                    "no timer of our own ({error}): durations follow the wall clock",
+                    "cannot make a timer ({error}): durations follow the wall clock",
                     error=error.strerror,
                 )
         super().__init__(reactor, clock)
         self.persistent = Persistent(reactor, clock)
-        self.owned = False
+        self.takenOver = False
         self.seconds: Callable[[], float] = clock.seconds
         self.callLater: Callable[..., IDelayedCall] = clock.callLater
         self.getDelayedCalls = clock.getDelayedCalls
@@ -109,10 +109,10 @@ class OurReactor(Persistent):
 
         @param retry: how long to wait before that, in seconds.
         """
-        self.owned = True
+        self.takenOver = True
         self.retry = retry
         for name in ("addReader", "addWriter", "removeReader", "removeWriter"):
             setattr(self._reactor, name, getattr(self, name))
 
 
-_ours: WeakKeyDictionary[Any, OurReactor] = WeakKeyDictionary()
+_reactors: WeakKeyDictionary[Any, MonotonicReactor] = WeakKeyDictionary()

@@ -1,5 +1,5 @@
 """
-A pause, after which something goes on.
+A pause with a callback at its end.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from twisted.internet.interfaces import IDelayedCall
 
 class Pause:
     """
-    Calls back when a pause is over.  It may begin again any number of times.
+    Calls back when a pause is over.  The pause may begin again any number of times.
 
     @param clock: an L{IReactorTime}.
-    @param then: called when the pause is over.  The pause is not active any more then.
+    @param then: called when the pause is over and no longer active.
     """
 
     def __init__(self, clock: Any, then: Callable[[], object]) -> None:

@@ -3,9 +3,9 @@ Registrations with the reactor that are tried again if they fail.
 
 epoll_ctl(2) can fail for lack of memory, or of watches.  Twisted passes the error to
 the caller that wanted to read or write, and the caller would have to give up.
-L{Persistent} tries again.  In a process of our commands, the reactor itself tries
-again (L{portlisten._reactor.monotonic.own}).  In another program's process, only our
-own parts and the transports of adopted connections do.
+L{Persistent} tries again.  In a process of portlisten's commands, the reactor itself
+tries again: L{portlisten._reactor.monotonic.makeMonotonic}.  In another program's
+process, only portlisten's own objects and the transports of adopted connections do.
 """
 
 from __future__ import annotations
@@ -20,14 +20,13 @@ from twisted.logger import Logger
 #: How long to wait before a registration is tried again, by default, in seconds.
 RETRY_SECONDS = 0.1
 
-#: How long registrations have to succeed before a failure is logged again, in
-#: seconds.
+#: How long registrations must succeed before a failure is logged again, in seconds.
 SILENCE_SECONDS = 10.0
 
 #: How often the reactor is asked to remove a reader or writer, if that fails.
 REMOVAL_TRIES = 10
 
-# What a registration fails with if a later one would as well: see epoll_ctl(2).
+# Errors of a registration that would fail again: see epoll_ctl(2).
 _FINAL = frozenset([errno.EBADF, errno.EINVAL, errno.EPERM, errno.ELOOP])
 
 log = Logger()
@@ -35,8 +34,8 @@ log = Logger()
 
 class Persistent:
     """
-    A reactor that tries a registration again if it fails.  In all else it is the
-    reactor that it wraps.
+    Wraps a reactor, and tries a registration again if it fails.  Everything else is
+    the wrapped reactor's.
 
     @param clock: an L{IReactorTime}.
 
@@ -98,7 +97,7 @@ class Persistent:
         for _ in range(REMOVAL_TRIES):
             if each.fileno() == -1:
                 break
-            # EPollReactor forgets half of it when it fails.
+            # When EPollReactor's removal fails, the object is gone from _selectables.
             known = getattr(self._reactor, "_selectables", {})
             known.setdefault(each.fileno(), each)
             try:

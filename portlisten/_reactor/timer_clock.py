@@ -1,5 +1,5 @@
 """
-A monotonic clock inside a reactor that goes by the wall clock.
+A monotonic clock inside a reactor that uses the wall clock.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ log = Logger()
 @implementer(IReactorTime, IReadDescriptor)
 class TimerClock:
     """
-    Monotonic time in a reactor that goes by the wall clock.  A timerfd is registered
-    with the reactor while calls are pending.
+    Monotonic time in a reactor that uses the wall clock.  A timerfd is registered with
+    the reactor while calls are pending.
 
     @param reactor: an L{IReactorFDSet}.
     @raise OSError: if the process has no free descriptor.
@@ -89,7 +89,8 @@ class TimerClock:
 
     def doRead(self) -> None:
         """
-        Make the calls that are due.  Calls that they schedule wait for the next turn.
+        Make the calls that are due.  If these schedule further calls, the further calls
+        wait for the next turn.
         """
         try:
             os.read(self._descriptor, 8)
@@ -139,5 +140,5 @@ class TimerClock:
                 self._reactor.removeReader(self)
                 self._reading = False
         except OSError:
-            # This one delay is on the wall clock.
+            # This delay follows the wall clock.
             self._reactor.callLater(RETRY_SECONDS, self._schedule)

@@ -1,22 +1,21 @@
 """
-What a worker was offered, what it claimed, and what it may touch.  The listener keeps
-the same in L{portlisten._policy.ledger}.
+A worker's offers: which ones it holds, which ones it claims, and which connections it
+may touch.  The listener keeps the same in L{portlisten._policy.ledger}.
 
-Two rules keep both sides in agreement, whatever is killed and whenever.
+Two rules keep both sides in agreement, even if a process is killed at any moment.
 
-B{Claim before touch.}  A connection is touched only after its claim is in the
-kernel, where the listener will find it even if this process is gone.
+B{Claim before touch.}  A worker touches a connection only after its claim is in the
+kernel.  The listener finds the claim there even if the worker is dead.
 
-B{One write at a time, and the claim at its end.}  The channel may break while
-some of what was written is in the kernel and some is not.  Was the claim in?
-The stream can not say, unless nothing is written after a claim before all of
-it is in: then the claim is in if and only if everything is.  So what the worker has to
-say gathers here while a write is under way, and goes out in one piece, with the claims
-last.  This costs nothing: it is also how claims come in batches.
+B{One write at a time, and the claim at its end.}  The channel may break when a part of
+a write is in the kernel and the rest is not.  The worker must then know whether the
+claim is in the kernel.  So it writes nothing after a claim before all of the claim is
+in the kernel.  Then the claim is in the kernel if and only if all of the write is.
+While a write is under way, L{Claims} collects the next frames.  They are written in one
+piece, with the claims last.  Batches save time as well.
 
-Like the ledger, this decides and never acts.  A I{token} stands for a
-descriptor.  L{Claims} holds it, and gives each back exactly once, to be served
-or to be closed.
+Like the ledger, this decides and never acts.  A I{token} stands for a descriptor.
+L{Claims} holds each token and returns it exactly once: to be served or to be closed.
 """
 
 from __future__ import annotations
@@ -52,7 +51,7 @@ class Claims(Generic[Token]):
 
     def __init__(self, window: int) -> None:
         self._window = window
-        self._loose: dict[int, Token] = {}
+        self._unmatched: dict[int, Token] = {}
         self._unclaimed: dict[int, tuple[Offer, Token]] = {}
         self._claiming: dict[int, tuple[Offer, Token]] = {}
         self._refusals: list[tuple[int, int]] = []
@@ -65,26 +64,26 @@ class Claims(Generic[Token]):
     @property
     def pending(self) -> int:
         """
-        How many tokens it holds.
+        How many tokens this holds.
         """
-        return len(self._loose) + len(self._unclaimed) + len(self._claiming)
+        return len(self._unmatched) + len(self._unclaimed) + len(self._claiming)
 
     # Events
 
-    def arrived(self, cookie: int, token: Token) -> list[Token]:
+    def descriptorArrived(self, cookie: int, token: Token) -> list[Token]:
         """
-        A descriptor came in.
+        Hold a descriptor that came in.
 
-        @return: tokens to close: another descriptor of the same connection,
-            whose offer can only be one of the past.
-        @raise ProtocolError: if there are more than the window allows.  The
-            token is held all the same.
+        @return: tokens to close: an older descriptor of the same connection, since its
+            offer can only be a past one.
+        @raise ProtocolError: if more descriptors lack their offers than the window
+            allows.  The token is held all the same.
         """
-        old = self._loose.pop(cookie, None)
-        self._loose[cookie] = token
+        old = self._unmatched.pop(cookie, None)
+        self._unmatched[cookie] = token
         if old is not None:
             return [old]
-        if len(self._loose) > self._window:
+        if len(self._unmatched) > self._window:
             raise ProtocolError(
                 f"more than {self._window} descriptors without their offers"
             )
@@ -92,41 +91,43 @@ class Claims(Generic[Token]):
 
     def offered(self, offer: Offer) -> list[Token]:
         """
-        An offer came in.  Its descriptor came before it, or never will.
+        Enter an offer that came in.  If its descriptor has not come before it, the
+        descriptor never comes.
 
         @return: tokens to close.
-        @raise ProtocolError: if it is one too many, or has been seen before.
+        @raise ProtocolError: if the offer exceeds the window, or came before.
         """
         id, unclaimed = offer.id, self._unclaimed
         if id in unclaimed or id in self._claiming:
             raise ProtocolError(f"a second OFFER of {id}")
-        token = self._loose.pop(offer.cookie, None)
+        token = self._unmatched.pop(offer.cookie, None)
         if token is None or self._draining:
             reason = MISSING_DESCRIPTOR if token is None else DRAINING
             self._refusals.append((reason, id))
             return [] if token is None else [token]
         unclaimed[id] = (offer, token)
-        # Those being claimed do not count: the listener may have read the claim
-        # already, and made use of the room.
+        # Offers that are being claimed do not count: the listener may have read the
+        # claim already, and sent further offers.
         if len(unclaimed) > self._window:
             raise ProtocolError(f"more than {self._window} unclaimed offers")
         return []
 
     def closed(self, id: int) -> None:
         """
-        A claimed connection was closed.
+        Report that a claimed connection was closed.
         """
         self._closed.append(id)
 
     def clientGone(self, id: int) -> None:
         """
-        The client of a claimed connection had left before it was adopted.
+        Report that the client of a claimed connection had left before the connection
+        was adopted.
         """
         self._clientsGone.append(id)
 
     def draining(self) -> list[Token]:
         """
-        No more offers are wanted, and those not claimed yet go back.
+        Ask for no more offers, and refuse the offers that are not claimed yet.
 
         @return: tokens to close.
         """
@@ -140,8 +141,9 @@ class Claims(Generic[Token]):
 
     def outgoing(self) -> list[Frame]:
         """
-        What is to be written now, in one piece; after which it waits for
-        L{flushed}.  Empty if there is nothing to say, or a write is under way.
+        The frames to write now, in one piece.  The next frames wait for L{flushed}.
+
+        @return: empty if nothing is to be written, or a write is under way.
         """
         if self.writing:
             return []
@@ -149,10 +151,10 @@ class Claims(Generic[Token]):
         if self._refusals:
             frames.extend(self._refuse())
         if self._closed:
-            frames.extend(map(Closed, _fitting(self._closed)))
+            frames.extend(map(Closed, _split(self._closed)))
             self._closed = []
         if self._clientsGone:
-            frames.extend(map(ClientGone, _fitting(self._clientsGone)))
+            frames.extend(map(ClientGone, _split(self._clientsGone)))
             self._clientsGone = []
         if self._draining and not self._drainSent:
             self._drainSent = True
@@ -167,15 +169,15 @@ class Claims(Generic[Token]):
         refusals, self._refusals = self._refusals, []
         for reason in sorted({reason for reason, _ in refusals}):
             refused = [id for why, id in refusals if why == reason]
-            # A REFUSE has a reason as well.
-            for ids in _fitting(refused, MAXIMUM_IDS - 1):
+            # The reason in a REFUSE takes as much space as one id.
+            for ids in _split(refused, MAXIMUM_IDS - 1):
                 yield Refuse(reason, ids)
 
     def flushed(self) -> list[tuple[Offer, Token]]:
         """
-        All that was written is in the kernel.
+        The write is over: all of it is in the kernel.
 
-        @return: what may be touched.
+        @return: the connections that may be touched.
         """
         self.writing = False
         mine = list(self._claiming.values())
@@ -184,23 +186,23 @@ class Claims(Generic[Token]):
 
     def revoked(self) -> list[Token]:
         """
-        The listener gives to others what it has seen no claim of by then.
-        What is being claimed depends on the write that is under way:
-        L{flushed}, or L{channelEndedAfterRevoke}.
+        Drop the offers that are not claimed: the listener offers them to others.
+        Offers that are being claimed depend on the write that is under way: L{flushed}
+        or L{channelEndedAfterRevoke} follows.
 
         @return: tokens to close.
         """
         tokens = [token for _, token in self._unclaimed.values()]
-        tokens.extend(self._loose.values())
+        tokens.extend(self._unmatched.values())
         self._unclaimed.clear()
-        self._loose.clear()
+        self._unmatched.clear()
         return tokens
 
     def channelEndedAfterRevoke(self) -> list[Token]:
         """
-        The channel is gone after the offers were revoked.
+        Drop all offers: the channel ended after they were revoked.
 
-        @return: tokens to close, which are all.
+        @return: tokens to close: all that are held.
         """
         tokens = [token for _, token in self._claiming.values()]
         self._claiming.clear()
@@ -208,11 +210,11 @@ class Claims(Generic[Token]):
 
     def listenerDied(self) -> tuple[list[tuple[Offer, Token]], list[Token]]:
         """
-        The listener is dead, and its copies with it: what it had offered is
-        this worker's, claimed or not.
+        Take all offers, claimed or not: the listener is dead, and its copies of the
+        connections are closed.
 
-        @return: what may be touched, and tokens to close, whose offers never
-            came.
+        @return: the connections that may be touched; and the tokens to close, whose
+            offers never came.
         """
         mine = [*self._claiming.values(), *self._unclaimed.values()]
         self._claiming.clear()
@@ -220,9 +222,9 @@ class Claims(Generic[Token]):
         return mine, self.revoked()
 
 
-def _fitting(ids: list[int], most: int = MAXIMUM_IDS) -> Iterator[tuple[int, ...]]:
+def _split(ids: list[int], most: int = MAXIMUM_IDS) -> Iterator[tuple[int, ...]]:
     """
-    Divide ids among frames.
+    Divide ids into parts that each fit a frame.
     """
     for start in range(0, len(ids), most):
         yield tuple(ids[start : start + most])

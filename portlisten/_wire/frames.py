@@ -1,66 +1,24 @@
 """
-The frames of the C{stream} wire: bytes to frames, and frames to bytes.
+The frames of the C{stream} wire, as values, and the reasons for which a worker cannot
+be served or refuses an offer.
 
-Nothing here does any input or output.  A L{Decoder} is fed whatever came in,
-in pieces of any size, and gives back the whole frames in it; L{encode} is its
-inverse.  C{docs/protocol.md} describes the same layouts for authors of workers
-in other languages.
-
-Every frame is a header of four bytes (type, a zero, the length of the payload)
-and a payload of at most L{MAXIMUM_PAYLOAD} bytes, so what a peer can make us
-hold is bounded before anything is known of it.  Numbers are unsigned and in
-network order.  Each direction has its own set of frames: a worker that sends
-an OFFER is as malformed as one that sends noise.
+L{portlisten._wire.codec} turns them into bytes.  C{docs/protocol.md} describes them for
+authors of workers in other languages.
 """
 
 from __future__ import annotations
 
-import socket
-import struct
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal, TypeAlias
+from typing import ClassVar, TypeAlias
 
-from portlisten._model import (
-    NAME,
-    Address,
-    InternetAddress,
-    Kind,
-    Port,
-    UnixAddress,
-    portName,
-)
-from portlisten.errors import (
-    MalformedFrame,
-    OversizedFrame,
-    ProtocolError,
-    UnknownFrame,
-    UnknownName,
-    VersionMismatch,
-    WrongKind,
-)
+from portlisten._model import Kind, Port
+from portlisten.errors import UnknownName, WrongKind
 
-VERSION = 1
-MAGIC = b"portlstn"
 MAXIMUM_PAYLOAD = 16384
 MAXIMUM_IDS = MAXIMUM_PAYLOAD // 4
 MAXIMUM_WINDOW = 128
 MAXIMUM_REASON = 255
-MAXIMUM_UNIX_ADDRESS = 108
-
-#: A flag of a listener's HELLO.
-_STOPPING = 1
-
-_HEADER = struct.Struct("!BBH")
-_HELLO = struct.Struct("!8sHHHH")
-_PORT = struct.Struct("!HBB")
-_OFFER = struct.Struct("!IHHQ")
-_OFFER_FRAME = struct.Struct("!BBHIHHQ")
-_LISTENER = struct.Struct("!HHQ")
-_COOKIE = struct.Struct("!Q")
-_REFUSE = struct.Struct("!HH")
-_INET = struct.Struct("!4sH")
-_INET6 = struct.Struct("!16sHI")
 
 
 @dataclass(frozen=True)
@@ -68,9 +26,9 @@ class ListenerHello:
     """
     The listener's first frame.
 
-    @ivar window: how many unclaimed offers the listener will send at the most.
-    @ivar ports: what it listens on.
-    @ivar stopping: whether it was told to stop, and goes on only for as long as
+    @ivar window: how many unclaimed offers the listener sends at the most.
+    @ivar ports: the ports that the listener listens on.
+    @ivar stopping: whether the listener is stopping, and goes on only for as long as
         connections wait.
     """
 
@@ -81,12 +39,13 @@ class ListenerHello:
 
     def wanted(self, hello: WorkerHello) -> tuple[Port, ...]:
         """
-        The ports that a worker gets something of.
+        Select the ports whose connections or sockets a worker gets.
 
-        @raise UnknownName: if there is no port of a name that it asks for.
-        @raise WrongKind: if it takes nothing that there is of a name that it asks
-            for; or, where it asks for none, nothing that there is at all, or not
-            what there is of a port whose connections it would serve.
+        @param hello: the worker's.
+        @raise UnknownName: if the worker asks for a name that no port has.
+        @raise WrongKind: if the worker can take the kind of no port of a name that it
+            asks for.  If it asks for no names: if it can take the kind of no port, or
+            if it takes connections and cannot take the kind of some TCP or Unix port.
         """
         known = dict.fromkeys(port.name for port in self.ports if port.name)
         for name in hello.names:
@@ -95,13 +54,13 @@ class ListenerHello:
                     f"no port is called {name!r} here"
                     + (f", only {', '.join(known)}" if known else "; none has a name")
                 )
-            self._see(hello, [port for port in self.ports if port.name == name])
+            self._checkKinds(hello, [port for port in self.ports if port.name == name])
         if not hello.names:
-            self._see(hello, self.ports)
+            self._checkKinds(hello, self.ports)
             if Kind.CONNECTIONS in hello.takes:
                 for port in self.ports:
                     if port.kind not in (Kind.DATAGRAMS, Kind.UNKNOWN):
-                        self._see(hello, [port])
+                        self._checkKinds(hello, [port])
         return tuple(
             port
             for port in self.ports
@@ -110,23 +69,25 @@ class ListenerHello:
         )
 
     @staticmethod
-    def _see(hello: WorkerHello, ports: Sequence[Port]) -> None:
+    def _checkKinds(hello: WorkerHello, ports: Sequence[Port]) -> None:
         """
-        See that a worker can take something of one of several ports.
+        Check that a worker can take the kind of at least one of several ports.
+
+        @raise WrongKind: if it cannot.
         """
         if ports and not any(port.kind in hello.takes for port in ports):
             port = ports[0]
-            raise WrongKind(f"{port.label} {_why(port.kind, hello.takes)}")
+            raise WrongKind(f"{port.label} {_whyNotTaken(port.kind, hello.takes)}")
 
 
 @dataclass(frozen=True)
 class WorkerHello:
     """
-    The worker's first frame; no offer is sent before it.
+    The worker's first frame.  The listener sends no offer before it has read this.
 
     @ivar window: how many unclaimed offers the worker wants at the most.
-    @ivar names: what the ports are called that it wants; if empty, it wants all.
-    @ivar takes: what it can take of a port.
+    @ivar names: the names of the ports that the worker wants; if empty, all ports.
+    @ivar takes: the kinds that the worker can take.
     """
 
     TYPE: ClassVar[int] = 2
@@ -138,11 +99,11 @@ class WorkerHello:
 @dataclass(frozen=True, slots=True)
 class Offer:
     """
-    A connection for the worker.  Its descriptor came with these bytes or with
-    earlier ones, and is told from others by its cookie.
+    A connection for the worker.  Its descriptor comes with these bytes or with earlier
+    ones.  The cookie tells which descriptor belongs to which offer.
 
-    @ivar id: the listener's name for it on this channel.
-    @ivar port: the number of the L{Port} that it was accepted on.
+    @ivar id: the offer's number on this channel, which the listener chose.
+    @ivar port: the number of the L{Port} that accepted the connection.
     @ivar cookie: C{SO_COOKIE} of the socket, the same in every process.
     """
 
@@ -155,10 +116,10 @@ class Offer:
 @dataclass(frozen=True, slots=True)
 class Listener:
     """
-    A socket of a port that is shared, for the worker to use beside the listener
-    and others.  Its descriptor came as that of an L{Offer} does.
+    A socket of a shared port.  The worker uses it, as the listener and other workers
+    do.  Its descriptor comes as an L{Offer}'s does.
 
-    @ivar port: the number of the L{Port} that it belongs to.
+    @ivar port: the number of the L{Port} that the socket belongs to.
     @ivar cookie: C{SO_COOKIE} of the socket.
     """
 
@@ -170,8 +131,10 @@ class Listener:
 @dataclass(frozen=True, slots=True)
 class Withdraw:
     """
-    The worker is to use this socket no more, which came as a L{Listener}:
-    another one does.
+    The worker must stop using a socket that came as a L{Listener}: another worker uses
+    it from now on.
+
+    @ivar cookie: C{SO_COOKIE} of the socket.
     """
 
     TYPE: ClassVar[int] = 13
@@ -181,8 +144,8 @@ class Withdraw:
 @dataclass(frozen=True, slots=True)
 class Claim:
     """
-    The worker's word that it takes these offers.  It touches none of them
-    before this frame is in the kernel.
+    The worker takes these offers.  It touches none of their connections before this
+    frame is in the kernel.
     """
 
     TYPE: ClassVar[int] = 5
@@ -192,7 +155,7 @@ class Claim:
 @dataclass(frozen=True, slots=True)
 class Refuse:
     """
-    The worker's word that it will never touch these offers.
+    The worker refuses these offers, and never touches their connections.
 
     @ivar reason: one of L{REFUSALS}.
     """
@@ -205,7 +168,7 @@ class Refuse:
 @dataclass(frozen=True, slots=True)
 class Closed:
     """
-    The worker has done with these connections, which it had claimed.
+    These connections, which the worker had claimed, are closed.
     """
 
     TYPE: ClassVar[int] = 7
@@ -215,8 +178,8 @@ class Closed:
 @dataclass(frozen=True, slots=True)
 class ClientGone:
     """
-    Like L{Closed}, for connections that could not be adopted because their
-    clients had left.
+    Like L{Closed}, for connections that the worker could not adopt, since their clients
+    had left.
     """
 
     TYPE: ClassVar[int] = 12
@@ -244,7 +207,7 @@ class Drained:
 @dataclass(frozen=True)
 class Revoked:
     """
-    Whatever the worker has not claimed belongs to somebody else now.
+    The offers that the worker has not claimed belong to others now.
     """
 
     TYPE: ClassVar[int] = 10
@@ -276,9 +239,9 @@ REFUSALS = {
 }
 
 
-def _why(kind: Kind, takes: Collection[Kind]) -> str:
+def _whyNotTaken(kind: Kind, takes: Collection[Kind]) -> str:
     """
-    Say why a worker cannot have what there is of a port.
+    Say why a worker cannot take a port of this kind.
     """
     if kind is Kind.DATAGRAMS:
         return (
@@ -300,359 +263,6 @@ def _why(kind: Kind, takes: Collection[Kind]) -> str:
             " a program that knows nothing of portlisten cannot follow"
         )
     return (
-        "hands off connections, which takes a worker that knows of portlisten: have"
-        " the listener --share it"
+        "hands off connections, which takes a worker that knows of portlisten: start"
+        " the listener with --share"
     )
-
-
-def portNames(names: Iterable[str]) -> tuple[str, ...]:
-    """
-    Check what a worker wants to be given, and leave out what is there twice.
-
-    @raise ValueError: if one cannot be a port's, or they do not fit its HELLO.
-    """
-    distinct = tuple(dict.fromkeys(map(portName, names)))
-    encode(WorkerHello(1, distinct))
-    return distinct
-
-
-def encode(frame: Frame) -> bytes:
-    """
-    Turn a frame into bytes.
-
-    @raise ValueError: if its payload would be larger than L{MAXIMUM_PAYLOAD}.
-    """
-    payload = _encoders[type(frame)](frame)
-    if len(payload) > MAXIMUM_PAYLOAD:
-        raise ValueError(f"{type(frame).__name__} of {len(payload)} bytes")
-    return _HEADER.pack(frame.TYPE, 0, len(payload)) + payload
-
-
-def encodeOffer(id: int, port: int, cookie: int) -> bytes:
-    """
-    What L{encode} makes of an L{Offer}, for one who makes many.
-    """
-    return _OFFER_FRAME.pack(Offer.TYPE, 0, _OFFER.size, id, port, 0, cookie)
-
-
-def _encodeAddress(address: Address) -> bytes:
-    if isinstance(address, UnixAddress):
-        return b"\x01" + address.name
-    if address.isIPv6:
-        packed = socket.inet_pton(socket.AF_INET6, address.host.partition("%")[0])
-        return b"\x06" + _INET6.pack(packed, address.port, address.scope)
-    packed = socket.inet_pton(socket.AF_INET, address.host)
-    return b"\x04" + _INET.pack(packed, address.port)
-
-
-def _decodeAddress(data: bytes, protocol: Literal["TCP", "UDP"]) -> Address:
-    family, packed = data[:1], data[1:]
-    if family == b"\x04" and len(packed) == _INET.size:
-        host, port = _INET.unpack(packed)
-        return InternetAddress(protocol, socket.inet_ntop(socket.AF_INET, host), port)
-    if family == b"\x06" and len(packed) == _INET6.size:
-        host, port, scope = _INET6.unpack(packed)
-        text = socket.inet_ntop(socket.AF_INET6, host)
-        return InternetAddress(protocol, text, port, scope)
-    if family == b"\x01" and len(packed) <= MAXIMUM_UNIX_ADDRESS:
-        return UnixAddress(packed)
-    raise MalformedFrame("HELLO has an address of an unknown kind")
-
-
-def _encodeListenerHello(frame: ListenerHello) -> bytes:
-    flags = _STOPPING if frame.stopping else 0
-    parts = [_HELLO.pack(MAGIC, VERSION, frame.window, len(frame.ports), flags)]
-    for port in frame.ports:
-        address = _encodeAddress(port.address)
-        parts.append(_PORT.pack(port.number, port.kind, len(address)) + address)
-    parts.append(_encodeNames(port.name for port in frame.ports))
-    return b"".join(parts)
-
-
-def _encodeNames(names: Iterable[str]) -> bytes:
-    return b"".join(bytes([len(name)]) + name.encode("ascii") for name in names)
-
-
-def _decodeNames(data: bytes, count: int) -> tuple[str, ...]:
-    """
-    Read as many names as there should be, some of which may be empty; what
-    follows them is for versions to come.
-    """
-    names = []
-    start = 0
-    for _ in range(count):
-        end = start + 1 + (data[start] if start < len(data) else 0)
-        if len(data) < end:
-            raise MalformedFrame("HELLO ends within a name")
-        name = data[start + 1 : end].decode("latin-1")
-        if name and not NAME.fullmatch(name):
-            raise MalformedFrame(f"HELLO has {name!r} for a name")
-        names.append(name)
-        start = end
-    return tuple(names)
-
-
-def _decodeHello(payload: bytes) -> tuple[int, int, int, bytes]:
-    """
-    Check what both sides' HELLO begin with.
-
-    @return: the window, the count of ports or names, the kinds that a worker
-        takes or a listener's flags, and the rest.
-    """
-    if len(payload) < _HELLO.size or not payload.startswith(MAGIC):
-        raise MalformedFrame("HELLO without portlisten's magic")
-    _, version, window, count, kinds = _HELLO.unpack_from(payload)
-    if version != VERSION:
-        raise VersionMismatch(
-            f"the peer speaks version {version} of the protocol, not {VERSION}"
-        )
-    if not 1 <= window <= MAXIMUM_WINDOW:
-        raise MalformedFrame(f"HELLO has a window of {window}")
-    return window, count, kinds, payload[_HELLO.size :]
-
-
-def _decodeListenerHello(payload: bytes) -> ListenerHello:
-    window, count, flags, rest = _decodeHello(payload)
-    ports = []
-    for _ in range(count):
-        if len(rest) < _PORT.size:
-            raise MalformedFrame("HELLO ends within a port")
-        number, code, length = _PORT.unpack_from(rest)
-        address = rest[_PORT.size : _PORT.size + length]
-        if len(address) < length:
-            raise MalformedFrame("HELLO ends within an address")
-        try:
-            kind = Kind(code)
-        except ValueError:
-            kind = Kind.UNKNOWN
-        protocol: Literal["TCP", "UDP"] = "UDP" if kind is Kind.DATAGRAMS else "TCP"
-        ports.append((number, _decodeAddress(address, protocol), kind))
-        rest = rest[_PORT.size + length :]
-    # Listeners of before there were names end here.
-    names = _decodeNames(rest, count) if rest else ("",) * count
-    return ListenerHello(
-        window,
-        tuple(
-            Port(number, address, name, kind)
-            for (number, address, kind), name in zip(ports, names, strict=True)
-        ),
-        bool(flags & _STOPPING),
-    )
-
-
-def _encodeWorkerHello(frame: WorkerHello) -> bytes:
-    names = _encodeNames(frame.names)
-    kinds = sum(1 << kind for kind in frame.takes)
-    return _HELLO.pack(MAGIC, VERSION, frame.window, len(frame.names), kinds) + names
-
-
-def _decodeWorkerHello(payload: bytes) -> WorkerHello:
-    window, count, kinds, rest = _decodeHello(payload)
-    names = _decodeNames(rest, count)
-    if not all(names):
-        raise MalformedFrame("HELLO asks for a port with no name")
-    if len(set(names)) < len(names):
-        raise MalformedFrame("HELLO asks for a name twice")
-    # Workers of before there were kinds have a zero there.
-    kinds = kinds or 1 << Kind.CONNECTIONS
-    takes = frozenset(kind for kind in Kind if kinds >> kind & 1)
-    return WorkerHello(window, names, takes)
-
-
-def _encodeOffer(frame: Offer) -> bytes:
-    return _OFFER.pack(frame.id, frame.port, 0, frame.cookie)
-
-
-def _decodeOffer(payload: bytes) -> Offer:
-    # Those of the right length never come here: see _offers.
-    raise MalformedFrame(f"OFFER of {len(payload)} bytes")
-
-
-def _encodeListener(frame: Listener) -> bytes:
-    return _LISTENER.pack(frame.port, 0, frame.cookie)
-
-
-def _decodeListener(payload: bytes) -> Listener:
-    if len(payload) != _LISTENER.size:
-        raise MalformedFrame(f"LISTENER of {len(payload)} bytes")
-    port, _, cookie = _LISTENER.unpack(payload)
-    return Listener(port, cookie)
-
-
-def _encodeWithdraw(frame: Withdraw) -> bytes:
-    return _COOKIE.pack(frame.cookie)
-
-
-def _decodeWithdraw(payload: bytes) -> Withdraw:
-    if len(payload) != _COOKIE.size:
-        raise MalformedFrame(f"WITHDRAW of {len(payload)} bytes")
-    return Withdraw(*_COOKIE.unpack(payload))
-
-
-def _encodeIds(frame: Claim | Closed | ClientGone) -> bytes:
-    return struct.pack(f"!{len(frame.ids)}I", *frame.ids)
-
-
-def _decodeIds(payload: bytes, name: str) -> tuple[int, ...]:
-    count, odd = divmod(len(payload), 4)
-    if odd or not count:
-        raise MalformedFrame(f"{name} of {len(payload)} bytes")
-    return struct.unpack(f"!{count}I", payload)
-
-
-def _encodeRefuse(frame: Refuse) -> bytes:
-    ids = struct.pack(f"!{len(frame.ids)}I", *frame.ids)
-    return _REFUSE.pack(frame.reason, 0) + ids
-
-
-def _decodeRefuse(payload: bytes) -> Refuse:
-    ids = _decodeIds(payload[_REFUSE.size :], "REFUSE")
-    reason, _ = _REFUSE.unpack_from(payload)
-    return Refuse(reason, ids)
-
-
-def _encodeBye(frame: Bye) -> bytes:
-    return frame.reason.encode("utf-8", "replace")[:MAXIMUM_REASON]
-
-
-def _decodeBye(payload: bytes) -> Bye:
-    if len(payload) > MAXIMUM_REASON:
-        raise MalformedFrame(f"BYE of {len(payload)} bytes")
-    text = payload.decode("utf-8", "replace")
-    return Bye("".join(c if c.isprintable() else "?" for c in text))
-
-
-def _decodeEmpty(
-    frame: type[Drain] | type[Drained] | type[Revoked],
-) -> Callable[[bytes], Frame]:
-    def decode(payload: bytes) -> Frame:
-        if payload:
-            raise MalformedFrame(f"{frame.__name__.upper()} with a payload")
-        return frame()
-
-    return decode
-
-
-def _encodeEmpty(frame: Frame) -> bytes:
-    return b""
-
-
-_encoders: dict[type[Frame], Callable[..., bytes]] = {
-    ListenerHello: _encodeListenerHello,
-    WorkerHello: _encodeWorkerHello,
-    Offer: _encodeOffer,
-    Listener: _encodeListener,
-    Withdraw: _encodeWithdraw,
-    Claim: _encodeIds,
-    Refuse: _encodeRefuse,
-    Closed: _encodeIds,
-    ClientGone: _encodeIds,
-    Drain: _encodeEmpty,
-    Drained: _encodeEmpty,
-    Revoked: _encodeEmpty,
-    Bye: _encodeBye,
-}
-
-Vocabulary: TypeAlias = "dict[int, Callable[[bytes], Frame]]"
-
-FROM_LISTENER: Vocabulary = {
-    ListenerHello.TYPE: _decodeListenerHello,
-    Offer.TYPE: _decodeOffer,
-    Listener.TYPE: _decodeListener,
-    Withdraw.TYPE: _decodeWithdraw,
-    Drained.TYPE: _decodeEmpty(Drained),
-    Revoked.TYPE: _decodeEmpty(Revoked),
-    Bye.TYPE: _decodeBye,
-}
-
-FROM_WORKER: Vocabulary = {
-    WorkerHello.TYPE: _decodeWorkerHello,
-    Claim.TYPE: lambda payload: Claim(_decodeIds(payload, "CLAIM")),
-    Refuse.TYPE: _decodeRefuse,
-    Closed.TYPE: lambda payload: Closed(_decodeIds(payload, "CLOSED")),
-    ClientGone.TYPE: lambda payload: ClientGone(_decodeIds(payload, "GONE")),
-    Drain.TYPE: _decodeEmpty(Drain),
-    Bye.TYPE: _decodeBye,
-}
-
-
-def _offers(buffer: bytes) -> Iterator[Offer]:
-    """
-    Give the offers that some bytes begin with: there are as many as there are
-    connections, and most come in numbers.
-    """
-    whole = len(buffer) - len(buffer) % _OFFER_FRAME.size
-    for fields in _OFFER_FRAME.iter_unpack(buffer[:whole]):
-        kind, _, length, id, port, _, cookie = fields
-        if kind != Offer.TYPE or length != _OFFER.size:
-            break
-        yield Offer(id, port, cookie)
-
-
-class Decoder:
-    """
-    Gives the whole frames in what it is fed, and keeps the beginning of one
-    that is not whole yet: never more than a header and L{MAXIMUM_PAYLOAD}
-    bytes.
-
-    The first frame has to be a HELLO, and no later one may be; but a BYE may
-    come at any time.
-
-    @param vocabulary: L{FROM_LISTENER} or L{FROM_WORKER}.
-    """
-
-    def __init__(self, vocabulary: Vocabulary) -> None:
-        self._vocabulary = vocabulary
-        self._buffer = b""
-        self._greeted = False
-        self._dead = False
-
-    def feed(self, data: bytes) -> Iterator[Frame]:
-        """
-        Take in some bytes.
-
-        @return: the frames that they complete, in order.
-        @raise ProtocolError: from the iterator, where the bytes are malformed.
-            The frames before have been given by then: a claim counts, whatever
-            its sender writes next.  What is fed later is dropped.
-        """
-        self._buffer += data
-        return self._take()
-
-    def _take(self) -> Iterator[Frame]:
-        buffer, start = self._buffer, 0
-        header = _HEADER.unpack_from
-        vocabulary = self._vocabulary.get
-        try:
-            # Nothing can be known of what follows a malformed frame.
-            while not self._dead and len(buffer) - start >= _HEADER.size:
-                kind, _, length = header(buffer, start)
-                decode = vocabulary(kind)
-                if decode is None:
-                    raise UnknownFrame(f"a frame of the unknown type {kind}")
-                if length > MAXIMUM_PAYLOAD:
-                    raise OversizedFrame(f"a frame of {length} bytes")
-                if kind != Bye.TYPE and (kind in _HELLOS) == self._greeted:
-                    raise MalformedFrame(
-                        "a second HELLO" if self._greeted else "no HELLO to begin with"
-                    )
-                end = start + _HEADER.size + length
-                if len(buffer) < end:
-                    break
-                if kind == Offer.TYPE and length == _OFFER.size:
-                    for offer in _offers(buffer[start:]):
-                        start += _OFFER_FRAME.size
-                        yield offer
-                    continue
-                payload = buffer[start + _HEADER.size : end]
-                start = end
-                self._greeted = self._greeted or kind in _HELLOS
-                yield decode(payload)
-        except ProtocolError:
-            self._dead = True
-            raise
-        finally:
-            self._buffer = b"" if self._dead else buffer[start:]
-
-
-_HELLOS = frozenset([ListenerHello.TYPE, WorkerHello.TYPE])

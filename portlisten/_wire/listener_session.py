@@ -7,7 +7,7 @@ A driver writes L{ListenerSession.hello}, and then does three things:
     events that this returns, in order.
   - It gives commands, and writes the bytes that they return.  A descriptor goes out
     with the bytes of its frame, or earlier.
-  - When the channel has ended, it says so by L{ListenerSession.end}.
+  - When the channel has ended, it calls L{ListenerSession.end}.
 
 Three events are the worker's frames themselves, since they need no translation:
 L{Claim}, L{Closed} and L{ClientGone}.
@@ -15,28 +15,29 @@ L{Claim}, L{Closed} and L{ClientGone}.
 The rules:
 
   1. The worker's first frame is HELLO or BYE, and it sends one HELLO, and one DRAIN.
-  2. The worker answers, by CLAIM or REFUSE, only what it can have read.  Ids can be
-     guessed.  If a worker answers unread offers, descriptors pile up in flight, and the
-     kernel limits how many a user has in flight.  If a worker answers an offer that is
-     not even sent, the connection may be closed, and its descriptor's number would soon
-     be another's.
-  3. Which ids fit is for the driver to find out, from L{portlisten._policy.ledger}.
-  4. What was written before the worker's way is shut counts, whatever else was said.
-     So a channel is not simply closed.  The listener I{revokes}: it says REVOKED, waits
-     until that is in the kernel, shuts the way, reads what is left, and closes.
+  2. The worker answers, by CLAIM or REFUSE, only offers that it can have read.  It
+     could guess ids.  If a worker answers unread offers, descriptors pile up in flight,
+     and the kernel limits how many a user has in flight.  If a worker answers an offer
+     that is not sent yet, the listener might close the connection, and the number of
+     its descriptor would soon be another connection's.
+  3. The driver checks which ids are valid, with L{portlisten._policy.ledger}.
+  4. All frames count that the worker wrote before the listener shut down the reading
+     side of the channel.  So the listener does not simply close a channel.  It
+     I{revokes}: it says REVOKED, waits until that is in the kernel, shuts down its
+     reading side, reads the rest, and closes.
 
-What the worker may say in each state of C{theirs}.  A state in a cell is the next one.
-Nothing is read in the state LEFT.::
+This table shows what the worker may say in each state of C{theirs}.  A state in a cell
+is the next one.  Nothing is read in the state LEFT.::
 
     theirs    HELLO  CLAIM  REFUSE  CLOSED  GONE   DRAIN     BYE
     GREETING  OPEN   error  error   error   error  error     LEFT
     OPEN      error  yes    yes     yes     yes    DRAINING  LEFT
     DRAINING  error  yes    yes     yes     yes    error     LEFT
 
-What the listener does in each state of C{ours}.  Each step of revoking leads to the
-next state.  Sharing stands for L{ListenerSession.shareSocket},
-L{ListenerSession.withdraw} and L{ListenerSession.drained}, which say nothing once it is
-too late.::
+This table shows what the listener does in each state of C{ours}.  Each step of revoking
+leads to the next state.  Sharing stands for L{ListenerSession.shareSocket},
+L{ListenerSession.withdraw} and L{ListenerSession.drained}.  After OPEN these say
+nothing.::
 
     ours      revoke    revocation  shut  bye    sharing
     OPEN      REVOKING  -           -     ENDED  yes
@@ -45,9 +46,9 @@ too late.::
     SHUT      -         -           -     ENDED  -
     ENDED     -         -           -     -      -
 
-A worker that has not said HELLO has nothing to be revoked: the driver says BYE to it.
-The ledger gives no offers to a worker that it knows to be revoked.  An offer that it
-gave before is written before REVOKED.
+If a worker has not said HELLO, it has no offers to revoke: the driver says BYE to it.
+The ledger gives no offers to a worker that it has revoked.  The driver writes earlier
+offers before REVOKED.
 """
 
 from __future__ import annotations
@@ -58,8 +59,8 @@ from enum import Enum
 from typing import TypeAlias
 
 from portlisten._model import Port
+from portlisten._wire.codec import FROM_WORKER, encode, encodeOffer
 from portlisten._wire.frames import (
-    FROM_WORKER,
     REFUSALS,
     Bye,
     Claim,
@@ -74,8 +75,6 @@ from portlisten._wire.frames import (
     Revoked,
     Withdraw,
     WorkerHello,
-    encode,
-    encodeOffer,
 )
 from portlisten._wire.session import (
     HELLO_MISSING,
@@ -118,9 +117,10 @@ class Ours(Enum):
 @dataclass(frozen=True, slots=True)
 class Joined:
     """
-    The worker said HELLO, and wants what comes in by these ports.
+    The worker said HELLO.
 
     @ivar window: how many offers may be unclaimed at a time.
+    @ivar ports: the ports whose connections or sockets the worker wants.
     """
 
     window: int
@@ -130,9 +130,9 @@ class Joined:
 @dataclass(frozen=True, slots=True)
 class Refused:
     """
-    The worker will never touch these offers.
+    The worker refused these offers, and never touches their connections.
 
-    @ivar reason: in words, for the log.
+    @ivar reason: the reason, for the log.
     """
 
     ids: tuple[int, ...]
@@ -149,13 +149,15 @@ class Draining:
 @dataclass(frozen=True, slots=True)
 class Left:
     """
-    The worker said BYE, and nothing behind it counts.
+    The worker said BYE.  Nothing after it counts.
+
+    @ivar reason: the reason, for the log.
     """
 
     reason: str
 
 
-#: What a worker says about connections.
+#: The events that the dispatcher gets.
 News: TypeAlias = "Joined | Claim | Refused | Closed | ClientGone | Draining"
 Event: TypeAlias = "News | Left | Broken"
 
@@ -164,12 +166,12 @@ class ListenerSession(Session):
     """
     The listener's end.
 
-    @param hello: what the worker is told of the listener.
-    @param mayHaveRead: says whether the worker may have read so many of the bytes that
-        were returned to be written.
+    @param hello: the listener's HELLO.
+    @param mayHaveRead: tells whether the worker may have read this many of the bytes
+        that were returned to be written.
 
     @ivar ours: what the listener has said.
-    @ivar reason: why the worker is revoked, if it is.
+    @ivar reason: why the worker is revoked, or L{None} if it is not.
     """
 
     theirs: Theirs
@@ -180,17 +182,17 @@ class ListenerSession(Session):
         super().__init__(FROM_WORKER, Theirs.GREETING)
         self._hello = hello
         self._mayHaveRead = mayHaveRead
-        # How many bytes were returned to be written, and where among them the frames
-        # end of those offers that are not answered.
+        # How many bytes were returned to be written.  For each unanswered offer, how
+        # many up to the end of its frame.
         self._written = 0
-        self._ends: dict[int, int] = {}
+        self._offerEnds: dict[int, int] = {}
         self.ours = Ours.OPEN
         self.reason: str | None = None
 
     @property
     def revokedSent(self) -> bool:
         """
-        Whether L{revocation} was given out, and the channel has not ended.
+        Whether L{revocation} was called, and the channel has not ended.
         """
         return self.ours in (Ours.REVOKED, Ours.SHUT)
 
@@ -199,39 +201,39 @@ class ListenerSession(Session):
         """
         The ids of the offers that were neither claimed nor refused.
         """
-        return tuple(self._ends)
+        return tuple(self._offerEnds)
 
-    # What the worker says
+    # Frames of the worker
 
-    def _greeted(self, frame: WorkerHello) -> None:
+    def _onHello(self, frame: WorkerHello) -> None:
         ports = self._hello.wanted(frame)
         self._events.append(Joined(min(frame.window, self._hello.window), ports))
 
-    def _claimed(self, frame: Claim) -> None:
-        self._answered(frame.ids)
+    def _onClaim(self, frame: Claim) -> None:
+        self._checkAnswered(frame.ids)
         self._events.append(frame)
 
-    def _refused(self, frame: Refuse) -> None:
-        self._answered(frame.ids)
+    def _onRefuse(self, frame: Refuse) -> None:
+        self._checkAnswered(frame.ids)
         reason = REFUSALS.get(frame.reason, f"reason {frame.reason}")
         self._events.append(Refused(frame.ids, reason))
 
-    def _reported(self, frame: Closed | ClientGone) -> None:
+    def _onReport(self, frame: Closed | ClientGone) -> None:
         self._events.append(frame)
 
-    def _draining(self, frame: Drain) -> None:
+    def _onDrain(self, frame: Drain) -> None:
         self._events.append(Draining())
 
-    def _left(self, frame: Bye) -> None:
+    def _onBye(self, frame: Bye) -> None:
         self._events.append(Left(f"it says: {frame.reason}"))
 
-    def _answered(self, ids: Collection[int]) -> None:
+    def _checkAnswered(self, ids: Collection[int]) -> None:
         """
-        Check that a worker can have read the offers that it answers.
+        Check that the worker can have read the offers that it answers.
 
-        @raise ProtocolError: if it cannot.
+        @raise ProtocolError: if it cannot have read them.
         """
-        ends = self._ends
+        ends = self._offerEnds
         last = 0
         for id in ids:
             end = ends.get(id, 0)
@@ -242,64 +244,70 @@ class ListenerSession(Session):
         for id in ids:
             ends.pop(id, None)
 
-    # What the listener says
+    # Frames of the listener
 
-    def _say(self, *frames: Frame) -> bytes:
+    def _encode(self, *frames: Frame) -> bytes:
         data = b"".join(map(encode, frames))
         self._written += len(data)
         return data
 
     def hello(self) -> bytes:
         """
-        What is written first.
+        Give the bytes to write first.
         """
-        return self._say(self._hello)
+        return self._encode(self._hello)
 
     def offer(self, offers: Iterable[tuple[int, int, int]]) -> bytes:
         """
         Offer connections.
 
-        @param offers: of each the id, the number of its port, and its cookie.
+        @param offers: for each the id, the number of its port, and its cookie.
         """
-        said = []
+        frames = []
         end = self._written
         for id, port, cookie in offers:
             frame = encodeOffer(id, port, cookie)
             end += len(frame)
-            self._ends[id] = end
-            said.append(frame)
+            self._offerEnds[id] = end
+            frames.append(frame)
         self._written = end
-        return b"".join(said)
+        return b"".join(frames)
 
     def shareSocket(self, port: int, cookie: int) -> bytes:
         """
-        Let the worker use a socket of a shared port.  Empty if it is too late.
+        Let the worker use a socket of a shared port.
+
+        @return: empty if C{ours} is past OPEN.
         """
-        return self._say(Listener(port, cookie)) if self.ours is Ours.OPEN else b""
+        return self._encode(Listener(port, cookie)) if self.ours is Ours.OPEN else b""
 
     def withdraw(self, cookie: int) -> bytes:
         """
-        Ask for such a socket back.  Empty if it is too late.
+        Make the worker stop using a shared socket.
+
+        @return: empty if C{ours} is past OPEN.
         """
-        return self._say(Withdraw(cookie)) if self.ours is Ours.OPEN else b""
+        return self._encode(Withdraw(cookie)) if self.ours is Ours.OPEN else b""
 
     def drained(self) -> bytes:
         """
-        Confirm that no offer follows.  Empty if it is too late.
+        Confirm that no offer follows.
+
+        @return: empty if C{ours} is past OPEN.
         """
-        return self._say(Drained()) if self.ours is Ours.OPEN else b""
+        return self._encode(Drained()) if self.ours is Ours.OPEN else b""
 
     def bye(self, reason: str) -> bytes:
         """
-        End the channel.  What is offered stays the worker's.
+        End the channel.  The worker keeps its offers.
         """
         self.end()
-        return self._say(Bye(reason))
+        return self._encode(Bye(reason))
 
     def revoke(self, reason: str) -> None:
         """
-        Take back what is not claimed.  L{revocation} follows when the driver has
-        written what is to be written before it.
+        Begin to take back the offers that are not claimed.  The driver writes what goes
+        before REVOKED, and then calls L{revocation}.
         """
         if self.ours is Ours.OPEN:
             self.ours = Ours.REVOKING
@@ -307,17 +315,18 @@ class ListenerSession(Session):
 
     def revocation(self, reason: str | None = None) -> bytes:
         """
-        Say that what is not claimed belongs to others.
+        Tell the worker that its unclaimed offers belong to others.
 
-        @param reason: why, if the worker is not being revoked.
+        @param reason: the reason, if L{revoke} was not called.
         """
         if self.ours is Ours.REVOKING:
             self.ours = Ours.REVOKED
-        return self._say(Revoked(), Bye(reason or self.reason or ""))
+        return self._encode(Revoked(), Bye(reason or self.reason or ""))
 
     def shut(self) -> None:
         """
-        The way of the worker is shut: what it wrote before is being read.
+        Note that the reading side is shut down.  The driver reads what the worker wrote
+        before.
         """
         self.ours = Ours.SHUT
 
@@ -336,19 +345,19 @@ _EARLY: Row = {
 
 _OPEN: Row = {
     WorkerHello: Forbidden(SECOND_HELLO),
-    Claim: Do(ListenerSession._claimed),
-    Refuse: Do(ListenerSession._refused),
-    Closed: Do(ListenerSession._reported),
-    ClientGone: Do(ListenerSession._reported),
-    Drain: Do(ListenerSession._draining, Theirs.DRAINING),
-    Bye: Do(ListenerSession._left, Theirs.LEFT),
+    Claim: Do(ListenerSession._onClaim),
+    Refuse: Do(ListenerSession._onRefuse),
+    Closed: Do(ListenerSession._onReport),
+    ClientGone: Do(ListenerSession._onReport),
+    Drain: Do(ListenerSession._onDrain, Theirs.DRAINING),
+    Bye: Do(ListenerSession._onBye, Theirs.LEFT),
 }
 
 ListenerSession.table = {
     Theirs.GREETING: {
         **_EARLY,
-        WorkerHello: Do(ListenerSession._greeted, Theirs.OPEN),
-        Bye: Do(ListenerSession._left, Theirs.LEFT),
+        WorkerHello: Do(ListenerSession._onHello, Theirs.OPEN),
+        Bye: Do(ListenerSession._onBye, Theirs.LEFT),
     },
     Theirs.OPEN: _OPEN,
     Theirs.DRAINING: {**_OPEN, Drain: Forbidden(SECOND_DRAIN)},

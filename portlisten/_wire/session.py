@@ -1,10 +1,10 @@
 """
 What the sessions at both ends of a channel have in common.
 
-A session is one end of a channel without its input and output.  Its driver gives it
-the bytes that came in, and gets I{events}; it gives it commands, and gets bytes to
-write.  So every event loop can have a driver, and a test needs neither sockets nor a
-clock.
+A session is one end of a channel without its input and output.  Its driver gives the
+session the bytes that came in, and gets I{events}.  The driver gives the session
+commands, and gets bytes to write.  So a driver can be written for every event loop, and
+a test needs neither sockets nor a clock.
 
 Each session has two states, since the two ends speak independently.  C{theirs} is what
 the other end has said so far, and decides what it may say next.  C{ours} is what this
@@ -12,10 +12,11 @@ end has said, and decides what it may say or do next.  A session's table has a r
 each state of C{theirs} and a column for each frame.  A cell is L{Do} or L{Forbidden}.
 Nothing is read in a state whose row is empty.
 
-A frame that is forbidden or wrong gives L{Broken}, and the frames around it count: a
-claim counts as long as it can be read.  But a session reads past L{MISTAKES} such
-frames only.  It also reads nothing behind a frame that cannot be decoded, or that comes
-on the wrong side of HELLO, since the L{Decoder} finds no frame behind these.
+A frame that is forbidden or wrong gives L{Broken}.  The frames before and after it
+still count: a claim counts as long as it can be read.  After more than
+L{MAXIMUM_MISTAKES} such frames, the session reads no more.  It also reads nothing after
+a frame that cannot be decoded, or that comes on the wrong side of HELLO: the L{Decoder}
+finds no frame after these.
 """
 
 from __future__ import annotations
@@ -25,11 +26,12 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any, ClassVar, NamedTuple, TypeAlias
 
-from portlisten._wire.frames import Decoder, Frame, Vocabulary
+from portlisten._wire.codec import Decoder, Vocabulary
+from portlisten._wire.frames import Frame
 from portlisten.errors import ProtocolError
 
-#: How many bad frames of a channel are read past.
-MISTAKES = 16
+#: After how many bad frames a session still reads on.
+MAXIMUM_MISTAKES = 16
 
 SECOND_HELLO = "a second HELLO"
 HELLO_MISSING = "no HELLO to begin with"
@@ -51,7 +53,8 @@ class Forbidden(NamedTuple):
     """
     A frame that must not come.
 
-    @ivar reason: what the other end is told.
+    @ivar reason: the error, for both ends' logs.
+    @ivar then: see L{Do}.
     """
 
     reason: str
@@ -59,7 +62,9 @@ class Forbidden(NamedTuple):
 
     def act(self, session: Session, frame: Frame) -> None:
         """
-        Say so.
+        Raise the error.
+
+        @raise ProtocolError: always.
         """
         raise ProtocolError(self.reason)
 
@@ -73,8 +78,8 @@ class Broken:
     """
     An event: the other end broke the protocol.
 
-    @ivar reason: what it is told.
-    @ivar bug: what a bug of ours raised, if the other end did nothing wrong.
+    @ivar reason: the error, for both ends' logs.
+    @ivar bug: the exception, if a bug of this end is the cause and not the other end.
     """
 
     reason: str
@@ -90,9 +95,9 @@ class Session:
     @param theirs: what C{theirs} is at first.
 
     @ivar theirs: what the other end has said.
-    @ivar ended: whether nothing that comes counts any more, and nothing is to be said.
-    @ivar deaf: whether nothing that comes counts any more, since too much of it was
-        wrong, or the other end has said its last word.
+    @ivar ended: whether the session takes nothing in and says nothing any more.
+    @ivar readsNoMore: whether the session takes nothing in any more: too many frames
+        were wrong, or the other end may send no more.
     """
 
     table: ClassVar[Table]
@@ -102,35 +107,35 @@ class Session:
         self._events: list[Any] = []
         self._mistakes = 0
         self.ended = False
-        self.deaf = False
+        self.readsNoMore = False
         self._enter(theirs)
 
     def _enter(self, theirs: Enum) -> None:
         self.theirs = theirs
         # To look up a row costs more than to handle a frame.
         self._row = self.table[theirs]
-        self.deaf = self.deaf or not self._row
+        self.readsNoMore = self.readsNoMore or not self._row
 
     def end(self) -> None:
         """
-        The channel is at its end.
+        End the session.
         """
         self.ended = True
 
     def mistake(self) -> None:
         """
-        The driver found an event wrong.
+        Count a bad frame.  The driver calls this if it finds an event wrong.
         """
         self._mistakes += 1
-        self.deaf = self.deaf or self._mistakes > MISTAKES
+        self.readsNoMore = self.readsNoMore or self._mistakes > MAXIMUM_MISTAKES
 
     def receive(self, data: bytes) -> list[Any]:
         """
-        Take in some bytes.
+        Take in bytes that came.
 
-        @return: events, in order.
+        @return: the events, in order.
         """
-        if self.ended or self.deaf:
+        if self.ended or self.readsNoMore:
             return []
         try:
             for frame in self._decoder.feed(data):
@@ -147,10 +152,10 @@ class Session:
                     if cell.then is None:
                         continue
                     self._enter(cell.then)
-                if self.deaf:
+                if self.readsNoMore:
                     break
         except ProtocolError as error:
-            self.deaf = True
+            self.readsNoMore = True
             self._broken(str(error))
         return self._take()
 

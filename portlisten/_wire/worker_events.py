@@ -1,7 +1,7 @@
 """
-What a L{portlisten._wire.worker_session.WorkerSession} tells its driver.
+The events that a L{portlisten._wire.worker_session.WorkerSession} gives its driver.
 
-A I{token} stands for a descriptor.  With its event it is the driver's.
+A I{token} stands for a descriptor.  The driver owns it once it has the event.
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ from portlisten._wire.session import Broken
 @dataclass(frozen=True, slots=True)
 class Joined:
     """
-    The listener knows of this worker, and sends it what comes in by these ports.
+    The worker has joined the listener.
+
+    @ivar ports: the ports whose connections or sockets the listener sends.
     """
 
     ports: tuple[Port, ...]
@@ -27,7 +29,7 @@ class Joined:
 @dataclass(slots=True)
 class Adopt(Generic[Token]):
     """
-    A connection is this worker's, which may touch it from now on.
+    A connection belongs to this worker, which may touch it from now on.
     """
 
     offer: Offer
@@ -37,7 +39,7 @@ class Adopt(Generic[Token]):
 @dataclass(slots=True)
 class Close(Generic[Token]):
     """
-    A descriptor is to be closed.
+    Close a descriptor.
     """
 
     token: Token
@@ -46,8 +48,10 @@ class Close(Generic[Token]):
 @dataclass(frozen=True, slots=True)
 class UseSocket(Generic[Token]):
     """
-    A socket of a shared port may be used, until it is withdrawn or the channel has
-    ended.
+    Use a socket of a shared port, until it is withdrawn or the channel has ended.
+
+    @ivar port: the port's number.
+    @ivar cookie: C{SO_COOKIE} of the socket.
     """
 
     port: int
@@ -58,7 +62,7 @@ class UseSocket(Generic[Token]):
 @dataclass(frozen=True, slots=True)
 class Withdrawn:
     """
-    A shared socket is not to be used any more.
+    Stop using a shared socket.
     """
 
     cookie: int
@@ -67,16 +71,16 @@ class Withdrawn:
 @dataclass(frozen=True, slots=True)
 class DrainConfirmed:
     """
-    No offer follows.
+    The listener sends no more offers, as the worker asked.
     """
 
 
 @dataclass(frozen=True, slots=True)
-class ByeSaid:
+class ByeReceived:
     """
     The listener ends the channel.  The driver reads on.
 
-    @ivar reason: why, in words for the log.
+    @ivar reason: the reason, for the log.
     """
 
     reason: str
@@ -85,9 +89,9 @@ class ByeSaid:
 @dataclass(frozen=True, slots=True)
 class Left:
     """
-    The last event: the channel is gone.
+    The last event: the channel has ended.
 
-    @ivar reason: what either side said of it, or L{None} if it ended without a word.
+    @ivar reason: the reason that either side gave, or L{None} if neither gave one.
     """
 
     reason: str | None
@@ -95,5 +99,5 @@ class Left:
 
 Event: TypeAlias = (
     "Joined | Adopt[Token] | Close[Token] | UseSocket[Token] | Withdrawn"
-    " | DrainConfirmed | ByeSaid | Broken | Left"
+    " | DrainConfirmed | ByeReceived | Broken | Left"
 )

@@ -3,33 +3,34 @@ The worker's end of a channel, without input and output.
 
 A driver connects, writes L{WorkerSession.hello}, and then does four things:
 
-  - It reads.  For each descriptor that comes it asks the kernel what that is, and calls
-    L{WorkerSession.descriptorCame}.  Then it calls L{WorkerSession.receive} with the
-    bytes: a descriptor never comes later than its frame.
+  - It reads.  For each descriptor that comes, it asks the kernel for the kind and the
+    cookie, and calls L{WorkerSession.descriptorArrived}.  Then it calls
+    L{WorkerSession.receive} with the bytes: a descriptor never comes later than its
+    frame.
   - It carries out each event that a method returns, in order.
   - It writes what L{WorkerSession.outgoing} returns, after each of these calls and
     after each command.  When all of it is in the kernel, it calls
     L{WorkerSession.flushed}.  If C{outgoing} ends the session, the driver closes the
     channel as soon as the last bytes are written.
-  - When the stream is at its end, it calls L{WorkerSession.channelEnded}.
+  - When the channel has ended, it calls L{WorkerSession.channelEnded}.
 
-A I{token} stands for a descriptor.  The session holds it, and gives each back exactly
+A I{token} stands for a descriptor.  The session holds each token and returns it exactly
 once: to be served (L{Adopt}), used (L{UseSocket}) or closed (L{Close}).  All events are
 in L{portlisten._wire.worker_events}.
 
 The rules:
 
   1. The listener's first frame is HELLO or BYE, and it sends one HELLO.
-  2. A connection is touched only after its claim is in the kernel, and nothing is
-     written after a claim before that: see L{portlisten._wire.claims}, which this
+  2. The worker touches a connection only after its claim is in the kernel, and writes
+     nothing after a claim before that: see L{portlisten._wire.claims}, which this
      session uses.
-  3. BYE from the listener changes nothing: the worker reads on, since REVOKED may
-     follow.  The end of the stream without REVOKED is the listener's death.
-  4. If the listener breaks a rule, the worker gives back what it has not claimed, says
-     DRAIN and then BYE with the reason, and closes.
+  3. After BYE from the listener, the worker reads on, since REVOKED may follow.  If the
+     channel ends without REVOKED, the listener is dead.
+  4. If the listener breaks a rule, the worker refuses the offers that it has not
+     claimed, says DRAIN and then BYE with the reason, and closes.
 
-What the listener may say in each state of C{theirs}.  A state in a cell is the next
-one.::
+This table shows what the listener may say in each state of C{theirs}.  A state in a
+cell is the next one.::
 
     theirs    HELLO  OFFER    LISTENER  WITHDRAW  DRAINED  REVOKED  BYE
     GREETING  OPEN   error    error     error     error    error    yes
@@ -37,13 +38,14 @@ one.::
     DRAINED   error  yes      yes       yes       yes      REVOKED  yes
     REVOKED   error  refused  yes       yes       yes      yes      yes
 
-Three cells are kinder than the protocol: after DRAINED a listener must send no OFFER
-and no LISTENER, and DRAINED once.  The worker treats these as before: if it has asked
-to drain, it refuses the offer.  After REVOKED every descriptor that comes is closed, so
-an OFFER lacks its descriptor and is refused, unless the channel is closed before.
+Three cells allow more than the protocol: a listener must send DRAINED once, and no
+OFFER and no LISTENER after it.  The worker treats such frames as before DRAINED: if it
+has asked to drain, it refuses the offer.  After REVOKED, every descriptor that comes is
+closed.  So an OFFER lacks its descriptor and is refused, unless the channel is closed
+before.
 
-What the worker does in each state of C{ours}.  It is I{idle} if it has nothing to
-write, and no claim is being written.::
+This table shows what the worker does in each state of C{ours}.  The worker is I{idle}
+if it has nothing to write, and no claim is being written.::
 
     ours      drain     leave, or a broken rule  idle
     OPEN      DRAINING  LEAVING                  ENDED if theirs is REVOKED
@@ -61,15 +63,14 @@ from typing import Generic
 from portlisten._model import Kind
 from portlisten._wire import frames
 from portlisten._wire.claims import Claims, Token
+from portlisten._wire.codec import FROM_LISTENER, encode
 from portlisten._wire.frames import (
-    FROM_LISTENER,
     MAXIMUM_WINDOW,
     Bye,
     Frame,
     ListenerHello,
     Offer,
     WorkerHello,
-    encode,
 )
 from portlisten._wire.session import (
     HELLO_MISSING,
@@ -81,7 +82,7 @@ from portlisten._wire.session import (
 )
 from portlisten._wire.worker_events import (
     Adopt,
-    ByeSaid,
+    ByeReceived,
     Close,
     DrainConfirmed,
     Event,
@@ -92,7 +93,7 @@ from portlisten._wire.worker_events import (
 )
 from portlisten.errors import ProtocolError
 
-#: How many shared sockets a worker keeps whose frames have not come.
+#: The most shared sockets that a worker holds before their frames come.
 MAXIMUM_SOCKETS = 1024
 
 
@@ -104,7 +105,7 @@ class Theirs(Enum):
     GREETING = "nothing, or BYE"
     OPEN = "HELLO"
     DRAINED = "that no offer follows"
-    REVOKED = "that what is not claimed belongs to others"
+    REVOKED = "that unclaimed offers belong to others"
 
 
 class Ours(Enum):
@@ -118,7 +119,7 @@ class Ours(Enum):
     ENDED = "all"
 
 
-# To look them up in their classes takes as long as what is done with them.
+# Looking these up in their classes would take as long as the comparison.
 _CONNECTIONS = Kind.CONNECTIONS
 _LEAVING = Ours.LEAVING
 _REVOKED = Theirs.REVOKED
@@ -129,14 +130,14 @@ class WorkerSession(Session, Generic[Token]):
     The worker's end.
 
     @param window: how many unclaimed offers the worker wants at the most.
-    @param names: what the ports are called that it wants; if empty, it wants all.
-    @param takes: what it takes of a port.
+    @param names: the names of the ports that the worker wants; if empty, all ports.
+    @param takes: the kinds that the worker can take.
 
     @ivar ours: what the worker has said.
-    @ivar takes: the kinds of descriptors that are of use.
-    @ivar wantsDescriptors: whether a descriptor that comes can be of use.
-    @ivar broken: whether the listener broke the protocol, or what was asked of it is
-        impossible: the next one may be no better.
+    @ivar takes: the kinds of sockets that the worker can take.
+    @ivar wantsDescriptors: whether the session still takes descriptors.
+    @ivar broken: whether the listener broke the protocol, or cannot give what the
+        worker asks for.  The next listener may do the same.
     """
 
     theirs: Theirs
@@ -153,14 +154,15 @@ class WorkerSession(Session, Generic[Token]):
         self._claims: Claims[Token] = Claims(window)
         self._sockets: dict[int, Token] = {}
         self._reason: str | None = None
-        self._farewell = ""
+        self._byeReason = ""
         self.ours = Ours.OPEN
         self.wantsDescriptors = True
         self.broken = False
 
     def hello(self) -> bytes:
         """
-        What the driver writes first.  Nothing need wait for that to be written.
+        Give the bytes to write first.  The driver need not wait until they are in the
+        kernel.
         """
         return encode(self._hello)
 
@@ -174,38 +176,39 @@ class WorkerSession(Session, Generic[Token]):
     @property
     def pending(self) -> int:
         """
-        How many tokens the session holds.
+        How many tokens this holds.
         """
         return self._claims.pending + len(self._sockets)
 
     # What comes
 
-    def descriptorCame(
+    def descriptorArrived(
         self, kind: Kind, cookie: int, token: Token
     ) -> list[Event[Token]]:
         """
-        A descriptor came in, of a kind that the worker L{takes}.  The session holds it
-        from now on.
+        Hold a descriptor that came in.
 
-        @param kind: what it is of.
+        @param kind: the kind of its socket, which is one of L{takes}.
         @param cookie: C{SO_COOKIE} of its socket.
         """
         if not self.wantsDescriptors:
             return [Close(token)]
         try:
             if kind is _CONNECTIONS:
-                older = self._claims.arrived(cookie, token)
+                older = self._claims.descriptorArrived(cookie, token)
                 if older:
                     self._close(older)
             else:
-                self._keep(cookie, token)
+                self._keepSocket(cookie, token)
         except ProtocolError as error:
             self._broken(str(error))
         return self._take() if self._events else []
 
-    def _keep(self, cookie: int, token: Token) -> None:
+    def _keepSocket(self, cookie: int, token: Token) -> None:
         """
-        Keep a shared socket until the frame comes that names it.
+        Hold a shared socket until its frame comes.
+
+        @raise ProtocolError: if more than L{MAXIMUM_SOCKETS} are held.
         """
         if cookie in self._sockets:
             self._close([self._sockets[cookie]])
@@ -215,34 +218,34 @@ class WorkerSession(Session, Generic[Token]):
                 f"more than {MAXIMUM_SOCKETS} sockets without their frames"
             )
 
-    def _greeted(self, frame: ListenerHello) -> None:
+    def _onHello(self, frame: ListenerHello) -> None:
         self._events.append(Joined(frame.wanted(self._hello)))
 
-    def _offered(self, frame: Offer) -> None:
+    def _onOffer(self, frame: Offer) -> None:
         refused = self._claims.offered(frame)
         if refused:
             self._close(refused)
 
-    def _socketShared(self, frame: frames.Listener) -> None:
+    def _onListener(self, frame: frames.Listener) -> None:
         try:
             token = self._sockets.pop(frame.cookie)
         except KeyError:
             raise ProtocolError("a shared socket got lost on its way") from None
         self._events.append(UseSocket(frame.port, frame.cookie, token))
 
-    def _withdrawn(self, frame: frames.Withdraw) -> None:
+    def _onWithdraw(self, frame: frames.Withdraw) -> None:
         self._events.append(Withdrawn(frame.cookie))
 
-    def _drained(self, frame: frames.Drained) -> None:
+    def _onDrained(self, frame: frames.Drained) -> None:
         self._events.append(DrainConfirmed())
 
-    def _revoked(self, frame: frames.Revoked) -> None:
+    def _onRevoked(self, frame: frames.Revoked) -> None:
         self.wantsDescriptors = False
         self._close(self._claims.revoked())
 
-    def _byeSaid(self, frame: Bye) -> None:
+    def _onBye(self, frame: Bye) -> None:
         self._reason = f"the listener says: {frame.reason}"
-        self._events.append(ByeSaid(self._reason))
+        self._events.append(ByeReceived(self._reason))
 
     def _broken(self, reason: str, bug: Exception | None = None) -> None:
         super()._broken(reason, bug)
@@ -256,22 +259,23 @@ class WorkerSession(Session, Generic[Token]):
 
     def closed(self, id: int) -> None:
         """
-        A claimed connection has ended.
+        Report that a claimed connection has ended.
         """
         if not self.ended:
             self._claims.closed(id)
 
     def clientGone(self, id: int) -> None:
         """
-        The client of a claimed connection had left before it was adopted.
+        Report that the client of a claimed connection had left before the connection
+        was adopted.
         """
         if not self.ended:
             self._claims.clientGone(id)
 
     def drain(self) -> list[Event[Token]]:
         """
-        The worker wants no more offers, and gives back those not claimed.
-        L{DrainConfirmed} follows when none is on its way any more.
+        Ask for no more offers, and refuse the offers that are not claimed.
+        L{DrainConfirmed} follows when no further offer can come.
         """
         if not self.ended:
             self._drain()
@@ -284,8 +288,7 @@ class WorkerSession(Session, Generic[Token]):
 
     def leave(self, reason: str) -> list[Event[Token]]:
         """
-        The worker gives back what it has not claimed, and says BYE once its claims are
-        written.
+        Refuse the offers that are not claimed, and say BYE once all claims are written.
         """
         self._leave(reason)
         return self._take()
@@ -293,63 +296,67 @@ class WorkerSession(Session, Generic[Token]):
     def _leave(self, reason: str) -> None:
         if self.ours in (Ours.OPEN, Ours.DRAINING):
             self.ours = Ours.LEAVING
-            self._reason = self._farewell = reason
+            self._reason = self._byeReason = reason
             self._drain()
 
     def fail(self, reason: str) -> list[Event[Token]]:
         """
-        The driver finds that this listener is of no use.  Like L{leave}, and L{Broken}
-        is among the events.
+        Leave because of an error that the driver found.  Like L{leave}, but the events
+        contain L{Broken}.
         """
         self._broken(reason)
         return self._take()
 
     def outgoing(self) -> bytes:
         """
-        What is to be written now, in one piece.  The session says no more until
-        L{flushed}.  Empty if there is nothing to say, or the session waits.
+        The bytes to write now, in one piece.  Further bytes wait for L{flushed}.
 
-        If this ends the session, the driver writes what is returned, and closes.
+        If this ends the session, the driver writes the bytes, and closes the channel.
+
+        @return: empty if nothing is to be written, or the session waits for L{flushed}.
         """
         if self.ended:
             return b""
         claims = self._claims
         if claims.writing:
             return b""
-        said = claims.outgoing()
-        if said:
-            return b"".join(map(encode, said))
+        frames = claims.outgoing()
+        if frames:
+            return b"".join(map(encode, frames))
         if self.ours is _LEAVING:
             self.end()
-            return encode(Bye(self._farewell))
+            return encode(Bye(self._byeReason))
         if self.theirs is _REVOKED:
             self.end()
         return b""
 
     def flushed(self) -> list[Adopt[Token]]:
         """
-        All that was written is in the kernel.
+        The write is over: all of it is in the kernel.
         """
         return [Adopt(offer, token) for offer, token in self._claims.flushed()]
 
     # The end
 
     @property
-    def mustJudge(self) -> bool:
+    def deathMatters(self) -> bool:
         """
-        Whether it matters if the listener is dead: only if neither side has ended the
-        channel.
+        Whether the driver must find out if the listener is dead: only if neither side
+        has ended the channel.
         """
         return self.theirs is not Theirs.REVOKED and (
             self.ours in (Ours.OPEN, Ours.DRAINING)
         )
 
-    def lastWord(self, listenerDied: bool) -> bytes:
+    def finalBye(self, listenerDied: bool) -> bytes:
         """
-        What the driver tries to write past the channel's buffer when the channel has
-        ended.  It tells a listener that lives that this worker does, too.
+        The bytes that the driver tries to write when the channel has ended, without the
+        channel's write buffer.  If the listener is alive, they tell it that this worker
+        is alive, too.
+
+        @param listenerDied: whether the other end is closed.
         """
-        if listenerDied or not self.mustJudge:
+        if listenerDied or not self.deathMatters:
             return b""
         return encode(Bye("the channel failed"))
 
@@ -357,16 +364,17 @@ class WorkerSession(Session, Generic[Token]):
         self, listenerDied: bool, error: str | None = None
     ) -> list[Event[Token]]:
         """
-        The channel has ended, and all that had come was taken in.  If the listener is
-        dead and did not revoke, what it had offered is this worker's, claimed or not.
-        Otherwise it may have given that to others.
+        End the session: the channel has ended, and all bytes that came were taken in.
+
+        If the listener is dead and had not revoked, its offers belong to this worker,
+        claimed or not.  Otherwise the listener may have offered them to others.
 
         @param listenerDied: whether the other end is closed.
-        @param error: what went wrong with the channel, if neither side ends it.
+        @param error: why the channel failed, if neither side ended it.
         """
         if self._reason is None:
             self._reason = error
-        if listenerDied and self.mustJudge:
+        if listenerDied and self.deathMatters:
             adopted, loose = self._claims.listenerDied()
             self._close(loose)
             self._events.extend(Adopt(offer, token) for offer, token in adopted)
@@ -401,25 +409,25 @@ def _before(reason: str) -> dict[type[Frame], Forbidden]:
     }
 
 
-_BYE: Row = {Bye: Do(WorkerSession._byeSaid)}
+_BYE: Row = {Bye: Do(WorkerSession._onBye)}
 
 _OPEN: Row = {
     ListenerHello: Forbidden(SECOND_HELLO),
-    Offer: Do(WorkerSession._offered),
-    frames.Listener: Do(WorkerSession._socketShared),
-    frames.Withdraw: Do(WorkerSession._withdrawn),
-    frames.Drained: Do(WorkerSession._drained, Theirs.DRAINED),
-    frames.Revoked: Do(WorkerSession._revoked, Theirs.REVOKED),
+    Offer: Do(WorkerSession._onOffer),
+    frames.Listener: Do(WorkerSession._onListener),
+    frames.Withdraw: Do(WorkerSession._onWithdraw),
+    frames.Drained: Do(WorkerSession._onDrained, Theirs.DRAINED),
+    frames.Revoked: Do(WorkerSession._onRevoked, Theirs.REVOKED),
     **_BYE,
 }
 
 WorkerSession.table = {
     Theirs.GREETING: {
         **_before(HELLO_MISSING),
-        ListenerHello: Do(WorkerSession._greeted, Theirs.OPEN),
+        ListenerHello: Do(WorkerSession._onHello, Theirs.OPEN),
         **_BYE,
     },
     Theirs.OPEN: _OPEN,
     Theirs.DRAINED: _OPEN,
-    Theirs.REVOKED: {**_OPEN, frames.Drained: Do(WorkerSession._drained)},
+    Theirs.REVOKED: {**_OPEN, frames.Drained: Do(WorkerSession._onDrained)},
 }

@@ -1,5 +1,5 @@
 """
-Twisted's addresses, made from portlisten's own.
+Converts portlisten's addresses into Twisted's.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """
-Adopting connections: a descriptor becomes a transport of the reactor's, with a
-protocol of an ordinary Twisted factory, and its end is reported.
+Adopting connections: making a transport of the reactor from a descriptor, with a
+protocol of an ordinary Twisted factory, and reporting its end.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def logPrefix(thing: object) -> str:
     Get the name of a protocol or a factory for the log.
     """
     if ILoggingContext.providedBy(thing):
-        # An adapter would take several times as long.
+        # Calling ILoggingContext would take several times as long.
         context: Any = thing
         return str(context.logPrefix())
     return type(thing).__name__
@@ -42,13 +42,13 @@ class AdoptedConnection:
     """
     An adopted connection.
 
-    The reactor takes this for its factory and for its protocol, but only until the
-    transport exists.  From then on, the transport has the protocol itself: servers
-    look at C{transport.protocol}, and replace it, as for STARTTLS or when HTTP becomes
-    WebSocket.  The transport stays to the end, so this hears of the end from the
-    transport.
+    The reactor uses this as the factory and the protocol, but only until the transport
+    exists.  Then the transport gets the real protocol.  Servers look at
+    C{transport.protocol} and replace it, as for STARTTLS or when HTTP becomes
+    WebSocket.  The transport stays the same to the end, so this wraps the
+    C{connectionLost} of the transport.
 
-    @param adopter: told of the beginning and the end.
+    @param adopter: notified of the beginning and the end.
     @param report: called at the end.
     """
 
@@ -77,8 +77,8 @@ class AdoptedConnection:
 
     def makeConnection(self, transport: Any) -> None:
         """
-        See L{IProtocol}.  If the protocol fails, the connection ends: it would stay
-        open in the reactor otherwise.
+        See L{IProtocol}.  If the protocol fails, this aborts the connection, which
+        would stay open in the reactor otherwise.
         """
         self._transport = transport
         transport.protocol = self._protocol
@@ -94,7 +94,7 @@ class AdoptedConnection:
     def drain(self) -> None:
         """
         Ask the protocol, once, to end the connection as soon as that does no harm.  If
-        the protocol fails, that is logged.
+        the protocol fails, log that.
         """
         if self._drainSent:
             return
@@ -126,7 +126,7 @@ class Adopter:
     @param settled: called each time that a connection has ended.
 
     @ivar serving: the adopted connections that have not ended.
-    @ivar spare: the descriptor that adopting takes when no other is free.
+    @ivar spare: the spare descriptor, for adopting when no other is free.
     """
 
     log = Logger()
@@ -152,7 +152,7 @@ class Adopter:
     @property
     def busy(self) -> bool:
         """
-        Whether any connection has not ended, or waits to be adopted.
+        Whether any connection is in service, or waits to be adopted.
         """
         return bool(self.serving or self._postponed)
 
@@ -206,13 +206,15 @@ class Adopter:
         clientGone: Callable[[], None] = lambda: None,
     ) -> None:
         """
-        Adopt a connection.  Takes the descriptor.
+        Adopt a connection.
 
+        @param descriptor: owned by this object from now on.
         @param closed: called when the connection has ended.
-        @param clientGone: called instead if the client had left before that.
+        @param clientGone: called instead if the client had left before the connection
+            could be adopted.
         """
         try:
-            # Adopting takes a second descriptor for a moment.
+            # Adopting needs a second descriptor for a moment.
             self.spare.use(lambda: self._adopt(descriptor, closed, clientGone))
         except OSError as error:
             self._postpone(descriptor, closed, clientGone, error)
@@ -223,7 +225,7 @@ class Adopter:
 
     def connectionEnded(self, connection: AdoptedConnection) -> None:
         """
-        Forget an adopted connection that has ended.
+        Remove an adopted connection that has ended.
         """
         self.serving.discard(connection)
         self._settled()
@@ -244,7 +246,7 @@ class Adopter:
         clientGone: Callable[[], None],
     ) -> None:
         """
-        Adopt a connection, and report it if that can never succeed.
+        Adopt a connection.  If that can never succeed, report the end.
 
         @raise OSError: if the process is out of descriptors or memory for now.
         """
@@ -255,7 +257,7 @@ class Adopter:
             )
         except Exception as error:
             number = getattr(error, "errno", None)
-            if number in _kernel.PASSING:
+            if number in _kernel.TEMPORARY_ERRORS:
                 raise
             if number == errno.ENOTCONN:
                 clientGone()

@@ -25,7 +25,7 @@ from portlisten._wire.frames import MAXIMUM_WINDOW
 from portlisten._wire.session import Broken
 from portlisten._wire.worker_events import (
     Adopt,
-    ByeSaid,
+    ByeReceived,
     Close,
     DrainConfirmed,
     Event,
@@ -42,12 +42,13 @@ from portlisten.errors import WrongSocket
 @implementer(IWorkerChannel, IFileDescriptorReceiver)
 class WorkerChannel(Channel):
     """
-    The worker's end, the listener at the other.
+    The worker's end of a channel.  The listener is at the other end.
 
+    @param adopter: gets the connections and sockets that come.
     @param window: how many unclaimed offers the worker wants at the most.
-    @param timeout: how long HELLO may take, in seconds.
-    @param names: what the ports are called that it wants; if empty, it wants all.
-    @param takes: what it takes of a port.
+    @param timeout: how long the listener's HELLO may take, in seconds.
+    @param names: the names of the ports that the worker wants; if empty, all ports.
+    @param takes: the kinds that the worker can take.
     """
 
     def __init__(
@@ -67,13 +68,13 @@ class WorkerChannel(Channel):
         self._handlers: dict[type[Event[int]], Callable[[Any], None]] = {
             Adopt: self._adopt,
             Close: self._closeDescriptor,
-            Joined: self._joined,
+            Joined: self._onJoined,
             UseSocket: self._useSocket,
-            Withdrawn: self._withdrawn,
-            DrainConfirmed: self._drainConfirmed,
-            ByeSaid: self._byeSaid,
-            Broken: self._sayBroken,
-            Left: self._left,
+            Withdrawn: self._onWithdrawn,
+            DrainConfirmed: self._onDrainConfirmed,
+            ByeReceived: self._onByeReceived,
+            Broken: self._onBroken,
+            Left: self._onLeft,
         }
 
     def __str__(self) -> str:
@@ -88,7 +89,7 @@ class WorkerChannel(Channel):
 
     def connectionMade(self) -> None:
         super().connectionMade()
-        # Twisted's own does not ask for MSG_CMSG_CLOEXEC.
+        # Twisted's own transport does not set close-on-exec.
         self._inheritable = not isinstance(self.transport, ChannelTransport)
         self._write(self._session.hello())
 
@@ -112,7 +113,7 @@ class WorkerChannel(Channel):
             self._carryOut(self._session.leave(reason))
             self._pump()
 
-    # What comes
+    # What is received
 
     def _feed(self, data: bytes) -> None:
         events = self._session.receive(data)
@@ -124,8 +125,10 @@ class WorkerChannel(Channel):
 
     def fileDescriptorReceived(self, descriptor: int) -> None:
         """
-        Give a descriptor to the session, and close one of a kind that cannot be taken
-        here, or that comes too late.
+        Give a descriptor to the session.  If the descriptor cannot be used, or comes
+        too late, close it.
+
+        @param descriptor: owned by this object from now on.
         """
         session = self._session
         if not session.wantsDescriptors:
@@ -137,11 +140,13 @@ class WorkerChannel(Channel):
             kind, cookie = _kernel.identify(descriptor, session.takes)
         except (OSError, WrongSocket) as error:
             self._logLimited(
-                self.log.warn, "a descriptor of no use came: {error}", error=error
+                self.log.warn,
+                "a descriptor came that cannot be used: {error}",
+                error=error,
             )
             os.close(descriptor)
         else:
-            events = session.descriptorCame(kind, cookie, descriptor)
+            events = session.descriptorArrived(kind, cookie, descriptor)
             if events:
                 self._carryOut(events)
                 self._pump()
@@ -156,18 +161,18 @@ class WorkerChannel(Channel):
         self._carryOut(self._session.fail(reason))
         self._pump()
 
-    # What comes of it
+    # Events of the session
 
     def _carryOut(self, events: Iterable[Event[int]]) -> None:
         for event in events:
             try:
                 self._handlers[type(event)](event)
             except Exception:
-                self._sayBug(Failure())
+                self._logBug(Failure())
                 self._session.mistake()
                 self._carryOut(self._session.fail("an internal error"))
 
-    def _sayBug(self, failure: Failure) -> None:
+    def _logBug(self, failure: Failure) -> None:
         self.log.failure(
             "a bug in portlisten ends the channel of {end}", failure, end=self
         )
@@ -181,7 +186,7 @@ class WorkerChannel(Channel):
     def _closeDescriptor(self, event: Close[int]) -> None:
         os.close(event.token)
 
-    def _joined(self, event: Joined) -> None:
+    def _onJoined(self, event: Joined) -> None:
         self._stopWaiting()
         self._adopter.registered(self, event.ports)
 
@@ -191,55 +196,56 @@ class WorkerChannel(Channel):
         else:
             self._adopter.socketShared(self, event.port, event.cookie, event.token)
 
-    def _withdrawn(self, event: Withdrawn) -> None:
+    def _onWithdrawn(self, event: Withdrawn) -> None:
         self._adopter.withdrawn(self, event.cookie)
 
-    def _drainConfirmed(self, event: DrainConfirmed) -> None:
+    def _onDrainConfirmed(self, event: DrainConfirmed) -> None:
         self._adopter.drained(self)
 
-    def _byeSaid(self, event: ByeSaid) -> None:
+    def _onByeReceived(self, event: ByeReceived) -> None:
         """
-        The end of the stream follows, and perhaps REVOKED before it.
+        Do nothing: the end of the stream follows, and perhaps REVOKED before it.
         """
 
-    def _sayBroken(self, event: Broken) -> None:
+    def _onBroken(self, event: Broken) -> None:
         self._stopWaiting()
         if event.bug is not None:
-            self._sayBug(Failure(event.bug))
+            self._logBug(Failure(event.bug))
 
-    def _left(self, event: Left) -> None:
+    def _onLeft(self, event: Left) -> None:
         self._adopter.lost(self, event.reason)
 
-    # What is said
+    # What is sent
 
     def _pump(self, now: bool = False) -> None:
         """
-        Write what the session has to say, unless something is being written.
+        Write the session's next frames, unless a write is under way.
 
-        @param now: without waiting for the next turn of the loop, so that what is
-            claimed is adopted before this returns.
+        @param now: whether to write without waiting for the next turn of the loop, so
+            that claimed connections are adopted before this returns.
         """
         session = self._session
-        said = session.outgoing()
+        frames = session.outgoing()
         if session.ended:
-            self._sayLast(said)
-        elif said:
+            self._writeLast(frames)
+        elif frames:
             self._unsent = True
             write = self._writeNow if now else self._transport.write
-            write(said)
+            write(frames)
 
-    def _sayLast(self, said: bytes) -> None:
+    def _writeLast(self, frames: bytes) -> None:
         if self._closing:
             return
         self._closing = True
-        if said:
-            self._write(said)
+        if frames:
+            self._write(frames)
         self._close()
 
     def _pumpSoon(self) -> None:
         """
-        Write it in the next turn of the loop, with what else there will be to say:
-        a transport that has nothing to write says that it has written.
+        Write the session's next frames in the next turn of the loop, together with
+        frames that are added until then.  If a transport has nothing to write, it calls
+        C{_flushed} in its next turn, which writes them.
         """
         if not (self._unsent or self._session.ended):
             self._transport.startWriting()
@@ -254,20 +260,20 @@ class WorkerChannel(Channel):
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         super().connectionLost(reason)
         if self._duplicate is not None:
-            self._sayLastWord()
+            self._sendFinalBye()
             self._duplicate.close()
         error = reason.value
         why = str(error.strerror) if isinstance(error, OSError) else None
         self._closing = True
         self._carryOut(self._session.channelEnded(self._died, why))
 
-    def _sayLastWord(self) -> None:
+    def _sendFinalBye(self) -> None:
         """
-        Tell a listener that lives that this worker does as well.
+        If the listener is alive, tell it that this worker is alive as well.
         """
-        word = self._session.lastWord(self._died)
+        frames = self._session.finalBye(self._died)
         try:
-            if word:
-                _kernel.insist(self._socket.send, word)
+            if frames:
+                _kernel.retry(self._socket.send, frames)
         except OSError:
-            pass  # it takes this worker for dead then
+            pass  # the listener then takes this worker for dead

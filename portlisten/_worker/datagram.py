@@ -1,12 +1,12 @@
 """
-The wire of 2002, for programs that were written for it: the worker's side.  The
+The worker's side of the wire of 2002, for programs that were written for it.  The
 listener's side is in L{portlisten._listener.datagram}.
 
 The listener never learns what became of a connection.  So if a worker dies, the
-connections that it had received are lost.  But a worker that is told to stop serves
+connections that it had received are lost.  If a worker is told to stop, it still serves
 them.  It shuts down the reading side of its datagram socket, which is one step in the
-kernel.  After that step, sending to the socket fails (C{EPIPE}).  What was sent before
-can still be read (C{unix_dgram_sendmsg} in net/unix/af_unix.c).
+kernel.  After that step, sending to the socket fails (C{EPIPE}).  Datagrams that were
+sent before can still be read (C{unix_dgram_sendmsg} in net/unix/af_unix.c).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from portlisten._worker.interfaces import IWorker
 from portlisten._worker.shutdown import IConnectionSource, Shutdown
 from portlisten.errors import WrongSocket
 
-#: The most datagrams that are taken in one turn of the loop.
+#: The most datagrams that are read in one turn of the loop.
 BATCH_SIZE = 64
 
 
@@ -43,13 +43,13 @@ class DatagramWorker:
     The worker's side.  See L{IWorker}.
 
     @param reactor: an L{IReactorFDSet}, L{IReactorSocket} and L{IReactorTime}.
-    @param path: where to receive.
+    @param path: the path of the socket that receives.
     @param factory: builds the protocols, as for a port.
     @param retry: how long to pause if the process is out of descriptors, in seconds.
     @param grace: how long L{stop} waits for connections to end, in seconds.
     @param mode: the permissions of the path: users that may write to it may send.
     @param group: the group of the path, or L{None} for the process's.
-    @param replace: whether to take the path over from a worker that lives there.
+    @param replace: whether to take the path over from a living worker.
     """
 
     log = Logger()
@@ -136,7 +136,7 @@ class DatagramWorker:
 
     def doRead(self) -> None:
         """
-        Take some datagrams.
+        Read up to L{BATCH_SIZE} datagrams.
         """
         for _ in range(BATCH_SIZE):
             if not self._take():
@@ -144,7 +144,7 @@ class DatagramWorker:
 
     def connectionLost(self, reason: Failure) -> None:
         """
-        The reactor found the socket in a state that it cannot poll.
+        The reactor cannot poll the socket any more.
         """
         self.log.critical(
             "nothing can be received at {path} any more: {why}; restart the worker",
@@ -155,46 +155,47 @@ class DatagramWorker:
 
     # IConnectionSource
 
-    def leave(self) -> None:
+    def stopTaking(self) -> None:
         """
         See L{IConnectionSource}.
         """
         self._systemd.ended()
-        self._takeTheLast()
+        self._takeRemaining()
 
-    def hasLeft(self) -> bool:
+    def hasStoppedTaking(self) -> bool:
         """
         See L{IConnectionSource}.
         """
         return self._bound is None
 
-    def part(self) -> None:
+    def disconnect(self) -> None:
         """
         See L{IConnectionSource}.
         """
         self._close()
 
-    def hasParted(self) -> bool:
+    def isDisconnected(self) -> bool:
         """
         See L{IConnectionSource}.
         """
         return self._bound is None
 
-    # The inside
+    # Internal methods
 
     def _settle(self) -> None:
         self._shutdown.settle()
 
     def _take(self) -> bool:
         """
-        Take a datagram, and adopt the connections that came with it.
+        Read a datagram, and adopt the connections that came with it.
 
-        @return: whether to go on.
+        @return: whether another datagram may wait.
         """
         assert self._bound is not None
         spare = self._adopter.spare
         if not spare.reserve():
-            # The kernel would drop the descriptor if the process has none free.
+            # If the process has no free descriptor, the kernel would drop the
+            # connection's.
             if not self._pause.active:
                 self._reactor.removeReader(self)
                 self._pause.begin(self._retry)
@@ -219,13 +220,17 @@ class DatagramWorker:
 
     def _adopt(self, descriptor: int) -> None:
         """
-        Adopt a connection, or close a descriptor that is none.
+        Adopt a connection.  If the descriptor leads to no connection, close it.
+
+        @param descriptor: owned by this object from now on.
         """
         try:
             _kernel.identify(descriptor)
         except (OSError, WrongSocket) as error:
             self._logLimited(
-                self.log.warn, "a descriptor of no use came: {error}", error=error
+                self.log.warn,
+                "a descriptor came that cannot be used: {error}",
+                error=error,
             )
             os.close(descriptor)
         else:
@@ -233,15 +238,16 @@ class DatagramWorker:
 
     def _resume(self) -> None:
         if self._shutdown.requested:
-            self._takeTheLast()
+            self._takeRemaining()
             self._settle()
         else:
             self._reactor.addReader(self)
 
-    def _takeTheLast(self) -> None:
+    def _takeRemaining(self) -> None:
         """
-        Refuse further datagrams, and take those that were sent.  Close the socket,
-        unless the process is out of descriptors: then L{_resume} goes on.
+        Refuse further datagrams, and read the datagrams that were sent before.  Then
+        close the socket.  If the process is out of descriptors, L{_resume} goes on
+        later.
         """
         if self._bound is None:
             return

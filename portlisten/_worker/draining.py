@@ -32,11 +32,11 @@ GOAWAY = struct.pack("!HBBBIII", 0, 8, 7, 0, 0, 2**31 - 1, 0)
 
 def drain(transport: Any) -> None:
     """
-    Ask the protocol of a connection to end it as soon as that does no harm.  Looks
-    into wrappers, such as those for TLS.  If it knows no way to ask the protocol, it
-    does nothing.
+    Ask the protocol of a connection to end it as soon as that does no harm.  This looks
+    into wrappers, such as those for TLS.  If the protocol cannot be asked, this does
+    nothing.
     """
-    # While the protocol hears of the end, the transport has no protocol any more.
+    # While a connection ends, its transport may have no protocol any more.
     protocol = getattr(transport, "protocol", None)
     while protocol is not None:
         if IDrainable.providedBy(protocol):
@@ -52,7 +52,7 @@ def _endHTTP(transport: Any, protocol: Any) -> None:
     """
     End a connection of Twisted's web servers.
 
-    Over HTTP/1.1, each later request is treated as if its client had asked to close
+    Over HTTP/1.1, this treats each later request as if its client had asked to close
     the connection after it.  C{HTTPChannel.checkPersistence} looks for that in the
     request's headers, and says so in the response.
     """
@@ -77,8 +77,8 @@ def _endHTTP(transport: Any, protocol: Any) -> None:
 
 def _speaksHTTP2(protocol: Any) -> bool:
     """
-    Whether a connection is known to speak HTTP/2, which its first bytes tell.  Before
-    them, the server has not sent its SETTINGS, and must send nothing else.
+    Whether the first bytes of a connection have shown that it speaks HTTP/2.  Before
+    these, the server has not sent its SETTINGS, and must send nothing else.
     """
-    # Twisted has no public name for it.
+    # Twisted has no public name for this.
     return getattr(protocol, "_negotiatedProtocol", None) == b"h2"

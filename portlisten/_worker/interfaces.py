@@ -18,60 +18,60 @@ if TYPE_CHECKING:
 
 class IWorker(Interface):
     """
-    Serves a factory on the connections that come by a wire.
+    Serves a factory on the connections that a listener hands off.
     """
 
     ports = Attribute(
-        "Those whose connections come, as far as the listener has said: a sequence"
-        " of C{Port}."
+        "The ports whose connections come: a sequence of C{Port}.  Empty until the"
+        " listener has named them."
     )
 
     def bind() -> None:
         """
-        Bind what it needs, or see that there can be what it needs; and start the
-        factory, as whoever the process is when it starts.
+        Bind or check the path, and start the factory.  Called before the process drops
+        its privileges.
 
-        @raise PathError: if there can not.
-        @raise Exception: what the factory raises.  Nothing stays bound then.
+        @raise PathError: if the path cannot be used.
+        @raise Exception: what the factory raises.  Then nothing stays bound.
         """
 
     def start() -> Deferred[None]:
         """
         Begin to serve, and go on until L{stop}.
 
-        @return: fires when connections can come; never, if L{stop} is called
-            before that.
+        @return: fires when connections can come.  If L{stop} is called before that, it
+            never fires.
         """
 
     def report() -> None:
         """
-        Log how it does.
+        Log the state of the worker.
         """
 
     def stop() -> Deferred[None]:
         """
-        Take no more connections, and wait for those in service to end, but no
-        longer than the grace; then stop the factory.  May be called before the
-        start, and again.
+        Take no more connections.  Wait until the connections in service have ended, but
+        no longer than the grace.  Then stop the factory.  May be called before
+        L{start}, and any number of times.
 
-        @return: fires when that is over.
+        @return: fires when the factory is stopped.
         """
 
 
 class IWorkerChannel(Interface):
     """
-    What an adopter sees of its listener: the worker's end of a channel.
+    The worker's end of a channel, as an adopter uses it.
     """
 
     broken = Attribute(
-        "Whether the worker gave the channel up for something that the next channel may"
-        " meet as well."
+        "Whether the worker ended the channel because of an error that the next channel"
+        " may have as well."
     )
 
     def drain() -> None:
         """
-        Ask for no more offers, and give back those not claimed.  The adopter
-        hears C{drained} when none is on its way any more.
+        Ask for no more offers, and refuse the offers that are not claimed.  Calls the
+        adopter's C{drained} when no further offer can come.
         """
 
     def closed(id: int) -> None:
@@ -81,60 +81,61 @@ class IWorkerChannel(Interface):
 
     def clientGone(id: int) -> None:
         """
-        Report that the client of a claimed connection had left before it was
-        adopted.
+        Report that the client of a claimed connection had left before the connection
+        was adopted.
         """
 
     def bye(reason: str) -> None:
         """
-        Give back what is not claimed, say farewell, and close.
+        Refuse the offers that are not claimed, say BYE, and close the channel.
         """
 
 
 class IAdopter(Interface):
     """
-    What the worker's end of a channel tells about its listener.
+    Gets the events of a channel's worker end.
     """
 
     def registered(channel: IWorkerChannel, ports: Sequence[Port]) -> None:
         """
-        The listener knows of this worker, and will send it what comes in by
-        these ports.
+        The worker has joined the listener.
+
+        @param ports: the ports whose connections or sockets the listener sends.
         """
 
     def adopt(channel: IWorkerChannel, offer: Offer, descriptor: int) -> None:
         """
-        A connection is this worker's.  The descriptor belongs to the adopter
-        from now on.
+        A connection belongs to this worker.
+
+        @param descriptor: owned by the adopter from now on.
         """
 
     def socketShared(
         channel: IWorkerChannel, port: int, cookie: int, descriptor: int
     ) -> None:
         """
-        A socket may be used, beside the listener and others, until it is
-        withdrawn or the channel is gone.
+        The worker may use a shared socket until it is withdrawn or the channel has
+        ended.  The listener and other workers use the socket as well.
 
-        @param port: the number of the port that it belongs to.
+        @param port: the number of the port that the socket belongs to.
         @param cookie: C{SO_COOKIE} of the socket.
-        @param descriptor: belongs to the adopter from now on, and is of one of the
-            kinds that the adopter takes.
+        @param descriptor: owned by the adopter from now on.  The socket is of one of
+            the kinds that the worker takes.
         """
 
     def withdrawn(channel: IWorkerChannel, cookie: int) -> None:
         """
-        A shared socket is not to be used any more.
+        The worker must stop using a shared socket.
         """
 
     def drained(channel: IWorkerChannel) -> None:
         """
-        No offer follows.
+        The listener sends no more offers.
         """
 
     def lost(channel: IWorkerChannel, reason: str | None) -> None:
         """
-        The channel is gone, after all that it had brought was told.
+        The channel has ended.  All its other events came before this one.
 
-        @param reason: what either side said of it, or L{None} if it ended
-            without a word.
+        @param reason: the reason that either side gave, or L{None} if neither gave one.
         """

@@ -1,5 +1,5 @@
 """
-Joins a listener without an event loop, for the sockets that it shares: drives a
+Gets shared sockets from a listener without an event loop.  It drives a
 L{portlisten._wire.worker_session.WorkerSession} with blocking reads.
 """
 
@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from portlisten import _kernel
 from portlisten._model import Kind, Port
 from portlisten._wire.session import Broken
-from portlisten._wire.worker_events import ByeSaid, Close, Event, Joined, UseSocket
+from portlisten._wire.worker_events import ByeReceived, Close, Event, Joined, UseSocket
 from portlisten._wire.worker_session import WorkerSession
 from portlisten.errors import ProtocolError, WrongSocket
 
@@ -21,17 +21,17 @@ _TAKES = frozenset([Kind.LISTENER, Kind.DATAGRAMS])
 
 def receive(sock: socket.socket, names: Sequence[str]) -> list[tuple[Port, int]] | None:
     """
-    Join a listener, and wait for what it shares.
+    Join a listener, and wait for the sockets that it shares.
 
-    @param sock: connected to it.  Leaves it open.  Its time-out is how long it may
-        keep silent.
-    @param names: what the ports are called; if empty, all that it shares.
-    @return: each port with a descriptor of its socket, which are the caller's; or
-        L{None} if the listener went without a word.
-    @raise TimeoutError: if it keeps silent for too long.
-    @raise ProtocolError: if it has not what is asked for, or says farewell.
+    @param sock: a socket that is connected to the listener.  Leaves it open.  Its
+        time-out limits each wait for bytes of the listener.
+    @param names: the names of the ports; if empty, all shared ports.
+    @return: each port with a descriptor of its socket.  The caller owns the
+        descriptors.  L{None} if the listener closed the channel without a reason.
+    @raise TimeoutError: if no bytes come for too long.
+    @raise ProtocolError: if the listener does not have such ports, or says BYE.
     """
-    joining = _Joining(sock, names)
+    joining = _JoinAttempt(sock, names)
     try:
         return joining.join()
     except TimeoutError:
@@ -42,11 +42,11 @@ def receive(sock: socket.socket, names: Sequence[str]) -> list[tuple[Port, int]]
         joining.close()
 
 
-class _Joining:
+class _JoinAttempt:
     """
-    A channel on which nothing is said but HELLO.
+    A channel on which the worker says only HELLO.
 
-    @param sock: connected to a listener.  Stays the caller's.
+    @param sock: a socket that is connected to a listener.  The caller keeps it.
     """
 
     def __init__(self, sock: socket.socket, names: Sequence[str]) -> None:
@@ -69,7 +69,7 @@ class _Joining:
         """
         Read once.
 
-        @return: whether the listener is still there.
+        @return: whether the channel is still open.
         """
         data, descriptors = _kernel.receive(self._socket)
         events: list[Event[int]] = []
@@ -79,15 +79,15 @@ class _Joining:
             except (WrongSocket, OSError):
                 os.close(descriptor)
             else:
-                events += self._session.descriptorCame(kind, cookie, descriptor)
+                events += self._session.descriptorArrived(kind, cookie, descriptor)
         self._carryOut(events + self._session.receive(data))
         return bool(data)
 
     def _carryOut(self, events: Iterable[Event[int]]) -> None:
         """
-        Carry out events, of which one may be an error.
+        Carry out all events, even if one of them is an error.
 
-        @raise ProtocolError: if the listener does not share what was asked for.
+        @raise ProtocolError: if one is an error, or the listener says BYE.
         """
         error = ""
         for event in events:
@@ -97,16 +97,16 @@ class _Joining:
                 error = error or self._use(event)
             elif isinstance(event, Joined):
                 self._ports = event.ports
-            elif isinstance(event, Broken | ByeSaid):
+            elif isinstance(event, Broken | ByeReceived):
                 error = error or event.reason
         if error:
             raise ProtocolError(error)
 
     def _use(self, event: UseSocket[int]) -> str:
         """
-        Keep a socket.
+        Keep a socket for the caller, or close it.
 
-        @return: why it cannot be kept, if so.
+        @return: the error, or nothing if the socket is kept.
         """
         wanted = {port.number for port in self._ports or ()}
         known = self._sockets.pop(event.port, None)
@@ -120,7 +120,7 @@ class _Joining:
 
     def close(self) -> None:
         """
-        Close the descriptors that the caller does not get.
+        Close the descriptors that were not returned.
         """
         for event in self._session.channelEnded(False):
             if isinstance(event, Close):

@@ -1,9 +1,9 @@
 """
-Using the sockets that a listener shares: the ports of a worker.
+The ports of a worker, on the sockets that a listener shares.
 
 Other workers use these sockets as well.  So a port must not shut a socket down, which
-would end it for all workers.  A port must not remove the path of a Unix socket either,
-nor change the path's mode, as Twisted's own port does if it adopts a Unix socket.
+would end it for all workers.  A port must not remove the path of a Unix socket or
+change the path's mode, as Twisted's own port does if it adopts a Unix socket.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ class SharedPorts(ABC):
     """
     The ports that serve shared sockets.
 
-    @param reactor: an L{IReactorTime}, among others.
-    @param adopter: keeps a spare descriptor.
+    @param reactor: an L{IReactorTime} and what subclasses need.
+    @param adopter: has the spare descriptor.
     @param retry: how long to wait before trying again if the process is out of
         descriptors or memory, in seconds.
 
@@ -49,13 +49,14 @@ class SharedPorts(ABC):
 
     def open(self, cookie: int, descriptor: int) -> None:
         """
-        Use a socket.  Takes the descriptor.
+        Use a socket.
 
-        @param cookie: the socket's.
+        @param cookie: C{SO_COOKIE} of the socket.
+        @param descriptor: owned by this object from now on.
         """
         self.close(cookie)
         try:
-            # Opening takes a second descriptor for a moment.
+            # Opening needs a second descriptor for a moment.
             port = self._adopter.spare.use(partial(self._open, descriptor))
             self._ports[cookie] = port
         except OSError as error:
@@ -69,7 +70,7 @@ class SharedPorts(ABC):
 
     def _opened(self) -> None:  # noqa: B027
         """
-        Adjust to the number of ports, which may have grown.
+        Adjust to the number of ports, after a port may have been added.
         """
 
     def close(self, cookie: int) -> None:
@@ -93,8 +94,8 @@ class SharedPorts(ABC):
 
     def finish(self) -> None:
         """
-        Take what waits in the backlogs, since no other worker may be left for it, and
-        stop using all sockets.
+        Accept the connections that wait in the backlogs, and stop using all sockets.
+        No other worker may be left to accept them.
         """
         for port in self._ports.values():
             self._takeBacklog(port)
@@ -102,7 +103,7 @@ class SharedPorts(ABC):
 
     def _takeBacklog(self, port: Any) -> None:  # noqa: B027
         """
-        Take what waits at a port.
+        Accept the connections that wait in the backlog of a port.
         """
 
     def _openLater(self, cookie: int, descriptor: int, error: OSError) -> None:
@@ -124,10 +125,10 @@ class SharedPorts(ABC):
     @abstractmethod
     def _open(self, descriptor: int) -> Any:
         """
-        Make a port of a socket.  Leaves the descriptor open.
+        Make a port that uses a socket.  Leaves the descriptor open.
 
         @return: the port, which has C{stopListening}.
-        @raise OSError: if that is impossible for now.
+        @raise OSError: if that fails for now.
         """
 
 
@@ -160,8 +161,8 @@ class DatagramPorts(SharedPorts):
                 descriptor, _kernel.family(descriptor), protocol, self._maxPacketSize
             )
         except Exception:
-            # If the protocol failed, it has a port.  The port does not read yet, and
-            # cannot be stopped, since it has not quite started.
+            # If the protocol failed, it has a port that does not read yet.  The port
+            # has not quite started, and so cannot be stopped.
             unstarted: Any = protocol.transport
             if unstarted is not None:
                 unstarted.socket.close()
@@ -186,7 +187,7 @@ def beforeReading(port: Any, prepare: Callable[[], None]) -> None:
 
 def makeNonBlocking(port: Any) -> None:
     """
-    Make a socket non-blocking.  All its holders share the flag, and one of them may
-    have changed it.
+    Make a socket non-blocking.  All holders share the flag, and one of them may have
+    changed it.
     """
     os.set_blocking(port.fileno(), False)

@@ -1,8 +1,9 @@
 """
 The shutdown of a worker, for both wires.
 
-A worker that stops takes no more connections, and waits for those in service, but no
-longer than the grace.  Then it parts with its listener, and stops the factory.
+A worker that stops takes no more connections.  It waits until the connections in
+service have ended, but no longer than the grace.  Then it disconnects from its
+listener, and stops the factory.
 """
 
 from __future__ import annotations
@@ -17,62 +18,62 @@ from zope.interface import Interface
 from portlisten._reactor.deadline import Deadline
 from portlisten._worker.adoption import Adopter
 
-#: How long a worker may take to part with its listener, in seconds.
-FAREWELL_SECONDS = 1.0
+#: How long a worker may take to disconnect from its listener, in seconds.
+DISCONNECT_SECONDS = 1.0
 
 
 class IConnectionSource(Interface):
     """
-    Where the connections of a worker come from.  Its owner calls L{Shutdown.settle}
-    each time that an answer of these methods may have changed.
+    The source of a worker's connections: a channel, or a datagram socket.  Its owner
+    calls L{Shutdown.settle} each time that the result of a method may have changed.
     """
 
-    def leave() -> None:
+    def stopTaking() -> None:
         """
         Take no more connections.  Called once, at the beginning of a shutdown.
         """
 
-    def hasLeft() -> bool:
+    def hasStoppedTaking() -> bool:
         """
         Whether no connection can come any more.
         """
 
-    def part() -> None:
+    def disconnect() -> None:
         """
-        Close what leads to the listener.  Called once, after the last connection has
+        Close the channel or the socket.  Called once, after the last connection has
         ended or the grace is over.
         """
 
-    def hasParted() -> bool:
+    def isDisconnected() -> bool:
         """
-        Whether nothing leads to the listener any more.
+        Whether the channel or the socket is closed.
         """
 
 
 class Stage(Enum):
     """
-    How far a shutdown has come.  A stage only ever changes to the next one.
+    The stages of a shutdown, in order.
     """
 
-    #: It was not requested.
+    #: The shutdown was not requested.
     SERVING = 0
     #: The worker waits for its connections to end.
     WAITING = 1
-    #: The worker parts with its listener.
-    PARTING = 2
+    #: The worker disconnects from its listener.
+    DISCONNECTING = 2
     #: The factory is stopped.
     DONE = 3
 
 
 class Shutdown:
     """
-    Stops a worker.  May be requested any number of times, and happens once.
+    Stops a worker.  It may be requested any number of times, and happens once.
 
     @param reactor: an L{IReactorTime}.
     @param grace: how long to wait for connections to end, in seconds.
     @param source: an L{IConnectionSource}.
-    @param adopter: adopts the worker's connections.  L{settle} has to be called each
-        time that one has ended.
+    @param adopter: adopts the worker's connections.  Its owner calls L{settle} each
+        time that a connection has ended.
     """
 
     def __init__(
@@ -116,25 +117,25 @@ class Shutdown:
         self._waiting.append(stopped)
         if not self.requested:
             self._stage = Stage.WAITING
-            self._wait(self._grace, self._part)
-            self._source.leave()
+            self._wait(self._grace, self._disconnect)
+            self._source.stopTaking()
             self._adopter.drain()
             self.settle()
         return stopped
 
     def settle(self) -> None:
         """
-        Go on to the next stage if the worker is stopping and has done its work.
+        Go on to the next stage, if the worker is stopping and this stage is over.
         """
         if self._stage is Stage.WAITING:
-            if self._source.hasLeft() and not self._adopter.busy:
-                self._part()
-        elif self._stage is Stage.PARTING and self._source.hasParted():
+            if self._source.hasStoppedTaking() and not self._adopter.busy:
+                self._disconnect()
+        elif self._stage is Stage.DISCONNECTING and self._source.isDisconnected():
             self.finish()
 
     def finish(self) -> None:
         """
-        Stop the factory.  What is still in service goes on without a worker.
+        Stop the factory.  Connections that are still in service go on.
         """
         self._stage = Stage.DONE
         self._stopWaiting()
@@ -143,14 +144,14 @@ class Shutdown:
         for each in waiting:
             each.callback(None)
 
-    def _part(self) -> None:
-        self._stage = Stage.PARTING
+    def _disconnect(self) -> None:
+        self._stage = Stage.DISCONNECTING
         self._stopWaiting()
         self._adopter.logUnfinished(self._grace)
-        self._source.part()
+        self._source.disconnect()
         self.settle()
         if not self.done:
-            self._wait(FAREWELL_SECONDS, self.finish)
+            self._wait(DISCONNECT_SECONDS, self.finish)
 
     def _wait(self, seconds: float, then: Callable[[], None]) -> None:
         self._timer = Deadline(self._reactor, seconds, then)

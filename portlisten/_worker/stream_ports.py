@@ -1,5 +1,5 @@
 """
-The ports of a worker that serves connections by the sockets that a listener shares.
+The ports of a worker that accepts connections on the sockets that a listener shares.
 """
 
 from __future__ import annotations
@@ -28,21 +28,21 @@ from portlisten._worker.shared_ports import (
     makeNonBlocking,
 )
 
-#: How many descriptors ports leave to the rest of the process.  A Twisted port that is
-#: out of descriptors accepts connections in order to close them.  This is more than
-#: all ports take in a turn.
+#: How many descriptors the ports leave free for the rest of the process.  If a Twisted
+#: port is out of descriptors, it accepts connections in order to close them.  This
+#: number is more than all ports take in a turn.
 RESERVED_DESCRIPTORS = 128
 
-#: The most batches that are accepted from a backlog when the listener is gone.
+#: The most batches that are accepted from a backlog after the listener has left.
 MAXIMUM_LAST_BATCHES = 1000
 
 
 class StreamPorts(SharedPorts):
     """
     The ports of a worker that serves connections.  A listener may hand connections off
-    to it as well.
+    to the worker as well.
 
-    Before the process is out of descriptors, all ports pause.
+    All ports pause before the process runs out of descriptors.
 
     @ivar accepted: how many connections the ports have accepted.
     @ivar acceptsPerTurn: how many connections each port may accept in a turn, so that
@@ -66,13 +66,13 @@ class StreamPorts(SharedPorts):
         factory = _PortFactory(self, self._adopter)
         port = self._reactor.adoptStreamPort(descriptor, family, factory)
         makePersistent(port, self._reactor)
-        port.socket = _PatientSocket(port.socket, self._exhausted)
+        port.socket = _ExhaustionGuard(port.socket, self._exhausted)
         port.logPrefix = partial(reflect.qual, type(self._adopter.factory))
         beforeReading(port, partial(self._prepare, port))
         return port
 
     def _prepare(self, port: Any) -> None:
-        # Twisted's port raises this number while its backlog is full.
+        # Twisted's port raises this number while many clients wait.
         port.numberAccepts = min(port.numberAccepts, self.acceptsPerTurn)
         makeNonBlocking(port)
 
@@ -108,8 +108,8 @@ class StreamPorts(SharedPorts):
         """
         Pause if too many descriptors are in use.
 
-        @param descriptor: that of an accepted connection.  The kernel gives out the
-            lowest number that is free, so this tells how many are in use.
+        @param descriptor: the descriptor of an accepted connection.  The kernel uses
+            the lowest free number, so the number tells how many descriptors are in use.
         """
         if descriptor >= self._descriptorLimit:
             self._pauseAll(f"{descriptor} descriptors are in use")
@@ -131,13 +131,13 @@ class StreamPorts(SharedPorts):
         self._pause.begin(self._retry)
 
     def _resume(self) -> None:
-        if self._crowded():
+        if self._descriptorsShort():
             self._pause.begin(self._retry)
             return
         for port in self._ports.values():
             port.startReading()
 
-    def _crowded(self) -> bool:
+    def _descriptorsShort(self) -> bool:
         """
         Whether too many descriptors are in use.
         """
@@ -149,13 +149,14 @@ class StreamPorts(SharedPorts):
         return descriptor >= self._descriptorLimit
 
 
-class _PatientSocket:
+class _ExhaustionGuard:
     """
     A listening socket for Twisted's port.  If the process is out of descriptors or
     memory, L{accept} says that no client waits.  Otherwise the port would accept
-    clients in order to close them.
+    connections in order to close them.
 
-    @param exhausted: called with the error then.
+    @param exhausted: called with the error if the process is out of descriptors or
+        memory.
     """
 
     def __init__(
@@ -174,7 +175,10 @@ class _PatientSocket:
         try:
             return self._socket.accept()
         except OSError as error:
-            if error.errno not in _kernel.PASSING or error.errno == errno.EAGAIN:
+            if (
+                error.errno not in _kernel.TEMPORARY_ERRORS
+                or error.errno == errno.EAGAIN
+            ):
                 raise
             self._exhausted(error)
             raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN)) from None
@@ -193,7 +197,7 @@ class _PortFactory(Factory):
 
     def logPrefix(self) -> str:
         """
-        Get the prefix of the factory that is served.
+        Get the prefix of the server's factory.
         """
         return logPrefix(self._adopter.factory)
 
@@ -227,15 +231,15 @@ class LocallyAccepted(AdoptedConnection):
 
 def _reportNothing() -> None:
     """
-    Report no end: the listener does not know of the connection.
+    Do nothing: the listener does not know of the connection.
     """
 
 
 class _UNIXPort:
     """
-    Accepts on a shared Unix socket, and leaves its path alone.
+    Accepts on a shared Unix socket, and never changes its path.
 
-    @param descriptor: the socket's.  Leaves it open.
+    @param descriptor: the socket's descriptor.  Leaves it open.
     @raise OSError: if the process has no free descriptor.
     """
 
@@ -262,7 +266,7 @@ class _UNIXPort:
 
     def finish(self) -> None:
         """
-        Take all that waits, and accept nothing more.
+        Accept all connections that wait, and no more.
         """
         makeNonBlocking(self._acceptor)
         self._acceptor.stop()
@@ -275,12 +279,12 @@ class _UNIXPort:
 
     def stopReading(self) -> None:
         """
-        Leave clients in the backlog.
+        Leave connections in the backlog.
         """
         self._acceptor.suspend()
 
     def stopListening(self) -> None:
         """
-        Accept nothing more.
+        Accept no more connections.
         """
         self._acceptor.close()

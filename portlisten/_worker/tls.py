@@ -1,5 +1,5 @@
 """
-TLS from files, as Twisted's C{ssl:} descriptions have it.
+TLS from files, with the options of Twisted's C{ssl:} descriptions.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def contextFactory(files: Mapping[str, str]) -> Any:
 
     @param files: paths by their names in L{FILES}, at least one.
     @return: a L{CertificateOptions<twisted.internet.ssl.CertificateOptions>}.
-    @raise EndpointError: if a file does not load, or the files do not go together.
+    @raise EndpointError: if a file does not load, or the files do not match.
     """
     if "privateKey" not in files:
         raise EndpointError(f"{next(iter(files))} needs privateKey, the key's file")
@@ -35,7 +35,7 @@ def contextFactory(files: Mapping[str, str]) -> Any:
     )
     try:
         made = recorded(serverFromString(RecordingReactor(), description))
-        made.getContext()  # which fails if the files do not go together
+        made.getContext()  # fails if the files do not match
     except Exception as error:
         what = ", ".join(f"{name}={file}" for name, file in files.items())
         raise EndpointError(f"TLS does not load from {what}: {_why(error)}") from error
@@ -49,6 +49,6 @@ def _why(error: Exception) -> str:
     if isinstance(error, OSError):
         return f"{error.filename}: {error.strerror}"
     if error.args and isinstance(error.args[0], list):
-        # OpenSSL's: triples of library, function and reason.
+        # Errors of OpenSSL are triples of library, function and reason.
         return "OpenSSL says: " + "; ".join(each[-1] for each in error.args[0])
     return " ".join(str(error).split())

@@ -1,6 +1,6 @@
 """
-The worker: keeps a channel to a listener.  An ordinary Twisted factory serves the
-connections that come through it.
+The worker keeps a channel to a listener.  An ordinary Twisted factory serves the
+connections that come through the channel.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ from portlisten._worker.shared_ports import SharedPorts
 from portlisten._worker.shutdown import IConnectionSource, Shutdown
 from portlisten._worker.stream_ports import StreamPorts
 
-#: How long to wait before asking a listener again that cannot serve this worker, in
-#: seconds: it has no port of that name, speaks another protocol, or turned the worker
-#: away.
+#: How long to wait before connecting again if the listener cannot serve this worker, in
+#: seconds.  The listener has no port of that name, speaks another protocol, or turned
+#: the worker away.
 INCOMPATIBLE_RETRY_SECONDS = 5.0
 
-_FAREWELL = "the worker stops"
+_STOP_REASON = "the worker stops"
 
 
 class Link(Enum):
     """
-    How a worker stands with its listener.
+    The state of a worker's connection to its listener.
     """
 
     #: No channel: the worker waits before it tries to connect.
@@ -54,8 +54,8 @@ class Link(Enum):
     DRAINED = auto()
 
 
-#: Each event on a channel, and the states that it leads from and to.  In any other
-#: state, the event changes nothing.
+#: For each event on a channel, the new state for each old state.  In any other state,
+#: the event changes nothing.
 _TRANSITIONS: Mapping[str, Mapping[Link, Link]] = {
     "connected": {Link.ABSENT: Link.JOINING},
     "registered": {Link.JOINING: Link.JOINED},
@@ -63,7 +63,7 @@ _TRANSITIONS: Mapping[str, Mapping[Link, Link]] = {
     "lost": dict.fromkeys(Link, Link.ABSENT),
 }
 
-_MEMBER = frozenset([Link.JOINED, Link.DRAINED])
+_REGISTERED = frozenset([Link.JOINED, Link.DRAINED])
 
 
 @implementer(IAdopter, IWorker, IConnectionSource)
@@ -72,18 +72,18 @@ class Worker:
     Serves a factory on the connections that a listener hands off.
 
     @param reactor: an L{IReactorFDSet}, L{IReactorSocket} and L{IReactorTime}.
-    @param path: the channel's.
+    @param path: the path of the channel.
     @param factory: builds the protocols, as for a port.
     @param retry: how long to wait before connecting again, in seconds.
     @param grace: how long L{stop} waits for connections to end, in seconds.
-    @param listenerUsers: the users that the listener may have had when it started to
-        listen; if empty: root, this process's user, and the owner of the path's
+    @param listenerUsers: the users that the listener may have had when it called
+        listen(2); if empty: root, this process's user, and the owner of the path's
         folder.
-    @param names: the listener's names of the ports to serve; if empty: all.
-    @param makePorts: makes the L{SharedPorts}, which say what the worker takes.
+    @param names: the names of the ports to serve; if empty: all.
+    @param makePorts: makes the L{SharedPorts}.  These say which kinds the worker takes.
 
-    @ivar ports: the ports that it serves, as the listener said last.  Empty until the
-        listener has said so.
+    @ivar ports: the ports that the worker serves, as the listener said last.  Empty
+        until the worker has joined.
     """
 
     log = Logger()
@@ -147,7 +147,7 @@ class Worker:
         self.log.info(
             "{count} connections in service; {state} the listener at {path}",
             count=len(self.serving),
-            state="joined to" if self._link in _MEMBER else "waiting for",
+            state="joined to" if self._link in _REGISTERED else "waiting for",
             path=self._path,
         )
 
@@ -220,15 +220,15 @@ class Worker:
         """
         if channel is not self._channel:
             return  # the channel could not be started
-        wasMember = self._link in _MEMBER
+        wasRegistered = self._link in _REGISTERED
         self._channel = None
         self._on("lost")
-        # The ports are the listener's: another one could not bind them while they
-        # are open here.
+        # The listener's shared sockets must not stay open here: another listener could
+        # not bind the ports.
         self._sharedPorts.finish()
         if self._shutdown.requested:
             self._settle()
-        elif wasMember:
+        elif wasRegistered:
             self._logLimited(
                 self.log.warn,
                 "lost the listener at {path}, with {count} connections in service:"
@@ -250,7 +250,7 @@ class Worker:
 
     # IConnectionSource
 
-    def leave(self) -> None:
+    def stopTaking(self) -> None:
         """
         See L{IConnectionSource}.
         """
@@ -260,34 +260,34 @@ class Worker:
         if self._channel is None:
             return
         if self._link is Link.JOINING:
-            self._channel.bye(_FAREWELL)
+            self._channel.bye(_STOP_REASON)
         else:
             self._channel.drain()
 
-    def hasLeft(self) -> bool:
+    def hasStoppedTaking(self) -> bool:
         """
         See L{IConnectionSource}.
         """
         return self._link in (Link.ABSENT, Link.DRAINED)
 
-    def part(self) -> None:
+    def disconnect(self) -> None:
         """
         See L{IConnectionSource}.
         """
         if self._channel is not None:
-            self._channel.bye(_FAREWELL)
+            self._channel.bye(_STOP_REASON)
 
-    def hasParted(self) -> bool:
+    def isDisconnected(self) -> bool:
         """
         See L{IConnectionSource}.
         """
         return self._link is Link.ABSENT
 
-    # The inside
+    # Internal methods
 
     def _on(self, event: str) -> None:
         """
-        Change the state of the link.
+        Change the state after an event.
         """
         self._link = _TRANSITIONS[event].get(self._link, self._link)
 

@@ -11,7 +11,8 @@ from typing import Any
 
 from twisted.internet.protocol import Factory, Protocol
 
-from portlisten._wire.frames import ListenerHello, encode
+from portlisten._wire.codec import encode
+from portlisten._wire.frames import ListenerHello
 from tests.integration.test_bad_input import refused
 from tests.support.asking import ask
 from tests.support.asynchronous import asynchronous
@@ -74,7 +75,7 @@ async def test_path(twistd: Start, folder: Path) -> None:
     folder.joinpath("text").write_text("keep me")
     cases = {
         "portlisten:text": "text exists and is no socket",
-        "portlisten:./missing/s": "there is no folder './missing'",
+        "portlisten:./missing/s": "the folder './missing' of",
         "haproxy:portlisten:text": "text exists and is no socket",
     }
     workers = {description: web(twistd, description) for description in cases}

@@ -68,8 +68,8 @@ async def refused(process: Process, *words: str) -> str:
         (["portlisten", "systemd:domain=INET:index=0", "./s"], ["systemd"]),
         (["portlisten", "0", LONG], ["108 bytes", "107"]),
         (["hellofdpass", LONG, "a"], ["108 bytes", "107"]),
-        (["portlisten", "0", "./missing/s"], ["no folder './missing'", "make it"]),
-        (["hellofdpass", "./missing/s", "a"], ["no folder './missing'", "make it"]),
+        (["portlisten", "0", "./missing/s"], ["the folder './missing' of", "make it"]),
+        (["hellofdpass", "./missing/s", "a"], ["the folder './missing' of", "make it"]),
         (["portlisten", "0", "/dev/null"], ["/dev/null exists and is no socket"]),
         (["hellofdpass", "/dev/null", "a"], ["/dev/null exists and is no socket"]),
         (["portlisten", "--group=nobodys", "0", "./s"], ["no group 'nobodys'"]),
@@ -388,7 +388,7 @@ async def test_lock(twistd: Start, folder: Path, kind: str) -> None:
         fcntl.flock(file, fcntl.LOCK_EX)
         process = twistd("portlisten", "0", "./s")
         if kind == "lock held":
-            await process.says("waiting for another process, which has locked ./s.lock")
+            await process.says("another process has locked ./s.lock: waiting for it")
         await refused(process, "./s.lock")
     assert list(folder.iterdir()) == [lock]
 

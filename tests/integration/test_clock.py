@@ -15,7 +15,8 @@ from typing import Any, ClassVar
 
 from twisted.internet.defer import Deferred
 
-from portlisten._wire.frames import FROM_LISTENER, Decoder, Offer, WorkerHello, encode
+from portlisten._wire.codec import FROM_LISTENER, Decoder, encode
+from portlisten._wire.frames import Offer, WorkerHello
 from tests.support.asking import askMany, client
 from tests.support.asynchronous import asynchronous
 from tests.support.faults import HOUR, Clock, NoDescriptors

@@ -397,7 +397,7 @@ async def test_whoMayBeListener(twistd: Start, folder: Path) -> None:
     try:
         await sleep(0.3)
         worker = twistd("hellofdpass", "./socket", "hello", uid="daemon")
-        await worker.says("of uid 65534, which --listener-user .* has to name")
+        await worker.says("has the uid 65534: --listener-user .* must name it")
         other = twistd(
             "hellofdpass", "--listener-user=nobody", "./socket", "hello", uid="daemon"
         )

@@ -15,14 +15,12 @@ from pathlib import Path
 
 import pytest
 
+from portlisten._wire.codec import FROM_LISTENER, Decoder, encode
 from portlisten._wire.frames import (
     DRAINING,
-    FROM_LISTENER,
     Bye,
-    Decoder,
     Offer,
     Refuse,
-    encode,
 )
 from tests.hostile import (
     HELLO,

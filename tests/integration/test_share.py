@@ -575,7 +575,7 @@ async def test_wrongKinds(twistd: Start, start: Start) -> None:
     assert b"is shared: its listening socket goes to each worker" in heard
     assert b"too old" in heard
     for arguments, code, reason in [
-        (["--name=old", "./socket", "true"], 1, "have the listener --share it"),
+        (["--name=old", "./socket", "true"], 1, "start the listener with --share"),
         (["--name=nosuch", "./socket", "true"], 1, "no port is called 'nosuch'"),
         (["./socket", "nosuch"], 127, "there is no program 'nosuch'"),
     ]:

@@ -20,16 +20,14 @@ from zope.interface import implementer
 from portlisten import _kernel
 from portlisten._listener.interfaces import IChannel, IDispatcher
 from portlisten._model import Port
+from portlisten._wire.codec import Decoder, Vocabulary, encode
 from portlisten._wire.frames import (
     Claim,
     ClientGone,
     Closed,
-    Decoder,
     Frame,
     Listener,
     Offer,
-    Vocabulary,
-    encode,
 )
 from portlisten._wire.listener_session import Draining, Joined, News, Refused
 from portlisten._worker.interfaces import IAdopter, IWorkerChannel

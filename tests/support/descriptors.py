@@ -11,10 +11,10 @@ from unittest import TestCase
 from twisted.internet import reactor as _reactor
 from twisted.internet.tcp import _reservedFD
 
-from portlisten._reactor.monotonic import ours
+from portlisten._reactor.monotonic import monotonicReactor
 
 _reservedFD.reserve()
-ours(_reactor)
+monotonicReactor(_reactor)
 
 
 def descriptors() -> dict[int, str]:

@@ -17,11 +17,8 @@ from twisted.trial.unittest import TestCase
 
 from portlisten._commands.listener import Options, makeService
 from portlisten._reactor import log_limit
-from portlisten._wire import frames as _frames
-from portlisten._wire.frames import (
-    ListenerHello,
-    WorkerHello,
-)
+from portlisten._wire import codec
+from portlisten._wire.frames import ListenerHello, WorkerHello
 from tests.support.addresses import internet
 from tests.support.channels import Peer, eventually, inReactor, texts
 
@@ -68,7 +65,7 @@ class ListenerTestCase(TestCase):
         """
         Have no log line left out because of what other tests logged.
         """
-        self.patch(log_limit, "_all", WeakKeyDictionary())
+        self.patch(log_limit, "_limits", WeakKeyDictionary())
         self.patch(log_limit, "MAXIMUM_LINES", 1000)
 
     async def end(self) -> None:
@@ -105,7 +102,7 @@ class ListenerTestCase(TestCase):
         sock = socket.socket(socket.AF_UNIX)
         self.addCleanup(sock.close)
         sock.connect(self.path)
-        self.workers.append(Peer(sock, _frames.FROM_LISTENER))
+        self.workers.append(Peer(sock, codec.FROM_LISTENER))
         return self.workers[-1]
 
     async def greeted(self) -> tuple[Peer, ListenerHello]:

@@ -19,7 +19,8 @@ from collections import deque
 from typing import Any
 
 from portlisten._model import Kind
-from portlisten._wire.frames import ListenerHello, Offer, encode
+from portlisten._wire.codec import encode
+from portlisten._wire.frames import ListenerHello, Offer
 from portlisten._wire.session import Do
 from portlisten._wire.worker_events import Adopt, Event
 from portlisten._wire.worker_session import WorkerSession
@@ -97,7 +98,9 @@ class SessionByOrder(WorkerSession[int]):
         super().__init__(*arguments)
         self._came: deque[int] = deque()
 
-    def descriptorCame(self, kind: Kind, cookie: int, token: int) -> list[Event[int]]:
+    def descriptorArrived(
+        self, kind: Kind, cookie: int, token: int
+    ) -> list[Event[int]]:
         """
         See L{WorkerSession}.
         """

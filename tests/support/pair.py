@@ -13,20 +13,22 @@ from portlisten._model import InternetAddress, Kind, Port
 from portlisten._policy.decisions import Decision
 from portlisten._policy.ledger import Ledger
 from portlisten._wire import listener_session, worker_events, worker_session
-from portlisten._wire.frames import (
+from portlisten._wire.codec import (
     FROM_LISTENER,
     FROM_WORKER,
+    Decoder,
+    encode,
+)
+from portlisten._wire.frames import (
     MAXIMUM_WINDOW,
     Claim,
     ClientGone,
     Closed,
-    Decoder,
     Frame,
     ListenerHello,
     Offer,
     Revoked,
     WorkerHello,
-    encode,
 )
 from portlisten._wire.listener_session import (
     Draining,
@@ -240,7 +242,7 @@ class Worker:
             if not starved:
                 item.open(self)
                 self.obey(
-                    self.session.descriptorCame(Kind.CONNECTIONS, item.number, item)
+                    self.session.descriptorArrived(Kind.CONNECTIONS, item.number, item)
                 )
             elif not self.world.alive:
                 item.excuse = "it came to a worker without descriptors to spare"
@@ -359,7 +361,7 @@ class Worker:
             self.take()
         self.unwritten = []
         self.wire.closeWorker()
-        serves = self.session.mustJudge
+        serves = self.session.deathMatters
         assert not (serves and self.world.alive), "the listener lives"
         events = self.session.channelEnded(not self.world.alive)
         mine = {each.offer.id: each.token for each in events if isinstance(each, Adopt)}

@@ -9,14 +9,12 @@ import os
 import socket
 import sys
 
+from portlisten._wire.codec import FROM_LISTENER, Decoder, encode
 from portlisten._wire.frames import (
-    FROM_LISTENER,
     Bye,
     Claim,
-    Decoder,
     Offer,
     WorkerHello,
-    encode,
 )
 
 

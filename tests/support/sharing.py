@@ -14,9 +14,7 @@ from twisted.internet.task import deferLater
 from portlisten import _kernel
 from portlisten._model import InternetAddress, Kind, Port, UnixAddress
 from portlisten._wire.frames import Listener as ListenerFrame
-from portlisten._wire.frames import (
-    ListenerHello,
-)
+from portlisten._wire.frames import ListenerHello
 from tests.support.channels import aMoment, eventually
 from tests.support.workers import (
     Conversation,

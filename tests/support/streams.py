@@ -12,9 +12,8 @@ import random
 from collections.abc import Iterator
 
 from portlisten._model import InternetAddress, Port, UnixAddress
+from portlisten._wire.codec import FROM_LISTENER, FROM_WORKER, Vocabulary
 from portlisten._wire.frames import (
-    FROM_LISTENER,
-    FROM_WORKER,
     Bye,
     Claim,
     ClientGone,
@@ -26,7 +25,6 @@ from portlisten._wire.frames import (
     Offer,
     Refuse,
     Revoked,
-    Vocabulary,
     WorkerHello,
 )
 

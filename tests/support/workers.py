@@ -22,12 +22,8 @@ from zope.interface import implementer
 
 from portlisten import _kernel
 from portlisten._model import InternetAddress, Port
-from portlisten._wire.frames import (
-    FROM_WORKER,
-    Frame,
-    ListenerHello,
-    Offer,
-)
+from portlisten._wire.codec import FROM_WORKER
+from portlisten._wire.frames import Frame, ListenerHello, Offer
 from portlisten._worker.worker import Worker
 from tests.support.channels import Peer, aMoment, eventually, inReactor, tcpPair, texts
 from tests.support.clocks import RunningClock

@@ -29,7 +29,13 @@ from zope.interface.verify import verifyObject
 
 from portlisten import _kernel
 from portlisten._model import InternetAddress, Kind, Port
-from portlisten._wire.frames import Closed, Drain, Drained, ListenerHello, WorkerHello
+from portlisten._wire.frames import (
+    Closed,
+    Drain,
+    Drained,
+    ListenerHello,
+    WorkerHello,
+)
 from portlisten._wire.frames import Listener as ListenerFrame
 from portlisten.endpoints import (
     DatagramServerEndpoint,

@@ -79,7 +79,7 @@ class Hooked(socket.socket):
 
     def willListen(self) -> None:
         """
-        Nobody can connect before this.
+        No process can connect before this.
         """
 
 
@@ -193,16 +193,18 @@ class CheckTests(PathTestCase):
         """
         The folder must be there, and be a folder.
         """
-        self.assertBad(f"{self.path}/socket", f"there is no folder {self.path!r}")
+        path = f"{self.path}/socket"
+        missing = f"the folder {self.path!r} of {path!r} does not exist"
+        self.assertBad(path, missing)
         with open(self.path, "w"):
             pass
-        self.assertBad(f"{self.path}/socket", f"there is no folder {self.path!r}")
+        self.assertBad(path, missing)
 
     def test_empty(self) -> None:
         """
         A path must not be empty.
         """
-        self.assertBad("", "there is no folder '.' for ''")
+        self.assertBad("", "the path is empty: give one")
 
     def test_file(self) -> None:
         """
@@ -305,7 +307,7 @@ class BindTests(PathTestCase):
 
     def test_lockIsOurs(self) -> None:
         """
-        Nobody else may take the lock, and so keep a listener waiting.
+        No other user may take the lock, and so keep a listener waiting.
         """
         modes = []
         self.hook(bound=lambda sock: modes.append(permissions(self.path + ".lock")))
@@ -464,7 +466,7 @@ class ModeTests(PathTestCase):
 
 class SwapTests(PathTestCase):
     """
-    Tests for L{paths.bind} in a folder that somebody else can write to.
+    Tests for L{paths.bind} in a folder that another user can write to.
     """
 
     @contextmanager
@@ -522,7 +524,7 @@ class SwapTests(PathTestCase):
         """
         self.hook(bound=lambda sock: os.unlink(self.path))
         error = self.assertRaises(PathError, self.bind)
-        self.assertIn("somebody else removed it", str(error))
+        self.assertIn("another user removed it", str(error))
 
     def test_withoutProc(self) -> None:
         """
@@ -578,12 +580,12 @@ class LockTests(PathTestCase):
             self.assertRefusedSoon(f"another process has held {self.lock} locked")
         (line,) = [formatEvent(event) for event in logged]
         self.assertEqual(
-            line, f"waiting for another process, which has locked {self.lock}"
+            line, f"another process has locked {self.lock}: waiting for it"
         )
 
     def test_pipe(self) -> None:
         """
-        One that is a pipe is refused, and nothing hangs.
+        A lock file that is a pipe is refused, and nothing hangs.
         """
         os.mkfifo(self.lock)
         self.assertRefusedSoon(f"{self.lock}, the lock file, is no regular file")
@@ -599,7 +601,7 @@ class LockTests(PathTestCase):
 
     def test_symlink(self) -> None:
         """
-        One that is a symbolic link, as Twisted makes them, is told to be in the way.
+        A symbolic link, as Twisted makes them, is reported to be in the way.
         """
         os.symlink("1", self.lock)
         self.assertRefusedSoon(f"cannot make {self.lock}: Too many levels")
@@ -607,7 +609,7 @@ class LockTests(PathTestCase):
 
     def test_removedByOthers(self) -> None:
         """
-        One that somebody removes while it is held does no harm.
+        A lock file may be removed while it is held, which does no harm.
         """
         self.hook(bound=lambda sock: os.unlink(self.lock))
         self.bind()
@@ -715,7 +717,7 @@ class OccupiedTests(PathTestCase):
         """
         No folder is made.
         """
-        self.assertRefused("there is no folder", path=f"{self.path}/socket")
+        self.assertRefused("does not exist: make it first", path=f"{self.path}/socket")
 
     def test_tooLong(self) -> None:
         """

@@ -17,12 +17,8 @@ from zope.interface.verify import verifyObject
 from portlisten._channel import protocol as _channel
 from portlisten._listener.channel import ListenerChannel
 from portlisten._listener.interfaces import IConnection, IDispatcher
-from portlisten._wire.frames import (
-    FROM_LISTENER,
-    FROM_WORKER,
-    ListenerHello,
-    Vocabulary,
-)
+from portlisten._wire.codec import FROM_LISTENER, FROM_WORKER, Vocabulary
+from portlisten._wire.frames import ListenerHello
 from portlisten._worker.channel import WorkerChannel
 from portlisten._worker.interfaces import IAdopter
 from tests.support.channel_ends import (
@@ -41,14 +37,14 @@ from tests.support.channels import (
 
 class InterfaceTests(SynchronousTestCase):
     """
-    Who provides what.
+    Tests for the interfaces that objects provide.
     """
 
     def test_flushes(self) -> None:
         """
-        What watches the write buffer is an L{IPullProducer}.
+        L{_FlushNotifier} is an L{IPullProducer}.
         """
-        verifyObject(IPullProducer, _channel._Flushes(lambda: None))
+        verifyObject(IPullProducer, _channel._FlushNotifier(lambda: None))
 
     def test_fakes(self) -> None:
         """
@@ -63,7 +59,7 @@ class InterfaceTests(SynchronousTestCase):
 @overTwistedToo
 class FlushTests(ChannelTestCase):
     """
-    L{_channel._Flushes} tells when the write buffer has reached the kernel.
+    L{_channel._FlushNotifier} tells when the write buffer has reached the kernel.
     """
 
     async def setUp(self) -> None:
@@ -71,7 +67,7 @@ class FlushTests(ChannelTestCase):
         self.told = 0
         self.protocol = Protocol()
         self.peer = self.peerOf(self.protocol, {})
-        self.flushes = _channel._Flushes(self._flushed)
+        self.flushes = _channel._FlushNotifier(self._flushed)
         self.flushes.watch(self.protocol.transport)
         self.addCleanup(self.end)
 

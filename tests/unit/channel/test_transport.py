@@ -84,7 +84,7 @@ class SendingTests(TransportTestCase):
 
     def test_full(self) -> None:
         """
-        What does not fit is sent when it does, with its descriptor.
+        Bytes that do not fit are sent later, with their descriptors.
         """
         self.failing(errno.EAGAIN)
         self.transport.sendFileDescriptor(self.pipe()[0])
@@ -97,7 +97,7 @@ class SendingTests(TransportTestCase):
 
     def test_manyDescriptors(self) -> None:
         """
-        Of more descriptors than a message takes, none comes later than its frame.
+        If a message cannot take all descriptors, none comes later than its frame.
         """
         end, _ = self.pipe()
         count = _kernel.MAXIMUM_DESCRIPTORS + 10
@@ -145,7 +145,7 @@ class AtOnceTests(TransportTestCase):
 
     def test_behind(self) -> None:
         """
-        What was written before it goes before it.
+        Bytes that were written before are sent first.
         """
         self.transport.write(b"one")
         self.transport.writeNow(b"two")
@@ -155,7 +155,7 @@ class AtOnceTests(TransportTestCase):
 
     def test_full(self) -> None:
         """
-        What does not fit goes when it does.
+        Bytes that do not fit are sent later.
         """
         self.failing(errno.EAGAIN)
         self.transport.writeNow(b"frame")
@@ -319,13 +319,13 @@ class FaultTests(TransportTestCase):
 
     def test_EPERM(self) -> None:
         """
-        One may not be sent: its frame goes without it.
+        If a descriptor may not be sent, its frame goes without it.
         """
         self.useless(errno.EPERM)
 
     def test_EBADF(self) -> None:
         """
-        One is closed: its frame goes without it.
+        If a descriptor is closed, its frame goes without it.
         """
         self.useless(errno.EBADF)
 
@@ -357,7 +357,7 @@ class FaultTests(TransportTestCase):
 
     def test_fullAfterUseless(self) -> None:
         """
-        What was sent one by one by then counts.
+        Descriptors that were sent one by one before count.
         """
         self.failing(errno.EPERM)
         first, last = self.pipe()

@@ -311,7 +311,7 @@ class ReadFailureTests(TransportTestCase):
 
     def test_aborted(self) -> None:
         """
-        One that was aborted meanwhile reads no more.
+        A transport that was aborted meanwhile reads no more.
         """
         self.failReads(errno.ENOMEM)
         self.transport.doRead()

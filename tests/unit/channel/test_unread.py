@@ -125,7 +125,7 @@ class UnreadTests(SynchronousTestCase):
 
     def test_later(self) -> None:
         """
-        What is written later is counted on.
+        Messages that are written later are counted as well.
         """
         self.write(10)
         self.read(10)

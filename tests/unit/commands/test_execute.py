@@ -25,15 +25,13 @@ from twisted.trial.unittest import SynchronousTestCase
 from portlisten import __version__, _kernel
 from portlisten._commands import execute
 from portlisten._model import InternetAddress, Kind, Port
+from portlisten._wire.codec import FROM_WORKER, Decoder, encode
 from portlisten._wire.frames import (
-    FROM_WORKER,
     Bye,
-    Decoder,
     Frame,
     Listener,
     ListenerHello,
     WorkerHello,
-    encode,
 )
 from portlisten._worker.joining import receive
 from portlisten.errors import ProtocolError
@@ -232,7 +230,9 @@ class CommandLineTests(ExecuteTestCase):
         The path can never be a channel's.
         """
         self.assertRefused(["exec", "/dev/null", "true"], 1, "is no socket")
-        self.assertRefused(["exec", "/no/such/path", "true"], 1, "there is no folder")
+        self.assertRefused(
+            ["exec", "/no/such/path", "true"], 1, "the folder '/no/such' of"
+        )
 
     def test_timeout(self) -> None:
         """
@@ -334,9 +334,9 @@ class ReceiveTests(ExecuteTestCase):
         group = Port(0, WEB.address, "http", Kind.GROUP)
         for frames, names, reason in [
             ((HELLO,), ["ftp"], "no port is called 'ftp' here"),
-            ((HELLO,), ["smtp"], "--share it"),
+            ((HELLO,), ["smtp"], "with --share"),
             ((ListenerHello(8, (group,)),), (), "has reuseport"),
-            ((ListenerHello(8, (MAIL,)),), (), "--share it"),
+            ((ListenerHello(8, (MAIL,)),), (), "with --share"),
             ((HELLO, Bye("enough")), (), "the listener says: enough"),
             ((Bye("go away"),), (), "the listener says: go away"),
             ((HELLO, Listener(0, 4711)), (), "got lost on its way"),

@@ -429,7 +429,7 @@ class HelloServiceTests(ServiceTestCase):
             pass
         for path, reason in [
             ("file", "file exists and is no socket"),
-            ("no/such/folder", "there is no folder 'no/such'"),
+            ("no/such/folder", "the folder 'no/such' of"),
             ("x" * 108, "the path is 108 bytes long and the kernel takes 107"),
         ]:
             output = io.StringIO()
@@ -594,7 +594,7 @@ class PairTests(ServiceTestCase):
         self.start(self.worker("--listener-user", str(os.getuid())))
         await eventually(
             lambda: any(
-                f"of uid {stranger}" in line for line in texts(self.logged, "warn")
+                f"has the uid {stranger}" in line for line in texts(self.logged, "warn")
             )
         )
         self.assertEqual(self.lines("joined the listener"), [])

@@ -76,7 +76,7 @@ class TimerTests(SynchronousTestCase):
 
     def test_fails(self) -> None:
         """
-        What is no timer cannot be set.
+        A descriptor that is no timer cannot be set.
         """
         error = self.assertRaises(OSError, clock.setTimer, -1, 1)
         self.assertEqual(error.errno, errno.EBADF)

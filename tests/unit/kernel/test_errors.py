@@ -16,10 +16,10 @@ from tests.support.sockets import pair
 
 class InsistTests(SynchronousTestCase):
     """
-    Tests for L{errors.insist}.
+    Tests for L{errors.retry}.
     """
 
-    def insist(self, *numbers: int) -> Any:
+    def retry(self, *numbers: int) -> Any:
         """
         Make a call that fails with these errors first.
         """
@@ -31,32 +31,32 @@ class InsistTests(SynchronousTestCase):
                 raise OSError(number, os.strerror(number))
             return one + two
 
-        return errors.insist(call, 1, 2)
+        return errors.retry(call, 1, 2)
 
     def test_succeeds(self) -> None:
         """
         It gives what the call gives.
         """
-        self.assertEqual(self.insist(), 3)
+        self.assertEqual(self.retry(), 3)
 
     def test_passing(self) -> None:
         """
         An error that may pass is not the end.
         """
-        self.assertEqual(self.insist(errno.ENOMEM, errno.EINTR, errno.ENOBUFS), 3)
+        self.assertEqual(self.retry(errno.ENOMEM, errno.EINTR, errno.ENOBUFS), 3)
 
     def test_other(self) -> None:
         """
         Any other is, at once.
         """
-        error = self.assertRaises(OSError, self.insist, errno.EBADF, errno.EBADF)
+        error = self.assertRaises(OSError, self.retry, errno.EBADF, errno.EBADF)
         self.assertEqual((error.errno, len(self.left)), (errno.EBADF, 1))
 
     def test_goesOn(self) -> None:
         """
         So is one that does not pass.
         """
-        error = self.assertRaises(OSError, self.insist, *[errno.ENOMEM] * 1000)
+        error = self.assertRaises(OSError, self.retry, *[errno.ENOMEM] * 1000)
         self.assertEqual(error.errno, errno.ENOMEM)
         self.assertGreater(len(self.left), 900)
 

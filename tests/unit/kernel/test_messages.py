@@ -53,7 +53,7 @@ class SendTests(SynchronousTestCase):
 
     def test_full(self) -> None:
         """
-        When there is no room for anything, nothing was taken, and it says so.
+        If the socket is full, the write fails, and nothing is sent.
         """
         self.assertRaises(BlockingIOError, self.fill, [])
         self.assertRaises(BlockingIOError, self.fill, [self.sent.fileno()])
@@ -158,7 +158,7 @@ class ReceiveTests(SynchronousTestCase):
 
     def test_incompleteDescriptor(self) -> None:
         """
-        What is cut off in the middle of a descriptor is no descriptor.
+        A descriptor that is cut off is no descriptor.
         """
         descriptor = array.array("i", [7]).tobytes()
         ancillary = [
@@ -174,7 +174,7 @@ class ReceiveTests(SynchronousTestCase):
 
     def test_nothing(self) -> None:
         """
-        When there is nothing to read now, it says so.
+        If nothing can be read now, the read fails.
         """
         self.assertRaises(BlockingIOError, messages.receive, self.ours)
 
@@ -222,7 +222,7 @@ class ReceiveBytesTests(SynchronousTestCase):
 
     def test_end(self) -> None:
         """
-        At the end there are none.
+        At the end no bytes are read.
         """
         self.theirs.close()
         for refuses in (False, True):
@@ -400,7 +400,7 @@ class ChargeTests(SynchronousTestCase):
 
     def test_tooLarge(self) -> None:
         """
-        Of what does not fit a socket it cannot say.
+        The charge of a message that fits no socket is unknown.
         """
         error = self.assertRaises(OSError, messages.charge, 1 << 23)
         self.assertEqual(error.errno, errno.ENOBUFS)

@@ -40,7 +40,7 @@ class CredentialsTests(SynchronousTestCase):
 
     def test_groupsUntold(self) -> None:
         """
-        Where the kernel does not tell the groups, there are none.
+        If the kernel does not tell the groups, none are known.
         """
         answers = {
             socket.SO_PEERCRED: struct.pack("=iii", 1, 2, 3),
@@ -152,7 +152,7 @@ sys.stdin.read()
 
     def test_byTheSocket(self) -> None:
         """
-        The kernel knows the process, whatever number it is said to have.
+        The kernel knows the process, even if its number is given wrong.
         """
         try:
             size = array.array("i").itemsize
@@ -258,7 +258,7 @@ class PeerPidfdTests(SynchronousTestCase):
 
     def test_ended(self) -> None:
         """
-        One that somebody has waited for has ended.
+        A process that was waited for has ended.
         """
         self.end()
         with Waited() as sock:
@@ -266,7 +266,7 @@ class PeerPidfdTests(SynchronousTestCase):
 
     def test_endedAndReplaced(self) -> None:
         """
-        Of one that the kernel says has ended, the number is another's.
+        If the kernel says that a process has ended, its number is another's.
         """
         for code in (errno.EINVAL, errno.ESRCH):
             with Waited() as sock:
@@ -275,7 +275,7 @@ class PeerPidfdTests(SynchronousTestCase):
 
     def test_elsewhere(self) -> None:
         """
-        Of one in another pid namespace nothing is known.
+        Nothing is known of a process in another pid namespace.
         """
         with Waited() as sock:
             self.assertIsNone(peers.peerProcess(sock, 0))

@@ -27,7 +27,7 @@ class InitialEnvironmentTests(SynchronousTestCase):
 
     def test_unchanged(self) -> None:
         """
-        It is what a process was started with, whatever became of that.
+        It is the environment at the start of the process, without later changes.
         """
         program = (
             "import os; from portlisten._kernel import processes\n"
@@ -184,7 +184,7 @@ class CloseElsewhereTests(SynchronousTestCase):
 
     def test_noProcess(self) -> None:
         """
-        If there is no process to be had, the socket stays open.
+        If no process can be started, the socket stays open.
         """
 
         def fail() -> int:

@@ -27,7 +27,7 @@ from tests.support.sockets import (
 
 class UntouchedTests(SynchronousTestCase):
     """
-    What L{progress.untouched} says of a TCP connection over IPv4.
+    Tests for L{progress.untouched} of a TCP connection over IPv4.
     """
 
     family = socket.AF_INET
@@ -162,7 +162,7 @@ class UntouchedTests(SynchronousTestCase):
 
     def test_reset(self) -> None:
         """
-        A connection that the client has reset is of no use to anybody.
+        A connection that the client has reset counts as touched.
         """
         self.client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER.pack(1, 0))
         self.client.close()
@@ -172,7 +172,7 @@ class UntouchedTests(SynchronousTestCase):
 
 class UntouchedIPv6Tests(UntouchedTests):
     """
-    What L{progress.untouched} says of a TCP connection over IPv6.
+    Tests for L{progress.untouched} of a TCP connection over IPv6.
     """
 
     family = socket.AF_INET6
@@ -191,26 +191,26 @@ class NotToldTests(SynchronousTestCase):
 
     def test_unix(self) -> None:
         """
-        Of a Unix socket it cannot say.
+        It is unknown for a Unix socket.
         """
         self.assertIsNone(progress.untouched(pair(self)[0]))
 
     def test_datagram(self) -> None:
         """
-        Of a datagram socket it cannot say.
+        It is unknown for a datagram socket.
         """
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
             self.assertIsNone(progress.untouched(sock))
 
     def test_listening(self) -> None:
         """
-        Of a listening socket it cannot say.
+        It is unknown for a listening socket.
         """
         self.assertIsNone(progress.untouched(listening(self)))
 
     def test_closed(self) -> None:
         """
-        Of a descriptor that is closed it cannot say.
+        It is unknown for a closed descriptor.
         """
         _, accepted = connection(self)
         accepted.close()
@@ -276,7 +276,7 @@ class QuestionsTests(SynchronousTestCase):
 
     def test_cameMeanwhile(self) -> None:
         """
-        What comes between the two questions was not read by anybody.
+        Bytes that come between the two system calls do not count as read.
         """
         self.assertIs(self.ask((5, 9), (9, 9)), True)
         self.assertIs(self.ask((0, 1), (1, 7), (7, 8), (8, 8)), True)
@@ -329,7 +329,7 @@ class QuestionsTests(SynchronousTestCase):
 
     def test_handshakeRead(self) -> None:
         """
-        What was read before that was read.
+        Bytes that were read before count as read.
         """
         greeting = progress._Progress(5, False, True)
         answers = [(0, greeting), (2, greeting), (2, greeting)]
@@ -345,7 +345,7 @@ class QuestionsTests(SynchronousTestCase):
 
     def test_peekable(self) -> None:
         """
-        What waits is looked at, and stays there.
+        Bytes that wait are peeked at, and stay there.
         """
         client, accepted = connection(self)
         accepted.setblocking(False)
@@ -401,7 +401,7 @@ class DepartedTests(SynchronousTestCase):
 
     def test_nobody(self) -> None:
         """
-        Of nobody, nobody has left.
+        Without connections, no client has left.
         """
         self.assertEqual(progress.departed([]), ([], []))
         self.stays.sendall(b"question")
@@ -429,7 +429,7 @@ class DepartedTests(SynchronousTestCase):
 
     def test_closedAfterData(self) -> None:
         """
-        One that sent something before may still want that to be done.
+        A client that sent bytes before may still want an answer.
         """
         client, accepted = connection(self)
         client.sendall(b"x")
@@ -439,7 +439,7 @@ class DepartedTests(SynchronousTestCase):
 
     def test_reset(self) -> None:
         """
-        One that reset the connection has left, whatever it sent before.
+        A client that reset the connection has left, even if it sent bytes before.
         """
         for data in (b"", b"question"):
             client, accepted = connection(self)
@@ -452,7 +452,7 @@ class DepartedTests(SynchronousTestCase):
 
     def test_unix(self) -> None:
         """
-        Of a Unix socket the kernel tells these apart.
+        For a Unix socket the kernel tells these cases apart.
         """
         client, accepted = pair(self)
         self.assertIs(self.hasLeft(accepted), False)
@@ -467,7 +467,7 @@ class DepartedTests(SynchronousTestCase):
 
     def test_unknown(self) -> None:
         """
-        One of which the kernel does not say what it sent is kept.
+        If the kernel does not tell what a client sent, its connection is kept.
         """
         client, accepted = connection(self)
         client.close()

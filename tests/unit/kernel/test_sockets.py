@@ -75,7 +75,7 @@ class KindTests(SynchronousTestCase):
 
     def assertRefused(self, sock: Any, reason: str) -> None:
         """
-        Expect that it is of no use, and why.
+        Expect that it cannot be used, and why.
         """
         error = self.assertRaises(WrongSocket, sockets.kindOf, sock)
         self.assertIn(reason, str(error))
@@ -88,7 +88,7 @@ class KindTests(SynchronousTestCase):
 
     def test_tcp(self) -> None:
         """
-        Over IPv4 and IPv6 there are connections.
+        TCP connections over IPv4 and IPv6 are recognized.
         """
         for family in LOOPBACK:
             self.assertKind(connection(self, family)[1], Kind.CONNECTIONS)
@@ -183,7 +183,7 @@ class IdentifyTests(SynchronousTestCase):
 
     def test_taken(self) -> None:
         """
-        What can be taken has a kind and a cookie.
+        A socket that can be taken has a kind and a cookie.
         """
         sock = listening(self, socket.AF_INET)
         self.assertEqual(
@@ -198,7 +198,7 @@ class IdentifyTests(SynchronousTestCase):
 
     def test_wrong(self) -> None:
         """
-        What cannot be taken is called what it is.
+        The error names the kind of a socket that cannot be taken.
         """
         _, accepted = connection(self, socket.AF_INET)
         udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
@@ -226,7 +226,7 @@ class IdentifyTests(SynchronousTestCase):
 
 class ShutDownTests(SynchronousTestCase):
     """
-    Tests for L{sockets.shutDown}.
+    Tests for L{sockets.isShutDown}.
     """
 
     def setUp(self) -> None:
@@ -240,12 +240,12 @@ class ShutDownTests(SynchronousTestCase):
         Shut a socket down, as somebody else who holds it.
         """
         with sock.dup() as other:
-            self.assertFalse(sockets.shutDown(sock))
+            self.assertFalse(sockets.isShutDown(sock))
             try:
                 other.shutdown(socket.SHUT_RDWR)
             except OSError as error:
                 self.assertEqual(error.errno, errno.ENOTCONN)
-        self.assertTrue(sockets.shutDown(sock))
+        self.assertTrue(sockets.isShutDown(sock))
 
     def test_tcp(self) -> None:
         """
@@ -255,26 +255,26 @@ class ShutDownTests(SynchronousTestCase):
             sock = listening(self, family)
             self.shutDown(sock)
             sock.listen()
-            self.assertFalse(sockets.shutDown(sock))
+            self.assertFalse(sockets.isShutDown(sock))
 
     def test_waiting(self) -> None:
         """
-        One that somebody waits at is not shut down.
+        A socket with a waiting client is not shut down.
         """
         sock = listening(self)
         with socket.create_connection(sock.getsockname(), timeout=5):
-            self.assertFalse(sockets.shutDown(sock))
+            self.assertFalse(sockets.isShutDown(sock))
 
     def test_unix(self) -> None:
         """
-        For a Unix socket there is no way back.
+        A Unix socket stays shut down.
         """
         with socket.socket(socket.AF_UNIX) as sock:
             sock.bind(b"")
             sock.listen()
             self.shutDown(sock)
             sock.listen()
-            self.assertTrue(sockets.shutDown(sock))
+            self.assertTrue(sockets.isShutDown(sock))
 
     def test_udp(self) -> None:
         """
@@ -339,7 +339,7 @@ class AcceptTests(SynchronousTestCase):
 
     def test_unknown(self) -> None:
         """
-        Of others than TCP sockets the kernel does not say.
+        The kernel does not tell for sockets other than TCP.
         """
         self.assertIsNone(sockets.queued(pair(self)[0]))
         self.assertIsNone(sockets.queued(pipe(self)))
@@ -367,7 +367,7 @@ class CloseCopyTests(SynchronousTestCase):
 
     def test_leftToOthers(self) -> None:
         """
-        The connection goes on, both ways, for whoever else holds it.
+        The connection goes on, both ways, for its other holders.
         """
         sockets.closeCopy(self.accepted)
         self.client.sendall(b"question")

@@ -17,13 +17,8 @@ from portlisten._listener import admission
 from portlisten._listener.access import Access
 from portlisten._listener.admission import Admission
 from portlisten._policy.places import Places
-from portlisten._wire.frames import (
-    FROM_LISTENER,
-    Bye,
-    Decoder,
-    ListenerHello,
-    encode,
-)
+from portlisten._wire.codec import FROM_LISTENER, Decoder, encode
+from portlisten._wire.frames import Bye, ListenerHello
 from portlisten.errors import ProtocolError
 from tests.support.channels import texts
 from tests.support.descriptors import watchDescriptors

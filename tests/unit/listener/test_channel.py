@@ -20,14 +20,13 @@ from portlisten._kernel import processes
 from portlisten._listener.channel import ListenerChannel
 from portlisten._listener.interfaces import IChannel
 from portlisten._model import Kind
+from portlisten._wire.codec import FROM_LISTENER, Decoder, encode
 from portlisten._wire.frames import (
     DRAINING,
-    FROM_LISTENER,
     Bye,
     Claim,
     ClientGone,
     Closed,
-    Decoder,
     Drain,
     Drained,
     Frame,
@@ -38,7 +37,6 @@ from portlisten._wire.frames import (
     Revoked,
     Withdraw,
     WorkerHello,
-    encode,
 )
 from tests.support.channel_ends import (
     HeldConnection,

@@ -15,6 +15,7 @@ from twisted.internet import reactor
 from twisted.internet.task import deferLater
 
 from portlisten import _kernel
+from portlisten._wire.codec import encode
 from portlisten._wire.frames import (
     Bye,
     Claim,
@@ -24,7 +25,6 @@ from portlisten._wire.frames import (
     Offer,
     Refuse,
     Revoked,
-    encode,
 )
 from portlisten.errors import ProtocolError
 from tests.support.channel_ends import (

@@ -619,7 +619,7 @@ class ReceiveTests(WorkerTestCase):
         complaints = texts(self.logged, "warn")
         self.assertEqual(len(complaints), 3)
         for complaint in complaints:
-            self.assertIn("a descriptor of no use came", complaint)
+            self.assertIn("a descriptor came that cannot be used", complaint)
 
     async def test_goneClient(self) -> None:
         """

@@ -23,7 +23,7 @@ from portlisten._commands.listener import makeService
 from portlisten._listener import service as listenerService
 from portlisten._model import Kind
 from portlisten._process import exits
-from portlisten._wire import frames as _frames
+from portlisten._wire import codec
 from portlisten._wire.frames import (
     Bye,
     Claim,
@@ -311,7 +311,7 @@ class StartTests(ListenerTestCase):
         """
         More ports than fit into HELLO keep it from starting.
         """
-        self.patch(_frames, "MAXIMUM_PAYLOAD", 30)
+        self.patch(codec, "MAXIMUM_PAYLOAD", 30)
         reason = self.failure("--listen", "tcp:0:interface=127.0.0.1")
         self.assertIn("2 ports are more than a listener can tell", reason)
 

@@ -124,7 +124,7 @@ class SharingTests(SynchronousTestCase):
         self.shutDown(self.sock)
         del self.channel.calls[:]
         self.clock.advance(CHECK_SECONDS)
-        self.assertFalse(_kernel.shutDown(self.sock))
+        self.assertFalse(_kernel.isShutDown(self.sock))
         self.assertEqual(self.channel.calls, [("lend", 7, self.sock)])
         with socket.create_connection(address, timeout=5):
             self.sock.accept()[0].close()
@@ -141,7 +141,7 @@ class SharingTests(SynchronousTestCase):
         self.sharing.addWorker(self.channel, [WEB])
         self.shutDown(self.sock)
         self.end()
-        self.assertFalse(_kernel.shutDown(self.sock))
+        self.assertFalse(_kernel.isShutDown(self.sock))
 
     def test_blocking(self) -> None:
         """
@@ -333,7 +333,7 @@ class SharingTests(SynchronousTestCase):
         for _ in range(8):
             self.shutDown(self.sock)
             self.clock.advance(CHECK_SECONDS)
-            self.assertFalse(_kernel.shutDown(self.sock))
+            self.assertFalse(_kernel.isShutDown(self.sock))
         self.assertEqual(self.channel.calls, [("lend", 7, self.sock)])
         self.channel.reads = True
         self.clock.advance(CHECK_SECONDS)

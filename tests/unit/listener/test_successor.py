@@ -17,7 +17,8 @@ from twisted.trial.unittest import SynchronousTestCase
 from portlisten import _kernel
 from portlisten._kernel import peers
 from portlisten._listener import successor
-from portlisten._wire.frames import Bye, ListenerHello, encode
+from portlisten._wire.codec import encode
+from portlisten._wire.frames import Bye, ListenerHello
 from tests.support.descriptors import watchDescriptors
 
 STOPPING = encode(ListenerHello(1, stopping=True))

@@ -46,7 +46,7 @@ class LogLimitTests(SynchronousTestCase):
     @property
     def lines(self) -> list[str]:
         """
-        What was logged.
+        The lines that were logged.
         """
         return texts(self.logged, "warn")
 

@@ -14,7 +14,12 @@ from twisted.logger import capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 
 from portlisten import _kernel
-from portlisten._reactor.monotonic import OurReactor, makePersistent, ours, own
+from portlisten._reactor.monotonic import (
+    MonotonicReactor,
+    makeMonotonic,
+    makePersistent,
+    monotonicReactor,
+)
 from portlisten._reactor.timer_clock import TimerClock
 from tests.support.channels import texts
 from tests.support.descriptors import watchDescriptors
@@ -23,7 +28,7 @@ from tests.support.reactors import BareReactor, Reader
 
 class OwnTests(SynchronousTestCase):
     """
-    Tests for L{own}.
+    Tests for L{makeMonotonic}.
     """
 
     def setUp(self) -> None:
@@ -39,7 +44,7 @@ class OwnTests(SynchronousTestCase):
         """
         The reactor's time is that of C{CLOCK_MONOTONIC}.
         """
-        own(self.reactor)
+        makeMonotonic(self.reactor)
         before = time.monotonic()
         self.assertTrue(before <= self.reactor.seconds() <= time.monotonic())
 
@@ -50,7 +55,7 @@ class OwnTests(SynchronousTestCase):
         """
         calls = [self.reactor.callLater(delay, list) for delay in (100, 1)]
         self.wall += 10
-        own(self.reactor)
+        makeMonotonic(self.reactor)
         left = [call.getTime() - time.monotonic() for call in calls]
         self.assertLess(abs(left[0] - 90), 1)
         self.assertLess(abs(left[1]), 1)
@@ -64,7 +69,7 @@ class OwnTests(SynchronousTestCase):
         made: list[str] = []
         self.reactor.callLater(0, made.append, "before")
         never = self.reactor.callLater(100, made.append, "never")
-        own(self.reactor)
+        makeMonotonic(self.reactor)
         self.reactor.callLater(0, made.append, "after")
         self.reactor.runUntilCurrent()
         self.assertEqual(made, ["before", "after"])
@@ -74,7 +79,7 @@ class OwnTests(SynchronousTestCase):
         """
         The reactor itself tries registrations again.
         """
-        own(self.reactor)
+        makeMonotonic(self.reactor)
         reader = Reader()
         self.reactor.errors = [errno.ENOMEM]
         self.reactor.addReader(reader)
@@ -88,10 +93,10 @@ class OwnTests(SynchronousTestCase):
         """
         To do it twice is to do it once.
         """
-        own(self.reactor)
+        makeMonotonic(self.reactor)
         call = self.reactor.callLater(100, list)
         due, add = call.getTime(), self.reactor.addReader
-        own(self.reactor)
+        makeMonotonic(self.reactor)
         self.assertEqual(call.getTime(), due)
         self.assertEqual(self.reactor.addReader, add)
 
@@ -101,21 +106,21 @@ class OwnTests(SynchronousTestCase):
         """
         clock = Clock()
         before = dict(vars(clock))
-        own(clock)
+        makeMonotonic(clock)
         self.assertEqual(vars(clock), before)
 
 
 class OursTests(SynchronousTestCase):
     """
-    Tests for L{ours} and L{makePersistent}.
+    Tests for L{monotonicReactor} and L{makePersistent}.
     """
 
-    def make(self) -> tuple[BareReactor, OurReactor]:
+    def make(self) -> tuple[BareReactor, MonotonicReactor]:
         """
         Make a reactor, and what stands for it.
         """
         reactor = BareReactor()
-        our = ours(reactor)
+        our = monotonicReactor(reactor)
         self.addCleanup(os.close, our.callLater.__self__.fileno())
         return reactor, our
 
@@ -127,7 +132,7 @@ class OursTests(SynchronousTestCase):
         All get the same object for a reactor, and another one for another.
         """
         reactor, our = self.make()
-        self.assertIs(ours(reactor), our)
+        self.assertIs(monotonicReactor(reactor), our)
         self.assertIsNot(self.make()[1], our)
 
     def test_fake(self) -> None:
@@ -135,9 +140,9 @@ class OursTests(SynchronousTestCase):
         A reactor that is not Twisted's is used as it is, and so is one of these.
         """
         clock = Clock()
-        self.assertIs(ours(clock), clock)
+        self.assertIs(monotonicReactor(clock), clock)
         _, our = self.make()
-        self.assertIs(ours(our), our)
+        self.assertIs(monotonicReactor(our), our)
 
     def test_timeAlone(self) -> None:
         """
@@ -159,8 +164,8 @@ class OursTests(SynchronousTestCase):
         A reactor whose time is monotonic needs no other timer.
         """
         reactor = BareReactor()
-        own(reactor)
-        call = ours(reactor).callLater(100, list)
+        makeMonotonic(reactor)
+        call = monotonicReactor(reactor).callLater(100, list)
         self.assertEqual(reactor.getDelayedCalls(), [call])
 
     def test_theRest(self) -> None:
@@ -183,12 +188,12 @@ class OursTests(SynchronousTestCase):
         self.patch(_kernel, "timer", fail)
         reactor = BareReactor()
         with capturedLogs() as logged:
-            our = ours(reactor)
+            our = monotonicReactor(reactor)
         self.assertEqual(our.seconds, reactor.seconds)
         self.assertEqual(
             texts(logged, "error"),
             [
-                "no timer of our own (Too many open files): durations follow the wall"
+                "cannot make a timer (Too many open files): durations follow the wall"
                 " clock"
             ],
         )
@@ -221,8 +226,8 @@ class OursTests(SynchronousTestCase):
             reactor: Any = "its own"
 
         reactor = BareReactor()
-        own(reactor)
-        for each in (ours(reactor), Clock()):
+        makeMonotonic(reactor)
+        for each in (monotonicReactor(reactor), Clock()):
             transport = Transport()
             makePersistent(transport, each)
             self.assertEqual(transport.reactor, "its own")

@@ -39,7 +39,7 @@ class PersistentTests(SynchronousTestCase):
 
     def test_works(self) -> None:
         """
-        What does not fail is not noticed.
+        Registrations that do not fail are not changed.
         """
         self.persistent.addReader(self.reader)
         self.persistent.addWriter(self.reader)
@@ -77,7 +77,7 @@ class PersistentTests(SynchronousTestCase):
 
     def test_removed(self) -> None:
         """
-        One that is removed meanwhile is not registered.
+        A reader that is removed meanwhile is not registered.
         """
         for add, remove in (
             (self.persistent.addReader, self.persistent.removeReader),
@@ -103,7 +103,7 @@ class PersistentTests(SynchronousTestCase):
 
     def test_askedAgain(self) -> None:
         """
-        One that is added again meanwhile is registered then, and once.
+        A reader that is added again meanwhile is registered then, and once.
         """
         self.reactor.errors = [errno.ENOMEM]
         self.persistent.addReader(self.reader)
@@ -113,7 +113,7 @@ class PersistentTests(SynchronousTestCase):
 
     def test_closed(self) -> None:
         """
-        One that is closed meanwhile is forgotten.
+        A reader that is closed meanwhile is not registered.
         """
         self.reactor.errors = [errno.ENOMEM]
         self.persistent.addReader(self.reader)
@@ -124,7 +124,7 @@ class PersistentTests(SynchronousTestCase):
 
     def test_final(self) -> None:
         """
-        What a later try would fail with as well is raised.
+        An error is raised if a later try would fail as well.
         """
         for number in (errno.EBADF, errno.EPERM, errno.EINVAL, errno.ELOOP):
             self.reactor.errors = [number]
@@ -188,7 +188,7 @@ from twisted.internet import epollreactor
 epollreactor.install()
 from twisted.internet import reactor
 from twisted.internet.abstract import FileDescriptor
-from portlisten._reactor.monotonic import own
+from portlisten._reactor.monotonic import makeMonotonic
 
 class Fails:
     def __init__(self, poller, count):
@@ -223,7 +223,7 @@ class Reads(FileDescriptor):
         else:
             reactor.stop()
 
-own(reactor)
+makeMonotonic(reactor)
 poller = reactor._poller
 reactor._poller = Fails(poller, 2)
 reactor.addReader(Reads(reactor))

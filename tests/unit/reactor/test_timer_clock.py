@@ -162,7 +162,7 @@ class TimerClockTests(SynchronousTestCase):
 
     def test_cancelledByAnother(self) -> None:
         """
-        One that is due can be cancelled by one that is made before it.
+        A due call can be cancelled by a call that is made before it.
         """
         second = self.callLater(0.05, "second")
         self.clock.callLater(0, second.cancel)
@@ -201,7 +201,7 @@ class TimerClockTests(SynchronousTestCase):
 
     def test_delayedByAnother(self) -> None:
         """
-        One that is due can be put off by one that is made before it.
+        A due call can be postponed by a call that is made before it.
         """
         self.clock.callLater(0, lambda: second.reset(0.3))
         second = self.callLater(0.001, "second")
@@ -292,14 +292,14 @@ import time
 from twisted.internet import {reactor}
 {reactor}.install()
 from twisted.internet import reactor
-from portlisten._reactor.monotonic import ours
+from portlisten._reactor.monotonic import monotonicReactor
 from portlisten._reactor.timer_clock import TimerClock
 
 began = time.monotonic()
 # The wall clock is an hour slow from here on, and the reactor knows nothing else.
 wall = time.time
 reactor.seconds = lambda: wall() - 3600
-our = ours(reactor)
+our = monotonicReactor(reactor)
 assert isinstance(our.callLater.__self__, TimerClock)
 made = []
 never = our.callLater(1000, made.append, "never")

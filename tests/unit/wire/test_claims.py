@@ -11,6 +11,7 @@ from random import Random
 from twisted.trial.unittest import SynchronousTestCase
 
 from portlisten._wire.claims import Claims
+from portlisten._wire.codec import encode
 from portlisten._wire.frames import (
     DRAINING,
     MAXIMUM_IDS,
@@ -22,7 +23,6 @@ from portlisten._wire.frames import (
     Frame,
     Offer,
     Refuse,
-    encode,
 )
 from portlisten.errors import ProtocolError
 
@@ -38,7 +38,7 @@ def offer(id: int) -> Offer:
 
 def mine(*ids: int) -> list[tuple[Offer, str]]:
     """
-    What may be touched once these are claimed.
+    The connections that may be touched once these are claimed.
     """
     return [(offer(id), f"token {id}") for id in ids]
 
@@ -66,7 +66,9 @@ class ClaimsTestCase(SynchronousTestCase):
         Have the descriptors of these offers come in.
         """
         for id in ids:
-            self.assertEqual(self.claims.arrived(1000 + id, f"token {id}"), [])
+            self.assertEqual(
+                self.claims.descriptorArrived(1000 + id, f"token {id}"), []
+            )
 
     def offer(self, *ids: int) -> None:
         """
@@ -138,7 +140,7 @@ class ClaimTests(ClaimsTestCase):
 
     def test_oneWriteAtATime(self) -> None:
         """
-        What comes up during a write waits for its end.
+        Frames that are added during a write wait for its end.
         """
         self.claim(1)
         self.offer(2)
@@ -162,7 +164,7 @@ class ClaimTests(ClaimsTestCase):
 
     def test_claimLast(self) -> None:
         """
-        The claim is at the end of what is written, whatever else is.
+        The claim is the last frame that is written.
         """
         self.offer(1)
         self.claims.closed(8)
@@ -216,7 +218,7 @@ class ReportTests(ClaimsTestCase):
 
     def test_closed(self) -> None:
         """
-        What was served is reported once, all in one frame.
+        Closed connections are reported once, all in one frame.
         """
         self.claims.closed(2)
         self.claims.closed(1)
@@ -226,7 +228,7 @@ class ReportTests(ClaimsTestCase):
 
     def test_gone(self) -> None:
         """
-        Those whose clients had left are reported once, all in one frame.
+        Connections whose clients had left are reported once, all in one frame.
         """
         self.claims.clientGone(2)
         self.claims.clientGone(1)
@@ -324,7 +326,7 @@ class RefusalTests(ClaimsTestCase):
         the newer one is for the offer.
         """
         self.arrive(1)
-        self.assertEqual(self.claims.arrived(1001, "newer"), tokens(1))
+        self.assertEqual(self.claims.descriptorArrived(1001, "newer"), tokens(1))
         self.assertEqual(self.claims.pending, 1)
         self.claims.offered(offer(1))
         self.assertSays(Claim((1,)))
@@ -369,7 +371,7 @@ class DrainTests(ClaimsTestCase):
 
     def test_reportsAfter(self) -> None:
         """
-        What is served ends after DRAIN, and is still reported.
+        Connections in service may end after DRAIN, and are still reported.
         """
         self.claims.draining()
         self.assertSays(Drain())
@@ -441,7 +443,7 @@ class EndTests(ClaimsTestCase):
 
     def test_abandonedAfterClaim(self) -> None:
         """
-        What was claimed for good is no more theirs to close.
+        Connections that were claimed are not closed afterwards.
         """
         self.assertFlushed(1)
         self.assertEqual(self.claims.channelEndedAfterRevoke(), tokens(2, 3))
@@ -457,14 +459,14 @@ class EndTests(ClaimsTestCase):
 
     def test_orphanedAfterClaim(self) -> None:
         """
-        What was claimed for good is not given again when the listener dies.
+        Connections that were claimed are not given again when the listener dies.
         """
         self.assertFlushed(1)
         self.assertEqual(self.claims.listenerDied(), (mine(2), tokens(3)))
 
     def test_orphanedAfterDrain(self) -> None:
         """
-        What was given back is not ours when the listener dies.
+        Refused offers are not taken when the listener dies.
         """
         self.assertEqual(self.claims.draining(), tokens(2))
         self.assertEqual(self.claims.listenerDied(), (mine(1), tokens(3)))
@@ -504,7 +506,7 @@ class BoundsTests(ClaimsTestCase):
 
     def test_duringClaim(self) -> None:
         """
-        Those that are being claimed do not count.
+        Offers that are being claimed do not count.
         """
         self.claim(1, 2, 3, 4)
         self.offer(5, 6, 7, 8)
@@ -522,7 +524,7 @@ class BoundsTests(ClaimsTestCase):
         self.arrive(1, 2, 3, 4)
         self.assertMalformed(
             "more than 4 descriptors without their offers",
-            self.claims.arrived,
+            self.claims.descriptorArrived,
             1005,
             "token 5",
         )
@@ -534,7 +536,7 @@ class BoundsTests(ClaimsTestCase):
         is not one too many.
         """
         self.arrive(1, 2, 3, 4)
-        self.assertEqual(self.claims.arrived(1002, "newer"), tokens(2))
+        self.assertEqual(self.claims.descriptorArrived(1002, "newer"), tokens(2))
 
     def test_secondOffer(self) -> None:
         """
@@ -542,7 +544,7 @@ class BoundsTests(ClaimsTestCase):
         protocol.  Both descriptors are held.
         """
         self.offer(1)
-        self.claims.arrived(2000, "other")
+        self.claims.descriptorArrived(2000, "other")
         self.assertMalformed(
             "a second OFFER of 1", self.claims.offered, Offer(1, 7, 2000)
         )
@@ -554,7 +556,7 @@ class BoundsTests(ClaimsTestCase):
         still.
         """
         self.claim(1)
-        self.claims.arrived(2000, "other")
+        self.claims.descriptorArrived(2000, "other")
         self.assertMalformed(
             "a second OFFER of 1", self.claims.offered, Offer(1, 7, 2000)
         )
@@ -616,7 +618,7 @@ class Walk:
         """
         self.given += 1
         self.cookies.append(self.given)
-        self.close(self.claims.arrived(self.given, self.given))
+        self.close(self.claims.descriptorArrived(self.given, self.given))
 
     def again(self) -> None:
         """
@@ -624,7 +626,7 @@ class Walk:
         """
         if self.cookies and not self.broken:
             self.given += 1
-            self.close(self.claims.arrived(self.cookies[-1], self.given))
+            self.close(self.claims.descriptorArrived(self.cookies[-1], self.given))
 
     def offer(self) -> None:
         """
@@ -682,7 +684,7 @@ class Walk:
 
 class WalkTests(SynchronousTestCase):
     """
-    Tests for what holds whatever happens.
+    Tests for the rules that hold in every history.
     """
 
     def test_tokens(self) -> None:

@@ -16,6 +16,7 @@ from hypothesis.stateful import (
 from twisted.trial.unittest import SynchronousTestCase
 
 from portlisten._wire.claims import Claims
+from portlisten._wire.codec import encode
 from portlisten._wire.frames import (
     MAXIMUM_PAYLOAD,
     Claim,
@@ -25,7 +26,6 @@ from portlisten._wire.frames import (
     Frame,
     Offer,
     Refuse,
-    encode,
 )
 from tests.support.machines import (
     mostly,
@@ -111,10 +111,10 @@ class ClaimsMachine(RuleBasedStateMachine):
         old = self.loose.pop(cookie, None)
         self.loose[cookie] = self.tokens
         if old is None and len(self.loose) > self.window:
-            assert refuses(lambda: self.claims.arrived(cookie, self.tokens))
+            assert refuses(lambda: self.claims.descriptorArrived(cookie, self.tokens))
             self.cutOff = True
         else:
-            tokens = self.claims.arrived(cookie, self.tokens)
+            tokens = self.claims.descriptorArrived(cookie, self.tokens)
             assert tokens == ([] if old is None else [old])
             self.close(tokens)
 

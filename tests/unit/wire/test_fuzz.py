@@ -1,5 +1,5 @@
 """
-Tests that feed L{portlisten._wire.frames} and L{portlisten._channel.protocol} what no
+Tests that feed L{portlisten._wire.codec} and L{portlisten._channel.protocol} what no
 honest peer would write, and what honest ones write in pieces of every size.
 
 C{PORTLISTEN_FUZZ} says how many mutated streams the decoder is fed; a channel,
@@ -25,24 +25,26 @@ from portlisten._listener.sharing import Sharing
 from portlisten._model import Port
 from portlisten._policy.ledger import Ledger
 from portlisten._policy.throttle import Throttle
-from portlisten._wire.frames import (
+from portlisten._wire.codec import (
     FROM_LISTENER,
     FROM_WORKER,
+    Decoder,
+    Vocabulary,
+    encode,
+)
+from portlisten._wire.frames import (
     MAXIMUM_IDS,
     MAXIMUM_PAYLOAD,
     Bye,
     Claim,
     ClientGone,
     Closed,
-    Decoder,
     Drain,
     Frame,
     ListenerHello,
     Offer,
     Refuse,
-    Vocabulary,
     WorkerHello,
-    encode,
 )
 from portlisten.errors import ProtocolError
 from tests.support.clocks import RunningClock

@@ -10,15 +10,18 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from portlisten._model import InternetAddress, Kind, Port
 from portlisten._wire import listener_session
-from portlisten._wire.frames import (
-    DRAINING,
+from portlisten._wire.codec import (
     FROM_LISTENER,
     FROM_WORKER,
+    Decoder,
+    encode,
+)
+from portlisten._wire.frames import (
+    DRAINING,
     Bye,
     Claim,
     ClientGone,
     Closed,
-    Decoder,
     Drain,
     Drained,
     Frame,
@@ -29,7 +32,6 @@ from portlisten._wire.frames import (
     Revoked,
     Withdraw,
     WorkerHello,
-    encode,
 )
 from portlisten._wire.listener_session import (
     UNREAD,
@@ -41,7 +43,7 @@ from portlisten._wire.listener_session import (
     Refused,
     Theirs,
 )
-from portlisten._wire.session import MISTAKES, Broken, Do, Forbidden
+from portlisten._wire.session import MAXIMUM_MISTAKES, Broken, Do, Forbidden
 from tests.support.tables import cellsOf, essay
 
 HTTP = Port(0, InternetAddress("TCP", "192.0.2.1", 80), "http")
@@ -113,7 +115,7 @@ class SessionTestCase(SynchronousTestCase):
 
 class TableTests(SessionTestCase):
     """
-    What the table says is so, cell by cell.
+    The session does what its table says, cell by cell.
     """
 
     def reach(self, state: Theirs) -> None:
@@ -152,7 +154,7 @@ class TableTests(SessionTestCase):
 
     def test_forbidden(self) -> None:
         """
-        What is forbidden breaks the channel with the reason that the cell has, and
+        A forbidden frame breaks the channel with the reason that the cell has, and
         makes no other event.
         """
         count = 0
@@ -167,7 +169,7 @@ class TableTests(SessionTestCase):
 
     def test_allowed(self) -> None:
         """
-        What may come is an event, and leads to the state that the cell has.
+        An allowed frame gives an event, and leads to the state that the cell has.
         """
         for state, row in ListenerSession.table.items():
             for kind, cell in row.items():
@@ -184,7 +186,7 @@ class TableTests(SessionTestCase):
             self.setUp()
             events = self.hear(*before, Bye("enough"), Claim((1,)), b"\xee\0\0\0")
             self.assertEqual(events[-1], Left("it says: enough"))
-            self.assertTrue(self.session.deaf)
+            self.assertTrue(self.session.readsNoMore)
             self.assertEqual(self.hear(Claim((1,))), [])
 
     def test_nothingAfterHelloOutOfPlace(self) -> None:
@@ -194,7 +196,7 @@ class TableTests(SessionTestCase):
         self.assertEqual(
             self.hear(Claim((1,)), GREETING), [Broken("no HELLO to begin with")]
         )
-        self.assertTrue(self.session.deaf)
+        self.assertTrue(self.session.readsNoMore)
 
 
 class JoiningTests(SessionTestCase):
@@ -230,7 +232,7 @@ class JoiningTests(SessionTestCase):
 
     def test_wrongKind(self) -> None:
         """
-        Nor has one that cannot take what there is of it.
+        A worker that cannot take the port's kind does not join either.
         """
         hello = WorkerHello(1, ("http",), frozenset([Kind.DATAGRAMS]))
         (event,) = self.hear(hello)
@@ -264,7 +266,7 @@ class AnswerTests(SessionTestCase):
 
     def test_unread(self) -> None:
         """
-        What the worker cannot have read it must not answer.
+        The worker must not answer an offer that it cannot have read.
         """
         self.read = len(self.hello)
         self.offer(1)
@@ -312,7 +314,7 @@ class AnswerTests(SessionTestCase):
 
 class CommandTests(SessionTestCase):
     """
-    What the listener says.
+    Tests for the frames of the listener.
     """
 
     def setUp(self) -> None:
@@ -411,7 +413,7 @@ class MisconductTests(SessionTestCase):
 
     def test_malformed(self) -> None:
         """
-        What was said before counts, and nothing afterwards.
+        Frames before BYE count, and none after it.
         """
         self.assertEqual(
             self.hear(Claim((1,)), b"\xee\0\0\0", Claim((2,))),
@@ -433,8 +435,8 @@ class MisconductTests(SessionTestCase):
         Only so many mistakes are read past.
         """
         events = self.hear(Drain(), *[Drain()] * 100, Claim((1,)))
-        self.assertEqual(len(events), 1 + MISTAKES + 1)
-        self.assertTrue(self.session.deaf)
+        self.assertEqual(len(events), 1 + MAXIMUM_MISTAKES + 1)
+        self.assertTrue(self.session.readsNoMore)
 
     def test_bug(self) -> None:
         """

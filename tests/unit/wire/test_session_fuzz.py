@@ -15,12 +15,15 @@ from typing import Any
 from twisted.trial.unittest import SynchronousTestCase
 
 from portlisten._model import Kind
-from portlisten._wire.frames import (
+from portlisten._wire.codec import (
     FROM_LISTENER,
     FROM_WORKER,
+    Decoder,
+    encode,
+)
+from portlisten._wire.frames import (
     Bye,
     Claim,
-    Decoder,
     Drained,
     Frame,
     Listener,
@@ -28,10 +31,9 @@ from portlisten._wire.frames import (
     Offer,
     Revoked,
     Withdraw,
-    encode,
 )
 from portlisten._wire.listener_session import UNREAD, ListenerSession, Ours
-from portlisten._wire.session import MISTAKES, Broken, Session
+from portlisten._wire.session import MAXIMUM_MISTAKES, Broken, Session
 from portlisten._wire.worker_events import Adopt, Close, Left, UseSocket
 from portlisten._wire.worker_session import WorkerSession
 from tests.support.streams import COUNT, PORTS, SEED, STREAMS, mutate, pieces
@@ -79,7 +81,7 @@ class SessionFuzzTests(SynchronousTestCase):
             events += session.receive(part)
         broken = [event for event in events if isinstance(event, Broken)]
         self.assertEqual([event.bug for event in broken], [None] * len(broken))
-        self.assertLessEqual(len(broken), MISTAKES + 1)
+        self.assertLessEqual(len(broken), MAXIMUM_MISTAKES + 1)
         return events
 
     def test_worker(self) -> None:
@@ -117,7 +119,7 @@ class SessionFuzzTests(SynchronousTestCase):
         events: list[Any] = []
         for cookie in self.cookies:
             kind = Kind.LISTENER if cookie > 80 else Kind.CONNECTIONS
-            events += session.descriptorCame(kind, cookie, cookie)
+            events += session.descriptorArrived(kind, cookie, cookie)
         return events + self.feed(session, parts), session
 
     def endWork(self, session: WorkerSession[int], source: random.Random) -> list[Any]:

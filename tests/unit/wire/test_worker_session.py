@@ -11,16 +11,19 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from portlisten._model import Kind, Port, UnixAddress
 from portlisten._wire import worker_session
-from portlisten._wire.frames import (
-    DRAINING,
+from portlisten._wire.codec import (
     FROM_LISTENER,
     FROM_WORKER,
+    Decoder,
+    encode,
+)
+from portlisten._wire.frames import (
+    DRAINING,
     MISSING_DESCRIPTOR,
     Bye,
     Claim,
     ClientGone,
     Closed,
-    Decoder,
     Drain,
     Drained,
     Frame,
@@ -31,12 +34,11 @@ from portlisten._wire.frames import (
     Revoked,
     Withdraw,
     WorkerHello,
-    encode,
 )
-from portlisten._wire.session import MISTAKES, Broken, Do, Forbidden
+from portlisten._wire.session import MAXIMUM_MISTAKES, Broken, Do, Forbidden
 from portlisten._wire.worker_events import (
     Adopt,
-    ByeSaid,
+    ByeReceived,
     Close,
     DrainConfirmed,
     Joined,
@@ -98,7 +100,7 @@ class SessionTestCase(SynchronousTestCase):
         """
         events: list[Any] = []
         for id in ids:
-            events += self.session.descriptorCame(kind, 1000 + id, f"token {id}")
+            events += self.session.descriptorArrived(kind, 1000 + id, f"token {id}")
         return events
 
     def offer(self, *ids: int) -> list[Any]:
@@ -115,7 +117,7 @@ class SessionTestCase(SynchronousTestCase):
 
     def said(self) -> list[Frame]:
         """
-        What the session writes now.
+        The bytes that the session writes now.
         """
         return list(self.decoder.feed(self.session.outgoing()))
 
@@ -148,7 +150,7 @@ def closed(*ids: int) -> list[Close[str]]:
 
 class TableTests(SessionTestCase):
     """
-    What the table says is so, cell by cell.
+    The session does what its table says, cell by cell.
     """
 
     def reach(self, state: Theirs) -> None:
@@ -188,7 +190,7 @@ class TableTests(SessionTestCase):
 
     def test_forbidden(self) -> None:
         """
-        What is forbidden breaks the channel with the reason that the cell has, makes no
+        A forbidden frame breaks the channel with the reason that the cell has, makes no
         other event, and has the worker leave.
         """
         count = 0
@@ -208,7 +210,7 @@ class TableTests(SessionTestCase):
 
     def test_allowed(self) -> None:
         """
-        What may come does not break it, and leads to the state that the cell has.
+        An allowed frame does not break it, and leads to the state that the cell has.
         """
         for state, row in WorkerSession.table.items():
             for kind, cell in row.items():
@@ -225,7 +227,7 @@ class TableTests(SessionTestCase):
         self.assertEqual(
             self.hear(Drained(), HELLO), [Broken("no HELLO to begin with")]
         )
-        self.assertTrue(self.session.deaf)
+        self.assertTrue(self.session.readsNoMore)
         self.assertEqual(self.hear(HELLO), [])
 
 
@@ -275,13 +277,13 @@ class GreetingTests(SessionTestCase):
         A listener may say BYE instead.
         """
         reason = "the listener says: members only"
-        self.assertEqual(self.hear(Bye("members only")), [ByeSaid(reason)])
+        self.assertEqual(self.hear(Bye("members only")), [ByeReceived(reason)])
         self.assertFalse(self.session.broken)
         self.assertEqual(self.session.channelEnded(True), [Left(reason)])
 
     def test_silence(self) -> None:
         """
-        The driver may find a listener of no use.
+        The driver may find that a listener cannot be used.
         """
         self.assertEqual(
             self.session.fail("no HELLO within 5 s"), [Broken("no HELLO within 5 s")]
@@ -314,7 +316,7 @@ class ClaimTests(SessionTestCase):
 
     def test_oneWriteAtATime(self) -> None:
         """
-        What comes while something is written is claimed afterwards.
+        An offer that comes during a write is claimed afterwards.
         """
         self.offer(1)
         self.assertSays(Claim((1,)))
@@ -517,7 +519,7 @@ class DrainTests(SessionTestCase):
         self.offer(1)
         self.said()
         self.session.leave("the worker stops")
-        self.assertEqual(self.session.lastWord(False), b"")
+        self.assertEqual(self.session.finalBye(False), b"")
         self.assertEqual(
             self.session.channelEnded(True), [*closed(1), Left("the worker stops")]
         )
@@ -542,7 +544,7 @@ class RevokedTests(SessionTestCase):
 
     def test_unclaimed(self) -> None:
         """
-        What is not claimed is closed, and so is what comes after it.
+        Unclaimed connections are closed, and so are descriptors that come later.
         """
         self.offer(1)
         self.arrive(2)
@@ -567,14 +569,14 @@ class RevokedTests(SessionTestCase):
 
     def test_claimFails(self) -> None:
         """
-        One that is not written when the channel ends does not.
+        A claim that is not written when the channel ends does not count.
         """
         self.offer(1)
         self.said()
         events = self.hear(Bye("you hang"), Revoked())
         reason = "the listener says: you hang"
-        self.assertEqual(events, [ByeSaid(reason)])
-        self.assertEqual(self.session.lastWord(False), b"")
+        self.assertEqual(events, [ByeReceived(reason)])
+        self.assertEqual(self.session.finalBye(False), b"")
         self.assertEqual(self.session.channelEnded(True), [*closed(1), Left(reason)])
 
     def test_offerAfter(self) -> None:
@@ -617,10 +619,10 @@ class EndTests(SessionTestCase):
 
     def test_died(self) -> None:
         """
-        What a dead listener had offered is the worker's, in order.
+        The offers of a dead listener are the worker's, in order.
         """
         self.offerThree()
-        self.assertEqual(self.session.lastWord(True), b"")
+        self.assertEqual(self.session.finalBye(True), b"")
         self.assertEqual(
             self.session.channelEnded(True),
             [*closed(3), *adopted(1, 2), Left(None)],
@@ -655,7 +657,7 @@ class EndTests(SessionTestCase):
         """
         self.offerThree()
         self.assertEqual(
-            self.session.lastWord(False), encode(Bye("the channel failed"))
+            self.session.finalBye(False), encode(Bye("the channel failed"))
         )
         self.assertEqual(
             self.session.channelEnded(False, "Input/output error"),
@@ -664,7 +666,7 @@ class EndTests(SessionTestCase):
 
     def test_reasonFirst(self) -> None:
         """
-        What a side said counts for more than the error.
+        A reason that a side gave takes precedence over the error.
         """
         self.hear(Bye("enough"))
         self.assertEqual(
@@ -700,7 +702,7 @@ class MisconductTests(SessionTestCase):
 
     def test_malformed(self) -> None:
         """
-        What was offered before goes back, and nothing counts afterwards.
+        Earlier offers are refused, and no later frame counts.
         """
         self.arrive(1)
         reason = "a frame of the unknown type 238"
@@ -736,18 +738,18 @@ class MisconductTests(SessionTestCase):
         Only so many mistakes are read past.
         """
         events = self.hear(*[Listener(1, 1)] * 100, Withdraw(5))
-        self.assertEqual(len(events), MISTAKES + 1)
-        self.assertTrue(self.session.deaf)
+        self.assertEqual(len(events), MAXIMUM_MISTAKES + 1)
+        self.assertTrue(self.session.readsNoMore)
         self.assertEqual(self.hear(Withdraw(5)), [])
 
     def test_driversMistakes(self) -> None:
         """
-        What the driver finds wrong counts as well.
+        Errors that the driver finds count as well.
         """
-        for _ in range(MISTAKES + 1):
-            self.assertFalse(self.session.deaf)
+        for _ in range(MAXIMUM_MISTAKES + 1):
+            self.assertFalse(self.session.readsNoMore)
             self.session.mistake()
-        self.assertTrue(self.session.deaf)
+        self.assertTrue(self.session.readsNoMore)
 
     def test_bug(self) -> None:
         """

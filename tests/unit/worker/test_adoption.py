@@ -134,7 +134,7 @@ class TransportTests(AdoptionTestCase):
 
 class DrainTests(AdoptionTestCase):
     """
-    What becomes of connections when the worker stops.
+    Tests for connections when the worker stops.
     """
 
     async def test_drained(self) -> None:

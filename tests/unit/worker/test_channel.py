@@ -20,9 +20,9 @@ from zope.interface.verify import verifyClass, verifyObject
 from portlisten import _kernel
 from portlisten._model import Kind
 from portlisten._wire import worker_session
+from portlisten._wire.codec import FROM_WORKER, encode
 from portlisten._wire.frames import (
     DRAINING,
-    FROM_WORKER,
     MISSING_DESCRIPTOR,
     Bye,
     Claim,
@@ -37,7 +37,6 @@ from portlisten._wire.frames import (
     Refuse,
     Withdraw,
     WorkerHello,
-    encode,
 )
 from portlisten._worker.channel import WorkerChannel
 from portlisten._worker.interfaces import IWorkerChannel
@@ -61,7 +60,7 @@ from tests.support.descriptors import watchDescriptors
 
 class InterfaceTests(SynchronousTestCase):
     """
-    Who provides what.
+    Tests for the interfaces that objects provide.
     """
 
     def test_workerChannel(self) -> None:
@@ -167,7 +166,7 @@ class ClaimTests(WorkerChannelTestCase):
 
     async def test_batches(self) -> None:
         """
-        What comes while a claim is being written is claimed after it, in one.
+        Offers that come while a claim is being written are claimed after it, at once.
         """
         pairs = self.connections(3)
         await self.register()
@@ -210,7 +209,7 @@ class ClaimTests(WorkerChannelTestCase):
 
     async def test_closeOnExec(self) -> None:
         """
-        What is adopted is not passed on to programs that the worker runs.
+        Adopted connections are not passed on to programs that the worker runs.
         """
         await self.register()
         await self.adopt(1)

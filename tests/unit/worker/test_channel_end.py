@@ -11,6 +11,7 @@ from typing import Any
 
 from portlisten import _kernel
 from portlisten._channel.transport import ChannelTransport
+from portlisten._wire.codec import encode
 from portlisten._wire.frames import (
     DRAINING,
     Bye,
@@ -21,7 +22,6 @@ from portlisten._wire.frames import (
     Refuse,
     Revoked,
     WorkerHello,
-    encode,
 )
 from tests.support.channel_ends import (
     WorkerChannelTestCase,
@@ -52,7 +52,7 @@ class RevokedTests(WorkerChannelTestCase):
 
     async def test_claimInFlightFails(self) -> None:
         """
-        What is being claimed when the way is shut is not touched.
+        Connections whose claim is unwritten when the channel is shut are not touched.
         """
         [(_, accepted)] = self.connections(1)
         await self.register()
@@ -267,7 +267,7 @@ class ListenerFailureTests(WorkerChannelTestCase):
 
     async def test_unclaimed(self) -> None:
         """
-        What is not claimed is closed: the listener may give it to somebody else.
+        Unclaimed connections are closed: the listener may give them to others.
         """
         client = await self.offerUnclaimed()
         self.failOnce()
@@ -278,7 +278,7 @@ class ListenerFailureTests(WorkerChannelTestCase):
 
     async def test_claimed(self) -> None:
         """
-        What is claimed is served on.
+        Claimed connections stay in service.
         """
         await self.register()
         [(client, _)] = await self.adopt(1)

@@ -304,7 +304,7 @@ class Drainable(Protocol):
 
 class Wrapper(Protocol):
     """
-    Has a protocol in it.
+    A protocol that wraps another one.
     """
 
     def __init__(self, wrappedProtocol: Any) -> None:
@@ -318,7 +318,7 @@ class DrainTests(SynchronousTestCase):
 
     def test_drainable(self) -> None:
         """
-        What provides L{IDrainable}.
+        A protocol that provides L{IDrainable}.
         """
         protocol = Drainable()
         drain(Connection(protocol))

@@ -12,9 +12,7 @@ from typing import Any
 from twisted.internet.protocol import DatagramProtocol, Factory
 
 from portlisten._model import Kind
-from portlisten._wire.frames import (
-    WorkerHello,
-)
+from portlisten._wire.frames import WorkerHello
 from portlisten._worker.shared_ports import DatagramPorts
 from portlisten._worker.worker import Worker
 from tests.support.channels import eventually

@@ -15,7 +15,7 @@ from zope.interface.verify import verifyObject
 from portlisten._worker.adoption import Adopter
 from portlisten._worker.datagram import DatagramWorker
 from portlisten._worker.shutdown import (
-    FAREWELL_SECONDS,
+    DISCONNECT_SECONDS,
     IConnectionSource,
     Shutdown,
 )
@@ -35,20 +35,20 @@ class Source:
 
     def __init__(self) -> None:
         self.calls: list[str] = []
-        self.left = False
-        self.parted = False
+        self.stoppedTaking = False
+        self.disconnected = False
 
-    def leave(self) -> None:
-        self.calls.append("leave")
+    def stopTaking(self) -> None:
+        self.calls.append("stopTaking")
 
-    def hasLeft(self) -> bool:
-        return self.left
+    def hasStoppedTaking(self) -> bool:
+        return self.stoppedTaking
 
-    def part(self) -> None:
-        self.calls.append("part")
+    def disconnect(self) -> None:
+        self.calls.append("disconnect")
 
-    def hasParted(self) -> bool:
-        return self.parted
+    def isDisconnected(self) -> bool:
+        return self.disconnected
 
 
 class Connection:
@@ -125,9 +125,9 @@ class ShutdownTests(SynchronousTestCase):
 
     def test_notRequested(self) -> None:
         """
-        Before it is requested, nothing ends, whatever settles.
+        Before it is requested, L{Shutdown.settle} ends nothing.
         """
-        self.source.left = self.source.parted = True
+        self.source.stoppedTaking = self.source.disconnected = True
         self.shutdown.settle()
         self.assertFalse(self.shutdown.requested)
         self.assertFalse(self.shutdown.done)
@@ -137,9 +137,9 @@ class ShutdownTests(SynchronousTestCase):
         """
         If no connection can come and none is in service, it is done at once.
         """
-        self.source.left = self.source.parted = True
+        self.source.stoppedTaking = self.source.disconnected = True
         self.assertDone(self.request())
-        self.assertEqual(self.source.calls, ["leave", "part"])
+        self.assertEqual(self.source.calls, ["stopTaking", "disconnect"])
 
     def test_stages(self) -> None:
         """
@@ -150,18 +150,18 @@ class ShutdownTests(SynchronousTestCase):
         stopped = self.request()
         self.assertTrue(self.shutdown.requested)
         self.assertEqual(connection.drains, 1)
-        self.source.left = True
+        self.source.stoppedTaking = True
         self.shutdown.settle()
-        self.assertEqual(self.source.calls, ["leave"])
-        self.source.left = False
+        self.assertEqual(self.source.calls, ["stopTaking"])
+        self.source.stoppedTaking = False
         self.adopter.connectionEnded(connection)
-        self.assertEqual(self.source.calls, ["leave"])
-        self.source.left = True
+        self.assertEqual(self.source.calls, ["stopTaking"])
+        self.source.stoppedTaking = True
         self.shutdown.settle()
-        self.assertEqual(self.source.calls, ["leave", "part"])
+        self.assertEqual(self.source.calls, ["stopTaking", "disconnect"])
         self.shutdown.settle()
         self.assertFalse(self.shutdown.done)
-        self.source.parted = True
+        self.source.disconnected = True
         self.shutdown.settle()
         self.assertDone(stopped)
 
@@ -170,7 +170,7 @@ class ShutdownTests(SynchronousTestCase):
         When the grace is over it parts with connections in service, and logs that.
         """
         self.serve()
-        self.source.parted = True
+        self.source.disconnected = True
         stopped = self.request()
         with capturedLogs() as logged:
             for _ in range(20):
@@ -186,36 +186,36 @@ class ShutdownTests(SynchronousTestCase):
         """
         If the listener does not let it part, it is done after a while.
         """
-        self.source.left = True
+        self.source.stoppedTaking = True
         stopped = self.request()
-        self.clock.pump([FAREWELL_SECONDS - 0.1, 0])
+        self.clock.pump([DISCONNECT_SECONDS - 0.1, 0])
         self.assertNoResult(stopped)
         self.clock.pump([0.1, 0])
         self.assertDone(stopped)
 
     def test_partsWhileItParts(self) -> None:
         """
-        The source may have parted before L{IConnectionSource.part} returns.
+        The source may be disconnected before L{IConnectionSource.disconnect} returns.
         """
 
-        def part() -> None:
-            self.source.parted = True
+        def disconnect() -> None:
+            self.source.disconnected = True
             self.shutdown.settle()
 
-        self.source.part = part  # type: ignore[method-assign]
-        self.source.left = True
+        self.source.disconnect = disconnect  # type: ignore[method-assign]
+        self.source.stoppedTaking = True
         self.assertDone(self.request())
 
     def test_leavesWhileItLeaves(self) -> None:
         """
-        The source may have left and parted before L{IConnectionSource.leave} returns.
+        The source may be disconnected before L{IConnectionSource.stopTaking} returns.
         """
 
-        def leave() -> None:
-            self.source.left = self.source.parted = True
+        def stopTaking() -> None:
+            self.source.stoppedTaking = self.source.disconnected = True
             self.shutdown.settle()
 
-        self.source.leave = leave  # type: ignore[method-assign]
+        self.source.stopTaking = stopTaking  # type: ignore[method-assign]
         self.assertDone(self.request())
 
     def test_again(self) -> None:
@@ -223,20 +223,20 @@ class ShutdownTests(SynchronousTestCase):
         To request it again changes nothing: all requests end with it.
         """
         first, second = self.request(), self.request()
-        self.assertEqual(self.source.calls, ["leave"])
-        self.source.left = self.source.parted = True
+        self.assertEqual(self.source.calls, ["stopTaking"])
+        self.source.stoppedTaking = self.source.disconnected = True
         self.shutdown.settle()
         self.assertDone(first)
         self.assertDone(second)
         self.assertDone(self.request())
-        self.assertEqual(self.source.calls, ["leave", "part"])
+        self.assertEqual(self.source.calls, ["stopTaking", "disconnect"])
 
     def test_settlesAfterwards(self) -> None:
         """
         When it is done, nothing happens any more.
         """
-        self.source.left = self.source.parted = True
+        self.source.stoppedTaking = self.source.disconnected = True
         stopped = self.request()
         self.shutdown.settle()
         self.assertDone(stopped)
-        self.assertEqual(self.source.calls, ["leave", "part"])
+        self.assertEqual(self.source.calls, ["stopTaking", "disconnect"])

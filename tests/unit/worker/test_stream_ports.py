@@ -57,7 +57,7 @@ class AcceptTests(SharingTestCase):
 
     async def test_accepts(self) -> None:
         """
-        What comes in by a shared socket is served as what is handed off.
+        Connections from a shared socket are served like those that are handed off.
         """
         sock = self.port()
         await self.joinAndShare(sock)
@@ -139,7 +139,7 @@ class GiveBackTests(SharingTestCase):
         listener.channel.say(Withdraw(_kernel.cookie(sock)))
         await self.settle()
         self.assertEqual(self.holders(sock), 1)
-        self.assertFalse(_kernel.shutDown(sock))
+        self.assertFalse(_kernel.isShutDown(sock))
         waiting = self.connect(sock)
         await self.settle()
         self.assertEqual(len(self.factory.conversations), 1)
@@ -170,7 +170,7 @@ class GiveBackTests(SharingTestCase):
         await eventually(lambda: listener.channel.heard(Drain))
         await self.settle()
         self.assertEqual(self.holders(sock), 1)
-        self.assertFalse(_kernel.shutDown(sock))
+        self.assertFalse(_kernel.isShutDown(sock))
         listener.channel.say(Drained())
         client.send(b"still there")
         await eventually(lambda: conversation.received == b"still there")
@@ -381,7 +381,7 @@ class DescriptorTests(SharingTestCase):
     async def test_exhausted(self) -> None:
         """
         If the process is out of descriptors all the same, clients stay in the backlog.
-        None of them is closed, and all are served once there are some.
+        None of them is closed, and all are served once descriptors are free.
         """
         sock = self.port()
         await self.joinAndShare(sock)
@@ -443,7 +443,7 @@ class DescriptorTests(SharingTestCase):
 
 class PatientSocketTests(SynchronousTestCase):
     """
-    Tests for L{stream_ports._PatientSocket}.
+    Tests for L{stream_ports._ExhaustionGuard}.
     """
 
     def setUp(self) -> None:
@@ -456,7 +456,7 @@ class PatientSocketTests(SynchronousTestCase):
         self.addCleanup(sock.close)
         self.socket = sock
         self.told: list[int | None] = []
-        self.patient: Any = stream_ports._PatientSocket(
+        self.patient: Any = stream_ports._ExhaustionGuard(
             sock, lambda error: self.told.append(error.errno)
         )
 
@@ -532,7 +532,7 @@ class TogetherTests(SharingTestCase):
 
     async def test_shares(self) -> None:
         """
-        The more ports there are, the less each takes at a time.
+        If a worker has more ports, each takes fewer connections at a time.
         """
         listener = await self.joinAndShare(self.port())
         await self.settle()

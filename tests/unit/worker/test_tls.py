@@ -83,7 +83,7 @@ class ContextFactoryTests(SynchronousTestCase):
 
     def test_unloadable(self) -> None:
         """
-        What does not load is refused, with the file's name and the reason.
+        A file that does not load is refused, with its name and the reason.
         """
         otherKey, _ = certify(f"{self.prefix}2")
         with open(empty := f"{self.prefix}.empty", "w"):

@@ -16,11 +16,7 @@ from zope.interface.verify import verifyClass, verifyObject
 
 from portlisten import _kernel
 from portlisten._kernel import Credentials
-from portlisten._wire.frames import (
-    Bye,
-    Frame,
-    WorkerHello,
-)
+from portlisten._wire.frames import Bye, Frame, WorkerHello
 from portlisten._worker.interfaces import IAdopter
 from portlisten._worker.worker import INCOMPATIBLE_RETRY_SECONDS, Worker
 from tests.support.channels import Peer, aMoment, eventually, texts
@@ -42,7 +38,7 @@ STRANGER = 54321
 
 class InterfaceTests(SynchronousTestCase):
     """
-    What a worker provides.
+    Tests for the interfaces that a worker provides.
     """
 
     def test_adopter(self) -> None:
@@ -111,7 +107,7 @@ class ConnectingTests(WorkerTestCase):
 
     async def test_busyListener(self) -> None:
         """
-        One that is too busy to accept is tried again.
+        If a listener is too busy to accept, the worker tries again.
         """
         listener = Listener(self.path, backlog=0)
         self.addCleanup(listener.close)
@@ -256,7 +252,7 @@ class IncompatibleTests(WorkerTestCase):
 
     async def test_knownNames(self) -> None:
         """
-        Of one that has them, only those ports count.
+        If the listener has such ports, only those count.
         """
         channel = await self.meet(NAMED, names=("https",))
         await eventually(lambda: texts(self.logged, "info"))
@@ -377,8 +373,8 @@ class ListenerUserTests(WorkerTestCase):
         """
         [complaint] = self.meet(STRANGER)
         self.assertIn(
-            f"the listener there is of uid {STRANGER}, which --listener-user (in a"
-            " description, listenerUser) has to name",
+            f"the listener there has the uid {STRANGER}: --listener-user (in a"
+            " description, listenerUser) must name it",
             complaint,
         )
         self.clock.advance(RETRY)

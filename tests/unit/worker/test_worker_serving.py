@@ -206,7 +206,7 @@ class TroubleTests(WorkerTestCase):
 
     async def test_clientGoneAfterAll(self) -> None:
         """
-        One that closed in order is served what it sent.
+        A client that closed in order is served what it sent.
         """
         listener = await self.join()
         client, accepted = self.client()

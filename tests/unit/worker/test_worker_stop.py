@@ -17,7 +17,7 @@ from portlisten._wire.frames import (
     Drained,
     WorkerHello,
 )
-from portlisten._worker.shutdown import FAREWELL_SECONDS
+from portlisten._worker.shutdown import DISCONNECT_SECONDS
 from portlisten._worker.stream_ports import StreamPorts
 from tests.support.channels import aMoment, eventually, texts
 from tests.support.workers import (
@@ -113,7 +113,7 @@ class StopTests(WorkerTestCase):
 
     async def test_offersMeanwhile(self) -> None:
         """
-        What is offered while it stops goes back.
+        Connections that are offered while it stops are refused.
         """
         listener = await self.join()
         stopped = self.stop()
@@ -135,7 +135,7 @@ class StopTests(WorkerTestCase):
         await aMoment()
         self.clock.advance(GRACE)
         await aMoment()
-        self.clock.advance(FAREWELL_SECONDS)
+        self.clock.advance(DISCONNECT_SECONDS)
         self.assertTrue(stopped.called)
         self.assertEqual(
             texts(self.logged, "warn"),
@@ -214,7 +214,7 @@ class StopTests(WorkerTestCase):
         self.clock.advance(GRACE)
         await aMoment()
         self.assertFalse(stopped.called)
-        self.clock.advance(FAREWELL_SECONDS - 0.1)
+        self.clock.advance(DISCONNECT_SECONDS - 0.1)
         self.assertFalse(stopped.called)
         self.clock.advance(0.1)
         self.assertTrue(stopped.called)
@@ -301,7 +301,7 @@ class StopTests(WorkerTestCase):
 
     async def test_neverStarted(self) -> None:
         """
-        One that never was started has nothing to stop.
+        A worker that was never started has nothing to stop.
         """
         self.assertTrue(self.stop().called)
         self.assertEqual(self.factory.calls, [])
