@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import select
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from twisted.internet.interfaces import (
@@ -32,6 +32,7 @@ from portlisten._wire.listener_session import (
     ListenerSession,
     News,
     Ours,
+    Refused,
 )
 from portlisten._wire.session import MISTAKES, Broken
 from portlisten.errors import ProtocolError
@@ -72,6 +73,8 @@ class ListenerChannel(Channel):
         }
         # What is not read yet, if the transport knows.
         self._sent: Unread | None = None
+        # How many of the worker's frames were wrong, up to the present event.
+        self._mistakes = 0
         # Whether descriptors are in the socket that must not be read.
         self._poisoned = False
         # Whether the dispatcher takes the worker for one that takes part.
@@ -241,9 +244,16 @@ class ListenerChannel(Channel):
             else:
                 self._tell(heard)
                 heard = []
-                if not self._session.ended:
-                    answer(event)
+                if self._listens:
+                    self._carryOut(answer, event)
         self._tell(heard)
+
+    @property
+    def _listens(self) -> bool:
+        """
+        Whether the next event counts.
+        """
+        return not self._session.ended and self._mistakes <= MISTAKES
 
     def _tell(self, events: Sequence[News]) -> None:
         """
@@ -251,31 +261,54 @@ class ListenerChannel(Channel):
         the events behind that count.
         """
         left = iter(events)
-        mistakes = 0
-        while events and mistakes <= MISTAKES and not self._session.ended:
-            mistakes += 1
-            try:
-                self._dispatcher.received(self, left)
+        while events and self._listens:
+            if self._carryOut(self._pass, left):
                 return
-            except ProtocolError as error:
-                reason = str(error)
-            except Exception:
-                self._sayBug(Failure())
-                reason = "an internal error"
-            self._session.mistake()
-            self._fail(reason)
+
+    def _carryOut(self, step: Callable[[Any], None], argument: object) -> bool:
+        """
+        Do what an event leads to.
+
+        @return: whether that went well.
+        """
+        try:
+            step(argument)
+            return True
+        except ProtocolError as error:
+            reason = str(error)
+        except Exception:
+            self._sayBug(Failure())
+            reason = "an internal error"
+        self._mistakes += 1
+        self._session.mistake()
+        self._fail(reason)
+        return False
+
+    def _pass(self, events: Iterator[News]) -> None:
+        """
+        Pass events to the dispatcher: one by one if the worker guesses ids, since what
+        one event leads to may be what the next one guesses.
+        """
+        if not self._session.guesses:
+            self._dispatcher.received(self, events)
+            return
+        for event in events:
+            if isinstance(event, (Claim, Refused)):
+                self._session.checkAnswer(event.ids)
+            self._dispatcher.received(self, [event])
 
     def _admit(self, event: Joined) -> None:
-        self._stopWaiting()
-        self._joined = True
         # More than that would not fit.
         window = min(event.window, _kernel.room(self._socket))
+        self._stopWaiting()
+        self._joined = True
         self._tell([Joined(window, event.ports)])
 
     def _left(self, event: Left) -> None:
         self._part(event.reason)
 
     def _cutOff(self, event: Broken) -> None:
+        self._mistakes += 1
         if event.bug is not None:
             self._sayBug(Failure(event.bug))
         self._fail(event.reason)

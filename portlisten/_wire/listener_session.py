@@ -170,6 +170,9 @@ class ListenerSession(Session):
 
     @ivar ours: what the listener has said.
     @ivar reason: why the worker is revoked, if it is.
+    @ivar guesses: whether the worker has answered what was not offered to it.  Then the
+        driver calls L{checkAnswer} again before it carries out an answer: what it did
+        in between may have led to the offer.
     """
 
     theirs: Theirs
@@ -186,6 +189,7 @@ class ListenerSession(Session):
         self._ends: dict[int, int] = {}
         self.ours = Ours.OPEN
         self.reason: str | None = None
+        self.guesses = False
 
     @property
     def revokedSent(self) -> bool:
@@ -208,11 +212,11 @@ class ListenerSession(Session):
         self._events.append(Joined(min(frame.window, self._hello.window), ports))
 
     def _claimed(self, frame: Claim) -> None:
-        self._answered(frame.ids)
+        self.checkAnswer(frame.ids)
         self._events.append(frame)
 
     def _refused(self, frame: Refuse) -> None:
-        self._answered(frame.ids)
+        self.checkAnswer(frame.ids)
         reason = REFUSALS.get(frame.reason, f"reason {frame.reason}")
         self._events.append(Refused(frame.ids, reason))
 
@@ -225,9 +229,10 @@ class ListenerSession(Session):
     def _left(self, frame: Bye) -> None:
         self._events.append(Left(f"it says: {frame.reason}"))
 
-    def _answered(self, ids: Collection[int]) -> None:
+    def checkAnswer(self, ids: Collection[int]) -> None:
         """
-        Check that a worker can have read the offers that it answers.
+        Check that a worker can have read the offers that it answers.  They are answered
+        then.
 
         @raise ProtocolError: if it cannot.
         """
@@ -240,7 +245,8 @@ class ListenerSession(Session):
         if not self._mayHaveRead(last):
             raise ProtocolError(UNREAD)
         for id in ids:
-            ends.pop(id, None)
+            if ends.pop(id, None) is None:
+                self.guesses = True
 
     # What the listener says
 

@@ -81,24 +81,6 @@ class ReceivedTests(DispatcherTestCase):
         self.assertEqual(said, [3])
         self.assertEqual(self.worker.ids, [1, 2, 3])
 
-    def test_guess(self) -> None:
-        """
-        An offer that is made only now cannot be answered already.
-        """
-        error = self.assertRaises(ProtocolError, self.say, Claim((1,)), Claim((3,)))
-        self.assertEqual(str(error), "an answer to an offer that it has not read")
-        self.assertEqual(self.worker.ids, [1, 2, 3])
-        self.assertEqual(self.ledger.counters.claimed, 1)
-
-    def test_guessedRefusal(self) -> None:
-        """
-        Nor can it be refused.
-        """
-        self.assertRaises(
-            ProtocolError, self.say, Claim((1,)), Refused((3,), "no room")
-        )
-        self.assertEqual(self.ledger.counters.refused, 0)
-
     def test_wrong(self) -> None:
         """
         If one is wrong, those before it count, it does not, and those behind it are
