@@ -81,6 +81,20 @@ class ReceivedTests(DispatcherTestCase):
         self.assertEqual(said, [3])
         self.assertEqual(self.worker.ids, [1, 2, 3])
 
+    def test_failsOnce(self) -> None:
+        """
+        An offer before the answer to DRAIN that fails is not made again.
+        """
+        tries: list[int] = []
+
+        def fail(id: int, *args: object, **kw: object) -> None:
+            tries.append(id)
+            raise ZeroDivisionError
+
+        self.worker.offer = fail  # type: ignore[method-assign]
+        self.assertRaises(ZeroDivisionError, self.say, Claim((1,)), Draining())
+        self.assertEqual(tries, [3])
+
     def test_wrong(self) -> None:
         """
         If one is wrong, those before it count, it does not, and those behind it are
