@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import select
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from twisted.internet.interfaces import (
@@ -32,6 +32,7 @@ from portlisten._wire.listener_session import (
     ListenerSession,
     News,
     Ours,
+    Refused,
 )
 from portlisten._wire.session import MAXIMUM_MISTAKES, Broken
 from portlisten.errors import ProtocolError
@@ -72,6 +73,8 @@ class ListenerChannel(Channel):
         }
         # Counts what the worker has not read, if the transport can count it.
         self._sent: Unread | None = None
+        # How many of the worker's frames were wrong, up to the present event.
+        self._mistakes = 0
         # Whether the worker's descriptors are queued in the socket: do not read them.
         self._descriptorsQueued = False
         # Whether the dispatcher knows that the worker joined.
@@ -241,9 +244,16 @@ class ListenerChannel(Channel):
             else:
                 self._report(pending)
                 pending = []
-                if not self._session.ended:
-                    handler(event)
+                if self._readsOn:
+                    self._carryOut(handler, event)
         self._report(pending)
+
+    @property
+    def _readsOn(self) -> bool:
+        """
+        Whether the next event counts.
+        """
+        return not self._session.ended and self._mistakes <= MAXIMUM_MISTAKES
 
     def _report(self, events: Sequence[News]) -> None:
         """
@@ -251,31 +261,54 @@ class ListenerChannel(Channel):
         channel.  The events after that one count all the same.
         """
         rest = iter(events)
-        mistakes = 0
-        while events and mistakes <= MAXIMUM_MISTAKES and not self._session.ended:
-            mistakes += 1
-            try:
-                self._dispatcher.received(self, rest)
+        while events and self._readsOn:
+            if self._carryOut(self._pass, rest):
                 return
-            except ProtocolError as error:
-                reason = str(error)
-            except Exception:
-                self._logBug(Failure())
-                reason = "an internal error"
-            self._session.mistake()
-            self._fail(reason)
+
+    def _carryOut(self, step: Callable[[Any], None], argument: object) -> bool:
+        """
+        Take a step that events lead to.
+
+        @return: whether it succeeded.
+        """
+        try:
+            step(argument)
+            return True
+        except ProtocolError as error:
+            reason = str(error)
+        except Exception:
+            self._logBug(Failure())
+            reason = "an internal error"
+        self._mistakes += 1
+        self._session.mistake()
+        self._fail(reason)
+        return False
+
+    def _pass(self, events: Iterator[News]) -> None:
+        """
+        Pass events to the dispatcher.  If the worker guesses ids, pass them one by one:
+        one event may lead to the offer that the next one guesses.
+        """
+        if not self._session.guesses:
+            self._dispatcher.received(self, events)
+            return
+        for event in events:
+            if isinstance(event, (Claim, Refused)):
+                self._session.checkAnswer(event.ids)
+            self._dispatcher.received(self, [event])
 
     def _onJoined(self, event: Joined) -> None:
-        self._stopWaiting()
-        self._joined = True
         # More offers than that would not fit the socket's buffer.
         window = min(event.window, _kernel.offersThatFit(self._socket))
+        self._stopWaiting()
+        self._joined = True
         self._report([Joined(window, event.ports)])
 
     def _onBye(self, event: Left) -> None:
         self._leave(event.reason)
 
     def _onBroken(self, event: Broken) -> None:
+        self._mistakes += 1
         if event.bug is not None:
             self._logBug(Failure(event.bug))
         self._fail(event.reason)

@@ -5,7 +5,7 @@ ledger, and carries out the ledger's decisions.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
 
@@ -30,8 +30,7 @@ from portlisten._ports.accepting import Accepted
 from portlisten._reactor.deadline import RunningTime
 from portlisten._reactor.log_limit import logLimit
 from portlisten._wire.frames import Claim, ClientGone, Closed
-from portlisten._wire.listener_session import UNREAD, Draining, News, Refused
-from portlisten.errors import ProtocolError
+from portlisten._wire.listener_session import Draining, News, Refused
 
 #: How much time can count as passed between two readings of the clock, in seconds.  The
 #: time in which this process did not run counts for no worker and no client.
@@ -411,35 +410,20 @@ class Dispatcher:
         try:
             for event in events:
                 if isinstance(event, Claim):
-                    if gathered:
-                        self._checkSent(channel, event.ids)
                     self.claimed(channel, event.ids)
                 elif isinstance(event, Closed):
                     self.closed(channel, event.ids)
                 elif isinstance(event, Draining):
                     # The offers so far go out before the answer.
-                    self._carryOut(gathered)
-                    gathered.clear()
+                    decisions, gathered[:] = gathered[:], []
+                    self._carryOut(decisions)
                     self.draining(channel)
                 elif isinstance(event, ClientGone):
                     self.clientGone(channel, event.ids)
                 elif isinstance(event, Refused):
-                    self._checkSent(channel, event.ids)
                     self.refused(channel, event.ids, event.reason)
                 else:
                     self.joined(channel, event.window, event.ports)
         finally:
             self._batch = None
             self._run(gathered)
-
-    def _checkSent(self, channel: IChannel, ids: Collection[int]) -> None:
-        """
-        Check that a worker does not answer an offer that was not sent yet.
-
-        @raise ProtocolError: if it does.
-        """
-        for decision in self._batch or ():
-            if isinstance(decision, HandOff):
-                to, id, _, _ = decision
-                if to is channel and id in ids:
-                    raise ProtocolError(UNREAD)

@@ -96,6 +96,8 @@ class CommandService(Service):
             self.privilegedStartService()
         super().startService()
         exits.warnOfRoot(self._command.name)
+        # Before the service says that it is ready.
+        signals.onReportSignal(self._reactor, self.report)
         with ExitStack() as undo:
             undo.callback(self._undoStart)
             try:
@@ -103,7 +105,6 @@ class CommandService(Service):
             except OSError as error:
                 exits.failToStart(self._command, f"cannot start: {error}")
             undo.pop_all()
-        signals.onReportSignal(self._reactor, self.report)
 
     def _undoStart(self) -> None:
         super().stopService()

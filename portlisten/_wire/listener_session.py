@@ -172,6 +172,9 @@ class ListenerSession(Session):
 
     @ivar ours: what the listener has said.
     @ivar reason: why the worker is revoked, or L{None} if it is not.
+    @ivar guesses: whether the worker has answered an offer that was not made to it.  If
+        so, the driver calls L{checkAnswer} again before it carries out an answer: what
+        it did in between may have led to the offer.
     """
 
     theirs: Theirs
@@ -188,6 +191,7 @@ class ListenerSession(Session):
         self._offerEnds: dict[int, int] = {}
         self.ours = Ours.OPEN
         self.reason: str | None = None
+        self.guesses = False
 
     @property
     def revokedSent(self) -> bool:
@@ -210,11 +214,11 @@ class ListenerSession(Session):
         self._events.append(Joined(min(frame.window, self._hello.window), ports))
 
     def _onClaim(self, frame: Claim) -> None:
-        self._checkAnswered(frame.ids)
+        self.checkAnswer(frame.ids)
         self._events.append(frame)
 
     def _onRefuse(self, frame: Refuse) -> None:
-        self._checkAnswered(frame.ids)
+        self.checkAnswer(frame.ids)
         reason = REFUSALS.get(frame.reason, f"reason {frame.reason}")
         self._events.append(Refused(frame.ids, reason))
 
@@ -227,9 +231,10 @@ class ListenerSession(Session):
     def _onBye(self, frame: Bye) -> None:
         self._events.append(Left(f"it says: {frame.reason}"))
 
-    def _checkAnswered(self, ids: Collection[int]) -> None:
+    def checkAnswer(self, ids: Collection[int]) -> None:
         """
-        Check that the worker can have read the offers that it answers.
+        Check that the worker can have read the offers that it answers.  They count as
+        answered then.
 
         @raise ProtocolError: if it cannot have read them.
         """
@@ -242,7 +247,8 @@ class ListenerSession(Session):
         if not self._mayHaveRead(last):
             raise ProtocolError(UNREAD)
         for id in ids:
-            ends.pop(id, None)
+            if ends.pop(id, None) is None:
+                self.guesses = True
 
     # Frames of the listener
 

@@ -311,6 +311,53 @@ class UnreadTests(ListenerChannelTestCase):
         self.worker.say(Refuse(1, (1, 2)))
         await self.cutOff()
 
+    def offerWhen(self, told: str, *ids: int) -> None:
+        """
+        Have the dispatcher offer connections when it is told something.
+        """
+        accepted = [sock for _, sock in self.connections(len(ids))]
+
+        def react(event: tuple[Any, ...]) -> None:
+            if event[0] == told and accepted:
+                for id in ids:
+                    self.offer(id, accepted.pop())
+
+        self.dispatcher.react = react
+
+    async def test_claimGuessed(self) -> None:
+        """
+        A worker that claims what it is offered only because of the HELLO before the
+        claim is cut off.
+        """
+        self.offerWhen("joined", 1)
+        self.worker.say(WorkerHello(4), Claim((1,)))
+        await self.cutOff()
+
+    async def test_refuseGuessed(self) -> None:
+        """
+        So is one that refuses that.
+        """
+        self.offerWhen("joined", 1)
+        self.worker.say(WorkerHello(4), Refuse(1, (1,)))
+        await self.cutOff()
+
+    async def test_guessedAfterClaim(self) -> None:
+        """
+        So is one that claims what it is offered only because of its claim, which
+        counts.
+        """
+        await self.join()
+        [(_, accepted)] = self.connections(1)
+        self.offer(1, accepted)
+        await eventually(lambda: self.worker.heard(Offer))
+        self.offerWhen("claimed", 2, 3)
+        self.worker.say(Claim((1,)), Claim((3,)))
+        await eventually(lambda: ("channelClosed",) in self.told)
+        reason = "an answer to an offer that it has not read"
+        self.assertEqual(
+            self.told[:3], [("claimed", (1,)), ("revoking",), ("left", reason)]
+        )
+
     async def test_readInPart(self) -> None:
         """
         Of a message that was read in part, everything may be answered: the kernel does

@@ -25,6 +25,7 @@ from portlisten._wire.frames import (
     Offer,
     Refuse,
     Revoked,
+    WorkerHello,
 )
 from portlisten.errors import ProtocolError
 from tests.support.channel_ends import (
@@ -360,6 +361,38 @@ class MisconductTests(ListenerChannelTestCase):
         await self.cutOff("no such connection")
         self.assertLess(self.told.count(("closed", (66,))), 100)
         self.assertNotIn(("claimed", (1,)), self.told)
+
+    async def test_tooMuchOfEachKind(self) -> None:
+        """
+        It does not matter who finds it senseless, the session or the dispatcher.
+        """
+
+        def refuse(event: tuple[Any, ...]) -> None:
+            if event[0] == "closed":
+                raise ProtocolError("no such connection")
+
+        self.dispatcher.react = refuse
+        await self.join()
+        self.worker.say(*[Closed((66,))] * 10, *[Drain()] * 10, Claim((1,)))
+        await self.cutOff("no such connection")
+        self.assertNotIn(("claimed", (1,)), self.told)
+
+    async def test_roomUnknown(self) -> None:
+        """
+        If the kernel does not say how much fits into the channel, the worker is told
+        BYE, and may try again.
+        """
+
+        def fail(*args: object) -> int:
+            raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+
+        self.patch(_kernel, "offersThatFit", fail)
+        await eventually(self.worker.read)
+        self.worker.say(WorkerHello(4))
+        await eventually(self.worker.hasEnded)
+        self.assertEqual(self.worker.frames[-1], Bye("an internal error"))
+        self.assertEqual(len(self.flushLoggedErrors(OSError)), 1)
+        self.assertEqual(self.dispatcher.events, [("connected",), ("channelClosed",)])
 
     async def test_secondDrain(self) -> None:
         """

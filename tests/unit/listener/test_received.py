@@ -81,23 +81,19 @@ class ReceivedTests(DispatcherTestCase):
         self.assertEqual(said, [3])
         self.assertEqual(self.worker.ids, [1, 2, 3])
 
-    def test_guess(self) -> None:
+    def test_failsOnce(self) -> None:
         """
-        An offer that is made only now cannot be answered already.
+        An offer before the answer to DRAIN that fails is not made again.
         """
-        error = self.assertRaises(ProtocolError, self.say, Claim((1,)), Claim((3,)))
-        self.assertEqual(str(error), "an answer to an offer that it has not read")
-        self.assertEqual(self.worker.ids, [1, 2, 3])
-        self.assertEqual(self.ledger.counters.claimed, 1)
+        tries: list[int] = []
 
-    def test_guessedRefusal(self) -> None:
-        """
-        Nor can it be refused.
-        """
-        self.assertRaises(
-            ProtocolError, self.say, Claim((1,)), Refused((3,), "no room")
-        )
-        self.assertEqual(self.ledger.counters.refused, 0)
+        def fail(id: int, *args: object, **kw: object) -> None:
+            tries.append(id)
+            raise ZeroDivisionError
+
+        self.worker.offer = fail  # type: ignore[method-assign]
+        self.assertRaises(ZeroDivisionError, self.say, Claim((1,)), Draining())
+        self.assertEqual(tries, [3])
 
     def test_wrong(self) -> None:
         """
