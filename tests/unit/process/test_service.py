@@ -162,3 +162,14 @@ class CommandServiceTests(SynchronousTestCase):
         self.assertEqual(reports, [])
         self.service.startService()
         self.assertEqual(reports, [self.service.report])
+
+    def test_reportBeforeServing(self) -> None:
+        """
+        The signal is handled before the service says that it serves: a report that is
+        requested at that moment is made.
+        """
+        self.patch(
+            signals, "onReportSignal", lambda reactor, report: self.service._note("set")
+        )
+        self.service.startService()
+        self.assertEqual(self.service.calls, ["bind", "set", "serve"])
