@@ -222,7 +222,7 @@ def execute(settings: ExecSettings) -> None:
     if found is None:
         if os.path.exists(program) and os.sep in program:
             raise CannotRun(f"{program} is not executable", NOT_EXECUTABLE)
-        raise CannotRun(f"there is no program {program!r}", NOT_FOUND)
+        raise CannotRun(f"the program {program!r} does not exist", NOT_FOUND)
     try:
         paths.check(settings.path)
     except PathError as error:

@@ -203,8 +203,8 @@ class CommandOptions(Options):
             pwd.getpwuid(uid)
         except KeyError:
             raise UsageError(
-                f"--uid: there is no user with the number {uid}, and so no groups"
-                " to give to the process: make one, as with 'adduser --system'"
+                f"--uid: no user has the number {uid}, so the process would get no"
+                " groups: make one, as with 'adduser --system'"
             ) from None
 
     @staticmethod
@@ -221,8 +221,8 @@ class CommandOptions(Options):
             folder = os.path.dirname(os.path.abspath(pidFile))
             if not os.path.isdir(chroot + folder):
                 raise UsageError(
-                    f"--chroot: there is no folder {folder} in {chroot} for the pid"
-                    " file: add --pidfile= for none, or name another one"
+                    f"--chroot: {chroot} has no folder {folder} for the pid file: add"
+                    " --pidfile= for none, or name another one"
                 )
 
     @property

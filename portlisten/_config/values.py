@@ -194,7 +194,7 @@ class _Entry(ValueType):
             return self._number(text)
         except (KeyError, OverflowError):
             kind = self.metavar.lower()
-            raise ValueError(f"there is no {kind} {text!r}") from None
+            raise ValueError(f"the {kind} {text!r} does not exist") from None
 
     def check(self, value: Any) -> None:
         """

@@ -72,8 +72,14 @@ async def refused(process: Process, *words: str) -> str:
         (["hellofdpass", "./missing/s", "a"], ["no folder './missing'", "make it"]),
         (["portlisten", "0", "/dev/null"], ["/dev/null exists and is no socket"]),
         (["hellofdpass", "/dev/null", "a"], ["/dev/null exists and is no socket"]),
-        (["portlisten", "--group=nobodys", "0", "./s"], ["no group 'nobodys'"]),
-        (["portlisten", "--group=987654", "0", "./s"], ["no group '987654'"]),
+        (
+            ["portlisten", "--group=nobodys", "0", "./s"],
+            ["the group 'nobodys' does not exist"],
+        ),
+        (
+            ["portlisten", "--group=987654", "0", "./s"],
+            ["the group '987654' does not exist"],
+        ),
         (["portlisten", "--mode=0888", "0", "./s"], ["--mode", "octal"]),
         (["portlisten", "--window=0", "0", "./s"], ["--window", "from 1 to 128"]),
         (["portlisten", "--patience=x", "0", "./s"], ["--patience", "'x'"]),
@@ -255,7 +261,7 @@ async def test_userWithoutEntry(twistd: Start, folder: Path) -> None:
     for gid in ({}, {"gid": "nogroup"}):
         await refused(
             twistd("portlisten", "0", "./s", uid="876543", **gid),
-            "no user with the number 876543",
+            "no user has the number 876543",
         )
     assert list(folder.iterdir()) == []
 

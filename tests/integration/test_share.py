@@ -577,7 +577,7 @@ async def test_wrongKinds(twistd: Start, start: Start) -> None:
     for arguments, code, reason in [
         (["--name=old", "./socket", "true"], 1, "have the listener --share it"),
         (["--name=nosuch", "./socket", "true"], 1, "no port is called 'nosuch'"),
-        (["./socket", "nosuch"], 127, "there is no program 'nosuch'"),
+        (["./socket", "nosuch"], 127, "the program 'nosuch' does not exist"),
     ]:
         program = start(command("portlisten"), "exec", *arguments)
         assert await program.ended() == code

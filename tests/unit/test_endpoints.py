@@ -189,10 +189,13 @@ class ParserTests(SynchronousTestCase):
             ("name=a/b", "name: 'a/b' is no name for a port"),
             ("grace=-1", "grace: '-1' is not a number of at least 0"),
             ("grace=soon", "grace: 'soon' is not a number of at least 0"),
-            ("listenerUser=no such", "listenerUser: there is no user 'no such'"),
+            ("listenerUser=no such", "listenerUser: the user 'no such' does not exist"),
             ("wire=carrier", "wire: 'carrier' is none of stream, datagram"),
             ("wire=datagram:mode=9", "mode: '9' is not an octal mode such as 0660"),
-            ("wire=datagram:group=no such", "group: there is no group 'no such'"),
+            (
+                "wire=datagram:group=no such",
+                "group: the group 'no such' does not exist",
+            ),
             ("wire=datagram:replace=1", "replace: '1' is none of yes, no"),
         ]:
             self.assertIn(why, self.refusal(f"portlisten:web.sock:{option}"))

@@ -258,7 +258,7 @@ class OptionsTests(SynchronousTestCase):
         A user has to exist.
         """
         self.assertIn(
-            "--listener-user: there is no user 'no such'",
+            "--listener-user: the user 'no such' does not exist",
             self.refusal("--listener-user", "no such", "path", "hello"),
         )
 

@@ -190,11 +190,11 @@ class OptionsTests(SynchronousTestCase):
         """
         for option in ["group", "allow-group"]:
             self.assertIn(
-                f"--{option}: there is no group 'no such'",
+                f"--{option}: the group 'no such' does not exist",
                 self.refusal(f"--{option}=no such", "80", "path"),
             )
         self.assertIn(
-            "--allow-user: there is no user 'no such'",
+            "--allow-user: the user 'no such' does not exist",
             self.refusal("--allow-user=no such", "80", "path"),
         )
 

@@ -240,9 +240,7 @@ class PrivilegesTests(SynchronousTestCase):
         """
         self.be(0)
         uid = unusedUID()
-        self.assertRefused(
-            f"there is no user with the number {uid}", uid=uid, gid=1, euid=0
-        )
+        self.assertRefused(f"no user has the number {uid}", uid=uid, gid=1, euid=0)
 
     def test_notRoot(self) -> None:
         """

@@ -101,7 +101,7 @@ class GroupTests(SynchronousTestCase):
         unused = max(entry.gr_gid for entry in grp.getgrall() if entry.gr_gid < 60000)
         for text in (str(unused + 1), "no such group", "", "-1", str(2**70)):
             error = self.assertRaises(ValueError, values.Group().parse, text)
-            self.assertEqual(str(error), f"there is no group {text!r}")
+            self.assertEqual(str(error), f"the group {text!r} does not exist")
 
 
 class UserTests(SynchronousTestCase):
@@ -127,7 +127,7 @@ class UserTests(SynchronousTestCase):
         """
         for text in (str(unusedUID()), "no such user", "", "-1", str(2**70)):
             error = self.assertRaises(ValueError, values.User().parse, text)
-            self.assertEqual(str(error), f"there is no user {text!r}")
+            self.assertEqual(str(error), f"the user {text!r} does not exist")
 
 
 class ChoiceTests(SynchronousTestCase):
