@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from docs import manual
-from portlisten._config.options import WIRES, Option, Settings, optionsOf
+from portlisten._config.options import Option, Settings, optionsOf
 from portlisten._config.settings import ExecSettings, ListenerSettings, WorkerSettings
 from portlisten._config.values import Flag
 
@@ -44,7 +44,7 @@ def commandTable(settings: type[Settings]) -> str:
             each.defaultText(),
             _marked(each.explain("--wire=", "; may be given several times")),
             each.more,
-            _unused(each, options),
+            manual.meaningless(each, options, lambda other: f"`--{other.name}`"),
         )
         for each in options
     )
@@ -54,6 +54,7 @@ def endpointTable(settings: type[Settings]) -> str:
     """
     The table of the options of an endpoint description.
     """
+    options = [each for each in optionsOf(settings) if each.inDescription]
 
     def written(option: Option) -> str:
         comma = ",…" if option.several else ""
@@ -64,9 +65,9 @@ def endpointTable(settings: type[Settings]) -> str:
             written(each),
             each.defaultText(),
             re.sub(r"(wire=\w+)", r"`\1`", each.explain("wire=")),
+            manual.meaningless(each, options, lambda other: f"`{other.describedName}`"),
         )
-        for each in optionsOf(settings)
-        if each.inDescription
+        for each in options
     )
 
 
@@ -90,17 +91,6 @@ def _marked(text: str) -> str:
     Mark options in a sentence as code.
     """
     return re.sub(r"(--[a-z][a-z=-]*)", r"`\1`", text)
-
-
-def _unused(option: Option, options: list[Option]) -> str:
-    """
-    Say of the option that chooses the wire which others mean nothing with a wire.
-    """
-    if option.name != "wire":
-        return ""
-    (_, other) = WIRES
-    names = [f"`--{each.name}`" for each in options if other not in each.wires]
-    return f"`{other}` has no use for {', '.join(names[:-1])} and {names[-1]}."
 
 
 def fill(text: str) -> str:

@@ -66,28 +66,28 @@ class ExecOptions(CommandOptions):
     synopsis = "[options] PATH PROGRAM [ARGUMENT ...]"
 
     longdesc = (
-        "Runs PROGRAM with the sockets of the ports that the listener at PATH"
-        " shares: from descriptor 3 on, as systemd would pass them. Waits for the"
-        " listener if it is not there."
+        "Runs PROGRAM with the sockets of the ports that the listener at PATH shares."
+        " The sockets are descriptor 3 and so on, as systemd would pass them. If no"
+        " listener runs at PATH, waits for one."
     )
 
     epilogue = """
-The sockets do not block, and must stay so, since others use them too. What else
-is open as 3 and so on is replaced. PROGRAM goes on when the listener stops, and
-the port is taken until PROGRAM stops, too: restart it with the listener, or have
-systemd hold the port.
+The sockets are non-blocking, and must stay so: other processes use them too. If a
+file is open at one of these numbers already, a socket replaces it. If the listener
+stops, PROGRAM goes on, and the port stays taken until PROGRAM stops too: restart
+PROGRAM with the listener, or let systemd hold the port.
 
-PROGRAM has to take its sockets from systemd by itself: by LISTEN_FDS, as gunicorn
-and twistd's systemd: descriptions do, or by their numbers, as uvicorn --fd does.
+PROGRAM must be able to take sockets from systemd: by LISTEN_FDS, as gunicorn and
+twistd's systemd: descriptions do, or by their numbers, as uvicorn --fd does.
 LISTEN_PID names this process, so nothing may fork between it and the server. These
 do fork: runuser, su, sudo, 'npm start', sh -c 'a; b'. The server would then listen
-elsewhere, or not at all. setpriv does not fork, nor does exec in a shell:
+elsewhere, or not at all. setpriv does not fork, and exec in a shell does not either:
   portlisten exec ./socket setpriv --reuid www --regid www --clear-groups server
   portlisten exec ./socket sh -c 'cd /srv/www && exec server'
 
-PROGRAM has to serve all that it gets, or to be given less with --name: clients
-of a socket that it leaves alone wait for ever. A port that is only a number has
-two sockets, for IPv4 and IPv6; tcp:80 and tcp6:80 have one.
+PROGRAM must serve every socket that it gets: clients of a socket that it leaves
+alone wait for ever. With --name, it gets fewer sockets. A port that is only a number
+has two sockets, for IPv4 and IPv6; tcp:80 and tcp6:80 have one each.
 
 Examples, with 'twistd portlisten --share http=tcp:80 /run/portlisten/web.sock':
   portlisten exec /run/portlisten/web.sock uvicorn --fd 3 example:app

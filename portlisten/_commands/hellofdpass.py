@@ -111,11 +111,11 @@ class Options(CommandOptions):
     synopsis = "[options] PATH STRING"
 
     longdesc = (
-        "A worker: connects to the listener at PATH ('twistd portlisten PORT"
-        " PATH'), adopts the connections that it hands off, writes STRING on each,"
-        " exactly as given, and closes it. It needs no privilege but to write to"
-        " PATH. Listener and worker may be started in any order, and each may be"
-        " restarted: connections that come meanwhile wait."
+        "A sample worker. It connects to the listener at PATH ('twistd portlisten PORT"
+        " PATH'), adopts the connections that the listener hands off, writes STRING on"
+        " each, exactly as given, and closes it. The worker needs no privilege but to"
+        " write to PATH. Listener and worker may be started in any order, and either"
+        " may be restarted. While no worker runs, connections wait."
     )
 
     epilogue = """

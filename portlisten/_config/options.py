@@ -88,8 +88,10 @@ class Option:
         """
         The default as a table shows it.
         """
-        if self.shown or self.default in (None, (), False):
+        if self.shown:
             return self.shown
+        if self.default is None or self.default == ():
+            return "none"
         return self.type.write(self.default)
 
     def parse(self, text: str) -> Any:

@@ -207,7 +207,7 @@ class OptionsTests(SynchronousTestCase):
         for line in [
             "[options] [PORT] PATH",
             "PORT is a number (every interface, IPv4 and IPv6)",
-            "It may be left out where --listen or --share gives one.",
+            "PORT may be left out if --listen or --share gives one.",
             "http=80 https=tcp:443:interface=192.0.2.1",
             "Listen on this [NAME=]PORT as well",
             "twistd -n portlisten 10000 ./socket",

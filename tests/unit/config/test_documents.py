@@ -110,6 +110,21 @@ class InventedTests(SynchronousTestCase):
             options.endpointTable(MoreSettings),
         )
 
+    def test_meaningless(self) -> None:
+        """
+        The option of the wire names all options that mean nothing with the other wire.
+        """
+        for text, names in [
+            (options.commandTable(MoreSettings), "`--name` and `--listener-user`"),
+            (options.endpointTable(MoreSettings), "`name` and `listenerUser`"),
+        ]:
+            self.assertIn(f" With `datagram`, {names} mean nothing. |\n", text)
+        self.assertIn(
+            " With \\fBdatagram\\fR, \\fB\\-\\-name\\fR and"
+            " \\fB\\-\\-listener\\-user\\fR mean nothing.\n",
+            manual.write(manual.PAGES[1]),
+        )
+
     def test_manual(self) -> None:
         """
         The manual page has it, for the command and for the endpoint.

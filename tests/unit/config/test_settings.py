@@ -115,7 +115,7 @@ class OptionTests(SynchronousTestCase):
         """
         self.assertEqual(
             [each.defaultText() for each in optionsOf(ToolSettings)],
-            ["stream", "", "none", "", "3"],
+            ["stream", "none", "none", "no", "3"],
         )
 
 
