@@ -95,9 +95,9 @@ def write(page: Page) -> str:
 def _lines(page: Page) -> Iterator[str]:
     options = page.options
     yield '.\\" Made by docs/options.py: change the settings instead.'
-    yield f'.TH {page.name.upper()} {page.section} "" portlisten'
     # A hyphen at the end of a line would look like a part of an option's name.
-    yield ".nh"
+    yield ".nr HY 0"
+    yield f'.TH {page.name.upper()} {page.section} "" portlisten'
     yield ".SH NAME"
     yield _plain(page.name) + r" \- " + _plain(page.brief)
     yield ".SH SYNOPSIS"
