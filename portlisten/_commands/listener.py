@@ -27,7 +27,7 @@ log = Logger()
 
 def somaxconn() -> int:
     """
-    The longest backlog that this host allows: listen(2) cuts a longer one.
+    Read the longest backlog that this host allows.  listen(2) shortens a longer one.
     """
     try:
         with open("/proc/sys/net/core/somaxconn") as file:
@@ -96,7 +96,7 @@ Examples:
 
     def settings(self) -> ListenerSettings:
         """
-        What was given.
+        Make settings of the options and arguments.
         """
         return ListenerSettings(path=self["path"], **self.given())
 
@@ -136,8 +136,9 @@ def parsePorts(settings: ListenerSettings, backlog: int) -> list[PortSettings]:
     """
     Understand the descriptions of all ports.
 
-    @raise BadDescription: if one cannot be understood, or they do not go together.
-    @raise PathError: if one has the path of the channels.
+    @raise BadDescription: if a description cannot be understood, or a name is both
+        shared and listened on.
+    @raise PathError: if a port has the path of the channels.
     """
     listened = [_ports.parse(description, backlog) for description in settings.listen]
     shared = [

@@ -25,7 +25,7 @@ from zope.interface.verify import verifyClass, verifyObject
 from portlisten import _kernel
 from portlisten._commands import listener
 from portlisten._commands.hellofdpass import (
-    LINGER,
+    LINGER_SECONDS,
     Hello,
     HelloFactory,
     Options,
@@ -146,7 +146,7 @@ class HelloTests(TestCase):
         """
         protocol = self.serve()
         self.assertEqual(await self.hearAll(), STRING)
-        self.clock.advance(LINGER - 0.1)
+        self.clock.advance(LINGER_SECONDS - 0.1)
         await deferLater(reactor, 0)
         self.assertTrue(protocol.transport.connected)
         self.clock.advance(0.1)
