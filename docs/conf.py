@@ -5,11 +5,10 @@ How Sphinx builds these pages; C{.ci/docs} runs it.
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent))
-
-from inventories import write
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import portlisten
+from docs.inventories import write
 
 _root = Path(__file__).parents[1]
 

@@ -73,8 +73,8 @@ install() {
     make_venv "$folder/venv"
     # A copy, since building leaves files behind.
     mkdir "$folder/source"
-    (cd "$source" && cp -R portlisten twisted setup.py pyproject.toml MANIFEST.in \
-        README.md LICENSE "$folder/source")
+    (cd "$source" && cp -R --parents portlisten twisted docs/man contrib/zsh setup.py \
+        pyproject.toml MANIFEST.in README.md LICENSE "$folder/source")
     "$folder/venv/bin/pip" install --quiet "$folder/source" "$@"
     bin=$folder/venv/bin
 }

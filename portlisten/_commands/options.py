@@ -43,6 +43,8 @@ class CommandOptions(Options):
     @cvar command: the name of the command.
     @cvar program: the words before the command on a command line.
     @cvar arguments: how the shell completes the arguments.
+    @cvar synopsis: the arguments, as the help shows them.
+    @cvar longdesc: the purpose of the command.
     @cvar epilogue: the end of the help, with its line breaks.
     """
 
@@ -52,6 +54,8 @@ class CommandOptions(Options):
     arguments: Sequence[Completer] = ()
     epilogue = ""
 
+    synopsis: str
+    longdesc: str
     optParameters: list[list[Any]]
     optFlags: list[list[Any]]
     compData: Completions

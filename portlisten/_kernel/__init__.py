@@ -52,10 +52,7 @@ from portlisten._kernel.sockets import (
 )
 from portlisten._kernel.spare import SpareDescriptor
 
-# The names that callers still use.
-forget = closeCopy
-pristine = untouched
-room = offersThatFit
+# Names that callers still use.
 
 __all__ = [
     "Credentials",
@@ -77,7 +74,6 @@ __all__ = [
     "datagramSocket",
     "departed",
     "family",
-    "forget",
     "hasEnded",
     "hungUp",
     "identify",
@@ -88,14 +84,12 @@ __all__ = [
     "mayChangeUsers",
     "offersThatFit",
     "peerProcess",
-    "pristine",
     "queued",
     "reap",
     "receive",
     "receiveBytes",
     "refuseDescriptors",
     "refusesDescriptors",
-    "room",
     "send",
     "sendTo",
     "setTimer",

@@ -269,7 +269,7 @@ class ListenerChannel(Channel):
         self._stopWaiting()
         self._joined = True
         # More than that would not fit.
-        window = min(event.window, _kernel.room(self._socket))
+        window = min(event.window, _kernel.offersThatFit(self._socket))
         self._tell([Joined(window, event.ports)])
 
     def _left(self, event: Left) -> None:
@@ -306,7 +306,7 @@ class ListenerChannel(Channel):
         Close what a worker has no business to send.
         """
         try:
-            _kernel.forget(socket.socket(fileno=descriptor))
+            _kernel.closeCopy(socket.socket(fileno=descriptor))
         except OSError:
             os.close(descriptor)
         # The bytes that it came with are still to be fed.

@@ -69,7 +69,7 @@ class AcceptedConnection:
         """
         See L{IConnection}.
         """
-        return _kernel.pristine(self._socket) if self.canCheck else False
+        return _kernel.untouched(self._socket) if self.canCheck else False
 
     def spoiled(self) -> bool:
         """
@@ -81,7 +81,7 @@ class AcceptedConnection:
         """
         See L{IConnection}.
         """
-        _kernel.forget(self._socket)
+        _kernel.closeCopy(self._socket)
 
 
 def touched(connections: Iterable[IConnection]) -> set[IConnection]:

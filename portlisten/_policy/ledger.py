@@ -164,8 +164,8 @@ class Ledger(Inventory):
         """
         A worker refuses what it was offered: it will never touch it.
 
-        @param spoiled: those of its L{offersTo} that no worker can use.  It is no sign
-            of trouble to refuse them.
+        @param spoiled: those of its L{Inventory.offersTo} that no worker can use.  It
+            is no sign of trouble to refuse them.
         @raise ProtocolError: if one of these is not on offer to it.
         """
         worker = self._worker(channel)
@@ -243,8 +243,8 @@ class Ledger(Inventory):
         """
         A worker is dead, and all that it had said was read.
 
-        @param touched: those of its L{copiesOf} that were touched.
-        @param spoiled: those of its L{offersTo} that no worker can use.
+        @param touched: those of its L{Inventory.copiesOf} that were touched.
+        @param spoiled: those of its L{Inventory.offersTo} that no worker can use.
         """
         worker = self._workers.pop(channel)
         self.counters.lostInService += len(worker.serving) - len(worker.copies)
@@ -265,7 +265,7 @@ class Ledger(Inventory):
         what it did not claim.
 
         @param asleep: whether it has yet to read the last frame that it was sent.
-        @param spoiled: those of its L{offersTo} that no worker can use.
+        @param spoiled: those of its L{Inventory.offersTo} that no worker can use.
         """
         worker = self._workers.pop(channel)
         worker.open = False
@@ -293,7 +293,7 @@ class Ledger(Inventory):
         """
         The process of a worker that had left is dead.
 
-        @param touched: those of its L{copiesOf} that were touched.
+        @param touched: those of its L{Inventory.copiesOf} that were touched.
         """
         worker = self._departed.pop(channel, None)
         if worker is None:

@@ -4,6 +4,7 @@ What tests of acceptors have in common.
 
 from __future__ import annotations
 
+import _socket
 import errno
 import os
 import socket
@@ -92,7 +93,7 @@ class AcceptorTestCase(SynchronousTestCase):
         self.room = 100
         self.busy = False
         self.batches: list[list[Any]] = []
-        self.sockets: list[socket.socket] = []
+        self.sockets: list[_socket.socket] = []
 
     def accepted(self, batch: list[Accepted]) -> None:
         """

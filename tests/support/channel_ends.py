@@ -64,13 +64,14 @@ def adopt(protocol: Protocol, sock: socket.socket) -> None:
     """
     sock.setblocking(False)
     with sock:
-        reactor.adoptStreamConnection(sock.fileno(), socket.AF_UNIX, Once(protocol))
+        adopting: Any = reactor
+        adopting.adoptStreamConnection(sock.fileno(), socket.AF_UNIX, Once(protocol))
 
 
-_TestClass = TypeVar("_TestClass", bound="type[ChannelTestCase]")
+_TestClass = TypeVar("_TestClass", bound="ChannelTestCase")
 
 
-def overTwistedToo(testClass: _TestClass) -> _TestClass:
+def overTwistedToo(testClass: type[_TestClass]) -> type[_TestClass]:
     """
     Have a class of tests run once more, over Twisted's own transport.
     """
@@ -81,8 +82,16 @@ def overTwistedToo(testClass: _TestClass) -> _TestClass:
         "__module__": testClass.__module__,
     }
     module = sys.modules[testClass.__module__]
-    setattr(module, name, type(testClass)(name, (testClass,), content))
+    metaclass: Any = type(testClass)
+    setattr(module, name, metaclass(name, (testClass,), content))
     return testClass
+
+
+def transportOf(protocol: Protocol) -> Any:
+    """
+    The transport of a protocol, which provides several interfaces at once.
+    """
+    return protocol.transport
 
 
 def stuff(protocol: Protocol) -> None:
@@ -90,7 +99,7 @@ def stuff(protocol: Protocol) -> None:
     Fill the way from a protocol to its peer, so that nothing more can be
     written before the peer has read something.
     """
-    handle = protocol.transport.getHandle()
+    handle = transportOf(protocol).getHandle()
     try:
         while True:
             handle.send(b"\0" * 65536)
@@ -120,8 +129,9 @@ def findDead(protocol: Protocol) -> None:
     Have a write be what finds the peer dead, before anything is read of what it
     left.
     """
-    protocol.transport.stopReading()
-    protocol.transport.write(b"\0")
+    transport = transportOf(protocol)
+    transport.stopReading()
+    transport.write(b"\0")
 
 
 async def unstuff(peer: Peer) -> None:
@@ -256,7 +266,7 @@ class ListenerChannelTestCase(ChannelTestCase):
         Keep the transport from reading, so that the channel alone can find what
         the worker writes next.
         """
-        self.channel.transport.stopReading()
+        transportOf(self.channel).stopReading()
 
 
 class WorkerChannelTestCase(ChannelTestCase):

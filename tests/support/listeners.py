@@ -7,7 +7,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
-from typing import Any
+from typing import Any, cast
 from weakref import WeakKeyDictionary
 
 from twisted.internet import reactor
@@ -22,6 +22,7 @@ from portlisten._wire.frames import (
     ListenerHello,
     WorkerHello,
 )
+from tests.support.addresses import internet
 from tests.support.channels import Peer, eventually, inReactor, texts
 
 UDP = "udp:0:interface=127.0.0.1"
@@ -55,7 +56,7 @@ class ListenerTestCase(TestCase):
         # The reactor, and with it the count, is that of all tests.
         self.patch(log_limit, "MAXIMUM_LINES", 1000)
         logs = capturedLogs()
-        self.logged = logs.__enter__()
+        self.logged = cast(list[dict[str, Any]], logs.__enter__())
         self.addCleanup(logs.__exit__, None, None, None)
         self.path = os.path.join(os.path.dirname(self.mktemp()), "path")
         self.workers: list[Peer] = []
@@ -133,7 +134,7 @@ class ListenerTestCase(TestCase):
         """
         Connect a client to one of the ports.
         """
-        address = hello.ports[port].address
+        address = internet(hello.ports[port].address)
         client = socket.create_connection((address.host, address.port), timeout=5)
         self.addCleanup(client.close)
         return client

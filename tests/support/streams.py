@@ -116,7 +116,7 @@ def extreme(data: bytearray, source: random.Random) -> None:
     )
 
 
-def starts(data: bytes) -> list[int]:
+def starts(data: bytes | bytearray) -> list[int]:
     """
     Where the frames begin, as far as their lengths can be believed.
     """

@@ -9,9 +9,9 @@ import resource
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
-from twisted.internet import reactor
+from twisted.internet import reactor, tcp
 from twisted.internet.interfaces import IHalfCloseableProtocol
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.task import deferLater
@@ -124,15 +124,24 @@ class ClockedReactor:
     def __getattr__(self, name: str) -> Any:
         return getattr(reactor, name)
 
+    def replace(self, **methods: Any) -> None:
+        """
+        Replace methods of the reactor.
+        """
+        vars(self).update(methods)
+
     def adoptStreamConnection(self, *args: Any) -> Any:
         self.adopting()
-        return reactor.adoptStreamConnection(*args)
+        real: Any = reactor
+        return real.adoptStreamConnection(*args)
 
 
 class Conversation(Protocol):
     """
     Keeps what it receives.
     """
+
+    transport: tcp.Connection
 
     def __init__(self, factory: Conversations) -> None:
         self._factory = factory
@@ -181,7 +190,7 @@ class Conversations(Factory):
 
     def __init__(self) -> None:
         self.build: Callable[[Conversations], Any] = Conversation
-        self.made: Callable[[Conversation], None] = lambda conversation: None
+        self.made: Callable[[Any], object] = lambda conversation: None
         self.conversations: list[Any] = []
         self.addresses: list[Any] = []
         self.calls: list[str] = []
@@ -266,7 +275,7 @@ class ClockedTestCase(TestCase):
     async def setUp(self) -> None:
         await inReactor(self)
         logs = capturedLogs()
-        self.logged = logs.__enter__()
+        self.logged = cast(list[dict[str, Any]], logs.__enter__())
         self.addCleanup(logs.__exit__, None, None, None)
         self.path = os.path.join(os.path.dirname(self.mktemp()), "path")
         self.reactor = ClockedReactor()

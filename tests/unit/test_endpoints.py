@@ -501,8 +501,10 @@ class PortTests(EndpointTestCase):
         one that does leaves nothing behind that would.
         """
         triggers: list[Any] = []
-        self.reactor.addSystemEventTrigger = remember(triggers)
-        self.reactor.removeSystemEventTrigger = triggers.remove
+        self.reactor.replace(
+            addSystemEventTrigger=remember(triggers),
+            removeSystemEventTrigger=triggers.remove,
+        )
         listener, _ = await self.join()
         [(phase, event, shutDown)] = triggers
         self.assertEqual((phase, event), ("before", "shutdown"))
@@ -529,7 +531,7 @@ class PortTests(EndpointTestCase):
         more, whose connections would be cut.
         """
         triggers: list[Any] = []
-        self.reactor.addSystemEventTrigger = remember(triggers)
+        self.reactor.replace(addSystemEventTrigger=remember(triggers))
         self.listen()
         self.clock.advance(0)
         [(_, _, shutDown)] = triggers

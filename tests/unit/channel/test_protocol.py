@@ -29,6 +29,7 @@ from tests.support.channel_ends import (
     ChannelTestCase,
     HeldConnection,
     overTwistedToo,
+    transportOf,
 )
 from tests.support.channels import (
     RecordingAdopter,
@@ -79,13 +80,13 @@ class FlushTests(ChannelTestCase):
 
     async def end(self) -> None:
         self.peer.close()
-        await eventually(lambda: not self.protocol.transport.connected)
+        await eventually(lambda: not transportOf(self.protocol).connected)
 
     async def test_notAtOnce(self) -> None:
         """
         To begin watching is no flush, nor is a write by itself.
         """
-        self.protocol.transport.write(b"x")
+        transportOf(self.protocol).write(b"x")
         self.assertEqual(self.told, 0)
         await eventually(lambda: self.told == 1)
 
@@ -93,7 +94,7 @@ class FlushTests(ChannelTestCase):
         """
         Nothing is told while a part of the data is not in the kernel.
         """
-        self.protocol.transport.write(b"x" * 3_000_000)
+        transportOf(self.protocol).write(b"x" * 3_000_000)
         await aMoment()
         self.assertEqual(self.told, 0)
 

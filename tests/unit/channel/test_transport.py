@@ -249,7 +249,7 @@ class AtOnceTests(TransportTestCase):
         """
         The reactor is asked to write once, and not for each frame.
         """
-        asked = []
+        asked: list[Any] = []
         self.patch(self.reactor, "addWriter", asked.append)
         for _ in range(3):
             self.transport.write(b"frame")
@@ -512,7 +512,7 @@ class StartTests(SynchronousTestCase):
         def fail(reader: object) -> None:
             raise OSError(errno.EPERM, os.strerror(errno.EPERM))
 
-        reactor.addReader = fail  # type: ignore[assignment]
+        reactor.addReader = fail
         protocol = Recorder()
         transport = ChannelTransport(reactor, ours, protocol)
         self.assertRaises(OSError, transport.start)

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from twisted.python.usage import Options
-from twisted.scripts.twistd import ServerOptions
+from twisted.scripts.twistd import ServerOptions  # type: ignore[attr-defined]
 from twisted.trial.unittest import SynchronousTestCase
 
 from portlisten._commands import execute

@@ -35,6 +35,7 @@ from portlisten._wire.frames import (
     WorkerHello,
     encode,
 )
+from portlisten._worker.joining import receive
 from portlisten.errors import ProtocolError
 from tests.support.descriptors import watchDescriptors
 from twisted import copyright
@@ -296,10 +297,12 @@ class ReceiveTests(ExecuteTestCase):
             if end:
                 theirs.shutdown(socket.SHUT_WR)
             try:
-                return execute.receive(ours, names)
+                return receive(ours, names)
             finally:
                 decoder = Decoder(FROM_WORKER)
-                (self.hello,) = decoder.feed(theirs.recv(1000))
+                (hello,) = decoder.feed(theirs.recv(1000))
+                assert isinstance(hello, WorkerHello)
+                self.hello = hello
 
     def test_received(self) -> None:
         """
@@ -346,7 +349,7 @@ class ReceiveTests(ExecuteTestCase):
             error = self.assertRaises(
                 ProtocolError,
                 self.receive,
-                *frames,  # type: ignore[arg-type]
+                *frames,
                 sockets=[self.tcp],
                 names=names,
             )

@@ -11,12 +11,13 @@ import pwd
 import signal
 import socket
 import sys
-from typing import Any
+from typing import Any, cast
 
 from twisted.application.service import IService
 from twisted.internet import reactor
 from twisted.internet.interfaces import IHalfCloseableProtocol, IProtocolFactory
 from twisted.internet.task import Clock, deferLater
+from twisted.internet.tcp import Connection
 from twisted.internet.testing import MemoryReactorClock
 from twisted.logger import capturedLogs
 from twisted.trial.unittest import SynchronousTestCase, TestCase
@@ -71,6 +72,14 @@ class InterfaceTests(SynchronousTestCase):
         self.assertIsInstance(factory.buildProtocol(None), Hello)
 
 
+def isConnected(protocol: Hello) -> bool:
+    """
+    Say whether the transport of a protocol is connected.
+    """
+    assert isinstance(protocol.transport, Connection)
+    return bool(protocol.transport.connected)
+
+
 class HelloTests(TestCase):
     """
     What a client sees.
@@ -88,7 +97,8 @@ class HelloTests(TestCase):
         """
         protocol = Hello(self.clock, string)
         with self.accepted:
-            reactor.adoptStreamConnection(
+            real: Any = reactor
+            real.adoptStreamConnection(
                 self.accepted.fileno(), socket.AF_INET, Once(protocol)
             )
         return protocol
@@ -97,7 +107,7 @@ class HelloTests(TestCase):
         """
         Wait for the end of the connection, and see that nothing is left.
         """
-        await eventually(lambda: not protocol.transport.connected)
+        await eventually(lambda: not isConnected(protocol))
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     async def hearAll(self) -> bytes:
@@ -148,7 +158,7 @@ class HelloTests(TestCase):
         self.assertEqual(await self.hearAll(), STRING)
         self.clock.advance(LINGER_SECONDS - 0.1)
         await deferLater(reactor, 0)
-        self.assertTrue(protocol.transport.connected)
+        self.assertTrue(isConnected(protocol))
         self.clock.advance(0.1)
         await self.ended(protocol)
 
@@ -352,7 +362,7 @@ class ServiceTestCase(TestCase):
         for number in (signal.SIGTERM, signal.SIGUSR1):
             self.addCleanup(signal.signal, number, signal.getsignal(number))
         logs = capturedLogs()
-        self.logged = logs.__enter__()
+        self.logged = cast(list[dict[str, Any]], logs.__enter__())
         self.addCleanup(logs.__exit__, None, None, None)
         self.path = os.path.join(os.path.dirname(self.mktemp()), "path")
         self.services: list[Any] = []
@@ -561,7 +571,7 @@ class PairTests(ServiceTestCase):
         """
         for order in (reversed, iter):
             self.services = []
-            del self.logged[:]
+            self.logged.clear()
             self.start(self.listener())
             self.start(self.worker())
             await self.answered(self.client())

@@ -24,6 +24,7 @@ from portlisten._commands.listener import Options, makeService
 from portlisten._config.ports import PortSettings
 from portlisten._listener.access import Access, accessFor
 from portlisten._listener.service import ListenerService
+from portlisten._ports import parsing
 from tests.support.commands import assertOneLine
 from tests.support.listeners import ListenerTestCase, parse
 
@@ -325,13 +326,13 @@ class MakeServiceTests(ListenerTestCase):
         The backlog is the one asked for, or the longest that there is.
         """
         backlogs: list[int] = []
-        parse = listener._ports.parse
+        parse = parsing.parse
 
         def record(description: str, backlog: int) -> PortSettings:
             backlogs.append(backlog)
             return parse(description, backlog)
 
-        self.patch(listener._ports, "parse", record)
+        self.patch(parsing, "parse", record)
         self.make("--backlog", "7")
         self.make()
         self.assertEqual(backlogs, [7, listener.somaxconn()])

@@ -11,8 +11,8 @@ import sys
 from dataclasses import dataclass
 from typing import Any
 
-from twisted.python.usage import UsageError
-from twisted.scripts.twistd import ServerOptions
+from twisted.python.usage import Options, UsageError
+from twisted.scripts.twistd import ServerOptions  # type: ignore[attr-defined]
 from twisted.trial.unittest import SynchronousTestCase
 
 from portlisten import __version__, _kernel
@@ -55,12 +55,13 @@ class ToolOptions(CommandOptions):
             raise UsageError("expected NAME")
 
 
-def toolOptions(**parent: Any) -> ToolOptions:
+def toolOptions(**values: Any) -> ToolOptions:
     """
     Make options whose parent, C{twistd}, was given these.
     """
     options = ToolOptions()
-    options.parent = parent
+    options.parent = Options()
+    options.parent.update(values)
     return options
 
 
@@ -279,6 +280,6 @@ class PrivilegesTests(SynchronousTestCase):
             self.assertRefused(
                 "add --pidfile=", chroot=root, rundir="/", pidfile=pidFile
             )
-        for pidFile in ("", None, "/twistd.pid", "/run/twistd.pid"):
-            options = toolOptions(chroot=root, rundir="/", pidfile=pidFile)
+        for harmless in ("", None, "/twistd.pid", "/run/twistd.pid"):
+            options = toolOptions(chroot=root, rundir="/", pidfile=harmless)
             options.checkPrivileges()

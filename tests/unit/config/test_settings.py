@@ -5,6 +5,7 @@ Tests for L{portlisten._config.options} and L{portlisten._config.settings}.
 from __future__ import annotations
 
 from dataclasses import FrozenInstanceError, dataclass
+from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -156,7 +157,12 @@ class SettingsTests(SynchronousTestCase):
         """
         What is given and says no more than the default may go with any wire.
         """
-        given = {"wire": "stream", "pause": None, "some-size": [], "slow": 0}
+        given: dict[str, Any] = {
+            "wire": "stream",
+            "pause": None,
+            "some-size": [],
+            "slow": 0,
+        }
         self.assertEqual(useless(ToolSettings, {**given, "ratio": 3.0}), [])
         given["pause"] = 1.0
         self.assertEqual(

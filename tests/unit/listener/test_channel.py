@@ -44,6 +44,7 @@ from tests.support.channel_ends import (
     HeldConnection,
     ListenerChannelTestCase,
     overTwistedToo,
+    transportOf,
 )
 from tests.support.channels import (
     RecordingDispatcher,
@@ -213,9 +214,9 @@ class ListenerGreetingTests(ListenerChannelTestCase):
         The window is no larger than what the kernel takes for the worker
         without reading on its part.
         """
-        handle = self.channel.transport.getHandle()
+        handle = transportOf(self.channel).getHandle()
         handle.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 8192)
-        self.assertEqual(_kernel.room(handle), 2)
+        self.assertEqual(_kernel.offersThatFit(handle), 2)
         await self.join(window=4)
         self.assertEqual(self.dispatcher.events[1][:2], ("joined", 2))
 
@@ -420,9 +421,10 @@ class UnreadTests(ListenerChannelTestCase):
                 questions.append((self.channel.unread(), self.channel.inFlight()))
 
         await self.offerTwo()
-        dismiss, self.channel.dismiss = self.channel.dismiss, lambda: None
+        dismiss = self.channel.dismiss
+        self.patch(self.channel, "dismiss", lambda: None)
         self.dispatcher.react = ask
-        self.channel.transport.abortConnection()
+        transportOf(self.channel).abortConnection()
         await eventually(lambda: questions)
         self.assertEqual(questions, [(True, 2)])
         self.assertTrue(self.worker.hasEnded())

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable
+from typing import Any
 
 from twisted.internet.task import Clock
 from twisted.python.monkey import MonkeyPatcher
@@ -112,7 +113,7 @@ class HandOffTests(DispatcherTestCase):
         Who is told that there is room may accept at once, and is not told of that
         while it does.
         """
-        told = []
+        told: list[Any] = []
 
         def roomChanged() -> None:
             told.append(len(told))

@@ -33,6 +33,7 @@ from portlisten._wire.frames import (
     WorkerHello,
 )
 from portlisten.errors import StartFailure
+from tests.support.addresses import internet
 from tests.support.channels import aMoment, eventually, texts
 from tests.support.descriptors import descriptors
 from tests.support.listeners import UDP, ListenerTestCase, parse
@@ -166,8 +167,9 @@ class StartTests(ListenerTestCase):
         """
         self.start("--mode", "0600")
         _, hello = await self.greeted()
+        number = internet(hello.ports[0].address).port
         self.assertIn(
-            f"listening on tcp:127.0.0.1:{hello.ports[0].address.port}, as uid"
+            f"listening on tcp:127.0.0.1:{number}, as uid"
             f" {os.geteuid()}; workers connect to {self.path} (mode 0600)",
             texts(self.logged, "info"),
         )
@@ -188,7 +190,7 @@ class StartTests(ListenerTestCase):
         """
         for can in (True, False):
             self.patch(_kernel, "refuseDescriptors", lambda sock, can=can: can)
-            del self.logged[:]
+            self.logged.clear()
             self.start()
             lines = [
                 line
@@ -334,14 +336,15 @@ class ShareTests(ListenerTestCase):
         await aMoment()
         self.assertEqual(len(worker.heard(Offer)), 1)
         ours, _ = worker.descriptors
+        number = internet(hello.ports[1].address).port
         with socket.socket(fileno=os.dup(ours)) as sock:
-            self.assertEqual(sock.getsockname()[1], hello.ports[1].address.port)
+            self.assertEqual(sock.getsockname()[1], number)
             accepted, address = sock.accept()
             accepted.close()
             self.assertEqual(address, client.getsockname())
         self.assertTrue(
             any(
-                f"shared=tcp:127.0.0.1:{hello.ports[1].address.port} (shared)" in line
+                f"shared=tcp:127.0.0.1:{number} (shared)" in line
                 for line in texts(self.logged, "info")
             )
         )

@@ -36,6 +36,7 @@ from portlisten._wire.frames import (
     WorkerHello,
 )
 from portlisten.errors import StartFailure
+from tests.support.addresses import internet
 from tests.support.channels import Peer, aMoment, eventually, texts
 from tests.support.listeners import ListenerTestCase
 
@@ -76,7 +77,7 @@ class NameTests(ListenerTestCase):
         self.startBoth("--listen", "tcp:0:interface=127.0.0.1")
         _, hello = await self.greeted()
         self.assertEqual([port.name for port in hello.ports], ["web", "mail", ""])
-        number = hello.ports[0].address.port
+        number = internet(hello.ports[0].address).port
         self.assertTrue(
             any(
                 line.startswith(f"listening on web=tcp:127.0.0.1:{number}, mail=tcp:")
@@ -208,7 +209,7 @@ class SucceedTests(ListenerTestCase):
         self.addCleanup(timer.join)
         self.start(port=f"tcp:{number}:interface=127.0.0.1")
         _, hello = await self.greeted()
-        self.assertEqual(hello.ports[0].address.port, number)
+        self.assertEqual(internet(hello.ports[0].address).port, number)
 
     async def test_portInUseTooLong(self) -> None:
         """
@@ -268,9 +269,9 @@ class ServiceTests(ListenerTestCase):
         self.assertEqual(
             [port.number for port in hello.ports], list(range(len(hello.ports)))
         )
-        self.assertFalse(hello.ports[0].address.isIPv6)
-        self.assertEqual(hello.ports[0].address.host, "0.0.0.0")
-        self.assertEqual(hello.ports[-1].address.host, "127.0.0.1")
+        self.assertFalse(internet(hello.ports[0].address).isIPv6)
+        self.assertEqual(internet(hello.ports[0].address).host, "0.0.0.0")
+        self.assertEqual(internet(hello.ports[-1].address).host, "127.0.0.1")
 
     async def test_window(self) -> None:
         """
@@ -363,7 +364,7 @@ class ServiceTests(ListenerTestCase):
         unless that is turned off.
         """
         for longest, waits in [("0.05", True), ("0", False)]:
-            del self.logged[:]
+            self.logged.clear()
             self.start("--throttle", longest)
             for _ in range(30):
                 worker, _ = await self.join()

@@ -58,7 +58,7 @@ class ListeningTests(ListeningTestCase):
         (client,) = self.connect()
         client.sendall(b"hello")
         self.listener.doRead()
-        self.assertIs(_kernel.pristine(self.sockets[0]), True)
+        self.assertIs(_kernel.untouched(self.sockets[0]), True)
         self.assertEqual(self.sockets[0].recv(100), b"hello")
 
     def test_notInherited(self) -> None:

@@ -20,6 +20,7 @@ from portlisten._ports import binding
 from portlisten._ports.binding import BoundPort, bind
 from portlisten._ports.parsing import parse
 from portlisten.errors import CannotBind
+from tests.support.addresses import internet
 from tests.support.backlogs import backlogOf, backlogOfUNIX
 from tests.support.descriptors import descriptors, watchDescriptors
 
@@ -188,7 +189,7 @@ class NumberedPortTests(SynchronousTestCase):
         for number in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL):
             self.failBinding(socket.AF_INET6, number)
             (port,) = self.bind()
-            self.assertFalse(port.address.isIPv6)
+            self.assertFalse(internet(port.address).isIPv6)
 
     def test_noIPv4(self) -> None:
         """
@@ -244,7 +245,7 @@ class DescribedPortTests(SynchronousTestCase):
         error = self.assertRaises(CannotBind, self.bind, description)
         self.assertIn(f"cannot listen on {description}: {reason}", str(error))
 
-    def connect(self, address: object, family: int = socket.AF_INET) -> socket.socket:
+    def connect(self, address: Any, family: int = socket.AF_INET) -> socket.socket:
         """
         Connect, as a client.
         """
@@ -334,12 +335,12 @@ class DescribedPortTests(SynchronousTestCase):
         """
         C{tcp6} is IPv6 alone, and leaves the number of IPv4 to others.
         """
-        number = self.bind("tcp:0").address.port
+        number = internet(self.bind("tcp:0").address).port
         port = self.bind(f"tcp6:{number}")
         self.assertEqual(port.address, InternetAddress("TCP", "::", number))
         for host, family in (("127.0.0.1", socket.AF_INET), ("::1", socket.AF_INET6)):
             self.connect((host, number), family)
-        alone = self.bind("tcp6:0").address.port
+        alone = internet(self.bind("tcp6:0").address).port
         self.assertRaises(OSError, self.connect, ("127.0.0.1", alone))
 
     def test_hostName(self) -> None:
@@ -347,7 +348,7 @@ class DescribedPortTests(SynchronousTestCase):
         An interface may have a name.
         """
         port = self.bind("tcp:0:interface=localhost")
-        self.assertEqual(port.address.host, "127.0.0.1")
+        self.assertEqual(internet(port.address).host, "127.0.0.1")
 
     def test_removesPath(self) -> None:
         """
@@ -526,7 +527,8 @@ class SharedBindTests(SynchronousTestCase):
         for port in bound:
             self.assertEqual(len(port.sockets), 3)
             self.assertEqual(
-                {sock.getsockname()[1] for sock in port.sockets}, {port.address.port}
+                {sock.getsockname()[1] for sock in port.sockets},
+                {internet(port.address).port},
             )
             for sock in port.sockets:
                 self.assertEqual(backlogOf(sock), 77)
@@ -540,7 +542,7 @@ class SharedBindTests(SynchronousTestCase):
         """
         for host in ("127.0.0.1", "\\:\\:1"):
             (port,) = self.bind(f"tcp:0:interface={host}:reuseport=2:backlog=3")
-            self.assertEqual(port.address.host, host.replace("\\", ""))
+            self.assertEqual(internet(port.address).host, host.replace("\\", ""))
             self.assertEqual([backlogOf(sock) for sock in port.sockets], [3, 3])
 
     def test_busy(self) -> None:
@@ -560,7 +562,9 @@ class SharedBindTests(SynchronousTestCase):
         Nor can what another listener has with it, though the kernel would let us.
         """
         (port,) = self.bind("tcp:0:interface=127.0.0.1:reuseport=2")
-        description = f"tcp:{port.address.port}:interface=127.0.0.1:reuseport=2"
+        description = (
+            f"tcp:{internet(port.address).port}:interface=127.0.0.1:reuseport=2"
+        )
         error = self.assertRaises(CannotBind, self.bind, description)
         self.assertIn("Address already in use", str(error))
 
@@ -575,12 +579,16 @@ class SharedBindTests(SynchronousTestCase):
             ("udp6:0:interface=\\:\\:1", "::1"),
         ]:
             (port,) = self.bind(f"dns={description}")
-            self.assertEqual((port.kind, port.address.host), (Kind.DATAGRAMS, host))
-            self.assertEqual(port.address.protocol, "UDP")
+            self.assertEqual(
+                (port.kind, internet(port.address).host), (Kind.DATAGRAMS, host)
+            )
+            self.assertEqual(internet(port.address).protocol, "UDP")
             self.assertFalse(port.socket.getblocking())
         (port,) = self.bind("udp:0")
-        self.bind(f"udp6:{port.address.port}")
-        error = self.assertRaises(CannotBind, self.bind, f"udp:{port.address.port}")
+        self.bind(f"udp6:{internet(port.address).port}")
+        error = self.assertRaises(
+            CannotBind, self.bind, f"udp:{internet(port.address).port}"
+        )
         self.assertIn("Address already in use; 'ss -lntup'", str(error))
 
     def test_inheritedDatagrams(self) -> None:
@@ -594,7 +602,7 @@ class SharedBindTests(SynchronousTestCase):
         self.patch(endpoints._SystemdParser, "_sddaemon", passed)
         (port,) = self.bind("dns=systemd:domain=INET:name=dns")
         self.assertEqual(port.kind, Kind.DATAGRAMS)
-        self.assertEqual(port.address.port, sock.getsockname()[1])
+        self.assertEqual(internet(port.address).port, sock.getsockname()[1])
 
 
 class BindTests(SynchronousTestCase):

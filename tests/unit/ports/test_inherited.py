@@ -8,6 +8,7 @@ import errno
 import os
 import socket
 import stat
+from typing import Any
 
 from twisted.internet import endpoints
 from twisted.python.systemd import ListenFDs
@@ -18,6 +19,7 @@ from portlisten._model import InternetAddress, UnixAddress
 from portlisten._ports.binding import BoundPort, bind
 from portlisten._ports.parsing import parse
 from portlisten.errors import CannotBind
+from tests.support.addresses import internet
 from tests.support.backlogs import backlogOf, backlogOfUNIX
 from tests.support.descriptors import watchDescriptors
 
@@ -33,7 +35,7 @@ class InheritedPortTests(SynchronousTestCase):
         """
         watchDescriptors(self)
 
-    def listen(self, sock: socket.socket, address: object) -> socket.socket:
+    def listen(self, sock: socket.socket, address: Any) -> socket.socket:
         """
         Listen, as systemd.
         """
@@ -89,7 +91,7 @@ class InheritedPortTests(SynchronousTestCase):
         The kernel knows its address family better than the description does.
         """
         inherited = self.listen(socket.socket(socket.AF_INET6), ("::1", 0))
-        self.assertTrue(self.bind(inherited).address.isIPv6)
+        self.assertTrue(internet(self.bind(inherited).address).isIPv6)
 
     def test_nonBlocking(self) -> None:
         """

@@ -10,9 +10,9 @@ import os
 import pwd
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
-from twisted.logger import Logger, LogLevel, capturedLogs, formatEvent
+from twisted.logger import ILogObserver, Logger, LogLevel, capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 
 from portlisten._process import exits
@@ -144,7 +144,7 @@ class FailToStartTests(SynchronousTestCase):
         terminal = io.StringIO()
         self.patch(sys, "__stderr__", terminal)
         events: list[Any] = []
-        self.patch(exits, "log", Logger(observer=events.append))
+        self.patch(exits, "log", Logger(observer=cast(ILogObserver, events.append)))
         error = self.assertRaises(
             StartFailure, exits.failToStart, tool(**parent), "{no} room"
         )

@@ -11,7 +11,7 @@ from twisted.internet.interfaces import IReactorCore
 from twisted.internet.task import Clock
 from twisted.logger import capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
-from zope.interface import implementer
+from zope.interface import directlyProvides
 
 from portlisten._process import signals
 from portlisten._reactor.log_limit import MAXIMUM_LINES
@@ -53,7 +53,6 @@ print("done")
         """
         calls: list[Any] = []
 
-        @implementer(IReactorCore)
         class Reactor(StandInReactor):
             def callLater(self, delay: float, *call: Any) -> None:
                 calls.append((delay, *call))
@@ -68,7 +67,8 @@ print("done")
         before = signal.getsignal(signal.SIGTERM)
         self.addCleanup(signal.signal, signal.SIGTERM, before)
         self.patch(signals, "_terms", [])
-        reactor = Reactor(running=True)
+        reactor: Any = Reactor(running=True)
+        directlyProvides(reactor, IReactorCore)
         signals.exitCleanlyOnTerm(reactor)
         ((delay, install, number, handler),) = calls
         self.assertEqual((delay, install, number), (0, signal.signal, signal.SIGTERM))
@@ -185,9 +185,10 @@ class MindSignalsTests(SynchronousTestCase):
         for number in self.NUMBERS:
             before = signal.signal(number, signal.SIG_DFL)
             self.addCleanup(signal.signal, number, before)
-        self.reactor: Any = Clock()
         self.calls: list[tuple[Any, ...]] = []
-        self.reactor.callFromThread = lambda *call: self.calls.append(call)
+        reactor: Any = Clock()
+        reactor.callFromThread = lambda *call: self.calls.append(call)
+        self.reactor = reactor
 
     def test_logged(self) -> None:
         """
@@ -249,10 +250,14 @@ class MindSignalsTests(SynchronousTestCase):
         """
         Once there is a report, SIGUSR1 has it made.
         """
+
+        def report() -> None:
+            raise AssertionError("made in a handler")
+
         signals.mindSignals(self.reactor)
-        signals.onReportSignal(self.reactor, list)
+        signals.onReportSignal(self.reactor, report)
         signal.raise_signal(signal.SIGUSR1)
-        self.assertEqual(self.calls, [(list,)])
+        self.assertEqual(self.calls, [(report,)])
         self.assertTrue(signal.getsignal(signal.SIGUSR1))
 
 

@@ -36,7 +36,7 @@ class TimerClockTests(SynchronousTestCase):
             raise AssertionError("the wall clock was asked")
 
         self.reactor = BareReactor()
-        self.reactor.seconds = fail  # type: ignore[method-assign]
+        self.reactor.seconds = fail
         self.patch(time, "time", fail)
         self.clock = TimerClock(self.reactor)
         self.addCleanup(os.close, self.clock.fileno())
@@ -275,10 +275,11 @@ class TimerClockTests(SynchronousTestCase):
         If the reactor cannot register the timer, that is tried again, by its own
         time for once.
         """
-        self.reactor.seconds = lambda: 0.0  # type: ignore[method-assign]
+        self.reactor.seconds = lambda: 0.0
         self.reactor.errors = [errno.ENOMEM]
         self.callLater(0, "at last")
         self.assertEqual(self.reactor.readers, [])
+        again: Any
         (again,) = self.reactor.getDelayedCalls()
         self.assertEqual(again.getTime(), RETRY_SECONDS)
         again.func()

@@ -327,7 +327,12 @@ class MutatedWorkerTests(SynchronousTestCase):
         What the bad worker would write if it were not mutated, HELLO apart: as
         it knows, the ids that it is offered are 1 and on.
         """
-        kinds = [Claim((1,)), Claim((2, 3)), Refuse(1, (1,)), Refuse(2, (4,))]
+        kinds: list[Frame] = [
+            Claim((1,)),
+            Claim((2, 3)),
+            Refuse(1, (1,)),
+            Refuse(2, (4,)),
+        ]
         kinds += [
             Closed((1,)),
             ClientGone((2,)),

@@ -197,7 +197,7 @@ class DrainTests(AdoptionTestCase):
         Or when it begins; it is told once all the same.
         """
         self.factory.build = Drainable
-        self.factory.made = lambda made: self.worker.stop() and None
+        self.factory.made = lambda made: self.worker.stop()
         listener = await self.join()
         client, conversation = await self.serve(listener)
         self.assertEqual(await workers.hear(client), b"goodbye")

@@ -35,6 +35,7 @@ class Echo(DatagramProtocol):
         self.stopped = False
 
     def datagramReceived(self, datagram: bytes, addr: Any) -> None:
+        assert self.transport is not None
         self.transport.write(datagram, addr)
 
     def stopProtocol(self) -> None:

@@ -6,9 +6,10 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 import socket
 import stat
-from typing import Any
+from typing import Any, cast
 
 from twisted.internet import reactor
 from twisted.internet.address import IPv4Address
@@ -27,6 +28,7 @@ from portlisten._wire.frames import (
     WorkerHello,
 )
 from portlisten._worker import stream_ports
+from portlisten._worker.interfaces import IWorkerChannel
 from tests.support.channels import eventually, texts
 from tests.support.descriptors import watchDescriptors
 from tests.support.sharing import HELLO, SharingTestCase
@@ -308,7 +310,8 @@ class DescriptorTests(SharingTestCase):
         cookie = _kernel.cookie(sock)
         descriptor = os.dup(sock.fileno())
         with exhausted():
-            self.worker.socketShared(listener.channel, 0, cookie, descriptor)
+            channel = cast(IWorkerChannel, listener.channel)
+            self.worker.socketShared(channel, 0, cookie, descriptor)
         self.assertEqual(texts(self.logged, "error"), [])
         self.assertEqual(self.holders(sock), 2)
 
@@ -353,7 +356,7 @@ class DescriptorTests(SharingTestCase):
         clients = [self.connect(sock) for _ in range(30)]
         with open(os.devnull) as file:
             limit = file.fileno() + 20
-        self.patch(stream_ports.resource, "getrlimit", lambda which: (limit, limit))
+        self.patch(resource, "getrlimit", lambda which: (limit, limit))
         self.patch(stream_ports, "RESERVED_DESCRIPTORS", 10)
         self.share(listener, sock)
         for _ in range(100):

@@ -189,7 +189,7 @@ class ConnectingTests(WorkerTestCase):
             )
             self.assertIn("waiting for a listener", waiting)
             listener = self.listen()
-            del self.logged[:]
+            self.logged.clear()
             self.clock.advance(RETRY)
             await eventually(listener.accept)
             await eventually(lambda: texts(self.logged, "info"))
