@@ -1,5 +1,5 @@
 """
-The manual pages of the commands, made from what the commands say of themselves.
+Makes the manual pages from the options and help of the commands.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ class Page:
     """
     A manual page.
 
-    @ivar name: its name.
-    @ivar section: of the manual.
-    @ivar brief: what the command does, in half a sentence.
+    @ivar name: the name of the page.
+    @ivar section: the section of the manual.
+    @ivar brief: the purpose of the command, in half a sentence.
     @ivar options: the command's options.
-    @ivar exits: what it exits with.
-    @ivar signals: what signals do.
-    @ivar also: other pages.
+    @ivar exits: the text on exit codes.
+    @ivar signals: the effect of each signal.
+    @ivar also: the names of other pages.
     """
 
     name: str
@@ -194,7 +194,7 @@ def _value(option: Option) -> str:
 
 def _paragraphs(text: str) -> Iterator[str]:
     """
-    Set text whose indented lines stay as they are.
+    Set text.  Indented lines keep their line breaks.
     """
     for part in re.findall(r"(?:^  .*\n?)+|(?:^(?!  ).+\n?)+", text, re.MULTILINE):
         if part.startswith("  "):
@@ -205,7 +205,7 @@ def _paragraphs(text: str) -> Iterator[str]:
 
 def _plain(text: str) -> str:
     """
-    Set text that is filled.  What is code is bold, and keeps its hyphens.
+    Set text to be filled.  Code is bold, and keeps its hyphens.
     """
     text = text.strip().replace("\\", "\\e")
     text = re.sub(
@@ -217,7 +217,7 @@ def _plain(text: str) -> str:
 
 def _escape(text: str) -> str:
     """
-    Set text that stays as it is.
+    Set text that keeps its line breaks.
     """
     text = text.replace("\\", "\\e").replace("-", r"\-")
     return re.sub(r"^([.'])", r"\\&\1", text, flags=re.MULTILINE)

@@ -1,9 +1,9 @@
 """
-Writes what the documents say of options: the tables of the guides, and the manual
-pages.  Both are made from the settings::
+Writes the documents on options: the tables of the guides, and the manual pages.  Both
+are made from the settings::
 
     python -m docs.options           writes them
-    python -m docs.options --check   names those that are out of date, and exits with 1
+    python -m docs.options --check   exits with 1, and names stale documents, if any
 
 In a guide, a table stands between two comments, C{<!-- options: NAME -->} and
 C{<!-- end of options -->}, with a name out of L{TABLES}.
@@ -107,7 +107,9 @@ def fill(text: str) -> str:
 
 def documents() -> Iterator[tuple[Path, str]]:
     """
-    All documents that say something of options, and what they have to say.
+    Make all documents on options.
+
+    @return: for each, its path and its text.
     """
     for guide in GUIDES:
         yield guide, fill(guide.read_text("utf-8"))
@@ -117,7 +119,9 @@ def documents() -> Iterator[tuple[Path, str]]:
 
 def stale() -> dict[Path, str]:
     """
-    The documents that are out of date, and what they have to be.
+    Find the documents that are out of date.
+
+    @return: the right text of each, by its path.
     """
     return {
         path: text
@@ -128,7 +132,7 @@ def stale() -> dict[Path, str]:
 
 def main() -> None:
     """
-    Write the documents, or name those that would change.
+    Write the documents, or name the stale documents.
     """
     changes = stale()
     for path, text in changes.items():

@@ -82,11 +82,11 @@ class ListeningTests(ListeningTestCase):
         It takes as many as there is room for, and no longer looks when that is
         used up.  The rest waits until there is room again.
         """
-        self.room = 2
+        self.capacity = 2
         addresses = self.connectFrom(3)
         self.listener.doRead()
         self.assertReading(self.listener, False)
-        self.room = 1
+        self.capacity = 1
         self.listener.resume()
         self.assertReading(self.listener, True)
         self.listener.doRead()
@@ -96,7 +96,7 @@ class ListeningTests(ListeningTestCase):
         """
         Without room it takes nothing, and no longer looks.
         """
-        self.room = 0
+        self.capacity = 0
         self.connect()
         self.listener.doRead()
         self.assertEqual(self.batches, [])
@@ -107,12 +107,12 @@ class ListeningTests(ListeningTestCase):
         It does not look again before there is room, whoever asks it to: what it
         leaves in the backlog would wake it without end.
         """
-        self.room = 0
+        self.capacity = 0
         self.connect()
         self.listener.doRead()
         self.listener.resume()
         self.assertReading(self.listener, False)
-        self.room = 1
+        self.capacity = 1
         self.listener.resume()
         self.assertReading(self.listener, True)
 
@@ -120,10 +120,10 @@ class ListeningTests(ListeningTestCase):
         """
         As long as one more connection fits, it looks.
         """
-        self.room = 2
+        self.capacity = 2
         self.connect()
         self.listener.doRead()
-        self.assertEqual(self.room, 1)
+        self.assertEqual(self.capacity, 1)
         self.assertReading(self.listener, True)
 
     def test_batch(self) -> None:
@@ -165,7 +165,7 @@ class ListeningTests(ListeningTestCase):
         When it stops it takes no more than there is room for; whoever else
         holds the socket has the others.
         """
-        self.room = 1
+        self.capacity = 1
         addresses = self.connectFrom(2)
         self.listener.stop()
         self.assertEqual(self.batches, [addresses[:1]])
@@ -178,11 +178,11 @@ class ListeningTests(ListeningTestCase):
         If nobody else is to have them, those who waited when it was first told to stop
         are taken when there is room, and it closes after the last of them.
         """
-        self.room = 1
+        self.capacity = 1
         addresses = self.connectFrom(3)
         for number in range(3):
             self.assertNotEqual(self.socket.fileno(), -1)
-            self.room = 1
+            self.capacity = 1
             self.listener.stop(leave=False)
             self.assertEqual(self.batches[number:], [addresses[number : number + 1]])
             self.connectFrom(1)
@@ -214,7 +214,7 @@ class ListeningTests(ListeningTestCase):
         addresses = self.connectFrom(2)
         for number in range(2):
             self.assertNotEqual(self.socket.fileno(), -1)
-            self.room = 1
+            self.capacity = 1
             self.listener.stop(leave=False)
             self.assertEqual(self.batches[number:], [addresses[number : number + 1]])
         self.assertEqual(self.socket.fileno(), -1)
@@ -505,7 +505,7 @@ class ErrorTests(AcceptorTestCase):
         A socket that does nothing but fail does not hold up the reactor.
         """
         sock, acceptor = self.scripted(*[errno.EPERM] * (_accept.BATCH_SIZE + 1))
-        self.room = 10 * _accept.BATCH_SIZE
+        self.capacity = 10 * _accept.BATCH_SIZE
         acceptor.doRead()
         self.assertEqual(len(sock.results), 1)
         self.assertReading(acceptor, True)

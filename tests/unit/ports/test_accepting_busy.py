@@ -172,7 +172,7 @@ class BusyTests(ListeningTestCase):
         self.busy = True
         self.listener.doRead()
         self.connect()
-        self.busy, self.room = False, 0
+        self.busy, self.capacity = False, 0
         self.listener.resume()
         self.assertEqual(self.batches, [])
         self.assertReading(self.listener, False)
