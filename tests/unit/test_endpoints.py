@@ -132,7 +132,8 @@ class ParserTests(SynchronousTestCase):
 
     def test_unknownOption(self) -> None:
         """
-        An option that does not exist is refused, and those that do are listed.
+        An option that does not exist is refused, and the error lists the options that
+        do.
         """
         self.assertEqual(
             self.refusal("portlisten:web.sock:nam=http"),
@@ -333,8 +334,8 @@ class ListenTests(EndpointTestCase):
 
     async def test_port(self) -> None:
         """
-        It fires with a port once the listener has said what it listens on.  The
-        factory is started at once, while privileges may be there yet.
+        The Deferred fires with a port after the listener has named its ports.  The
+        factory starts at once, while the process may still have privileges.
         """
         listener = workers.Listener(self.path)
         self.addCleanup(listener.close)
@@ -363,7 +364,7 @@ class ListenTests(EndpointTestCase):
 
     async def test_nowhere(self) -> None:
         """
-        Of a listener that listens on nothing, all that is known is the path.
+        If the listener has no port, the port's address is the path.
         """
         _, port = await self.join()
         port._worker.ports = ()
@@ -553,7 +554,7 @@ class PortTests(EndpointTestCase):
 
 class Shouter(workers.Conversation):
     """
-    Says what it is told, in capitals.
+    Sends the received bytes back, in capitals.
     """
 
     def dataReceived(self, data: bytes) -> None:

@@ -521,7 +521,7 @@ class ProgramTests(ExecuteTestCase):
 
     def test_deafTerminal(self) -> None:
         """
-        That nobody reads what it says is no reason not to run the program.
+        The program runs even if no terminal takes the messages.
         """
         listener = self.listen()
         with open("/dev/full", "w") as full:

@@ -265,7 +265,7 @@ class OptionsTests(SynchronousTestCase):
 
     def test_nobody(self) -> None:
         """
-        A user has to exist.
+        A user that does not exist is refused.
         """
         self.assertIn(
             "--listener-user: the user 'no such' does not exist",
@@ -528,7 +528,7 @@ class PairTests(ServiceTestCase):
 
     async def test_clientsWait(self) -> None:
         """
-        A client that comes when there is no worker waits for one.
+        A client that comes while no worker runs waits for one.
         """
         self.start(self.listener())
         client = self.client()
@@ -566,8 +566,8 @@ class PairTests(ServiceTestCase):
 
     async def test_stopsInOrder(self) -> None:
         """
-        A stop lasts no longer than it has to, whichever is first, and leaves
-        neither the path nor descriptors.
+        A stop ends as early as it can, in either order, and leaves neither the path nor
+        descriptors.
         """
         for order in (reversed, iter):
             self.services = []

@@ -187,7 +187,7 @@ class OptionsTests(SynchronousTestCase):
 
     def test_nobody(self) -> None:
         """
-        Users and groups have to exist.
+        A user or group that does not exist is refused.
         """
         for option in ["group", "allow-group"]:
             self.assertIn(
@@ -246,8 +246,8 @@ class OptionsTests(SynchronousTestCase):
 
     def test_access(self) -> None:
         """
-        Without a list there is none; with one, root and the listener itself are
-        on it.
+        Without options, every user is permitted; with one, root and the listener's own
+        user are permitted too.
         """
         self.assertEqual(accessFor(parse("80", "path").settings()), Access([], []))
         root = grp.getgrgid(0).gr_name
@@ -323,7 +323,7 @@ class MakeServiceTests(ListenerTestCase):
 
     async def test_backlog(self) -> None:
         """
-        The backlog is the one asked for, or the longest that there is.
+        The backlog is the one of the option, or the longest that the host allows.
         """
         backlogs: list[int] = []
         parse = parsing.parse

@@ -46,7 +46,7 @@ class MoreOptions(hellofdpass.Options):
 
 class InventedTests(SynchronousTestCase):
     """
-    An option is there by being one of the settings.
+    An option exists everywhere if the settings have it.
     """
 
     def refusal(self, *arguments: str) -> str:
@@ -184,7 +184,7 @@ class DocumentTests(SynchronousTestCase):
 
     def test_groff(self) -> None:
         """
-        groff has nothing to say against a page, and shows all of it.
+        groff accepts each page without a warning, and shows every option.
         """
         if shutil.which("groff") is None:
             raise SkipTest("groff is not installed")

@@ -58,8 +58,7 @@ class NumberTests(SynchronousTestCase):
 
     def test_notFinite(self) -> None:
         """
-        What is no number that one can count or wait for is refused, even where
-        there is no upper limit.
+        Infinity and NaN are refused even if the type has no upper limit.
         """
         self.assertRefused(
             values.Number("N", float, 0.5),
@@ -69,7 +68,7 @@ class NumberTests(SynchronousTestCase):
 
     def test_noMaximum(self) -> None:
         """
-        Where there is no upper limit, none is spoken of.
+        If the type has no upper limit, the error names none.
         """
         type = values.Number("N", int, 0)
         self.assertEqual(type.parse("1000000000000"), 10**12)

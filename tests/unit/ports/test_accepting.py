@@ -79,8 +79,8 @@ class ListeningTests(ListeningTestCase):
 
     def test_room(self) -> None:
         """
-        It takes as many as there is room for, and no longer looks when that is
-        used up.  The rest waits until there is room again.
+        The acceptor takes as many connections as fit, and then stops polling; the rest
+        waits until more fit.
         """
         self.capacity = 2
         addresses = self.connectFrom(3)
@@ -104,8 +104,8 @@ class ListeningTests(ListeningTestCase):
 
     def test_stillNoRoom(self) -> None:
         """
-        It does not look again before there is room, whoever asks it to: what it
-        leaves in the backlog would wake it without end.
+        The acceptor does not poll before connections fit, even if it is resumed: the
+        backlog would wake it without end.
         """
         self.capacity = 0
         self.connect()
@@ -141,7 +141,8 @@ class ListeningTests(ListeningTestCase):
 
     def test_suspended(self) -> None:
         """
-        While it is suspended nobody looks, and resuming goes on.
+        While the acceptor is suspended, it does not poll; it goes on when it is
+        resumed.
         """
         self.listener.suspend()
         self.listener.suspend()
@@ -162,8 +163,8 @@ class ListeningTests(ListeningTestCase):
 
     def test_stopWithoutRoom(self) -> None:
         """
-        When it stops it takes no more than there is room for; whoever else
-        holds the socket has the others.
+        When it stops, the acceptor takes only the connections that fit; other holders
+        of the socket get the rest.
         """
         self.capacity = 1
         addresses = self.connectFrom(2)
@@ -175,8 +176,8 @@ class ListeningTests(ListeningTestCase):
 
     def test_stopWaitsForRoom(self) -> None:
         """
-        If nobody else is to have them, those who waited when it was first told to stop
-        are taken when there is room, and it closes after the last of them.
+        If no other holder is to get them, connections that waited at the first stop are
+        taken when they fit, and the socket is closed after the last.
         """
         self.capacity = 1
         addresses = self.connectFrom(3)
@@ -386,7 +387,7 @@ class ErrorTests(AcceptorTestCase):
 
     def test_nobodyIsClosed(self) -> None:
         """
-        Connections that were accepted before that are kept.
+        Connections that were accepted before are kept.
         """
         connection = self.connection()
         descriptor = connection.fileno()
@@ -561,8 +562,7 @@ class DescriptorsTests(SynchronousTestCase):
 
     def test_noClientIsClosed(self) -> None:
         """
-        Every client is served in the end; those that there was no descriptor
-        for have waited.
+        Every client is served in the end; clients wait while descriptors are missing.
         """
         watchDescriptors(self)
         with subprocess.Popen(
