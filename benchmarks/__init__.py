@@ -1,4 +1,3 @@
 """
-Measurements of portlisten beside what one would take instead: C{python -m
-benchmarks --help}.
+Measurements of portlisten and of its alternatives: C{python -m benchmarks --help}.
 """

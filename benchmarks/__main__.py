@@ -1,5 +1,5 @@
 """
-C{python -m benchmarks}: measures, and writes what it found into C{docs}.
+C{python -m benchmarks}: measures, and writes the results into C{docs}.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ ROOT = Path(__file__).parents[1]
 
 def machine() -> dict[str, Any]:
     """
-    Say where it was measured.
+    Describe the machine.
     """
     model = "unknown"
     for line in Path("/proc/cpuinfo").read_text().splitlines():
@@ -45,14 +45,13 @@ def machine() -> dict[str, Any]:
 
 def main() -> None:
     """
-    Measure what the command line says.
+    Ask the questions that the command line names.
     """
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
         description=(
-            "Measure portlisten beside what one would take instead, all in one run,"
-            " one after the other in rounds; and write tables, charts and the raw"
-            " figures."
+            "Measure portlisten and its alternatives in one run, one after the other"
+            " in rounds. Write tables, charts and the raw figures."
         ),
     )
     parser.add_argument(
@@ -82,7 +81,7 @@ def main() -> None:
     compiler = shutil.which("cc")
     if compiler is None:
         parser.error(
-            "the clients are in C, and there is no cc: apt install gcc libc6-dev"
+            "the clients are in C, and cc is missing: apt install gcc libc6-dev"
         )
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

@@ -1,8 +1,9 @@
 """
-Clients that stay: C{python -m benchmarks.clients PORT FIRST COUNT} connects so many
-times, hears the answer each time, says C{held}, and keeps them until its input ends.
+Clients that stay: C{python -m benchmarks.clients PORT FIRST COUNT} makes COUNT
+connections, and reads the answer on each.  Then it prints C{held}, and keeps the
+connections until its standard input ends.
 
-They are processes of their own, since each may have only so many descriptors.
+Such clients are processes of their own, because a process has a limit of descriptors.
 """
 
 from __future__ import annotations
@@ -15,10 +16,10 @@ from benchmarks.serve import STRING
 
 def connect(port: int, number: int) -> socket.socket:
     """
-    Connect, and hear the answer.
+    Connect, and read the answer.
 
-    @param number: says which address to come from.
-    @raise OSError: if there is none.
+    @param number: selects the client's address.
+    @raise OSError: if no answer comes.
     """
     client = socket.socket()
     client.settimeout(20)
@@ -31,7 +32,7 @@ def connect(port: int, number: int) -> socket.socket:
 
 def main() -> None:
     """
-    Hold what the command line says, under the limits of who starts this.
+    Hold the connections of the command line, under the parent's limits.
     """
     port, first, count = map(int, sys.argv[1:])
     try:

@@ -1,6 +1,6 @@
 """
-Who is measured: each starts its processes, and says which of them serve and which
-stand before.
+The contestants: the servers, proxies and listeners that are measured.  Each starts its
+processes.  Its C{back} processes serve, and its C{front} processes accept for them.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-#: How long a process may take to be ready, in seconds.
+#: Seconds that a process may take to be ready.
 PATIENCE = 20.0
 
 #: How many descriptors a process may have.
 LIMIT = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
 
-#: How many connections a proxy may have, which takes two for each.
+#: How many clients a proxy may have: it needs two descriptors for each.
 PROXIED = min(30_000, (LIMIT - 200) // 2)
 
 #: A listener for the wire of 2002, as the tests have it.
@@ -38,13 +38,14 @@ Start = Callable[["Running"], None]
 @dataclass
 class Running:
     """
-    A contestant that runs.
+    A running contestant.
 
-    @ivar port: where it is to be reached.
-    @ivar protocol: what the server behind it speaks.
-    @ivar front: the processes before the server, by pid.
-    @ivar back: those of the server.
-    @ivar served: how many connections each process of the server had, at its end.
+    @ivar port: the port that clients connect to.
+    @ivar protocol: the protocol of the server.
+    @ivar front: the processes before the server.
+    @ivar back: the processes of the server.
+    @ivar served: how many connections each process of the server had served when it
+        ended.
     """
 
     folder: Path
@@ -76,7 +77,7 @@ class Running:
 
     def before(self, *command: str) -> None:
         """
-        Start what stands before the server.
+        Start a process that stands before the server.
         """
         name = self.folder / f"front{len(self.front)}.log"
         with name.open("wb") as log:
@@ -88,7 +89,7 @@ class Running:
 
     def reachable(self) -> None:
         """
-        Wait until somebody listens.
+        Wait until the port accepts connections.
         """
         deadline = time.monotonic() + PATIENCE
         while True:
@@ -104,7 +105,7 @@ class Running:
 
     def restart(self) -> None:
         """
-        Replace the server, the only one.
+        Replace the only server.
         """
         process = self.back.pop()
         arguments = process.args
@@ -115,7 +116,7 @@ class Running:
 
     def stop(self) -> None:
         """
-        End all.
+        End all processes.
         """
         for process in self.back:
             process.send_signal(signal.SIGTERM)
@@ -132,8 +133,7 @@ class Running:
 
     def used(self) -> tuple[float, float]:
         """
-        How much of the processors they have used, in seconds: what stands before
-        the server, and the server.
+        Return the processor time of the front and of the server, in seconds.
         """
         return cpu([each.pid for each in self.front]), cpu(
             [each.pid for each in self.back]
@@ -142,7 +142,7 @@ class Running:
 
 def descendants(pids: list[int]) -> list[int]:
     """
-    Processes, and their children, and theirs.
+    List processes and all their descendants.
     """
     found = []
     for pid in pids:
@@ -156,9 +156,9 @@ def descendants(pids: list[int]) -> list[int]:
 
 def cpu(pids: list[int]) -> float:
     """
-    What processes have used, in seconds: their threads that run, as C{schedstat} in
-    proc(5) says to the nanosecond; and their children that have ended, C{cutime} and
-    C{cstime} in C{stat}.
+    Return the processor time of processes, in seconds.  It is the time of their
+    threads, which C{schedstat} in proc(5) gives in nanoseconds, and of their ended
+    children, C{cutime} and C{cstime} in C{stat}.
     """
     used = 0.0
     for pid in descendants(pids):
@@ -178,10 +178,10 @@ def cpu(pids: list[int]) -> float:
 @dataclass(frozen=True)
 class Contestant:
     """
-    Somebody to be measured.
+    A program, or a set-up of programs, to be measured.
 
-    @ivar needs: a program, and Debian's package that has it.
-    @ivar proxy: whether it copies bytes.
+    @ivar needs: a required program, and the Debian package that has it.
+    @ivar proxy: whether the contestant copies bytes.
     """
 
     name: str
@@ -192,7 +192,7 @@ class Contestant:
     @property
     def missing(self) -> str:
         """
-        What there is to say if it cannot be measured here.
+        The message if the required program is missing; empty if it is not.
         """
         program, package = self.needs
         if not program or shutil.which(program) or os.path.exists(program):
@@ -202,7 +202,7 @@ class Contestant:
     @contextmanager
     def running(self, folder: Path, port: int, protocol: str) -> Iterator[Running]:
         """
-        Have it run for a while.
+        Run the contestant within a C{with} statement.
         """
         place = folder / f"{self.name.replace(' ', '-')}.{port}"
         place.mkdir()
@@ -224,7 +224,7 @@ def direct(running: Running) -> None:
 
 def processes(kind: str, count: int) -> Start:
     """
-    Several, on one socket or one each.
+    Several server processes, on one socket or on a socket each.
     """
     return lambda running: running.serve(f"{kind}:{running.port}", count)
 
@@ -336,7 +336,7 @@ stream {{
 
 def proxyd(running: Running, port: int) -> None:
     """
-    systemd's, which one puts before a program that knows nothing of sockets.
+    systemd's proxy, for programs that cannot take sockets from systemd.
     """
     running.before(
         *("systemd-socket-activate", f"--listen=127.0.0.1:{running.port}"),

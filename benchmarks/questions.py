@@ -1,6 +1,6 @@
 """
-What is measured.  Each question starts its contestants together, measures them one
-after the other, in rounds, and gives back the raw figures.
+The questions.  Each question starts its contestants together, measures them one after
+the other, in rounds, and returns the raw figures.
 """
 
 from __future__ import annotations
@@ -27,32 +27,32 @@ from benchmarks.contestants import (
 )
 from benchmarks.serve import AMOUNT, STRING
 
-#: Where contestants listen; a proxy's server is on the next port.
+#: The port of the first contestant.  A proxy's server is on the next port.
 FIRST_PORT = 21000
 
-#: So many connections each time, by how many there are at a time.
+#: How many connections are made, by how many clients connect at a time.
 TOTALS = {1: 2000, 8: 6000, 64: 8000, 512: 8000, 2000: 8000}
 
-#: How many clients that stay one process is, at the most.
+#: The most connections that one process of staying clients holds.
 HELD = 8000
 
-#: A process for each connection takes so much longer.
+#: Contestants with a process for each connection.  They get fewer clients.
 FORKING = frozenset(["socat", "tcpserver"])
 
 Figures = dict[str, Any]
 
-#: Measures somebody once.
+#: Measures a contestant once.
 Measure = Callable[[Contestant, Running], Figures]
 
 
 @dataclass
 class Bench:
     """
-    What questions are answered with.
+    The tools and the parameters of all questions.
 
-    @ivar folder: for files, with the clients' program in it.
-    @ivar rounds: how often each is measured.
-    @ivar scale: how much is done each time.
+    @ivar folder: the folder for files, with the clients' program in it.
+    @ivar rounds: how often each contestant is measured.
+    @ivar scale: the factor for the number of clients.
     """
 
     folder: Path
@@ -62,7 +62,7 @@ class Bench:
 
     def chosen(self, names: Iterable[str]) -> list[Contestant]:
         """
-        Those of these names that are here.
+        Return the available contestants of these names.
         """
         wanted = set(names)
         return [each for each in self.contestants if each.name in wanted]
@@ -71,10 +71,11 @@ class Bench:
         self, port: int, total: int, atOnce: int, expected: bytes, most: int = 0
     ) -> Figures:
         """
-        Be many clients.
+        Run many clients.
 
-        @param most: have each ask up to so many times, and close itself.
-        @raise RuntimeError: if one of them got a wrong answer, or none.
+        @param most: the most requests of each client, which then closes; with 0, the
+            server closes.
+        @raise RuntimeError: if a client got a wrong answer, or none.
         """
         process = subprocess.run(
             [
@@ -92,7 +93,7 @@ class Bench:
 
     def total(self, contestant: Contestant, total: int) -> int:
         """
-        How many clients to be.
+        Return how many clients to run.
         """
         share = 8 if contestant.name in FORKING else 1
         return max(20, int(total * self.scale / share))
@@ -104,11 +105,11 @@ class Bench:
         cases: dict[str, Measure],
     ) -> tuple[dict[str, dict[str, list[Figures]]], dict[str, list[int]]]:
         """
-        Have them all run, and measure one after the other, in rounds.
+        Run all contestants, and measure one after the other, in rounds.
 
-        @param cases: what is measured of each, by names.
-        @return: for each case the figures of each; and how many connections each of
-            the processes of its server had.
+        @param cases: the measurements, by their names.
+        @return: the figures of each contestant in each case; and for each contestant,
+            how many connections each process of its server had.
         """
         found: dict[str, dict[str, list[Figures]]] = {
             case: {each.name: [] for each in contestants} for case in cases
@@ -169,7 +170,7 @@ def tail(
     most: int = 0,
 ) -> Figures:
     """
-    How even it is, and how long the slowest wait.
+    How evenly connections spread over workers, and how long the slowest clients wait.
     """
 
     def measure(each: Contestant, running: Running) -> Figures:
@@ -258,7 +259,7 @@ def move(port: int, way: str, amount: int) -> None:
 
 def size(bench: Bench) -> Figures:
     """
-    What connections that live in workers cost whoever stands before them.
+    How much the process before the workers pays for connections that workers hold.
     """
     names = ["listen x2", "share x2", "HAProxy", "nginx", "socket-proxyd"]
     figures: Figures = {}
@@ -269,7 +270,7 @@ def size(bench: Bench) -> Figures:
         with each.running(bench.folder, port, "held") as running, ExitStack() as stack:
             alive = 0
             for most in (0, 1000, 10_000, 20_000):
-                # Two servers share them, but behind a proxy there is one.
+                # Two servers share the connections; a proxy has one server.
                 limit = PROXIED if each.proxy else 2 * (LIMIT - 200)
                 count = min(int(most * min(1.0, bench.scale)), limit)
                 if alive == count > 0 or not stack.enter_context(
@@ -302,10 +303,10 @@ def size(bench: Bench) -> Figures:
 @contextmanager
 def holding(port: int, first: int, count: int) -> Iterator[bool]:
     """
-    Have so many clients who stay for a while.
+    Keep clients connected within a C{with} statement.
 
-    @param first: how many there are already.
-    @return: whether each was answered.
+    @param first: how many clients are connected already.
+    @return: whether each client was answered.
     """
     processes = []
     for begin in range(first, first + count, HELD):

@@ -1,5 +1,5 @@
 """
-From raw figures to tables, charts and a page.
+Makes tables, charts and a page from raw figures.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ class Bar:
     """
     A bar of a chart.
 
-    @ivar low: the least that was measured.
-    @ivar high: the most.
+    @ivar low: the least measured value.
+    @ivar high: the greatest measured value.
     """
 
     label: str
@@ -73,7 +73,7 @@ def bars(title: str, unit: str, found: Sequence[Bar]) -> str:
 
 def number_(value: float) -> str:
     """
-    Write a number with about three digits that mean something.
+    Write a number with about three significant digits.
     """
     if value >= 100:
         return f"{value:,.0f}"
@@ -92,7 +92,7 @@ def ratios(
     found: dict[str, list[Figures]], name: str, key: str, base: str = BASE
 ) -> list[float]:
     """
-    Compare one with another, round by round.
+    Compare two contestants, round by round.
     """
     return [
         mine[key] / other[key]
@@ -110,14 +110,14 @@ def spread(values: Sequence[float]) -> str:
 
 def bar(label: str, values: Sequence[float]) -> Bar:
     """
-    A bar for what was measured several times.
+    Make a bar of several measured values.
     """
     return Bar(label, median(values), min(values), max(values))
 
 
 def rates(found: dict[str, list[Figures]]) -> list[Bar]:
     """
-    A bar for the rate of each.
+    Make a bar for the rate of each contestant.
     """
     return [
         bar(name, [each["rate"] for each in rounds]) for name, rounds in found.items()
@@ -127,7 +127,7 @@ def rates(found: dict[str, list[Figures]]) -> list[Bar]:
 @dataclass
 class Page:
     """
-    What is said of one question.
+    The part of the page on one question.
 
     @ivar text: Markdown.
     @ivar charts: SVG, by the names of their files.
@@ -295,13 +295,13 @@ def burst(figures: Figures) -> Page:
 @dataclass
 class Goal:
     """
-    Something that was aimed at.
+    A goal, and the measured values.
 
-    @ivar what: what is compared.
-    @ivar values: what was measured: one for each round, or only one.
-    @ivar aim: what it should be, for people.
-    @ivar least: as a number.
-    @ivar most: likewise.
+    @ivar what: the comparison, in words.
+    @ivar values: the measured values: one for each round, or one for all.
+    @ivar aim: the goal, in words.
+    @ivar least: the least value that meets the goal.
+    @ivar most: the greatest value that meets the goal.
     """
 
     what: str
@@ -323,14 +323,14 @@ class Goal:
 
 def between(what: str, values: Sequence[float], least: float, most: float) -> Goal:
     """
-    It should be neither less nor more.
+    Make a goal with a least and a greatest value.
     """
     return Goal(what, values, f"{least:g} to {most:g}", least, most)
 
 
 def rateGoals(figures: Figures) -> Iterable[Goal]:
     """
-    What it should cost to have a listener.
+    The goals for the cost of a listener.
     """
     found = figures["64"]
 
@@ -360,7 +360,7 @@ def rateGoals(figures: Figures) -> Iterable[Goal]:
 
 def throughputGoals(figures: Figures) -> Iterable[Goal]:
     """
-    That nothing is between server and client.
+    The goals for throughput: nothing is between server and client.
     """
     for case, found in figures.items():
         what = f"listen x1 to {BASE}, bytes per second, {case}"
@@ -369,7 +369,7 @@ def throughputGoals(figures: Figures) -> Iterable[Goal]:
 
 def evenGoals(what: str, figures: Figures) -> Iterable[Goal]:
     """
-    That workers have equal shares, and nobody waits long.
+    The goals for evenness: workers have equal shares, and no client waits long.
     """
     found = figures["found"]
     if "listen x2" in found:
@@ -397,7 +397,7 @@ def evenGoals(what: str, figures: Figures) -> Iterable[Goal]:
 
 def sizeGoals(figures: Figures) -> Iterable[Goal]:
     """
-    That connections in service cost the listener nothing.
+    The goals for connections in service: they cost the listener nothing.
     """
     rows = figures["listen x2"]
     for key in ("descriptors", "resident"):

@@ -1,11 +1,11 @@
 """
-The server that every contestant has behind it: one of the protocols below, on what
-an endpoint description says, or on a socket that it inherits.
+The server of every contestant: it speaks one of the protocols below, on an endpoint
+or on an inherited socket.
 
-C{python -m benchmarks.serve PROTOCOL DESCRIPTION [COUNT]}: with a COUNT, so many
-processes; with C{inherited:PORT} for a description they share one listening socket,
-and with C{reuseport:PORT} each binds its own.  It ends with SIGTERM, and each process
-then says how many connections it served.
+C{python -m benchmarks.serve PROTOCOL DESCRIPTION [COUNT]} runs COUNT processes.  With
+C{inherited:PORT} as the description, the processes share one listening socket.  With
+C{reuseport:PORT}, each binds a socket of its own.  SIGTERM ends the server.  Each
+process then prints how many connections it served.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from portlisten._commands.hellofdpass import Hello
 
 STRING = b"hello, world\n"
 
-#: How much is moved to see how fast bytes go, in each direction.
+#: How many bytes are sent in each direction to measure the throughput.
 AMOUNT = 2 << 30
 
 BLOCK = bytes(1 << 17)
@@ -36,7 +36,7 @@ BLOCK = bytes(1 << 17)
 
 def burn(seconds: float) -> None:
     """
-    Use so much of a processor.
+    Use processor time.
     """
     until = time.thread_time() + seconds
     while time.thread_time() < until:
@@ -45,7 +45,7 @@ def burn(seconds: float) -> None:
 
 class Busy(Hello):
     """
-    Thinks before it says hello: 1 ms, and one in twenty 20 ms.
+    Computes before it says hello: for 1 ms, and once in twenty times for 20 ms.
     """
 
     served = 0
@@ -58,8 +58,8 @@ class Busy(Hello):
 
 class Kept(Protocol):
     """
-    Says hello after 1 ms of thinking, and again for whatever it hears, until the
-    client closes.
+    Computes for 1 ms and says hello, at first and for each request, until the client
+    closes.
     """
 
     def connectionMade(self) -> None:
@@ -84,8 +84,8 @@ class Held(Protocol):
 @implementer(IPushProducer)
 class Bulk(Protocol):
     """
-    Sends as much as there is, or takes it in: the client says which in a byte, and
-    when it has sent all, it is told so.
+    Sends bytes, or receives them.  The client's first byte says which.  When all bytes
+    are received, the protocol confirms.
     """
 
     def connectionMade(self) -> None:
@@ -127,7 +127,7 @@ class Bulk(Protocol):
 
 def protocols(reactor: Any) -> dict[str, Callable[[], Protocol]]:
     """
-    By their names.
+    Return the protocols by their names.
     """
     return {
         "hello": lambda: Hello(reactor, STRING),
@@ -188,7 +188,7 @@ def bind(port: int, reuse: bool) -> socket.socket:
 
 def fork(name: str, count: int, make: Callable[[], str | socket.socket]) -> None:
     """
-    Be so many processes, and end with them.
+    Run COUNT processes, and end when they have ended.
     """
     children = []
     for _ in range(count):

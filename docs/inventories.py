@@ -1,10 +1,10 @@
 """
-The names of Twisted, zope.interface and Python that docstrings and pages may
-link to, taken from what is installed.
+Lists the names of Twisted, zope.interface and Python to which docstrings and pages may
+link.
 
 Sphinx and pydoctor read such lists, called inventories, from the sites that they
-link to. Building the documentation must not need the network, so this writes
-them: one for each site, of the modules that the package imports.
+link to. Building the documentation must not need the network. So this module writes
+the inventories from the installed modules: one for each site.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from typing import Any
 
 from zope.interface.interface import InterfaceClass
 
-#: Where the names lead.
+#: The sites of the names.
 SITES = {
     "twisted": "https://docs.twisted.org/en/stable/api",
     "zope": "https://zopeinterface.readthedocs.io/en/latest",
     "python": "https://docs.python.org/3",
 }
 
-#: Modules that are written about without being imported.
+#: Modules that pages name and the package does not import.
 ALSO = [
     "builtins",
     "twisted.internet.address",
@@ -43,8 +43,7 @@ ALSO = [
     "twisted.web.server",
 ]
 
-# Python documents these on a page of their own, and other types and functions on
-# another.
+# Python documents these types on a page of their own.
 _STANDARD_TYPES: tuple[type, ...] = (bytearray, bytes, dict, frozenset, list)
 _STANDARD_TYPES += (memoryview, range, set, str, tuple)
 
@@ -54,7 +53,7 @@ def write(package: Path, folder: Path) -> dict[str, tuple[str, Path]]:
     Write the inventories.
 
     @param package: the folder of the modules that import.
-    @return: for each, the site that it is of and the file.
+    @return: for each inventory, the address of its site, and its file.
     """
     sources = [path.read_text("utf-8") for path in sorted(package.rglob("*.py"))]
     trees = [ast.parse(source) for source in sources]
@@ -91,7 +90,7 @@ def _imported(trees: list[ast.Module]) -> Iterator[str]:
 
 def _linked(source: str) -> Iterator[str]:
     """
-    The modules of which docstrings name something in full.
+    Find the modules whose members docstrings name in full.
     """
     for full in re.findall(r"<((?:twisted|zope)[.\w]+)>\}", source):
         yield full.rpartition(".")[0]
@@ -106,7 +105,7 @@ def _site(module: str) -> str | None:
 
 def _entries(site: str, module: ModuleType, own: set[str]) -> Iterator[str]:
     """
-    The lines of a module, and of its classes, functions and constants.
+    Write the lines of a module, and of its classes, functions and constants.
     """
     yield _line(module.__name__, "module", _page(site, module.__name__, ""))
     for name, value in vars(module).items():

@@ -1,20 +1,21 @@
 """
-The manual pages of the commands, made from what the commands say of themselves.
+Makes the manual pages from the options and help of the commands.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from portlisten._commands import execute, hellofdpass, listener
 from portlisten._commands.options import CommandOptions
-from portlisten._config.options import Option, optionsOf
+from portlisten._config.options import WIRES, Option, optionsOf
 from portlisten._config.values import Flag
 
 _SERVICE_EXIT = """\
-0 after SIGTERM. 1 if it cannot start: then one line on standard error says why.
+0 after SIGTERM. 1 if the command cannot start: then one line on standard error says
+why.
 """
 
 
@@ -23,13 +24,13 @@ class Page:
     """
     A manual page.
 
-    @ivar name: its name.
-    @ivar section: of the manual.
-    @ivar brief: what the command does, in half a sentence.
+    @ivar name: the name of the page.
+    @ivar section: the section of the manual.
+    @ivar brief: the purpose of the command, in half a sentence.
     @ivar options: the command's options.
-    @ivar exits: what it exits with.
-    @ivar signals: what signals do.
-    @ivar also: other pages.
+    @ivar exits: the text on exit codes.
+    @ivar signals: the effect of each signal.
+    @ivar also: the names of other pages.
     """
 
     name: str
@@ -49,10 +50,11 @@ PAGES = [
         listener.Options,
         _SERVICE_EXIT,
         {
-            "SIGTERM": "It hands off what waits, and ends.",
-            "SIGUSR1": "It logs what became of all connections, as it does when it"
-            " stops.",
-            "SIGHUP, SIGUSR2": "It logs that the signal means nothing, and goes on.",
+            "SIGTERM": "The listener hands off the connections that wait, and exits.",
+            "SIGUSR1": "The listener logs what became of all connections. It does the"
+            " same when it stops.",
+            "SIGHUP, SIGUSR2": "The listener logs that the signal means nothing, and"
+            " goes on.",
         },
         "hellofdpass(8), portlisten-exec(1), twistd(1)",
     ),
@@ -63,9 +65,10 @@ PAGES = [
         hellofdpass.Options,
         _SERVICE_EXIT,
         {
-            "SIGTERM": "It finishes what it serves, and ends.",
-            "SIGUSR1": "It logs how many connections it serves.",
-            "SIGHUP, SIGUSR2": "It logs that the signal means nothing, and goes on.",
+            "SIGTERM": "The worker finishes the connections in service, and exits.",
+            "SIGUSR1": "The worker logs how many connections it serves.",
+            "SIGHUP, SIGUSR2": "The worker logs that the signal means nothing, and"
+            " goes on.",
         },
         "portlisten(8), portlisten-exec(1), twistd(1)",
     ),
@@ -74,8 +77,8 @@ PAGES = [
         1,
         "run any program on the ports that a listener shares",
         execute.ExecOptions,
-        "127 if there is no such program, 126 if it cannot be executed, 1 if anything"
-        " else fails. Otherwise it ends as PROGRAM does.",
+        "127 if PROGRAM does not exist, 126 if PROGRAM cannot be executed, 1 if"
+        " anything else fails. Otherwise the exit status is PROGRAM's.",
         {},
         "portlisten(8), sd_listen_fds(3), systemd.socket(5)",
     ),
@@ -92,6 +95,8 @@ def write(page: Page) -> str:
 def _lines(page: Page) -> Iterator[str]:
     options = page.options
     yield '.\\" Made by docs/options.py: change the settings instead.'
+    # A hyphen at the end of a line would look like a part of an option's name.
+    yield ".nr HY 0"
     yield f'.TH {page.name.upper()} {page.section} "" portlisten'
     yield ".SH NAME"
     yield _plain(page.name) + r" \- " + _plain(page.brief)
@@ -107,9 +112,9 @@ def _lines(page: Page) -> Iterator[str]:
     yield _plain(options.longdesc)
     yield from _paragraphs(description)
     yield ".SH OPTIONS"
-    for option in optionsOf(options.settingsType):
-        if option.onCommandLine:
-            yield from _option(option)
+    given = [each for each in optionsOf(options.settingsType) if each.onCommandLine]
+    for option in given:
+        yield from _option(option, given)
     yield from [".TP", r"\fB\-\-help\fR", "Print a summary of this, and exit."]
     yield from [".TP", r"\fB\-\-version\fR"]
     yield "Print portlisten's version and Twisted's, and exit."
@@ -136,23 +141,42 @@ def _lines(page: Page) -> Iterator[str]:
 def _endpoint(options: list[Option]) -> Iterator[str]:
     yield ".SH ENDPOINT DESCRIPTIONS"
     yield _plain(
-        "Any server of Twisted's that takes an endpoint description is a worker with"
-        " the description portlisten:PATH, and any of these options, with colons"
-        " before them."
+        "If a Twisted server takes an endpoint description, portlisten:PATH makes it a"
+        " worker. Any of these options may follow, each with a colon before it."
     )
     for option in options:
         comma = ",..." if option.several else ""
         yield ".TP"
         yield rf"\fB{option.describedName}=\fR{_value(option)}{comma}"
-        yield from _body(option, option.explain("wire="))
+        note = meaningless(option, options, lambda other: f"`{other.describedName}`")
+        yield from _body(option, option.explain("wire="), note)
 
 
-def _option(option: Option) -> Iterator[str]:
+def meaningless(
+    option: Option, options: list[Option], write: Callable[[Option], str]
+) -> str:
+    """
+    Explain which options mean nothing with the wire that is not the default.
+
+    @param option: the option whose text gets the explanation.
+    @param options: all options of the command or of the endpoint.
+    @param write: writes the name of an option.
+    @return: a sentence, or nothing if the option does not choose the wire.
+    """
+    if option.name != "wire":
+        return ""
+    (_, other) = WIRES
+    names = [write(each) for each in options if other not in each.wires]
+    return f"With `{other}`, {', '.join(names[:-1])} and {names[-1]} mean nothing."
+
+
+def _option(option: Option, options: list[Option]) -> Iterator[str]:
     yield ".TP"
     name = rf"\fB\-\-{option.name.replace('-', chr(92) + '-')}\fR"
     yield name if isinstance(option.type, Flag) else f"{name}={_value(option)}"
     text = option.explain("--wire=", "; may be given several times")
-    yield from _body(option, text, option.more)
+    note = meaningless(option, options, lambda other: f"`--{other.name}`")
+    yield from _body(option, text, option.more, note)
 
 
 def _body(option: Option, *sentences: str) -> Iterator[str]:
@@ -170,7 +194,7 @@ def _value(option: Option) -> str:
 
 def _paragraphs(text: str) -> Iterator[str]:
     """
-    Set text whose indented lines stay as they are.
+    Set text.  Indented lines keep their line breaks.
     """
     for part in re.findall(r"(?:^  .*\n?)+|(?:^(?!  ).+\n?)+", text, re.MULTILINE):
         if part.startswith("  "):
@@ -181,7 +205,7 @@ def _paragraphs(text: str) -> Iterator[str]:
 
 def _plain(text: str) -> str:
     """
-    Set text that is filled.  What is code is bold, and keeps its hyphens.
+    Set text to be filled.  Code is bold, and keeps its hyphens.
     """
     text = text.strip().replace("\\", "\\e")
     text = re.sub(
@@ -193,7 +217,7 @@ def _plain(text: str) -> str:
 
 def _escape(text: str) -> str:
     """
-    Set text that stays as it is.
+    Set text that keeps its line breaks.
     """
     text = text.replace("\\", "\\e").replace("-", r"\-")
     return re.sub(r"^([.'])", r"\\&\1", text, flags=re.MULTILINE)

@@ -1,9 +1,9 @@
 """
-Writes what the documents say of options: the tables of the guides, and the manual
-pages.  Both are made from the settings::
+Writes the documents on options: the tables of the guides, and the manual pages.  Both
+are made from the settings::
 
     python -m docs.options           writes them
-    python -m docs.options --check   names those that are out of date, and exits with 1
+    python -m docs.options --check   exits with 1, and names stale documents, if any
 
 In a guide, a table stands between two comments, C{<!-- options: NAME -->} and
 C{<!-- end of options -->}, with a name out of L{TABLES}.
@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from docs import manual
-from portlisten._config.options import WIRES, Option, Settings, optionsOf
+from portlisten._config.options import Option, Settings, optionsOf
 from portlisten._config.settings import ExecSettings, ListenerSettings, WorkerSettings
 from portlisten._config.values import Flag
 
@@ -44,7 +44,7 @@ def commandTable(settings: type[Settings]) -> str:
             each.defaultText(),
             _marked(each.explain("--wire=", "; may be given several times")),
             each.more,
-            _unused(each, options),
+            manual.meaningless(each, options, lambda other: f"`--{other.name}`"),
         )
         for each in options
     )
@@ -54,6 +54,7 @@ def endpointTable(settings: type[Settings]) -> str:
     """
     The table of the options of an endpoint description.
     """
+    options = [each for each in optionsOf(settings) if each.inDescription]
 
     def written(option: Option) -> str:
         comma = ",…" if option.several else ""
@@ -64,9 +65,9 @@ def endpointTable(settings: type[Settings]) -> str:
             written(each),
             each.defaultText(),
             re.sub(r"(wire=\w+)", r"`\1`", each.explain("wire=")),
+            manual.meaningless(each, options, lambda other: f"`{other.describedName}`"),
         )
-        for each in optionsOf(settings)
-        if each.inDescription
+        for each in options
     )
 
 
@@ -92,17 +93,6 @@ def _marked(text: str) -> str:
     return re.sub(r"(--[a-z][a-z=-]*)", r"`\1`", text)
 
 
-def _unused(option: Option, options: list[Option]) -> str:
-    """
-    Say of the option that chooses the wire which others mean nothing with a wire.
-    """
-    if option.name != "wire":
-        return ""
-    (_, other) = WIRES
-    names = [f"`--{each.name}`" for each in options if other not in each.wires]
-    return f"`{other}` has no use for {', '.join(names[:-1])} and {names[-1]}."
-
-
 def fill(text: str) -> str:
     """
     Put the tables into a guide.
@@ -117,7 +107,9 @@ def fill(text: str) -> str:
 
 def documents() -> Iterator[tuple[Path, str]]:
     """
-    All documents that say something of options, and what they have to say.
+    Make all documents on options.
+
+    @return: for each, its path and its text.
     """
     for guide in GUIDES:
         yield guide, fill(guide.read_text("utf-8"))
@@ -127,7 +119,9 @@ def documents() -> Iterator[tuple[Path, str]]:
 
 def stale() -> dict[Path, str]:
     """
-    The documents that are out of date, and what they have to be.
+    Find the documents that are out of date.
+
+    @return: the right text of each, by its path.
     """
     return {
         path: text
@@ -138,7 +132,7 @@ def stale() -> dict[Path, str]:
 
 def main() -> None:
     """
-    Write the documents, or name those that would change.
+    Write the documents, or name the stale documents.
     """
     changes = stale()
     for path, text in changes.items():

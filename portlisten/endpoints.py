@@ -1,6 +1,6 @@
 """
-The C{portlisten:} endpoint: any Twisted server is a worker, with no change to its
-code.
+The C{portlisten:} endpoint: makes a worker of any Twisted server, with no change to
+the server's code.
 """
 
 from __future__ import annotations
@@ -46,18 +46,18 @@ __all__ = [
 _TLS = [each.field for each in optionsOf(WorkerSettings) if isinstance(each.type, File)]
 
 
-def _several(names: Collection[str]) -> tuple[str, ...]:
+def _portNames(names: Collection[str]) -> tuple[str, ...]:
     """
-    Check names of ports, of which there may be one alone.
+    Check one port name or several.
 
-    @raise ValueError: if one cannot be a port's.
+    @raise ValueError: if a name cannot be a port's.
     """
     return portNames([names] if isinstance(names, str) else names)
 
 
 class _Endpoint:
     """
-    What the endpoints of both wires have in common.
+    The base of the endpoints of both wires.
     """
 
     _reactor: Any
@@ -69,14 +69,13 @@ class _Endpoint:
 
     def listen(self, protocolFactory: IProtocolFactory) -> Deferred[IListeningPort]:
         """
-        Begin once the reactor runs, which is when C{twistd} has given up its
-        privileges.
+        Begin when the reactor runs: by then C{twistd} has dropped its privileges.
 
-        @return: fires with the port when connections can come, or fails with what
-            the factory's start raises.  Cancelling it ends the search.
-        @raise EndpointError: if the path can never be what it has to be.  It is
-            raised, and not what the Deferred fails with, since services log such
-            a failure and have the process go on to serve nothing.
+        @return: fires with the port when connections can come, or fails with the error
+            of the factory's start.  Cancelling it stops the worker.
+        @raise EndpointError: if the path can never work.  The error is raised, and the
+            Deferred does not fail with it.  Services log a failed Deferred, and the
+            process would then go on and serve nothing.
         """
         if self._contextFactory is not None:
             from twisted.protocols.tls import TLSMemoryBIOFactory
@@ -90,25 +89,24 @@ class _Endpoint:
 @implementer(IStreamServerEndpoint)
 class PortlistenServerEndpoint(_Endpoint):
     """
-    Listens by way of a listener: serves what C{twistd portlisten} accepts, and
-    hands off to this process among its workers.
+    Serves the connections that C{twistd portlisten} accepts and hands off to this
+    process.
 
     @param reactor: an L{IReactorFDSet<twisted.internet.interfaces.IReactorFDSet>},
         L{IReactorSocket<twisted.internet.interfaces.IReactorSocket>} and
         L{IReactorTime<twisted.internet.interfaces.IReactorTime>}.
-    @param path: the channel's, as the listener was given it.
-    @param names: what the listener calls the ports that are to be served; if
-        empty: all.  Raises L{ValueError} for what cannot be one.
+    @param path: the channel's path, the PATH of the listener.
+    @param names: the names of the ports to serve; if empty, all ports.
     @param grace: how long C{stopListening} waits for connections to end, in
         seconds.
-    @param listenerUsers: the uids that the listener may have had when it started
-        to listen; if empty: root's, this process's, or that of the owner of the
+    @param listenerUsers: uids.  The listener must have had one of them when it began
+        to listen.  If empty: the uid of root, of this process, or of the owner of the
         path's folder.
-    @param retry: how long to wait before connecting again when there is no
-        listener, in seconds.
+    @param retry: how long to wait before the next attempt to connect, in seconds.
     @param contextFactory: for TLS on each connection, such as
-        L{CertificateOptions<twisted.internet.ssl.CertificateOptions>}; by default
-        there is none.
+        L{CertificateOptions<twisted.internet.ssl.CertificateOptions>}; L{None} for no
+        TLS.
+    @raise ValueError: if a name cannot be a port's.
     """
 
     def __init__(
@@ -123,7 +121,7 @@ class PortlistenServerEndpoint(_Endpoint):
     ) -> None:
         self._reactor = reactor
         self._path = path
-        self._names = _several(names)
+        self._names = _portNames(names)
         self._grace = grace
         self._listenerUsers = listenerUsers
         self._retry = retry
@@ -144,17 +142,17 @@ class PortlistenServerEndpoint(_Endpoint):
 @implementer(IStreamServerEndpoint)
 class DatagramServerEndpoint(_Endpoint):
     """
-    Receives what a listener sends over the wire of 2002: that of C{twistd
-    portlisten --wire=datagram}, or of a program that was written for it.  The
-    path is bound when this is told to listen; what the listener listens on is not
-    known here, so the path is all that the port has for an address.
+    Receives connections over the wire of 2002, from C{twistd portlisten
+    --wire=datagram} or from a program of that time.  C{listen} binds the path.  This
+    wire does not say where the listener listens, so the port's address is the path.
 
-    @param path: where to receive.
+    @param path: the path to bind.
     @param grace: how long C{stopListening} waits for connections to end, in
         seconds.
-    @param mode: the permissions of the path: who may write to it may send.
-    @param group: the gid that it belongs to, or L{None} for the process's.
-    @param replace: whether to take the path over from a worker that lives there.
+    @param mode: the permissions of the path: a process that may write to it may send
+        connections.
+    @param group: the gid of the path, or L{None} for the process's.
+    @param replace: whether to take the path over from a worker that is bound to it.
     @param contextFactory: as for L{PortlistenServerEndpoint}.
     """
 
@@ -191,7 +189,7 @@ class DatagramServerEndpoint(_Endpoint):
 @implementer(IListeningPort)
 class _ListeningPort:
     """
-    What L{PortlistenServerEndpoint.listen} gives.
+    The port that C{listen} of each endpoint returns.
     """
 
     def __init__(self, reactor: Any, worker: IWorker, path: str) -> None:
@@ -199,7 +197,7 @@ class _ListeningPort:
         self._worker = worker
         self._path = path
         self._stopped = False
-        # Some programs leave their ports to the end of the process.
+        # Some programs never stop their ports.
         self._trigger: Any = reactor.addSystemEventTrigger(
             "before", "shutdown", self._shutDown
         )
@@ -210,9 +208,9 @@ class _ListeningPort:
 
     def startListening(self) -> None:
         """
-        Nothing, since it listens.
+        Do nothing: the port listens already.
 
-        @raise CannotListenError: if it was stopped: let the endpoint listen
+        @raise CannotListenError: if the port was stopped.  Let the endpoint listen
             again.
         """
         if self._stopped:
@@ -222,11 +220,11 @@ class _ListeningPort:
 
     def stopListening(self) -> Deferred[None]:
         """
-        Take no more connections; what was offered here and not claimed goes to
-        another worker.  Those in service go on.
+        Take no more connections.  Offered and unclaimed connections go to another
+        worker.  Connections in service go on.
 
-        @return: fires when they have ended, or the grace is over, after which
-            they still go on for as long as the process lives.
+        @return: fires when the connections in service have ended, or when the grace is
+            over.  Remaining connections then go on while the process lives.
         """
         self._stopped = True
         if self._trigger is not None:
@@ -236,8 +234,8 @@ class _ListeningPort:
 
     def getHost(self) -> IAddress:
         """
-        Where the listener listens: the address of the first of the ports that
-        are served here.
+        Return the listener's address of the first port that this worker serves, or the
+        path if the worker knows no port.
         """
         for port in self._worker.ports:
             return twistedAddress(port.address)
@@ -249,19 +247,20 @@ class _ListeningPort:
 
 class PortlistenUDPEndpoint:
     """
-    Serves UDP ports of a listener, which has to share them: C{twistd portlisten
-    --share dns=udp:53}.  Twisted has no endpoints for UDP, so this has no
-    interface and no description; it is used as the others are.
+    Serves UDP ports that a listener shares: C{twistd portlisten --share dns=udp:53}.
+    Twisted has no endpoints for UDP, so this class has no interface and no
+    description.  Use it like the other endpoints.
 
     @param reactor: an L{IReactorFDSet<twisted.internet.interfaces.IReactorFDSet>},
         L{IReactorSocket<twisted.internet.interfaces.IReactorSocket>} and
         L{IReactorTime<twisted.internet.interfaces.IReactorTime>}.
-    @param path: the channel's.
-    @param names: what the listener calls the ports that are to be served; if
-        empty: all that are UDP.  Raises L{ValueError} for what cannot be one.
+    @param path: the channel's path.
+    @param names: the names of the ports to serve; if empty, all UDP ports.
     @param listenerUsers: as for L{PortlistenServerEndpoint}.
-    @param retry: likewise.
-    @param maxPacketSize: of what longer datagrams have, the rest is lost.
+    @param retry: as for L{PortlistenServerEndpoint}.
+    @param maxPacketSize: the longest datagram, in bytes.  The rest of a longer one is
+        lost.
+    @raise ValueError: if a name cannot be a port's.
     """
 
     def __init__(
@@ -275,7 +274,7 @@ class PortlistenUDPEndpoint:
     ) -> None:
         self._reactor = reactor
         self._path = path
-        self._names = _several(names)
+        self._names = _portNames(names)
         self._listenerUsers = listenerUsers
         self._retry = retry
         self._maxPacketSize = maxPacketSize
@@ -284,12 +283,12 @@ class PortlistenUDPEndpoint:
         self, makeProtocol: Callable[[], DatagramProtocol]
     ) -> Deferred[IListeningPort]:
         """
-        Begin once the reactor runs.
+        Begin when the reactor runs.
 
-        @param makeProtocol: makes a protocol for each socket: for each address
-            that the listener has, and anew when it was restarted.
-        @return: fires with the port when datagrams can come.  Cancelling it ends
-            the search.
+        @param makeProtocol: makes a protocol for each socket.  The listener has a
+            socket for each address, and new sockets after a restart.
+        @return: fires with the port when datagrams can come.  Cancelling it stops the
+            worker.
         @raise EndpointError: as L{PortlistenServerEndpoint.listen}.
         """
         factory = Factory()
@@ -312,11 +311,10 @@ class PortlistenUDPEndpoint:
 
 def _begin(reactor: Any, worker: IWorker, path: str) -> Deferred[IListeningPort]:
     """
-    Have a worker begin once the reactor runs, which is when C{twistd} has given up
-    its privileges.
+    Start a worker when the reactor runs: by then C{twistd} has dropped its privileges.
 
-    @return: fires with its port when it has begun.
-    @raise EndpointError: if the path can never be what it has to be.
+    @return: fires with the worker's port when the worker has started.
+    @raise EndpointError: if the path can never work.
     """
     try:
         worker.bind()
@@ -341,10 +339,11 @@ def _begin(reactor: Any, worker: IWorker, path: str) -> Deferred[IListeningPort]
 
 def parse(reactor: Any, *arguments: str, **texts: str) -> IStreamServerEndpoint:
     """
-    Understand C{portlisten:PATH}, whose options are those of L{WorkerSettings} that
+    Parse C{portlisten:PATH} and its options: the options of L{WorkerSettings} that
     descriptions have.  Files for TLS are read now.
 
-    @raise EndpointError: if it cannot be understood, or a file does not load.
+    @raise EndpointError: if the description cannot be understood, or a file does not
+        load.
     """
     if sys.platform != "linux":
         raise EndpointError(f"needs Linux, and this is {sys.platform}")
@@ -353,18 +352,19 @@ def parse(reactor: Any, *arguments: str, **texts: str) -> IStreamServerEndpoint:
             "a description has one path, as in portlisten:/run/portlisten/web.sock, and"
             r" a colon in it is written '\:'"
         )
-    given = _understand(texts)
+    given = _parseOptions(texts)
     settings = WorkerSettings(path=arguments[0], **given)
     files = {name: given[name] for name in _TLS if name in given}
     return _endpointFor(reactor, settings, tls.contextFactory(files) if files else None)
 
 
-def _understand(texts: Mapping[str, str]) -> dict[str, Any]:
+def _parseOptions(texts: Mapping[str, str]) -> dict[str, Any]:
     """
-    Understand the options of a description.
+    Parse the options of a description.
 
-    @return: those that are given, by the settings' names.
-    @raise EndpointError: if one cannot be understood, or means nothing.
+    @return: the values of the given options, by the names of the settings' fields.
+    @raise EndpointError: if an option cannot be understood, or means nothing with the
+        given wire.
     """
     options = {
         each.describedName: each
@@ -372,7 +372,7 @@ def _understand(texts: Mapping[str, str]) -> dict[str, Any]:
         if each.inDescription
     }
     given: dict[str, Any] = {}
-    # The wire says which others there are.
+    # The wire comes first: it decides which other options exist.
     for name in sorted(texts, key=lambda name: name != "wire"):
         wire = given.get("wire", WIRES[0])
         if name not in options or wire not in options[name].wires:

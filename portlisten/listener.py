@@ -1,5 +1,5 @@
 """
-Deprecated: where the options and the service of C{twistd portlisten} were.
+Deprecated: the former place of the options and the service of C{twistd portlisten}.
 
 A C{.tac} file gets them from the plugin::
 

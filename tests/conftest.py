@@ -13,7 +13,7 @@ HERE = Path(__file__).parent
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """
-    Put the integration tests last: once one has run, TestCases of trial's that
+    Put the integration tests last.  After one of them has run, trial's TestCases that
     wait on a Deferred fail (pytest-twisted#147).
     """
     items.sort(key=lambda item: HERE / "integration" in item.path.parents)

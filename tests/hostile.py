@@ -1,14 +1,13 @@
 """
-Workers that attack, and what they cost the others: C{python -m tests.hostile
---help}.
+Workers that attack, and the cost for others: C{python -m tests.hostile --help}.
 
 A listener that has dropped its privileges serves two ports: one belongs to honest
 workers, one to the attacker.  Clients of the honest worker are timed, first alone,
 then during the attack.
 
-The attack is on what is in flight.  The attacker never reads its channel.  It
+The attack is on descriptors in flight.  The attacker never reads its channel.  It
 counts the offers there by their bytes, answers each with CLAIM and CLOSED, and
-connects to its own port, so that there are always more.  Each descriptor stays in
+connects to its own port, so that more offers come.  Each descriptor stays in
 the kernel, charged to the listener's user, for as long as the attacker keeps its
 end of the channel open.  So it keeps all ends open, and connects again as soon as
 the listener has cut it off.
@@ -77,7 +76,7 @@ HELLO = b"hello"
 
 def waiting(channel: socket.socket) -> int:
     """
-    How many bytes wait in a channel.
+    Return how many bytes wait in a channel.
     """
     size = array.array("i", [0])
     fcntl.ioctl(channel.fileno(), termios.FIONREAD, size)
@@ -121,7 +120,7 @@ class Unread:
 
     def answer(self) -> bool:
         """
-        Answer what has come, or with C{guess} one that may have.
+        Answer the offers that have come, or with C{guess} an offer that may have come.
 
         @return: whether the channel may bring more.
         """
@@ -239,7 +238,7 @@ def pour(channel: socket.socket, noise: bytes) -> None:
 
 def deaf(path: str, writers: int) -> None:
     """
-    Shut down the way to us before the listener says HELLO, and write claims without
+    Shut down the reading side before the listener says HELLO, and write claims without
     end, in several processes.
     """
     # Frames that are in order, of what nobody offered.
@@ -262,9 +261,9 @@ def deaf(path: str, writers: int) -> None:
 
 def stuck(path: str, members: int) -> None:
     """
-    Join as one that is lent sockets, read what is there, and then no more.  Others
-    come and go, so that there is always something to tell.  Says when the listener
-    cuts it off.
+    Join a shared port, read the sockets, and then read no more.  Other workers come and
+    go, so the listener always has something to send.  Says when the listener cuts it
+    off.
     """
     kinds = frozenset([Kind.LISTENER, Kind.GROUP])
     hello = encode(WorkerHello(1, (), kinds))
@@ -339,9 +338,9 @@ def fuse(device: int) -> None:
 
 def neverCloses(path: str) -> None:
     """
-    Send the descriptor of a file whose close(2) never returns.  Needs root, to
-    mount.  The kernel lets go of whoever waits when this process ends: it alone has
-    the file system's device, and a child sends the file.
+    Send the descriptor of a file whose close(2) never returns.  Needs root, to mount.
+    The kernel wakes a blocked process when this process ends: only this process has the
+    file system's device, and a child sends the file.
     """
     folder = tempfile.mkdtemp(prefix="fuse.")
     device = os.open("/dev/fuse", os.O_RDWR)
@@ -418,7 +417,7 @@ def honest(processes: Processes, *options: str, user: str = HONEST) -> Process:
 @dataclass
 class Attack:
     """
-    What an attack did.
+    The figures of an attack.
 
     @ivar alone: what clients saw before it.
     @ivar attacked: what they saw during it.
@@ -436,7 +435,7 @@ class Attack:
 @dataclass
 class Figures:
     """
-    What the honest worker's clients saw.
+    The times of the honest worker's clients.
 
     @ivar median: how long half of them waited at the most, in seconds; C{late},
         how long 99 in a hundred did.
@@ -450,7 +449,7 @@ class Figures:
     @property
     def lost(self) -> int:
         """
-        How many got no answer, or a wrong one.
+        Return how many clients got no answer, or a wrong one.
         """
         return self.answers.total() - self.answers[HELLO]
 
@@ -464,7 +463,7 @@ class Figures:
 
 def measure(port: int, seconds: float) -> Figures:
     """
-    Have clients ask for a while.
+    Run clients for a while.
     """
     with Crowd(port, AT_ONCE, PATIENCE, 0.01) as clients:
         time.sleep(seconds)

@@ -52,7 +52,7 @@ SECONDS = 1.0
 #: that gave up on its listener comes back after five.
 RECOVERY = 12.0
 
-#: How many clients there are at a time.
+#: How many clients run at a time.
 AT_ONCE = 8
 
 #: How many clients come after each case.
@@ -120,7 +120,7 @@ ROLES["datagram worker"] = (datagram, "worker")
 @dataclass(frozen=True)
 class Case:
     """
-    One thing to try.
+    One case.
 
     @ivar when: which calls fail, as strace counts them.
     """
@@ -138,7 +138,7 @@ def cases(
     roles: Iterable[str], calls: Iterable[str], errors: Iterable[str], seed: int
 ) -> list[Case]:
     """
-    List what there is to try: each once, and each again and again.
+    List all cases: each with one failing call, and each with repeated failures.
     """
     chance = random.Random(seed)
     found = []
@@ -152,7 +152,7 @@ def cases(
 @dataclass
 class Outcome:
     """
-    What became of one case.
+    The result of one case.
 
     @ivar seen: how many calls there were while some were to fail.
     @ivar injected: how many of them failed.
@@ -173,7 +173,7 @@ TORN = "Function not implemented"
 
 def attempt(pair: Pair, target: Process, case: Case) -> Outcome:
     """
-    Try one case on running processes, and look whether they are well afterwards.
+    Try one case on running processes, and check afterwards that they work.
     """
     before = target.descriptors()
     torn = target.output.count(TORN)
@@ -227,7 +227,7 @@ def ended(pair: Pair) -> int:
 
 def admission(pair: Pair) -> list[str]:
     """
-    Look whether a new worker is let in.
+    Check that a new worker is let in.
     """
     try:
         pair.addWorker().stop()
@@ -238,8 +238,8 @@ def admission(pair: Pair) -> list[str]:
 
 def settle(process: Process, expected: int) -> int:
     """
-    How many descriptors a process has, once that is what is expected, or it has
-    had time enough.
+    Return how many descriptors a process has, when that is the expected number, or
+    after some time.
     """
     for _ in range(30):
         if process.descriptors() <= expected:
@@ -281,7 +281,7 @@ class Runner:
 
     def close(self) -> None:
         """
-        End the processes, if there are any.
+        End the processes, if any.
         """
         if self._processes is not None:
             self._processes.close()
@@ -290,7 +290,7 @@ class Runner:
 
 def main() -> None:
     """
-    Try all that the command line asks for, and say how each went.
+    Try all cases of the command line, and print their results.
     """
     parser = argparse.ArgumentParser(
         prog="python -m tests.kernel",

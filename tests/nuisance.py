@@ -1,10 +1,10 @@
 """
-What a hostile worker costs the others: C{python -m tests.nuisance}.
+The cost of a hostile worker for others: C{python -m tests.nuisance}.
 
-For each way that L{tests.worker} knows of being hostile, this has clients served
-by one honest worker, once without and once with a hostile one, and prints their
-rates and the longest turn of the listener's loop: its CPU time, and by the clock,
-which on a busy machine is longer, since others have their turns in between.
+For each kind of hostile worker in L{tests.worker}, one honest worker serves clients,
+once without and once with the hostile worker.  This prints the rates, and the longest
+turn of the listener's loop in CPU time and by the clock.  On a busy machine the clock
+shows more, since other processes run meanwhile.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ SECONDS = 4.0
 
 def listen(path: str) -> None:
     """
-    Be a listener that measures its turns.
+    Run a listener that measures its turns.
     """
     from twisted.internet import reactor as globalReactor
 
@@ -74,7 +74,7 @@ def listen(path: str) -> None:
 
 async def rate(port: int) -> float:
     """
-    Be 32 clients at a time.
+    Run 32 clients at a time.
 
     @return: how many were served in a second.
     """

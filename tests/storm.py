@@ -1,31 +1,31 @@
 """
 A storm of signals: C{python -m tests.storm --help}.
 
-Starts a real listener, a few workers, and clients that each send a number and
-want it back, with the number of the process that answered.  All the while it
-kills one worker after the other with SIGKILL, and starts another in its place;
-or, with C{--stop}, it stops one after the other with SIGSTOP for longer than an
-offer may stay unclaimed, and has it go on with SIGCONT.
+Starts a real listener, a few workers, and clients.  Each client sends a number, and
+expects it back with the pid of the process that answered.  Meanwhile the storm kills
+one worker after the other with SIGKILL, and starts another in its place.  With
+C{--stop}, it stops one worker after the other with SIGSTOP instead, for longer than an
+offer may stay unclaimed, and lets it go on with SIGCONT.
 
-What it counts:
+It counts:
 
   - I{lost before a worker touched them}: clients that were reset, or got an
     empty answer, or none in time, and whose connection no worker had adopted
     by then.
-    The promise is that there are none.
-  - I{answered twice}: clients that got two answers.  There are none either.
+    The promise is that this is 0.
+  - I{answered twice}: clients that got two answers.  This must be 0 too.
   - I{lost in service}: clients whose connection a worker had adopted when it
-    was killed.  Any server has those.
+    was killed.  Any server loses these.
   - I{stalled}: clients whose connection was adopted so late that they must have
-    waited for a stopped worker to go on.  Up to a window's worth of each are
-    right, namely those that it had claimed just before it was stopped.
+    waited for a stopped worker to go on.  For each stopped worker, up to a window's
+    worth are right: the connections that it had claimed just before it was stopped.
   - I{adopted twice}: connections that two workers adopted.  If workers are
     killed, that is right: the first was killed before it read or wrote, so the
     listener handed the connection to the second, and the client got one answer.
     If workers are stopped, it is wrong: the first goes on, and serves it too.
 
 With C{--naive} the listener is the control, which sends and closes; with
-C{--wire=datagram} it speaks the wire of 2002, which promises neither of the two.
+C{--wire=datagram} it speaks the wire of 2002, which makes neither promise.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ RECORD = struct.Struct("!dI4sH")
 CLAIM_TIMEOUT = 0.2
 STOP = 1.0
 
-#: Who was adopted later than this has stalled, in seconds.
+#: A client whose connection is adopted later than this has stalled, in seconds.
 STALLED = 0.8
 
 #: How long a client waits, in seconds.
@@ -149,7 +149,7 @@ def forkWorker(path: str, book: int, wire: str, names: Sequence[str] = ()) -> in
 @dataclass
 class Result:
     """
-    What became of one client.
+    The result of one client.
 
     @ivar kind: C{answered}, C{twice}, C{reset} (or the end, with no answer),
         C{refused} (nobody listened), or C{late}.
@@ -226,8 +226,7 @@ async def clients(
     count: float, atOnce: int, ports: Sequence[int], enough: Path
 ) -> list[Result]:
     """
-    Be many clients, of each port in turn: so many, or until there is a file that
-    says enough.
+    Run many clients, on each port in turn: so many, or until a stop file exists.
     """
     results: list[Result] = []
     numbers = itertools.count()
@@ -253,7 +252,7 @@ def storm(
     wire: str = "stream",
 ) -> dict[str, Any]:
     """
-    Raise it.
+    Run a storm.
 
     @param workers: how many there are at a time; on the wire of 2002, one.
     @param rounds: how many workers to stop; with 0, workers are killed.
@@ -314,7 +313,7 @@ def forkClients(
     connections: float, atOnce: int, ports: Sequence[int], enough: Path
 ) -> int:
     """
-    Fork a process that is the clients, and writes down what became of them.
+    Fork a process that runs the clients, and writes their results.
 
     @return: its process id.
     """
@@ -333,7 +332,7 @@ def read(
     folder: Path,
 ) -> tuple[list[Result], dict[tuple[bytes, int], list[float]]]:
     """
-    Read what clients and workers wrote down.
+    Read the results of clients and workers.
     """
     results = [Result(**each) for each in json.loads((folder / "results").read_text())]
     times: dict[tuple[bytes, int], list[float]] = {}
@@ -383,7 +382,7 @@ def killUntilEnd(
     chance: random.Random,
 ) -> int:
     """
-    Kill workers for as long as the clients' process lives.
+    Kill workers while the clients' process lives.
 
     @return: how many.
     @raise AssertionError: it lives for too long.
@@ -414,7 +413,7 @@ def count(
     results: list[Result], adopted: dict[tuple[bytes, int], list[float]]
 ) -> dict[str, Any]:
     """
-    Tell those that were lost in service from those that were lost before.
+    Separate connections lost in service from connections lost before.
     """
     kinds = Counter(result.kind for result in results)
     served = Counter(result.kind for result in results if result.adopted(adopted))
@@ -433,7 +432,7 @@ def count(
 @dataclass(frozen=True)
 class Scene:
     """
-    What a mixed storm is over.
+    The set-up of a mixed storm.
 
     @ivar options: the listener's.
     @ivar names: what its ports are called; workers take one each, in turn.
@@ -576,7 +575,7 @@ class Mixed:
 
     def _tend(self) -> None:
         """
-        Let go on who was stopped for long enough, and see who has ended.
+        Let stopped workers go on after their time, and find ended processes.
         """
         now = time.monotonic()
         for pid, until in list(self._stopped.items()):
@@ -596,7 +595,7 @@ class Mixed:
 
     def _strike(self) -> None:
         """
-        Send some worker some signal.
+        Send a signal to a worker.
         """
         victim = self._chance.choice(sorted(self._alive))
         kind = self._chance.choice(["SIGKILL", "SIGTERM", "SIGSTOP"])
@@ -677,7 +676,7 @@ class Mixed:
 
 def mix(arguments: argparse.Namespace) -> Counter[str]:
     """
-    Raise mixed storms over all scenes for so long, with a line for each part.
+    Run mixed storms over all scenes for so long, and print a line for each part.
 
     @return: the figures of all.
     """
@@ -706,7 +705,7 @@ def mix(arguments: argparse.Namespace) -> Counter[str]:
 
 def broken(figures: Mapping[str, Any]) -> bool:
     """
-    Whether the promise was broken.
+    Say whether the promise was broken.
     """
     return bool(
         figures["lost before a worker touched them"]
@@ -717,7 +716,7 @@ def broken(figures: Mapping[str, Any]) -> bool:
 
 def main() -> None:
     """
-    Raise a storm as the command line says, and print its figures.
+    Run the storm of the command line, and print its figures.
     """
     parser = argparse.ArgumentParser(
         prog="python -m tests.storm",

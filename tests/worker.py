@@ -33,7 +33,7 @@ from tests.support.naive import ByOrder
 
 def limited(path: str, spare: int, byOrder: bool) -> None:
     """
-    Be an honest worker with few descriptors to spare.
+    Run an honest worker with few descriptors to spare.
 
     @param byOrder: be the control, which goes by the order of descriptors.
     """
@@ -52,14 +52,15 @@ def limited(path: str, spare: int, byOrder: bool) -> None:
 
 class Hostile:
     """
-    A worker that means harm, or might as well.
+    A worker that does harm, on purpose or not.  Each method is one way.  All take a new
+    channel, and the path.
 
     Each method is one way; all take a fresh channel, and the path.
     """
 
     def linger(self, channel: socket.socket, path: str) -> None:
         """
-        Send back a connection that lingers on close, with much unsent.
+        Send back a connection that lingers on close, with many unsent bytes.
         """
         left, right = socket.socketpair()
         server = socket.create_server(("127.0.0.1", 0))
@@ -77,7 +78,7 @@ class Hostile:
 
     def flood(self, channel: socket.socket, path: str) -> None:
         """
-        Say the same small thing as often as the channel takes it.
+        Send the same small frame as often as the channel takes it.
         """
         channel.sendall(encode(WorkerHello(4)))
         # Of what is never on offer.
@@ -94,14 +95,14 @@ class Hostile:
 
     def neverReads(self, channel: socket.socket, path: str) -> None:
         """
-        Join, and take nothing.
+        Join, and read nothing.
         """
         channel.sendall(encode(WorkerHello(128)))
         time.sleep(1)
 
     def claimsAll(self, channel: socket.socket, path: str) -> None:
         """
-        Claim what others were offered.
+        Claim other workers' offers.
         """
         channel.sendall(encode(WorkerHello(4)) + encode(Claim(tuple(range(4000)))))
         time.sleep(0.05)
@@ -124,7 +125,7 @@ class Hostile:
 
 def hostile(path: str, way: str) -> None:
     """
-    Be a nuisance, again and again.  Says once that the listener has let it in.
+    Run a hostile worker, again and again.  Says once that the listener has let it in.
     """
     with socket.socket(socket.AF_UNIX) as channel:
         channel.connect(path)
@@ -141,7 +142,9 @@ def hostile(path: str, way: str) -> None:
 
 def hold(path: str) -> None:
     """
-    Claim whatever is offered, touch nothing, and keep it, by hand.
+    Claim every offer, touch nothing, and keep the connections, by hand.  SIGUSR1 makes
+    it read six bytes from the oldest; SIGUSR2 makes it end its channel, and live on
+    with its connections.
 
     SIGUSR1 has it read six bytes from the oldest; SIGUSR2 has it end its channel, and
     live on with what it holds.
@@ -179,7 +182,7 @@ def hold(path: str) -> None:
 
 def main() -> None:
     """
-    Be the worker that the command line asks for.
+    Run the worker of the command line.
     """
     ways = [name for name in vars(Hostile) if not name.startswith("_")]
     parser = argparse.ArgumentParser(prog="python -m tests.worker")

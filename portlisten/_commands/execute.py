@@ -1,14 +1,14 @@
 """
-C{portlisten exec}: a program that knows nothing of portlisten serves what a
+C{portlisten exec}: runs a program that knows nothing of portlisten on the ports that a
 listener shares.
 
-The sockets reach the program as systemd's would: from descriptor 3 on, with
+The program gets the sockets as from systemd: from descriptor 3 on, with
 C{LISTEN_FDS}, C{LISTEN_FDNAMES} and C{LISTEN_PID} in its environment, see
-sd_listen_fds(3).  The channel's descriptor comes after the sockets.  The program need
-not know of it: it stays open for as long as the program and its children live, so that
-the listener knows of them.
+sd_listen_fds(3).  The channel's descriptor comes after the sockets.  The program
+ignores the channel.  The channel stays open while the program or a child of it lives,
+so the listener knows of them.
 
-The program takes the place of this process, so its supervisor sees no other.
+The program replaces this process, so its supervisor sees one process only.
 """
 
 from __future__ import annotations
@@ -37,13 +37,12 @@ from portlisten._worker.joining import receive
 from portlisten.errors import CannotRun, PathError, ProtocolError
 
 #: Seconds between two tries to connect to the listener.
-RETRY = 0.1
+RETRY_SECONDS = 0.1
 
-#: How long a listener may keep silent, in seconds: longer than it may have a worker
-#: wait.
-ANSWER = 15.0
+#: Seconds that a listener may stay silent: longer than it makes a worker wait.
+ANSWER_SECONDS = 15.0
 
-#: What a shell would exit with.
+#: The exit codes of a shell.
 NOT_EXECUTABLE = 126
 NOT_FOUND = 127
 
@@ -66,28 +65,28 @@ class ExecOptions(CommandOptions):
     synopsis = "[options] PATH PROGRAM [ARGUMENT ...]"
 
     longdesc = (
-        "Runs PROGRAM with the sockets of the ports that the listener at PATH"
-        " shares: from descriptor 3 on, as systemd would pass them. Waits for the"
-        " listener if it is not there."
+        "Runs PROGRAM with the sockets of the ports that the listener at PATH shares."
+        " The sockets are descriptor 3 and so on, as systemd would pass them. If no"
+        " listener runs at PATH, waits for one."
     )
 
     epilogue = """
-The sockets do not block, and must stay so, since others use them too. What else
-is open as 3 and so on is replaced. PROGRAM goes on when the listener stops, and
-the port is taken until PROGRAM stops, too: restart it with the listener, or have
-systemd hold the port.
+The sockets are non-blocking, and must stay so: other processes use them too. If a
+file is open at one of these numbers already, a socket replaces it. If the listener
+stops, PROGRAM goes on, and the port stays taken until PROGRAM stops too: restart
+PROGRAM with the listener, or let systemd hold the port.
 
-PROGRAM has to take its sockets from systemd by itself: by LISTEN_FDS, as gunicorn
-and twistd's systemd: descriptions do, or by their numbers, as uvicorn --fd does.
+PROGRAM must be able to take sockets from systemd: by LISTEN_FDS, as gunicorn and
+twistd's systemd: descriptions do, or by their numbers, as uvicorn --fd does.
 LISTEN_PID names this process, so nothing may fork between it and the server. These
 do fork: runuser, su, sudo, 'npm start', sh -c 'a; b'. The server would then listen
-elsewhere, or not at all. setpriv does not fork, nor does exec in a shell:
+elsewhere, or not at all. setpriv does not fork, and exec in a shell does not either:
   portlisten exec ./socket setpriv --reuid www --regid www --clear-groups server
   portlisten exec ./socket sh -c 'cd /srv/www && exec server'
 
-PROGRAM has to serve all that it gets, or to be given less with --name: clients
-of a socket that it leaves alone wait for ever. A port that is only a number has
-two sockets, for IPv4 and IPv6; tcp:80 and tcp6:80 have one.
+PROGRAM must serve every socket that it gets: clients of a socket that it leaves
+alone wait for ever. With --name, it gets fewer sockets. A port that is only a number
+has two sockets, for IPv4 and IPv6; tcp:80 and tcp6:80 have one each.
 
 Examples, with 'twistd portlisten --share http=tcp:80 /run/portlisten/web.sock':
   portlisten exec /run/portlisten/web.sock uvicorn --fd 3 example:app
@@ -112,7 +111,7 @@ Examples, with 'twistd portlisten --share http=tcp:80 /run/portlisten/web.sock':
 
     def settings(self) -> ExecSettings:
         """
-        What was given.
+        Make settings of the options and arguments.
         """
         return ExecSettings(
             path=self["path"], program=tuple(self["program"]), **self.given()
@@ -143,57 +142,59 @@ class Options(UsageOptions):
 
     def postOptions(self) -> None:
         """
-        See that there is a command.
+        Check that the command line has a command.
         """
         if not self.subCommand:
             raise UsageError("expected a command, which is exec")
 
 
-def _say(what: str) -> None:
+def _log(message: str) -> None:
     try:
-        print(f"portlisten exec: {what}", file=sys.stderr, flush=True)
+        print(f"portlisten exec: {message}", file=sys.stderr, flush=True)
     except OSError:
-        pass  # nobody listens, which is no reason not to serve
+        pass  # the program can serve without a log
 
 
 def obtain(
     path: str, names: Sequence[str], users: Sequence[int], timeout: float | None
 ) -> tuple[socket.socket, list[tuple[Port, int]]]:
     """
-    Find the listener, and have it send what it shares.
+    Join the listener, and receive the sockets that it shares.
 
-    @param timeout: how long that may take, in seconds; L{None} for ever.
-    @return: the channel, and each port with a descriptor, all the caller's.
-    @raise CannotRun: if that fails.
+    @param timeout: how long that may take, in seconds; L{None} for no limit.
+    @return: the channel, and each port with a descriptor.  The caller owns all of
+        them.
+    @raise CannotRun: if no listener answers in time, or the listener cannot serve this
+        process.
     """
     complaint = Complaint()
     end = math.inf if timeout is None else time.monotonic() + timeout
     while True:
-        found = _ask(path, names, users, end - time.monotonic())
+        found = _request(path, names, users, end - time.monotonic())
         if not isinstance(found, str):
             return found
         if time.monotonic() >= end:
             raise CannotRun(f"no listener at {path} within {timeout:g} s: {found}")
         if complaint.isNew(found):
-            _say(f"waiting for a listener at {path}: {found}")
-        time.sleep(RETRY)
+            _log(f"waiting for a listener at {path}: {found}")
+        time.sleep(RETRY_SECONDS)
 
 
-def _ask(
-    path: str, names: Sequence[str], users: Sequence[int], left: float
+def _request(
+    path: str, names: Sequence[str], users: Sequence[int], seconds: float
 ) -> tuple[socket.socket, list[tuple[Port, int]]] | str:
     """
-    Ask the listener once.
+    Try once to join the listener.
 
-    @param left: how long there is, in seconds.
-    @return: as L{obtain}; or what is the matter, if that may change.
-    @raise CannotRun: if it will not.
+    @param seconds: how long the listener may take to answer.
+    @return: as L{obtain}; or the reason, if a later try may succeed.
+    @raise CannotRun: if no later try can succeed.
     """
     try:
         sock = paths.connect(path, users)
     except OSError as error:
         return paths.explain(error)
-    sock.settimeout(max(0.001, min(ANSWER, left)))
+    sock.settimeout(max(0.001, min(ANSWER_SECONDS, seconds)))
     try:
         received = receive(sock, names)
     except TimeoutError:
@@ -213,16 +214,16 @@ def _ask(
 
 def execute(settings: ExecSettings) -> None:
     """
-    Become the program.
+    Replace this process with the program.
 
-    @raise CannotRun: if that is impossible.
+    @raise CannotRun: if that fails.
     """
     program, *arguments = settings.program
     found = shutil.which(program)
     if found is None:
         if os.path.exists(program) and os.sep in program:
             raise CannotRun(f"{program} is not executable", NOT_EXECUTABLE)
-        raise CannotRun(f"there is no program {program!r}", NOT_FOUND)
+        raise CannotRun(f"the program {program!r} does not exist", NOT_FOUND)
     try:
         paths.check(settings.path)
     except PathError as error:
@@ -231,7 +232,7 @@ def execute(settings: ExecSettings) -> None:
         settings.path, settings.names, settings.listenerUsers, settings.timeout
     )
     for number, (port, _) in enumerate(received, listen_fds.FIRST_DESCRIPTOR):
-        _say(f"{port.label} is descriptor {number}")
+        _log(f"{port.label} is descriptor {number}")
     try:
         listen_fds.arrange([*(descriptor for _, descriptor in received), sock.detach()])
     except OSError as error:
@@ -239,7 +240,7 @@ def execute(settings: ExecSettings) -> None:
             f"no room for {len(received)} sockets: {error.strerror}; raise 'ulimit -n'"
         ) from None
     passed = listen_fds.environment([port.name for port, _ in received])
-    # Python ignores them, and a program inherits that.
+    # Python ignores these signals, and the program would inherit that.
     for number in (signal.SIGPIPE, signal.SIGXFSZ):
         signal.signal(number, signal.SIG_DFL)
     try:
@@ -253,10 +254,10 @@ def execute(settings: ExecSettings) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """
-    Be the C{portlisten} command.
+    Run the C{portlisten} command.
 
     @param arguments: without the command's name; by default the process's.
-    @raise SystemExit: if the arguments make no sense, or the program cannot be
+    @raise SystemExit: if the arguments cannot be understood, or the program cannot be
         run.
     """
     options: Any = Options()
@@ -270,7 +271,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         execute(options.subOptions.settings())
     except CannotRun as error:
-        _say(str(error))
+        _log(str(error))
         raise
     except KeyboardInterrupt:
         raise SystemExit(128 + signal.SIGINT) from None

@@ -1,5 +1,5 @@
 """
-What L{twisted.python.usage.Options} wants to know of options, from settings.
+Describes the options of settings to L{twisted.python.usage.Options}.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from portlisten._config.values import Choice, File, Flag, Group, User
 
 def commandLine(settings: type[Settings]) -> list[Option]:
     """
-    The options that a command line has.
+    List the options of a command line.
     """
     return [each for each in optionsOf(settings) if each.onCommandLine]
 
@@ -44,7 +44,7 @@ def parameters(settings: type[Settings]) -> list[list[Any]]:
     See C{Options.optParameters}.
     """
     return [
-        # Twisted adds the default to what the option does, if there is one.
+        # Twisted adds a default that is not None to the help.
         [
             each.name,
             None,
@@ -59,7 +59,7 @@ def parameters(settings: type[Settings]) -> list[list[Any]]:
 
 def methods(settings: type[Settings]) -> dict[str, Callable[[Any, str], None]]:
     """
-    The methods C{Options.opt_*} of options that may be given several times.
+    Make the methods C{Options.opt_*} of options that may be given several times.
     """
     return {
         f"opt_{each.name.replace('-', '_')}": _appending(each)
@@ -70,7 +70,7 @@ def methods(settings: type[Settings]) -> dict[str, Callable[[Any, str], None]]:
 
 def helpOf(option: Option) -> str:
     """
-    What the help says of an option, without a default that is written like a value.
+    Write the help of an option.  Twisted adds a default that is written like a value.
     """
     default = f" [default: {option.shown}]" if option.shown else ""
     return option.explain("--wire=", "; may be given several times") + default
@@ -99,7 +99,7 @@ def completions(
     settings: type[Settings], arguments: Sequence[Completer]
 ) -> Completions:
     """
-    Say how the shell completes the options, and the arguments.
+    Describe how the shell completes the options and the arguments.
     """
     options = [
         each for each in commandLine(settings) if not isinstance(each.type, Flag)

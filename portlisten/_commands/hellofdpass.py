@@ -1,5 +1,5 @@
 """
-C{twistd hellofdpass}: the sample worker, its protocol, options and service.
+C{twistd hellofdpass}: the sample worker's protocol, options and service.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ from portlisten._worker.datagram import DatagramWorker
 from portlisten._worker.interfaces import IWorker
 from portlisten._worker.worker import Worker
 
-#: How long a client may take to close, once it has the answer, in seconds.
-LINGER = 5.0
+#: Seconds that a client may take to close after the answer.
+LINGER_SECONDS = 5.0
 
 
 @implementer(IHalfCloseableProtocol)
@@ -39,10 +39,10 @@ class Hello(Protocol):
     """
     Writes a string, and closes.
 
-    A client may have sent something that nobody reads, or be about to.  Closing
-    right away would answer that with a reset, which can take the string from a
-    client that has not read it yet.  So this ends the writing side only, and
-    waits, though not for long, until the client closes too.
+    A client may send bytes that the protocol does not read.  If the protocol closed at
+    once, the kernel would answer those bytes with a reset.  A reset can take the string
+    from a client that has not read it yet.  So the protocol ends the writing side only.
+    It closes when the client closes, or after L{LINGER_SECONDS}.
     """
 
     def __init__(self, reactor: IReactorTime, string: bytes) -> None:
@@ -57,23 +57,25 @@ class Hello(Protocol):
         transport: Any = self.transport
         transport.write(self._string)
         transport.loseWriteConnection()
-        self._timeout = self._reactor.callLater(LINGER, transport.loseConnection)
+        self._timeout = self._reactor.callLater(
+            LINGER_SECONDS, transport.loseConnection
+        )
 
     def readConnectionLost(self) -> None:
         """
-        The client will send no more; it may still be reading.
+        Close: the client sends no more.  The kernel still delivers the string.
         """
         transport: Any = self.transport
         transport.loseConnection()
 
     def writeConnectionLost(self) -> None:
         """
-        The string and its end are on their way.
+        Do nothing: the client reads the string and closes.
         """
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """
-        It is over.
+        Cancel the timeout.
         """
         if self._timeout is not None and self._timeout.active():
             self._timeout.cancel()
@@ -111,11 +113,11 @@ class Options(CommandOptions):
     synopsis = "[options] PATH STRING"
 
     longdesc = (
-        "A worker: connects to the listener at PATH ('twistd portlisten PORT"
-        " PATH'), adopts the connections that it hands off, writes STRING on each,"
-        " exactly as given, and closes it. It needs no privilege but to write to"
-        " PATH. Listener and worker may be started in any order, and each may be"
-        " restarted: connections that come meanwhile wait."
+        "A sample worker. It connects to the listener at PATH ('twistd portlisten PORT"
+        " PATH'), adopts the connections that the listener hands off, writes STRING on"
+        " each, exactly as given, and closes it. The worker needs no privilege but to"
+        " write to PATH. Listener and worker may be started in any order, and either"
+        " may be restarted. While no worker runs, connections wait."
     )
 
     epilogue = """
@@ -137,7 +139,7 @@ Examples:
 
     def settings(self) -> WorkerSettings:
         """
-        What was given.
+        Make settings of the options and arguments.
         """
         return WorkerSettings(path=self["path"], **self.given())
 
@@ -153,13 +155,13 @@ class WorkerService(CommandService):
 
     def bind(self) -> None:
         """
-        Look at the path, or bind it.  See L{CommandService.bind}.
+        Check the path, or bind it.  See L{CommandService.bind}.
         """
         self._worker.bind()
 
     def serve(self) -> None:
         """
-        Look for the listener, or wait for what it sends.
+        Begin to connect to the listener, or to receive from it.
         """
         self._worker.start()
 

@@ -27,7 +27,7 @@ log = Logger()
 
 def somaxconn() -> int:
     """
-    The longest backlog that this host allows: listen(2) cuts a longer one.
+    Read the longest backlog that this host allows.  listen(2) shortens a longer one.
     """
     try:
         with open("/proc/sys/net/core/somaxconn") as file:
@@ -50,27 +50,27 @@ class Options(CommandOptions):
     synopsis = "[options] [PORT] PATH"
 
     longdesc = (
-        "Binds PORT, and hands each connection that it accepts to a worker: any"
-        " process that connects to the Unix socket at PATH, such as 'twistd"
-        " hellofdpass PATH STRING'. Start it as root with --uid, and only the"
-        " binding is done as root. Workers may come and go; while none has room,"
-        " connections wait."
+        "Binds PORT, and hands each connection that it accepts to a worker. A worker is"
+        " any process that connects to the Unix socket at PATH, such as 'twistd"
+        " hellofdpass PATH STRING'. Start the listener as root with twistd's --uid: it"
+        " binds as root, then drops its privileges, and accepts after that. Workers may"
+        " come and go. While no worker can take a connection, the connection waits."
     )
 
     epilogue = """
 PORT is a number (every interface, IPv4 and IPv6) or an endpoint description:
   80                              tcp:80:interface=127.0.0.1
   unix:/run/www.sock              systemd:domain=INET:index=0
-It may be left out where --listen or --share gives one. tcp6:80 is IPv6 only: give
+PORT may be left out if --listen or --share gives one. tcp6:80 is IPv6 only: give
 tcp:80 as well for IPv4.
 
-If a port has a name, workers can ask for it; a worker that gives no name gets all.
-Ports of one name have their own queue, so they do not wait for others' workers:
+If a port has a name, a worker can ask for that name. A worker that gives no name gets
+all ports. Each name has its own queue, and waits for no other name's workers:
   http=80                         https=tcp:443:interface=192.0.2.1
 
---share gives workers the listening socket instead of the connections: nothing is
-between them and their clients then, and nothing is balanced or handed off again.
-It is the only way for UDP, and for programs that 'portlisten exec' runs:
+--share gives workers the listening socket instead of the connections, so each worker
+accepts by itself. The listener then balances nothing, and hands nothing off again.
+UDP needs --share, and so do the programs that 'portlisten exec' runs:
   --share http=80:reuseport=4     --share dns=udp:53 --share dns=tcp:53
 
 Examples:
@@ -96,7 +96,7 @@ Examples:
 
     def settings(self) -> ListenerSettings:
         """
-        What was given.
+        Make settings of the options and arguments.
         """
         return ListenerSettings(path=self["path"], **self.given())
 
@@ -136,8 +136,9 @@ def parsePorts(settings: ListenerSettings, backlog: int) -> list[PortSettings]:
     """
     Understand the descriptions of all ports.
 
-    @raise BadDescription: if one cannot be understood, or they do not go together.
-    @raise PathError: if one has the path of the channels.
+    @raise BadDescription: if a description cannot be understood, or a name is both
+        shared and listened on.
+    @raise PathError: if a port has the path of the channels.
     """
     listened = [_ports.parse(description, backlog) for description in settings.listen]
     shared = [

@@ -1,6 +1,6 @@
 """
-What a command of ours and C{twistd} expect of each other: options that fail in
-one line, and privileges that are really gone.
+The options of a command: a mistake in them is one line, and C{twistd} drops all
+privileges.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from twisted import copyright
 
 def printVersion() -> NoReturn:
     """
-    Print which portlisten and which Twisted this is, and end the process.
+    Print the versions of portlisten and Twisted, and end the process.
 
     @raise SystemExit: always.
     """
@@ -34,18 +34,18 @@ def printVersion() -> NoReturn:
 
 class CommandOptions(Options):
     """
-    Options of a command, whose mistakes end the process with one line.
+    The options of a command.  A mistake ends the process with one line.
 
-    The options are those of the command's settings.  The value of each is there by
-    its name until L{settings} makes settings of all.
+    The command's settings define the options.  This object maps the name of each option
+    to its value.  C{settings()} of the subclass makes settings of the values.
 
-    @cvar settingsType: the class of its settings.
-    @cvar command: its name.
-    @cvar program: what comes before it on a command line.
-    @cvar arguments: how the shell completes its arguments.
-    @cvar synopsis: how it is called.
-    @cvar longdesc: what it does.
-    @cvar epilogue: what its help ends with, as it is.
+    @cvar settingsType: the class of the settings.
+    @cvar command: the name of the command.
+    @cvar program: the words before the command on a command line.
+    @cvar arguments: how the shell completes the arguments.
+    @cvar synopsis: the arguments, as the help shows them.
+    @cvar longdesc: the purpose of the command.
+    @cvar epilogue: the end of the help, with its line breaks.
     """
 
     settingsType: type[Settings]
@@ -76,7 +76,7 @@ class CommandOptions(Options):
 
     def given(self) -> dict[str, Any]:
         """
-        The values of all options, by the settings' names.
+        Return the values of all options, by the names of the settings' fields.
         """
         return {
             option.field: option.freeze(self[option.name])
@@ -85,9 +85,9 @@ class CommandOptions(Options):
 
     def postOptions(self) -> None:
         """
-        See that no option goes with another wire only.
+        Check that every given option means something with the given wire.
 
-        @raise UsageError: if one does.
+        @raise UsageError: if an option does not.
         """
         for option in useless(self.settingsType, self):
             raise UsageError(
@@ -98,7 +98,7 @@ class CommandOptions(Options):
         """
         See L{Options.parseOptions}.
 
-        @raise SystemExit: for what L{Options} raises L{UsageError} for.
+        @raise SystemExit: where L{Options} would raise L{UsageError}.
         """
         if sys.platform != "linux":
             raise SystemExit(f"{self.command}: needs Linux, and this is {sys.platform}")
@@ -106,7 +106,7 @@ class CommandOptions(Options):
             super().parseOptions(options)
             self.checkPrivileges()
         except UsageError as error:
-            self.refuse(self._twistds(str(error)) or str(error))
+            self.refuse(self._misplaced(str(error)) or str(error))
 
     def opt_version(self) -> NoReturn:
         """
@@ -123,10 +123,12 @@ class CommandOptions(Options):
             self.docs[name] = doc and " ".join(doc.split())
         return str(super().getUsage(width)) + self.epilogue
 
-    def _twistds(self, reason: str) -> str | None:
+    def _misplaced(self, reason: str) -> str | None:
         """
-        Say what is wrong with an option that is not of this command, if it is one of
-        C{twistd}'s.
+        Explain an unknown option that belongs to C{twistd}.
+
+        @param reason: the text of the L{UsageError}.
+        @return: L{None} if the error is another one.
         """
         unknown = re.fullmatch("option (--?([A-Za-z_-]+)) not recognized", reason)
         known = [
@@ -139,9 +141,9 @@ class CommandOptions(Options):
 
     def checkOrder(self, arguments: Sequence[str]) -> None:
         """
-        See that what came after the first argument is no option: options end there.
+        Check that no option comes after the first argument: options end there.
 
-        @raise UsageError: if one is.
+        @raise UsageError: if an option does.
         """
         for before, argument in itertools.pairwise(arguments):
             name = argument.lstrip("-").partition("=")[0]
@@ -153,7 +155,7 @@ class CommandOptions(Options):
 
     def checkPath(self, path: str) -> None:
         """
-        See that a path does not look like an option.
+        Check that a path does not look like an option.
 
         @raise UsageError: if it does.
         """
@@ -175,10 +177,10 @@ class CommandOptions(Options):
 
     def checkPrivileges(self) -> None:
         """
-        Look at what C{twistd} was told of users and groups.
+        Check C{twistd}'s options for users, groups and the chroot.
 
-        @raise UsageError: if it would fail at it, or keep privileges that
-            everybody would think dropped.
+        @raise UsageError: if C{twistd} would fail, or would keep privileges that the
+            operator expects it to drop.
         """
         if self._parent is None:
             return
@@ -207,8 +209,8 @@ class CommandOptions(Options):
             pwd.getpwuid(uid)
         except KeyError:
             raise UsageError(
-                f"--uid: there is no user with the number {uid}, and so no groups"
-                " to give to the process: make one, as with 'adduser --system'"
+                f"--uid: no user has the number {uid}, so the process would get no"
+                " groups: make one, as with 'adduser --system'"
             ) from None
 
     @staticmethod
@@ -225,18 +227,18 @@ class CommandOptions(Options):
             folder = os.path.dirname(os.path.abspath(pidFile))
             if not os.path.isdir(chroot + folder):
                 raise UsageError(
-                    f"--chroot: there is no folder {folder} in {chroot} for the pid"
-                    " file: add --pidfile= for none, or name another one"
+                    f"--chroot: {chroot} has no folder {folder} for the pid file: add"
+                    " --pidfile= for none, or name another one"
                 )
 
     @property
     def _parent(self) -> MutableMapping[str, Any] | None:
-        # twistd's own options; there are none in a .tac file.
+        # twistd's own options; None in a .tac file.
         return getattr(self, "parent", None)
 
     @property
     def process(self) -> exits.Command:
         """
-        The command, for the service that it starts.
+        The command with twistd's options, for the service.
         """
         return exits.Command(self.command, self._parent or {})

@@ -1,5 +1,5 @@
 """
-What an option is: how it is written, understood, checked and explained.
+Options: how each is written, parsed, checked and explained.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 
 from portlisten._config.values import Flag, ValueType
 
-#: How connections can travel.  The first is the default.
+#: The wires, by which connections travel.  The first is the default.
 WIRES = ("stream", "datagram")
 STREAM = WIRES[:1]
 DATAGRAM = WIRES[1:]
@@ -22,17 +22,18 @@ class Option:
     """
     An option.
 
-    @ivar type: the type of its value, or of each of its values.
-    @ivar help: what it does, in a sentence.
-    @ivar more: further sentences, which the help leaves out.
-    @ivar shown: what the default is called, if it is not written like a value.
-    @ivar wires: with which wires it means something.
-    @ivar several: whether it may be given several times.  Its value is a tuple then.
-    @ivar together: checks all of its values.  It may leave some out.
-    @ivar onCommandLine: whether the command has it.
-    @ivar inDescription: whether endpoint descriptions have it.
-    @ivar field: the setting's name.
-    @ivar default: the value if it is not given.
+    @ivar type: the type of the value, or of each value.
+    @ivar help: the effect, in a sentence.
+    @ivar more: further sentences, which C{--help} leaves out.
+    @ivar shown: the text of the default, if it is not written like a value.
+    @ivar wires: the wires with which the option means something.
+    @ivar several: whether it may be given several times.  The value is then a tuple.
+    @ivar together: checks all values, and may drop some.
+    @ivar onCommandLine: whether the command has the option.
+    @ivar inDescription: whether endpoint descriptions have the option.
+    @ivar written: the name on a command line; empty if L{field} gives it.
+    @ivar field: the name of the setting.
+    @ivar default: the value if the option is not given.
     """
 
     type: ValueType
@@ -51,14 +52,14 @@ class Option:
     @property
     def name(self) -> str:
         """
-        What it is called on a command line, without the dashes.
+        The name on a command line, without the dashes.
         """
         return self.written or re.sub("([A-Z])", r"-\1", self.field).lower()
 
     @property
     def describedName(self) -> str:
         """
-        What it is called in an endpoint description.
+        The name in an endpoint description.
         """
         first, *others = self.name.split("-")
         return first + "".join(map(str.capitalize, others))
@@ -66,16 +67,16 @@ class Option:
     @property
     def onlyWire(self) -> str:
         """
-        The wire that it has to be given with, or nothing if the default wire will do.
+        The only wire that the option goes with; empty if the default wire is one.
         """
         return "" if WIRES[0] in self.wires else self.wires[0]
 
     def explain(self, wire: str, again: str = "") -> str:
         """
-        Say what it does, with which wire, and whether it may be given several times.
+        Write the effect, with the wire if it is not the default.
 
-        @param wire: what comes before the name of a wire.
-        @param again: what is added if it may be given several times.
+        @param wire: the text before the name of a wire.
+        @param again: the text to add if the option may be given several times.
         """
         text = self.help
         if self.onlyWire:
@@ -86,15 +87,17 @@ class Option:
 
     def defaultText(self) -> str:
         """
-        The default as a table shows it.
+        Write the default for a table.
         """
-        if self.shown or self.default in (None, (), False):
+        if self.shown:
             return self.shown
+        if self.default is None or self.default == ():
+            return "none"
         return self.type.write(self.default)
 
     def parse(self, text: str) -> Any:
         """
-        Turn text into a value.  If there may be several, commas stand between them.
+        Turn text into a value.  Commas separate several values.
 
         @raise ValueError: if the text is no such value.  The error says why, without
             the option's name.
@@ -105,7 +108,7 @@ class Option:
 
     def append(self, values: Sequence[Any], text: str) -> Sequence[Any]:
         """
-        Add a value to those that were given before.
+        Add a value to the earlier values.
 
         @raise ValueError: as L{parse}.
         """
@@ -113,7 +116,7 @@ class Option:
 
     def freeze(self, value: Any) -> Any:
         """
-        Turn what a command line has collected into a setting's value.
+        Turn the collected values of a command line into a setting's value.
         """
         if self.several:
             return tuple(value)
@@ -121,7 +124,7 @@ class Option:
 
     def check(self, value: Any) -> None:
         """
-        See that the setting may have this value.
+        Check that the setting may have this value.
 
         @raise ValueError: if it may not.
         """
@@ -134,7 +137,7 @@ class Option:
 
     def isDefault(self, value: Any) -> bool:
         """
-        Say whether a value says nothing that the default does not.
+        Say whether a value is the default.
         """
         return bool(self.freeze(value) == self.default)
 
@@ -143,10 +146,9 @@ def option(
     default: Any, type: ValueType, help: str, *, name: str = "", **others: Any
 ) -> Any:
     """
-    A field of a dataclass that is an option.
+    Make a dataclass field for an option.
 
-    @param name: what it is called on a command line; by default, what the field is
-        called.
+    @param name: the name on a command line; by default, the field's name.
     @param others: see L{Option}.
     """
     made = Option(type, help, written=name, default=default, **others)
@@ -155,7 +157,7 @@ def option(
 
 def optionsOf(settings: type[Settings]) -> list[Option]:
     """
-    All options that a class of settings has.
+    List the options of a class of settings.
     """
     return [
         replace(each.metadata["option"], field=each.name)
@@ -166,7 +168,7 @@ def optionsOf(settings: type[Settings]) -> list[Option]:
 
 def useless(settings: type[Settings], values: Mapping[str, Any]) -> list[Option]:
     """
-    Find options that were given and mean nothing with the wire that was given.
+    Find the given options that mean nothing with the given wire.
 
     @param values: the values of all options, by the options' names.
     """
@@ -181,10 +183,10 @@ def useless(settings: type[Settings], values: Mapping[str, Any]) -> list[Option]
 @dataclass(frozen=True, kw_only=True)
 class Settings:
     """
-    What all settings have in common.
+    The base of all settings.
 
-    @ivar path: where listener and workers meet.
-    @raise ValueError: if a setting cannot be what it is.
+    @ivar path: the path of the channel.
+    @raise ValueError: if a setting has a wrong value.
     """
 
     path: str

@@ -9,7 +9,7 @@ from enum import Enum
 
 from portlisten._model import portName
 
-#: How many sockets a port may have.
+#: The most sockets that a port may have.
 MAXIMUM_REUSEPORT = 64
 
 
@@ -22,7 +22,7 @@ class PortKind(Enum):
     @cvar TCP: a TCP port on one address, or on all addresses of IPv4 or of IPv6.
     @cvar UDP: a UDP port on one address, or on all addresses of IPv4 or of IPv6.
     @cvar UNIX: a Unix stream socket with a path.
-    @cvar INHERITED: a bound socket that another process made, as systemd does.
+    @cvar INHERITED: a socket that another process has bound, such as systemd.
     """
 
     NUMBER = "number"
@@ -35,22 +35,23 @@ class PortKind(Enum):
 @dataclass(frozen=True)
 class PortSettings:
     """
-    A port to be bound.  What a kind of port does not have is left at its default.
+    A port to be bound.  A field that a kind of port does not use keeps its default.
 
-    @ivar kind: how it is bound.
-    @ivar description: the text that these settings were made of, for errors.
-    @ivar name: what workers call it, or nothing.
-    @ivar shared: whether workers get its sockets, and not its connections.
+    @ivar kind: how the port is bound.
+    @ivar description: the text that gave these settings, for errors.
+    @ivar name: the name that workers ask for, or nothing.
+    @ivar shared: whether workers get the sockets, and not the connections.
     @ivar reuseport: how many sockets share a TCP port by C{SO_REUSEPORT}; L{None} for
         one socket without it.
-    @ivar backlog: how many connections wait in the kernel, for sockets that listen.
-    @ivar host: the address or its name, for TCP and UDP; nothing is all of IPv4.
+    @ivar backlog: the most connections that wait in the kernel, for each listening
+        socket.
+    @ivar host: the address or its name, for TCP and UDP; empty for all of IPv4.
     @ivar number: the number of a TCP or UDP port; 0 lets the kernel choose.
     @ivar path: the path of a Unix socket; L{None} for any other port.
     @ivar mode: the permissions of that path.
     @ivar lock: whether to lock that path as Twisted does: by a symbolic link beside
-        it, which leads to the number of this process.
-    @ivar descriptor: the inherited one; -1 for any other port.
+        the path, whose target is the pid of this process.
+    @ivar descriptor: the inherited descriptor; -1 for any other port.
     """
 
     kind: PortKind
@@ -68,7 +69,7 @@ class PortSettings:
 
     def __post_init__(self) -> None:
         """
-        Check what holds for every port.
+        Check the rules for all ports.
 
         @raise ValueError: if the settings contradict each other.
         """
@@ -92,7 +93,7 @@ class PortSettings:
 
     def _checkGiven(self, kind: PortKind, what: str, part: str, given: bool) -> None:
         """
-        Check that the ports of a kind have a part, and that no other ports have it.
+        Check that every port of a kind has a part, and that no other port has it.
         """
         if given and self.kind is not kind:
             raise ValueError(f"{self.description!r}: only {what} has {part}")
@@ -112,7 +113,7 @@ class PortSettings:
 
     def __str__(self) -> str:
         """
-        The port, for errors.
+        Write the port, for errors.
         """
         if self.kind is PortKind.NUMBER:
             return f"port {self.number}"

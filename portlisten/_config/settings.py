@@ -1,12 +1,12 @@
 """
 The settings of the listener, of a worker, and of C{portlisten exec}.
 
-Each option is written here, and nowhere else.  The command line, endpoint
+Each option is defined here, and nowhere else.  The command line, endpoint
 descriptions, the help, the tables in the documents, the manual pages and the shell's
-completion are made from it.
+completion are made from the settings.
 
-What has the same name may mean something else to another command, and is then an
-option of its own.
+Two commands may use one name for different options.  Each command then defines its
+own.
 """
 
 from __future__ import annotations
@@ -40,23 +40,23 @@ class ListenerSettings(Settings):
     wire: str = option(
         "stream",
         Choice(*WIRES),
-        "How connections get to workers: 'stream', with which none is lost, or"
-        " 'datagram', as in 2002, where the worker binds PATH.",
+        "How connections travel to workers: 'stream' loses none; 'datagram' is the wire"
+        " of 2002, where the worker binds PATH.",
     )
     listen: tuple[str, ...] = option(
         (),
         ValueType("[NAME=]PORT"),
         "Listen on this [NAME=]PORT as well.",
-        more="If the argument PORT is left out, these are all ports.",
+        more="With this option, the argument PORT may be left out.",
         several=True,
     )
     share: tuple[str, ...] = option(
         (),
         ValueType("[NAME=]PORT"),
         "Let each worker accept on this [NAME=]PORT itself.",
-        more="Workers get the listening socket. PORT may also be `udp:53` or"
-        " `udp6:53`, and with `:reuseport=4` at its end it is four sockets of a TCP"
-        " port.",
+        more="Workers get the listening socket. With this option, the argument PORT may"
+        " be left out. A shared PORT may also be `udp:53` or `udp6:53`. If a TCP port"
+        " ends with `:reuseport=4`, it has four sockets.",
         several=True,
         wires=STREAM,
     )
@@ -71,16 +71,16 @@ class ListenerSettings(Settings):
         None,
         Group(),
         "Group that PATH belongs to.",
-        more="PATH's folder belongs to root or to the listener's user; otherwise a"
-        " start with `--group` may be refused.",
+        more="Make PATH's folder belong to root or to the listener's user; otherwise"
+        " the listener may refuse to start with `--group`.",
         shown="the process's",
         wires=STREAM,
     )
     allowUsers: tuple[int, ...] = option(
         (),
         User(),
-        "Only this user's processes may be workers, besides those of root and of the"
-        " listener's own user.",
+        "Only these may be workers: processes of this user, of --allow-group, of root,"
+        " and of the listener's own user.",
         name="allow-user",
         shown="every user that may write to PATH",
         several=True,
@@ -89,22 +89,25 @@ class ListenerSettings(Settings):
     allowGroups: tuple[int, ...] = option(
         (),
         Group(),
-        "Likewise for the members of this group.",
+        "Only these may be workers: processes in this group, of --allow-user, of root,"
+        " and of the listener's own user.",
         name="allow-group",
+        shown="every group",
         several=True,
         wires=STREAM,
     )
     backlog: int | None = option(
         None,
         count(1, 2**31 - 1),
-        "Connections that the kernel keeps for the listener to accept.",
+        "The most connections that wait in the kernel to be accepted, for each"
+        " listening socket.",
         shown="what the host allows, net.core.somaxconn",
     )
     queue: int = option(
         1024,
         count(0),
-        "Accepted connections that wait here while no worker has room, for each name"
-        " of ports; any more wait in the backlog.",
+        "The most accepted connections that wait in the listener, for each name of"
+        " ports; any more wait in the backlog.",
     )
     patience: float = option(
         60.0,
@@ -114,59 +117,60 @@ class ListenerSettings(Settings):
     onTimeout: str = option(
         "close",
         Choice("close", "exit"),
-        "What to do when a connection has waited for so long: 'close' it, or 'exit',"
-        " as in 2002.",
+        "What to do if a connection has waited for longer than --patience: 'close' it,"
+        " or 'exit', which ends the listener, as in 2002.",
     )
     balance: str = option(
         "least",
         Choice("least", "round-robin"),
-        "Which worker is next: the one with the 'least' connections, or each in turn,"
-        " 'round-robin'.",
+        "Which worker gets the next connection: with 'least', the worker that has the"
+        " fewest; with 'round-robin', each in turn.",
         wires=STREAM,
     )
     claimTimeout: float = option(
         5.0,
         seconds(0.001),
-        "Seconds that a worker may take to claim a connection before it counts as"
-        " hung, and others get what it was sent.",
+        "Seconds that a worker may take to claim a connection. After that it counts as"
+        " hung, and other workers get the connections that it has not claimed.",
         wires=STREAM,
     )
     throttle: float = option(
         10.0,
         seconds(0),
-        "Seconds that a worker waits at the most, if those of its user die again and"
-        " again with nothing done; 0 for none.",
+        "The most seconds that a new worker waits for its first connection, if workers"
+        " of its user died again and again before they finished one; 0 for no wait.",
         wires=STREAM,
     )
     window: int = option(
         32,
         count(1, MAXIMUM_WINDOW),
-        "Connections that one worker may have been sent and not yet claimed.",
-        more="No more than fit in the channel's buffer are sent, usually 26.",
+        "The most connections that one worker may have been offered and not yet"
+        " claimed.",
+        more="No more are offered than fit in the channel's buffer, usually 26.",
         wires=STREAM,
     )
     retry: float = option(
         0.1,
         seconds(0.001),
-        "Seconds to pause accepting when descriptors or memory run out, and before"
-        " the reactor's registrations are tried again.",
+        "Seconds that accepting pauses if descriptors or memory run out, and seconds"
+        " until a registration that failed in the reactor is tried again.",
     )
     grace: float = option(
         10.0,
         seconds(0),
-        "Seconds that a stop may take to hand off what is waiting.",
-        more="It waits also if no worker is there yet.",
+        "The most seconds that a stop may take to hand off the connections that wait.",
+        more="The stop waits even if no worker is connected.",
     )
 
 
 def _listenerUsers() -> Any:
     """
-    An option of all that join a listener.
+    Make the option C{--listener-user} of a command that joins a listener.
     """
     return option(
         (),
         User(),
-        "A user that may have started the listener.",
+        "Join only a listener that this user started.",
         name="listener-user",
         shown="root, your own user, the owner of PATH's folder",
         several=True,
@@ -185,8 +189,8 @@ class WorkerSettings(Settings):
     wire: str = option(
         "stream",
         Choice(*WIRES),
-        "How connections come: 'stream', with which none is lost, or 'datagram', as"
-        " in 2002, where the worker binds PATH.",
+        "How connections travel from the listener: 'stream' loses none; 'datagram' is"
+        " the wire of 2002, where the worker binds PATH.",
         inDescription=True,
     )
     names: tuple[str, ...] = option(
@@ -203,14 +207,14 @@ class WorkerSettings(Settings):
     grace: float = option(
         10.0,
         seconds(0),
-        "Seconds that a stop may take to finish what is in service.",
+        "The most seconds that a stop may take to finish the connections in service.",
         inDescription=True,
     )
     listenerUsers: tuple[int, ...] = _listenerUsers()
     mode: int = option(
         0o660,
         Mode(),
-        "Permissions of PATH: the users that may write to it may send connections.",
+        "Permissions of PATH: a process that may write to it may send connections.",
         shown="0660",
         wires=DATAGRAM,
         inDescription=True,
@@ -218,7 +222,7 @@ class WorkerSettings(Settings):
     group: int | None = option(
         None,
         Group(),
-        "Group of PATH.",
+        "Group that PATH belongs to.",
         shown="the process's",
         wires=DATAGRAM,
         inDescription=True,
@@ -226,7 +230,7 @@ class WorkerSettings(Settings):
     replace: bool = option(
         False,
         Flag(),
-        "Take PATH over from a worker that lives there.",
+        "Take PATH over from a worker that is bound to it.",
         wires=DATAGRAM,
         inDescription=True,
     )
@@ -234,19 +238,20 @@ class WorkerSettings(Settings):
         0.1,
         seconds(0.001),
         "Seconds between two tries to connect to the listener.",
-        more="It is also the pause before the reactor's registrations are tried again.",
+        more="It is also the pause before a registration that failed in the reactor is"
+        " tried again.",
     )
     privateKey: str | None = option(
         None,
         File(),
-        "The key, in PEM; with it, connections are TLS.",
+        "The private key, in PEM. With it, connections are TLS.",
         onCommandLine=False,
         inDescription=True,
     )
     certKey: str | None = option(
         None,
         File(),
-        "The certificate.",
+        "The server's certificate, in PEM.",
         shown="the file of privateKey",
         onCommandLine=False,
         inDescription=True,
@@ -254,14 +259,14 @@ class WorkerSettings(Settings):
     extraCertChain: str | None = option(
         None,
         File(),
-        "The certificates between yours and the authority's.",
+        "The certificates between the server's and the authority's, in PEM.",
         onCommandLine=False,
         inDescription=True,
     )
     dhParameters: str | None = option(
         None,
         File(),
-        "Parameters for Diffie-Hellman.",
+        "Parameters for Diffie-Hellman, in PEM.",
         onCommandLine=False,
         inDescription=True,
     )
@@ -287,5 +292,8 @@ class ExecSettings(Settings):
     )
     listenerUsers: tuple[int, ...] = _listenerUsers()
     timeout: float | None = option(
-        None, seconds(0), "Seconds to wait for the listener.", shown="for ever"
+        None,
+        seconds(0),
+        "The most seconds to wait for the listener.",
+        shown="for ever",
     )

@@ -1,5 +1,5 @@
 """
-The types of options' values: how each is written, and which values are allowed.
+The types of options' values: how values are written, and which are allowed.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ class ValueType:
     """
     A type of values.
 
-    @ivar metavar: what stands for a value in a synopsis.
+    @ivar metavar: the word for a value in a synopsis.
     """
 
     metavar: str
@@ -36,7 +36,7 @@ class ValueType:
 
     def check(self, value: Any) -> None:
         """
-        See that a value that was not text is allowed.
+        Check that a value is allowed.
 
         @raise ValueError: if it is not.
         """
@@ -80,9 +80,9 @@ class Number(ValueType):
     """
     A number in a range.
 
-    @ivar convert: L{int}, or L{float} for one that may be a fraction.
-    @ivar minimum: the least that is allowed.
-    @ivar maximum: the most that is allowed.
+    @ivar convert: L{int} for whole numbers, or L{float}.
+    @ivar minimum: the least allowed number.
+    @ivar maximum: the greatest allowed number.
     """
 
     metavar: str
@@ -134,14 +134,14 @@ class Number(ValueType):
 
 def seconds(minimum: float) -> Number:
     """
-    A duration.
+    Make the type of a duration in seconds.
     """
     return Number("SECONDS", float, minimum)
 
 
 def count(minimum: int, maximum: float = math.inf) -> Number:
     """
-    A whole number.
+    Make the type of a whole number.
     """
     return Number("N", int, minimum, maximum)
 
@@ -183,7 +183,8 @@ class Mode(ValueType):
 @dataclass(frozen=True)
 class _Entry(ValueType):
     """
-    What the system has a name and a number for.  The value is the number.
+    An entry of the user or group database, by name or number.  The value is the
+    number.
     """
 
     def parse(self, text: str) -> int:
@@ -194,7 +195,7 @@ class _Entry(ValueType):
             return self._number(text)
         except (KeyError, OverflowError):
             kind = self.metavar.lower()
-            raise ValueError(f"there is no {kind} {text!r}") from None
+            raise ValueError(f"the {kind} {text!r} does not exist") from None
 
     def check(self, value: Any) -> None:
         """

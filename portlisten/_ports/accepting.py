@@ -1,11 +1,11 @@
 """
 Accepting on a raw socket.
 
-A Twisted port would make a transport of each connection, and the listener could not
-give the connection away any more: C{loseConnection} ends it in every process, and
-C{abortConnection} makes the worker's own close a reset.  If a Twisted port is out of
-descriptors, it accepts connections in order to close them.  An L{Acceptor} accepts
-only the connections that fit.  The rest waits in the kernel's backlog.
+A Twisted port makes a transport of each connection.  The listener could not hand such
+a connection off: C{loseConnection} ends it in every process, and C{abortConnection}
+makes the worker's own close a reset.  A Twisted port that is out of descriptors accepts
+connections in order to close them.  An L{Acceptor} accepts only the connections that
+fit.  The rest waits in the kernel's backlog.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from portlisten._reactor.pause import Pause
 #: The most connections that are accepted in one turn of the loop.
 BATCH_SIZE = 256
 
-#: How long a backlog must be for clients to wait there while all workers are busy, in
-#: connections.
+#: The shortest backlog, in connections, in which clients wait while all workers are
+#: busy.
 SUFFICIENT_BACKLOG = 1024
 
-# What accept(2) says if the port itself is unusable, as after another holder of its
+# The errors of accept(2) if the port itself is unusable, as after another holder of its
 # socket called shutdown(2).
 _UNUSABLE = frozenset([errno.EBADF, errno.EINVAL, errno.ENOTSOCK])
 
@@ -46,14 +46,15 @@ class Acceptor:
     Accepts from one listening socket while connections fit.
 
     @param reactor: an L{IReactorFDSet} and L{IReactorTime}.
-    @param sock: the bound, listening, non-blocking socket.  Keeps it, and
-        closes it in L{stop}.
-    @param label: what it listens on, for the log.
-    @param capacity: says how many connections may be accepted now.
-    @param accepted: takes each batch, and the sockets in it.
+    @param sock: the bound, listening, non-blocking socket.  The acceptor owns it, and
+        closes it in L{stop} or L{close}.
+    @param label: the port, for the log.
+    @param capacity: returns how many connections may be accepted now.
+    @param accepted: takes each batch, and owns the sockets in it.
     @param retry: how long to pause if the process or the machine is out of descriptors
         or memory, in seconds.
-    @param busy: says whether to wait for the next L{resume}, though connections fit.
+    @param busy: returns whether to wait for the next L{resume}, although connections
+        fit.
     """
 
     log = Logger()
@@ -87,7 +88,7 @@ class Acceptor:
 
     def fileno(self) -> int:
         """
-        The listening socket's.
+        Return the listening socket's descriptor.
         """
         return self._socket.fileno()
 
@@ -99,10 +100,10 @@ class Acceptor:
 
     def resume(self) -> None:
         """
-        Accept, if connections fit.  Does nothing if it accepts already, or pauses
-        because something ran out.
+        Accept, if connections fit.  Does nothing if the acceptor accepts already, or
+        pauses because descriptors or memory ran out.
         """
-        if self._reading or self._taking or not self._able:
+        if self._reading or self._taking or not self._canAccept:
             return
         if self._waitsForResume:
             # While all workers are busy, accept when a claim arrives.  The reactor
@@ -110,14 +111,14 @@ class Acceptor:
             self._waitsForResume = self._busy()
             if not self._waitsForResume:
                 self._take(0)
-        if self._able and not self._waitsForResume and self._capacity() > 0:
+        if self._canAccept and not self._waitsForResume and self._capacity() > 0:
             self._reactor.addReader(self)
             self._reading = True
 
     @property
-    def _able(self) -> bool:
+    def _canAccept(self) -> bool:
         """
-        Whether anything can be accepted now.
+        Whether the acceptor can accept now.
         """
         return self._usable and not self._pause.active and not self._parked
 
@@ -150,11 +151,11 @@ class Acceptor:
     def stop(self, leave: bool = True) -> None:
         """
         Take the connections of the backlog that fit, and close the socket.  Does not
-        shut it down: it may have other holders.  May be called again.
+        shut the socket down: other processes may hold it.  May be called again.
 
-        @param leave: whether connections that do not fit are left to other holders.  If
-            not, the socket stays open until the connections are taken that wait at the
-            first of these calls.  Call again when more connections fit.
+        @param leave: whether to leave the other connections to other holders.  If not,
+            the socket stays open until all connections are taken that waited at the
+            first call.  Call again when more connections fit.
         """
         if self._taking:
             return
@@ -178,7 +179,7 @@ class Acceptor:
 
     def _waiting(self) -> int:
         """
-        How many connections are known to wait.
+        Return how many connections are known to wait.
         """
         queued = _kernel.queued(self._socket)
         return 0 if queued is None else queued[0]
@@ -194,7 +195,7 @@ class Acceptor:
 
     def doRead(self) -> None:
         """
-        Take a batch.
+        Accept a batch.
         """
         self._take()
 
@@ -202,13 +203,14 @@ class Acceptor:
         """
         Accept a batch, and pass it on.
 
-        @param least: how often to try though no connection is known to wait: some
-            errors of the socket show only when it accepts.
-        @return: how many connections were taken, and whether something ran out.
+        @param least: how many attempts to make even if no connection is known to wait.
+            Some errors of the socket show only in accept(2).
+        @return: how many connections were taken, and whether descriptors or memory ran
+            out.
         """
         most = min(self._capacity(), BATCH_SIZE)
         count, backlog = _kernel.queued(self._socket) or (most, 0)
-        # An accept too many costs as much as one that finds something.
+        # An accept that finds nothing costs as much as any other.
         batch, exhausted = self._accept(min(most, max(least, count)))
         if batch:
             self._exhausted = False
@@ -216,7 +218,7 @@ class Acceptor:
             try:
                 self._accepted(batch)
             except Exception:
-                # It must not end the port.
+                # The bug must not end the port.
                 self.log.failure("a bug in portlisten loses connections")
             finally:
                 self._taking = False
@@ -229,7 +231,8 @@ class Acceptor:
         """
         Accept some connections.
 
-        @return: the connections, and whether something ran out.
+        @return: the connections, which the caller owns, and whether descriptors or
+            memory ran out.
         """
         batch: list[Accepted] = []
         for _ in range(most):
@@ -250,14 +253,14 @@ class Acceptor:
 
     def connectionLost(self, reason: Failure) -> None:
         """
-        The reactor found the socket in a state that it cannot poll.
+        The reactor cannot poll the socket any more.
         """
         self._failed(reason.getErrorMessage())
 
     def _pauseFor(self, error: OSError) -> None:
         """
-        Leave clients in the backlog for a while.  Log that once, until a connection
-        is accepted.
+        Leave clients in the backlog for a while.  Log the first pause after each
+        accepted connection.
         """
         if not self._exhausted:
             logLimit(self._reactor)(

@@ -1,5 +1,5 @@
 """
-From the settings of a port to bound sockets.
+Binds ports: makes sockets from settings.
 """
 
 from __future__ import annotations
@@ -34,13 +34,14 @@ class BoundPort:
     """
     A bound port.
 
-    @ivar sockets: non-blocking, and listening unless they are for datagrams; one,
-        but for L{Kind.GROUP}.  The owner of the port closes them.
-    @ivar address: where it listens.
-    @ivar cleanUp: call it once, before the sockets are closed.
-    @ivar name: what the operator called it, or nothing.
-    @ivar kind: what workers get of it.
-    @ivar inherited: whether another process has its sockets as well, and keeps them.
+    @ivar sockets: non-blocking.  They listen, unless they are for datagrams.  Only
+        L{Kind.GROUP} has more than one.  The owner of the port closes them.
+    @ivar address: the address of the port.
+    @ivar cleanUp: removes the path and its lock.  Call it once, before the sockets are
+        closed.
+    @ivar name: the operator's name for the port, or nothing.
+    @ivar kind: what workers get of the port.
+    @ivar inherited: whether another process holds the sockets as well, and keeps them.
     """
 
     sockets: list[socket.socket]
@@ -53,7 +54,7 @@ class BoundPort:
     @property
     def socket(self) -> socket.socket:
         """
-        The first of them.
+        The first socket.
         """
         return self.sockets[0]
 
@@ -79,10 +80,10 @@ def bind(settings: PortSettings) -> list[BoundPort]:
     """
     Bind a port.
 
-    @return: the port, or two for a number: IPv4 and IPv6.  They and their sockets are
-        the caller's, and so is an inherited descriptor from now on.
-    @raise CannotBind: if that is impossible.  Nothing stays bound then, and an
-        inherited descriptor stays open as it was.
+    @return: the port, or two for a number: IPv4 and IPv6.  The caller owns their
+        sockets.  An inherited descriptor belongs to its L{BoundPort} from now on.
+    @raise CannotBind: if that fails.  Nothing stays bound then, and an inherited
+        descriptor stays open.
     """
     try:
         with ExitStack() as undo:
@@ -94,8 +95,8 @@ def bind(settings: PortSettings) -> list[BoundPort]:
     return bound
 
 
-# Each of these binds one kind of port, or raises an OSError, OverflowError or
-# ValueError.  `undo` gets what closes or removes all that it opened or made.
+# Each of these functions binds one kind of port, or raises an OSError, OverflowError or
+# ValueError.  It adds a call to `undo` for each socket, path and lock that it makes.
 
 
 def _bindNumber(settings: PortSettings, undo: ExitStack) -> list[BoundPort]:
@@ -137,8 +138,8 @@ def _bindUDP(settings: PortSettings, undo: ExitStack) -> list[BoundPort]:
 
 def _bindUnix(settings: PortSettings, undo: ExitStack) -> list[BoundPort]:
     """
-    Bind a path.  The permissions are right from the first moment, and nothing changes
-    them later: another user might have put something else at the path.
+    Bind a path.  The umask sets its permissions at the bind.  A later chmod would be
+    unsafe: another user might have put another file at the path.
     """
     assert settings.path is not None
     unlock = _lock(settings.path) if settings.lock else lambda: None
@@ -179,25 +180,25 @@ def _lock(path: str) -> Callable[[], None]:
             if stat.S_ISSOCK(os.lstat(path).st_mode):
                 os.remove(path)
         except OSError:
-            pass  # binding says why, if that is impossible
+            pass  # bind(2) fails then, and its error says why
 
     def unlock() -> None:
         try:
             lock.unlock()
         except (OSError, ValueError):
-            pass  # after privileges were dropped, it may not be ours to remove
+            pass  # without its privileges, the process may not be allowed to
 
     return unlock
 
 
 def _takeInherited(settings: PortSettings, undo: ExitStack) -> list[BoundPort]:
     """
-    Take a socket that another process made.  It stays that process's as well: nothing
-    here shuts it down, removes its path, or changes the path's mode, all of which a
-    Twisted port would do.
+    Take a socket that another process made and keeps.  So nothing shuts the socket
+    down, removes its path, or changes the path's mode.  A Twisted port would do all
+    three.
 
-    The descriptor becomes the L{BoundPort}'s.  If this raises, nothing keeps the
-    descriptor, and it stays open.
+    The descriptor belongs to the L{BoundPort} afterwards.  If this raises, the
+    descriptor stays open, and remains the caller's.
     """
     sock = socket.socket(fileno=settings.descriptor)
     undo.callback(sock.detach)
@@ -211,8 +212,9 @@ def _checkInherited(sock: socket.socket, shared: bool) -> None:
     """
     Check that an inherited socket can be used.
 
-    @param shared: whether workers get the socket itself, which may be UDP's then.
-    @raise ValueError: if it is of no use.
+    @param shared: whether workers get the socket itself.  Only then may it be a UDP
+        socket.
+    @raise ValueError: if the listener cannot use the socket.
     """
     try:
         kind = _kernel.kindOf(sock)
@@ -245,14 +247,15 @@ def _listen(
     settings: PortSettings, host: str, number: int, undo: ExitStack
 ) -> list[socket.socket]:
     """
-    Bind TCP sockets that listen: as many as the settings say, all on one port.
+    Bind listening TCP sockets: as many as the settings say, all on one port.
 
-    @param undo: gets what closes them.
+    @param undo: closes the sockets.
     @raise OSError: if that fails.
     """
     shares = settings.reuseport is not None
     if shares:
-        # Others of this user who bind likewise would take their share, unnoticed.
+        # SO_REUSEPORT would also let a port be bound that another process of this user
+        # has, and that process would get a share of the connections.
         with ExitStack() as probe:
             _openTCP(host, probe).bind((host, number))
     sockets: list[socket.socket] = []
@@ -269,10 +272,9 @@ def _listen(
 
 def _openTCP(host: str, undo: ExitStack) -> socket.socket:
     """
-    Open a TCP socket.  Connections that linger from before do not keep its port from
-    being bound.
+    Open a TCP socket.  Its port can be bound even if old connections linger on it.
 
-    @param undo: gets what closes it.
+    @param undo: closes the socket.
     """
     sock = _open(host, socket.SOCK_STREAM, undo)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -281,10 +283,9 @@ def _openTCP(host: str, undo: ExitStack) -> socket.socket:
 
 def _open(host: str, kind: int, undo: ExitStack) -> socket.socket:
     """
-    Open a non-blocking socket to be bound to an address.  A socket for IPv6 is for
-    that alone.
+    Open a non-blocking socket for an address.  An IPv6 socket is for IPv6 alone.
 
-    @param undo: gets what closes it.
+    @param undo: closes the socket.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     sock = undo.enter_context(socket.socket(family, kind | socket.SOCK_NONBLOCK))

@@ -1,5 +1,5 @@
 """
-From the description of a port to its settings.
+Parses descriptions of ports.
 """
 
 from __future__ import annotations
@@ -34,15 +34,17 @@ _INDEX = re.compile(
 
 def parse(description: str, backlog: int, shared: bool = False) -> PortSettings:
     """
-    Understand a port: a number, or one of Twisted's descriptions of a server
-    endpoint, perhaps with a name and C{=} before it.
+    Parse a port: a number, or a Twisted description of a server endpoint, perhaps with
+    a name and C{=} before it.
 
-    A port that is shared may also be C{udp:} or C{udp6:} with what Twisted has for
-    TCP.  If it is TCP, C{reuseport=N} gives it several sockets.
+    A shared port may also be C{udp:} or C{udp6:}, with the options of Twisted's C{tcp:}
+    and C{tcp6:} except C{backlog}.  C{reuseport=N} gives a shared TCP port several
+    sockets.
 
-    @param backlog: for ports whose description has none of its own.
+    @param backlog: for a description that has no backlog of its own.
     @param shared: whether workers get the port's sockets, and not its connections.
-    @raise BadDescription: if it is none of these, or the name is none.
+    @raise BadDescription: if the description cannot be understood, or the name cannot
+        be a port's.
     """
     try:
         named = _NAME.match(description)
@@ -57,10 +59,10 @@ def parse(description: str, backlog: int, shared: bool = False) -> PortSettings:
 
 def _parse(description: str, backlog: int, shared: bool) -> PortSettings:
     """
-    Understand a port without a name.
+    Parse a port without a name.
 
-    @raise BadDescription: if it cannot be understood.
-    @raise ValueError: if it breaks a rule of L{PortSettings}.
+    @raise BadDescription: if the description cannot be understood.
+    @raise ValueError: if the port breaks a rule of L{PortSettings}.
     """
     reuseport = _REUSEPORT.search(description)
     count = None if reuseport is None else _count(reuseport[1])
@@ -92,7 +94,7 @@ def _portNumber(text: str) -> int | None:
     """
     Read the number of a port.
 
-    @return: L{None} if the text is none.
+    @return: L{None} if the text is no such number.
     """
     number = int(text) if _NUMBER.fullmatch(text) else None
     return None if number is None or number > 65535 else number
@@ -113,7 +115,7 @@ def _parseReuseport(settings: PortSettings, rest: str) -> PortSettings:
     """
     Complete the settings of a TCP port that has C{reuseport}.
 
-    @param rest: the description without it.
+    @param rest: the description without C{reuseport}.
     """
     description = settings.description
     if _REUSEPORT.search(rest):
@@ -131,11 +133,11 @@ def _parseReuseport(settings: PortSettings, rest: str) -> PortSettings:
 
 def _internet(description: str, asTCP: str) -> tuple[str, int, int | None]:
     """
-    Ask Twisted's C{tcp:} and C{tcp6:} what a description means.
+    Let Twisted's C{tcp:} or C{tcp6:} parse a description.
 
-    @param asTCP: the description, as if it were one of these.
+    @param asTCP: the description, with C{tcp:} or C{tcp6:} at its beginning.
     @return: the address, the port, and the backlog if the description has one.
-    @raise BadDescription: if it cannot be understood.
+    @raise BadDescription: if the description cannot be understood.
     """
     try:
         host, number, backlog = recorded(serverFromString(RecordingReactor(), asTCP))
@@ -150,7 +152,7 @@ def _internet(description: str, asTCP: str) -> tuple[str, int, int | None]:
 
 def _parseEndpoint(description: str, backlog: int, shared: bool) -> PortSettings:
     """
-    Understand a number, or what Twisted describes.
+    Parse a number, or one of Twisted's descriptions.
     """
     if ":" not in description:
         return _parseNumber(description, backlog, shared)
@@ -182,8 +184,8 @@ def _parseEndpoint(description: str, backlog: int, shared: bool) -> PortSettings
             host=host,
             number=number,
         )
-    # Of any other (TLS, a wrapper) only the socket would be handed over, and what it
-    # adds would silently be missing.
+    # Another endpoint (TLS, a wrapper) adds something to its socket.  The worker would
+    # get the socket alone, and nothing would say that the rest is missing.
     raise BadDescription(
         f"{description!r} is not a plain port: use tcp, tcp6, unix or systemd,"
         " and leave TLS and the like to the worker"
@@ -193,11 +195,11 @@ def _parseEndpoint(description: str, backlog: int, shared: bool) -> PortSettings
 def _parseNumber(description: str, backlog: int, shared: bool) -> PortSettings:
     number = _portNumber(description)
     if number is None:
-        meant = _meant(description)
+        suggested = _suggest(description)
         raise BadDescription(
             f"{description!r} is no port: give a number from 0 to 65535, or an"
             " endpoint description such as"
-            f" {meant or 'tcp:80:interface=127.0.0.1'}"
+            f" {suggested or 'tcp:80:interface=127.0.0.1'}"
         )
     return PortSettings(
         PortKind.NUMBER, description, shared=shared, backlog=backlog, number=number
@@ -214,7 +216,8 @@ def _unnamed(description: str) -> int | None:
     """
     Find a socket of systemd's that has an index and no name.
 
-    @return: its descriptor, or L{None} if the description means no such socket.
+    @return: the socket's descriptor, or L{None} if the description means no such
+        socket.
     """
     index = _INDEX.fullmatch(description)
     return None if index is None else listen_fds.unnamed(int(index[1]))
@@ -222,10 +225,10 @@ def _unnamed(description: str) -> int | None:
 
 def _endpoint(description: str) -> object:
     """
-    Let Twisted understand a description.
+    Let Twisted parse a description.
 
     @return: an endpoint whose reactor is a L{RecordingReactor}.
-    @raise BadDescription: if Twisted does not understand it.
+    @raise BadDescription: if Twisted cannot parse the description.
     """
     try:
         return serverFromString(RecordingReactor(), description)
@@ -237,7 +240,7 @@ def _endpoint(description: str) -> object:
         ) from error
 
 
-#: What Python and Twisted say of a description, and what is meant.
+#: Patterns of errors of Python and Twisted, and what to say instead.
 _REASONS = [
     (r"invalid literal for int\(\) with base [0-9]+: (.*)", r"\1 is no number"),
     (r".* got an unexpected keyword argument (.*)", r"it has no option \1"),
@@ -249,12 +252,11 @@ _REASONS = [
 
 def _reason(description: str, error: Exception) -> str:
     """
-    Say why a description makes no sense, and what was meant by it if that can be
-    guessed.
+    Say why a description is wrong, or how to write it if that can be guessed.
     """
-    meant = _meant(description)
-    if meant:
-        return f"write it as '{meant}'"
+    suggested = _suggest(description)
+    if suggested:
+        return f"write it as '{suggested}'"
     reason = firstLine(error)
     for pattern, said in _REASONS:
         if re.fullmatch(pattern, reason):
@@ -262,11 +264,11 @@ def _reason(description: str, error: Exception) -> str:
     return reason
 
 
-def _meant(description: str) -> str:
+def _suggest(description: str) -> str:
     """
-    Guess how a description that makes no sense should have been written.
+    Guess how to write a description that is wrong.
 
-    @return: nothing if that cannot be guessed.
+    @return: the description to suggest; empty if it cannot be guessed.
     """
     head, separator, tail = description.partition(":interface=")
     address = re.match(r"\[?([^=\]]*?)\]?(?=:[A-Za-z]+=|$)", tail)

@@ -1,5 +1,5 @@
 """
-Asking Twisted what an endpoint would bind, without binding it.
+Finds out what a Twisted endpoint would bind, without binding it.
 """
 
 from __future__ import annotations
@@ -42,11 +42,11 @@ class RecordingReactor:
 
 def recorded(endpoint: Any) -> Any:
     """
-    Make an endpoint listen.
+    Let an endpoint listen on a L{RecordingReactor}.
 
-    @param endpoint: one whose reactor is a L{RecordingReactor}.
-    @return: what the reactor's method returned.
-    @raise Exception: what the endpoint failed with.
+    @param endpoint: an endpoint whose reactor is a L{RecordingReactor}.
+    @return: the result of the reactor's method.
+    @raise Exception: the endpoint's failure.
     """
     results: list[Any] = []
     endpoint.listen(Factory()).addBoth(results.append)

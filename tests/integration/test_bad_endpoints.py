@@ -1,6 +1,6 @@
 """
-What people get wrong in the description of a port: one clear line, and the code
-1 where it can never work; where it may work yet, the server goes on trying.
+Mistakes in the description of a port.  If the port can never work, the server prints
+one clear line, and exits with 1.  If it may work later, the server goes on trying.
 """
 
 from __future__ import annotations
@@ -70,7 +70,8 @@ async def test_refused(twistd: Start, folder: Path) -> None:
 @asynchronous
 async def test_path(twistd: Start, folder: Path) -> None:
     """
-    Where no listener can ever be, C{twistd web} ends with one line, in the log.
+    If no listener can ever be at the path, C{twistd web} ends with one line, in the
+    log.
     """
     folder.joinpath("text").write_text("keep me")
     cases = {
@@ -90,8 +91,8 @@ async def test_path(twistd: Start, folder: Path) -> None:
 @asynchronous
 async def test_noListener(twistd: Start) -> None:
     """
-    A listener that is not there yet gets one line, and the server serves when it
-    has come.
+    While the listener is missing, the server logs one line; it serves when the listener
+    comes.
     """
     worker = web(twistd, "portlisten:./socket")
     await waits(worker, "No such file or directory", 2.0)
@@ -104,8 +105,8 @@ async def test_noListener(twistd: Start) -> None:
 @asynchronous
 async def test_unknownName(twistd: Start) -> None:
     """
-    A name that the listener does not have gets one line, on either side, and the
-    server serves once the listener is restarted with it.
+    If the listener lacks the name, each side logs one line, and the server serves after
+    the listener restarts with that name.
     """
     port = freePort(20000, 30000)
     listener = twistd("portlisten", f"http={port}", "./socket")
@@ -132,7 +133,7 @@ async def test_datagramSocket(twistd: Start, folder: Path) -> None:
 
 def another(words: bytes) -> Any:
     """
-    A factory of something that is no listener, which says this.
+    A factory of a server that is no listener, and that sends these bytes.
     """
 
     class Other(Protocol):
@@ -153,8 +154,8 @@ HELLO2[12:14] = b"\x00\x02"
 @asynchronous
 async def test_anotherServer(twistd: Start, folder: Path) -> None:
     """
-    Something that is no listener, or one of another version, gets one line,
-    however it answers, or even if it never does.
+    A server that is no listener, or a listener of another version, gets one line, even
+    if it never answers.
     """
     cases = {
         "garbage": (b"220 mail.example.com ESMTP\r\n", "frame of the unknown type"),

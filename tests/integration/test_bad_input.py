@@ -1,5 +1,6 @@
 """
-What people get wrong: one clear line, an exit code, and nothing left behind.
+Mistakes of users: each gives one clear line and an exit code, and leaves nothing
+behind.
 """
 
 from __future__ import annotations
@@ -72,8 +73,14 @@ async def refused(process: Process, *words: str) -> str:
         (["hellofdpass", "./missing/s", "a"], ["the folder './missing' of", "make it"]),
         (["portlisten", "0", "/dev/null"], ["/dev/null exists and is no socket"]),
         (["hellofdpass", "/dev/null", "a"], ["/dev/null exists and is no socket"]),
-        (["portlisten", "--group=nobodys", "0", "./s"], ["no group 'nobodys'"]),
-        (["portlisten", "--group=987654", "0", "./s"], ["no group '987654'"]),
+        (
+            ["portlisten", "--group=nobodys", "0", "./s"],
+            ["the group 'nobodys' does not exist"],
+        ),
+        (
+            ["portlisten", "--group=987654", "0", "./s"],
+            ["the group '987654' does not exist"],
+        ),
         (["portlisten", "--mode=0888", "0", "./s"], ["--mode", "octal"]),
         (["portlisten", "--window=0", "0", "./s"], ["--window", "from 1 to 128"]),
         (["portlisten", "--patience=x", "0", "./s"], ["--patience", "'x'"]),
@@ -127,7 +134,7 @@ async def test_refused(
 @asynchronous
 async def test_plainFile(twistd: Start, folder: Path) -> None:
     """
-    A file where the path should be stays what it is.
+    A file at the path stays as it is.
     """
     precious = folder / "precious"
     precious.write_text("keep me")
@@ -140,7 +147,7 @@ async def test_plainFile(twistd: Start, folder: Path) -> None:
 @asynchronous
 async def test_portTaken(twistd: Start, folder: Path) -> None:
     """
-    A port that somebody has, on IPv4 or on IPv6, is not bound on either.
+    If another process has the port, on IPv4 or on IPv6, the listener binds neither.
     """
     for family, host in ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")):
         with socket.create_server((host, 0), family=family) as taken:
@@ -160,7 +167,7 @@ async def test_portTaken(twistd: Start, folder: Path) -> None:
 @asynchronous
 async def test_firstPortReleased(twistd: Start, folder: Path) -> None:
     """
-    When a later port cannot be bound, what an earlier one made goes with it.
+    If a later port cannot be bound, the earlier ports leave nothing behind.
     """
     with socket.create_server(("127.0.0.1", 0)) as taken:
         number = taken.getsockname()[1]
@@ -174,7 +181,7 @@ async def test_firstPortReleased(twistd: Start, folder: Path) -> None:
 @asynchronous
 async def test_liveListener(twistd: Start, folder: Path) -> None:
     """
-    A path at which a listener lives is not taken from it.
+    A second listener does not take the path of a running listener.
     """
     first = twistd("portlisten", "0", "./s")
     await first.says("listening on")
@@ -188,7 +195,7 @@ async def test_liveListener(twistd: Start, folder: Path) -> None:
 @asynchronous
 async def test_daemon(start: Start, folder: Path) -> None:
     """
-    A daemon that cannot start says so to whoever waits for it and in its log,
+    A daemon that cannot start says so in its log and to the process that waits for it,
     and leaves no pid file.
     """
     process = start(command("twistd"), "portlisten", "0", "/dev/null")
@@ -255,7 +262,7 @@ async def test_userWithoutEntry(twistd: Start, folder: Path) -> None:
     for gid in ({}, {"gid": "nogroup"}):
         await refused(
             twistd("portlisten", "0", "./s", uid="876543", **gid),
-            "no user with the number 876543",
+            "no user has the number 876543",
         )
     assert list(folder.iterdir()) == []
 
@@ -264,8 +271,8 @@ async def test_userWithoutEntry(twistd: Start, folder: Path) -> None:
 @asynchronous
 async def test_withoutPrivilege(start: Start, folder: Path) -> None:
     """
-    Who is not root can neither bind a low port nor become somebody else, and is
-    told what to do.
+    Without root, a process can neither bind a low port nor become another user, and the
+    error says what to do.
     """
     limit = Path("/proc/sys/net/ipv4/ip_unprivileged_port_start").read_text()
     if int(limit) < 1024:
@@ -316,7 +323,7 @@ os.execv(sys.argv[1], sys.argv[1:])
 
 def prepared(start: Start, code: str, *arguments: str) -> Process:
     """
-    Start C{twistd} where some code has changed what it finds.
+    Start C{twistd} after some code has changed its environment.
     """
     twistd = [command("twistd"), "-n", "--pidfile="]
     program = PREPARE.format(code=code)
@@ -346,8 +353,8 @@ async def test_inherited(
     start: Start, folder: Path, make: str, words: list[str]
 ) -> None:
     """
-    What systemd passes and cannot be used is told by its name, with what would be
-    right.
+    If systemd passes a socket that the listener cannot use, the error names it and says
+    what would be right.
     """
     code = f"""
 try:
@@ -375,7 +382,7 @@ os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS="1", LISTEN_FDNAMES="w
 @asynchronous
 async def test_lock(twistd: Start, folder: Path, kind: str) -> None:
     """
-    Nobody can make a start hang by the lock file.
+    No other user can make a start hang by the lock file.
     """
     lock = folder / "s.lock"
     if kind == "pipe":
@@ -446,7 +453,7 @@ async def test_chroot(start: Start, folder: Path, wire: str) -> None:
 @asynchronous
 async def test_withoutCapabilities(start: Start, folder: Path) -> None:
     """
-    Root that cannot become somebody else is told so before anything is bound.
+    If root cannot become another user, the listener says so before it binds anything.
     """
     process = start(
         *("setpriv", "--bounding-set=-setuid", "--inh-caps=-setuid"),
@@ -469,7 +476,7 @@ async def test_withoutCapabilities(start: Start, folder: Path) -> None:
 @asynchronous
 async def test_version(start: Start, arguments: list[str]) -> None:
     """
-    Each command says which portlisten and which Twisted it is.
+    Each command prints the versions of portlisten and Twisted.
     """
     process = start(command(arguments[0]), *arguments[1:])
     assert await process.ended() == 0
@@ -498,7 +505,7 @@ async def test_bothFamilies(twistd: Start) -> None:
 @asynchronous
 async def test_help(twistd: Start, name: str) -> None:
     """
-    C{--help} says what the arguments are, with an example, and exits with 0.
+    C{--help} explains the arguments, with an example, and exits with 0.
     """
     process = twistd(name, "--help")
     assert await process.ended() == 0

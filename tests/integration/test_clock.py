@@ -417,7 +417,7 @@ async def test_smallStepsUnderLoad(start: Start, folder: Path) -> None:
 
 def halt(*processes: Process) -> None:
     """
-    Have processes stand still.
+    Stop processes.
     """
     for each in processes:
         each.signal(signal.SIGSTOP)
@@ -425,7 +425,7 @@ def halt(*processes: Process) -> None:
 
 def goOn(*processes: Process) -> None:
     """
-    Have them go on.
+    Let processes go on.
     """
     for each in processes:
         each.signal(signal.SIGCONT)
@@ -434,8 +434,8 @@ def goOn(*processes: Process) -> None:
 @asynchronous
 async def test_listenerStoodStill(twistd: Start) -> None:
     """
-    A listener that stood still for longer than the patience closes nobody who
-    waited: a worker that is there by then serves them.
+    If a listener stood still for longer than the patience, it closes no waiting
+    connection: a worker that has come by then serves them.
     """
 
     async def one(wire: str) -> None:
@@ -458,8 +458,8 @@ async def test_listenerStoodStill(twistd: Start) -> None:
 @asynchronous
 async def test_offersStoodStill(twistd: Start) -> None:
     """
-    A worker is not revoked because the listener stood still, nor because both did,
-    whichever goes on first.
+    A worker is not revoked because the listener stood still, nor because both did, in
+    whatever order they go on.
     """
 
     async def one(name: str) -> None:
@@ -530,8 +530,8 @@ async def test_helloStoodStill(twistd: Start, folder: Path) -> None:
 @asynchronous
 async def test_graceStoodStill(twistd: Start, folder: Path) -> None:
     """
-    What waits when a stop begins is served, and what is in service is finished, if
-    the process stands still meanwhile for longer than the grace.
+    If the process stands still for longer than the grace during a stop, waiting
+    connections are still served, and connections in service are still finished.
     """
 
     async def worker() -> None:

@@ -120,12 +120,11 @@ def pair(start: Start, twistd: Start, folder: Path) -> Pair:
 @asynchronous
 async def test_matrix(pair: Pair, listener: str, worker: str) -> None:
     """
-    Whatever is at either end, clients have their answers: those that wait for
-    them, those that say something first, and those that come after others that did
-    not wait.  Of a worker of 2002 no more is asked than it ever gave to those that
-    say something: it closes with that unread, so a reset follows the answer.  Here
-    nothing overtakes anything, so the answer has arrived by then, and a reset takes
-    nothing away that has; between hosts that is likely, and not sure.
+    At either end old and new programs serve all clients: those that wait, those that
+    send first, and those that come after clients that did not wait.  A worker of 2002
+    leaves what a client sent first unread, so a reset follows its answer.  On this host
+    the answer has arrived by then, and the reset takes nothing away; between hosts that
+    is likely, but not sure.
     """
     if "C" in (listener, worker):
         await pair.compile()
@@ -150,8 +149,8 @@ async def test_matrix(pair: Pair, listener: str, worker: str) -> None:
 @asynchronous
 async def test_workerLate(pair: Pair, twistd: Start, folder: Path) -> None:
     """
-    Clients that come while no worker is there are served when there is one, in
-    the order in which they came.
+    Clients that come while no worker runs are served when one comes, in the order in
+    which they came.
     """
     listener, port = await pair.listener()
     waiting = [clients.connect(port) for _ in range(300)]
@@ -168,7 +167,7 @@ async def test_workerLate(pair: Pair, twistd: Start, folder: Path) -> None:
 @asynchronous
 async def test_replaced(pair: Pair) -> None:
     """
-    A path that changes hands ten times under 64 clients at once loses nobody.
+    If a path changes hands ten times under 64 clients at once, every client is served.
     """
     _, port = await pair.listener()
     worker = await pair.worker()
@@ -218,10 +217,8 @@ async def test_stopped(
     request: pytest.FixtureRequest, start: Start, pair: Pair, full: str
 ) -> None:
     """
-    A worker that is stopped keeps nobody but its clients: the listener waits
-    without working for it, and all have their answers when it goes on; whether it
-    is the worker's queue that is full or, where hosts allow longer ones, the buffer
-    of what the listener sends.
+    While a worker is stopped, its listener waits without using the processor; all
+    clients have their answers when the worker goes on.
     """
     listener, port = await pair.listener()
     if full == "buffer":
@@ -245,8 +242,8 @@ async def test_stopped(
 @asynchronous
 async def test_replacedWhileStopped(root: None, start: Start, pair: Pair) -> None:
     """
-    A worker that is stopped with a long queue keeps what it was sent, and none of
-    what its successor is: the two are served by whoever has them.
+    A stopped worker with a long queue keeps the connections that it was sent, and gets
+    none of its successor's; each worker serves its own.
     """
     listener, port = await pair.listener()
     stopped = await longQueue(start)
@@ -261,9 +258,9 @@ async def test_replacedWhileStopped(root: None, start: Start, pair: Pair) -> Non
 
 async def longQueue(start: Start) -> Process:
     """
-    Start a worker whose queue is as long as hosts with systemd make it, longer than
-    what a sender's buffer holds.  The length is that of its network namespace; the
-    path is the same in all.
+    Start a worker whose queue is longer than a sender's buffer, as on hosts with
+    systemd.  Its network namespace sets the length; the path is the same in all
+    namespaces.
     """
     unshare = shutil.which("unshare")
     if unshare is None or await start(unshare, "-n", "true").ended() != 0:
@@ -280,7 +277,7 @@ async def longQueue(start: Start) -> Process:
 
 def crowdInTurn(port: int, count: int) -> Counter[bytes]:
     """
-    Be many clients that all connect before the first reads.
+    Run many clients that all connect before the first one reads.
     """
     waiting = [clients.connect(port) for _ in range(count)]
     answers = Counter(clients.read(each) for each in waiting)
@@ -291,7 +288,7 @@ def crowdInTurn(port: int, count: int) -> Counter[bytes]:
 
 def cpu(process: Process) -> float:
     """
-    How long a process has used a processor, in seconds: proc(5).
+    Return how long a process has used a processor, in seconds: proc(5).
     """
     text = Path(f"/proc/{process.pid}/stat").read_text()
     fields = text.rpartition(")")[2].split()
@@ -313,7 +310,7 @@ def send(path: Path, *descriptors: int, data: bytes = b"x") -> None:
 @asynchronous
 async def test_badDatagrams(pair: Pair, folder: Path) -> None:
     """
-    Datagrams that are none of this wire's do a worker no harm, and leave nothing
+    Datagrams that do not belong to this wire do a worker no harm, and leave nothing
     open in it.
     """
     _, port = await pair.listener()
@@ -345,8 +342,8 @@ async def test_badDatagrams(pair: Pair, folder: Path) -> None:
 @asynchronous
 async def test_oddDatagrams(pair: Pair, folder: Path) -> None:
     """
-    Connections are served whatever they came with: several at once, something
-    that is none among them, and no data or a lot.
+    Connections are served even if a datagram has several, has another descriptor among
+    them, or has no data or much data.
     """
     _, port = await pair.listener()
     worker = await pair.worker()
@@ -422,8 +419,8 @@ async def test_permissions(
     root: None, twistd: Start, folder: Path, option: str
 ) -> None:
     """
-    Who may not write to the path is told so; the worker's group or mode mends it.
-    Both sides are nobody in particular while they serve.
+    If the listener may not write to the path, its log says so, and the worker's group
+    or mode mends it.  Both sides serve without privileges.
     """
     port = freePort(80, 1024)
     listener = twistd(

@@ -1,6 +1,7 @@
 """
-Workers that are revoked, or say BYE, and then die: what they had claimed and not
-touched is handed off again, and what they live to serve is theirs.
+Workers that are revoked, or say BYE, and then die.  Connections that they had claimed
+and not touched are handed off again.  While such a worker lives, it serves its own
+connections.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ class Scene:
 
     async def do(self, *commands: str) -> None:
         """
-        Have the scripted worker do something.
+        Let the scripted worker carry out a command.
         """
         for each in commands:
             self.worker.tell(each)
@@ -78,8 +79,7 @@ class Scene:
 
     async def revoked(self) -> None:
         """
-        Stop the scripted worker, and wait until it is revoked for what it did not
-        claim after that.
+        Stop the scripted worker, and wait until it is revoked for an unclaimed offer.
         """
         self.worker.signal(signal.SIGSTOP)
         second = self.connect()
@@ -91,7 +91,7 @@ class Scene:
 @asynchronous
 async def test_untouched(start: Start, twistd: Start) -> None:
     """
-    What the worker had not touched when it died goes to another one.
+    Connections that the dead worker had not touched go to another worker.
     """
 
     async def revoked(scene: Scene) -> None:
@@ -130,7 +130,7 @@ async def test_untouched(start: Start, twistd: Start) -> None:
 @asynchronous
 async def test_served(start: Start, twistd: Start) -> None:
     """
-    What the worker lives to serve is served by it alone, long after it left or was
+    While the worker lives, it alone serves its connections, long after it left or was
     revoked.
     """
 
@@ -164,7 +164,7 @@ async def test_served(start: Start, twistd: Start) -> None:
 @asynchronous
 async def test_touched(start: Start, twistd: Start) -> None:
     """
-    What the worker had touched when it died is lost with it, and no other worker
+    Connections that the dead worker had touched are lost with it, and no other worker
     answers the rest.
     """
 

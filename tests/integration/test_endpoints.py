@@ -1,5 +1,5 @@
 """
-What a server sees of a port that is described as C{portlisten:}.
+What a server sees of a C{portlisten:} port.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ async def test_address(twistd: Start, folder: Path) -> None:
 @asynchronous
 async def test_proxyProtocol(twistd: Start, folder: Path) -> None:
     """
-    Behind C{haproxy:}, the peer is whom the PROXY header names.
+    Behind C{haproxy:}, the peer is the client that the PROXY header names.
     """
     listener = twistd("portlisten", "0", "./socket")
     port = await listening(listener)

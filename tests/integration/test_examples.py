@@ -65,8 +65,8 @@ def run(
 @asynchronous
 async def test_script(start: Start, folder: Path, name: str, said: list[str]) -> None:
     """
-    A script prints the answers, and nothing else but what it starts; it leaves
-    nothing behind.
+    A script prints the commands that it starts and the answers, and leaves nothing
+    behind.
     """
     needs("OpenSSL", "twisted[tls]")
     for program in ("curl", "openssl", "setpriv", "cc", "dig"):

@@ -1,5 +1,6 @@
 """
-The promise under faults: real processes, real signals, real limits.
+The promise under faults: real processes, real signals, real limits.  The control must
+break the promise in the same tests.
 
 Each is run against the control as well, which has to break it.
 """
@@ -48,7 +49,7 @@ def module(start: Start) -> Start:
 
 async def figures(process: Process) -> dict[str, int]:
     """
-    Wait for a storm to pass, and say what it counted.
+    Wait for the end of a storm, and return its figures.
     """
     await process.ended()
     print(process.output)
@@ -126,7 +127,7 @@ async def test_mixed(module: Start, kills: int) -> None:
 
 async def echoes(port: int, count: int, atOnce: int) -> list[bool]:
     """
-    Have many clients send a number of their own each.
+    Run many clients that each send a number of their own.
 
     @return: for each, whether it got it back.
     """
@@ -207,8 +208,9 @@ async def test_listenerOutOfDescriptors(twistd: Start, start: Start) -> None:
 @asynchronous
 async def test_heldOpen(twistd: Start, module: Start) -> None:
     """
-    Connections that workers hold cost the listener nothing, once it has let go
-    of them: it has its windows' worth of descriptors at the most.
+    Connections that workers hold cost the listener nothing after it has closed its
+    copies: it has at most its windows' worth of descriptors.  C{PORTLISTEN_HOLD} says
+    for how many seconds they are held.
 
     C{PORTLISTEN_HOLD} says for how many seconds they are held.
     """
@@ -271,8 +273,8 @@ JOINING = ["flood", "halfFrame", "neverReads", "claimsAll"]
 @asynchronous
 async def test_hostileWorker(twistd: Start, module: Start, way: str) -> None:
     """
-    Whatever one worker does, clients that the others serve are served, none is
-    lost, and the listener's loop goes round.
+    Whatever one worker does, clients of other workers are served, none is lost, and the
+    listener's loop goes on.
     """
     listener = twistd("portlisten", "--claim-timeout=0.3", "0", "./socket")
     port = await listening(listener)
@@ -352,8 +354,8 @@ async def test_report(twistd: Start) -> None:
 @asynchronous
 async def test_whoMayBeWorker(twistd: Start) -> None:
     """
-    A user that is not on the list is turned away, and both sides' logs say why;
-    root and the members of a listed group are not.
+    A user that is not on the list is turned away, and both sides' logs say why; root
+    and members of a listed group are let in.
     """
     listener = twistd(
         "portlisten",
@@ -378,8 +380,7 @@ async def test_whoMayBeWorker(twistd: Start) -> None:
 @asynchronous
 async def test_whoMayBeListener(twistd: Start, folder: Path) -> None:
     """
-    A worker has nothing to do with a listener of some other user, unless it is
-    told to.
+    A worker does not join a listener of another user, unless an option names that user.
     """
     folder.chmod(0o1777)
     impostor = socket.socket(socket.AF_UNIX)
@@ -411,8 +412,8 @@ async def test_whoMayBeListener(twistd: Start, folder: Path) -> None:
 @asynchronous
 async def test_crashLoop(twistd: Start, module: Start) -> None:
     """
-    A worker that dies at once, again and again, is made to wait, and an honest
-    one that is there serves on.
+    A worker that dies at once, again and again, has to wait, and an honest worker goes
+    on serving.
     """
     listener = twistd("portlisten", "0", "./socket")
     port = await listening(listener)

@@ -1,5 +1,5 @@
 """
-The programs that the guides show do what the guides say.
+The programs in the guides do what the guides say.
 """
 
 from __future__ import annotations

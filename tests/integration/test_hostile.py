@@ -1,5 +1,5 @@
 """
-Workers that mean harm, with real processes: whatever one does, the others' clients
+Hostile workers, with real processes: whatever one worker does, the clients of others
 are served, and the listener stays small and quick.
 """
 
@@ -65,8 +65,8 @@ def processes() -> Iterator[Processes]:
 )
 def test_inFlight(limit: int, channels: int, seconds: int, sameUser: bool) -> None:
     """
-    A worker that never reads, and claims all that it is sent, does not keep the
-    honest worker's clients from their answers.
+    If a worker never reads and claims all offers, the honest worker's clients still get
+    their answers.
     """
     if os.geteuid() != 0 and not sameUser:
         pytest.skip("needs root, to be several users")
@@ -115,7 +115,7 @@ def test_neverCloses(processes: Processes, kernel: str) -> None:
 @pytest.mark.usefixtures("root")
 def test_crowd(processes: Processes) -> None:
     """
-    One process opens more channels than there are places, and workers of another
+    If one process opens more channels than the listener has places, workers of another
     user are still let in, and serve.
     """
     process = listener(processes, PORT)
@@ -140,8 +140,7 @@ def test_smallCrowd(processes: Processes) -> None:
 
 def test_refusals(processes: Processes) -> None:
     """
-    A worker that refuses all that it is offered, and comes again and again, does
-    not fill the log.
+    A worker that refuses all offers, and comes again and again, does not fill the log.
     """
     process = listener(processes, PORT)
     port = process.port()
@@ -198,8 +197,8 @@ def test_stuckMember(processes: Processes) -> None:
 
 def test_clientsThatLeft(processes: Processes) -> None:
     """
-    Clients that connect and leave while no worker is there cost no places in the
-    queue, no descriptors, and few lines of log.
+    Clients that connect and leave while no worker runs cost no places in the queue, no
+    descriptors, and few lines of log.
     """
     process = listener(processes, "--queue=90", PORT)
     port = process.port()
@@ -230,8 +229,8 @@ def test_clientsThatLeft(processes: Processes) -> None:
 @pytest.mark.parametrize("said", [b"request", b""], ids=["sent", "silent"])
 def test_halfClosedClients(processes: Processes, said: bytes) -> None:
     """
-    A client that ended its side while no worker was there is served when one comes,
-    whether it had sent something or not.
+    A client that ended its side while no worker ran is served when a worker comes, even
+    if it had sent nothing.
     """
     process = listener(processes, PORT)
     port = process.port()
@@ -246,8 +245,8 @@ def test_halfClosedClients(processes: Processes, said: bytes) -> None:
 
 def test_spoils(processes: Processes) -> None:
     """
-    A worker makes listening sockets of what it is offered, and refuses it.  Honest
-    workers are not kept busy with refusing that again and again.
+    If a worker makes listening sockets of its offers and refuses them, honest workers
+    do not have to refuse them again and again.
     """
     process = listener(processes, PORT)
     port = process.port()

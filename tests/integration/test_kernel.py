@@ -68,8 +68,8 @@ def runner() -> Iterator[Runner]:
 @pytest.mark.parametrize("case", PART, ids=str)
 def test_matrix(runner: Runner, case: Case) -> None:
     """
-    While calls of one process fail, each client gets its answer, once; and once
-    they succeed again, so does everything.
+    While calls of one process fail, each client gets its answer, once; when the calls
+    succeed again, everything works again.
     """
     outcome = runner.run(case)
     print(f"{outcome.injected} calls failed, {outcome.answers}")
@@ -79,7 +79,7 @@ def test_matrix(runner: Runner, case: Case) -> None:
 
 def joins(pair: Pair) -> None:
     """
-    Have a worker come, and see that it is let in.
+    Start a worker, and check that it is let in.
     """
     worker = pair.processes.twistd("hellofdpass", "./socket", "hello")
     worker.says("joined the listener", patience=12)
@@ -88,8 +88,8 @@ def joins(pair: Pair) -> None:
 @pytest.mark.parametrize("error", ["ENOMEM", "EINTR"])
 def test_credentials(processes: Processes, error: str) -> None:
     """
-    The kernel does not say who a worker is while it is let in, once.  It is let in
-    when it tries again, and so are others.
+    If the kernel once fails to give a worker's credentials, the worker is let in at its
+    next attempt, and so are others.
     """
     pair = Pair(processes, (PORT,), 0)
     # The acceptor's question for what waits, then SO_PEERCRED, then others.
@@ -105,8 +105,8 @@ def test_credentials(processes: Processes, error: str) -> None:
 
 def test_credentialsOfOthers(processes: Processes) -> None:
     """
-    Of several workers that come at once, one whose credentials the kernel does not
-    say costs the others nothing.
+    If the kernel fails to give the credentials of one of several workers, the others
+    lose nothing.
     """
     pair = Pair(processes, (PORT,), 0)
     path = str(pair.listener.log.with_name("socket"))
@@ -165,8 +165,8 @@ def test_admissionFailsHalfway(processes: Processes) -> None:
 
 def test_cookie(processes: Processes) -> None:
     """
-    The kernel does not say which connection was accepted, once.  Its client is
-    answered all the same.
+    If the kernel once fails to give the cookie of an accepted connection, its client is
+    still answered.
     """
     pair = Pair(processes, (PORT,), 1)
     # The acceptor's question for what waits, and SO_COOKIE.
@@ -208,8 +208,7 @@ def test_sharedPortOutOfDescriptors(processes: Processes, when: str) -> None:
 
 def test_registrationOfPort(processes: Processes) -> None:
     """
-    The reactor cannot take a port on, once, after the listener had stopped to
-    accept.  The port comes back.
+    If the reactor once fails to register a port after a pause, the port comes back.
     """
     pair = Pair(processes, ("--queue=1", PORT), 0)
     waiting = [socket.create_connection(("127.0.0.1", pair.port)) for _ in range(4)]

@@ -18,7 +18,7 @@ REQUEST = b"GET / HTTP/1.0\r\n\r\n"
 
 async def ports(listener: Process, *names: str) -> list[int]:
     """
-    Wait for a listener, and say where its ports of these names are.
+    Wait for a listener, and return the numbers of its ports by their names.
     """
     await listener.says("listening on.*workers connect")
     return [
@@ -29,7 +29,7 @@ async def ports(listener: Process, *names: str) -> list[int]:
 
 async def askFor(port: int, count: int, atOnce: int) -> list[str]:
     """
-    Have many clients ask for a page.
+    Run many clients that ask for a page.
 
     @return: the different answers' texts.
     """
@@ -46,9 +46,9 @@ async def askFor(port: int, count: int, atOnce: int) -> list[str]:
 @asynchronous
 async def test_pools(twistd: Start, folder: Path) -> None:
     """
-    Each pool serves its own port.  While one is away, and more clients wait for
-    it than its queue holds, the other goes on as ever; those that waited are
-    answered when it comes back.  A worker that asks for no name gets both.
+    Each pool serves its own port.  While one pool is away, and more clients wait for it
+    than its queue holds, the other pool goes on; the waiting clients are answered when
+    the first comes back.  A worker that asks for no name gets both ports.
     """
 
     def worker(text: str, options: str) -> Process:

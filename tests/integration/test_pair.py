@@ -104,8 +104,8 @@ async def test_ordinaryClient(twistd: Start, client: list[str]) -> None:
 @asynchronous
 async def test_clientThatClosesFirst(twistd: Start) -> None:
     """
-    A client that has closed its writing side already still gets the string,
-    whether it sent something or nothing.
+    A client that has closed its writing side already still gets the string, even if it
+    sent nothing.
     """
     listener = twistd("portlisten", "0", "./socket")
     twistd(*HELLO)
@@ -128,8 +128,8 @@ async def test_stringAsGiven(twistd: Start) -> None:
 @asynchronous
 async def test_workerLate(twistd: Start) -> None:
     """
-    Five hundred clients come while there is no worker for 20 seconds, and all
-    of them are answered when there is one.
+    Five hundred clients come while no worker runs for 20 seconds, and a worker that
+    comes then answers all of them.
     """
     listener = twistd("portlisten", "--queue=300", "0", "./socket")
     port = await listening(listener)
@@ -146,8 +146,8 @@ async def test_workerLate(twistd: Start) -> None:
 @asynchronous
 async def test_listenerLate(twistd: Start) -> None:
     """
-    A worker that was there first finds the listener when it comes, and says in
-    its log that it waits, once.
+    A worker that starts first finds the listener when it comes, and logs once that it
+    waits.
     """
     worker = twistd(*HELLO)
     await worker.says("waiting for a listener at ./socket")
@@ -219,8 +219,8 @@ reactor.run()
 @asynchronous
 async def test_families(twistd: Start, start: Start, folder: Path) -> None:
     """
-    Connections over IPv4, over IPv6 and to a Unix socket are adopted as what
-    they are, with the client's real address.
+    Connections over IPv4, over IPv6 and to a Unix socket are adopted in their own
+    family, with the client's real address.
     """
     listener = twistd("portlisten", "--listen=unix:./served", "0", "./socket")
     port = await listening(listener)
@@ -297,8 +297,8 @@ async def test_listenerRestarts(twistd: Start, folder: Path) -> None:
 @asynchronous
 async def test_patience(twistd: Start) -> None:
     """
-    A connection that waited too long is closed, logged with its address, and
-    counted; the listener stays, and serves who comes later.
+    A connection that waited too long is closed, logged with its address, and counted;
+    the listener goes on and serves later clients.
     """
     listener = twistd("portlisten", "--patience=0.5", "0", "./socket")
     port = await listening(listener)
@@ -329,8 +329,8 @@ async def test_exitOnTimeout(twistd: Start, folder: Path) -> None:
 @asynchronous
 async def test_stopHandsOff(twistd: Start) -> None:
     """
-    A listener that is told to stop hands off what it has accepted, and what
-    waits in its backlog, before it exits with 0.
+    A listener that is told to stop hands off all accepted connections and its backlog
+    before it exits with 0.
     """
     listener = twistd("portlisten", "--window=1", "0", "./socket")
     port = await listening(listener)

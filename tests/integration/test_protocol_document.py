@@ -1,5 +1,5 @@
 """
-What docs/protocol.md shows is true: the worker in it works.
+The worker that docs/protocol.md shows works.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """
-A web server's workers are replaced under load, one after the other, and nobody
-who asks for a page notices.
+A web server's workers are replaced under load, one after the other, and no client
+notices.
 """
 
 from __future__ import annotations
@@ -122,7 +122,7 @@ class Fleet:
 
     async def leave(self, seconds: float) -> None:
         """
-        Stop all workers at once, and have nobody there for a while.
+        Stop all workers at once, and run none for a while.
         """
         ends = [self._end(place, signal.SIGTERM) for place in range(len(self.workers))]
         for end in ends:
@@ -134,7 +134,7 @@ class Fleet:
 
     async def counters(self) -> dict[str, int]:
         """
-        What the listener counted.
+        Return the listener's counters.
         """
         self.listener.signal(signal.SIGUSR1)
         match = await self.listener.says(r"since the start: (.*)")
@@ -142,7 +142,7 @@ class Fleet:
 
     async def check(self) -> None:
         """
-        See that all goes on, and that nobody had anything to complain of.
+        Check that everything goes on, and that no request failed.
         """
         request = b"GET / HTTP/1.0\r\n\r\n"
         for _ in range(WORKERS):
@@ -173,9 +173,9 @@ def fleet(root: None, start: Start, twistd: Start, folder: Path) -> Fleet:
 @asynchronous
 async def test_restarts(fleet: Fleet, start: Start, options: tuple[str, ...]) -> None:
     """
-    Each of four workers is stopped and replaced five times under load, and there
-    is not one error: with connections that are kept, since each worker's end
-    with their next response, long before its grace is over; and without.
+    Each of four workers is stopped and replaced five times under load without one
+    error, both with kept connections and with new ones.  Kept connections end with
+    their next response, long before the grace is over.
     """
     url = await fleet.open()
     load = await wrk(
@@ -201,8 +201,8 @@ async def test_restarts(fleet: Fleet, start: Start, options: tuple[str, ...]) ->
 @asynchronous
 async def test_shared(fleet: Fleet, start: Start, options: tuple[str, ...]) -> None:
     """
-    The same with workers that accept on the port themselves; and in the middle there
-    is none for three seconds, in which clients wait and nobody is refused.
+    The same holds for workers that accept on the port themselves.  For three seconds no
+    worker runs; clients wait then, and none is refused.
     """
 
     async def work() -> None:
@@ -245,8 +245,7 @@ async def test_kills(fleet: Fleet, start: Start) -> None:
 @asynchronous
 async def test_restartsControl(fleet: Fleet, start: Start) -> None:
     """
-    Connections break by the dozen where a worker just goes, with those that are
-    kept.
+    If a worker just exits, its kept connections break by the dozen.
     """
     url = await fleet.open(careless=True)
     load = await wrk(start, url, fleet.roll(signal.SIGTERM, 1))

@@ -1,5 +1,5 @@
 """
-Servers that know nothing of portlisten, and servers that say goodbye.
+Servers that know nothing of portlisten, and servers that take leave of their clients.
 """
 
 from __future__ import annotations
@@ -192,8 +192,8 @@ class Client:
 @asynchronous
 async def test_goodbye(twistd: Start, folder: Path) -> None:
     """
-    A protocol that provides L{IDrainable} hears that its server stops, says so
-    to its clients, and the server ends at once.
+    A protocol that provides L{IDrainable} learns that its server stops, says so to its
+    clients, and the server ends at once.
     """
     listener = twistd("portlisten", "0", "./socket")
     port = await listening(listener)
@@ -266,9 +266,9 @@ async def test_changedHands(
     twistd: Start, start: Start, folder: Path, how: str
 ) -> None:
     """
-    The end of a connection is heard of even when another protocol has it by
-    then: the listener counts none that is over, so that the next ones are shared
-    evenly, and the server need not wait for any.
+    The listener learns of a connection's end even if another protocol has taken the
+    connection over, so the next connections are shared evenly and the server waits for
+    none.
     """
     needs("OpenSSL", "twisted[tls]")
     await certificates(start, folder)

@@ -60,7 +60,7 @@ def freeName(first: int = 53) -> int:
 
 def dig(port: int, *options: str) -> str:
     """
-    Ask for an address, and once more if there is no answer.
+    Ask for an address, and ask once more if no answer comes.
     """
     own = ["dig", "@127.0.0.1", f"-p{port}", "+short", "+time=15", "+tries=2"]
     process = subprocess.run(
@@ -126,7 +126,7 @@ async def test_names(root: None, start: Start, twistd: Start, folder: Path) -> N
 @asynchronous
 async def test_waitingDatagrams(twistd: Start) -> None:
     """
-    Datagrams that arrive while there is no worker wait for it, IPv4 and IPv6.
+    Datagrams that arrive while no worker runs wait for one, over IPv4 and IPv6.
     """
     listener = twistd(
         "portlisten",
@@ -161,7 +161,7 @@ async def test_waitingDatagrams(twistd: Start) -> None:
 
 async def stopOne(first: Process, second: Process, port: int) -> Counter[bytes]:
     """
-    Stop one of two servers, have clients come, and kill it.
+    Stop one of two servers, let clients come, and kill the server.
 
     @return: what the clients heard.
     """
@@ -204,7 +204,7 @@ async def test_reuseport(twistd: Start) -> None:
 @asynchronous
 async def test_reuseportControl(start: Start) -> None:
     """
-    Without a listener, what waited for the one that is killed is lost.
+    Without a listener, connections that waited for the killed server are lost.
     """
     port = freePort(20000, 30000)
     servers = [start(sys.executable, "-c", ALONE, str(port)) for _ in range(2)]
@@ -335,8 +335,8 @@ async def test_exec(
     answer: bytes,
 ) -> None:
     """
-    Servers that take listening sockets from systemd serve a port below 1024 and
-    never were root; who comes while one is restarted waits.
+    Servers that take listening sockets from systemd serve a port below 1024 and never
+    were root; clients wait while a server restarts.
     """
     needs(module, module)
     folder.joinpath("asgi.py").write_text(ASGI)
@@ -449,7 +449,7 @@ os.execv(sys.argv[2], sys.argv[2:])
 
 def hear(address: str | bytes) -> bytes:
     """
-    Be a client of a Unix socket.
+    Run a client of a Unix socket.
     """
     with socket.socket(socket.AF_UNIX) as client:
         client.settimeout(PATIENCE)
@@ -492,8 +492,8 @@ async def test_abstract(start: Start, twistd: Start, share: bool) -> None:
 @asynchronous
 async def test_pathIsLost(root: None, twistd: Start, folder: Path) -> None:
     """
-    A Unix socket is shared, and listened on, whatever becomes of its path, and though
-    the listener may not look at it any more.
+    A Unix socket is shared, and listened on, even if its path is removed or the
+    listener may not look at it any more.
     """
     private = folder / "private"
     private.mkdir()
@@ -548,9 +548,9 @@ async def test_memberHangs(twistd: Start) -> None:
 @asynchronous
 async def test_wrongKinds(twistd: Start, start: Start) -> None:
     """
-    Who asks for what it cannot take is told so, and the listener stays: a stream
-    server for UDP, an older worker for a shared port, a program for one whose
-    connections are handed off, or for a program that is not there.
+    A worker that asks for a port of a wrong kind gets the reason, and the listener goes
+    on: a stream server for UDP, an older worker for a shared port, a program for a port
+    that is not shared, and a program that does not exist.
     """
     listener = twistd(
         "portlisten",
@@ -577,7 +577,7 @@ async def test_wrongKinds(twistd: Start, start: Start) -> None:
     for arguments, code, reason in [
         (["--name=old", "./socket", "true"], 1, "start the listener with --share"),
         (["--name=nosuch", "./socket", "true"], 1, "no port is called 'nosuch'"),
-        (["./socket", "nosuch"], 127, "there is no program 'nosuch'"),
+        (["./socket", "nosuch"], 127, "the program 'nosuch' does not exist"),
     ]:
         program = start(command("portlisten"), "exec", *arguments)
         assert await program.ended() == code

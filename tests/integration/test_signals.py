@@ -1,5 +1,5 @@
 """
-Signals that are no reason to stop: neither side ends, and no client notices.
+Signals that do not stop a process: neither side ends, and no client notices.
 """
 
 from __future__ import annotations
@@ -94,8 +94,8 @@ async def started(
 @asynchronous
 async def test_signals(twistd: Start, folder: Path) -> None:
     """
-    SIGHUP, SIGUSR1 and SIGUSR2 end neither side, whatever its wire and wherever it
-    logs, right after the start and while clients are served, and are logged.
+    SIGHUP, SIGUSR1 and SIGUSR2 are logged and end neither side, on both wires, with
+    each kind of log, right after the start and while clients are served.
     """
 
     async def one(wire: str, toFile: bool) -> None:
@@ -154,7 +154,7 @@ async def test_workerReports(twistd: Start, folder: Path) -> None:
 @asynchronous
 async def test_whoWaits(twistd: Start) -> None:
     """
-    Clients that wait while there is no worker are still served after the signals.
+    Clients that wait while no worker runs are still served after the signals.
     """
 
     async def one(wire: str) -> None:

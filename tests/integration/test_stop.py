@@ -1,6 +1,6 @@
 """
-A listener is stopped while connections wait: what it has accepted is served if
-anybody comes within the grace, and the next listener waits for its turn.
+A listener is stopped while connections wait.  Workers that come within the grace serve
+accepted connections, and the next listener waits for its turn.
 """
 
 from __future__ import annotations
@@ -238,8 +238,8 @@ async def leave(leaving: Process) -> list[Deferred[tuple[Any, float]]]:
 @asynchronous
 async def test_inherited(twistd: Start, activated: Callable[[str], Process]) -> None:
     """
-    Of a socket that the service manager holds, a listener that is stopped leaves
-    what it has not accepted to its successor.
+    If the service manager holds the socket, a stopped listener leaves its backlog to
+    its successor.
     """
     leaving = activated("1")
     accepted, *rest = await leave(leaving)

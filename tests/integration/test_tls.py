@@ -1,5 +1,5 @@
 """
-TLS in a worker: its listener knows of no key.
+TLS in a worker: the listener has no key.
 """
 
 from __future__ import annotations

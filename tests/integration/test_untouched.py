@@ -1,6 +1,6 @@
 """
-Whether a connection is untouched, as the kernel says it, in races that are widened:
-strace(1) delays the listener between its two questions.
+The kernel's view of untouched connections, in races that are widened: strace(1) delays
+the listener between its two questions.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def holder(processes: Processes, listener: Process) -> Process:
 
 def answer(client: socket.socket, processes: Processes) -> bytes:
     """
-    Have a worker come that answers a line, and say what it answers a client.
+    Start a worker that answers a line, and return its answer to a client.
 
     @return: the answer; empty if the connection ends, or none comes.
     """

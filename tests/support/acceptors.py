@@ -37,8 +37,8 @@ def queued(sock: socket.socket) -> int:
 
 class Scripted:
     """
-    A listening socket that accepts what it was told to, or fails at it, and
-    then has nothing more.
+    A listening socket whose accept(2) gives prepared connections and errors.  After
+    them, no connection waits.
     """
 
     def __init__(self, *results: socket.socket | int) -> None:
@@ -47,7 +47,7 @@ class Scripted:
 
     def fileno(self) -> int:
         """
-        No real one.
+        Return a number that is no open descriptor.
         """
         return 12345
 
@@ -55,7 +55,7 @@ class Scripted:
 
     def getsockopt(self, *args: object) -> bytes:
         """
-        It is not TCP.
+        Fail, as the socket is not TCP.
         """
         raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
 
@@ -79,9 +79,9 @@ class AcceptorTestCase(SynchronousTestCase):
     """
     A test with an L{Acceptor}.
 
-    @ivar room: how many connections may be accepted.
-    @ivar busy: whether to wait, though connections fit.
-    @ivar batches: those that were, with the addresses of their clients.
+    @ivar capacity: how many connections may be accepted.
+    @ivar busy: whether to wait although connections fit.
+    @ivar batches: the addresses of the clients of each accepted batch.
     """
 
     def setUp(self) -> None:
@@ -90,7 +90,7 @@ class AcceptorTestCase(SynchronousTestCase):
         """
         watchDescriptors(self)
         self.reactor = MemoryReactorClock()
-        self.room = 100
+        self.capacity = 100
         self.busy = False
         self.batches: list[list[Any]] = []
         self.sockets: list[_socket.socket] = []
@@ -100,20 +100,20 @@ class AcceptorTestCase(SynchronousTestCase):
         Take a batch.
         """
         self.batches.append([address for _, address in batch])
-        self.room -= len(batch)
+        self.capacity -= len(batch)
         for sock, _ in batch:
             self.addCleanup(sock.close)
             self.sockets.append(sock)
 
     def acceptor(self, sock: Any) -> Acceptor:
         """
-        Make the acceptor, and have it resume.
+        Make the acceptor, and let it resume.
         """
         acceptor = Acceptor(
             self.reactor,
             sock,
             "tcp:here",
-            lambda: self.room,
+            lambda: self.capacity,
             self.accepted,
             RETRY,
             lambda: self.busy,
@@ -131,7 +131,7 @@ class AcceptorTestCase(SynchronousTestCase):
 
     def connection(self) -> socket.socket:
         """
-        Make something to be accepted.
+        Make a socket to be accepted.
         """
         sock = socket.socket()
         self.addCleanup(sock.close)
@@ -166,7 +166,7 @@ class ListeningTestCase(AcceptorTestCase):
 
     def connect(self, count: int = 1) -> list[socket.socket]:
         """
-        Connect so many clients, and wait until they can be accepted.
+        Connect clients, and wait until they can be accepted.
         """
         before = queued(self.other)
         clients = [socket.create_connection(self.target) for _ in range(count)]
@@ -179,6 +179,6 @@ class ListeningTestCase(AcceptorTestCase):
 
     def connectFrom(self, count: int) -> list[Any]:
         """
-        Connect so many clients, and tell their addresses.
+        Connect clients, and return their addresses.
         """
         return [client.getsockname() for client in self.connect(count)]

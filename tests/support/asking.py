@@ -1,5 +1,5 @@
 """
-Clients in the reactor: what they ask, and what they hear.
+Clients in the reactor: their requests and the answers.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ async def ask(
     port: int, send: bytes = b"", host: str = "127.0.0.1", end: bool = False
 ) -> bytes:
     """
-    Be a client: connect, perhaps send something, and read to the end.
+    Run a client: connect, perhaps send bytes, and read to the end.
 
     @param end: whether to end the writing side after that.
     """
@@ -61,10 +61,9 @@ async def askMany(
     port: int, count: int, atOnce: int, send: bytes = b""
 ) -> tuple[list[bytes | BaseException], list[float]]:
     """
-    Be many clients.
+    Run many clients.
 
-    @return: the answers, or what came instead, and how long each waited for it,
-        in seconds.
+    @return: the answers or errors, and how long each client waited, in seconds.
     """
     answers: list[bytes | BaseException] = []
     times: list[float] = []
@@ -87,8 +86,8 @@ async def askMany(
 
 def client(port: int, send: bytes = b"hi\n") -> Deferred[tuple[Any, float]]:
     """
-    Be a client from now on.
+    Start a client.
 
-    @return: fires with the answer, or what came instead, and the seconds it took.
+    @return: fires with the answer or the error, and the seconds that it took.
     """
     return Deferred.fromCoroutine(timed(ask(port, send)))

@@ -1,5 +1,5 @@
 """
-What tests need to know of sockets that are bound.
+The backlogs of listening sockets.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 """
-Certificates for a test, and who can read their keys.
+Certificates for a test, and a check of the access to their keys.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from tests.support.spawned import Start
 @dataclass
 class Certificates:
     """
-    A root, an authority between, and a server's: files in PEM.
+    Files in PEM: a root, an intermediate authority, and a server's certificate and key.
     """
 
     root: Path
@@ -31,7 +31,7 @@ async def openssl(start: Start, *arguments: str) -> str:
     """
     Run openssl, with nothing on its standard input.
 
-    @return: what it wrote.
+    @return: its output.
     """
     if shutil.which("openssl") is None:
         pytest.skip("openssl is not installed")

@@ -1,6 +1,6 @@
 """
-What tests of the two ends of a channel have in common: one end over the kernel's own
-sockets, whose peer writes its frames by hand.
+The base of the tests of a channel's two ends: one end over a kernel socket, and a peer
+that writes its frames by hand.
 """
 
 from __future__ import annotations
@@ -40,8 +40,7 @@ from tests.support.channels import (
 
 def attach(protocol: Protocol, sock: socket.socket) -> None:
     """
-    Have the reactor serve a protocol on a socket, over the transport that is
-    made for it.
+    Serve a protocol on a socket in the reactor, over portlisten's transport.
     """
     if isinstance(protocol, ListenerChannel):
         transport = ChannelTransport(
@@ -54,7 +53,7 @@ def attach(protocol: Protocol, sock: socket.socket) -> None:
 
 def adopt(protocol: Protocol, sock: socket.socket) -> None:
     """
-    Likewise, over Twisted's own transport.
+    Serve a protocol on a socket in the reactor, over Twisted's own transport.
     """
     sock.setblocking(False)
     with sock:
@@ -67,7 +66,7 @@ _TestClass = TypeVar("_TestClass", bound="ChannelTestCase")
 
 def overTwistedToo(testClass: type[_TestClass]) -> type[_TestClass]:
     """
-    Have a class of tests run once more, over Twisted's own transport.
+    Run a class of tests once more, over Twisted's own transport.
     """
     name = testClass.__name__.replace("Tests", "OverTwistedTests")
     content = {
@@ -90,8 +89,8 @@ def transportOf(protocol: Protocol) -> Any:
 
 def stuff(protocol: Protocol) -> None:
     """
-    Fill the way from a protocol to its peer, so that nothing more can be
-    written before the peer has read something.
+    Fill the buffer from a protocol to its peer.  Nothing more can be written until the
+    peer reads.
     """
     handle = transportOf(protocol).getHandle()
     try:
@@ -105,8 +104,8 @@ class Short(socket.socket):
     """
     A socket for which the kernel has no memory when something is sent.
 
-    @param sock: whose descriptor it takes.
-    @ivar tries: how often something was to be sent.
+    @param sock: the socket whose descriptor this one takes over.
+    @ivar tries: how often C{send} was called.
     """
 
     def __init__(self, sock: socket.socket) -> None:
@@ -120,8 +119,7 @@ class Short(socket.socket):
 
 def findDead(protocol: Protocol) -> None:
     """
-    Have a write be what finds the peer dead, before anything is read of what it
-    left.
+    Let a write find the peer dead, before the reactor reads the peer's last bytes.
     """
     transport = transportOf(protocol)
     transport.stopReading()
@@ -175,7 +173,7 @@ class ChannelTestCase(TestCase):
     """
     One end of a channel, and its peer.
 
-    @cvar attach: has the reactor serve a protocol on a socket.
+    @cvar attach: serves a protocol on a socket in the reactor.
     """
 
     attach = staticmethod(attach)
@@ -189,7 +187,7 @@ class ChannelTestCase(TestCase):
 
     def peerOf(self, protocol: Protocol, vocabulary: Vocabulary) -> Peer:
         """
-        Have the reactor serve a protocol on one end of a pair of Unix sockets.
+        Serve a protocol on one end of a pair of Unix sockets in the reactor.
 
         @return: the other end.
         """
@@ -237,13 +235,13 @@ class ListenerChannelTestCase(ChannelTestCase):
     @property
     def told(self) -> list[tuple[Any, ...]]:
         """
-        What the dispatcher heard since the worker joined.
+        Return the dispatcher's events since the worker joined.
         """
         return self.dispatcher.events[2:]
 
     async def join(self, window: int = 4) -> None:
         """
-        Have the worker say HELLO, once it has read the listener's.
+        Send the worker's HELLO after the listener's has come.
         """
         await eventually(self.worker.read)
         self.worker.say(WorkerHello(window))
@@ -298,7 +296,7 @@ class WorkerChannelTestCase(ChannelTestCase):
 
     async def register(self) -> None:
         """
-        Have the listener say HELLO, once it has read the worker's.
+        Send the listener's HELLO after the worker's has come.
         """
         await eventually(self.listener.read)
         self.listener.say(self.hello)
@@ -315,7 +313,7 @@ class WorkerChannelTestCase(ChannelTestCase):
 
     async def adopt(self, count: int) -> list[tuple[socket.socket, socket.socket]]:
         """
-        Have the worker adopt some connections, with ids from 1 on.
+        Let the worker adopt some connections, with ids from 1 on.
         """
         pairs = self.connections(count)
         self.offer(*[(id, pair[1]) for id, pair in enumerate(pairs, 1)])

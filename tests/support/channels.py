@@ -1,5 +1,5 @@
 """
-What tests of channels have in common: peers, waiting, and recorders.
+Helpers for tests of channels: peers, waiting, and recorders.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ PATIENCE = 5.0
 
 async def eventually(condition: Callable[..., Any], patience: float = PATIENCE) -> None:
     """
-    Let the reactor run until something holds, for some seconds at the most.
+    Let the reactor run until a condition holds, for some seconds at the most.
     """
     deadline = time.monotonic() + patience
     while not condition():
@@ -49,7 +49,7 @@ async def eventually(condition: Callable[..., Any], patience: float = PATIENCE) 
 
 async def aMoment() -> None:
     """
-    Let the reactor go round a few times: enough for what must not happen.
+    Let the reactor turn a few times, so that an unwanted event could happen.
     """
     for _ in range(5):
         await deferLater(reactor, 0.002)
@@ -57,9 +57,9 @@ async def aMoment() -> None:
 
 async def inReactor(test: TestCase) -> None:
     """
-    Have the reactor run from here on to the end of the test, and watch its
-    descriptors.  To be called first in C{setUp}: as it starts to run, the
-    reactor opens some that are not the test's.
+    Let the reactor run from now to the end of the test, and watch the descriptors.
+    Call this first in C{setUp}: when the reactor starts, it opens descriptors of its
+    own.
     """
     await deferLater(reactor, 0)
     watchDescriptors(test)
@@ -90,7 +90,7 @@ def texts(events: Iterable[Any], level: str) -> list[str]:
 
 class Once(Factory):
     """
-    Builds the one protocol that it was given.
+    Builds one given protocol.
     """
 
     noisy = False
@@ -106,8 +106,8 @@ class Peer:
     """
     The other end of a channel, spoken by hand.
 
-    @ivar frames: what it has read so far.
-    @ivar descriptors: those that came with it.
+    @ivar frames: the frames that it has read so far.
+    @ivar descriptors: the descriptors that came with them.
     @ivar ended: whether it has read the end.
     """
 
@@ -121,7 +121,7 @@ class Peer:
 
     def say(self, *what: Frame | bytes, descriptors: Sequence[int] = ()) -> None:
         """
-        Write frames, or bytes that pretend to be some, in one message.
+        Write frames, or raw bytes, in one message.
         """
         data = b"".join(
             each if isinstance(each, bytes) else encode(each) for each in what
@@ -130,7 +130,7 @@ class Peer:
 
     def read(self) -> list[Any]:
         """
-        Take in what has come.
+        Read all frames and descriptors that have come.
         """
         while not self.ended:
             try:
@@ -146,7 +146,7 @@ class Peer:
 
     def heard(self, kind: type[Frame]) -> list[Any]:
         """
-        Those of the frames so far that are of a kind.
+        Return the frames of a kind that have come so far.
         """
         return [frame for frame in self.read() if isinstance(frame, kind)]
 
@@ -159,7 +159,7 @@ class Peer:
 
     def close(self) -> None:
         """
-        Die.
+        Close the channel, and every descriptor that came.
         """
         self.socket.close()
         for descriptor in self.descriptors:
@@ -169,7 +169,7 @@ class Peer:
 
 def described(event: News) -> tuple[Any, ...]:
     """
-    What is kept of an event.
+    Return the recorded form of an event.
     """
     if isinstance(event, Joined):
         return ("joined", event.window, *(port.name for port in event.ports))
@@ -184,9 +184,9 @@ def described(event: News) -> tuple[Any, ...]:
 @implementer(IDispatcher)
 class RecordingDispatcher:
     """
-    Keeps what it is told, the channel left out.
+    Records its calls, without the channel.
 
-    @ivar react: called with each event, once it is kept.
+    @ivar react: called with each event after it is recorded.
     """
 
     def __init__(self) -> None:
@@ -221,11 +221,11 @@ class RecordingDispatcher:
 @implementer(IAdopter)
 class RecordingAdopter:
     """
-    Keeps what it is told, the channel left out, and what it is given.
+    Records its calls, without the channel, and keeps descriptors.
 
-    @ivar descriptors: what was adopted, by the offer's id.
-    @ivar sharedDescriptors: those of sockets of shared ports.
-    @ivar react: called with each event, once it is kept.
+    @ivar descriptors: those of adopted connections, by the offer's id.
+    @ivar sharedDescriptors: those of shared sockets.
+    @ivar react: called with each event after it is recorded.
     """
 
     def __init__(self) -> None:
@@ -263,13 +263,13 @@ class RecordingAdopter:
     @property
     def adopted(self) -> list[int]:
         """
-        The ids of what was adopted, in order.
+        Return the ids of adopted connections, in order.
         """
         return [event[1].id for event in self.events if event[0] == "adopt"]
 
     @property
     def lostFor(self) -> list[str | None]:
         """
-        Why the channel was lost, if it was.
+        Return the reasons for which the channel was lost.
         """
         return [event[1] for event in self.events if event[0] == "lost"]

@@ -1,5 +1,5 @@
 """
-Python processes that tests start, and a reactor that does nothing.
+Python processes that tests start, and a stand-in for a reactor.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ class Child:
     """
     A Python process.
 
-    @param code: what it runs.
+    @param code: the program.
     """
 
     def __init__(self, test: SynchronousTestCase, code: str) -> None:
@@ -48,8 +48,7 @@ class Child:
         """
         Wait for its end.
 
-        @return: its exit code, and what it wrote to standard output and to
-            standard error.
+        @return: its exit code, its standard output, and its standard error.
         """
         output, errors = self._process.communicate(timeout=60)
         return self._process.returncode, output, errors

@@ -1,6 +1,5 @@
 """
-Many clients with plain sockets, in threads: they see what the kernel says, with
-nothing in between.
+Many clients with plain sockets, in threads.  They get the kernel's own errors.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from tests.support.processes import PATIENCE
 
 def read(client: socket.socket) -> bytes:
     """
-    Read to the end, or to a reset, which takes nothing away that has arrived.
+    Read to the end, or to a reset.  Bytes that came before the reset count.
     """
     heard = []
     try:
@@ -37,7 +36,7 @@ def connect(port: int) -> socket.socket:
 
 def listen(port: int) -> bytes:
     """
-    Be a client that waits for the answer.
+    Run a client that waits for the answer.
     """
     with connect(port) as client:
         return read(client)
@@ -45,7 +44,7 @@ def listen(port: int) -> bytes:
 
 def sendFirst(port: int) -> bytes:
     """
-    Be a client that says something before.
+    Run a client that sends bytes first.
     """
     with connect(port) as client:
         client.sendall(b"hello there\n")
@@ -54,7 +53,7 @@ def sendFirst(port: int) -> bytes:
 
 def leave(port: int) -> bytes:
     """
-    Be a client that does not wait for anything.
+    Run a client that connects and leaves.
     """
     connect(port).close()
     return b""
@@ -64,7 +63,7 @@ def crowd(
     client: Callable[[int], bytes], port: int, count: int, atOnce: int = 16
 ) -> Counter[bytes]:
     """
-    Be many clients.
+    Run many clients.
 
     @return: the answers.
     """
@@ -76,7 +75,7 @@ def ask(
     port: int, patience: float = PATIENCE, host: str = "127.0.0.1", send: bytes = b""
 ) -> bytes | None:
     """
-    Be a client: connect, perhaps send something, and read to the end.
+    Run a client: connect, perhaps send bytes, and read to the end.
 
     @return: the answer, or L{None} if it was reset or took too long.
     """
@@ -96,7 +95,7 @@ class Crowd:
     """
     Clients in threads, one after the other in each, from C{with} to its end.
 
-    @ivar answers: how often which answer came.
+    @ivar answers: how often each answer came.
     @ivar times: how long each client took, in seconds.
     """
 
@@ -138,7 +137,7 @@ class Crowd:
 
     def quantile(self, share: float) -> float:
         """
-        How long so great a share of the clients took at the most, in seconds.
+        Return the time within which a share of the clients had answers, in seconds.
         """
         times = sorted(self.times)
         return times[min(len(times) - 1, int(share * len(times)))] if times else 0.0

@@ -28,7 +28,8 @@ class RunningClock(Clock):
 
 class TurningClock(Clock):
     """
-    A clock that makes in a turn what is due at its beginning, as a reactor does.
+    A clock whose turn makes only the calls that are due at its beginning, as a
+    reactor's does.
     """
 
     def advance(self, amount: float) -> None:

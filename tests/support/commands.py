@@ -1,5 +1,5 @@
 """
-The form of what commands say.
+The form of commands' messages.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from unittest import TestCase
 
 def assertOneLine(test: TestCase, command: str, message: str) -> None:
     """
-    Check the form of what a command refuses its arguments with.
+    Check the form of a message that refuses arguments.
     """
     test.assertTrue(message.startswith(f"{command}: "))
     test.assertTrue(message.endswith(f" (see 'twistd {command} --help')"))

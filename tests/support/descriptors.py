@@ -19,21 +19,22 @@ monotonicReactor(_reactor)
 
 def descriptors() -> dict[int, str]:
     """
-    What this process has open: descriptors, and what they lead to.
+    Return the open descriptors of this process, and their targets.
     """
     found = {}
     for name in os.listdir("/proc/self/fd"):
         try:
             found[int(name)] = os.readlink(f"/proc/self/fd/{name}")
         except FileNotFoundError:
-            pass  # that of the listing itself
+            pass  # the descriptor of the listing itself
     return found
 
 
 def watchDescriptors(test: TestCase) -> None:
     """
-    Have a test fail if it leaves descriptors open, or closes one that was open
-    before.  Call it first in C{setUp}, so that it looks last.
+    Let a test fail if it leaves descriptors open, or closes a descriptor that was open
+    before.  Call this first in C{setUp}: cleanups run in reverse order, so the check
+    runs last.
     """
     before = descriptors()
 

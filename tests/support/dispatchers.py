@@ -1,5 +1,5 @@
 """
-What tests of the dispatcher have in common.
+Helpers for tests of the dispatcher.
 """
 
 from __future__ import annotations
@@ -53,14 +53,14 @@ def portOf(name: str = "", number: int = 0) -> Port:
 @implementer(IChannel)
 class RecordingChannel:
     """
-    Keeps what it is told.
+    Records its calls.
 
-    @ivar reads: whether it reads what it is sent.
-    @ivar child: the process that it stands for.
-    @ivar offers: the ids and connections that it was offered.
-    @ivar kept: of each offer, whether it was to be kept for a flush.
-    @ivar flushes: how many offers there were at each flush.
-    @ivar calls: everything else.
+    @ivar reads: whether the worker reads.
+    @ivar child: the worker's process.
+    @ivar offers: the ids and connections of its offers.
+    @ivar kept: for each offer, whether to keep it for a flush.
+    @ivar flushes: the number of offers at each flush.
+    @ivar calls: all other calls.
     """
 
     def __init__(self, label: str, user: int = 1000) -> None:
@@ -117,7 +117,7 @@ class RecordingChannel:
     @property
     def ids(self) -> list[int]:
         """
-        The ids that it was offered, in order.
+        Return the ids of its offers, in order.
         """
         return [id for id, _ in self.offers]
 
@@ -175,7 +175,7 @@ class DispatcherTestCase(SynchronousTestCase):
         self, count: int = 1, port: int = 0, name: str = ""
     ) -> list[socket.socket]:
         """
-        Have connections come in.
+        Let connections come in.
 
         @return: the clients.
         """

@@ -1,5 +1,5 @@
 """
-What tests of the ledger have in common.
+Helpers for tests of the ledger.
 """
 
 from __future__ import annotations
@@ -79,57 +79,57 @@ class LedgerTestCase(SynchronousTestCase):
         self, connections: str, canCheck: bool = True, name: str = ""
     ) -> list[Decision]:
         """
-        Have connections come in.
+        Let connections come in.
         """
         return self.ledger.addConnections(PORT, connections, self.now, canCheck, name)
 
     def join(self, channel: str, window: int = 8, *names: str) -> list[Decision]:
         """
-        Have a worker join, which wants these names, or whatever there is.
+        Let a worker join that wants these names; without names, all.
         """
         wanted = names or ("", *NAMES)
         return self.ledger.addWorker(channel, window, self.now, wanted)
 
     def claim(self, channel: str, *ids: int) -> list[Decision]:
         """
-        Have a worker claim offers.
+        Let a worker claim offers.
         """
         return self.ledger.claim(channel, ids, self.now)
 
     def refuse(self, channel: str, *ids: int) -> list[Decision]:
         """
-        Have a worker refuse offers.
+        Let a worker refuse offers.
         """
         return self.ledger.refuse(channel, ids, self.now)
 
     def close(self, channel: str, *ids: int) -> list[Decision]:
         """
-        Have a worker report that connections have ended.
+        Let a worker report that connections have ended.
         """
         return self.ledger.close(channel, ids, self.now)
 
     def die(self, channel: str, touched: str = "") -> list[Decision]:
         """
-        Have a worker die, which had touched some of its copies.
+        Let a worker die that had touched some of its copies.
         """
         return self.ledger.workerDied(channel, touched, self.now)
 
     def part(self, channel: str) -> list[Decision]:
         """
-        Have a worker leave.
+        Let a worker leave.
         """
         return self.ledger.workerLeft(channel, self.now)
 
     def tick(self, seconds: float = 0) -> list[Decision]:
         """
-        Have time pass.
+        Let time pass.
         """
         self.now += seconds
         return self.ledger.passTime(self.now)
 
     def assertCounted(self, **expected: int) -> None:
         """
-        Check all counters: those that are not given are zero.
+        Check all counters.  Counters that are not given are zero.
         """
         counted = asdict(self.ledger.counters)
         self.assertEqual({n: c for n, c in counted.items() if c}, expected)

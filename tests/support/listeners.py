@@ -27,7 +27,7 @@ UDP = "udp:0:interface=127.0.0.1"
 
 def parse(*arguments: str) -> Options:
     """
-    Understand a command line.
+    Parse a command line.
     """
     options = Options()
     options.parseOptions(list(arguments))
@@ -36,7 +36,7 @@ def parse(*arguments: str) -> Options:
 
 def keepSignalHandlers(test: TestCase) -> None:
     """
-    Have a test leave the handlers of signals as they are.
+    Restore the handlers of signals after a test.
     """
     for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP):
         test.addCleanup(signal.signal, number, signal.getsignal(number))
@@ -63,14 +63,14 @@ class ListenerTestCase(TestCase):
 
     def expectManyLines(self) -> None:
         """
-        Have no log line left out because of what other tests logged.
+        Start with fresh log limits, so that the lines of other tests do not count.
         """
         self.patch(log_limit, "_limits", WeakKeyDictionary())
         self.patch(log_limit, "MAXIMUM_LINES", 1000)
 
     async def end(self) -> None:
         """
-        End the workers, and see that the service leaves nothing.
+        End the workers, and check that the service leaves nothing.
         """
         for worker in self.workers:
             worker.close()
@@ -115,7 +115,7 @@ class ListenerTestCase(TestCase):
 
     async def join(self, window: int = 16) -> tuple[Peer, ListenerHello]:
         """
-        Connect a worker, and have it join.
+        Connect a worker, and let it join.
         """
         worker, hello = await self.greeted()
         joined = sum("joined" in line for line in texts(self.logged, "info"))

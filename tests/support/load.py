@@ -1,5 +1,5 @@
 """
-Load by C{wrk}, and what it counts.
+Load by C{wrk}, and its counters.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Load:
 
 def parse(output: str) -> Load:
     """
-    Read what wrk printed.  It leaves out what there was none of.
+    Parse wrk's output.  It has no line for a counter that is zero.
     """
 
     def find(pattern: str, default: str = "") -> tuple[str, ...]:

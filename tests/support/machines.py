@@ -1,5 +1,5 @@
 """
-What the stateful tests have in common.
+Helpers for the stateful tests.
 
 C{PORTLISTEN_EXAMPLES} says how many histories each machine tries.
 """
@@ -22,7 +22,7 @@ SILENCE = 5.0
 #: What the ports are called, by their numbers.
 NAMES = ("web", "mail", "web")
 
-#: Chooses one of however many there are, or a few of them.
+#: Chooses one or several items of a list of any length.
 one = st.integers(0, 7)
 some = st.sets(one, min_size=1, max_size=4)
 stages = st.integers(0, 8)
@@ -36,7 +36,7 @@ delays = st.sampled_from([0.02, 0.1, 0.5, 1.0, 5.0, 30.0])
 
 def pick(index: int, things: Iterable[Any]) -> Any:
     """
-    The chosen one of what there is.
+    Return the chosen item.
     """
     there = list(things)
     return there[index % len(there)]
@@ -44,7 +44,7 @@ def pick(index: int, things: Iterable[Any]) -> Any:
 
 def pickSome(indices: Iterable[int], things: Iterable[Any]) -> list[Any]:
     """
-    The chosen ones of what there is, each once.
+    Return the chosen items, each once.
     """
     there = list(things)
     return [there[at] for at in sorted({index % len(there) for index in indices})]

@@ -36,8 +36,8 @@ CALLS = {"x86_64": (54, 55), "aarch64": (208, 209)}
 
 def hide(options: list[int]) -> None:
     """
-    Have setsockopt(2) and getsockopt(2) say C{ENOPROTOOPT} for these options, of
-    whatever level.
+    Make setsockopt(2) and getsockopt(2) fail with C{ENOPROTOOPT} for these options, at
+    every level.
 
     @raise OSError: if the kernel takes no filter.
     """

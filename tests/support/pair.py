@@ -62,15 +62,15 @@ class Client:
     """
     A client and its connection, as the kernel keeps them.
 
-    @ivar port: the port that it came in by.
-    @ivar descriptors: how many there are, by who holds them; those on their way
-        belong to the L{Wire}.
+    @ivar port: the port of the connection.
+    @ivar descriptors: how many descriptors each holder has.  A L{Wire} holds the
+        descriptors in flight.
     @ivar users: the workers that read or wrote something.
-    @ivar answers: how many times it was answered.
-    @ivar left: whether it went away.
-    @ivar excuse: why it may be reset without an answer, if it may.
-    @ivar channel: whom the listener has handed it to.
-    @ivar claimed: when the listener heard it claimed.
+    @ivar answers: how many answers the client got.
+    @ivar left: whether the client went away.
+    @ivar excuse: the reason for which a reset without an answer is right, if one is.
+    @ivar channel: the channel to which the listener handed the connection off.
+    @ivar claimed: when the listener read the claim.
     """
 
     def __init__(self, number: int, port: int, accepted: float, witness: bool) -> None:
@@ -166,7 +166,7 @@ class World(Protocol):
 
     def run(self, decisions: list[Decision], mayLetGo: Collection[Client] = ()) -> None:
         """
-        Do as the ledger says.
+        Carry out the ledger's decisions.
         """
 
 
@@ -175,9 +175,9 @@ class Worker:
     A worker's process: drives a L{WorkerSession}, as L{portlisten._worker.channel}
     does.
 
-    @ivar unwritten: what it has said and the kernel has not taken.
-    @ivar serving: what it has adopted, by id.
-    @ivar offers: what it has of the listener and may not touch yet, by id.
+    @ivar unwritten: frames that the kernel has not taken.
+    @ivar serving: the adopted connections, by id.
+    @ivar offers: the offered connections, which it may not touch yet, by id.
     """
 
     def __init__(
@@ -223,9 +223,9 @@ class Worker:
 
     def read(self, starved: bool = False) -> None:
         """
-        Take in one thing.
+        Read one frame or descriptor.
 
-        @param starved: whether there is no descriptor to spare.
+        @param starved: whether the worker has no free descriptor.
         """
         if self.wire.toWorker:
             self.take(starved)
@@ -291,7 +291,7 @@ class Worker:
 
     def write(self, count: int = 9) -> None:
         """
-        Have the kernel take some frames, and all of them if there are fewer.
+        Let the kernel take so many frames, or all frames if they are fewer.
         """
         wire = self.wire
         if self.unwritten and (wire.shut or not wire.listenerOpen):
@@ -372,7 +372,7 @@ class Worker:
 
     def entitledTo(self, client: Client) -> bool:
         """
-        Whether it has what it takes to serve a client without the listener.
+        Whether the worker may serve a client without the listener.
         """
         wire = self.wire
         if client in self.serving.values():
@@ -410,7 +410,7 @@ class Worker:
 
     def mayServe(self, client: Client) -> bool:
         """
-        Whether it is the one that the listener has handed it to.
+        Whether the listener has handed the client off to this worker.
         """
         return client.channel is not None and client.channel.wire is self.wire
 
@@ -420,7 +420,7 @@ class Channel:
     The listener's end of a channel: drives a L{ListenerSession}, as
     L{portlisten._listener.channel} does.
 
-    @ivar clients: what it was offered, by id.
+    @ivar clients: the offered connections, by id.
     @ivar due: descriptors to be sent with the next bytes.
     @ivar outbox: frames that the kernel has not taken.
     """
@@ -483,7 +483,7 @@ class Channel:
 
     def read(self) -> None:
         """
-        Take in one frame, or find that there will be no more.
+        Read one frame, or the end of the channel.
         """
         if self.wire.toListener:
             self.hear(self.wire.toListener.popleft())
@@ -492,7 +492,7 @@ class Channel:
 
     def readAll(self) -> None:
         """
-        Take in what there is, all in one, and perhaps the end.
+        Read everything at once, and perhaps the end.
         """
         while self.readable:
             if self.wire.toListener:
@@ -511,7 +511,7 @@ class Channel:
 
     def hear(self, *frames: Frame) -> None:
         """
-        Take in frames, all in one.
+        Read frames, all at once.
         """
         for event in self.session.receive(b"".join(map(encode, frames))):
             assert not isinstance(event, Broken), event

@@ -34,7 +34,7 @@ def _reserve(port: int) -> bool:
 
 def freePort(first: int, last: int) -> int:
     """
-    Find a port that nobody listens on, for this process alone.
+    Find a free port, for this process alone.
     """
     for port in range(first, last):
         with socket.socket() as sock:

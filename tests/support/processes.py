@@ -42,7 +42,7 @@ class Process:
         Start it.
 
         @param limit: C{RLIMIT_NOFILE}; with 0, the usual one.
-        @param user: who is to run it; empty for the user of this process.
+        @param user: the user to run it as; empty for the user of this process.
         """
         self.log = folder / f"{name}.log"
         program = list(arguments)
@@ -73,7 +73,7 @@ class Process:
     @property
     def output(self) -> str:
         """
-        All that it wrote.
+        Return its output so far.
         """
         return self.log.read_text("utf-8", "replace")
 
@@ -88,7 +88,7 @@ class Process:
         self, pattern: str, since: int = 0, patience: float = PATIENCE
     ) -> re.Match[str]:
         """
-        Wait until it has written something that matches.
+        Wait until its output matches a pattern.
 
         @param since: how many characters of its output do not count.
         @raise AssertionError: if it does not in time.
@@ -177,7 +177,7 @@ class Processes(ExitStack):
         """
         Run C{twistd} in the foreground.
 
-        @param uid: who it is to become; empty for the user of this process.
+        @param uid: the user to become; empty for the user of this process.
         """
         program = str(Path(sys.executable).with_name("twistd"))
         own = [f"--uid={uid}"] if uid else []

@@ -20,7 +20,7 @@ def command(name: str) -> str:
 
 def needs(module: str, name: str) -> None:
     """
-    Skip a test of what is not installed.
+    Skip a test if something is not installed.
     """
     if importlib.util.find_spec(module) is None:
         pytest.skip(f"{name} is not installed: pip install {name}")

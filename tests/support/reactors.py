@@ -1,5 +1,5 @@
 """
-What tests of the reactor's room have in common.
+Helpers for tests of the reactor's room.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def run(code: str) -> str:
     """
     Run a program in a process of its own.
 
-    @return: what it printed.
+    @return: its output.
     """
     return subprocess.run(
         [sys.executable, "-c", textwrap.dedent(code)],

@@ -48,14 +48,14 @@ class Worker:
 
     def touch(self) -> None:
         """
-        Read from what it claimed.
+        Read from the claimed connection.
         """
         for each in self._held:
             each.recv(1)
 
     def answer(self) -> None:
         """
-        Serve what it claimed.
+        Serve the claimed connection.
         """
         for each in self._held:
             each.sendall(b"scripted")
@@ -77,7 +77,7 @@ class Worker:
 
 def main() -> None:
     """
-    Do as told, and say when it is done.
+    Carry out each command, and confirm it.
     """
     worker = Worker(sys.argv[1])
     print("ready", flush=True)

@@ -1,5 +1,5 @@
 """
-How hard the tests try that try many histories.
+The number of histories that random tests try.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 """
-What tests of shared sockets have in common: a listener that shares, made by hand.
+Helpers for tests of shared sockets: a listener that shares, made by hand.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ class SharingTestCase(WorkerTestCase):
 
     async def settle(self) -> None:
         """
-        Let happen what is about to.
+        Let pending events happen.
         """
         self.clock.advance(0)
         for _ in range(5):

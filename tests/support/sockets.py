@@ -46,7 +46,7 @@ def connection(
     """
     Make a TCP connection.
 
-    @return: the client's end, and the one that was accepted.
+    @return: the client's end, and the accepted end.
     """
     server = listening(test, family)
     client = socket.create_connection(server.getsockname()[:2])
@@ -71,7 +71,7 @@ def pair(
 
 def duplicate(test: SynchronousTestCase, sock: socket.socket) -> socket.socket:
     """
-    Make another holder of the same socket, as a worker is.
+    Make another holder of a socket, such as a worker.
     """
     copy = sock.dup()
     test.addCleanup(copy.close)
@@ -80,7 +80,7 @@ def duplicate(test: SynchronousTestCase, sock: socket.socket) -> socket.socket:
 
 def arrived(sock: socket.socket, event: int = select.POLLIN) -> None:
     """
-    Wait for what the other end has sent.
+    Wait for the bytes that the other end has sent.
     """
     poll = select.poll()
     poll.register(sock, event)
@@ -111,7 +111,7 @@ class Scripted:
 
 def spoil(descriptor: int) -> None:
     """
-    Make a listening socket of a TCP connection, as whoever has a descriptor can.
+    Make a listening socket of a TCP connection, as every holder of a descriptor can.
     """
     libc = ctypes.CDLL(None, use_errno=True)
     unspecified = struct.pack("=H14x", socket.AF_UNSPEC)

@@ -29,8 +29,8 @@ class Process(ProcessProtocol):
 
     @param inherited: descriptors that it gets, as 3 and so on.
 
-    @ivar output: all that it wrote, to standard output and standard error.
-    @ivar errors: what it wrote to standard error.
+    @ivar output: its standard output and standard error so far.
+    @ivar errors: its standard error so far.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class Process(ProcessProtocol):
 
     def says(self, pattern: str, patience: float = PATIENCE) -> Deferred[re.Match[str]]:
         """
-        Wait until it has written something that matches.
+        Wait until its output matches a pattern.
         """
         compiled = re.compile(pattern)
         deferred: Deferred[re.Match[str]] = Deferred()

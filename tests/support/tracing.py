@@ -20,7 +20,7 @@ def failing(
     process: Process, call: str, fault: str, when: str, also: str = ""
 ) -> Iterator[Counter[str]]:
     """
-    Have some of a running process's system calls fail or wait.
+    Make some of a running process's system calls fail or wait.
 
     @param fault: what strace(1) injects, such as C{error=ENOMEM}.
     @param when: which of the calls it is for, as strace counts them from now on.

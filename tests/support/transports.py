@@ -1,5 +1,5 @@
 """
-What tests of transports for channels have in common.
+Helpers for tests of transports for channels.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from tests.support.descriptors import watchDescriptors
 
 class Reactor(Clock):
     """
-    A clock that remembers who wants to read and to write.
+    A clock that remembers its readers and writers.
     """
 
     def __init__(self) -> None:
@@ -39,7 +39,7 @@ class Reactor(Clock):
 
 class Recorder(Protocol):
     """
-    Writes down what it is told.
+    Records its calls.
     """
 
     def __init__(self) -> None:

@@ -1,5 +1,5 @@
 """
-What tests of workers have in common: a listener, factories, and a clock.
+Helpers for tests of workers: a listener, factories, and a clock.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def exhausted() -> Iterator[Callable[[], None]]:
     """
     Use up all descriptors for a while.
 
-    @return: a function that uses up those that have become free since.
+    @return: a function that uses up descriptors that have become free since.
     """
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     highest = max(map(int, os.listdir("/proc/self/fd")))
@@ -134,7 +134,7 @@ class ClockedReactor:
 
 class Conversation(Protocol):
     """
-    Keeps what it receives.
+    Keeps the bytes that it receives.
     """
 
     transport: tcp.Connection
@@ -178,8 +178,8 @@ class Conversations(Factory):
     Builds one protocol a connection, and counts its own starts and stops.
 
     @ivar build: builds a protocol.
-    @ivar made: called with each that is connected.
-    @ivar addresses: those that protocols were built for.
+    @ivar made: called with each connected protocol.
+    @ivar addresses: the addresses of the built protocols.
     """
 
     noisy = False
@@ -209,7 +209,7 @@ class Listener:
     A listener made by hand.
 
     @ivar channels: its ends of all the channels that it has accepted.
-    @ivar greeting: what it sends to each worker first.
+    @ivar greeting: the first bytes to each worker.
     """
 
     def __init__(self, path: str, backlog: int = 5) -> None:

@@ -97,8 +97,8 @@ class GoalTests(SynchronousTestCase):
 
     def test_size(self) -> None:
         """
-        What the listener has with all that could be kept alive is compared with what
-        it has with none.
+        The listener's use with the most connections alive is compared with its use
+        without any.
         """
         figures = {
             "listen x2": [
@@ -113,8 +113,8 @@ class GoalTests(SynchronousTestCase):
 
     def test_summary(self) -> None:
         """
-        All questions that were answered in a folder are summed up, with the figures of
-        whichever run was the last.
+        The summary covers all answered questions of a folder, with the figures of the
+        last run.
         """
         folder = Path(self.mktemp())
         folder.mkdir()

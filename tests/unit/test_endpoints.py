@@ -138,7 +138,8 @@ class ParserTests(SynchronousTestCase):
 
     def test_unknownOption(self) -> None:
         """
-        An option that does not exist is refused, and those that do are listed.
+        An option that does not exist is refused, and the error lists the options that
+        do.
         """
         self.assertEqual(
             self.refusal("portlisten:web.sock:nam=http"),
@@ -195,10 +196,13 @@ class ParserTests(SynchronousTestCase):
             ("name=a/b", "name: 'a/b' is no name for a port"),
             ("grace=-1", "grace: '-1' is not a number of at least 0"),
             ("grace=soon", "grace: 'soon' is not a number of at least 0"),
-            ("listenerUser=no such", "listenerUser: there is no user 'no such'"),
+            ("listenerUser=no such", "listenerUser: the user 'no such' does not exist"),
             ("wire=carrier", "wire: 'carrier' is none of stream, datagram"),
             ("wire=datagram:mode=9", "mode: '9' is not an octal mode such as 0660"),
-            ("wire=datagram:group=no such", "group: there is no group 'no such'"),
+            (
+                "wire=datagram:group=no such",
+                "group: the group 'no such' does not exist",
+            ),
             ("wire=datagram:replace=1", "replace: '1' is none of yes, no"),
         ]:
             self.assertIn(why, self.refusal(f"portlisten:web.sock:{option}"))
@@ -336,8 +340,8 @@ class ListenTests(EndpointTestCase):
 
     async def test_port(self) -> None:
         """
-        It fires with a port once the listener has said what it listens on.  The
-        factory is started at once, while privileges may be there yet.
+        The Deferred fires with a port after the listener has named its ports.  The
+        factory starts at once, while the process may still have privileges.
         """
         listener = workers.Listener(self.path)
         self.addCleanup(listener.close)
@@ -366,7 +370,7 @@ class ListenTests(EndpointTestCase):
 
     async def test_nowhere(self) -> None:
         """
-        Of a listener that listens on nothing, all that is known is the path.
+        If the listener has no port, the port's address is the path.
         """
         _, port = await self.join()
         port._worker.ports = ()
@@ -556,7 +560,7 @@ class PortTests(EndpointTestCase):
 
 class Shouter(workers.Conversation):
     """
-    Says what it is told, in capitals.
+    Sends the received bytes back, in capitals.
     """
 
     def dataReceived(self, data: bytes) -> None:

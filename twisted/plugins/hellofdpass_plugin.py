@@ -1,5 +1,5 @@
 """
-Tells C{twistd} of the C{hellofdpass} command.
+Registers the C{hellofdpass} command with C{twistd}.
 """
 
 from twisted.application.service import ServiceMaker

@@ -1,5 +1,5 @@
 """
-Tells Twisted of the C{portlisten:} endpoint.
+Registers the C{portlisten:} endpoint with Twisted.
 """
 
 from typing import Any
@@ -14,7 +14,7 @@ class _Parser:
     prefix = "portlisten"
 
     def parseStreamServer(self, reactor: Any, *args: Any, **kwargs: Any) -> Any:
-        # Every program that parses a description of any kind loads this module.
+        # A program that parses any description loads this module, so it stays small.
         from portlisten.endpoints import parse
 
         return parse(reactor, *args, **kwargs)

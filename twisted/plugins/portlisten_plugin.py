@@ -1,5 +1,5 @@
 """
-Tells C{twistd} of the C{portlisten} command.
+Registers the C{portlisten} command with C{twistd}.
 """
 
 from twisted.application.service import ServiceMaker

@@ -18,7 +18,7 @@ from portlisten._commands import execute
 
 class CompletionTests(SynchronousTestCase):
     """
-    What the commands say to zsh.
+    The completion of zsh.
     """
 
     def complete(self, options: type[Options], *words: str) -> list[str]:
@@ -63,8 +63,7 @@ class CompletionTests(SynchronousTestCase):
 
     def test_repeated(self) -> None:
         """
-        An option that may be given several times is offered again, and says what it
-        does.
+        An option that may be given several times is offered again, with its effect.
         """
         lines = self.complete(ServerOptions, "portlisten", "--")
         self.assertIn("*--listen", self.line(lines, "listen"))

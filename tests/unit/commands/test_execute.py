@@ -180,7 +180,10 @@ class CommandLineTests(ExecuteTestCase):
             (["exec", "path"], "expected PATH and PROGRAM, got 1 arguments"),
             (["exec", "--nonsense", "path", "true"], "nonsense"),
             (["exec", "--name", "a b", "path", "true"], "'a b' is no name"),
-            (["exec", "--listener-user", "nosuch", "p", "true"], "no user 'nosuch'"),
+            (
+                ["exec", "--listener-user", "nosuch", "p", "true"],
+                "the user 'nosuch' does not exist",
+            ),
             (["exec", "--timeout", "x", "path", "true"], "'x' is not a number"),
         ]:
             self.assertRefused(arguments, 1, reason)
@@ -218,9 +221,9 @@ class CommandLineTests(ExecuteTestCase):
         There is no such program, or it is none; the codes are a shell's.
         """
         self.assertRefused(
-            ["exec", self.path, "nosuch"], 127, "there is no program 'nosuch'"
+            ["exec", self.path, "nosuch"], 127, "the program 'nosuch' does not exist"
         )
-        self.assertRefused(["exec", self.path, "/no/such"], 127, "no program")
+        self.assertRefused(["exec", self.path, "/no/such"], 127, "does not exist")
         text = self.path + ".txt"
         Path(text).write_text("hello")
         self.assertRefused(["exec", self.path, text], 126, "is not executable")
@@ -518,7 +521,7 @@ class ProgramTests(ExecuteTestCase):
 
     def test_deafTerminal(self) -> None:
         """
-        That nobody reads what it says is no reason not to run the program.
+        The program runs even if no terminal takes the messages.
         """
         listener = self.listen()
         with open("/dev/full", "w") as full:

@@ -26,7 +26,7 @@ from zope.interface.verify import verifyClass, verifyObject
 from portlisten import _kernel
 from portlisten._commands import listener
 from portlisten._commands.hellofdpass import (
-    LINGER,
+    LINGER_SECONDS,
     Hello,
     HelloFactory,
     Options,
@@ -156,7 +156,7 @@ class HelloTests(TestCase):
         """
         protocol = self.serve()
         self.assertEqual(await self.hearAll(), STRING)
-        self.clock.advance(LINGER - 0.1)
+        self.clock.advance(LINGER_SECONDS - 0.1)
         await deferLater(reactor, 0)
         self.assertTrue(isConnected(protocol))
         self.clock.advance(0.1)
@@ -265,10 +265,10 @@ class OptionsTests(SynchronousTestCase):
 
     def test_nobody(self) -> None:
         """
-        A user has to exist.
+        A user that does not exist is refused.
         """
         self.assertIn(
-            "--listener-user: there is no user 'no such'",
+            "--listener-user: the user 'no such' does not exist",
             self.refusal("--listener-user", "no such", "path", "hello"),
         )
 
@@ -528,7 +528,7 @@ class PairTests(ServiceTestCase):
 
     async def test_clientsWait(self) -> None:
         """
-        A client that comes when there is no worker waits for one.
+        A client that comes while no worker runs waits for one.
         """
         self.start(self.listener())
         client = self.client()
@@ -566,8 +566,8 @@ class PairTests(ServiceTestCase):
 
     async def test_stopsInOrder(self) -> None:
         """
-        A stop lasts no longer than it has to, whichever is first, and leaves
-        neither the path nor descriptors.
+        A stop ends as early as it can, in either order, and leaves neither the path nor
+        descriptors.
         """
         for order in (reversed, iter):
             self.services = []

@@ -187,15 +187,15 @@ class OptionsTests(SynchronousTestCase):
 
     def test_nobody(self) -> None:
         """
-        Users and groups have to exist.
+        A user or group that does not exist is refused.
         """
         for option in ["group", "allow-group"]:
             self.assertIn(
-                f"--{option}: there is no group 'no such'",
+                f"--{option}: the group 'no such' does not exist",
                 self.refusal(f"--{option}=no such", "80", "path"),
             )
         self.assertIn(
-            "--allow-user: there is no user 'no such'",
+            "--allow-user: the user 'no such' does not exist",
             self.refusal("--allow-user=no such", "80", "path"),
         )
 
@@ -208,7 +208,7 @@ class OptionsTests(SynchronousTestCase):
         for line in [
             "[options] [PORT] PATH",
             "PORT is a number (every interface, IPv4 and IPv6)",
-            "It may be left out where --listen or --share gives one.",
+            "PORT may be left out if --listen or --share gives one.",
             "http=80 https=tcp:443:interface=192.0.2.1",
             "Listen on this [NAME=]PORT as well",
             "twistd -n portlisten 10000 ./socket",
@@ -246,8 +246,8 @@ class OptionsTests(SynchronousTestCase):
 
     def test_access(self) -> None:
         """
-        Without a list there is none; with one, root and the listener itself are
-        on it.
+        Without options, every user is permitted; with one, root and the listener's own
+        user are permitted too.
         """
         self.assertEqual(accessFor(parse("80", "path").settings()), Access([], []))
         root = grp.getgrgid(0).gr_name
@@ -323,7 +323,7 @@ class MakeServiceTests(ListenerTestCase):
 
     async def test_backlog(self) -> None:
         """
-        The backlog is the one asked for, or the longest that there is.
+        The backlog is the one of the option, or the longest that the host allows.
         """
         backlogs: list[int] = []
         parse = parsing.parse

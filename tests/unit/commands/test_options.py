@@ -171,7 +171,7 @@ class OptionsTests(SynchronousTestCase):
 
     def test_platform(self) -> None:
         """
-        Elsewhere than on Linux, there is a line that says so.
+        On other systems than Linux, one line says so.
         """
         self.patch(sys, "platform", "darwin")
         error = self.assertRaises(SystemExit, ToolOptions().parseOptions, [])
@@ -199,7 +199,7 @@ class PrivilegesTests(SynchronousTestCase):
 
     def test_tac(self) -> None:
         """
-        Without C{twistd}'s options there is nothing to look at.
+        Without C{twistd}'s options, privileges are not checked.
         """
         ToolOptions().checkPrivileges()
 
@@ -241,9 +241,7 @@ class PrivilegesTests(SynchronousTestCase):
         """
         self.be(0)
         uid = unusedUID()
-        self.assertRefused(
-            f"there is no user with the number {uid}", uid=uid, gid=1, euid=0
-        )
+        self.assertRefused(f"no user has the number {uid}", uid=uid, gid=1, euid=0)
 
     def test_notRoot(self) -> None:
         """

@@ -46,7 +46,7 @@ class MoreOptions(hellofdpass.Options):
 
 class InventedTests(SynchronousTestCase):
     """
-    An option is there by being one of the settings.
+    An option exists everywhere if the settings have it.
     """
 
     def refusal(self, *arguments: str) -> str:
@@ -110,6 +110,21 @@ class InventedTests(SynchronousTestCase):
             options.endpointTable(MoreSettings),
         )
 
+    def test_meaningless(self) -> None:
+        """
+        The option of the wire names all options that mean nothing with the other wire.
+        """
+        for text, names in [
+            (options.commandTable(MoreSettings), "`--name` and `--listener-user`"),
+            (options.endpointTable(MoreSettings), "`name` and `listenerUser`"),
+        ]:
+            self.assertIn(f" With `datagram`, {names} mean nothing. |\n", text)
+        self.assertIn(
+            " With \\fBdatagram\\fR, \\fB\\-\\-name\\fR and"
+            " \\fB\\-\\-listener\\-user\\fR mean nothing.\n",
+            manual.write(manual.PAGES[1]),
+        )
+
     def test_manual(self) -> None:
         """
         The manual page has it, for the command and for the endpoint.
@@ -169,7 +184,7 @@ class DocumentTests(SynchronousTestCase):
 
     def test_groff(self) -> None:
         """
-        groff has nothing to say against a page, and shows all of it.
+        groff accepts each page without a warning, and shows every option.
         """
         if shutil.which("groff") is None:
             raise SkipTest("groff is not installed")

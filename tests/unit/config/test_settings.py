@@ -112,11 +112,11 @@ class OptionTests(SynchronousTestCase):
 
     def test_defaults(self) -> None:
         """
-        A default is shown as it would be written, if there is one.
+        A default is shown as on a command line, or as C{none}.
         """
         self.assertEqual(
             [each.defaultText() for each in optionsOf(ToolSettings)],
-            ["stream", "", "none", "", "3"],
+            ["stream", "none", "none", "no", "3"],
         )
 
 
@@ -172,8 +172,8 @@ class SettingsTests(SynchronousTestCase):
 
     def test_all(self) -> None:
         """
-        The settings of all commands are right as they are by default, and every option
-        says what it does in a sentence.
+        The default settings of all commands are right, and the help of every option is
+        a sentence.
         """
         ExecSettings(path="path", program=("true",))
         for settings in (ListenerSettings, WorkerSettings):

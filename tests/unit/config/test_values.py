@@ -58,8 +58,7 @@ class NumberTests(SynchronousTestCase):
 
     def test_notFinite(self) -> None:
         """
-        What is no number that one can count or wait for is refused, even where
-        there is no upper limit.
+        Infinity and NaN are refused even if the type has no upper limit.
         """
         self.assertRefused(
             values.Number("N", float, 0.5),
@@ -69,7 +68,7 @@ class NumberTests(SynchronousTestCase):
 
     def test_noMaximum(self) -> None:
         """
-        Where there is no upper limit, none is spoken of.
+        If the type has no upper limit, the error names none.
         """
         type = values.Number("N", int, 0)
         self.assertEqual(type.parse("1000000000000"), 10**12)
@@ -101,7 +100,7 @@ class GroupTests(SynchronousTestCase):
         unused = max(entry.gr_gid for entry in grp.getgrall() if entry.gr_gid < 60000)
         for text in (str(unused + 1), "no such group", "", "-1", str(2**70)):
             error = self.assertRaises(ValueError, values.Group().parse, text)
-            self.assertEqual(str(error), f"there is no group {text!r}")
+            self.assertEqual(str(error), f"the group {text!r} does not exist")
 
 
 class UserTests(SynchronousTestCase):
@@ -127,7 +126,7 @@ class UserTests(SynchronousTestCase):
         """
         for text in (str(unusedUID()), "no such user", "", "-1", str(2**70)):
             error = self.assertRaises(ValueError, values.User().parse, text)
-            self.assertEqual(str(error), f"there is no user {text!r}")
+            self.assertEqual(str(error), f"the user {text!r} does not exist")
 
 
 class ChoiceTests(SynchronousTestCase):

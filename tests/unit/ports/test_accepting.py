@@ -79,14 +79,14 @@ class ListeningTests(ListeningTestCase):
 
     def test_room(self) -> None:
         """
-        It takes as many as there is room for, and no longer looks when that is
-        used up.  The rest waits until there is room again.
+        The acceptor takes as many connections as fit, and then stops polling; the rest
+        waits until more fit.
         """
-        self.room = 2
+        self.capacity = 2
         addresses = self.connectFrom(3)
         self.listener.doRead()
         self.assertReading(self.listener, False)
-        self.room = 1
+        self.capacity = 1
         self.listener.resume()
         self.assertReading(self.listener, True)
         self.listener.doRead()
@@ -96,7 +96,7 @@ class ListeningTests(ListeningTestCase):
         """
         Without room it takes nothing, and no longer looks.
         """
-        self.room = 0
+        self.capacity = 0
         self.connect()
         self.listener.doRead()
         self.assertEqual(self.batches, [])
@@ -104,15 +104,15 @@ class ListeningTests(ListeningTestCase):
 
     def test_stillNoRoom(self) -> None:
         """
-        It does not look again before there is room, whoever asks it to: what it
-        leaves in the backlog would wake it without end.
+        The acceptor does not poll before connections fit, even if it is resumed: the
+        backlog would wake it without end.
         """
-        self.room = 0
+        self.capacity = 0
         self.connect()
         self.listener.doRead()
         self.listener.resume()
         self.assertReading(self.listener, False)
-        self.room = 1
+        self.capacity = 1
         self.listener.resume()
         self.assertReading(self.listener, True)
 
@@ -120,10 +120,10 @@ class ListeningTests(ListeningTestCase):
         """
         As long as one more connection fits, it looks.
         """
-        self.room = 2
+        self.capacity = 2
         self.connect()
         self.listener.doRead()
-        self.assertEqual(self.room, 1)
+        self.assertEqual(self.capacity, 1)
         self.assertReading(self.listener, True)
 
     def test_batch(self) -> None:
@@ -141,7 +141,8 @@ class ListeningTests(ListeningTestCase):
 
     def test_suspended(self) -> None:
         """
-        While it is suspended nobody looks, and resuming goes on.
+        While the acceptor is suspended, it does not poll; it goes on when it is
+        resumed.
         """
         self.listener.suspend()
         self.listener.suspend()
@@ -162,10 +163,10 @@ class ListeningTests(ListeningTestCase):
 
     def test_stopWithoutRoom(self) -> None:
         """
-        When it stops it takes no more than there is room for; whoever else
-        holds the socket has the others.
+        When it stops, the acceptor takes only the connections that fit; other holders
+        of the socket get the rest.
         """
-        self.room = 1
+        self.capacity = 1
         addresses = self.connectFrom(2)
         self.listener.stop()
         self.assertEqual(self.batches, [addresses[:1]])
@@ -175,14 +176,14 @@ class ListeningTests(ListeningTestCase):
 
     def test_stopWaitsForRoom(self) -> None:
         """
-        If nobody else is to have them, those who waited when it was first told to stop
-        are taken when there is room, and it closes after the last of them.
+        If no other holder is to get them, connections that waited at the first stop are
+        taken when they fit, and the socket is closed after the last.
         """
-        self.room = 1
+        self.capacity = 1
         addresses = self.connectFrom(3)
         for number in range(3):
             self.assertNotEqual(self.socket.fileno(), -1)
-            self.room = 1
+            self.capacity = 1
             self.listener.stop(leave=False)
             self.assertEqual(self.batches[number:], [addresses[number : number + 1]])
             self.connectFrom(1)
@@ -214,7 +215,7 @@ class ListeningTests(ListeningTestCase):
         addresses = self.connectFrom(2)
         for number in range(2):
             self.assertNotEqual(self.socket.fileno(), -1)
-            self.room = 1
+            self.capacity = 1
             self.listener.stop(leave=False)
             self.assertEqual(self.batches[number:], [addresses[number : number + 1]])
         self.assertEqual(self.socket.fileno(), -1)
@@ -386,7 +387,7 @@ class ErrorTests(AcceptorTestCase):
 
     def test_nobodyIsClosed(self) -> None:
         """
-        Connections that were accepted before that are kept.
+        Connections that were accepted before are kept.
         """
         connection = self.connection()
         descriptor = connection.fileno()
@@ -505,7 +506,7 @@ class ErrorTests(AcceptorTestCase):
         A socket that does nothing but fail does not hold up the reactor.
         """
         sock, acceptor = self.scripted(*[errno.EPERM] * (_accept.BATCH_SIZE + 1))
-        self.room = 10 * _accept.BATCH_SIZE
+        self.capacity = 10 * _accept.BATCH_SIZE
         acceptor.doRead()
         self.assertEqual(len(sock.results), 1)
         self.assertReading(acceptor, True)
@@ -561,8 +562,7 @@ class DescriptorsTests(SynchronousTestCase):
 
     def test_noClientIsClosed(self) -> None:
         """
-        Every client is served in the end; those that there was no descriptor
-        for have waited.
+        Every client is served in the end; clients wait while descriptors are missing.
         """
         watchDescriptors(self)
         with subprocess.Popen(

@@ -134,8 +134,8 @@ class BusyTests(ListeningTestCase):
 
     def test_restsAgain(self) -> None:
         """
-        Where what it takes then makes them busy, it rests on, and the reactor has not
-        looked in between.
+        If the taken connections make the workers busy, the acceptor rests on, and the
+        reactor has not polled in between.
         """
         self.busy = True
         self.listener.doRead()
@@ -156,7 +156,7 @@ class BusyTests(ListeningTestCase):
 
     def test_nobody(self) -> None:
         """
-        If nobody has come it looks.
+        If no connection waits, the acceptor polls.
         """
         self.busy = True
         self.listener.doRead()
@@ -172,14 +172,15 @@ class BusyTests(ListeningTestCase):
         self.busy = True
         self.listener.doRead()
         self.connect()
-        self.busy, self.room = False, 0
+        self.busy, self.capacity = False, 0
         self.listener.resume()
         self.assertEqual(self.batches, [])
         self.assertReading(self.listener, False)
 
     def test_stop(self) -> None:
         """
-        When it stops it waits for nobody: what it leaves would be refused.
+        When it stops, the acceptor takes connections even if the workers are busy: the
+        rest would be refused.
         """
         self.busy = True
         addresses = self.connectFrom(3)

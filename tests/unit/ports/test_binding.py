@@ -403,8 +403,8 @@ class DescribedPortTests(SynchronousTestCase):
     def test_permissionsAtOnce(self) -> None:
         """
         The permissions of a path are right from the first moment, whatever the umask,
-        and nothing changes them later: in the folder of somebody else, that could be
-        another file's.
+        and nothing changes them later: in another user's folder, a change could hit
+        another file.
         """
 
         def fail(*args: object, **keywords: object) -> None:
@@ -436,7 +436,7 @@ class DescribedPortTests(SynchronousTestCase):
 
     def test_noLock(self) -> None:
         """
-        Without a lock there is none, and a path that is taken stays so.
+        Without a lock no lock file is made, and a path that is in use stays in use.
         """
         path = self.mktemp()
         self.bind(f"unix:{path}:lockfile=0")
@@ -693,7 +693,7 @@ class BindTests(SynchronousTestCase):
 
     def assertNothingLeft(self, description: str, shared: bool) -> int:
         """
-        Expect that nothing is left of a port, whichever call fails.
+        Expect that nothing is left of a port after each call that fails.
 
         @return: how many calls it takes to bind it.
         """

@@ -211,7 +211,7 @@ class SharedParseTests(SynchronousTestCase):
 
     def kind(self, description: str) -> PortKind:
         """
-        Understand a description.
+        Parse a description.
 
         @return: what it is to be bound as.
         """

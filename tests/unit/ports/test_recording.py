@@ -34,7 +34,7 @@ class RecordedTests(SynchronousTestCase):
 
     def test_unix(self) -> None:
         """
-        Of a path it tells the path, the backlog, the mode, and whether it is locked.
+        For a path, it returns the path, the backlog, the mode, and whether to lock it.
         """
         self.assertEqual(
             self.recorded("unix:/run/x:mode=640:backlog=7:lockfile=0"),
