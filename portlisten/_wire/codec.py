@@ -58,6 +58,10 @@ from portlisten.errors import (
 
 VERSION = 1
 MAGIC = b"portlstn"
+
+#: The errors of a frame on the wrong side of HELLO.
+SECOND_HELLO = "a second HELLO"
+HELLO_MISSING = "no HELLO to begin with"
 MAXIMUM_UNIX_ADDRESS = 108
 
 #: A flag of a listener's HELLO.
@@ -407,9 +411,8 @@ class Decoder:
                 if length > MAXIMUM_PAYLOAD:
                     raise OversizedFrame(f"a frame of {length} bytes")
                 if kind != Bye.TYPE and (kind in _HELLOS) == self._helloSeen:
-                    second = self._helloSeen
                     raise MalformedFrame(
-                        "a second HELLO" if second else "no HELLO to begin with"
+                        SECOND_HELLO if self._helloSeen else HELLO_MISSING
                     )
                 end = start + _HEADER.size + length
                 if len(buffer) < end:

@@ -59,7 +59,7 @@ from enum import Enum
 from typing import TypeAlias
 
 from portlisten._model import Port
-from portlisten._wire.codec import FROM_WORKER, encode, encodeOffer
+from portlisten._wire.codec import FROM_WORKER, SECOND_HELLO, encode, encodeOffer
 from portlisten._wire.frames import (
     REFUSALS,
     Bye,
@@ -77,13 +77,12 @@ from portlisten._wire.frames import (
     WorkerHello,
 )
 from portlisten._wire.session import (
-    HELLO_MISSING,
-    SECOND_HELLO,
     Broken,
     Do,
     Forbidden,
     Row,
     Session,
+    beforeHello,
 )
 from portlisten.errors import ProtocolError
 
@@ -257,6 +256,9 @@ class ListenerSession(Session):
         self._written += len(data)
         return data
 
+    def _encodeIfOpen(self, frame: Frame) -> bytes:
+        return self._encode(frame) if self.ours is Ours.OPEN else b""
+
     def hello(self) -> bytes:
         """
         Give the bytes to write first.
@@ -285,7 +287,7 @@ class ListenerSession(Session):
 
         @return: empty if C{ours} is past OPEN.
         """
-        return self._encode(Listener(port, cookie)) if self.ours is Ours.OPEN else b""
+        return self._encodeIfOpen(Listener(port, cookie))
 
     def withdraw(self, cookie: int) -> bytes:
         """
@@ -293,7 +295,7 @@ class ListenerSession(Session):
 
         @return: empty if C{ours} is past OPEN.
         """
-        return self._encode(Withdraw(cookie)) if self.ours is Ours.OPEN else b""
+        return self._encodeIfOpen(Withdraw(cookie))
 
     def drained(self) -> bytes:
         """
@@ -301,7 +303,7 @@ class ListenerSession(Session):
 
         @return: empty if C{ours} is past OPEN.
         """
-        return self._encode(Drained()) if self.ours is Ours.OPEN else b""
+        return self._encodeIfOpen(Drained())
 
     def bye(self, reason: str) -> bytes:
         """
@@ -344,11 +346,6 @@ class ListenerSession(Session):
         self.ours = Ours.ENDED
 
 
-_EARLY: Row = {
-    frame: Forbidden(HELLO_MISSING)
-    for frame in (Claim, Refuse, Closed, ClientGone, Drain)
-}
-
 _OPEN: Row = {
     WorkerHello: Forbidden(SECOND_HELLO),
     Claim: Do(ListenerSession._onClaim),
@@ -361,7 +358,7 @@ _OPEN: Row = {
 
 ListenerSession.table = {
     Theirs.GREETING: {
-        **_EARLY,
+        **beforeHello(Claim, Refuse, Closed, ClientGone, Drain),
         WorkerHello: Do(ListenerSession._onHello, Theirs.OPEN),
         Bye: Do(ListenerSession._onBye, Theirs.LEFT),
     },

@@ -26,15 +26,12 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any, ClassVar, NamedTuple, TypeAlias
 
-from portlisten._wire.codec import Decoder, Vocabulary
+from portlisten._wire.codec import HELLO_MISSING, Decoder, Vocabulary
 from portlisten._wire.frames import Frame
 from portlisten.errors import ProtocolError
 
 #: After how many bad frames a session still reads on.
 MAXIMUM_MISTAKES = 16
-
-SECOND_HELLO = "a second HELLO"
-HELLO_MISSING = "no HELLO to begin with"
 
 
 class Do(NamedTuple):
@@ -71,6 +68,13 @@ class Forbidden(NamedTuple):
 
 Row: TypeAlias = "Mapping[type[Frame], Do | Forbidden]"
 Table: TypeAlias = "Mapping[Any, Row]"
+
+
+def beforeHello(*frames: type[Frame]) -> Row:
+    """
+    Make the cells of frames that must not come before HELLO.
+    """
+    return {frame: Forbidden(HELLO_MISSING) for frame in frames}
 
 
 @dataclass(frozen=True, slots=True)

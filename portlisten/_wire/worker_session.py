@@ -63,22 +63,20 @@ from typing import Generic
 from portlisten._model import Kind
 from portlisten._wire import frames
 from portlisten._wire.claims import Claims, Token
-from portlisten._wire.codec import FROM_LISTENER, encode
+from portlisten._wire.codec import FROM_LISTENER, SECOND_HELLO, encode
 from portlisten._wire.frames import (
     MAXIMUM_WINDOW,
     Bye,
-    Frame,
     ListenerHello,
     Offer,
     WorkerHello,
 )
 from portlisten._wire.session import (
-    HELLO_MISSING,
-    SECOND_HELLO,
     Do,
     Forbidden,
     Row,
     Session,
+    beforeHello,
 )
 from portlisten._wire.worker_events import (
     Adopt,
@@ -395,20 +393,6 @@ class WorkerSession(Session, Generic[Token]):
         self.ours = Ours.ENDED
 
 
-def _before(reason: str) -> dict[type[Frame], Forbidden]:
-    return {
-        frame: Forbidden(reason)
-        for frame in (
-            ListenerHello,
-            Offer,
-            frames.Listener,
-            frames.Withdraw,
-            frames.Drained,
-            frames.Revoked,
-        )
-    }
-
-
 _BYE: Row = {Bye: Do(WorkerSession._onBye)}
 
 _OPEN: Row = {
@@ -423,7 +407,13 @@ _OPEN: Row = {
 
 WorkerSession.table = {
     Theirs.GREETING: {
-        **_before(HELLO_MISSING),
+        **beforeHello(
+            Offer,
+            frames.Listener,
+            frames.Withdraw,
+            frames.Drained,
+            frames.Revoked,
+        ),
         ListenerHello: Do(WorkerSession._onHello, Theirs.OPEN),
         **_BYE,
     },

@@ -46,6 +46,7 @@ from portlisten.endpoints import (
 from portlisten.errors import EndpointError
 from tests.support import workers
 from tests.support.channels import aMoment, eventually, tcpPair
+from tests.support.commands import endpointRefusal
 from tests.support.tls import OpenSSL, certify, needsTLS
 from twisted.plugins.portlisten_endpoint import parser
 
@@ -88,10 +89,7 @@ class ParserTests(SynchronousTestCase):
         """
         Why a description is refused, which has to be one line.
         """
-        error = self.assertRaises(EndpointError, serverFromString, reactor, description)
-        self.assertTrue(str(error).startswith("portlisten: "))
-        self.assertEqual(len(str(error).splitlines()), 1)
-        return str(error)
+        return endpointRefusal(self, serverFromString, reactor, description)
 
     def test_plugin(self) -> None:
         """

@@ -36,7 +36,7 @@ from portlisten._kernel import Credentials
 from portlisten._process import exits
 from portlisten.errors import StartFailure
 from tests.support.channels import Once, eventually, inReactor, tcpPair, texts
-from tests.support.commands import assertOneLine
+from tests.support.commands import commandRefusal
 from tests.support.workers import hear
 
 STRING = b"hello, world"
@@ -180,10 +180,7 @@ class OptionsTests(SynchronousTestCase):
         """
         Say why a command line is refused, which has to be one line.
         """
-        exit = self.assertRaises(SystemExit, parse, *arguments)
-        message = str(exit.code)
-        assertOneLine(self, "hellofdpass", message)
-        return message
+        return commandRefusal(self, "hellofdpass", parse, *arguments)
 
     def test_defaults(self) -> None:
         """

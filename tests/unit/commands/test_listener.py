@@ -25,7 +25,7 @@ from portlisten._config.ports import PortSettings
 from portlisten._listener.access import Access, accessFor
 from portlisten._listener.service import ListenerService
 from portlisten._ports import parsing
-from tests.support.commands import assertOneLine
+from tests.support.commands import commandRefusal
 from tests.support.listeners import ListenerTestCase, parse
 
 
@@ -38,10 +38,7 @@ class OptionsTests(SynchronousTestCase):
         """
         Say why a command line is refused, which has to be one line.
         """
-        exit = self.assertRaises(SystemExit, parse, *arguments)
-        message = str(exit.code)
-        assertOneLine(self, "portlisten", message)
-        return message
+        return commandRefusal(self, "portlisten", parse, *arguments)
 
     def test_defaults(self) -> None:
         """

@@ -12,7 +12,7 @@ from unittest.mock import patch
 from twisted.trial.unittest import SynchronousTestCase
 
 from portlisten._worker.tls import FILES, contextFactory
-from portlisten.errors import EndpointError
+from tests.support.commands import endpointRefusal
 from tests.support.tls import OpenSSL, certify, needsTLS
 
 
@@ -37,10 +37,7 @@ class ContextFactoryTests(SynchronousTestCase):
         """
         Why files are refused, which has to be one line.
         """
-        error = self.assertRaises(EndpointError, contextFactory, files)
-        self.assertTrue(str(error).startswith("portlisten: "))
-        self.assertEqual(len(str(error).splitlines()), 1)
-        return str(error)
+        return endpointRefusal(self, contextFactory, files)
 
     def test_files(self) -> None:
         """
