@@ -18,8 +18,10 @@ from portlisten._config.options import DATAGRAM, STREAM, WIRES, Settings, option
 from portlisten._config.values import (
     Choice,
     File,
+    First,
     Flag,
     Group,
+    Label,
     Mode,
     Name,
     User,
@@ -211,6 +213,31 @@ class WorkerSettings(Settings):
         inDescription=True,
     )
     listenerUsers: tuple[int, ...] = _listenerUsers()
+    limit: int | None = option(
+        None,
+        count(1, 2**32 - 1),
+        "The most connections that the worker has at a time; others go to other"
+        " workers, or wait.",
+        wires=STREAM,
+        inDescription=True,
+    )
+    first: float | None = option(
+        None,
+        First(),
+        "Whether clients speak first, as in HTTP. Then the listener keeps a connection"
+        " until its client speaks, for up to 2 seconds (yes) or SECONDS.",
+        shown="yes for HTTP and TLS",
+        wires=STREAM,
+        inDescription=True,
+    )
+    label: str | None = option(
+        None,
+        Label(),
+        "Name by which the operator knows the worker.",
+        shown="PORTLISTEN_LABEL of the environment",
+        wires=STREAM,
+        inDescription=True,
+    )
     mode: int = option(
         0o660,
         Mode(),
