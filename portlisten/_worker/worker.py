@@ -6,8 +6,7 @@ connections that come through the channel.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Mapping, Sequence
-from enum import Enum, auto
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from typing import Any
 
@@ -20,6 +19,7 @@ from portlisten._channel import paths
 from portlisten._channel.transport import ChannelTransport
 from portlisten._model import Port
 from portlisten._policy.complaints import Complaint
+from portlisten._policy.link import Link, whyLost
 from portlisten._process import systemd_notify
 from portlisten._reactor.log_limit import logLimit
 from portlisten._reactor.pause import Pause
@@ -31,39 +31,7 @@ from portlisten._worker.shared_ports import SharedPorts
 from portlisten._worker.shutdown import IConnectionSource, Shutdown
 from portlisten._worker.stream_ports import StreamPorts
 
-#: How long to wait before connecting again if the listener cannot serve this worker, in
-#: seconds.  The listener has no port of that name, speaks another protocol, or turned
-#: the worker away.
-INCOMPATIBLE_RETRY_SECONDS = 5.0
-
 _STOP_REASON = "the worker stops"
-
-
-class Link(Enum):
-    """
-    The state of a worker's connection to its listener.
-    """
-
-    #: No channel: the worker waits before it tries to connect.
-    ABSENT = auto()
-    #: The channel is open, and the listener has not answered.
-    JOINING = auto()
-    #: The listener knows of the worker, and may send offers.
-    JOINED = auto()
-    #: The listener will send no more offers.
-    DRAINED = auto()
-
-
-#: For each event on a channel, the new state for each old state.  In any other state,
-#: the event changes nothing.
-_TRANSITIONS: Mapping[str, Mapping[Link, Link]] = {
-    "connected": {Link.ABSENT: Link.JOINING},
-    "registered": {Link.JOINING: Link.JOINED},
-    "drained": {Link.JOINED: Link.DRAINED},
-    "lost": dict.fromkeys(Link, Link.ABSENT),
-}
-
-_REGISTERED = frozenset([Link.JOINED, Link.DRAINED])
 
 
 @implementer(IAdopter, IWorker, IConnectionSource)
@@ -147,7 +115,7 @@ class Worker:
         self.log.info(
             "{count} connections in service; {state} the listener at {path}",
             count=len(self.serving),
-            state="joined to" if self._link in _REGISTERED else "waiting for",
+            state="joined to" if self._link.registered else "waiting for",
             path=self._path,
         )
 
@@ -220,7 +188,7 @@ class Worker:
         """
         if channel is not self._channel:
             return  # the channel could not be started
-        wasRegistered = self._link in _REGISTERED
+        wasRegistered = self._link.registered
         self._channel = None
         self._on("lost")
         # The listener's shared sockets must not stay open here: another listener could
@@ -228,25 +196,20 @@ class Worker:
         self._sharedPorts.finish()
         if self._shutdown.requested:
             self._settle()
-        elif wasRegistered:
+            return
+        why, delay = whyLost(wasRegistered, reason, channel.broken, self._retry)
+        if wasRegistered:
             self._logLimited(
                 self.log.warn,
                 "lost the listener at {path}, with {count} connections in service:"
                 " {reason}",
                 path=self._path,
                 count=len(self.serving),
-                reason=reason or "the listener is gone",
+                reason=why,
             )
-            self._reconnection.begin(
-                INCOMPATIBLE_RETRY_SECONDS if channel.broken else self._retry
-            )
-        elif reason is None:
-            self._waitForListener("it closed the channel without a reason", self._retry)
+            self._reconnection.begin(delay)
         else:
-            self._waitForListener(
-                f"the listener cannot serve this worker: {reason}",
-                INCOMPATIBLE_RETRY_SECONDS,
-            )
+            self._waitForListener(why, delay)
 
     # IConnectionSource
 
@@ -289,7 +252,7 @@ class Worker:
         """
         Change the state after an event.
         """
-        self._link = _TRANSITIONS[event].get(self._link, self._link)
+        self._link = self._link.after(event)
 
     def _settle(self) -> None:
         self._shutdown.settle()

@@ -16,7 +16,8 @@ from twisted.python.failure import Failure
 
 from portlisten import _kernel
 from portlisten._channel import transport as _transport
-from portlisten._channel.transport import KERNEL_RETRY_SECONDS, ChannelTransport
+from portlisten._channel.limits import KERNEL_RETRY_SECONDS
+from portlisten._channel.transport import ChannelTransport
 from tests.support.channels import texts
 from tests.support.transports import Recorder, TransportTestCase
 
