@@ -128,7 +128,7 @@ def workerLabel(text: str) -> str:
     @raise ValueError: if a worker cannot have this label.  The text says which labels
         are valid.
     """
-    if not NAME.fullmatch(text) or text.isdigit():
+    if not NAME.fullmatch(text) or text.isdecimal():
         raise ValueError(
             f"{text!r} is no label for a worker: give up to 63 letters, digits, '_',"
             " and after the first '-' and '.', but not digits alone, such as web-1"

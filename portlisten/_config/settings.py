@@ -30,7 +30,7 @@ from portlisten._config.values import (
     seconds,
 )
 from portlisten._wire.codec import portNames
-from portlisten._wire.frames import MAXIMUM_WINDOW
+from portlisten._wire.frames import MAXIMUM_LIMIT, MAXIMUM_WINDOW
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -215,7 +215,7 @@ class WorkerSettings(Settings):
     listenerUsers: tuple[int, ...] = _listenerUsers()
     limit: int | None = option(
         None,
-        count(1, 2**32 - 1),
+        count(1, MAXIMUM_LIMIT),
         "The most connections that the worker has at a time; others go to other"
         " workers, or wait.",
         wires=STREAM,

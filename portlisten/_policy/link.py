@@ -26,18 +26,36 @@ class Link(Enum):
     JOINED = auto()
     #: The listener will send no more offers.
     DRAINED = auto()
+    #: The listener has asked the worker to drain.
+    LEAVING = auto()
+    #: The same, and the listener will send no more offers.
+    LEFT = auto()
 
     @property
     def registered(self) -> bool:
         """
         Whether the listener knows of the worker.
         """
-        return self in (Link.JOINED, Link.DRAINED)
+        return self not in (Link.ABSENT, Link.JOINING)
+
+    @property
+    def away(self) -> bool:
+        """
+        Whether the listener has asked the worker to drain.
+        """
+        return self in (Link.LEAVING, Link.LEFT)
+
+    @property
+    def mayGet(self) -> bool:
+        """
+        Whether offers may come.
+        """
+        return self in (Link.JOINING, Link.JOINED, Link.LEAVING)
 
     def after(self, event: str) -> Link:
         """
         Give the state after an event on the channel: C{connected}, C{registered},
-        C{drained} or C{lost}.
+        C{leaveRequested}, C{drained} or C{lost}.
         """
         return _TRANSITIONS[event].get(self, self)
 
@@ -47,7 +65,8 @@ class Link(Enum):
 _TRANSITIONS: Mapping[str, Mapping[Link, Link]] = {
     "connected": {Link.ABSENT: Link.JOINING},
     "registered": {Link.JOINING: Link.JOINED},
-    "drained": {Link.JOINED: Link.DRAINED},
+    "leaveRequested": {Link.JOINED: Link.LEAVING},
+    "drained": {Link.JOINED: Link.DRAINED, Link.LEAVING: Link.LEFT},
     "lost": dict.fromkeys(Link, Link.ABSENT),
 }
 

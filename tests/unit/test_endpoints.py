@@ -112,6 +112,9 @@ class ParserTests(SynchronousTestCase):
                 "listenerUsers": (),
                 "retry": 0.1,
                 "contextFactory": None,
+                "limit": None,
+                "first": None,
+                "label": "",
             },
         )
 
