@@ -120,6 +120,22 @@ def portName(text: str) -> str:
     return text
 
 
+def workerLabel(text: str) -> str:
+    """
+    Check the label of a worker.
+
+    @return: the label.
+    @raise ValueError: if a worker cannot have this label.  The text says which labels
+        are valid.
+    """
+    if not NAME.fullmatch(text) or text.isdecimal():
+        raise ValueError(
+            f"{text!r} is no label for a worker: give up to 63 letters, digits, '_',"
+            " and after the first '-' and '.', but not digits alone, such as web-1"
+        )
+    return text
+
+
 def describe(address: Address, name: str = "") -> str:
     """
     Write a port's address and name in readable form, like an endpoint description.

@@ -29,7 +29,7 @@ from portlisten._policy.throttle import Throttle
 from portlisten._ports.accepting import Accepted
 from portlisten._reactor.deadline import RunningTime
 from portlisten._reactor.log_limit import logLimit
-from portlisten._wire.frames import Claim, ClientGone, Closed
+from portlisten._wire.frames import Claim, ClientGone, Closed, Serving
 from portlisten._wire.listener_session import Draining, News, Refused
 
 #: How much time can count as passed between two readings of the clock, in seconds.  The
@@ -422,6 +422,8 @@ class Dispatcher:
                     self.clientGone(channel, event.ids)
                 elif isinstance(event, Refused):
                     self.refused(channel, event.ids, event.reason)
+                elif isinstance(event, Serving):
+                    continue
                 else:
                     self.joined(channel, event.window, event.ports)
         finally:

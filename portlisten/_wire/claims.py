@@ -34,6 +34,7 @@ from portlisten._wire.frames import (
     Frame,
     Offer,
     Refuse,
+    Serving,
 )
 from portlisten.errors import ProtocolError
 
@@ -57,6 +58,7 @@ class Claims(Generic[Token]):
         self._refusals: list[tuple[int, int]] = []
         self._closed: list[int] = []
         self._clientsGone: list[int] = []
+        self._serving: int | None = None
         self.writing = False
         self._draining = False
         self._drainSent = False
@@ -125,6 +127,12 @@ class Claims(Generic[Token]):
         """
         self._clientsGone.append(id)
 
+    def serving(self, count: int) -> None:
+        """
+        Report how many connections live in the worker that no id of this channel names.
+        """
+        self._serving = count
+
     def draining(self) -> list[Token]:
         """
         Ask for no more offers, and refuse the offers that are not claimed yet.
@@ -156,6 +164,9 @@ class Claims(Generic[Token]):
         if self._clientsGone:
             frames.extend(map(ClientGone, _split(self._clientsGone)))
             self._clientsGone = []
+        if self._serving is not None:
+            frames.append(Serving(self._serving))
+            self._serving = None
         if self._draining and not self._drainSent:
             self._drainSent = True
             frames.append(Drain())

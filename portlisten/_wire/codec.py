@@ -29,7 +29,10 @@ from portlisten._model import (
     UnixAddress,
     portName,
 )
+from portlisten._wire import items
 from portlisten._wire.frames import (
+    MAXIMUM_FIRST,
+    MAXIMUM_LIMIT,
     MAXIMUM_PAYLOAD,
     MAXIMUM_REASON,
     MAXIMUM_WINDOW,
@@ -40,11 +43,13 @@ from portlisten._wire.frames import (
     Drain,
     Drained,
     Frame,
+    Leave,
     Listener,
     ListenerHello,
     Offer,
     Refuse,
     Revoked,
+    Serving,
     Withdraw,
     WorkerHello,
 )
@@ -74,6 +79,7 @@ _OFFER = struct.Struct("!IHHQ")
 _OFFER_FRAME = struct.Struct("!BBHIHHQ")
 _LISTENER = struct.Struct("!HHQ")
 _COOKIE = struct.Struct("!Q")
+_SERVING = struct.Struct("!I")
 _REFUSE = struct.Struct("!HH")
 _INET = struct.Struct("!4sH")
 _INET6 = struct.Struct("!16sHI")
@@ -86,7 +92,16 @@ def portNames(names: Iterable[str]) -> tuple[str, ...]:
     @raise ValueError: if one is no valid name, or all together do not fit a HELLO.
     """
     distinct = tuple(dict.fromkeys(map(portName, names)))
-    encode(WorkerHello(1, distinct))
+    encode(
+        WorkerHello(
+            1,
+            distinct,
+            limit=MAXIMUM_LIMIT,
+            frames=frozenset([Leave.TYPE]),
+            label="x" * 63,
+            first=MAXIMUM_FIRST,
+        )
+    )
     return distinct
 
 
@@ -140,6 +155,7 @@ def _encodeListenerHello(frame: ListenerHello) -> bytes:
         address = _encodeAddress(port.address)
         parts.append(_PORT.pack(port.number, port.kind, len(address)) + address)
     parts.append(_encodeNames(port.name for port in frame.ports))
+    parts.append(items.encodeForListener(frame))
     return b"".join(parts)
 
 
@@ -147,12 +163,12 @@ def _encodeNames(names: Iterable[str]) -> bytes:
     return b"".join(bytes([len(name)]) + name.encode("ascii") for name in names)
 
 
-def _decodeNames(data: bytes, count: int) -> tuple[str, ...]:
+def _decodeNames(data: bytes, count: int) -> tuple[tuple[str, ...], bytes]:
     """
-    Read a number of names.  Names may be empty.  Later versions may add bytes after the
-    names; they are ignored.
+    Read a number of names.  Names may be empty.
 
     @param count: how many names to read.
+    @return: the names, and the rest.
     @raise MalformedFrame: if a name is not whole, or not valid.
     """
     names = []
@@ -166,7 +182,7 @@ def _decodeNames(data: bytes, count: int) -> tuple[str, ...]:
             raise MalformedFrame(f"HELLO has {name!r} for a name")
         names.append(name)
         start = end
-    return tuple(names)
+    return tuple(names), data[start:]
 
 
 def _decodeHello(payload: bytes) -> tuple[int, int, int, bytes]:
@@ -208,7 +224,7 @@ def _decodeListenerHello(payload: bytes) -> ListenerHello:
         ports.append((number, _decodeAddress(address, protocol), kind))
         rest = rest[_PORT.size + length :]
     # The HELLO of a listener that knows no names ends here.
-    names = _decodeNames(rest, count) if rest else ("",) * count
+    names, rest = _decodeNames(rest, count) if rest else (("",) * count, rest)
     return ListenerHello(
         window,
         tuple(
@@ -216,18 +232,20 @@ def _decodeListenerHello(payload: bytes) -> ListenerHello:
             for (number, address, kind), name in zip(ports, names, strict=True)
         ),
         bool(flags & _STOPPING),
+        **items.decodeFromListener(rest),
     )
 
 
 def _encodeWorkerHello(frame: WorkerHello) -> bytes:
     names = _encodeNames(frame.names)
     kinds = sum(1 << kind for kind in frame.takes)
-    return _HELLO.pack(MAGIC, VERSION, frame.window, len(frame.names), kinds) + names
+    start = _HELLO.pack(MAGIC, VERSION, frame.window, len(frame.names), kinds)
+    return start + names + items.encodeForWorker(frame)
 
 
 def _decodeWorkerHello(payload: bytes) -> WorkerHello:
     window, count, kinds, rest = _decodeHello(payload)
-    names = _decodeNames(rest, count)
+    names, rest = _decodeNames(rest, count)
     if not all(names):
         raise MalformedFrame("HELLO asks for a port with no name")
     if len(set(names)) < len(names):
@@ -235,7 +253,7 @@ def _decodeWorkerHello(payload: bytes) -> WorkerHello:
     # A worker that knows no kinds sends a zero there.
     kinds = kinds or 1 << Kind.CONNECTIONS
     takes = frozenset(kind for kind in Kind if kinds >> kind & 1)
-    return WorkerHello(window, names, takes)
+    return WorkerHello(window, names, takes, **items.decodeFromWorker(rest))
 
 
 def _encodeOffer(frame: Offer) -> bytes:
@@ -266,6 +284,16 @@ def _decodeWithdraw(payload: bytes) -> Withdraw:
     if len(payload) != _COOKIE.size:
         raise MalformedFrame(f"WITHDRAW of {len(payload)} bytes")
     return Withdraw(*_COOKIE.unpack(payload))
+
+
+def _encodeServing(frame: Serving) -> bytes:
+    return _SERVING.pack(frame.count)
+
+
+def _decodeServing(payload: bytes) -> Serving:
+    if len(payload) != _SERVING.size:
+        raise MalformedFrame(f"SERVING of {len(payload)} bytes")
+    return Serving(*_SERVING.unpack(payload))
 
 
 def _encodeIds(frame: Claim | Closed | ClientGone) -> bytes:
@@ -302,7 +330,7 @@ def _decodeBye(payload: bytes) -> Bye:
 
 
 def _decodeEmpty(
-    frame: type[Drain] | type[Drained] | type[Revoked],
+    frame: type[Drain] | type[Drained] | type[Revoked] | type[Leave],
 ) -> Callable[[bytes], Frame]:
     def decode(payload: bytes) -> Frame:
         if payload:
@@ -330,6 +358,8 @@ _encoders: dict[type[Frame], Callable[..., bytes]] = {
     Drained: _encodeEmpty,
     Revoked: _encodeEmpty,
     Bye: _encodeBye,
+    Leave: _encodeEmpty,
+    Serving: _encodeServing,
 }
 
 Vocabulary: TypeAlias = "dict[int, Callable[[bytes], Frame]]"
@@ -342,6 +372,7 @@ FROM_LISTENER: Vocabulary = {
     Drained.TYPE: _decodeEmpty(Drained),
     Revoked.TYPE: _decodeEmpty(Revoked),
     Bye.TYPE: _decodeBye,
+    Leave.TYPE: _decodeEmpty(Leave),
 }
 
 FROM_WORKER: Vocabulary = {
@@ -352,6 +383,7 @@ FROM_WORKER: Vocabulary = {
     ClientGone.TYPE: lambda payload: ClientGone(_decodeIds(payload, "GONE")),
     Drain.TYPE: _decodeEmpty(Drain),
     Bye.TYPE: _decodeBye,
+    Serving.TYPE: _decodeServing,
 }
 
 

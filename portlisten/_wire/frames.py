@@ -19,6 +19,8 @@ MAXIMUM_PAYLOAD = 16384
 MAXIMUM_IDS = MAXIMUM_PAYLOAD // 4
 MAXIMUM_WINDOW = 128
 MAXIMUM_REASON = 255
+MAXIMUM_LIMIT = 2**32 - 1
+MAXIMUM_FIRST = 65535
 
 
 @dataclass(frozen=True)
@@ -30,12 +32,22 @@ class ListenerHello:
     @ivar ports: the ports that the listener listens on.
     @ivar stopping: whether the listener is stopping, and goes on only for as long as
         connections wait.
+    @ivar honoursLimit: whether the listener keeps to a worker's limit.
+    @ivar honoursFirst: whether the listener keeps silent connections for a worker whose
+        clients speak first.
+    @ivar frames: the types of the frames that came later and that the listener knows.
+    @ivar claimTimeout: how long a worker may take to claim an offer, in milliseconds.
+        L{None} if the listener does not say.
     """
 
     TYPE: ClassVar[int] = 1
     window: int
     ports: tuple[Port, ...] = ()
     stopping: bool = False
+    honoursLimit: bool = False
+    honoursFirst: bool = False
+    frames: frozenset[int] = frozenset()
+    claimTimeout: int | None = None
 
     def wanted(self, hello: WorkerHello) -> tuple[Port, ...]:
         """
@@ -88,12 +100,22 @@ class WorkerHello:
     @ivar window: how many unclaimed offers the worker wants at the most.
     @ivar names: the names of the ports that the worker wants; if empty, all ports.
     @ivar takes: the kinds that the worker can take.
+    @ivar limit: the most connections that the worker has, offered or claimed and not
+        closed.  L{None} for no limit.
+    @ivar frames: the types of the frames that came later and that the worker knows.
+    @ivar label: what the operator calls the worker; may be empty.
+    @ivar first: if the worker's clients speak first, how long the listener keeps a
+        connection whose client is silent, in milliseconds.  L{None} if it keeps none.
     """
 
     TYPE: ClassVar[int] = 2
     window: int
     names: tuple[str, ...] = ()
     takes: frozenset[Kind] = frozenset([Kind.CONNECTIONS])
+    limit: int | None = None
+    frames: frozenset[int] = frozenset()
+    label: str = ""
+    first: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,9 +247,34 @@ class Bye:
     reason: str
 
 
+@dataclass(frozen=True)
+class Leave:
+    """
+    The worker must drain, and end the connections that it keeps for further requests.
+    It keeps the channel, and its server goes on.
+    """
+
+    TYPE: ClassVar[int] = 14
+
+
+@dataclass(frozen=True)
+class Serving:
+    """
+    How many connections live in the worker that no id of this channel names.  The
+    worker accepted them itself, or has them from an earlier channel.
+    """
+
+    TYPE: ClassVar[int] = 15
+    count: int
+
+
+#: The types of frames that a peer must have announced.
+ANNOUNCED = range(14, 46)
+
 Frame: TypeAlias = (
     "ListenerHello | WorkerHello | Offer | Listener | Withdraw | Claim | Refuse"
     " | Closed | ClientGone | Drain | Drained | Revoked | Bye"
+    " | Leave | Serving"
 )
 
 MISSING_DESCRIPTOR = 1

@@ -9,8 +9,8 @@ A driver writes L{ListenerSession.hello}, and then does three things:
     with the bytes of its frame, or earlier.
   - When the channel has ended, it calls L{ListenerSession.end}.
 
-Three events are the worker's frames themselves, since they need no translation:
-L{Claim}, L{Closed} and L{ClientGone}.
+Four events are the worker's frames themselves, since they need no translation:
+L{Claim}, L{Closed}, L{ClientGone} and L{Serving}.
 
 The rules:
 
@@ -29,15 +29,15 @@ The rules:
 This table shows what the worker may say in each state of C{theirs}.  A state in a cell
 is the next one.  Nothing is read in the state LEFT.::
 
-    theirs    HELLO  CLAIM  REFUSE  CLOSED  GONE   DRAIN     BYE
-    GREETING  OPEN   error  error   error   error  error     LEFT
-    OPEN      error  yes    yes     yes     yes    DRAINING  LEFT
-    DRAINING  error  yes    yes     yes     yes    error     LEFT
+    theirs    HELLO  CLAIM  REFUSE  CLOSED  GONE   SERVING  DRAIN     BYE
+    GREETING  OPEN   error  error   error   error  error    error     LEFT
+    OPEN      error  yes    yes     yes     yes    yes      DRAINING  LEFT
+    DRAINING  error  yes    yes     yes     yes    yes      error     LEFT
 
 This table shows what the listener does in each state of C{ours}.  Each step of revoking
 leads to the next state.  Sharing stands for L{ListenerSession.shareSocket},
-L{ListenerSession.withdraw} and L{ListenerSession.drained}.  After OPEN these say
-nothing.::
+L{ListenerSession.withdraw}, L{ListenerSession.leave} and L{ListenerSession.drained}.
+After OPEN these say nothing.::
 
     ours      revoke    revocation  shut  bye    sharing
     OPEN      REVOKING  -           -     ENDED  yes
@@ -69,10 +69,12 @@ from portlisten._wire.frames import (
     Drain,
     Drained,
     Frame,
+    Leave,
     Listener,
     ListenerHello,
     Refuse,
     Revoked,
+    Serving,
     Withdraw,
     WorkerHello,
 )
@@ -120,10 +122,20 @@ class Joined:
 
     @ivar window: how many offers may be unclaimed at a time.
     @ivar ports: the ports whose connections or sockets the worker wants.
+    @ivar limit: the most connections that the worker may have, offered or claimed and
+        not closed; L{None} for no limit.
+    @ivar first: if the worker's clients speak first, how long to keep a connection
+        whose client is silent, in seconds.  L{None} if they need not.
+    @ivar label: what the worker says that the operator calls it; may be empty.
+    @ivar leaves: whether the worker knows LEAVE.
     """
 
     window: int
     ports: tuple[Port, ...]
+    limit: int | None = None
+    first: float | None = None
+    label: str = ""
+    leaves: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +169,7 @@ class Left:
 
 
 #: The events that the dispatcher gets.
-News: TypeAlias = "Joined | Claim | Refused | Closed | ClientGone | Draining"
+News: TypeAlias = "Joined | Claim | Refused | Closed | ClientGone | Serving | Draining"
 Event: TypeAlias = "News | Left | Broken"
 
 
@@ -191,6 +203,7 @@ class ListenerSession(Session):
         self.ours = Ours.OPEN
         self.reason: str | None = None
         self.guesses = False
+        self._knowsLeave = False
 
     @property
     def revokedSent(self) -> bool:
@@ -210,7 +223,17 @@ class ListenerSession(Session):
 
     def _onHello(self, frame: WorkerHello) -> None:
         ports = self._hello.wanted(frame)
-        self._events.append(Joined(min(frame.window, self._hello.window), ports))
+        self._knowsLeave = Leave.TYPE in frame.frames
+        self._events.append(
+            Joined(
+                min(frame.window, self._hello.window),
+                ports,
+                frame.limit,
+                None if frame.first is None else frame.first / 1000,
+                frame.label,
+                self._knowsLeave,
+            )
+        )
 
     def _onClaim(self, frame: Claim) -> None:
         self.checkAnswer(frame.ids)
@@ -221,7 +244,7 @@ class ListenerSession(Session):
         reason = REFUSALS.get(frame.reason, f"reason {frame.reason}")
         self._events.append(Refused(frame.ids, reason))
 
-    def _onReport(self, frame: Closed | ClientGone) -> None:
+    def _onReport(self, frame: Closed | ClientGone | Serving) -> None:
         self._events.append(frame)
 
     def _onDrain(self, frame: Drain) -> None:
@@ -297,6 +320,15 @@ class ListenerSession(Session):
         """
         return self._encodeIfOpen(Withdraw(cookie))
 
+    def leave(self) -> bytes:
+        """
+        Ask the worker to drain, and to end the connections that it keeps for further
+        requests.
+
+        @return: empty if C{ours} is past OPEN, or the worker does not know LEAVE.
+        """
+        return self._encodeIfOpen(Leave()) if self._knowsLeave else b""
+
     def drained(self) -> bytes:
         """
         Confirm that no offer follows.
@@ -352,13 +384,14 @@ _OPEN: Row = {
     Refuse: Do(ListenerSession._onRefuse),
     Closed: Do(ListenerSession._onReport),
     ClientGone: Do(ListenerSession._onReport),
+    Serving: Do(ListenerSession._onReport),
     Drain: Do(ListenerSession._onDrain, Theirs.DRAINING),
     Bye: Do(ListenerSession._onBye, Theirs.LEFT),
 }
 
 ListenerSession.table = {
     Theirs.GREETING: {
-        **beforeHello(Claim, Refuse, Closed, ClientGone, Drain),
+        **beforeHello(Claim, Refuse, Closed, ClientGone, Serving, Drain),
         WorkerHello: Do(ListenerSession._onHello, Theirs.OPEN),
         Bye: Do(ListenerSession._onBye, Theirs.LEFT),
     },

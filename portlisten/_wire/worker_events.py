@@ -21,9 +21,16 @@ class Joined:
     The worker has joined the listener.
 
     @ivar ports: the ports whose connections or sockets the listener sends.
+    @ivar honoursLimit: whether the listener keeps to the worker's limit.
+    @ivar honoursFirst: whether the listener keeps connections whose clients are silent.
+    @ivar claimTimeout: how long the worker may take to claim an offer, in seconds, or
+        L{None} if the listener does not say.
     """
 
     ports: tuple[Port, ...]
+    honoursLimit: bool = False
+    honoursFirst: bool = False
+    claimTimeout: float | None = None
 
 
 @dataclass(slots=True)
@@ -76,6 +83,15 @@ class DrainConfirmed:
 
 
 @dataclass(frozen=True, slots=True)
+class LeaveRequested:
+    """
+    The listener asks the worker to drain, and to end the connections that it keeps for
+    further requests.  The worker keeps the channel, and its server goes on.  The
+    listener may ask again.
+    """
+
+
+@dataclass(frozen=True, slots=True)
 class ByeReceived:
     """
     The listener ends the channel.  The driver reads on.
@@ -99,5 +115,5 @@ class Left:
 
 Event: TypeAlias = (
     "Joined | Adopt[Token] | Close[Token] | UseSocket[Token] | Withdrawn"
-    " | DrainConfirmed | ByeReceived | Broken | Left"
+    " | DrainConfirmed | LeaveRequested | ByeReceived | Broken | Left"
 )

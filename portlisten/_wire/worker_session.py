@@ -32,11 +32,11 @@ The rules:
 This table shows what the listener may say in each state of C{theirs}.  A state in a
 cell is the next one.::
 
-    theirs    HELLO  OFFER    LISTENER  WITHDRAW  DRAINED  REVOKED  BYE
-    GREETING  OPEN   error    error     error     error    error    yes
-    OPEN      error  yes      yes       yes       DRAINED  REVOKED  yes
-    DRAINED   error  yes      yes       yes       yes      REVOKED  yes
-    REVOKED   error  refused  yes       yes       yes      yes      yes
+    theirs    HELLO  OFFER    LISTENER  WITHDRAW  LEAVE  DRAINED  REVOKED  BYE
+    GREETING  OPEN   error    error     error     error  error    error    yes
+    OPEN      error  yes      yes       yes       yes    DRAINED  REVOKED  yes
+    DRAINED   error  yes      yes       yes       yes    yes      REVOKED  yes
+    REVOKED   error  refused  yes       yes       yes    yes      yes      yes
 
 Three cells allow more than the protocol: a listener must send DRAINED once, and no
 OFFER and no LISTENER after it.  The worker treats such frames as before DRAINED: if it
@@ -65,10 +65,14 @@ from portlisten._wire import frames
 from portlisten._wire.claims import Claims, Token
 from portlisten._wire.codec import FROM_LISTENER, SECOND_HELLO, encode
 from portlisten._wire.frames import (
+    MAXIMUM_FIRST,
+    MAXIMUM_LIMIT,
     MAXIMUM_WINDOW,
     Bye,
+    Leave,
     ListenerHello,
     Offer,
+    Serving,
     WorkerHello,
 )
 from portlisten._wire.session import (
@@ -85,6 +89,7 @@ from portlisten._wire.worker_events import (
     DrainConfirmed,
     Event,
     Joined,
+    LeaveRequested,
     Left,
     UseSocket,
     Withdrawn,
@@ -130,9 +135,17 @@ class WorkerSession(Session, Generic[Token]):
     @param window: how many unclaimed offers the worker wants at the most.
     @param names: the names of the ports that the worker wants; if empty, all ports.
     @param takes: the kinds that the worker can take.
+    @param limit: the most connections that the worker may have, offered or claimed and
+        not closed; L{None} for no limit.
+    @param label: what the operator calls the worker; may be empty.
+    @param first: if the worker's clients speak first, how long the listener keeps a
+        connection whose client is silent, in seconds.  L{None} if they need not.
+    @param leaves: whether the driver carries out L{LeaveRequested}.
 
     @ivar ours: what the worker has said.
     @ivar takes: the kinds of sockets that the worker can take.
+    @ivar inService: how many connections that were claimed on this channel are in
+        service: the driver has their L{Adopt}, and has not reported their ends.
     @ivar wantsDescriptors: whether the session still takes descriptors.
     @ivar broken: whether the listener broke the protocol, or cannot give what the
         worker asks for.  The next listener may do the same.
@@ -145,11 +158,30 @@ class WorkerSession(Session, Generic[Token]):
         window: int = MAXIMUM_WINDOW,
         names: Iterable[str] = (),
         takes: Collection[Kind] = (Kind.CONNECTIONS,),
+        *,
+        limit: int | None = None,
+        label: str = "",
+        first: float | None = None,
+        leaves: bool = False,
     ) -> None:
         super().__init__(FROM_LISTENER, Theirs.GREETING)
         self.takes = frozenset(takes)
-        self._hello = WorkerHello(window, tuple(names), self.takes)
+        if limit is not None:
+            limit = min(limit, MAXIMUM_LIMIT)
+            window = min(window, limit)
+        self._hello = WorkerHello(
+            window,
+            tuple(names),
+            self.takes,
+            limit,
+            frozenset([Leave.TYPE] if leaves else []),
+            label,
+            None if first is None else min(max(1, round(first * 1000)), MAXIMUM_FIRST),
+        )
         self._claims: Claims[Token] = Claims(window)
+        self._reportsServing = False
+        self._serving: int | None = None
+        self.inService = 0
         self._sockets: dict[int, Token] = {}
         self._reason: str | None = None
         self._byeReason = ""
@@ -217,7 +249,16 @@ class WorkerSession(Session, Generic[Token]):
             )
 
     def _onHello(self, frame: ListenerHello) -> None:
-        self._events.append(Joined(frame.wanted(self._hello)))
+        timeout = frame.claimTimeout
+        self._events.append(
+            Joined(
+                frame.wanted(self._hello),
+                frame.honoursLimit,
+                frame.honoursFirst,
+                None if timeout is None else timeout / 1000,
+            )
+        )
+        self._reportsServing = Serving.TYPE in frame.frames
 
     def _onOffer(self, frame: Offer) -> None:
         refused = self._claims.offered(frame)
@@ -233,6 +274,9 @@ class WorkerSession(Session, Generic[Token]):
 
     def _onWithdraw(self, frame: frames.Withdraw) -> None:
         self._events.append(Withdrawn(frame.cookie))
+
+    def _onLeave(self, frame: Leave) -> None:
+        self._events.append(LeaveRequested())
 
     def _onDrained(self, frame: frames.Drained) -> None:
         self._events.append(DrainConfirmed())
@@ -260,6 +304,7 @@ class WorkerSession(Session, Generic[Token]):
         Report that a claimed connection has ended.
         """
         if not self.ended:
+            self.inService -= 1
             self._claims.closed(id)
 
     def clientGone(self, id: int) -> None:
@@ -268,7 +313,19 @@ class WorkerSession(Session, Generic[Token]):
         was adopted.
         """
         if not self.ended:
+            self.inService -= 1
             self._claims.clientGone(id)
+
+    def serving(self, count: int) -> None:
+        """
+        Report how many connections live in the worker that no id of this channel names:
+        all connections, less L{inService}.  The driver calls this when it has L{Joined}
+        and when the number has changed, at most every 100 ms.  If the listener does not
+        know the frame, this does nothing.
+        """
+        if self._reportsServing and not self.ended and count != self._serving:
+            self._serving = count
+            self._claims.serving(count)
 
     def drain(self) -> list[Event[Token]]:
         """
@@ -332,7 +389,9 @@ class WorkerSession(Session, Generic[Token]):
         """
         The write is over: all of it is in the kernel.
         """
-        return [Adopt(offer, token) for offer, token in self._claims.flushed()]
+        adopted = [Adopt(offer, token) for offer, token in self._claims.flushed()]
+        self.inService += len(adopted)
+        return adopted
 
     # The end
 
@@ -400,6 +459,7 @@ _OPEN: Row = {
     Offer: Do(WorkerSession._onOffer),
     frames.Listener: Do(WorkerSession._onListener),
     frames.Withdraw: Do(WorkerSession._onWithdraw),
+    Leave: Do(WorkerSession._onLeave),
     frames.Drained: Do(WorkerSession._onDrained, Theirs.DRAINED),
     frames.Revoked: Do(WorkerSession._onRevoked, Theirs.REVOKED),
     **_BYE,
@@ -411,6 +471,7 @@ WorkerSession.table = {
             Offer,
             frames.Listener,
             frames.Withdraw,
+            Leave,
             frames.Drained,
             frames.Revoked,
         ),

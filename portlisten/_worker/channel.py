@@ -30,6 +30,7 @@ from portlisten._wire.worker_events import (
     DrainConfirmed,
     Event,
     Joined,
+    LeaveRequested,
     Left,
     UseSocket,
     Withdrawn,
@@ -72,6 +73,7 @@ class WorkerChannel(Channel):
             UseSocket: self._useSocket,
             Withdrawn: self._onWithdrawn,
             DrainConfirmed: self._onDrainConfirmed,
+            LeaveRequested: self._onLeaveRequested,
             ByeReceived: self._onByeReceived,
             Broken: self._onBroken,
             Left: self._onLeft,
@@ -201,6 +203,11 @@ class WorkerChannel(Channel):
 
     def _onDrainConfirmed(self, event: DrainConfirmed) -> None:
         self._adopter.drained(self)
+
+    def _onLeaveRequested(self, event: LeaveRequested) -> None:
+        """
+        Do nothing: this worker does not say that it knows LEAVE.
+        """
 
     def _onByeReceived(self, event: ByeReceived) -> None:
         """

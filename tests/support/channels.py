@@ -28,6 +28,7 @@ from portlisten._wire.frames import (
     Frame,
     Listener,
     Offer,
+    Serving,
 )
 from portlisten._wire.listener_session import Draining, Joined, News, Refused
 from portlisten._worker.interfaces import IAdopter, IWorkerChannel
@@ -177,6 +178,8 @@ def described(event: News) -> tuple[Any, ...]:
         return ("refused", event.ids, event.reason)
     if isinstance(event, Draining):
         return ("draining",)
+    if isinstance(event, Serving):
+        return ("serving", event.count)
     word = {Claim: "claimed", Closed: "closed", ClientGone: "clientGone"}
     return (word[type(event)], event.ids)
 

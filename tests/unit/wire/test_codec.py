@@ -39,11 +39,13 @@ from portlisten._wire.frames import (
     Drain,
     Drained,
     Frame,
+    Leave,
     Listener,
     ListenerHello,
     Offer,
     Refuse,
     Revoked,
+    Serving,
     Withdraw,
     WorkerHello,
 )
@@ -66,6 +68,7 @@ LISTENER_FRAMES: list[Frame] = [
     Offer(0xFFFFFFFF, 65535, 0xFFFFFFFFFFFFFFFF),
     Listener(1, 10776),
     Withdraw(0xFFFFFFFFFFFFFFFF),
+    Leave(),
     Drained(),
     Revoked(),
     Bye("the listener stops"),
@@ -79,6 +82,7 @@ WORKER_FRAMES: list[Frame] = [
     Refuse(65535, (6,)),
     Closed((1, 2)),
     ClientGone((3,)),
+    Serving(7),
     Drain(),
     Bye(""),
     Bye("grüße"),
@@ -144,6 +148,26 @@ GOLDEN: list[tuple[Frame, str]] = [
         WorkerHello(8, (), frozenset([Kind.DATAGRAMS])),
         "02 00 0010  706f72746c73746e 0001 0008 0000 0008",
     ),
+    (
+        ListenerHello(
+            16,
+            (),
+            False,
+            honoursLimit=True,
+            honoursFirst=True,
+            frames=frozenset([15]),
+            claimTimeout=5000,
+        ),
+        "01 00 0028  706f72746c73746e 0001 0010 0000 0000"
+        "0001 0004 00000003  0002 0004 00000002  0003 0004 00001388",
+    ),
+    (
+        WorkerHello(8, (), limit=100, frames=frozenset([14]), label="w-1", first=2000),
+        "02 00 002d  706f72746c73746e 0001 0008 0000 0001"
+        "0001 0004 00000064  0002 0004 00000001  0003 0003 772d31  0004 0002 07d0",
+    ),
+    (Leave(), "0e 00 0000"),
+    (Serving(0x01020304), "0f 00 0004  01020304"),
     (
         Listener(0x0506, 0x0708090A0B0C0D0E),
         "04 00 000c  0506 0000 0708090a0b0c0d0e",
@@ -478,9 +502,9 @@ class DecoderTests(SynchronousTestCase):
 
     def test_longerHello(self) -> None:
         """
-        Bytes that a later version may put at the end of a HELLO are ignored.
+        Items that a later version may put at the end of a HELLO are ignored.
         """
-        more = b"something new"
+        more = bytes.fromhex("0005 0000  ffff 0003 abcdef")
         for count, names, wanted in [(0, b"", ()), (1, b"\4http", ("http",))]:
             worker = Decoder(FROM_WORKER)
             payload = hello(ports=count) + names + more
@@ -607,7 +631,7 @@ class MalformedTests(SynchronousTestCase):
         """
         There are types of frames that nobody may send.
         """
-        for kind in (0, 14, 255):
+        for kind in (0, 16, 255):
             text = f"a frame of the unknown type {kind}"
             self.fromWorker(raw(kind), UnknownFrame, text)
             self.fromListener(raw(kind), UnknownFrame, text)
@@ -627,8 +651,8 @@ class MalformedTests(SynchronousTestCase):
         """
         Each side has its own types of frames, and BYE is of both.
         """
-        self.assertEqual(set(FROM_LISTENER), {1, 3, 4, 9, 10, 11, 13})
-        self.assertEqual(set(FROM_WORKER), {2, 5, 6, 7, 8, 11, 12})
+        self.assertEqual(set(FROM_LISTENER), {1, 3, 4, 9, 10, 11, 13, 14})
+        self.assertEqual(set(FROM_WORKER), {2, 5, 6, 7, 8, 11, 12, 15})
 
     def test_oversized(self) -> None:
         """
@@ -827,9 +851,9 @@ class MalformedTests(SynchronousTestCase):
         for vocabulary, frames in STREAMS:
             self.refused(
                 vocabulary,
-                raw(14),
+                raw(16),
                 UnknownFrame,
-                "a frame of the unknown type 14",
+                "a frame of the unknown type 16",
                 frames,
             )
 

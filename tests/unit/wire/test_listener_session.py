@@ -30,6 +30,7 @@ from portlisten._wire.frames import (
     Offer,
     Refuse,
     Revoked,
+    Serving,
     Withdraw,
     WorkerHello,
 )
@@ -58,6 +59,7 @@ FRAMES: dict[type[Frame], Frame] = {
     Refuse: Refuse(DRAINING, (1,)),
     Closed: Closed((1,)),
     ClientGone: ClientGone((1,)),
+    Serving: Serving(3),
     Drain: Drain(),
     Bye: Bye("enough"),
 }
@@ -69,6 +71,7 @@ EVENTS: dict[type[Frame], Any] = {
     Refuse: Refused((1,), "the worker is draining"),
     Closed: Closed((1,)),
     ClientGone: ClientGone((1,)),
+    Serving: Serving(3),
     Drain: Draining(),
     Bye: Left("it says: enough"),
 }
@@ -165,7 +168,7 @@ class TableTests(SessionTestCase):
                     self.reach(state)
                     self.assertEqual(self.hear(FRAMES[kind]), [Broken(cell.reason)])
                     self.assertIs(self.session.theirs, state)
-        self.assertEqual(count, 8)
+        self.assertEqual(count, 9)
 
     def test_allowed(self) -> None:
         """

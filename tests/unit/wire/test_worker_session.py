@@ -27,6 +27,7 @@ from portlisten._wire.frames import (
     Drain,
     Drained,
     Frame,
+    Leave,
     Listener,
     ListenerHello,
     Offer,
@@ -60,6 +61,7 @@ FRAMES: dict[type[Frame], Frame] = {
     Offer: Offer(1, 0, 1001),
     Listener: Listener(1, 2001),
     Withdraw: Withdraw(2001),
+    Leave: Leave(),
     Drained: Drained(),
     Revoked: Revoked(),
     Bye: Bye("enough"),
@@ -206,7 +208,7 @@ class TableTests(SessionTestCase):
                     self.session.flushed()
                     self.assertSays(Bye(cell.reason))
                     self.assertTrue(self.session.ended)
-        self.assertEqual(count, 8)
+        self.assertEqual(count, 9)
 
     def test_allowed(self) -> None:
         """
