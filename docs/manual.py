@@ -208,8 +208,9 @@ def _body(option: Option, *sentences: str) -> Iterator[str]:
 
 def _value(option: Option) -> str:
     words = option.type.metavar.split("|")
-    style = "B" if len(words) > 1 else "I"
-    return "|".join(rf"\f{style}{word}\fR" for word in words).replace("-", r"\-")
+    return "|".join(
+        rf"\f{'I' if word.isupper() else 'B'}{word}\fR" for word in words
+    ).replace("-", r"\-")
 
 
 def _paragraphs(text: str) -> Iterator[str]:

@@ -19,8 +19,10 @@ from portlisten._config.values import (
     Choice,
     File,
     FileOrNone,
+    First,
     Flag,
     Group,
+    Label,
     Mode,
     Name,
     User,
@@ -29,7 +31,7 @@ from portlisten._config.values import (
     seconds,
 )
 from portlisten._wire.codec import portNames
-from portlisten._wire.frames import MAXIMUM_WINDOW
+from portlisten._wire.frames import MAXIMUM_LIMIT, MAXIMUM_WINDOW
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -221,6 +223,31 @@ class WorkerSettings(Settings):
         inDescription=True,
     )
     listenerUsers: tuple[int, ...] = _listenerUsers()
+    limit: int | None = option(
+        None,
+        count(1, MAXIMUM_LIMIT),
+        "The most connections that the worker has at a time; others go to other"
+        " workers, or wait.",
+        wires=STREAM,
+        inDescription=True,
+    )
+    first: float | None = option(
+        None,
+        First(),
+        "Whether clients speak first, as in HTTP. Then the listener keeps a connection"
+        " until its client speaks, for up to 2 seconds (yes) or SECONDS.",
+        shown="yes for HTTP and TLS",
+        wires=STREAM,
+        inDescription=True,
+    )
+    label: str | None = option(
+        None,
+        Label(),
+        "Name by which the operator knows the worker.",
+        shown="PORTLISTEN_LABEL of the environment",
+        wires=STREAM,
+        inDescription=True,
+    )
     mode: int = option(
         0o660,
         Mode(),

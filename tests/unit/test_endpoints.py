@@ -112,6 +112,9 @@ class ParserTests(SynchronousTestCase):
                 "listenerUsers": (),
                 "retry": 0.1,
                 "contextFactory": None,
+                "limit": None,
+                "first": None,
+                "label": "",
             },
         )
 
@@ -142,7 +145,8 @@ class ParserTests(SynchronousTestCase):
         self.assertEqual(
             self.refusal("portlisten:web.sock:nam=http"),
             "portlisten: a description with wire=stream has no option 'nam', only name,"
-            " grace, listenerUser, privateKey, certKey, extraCertChain, dhParameters",
+            " grace, listenerUser, limit, first, label, privateKey, certKey,"
+            " extraCertChain, dhParameters",
         )
 
     def test_datagram(self) -> None:
@@ -173,7 +177,7 @@ class ParserTests(SynchronousTestCase):
         """
         An option that goes with the other wire only is refused.
         """
-        for option in ("name=http", "listenerUser=0"):
+        for option in ("name=http", "listenerUser=0", "limit=1", "first=no", "label=x"):
             self.assertIn(
                 f"wire=datagram has no option {option.partition('=')[0]!r}",
                 self.refusal(f"portlisten:web.sock:wire=datagram:{option}"),
@@ -195,6 +199,9 @@ class ParserTests(SynchronousTestCase):
             ("grace=-1", "grace: '-1' is not a number of at least 0"),
             ("grace=soon", "grace: 'soon' is not a number of at least 0"),
             ("listenerUser=no such", "listenerUser: the user 'no such' does not exist"),
+            ("limit=0", "limit: '0' is not a whole number from 1 to 4294967295"),
+            ("first=0", "first: '0' is not a number from 0.001 to 65.535, and neither"),
+            ("label=7", "label: '7' is no label for a worker: give up to 63 letters"),
             ("wire=carrier", "wire: 'carrier' is none of stream, datagram"),
             ("wire=datagram:mode=9", "mode: '9' is not an octal mode such as 0660"),
             (

@@ -199,6 +199,9 @@ class OptionsTests(SynchronousTestCase):
                 "grace": 10.0,
                 "name": [],
                 "listener-user": [],
+                "limit": None,
+                "first": None,
+                "label": None,
             },
         )
 
@@ -210,7 +213,7 @@ class OptionsTests(SynchronousTestCase):
         given = parse(
             *("--retry", "2.5", "--grace", "0", "--listener-user", user),
             *("--listener-user", "0", "--name=http", "--name", "www-2"),
-            *("path", "hello"),
+            *("--limit=7", "--first=yes", "--label=web-1", "path", "hello"),
         )
         self.assertEqual(
             dict(given),
@@ -225,6 +228,9 @@ class OptionsTests(SynchronousTestCase):
                 "grace": 0.0,
                 "name": ["http", "www-2"],
                 "listener-user": [os.getuid(), 0],
+                "limit": 7,
+                "first": 2.0,
+                "label": "web-1",
             },
         )
 
@@ -253,6 +259,8 @@ class OptionsTests(SynchronousTestCase):
         for option, wrong, kind in [
             ("retry", ["0", "x", "nan", "inf"], "a number of at least 0.001"),
             ("grace", ["-1", "x", "nan", "inf"], "a number of at least 0"),
+            ("limit", ["0", "1.5"], "a whole number from 1 to"),
+            ("first", ["0", "66", "on"], "a number from 0.001 to 65.535, and neither"),
         ]:
             for text in wrong:
                 self.assertIn(
@@ -292,6 +300,9 @@ class OptionsTests(SynchronousTestCase):
             ("stream", "--replace"),
             ("datagram", "--name=http"),
             ("datagram", "--listener-user=0"),
+            ("datagram", "--limit=1"),
+            ("datagram", "--first=no"),
+            ("datagram", "--label=web-1"),
         ]:
             self.assertIn(
                 f"{option.partition('=')[0]} means nothing with --wire={wire}",
