@@ -23,8 +23,10 @@ LONGEST = 900
 ROOMS = [
     ["__main__", "listener", "hello"],
     ["_commands"],
+    ["hypercorn", "aiohttp"],
     ["endpoints", "asyncio"],
     ["_listener", "_worker", "_asyncio"],
+    ["_control"],
     ["_ports"],
     ["_channel"],
     ["_process"],
