@@ -2,8 +2,8 @@
 Makes C{python -m aiohttp.web} a worker.
 
 C{aiohttp.web} runs the application that a function gives, on a loop that it makes
-itself.  L{app} is such a function.  It makes that loop one that can join a listener, and
-calls the function that is named after it::
+itself.  L{app} is such a function.  It makes that loop one that can join a listener.
+Then it calls the function that is named after it::
 
     python -m aiohttp.web --path portlisten:PATH:name=http portlisten.aiohttp:app \\
         MODULE:FUNCTION

@@ -34,8 +34,8 @@ workers = 0
 
 _SCHEME = "portlisten:"
 
-#: How often a connection is asked to end.  It may become HTTP/2 or a WebSocket after the
-#: first time.
+#: How often a connection is asked to end, in seconds.  It may become HTTP/2 or a
+#: WebSocket after the first time.
 _ASK_SECONDS = 0.5
 
 
@@ -175,6 +175,9 @@ class _Ending:
             loop.call_later(_ASK_SECONDS, self.drain)
 
     def _ask(self, loop: Any, protocol: Any) -> None:
+        if self.server not in self._asked:
+            self._asked.add(self.server)
+            self._delayIdleClose(loop)
         if hasattr(protocol, "streams"):
             if protocol not in self._asked:
                 self._asked.add(protocol)
@@ -190,6 +193,20 @@ class _Ending:
             if stream not in self._asked and _isWebSocket(stream):
                 self._asked.add(stream)
                 self._endWebSocket(loop, stream)
+
+    def _delayIdleClose(self, loop: Any) -> None:
+        """
+        When Hypercorn stops, keep it from closing an idle connection at once: a request
+        may be on its way.
+        """
+        if self.server.idle_task._handle is not None:
+            self.server.idle_task._handle.cancel()
+        loop.call_later(self.server.config.keep_alive_timeout, self._closeIdle, loop)
+
+    def _closeIdle(self, loop: Any) -> None:
+        protocol = self.server.protocol.protocol
+        if protocol.idle if hasattr(protocol, "streams") else protocol.stream is None:
+            self.server._task_group.spawn(self.server._initiate_server_close)
 
     def _endWebSocket(self, loop: Any, stream: Any) -> None:
         event = sys.modules["wsproto.events"].CloseConnection(code=GOING_AWAY)
@@ -209,8 +226,8 @@ def _install() -> None:
     Change what Hypercorn calls.
     """
     config = importlib.import_module("hypercorn.config").Config
-    package = importlib.import_module("hypercorn.asyncio")
-    run = importlib.import_module("hypercorn.asyncio.run")
+    package: Any = importlib.import_module("hypercorn.asyncio")
+    run: Any = importlib.import_module("hypercorn.asyncio.run")
     createSockets, serve = config.create_sockets, run.worker_serve
     makeServer = run.TCPServer
 

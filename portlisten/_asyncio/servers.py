@@ -46,7 +46,7 @@ def isUvicornHTTP1(protocol: Any) -> bool:
     return _has(protocol, "app", "cycle", "server_state", "shutdown")
 
 
-def endUvicornHTTP1(loop: Any, protocol: Any) -> bool:
+def endUvicornHTTP1(loop: Any, protocol: Any, grace: float) -> bool:
     """
     Make the next response the last one.  This is the response to the request in
     service, unless that response has begun.
@@ -55,7 +55,22 @@ def endUvicornHTTP1(loop: Any, protocol: Any) -> bool:
     if cycle is not None and not cycle.response_started:
         cycle.default_headers = [*cycle.default_headers, CLOSE]
     protocol.app = lastResponse(protocol.app)
+    _delayShutdown(loop, protocol, grace)
     return True
+
+
+def _delayShutdown(loop: Any, protocol: Any, grace: float) -> None:
+    """
+    When uvicorn stops, keep it from closing an idle connection at once: a request may be
+    on its way.
+    """
+    shutdown = protocol.shutdown
+    protocol.shutdown = lambda: loop.call_later(grace, _shutdown, protocol, shutdown)
+
+
+def _shutdown(protocol: Any, shutdown: Callable[[], None]) -> None:
+    if not protocol.transport.is_closing():
+        shutdown()
 
 
 def lastResponse(app: Application) -> Application:
@@ -83,11 +98,12 @@ def isUvicornHTTP2(protocol: Any) -> bool:
     return _has(protocol, "app", "cycles", "server_state", "shutdown")
 
 
-def endUvicornHTTP2(loop: Any, protocol: Any) -> bool:
+def endUvicornHTTP2(loop: Any, protocol: Any, grace: float) -> bool:
     """
     Tell the client to ask for nothing more on this connection.
     """
     protocol.transport.write(GOAWAY)
+    _delayShutdown(loop, protocol, grace)
     return True
 
 
@@ -101,7 +117,7 @@ def isUvicornWebSocket(protocol: Any) -> bool:
     return _has(protocol, "conn", "handshake_complete", "close_sent", "stop_keepalive")
 
 
-def endUvicornWebSocket(loop: Any, protocol: Any) -> bool:
+def endUvicornWebSocket(loop: Any, protocol: Any, grace: float) -> bool:
     """
     Close the WebSocket.  The application hears of that when the client has answered.
     """
@@ -119,7 +135,7 @@ def endUvicornWebSocket(loop: Any, protocol: Any) -> bool:
     protocol.transport.write(data)
     loop.call_later(CLOSE_SECONDS, protocol.transport.close)
     # uvicorn's own would send another end.
-    protocol.shutdown = protocol.transport.close
+    protocol.shutdown = lambda: None
     return True
 
 
@@ -134,7 +150,7 @@ def isWebSocket(protocol: Any) -> bool:
     )
 
 
-def endWebSocket(loop: Any, protocol: Any) -> bool:
+def endWebSocket(loop: Any, protocol: Any, grace: float) -> bool:
     """
     Close the WebSocket.
     """
@@ -154,7 +170,7 @@ def isAiohttp(protocol: Any) -> bool:
     return _has(protocol, "_request_factory", "_manager", "_current_request")
 
 
-def endAiohttp(loop: Any, protocol: Any) -> bool:
+def endAiohttp(loop: Any, protocol: Any, grace: float) -> bool:
     """
     Make the next response the last one, or close a WebSocket.
     """
@@ -183,20 +199,24 @@ _aiohttpWebSockets: WeakValueDictionary[int, Any] = WeakValueDictionary()
 def prepare(factory: Any, server: asyncio.AbstractServer) -> None:
     """
     Prepare the factory of a server's protocols, if it is aiohttp's.  Its connections do
-    not know their WebSockets, so keep account of these.  And when aiohttp stops, it does
-    not wait for connections that have just come, so make it wait for them.
+    not know their WebSockets, so keep account of these.  When aiohttp stops, it closes
+    idle connections, and does not wait for those that have just come.  So make it wait
+    for the server first.
 
     @param server: what uses the factory.
     """
     if not _has(factory, "request_factory", "request_handler", "pre_shutdown"):
         return
-    build, shutdown = factory.request_factory, factory.shutdown
+    build = factory.request_factory
+    preShutdown, shutdown = factory.pre_shutdown, factory.shutdown
 
     async def waitAndShutdown(*arguments: Any, **options: Any) -> None:
         if not server.is_serving():
             await server.wait_closed()
+        preShutdown()
         await shutdown(*arguments, **options)
 
+    factory.pre_shutdown = lambda: None
     factory.shutdown = waitAndShutdown
 
     def watched(message: Any, payload: Any, protocol: Any, *rest: Any) -> Any:
@@ -236,7 +256,7 @@ def _finished(task: Any) -> None:
         task.exception()
 
 
-Recipe = tuple[Callable[[Any], bool], Callable[[Any, Any], bool]]
+Recipe = tuple[Callable[[Any], bool], Callable[[Any, Any, float], bool]]
 
 #: What recognises a protocol, and what asks it.
 RECIPES: list[Recipe] = [

@@ -1,8 +1,8 @@
 """
 Clients of HTTP that count what goes wrong.
 
-C{python -m tests.support.asgi_clients PORT} sends requests until SIGINT comes, or until
-it has sent as many as it was told to.  Then it prints its figures in JSON.
+C{python -m tests.support.asgi_clients PORT} sends requests until SIGINT comes.  Then it
+prints its figures in JSON.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import signal
 import ssl
 import time
 from collections import Counter
-from typing import Any
 
 #: How long an answer may take, in seconds.
 PATIENCE = 20.0
@@ -32,6 +31,7 @@ class Client:
     def __init__(self, options: argparse.Namespace, total: Total) -> None:
         self._options = options
         self._total = total
+        self._tls = _anyServer() if options.tls else None
         self._streams: Streams | None = None
 
     async def run(self) -> None:
@@ -67,12 +67,9 @@ class Client:
             self._close()
 
     async def _connect(self) -> Streams:
-        tls: Any = None
-        if self._options.tls:
-            tls = ssl.create_default_context()
-            tls.check_hostname = False
-            tls.verify_mode = ssl.CERT_NONE
-        return await asyncio.open_connection("127.0.0.1", self._options.port, ssl=tls)
+        return await asyncio.open_connection(
+            "127.0.0.1", self._options.port, ssl=self._tls
+        )
 
     def _close(self) -> None:
         if self._streams is not None:
@@ -80,27 +77,32 @@ class Client:
             self._streams = None
 
 
+def _anyServer() -> ssl.SSLContext:
+    """
+    TLS with any server.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context
+
+
 class Total:
     """
     The figures of all clients.
-
-    @param most: how many requests are to be sent; 0 for no limit.
     """
 
-    def __init__(self, most: int) -> None:
-        self._most = most
+    def __init__(self) -> None:
         self.stopped = False
         self.requests = 0
         self.errors: Counter[str] = Counter()
 
     def wants(self) -> bool:
         """
-        Whether one more request is to be sent.
+        Whether one more request is to be sent.  It counts.
         """
-        if self.stopped or self._most and self.requests >= self._most:
-            return False
-        self.requests += 1
-        return True
+        self.requests += not self.stopped
+        return not self.stopped
 
     def failed(self, error: Exception) -> None:
         """
@@ -119,9 +121,11 @@ async def run(options: argparse.Namespace) -> Total:
     """
     Run the clients.
     """
-    total = Total(options.requests)
+    total = Total()
     asyncio.get_running_loop().add_signal_handler(signal.SIGINT, total.stop)
-    await asyncio.gather(*(Client(options, total).run() for _ in range(options.clients)))
+    await asyncio.gather(
+        *(Client(options, total).run() for _ in range(options.clients))
+    )
     return total
 
 
@@ -132,7 +136,6 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("port", type=int)
     parser.add_argument("--clients", type=int, default=25)
-    parser.add_argument("--requests", type=int, default=0, help="0 for no limit")
     parser.add_argument("--silence", type=float, default=0, help="before the first")
     parser.add_argument("--pause", type=float, default=0, help="before a further one")
     parser.add_argument("--keep", action="store_true", help="keep connections")
@@ -141,7 +144,8 @@ def main() -> None:
     began = time.monotonic()
     total = asyncio.run(run(options))
     seconds = round(time.monotonic() - began, 1)
-    print(json.dumps({**vars(total), "seconds": seconds}))
+    figures = {"requests": total.requests, "errors": total.errors, "seconds": seconds}
+    print(json.dumps(figures))
 
 
 if __name__ == "__main__":
