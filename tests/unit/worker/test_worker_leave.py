@@ -4,6 +4,8 @@ Tests for workers that the listener asks to drain, and for what they report mean
 
 from __future__ import annotations
 
+import errno
+import os
 import random
 import socket
 from dataclasses import replace
@@ -418,6 +420,28 @@ class ServingTests(LeaveTestCase):
         await eventually(lambda: len(self.worker.serving) == 1)
         reports = await self.reports(listener)
         self.assertEqual(reports[-1], 1)
+
+    async def test_postponed(self) -> None:
+        """
+        A connection that waits to be adopted is the worker's already.
+        """
+        path = os.path.join(os.path.dirname(self.path), "unix")
+        sock = self.port(path)
+        listener = await self.joinAndShare(sock)
+        await self.settle()
+
+        def fail() -> None:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+        self.reactor.adopting = fail
+        self.connect(sock)
+        await self.settle()
+        self.assertEqual(self.worker.serving, set())
+        self.assertEqual(await self.reports(listener), [0, 1])
+        self.reactor.adopting = lambda: None
+        self.clock.advance(RETRY)
+        await eventually(lambda: self.worker.serving)
+        self.assertEqual(await self.reports(listener), [0, 1])
 
     async def test_unknown(self) -> None:
         """
