@@ -41,7 +41,7 @@ async def startDaphne(start: Start, folder: Path, listener: Process) -> Process:
     Start a server with slow requests and WebSockets.
     """
     folder.joinpath("module.py").write_text(APPLICATION)
-    endpoint = "portlisten:./socket:label=web-1"
+    endpoint = "portlisten:./socket:label=web-1:grace=5"
     daphne = start(command("daphne"), "-e", endpoint, "module:app")
     await listener.says("joined")
     return daphne
