@@ -18,6 +18,7 @@ from portlisten._config.options import DATAGRAM, STREAM, WIRES, Settings, option
 from portlisten._config.values import (
     Choice,
     File,
+    FileOrNone,
     First,
     Flag,
     Group,
@@ -96,6 +97,15 @@ class ListenerSettings(Settings):
         name="allow-group",
         shown="every group",
         several=True,
+        wires=STREAM,
+    )
+    control: str | None = option(
+        None,
+        FileOrNone(),
+        "The control socket, which 'portlisten drain' uses; 'none' for none.",
+        more="Only root, and the user that starts the listener, can connect to it. If"
+        " `PATH.ctl` would be longer than 107 bytes, there is none by default.",
+        shown="PATH.ctl",
         wires=STREAM,
     )
     backlog: int | None = option(
@@ -324,4 +334,48 @@ class ExecSettings(Settings):
         seconds(0),
         "The most seconds to wait for the listener.",
         shown="for ever",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class OperatorSettings(Settings):
+    """
+    The settings of a command that asks a listener about workers.
+
+    @ivar workers: labels, and numbers of processes.
+    """
+
+    workers: tuple[str, ...]
+    control: str | None = option(
+        None,
+        File(),
+        "The listener's control socket.",
+        shown="PATH.ctl",
+    )
+    quiet: bool = option(False, Flag(), "Write only errors.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DrainSettings(OperatorSettings):
+    """
+    The settings of C{portlisten drain}.
+    """
+
+    timeout: float = option(
+        30.0,
+        seconds(0),
+        "The most seconds to wait until the workers are drained.",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class UndrainSettings(OperatorSettings):
+    """
+    The settings of C{portlisten undrain}.
+    """
+
+    timeout: float = option(
+        10.0,
+        seconds(0),
+        "The most seconds to wait until the workers have joined again.",
     )

@@ -63,6 +63,27 @@ class File(ValueType):
 
 
 @dataclass(frozen=True)
+class FileOrNone(File):
+    """
+    The name of a file, or C{none}, for which the value is empty.
+    """
+
+    metavar: str = "FILE|none"
+
+    def parse(self, text: str) -> str:
+        """
+        See L{ValueType.parse}.
+        """
+        return "" if text == "none" else text
+
+    def write(self, value: Any) -> str:
+        """
+        See L{ValueType.write}.
+        """
+        return value or "none"
+
+
+@dataclass(frozen=True)
 class Name(ValueType):
     """
     The name of a port.

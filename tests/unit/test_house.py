@@ -25,6 +25,7 @@ ROOMS = [
     ["_commands"],
     ["endpoints", "asyncio"],
     ["_listener", "_worker", "_asyncio"],
+    ["_control"],
     ["_ports"],
     ["_channel"],
     ["_process"],
