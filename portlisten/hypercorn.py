@@ -14,6 +14,7 @@ and a program that calls C{hypercorn.asyncio.serve} may import this module.
 from __future__ import annotations
 
 import asyncio
+import copy
 import importlib
 import importlib.util
 import sys
@@ -156,6 +157,8 @@ class _Ending:
     def __init__(self) -> None:
         self.server: Any = None
         self._asked: set[Any] = set()
+        self._terminated: Any = None
+        self._task: Any = None
         self._turns = 10
 
     def drain(self) -> None:
@@ -167,7 +170,9 @@ class _Ending:
             self._turns -= 1
             if self._turns:
                 loop.call_soon(self.drain)
-        elif not self.server.writer.transport.is_closing():
+        elif self.server.writer.transport.is_closing() or self.server.reader.at_eof():
+            self._release(loop)
+        else:
             # Hypercorn makes the protocol when it begins to serve the connection.
             wrapper = getattr(self.server, "protocol", None)
             if wrapper is not None:
@@ -177,7 +182,7 @@ class _Ending:
     def _ask(self, loop: Any, protocol: Any) -> None:
         if self.server not in self._asked:
             self._asked.add(self.server)
-            self._delayIdleClose(loop)
+            self._outlast(loop)
         if hasattr(protocol, "streams"):
             if protocol not in self._asked:
                 self._asked.add(protocol)
@@ -194,24 +199,50 @@ class _Ending:
                 self._asked.add(stream)
                 self._endWebSocket(loop, stream)
 
-    def _delayIdleClose(self, loop: Any) -> None:
+    def _outlast(self, loop: Any) -> None:
         """
-        When Hypercorn stops, keep it from closing an idle connection at once: a request
-        may be on its way.
+        When Hypercorn stops, keep it from closing a connection that is idle, or whose
+        response has not said that it is the last one: a request may be on its way.
         """
-        if self.server.idle_task._handle is not None:
-            self.server.idle_task._handle.cancel()
-        loop.call_later(self.server.config.keep_alive_timeout, self._closeIdle, loop)
+        server, wrapper = self.server, self.server.protocol
+        context = copy.copy(server.context)
+        context.terminated = self._terminated = context.event_class()
+        for each in (server, wrapper, wrapper.protocol):
+            each.context = context
+        # The timer of an idle connection has the first context.
+        close = server._initiate_server_close
+        end = loop.time() + server.config.keep_alive_timeout
 
-    def _closeIdle(self, loop: Any) -> None:
-        protocol = self.server.protocol.protocol
-        if protocol.idle if hasattr(protocol, "streams") else protocol.stream is None:
-            self.server._task_group.spawn(self.server._initiate_server_close)
+        def closeIdle() -> None:
+            if _isIdle(wrapper.protocol):
+                server._task_group.spawn(close)
+
+        async def closeLater() -> None:
+            loop.call_at(end, closeIdle)
+
+        server._initiate_server_close = closeLater
+
+    def _release(self, loop: Any) -> None:
+        """
+        The client has closed the connection.  Without this, Hypercorn would wait as for
+        an idle connection.
+        """
+        if self._terminated is not None:
+            self._task = loop.create_task(self._terminated.set())
 
     def _endWebSocket(self, loop: Any, stream: Any) -> None:
         event = sys.modules["wsproto.events"].CloseConnection(code=GOING_AWAY)
         self.server._task_group.spawn(stream._send_wsproto_event, event)
         loop.call_later(CLOSE_SECONDS, self.server.writer.close)
+
+
+def _isIdle(protocol: Any) -> bool:
+    """
+    Whether a protocol of Hypercorn's serves no request.
+    """
+    if hasattr(protocol, "streams"):
+        return bool(protocol.idle)
+    return protocol.stream is None
 
 
 def _isWebSocket(stream: Any) -> bool:

@@ -61,8 +61,8 @@ def endUvicornHTTP1(loop: Any, protocol: Any, grace: float) -> bool:
 
 def _delayShutdown(loop: Any, protocol: Any, grace: float) -> None:
     """
-    When uvicorn stops, keep it from closing an idle connection at once: a request may be
-    on its way.
+    When uvicorn stops, keep it from closing an idle connection at once: a request may
+    be on its way.
     """
     shutdown = protocol.shutdown
     protocol.shutdown = lambda: loop.call_later(grace, _shutdown, protocol, shutdown)

@@ -30,27 +30,30 @@ def split(description: str) -> tuple[list[str], dict[str, str]]:
         raise EndpointError(f"{description!r} does not begin with {PREFIX!r}")
     arguments: list[str] = []
     named: dict[str, str] = {}
-    name, text = "", ""
+    name: str | None = None
+    text = ""
     characters = iter(description[len(PREFIX) :])
     for each in characters:
         if each == "\\":
             text += next(characters, "")
-        elif each == "=" and not name and text:
+        elif each == "=" and name is None:
             name, text = text, ""
         elif each == ":":
             _add(arguments, named, name, text)
-            name, text = "", ""
+            name, text = None, ""
         else:
             text += each
     _add(arguments, named, name, text)
     return arguments, named
 
 
-def _add(arguments: list[str], named: dict[str, str], name: str, text: str) -> None:
-    if name:
-        named[name] = text
-    else:
+def _add(
+    arguments: list[str], named: dict[str, str], name: str | None, text: str
+) -> None:
+    if name is None:
         arguments.append(text)
+    else:
+        named[name] = text
 
 
 def workerSettings(

@@ -10,12 +10,18 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 from pathlib import Path
 from typing import Any
 
 import pytest
+from twisted.internet.defer import Deferred
+from twisted.internet.threads import deferToThread
 
+from tests.integration.test_guides import closeFrame
+from tests.integration.test_servers import shakeHands
 from tests.support.asgi_servers import KINDS, Clients, Fleet, begun, write
+from tests.support.asking import ask
 from tests.support.asynchronous import asynchronous
 from tests.support.certificates import certificates
 from tests.support.load import wrk
@@ -96,14 +102,15 @@ async def test_terminated(
     fleet.check()
 
 
+@pytest.mark.parametrize("drain", [False, True], ids=["terminated", "drained"])
 @SERVERS
 @asynchronous
-async def test_drained(
-    start: Start, twistd: Start, folder: Path, kind: str, wire: str
+async def test_kept(
+    start: Start, twistd: Start, folder: Path, kind: str, wire: str, drain: bool
 ) -> None:
     """
-    Workers are drained, and then get SIGTERM.  No client that keeps its connection has
-    an error, whether it sends requests all the time or now and then.
+    Workers get SIGTERM, alone or after they were drained.  No client that keeps its
+    connection has an error, whether it sends requests all the time or now and then.
     """
     fleet = await fleetOf(start, twistd, folder, kind, wire)
     url = await fleet.open(WORKERS)
@@ -112,15 +119,134 @@ async def test_drained(
 
     async def roll() -> None:
         for _ in range(WORKERS * ROUNDS):
-            await fleet.replace(drain=True)
+            await fleet.replace(drain=drain)
 
     load = await wrk(start, url, roll(), connections=16)
     figures = await slow.end()
-    show(f"{kind} {wire}, drained", fleet, busy=vars(load), slow=figures)
+    how = "drained" if drain else "SIGTERM alone"
+    show(f"{kind} {wire}, kept, {how}", fleet, busy=vars(load), slow=figures)
     assert load.errors == 0
     assert figures["errors"] == {}
     assert load.requests + figures["requests"] > 1000
     fleet.check()
+
+
+EACH = pytest.mark.parametrize("kind", SHORT["plain"])
+
+
+@EACH
+@asynchronous
+async def test_inService(start: Start, twistd: Start, folder: Path, kind: str) -> None:
+    """
+    A request that is in service when SIGTERM comes gets its answer, and a WebSocket its
+    end: the code 1001, "going away".
+    """
+    fleet = await fleetOf(start, twistd, folder, kind)
+    await fleet.open(1)
+    [worker] = fleet.workers
+    with await deferToThread(shakeHands, fleet.port, "/ws") as sock:
+        sock.settimeout(10)
+        assert (await deferToThread(sock.recv, 1000)).startswith(b"HTTP/1.1 101 ")
+        request = b"GET /slow HTTP/1.1\r\nHost: x\r\n\r\n"
+        answer = Deferred.fromCoroutine(ask(fleet.port, request))
+        await worker.says("asked")
+        worker.signal(signal.SIGTERM)
+        code = await deferToThread(closeFrame, sock)
+        assert int.from_bytes(code, "big") == 1001
+    assert (await answer).endswith(b"\r\n\r\nhello\n")
+    await worker.ended()
+    fleet.check()
+
+
+@EACH
+@asynchronous
+async def test_undrained(start: Start, twistd: Start, folder: Path, kind: str) -> None:
+    """
+    A worker that is drained answers one more request on each connection, and says so.
+    When it is undrained, it keeps connections again.
+    """
+    fleet = await fleetOf(start, twistd, folder, kind)
+    await fleet.open(1)
+    [worker] = fleet.workers
+    with await deferToThread(connect, fleet.port) as kept:
+        assert not await deferToThread(saysClose, kept)
+        drain = Deferred.fromCoroutine(fleet.drain(worker))
+        await fleet.listener.says("drain")
+        await sleep(0.5)
+        assert await deferToThread(saysClose, kept)
+        assert await deferToThread(kept.recv, 100) == b""
+    assert "is drained" in await drain
+    arguments = ["undrain", "./socket", str(worker.pid)]
+    assert await start(command("portlisten"), *arguments).ended() == 0
+    with await deferToThread(connect, fleet.port) as kept:
+        for _ in range(2):
+            assert not await deferToThread(saysClose, kept)
+    await worker.stop()
+    fleet.check()
+
+
+def connect(port: int) -> socket.socket:
+    """
+    Connect to a server.
+    """
+    return socket.create_connection(("127.0.0.1", port), timeout=20)
+
+
+def saysClose(sock: socket.socket) -> bool:
+    """
+    Send a request, and read the response.
+
+    @return: whether the response says that it is the last one.
+    """
+    sock.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    received = b""
+    while not received.endswith(b"\r\n\r\nhello\n"):
+        data = sock.recv(1000)
+        assert data, received
+        received += data
+    return b"\r\nconnection: close\r\n" in received.lower()
+
+
+@pytest.mark.parametrize("option", ["--http2", "--http1.1"])
+@asynchronous
+async def test_versions(start: Start, twistd: Start, folder: Path, option: str) -> None:
+    """
+    Hypercorn's answer to a request of either version is complete if the worker is
+    drained meanwhile.
+    """
+    fleet = await fleetOf(start, twistd, folder, "hypercorn", "tls")
+    url = await fleet.open(1)
+    [worker] = fleet.workers
+    shown = ["--write-out", "HTTP/%{http_version}", "--insecure", "--silent"]
+    curl = start("curl", option, *shown, f"{url}slow")
+    await worker.says("asked")
+    await fleet.drain(worker)
+    assert await curl.ended() == 0, curl.output
+    assert curl.output == f"hello\nHTTP/{option.removeprefix('--http')}"
+    await worker.stop()
+    fleet.check()
+
+
+@asynchronous
+async def test_severalProcesses(start: Start, twistd: Start, folder: Path) -> None:
+    """
+    One process is one worker.  A server that is told to start several processes ends,
+    with a line that says why.
+    """
+    fleet = await fleetOf(start, twistd, folder, "hypercorn")
+    write(folder)
+    host = "portlisten:./socket:name=http"
+    hypercorn = start(*fleet.kind.arguments(host, None), "--workers=2")
+    assert await hypercorn.ended() == 1
+    assert hypercorn.output == (
+        "portlisten: one process is one worker: start 2 processes, each without"
+        " --workers\n"
+    )
+    # uvicorn binds before it imports anything of the loop.
+    fleet = await fleetOf(start, twistd, folder, "uvicorn-asyncio")
+    uvicorn = start(*fleet.kind.arguments(host, None), "--workers=2")
+    assert await uvicorn.ended() == 3
+    assert "Name or service not known" in uvicorn.output
 
 
 @asynchronous
