@@ -58,6 +58,13 @@ class Looks:
         self.calls.append("shutdown")
 
 
+def looks(**attributes: Any) -> Any:
+    """
+    Make an object that has attributes of its own.
+    """
+    return Looks(**attributes)
+
+
 async def application(scope: Any, receive: Any, send: Any) -> None:
     """
     An ASGI application that answers, and says nothing of the connection's end.
@@ -308,7 +315,7 @@ class AiohttpTests(AskingTestCase):
         async def prepareHook(response: Any) -> None:
             self.order.append("prepared")
 
-        self.factory: Any = Looks(
+        self.factory = looks(
             request_factory=lambda message, *rest: Looks(
                 _message=message, _prepare_hook=prepareHook
             ),
@@ -316,9 +323,9 @@ class AiohttpTests(AskingTestCase):
             pre_shutdown=lambda: self.order.append("pre_shutdown"),
         )
         self.factory.shutdown = shutdown
-        self.server: Any = Looks(is_serving=lambda: True, wait_closed=self.waitClosed)
+        self.server = looks(is_serving=lambda: True, wait_closed=self.waitClosed)
         prepare(self.factory, self.server)
-        self.protocol: Any = Looks(
+        self.protocol = looks(
             _request_factory=self.factory.request_factory,
             _manager=self.factory,
             _current_request=None,
@@ -392,7 +399,7 @@ class AiohttpTests(AskingTestCase):
         """
         Other factories are left as they are.
         """
-        factory: Any = Looks(request_factory=1)
+        factory = looks(request_factory=1)
         prepare(factory, self.server)
         self.assertEqual(factory.request_factory, 1)
 
