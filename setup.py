@@ -17,7 +17,14 @@ setup(
     package_dir={"": "."},
     package_data={"portlisten": ["py.typed"]},
     data_files=[
-        ("share/man/man1", ["docs/man/portlisten-exec.1"]),
+        (
+            "share/man/man1",
+            [
+                "docs/man/portlisten-exec.1",
+                "docs/man/portlisten-drain.1",
+                "docs/man/portlisten-undrain.1",
+            ],
+        ),
         ("share/man/man8", ["docs/man/portlisten.8", "docs/man/hellofdpass.8"]),
         ("share/zsh/site-functions", ["contrib/zsh/_portlisten"]),
     ],

@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from portlisten._commands import execute, hellofdpass, listener
+from portlisten._commands import drain, execute, hellofdpass, listener
 from portlisten._commands.options import CommandOptions
 from portlisten._config.options import WIRES, Option, optionsOf
 from portlisten._config.values import Flag
@@ -56,7 +56,7 @@ PAGES = [
             "SIGHUP, SIGUSR2": "The listener logs that the signal means nothing, and"
             " goes on.",
         },
-        "hellofdpass(8), portlisten-exec(1), twistd(1)",
+        "hellofdpass(8), portlisten-drain(1), portlisten-exec(1), twistd(1)",
     ),
     Page(
         "hellofdpass",
@@ -81,6 +81,26 @@ PAGES = [
         " anything else fails. Otherwise the exit status is PROGRAM's.",
         {},
         "portlisten(8), sd_listen_fds(3), systemd.socket(5)",
+    ),
+    Page(
+        "portlisten-drain",
+        1,
+        "let workers of a listener finish what they serve",
+        drain.DrainOptions,
+        "0 if all workers are drained, or have left. 1 if the time is over. 2 if the"
+        " listener cannot be asked, or the arguments are wrong. 130 after SIGINT.",
+        {"SIGINT": "The command exits. The workers stay drained."},
+        "portlisten-undrain(1), portlisten(8)",
+    ),
+    Page(
+        "portlisten-undrain",
+        1,
+        "let drained workers of a listener serve again",
+        drain.UndrainOptions,
+        "0 if all workers serve. 1 if the time is over. 2 if the listener cannot be"
+        " asked, or the arguments are wrong. 130 after SIGINT.",
+        {},
+        "portlisten-drain(1), portlisten(8)",
     ),
 ]
 
@@ -188,8 +208,9 @@ def _body(option: Option, *sentences: str) -> Iterator[str]:
 
 def _value(option: Option) -> str:
     words = option.type.metavar.split("|")
-    style = "B" if len(words) > 1 else "I"
-    return "|".join(rf"\f{style}{word}\fR" for word in words).replace("-", r"\-")
+    return "|".join(
+        rf"\f{'I' if word.isupper() else 'B'}{word}\fR" for word in words
+    ).replace("-", r"\-")
 
 
 def _paragraphs(text: str) -> Iterator[str]:

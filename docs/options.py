@@ -18,7 +18,13 @@ from pathlib import Path
 
 from docs import manual
 from portlisten._config.options import Option, Settings, optionsOf
-from portlisten._config.settings import ExecSettings, ListenerSettings, WorkerSettings
+from portlisten._config.settings import (
+    DrainSettings,
+    ExecSettings,
+    ListenerSettings,
+    UndrainSettings,
+    WorkerSettings,
+)
 from portlisten._config.values import Flag
 
 ROOT = Path(__file__).parents[1]
@@ -76,6 +82,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "portlisten": lambda: commandTable(ListenerSettings),
     "hellofdpass": lambda: commandTable(WorkerSettings),
     "exec": lambda: commandTable(ExecSettings),
+    "drain": lambda: commandTable(DrainSettings),
+    "undrain": lambda: commandTable(UndrainSettings),
     "endpoint": lambda: endpointTable(WorkerSettings),
 }
 

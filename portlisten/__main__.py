@@ -2,6 +2,6 @@
 C{python -m portlisten}.
 """
 
-from portlisten._commands.execute import main
+from portlisten._commands.portlisten import main
 
 main()

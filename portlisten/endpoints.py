@@ -26,6 +26,7 @@ from portlisten._config.options import WIRES, optionsOf
 from portlisten._config.settings import WorkerSettings
 from portlisten._config.values import File
 from portlisten._process import systemd_notify
+from portlisten._process.label import labelOf
 from portlisten._reactor.monotonic import monotonicReactor
 from portlisten._wire.codec import portNames
 from portlisten._worker import tls
@@ -106,7 +107,14 @@ class PortlistenServerEndpoint(_Endpoint):
     @param contextFactory: for TLS on each connection, such as
         L{CertificateOptions<twisted.internet.ssl.CertificateOptions>}; L{None} for no
         TLS.
-    @raise ValueError: if a name cannot be a port's.
+    @param limit: the most connections that this process wants to have at a time.  Other
+        workers get the rest, or it waits.  L{None} for no limit.
+    @param first: how long the listener may keep a connection whose client is silent, in
+        seconds; 0 if clients need not speak first.  If L{None}: 2 seconds for HTTP,
+        WebSockets and TLS, and otherwise 0.
+    @param label: the worker's name for the operator.  If L{None}: the value of
+        C{PORTLISTEN_LABEL} in the environment.
+    @raise ValueError: if a name cannot be a port's, or the label cannot be a worker's.
     """
 
     def __init__(
@@ -118,6 +126,10 @@ class PortlistenServerEndpoint(_Endpoint):
         listenerUsers: Collection[int] = (),
         retry: float = 0.1,
         contextFactory: Any = None,
+        *,
+        limit: int | None = None,
+        first: float | None = None,
+        label: str | None = None,
     ) -> None:
         self._reactor = reactor
         self._path = path
@@ -126,6 +138,9 @@ class PortlistenServerEndpoint(_Endpoint):
         self._listenerUsers = listenerUsers
         self._retry = retry
         self._contextFactory = contextFactory
+        self._limit = limit
+        self._first = first
+        self._label = labelOf(label)
 
     def _worker(self, factory: IProtocolFactory) -> IWorker:
         return Worker(
@@ -136,6 +151,9 @@ class PortlistenServerEndpoint(_Endpoint):
             self._grace,
             self._listenerUsers,
             self._names,
+            limit=self._limit,
+            first=self._first,
+            label=self._label,
         )
 
 
@@ -260,7 +278,8 @@ class PortlistenUDPEndpoint:
     @param retry: as for L{PortlistenServerEndpoint}.
     @param maxPacketSize: the longest datagram, in bytes.  The rest of a longer one is
         lost.
-    @raise ValueError: if a name cannot be a port's.
+    @param label: as for L{PortlistenServerEndpoint}.
+    @raise ValueError: if a name cannot be a port's, or the label cannot be a worker's.
     """
 
     def __init__(
@@ -271,6 +290,8 @@ class PortlistenUDPEndpoint:
         listenerUsers: Collection[int] = (),
         retry: float = 0.1,
         maxPacketSize: int = 8192,
+        *,
+        label: str | None = None,
     ) -> None:
         self._reactor = reactor
         self._path = path
@@ -278,6 +299,7 @@ class PortlistenUDPEndpoint:
         self._listenerUsers = listenerUsers
         self._retry = retry
         self._maxPacketSize = maxPacketSize
+        self._label = labelOf(label)
 
     def listen(
         self, makeProtocol: Callable[[], DatagramProtocol]
@@ -305,6 +327,7 @@ class PortlistenUDPEndpoint:
                 makeProtocol=makeProtocol,
                 maxPacketSize=self._maxPacketSize,
             ),
+            label=self._label,
         )
         return _begin(self._reactor, worker, self._path)
 
@@ -397,6 +420,8 @@ def _endpointFor(
 ) -> IStreamServerEndpoint:
     """
     Make the endpoint that settings describe.
+
+    @raise EndpointError: if the environment gives a bad label.
     """
     if settings.wire == "datagram":
         return DatagramServerEndpoint(
@@ -408,12 +433,18 @@ def _endpointFor(
             settings.replace,
             contextFactory,
         )
-    return PortlistenServerEndpoint(
-        reactor,
-        settings.path,
-        settings.names,
-        settings.grace,
-        settings.listenerUsers,
-        settings.retry,
-        contextFactory,
-    )
+    try:
+        return PortlistenServerEndpoint(
+            reactor,
+            settings.path,
+            settings.names,
+            settings.grace,
+            settings.listenerUsers,
+            settings.retry,
+            contextFactory,
+            limit=settings.limit,
+            first=settings.first,
+            label=settings.label,
+        )
+    except ValueError as error:
+        raise EndpointError(str(error)) from None

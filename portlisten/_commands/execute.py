@@ -22,13 +22,12 @@ import socket
 import sys
 import time
 from collections.abc import Sequence
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from twisted.python.usage import CompleteFiles, UsageError
-from twisted.python.usage import Options as UsageOptions
 
 from portlisten._channel import paths
-from portlisten._commands.options import CommandOptions, printVersion
+from portlisten._commands.options import CommandOptions
 from portlisten._config.settings import ExecSettings
 from portlisten._model import Port
 from portlisten._policy.complaints import Complaint
@@ -117,35 +116,19 @@ Examples, with 'twistd portlisten --share http=tcp:80 /run/portlisten/web.sock':
             path=self["path"], program=tuple(self["program"]), **self.given()
         )
 
-
-class Options(UsageOptions):
-    """
-    The options of C{portlisten}.
-    """
-
-    synopsis = "Usage: portlisten"
-
-    longdesc = (
-        "The listener and the workers are commands of twistd: 'twistd portlisten"
-        " --help', 'twistd hellofdpass --help'."
-    )
-
-    subCommands = [
-        ["exec", None, ExecOptions, "Run any program on the ports that are shared."]
-    ]
-
-    def opt_version(self) -> NoReturn:
+    def run(self) -> NoReturn:
         """
-        Print portlisten's version and Twisted's, and exit.
-        """
-        printVersion()
+        Replace this process with the program.
 
-    def postOptions(self) -> None:
+        @raise SystemExit: if the program cannot be run.
         """
-        Check that the command line has a command.
-        """
-        if not self.subCommand:
-            raise UsageError("expected a command, which is exec")
+        try:
+            execute(self.settings())
+        except CannotRun as error:
+            _log(str(error))
+            raise
+        except KeyboardInterrupt:
+            raise SystemExit(128 + signal.SIGINT) from None
 
 
 def _log(message: str) -> None:
@@ -212,7 +195,7 @@ def _request(
     return sock, received
 
 
-def execute(settings: ExecSettings) -> None:
+def execute(settings: ExecSettings) -> NoReturn:
     """
     Replace this process with the program.
 
@@ -250,28 +233,3 @@ def execute(settings: ExecSettings) -> None:
         if error.errno == errno.ENOENT:
             why = "the interpreter that its first line names is missing"
         raise CannotRun(f"{found}: {why}", NOT_EXECUTABLE) from None
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """
-    Run the C{portlisten} command.
-
-    @param arguments: without the command's name; by default the process's.
-    @raise SystemExit: if the arguments cannot be understood, or the program cannot be
-        run.
-    """
-    options: Any = Options()
-    try:
-        options.parseOptions(sys.argv[1:] if arguments is None else arguments)
-    except UsageError as error:
-        raise SystemExit(
-            f"portlisten: {error}; the listener is 'twistd portlisten' (see"
-            " 'portlisten --help')"
-        ) from None
-    try:
-        execute(options.subOptions.settings())
-    except CannotRun as error:
-        _log(str(error))
-        raise
-    except KeyboardInterrupt:
-        raise SystemExit(128 + signal.SIGINT) from None

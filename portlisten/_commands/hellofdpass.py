@@ -24,6 +24,7 @@ from zope.interface import implementer
 from portlisten._commands.options import CommandOptions
 from portlisten._config.settings import WorkerSettings
 from portlisten._process import exits, signals
+from portlisten._process.label import labelOf
 from portlisten._process.service import CommandService
 from portlisten._reactor.monotonic import monotonicReactor
 from portlisten._worker.datagram import DatagramWorker
@@ -137,6 +138,19 @@ Examples:
         self.checkPath(self["path"])
         self["string"] = os.fsencode(args[1])
 
+    def postOptions(self) -> None:
+        """
+        See L{CommandOptions.postOptions}.
+
+        @raise UsageError: also if the environment gives a bad label.
+        """
+        super().postOptions()
+        if self["wire"] == "stream":
+            try:
+                labelOf(self["label"])
+            except ValueError as error:
+                raise UsageError(str(error)) from None
+
     def settings(self) -> WorkerSettings:
         """
         Make settings of the options and arguments.
@@ -202,4 +216,11 @@ def makeWorker(
     common = (reactor, settings.path, factory, settings.retry, settings.grace)
     if settings.wire == "datagram":
         return DatagramWorker(*common, settings.mode, settings.group, settings.replace)
-    return Worker(*common, settings.listenerUsers, settings.names)
+    return Worker(
+        *common,
+        settings.listenerUsers,
+        settings.names,
+        limit=settings.limit,
+        first=settings.first,
+        label=labelOf(settings.label),
+    )

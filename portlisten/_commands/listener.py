@@ -146,7 +146,7 @@ def parsePorts(settings: ListenerSettings, backlog: int) -> list[PortSettings]:
         for description in settings.share
     ]
     for port in [*listened, *shared]:
-        checkPathsDiffer(port.path, settings.path)
+        checkPathsDiffer(port.path, settings)
     for port in listened:
         if port.name and port.name in (each.name for each in shared):
             raise BadDescription(

@@ -18,8 +18,11 @@ from portlisten._config.options import DATAGRAM, STREAM, WIRES, Settings, option
 from portlisten._config.values import (
     Choice,
     File,
+    FileOrNone,
+    First,
     Flag,
     Group,
+    Label,
     Mode,
     Name,
     User,
@@ -28,7 +31,7 @@ from portlisten._config.values import (
     seconds,
 )
 from portlisten._wire.codec import portNames
-from portlisten._wire.frames import MAXIMUM_WINDOW
+from portlisten._wire.frames import MAXIMUM_LIMIT, MAXIMUM_WINDOW
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,6 +97,15 @@ class ListenerSettings(Settings):
         name="allow-group",
         shown="every group",
         several=True,
+        wires=STREAM,
+    )
+    control: str | None = option(
+        None,
+        FileOrNone(),
+        "The control socket, which 'portlisten drain' uses; 'none' for none.",
+        more="Only root, and the user that starts the listener, can connect to it. If"
+        " `PATH.ctl` would be longer than 107 bytes, there is none by default.",
+        shown="PATH.ctl",
         wires=STREAM,
     )
     backlog: int | None = option(
@@ -211,6 +223,31 @@ class WorkerSettings(Settings):
         inDescription=True,
     )
     listenerUsers: tuple[int, ...] = _listenerUsers()
+    limit: int | None = option(
+        None,
+        count(1, MAXIMUM_LIMIT),
+        "The most connections that the worker has at a time; others go to other"
+        " workers, or wait.",
+        wires=STREAM,
+        inDescription=True,
+    )
+    first: float | None = option(
+        None,
+        First(),
+        "Whether clients speak first, as in HTTP. Then the listener keeps a connection"
+        " until its client speaks, for up to 2 seconds (yes) or SECONDS.",
+        shown="yes for HTTP and TLS",
+        wires=STREAM,
+        inDescription=True,
+    )
+    label: str | None = option(
+        None,
+        Label(),
+        "Name by which the operator knows the worker.",
+        shown="PORTLISTEN_LABEL of the environment",
+        wires=STREAM,
+        inDescription=True,
+    )
     mode: int = option(
         0o660,
         Mode(),
@@ -296,4 +333,48 @@ class ExecSettings(Settings):
         seconds(0),
         "The most seconds to wait for the listener.",
         shown="for ever",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class OperatorSettings(Settings):
+    """
+    The settings of a command that asks a listener about workers.
+
+    @ivar workers: labels, and numbers of processes.
+    """
+
+    workers: tuple[str, ...]
+    control: str | None = option(
+        None,
+        File(),
+        "The listener's control socket.",
+        shown="PATH.ctl",
+    )
+    quiet: bool = option(False, Flag(), "Write only errors.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DrainSettings(OperatorSettings):
+    """
+    The settings of C{portlisten drain}.
+    """
+
+    timeout: float = option(
+        30.0,
+        seconds(0),
+        "The most seconds to wait until the workers are drained.",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class UndrainSettings(OperatorSettings):
+    """
+    The settings of C{portlisten undrain}.
+    """
+
+    timeout: float = option(
+        10.0,
+        seconds(0),
+        "The most seconds to wait until the workers have joined again.",
     )

@@ -11,7 +11,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-from portlisten._model import portName
+from portlisten._model import portName, workerLabel
+
+#: How long the listener keeps a connection whose client should speak first, in seconds.
+FIRST_SECONDS = 2.0
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,27 @@ class File(ValueType):
 
 
 @dataclass(frozen=True)
+class FileOrNone(File):
+    """
+    The name of a file, or C{none}, for which the value is empty.
+    """
+
+    metavar: str = "FILE|none"
+
+    def parse(self, text: str) -> str:
+        """
+        See L{ValueType.parse}.
+        """
+        return "" if text == "none" else text
+
+    def write(self, value: Any) -> str:
+        """
+        See L{ValueType.write}.
+        """
+        return value or "none"
+
+
+@dataclass(frozen=True)
 class Name(ValueType):
     """
     The name of a port.
@@ -73,6 +97,22 @@ class Name(ValueType):
         """
         super().check(value)
         portName(value)
+
+
+@dataclass(frozen=True)
+class Label(ValueType):
+    """
+    The label of a worker.
+    """
+
+    metavar: str = "LABEL"
+
+    def check(self, value: Any) -> None:
+        """
+        See L{ValueType.check}.
+        """
+        super().check(value)
+        workerLabel(value)
 
 
 @dataclass(frozen=True)
@@ -113,7 +153,7 @@ class Number(ValueType):
         """
         See L{ValueType.write}.
         """
-        return f"{value:g}"
+        return str(value) if isinstance(value, int) else f"{value:g}"
 
     def _allows(self, value: Any) -> bool:
         kinds = int if self.convert is int else (int, float)
@@ -126,9 +166,9 @@ class Number(ValueType):
     def _refuse(self, written: object) -> NoReturn:
         kind = "whole number" if self.convert is int else "number"
         if math.isinf(self.maximum):
-            limit = f"of at least {self.minimum:g}"
+            limit = f"of at least {self.write(self.minimum)}"
         else:
-            limit = f"from {self.minimum:g} to {self.maximum:g}"
+            limit = f"from {self.write(self.minimum)} to {self.write(self.maximum)}"
         raise ValueError(f"{written!r} is not a {kind} {limit}")
 
 
@@ -144,6 +184,39 @@ def count(minimum: int, maximum: float = math.inf) -> Number:
     Make the type of a whole number.
     """
     return Number("N", int, minimum, maximum)
+
+
+#: The wire has milliseconds, in 16 bits.
+_FIRST = Number("SECONDS", float, 0.001, 65.535)
+
+
+@dataclass(frozen=True)
+class First(ValueType):
+    """
+    How long to wait for a client to speak first, in seconds.  Zero if clients need not
+    speak first.
+    """
+
+    metavar: str = "yes|no|SECONDS"
+
+    def parse(self, text: str) -> float:
+        """
+        See L{ValueType.parse}.
+        """
+        words = {"yes": FIRST_SECONDS, "no": 0.0}
+        if text in words:
+            return words[text]
+        try:
+            return float(_FIRST.parse(text))
+        except ValueError as error:
+            raise ValueError(f"{error}, and neither yes nor no") from None
+
+    def check(self, value: Any) -> None:
+        """
+        See L{ValueType.check}.
+        """
+        if value != 0:
+            _FIRST.check(value)
 
 
 @dataclass(frozen=True)

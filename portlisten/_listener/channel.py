@@ -9,6 +9,7 @@ import os
 import select
 import socket
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 from twisted.internet.interfaces import (
@@ -81,8 +82,10 @@ class ListenerChannel(Channel):
         self._joined = False
         # Whether the worker closed its reading side, and so cannot read REVOKED.
         self._cannotRead = False
+        self._number = number
         self.label = f"worker {number}"
         self.user = -1 if credentials is None else credentials.uid
+        self.pid = 0
 
     def __str__(self) -> str:
         return self.label
@@ -91,8 +94,8 @@ class ListenerChannel(Channel):
         super().connectionMade()
         if self._credentials is None:
             self._credentials = _kernel.credentials(self._socket)
-        self.label += f" (pid {self._credentials.pid}, uid {self._credentials.uid})"
-        self.user = self._credentials.uid
+        self.user, self.pid = self._credentials.uid, self._credentials.pid
+        self.label += f" (pid {self.pid}, uid {self.user})"
         # Only our own transport counts this.
         self._sent = getattr(self.transport, "sent", None)
         self._dispatcher.connected(self)
@@ -136,6 +139,9 @@ class ListenerChannel(Channel):
 
     def withdraw(self, sock: socket.socket) -> None:
         self._send(self._session.withdraw, _kernel.cookie(sock))
+
+    def leave(self) -> None:
+        self._send(self._session.leave)
 
     def drained(self) -> None:
         self._send(self._session.drained)
@@ -302,7 +308,10 @@ class ListenerChannel(Channel):
         window = min(event.window, _kernel.offersThatFit(self._socket))
         self._stopWaiting()
         self._joined = True
-        self._report([Joined(window, event.ports)])
+        if event.label:
+            who = f"{event.label}, pid {self.pid}, uid {self.user}"
+            self.label = f"worker {self._number} ({who})"
+        self._report([replace(event, window=window)])
 
     def _onBye(self, event: Left) -> None:
         self._leave(event.reason)

@@ -21,6 +21,7 @@ from portlisten._listener.copy_check import CHECK_SECONDS, CopyCheck
 from portlisten._listener.departed_clients import DepartedClients
 from portlisten._listener.departed_workers import DepartedWorkers
 from portlisten._listener.interfaces import IChannel, IDispatcher
+from portlisten._listener.roster import Roster
 from portlisten._listener.sharing import Sharing
 from portlisten._model import Kind, Port
 from portlisten._policy.decisions import CloseCopy, Decision, GiveUp, HandOff, Reason
@@ -30,7 +31,7 @@ from portlisten._ports.accepting import Accepted
 from portlisten._reactor.deadline import RunningTime
 from portlisten._reactor.log_limit import logLimit
 from portlisten._wire.frames import Claim, ClientGone, Closed, Serving
-from portlisten._wire.listener_session import Draining, News, Refused
+from portlisten._wire.listener_session import Draining, Joined, News, Refused
 
 #: How much time can count as passed between two readings of the clock, in seconds.  The
 #: time in which this process did not run counts for no worker and no client.
@@ -52,6 +53,7 @@ class Dispatcher:
     @param timedOut: called when the patience of connections ran out.
     @param flightLimit: how many descriptors the kernel lets a user have in flight.
 
+    @ivar roster: the workers that have joined.
     @ivar departed: the workers that have left.
     @ivar capacityChanged: called when the listener may be able to accept again.
     @ivar handOffEnded: called at the end, before each worker is sent BYE.
@@ -79,6 +81,9 @@ class Dispatcher:
         self._copyCheck = CopyCheck(ledger.copies)
         self._departedClients = DepartedClients()
         self.departed = DepartedWorkers(reactor, ledger, self._now, self._run)
+        self.roster = Roster(
+            reactor, ledger, sharing, self._newcomers, self.left, self._admit
+        )
         self._channels: dict[IChannel, None] = {}
         # Workers that only use shared sockets.  They send no reports, so a closed
         # channel is not a crash.
@@ -158,8 +163,9 @@ class Dispatcher:
     def connected(self, channel: IChannel) -> None:
         self._channels[channel] = None
 
-    def joined(self, channel: IChannel, window: int, ports: Sequence[Port]) -> None:
-        self._newcomers.add(channel, partial(self._admit, channel, window, ports))
+    def joined(self, channel: IChannel, event: Joined) -> None:
+        self.roster.joined(channel, event)
+        self._newcomers.add(channel, partial(self._admit, channel, event))
 
     def claimed(self, channel: IChannel, ids: Sequence[int]) -> None:
         self._sharing.workerReads(channel)
@@ -186,6 +192,7 @@ class Dispatcher:
 
     def draining(self, channel: IChannel) -> None:
         self._logLimited(self.log.info, "{channel} drains", channel=channel.label)
+        self.roster.drains(channel)
         if self._newcomers.waits(channel):
             self._newcomers.drain(channel)
         else:
@@ -203,12 +210,14 @@ class Dispatcher:
         self._ledger.revoke(channel)
 
     def left(self, channel: IChannel, reason: str) -> None:
+        self.roster.left(channel)
         if self._newcomers.leave(channel):
             return
         self._sharing.removeWorker(channel)
         self.departed.left(channel, reason)
 
     def died(self, channel: IChannel) -> None:
+        self.roster.left(channel)
         if self._newcomers.leave(channel):
             return
         self._newcomers.failed(channel)
@@ -222,6 +231,7 @@ class Dispatcher:
 
     def channelClosed(self, channel: IChannel) -> None:
         self._channels.pop(channel, None)
+        self.roster.left(channel)
         self._newcomers.channelClosed(channel)
         self._onlySharing.discard(channel)
         self.departed.channelClosed(channel)
@@ -229,7 +239,8 @@ class Dispatcher:
 
     # Workers
 
-    def _admit(self, channel: IChannel, window: int, ports: Sequence[Port]) -> None:
+    def _admit(self, channel: IChannel, event: Joined) -> None:
+        window, ports = event.window, event.ports
         if not self._sharing.addWorker(channel, ports):
             self._logLimited(
                 self.log.warn,
@@ -237,6 +248,7 @@ class Dispatcher:
                 " their way to workers that have not read them",
                 channel=channel.label,
             )
+            self.roster.left(channel)
             channel.bye("too many shared sockets are on their way to workers")
             return
         handedOff = [port for port in ports if port.kind is Kind.CONNECTIONS]
@@ -423,9 +435,10 @@ class Dispatcher:
                 elif isinstance(event, Refused):
                     self.refused(channel, event.ids, event.reason)
                 elif isinstance(event, Serving):
-                    continue
+                    self.roster.serving(channel, event.count)
                 else:
-                    self.joined(channel, event.window, event.ports)
+                    self.joined(channel, event)
         finally:
             self._batch = None
             self._run(gathered)
+            self.roster.check(channel)

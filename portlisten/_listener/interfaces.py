@@ -149,6 +149,7 @@ class IChannel(Interface):
 
     label: str = Attribute("The worker's name in the log.")
     user: int = Attribute("The worker's uid.")
+    pid: int = Attribute("The number of the worker's process; 0 if it is not known.")
 
     def offer(id: int, port: int, connection: IConnection, more: bool = False) -> None:
         """
@@ -200,6 +201,11 @@ class IChannel(Interface):
         Close what stayed open for L{unread} and L{inFlight}.
 
         @return: whether that was possible.  If not, it may be possible later.
+        """
+
+    def leave() -> None:
+        """
+        Ask the worker to drain, if it knows LEAVE.
         """
 
     def drained() -> None:

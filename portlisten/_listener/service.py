@@ -21,6 +21,7 @@ from twisted.logger import Logger
 
 from portlisten._config.ports import PortSettings
 from portlisten._config.settings import ListenerSettings
+from portlisten._control.place import controlPath
 from portlisten._listener.interfaces import IWire
 from portlisten._model import Kind, Port
 from portlisten._ports.accepting import Acceptor
@@ -72,7 +73,7 @@ class ListenerService(CommandService):
             undo.callback(self.release)
             self._bindPorts(time.monotonic() + self._wire.waitForPredecessor())
             for bound in self._bound:
-                checkPathsDiffer(bound.path, self._settings.path)
+                checkPathsDiffer(bound.path, self._settings)
             ports = self._describePorts()
             self._wire.bind(
                 ports,
@@ -226,16 +227,21 @@ def _openDescriptors() -> int:
         return lowest
 
 
-def checkPathsDiffer(port: str | None, path: str) -> None:
+def checkPathsDiffer(port: str | None, settings: ListenerSettings) -> None:
     """
-    Check that a port and the channels have different paths.
+    Check that a port has another path than the channels and the control socket.
 
     @param port: the path of the port, or L{None} if it has none.
-    @param path: the channels' path.
-    @raise PathError: if both are the same.
+    @raise PathError: if it has not.
     """
-    if port is not None and os.path.realpath(port) == os.path.realpath(path):
-        raise PathError(
-            f"{path} is both a port and PATH, where workers connect: give one of them"
-            " another path"
-        )
+    if port is None:
+        return
+    control = controlPath(settings.path, settings.control)
+    for path, role in (
+        (settings.path, "PATH, where workers connect"),
+        (control if settings.wire == "stream" else None, "the control socket"),
+    ):
+        if path and os.path.realpath(port) == os.path.realpath(path):
+            raise PathError(
+                f"{path} is both a port and {role}: give one of them another path"
+            )

@@ -132,6 +132,31 @@ class Sharing:
         if not self._workers:
             self.stop()
 
+    def drainWorker(self, channel: IChannel) -> None:
+        """
+        Withdraw all sockets of a worker.  May be called again.
+        """
+        sockets = self._assignment.socketsOf(channel)
+        self.removeWorker(channel)
+        for sock in sockets:
+            channel.withdraw(sock)
+
+    def undrainWorker(self, channel: IChannel, ports: Iterable[Port]) -> None:
+        """
+        After L{drainWorker}: share sockets again with a worker that only uses shared
+        sockets.  They are sent when the worker has read that they were withdrawn.  A
+        program under C{portlisten exec} never reads that, and never stopped using them.
+        """
+        shared = [port for port in ports if port.number in self._sockets]
+        self._workers[channel] = False
+        later = self._unread[channel] = _Unread()
+        for decision in self._assignment.addWorker(channel, shared):
+            if isinstance(decision, ShareSocket) and decision.channel is channel:
+                later.later[decision.socket] = decision.port
+            else:
+                self._run([decision])
+        self._schedule()
+
     def workerReads(self, channel: IChannel) -> None:
         """
         Note that a worker has claimed an offer, and so reads its channel.

@@ -20,6 +20,9 @@ from portlisten._channel import paths
 from portlisten._channel.transport import ChannelTransport
 from portlisten._channel.unread import Unread
 from portlisten._config.settings import ListenerSettings
+from portlisten._control.messages import Drain, Undrain, Workers
+from portlisten._control.place import SUFFIX, bindControl, controlPath
+from portlisten._control.server import ControlServer
 from portlisten._listener import successor
 from portlisten._listener.access import accessFor
 from portlisten._listener.admission import Admission
@@ -34,7 +37,7 @@ from portlisten._policy.throttle import Throttle
 from portlisten._ports.accepting import Accepted
 from portlisten._process import signals
 from portlisten._wire.codec import encode
-from portlisten._wire.frames import ListenerHello
+from portlisten._wire.frames import ListenerHello, Serving
 from portlisten.errors import CannotBind, ToldToStop
 
 #: After a listener has ended, how long its workers may take to close their shared
@@ -66,6 +69,8 @@ class StreamWire:
         self._backlog = backlog
         self._timedOut = timedOut
         self._path: paths.BoundPath | None = None
+        self._control: ControlServer | None = None
+        self._controlPath: paths.BoundPath | None = None
         self._lastNumber = 0
         self.capacityChanged: Callable[[], None] = lambda: None
 
@@ -100,6 +105,16 @@ class StreamWire:
             self._backlog,
         )
         self._refusesDescriptors = _kernel.refuseDescriptors(self._path.socket)
+        control = controlPath(self._settings.path, self._settings.control)
+        if control:
+            self._controlPath = bindControl(self._settings.path, control)
+        elif control is None:
+            self.log.warn(
+                "there is no control socket, since {path}{suffix} is too long for a"
+                " socket: --control can name another path",
+                path=self._settings.path,
+                suffix=SUFFIX,
+            )
 
     def _makeHello(self, ports: Sequence[Port]) -> ListenerHello:
         """
@@ -107,7 +122,9 @@ class StreamWire:
 
         @raise CannotBind: if it does not fit a frame.
         """
-        hello = ListenerHello(self._settings.window, tuple(ports))
+        hello = ListenerHello(
+            self._settings.window, tuple(ports), frames=frozenset([Serving.TYPE])
+        )
         try:
             encode(hello)
         except ValueError:
@@ -169,6 +186,19 @@ class StreamWire:
         )
         dispatcher.departed.channelEnded = admission.leave
         admission.listen(self._path.socket, settings.path, settings.retry)
+        self._startControl()
+
+    def _startControl(self) -> None:
+        if self._controlPath is None:
+            return
+        roster = self._dispatcher.roster
+        self._control = ControlServer(
+            self._reactor,
+            self._controlPath,
+            {Workers: roster.workers, Drain: roster.drain, Undrain: roster.undrain},
+        )
+        self._controlPath = None
+        self._control.start()
 
     def capacity(self, name: str) -> int:
         """
@@ -216,6 +246,9 @@ class StreamWire:
         does not try to bind ports that are still bound.
         """
         self._admission.refuseAll(encode(self._hello))
+        # After this, the workers hear BYE.  A client that waits for one to drain must
+        # not take that for the worker's end.
+        self._closeControl()
 
     def _closePath(self, result: None) -> None:
         # Remove it before its socket is closed: a successor's might get the same inode.
@@ -228,10 +261,20 @@ class StreamWire:
         """
         See L{IWire}.
         """
+        self._closeControl()
         if self._path is not None:
             self._path.remove()
             self._path.socket.close()
             self._path = None
+
+    def _closeControl(self) -> None:
+        if self._control is not None:
+            self._control.close()
+            self._control = None
+        if self._controlPath is not None:
+            self._controlPath.remove()
+            self._controlPath.socket.close()
+            self._controlPath = None
 
     # Workers
 

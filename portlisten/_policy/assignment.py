@@ -106,6 +106,17 @@ class Assignment:
             for each in group.removeWorker(channel)
         ]
 
+    def socketsOf(self, channel: Hashable) -> list[Any]:
+        """
+        Find the sockets that a worker has.
+        """
+        sockets: list[Any] = [
+            socket for socket, holders in self._holders.items() if channel in holders
+        ]
+        for group in self._groups.values():
+            sockets.extend(group.socketsOf(channel))
+        return sockets
+
     def holders(self, socket: Hashable) -> list[Any]:
         """
         Find the workers that have a socket.
@@ -137,6 +148,9 @@ class _Group:
         for socket in self._has.pop(channel, ()):
             del self._holders[socket][channel]
         return self._rebalance()
+
+    def socketsOf(self, channel: Hashable) -> Iterable[Hashable]:
+        return self._has.get(channel, ())
 
     def holders(self, socket: Hashable) -> Iterable[Hashable]:
         return self._holders.get(socket, ())

@@ -224,6 +224,12 @@ class Ledger(Offering):
         self._worker(channel).open = False
         self._workersChanged()
 
+    def undrain(self, channel: Hashable) -> None:
+        """
+        Let a worker have offers again, from the next decision on.
+        """
+        self._worker(channel).open = True
+
     def revoke(self, channel: Hashable) -> None:
         """
         Note that a worker is being revoked, because it hangs or broke the protocol.

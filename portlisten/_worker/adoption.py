@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import os
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -84,7 +85,7 @@ class AdoptedConnection:
         transport.protocol = self._protocol
         makePersistent(transport, self._adopter.reactor)
         transport.connectionLost = self._connectionLost
-        self._adopter.serving.add(self)
+        self._adopter.connectionBegan(self)
         try:
             self._protocol.makeConnection(transport)
         except Exception:
@@ -124,7 +125,9 @@ class Adopter:
     @param retry: how long to wait before trying again if the process is out of
         descriptors or memory, in seconds.
     @param settled: called each time that a connection has ended.
+    @param limit: the most connections that the worker wants to have, or L{None}.
 
+    @ivar limit: the same.
     @ivar serving: the adopted connections that have not ended.
     @ivar spare: the spare descriptor, for adopting when no other is free.
     """
@@ -137,8 +140,10 @@ class Adopter:
         factory: IProtocolFactory,
         retry: float,
         settled: Callable[[], None],
+        limit: int | None = None,
     ) -> None:
         self.reactor = reactor
+        self.limit = limit
         self.factory = factory
         self._retry = retry
         self._settled = settled
@@ -146,6 +151,7 @@ class Adopter:
         self._exhausted = False
         self._factoryStarted = False
         self._draining = False
+        self._watchers: list[Callable[[], None]] = []
         self.serving: set[AdoptedConnection] = set()
         self.spare = _kernel.SpareDescriptor()
 
@@ -154,7 +160,29 @@ class Adopter:
         """
         Whether any connection is in service, or waits to be adopted.
         """
-        return bool(self.serving or self._postponed)
+        return self.count > 0
+
+    @property
+    def count(self) -> int:
+        """
+        How many connections are in service, or wait to be adopted.
+        """
+        return len(self.serving) + self._postponed
+
+    @property
+    def room(self) -> int:
+        """
+        How many more connections the worker wants.
+        """
+        if self.limit is None:
+            return sys.maxsize
+        return max(0, self.limit - self.count)
+
+    def watch(self, changed: Callable[[], None]) -> None:
+        """
+        Call a function each time that L{count} may have changed.
+        """
+        self._watchers.append(changed)
 
     def begin(self) -> None:
         """
@@ -223,11 +251,19 @@ class Adopter:
         os.close(descriptor)
         self.spare.reserve()
 
+    def connectionBegan(self, connection: AdoptedConnection) -> None:
+        """
+        Add an adopted connection.
+        """
+        self.serving.add(connection)
+        self._countChanged()
+
     def connectionEnded(self, connection: AdoptedConnection) -> None:
         """
         Remove an adopted connection that has ended.
         """
         self.serving.discard(connection)
+        self._countChanged()
         self._settled()
 
     def drain(self) -> None:
@@ -238,6 +274,17 @@ class Adopter:
         self._draining = True
         for connection in list(self.serving):
             connection.drain()
+
+    def undrain(self) -> None:
+        """
+        Serve later connections as usual.  Protocols that were asked to end their
+        connections still do so.
+        """
+        self._draining = False
+
+    def _countChanged(self) -> None:
+        for changed in self._watchers:
+            changed()
 
     def _adopt(
         self,
@@ -285,10 +332,12 @@ class Adopter:
             )
         self._exhausted = True
         self._postponed += 1
+        self._countChanged()
 
         def again() -> None:
             self._postponed -= 1
             self.adopt(descriptor, closed, clientGone)
+            self._countChanged()
             self._settled()
 
         self.reactor.callLater(self._retry, again)

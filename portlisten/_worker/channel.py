@@ -6,7 +6,7 @@ L{portlisten._wire.worker_session.WorkerSession}.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
 
 from twisted.internet.interfaces import (
@@ -50,6 +50,10 @@ class WorkerChannel(Channel):
     @param timeout: how long the listener's HELLO may take, in seconds.
     @param names: the names of the ports that the worker wants; if empty, all ports.
     @param takes: the kinds that the worker can take.
+    @param limit: the most connections that the worker wants to have, or L{None}.
+    @param first: if the worker's clients speak first, how long the listener keeps a
+        connection whose client is silent, in seconds, or L{None}.
+    @param label: the worker's name for the operator, or nothing.
     """
 
     def __init__(
@@ -60,12 +64,21 @@ class WorkerChannel(Channel):
         timeout: float = 5.0,
         names: Collection[str] = (),
         takes: Collection[Kind] = (Kind.CONNECTIONS,),
+        limit: int | None = None,
+        first: float | None = None,
+        label: str = "",
     ) -> None:
-        session: WorkerSession[int] = WorkerSession(window, names, takes)
+        session: WorkerSession[int] = WorkerSession(
+            window, names, takes, limit=limit, label=label, first=first, leaves=True
+        )
         super().__init__(reactor, session, timeout)
         self._session: WorkerSession[int] = session
         self._adopter = adopter
         self._closing = False
+        self._saidBye = False
+        self._ignored: Sequence[str] = ()
+        self._limit = limit
+        self._first = first
         self._handlers: dict[type[Event[int]], Callable[[Any], None]] = {
             Adopt: self._adopt,
             Close: self._closeDescriptor,
@@ -89,6 +102,27 @@ class WorkerChannel(Channel):
         """
         return self._session.broken
 
+    @property
+    def inService(self) -> int:
+        """
+        See L{IWorkerChannel}.
+        """
+        return self._session.inService
+
+    @property
+    def released(self) -> bool:
+        """
+        See L{IWorkerChannel}.
+        """
+        return self._saidBye
+
+    @property
+    def ignored(self) -> Sequence[str]:
+        """
+        See L{IWorkerChannel}.
+        """
+        return self._ignored
+
     def connectionMade(self) -> None:
         super().connectionMade()
         # Twisted's own transport does not set close-on-exec.
@@ -107,6 +141,10 @@ class WorkerChannel(Channel):
 
     def clientGone(self, id: int) -> None:
         self._session.clientGone(id)
+        self._pumpSoon()
+
+    def reportServing(self, count: int) -> None:
+        self._session.serving(count)
         self._pumpSoon()
 
     def bye(self, reason: str) -> None:
@@ -190,6 +228,14 @@ class WorkerChannel(Channel):
 
     def _onJoined(self, event: Joined) -> None:
         self._stopWaiting()
+        self._ignored = [
+            name
+            for name, value, honoured in (
+                ("limit", self._limit, event.honoursLimit),
+                ("first", self._first, event.honoursFirst),
+            )
+            if value is not None and not honoured
+        ]
         self._adopter.registered(self, event.ports)
 
     def _useSocket(self, event: UseSocket[int]) -> None:
@@ -205,14 +251,13 @@ class WorkerChannel(Channel):
         self._adopter.drained(self)
 
     def _onLeaveRequested(self, event: LeaveRequested) -> None:
-        """
-        Do nothing: this worker does not say that it knows LEAVE.
-        """
+        self._adopter.leaveRequested(self)
 
     def _onByeReceived(self, event: ByeReceived) -> None:
         """
-        Do nothing: the end of the stream follows, and perhaps REVOKED before it.
+        The end of the stream follows, and perhaps REVOKED before it.
         """
+        self._saidBye = True
 
     def _onBroken(self, event: Broken) -> None:
         self._stopWaiting()

@@ -12,6 +12,8 @@ delivered.  Two kinds of protocols do not:
     finishes its requests, and closes.
   - Some keep a connection for as long as both sides live, as in a chat.  Only the
     protocol knows how to end it, so L{IDrainable} tells the protocol that it is time.
+    WebSockets have a close frame for this, so Autobahn's protocols need no
+    L{IDrainable}.
 
 A connection that has not ended when the worker's grace is over ends with its process.
 """
@@ -19,15 +21,23 @@ A connection that has not ended when the worker's grace is over ends with its pr
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable, Iterator
 from typing import Any
 
+from twisted.logger import Logger
 from zope.interface import directlyProvides, providedBy
 
+from portlisten._worker.recognition import inherits
 from portlisten.interfaces import IDrainable
 
 #: GOAWAY with NO_ERROR, and the highest stream number.  A server that stops in good
 #: order begins with it: RFC 9113, section 6.8.
 GOAWAY = struct.pack("!HBBBIII", 0, 8, 7, 0, 0, 2**31 - 1, 0)
+
+#: The close code of a WebSocket whose server goes away: RFC 6455, section 7.4.1.
+GOING_AWAY = 1001
+
+_log = Logger()
 
 
 def drain(transport: Any) -> None:
@@ -36,25 +46,57 @@ def drain(transport: Any) -> None:
     into wrappers, such as those for TLS.  If the protocol cannot be asked, this does
     nothing.
     """
-    # While a connection ends, its transport may have no protocol any more.
-    protocol = getattr(transport, "protocol", None)
-    while protocol is not None:
+    for carrier, protocol in _layers(transport):
         if IDrainable.providedBy(protocol):
             protocol.drain()
             return
-        if hasattr(protocol, "requestFactory"):
-            _endHTTP(transport, protocol)
+        if inherits(type(protocol), "autobahn", "WebSocketServerProtocol"):
+            _endWebSocket(protocol)
             return
+        if hasattr(protocol, "requestFactory"):
+            _endHTTP(transport, carrier, protocol)
+            return
+
+
+def _layers(transport: Any) -> Iterator[tuple[Any, Any]]:
+    """
+    List the protocols of a connection, from the outer to the inner, each with the
+    transport that it writes to.
+    """
+    # While a connection ends, its transport may have no protocol any more.
+    protocol = getattr(transport, "protocol", None)
+    while protocol is not None:
+        yield transport, protocol
         transport, protocol = protocol, getattr(protocol, "wrappedProtocol", None)
 
 
-def _endHTTP(transport: Any, protocol: Any) -> None:
+def _endWebSocket(protocol: Any) -> None:
+    """
+    End a connection of Autobahn's: say that the server goes away, as soon as the
+    handshake is over.  If the WebSocket carries a stream, ask the stream's protocol
+    first.
+    """
+    if protocol.state == protocol.STATE_CONNECTING:
+        protocol.is_open.addCallback(lambda _: _endWebSocket(protocol))
+        return
+    carried = getattr(protocol, "_proto", None)
+    if IDrainable.providedBy(carried):
+        carried.drain()
+    else:
+        # sendClose refuses this code.
+        protocol.sendCloseFrame(GOING_AWAY)
+
+
+def _endHTTP(connection: Any, transport: Any, protocol: Any) -> None:
     """
     End a connection of Twisted's web servers.
 
     Over HTTP/1.1, this treats each later request as if its client had asked to close
     the connection after it.  C{HTTPChannel.checkPersistence} looks for that in the
     request's headers, and says so in the response.
+
+    @param connection: the reactor's transport.
+    @param transport: the transport that the protocol writes to.
     """
     if _speaksHTTP2(protocol):
         transport.write(GOAWAY)
@@ -68,11 +110,40 @@ def _endHTTP(transport: Any, protocol: Any) -> None:
             transport.write(GOAWAY)
         else:
             request.requestHeaders.addRawHeader(b"connection", b"close")
+            _afterwards(request, lambda: _drainSuccessor(connection, protocol))
         return request
 
     # HTTPChannel checks whether this provides INonQueuedRequestFactory.
     directlyProvides(last, providedBy(build))
     protocol.requestFactory = last
+
+
+def _afterwards(request: Any, then: Callable[[], None]) -> None:
+    """
+    Call a function each time that a request has been processed.
+    """
+    process = request.process
+
+    def processed() -> Any:
+        result = process()
+        then()
+        return result
+
+    request.process = processed
+
+
+def _drainSuccessor(connection: Any, protocol: Any) -> None:
+    """
+    Drain the protocol that has taken a connection over from another one, if one has.
+    If that fails, log it.
+
+    @param protocol: the earlier protocol.
+    """
+    if all(each is not protocol for _, each in _layers(connection)):
+        try:
+            drain(connection)
+        except Exception:
+            _log.failure("{connection} failed to drain", connection=connection)
 
 
 def _speaksHTTP2(protocol: Any) -> bool:

@@ -68,6 +68,17 @@ class IWorkerChannel(Interface):
         " may have as well."
     )
 
+    inService = Attribute(
+        "How many connections came through this channel and have not ended."
+    )
+
+    released = Attribute("Whether the listener has said BYE.")
+
+    ignored = Attribute(
+        "The options of the worker that the listener is too old for: a sequence of"
+        " names.  Empty until the worker has joined."
+    )
+
     def drain() -> None:
         """
         Ask for no more offers, and refuse the offers that are not claimed.  Calls the
@@ -83,6 +94,12 @@ class IWorkerChannel(Interface):
         """
         Report that the client of a claimed connection had left before the connection
         was adopted.
+        """
+
+    def reportServing(count: int) -> None:
+        """
+        Tell the listener, if it wants to know and the number is new, how many
+        connections the worker has that did not come through this channel.
         """
 
     def bye(reason: str) -> None:
@@ -131,6 +148,11 @@ class IAdopter(Interface):
     def drained(channel: IWorkerChannel) -> None:
         """
         The listener sends no more offers.
+        """
+
+    def leaveRequested(channel: IWorkerChannel) -> None:
+        """
+        The listener asks the worker to drain, and to keep the channel.
         """
 
     def lost(channel: IWorkerChannel, reason: str | None) -> None:

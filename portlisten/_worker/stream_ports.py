@@ -8,6 +8,7 @@ import errno
 import os
 import resource
 import socket
+import sys
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -42,7 +43,8 @@ class StreamPorts(SharedPorts):
     The ports of a worker that serves connections.  A listener may hand connections off
     to the worker as well.
 
-    All ports pause before the process runs out of descriptors.
+    All ports pause before the process runs out of descriptors, and while the worker has
+    as many connections as it wants.
 
     @ivar accepted: how many connections the ports have accepted.
     @ivar acceptsPerTurn: how many connections each port may accept in a turn, so that
@@ -55,18 +57,24 @@ class StreamPorts(SharedPorts):
         super().__init__(reactor, adopter, retry)
         self._logLimited = logLimit(reactor)
         self._pause = Pause(reactor, self._resume)
+        self._reading = True
+        self._finishing = False
         self._descriptorLimit = 0
         self.accepted = 0
         self.acceptsPerTurn = 1
+        if adopter.limit is not None:
+            adopter.watch(self._adjustReading)
 
     def _open(self, descriptor: int) -> Any:
         family = _kernel.family(descriptor)
         if family == socket.AF_UNIX:
-            return _UNIXPort(self._reactor, self._adopter, self._retry, descriptor)
+            return _UNIXPort(
+                self._reactor, self._adopter, self._retry, descriptor, self._room
+            )
         factory = _PortFactory(self, self._adopter)
         port = self._reactor.adoptStreamPort(descriptor, family, factory)
         makePersistent(port, self._reactor)
-        port.socket = _ExhaustionGuard(port.socket, self._exhausted)
+        port.socket = _AcceptGuard(port.socket, self._exhausted, self._room)
         port.logPrefix = partial(reflect.qual, type(self._adopter.factory))
         beforeReading(port, partial(self._prepare, port))
         return port
@@ -81,9 +89,25 @@ class StreamPorts(SharedPorts):
         reserved = min(RESERVED_DESCRIPTORS, limit // 4)
         self._descriptorLimit = limit - reserved
         self.acceptsPerTurn = max(1, reserved // 2 // max(1, len(self._ports)))
-        if self._pause.active:
+        self._adjustReading()
+        if not self._reading:
             for port in self._ports.values():
                 port.stopReading()
+
+    def _room(self) -> int:
+        """
+        How many more connections may be accepted.
+        """
+        return sys.maxsize if self._finishing else self._adopter.room
+
+    def finish(self) -> None:
+        """
+        See L{SharedPorts.finish}.  Clients that would be left alone count for more than
+        the worker's limit.
+        """
+        self._finishing = True
+        super().finish()
+        self._finishing = False
 
     def _takeBacklog(self, port: Any) -> None:
         if self._pause.active:
@@ -126,16 +150,28 @@ class StreamPorts(SharedPorts):
             " others",
             why=why,
         )
-        for port in self._ports.values():
-            port.stopReading()
         self._pause.begin(self._retry)
+        self._adjustReading()
 
     def _resume(self) -> None:
         if self._descriptorsShort():
             self._pause.begin(self._retry)
+        else:
+            self._adjustReading()
+
+    def _adjustReading(self) -> None:
+        """
+        Let the ports accept, or stop them.
+        """
+        reading = not self._pause.active and self._room() > 0
+        if reading is self._reading:
             return
+        self._reading = reading
         for port in self._ports.values():
-            port.startReading()
+            if reading:
+                port.startReading()
+            else:
+                port.stopReading()
 
     def _descriptorsShort(self) -> bool:
         """
@@ -149,20 +185,26 @@ class StreamPorts(SharedPorts):
         return descriptor >= self._descriptorLimit
 
 
-class _ExhaustionGuard:
+class _AcceptGuard:
     """
-    A listening socket for Twisted's port.  If the process is out of descriptors or
-    memory, L{accept} says that no client waits.  Otherwise the port would accept
-    connections in order to close them.
+    A listening socket for Twisted's port.  L{accept} says that no client waits if the
+    worker wants no more connections, or the process is out of descriptors or memory.
+    In the second case, the port would otherwise accept connections in order to close
+    them.
 
     @param exhausted: called with the error if the process is out of descriptors or
         memory.
+    @param room: returns how many more connections the worker wants.
     """
 
     def __init__(
-        self, sock: socket.socket, exhausted: Callable[[OSError], None]
+        self,
+        sock: socket.socket,
+        exhausted: Callable[[OSError], None],
+        room: Callable[[], int],
     ) -> None:
         self._socket = sock
+        self._room = room
         self._exhausted = exhausted
 
     def __getattr__(self, name: str) -> Any:
@@ -172,6 +214,8 @@ class _ExhaustionGuard:
         """
         See C{socket.socket.accept}.
         """
+        if self._room() <= 0:
+            raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
         try:
             return self._socket.accept()
         except OSError as error:
@@ -240,11 +284,17 @@ class _UNIXPort:
     Accepts on a shared Unix socket, and never changes its path.
 
     @param descriptor: the socket's descriptor.  Leaves it open.
+    @param room: returns how many more connections the worker wants.
     @raise OSError: if the process has no free descriptor.
     """
 
     def __init__(
-        self, reactor: Any, adopter: Adopter, retry: float, descriptor: int
+        self,
+        reactor: Any,
+        adopter: Adopter,
+        retry: float,
+        descriptor: int,
+        room: Callable[[], int],
     ) -> None:
         self._adopter = adopter
         sock = socket.socket(fileno=os.dup(descriptor))
@@ -253,7 +303,7 @@ class _UNIXPort:
             reactor,
             sock,
             f"unix:{socketName(sock.getsockname())}",
-            lambda: BATCH_SIZE,
+            lambda: min(room(), BATCH_SIZE),
             self._accepted,
             retry,
         )

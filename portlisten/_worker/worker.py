@@ -18,6 +18,7 @@ from zope.interface import implementer
 
 from portlisten._channel import paths
 from portlisten._channel.transport import ChannelTransport
+from portlisten._config.values import FIRST_SECONDS
 from portlisten._model import Port
 from portlisten._policy.complaints import Complaint
 from portlisten._process import systemd_notify
@@ -27,6 +28,7 @@ from portlisten._wire.frames import Offer
 from portlisten._worker.adoption import AdoptedConnection, Adopter
 from portlisten._worker.channel import WorkerChannel
 from portlisten._worker.interfaces import IAdopter, IWorker, IWorkerChannel
+from portlisten._worker.recognition import clientsSpeakFirst
 from portlisten._worker.shared_ports import SharedPorts
 from portlisten._worker.shutdown import IConnectionSource, Shutdown
 from portlisten._worker.stream_ports import StreamPorts
@@ -35,6 +37,10 @@ from portlisten._worker.stream_ports import StreamPorts
 #: seconds.  The listener has no port of that name, speaks another protocol, or turned
 #: the worker away.
 INCOMPATIBLE_RETRY_SECONDS = 5.0
+
+#: How long the worker waits after a change before it reports how many connections it
+#: has, in seconds.
+REPORT_SECONDS = 0.1
 
 _STOP_REASON = "the worker stops"
 
@@ -52,6 +58,10 @@ class Link(Enum):
     JOINED = auto()
     #: The listener will send no more offers.
     DRAINED = auto()
+    #: The listener has asked the worker to drain.
+    LEAVING = auto()
+    #: The same, and the listener will send no more offers.
+    LEFT = auto()
 
 
 #: For each event on a channel, the new state for each old state.  In any other state,
@@ -59,11 +69,13 @@ class Link(Enum):
 _TRANSITIONS: Mapping[str, Mapping[Link, Link]] = {
     "connected": {Link.ABSENT: Link.JOINING},
     "registered": {Link.JOINING: Link.JOINED},
-    "drained": {Link.JOINED: Link.DRAINED},
+    "leaveRequested": {Link.JOINED: Link.LEAVING},
+    "drained": {Link.JOINED: Link.DRAINED, Link.LEAVING: Link.LEFT},
     "lost": dict.fromkeys(Link, Link.ABSENT),
 }
 
-_REGISTERED = frozenset([Link.JOINED, Link.DRAINED])
+_AWAY = frozenset([Link.LEAVING, Link.LEFT])
+_REGISTERED = frozenset([Link.JOINED, Link.DRAINED]) | _AWAY
 
 
 @implementer(IAdopter, IWorker, IConnectionSource)
@@ -81,6 +93,11 @@ class Worker:
         folder.
     @param names: the names of the ports to serve; if empty: all.
     @param makePorts: makes the L{SharedPorts}.  These say which kinds the worker takes.
+    @param limit: the most connections that the worker wants to have, or L{None}.
+    @param first: how long the listener may keep a connection whose client is silent, in
+        seconds; 0 if clients need not speak first; if L{None}: as usual for what the
+        factory serves.
+    @param label: the worker's name for the operator, or nothing.
 
     @ivar ports: the ports that the worker serves, as the listener said last.  Empty
         until the worker has joined.
@@ -98,19 +115,29 @@ class Worker:
         listenerUsers: Collection[int] = (),
         names: Collection[str] = (),
         makePorts: Callable[[Any, Adopter, float], SharedPorts] = StreamPorts,
+        limit: int | None = None,
+        first: float | None = None,
+        label: str = "",
     ) -> None:
         self._reactor = reactor
         self._path = path
         self._retry = retry
         self._listenerUsers = listenerUsers
         self._names = tuple(dict.fromkeys(names))
+        self._limit = limit
+        self._givenFirst = first
+        self._first = _firstSeconds(factory, first)
+        self._label = label
         self._logLimited = logLimit(reactor)
         self._complaint = Complaint()
         self._reconnection = Pause(reactor, self._connect)
         self._link = Link.ABSENT
         self._channel: WorkerChannel | None = None
         self._started: Deferred[None] | None = None
-        self._adopter = Adopter(reactor, factory, retry, self._settle)
+        self._adopter = Adopter(reactor, factory, retry, self._settle, limit)
+        self._adopter.watch(self._servingChanged)
+        self._servingReport = Pause(reactor, self._reportServing)
+        self._reported = 0
         self._shutdown = Shutdown(reactor, grace, self, self._adopter)
         self._sharedPorts = makePorts(reactor, self._adopter, retry)
         self._systemd = systemd_notify.manager().begin()
@@ -147,7 +174,7 @@ class Worker:
         self.log.info(
             "{count} connections in service; {state} the listener at {path}",
             count=len(self.serving),
-            state="joined to" if self._link in _REGISTERED else "waiting for",
+            state=self._describeLink(),
             path=self._path,
         )
 
@@ -173,6 +200,8 @@ class Worker:
             path=self._path,
             ports=described,
         )
+        self._warnOfOlder(channel.ignored)
+        self._reportServing()
         started, self._started = self._started, None
         if self._shutdown.requested:
             return
@@ -196,7 +225,7 @@ class Worker:
         """
         See L{IAdopter}.
         """
-        if self._shutdown.requested:
+        if self._shutdown.requested or self._link in _AWAY:
             os.close(descriptor)
         else:
             self._sharedPorts.open(cookie, descriptor)
@@ -214,20 +243,46 @@ class Worker:
         self._on("drained")
         self._settle()
 
+    def leaveRequested(self, channel: IWorkerChannel) -> None:
+        """
+        See L{IAdopter}.
+        """
+        if self._shutdown.requested or self._link is not Link.JOINED:
+            return
+        self._on("leaveRequested")
+        self._logLimited(
+            self.log.info,
+            "the listener at {path} asks this worker to drain, with {count} connections"
+            " in service",
+            path=self._path,
+            count=len(self.serving),
+        )
+        self._systemd.status(f"draining, as the listener at {self._path} asks")
+        self._sharedPorts.closeAll()
+        # The listener must know of each connection when DRAIN comes.
+        self._reportServing()
+        channel.drain()
+        self._adopter.drain()
+
     def lost(self, channel: IWorkerChannel, reason: str | None) -> None:
         """
         See L{IAdopter}.
         """
         if channel is not self._channel:
             return  # the channel could not be started
-        wasRegistered = self._link in _REGISTERED
+        wasRegistered, wasAway = self._link in _REGISTERED, self._link in _AWAY
         self._channel = None
         self._on("lost")
+        self._servingReport.cancel()
         # The listener's shared sockets must not stay open here: another listener could
         # not bind the ports.
         self._sharedPorts.finish()
         if self._shutdown.requested:
             self._settle()
+            return
+        self._adopter.undrain()
+        if wasAway and channel.released and not channel.broken:
+            self._rejoin()
         elif wasRegistered:
             self._logLimited(
                 self.log.warn,
@@ -237,6 +292,8 @@ class Worker:
                 count=len(self.serving),
                 reason=reason or "the listener is gone",
             )
+            if wasAway:
+                self._logLimited(self.log.info, "this worker drains no longer")
             self._reconnection.begin(
                 INCOMPATIBLE_RETRY_SECONDS if channel.broken else self._retry
             )
@@ -268,7 +325,7 @@ class Worker:
         """
         See L{IConnectionSource}.
         """
-        return self._link in (Link.ABSENT, Link.DRAINED)
+        return self._link in (Link.ABSENT, Link.DRAINED, Link.LEFT)
 
     def disconnect(self) -> None:
         """
@@ -294,9 +351,68 @@ class Worker:
     def _settle(self) -> None:
         self._shutdown.settle()
 
+    def _describeLink(self) -> str:
+        if self._link in _AWAY:
+            return "draining, as asked by"
+        return "joined to" if self._link in _REGISTERED else "waiting for"
+
+    def _warnOfOlder(self, ignored: Sequence[str]) -> None:
+        """
+        Log the options that the operator gave, and that the listener is too old for.
+        """
+        given = {"limit": self._limit, "first": self._givenFirst}
+        names = [name for name in ignored if given[name] is not None]
+        if names:
+            self._logLimited(
+                self.log.warn,
+                "the listener at {path} is older than this worker, and ignores {names}",
+                path=self._path,
+                names=" and ".join(names),
+            )
+
+    def _servingChanged(self) -> None:
+        """
+        Report the number of connections a little later, if it is new.
+        """
+        if (
+            self._channel is not None
+            and self._countUnnamed(self._channel) != self._reported
+            and self._link in _REGISTERED
+            and not self._servingReport.active
+        ):
+            self._servingReport.begin(REPORT_SECONDS)
+
+    def _reportServing(self) -> None:
+        assert self._channel is not None
+        self._reported = self._countUnnamed(self._channel)
+        self._channel.reportServing(self._reported)
+
+    def _countUnnamed(self, channel: WorkerChannel) -> int:
+        """
+        Count the connections that did not come through a channel.
+        """
+        return max(0, self._adopter.count - channel.inService)
+
+    def _rejoin(self) -> None:
+        """
+        Connect at once: the listener has asked for it.
+        """
+        self._logLimited(
+            self.log.info,
+            "the listener at {path} asks this worker to join again",
+            path=self._path,
+        )
+        self._reconnection.begin(0)
+
     def _connect(self) -> None:
         channel = WorkerChannel(
-            self._reactor, self, names=self._names, takes=self._sharedPorts.takes
+            self._reactor,
+            self,
+            names=self._names,
+            takes=self._sharedPorts.takes,
+            limit=self._limit,
+            first=self._first,
+            label=self._label,
         )
         try:
             sock = paths.connect(self._path, self._listenerUsers)
@@ -323,3 +439,15 @@ class Worker:
             )
             self._systemd.status(f"waiting for a listener at {self._path}: {why}")
         self._reconnection.begin(delay)
+
+
+def _firstSeconds(factory: IProtocolFactory, given: float | None) -> float | None:
+    """
+    Find how long the listener may keep a connection whose client is silent.
+
+    @param given: what the operator says: seconds, or 0 for no, or L{None}.
+    @return: seconds, or L{None} if clients need not speak first.
+    """
+    if given is None and clientsSpeakFirst(factory):
+        return FIRST_SECONDS
+    return given or None

@@ -260,6 +260,9 @@ class RecordingAdopter:
     def drained(self, channel: IWorkerChannel) -> None:
         self._keep("drained")
 
+    def leaveRequested(self, channel: IWorkerChannel) -> None:
+        self._keep("leaveRequested")
+
     def lost(self, channel: IWorkerChannel, reason: str | None) -> None:
         self._keep("lost", reason)
 

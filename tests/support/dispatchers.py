@@ -21,6 +21,7 @@ from portlisten._listener.sharing import Sharing
 from portlisten._model import InternetAddress, Port
 from portlisten._policy.ledger import Ledger
 from portlisten._policy.throttle import Throttle
+from portlisten._wire.listener_session import Joined
 from tests.support.channels import tcpPair
 from tests.support.clocks import RunningClock
 from tests.support.descriptors import watchDescriptors
@@ -66,6 +67,7 @@ class RecordingChannel:
     def __init__(self, label: str, user: int = 1000) -> None:
         self.label = label
         self.user = user
+        self.pid = 0
         self.reads = True
         self.child: subprocess.Popen[bytes] | None = None
         self.offers: list[tuple[int, IConnection]] = []
@@ -104,6 +106,9 @@ class RecordingChannel:
     def dismiss(self) -> bool:
         self.calls.append(("dismiss",))
         return True
+
+    def leave(self) -> None:
+        self.calls.append(("leave",))
 
     def drained(self) -> None:
         self.calls.append(("drained",))
@@ -204,7 +209,7 @@ class DispatcherTestCase(SynchronousTestCase):
         channel = RecordingChannel(label, user)
         self.dispatcher.connected(channel)
         ports = [portOf(name, number) for number, name in enumerate(names or NAMES)]
-        self.dispatcher.joined(channel, window, ports)
+        self.dispatcher.joined(channel, Joined(window, tuple(ports)))
         return channel
 
     def die(self, channel: RecordingChannel) -> None:

@@ -11,6 +11,10 @@ from portlisten._model import (
     Port,
     UnixAddress,
 )
+from portlisten._wire.frames import Leave
+
+#: The frames that a worker announces, if it knows LEAVE.
+LEAVES = frozenset([Leave.TYPE])
 
 PORTS = (
     Port(0, InternetAddress("TCP", "192.0.2.1", 80), "http"),

@@ -112,6 +112,9 @@ class ParserTests(SynchronousTestCase):
                 "listenerUsers": (),
                 "retry": 0.1,
                 "contextFactory": None,
+                "limit": None,
+                "first": None,
+                "label": "",
             },
         )
 
@@ -126,6 +129,25 @@ class ParserTests(SynchronousTestCase):
         self.assertEqual(understood["names"], ("http", "www-2"))
         self.assertEqual(understood["grace"], 2.5)
         self.assertEqual(understood["listenerUsers"], (os.getuid(), 0))
+        understood = self.understand("portlisten:s:limit=7:first=no:label=web-1")
+        self.assertEqual(
+            [understood[name] for name in ("limit", "first", "label")],
+            [7, 0.0, "web-1"],
+        )
+
+    def test_labelOfTheEnvironment(self) -> None:
+        """
+        Without the option, the environment gives the label.  A bad one is refused.
+        """
+        self.patch(os, "environ", {"PORTLISTEN_LABEL": "web-2"})
+        self.assertEqual(self.understand("portlisten:s")["label"], "web-2")
+        self.assertEqual(self.understand("portlisten:s:label=a")["label"], "a")
+        self.assertEqual(PortlistenUDPEndpoint(reactor, "s")._label, "web-2")
+        os.environ["PORTLISTEN_LABEL"] = "7"
+        self.assertIn(
+            "PORTLISTEN_LABEL: '7' is no label for a worker",
+            self.refusal("portlisten:s"),
+        )
 
     def test_path(self) -> None:
         """
@@ -142,7 +164,8 @@ class ParserTests(SynchronousTestCase):
         self.assertEqual(
             self.refusal("portlisten:web.sock:nam=http"),
             "portlisten: a description with wire=stream has no option 'nam', only name,"
-            " grace, listenerUser, privateKey, certKey, extraCertChain, dhParameters",
+            " grace, listenerUser, limit, first, label, privateKey, certKey,"
+            " extraCertChain, dhParameters",
         )
 
     def test_datagram(self) -> None:
@@ -173,7 +196,7 @@ class ParserTests(SynchronousTestCase):
         """
         An option that goes with the other wire only is refused.
         """
-        for option in ("name=http", "listenerUser=0"):
+        for option in ("name=http", "listenerUser=0", "limit=1", "first=no", "label=x"):
             self.assertIn(
                 f"wire=datagram has no option {option.partition('=')[0]!r}",
                 self.refusal(f"portlisten:web.sock:wire=datagram:{option}"),
@@ -195,6 +218,9 @@ class ParserTests(SynchronousTestCase):
             ("grace=-1", "grace: '-1' is not a number of at least 0"),
             ("grace=soon", "grace: 'soon' is not a number of at least 0"),
             ("listenerUser=no such", "listenerUser: the user 'no such' does not exist"),
+            ("limit=0", "limit: '0' is not a whole number from 1 to 4294967295"),
+            ("first=0", "first: '0' is not a number from 0.001 to 65.535, and neither"),
+            ("label=7", "label: '7' is no label for a worker: give up to 63 letters"),
             ("wire=carrier", "wire: 'carrier' is none of stream, datagram"),
             ("wire=datagram:mode=9", "mode: '9' is not an octal mode such as 0660"),
             (
@@ -335,6 +361,26 @@ class ListenTests(EndpointTestCase):
         self.assertFalse(listener.accept())
         self.clock.advance(0)
         self.assertTrue(listener.accept())
+
+    async def test_hello(self) -> None:
+        """
+        The listener hears the options of the worker.
+        """
+        listener, _ = await self.join(limit=7, first=0.5, label="web-1")
+        (hello,) = listener.channel.heard(WorkerHello)
+        self.assertEqual((hello.limit, hello.first, hello.label), (7, 500, "web-1"))
+
+    async def test_clientsOfTLS(self) -> None:
+        """
+        With TLS, clients speak first.
+        """
+        if needsTLS:
+            self.skipTest(needsTLS)
+        from twisted.internet.ssl import CertificateOptions
+
+        listener, _ = await self.join(contextFactory=CertificateOptions())
+        (hello,) = listener.channel.heard(WorkerHello)
+        self.assertEqual(hello.first, 2000)
 
     async def test_port(self) -> None:
         """

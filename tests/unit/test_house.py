@@ -25,6 +25,7 @@ ROOMS = [
     ["_commands"],
     ["endpoints"],
     ["_listener", "_worker"],
+    ["_control"],
     ["_ports"],
     ["_channel"],
     ["_process"],

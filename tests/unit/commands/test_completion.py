@@ -13,7 +13,7 @@ from twisted.python.usage import Options
 from twisted.scripts.twistd import ServerOptions  # type: ignore[attr-defined]
 from twisted.trial.unittest import SynchronousTestCase
 
-from portlisten._commands import execute
+from portlisten._commands import portlisten
 
 
 class CompletionTests(SynchronousTestCase):
@@ -84,12 +84,26 @@ class CompletionTests(SynchronousTestCase):
         """
         So it is for C{portlisten exec}, and for the command before it.
         """
-        lines = self.complete(execute.Options, "exec", "--")
+        lines = self.complete(portlisten.Options, "exec", "--")
         self.assertIn(":_users", self.line(lines, "listener-user"))
         self.assertTrue(any("PROGRAM" in each and "_files" in each for each in lines))
         self.assertTrue(
-            any("exec:Run any program" in e for e in self.complete(execute.Options, ""))
+            any(
+                "exec:Run any program" in e
+                for e in self.complete(portlisten.Options, "")
+            )
         )
+
+    def test_drain(self) -> None:
+        """
+        So it is for C{portlisten drain} and C{portlisten undrain}.
+        """
+        for command in ("drain", "undrain"):
+            lines = self.complete(portlisten.Options, command, "--")
+            self.assertIn("_files", self.line(lines, "control"))
+            self.assertIn("quiet", self.line(lines, "quiet"))
+            self.assertTrue(any("PATH" in each and "_files" in each for each in lines))
+            self.assertTrue(any("WORKER" in each for each in lines))
 
     def test_process(self) -> None:
         """

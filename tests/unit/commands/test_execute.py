@@ -23,7 +23,7 @@ from twisted.python.filepath import FilePath
 from twisted.trial.unittest import SynchronousTestCase
 
 from portlisten import __version__, _kernel
-from portlisten._commands import execute
+from portlisten._commands import execute, portlisten
 from portlisten._model import InternetAddress, Kind, Port
 from portlisten._wire.codec import FROM_WORKER, Decoder, encode
 from portlisten._wire.frames import (
@@ -155,7 +155,7 @@ class CommandLineTests(ExecuteTestCase):
         """
         said = io.StringIO()
         with contextlib.redirect_stderr(said):
-            exit = self.assertRaises(SystemExit, execute.main, arguments)
+            exit = self.assertRaises(SystemExit, portlisten.main, arguments)
         if isinstance(exit.code, str):
             said.write(exit.code)
             exit.code = 1
@@ -169,7 +169,10 @@ class CommandLineTests(ExecuteTestCase):
         There are too few arguments, or wrong ones.
         """
         for arguments, reason in [
-            ([], "expected a command, which is exec; the listener is 'twistd portli"),
+            (
+                [],
+                "expected a command, which is exec, drain or undrain; the listener is 'twistd portli",
+            ),
             (["run"], "run; the listener is 'twistd portlisten'"),
             (["--listen=80", "./s"], "the listener is 'twistd portlisten'"),
             (["exec", "--", "path"], "got 1 arguments"),
@@ -209,7 +212,7 @@ class CommandLineTests(ExecuteTestCase):
         for arguments in (["--version"], ["exec", "--version"]):
             said = io.StringIO()
             with contextlib.redirect_stdout(said):
-                exit = self.assertRaises(SystemExit, execute.main, arguments)
+                exit = self.assertRaises(SystemExit, portlisten.main, arguments)
             self.assertEqual(exit.code, 0)
             self.assertEqual(
                 said.getvalue(),
@@ -266,7 +269,7 @@ class CommandLineTests(ExecuteTestCase):
         ]:
             said = io.StringIO()
             with contextlib.redirect_stdout(said):
-                exit = self.assertRaises(SystemExit, execute.main, arguments)
+                exit = self.assertRaises(SystemExit, portlisten.main, arguments)
             self.assertEqual(exit.code, 0)
             self.assertIn(taught, said.getvalue())
 

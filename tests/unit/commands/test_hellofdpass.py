@@ -16,6 +16,7 @@ from typing import Any, cast
 from twisted.application.service import IService
 from twisted.internet import reactor
 from twisted.internet.interfaces import IHalfCloseableProtocol, IProtocolFactory
+from twisted.internet.protocol import Factory
 from twisted.internet.task import Clock, deferLater
 from twisted.internet.tcp import Connection
 from twisted.internet.testing import MemoryReactorClock
@@ -31,6 +32,7 @@ from portlisten._commands.hellofdpass import (
     HelloFactory,
     Options,
     makeService,
+    makeWorker,
 )
 from portlisten._kernel import Credentials
 from portlisten._process import exits
@@ -199,6 +201,9 @@ class OptionsTests(SynchronousTestCase):
                 "grace": 10.0,
                 "name": [],
                 "listener-user": [],
+                "limit": None,
+                "first": None,
+                "label": None,
             },
         )
 
@@ -210,7 +215,7 @@ class OptionsTests(SynchronousTestCase):
         given = parse(
             *("--retry", "2.5", "--grace", "0", "--listener-user", user),
             *("--listener-user", "0", "--name=http", "--name", "www-2"),
-            *("path", "hello"),
+            *("--limit=7", "--first=yes", "--label=web-1", "path", "hello"),
         )
         self.assertEqual(
             dict(given),
@@ -225,6 +230,9 @@ class OptionsTests(SynchronousTestCase):
                 "grace": 0.0,
                 "name": ["http", "www-2"],
                 "listener-user": [os.getuid(), 0],
+                "limit": 7,
+                "first": 2.0,
+                "label": "web-1",
             },
         )
 
@@ -253,6 +261,8 @@ class OptionsTests(SynchronousTestCase):
         for option, wrong, kind in [
             ("retry", ["0", "x", "nan", "inf"], "a number of at least 0.001"),
             ("grace", ["-1", "x", "nan", "inf"], "a number of at least 0"),
+            ("limit", ["0", "1.5"], "a whole number from 1 to"),
+            ("first", ["0", "66", "on"], "a number from 0.001 to 65.535, and neither"),
         ]:
             for text in wrong:
                 self.assertIn(
@@ -292,6 +302,9 @@ class OptionsTests(SynchronousTestCase):
             ("stream", "--replace"),
             ("datagram", "--name=http"),
             ("datagram", "--listener-user=0"),
+            ("datagram", "--limit=1"),
+            ("datagram", "--first=no"),
+            ("datagram", "--label=web-1"),
         ]:
             self.assertIn(
                 f"{option.partition('=')[0]} means nothing with --wire={wire}",
@@ -301,6 +314,18 @@ class OptionsTests(SynchronousTestCase):
             "--wire: 'carrier' is none of stream, datagram",
             self.refusal("--wire=carrier", "path", "hello"),
         )
+
+    def test_badLabel(self) -> None:
+        """
+        A bad label of the environment is refused where it means something.
+        """
+        self.patch(os, "environ", {"PORTLISTEN_LABEL": "a b"})
+        self.assertIn(
+            "PORTLISTEN_LABEL: 'a b' is no label for a worker",
+            self.refusal("path", "hello"),
+        )
+        parse("--label=web-1", "path", "hello")
+        parse("--wire=datagram", "path", "hello")
 
     def test_badName(self) -> None:
         """
@@ -417,6 +442,20 @@ class HelloServiceTests(ServiceTestCase):
         clock = MemoryReactorClock()
         makeService(parse(self.path, "hello"), reactor=clock)
         self.assertEqual(len(clock.getDelayedCalls()), 1)
+
+    async def test_options(self) -> None:
+        """
+        The worker has the options of the command.
+        """
+        options = parse("--limit=7", "--first=yes", "--label=web-1", self.path, "hello")
+        worker: Any = makeWorker(reactor, options.settings(), Factory())
+        self.assertEqual(
+            (worker._limit, worker._first, worker._label), (7, 2.0, "web-1")
+        )
+        worker = makeWorker(reactor, parse(self.path, "hello").settings(), Factory())
+        self.assertEqual(
+            (worker._limit, worker._first, worker._label), (None, None, "")
+        )
 
     async def test_impossiblePath(self) -> None:
         """

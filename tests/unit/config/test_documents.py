@@ -115,13 +115,18 @@ class InventedTests(SynchronousTestCase):
         The option of the wire names all options that mean nothing with the other wire.
         """
         for text, names in [
-            (options.commandTable(MoreSettings), "`--name` and `--listener-user`"),
-            (options.endpointTable(MoreSettings), "`name` and `listenerUser`"),
+            (
+                options.commandTable(MoreSettings),
+                "`--name`, `--listener-user`, `--limit`, `--first` and `--label`",
+            ),
+            (
+                options.endpointTable(MoreSettings),
+                "`name`, `listenerUser`, `limit`, `first` and `label`",
+            ),
         ]:
             self.assertIn(f" With `datagram`, {names} mean nothing. |\n", text)
         self.assertIn(
-            " With \\fBdatagram\\fR, \\fB\\-\\-name\\fR and"
-            " \\fB\\-\\-listener\\-user\\fR mean nothing.\n",
+            " \\fB\\-\\-first\\fR and \\fB\\-\\-label\\fR mean nothing.\n",
             manual.write(manual.PAGES[1]),
         )
 
@@ -129,7 +134,7 @@ class InventedTests(SynchronousTestCase):
         """
         The manual page has it, for the command and for the endpoint.
         """
-        _, page, _ = manual.PAGES
+        _, page, *_ = manual.PAGES
         text = manual.write(replace(page, options=MoreOptions))
         self.assertIn(
             ".TP\n\\fB\\-\\-big\\-fish\\fR=\\fIN\\fR\nWith"

@@ -221,3 +221,80 @@ class CheckTests(SynchronousTestCase):
         for type, value, reason in wrong:
             error = self.assertRaises(ValueError, type.check, value)
             self.assertTrue(str(error).startswith(reason), str(error))
+
+
+class FirstTests(SynchronousTestCase):
+    """
+    Tests for L{First}.
+    """
+
+    def test_parsed(self) -> None:
+        """
+        It is yes, no, or a number of seconds that the wire can say.
+        """
+        type = values.First()
+        self.assertEqual(
+            [type.parse(text) for text in ("yes", "no", "0.001", "65.535")],
+            [2.0, 0.0, 0.001, 65.535],
+        )
+
+    def test_refused(self) -> None:
+        """
+        Everything else is refused.
+        """
+        type = values.First()
+        for text in ("", "Yes", "0", "0.0009", "65.536", "-1", "nan", "inf"):
+            error = self.assertRaises(ValueError, type.parse, text)
+            self.assertEqual(
+                str(error),
+                f"{text!r} is not a number from 0.001 to 65.535,"
+                " and neither yes nor no",
+            )
+
+    def test_checked(self) -> None:
+        """
+        A value in code is a number of seconds, or 0 for no.
+        """
+        type = values.First()
+        for allowed in (0, 0.0, False, 2.0, 65.535):
+            type.check(allowed)
+        wrong: list[object] = [-1, 66, "yes", None]
+        for value in wrong:
+            self.assertRaises(ValueError, type.check, value)
+
+
+class LabelTests(SynchronousTestCase):
+    """
+    Tests for L{Label}.
+    """
+
+    def test_taken(self) -> None:
+        """
+        A label is like the name of a port.
+        """
+        for text in ("web-1", "1st", "_", "x" * 63):
+            self.assertEqual(values.Label().parse(text), text)
+
+    def test_refused(self) -> None:
+        """
+        A number alone would name a pid.
+        """
+        for text in ("", "12", "0", "-x", "a b", "x" * 64, "é"):
+            error = self.assertRaises(ValueError, values.Label().parse, text)
+            self.assertIn(f"{text!r} is no label for a worker", str(error))
+
+
+class FileTests(SynchronousTestCase):
+    """
+    Tests for L{FileOrNone}.
+    """
+
+    def test_none(self) -> None:
+        """
+        C{none}, and no text, mean no file.
+        """
+        type = values.FileOrNone()
+        self.assertEqual(
+            list(map(type.parse, ["none", "", "x", "./none"])), ["", "", "x", "./none"]
+        )
+        self.assertEqual(list(map(type.write, ["", "x"])), ["none", "x"])

@@ -21,6 +21,7 @@ from portlisten._listener.dispatcher import Dispatcher
 from portlisten._listener.interfaces import IChannel, IConnection, IDispatcher
 from portlisten._policy.ledger import Ledger
 from portlisten._policy.throttle import Throttle
+from portlisten._wire.listener_session import Joined
 from portlisten.errors import ProtocolError
 from tests.support.channels import tcpPair, texts
 from tests.support.clocks import RunningClock, TurningClock
@@ -589,7 +590,7 @@ class TurnTests(SynchronousTestCase):
         Make the worker join.
         """
         self.dispatcher.connected(self.worker)
-        self.dispatcher.joined(self.worker, 1, [portOf()])
+        self.dispatcher.joined(self.worker, Joined(1, (portOf(),)))
 
     def passTime(self) -> None:
         """

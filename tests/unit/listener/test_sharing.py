@@ -16,6 +16,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from portlisten import _kernel
 from portlisten._listener.sharing import CHECK_SECONDS, Sharing
 from portlisten._model import InternetAddress, Kind, Port, UnixAddress
+from portlisten._wire.listener_session import Joined
 from tests.support.channels import texts
 from tests.support.clocks import RunningClock
 from tests.support.descriptors import watchDescriptors
@@ -416,7 +417,7 @@ class DispatcherTests(DispatcherTestCase):
         """
         channel = RecordingChannel(label)
         self.dispatcher.connected(channel)
-        self.dispatcher.joined(channel, 4, [GROUP, *others])
+        self.dispatcher.joined(channel, Joined(4, (GROUP, *others)))
         return channel
 
     def assertHeir(self, end: Any) -> None:

@@ -26,6 +26,7 @@ from portlisten._wire.frames import (
     Frame,
     Offer,
     Refuse,
+    Serving,
 )
 from tests.support.machines import (
     mostly,
@@ -62,6 +63,7 @@ class ClaimsMachine(RuleBasedStateMachine):
         self.claiming: dict[int, int] = {}
         self.serving: set[int] = set()
         self.unsaid: set[tuple[type[Frame], int]] = set()
+        self.unreported: int | None = None
         self.draining = False
         self.drains = 0
         self.written: list[Frame] = []
@@ -87,6 +89,9 @@ class ClaimsMachine(RuleBasedStateMachine):
             self.drains += 1
             assert self.draining
             assert self.drains == 1
+        elif isinstance(frame, Serving):
+            assert frame.count == self.unreported
+            self.unreported = None
         else:
             assert isinstance(frame, Claim | Refuse | Closed | ClientGone)
             for id in frame.ids:
@@ -104,6 +109,14 @@ class ClaimsMachine(RuleBasedStateMachine):
                 self.descriptorComes(cookie)
             if offer and not self.revoked:
                 self.offerComes(cookie)
+
+    @rule(count=st.integers(0, 3))
+    def report(self, count: int) -> None:
+        """
+        The number of connections changes that the channel's ids do not name.
+        """
+        self.unreported = count
+        self.claims.serving(count)
 
     def descriptorComes(self, cookie: int) -> None:
         self.tokens += 1
@@ -183,6 +196,7 @@ class ClaimsMachine(RuleBasedStateMachine):
             self.said(frame)
             assert len(encode(frame)) <= 4 + MAXIMUM_PAYLOAD
         assert not self.unsaid, "something is kept back"
+        assert self.unreported is None
         assert self.drains == self.draining
         assert not any(isinstance(frame, Claim) for frame in frames[:-1])
         self.written = frames

@@ -56,6 +56,7 @@ from tests.support.channels import (
     texts,
 )
 from tests.support.descriptors import watchDescriptors
+from tests.support.frames import LEAVES
 
 
 class InterfaceTests(SynchronousTestCase):
@@ -84,7 +85,7 @@ class WorkerGreetingTests(WorkerChannelTestCase):
         The worker says HELLO with its window, without being asked.
         """
         await eventually(self.listener.read)
-        self.assertEqual(self.listener.frames, [WorkerHello(4)])
+        self.assertEqual(self.listener.frames, [WorkerHello(4, frames=LEAVES)])
 
     async def test_registered(self) -> None:
         """
@@ -115,7 +116,7 @@ class WorkerGreetingTests(WorkerChannelTestCase):
         await self.gone()
         self.assertEqual(
             self.listener.frames,
-            [WorkerHello(4), Drain(), Bye("no HELLO within 5 s")],
+            [WorkerHello(4, frames=LEAVES), Drain(), Bye("no HELLO within 5 s")],
         )
         self.assertEqual(self.adopter.lostFor, ["no HELLO within 5 s"])
 
@@ -523,7 +524,7 @@ class DrainTests(WorkerChannelTestCase):
         self.assertEqual(
             self.listener.frames,
             [
-                WorkerHello(4),
+                WorkerHello(4, frames=LEAVES),
                 Claim((1,)),
                 Refuse(DRAINING, (2,)),
                 Drain(),

@@ -34,6 +34,7 @@ from tests.support.channels import (
     aMoment,
     eventually,
 )
+from tests.support.frames import LEAVES
 
 
 @overTwistedToo
@@ -334,7 +335,7 @@ class ListenerMisconductTests(WorkerChannelTestCase):
         self.assertEqual(
             self.listener.frames,
             [
-                WorkerHello(4),
+                WorkerHello(4, frames=LEAVES),
                 Refuse(DRAINING, (1,)),
                 Drain(),
                 Bye("a frame of the unknown type 238"),

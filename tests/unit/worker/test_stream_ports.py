@@ -443,7 +443,7 @@ class DescriptorTests(SharingTestCase):
 
 class PatientSocketTests(SynchronousTestCase):
     """
-    Tests for L{stream_ports._ExhaustionGuard}.
+    Tests for L{stream_ports._AcceptGuard}.
     """
 
     def setUp(self) -> None:
@@ -456,8 +456,9 @@ class PatientSocketTests(SynchronousTestCase):
         self.addCleanup(sock.close)
         self.socket = sock
         self.told: list[int | None] = []
-        self.patient: Any = stream_ports._ExhaustionGuard(
-            sock, lambda error: self.told.append(error.errno)
+        self.room = 1
+        self.patient: Any = stream_ports._AcceptGuard(
+            sock, lambda error: self.told.append(error.errno), lambda: self.room
         )
 
     def fail(self, number: int) -> OSError:
@@ -485,6 +486,18 @@ class PatientSocketTests(SynchronousTestCase):
             accepted, address = self.patient.accept()
             accepted.close()
             self.assertEqual(address, client.getsockname())
+        self.assertEqual(self.told, [])
+
+    def test_full(self) -> None:
+        """
+        If the worker wants no more connections, it is as if nobody waited.
+        """
+        self.room = 0
+        with socket.create_connection(self.patient.getsockname()):
+            self.assertRaises(BlockingIOError, self.patient.accept)
+            self.room = 1
+            accepted, _ = self.patient.accept()
+            accepted.close()
         self.assertEqual(self.told, [])
 
     def test_exhausted(self) -> None:

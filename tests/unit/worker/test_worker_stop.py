@@ -20,6 +20,7 @@ from portlisten._wire.frames import (
 from portlisten._worker.shutdown import DISCONNECT_SECONDS
 from portlisten._worker.stream_ports import StreamPorts
 from tests.support.channels import aMoment, eventually, texts
+from tests.support.frames import LEAVES
 from tests.support.workers import (
     GRACE,
     RETRY,
@@ -85,7 +86,7 @@ class StopTests(WorkerTestCase):
         self.assertEqual(
             listener.channel.frames,
             [
-                WorkerHello(MAXIMUM_WINDOW, (), StreamPorts.takes),
+                WorkerHello(MAXIMUM_WINDOW, (), StreamPorts.takes, frames=LEAVES),
                 Drain(),
                 Bye("the worker stops"),
             ],

@@ -1,0 +1,411 @@
+"""
+C{portlisten drain} and C{portlisten undrain}: let workers finish what they serve, and
+let them serve again.
+
+Both ask the listener, by its control socket, again and again until it is done.
+"""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NoReturn
+
+from twisted.python.usage import CompleteFiles, Completer, UsageError
+
+from portlisten._commands.options import CommandOptions
+from portlisten._config.settings import (
+    DrainSettings,
+    OperatorSettings,
+    UndrainSettings,
+)
+from portlisten._control.client import ControlClient
+from portlisten._control.messages import (
+    ControlError,
+    Drain,
+    Request,
+    State,
+    Undrain,
+    Workers,
+    WorkersAnswer,
+    WorkerState,
+)
+
+#: The exit codes if time ran out, and if nothing could be asked.
+TIME_OVER = 1
+NOT_ASKED = 2
+
+#: Seconds between two requests.
+INTERVAL_SECONDS = 0.1
+
+#: If a worker's channel is closed, for how many seconds it may join again before it
+#: counts as gone.
+REJOIN_SECONDS = 1.0
+
+
+class _OperatorOptions(CommandOptions):
+    """
+    The options of a command that asks a listener about some workers.
+    """
+
+    settingsType: type[OperatorSettings] = OperatorSettings
+    program = ""
+
+    arguments = [
+        CompleteFiles(descr="PATH"),
+        Completer(descr="WORKER", repeat=True),
+    ]
+
+    synopsis = "[options] PATH WORKER [WORKER ...]"
+
+    def parseArgs(self, *args: str) -> None:
+        """
+        Take PATH and the workers.
+        """
+        self.checkOrder(args)
+        if not args:
+            raise UsageError("expected PATH and WORKER, got no arguments")
+        self["path"], *self["workers"] = args
+        self.checkPath(self["path"])
+
+    def refuse(self, reason: str) -> NoReturn:
+        """
+        End the process with one line.
+
+        @raise SystemExit: always.
+        """
+        self.complain(f"{reason} (see '{self.command} --help')")
+        raise SystemExit(NOT_ASKED)
+
+    def complain(self, message: str) -> None:
+        """
+        Write to standard error.
+        """
+        print(f"{self.command}: {message}", file=sys.stderr, flush=True)
+
+    def run(self) -> NoReturn:
+        """
+        Run the command.
+
+        @raise SystemExit: always.
+        """
+        try:
+            settings = self.settingsType(
+                path=self["path"], workers=tuple(self["workers"]), **self.given()
+            )
+            with ControlClient(settings.path, settings.control) as client:
+                checkWorkers(settings, _ask(client, Workers()))
+                raise SystemExit(self.carryOut(client, settings))
+        except ControlError as error:
+            self.complain(str(error))
+            raise SystemExit(NOT_ASKED) from None
+        except KeyboardInterrupt:
+            raise SystemExit(128 + signal.SIGINT) from None
+
+    def carryOut(self, client: ControlClient, settings: Any) -> int:
+        """
+        Do what the command is for.
+
+        @return: the exit code.
+        @raise ControlError: if the listener cannot be asked any more.
+        """
+        raise NotImplementedError
+
+
+class DrainOptions(_OperatorOptions):
+    """
+    The options of C{portlisten drain}.
+    """
+
+    settingsType = DrainSettings
+    command = "portlisten drain"
+
+    longdesc = (
+        "Drains workers of the listener at PATH, and waits until they are drained."
+        " WORKER is the label of a worker, or the number of its process. A drained"
+        " worker gets no new connections, and ends the connections that it keeps for"
+        " further requests. It goes on to run, and serves each request to its end. Stop"
+        " the worker when it is drained: then the stop cuts off nobody. Without"
+        " WORKER, the command lists the workers."
+    )
+
+    epilogue = """
+A worker gets its label from the variable PORTLISTEN_LABEL of its environment, or from
+the option label of its endpoint. If several workers have the label, all of them are
+drained. A label is what a worker says of itself: it proves nothing. The number of the
+process is from the kernel.
+
+An older worker, and a program under 'portlisten exec', cannot say how many connections
+are left. The command then waits until the time is over, or until the worker has left.
+Such a program accepts on its socket until it is stopped.
+
+If the time is over, or SIGINT comes, the workers stay drained. To let them serve again,
+use 'portlisten undrain', or start them anew.
+
+Only root, and the user that started the listener, may ask the listener.
+
+Examples:
+  PORTLISTEN_LABEL=web-1 twistd -n web --listen=portlisten:/run/web.sock &
+  portlisten drain --timeout 60 /run/web.sock web-1 && kill -TERM $!
+"""
+
+    def carryOut(self, client: ControlClient, settings: DrainSettings) -> int:
+        """
+        See L{_OperatorOptions.carryOut}.
+        """
+        watch = _Watch(settings)
+        stays = f"stays drained: 'portlisten undrain {settings.path}' undoes that"
+        try:
+            while True:
+                watch.see(_ask(client, Drain(settings.workers)).workers)
+                if watch.done:
+                    watch.progress.say(f"done, after {watch.elapsed:.1f} s")
+                    return 0
+                if watch.elapsed >= settings.timeout:
+                    break
+                time.sleep(INTERVAL_SECONDS)
+        except KeyboardInterrupt:
+            watch.progress.clear()
+            self.complain(f"interrupted; what is drained {stays}")
+            raise
+        except ControlError:
+            watch.progress.clear()
+            raise
+        watch.progress.clear()
+        for worker in watch.undrained:
+            self.complain(
+                f"{worker.name}, after {settings.timeout:g} s: {describe(worker)}; it"
+                f" {stays}"
+            )
+        return TIME_OVER
+
+
+class UndrainOptions(_OperatorOptions):
+    """
+    The options of C{portlisten undrain}.
+    """
+
+    settingsType = UndrainSettings
+    command = "portlisten undrain"
+
+    longdesc = (
+        "Lets workers of the listener at PATH serve again that 'portlisten drain' has"
+        " drained, and waits until they have joined again. WORKER is the label of a"
+        " worker, or the number of its process. Without WORKER, the command lists the"
+        " workers."
+    )
+
+    epilogue = """
+The listener ends the worker's channel, and the worker joins again at once. What the
+worker still serves goes on. A worker that was not drained goes on as before.
+
+Only root, and the user that started the listener, may ask the listener.
+
+Examples:
+  portlisten undrain /run/web.sock web-1
+"""
+
+    def carryOut(self, client: ControlClient, settings: UndrainSettings) -> int:
+        """
+        See L{_OperatorOptions.carryOut}.
+        """
+        end = time.monotonic() + settings.timeout
+        while True:
+            _ask(client, Undrain(settings.workers))
+            found = _ask(client, Workers()).workers
+            serving = [each for each in found if each.state is State.SERVING]
+            missing = unnamed(settings.workers, serving)
+            if not missing:
+                break
+            if time.monotonic() >= end:
+                self.complain(
+                    f"{', '.join(missing)}: not joined again within"
+                    f" {settings.timeout:g} s: see whether it runs, or is stopping"
+                )
+                return TIME_OVER
+            time.sleep(INTERVAL_SECONDS)
+        progress = _Progress(settings.quiet)
+        for worker in serving:
+            if worker.isNamed(settings.workers):
+                progress.say(f"{worker.name} serves")
+        return 0
+
+
+def _ask(client: ControlClient, request: Request) -> WorkersAnswer:
+    answer = client.ask(request)
+    assert isinstance(answer, WorkersAnswer)
+    return answer
+
+
+def unnamed(words: Iterable[str], workers: Iterable[WorkerState]) -> list[str]:
+    """
+    Find the words that name none of some workers.
+    """
+    known = list(workers)
+    return [word for word in words if not any(each.isNamed([word]) for each in known)]
+
+
+def checkWorkers(settings: OperatorSettings, answer: WorkersAnswer) -> None:
+    """
+    Check that each word on the command line names a worker.
+
+    @param answer: all workers.
+    @raise ControlError: if not.  It lists the workers.
+    """
+    missing = unnamed(settings.workers, answer.workers)
+    if settings.workers and not missing:
+        return
+    if not answer.workers:
+        raise ControlError(f"no worker is connected to the listener at {settings.path}")
+    problem = f"no worker is {', '.join(missing)}" if missing else "expected WORKER"
+    lines = [f"{problem}; these workers there are:"]
+    for each in answer.workers:
+        label = each.label or "(no label)"
+        count = plural(each.left)
+        lines.append(
+            f"  {label}  pid {each.pid}  uid {each.uid}  {each.state.value}, {count}"
+        )
+    raise ControlError("\n".join(lines))
+
+
+def plural(count: int) -> str:
+    """
+    Write a number of connections.
+    """
+    return f"{count} connection{'' if count == 1 else 's'}"
+
+
+def describe(worker: WorkerState) -> str:
+    """
+    Say what is left of a worker's connections.
+    """
+    if worker.state is State.UNKNOWN:
+        known = f" ({plural(worker.connections)} known)" if worker.connections else ""
+        return (
+            f"it cannot say what is left{known}: it is older, or runs under"
+            " 'portlisten exec'"
+        )
+    if worker.left or worker.state is State.DRAINED:
+        return f"{plural(worker.left)} left"
+    return "it has not confirmed that it drains"
+
+
+class _Progress:
+    """
+    Shows the progress on standard output: in one line that changes if that is a
+    terminal, and in a few lines otherwise.
+
+    @param quiet: whether to show nothing.
+    """
+
+    def __init__(self, quiet: bool) -> None:
+        self._quiet = quiet
+        self._changes = sys.stdout.isatty()
+        self._shown = False
+
+    def say(self, line: str) -> None:
+        """
+        Write a line that stays.
+        """
+        self.clear()
+        self._write(f"{line}\n")
+
+    def show(self, line: str) -> None:
+        """
+        On a terminal, write a line that the next one replaces.
+        """
+        if self._changes:
+            self.clear()
+            self._write(line[: shutil.get_terminal_size().columns - 1])
+            self._shown = True
+
+    def clear(self) -> None:
+        """
+        Remove the line of L{show}.
+        """
+        if self._shown:
+            self._write("\r\x1b[K")
+            self._shown = False
+
+    def _write(self, text: str) -> None:
+        if self._quiet:
+            return
+        try:
+            sys.stdout.write(text)
+            sys.stdout.flush()
+        except OSError:
+            self._quiet = True  # nobody reads it, and the drain goes on
+
+
+class _Watch:
+    """
+    Watches how workers drain.
+
+    @ivar progress: shows it.
+    """
+
+    def __init__(
+        self,
+        settings: DrainSettings,
+        seconds: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.progress = _Progress(settings.quiet)
+        self._timeout = settings.timeout
+        self._seconds = seconds
+        self._began = seconds()
+        # By their names: the workers as they were last seen, and when.
+        self._workers: dict[str, tuple[WorkerState, float]] = {}
+        self._finished: set[str] = set()
+
+    @property
+    def elapsed(self) -> float:
+        """
+        How long this takes so far, in seconds.
+        """
+        return self._seconds() - self._began
+
+    @property
+    def undrained(self) -> list[WorkerState]:
+        """
+        The workers that are neither drained nor gone.
+        """
+        return [
+            worker
+            for name, (worker, _) in self._workers.items()
+            if name not in self._finished
+        ]
+
+    @property
+    def done(self) -> bool:
+        """
+        Whether all workers are drained or gone.
+        """
+        return not self.undrained
+
+    def see(self, workers: Sequence[WorkerState]) -> None:
+        """
+        Take the workers of an answer.
+        """
+        now = self._seconds()
+        for worker in workers:
+            if worker.name not in self._workers:
+                self.progress.say(f"{worker.name}: {describe(worker)}")
+            self._workers[worker.name] = worker, now
+            if worker.state is State.DRAINED:
+                self._finish(worker, "is drained")
+        for name, (worker, seen) in self._workers.items():
+            if name not in self._finished and now - seen >= REJOIN_SECONDS:
+                left = f"; when last seen, it had {plural(worker.left)} left"
+                self._finish(worker, "has left" + (left if worker.left else ""))
+        self.progress.show(
+            "; ".join(f"{each.name}: {describe(each)}" for each in self.undrained)
+            + f"; {self.elapsed:.0f} s of {self._timeout:g} s"
+        )
+
+    def _finish(self, worker: WorkerState, how: str) -> None:
+        if worker.name not in self._finished:
+            self._finished.add(worker.name)
+            self.progress.say(f"{worker.name} {how}")

@@ -1,0 +1,69 @@
+"""
+C{portlisten}: the command that has C{exec}, C{drain} and C{undrain}.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+from twisted.python.usage import Options as UsageOptions
+from twisted.python.usage import UsageError
+
+from portlisten._commands.drain import DrainOptions, UndrainOptions
+from portlisten._commands.execute import ExecOptions
+from portlisten._commands.options import printVersion
+
+
+class Options(UsageOptions):
+    """
+    The options of C{portlisten}.
+    """
+
+    synopsis = "Usage: portlisten"
+
+    longdesc = (
+        "The listener and the workers are commands of twistd: 'twistd portlisten"
+        " --help', 'twistd hellofdpass --help'."
+    )
+
+    subCommands: list[list[Any]] = [
+        ["exec", None, ExecOptions, "Run any program on the ports that are shared."],
+        ["drain", None, DrainOptions, "Let workers finish what they serve."],
+        ["undrain", None, UndrainOptions, "Let drained workers serve again."],
+    ]
+
+    def opt_version(self) -> NoReturn:
+        """
+        Print portlisten's version and Twisted's, and exit.
+        """
+        printVersion()
+
+    def postOptions(self) -> None:
+        """
+        Check that the command line has a command.
+        """
+        if not self.subCommand:
+            names = [name for name, *_ in self.subCommands]
+            known = f"{', '.join(names[:-1])} or {names[-1]}"
+            raise UsageError(f"expected a command, which is {known}")
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """
+    Run the C{portlisten} command.
+
+    @param arguments: without the command's name; by default the process's.
+    @raise SystemExit: when the command has ended.
+    """
+    options: Any = Options()
+    try:
+        options.parseOptions(sys.argv[1:] if arguments is None else arguments)
+    except UsageError as error:
+        raise SystemExit(
+            f"portlisten: {error}; the listener is 'twistd portlisten' (see"
+            " 'portlisten --help')"
+        ) from None
+    options.subOptions.run()
+    raise SystemExit(0)

@@ -1,0 +1,343 @@
+"""
+The messages of the control socket, as values: requests, answers, and their lines.
+
+A message is a JSON object in one line.  The client sends a request, and the listener
+sends its answer.  C{docs/control.md} describes the messages for authors of clients in
+other languages.
+
+To add a command, define its L{Request} and its L{Answer}, and add the request to
+L{REQUESTS}.  Then give the listener's L{portlisten._control.server.ControlServer} a
+function that answers it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from enum import Enum
+from typing import Any, ClassVar, NoReturn, TypeVar
+
+#: The version of the messages.
+VERSION = 1
+
+#: How many bytes the line of a request may have.
+MAXIMUM_REQUEST_BYTES = 65536
+
+
+class ControlError(Exception):
+    """
+    A message cannot be understood, or a request cannot be answered.  The text is one
+    line.
+    """
+
+
+class State(Enum):
+    """
+    How far a worker has drained.
+
+    @cvar SERVING: nobody asked it to drain.
+    @cvar DRAINING: connections are left, or it has not confirmed that it drains.
+    @cvar DRAINED: no connection is left.
+    @cvar UNKNOWN: it gets no more connections, and cannot say how many are left.
+    """
+
+    SERVING = "serving"
+    DRAINING = "draining"
+    DRAINED = "drained"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True)
+class WorkerState:
+    """
+    A worker, as the listener sees it.
+
+    @ivar name: its name in the listener's log.
+    @ivar label: the label that it gave itself, or empty.  That is no proof of anything.
+    @ivar pid: the number of its process, from the kernel; 0 if the process is in a
+        namespace that the listener does not see.
+    @ivar uid: its user, from the kernel.
+    @ivar connections: how many connections were offered to it, or claimed by it and not
+        closed yet.
+    @ivar serving: how many further connections it reports, as from a shared port; or
+        L{None} if it has not reported that.
+    @ivar state: how far it has drained.
+    """
+
+    name: str
+    label: str
+    pid: int
+    uid: int
+    connections: int
+    serving: int | None
+    state: State
+
+    @property
+    def left(self) -> int:
+        """
+        How many connections are known to be left.
+        """
+        return self.connections + (self.serving or 0)
+
+    def isNamed(self, words: Collection[str]) -> bool:
+        """
+        Say whether its label or its process's number is one of these words.
+        """
+        return bool(self.label and self.label in words) or (
+            self.pid > 0 and str(self.pid) in words
+        )
+
+
+@dataclass(frozen=True)
+class Answer:
+    """
+    The base of all answers.
+    """
+
+    def toJSON(self) -> dict[str, Any]:
+        """
+        Make an object that L{json} can write.
+        """
+        raise NotImplementedError
+
+    @classmethod
+    def fromJSON(cls, message: Mapping[str, Any]) -> Answer:
+        """
+        Make an answer of an object that L{json} has read.  Fields that are not known
+        are ignored, since a later version may add some.
+
+        @raise ControlError: if a known field is missing or has a wrong type.
+        """
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class WorkersAnswer(Answer):
+    """
+    Some workers.
+    """
+
+    workers: tuple[WorkerState, ...] = ()
+
+    def toJSON(self) -> dict[str, Any]:
+        """
+        See L{Answer.toJSON}.
+        """
+        return {
+            "workers": [
+                {**asdict(worker), "state": worker.state.value}
+                for worker in self.workers
+            ]
+        }
+
+    @classmethod
+    def fromJSON(cls, message: Mapping[str, Any]) -> WorkersAnswer:
+        """
+        See L{Answer.fromJSON}.
+        """
+        workers = message.get("workers")
+        if not isinstance(workers, list):
+            raise ControlError("the answer has no list of workers")
+        return cls(tuple(_workerState(each) for each in workers))
+
+
+@dataclass(frozen=True)
+class Request:
+    """
+    The base of all requests.  Each field is a tuple of strings.
+
+    @cvar COMMAND: the name of the command.
+    @cvar ANSWER: the type of the answer.
+    """
+
+    COMMAND: ClassVar[str]
+    ANSWER: ClassVar[type[Answer]]
+
+
+@dataclass(frozen=True)
+class Workers(Request):
+    """
+    List all workers.
+    """
+
+    COMMAND = "workers"
+    ANSWER = WorkersAnswer
+
+
+@dataclass(frozen=True)
+class Drain(Request):
+    """
+    Drain workers.  Draining a worker again changes nothing.  The answer lists the
+    workers that match now.
+
+    @ivar workers: labels, and numbers of processes.
+    """
+
+    COMMAND = "drain"
+    ANSWER = WorkersAnswer
+    workers: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Undrain(Request):
+    """
+    Let drained workers serve again.  A worker with an offer that it has not answered
+    goes on draining: ask again.  The answer lists the workers that match, as they were
+    left.
+
+    @ivar workers: labels, and numbers of processes.
+    """
+
+    COMMAND = "undrain"
+    ANSWER = WorkersAnswer
+    workers: tuple[str, ...]
+
+
+#: All requests, by the names of their commands.
+REQUESTS: dict[str, type[Request]] = {
+    each.COMMAND: each for each in (Workers, Drain, Undrain)
+}
+
+_Answer = TypeVar("_Answer", bound=Answer)
+
+
+def encodeRequest(request: Request) -> bytes:
+    """
+    Write a request as a line.
+    """
+    return _line({"command": request.COMMAND, **asdict(request)})
+
+
+def encodeAnswer(answer: Answer) -> bytes:
+    """
+    Write an answer as a line.
+    """
+    return _line(answer.toJSON())
+
+
+def encodeError(reason: str) -> bytes:
+    """
+    Write the answer to a request that was refused as a line.
+    """
+    return _line({"error": reason})
+
+
+def parseRequest(line: bytes) -> Request:
+    """
+    Read a request.  A field that is not known is an error: the client expects
+    something of it.
+
+    @raise ControlError: if it is no request.
+    """
+    message = _parse(line, "request")
+    command = message.pop("command", None)
+    kind = REQUESTS.get(command) if isinstance(command, str) else None
+    if kind is None:
+        known = ", ".join(REQUESTS)
+        raise ControlError(f"unknown command {_shown(command)}: there are {known}")
+    names = [field.name for field in fields(kind)]
+    for name in message:
+        if name not in names:
+            raise ControlError(f"{command} has no field {_shown(name)}")
+    return kind(**{name: _words(command, name, message) for name in names})
+
+
+def parseAnswer(line: bytes, kind: type[_Answer]) -> _Answer:
+    """
+    Read an answer.
+
+    @param kind: the type of the answer.
+    @raise ControlError: if it is no such answer, or the request was refused.
+    """
+    message = _parse(line, "answer")
+    error = message.get("error")
+    if error is not None:
+        raise ControlError(_printable(str(error)))
+    answer = kind.fromJSON(message)
+    assert isinstance(answer, kind)
+    return answer
+
+
+def _line(message: Mapping[str, Any]) -> bytes:
+    return json.dumps({"version": VERSION, **message}).encode() + b"\n"
+
+
+def _parse(line: bytes, what: str) -> dict[str, Any]:
+    """
+    Read a message, and check its version.
+
+    @param what: the kind of message, for errors.
+    @return: the fields without the version.
+    @raise ControlError: if it is no message of this version.
+    """
+    try:
+        message = json.loads(line, object_pairs_hook=_withoutRepetition)
+    except (ValueError, RecursionError):
+        raise ControlError(f"the {what} is no JSON") from None
+    if not isinstance(message, dict):
+        raise ControlError(f"the {what} is no JSON object")
+    version = message.pop("version", None)
+    if type(version) is not int or version != VERSION:
+        raise ControlError(
+            f"the {what} has the version {_shown(version)}, and only {VERSION} is known"
+        )
+    return message
+
+
+def _withoutRepetition(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        raise ControlError("a field comes twice")
+    return made
+
+
+def _words(command: str, name: str, message: Mapping[str, Any]) -> tuple[str, ...]:
+    value = message.get(name)
+    isList = isinstance(value, list) and all(isinstance(each, str) for each in value)
+    if not value or not isList:
+        raise ControlError(f"{command} needs {name}: a list of strings, at least one")
+    return tuple(value)
+
+
+def _workerState(value: Any) -> WorkerState:
+    if not isinstance(value, dict):
+        _refuseWorker("it is no object")
+    known: dict[str, Any] = {}
+    for name, kinds in (
+        ("name", (str,)),
+        ("label", (str,)),
+        ("pid", (int,)),
+        ("uid", (int,)),
+        ("connections", (int,)),
+        ("serving", (int, type(None))),
+        ("state", (str,)),
+    ):
+        if type(value.get(name)) not in kinds or name not in value:
+            _refuseWorker(f"its {name} is missing or has a wrong type")
+        known[name] = value[name]
+    try:
+        known["state"] = State(known["state"])
+    except ValueError:
+        _refuseWorker("its state is not known")
+    known["name"], known["label"] = map(_printable, (known["name"], known["label"]))
+    return WorkerState(**known)
+
+
+def _refuseWorker(why: str) -> NoReturn:
+    raise ControlError(f"a worker in the answer cannot be understood: {why}")
+
+
+def _shown(value: object) -> str:
+    """
+    Show a part of a message in an error, in one short line.
+    """
+    text = json.dumps(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _printable(text: str) -> str:
+    """
+    Replace what a terminal could take for a command.
+    """
+    return "".join(c if c.isprintable() else "?" for c in text)

@@ -1,0 +1,55 @@
+"""
+Where the control socket of a listener is, and who may connect to it.
+"""
+
+from __future__ import annotations
+
+import os
+
+from portlisten._channel import paths
+from portlisten._kernel import MAXIMUM_PATH
+from portlisten.errors import PathError
+
+#: What is added to the channel's path.
+SUFFIX = ".ctl"
+
+#: The permissions: only root, and the user that started the listener, may connect.
+MODE = 0o600
+
+#: How many clients may wait to be accepted.
+BACKLOG = 16
+
+
+def controlPath(channel: str, given: str | None = None) -> str | None:
+    """
+    Find the path of a listener's control socket.
+
+    @param channel: the path of the channel.
+    @param given: the path that the operator gave; empty for no control socket; L{None}
+        for the usual one.
+    @return: the path.  Empty if the operator wants no control socket.  L{None} if the
+        usual path is too long for a socket.
+    """
+    if given is not None:
+        return given
+    usual = channel + SUFFIX
+    return usual if len(os.fsencode(usual)) <= MAXIMUM_PATH else None
+
+
+def bindControl(channel: str, path: str) -> paths.BoundPath:
+    """
+    Bind the control socket, and listen.
+
+    @param channel: the path of the channel.
+    @param path: the path of the control socket.
+    @return: the socket and its name.  The caller owns both.
+    @raise PathError: if that fails.
+    """
+    if os.path.realpath(path) == os.path.realpath(channel):
+        raise PathError(
+            f"--control: {path} is PATH, where workers connect: give another path"
+        )
+    try:
+        return paths.bind(path, MODE, None, BACKLOG)
+    except PathError as error:
+        raise PathError(f"--control: {error}") from error
