@@ -127,6 +127,7 @@ class Adopter:
     @param settled: called each time that a connection has ended.
     @param limit: the most connections that the worker wants to have, or L{None}.
 
+    @ivar limit: the same.
     @ivar serving: the adopted connections that have not ended.
     @ivar spare: the spare descriptor, for adopting when no other is free.
     """
@@ -142,7 +143,7 @@ class Adopter:
         limit: int | None = None,
     ) -> None:
         self.reactor = reactor
-        self._limit = limit
+        self.limit = limit
         self.factory = factory
         self._retry = retry
         self._settled = settled
@@ -173,9 +174,9 @@ class Adopter:
         """
         How many more connections the worker wants.
         """
-        if self._limit is None:
+        if self.limit is None:
             return sys.maxsize
-        return max(0, self._limit - self.count)
+        return max(0, self.limit - self.count)
 
     def watch(self, changed: Callable[[], None]) -> None:
         """

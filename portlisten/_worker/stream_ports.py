@@ -62,7 +62,8 @@ class StreamPorts(SharedPorts):
         self._descriptorLimit = 0
         self.accepted = 0
         self.acceptsPerTurn = 1
-        adopter.watch(self._adjustReading)
+        if adopter.limit is not None:
+            adopter.watch(self._adjustReading)
 
     def _open(self, descriptor: int) -> Any:
         family = _kernel.family(descriptor)

@@ -375,23 +375,23 @@ class Worker:
         Report the number of connections a little later, if it is new.
         """
         if (
-            self._link in _REGISTERED
+            self._channel is not None
+            and self._countUnnamed(self._channel) != self._reported
+            and self._link in _REGISTERED
             and not self._servingReport.active
-            and self._countUnnamed() != self._reported
         ):
             self._servingReport.begin(REPORT_SECONDS)
 
     def _reportServing(self) -> None:
         assert self._channel is not None
-        self._reported = self._countUnnamed()
+        self._reported = self._countUnnamed(self._channel)
         self._channel.reportServing(self._reported)
 
-    def _countUnnamed(self) -> int:
+    def _countUnnamed(self, channel: WorkerChannel) -> int:
         """
-        Count the connections that did not come through the present channel.
+        Count the connections that did not come through a channel.
         """
-        assert self._channel is not None
-        return max(0, self._adopter.count - self._channel.inService)
+        return max(0, self._adopter.count - channel.inService)
 
     def _rejoin(self) -> None:
         """

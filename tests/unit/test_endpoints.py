@@ -129,6 +129,25 @@ class ParserTests(SynchronousTestCase):
         self.assertEqual(understood["names"], ("http", "www-2"))
         self.assertEqual(understood["grace"], 2.5)
         self.assertEqual(understood["listenerUsers"], (os.getuid(), 0))
+        understood = self.understand("portlisten:s:limit=7:first=no:label=web-1")
+        self.assertEqual(
+            [understood[name] for name in ("limit", "first", "label")],
+            [7, 0.0, "web-1"],
+        )
+
+    def test_labelOfTheEnvironment(self) -> None:
+        """
+        Without the option, the environment gives the label.  A bad one is refused.
+        """
+        self.patch(os, "environ", {"PORTLISTEN_LABEL": "web-2"})
+        self.assertEqual(self.understand("portlisten:s")["label"], "web-2")
+        self.assertEqual(self.understand("portlisten:s:label=a")["label"], "a")
+        self.assertEqual(PortlistenUDPEndpoint(reactor, "s")._label, "web-2")
+        os.environ["PORTLISTEN_LABEL"] = "7"
+        self.assertIn(
+            "PORTLISTEN_LABEL: '7' is no label for a worker",
+            self.refusal("portlisten:s"),
+        )
 
     def test_path(self) -> None:
         """
@@ -342,6 +361,26 @@ class ListenTests(EndpointTestCase):
         self.assertFalse(listener.accept())
         self.clock.advance(0)
         self.assertTrue(listener.accept())
+
+    async def test_hello(self) -> None:
+        """
+        The listener hears the options of the worker.
+        """
+        listener, _ = await self.join(limit=7, first=0.5, label="web-1")
+        (hello,) = listener.channel.heard(WorkerHello)
+        self.assertEqual((hello.limit, hello.first, hello.label), (7, 500, "web-1"))
+
+    async def test_clientsOfTLS(self) -> None:
+        """
+        With TLS, clients speak first.
+        """
+        if needsTLS:
+            self.skipTest(needsTLS)
+        from twisted.internet.ssl import CertificateOptions
+
+        listener, _ = await self.join(contextFactory=CertificateOptions())
+        (hello,) = listener.channel.heard(WorkerHello)
+        self.assertEqual(hello.first, 2000)
 
     async def test_port(self) -> None:
         """

@@ -16,6 +16,7 @@ from typing import Any, cast
 from twisted.application.service import IService
 from twisted.internet import reactor
 from twisted.internet.interfaces import IHalfCloseableProtocol, IProtocolFactory
+from twisted.internet.protocol import Factory
 from twisted.internet.task import Clock, deferLater
 from twisted.internet.tcp import Connection
 from twisted.internet.testing import MemoryReactorClock
@@ -31,6 +32,7 @@ from portlisten._commands.hellofdpass import (
     HelloFactory,
     Options,
     makeService,
+    makeWorker,
 )
 from portlisten._kernel import Credentials
 from portlisten._process import exits
@@ -313,6 +315,18 @@ class OptionsTests(SynchronousTestCase):
             self.refusal("--wire=carrier", "path", "hello"),
         )
 
+    def test_badLabel(self) -> None:
+        """
+        A bad label of the environment is refused where it means something.
+        """
+        self.patch(os, "environ", {"PORTLISTEN_LABEL": "a b"})
+        self.assertIn(
+            "PORTLISTEN_LABEL: 'a b' is no label for a worker",
+            self.refusal("path", "hello"),
+        )
+        parse("--label=web-1", "path", "hello")
+        parse("--wire=datagram", "path", "hello")
+
     def test_badName(self) -> None:
         """
         A port is called something that a port can be called.
@@ -428,6 +442,20 @@ class HelloServiceTests(ServiceTestCase):
         clock = MemoryReactorClock()
         makeService(parse(self.path, "hello"), reactor=clock)
         self.assertEqual(len(clock.getDelayedCalls()), 1)
+
+    async def test_options(self) -> None:
+        """
+        The worker has the options of the command.
+        """
+        options = parse("--limit=7", "--first=yes", "--label=web-1", self.path, "hello")
+        worker: Any = makeWorker(reactor, options.settings(), Factory())
+        self.assertEqual(
+            (worker._limit, worker._first, worker._label), (7, 2.0, "web-1")
+        )
+        worker = makeWorker(reactor, parse(self.path, "hello").settings(), Factory())
+        self.assertEqual(
+            (worker._limit, worker._first, worker._label), (None, None, "")
+        )
 
     async def test_impossiblePath(self) -> None:
         """
