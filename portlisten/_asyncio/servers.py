@@ -156,6 +156,9 @@ def endWebSocket(loop: Any, protocol: Any, grace: float) -> bool:
     """
     if protocol.state.name == "CONNECTING":
         return False
+    if hasattr(protocol, "shutdown"):
+        # uvicorn's would be faster, and send another code.
+        protocol.shutdown = lambda: None
     _start(loop, protocol.close(GOING_AWAY))
     return True
 

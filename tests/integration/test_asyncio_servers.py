@@ -245,7 +245,7 @@ async def test_severalProcesses(start: Start, twistd: Start, folder: Path) -> No
     # uvicorn binds before it imports anything of the loop.
     fleet = await fleetOf(start, twistd, folder, "uvicorn-asyncio")
     uvicorn = start(*fleet.kind.arguments(host, None), "--workers=2")
-    assert await uvicorn.ended() == 3
+    assert await uvicorn.ended() != 0
     assert "Name or service not known" in uvicorn.output
 
 

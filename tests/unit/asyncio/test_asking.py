@@ -261,6 +261,31 @@ class AskingTests(AskingTestCase):
         self.ask(protocol, 0.05)
         self.assertEqual(protocol.sent, [])
 
+    def test_packageWebsockets(self) -> None:
+        """
+        A connection of the package C{websockets} is closed with 1001, after its
+        handshake.  uvicorn, which may use one, does not send another end.
+        """
+        codes = []
+
+        class Connection(Looks):
+            async def recv(self) -> None:
+                """
+                What a WebSocket has.
+                """
+
+            async def close(self, code: int) -> None:
+                codes.append(code)
+
+        protocol = Connection(state=looks(name="CONNECTING"))
+        self.ask(protocol, 0.05)
+        self.assertEqual(codes, [])
+        protocol.state.name = "OPEN"  # type: ignore[attr-defined]
+        self.run_(lambda: None, 0.05)
+        self.assertEqual(codes, [1001])
+        protocol.shutdown()
+        self.assertEqual(protocol.calls, [])
+
     def test_otherAttributes(self) -> None:
         """
         If a server is not as expected, one line says so, and its connections are left
