@@ -237,6 +237,8 @@ class Worker:
             count=len(self.adopter.connections),
         )
         self._ownPorts.closeAll()
+        # The listener must know of each connection when DRAIN comes.
+        self._reportServing()
         channel.drain()
         self.adopter.drain()
 

@@ -421,6 +421,8 @@ async def test_shared(site: Site, kind: str) -> None:
     two = await site.worker("web-2")
     drain = site.operate("drain", "--timeout=60", "web-1")
     await drain.says(r"\(web-1, .*\): 2 connections left")
+    # Until then, it may accept.
+    await site.listener.says(r"\(web-1, .*\) drains\n")
     others = await site.ask(two, port, 20)
     assert one.output.count("asked") == 2
     assert drain.running
