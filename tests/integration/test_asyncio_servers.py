@@ -31,7 +31,7 @@ from tests.support.spawned import Process, Start
 from tests.support.waiting import sleep
 
 LONG = os.environ.get("PORTLISTEN_ROUNDS")
-ROUNDS = int(LONG or 2)
+ROUNDS = int(LONG or 1)
 CLOSE = "--header=Connection: close"
 WORKERS = 2
 
@@ -98,7 +98,7 @@ async def test_terminated(
     show(f"{kind} {wire}, SIGTERM alone", fleet, close=vars(load), silent=figures)
     assert load.errors == 0
     assert figures["errors"] == {}
-    assert load.requests + figures["requests"] > 1000
+    assert load.requests + figures["requests"] > 300
     fleet.check()
 
 
@@ -127,7 +127,7 @@ async def test_kept(
     show(f"{kind} {wire}, kept, {how}", fleet, busy=vars(load), slow=figures)
     assert load.errors == 0
     assert figures["errors"] == {}
-    assert load.requests + figures["requests"] > 1000
+    assert load.requests + figures["requests"] > 300
     fleet.check()
 
 
