@@ -46,7 +46,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from socket import inet_aton
@@ -110,18 +110,19 @@ class Answer(Protocol):
             transport.loseConnection()
 
 
-def work(path: str, book: int, wire: str = "stream", names: Sequence[str] = ()) -> None:
+def work(path: str, book: int, wire: str = "stream", **options: Any) -> None:
     """
     Be a worker, in a process that was forked for it, until killed or told to stop.
+
+    @param options: the worker's.
     """
     epollreactor.install()
     from twisted.internet import reactor
 
     factory = Factory.forProtocol(lambda: Answer(book))
     factory.noisy = False
-    own: dict[str, Any] = {"names": names} if names else {}
     make = DatagramWorker if wire == "datagram" else Worker
-    worker = make(reactor, path, factory, retry=0.005, **own)
+    worker = make(reactor, path, factory, retry=0.005, **options)
     worker.bind()
     worker.start()
     shutdown = ("before", "shutdown", worker.stop)
@@ -129,17 +130,18 @@ def work(path: str, book: int, wire: str = "stream", names: Sequence[str] = ()) 
     reactor.run()
 
 
-def forkWorker(path: str, book: int, wire: str, names: Sequence[str] = ()) -> int:
+def forkWorker(path: str, book: int, wire: str, **options: Any) -> int:
     """
     Fork a worker.
 
+    @param options: the worker's.
     @return: its process id.
     """
     pid = os.fork()
     if pid == 0:
         status = 1
         try:
-            work(path, book, wire, names)
+            work(path, book, wire, **options)
             status = 0
         finally:
             os._exit(status)
@@ -188,9 +190,11 @@ class Result:
         return bool(self._times(book, 0))
 
 
-async def client(number: int, port: int) -> Result:
+async def client(number: int, port: int, silence: float = 0.0) -> Result:
     """
     Send a number, and read to the end.
+
+    @param silence: how long to wait before that, in seconds.
     """
     host = f"127.0.{number // 200 % 200}.{2 + number % 200}"
     received = b""
@@ -202,6 +206,7 @@ async def client(number: int, port: int) -> Result:
             "127.0.0.1", port, local_addr=name
         )
         name = writer.get_extra_info("sockname")
+        await asyncio.sleep(silence)
         writer.write(b"%d\n" % number)
         try:
             received = await asyncio.wait_for(reader.read(), PATIENCE)
@@ -223,10 +228,12 @@ async def client(number: int, port: int) -> Result:
 
 
 async def clients(
-    count: float, atOnce: int, ports: Sequence[int], enough: Path
+    count: float, atOnce: int, ports: Sequence[int], enough: Path, silence: float
 ) -> list[Result]:
     """
     Run many clients, on each port in turn: so many, or until a stop file exists.
+
+    @param silence: for how long some of them send nothing, in seconds.
     """
     results: list[Result] = []
     numbers = itertools.count()
@@ -236,7 +243,8 @@ async def clients(
             number = next(numbers)
             if number >= count:
                 break
-            results.append(await client(number, ports[number % len(ports)]))
+            silent = silence * (number % 8) / 7 if number % 2 else 0.0
+            results.append(await client(number, ports[number % len(ports)], silent))
 
     await asyncio.gather(*(some() for _ in range(atOnce)))
     return results
@@ -310,7 +318,11 @@ def storm(
 
 
 def forkClients(
-    connections: float, atOnce: int, ports: Sequence[int], enough: Path
+    connections: float,
+    atOnce: int,
+    ports: Sequence[int],
+    enough: Path,
+    silence: float = 0.0,
 ) -> int:
     """
     Fork a process that runs the clients, and writes their results.
@@ -320,7 +332,7 @@ def forkClients(
     pid = os.fork()
     if pid == 0:
         try:
-            results = asyncio.run(clients(connections, atOnce, ports, enough))
+            results = asyncio.run(clients(connections, atOnce, ports, enough, silence))
             with enough.with_name("results").open("w") as file:
                 json.dump([asdict(result) for result in results], file)
         finally:
@@ -437,18 +449,23 @@ class Scene:
     @ivar options: the listener's.
     @ivar names: what its ports are called; workers take one each, in turn.
     @ivar limit: its C{RLIMIT_NOFILE}; with 0, the usual one.
+    @ivar worker: the workers' options.
+    @ivar silence: for how long half of the clients send nothing, in seconds.
     """
 
     label: str
     options: tuple[str, ...] = ()
     names: tuple[str, ...] = ("",)
     limit: int = 0
+    worker: Mapping[str, Any] = field(default_factory=dict)
+    silence: float = 0.0
 
 
 SCENES = (
     Scene("any"),
     Scene("narrow", ("--window=1", "--queue=0"), limit=64),
     Scene("names", names=("one", "two")),
+    Scene("silent", worker={"limit": 6, "first": 0.2}, silence=0.4),
 )
 
 #: How long one part of a mixed storm lasts at the most, in seconds.
@@ -520,7 +537,9 @@ class Mixed:
         return process
 
     def _fork(self, name: str) -> int:
-        return forkWorker(self._path, self._book, "stream", [name] if name else [])
+        names = {"names": [name]} if name else {}
+        options = {**self._scene.worker, **names}
+        return forkWorker(self._path, self._book, "stream", **options)
 
     def run(self, seconds: float, atOnce: int, listenerKills: int = 0) -> None:
         """
@@ -529,7 +548,8 @@ class Mixed:
         @param listenerKills: how often to kill the listener.
         """
         enough = self.folder / "enough"
-        answers = forkClients(float("inf"), atOnce, self.ports, enough)
+        silence = self._scene.silence
+        answers = forkClients(float("inf"), atOnce, self.ports, enough, silence)
         began = time.monotonic()
         kills = [
             began + seconds * (number + 1) / (listenerKills + 1)
