@@ -6,7 +6,7 @@ the server's code.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from functools import partial
 from typing import Any
 
@@ -22,7 +22,8 @@ from twisted.internet.interfaces import (
 from twisted.internet.protocol import DatagramProtocol, Factory
 from zope.interface import implementer
 
-from portlisten._config.options import WIRES, optionsOf
+from portlisten._config.descriptions import workerSettings
+from portlisten._config.options import optionsOf
 from portlisten._config.settings import WorkerSettings
 from portlisten._config.values import File
 from portlisten._process import systemd_notify
@@ -370,49 +371,10 @@ def parse(reactor: Any, *arguments: str, **texts: str) -> IStreamServerEndpoint:
     """
     if sys.platform != "linux":
         raise EndpointError(f"needs Linux, and this is {sys.platform}")
-    if len(arguments) != 1 or not arguments[0]:
-        raise EndpointError(
-            "a description has one path, as in portlisten:/run/portlisten/web.sock, and"
-            r" a colon in it is written '\:'"
-        )
-    given = _parseOptions(texts)
-    settings = WorkerSettings(path=arguments[0], **given)
-    files = {name: given[name] for name in _TLS if name in given}
+    settings = workerSettings(arguments, texts)
+    given = {name: getattr(settings, name) for name in _TLS}
+    files = {name: file for name, file in given.items() if file is not None}
     return _endpointFor(reactor, settings, tls.contextFactory(files) if files else None)
-
-
-def _parseOptions(texts: Mapping[str, str]) -> dict[str, Any]:
-    """
-    Parse the options of a description.
-
-    @return: the values of the given options, by the names of the settings' fields.
-    @raise EndpointError: if an option cannot be understood, or means nothing with the
-        given wire.
-    """
-    options = {
-        each.describedName: each
-        for each in optionsOf(WorkerSettings)
-        if each.inDescription
-    }
-    given: dict[str, Any] = {}
-    # The wire comes first: it decides which other options exist.
-    for name in sorted(texts, key=lambda name: name != "wire"):
-        wire = given.get("wire", WIRES[0])
-        if name not in options or wire not in options[name].wires:
-            known = [
-                each
-                for each, option in options.items()
-                if wire in option.wires and each != "wire"
-            ]
-            raise EndpointError(
-                f"a description with wire={wire} has no option {name!r}, only"
-                f" {', '.join(known)}"
-            )
-        try:
-            given[options[name].field] = options[name].parse(texts[name])
-        except ValueError as error:
-            raise EndpointError(f"{name}: {error}") from None
-    return given
 
 
 def _endpointFor(

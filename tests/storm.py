@@ -24,6 +24,9 @@ It counts:
     listener handed the connection to the second, and the client got one answer.
     If workers are stopped, it is wrong: the first goes on, and serves it too.
 
+With C{--asyncio}, the workers are servers of asyncio, without Twisted, on loops of
+asyncio and uvloop in turn.
+
 With C{--naive} the listener is the control, which sends and closes; with
 C{--wire=datagram} it speaks the wire of 2002, which makes neither promise.
 """
@@ -34,6 +37,7 @@ import argparse
 import asyncio
 import itertools
 import json
+import logging
 import os
 import random
 import re
@@ -58,6 +62,7 @@ from twisted.internet.protocol import Factory, Protocol
 
 from portlisten._worker.datagram import DatagramWorker
 from portlisten._worker.worker import Worker
+from tests.support import asyncio_worker
 
 RECORD = struct.Struct("!dI4sH")
 
@@ -86,6 +91,15 @@ KILLED = {"adopted twice": "right: the first worker died before it touched them"
 STOPPED = {"adopted twice": "wrong: the first worker goes on, and serves them too"}
 
 
+def note(book: int, address: tuple[str, int]) -> None:
+    """
+    Note that this process has adopted a connection.
+    """
+    host, port = address
+    record = RECORD.pack(time.monotonic(), os.getpid(), inet_aton(host), port)
+    os.write(book, record)
+
+
 class Answer(Protocol):
     """
     Notes that it adopted a connection, and answers the number on it.
@@ -98,9 +112,7 @@ class Answer(Protocol):
     def connectionMade(self) -> None:
         transport: Any = self.transport
         peer = transport.getPeer()
-        host = inet_aton(peer.host)
-        record = RECORD.pack(time.monotonic(), os.getpid(), host, peer.port)
-        os.write(self._book, record)
+        note(self._book, (peer.host, peer.port))
 
     def dataReceived(self, data: bytes) -> None:
         self._line += data
@@ -130,10 +142,25 @@ def work(path: str, book: int, wire: str = "stream", **options: Any) -> None:
     reactor.run()
 
 
-def forkWorker(path: str, book: int, wire: str, **options: Any) -> int:
+def workInAsyncio(path: str, book: int, loop: str, **options: Any) -> None:
+    """
+    Do what L{work} does, in asyncio.
+    """
+    # Workers that are stopped or lose their listener say so.
+    logging.disable()
+    names = options.pop("names", ())
+    description = f"portlisten:{path}:retry=0.005"
+    if names:
+        description += f":name={','.join(names)}"
+    description += "".join(f":{name}={value}" for name, value in options.items())
+    asyncio_worker.work(description, loop, partial(note, book))
+
+
+def forkWorker(path: str, book: int, wire: str, loop: str = "", **options: Any) -> int:
     """
     Fork a worker.
 
+    @param loop: of asyncio or uvloop; empty for Twisted.
     @param options: the worker's.
     @return: its process id.
     """
@@ -141,7 +168,10 @@ def forkWorker(path: str, book: int, wire: str, **options: Any) -> int:
     if pid == 0:
         status = 1
         try:
-            work(path, book, wire, **options)
+            if loop:
+                workInAsyncio(path, book, loop, **options)
+            else:
+                work(path, book, wire, **options)
             status = 0
         finally:
             os._exit(status)
@@ -258,9 +288,12 @@ def storm(
     naive: bool = False,
     rounds: int = 0,
     wire: str = "stream",
+    loops: Sequence[str] = ("",),
 ) -> dict[str, Any]:
     """
     Run a storm.
+
+    @param loops: what the workers run on, in turn.
 
     @param workers: how many there are at a time; on the wire of 2002, one.
     @param rounds: how many workers to stop; with 0, workers are killed.
@@ -281,11 +314,12 @@ def storm(
             [sys.executable, *command], stdout=file, stderr=file
         )
     alive: set[int] = set()
+    turns = itertools.cycle(loops)
     try:
         port = int(waitFor(log, r"listening on tcp:127\.0\.0\.1:(\d+).*workers")[1])
         book = os.open(folder / "book", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         alive.update(
-            forkWorker(path, book, wire)
+            forkWorker(path, book, wire, loop=next(turns))
             for _ in range(1 if wire == "datagram" else workers)
         )
         enough = folder / "enough"
@@ -298,7 +332,10 @@ def storm(
             os.waitpid(answers, 0)
             signals = rounds
         else:
-            fork = partial(forkWorker, path, book, wire)
+
+            def fork() -> int:
+                return forkWorker(path, book, wire, loop=next(turns))
+
             adoptions = partial(adopted, folder / "book")
             signals = killUntilEnd(answers, alive, fork, adoptions, every, chance)
         seconds = time.monotonic() - start
@@ -483,12 +520,18 @@ class Mixed:
 
     @param workers: how many there are at a time.
     @param every: how often there is a signal, in seconds.
+    @param loops: what the workers run on, in turn.
     @ivar signals: how many of each kind there were.
     @ivar listenerKills: when the listener was killed, and when another one listened.
     """
 
     def __init__(
-        self, scene: Scene, workers: int, every: float, chance: random.Random
+        self,
+        scene: Scene,
+        workers: int,
+        every: float,
+        chance: random.Random,
+        loops: Sequence[str] = ("",),
     ) -> None:
         self._scene = scene
         self._every = every
@@ -498,6 +541,7 @@ class Mixed:
         self._book = os.open(
             self.folder / "book", os.O_WRONLY | os.O_CREAT | os.O_APPEND
         )
+        self._loops = itertools.cycle(loops)
         self.signals: Counter[str] = Counter()
         self.listenerKills: list[tuple[float, float]] = []
         self._logs = 0
@@ -537,9 +581,9 @@ class Mixed:
         return process
 
     def _fork(self, name: str) -> int:
-        names = {"names": [name]} if name else {}
-        options = {**self._scene.worker, **names}
-        return forkWorker(self._path, self._book, "stream", **options)
+        options = {**self._scene.worker, **({"names": [name]} if name else {})}
+        loop = next(self._loops)
+        return forkWorker(self._path, self._book, "stream", loop, **options)
 
     def run(self, seconds: float, atOnce: int, listenerKills: int = 0) -> None:
         """
@@ -709,7 +753,8 @@ def mix(arguments: argparse.Namespace) -> Counter[str]:
         over = time.monotonic() > began + seconds - part / 2
         if over and number >= len(SCENES):
             break
-        mixed = Mixed(scene, max(4, arguments.workers), arguments.every, chance)
+        workers = max(4, arguments.workers)
+        mixed = Mixed(scene, workers, arguments.every, chance, loops(arguments))
         mixed.run(part, arguments.at_once, arguments.kill_listener)
         figures = mixed.figures()
         total.update(figures)
@@ -721,6 +766,13 @@ def mix(arguments: argparse.Namespace) -> Counter[str]:
         else:
             shutil.rmtree(mixed.folder)
     return total
+
+
+def loops(arguments: argparse.Namespace) -> Sequence[str]:
+    """
+    What the workers run on, in turn.
+    """
+    return list(asyncio_worker.LOOPS) if arguments.asyncio else ("",)
 
 
 def broken(figures: Mapping[str, Any]) -> bool:
@@ -754,6 +806,9 @@ def main() -> None:
         help="stop so many workers, one after the other, rather than kill any",
     )
     parser.add_argument("--wire", choices=["stream", "datagram"], default="stream")
+    parser.add_argument(
+        "--asyncio", action="store_true", help="workers of asyncio, not of Twisted"
+    )
     parser.add_argument("--naive", action="store_true", help="the control: send, close")
     parser.add_argument(
         "--mix",
@@ -777,8 +832,9 @@ def main() -> None:
         for name, value in total.items():
             print(f"{name}: {value}")
         sys.exit(1 if broken(total) else 0)
-    if arguments.wire == "datagram" and (arguments.stop or arguments.naive):
-        parser.error("--stop and --naive are for --wire=stream")
+    others = arguments.stop or arguments.naive or arguments.asyncio
+    if arguments.wire == "datagram" and others:
+        parser.error("--stop, --naive and --asyncio are for --wire=stream")
     figures = storm(
         float("inf") if arguments.stop else arguments.connections,
         arguments.workers,
@@ -787,6 +843,7 @@ def main() -> None:
         arguments.naive,
         arguments.stop,
         arguments.wire,
+        loops(arguments),
     )
     notes = STOPPED if arguments.stop else KILLED
     for name, value in figures.items():

@@ -17,13 +17,9 @@ import time
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 
-from twisted.logger import Logger
-
 from portlisten import _kernel
 from portlisten._kernel import MAXIMUM_PATH
 from portlisten.errors import PathError
-
-log = Logger()
 
 #: How long one process waits for another that binds the same path, in seconds.
 LOCK_TIMEOUT_SECONDS = 5.0
@@ -274,8 +270,17 @@ def _waitForLock(name: str) -> int:
             )
         if waited > LOCK_NOTICE_SECONDS and not noticed:
             noticed = True
-            log.info("another process has locked {name}: waiting for it", name=name)
+            _logWaiting(name)
         select.poll().poll(LOCK_RETRY_MILLISECONDS)
+
+
+def _logWaiting(name: str) -> None:
+    # Workers without Twisted use this module as well, and bind no path.
+    from twisted.logger import Logger
+
+    Logger(__name__).info(
+        "another process has locked {name}: waiting for it", name=name
+    )
 
 
 def _tryLock(name: str) -> int | None:

@@ -37,17 +37,11 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from portlisten import _kernel
+from portlisten._channel.limits import MAXIMUM_REST_BYTES, READ_TRIES
 from portlisten._channel.transport import ChannelTransport
 from portlisten._reactor.deadline import Deadline
 from portlisten._reactor.log_limit import logLimit
 from portlisten._wire.session import Session
-
-#: The most bytes that are read after the end of a channel.  This is more than the other
-#: end's buffer holds.
-MAXIMUM_REST_BYTES = 1 << 22
-
-#: How often a failed read is tried there.
-READ_TRIES = 10
 
 
 @implementer(IPullProducer)

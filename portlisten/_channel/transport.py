@@ -39,26 +39,17 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from portlisten import _kernel
+from portlisten._channel.limits import (
+    BYTES_PER_TURN,
+    KERNEL_RETRY_SECONDS,
+    PEER_GONE,
+    READS_PER_TURN,
+    TEMPORARY_WRITE_ERRORS,
+    UNREADABLE,
+)
 from portlisten._channel.unread import Unread
 from portlisten._reactor.log_limit import logLimit
 from portlisten._reactor.pause import Pause
-
-#: The most messages, and the most bytes, that one turn of the loop reads.
-READS_PER_TURN = 16
-BYTES_PER_TURN = 16384
-
-#: How long to wait if the kernel lacks resources, in seconds.
-KERNEL_RETRY_SECONDS = 0.1
-
-# Errors of sendmsg(2) after which a later try may succeed.  ETOOMANYREFS is from
-# unix(7): the user has too many descriptors in flight.
-_TEMPORARY = _kernel.TEMPORARY_ERRORS | {errno.ETOOMANYREFS}
-
-#: Errors of a write if the other end is closed, or its reading side is shut down.
-PEER_GONE = frozenset([errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN])
-
-# Errors of recvmsg(2) after which no later try can succeed.
-_UNREADABLE = frozenset([errno.EBADF, errno.ENOTSOCK, errno.ENOTCONN, errno.EINVAL])
 
 
 @implementer(IUNIXTransport, ISystemHandle)
@@ -206,7 +197,7 @@ class ChannelTransport(FileDescriptor):
         try:
             sent = _kernel.send(self._socket, data, due)
         except OSError as error:
-            if due and error.errno not in _TEMPORARY | PEER_GONE:
+            if due and error.errno not in TEMPORARY_WRITE_ERRORS | PEER_GONE:
                 return self._writeSingly(data)
             return self._writeFailed(error)
         del self._descriptors[: len(due)]
@@ -237,7 +228,7 @@ class ChannelTransport(FileDescriptor):
                 written += _kernel.send(self._socket, byte, self._descriptors[:1])
                 self._noteSent(1, 1)
             except OSError as error:
-                if error.errno in _TEMPORARY | PEER_GONE:
+                if error.errno in TEMPORARY_WRITE_ERRORS | PEER_GONE:
                     return written or self._writeFailed(error)
                 logLimit(self._clock)(
                     self.log.error,
@@ -254,7 +245,7 @@ class ChannelTransport(FileDescriptor):
 
         @return: see L{writeSomeData}.
         """
-        if error.errno not in _TEMPORARY:
+        if error.errno not in TEMPORARY_WRITE_ERRORS:
             return main.CONNECTION_LOST
         if error.errno != errno.EAGAIN and not self._writePause.active:
             logLimit(self._clock)(
@@ -320,7 +311,7 @@ class ChannelTransport(FileDescriptor):
 
         @return: see L{doRead}.
         """
-        if error.errno in _UNREADABLE:
+        if error.errno in UNREADABLE:
             return main.CONNECTION_LOST
         if error.errno == errno.ECONNRESET:
             return None  # the peer closed with bytes unread; the next read tells

@@ -277,6 +277,7 @@ class WorkerSettings(Settings):
         "Seconds between two tries to connect to the listener.",
         more="It is also the pause before a registration that failed in the reactor is"
         " tried again.",
+        inDescription=True,
     )
     privateKey: str | None = option(
         None,

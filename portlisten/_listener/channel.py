@@ -21,8 +21,9 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from portlisten import _kernel
+from portlisten._channel.limits import PEER_GONE
 from portlisten._channel.protocol import Channel
-from portlisten._channel.transport import PEER_GONE, ChannelTransport
+from portlisten._channel.transport import ChannelTransport
 from portlisten._channel.unread import Unread
 from portlisten._listener.interfaces import IChannel, IConnection, IDispatcher
 from portlisten._wire.frames import Claim, ListenerHello

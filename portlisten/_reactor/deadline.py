@@ -9,9 +9,10 @@ does not count the time in which the process did not run.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from twisted.internet.interfaces import IDelayedCall
+if TYPE_CHECKING:
+    from twisted.internet.interfaces import IDelayedCall
 
 #: If a timer is later than this, the process was stopped.  In seconds.
 LATE_SECONDS = 0.5

@@ -5,9 +5,10 @@ A pause with a callback at its end.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from twisted.internet.interfaces import IDelayedCall
+if TYPE_CHECKING:
+    from twisted.internet.interfaces import IDelayedCall
 
 
 class Pause:

@@ -6,8 +6,7 @@ connections that come through the channel.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Mapping, Sequence
-from enum import Enum, auto
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from typing import Any
 
@@ -21,6 +20,7 @@ from portlisten._channel.transport import ChannelTransport
 from portlisten._config.values import FIRST_SECONDS
 from portlisten._model import Port
 from portlisten._policy.complaints import Complaint
+from portlisten._policy.link import Link, whyLost
 from portlisten._process import systemd_notify
 from portlisten._reactor.log_limit import logLimit
 from portlisten._reactor.pause import Pause
@@ -33,49 +33,11 @@ from portlisten._worker.shared_ports import SharedPorts
 from portlisten._worker.shutdown import IConnectionSource, Shutdown
 from portlisten._worker.stream_ports import StreamPorts
 
-#: How long to wait before connecting again if the listener cannot serve this worker, in
-#: seconds.  The listener has no port of that name, speaks another protocol, or turned
-#: the worker away.
-INCOMPATIBLE_RETRY_SECONDS = 5.0
-
 #: How long the worker waits after a change before it reports how many connections it
 #: has, in seconds.
 REPORT_SECONDS = 0.1
 
 _STOP_REASON = "the worker stops"
-
-
-class Link(Enum):
-    """
-    The state of a worker's connection to its listener.
-    """
-
-    #: No channel: the worker waits before it tries to connect.
-    ABSENT = auto()
-    #: The channel is open, and the listener has not answered.
-    JOINING = auto()
-    #: The listener knows of the worker, and may send offers.
-    JOINED = auto()
-    #: The listener will send no more offers.
-    DRAINED = auto()
-    #: The listener has asked the worker to drain.
-    LEAVING = auto()
-    #: The same, and the listener will send no more offers.
-    LEFT = auto()
-
-
-#: For each event on a channel, the new state for each old state.  In any other state,
-#: the event changes nothing.
-_TRANSITIONS: Mapping[str, Mapping[Link, Link]] = {
-    "connected": {Link.ABSENT: Link.JOINING},
-    "registered": {Link.JOINING: Link.JOINED},
-    "leaveRequested": {Link.JOINED: Link.LEAVING},
-    "drained": {Link.JOINED: Link.DRAINED, Link.LEAVING: Link.LEFT},
-    "lost": dict.fromkeys(Link, Link.ABSENT),
-}
-
-_AWAY = frozenset([Link.LEAVING, Link.LEFT])
-_REGISTERED = frozenset([Link.JOINED, Link.DRAINED]) | _AWAY
 
 
 @implementer(IAdopter, IWorker, IConnectionSource)
@@ -225,7 +187,7 @@ class Worker:
         """
         See L{IAdopter}.
         """
-        if self._shutdown.requested or self._link in _AWAY:
+        if self._shutdown.requested or self._link.away:
             os.close(descriptor)
         else:
             self._sharedPorts.open(cookie, descriptor)
@@ -270,7 +232,7 @@ class Worker:
         """
         if channel is not self._channel:
             return  # the channel could not be started
-        wasRegistered, wasAway = self._link in _REGISTERED, self._link in _AWAY
+        wasRegistered, wasAway = self._link.registered, self._link.away
         self._channel = None
         self._on("lost")
         self._servingReport.cancel()
@@ -283,27 +245,22 @@ class Worker:
         self._adopter.undrain()
         if wasAway and channel.released and not channel.broken:
             self._rejoin()
-        elif wasRegistered:
+            return
+        why, delay = whyLost(wasRegistered, reason, channel.broken, self._retry)
+        if wasRegistered:
             self._logLimited(
                 self.log.warn,
                 "lost the listener at {path}, with {count} connections in service:"
                 " {reason}",
                 path=self._path,
                 count=len(self.serving),
-                reason=reason or "the listener is gone",
+                reason=why,
             )
             if wasAway:
                 self._logLimited(self.log.info, "this worker drains no longer")
-            self._reconnection.begin(
-                INCOMPATIBLE_RETRY_SECONDS if channel.broken else self._retry
-            )
-        elif reason is None:
-            self._waitForListener("it closed the channel without a reason", self._retry)
+            self._reconnection.begin(delay)
         else:
-            self._waitForListener(
-                f"the listener cannot serve this worker: {reason}",
-                INCOMPATIBLE_RETRY_SECONDS,
-            )
+            self._waitForListener(why, delay)
 
     # IConnectionSource
 
@@ -325,7 +282,7 @@ class Worker:
         """
         See L{IConnectionSource}.
         """
-        return self._link in (Link.ABSENT, Link.DRAINED, Link.LEFT)
+        return not self._link.mayGet
 
     def disconnect(self) -> None:
         """
@@ -346,15 +303,15 @@ class Worker:
         """
         Change the state after an event.
         """
-        self._link = _TRANSITIONS[event].get(self._link, self._link)
+        self._link = self._link.after(event)
 
     def _settle(self) -> None:
         self._shutdown.settle()
 
     def _describeLink(self) -> str:
-        if self._link in _AWAY:
+        if self._link.away:
             return "draining, as asked by"
-        return "joined to" if self._link in _REGISTERED else "waiting for"
+        return "joined to" if self._link.registered else "waiting for"
 
     def _warnOfOlder(self, ignored: Sequence[str]) -> None:
         """
@@ -377,7 +334,7 @@ class Worker:
         if (
             self._channel is not None
             and self._countUnnamed(self._channel) != self._reported
-            and self._link in _REGISTERED
+            and self._link.registered
             and not self._servingReport.active
         ):
             self._servingReport.begin(REPORT_SECONDS)

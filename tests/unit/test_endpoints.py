@@ -164,7 +164,7 @@ class ParserTests(SynchronousTestCase):
         self.assertEqual(
             self.refusal("portlisten:web.sock:nam=http"),
             "portlisten: a description with wire=stream has no option 'nam', only name,"
-            " grace, listenerUser, limit, first, label, privateKey, certKey,"
+            " grace, listenerUser, limit, first, label, retry, privateKey, certKey,"
             " extraCertChain, dhParameters",
         )
 

@@ -23,8 +23,8 @@ LONGEST = 900
 ROOMS = [
     ["__main__", "listener", "hello"],
     ["_commands"],
-    ["endpoints"],
-    ["_listener", "_worker"],
+    ["endpoints", "asyncio"],
+    ["_listener", "_worker", "_asyncio"],
     ["_control"],
     ["_ports"],
     ["_channel"],

@@ -25,6 +25,16 @@ PUBLIC = {
         "PortlistenUDPEndpoint",
         "EndpointError",
     ],
+    "portlisten.asyncio": [
+        "EndpointError",
+        "Server",
+        "asyncioLoop",
+        "create_server",
+        "extend",
+        "loop",
+        "start_server",
+        "uvloopLoop",
+    ],
     "portlisten.interfaces": ["IDrainable"],
     "portlisten.errors": [
         "ProtocolError",

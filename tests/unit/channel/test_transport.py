@@ -20,7 +20,8 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
 from portlisten import _kernel
-from portlisten._channel.transport import KERNEL_RETRY_SECONDS, ChannelTransport
+from portlisten._channel.limits import KERNEL_RETRY_SECONDS
+from portlisten._channel.transport import ChannelTransport
 from tests.support.descriptors import watchDescriptors
 from tests.support.transports import Flushes, Reactor, Recorder, TransportTestCase
 

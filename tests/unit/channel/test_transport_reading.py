@@ -15,8 +15,9 @@ from twisted.logger import capturedLogs
 from twisted.python.failure import Failure
 
 from portlisten import _kernel
-from portlisten._channel import transport as _transport
-from portlisten._channel.transport import KERNEL_RETRY_SECONDS, ChannelTransport
+from portlisten._channel import limits
+from portlisten._channel.limits import KERNEL_RETRY_SECONDS
+from portlisten._channel.transport import ChannelTransport
 from tests.support.channels import texts
 from tests.support.transports import Recorder, TransportTestCase
 
@@ -44,16 +45,16 @@ class ReadingTests(TransportTestCase):
         """
         One turn reads so many messages, or so many bytes, and no more.
         """
-        for _ in range(_transport.READS_PER_TURN + 1):
+        for _ in range(limits.READS_PER_TURN + 1):
             # Messages with descriptors are not read together.
             socket.send_fds(self.peer, [b"x"], [self.peer.fileno()])
         self.transport.doRead()
-        self.assertEqual(len(self.protocol.data), _transport.READS_PER_TURN)
+        self.assertEqual(len(self.protocol.data), limits.READS_PER_TURN)
         self.transport.doRead()
-        self.peer.send(bytes(_transport.BYTES_PER_TURN + 1))
+        self.peer.send(bytes(limits.BYTES_PER_TURN + 1))
         self.protocol.data = b""
         self.transport.doRead()
-        self.assertEqual(len(self.protocol.data), _transport.BYTES_PER_TURN)
+        self.assertEqual(len(self.protocol.data), limits.BYTES_PER_TURN)
         for descriptor in self.protocol.descriptors:
             os.close(descriptor)
 

@@ -21,8 +21,9 @@ from portlisten._control.messages import (
     encodeRequest,
     parseAnswer,
 )
+from portlisten._listener.channel import ListenerChannel
 from portlisten._wire import frames
-from portlisten._wire.frames import Bye, Leave, ListenerHello, Serving, WorkerHello
+from portlisten._wire.frames import Bye, Leave, Serving, WorkerHello
 from portlisten.errors import StartFailure
 from tests.support.channels import Peer, eventually, texts
 from tests.support.listeners import ListenerTestCase, parse
@@ -193,30 +194,27 @@ class ControlTests(ListenerTestCase):
 
     async def test_stop(self) -> None:
         """
-        When the listener stops, a client sees the end before any worker hears BYE: it
-        must not take that for the worker's end.
+        When the listener stops, the control socket ends before any worker hears BYE: no
+        client may take that for the worker's end.
         """
         self.start()
         worker = await self.enter()
+        present: list[bool] = []
+        bye = ListenerChannel.bye
+
+        def note(channel: ListenerChannel, reason: str) -> None:
+            present.append(os.path.exists(f"{self.path}.ctl"))
+            bye(channel, reason)
+
+        self.patch(ListenerChannel, "bye", note)
         with socket.socket(socket.AF_UNIX) as client:
             client.connect(f"{self.path}.ctl")
             client.setblocking(False)
             client.send(encodeRequest(Drain(("web-1",))))
             await eventually(lambda: worker.heard(Leave))
-            stopped = self.service.stopService()
-            seen = []
-
-            def ended() -> bool:
-                try:
-                    data = client.recv(65536)
-                    seen.append(data)
-                    return not data
-                except BlockingIOError:
-                    return False
-
-            await eventually(ended)
-            await stopped
-        for data in seen[:-1]:
-            self.assertIn(b"web-1", data)
-        self.assertEqual(len(worker.heard(ListenerHello)), 1)
+            received = client.recv(65536)
+            await self.service.stopService()
+            self.assertEqual(client.recv(65536), b"")
+        self.assertIn(b"web-1", received)
         self.assertEqual(len(worker.heard(Bye)), 1)
+        self.assertEqual(present, [False])

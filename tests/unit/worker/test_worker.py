@@ -16,9 +16,10 @@ from zope.interface.verify import verifyClass, verifyObject
 
 from portlisten import _kernel
 from portlisten._kernel import Credentials
+from portlisten._policy.link import INCOMPATIBLE_RETRY_SECONDS
 from portlisten._wire.frames import Bye, Frame, WorkerHello
 from portlisten._worker.interfaces import IAdopter
-from portlisten._worker.worker import INCOMPATIBLE_RETRY_SECONDS, Worker
+from portlisten._worker.worker import Worker
 from tests.support.channels import Peer, aMoment, eventually, texts
 from tests.support.workers import (
     GRACE,

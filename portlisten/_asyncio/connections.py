@@ -1,0 +1,242 @@
+"""
+Adopting connections: making a transport of the event loop from a descriptor, with a
+protocol of the server's factory, and reporting its end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from portlisten._asyncio import draining, log
+from portlisten._asyncio.clock import Clock
+from portlisten._asyncio.first_bytes import FirstBytes
+from portlisten._asyncio.sockets import ConnectionSocket, leadsTo
+
+#: How often a descriptor that a program has detached is looked at, in seconds.
+ESCAPED_SECONDS = 1.0
+
+
+class Connection:
+    """
+    A connection that was adopted and has not ended.
+
+    @ivar transport: the transport of the server's protocol; L{None} before there is
+        one.
+    @ivar socket: the socket.
+    @ivar owned: whether a transport owns the socket.
+    """
+
+    __slots__ = ("_adopter", "_drainSent", "_report", "owned", "socket", "transport")
+
+    def __init__(self, adopter: Adopter, report: Callable[[], None]) -> None:
+        self._adopter = adopter
+        self._report = report
+        self._drainSent = False
+        self.transport: Any = None
+        self.socket: ConnectionSocket | None = None
+        self.owned = False
+
+    def makeProtocol(self) -> Any:
+        """
+        Make the first protocol of the transport.
+        """
+        adopter = self._adopter
+        if not adopter.first:
+            return adopter.factory()
+        return FirstBytes(
+            adopter.clock, adopter.first, adopter.factory, adopter.failed, self.made
+        )
+
+    def made(self) -> None:
+        """
+        The server's protocol has the connection.
+        """
+        self._drainSent = False
+        if self._adopter.draining:
+            self.drain()
+
+    def drain(self) -> None:
+        """
+        Ask the protocol, once, to end the connection as soon as that does no harm.  If
+        the protocol fails, log that.
+        """
+        if self._drainSent or self.transport is None or self.transport.is_closing():
+            return
+        self._drainSent = True
+        try:
+            draining.drain(self.transport.get_protocol(), self.transport)
+        except Exception as error:
+            log.bug("a protocol failed to drain", error)
+
+    def ended(self) -> None:
+        """
+        The descriptor was closed.  May be called in any thread.
+        """
+        self._adopter.connectionEnded(self, self._report)
+
+    def escaped(self, descriptor: int, cookie: int) -> None:
+        """
+        A program has detached the descriptor.  Wait for its end.
+        """
+        if leadsTo(descriptor, cookie):
+            self._adopter.clock.callLater(
+                ESCAPED_SECONDS, self.escaped, descriptor, cookie
+            )
+        else:
+            self.ended()
+
+
+class Adopter:
+    """
+    Adopts connections for a server.
+
+    @param loop: makes the transports.
+    @param factory: makes the protocols.
+    @param first: how long to wait for a client to speak first, in seconds; zero if
+        clients need not speak first.
+    @param tls: the arguments for TLS of C{connect_accepted_socket}.
+    @param changed: called each time that the number of connections has changed.
+
+    @ivar connections: the connections that have not ended.
+    @ivar draining: whether each connection is asked to end.
+    """
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        clock: Clock,
+        factory: Callable[[], Any],
+        first: float,
+        tls: Mapping[str, Any],
+        changed: Callable[[], None],
+    ) -> None:
+        self._loop = loop
+        self._tls = tls
+        self._changed = changed
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.clock = clock
+        self.factory = factory
+        self.first = first
+        self.connections: set[Connection] = set()
+        self.draining = False
+
+    def adopt(
+        self,
+        descriptor: int,
+        cookie: int | None = None,
+        closed: Callable[[], None] = lambda: None,
+        clientGone: Callable[[], None] = lambda: None,
+    ) -> None:
+        """
+        Adopt a connection.
+
+        @param descriptor: owned by this object from now on.
+        @param cookie: C{SO_COOKIE} of the socket, if it is known.
+        @param closed: called when the connection has ended.
+        @param clientGone: called instead if the client had left before the connection
+            could be adopted.
+        """
+        connection = Connection(self, closed)
+        try:
+            sock = ConnectionSocket(
+                descriptor, cookie, connection.ended, connection.escaped
+            )
+        except OSError as error:
+            log.bug("a connection cannot be adopted", error)
+            closed()
+            return
+        try:
+            sock.getpeername()
+        except OSError as error:
+            sock.forget(close=True)
+            (clientGone if error.errno == errno.ENOTCONN else closed)()
+            return
+        connection.socket = sock
+        self.connections.add(connection)
+        self._changed()
+        task = self._loop.create_task(self._serve(connection, sock))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _serve(self, connection: Connection, sock: ConnectionSocket) -> None:
+        """
+        Make a transport.  It owns the socket, even if TLS fails.
+        """
+        try:
+            protocol = connection.makeProtocol()
+        except Exception as error:
+            self.failed(error)
+            sock.close()
+            return
+        connection.owned = True
+        try:
+            connection.transport, _ = await self._loop.connect_accepted_socket(
+                lambda: protocol, sock, **self._tls
+            )
+        except Exception as error:
+            # A TLS handshake that failed, most of all.
+            connection.socket = None
+            log.logger.debug("a connection was not made: %r", error)
+            return
+        if self.draining:
+            connection.drain()
+
+    def failed(self, error: BaseException) -> None:
+        """
+        The server's factory, or its protocol, has failed.
+        """
+        self._loop.call_exception_handler(
+            {"message": "no protocol for a connection", "exception": error}
+        )
+
+    def connectionEnded(
+        self, connection: Connection, report: Callable[[], None]
+    ) -> None:
+        """
+        Remove a connection that has ended, and report that.  May be called in any
+        thread.
+        """
+
+        def end() -> None:
+            self.connections.discard(connection)
+            report()
+            self._changed()
+
+        if self._loop.is_closed():
+            self.connections.discard(connection)
+        elif _runsHere(self._loop):
+            self._loop.call_soon(end)
+        else:
+            self._loop.call_soon_threadsafe(end)
+
+    def drain(self) -> None:
+        """
+        Ask all protocols to end their connections as soon as that does no harm: now,
+        and when later connections are adopted.
+        """
+        self.draining = True
+        for connection in list(self.connections):
+            connection.drain()
+
+    def abandon(self) -> None:
+        """
+        Leave all connections to the listener, which gives those to other workers that
+        were not touched.  Close the sockets that no transport owns.
+        """
+        for connection in self.connections:
+            if connection.socket is not None:
+                connection.socket.forget(close=not connection.owned)
+        self.connections.clear()
+
+
+def _runsHere(loop: asyncio.AbstractEventLoop) -> bool:
+    """
+    Whether a loop runs in this thread, just now.
+    """
+    try:
+        return asyncio.get_running_loop() is loop
+    except RuntimeError:
+        return False

@@ -1,0 +1,213 @@
+"""
+The ports of a worker that accepts connections on the sockets that a listener shares.
+
+Other workers use these sockets as well.  So a port never shuts a socket down, which
+would end it for all workers.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import socket
+from dataclasses import dataclass
+
+from portlisten import _kernel
+from portlisten._asyncio import log
+from portlisten._asyncio.clock import Clock
+from portlisten._asyncio.connections import Adopter
+from portlisten._asyncio.poller import READ, Poller
+from portlisten._model import Kind
+from portlisten._reactor.log_limit import LogLimit
+from portlisten._reactor.pause import Pause
+
+#: The most connections that a port accepts in one turn of the loop.
+BATCH_SIZE = 64
+
+#: How many descriptors the ports leave free for the rest of the process.
+RESERVED_DESCRIPTORS = 128
+
+#: The most connections that are accepted from a backlog after the listener has left.
+MAXIMUM_LAST = 65536
+
+
+@dataclass
+class _Port:
+    """
+    A shared socket, and whether it can be used.
+    """
+
+    socket: socket.socket
+    family: int
+    usable: bool = True
+
+
+class SharedPorts:
+    """
+    The ports that accept on shared sockets.
+
+    @param adopter: serves the connections.
+    @param limit: the most connections that the worker wants, or L{None}.
+    @param retry: how long to wait before trying again if the process is out of
+        descriptors or memory, in seconds.
+    @param logLimited: limits the lines of the log.
+    """
+
+    TAKES = frozenset([Kind.CONNECTIONS, Kind.LISTENER, Kind.GROUP])
+
+    def __init__(
+        self,
+        clock: Clock,
+        poller: Poller,
+        adopter: Adopter,
+        limit: int | None,
+        retry: float,
+        logLimited: LogLimit,
+    ) -> None:
+        self._poller = poller
+        self._adopter = adopter
+        self._limit = limit
+        self._retry = retry
+        self._logLimited = logLimited
+        self._pause = Pause(clock, self._resume)
+        self._ports: dict[int, _Port] = {}
+        self._watching = True
+        most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        self._descriptorLimit = most - min(RESERVED_DESCRIPTORS, most // 4)
+
+    def open(self, cookie: int, descriptor: int) -> None:
+        """
+        Use a socket.
+
+        @param cookie: C{SO_COOKIE} of the socket.
+        @param descriptor: owned by this object from now on.
+        """
+        self.close(cookie)
+        family = _kernel.family(descriptor)
+        sock = socket.socket(family, socket.SOCK_STREAM, 0, descriptor)
+        self._ports[cookie] = port = _Port(sock, family)
+        self._watch(port)
+
+    def close(self, cookie: int) -> None:
+        """
+        Stop using a socket, if it is used.
+        """
+        port = self._ports.pop(cookie, None)
+        if port is not None:
+            self._poller.forget(port.socket.fileno())
+            port.socket.close()
+
+    def closeAll(self) -> None:
+        """
+        Stop using all sockets.  Other workers go on using them.
+        """
+        for cookie in list(self._ports):
+            self.close(cookie)
+        self._pause.cancel()
+
+    def finish(self) -> None:
+        """
+        Accept the connections that wait in the backlogs, and stop using all sockets.
+        No other worker may be left to accept them.
+        """
+        for port in self._ports.values():
+            left = MAXIMUM_LAST
+            while left > 0 and port.usable and not self._pause.active:
+                taken = self._accept(port, min(left, BATCH_SIZE))
+                left -= taken
+                if not taken:
+                    break
+        self.closeAll()
+
+    def adjust(self) -> None:
+        """
+        Pause at the limit, and go on below it.
+        """
+        should = not self._pause.active and self._room() > 0
+        if should != self._watching:
+            self._watching = should
+            for port in self._ports.values():
+                self._watch(port)
+
+    def _room(self) -> int:
+        if self._limit is None:
+            return BATCH_SIZE
+        return self._limit - len(self._adopter.connections)
+
+    def _watch(self, port: _Port) -> None:
+        watched = self._watching and port.usable
+        descriptor = port.socket.fileno()
+        try:
+            self._poller.watch(
+                descriptor, READ if watched else 0, lambda events: self._ready(port)
+            )
+        except OSError as error:
+            self._pauseAll(str(error.strerror))
+
+    def _ready(self, port: _Port) -> None:
+        self._accept(port, min(BATCH_SIZE, self._room()))
+
+    def _accept(self, port: _Port, most: int) -> int:
+        """
+        Accept connections, and have them served.
+
+        @param most: how many.
+        @return: how many were accepted.
+        """
+        taken = 0
+        # All holders share the flag, and one of them may have changed it.
+        os.set_blocking(port.socket.fileno(), False)
+        while taken < most and not self._pause.active:
+            try:
+                sock, _ = _kernel.accept(port.socket, port.family)
+            except BlockingIOError:
+                break
+            except OSError as error:
+                self._acceptFailed(port, error)
+                if not port.usable:
+                    break
+                taken += 1  # the error is the connection's
+                continue
+            taken += 1
+            descriptor = sock.detach()
+            self._adopter.adopt(descriptor)
+            if descriptor >= self._descriptorLimit:
+                self._pauseAll(f"{descriptor} descriptors are in use")
+        return taken
+
+    def _acceptFailed(self, port: _Port, error: OSError) -> None:
+        if error.errno in _kernel.EXHAUSTION_ERRORS:
+            self._pauseAll(str(error.strerror))
+        elif not _kernel.listens(port.socket):
+            # Another holder has shut the socket down.
+            port.usable = False
+            self._watch(port)
+
+    def _pauseAll(self, why: str) -> None:
+        if self._pause.active:
+            return
+        self._logLimited(
+            log.error,
+            "accepting pauses: {why}; clients wait in the backlog, or are served by"
+            " others",
+            why=why,
+        )
+        self._pause.begin(self._retry)
+        self.adjust()
+
+    def _resume(self) -> None:
+        if self._descriptorsShort():
+            self._pause.begin(self._retry)
+        else:
+            self.adjust()
+
+    def _descriptorsShort(self) -> bool:
+        """
+        Whether too many descriptors are in use.
+        """
+        try:
+            descriptor = os.eventfd(0, os.EFD_CLOEXEC)
+        except OSError:
+            return True
+        os.close(descriptor)
+        return descriptor >= self._descriptorLimit

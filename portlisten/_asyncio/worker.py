@@ -1,0 +1,387 @@
+"""
+The worker keeps a channel to a listener.  A factory of asyncio protocols serves the
+connections that come through the channel.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable, Mapping, Sequence
+from enum import Enum
+from functools import partial
+from typing import Any
+
+from portlisten._asyncio import log
+from portlisten._asyncio.channel import WorkerChannel
+from portlisten._asyncio.clock import Clock
+from portlisten._asyncio.connections import Adopter
+from portlisten._asyncio.poller import Poller
+from portlisten._asyncio.shared_ports import SharedPorts
+from portlisten._channel import paths
+from portlisten._config.settings import WorkerSettings
+from portlisten._model import Port
+from portlisten._policy.complaints import Complaint
+from portlisten._policy.link import Link, whyLost
+from portlisten._reactor.deadline import Deadline
+from portlisten._reactor.log_limit import LogLimit
+from portlisten._reactor.pause import Pause
+from portlisten._wire.frames import MAXIMUM_WINDOW, Offer
+from portlisten._wire.worker_session import WorkerSession
+
+#: How long a worker may take to disconnect from its listener, in seconds.
+DISCONNECT_SECONDS = 1.0
+
+#: How long the worker waits after a change before it reports how many connections it
+#: has, in seconds.
+REPORT_SECONDS = 0.1
+
+_STOP_REASON = "the worker stops"
+
+
+class Stage(Enum):
+    """
+    The stages of a worker's life, in order.
+    """
+
+    #: The worker was not started.
+    NEW = 0
+    #: The worker gets connections.
+    SERVING = 1
+    #: The worker was told to stop, and waits for its connections to end.
+    WAITING = 2
+    #: The worker disconnects from its listener.
+    DISCONNECTING = 3
+    #: The worker has stopped.
+    DONE = 4
+
+
+class Worker:
+    """
+    Serves a factory on the connections that a listener hands off.
+
+    @param settings: of the description.
+    @param factory: makes the protocols.
+    @param first: how long to wait for a client to speak first, in seconds; zero if
+        clients need not speak first.
+    @param label: the worker's name for the operator, or nothing.
+    @param tls: the arguments for TLS of C{connect_accepted_socket}.
+    @param done: called when the worker has stopped.
+
+    @ivar stage: how far the worker has come.
+    @ivar ports: the ports that the worker serves, as the listener said last.
+    """
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        settings: WorkerSettings,
+        factory: Callable[[], Any],
+        first: float,
+        label: str,
+        tls: Mapping[str, Any],
+        done: Callable[[], None],
+    ) -> None:
+        self._settings = settings
+        self._first = first
+        self._label = label
+        self._done = done
+        self._loop = loop
+        self._clock = clock = Clock(loop)
+        self._logLimited = LogLimit(clock)
+        self._complaint = Complaint()
+        self._reconnection = Pause(clock, self._connect)
+        self._servingReport = Pause(clock, self._reportServing)
+        self._link = Link.ABSENT
+        self._channel: WorkerChannel | None = None
+        self._timer: Deadline | None = None
+        self._poller: Poller | None = None
+        self._sharedPorts: SharedPorts | None = None
+        self.adopter = Adopter(loop, clock, factory, first, tls, self._changed)
+        self.stage = Stage.NEW
+        self.ports: Sequence[Port] = ()
+
+    def start(self) -> None:
+        """
+        Begin to serve, and go on until L{stop}.
+
+        @raise OSError: if the process has no free descriptor.
+        """
+        if self.stage is Stage.NEW:
+            self._poller = Poller(self._loop)
+            self._sharedPorts = SharedPorts(
+                self._clock,
+                self._poller,
+                self.adopter,
+                self._settings.limit,
+                self._settings.retry,
+                self._logLimited,
+            )
+            self.stage = Stage.SERVING
+            self._connect()
+
+    def stop(self) -> None:
+        """
+        Take no more connections.  Connections in service go on.
+        """
+        if self.stage is Stage.NEW:
+            self._finish()
+        elif self.stage is Stage.SERVING:
+            self.stage = Stage.WAITING
+            self._wait(self._settings.grace, self._disconnect)
+            self._reconnection.cancel()
+            self._ownPorts.closeAll()
+            if self._channel is not None:
+                if self._link is Link.JOINING:
+                    self._channel.bye(_STOP_REASON)
+                else:
+                    self._channel.drain()
+            self.adopter.drain()
+            self._settle()
+
+    def abandon(self) -> None:
+        """
+        Close all descriptors that no transport owns, before the loop is closed.  To the
+        listener, the worker is dead.
+        """
+        for each in (self._reconnection, self._servingReport):
+            each.cancel()
+        self._stopWaiting()
+        self.stage = Stage.DONE
+        if self._sharedPorts is not None:
+            self._sharedPorts.closeAll()
+        if self._channel is not None:
+            self._channel.abandon()
+        if self._poller is not None:
+            self._poller.close()
+        self.adopter.abandon()
+
+    # Events of the channel
+
+    def registered(self, channel: WorkerChannel, ports: Sequence[Port]) -> None:
+        """
+        See L{portlisten._asyncio.channel.ChannelUser}.
+        """
+        self._on("registered")
+        self._complaint.clear()
+        self.ports = ports
+        self._logLimited(
+            log.info,
+            "joined the listener at {path}, which listens on {ports}",
+            path=self._settings.path,
+            ports=", ".join(port.label for port in ports),
+        )
+        self._warnOfOlder(channel)
+        self._reportServing()
+
+    def _warnOfOlder(self, channel: WorkerChannel) -> None:
+        """
+        Log the options that were given, and that the listener is too old for.
+        """
+        given = {"limit": self._settings.limit, "first": self._settings.first or None}
+        names = [name for name in channel.ignored if given[name] is not None]
+        if names:
+            self._logLimited(
+                log.warning,
+                "the listener at {path} is older than this worker, and ignores {names}",
+                path=self._settings.path,
+                names=" and ".join(names),
+            )
+
+    def adopt(self, channel: WorkerChannel, offer: Offer, descriptor: int) -> None:
+        """
+        See L{portlisten._asyncio.channel.ChannelUser}.
+        """
+        self.adopter.adopt(
+            descriptor,
+            offer.cookie,
+            partial(channel.closed, offer.id),
+            partial(channel.clientGone, offer.id),
+        )
+
+    def socketShared(self, cookie: int, descriptor: int) -> None:
+        """
+        See L{portlisten._asyncio.channel.ChannelUser}.
+        """
+        if self.stage is Stage.SERVING and not self._link.away:
+            self._ownPorts.open(cookie, descriptor)
+        else:
+            os.close(descriptor)
+
+    def withdrawn(self, cookie: int) -> None:
+        """
+        See L{portlisten._asyncio.channel.ChannelUser}.
+        """
+        self._ownPorts.close(cookie)
+
+    def drained(self) -> None:
+        """
+        See L{portlisten._asyncio.channel.ChannelUser}.
+        """
+        self._on("drained")
+        self._settle()
+
+    def leaveRequested(self, channel: WorkerChannel) -> None:
+        """
+        See L{portlisten._asyncio.channel.ChannelUser}.
+        """
+        if self.stage is not Stage.SERVING or self._link is not Link.JOINED:
+            return
+        self._on("leaveRequested")
+        self._logLimited(
+            log.info,
+            "the listener at {path} asks this worker to drain, with {count} connections"
+            " in service",
+            path=self._settings.path,
+            count=len(self.adopter.connections),
+        )
+        self._ownPorts.closeAll()
+        channel.drain()
+        self.adopter.drain()
+
+    def lost(self, channel: WorkerChannel, reason: str | None) -> None:
+        """
+        See L{portlisten._asyncio.channel.ChannelUser}.
+        """
+        was = self._link
+        self._channel = None
+        self._on("lost")
+        self._servingReport.cancel()
+        # The listener's shared sockets must not stay open here: another listener could
+        # not bind the ports.
+        self._ownPorts.finish()
+        if self.stage is not Stage.SERVING:
+            self._settle()
+            return
+        self.adopter.draining = False
+        if was.away and channel.released and not channel.broken:
+            self._logLimited(
+                log.info,
+                "the listener at {path} asks this worker to join again",
+                path=self._settings.path,
+            )
+            self._reconnection.begin(0)
+            return
+        why, delay = whyLost(
+            was.registered, reason, channel.broken, self._settings.retry
+        )
+        if was.registered:
+            self._logLimited(
+                log.warning,
+                "lost the listener at {path}, with {count} connections in service:"
+                " {reason}",
+                path=self._settings.path,
+                count=len(self.adopter.connections),
+                reason=why,
+            )
+            if was.away:
+                self._logLimited(log.info, "this worker drains no longer")
+            self._reconnection.begin(delay)
+        else:
+            self._waitForListener(why, delay)
+
+    # Internal methods
+
+    @property
+    def _ownPorts(self) -> SharedPorts:
+        assert self._sharedPorts is not None
+        return self._sharedPorts
+
+    def _on(self, event: str) -> None:
+        self._link = self._link.after(event)
+
+    def _connect(self) -> None:
+        assert self._poller is not None
+        settings = self._settings
+        session: WorkerSession[int] = WorkerSession(
+            MAXIMUM_WINDOW,
+            settings.names,
+            SharedPorts.TAKES,
+            limit=settings.limit,
+            label=self._label,
+            first=self._first or None,
+            leaves=True,
+        )
+        try:
+            sock = paths.connect(settings.path, settings.listenerUsers)
+            channel = WorkerChannel(
+                self._clock, self._poller, sock, session, self, self._logLimited
+            )
+            channel.start()
+        except OSError as error:
+            self._waitForListener(paths.explain(error), settings.retry)
+        else:
+            self._channel = channel
+            self._on("connected")
+
+    def _waitForListener(self, why: str, delay: float) -> None:
+        """
+        Try to connect again later.  Log the reason if it is new.
+
+        @param delay: how long to wait, in seconds.
+        """
+        if self._complaint.isNew(why):
+            self._logLimited(
+                log.warning,
+                "waiting for a listener at {path}, trying every {delay:g} s: {why}",
+                path=self._settings.path,
+                delay=delay,
+                why=why,
+            )
+        self._reconnection.begin(delay)
+
+    def _changed(self) -> None:
+        """
+        The number of connections may have changed.
+        """
+        if self._sharedPorts is not None:
+            self._sharedPorts.adjust()
+        if self._link.registered and not self._servingReport.active:
+            self._servingReport.begin(REPORT_SECONDS)
+        self._settle()
+
+    def _reportServing(self) -> None:
+        if self._channel is not None:
+            self._channel.reportServing(len(self.adopter.connections))
+
+    def _settle(self) -> None:
+        """
+        Go on to the next stage, if the worker is stopping and this stage is over.
+        """
+        if self.stage is Stage.WAITING:
+            if not (self._link.mayGet or self.adopter.connections):
+                self._disconnect()
+        elif self.stage is Stage.DISCONNECTING and self._link is Link.ABSENT:
+            self._finish()
+        elif self.stage is Stage.DONE and self._poller is not None:
+            self._poller.close()
+
+    def _disconnect(self) -> None:
+        self.stage = Stage.DISCONNECTING
+        self._stopWaiting()
+        if self.adopter.connections:
+            log.warning(
+                "{count} connections are still in service after {grace:g} s",
+                count=len(self.adopter.connections),
+                grace=self._settings.grace,
+            )
+        if self._channel is not None:
+            self._channel.bye(_STOP_REASON)
+        self._settle()
+        if self.stage is Stage.DISCONNECTING:
+            self._wait(DISCONNECT_SECONDS, self._finish)
+
+    def _finish(self) -> None:
+        self.stage = Stage.DONE
+        self._stopWaiting()
+        if self._poller is not None and self._channel is None:
+            self._poller.close()
+        self._done()
+
+    def _wait(self, seconds: float, then: Callable[[], None]) -> None:
+        self._timer = Deadline(self._clock, seconds, then)
+
+    def _stopWaiting(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
