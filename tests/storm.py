@@ -59,7 +59,10 @@ from typing import Any
 # With all that it imports, which would take a worker longer than it has to live.
 from twisted.internet import epollreactor
 from twisted.internet.protocol import Factory, Protocol
+from twisted.python.monkey import MonkeyPatcher
 
+from portlisten._asyncio import connections
+from portlisten._asyncio.first_bytes import FirstBytes
 from portlisten._worker.datagram import DatagramWorker
 from portlisten._worker.worker import Worker
 from tests.support import asyncio_worker
@@ -153,7 +156,27 @@ def workInAsyncio(path: str, book: int, loop: str, **options: Any) -> None:
     if names:
         description += f":name={','.join(names)}"
     description += "".join(f":{name}={value}" for name, value in options.items())
-    asyncio_worker.work(description, loop, partial(note, book))
+    adopted = partial(note, book)
+    if "first" in options:
+        adopted = noteEarlier(adopted)
+    asyncio_worker.work(description, loop, adopted)
+
+
+def noteEarlier(note: Callable[[Any], None]) -> Callable[[Any], None]:
+    """
+    Note adopted connections before their first bytes are read.  The server's protocol
+    is made after that, when the worker may have been killed.
+
+    @return: what the server's protocol calls instead.
+    """
+
+    class Noted(FirstBytes):
+        def connection_made(self, transport: Any) -> None:
+            note(transport.get_extra_info("peername"))
+            super().connection_made(transport)
+
+    MonkeyPatcher((connections, "FirstBytes", Noted)).patch()
+    return lambda peer: None
 
 
 def forkWorker(path: str, book: int, wire: str, loop: str = "", **options: Any) -> int:
