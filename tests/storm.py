@@ -156,7 +156,7 @@ def workInAsyncio(path: str, book: int, loop: str, **options: Any) -> None:
     if names:
         description += f":name={','.join(names)}"
     description += "".join(f":{name}={value}" for name, value in options.items())
-    adopted = partial(note, book)
+    adopted: Callable[[Any], None] = partial(note, book)
     if "first" in options:
         adopted = noteEarlier(adopted)
     asyncio_worker.work(description, loop, adopted)
