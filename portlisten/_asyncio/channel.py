@@ -452,7 +452,7 @@ class WorkerChannel:
         elif error.errno in TEMPORARY_WRITE_ERRORS:
             self._writePause.begin(KERNEL_RETRY_SECONDS)
         else:
-            # Bytes that were read may not be processed yet.
+            # Events of the session may not be carried out yet.
             self._end.request()
 
     def _setBlocked(self, blocked: bool) -> None:

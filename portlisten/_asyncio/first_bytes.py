@@ -102,13 +102,7 @@ class FirstBytes(asyncio.Protocol):
         transport = self._transport
         try:
             protocol = self._makeProtocol()
-            if isinstance(protocol, asyncio.BufferedProtocol):
-                # uvloop asks for the kind of the protocol when it begins to read.
-                transport.pause_reading()
-                transport.set_protocol(protocol)
-                transport.resume_reading()
-            else:
-                transport.set_protocol(protocol)
+            transport.set_protocol(protocol)
             protocol.connection_made(transport)
         except Exception as error:
             self._failed(error)

@@ -5,6 +5,7 @@ good and bad order.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import errno
 import os
@@ -126,6 +127,40 @@ class ClaimTests(ChannelTestCase):
 
         self.complete(test())
 
+    def test_partly(self) -> None:
+        """
+        A connection is not touched while a part of the claim is not in the kernel.
+        """
+
+        async def test() -> None:
+            _, listener = await self.serve()
+            real = self.channel._socket
+
+            class Narrow:
+                left = 3
+
+                def __getattr__(self, name: str) -> Any:
+                    return getattr(real, name)
+
+                def send(self, data: bytes) -> int:
+                    if not self.left:
+                        raise BlockingIOError(errno.EAGAIN, "as the test wants")
+                    sent = int(real.send(data[: self.left]))
+                    self.left -= sent
+                    return sent
+
+            self.channel._socket = narrow = Narrow()
+            _, accepted = self.pair()
+            listener.offer(1, accepted)
+            await eventually(lambda: not narrow.left)
+            await aMoment()
+            self.assertEqual(len(self.server._worker.adopter.connections), 0)
+            narrow.left = 99
+            await eventually(lambda: self.talks)
+            self.assertEqual(listener.heard(Claim), [Claim((1,))])
+
+        self.complete(test())
+
     def test_memory(self) -> None:
         """
         If the kernel has no memory for the claim, it is written a little later.
@@ -204,6 +239,7 @@ class EndTests(ChannelTestCase):
             listener.offer(2, accepted)
             listener.close()
             self.findDead()
+            self.assertIsNotNone(self.channel)
             for client in (one, other):
                 client.sendall(b"hello\n")
                 self.assertEqual(await hear(client), b"HELLO\n")
@@ -406,11 +442,13 @@ class HelloTests(ChannelTestCase):
     How long the listener may take to answer.
     """
 
-    async def connect(self) -> Listener:
+    async def connect(self, seconds: float = 0.05) -> Listener:
         """
         Make a server whose listener has not answered.
+
+        @param seconds: how long the listener may take.
         """
-        self.patch(_channel, "HELLO_SECONDS", 0.05)
+        self.patch(_channel, "HELLO_SECONDS", seconds)
         self.path = self.bind()
         self.server = await self.loop.create_server(self.Talk, "portlisten:channel")
         return await self.accept(self.path)
@@ -434,8 +472,9 @@ class HelloTests(ChannelTestCase):
         """
 
         async def test() -> None:
-            listener = await self.connect()
-            time.sleep(0.1)
+            listener = await self.connect(0.4)
+            time.sleep(1.0)
+            await asyncio.sleep(0.01)
             listener.say(HELLO)
             await eventually(lambda: self.server._worker.ports)
             self.assertEqual(listener.heard(Bye), [])

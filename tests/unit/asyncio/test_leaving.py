@@ -140,13 +140,18 @@ class LeaveTests(LeavingTestCase):
         """
 
         async def test() -> None:
-            server, listener = await self.serve(self.Drainable)
+            class Patient(self.Drainable):  # type: ignore[name-defined, misc]
+                def drain(self) -> None:
+                    self.events.append("drain")
+
+            server, listener = await self.serve(Patient)
             client = await self.talk(listener, 1)
             listener.say(Leave())
             await eventually(lambda: listener.heard(Drain))
             server.close()
             listener.say(Drained())
-            self.assertEqual(await hear(client), b"bye")
+            client.sendall(b"hello\n")
+            self.assertEqual(await hear(client), b"HELLO\n")
             await server.wait_closed()
             self.assertEqual(self.talks[0].events.count("drain"), 1)
 

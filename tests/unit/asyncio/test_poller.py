@@ -117,7 +117,7 @@ class ClockTests(LoopTestCase):
                 other.send(b"x")
                 clock.callLater(0, events.append, "call")
 
-            clock.callLater(0, due)
+            clock.callLater(0.002, due)
             await eventually(lambda: "call" in events)
             self.assertEqual(events[0], "input")
             self.loop.remove_reader(one.fileno())

@@ -146,6 +146,11 @@ class ServiceTests(SharedTestCase):
             await eventually(lambda: len(self.talks) == 2)
             await aMoment()
             self.assertEqual(len(self.talks), 2)
+            turns: list[Any] = []
+            self.patch(self.shared, "_accept", lambda *each: turns.append(each))
+            await aMoment()
+            self.assertEqual(turns, [])
+            del self.shared._accept
             self.talks[0].transport.close()
             await eventually(lambda: len(self.talks) == 3)
             for each in clients:
