@@ -6,7 +6,9 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -79,6 +81,16 @@ def localized(text: str, folder: Path, http: int, https: int) -> str:
     return text
 
 
+def endAllIn(folder: Path) -> None:
+    """
+    End all processes that run in a folder: if the shell was killed, it ended none.
+    """
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if (process / "cwd").readlink() == folder:
+                os.kill(int(process.name), signal.SIGKILL)
+
+
 async def makeCertificate(start: Start) -> None:
     """
     Make a certificate and a key for localhost.
@@ -110,8 +122,11 @@ async def test_guide(start: Start, folder: Path, name: str) -> None:
     await makeCertificate(start)
     path = Path(sys.executable).parent
     process = start("bash", "-c", SCRIPT.format(path=path, commands=script))
-    await process.says(r"\nthe guide ends\n", patience=120)
-    assert await process.ended() == 0, process.output
+    try:
+        await process.says(r"\nthe guide ends\n", patience=120)
+        assert await process.ended() == 0, process.output
+    finally:
+        endAllIn(folder)
     expected = blocks(page, "text")
     assert expected
     for each in expected:
