@@ -38,7 +38,7 @@ set -euxo pipefail
 export PATH={path}:$PATH
 trap 'kill $(jobs -p) $(cat listener.pid) || true; wait' EXIT
 {commands}
-echo the guide ends
+printf '\\nthe guide ends\\n'
 """
 
 
