@@ -99,7 +99,8 @@ class Ledger(Offering):
         @param canCheck: whether the kernel can tell if they are untouched.  If not,
             the ledger relies on the claim alone, and a claim closes the copy.
         @param silent: those of them from whose clients nothing has come.  L{None} if
-            the caller did not check.  It needs to check only if L{keeps} says so.
+            the caller did not check.  It needs to check only if L{Ledger.keeps}
+            says so.
         """
         for connection in connections:
             self._serial += 1

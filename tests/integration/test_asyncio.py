@@ -214,7 +214,13 @@ def test_descriptors(processes: Processes, loop: str) -> None:
     """
     pair = Pair(processes, loop)
     worker = pair.worker()
-    assert ask(pair.port, send=LINE)
+    with socket.create_connection(("127.0.0.1", pair.port), PATIENCE) as silent:
+        # The listener begins to watch silent clients, which takes a descriptor.
+        time.sleep(0.1)
+        silent.sendall(LINE)
+        assert silent.recv(99)
+    # By then, neither side has this connection any more.
+    time.sleep(1.5)
     both = (worker, pair.listener)
     before = [each.descriptors() for each in both]
     with pair.crowd() as crowd:
