@@ -19,7 +19,7 @@ class Reason(Enum):
     LOST_IN_SERVICE = "the worker that served it died"
     GONE = "its client left while it waited"
     STOPPED = "the listener stopped while it waited"
-    SILENT = "its client sent nothing, and others need its place"
+    SILENT = "its client sent nothing for too long"
     UNUSABLE = "a worker that did not take it made it unusable"
 
 

@@ -61,7 +61,7 @@ the next worker.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Hashable, Iterable
+from collections.abc import Callable, Collection, Hashable, Iterable
 from typing import Any
 
 from portlisten._policy.decisions import (
@@ -73,6 +73,7 @@ from portlisten._policy.decisions import (
 )
 from portlisten._policy.entries import Entry, Worker
 from portlisten._policy.offering import Offering
+from portlisten._policy.waiting import WaitingQueue
 
 
 class Ledger(Offering):
@@ -410,12 +411,7 @@ class Ledger(Offering):
         """
         Time has passed.
         """
-        decisions: list[Decision] = []
-        for queue in self._queues.values():
-            while queue.overdue(now):
-                self.counters.timedOut += 1
-                entry = queue.popOldest()
-                decisions.append(GiveUp(entry.connection, Reason.TIMED_OUT))
+        decisions = self._giveUp(WaitingQueue.readyOverdue, WaitingQueue.pop, now)
         while (copy := self._copies.overdue(now)) is not None:
             decisions.append(self._closeCopy(copy))
         for worker in self._workers.values():
@@ -423,7 +419,11 @@ class Ledger(Offering):
                 self.revoke(worker.channel)
                 reason = f"an offer unclaimed for {self._claimTimeout:g} s"
                 decisions.append(Revoke(worker.channel, reason))
-        return decisions + self._dispatch(now)
+        decisions += self._dispatch(now)
+        # If a silent connection is overdue, a worker that is able may still have it.
+        return decisions + self._giveUp(
+            WaitingQueue.overdue, WaitingQueue.popOldest, now
+        )
 
     def keepNoSilent(self, now: float) -> list[Decision]:
         """
@@ -456,6 +456,22 @@ class Ledger(Offering):
         return decisions
 
     # The inside
+
+    def _giveUp(
+        self,
+        overdue: Callable[[WaitingQueue, float], bool],
+        pop: Callable[[WaitingQueue], Entry],
+        now: float,
+    ) -> list[Decision]:
+        """
+        Give up connections whose patience is over.
+        """
+        decisions: list[Decision] = []
+        for queue in self._queues.values():
+            while overdue(queue, now):
+                self.counters.timedOut += 1
+                decisions.append(GiveUp(pop(queue).connection, Reason.TIMED_OUT))
+        return decisions
 
     def _giveUpUnusable(self, entry: Entry) -> GiveUp:
         self.counters.lostInService += 1

@@ -10,12 +10,14 @@ worker's window or limit.  When something comes, the connection is ready.  A sil
 connection is offered all the same, in two cases:
 
   - It was kept for as long as the workers want.
-  - The queue is full.  Then the oldest is offered, so that others can be accepted.
+  - The queue is full, or no descriptor is left.  Then the oldest is offered, so that
+    others can be accepted.
 
 Silent connections take at most half of a worker's limit.  So a client that speaks finds
-a place, however many are silent.  If that half is taken and the queue is full, the
-oldest silent connection is given up, if it was kept for as long as the workers want.
-Otherwise clients that send nothing would keep all others out.
+a place, however many are silent.  If that half is taken, the oldest silent connection
+is given up in two cases: its patience is over; or no other can be accepted, and it was
+kept for as long as the workers want.  Otherwise clients that send nothing would keep
+all others out.
 """
 
 from __future__ import annotations
@@ -136,11 +138,13 @@ class Offering(Inventory):
         """
         decisions: list[Decision] = []
         queues = [queue for queue in self._queues.values() if queue.silent]
+        # An offer frees its descriptor only later.  So make one for this reason.
+        crowded = bool(queues) and self.held >= self._budget
         while queues:
             due = {
                 queue: entry
                 for queue in queues
-                if (entry := queue.dueSilent(now)) is not None
+                if (entry := queue.dueSilent(now, crowded)) is not None
             }
             if not due:
                 break
@@ -153,10 +157,12 @@ class Offering(Inventory):
                 decisions.append(self._offer(entry, worker, now))
                 if queue.hold and worker.limit is not None:
                     worker.silent.add(entry.id)
-            elif able and queue.free <= 0 and queue.wasKept(entry, now):
+                crowded = False
+            elif able and queue.mustGo(entry, now, crowded):
                 queue.silent.take(entry.connection)
                 self.counters.silentTooLong += 1
                 decisions.append(GiveUp(entry.connection, Reason.SILENT))
+                crowded = False
             else:
                 queues.remove(queue)
         return decisions

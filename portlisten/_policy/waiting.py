@@ -115,10 +115,16 @@ class WaitingQueue:
         """
         Whether the patience of the oldest connection is over.
         """
-        if self.heap and now - self.heap[0][1].accepted >= self._patience:
-            return True
         silent = self.silent.oldest if self.silent.entries else None
-        return silent is not None and now - silent.accepted >= self._patience
+        return self.readyOverdue(now) or (
+            silent is not None and now - silent.accepted >= self._patience
+        )
+
+    def readyOverdue(self, now: float) -> bool:
+        """
+        Whether the patience of the oldest ready connection is over.
+        """
+        return bool(self.heap) and now - self.heap[0][1].accepted >= self._patience
 
     def remove(self, connections: Collection[Any]) -> list[Any]:
         """
@@ -174,20 +180,36 @@ class WaitingQueue:
 
     def wasKept(self, entry: Entry, now: float) -> bool:
         """
-        Whether a silent connection has been kept for long enough.
+        Whether a silent connection has been kept for long enough.  This is so at the
+        latest when its patience is over.
         """
-        return now - max(entry.accepted, self._holdBegan) >= self.hold
+        kept = now - max(entry.accepted, self._holdBegan)
+        return kept >= self.hold or now - entry.accepted >= self._patience
 
-    def dueSilent(self, now: float) -> Entry | None:
+    def dueSilent(self, now: float, crowded: bool) -> Entry | None:
         """
         The silent connection that is offered next.
 
-        @return: the oldest, if it was kept for long enough, or if the queue is full.
+        @param crowded: whether no further connection can be accepted.
+        @return: the oldest, if it was kept for long enough, or if the queue is full, or
+            crowded.
         """
         oldest = self.silent.oldest
-        if oldest is None or (self.free > 0 and not self.wasKept(oldest, now)):
+        full = crowded or self.free <= 0
+        if oldest is None or not (full or self.wasKept(oldest, now)):
             return None
         return oldest
+
+    def mustGo(self, entry: Entry, now: float, crowded: bool) -> bool:
+        """
+        Whether a silent connection that cannot be offered is given up.
+
+        @param crowded: whether no further connection can be accepted.
+        """
+        full = crowded or self.free <= 0
+        return (full and self.wasKept(entry, now)) or (
+            now - entry.accepted >= self._patience
+        )
 
     # Clients that ended their side
 

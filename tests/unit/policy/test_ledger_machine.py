@@ -178,6 +178,11 @@ class LedgerMachine(RuleBasedStateMachine):
         offering, and check the rules for each of these.
         """
         self.updateHolds()
+        # Silent ones are given up only after the offers.
+        held = self.ledger.held + sum(
+            isinstance(each, GiveUp) and each.connection.silent for each in decisions
+        )
+        self.crowded = held >= self.budget
         others = [each for each in decisions if not self.comesOfOffering(each)]
         assert others == list(expected)
         for decision in decisions:
@@ -192,7 +197,9 @@ class LedgerMachine(RuleBasedStateMachine):
                 assert isinstance(decision, GiveUp)
                 self.giveUpSilent(decision.connection)
         assert not any(map(self.ready, NAMES)), "somebody waits for no reason"
-        assert not any(self.sidesForSilent(each) for each in self.due())
+        for each in self.due():
+            assert not self.sidesForSilent(each), "a silent one is kept for no reason"
+            assert not (self.mustGo(each) and self.sidesFor(each.name))
         for each in self.waiting:
             assert each.watched == each.silent
 
@@ -248,11 +255,19 @@ class LedgerMachine(RuleBasedStateMachine):
         ]
 
     def full(self, name: str) -> bool:
-        return self.free(name) <= 0
+        return self.crowded or self.free(name) <= 0
+
+    def mustGo(self, connection: Connection) -> bool:
+        full = self.full(connection.name) and self.wasKept(connection)
+        return full or self.isOver(connection)
+
+    def isOver(self, connection: Connection) -> bool:
+        return self.now - connection.accepted >= PATIENCE
 
     def wasKept(self, connection: Connection) -> bool:
         began = max(connection.accepted, self.holdsBegan[connection.name])
-        return self.now - began >= self.holds[connection.name]
+        kept = self.now - began >= self.holds[connection.name]
+        return kept or self.isOver(connection)
 
     def queued(self, name: str) -> list[Connection]:
         return [each for each in self.waiting if each.name == name]
@@ -303,15 +318,16 @@ class LedgerMachine(RuleBasedStateMachine):
         side.offered[decision.id] = oldest
         if oldest.silent and side.limit is not None and self.holds[oldest.name]:
             side.silent.add(decision.id)
+        self.crowded = self.crowded and not oldest.silent
         oldest.silent = oldest.watched = False
         self.counters.offered += 1
 
     def giveUpSilent(self, connection: Connection) -> None:
         assert connection in self.due()
-        assert self.full(connection.name)
-        assert self.wasKept(connection)
+        assert self.mustGo(connection)
         assert self.sidesFor(connection.name)
         assert not self.sidesForSilent(connection)
+        self.crowded = False
         self.waiting.remove(connection)
         self.counters.silentTooLong += 1
 
@@ -420,10 +436,12 @@ class LedgerMachine(RuleBasedStateMachine):
         self.last = batch[-1].number
         spoken = [each for each in batch if each.number % 8 in speak]
         room = sum(side.room(self.now) for side in self.sides if side.wants(name))
+        given = self.counters.silentTooLong
         self.add(port, batch, spoken)
+        given = self.counters.silentTooLong - given
         assert len(self.queued(name)) <= self.queue * 3 // 2 + room
         if len(spoken) == len(batch) or not self.holds[name]:
-            assert self.ledger.capacity(name) == 0
+            assert self.ledger.capacity(name) <= given
             assert len(self.queued(name)) <= self.queue * 3 // 2
 
     @precondition(lambda self: len(self.sides) < 4)
@@ -656,10 +674,6 @@ class LedgerMachine(RuleBasedStateMachine):
     @rule(delay=delays)
     def tick(self, delay: float) -> None:
         self.now += delay
-        over = [each for each in self.waiting if self.now - each.accepted >= PATIENCE]
-        over.sort(key=self.order)
-        self.waiting = [each for each in self.waiting if each not in over]
-        self.counters.timedOut += len(over)
         silent = [copy for copy in self.timed() if self.now - copy.since >= HOLD]
         hung = [
             side
@@ -673,12 +687,28 @@ class LedgerMachine(RuleBasedStateMachine):
         for side in hung:
             side.open, side.revoked = False, True
         self.counters.revoked += len(hung)
+        ready = [each for each in self.waiting if self.isOver(each)]
+        ready = sorted((each for each in ready if not each.silent), key=self.order)
+        self.waiting = [each for each in self.waiting if each not in ready]
+        decisions = self.ledger.passTime(self.now)
+        served = [
+            each.connection
+            for each in decisions
+            if isinstance(each, (HandOff, GiveUp)) and self.comesOfOffering(each)
+        ]
+        over = [
+            each for each in self.waiting if self.isOver(each) and each not in served
+        ]
+        over.sort(key=self.order)
+        self.counters.timedOut += len(ready) + len(over)
         self.obey(
-            self.ledger.passTime(self.now),
-            *(GiveUp(each, Reason.TIMED_OUT) for each in over),
+            decisions,
+            *(GiveUp(each, Reason.TIMED_OUT) for each in ready),
             *self.letGo(silent),
             *(Revoke(side, "an offer unclaimed for 5 s") for side in hung),
+            *(GiveUp(each, Reason.TIMED_OUT) for each in over),
         )
+        self.waiting = [each for each in self.waiting if each not in over]
 
     def order(self, connection: Connection) -> tuple[int, int]:
         """

@@ -112,6 +112,26 @@ class SilentTests(LedgerTestCase):
         self.assertEqual(self.tick(FIRST - 1), offers("one", a=1))
         self.assertEqual(self.tick(1), offers("one", b=2))
 
+    def test_longerThanPatience(self) -> None:
+        """
+        A worker may want silent connections to be kept for longer than any connection
+        may wait.  They are offered when their patience is over.
+        """
+        self.join("one", first=PATIENCE + 1)
+        self.accept("ab", silent="ab")
+        self.assertEqual(self.tick(PATIENCE), offers("one", a=1, b=2))
+
+    def test_noDescriptors(self) -> None:
+        """
+        If no descriptor is left, the oldest is offered before its time, one at each
+        event.
+        """
+        self.ledger = self.open(queue=100, budget=3)
+        self.join("one", first=FIRST)
+        self.accept("abc", silent="abc")
+        self.assertEqual((self.ledger.silent, self.ledger.capacity()), (2, 0))
+        self.assertEqual(self.tick(), offers("one", b=2))
+
     def test_shortest(self) -> None:
         """
         If several workers want different times, the shortest counts.
@@ -218,7 +238,7 @@ class SilentTests(LedgerTestCase):
         self.accept("abc", silent="b")
         self.assertFalse(self.ledger.overdue(self.now + PATIENCE - 1))
         self.assertTrue(self.ledger.overdue(self.now + PATIENCE))
-        self.assertEqual(self.tick(PATIENCE), givesUp("abc", Reason.TIMED_OUT))
+        self.assertEqual(self.tick(PATIENCE), givesUp("acb", Reason.TIMED_OUT))
 
     def test_silentPatience(self) -> None:
         """
@@ -359,9 +379,13 @@ class HalfOfTheLimitTests(LedgerTestCase):
         """
         self.die("one")
         self.join("one", limit=1, first=FIRST)
-        self.accept("a", silent="a")
+        self.accept("ab", silent="ab")
         self.assertEqual(self.tick(PATIENCE - 1), [])
         self.assertEqual(self.speak("a"), offers("one", a=1))
+        self.claim("one", 1)
+        self.close("one", 1)
+        # No lack of workers: a listener that ends at a time-out goes on.
+        self.assertEqual(self.tick(1), givesUp("b", Reason.SILENT))
 
     def test_full(self) -> None:
         """
@@ -376,6 +400,19 @@ class HalfOfTheLimitTests(LedgerTestCase):
         self.assertEqual(self.tick(0.1), givesUp("c", Reason.SILENT))
         self.assertEqual(self.ledger.capacity(), 3)
         self.assertCounted(accepted=12, offered=2, silentTooLong=1)
+
+    def test_noDescriptors(self) -> None:
+        """
+        That is so as well if the queue has places, and no descriptor is left.
+        """
+        self.ledger = self.open(queue=100, budget=QUEUE)
+        self.join("one", limit=4, first=FIRST)
+        self.accept("abcdefghij", silent="abcdefghij")
+        self.assertEqual(self.ledger.capacity(), 0)
+        self.tick(FIRST - 0.1)
+        self.claim("one", 1, 2)
+        self.assertEqual(self.tick(0.1), givesUp("c", Reason.SILENT))
+        self.assertEqual(self.ledger.capacity(), 1)
 
     def test_fullAndBusy(self) -> None:
         """
