@@ -135,7 +135,7 @@ class WorkerChannel:
         self._unsent = b""
         self._pumpSoon = Soon(clock, self.pump)
         self._end = Soon(clock, self._lose)
-        self._readPause = Pause(clock, self._watch)
+        self._readPause = Pause(clock, self._watchOrRetry)
         self._writePause = Pause(clock, self.pump)
         self._readPoll = select.poll()
         self._readPoll.register(sock, select.POLLIN)
@@ -252,6 +252,22 @@ class WorkerChannel:
             events |= WRITE
         self._poller.watch(self._socket.fileno(), events, self._ready)
 
+    def _watchOrRetry(self) -> None:
+        """
+        Watch the socket.  If that fails, as for lack of memory, try again later.
+        """
+        try:
+            self._watch()
+        except OSError as error:
+            self._logLimited(
+                log.error,
+                "a channel cannot be watched, and is tried again every {pause:g} s:"
+                " {error}",
+                pause=KERNEL_RETRY_SECONDS,
+                error=error.strerror,
+            )
+            self._readPause.begin(KERNEL_RETRY_SECONDS)
+
     def _ready(self, events: int) -> None:
         if events & ~READ and self._blocked:
             self.pump()
@@ -297,7 +313,7 @@ class WorkerChannel:
             error=error.strerror,
         )
         self._readPause.begin(KERNEL_RETRY_SECONDS)
-        self._watch()
+        self._watchOrRetry()
 
     def _receive(self, data: bytes, descriptors: list[int]) -> None:
         """
@@ -311,7 +327,7 @@ class WorkerChannel:
         if events:
             self._carryOut(events)
         if self._session.readsNoMore and not self._lost:
-            self._watch()
+            self._watchOrRetry()
         self.pump()
 
     def _descriptorReceived(self, descriptor: int) -> None:
@@ -458,7 +474,7 @@ class WorkerChannel:
     def _setBlocked(self, blocked: bool) -> None:
         if blocked != self._blocked:
             self._blocked = blocked
-            self._watch()
+            self._watchOrRetry()
 
     # The end
 

@@ -8,6 +8,8 @@ import asyncio
 import select
 from collections.abc import Callable
 
+from portlisten import _kernel
+
 READ = select.EPOLLIN
 WRITE = select.EPOLLOUT
 
@@ -58,7 +60,8 @@ class Poller:
         Do not watch a descriptor any more, if it is watched.
         """
         if self._callbacks.pop(descriptor, None) is not None:
-            self._epoll.unregister(descriptor)
+            # If it stayed in the epoll, the loop would never rest.
+            _kernel.retry(self._epoll.unregister, descriptor)
 
     def close(self) -> None:
         """

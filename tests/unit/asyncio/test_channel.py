@@ -436,6 +436,75 @@ class ReceivingTests(ChannelTestCase):
         self.complete(test())
 
 
+class _Fails:
+    """
+    Stands for a function that fails a few times.
+    """
+
+    def __init__(self, function: Any, times: int) -> None:
+        self._function = function
+        self.left = times
+
+    def __call__(self, *arguments: Any) -> Any:
+        if self.left > 0:
+            self.left -= 1
+            raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+        return self._function(*arguments)
+
+
+@onUvloopToo
+class NoMemoryTests(ChannelTestCase):
+    """
+    The kernel lacks memory for a while.
+    """
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.patch(_channel, "KERNEL_RETRY_SECONDS", 0.01)
+
+    def test_reading(self) -> None:
+        """
+        If reading fails, and then to watch the socket again, both are tried again.
+        """
+
+        async def test() -> None:
+            _, listener = await self.serve()
+            _, accepted = self.pair()
+            receive = _Fails(_kernel.receive, 2)
+            watch = _Fails(self.channel._poller.watch, 0)
+            self.patch(_kernel, "receive", receive)
+            self.patch(self.channel._poller, "watch", watch)
+            listener.offer(1, accepted)
+            await eventually(lambda: receive.left < 2)
+            watch.left = 3
+            await eventually(lambda: self.talks)
+            self.assertEqual((receive.left, watch.left), (0, 0))
+
+        self.complete(test())
+        self.assertEqual(self.bugs, [])
+
+    def test_writing(self) -> None:
+        """
+        If a write is not over, and then to watch the socket fails, that is tried again.
+        """
+
+        async def test() -> None:
+            _, listener = await self.serve()
+            listener.read()
+            watch = _Fails(self.channel._poller.watch, 0)
+            self.patch(self.channel._poller, "watch", watch)
+            self.stuff()
+            watch.left = 3
+            _, accepted = self.pair()
+            listener.offer(1, accepted)
+            await eventually(lambda: watch.left == 0)
+            await self.unstuff(listener)
+            await eventually(lambda: self.talks)
+
+        self.complete(test())
+        self.assertEqual(self.bugs, [])
+
+
 @onUvloopToo
 class HelloTests(ChannelTestCase):
     """
