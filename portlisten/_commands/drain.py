@@ -293,6 +293,21 @@ def describe(worker: WorkerState) -> str:
     return "it has not confirmed that it drains"
 
 
+def runs(pid: int) -> bool:
+    """
+    Whether a process runs: it exists, and has not ended.  False if its number is not
+    known.
+
+    @param pid: its number, or 0 if that is not known.
+    """
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            state = file.read().rpartition(b")")[2].split()[0]
+    except OSError:
+        return False
+    return state not in (b"Z", b"X")
+
+
 class _Progress:
     """
     Shows the progress on standard output: in one line that changes if that is a
@@ -397,7 +412,11 @@ class _Watch:
             if worker.state is State.DRAINED:
                 self._finish(worker, "is drained")
         for name, (worker, seen) in self._workers.items():
-            if name not in self._finished and now - seen >= REJOIN_SECONDS:
+            if name in self._finished or now - seen < REJOIN_SECONDS:
+                continue
+            # If it was revoked, or said BYE, it goes on serving what it had.
+            again = any(each.pid == worker.pid for each in workers)
+            if again or not (worker.left and runs(worker.pid)):
                 left = f"; when last seen, it had {plural(worker.left)} left"
                 self._finish(worker, "has left" + (left if worker.left else ""))
         self.progress.show(

@@ -242,12 +242,41 @@ class CourseTests(DrainTestCase):
         A worker that leaves is not waited for, once it had time to join again.
         """
         self.patch(drain, "REJOIN_SECONDS", 0.05)
+        self.patch(drain, "runs", lambda pid: False)
         self.serve(answer(WEB1), answer(draining(WEB1, 2, State.DRAINING)), answer())
         code, output, _ = self.drain("web-1")
         self.assertEqual(code, 0)
         self.assertIn(
             f"{WEB1.name} has left; when last seen, it had 2 connections left\n", output
         )
+
+    def test_leftAndRuns(self) -> None:
+        """
+        As long as its process runs, it may go on serving what it had, and is waited
+        for: it was revoked, perhaps, because it had stood still.
+        """
+        self.patch(drain, "REJOIN_SECONDS", 0.05)
+        living = replace(WEB1, pid=os.getpid())
+        self.serve(
+            answer(living), answer(draining(living, 2, State.DRAINING)), answer()
+        )
+        code, output, errors = self.drain("--timeout=0.4", "web-1")
+        self.assertEqual(code, 1)
+        self.assertNotIn("has left", output)
+        self.assertIn("2 connections left", errors)
+
+    def test_leftWithNone(self) -> None:
+        """
+        If it had none when it left, its process does not matter.
+        """
+        self.patch(drain, "REJOIN_SECONDS", 0.05)
+        living = replace(WEB1, pid=os.getpid())
+        self.serve(
+            answer(living), answer(draining(living, 0, State.DRAINING)), answer()
+        )
+        code, output, _ = self.drain("web-1")
+        self.assertEqual(code, 0)
+        self.assertIn(f"{WEB1.name} has left\n", output)
 
     def test_joinsAgain(self) -> None:
         """
