@@ -23,7 +23,9 @@ from portlisten._wire.codec import FROM_LISTENER, Decoder, encode
 from portlisten._wire.frames import (
     Claim,
     Closed,
+    Leave,
     Offer,
+    Serving,
     WorkerHello,
 )
 from portlisten._worker import worker as _worker
@@ -83,6 +85,15 @@ class Hostile:
         channel.sendall(encode(WorkerHello(4)))
         # Of what is never on offer.
         noise = encode(Claim((4711,))) * 8000
+        while True:
+            channel.sendall(noise)
+
+    def serves(self, channel: socket.socket, path: str) -> None:
+        """
+        Report ever new numbers of connections, as often as the channel takes it.
+        """
+        channel.sendall(encode(WorkerHello(4, frames=frozenset([Leave.TYPE]))))
+        noise = b"".join(encode(Serving(0xFFFFFFFF - each)) for each in range(8000))
         while True:
             channel.sendall(noise)
 

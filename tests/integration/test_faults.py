@@ -263,12 +263,12 @@ async def test_listenerKilled(twistd: Start, module: Start, folder: Path) -> Non
 
 
 #: The ways of being hostile that begin as an honest worker does.
-JOINING = ["flood", "halfFrame", "neverReads", "claimsAll"]
+JOINING = ["flood", "serves", "halfFrame", "neverReads", "claimsAll"]
 
 
 @pytest.mark.parametrize(
     "way",
-    ["linger", "flood", "halfFrame", "neverReads", "claimsAll", "connects"],
+    ["linger", "flood", "serves", "halfFrame", "neverReads", "claimsAll", "connects"],
 )
 @asynchronous
 async def test_hostileWorker(twistd: Start, module: Start, way: str) -> None:

@@ -30,11 +30,13 @@ class Scene(Processes):
     @ivar ports: its ports.
     """
 
-    def listen(self, *options: str) -> None:
+    def listen(self, *options: str, limit: int = 0) -> None:
         """
         Start the listener.
+
+        @param limit: of its descriptors; with 0, the usual one.
         """
-        self.listener = self.twistd("portlisten", *options, "./socket")
+        self.listener = self.twistd("portlisten", *options, "./socket", limit=limit)
         line = self.listener.says("listening on (.*), as uid .*workers")[1]
         self.ports = [int(each) for each in re.findall(r":(\d+)(?:,|$)", line)]
 
@@ -132,6 +134,18 @@ def test_oneSpeaks(scene: Scene) -> None:
     assert ask(silent[0]) == b"question"
     assert "revoked" not in scene.listener.output
     assert worker.running
+
+
+def test_fewDescriptors(scene: Scene) -> None:
+    """
+    That is so as well if the silent ones take all descriptors.
+    """
+    scene.listen(PORT, limit=256)
+    scene.worker("--limit=8", "--first=500")
+    silent = [scene.client() for _ in range(300)]
+    assert ask(scene.client()) == b"question"
+    scene.listener.says("its client sent nothing for too long")
+    assert ask(silent[-1]) == b"question"
 
 
 def test_keptForLongEnough(scene: Scene) -> None:
@@ -271,7 +285,7 @@ def test_full(scene: Scene) -> None:
     silent = [scene.client() for _ in range(30)]
     for _ in range(3):
         assert ask(scene.client()) == b"question"
-    scene.listener.says("its client sent nothing, and others need its place")
+    scene.listener.says("its client sent nothing for too long")
     assert worker.running
     assert len(silent) == 30
 
