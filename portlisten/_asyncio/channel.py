@@ -114,7 +114,8 @@ class WorkerChannel:
     @param limit: limits the lines of the log.
 
     @ivar released: whether the listener has said BYE.
-    @ivar ignored: the options that the listener is too old for.
+    @ivar ignored: the options of workers that the listener is too old for.  Empty until
+        the worker has joined.
     """
 
     def __init__(
@@ -188,9 +189,10 @@ class WorkerChannel:
 
     def reportServing(self, total: int) -> None:
         """
-        Report how many connections live in the worker that this channel does not name.
+        Tell the listener, if it wants to know and the number is new, how many
+        connections the worker has that did not come through this channel.
 
-        @param total: how many live in the worker.
+        @param total: how many the worker has, those of this channel among them.
         """
         self._session.serving(max(0, total - self._session.inService))
         self._reportSoon()
@@ -369,8 +371,7 @@ class WorkerChannel:
 
     def _onJoined(self, event: Joined) -> None:
         self._stopWaiting()
-        honoured = {"limit": event.honoursLimit, "first": event.honoursFirst}
-        self.ignored = [name for name, known in honoured.items() if not known]
+        self.ignored = event.ignored
         self._user.registered(self, event.ports)
 
     def _useSocket(self, event: UseSocket[int]) -> None:

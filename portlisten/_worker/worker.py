@@ -20,7 +20,7 @@ from portlisten._channel.transport import ChannelTransport
 from portlisten._config.values import FIRST_SECONDS
 from portlisten._model import Port
 from portlisten._policy.complaints import Complaint
-from portlisten._policy.link import Link, whyLost
+from portlisten._policy.link import REPORT_SECONDS, STOP_REASON, Link, whyLost
 from portlisten._process import systemd_notify
 from portlisten._reactor.log_limit import logLimit
 from portlisten._reactor.pause import Pause
@@ -32,12 +32,6 @@ from portlisten._worker.recognition import clientsSpeakFirst
 from portlisten._worker.shared_ports import SharedPorts
 from portlisten._worker.shutdown import IConnectionSource, Shutdown
 from portlisten._worker.stream_ports import StreamPorts
-
-#: How long the worker waits after a change before it reports how many connections it
-#: has, in seconds.
-REPORT_SECONDS = 0.1
-
-_STOP_REASON = "the worker stops"
 
 
 @implementer(IAdopter, IWorker, IConnectionSource)
@@ -99,7 +93,6 @@ class Worker:
         self._adopter = Adopter(reactor, factory, retry, self._settle, limit)
         self._adopter.watch(self._servingChanged)
         self._servingReport = Pause(reactor, self._reportServing)
-        self._reported = 0
         self._shutdown = Shutdown(reactor, grace, self, self._adopter)
         self._sharedPorts = makePorts(reactor, self._adopter, retry)
         self._systemd = systemd_notify.manager().begin()
@@ -274,7 +267,7 @@ class Worker:
         if self._channel is None:
             return
         if self._link is Link.JOINING:
-            self._channel.bye(_STOP_REASON)
+            self._channel.bye(STOP_REASON)
         else:
             self._channel.drain()
 
@@ -289,7 +282,7 @@ class Worker:
         See L{IConnectionSource}.
         """
         if self._channel is not None:
-            self._channel.bye(_STOP_REASON)
+            self._channel.bye(STOP_REASON)
 
     def isDisconnected(self) -> bool:
         """
@@ -317,7 +310,7 @@ class Worker:
         """
         Log the options that the operator gave, and that the listener is too old for.
         """
-        given = {"limit": self._limit, "first": self._givenFirst}
+        given = {"limit": self._limit, "first": self._givenFirst or None}
         names = [name for name in ignored if given[name] is not None]
         if names:
             self._logLimited(
@@ -329,26 +322,14 @@ class Worker:
 
     def _servingChanged(self) -> None:
         """
-        Report the number of connections a little later, if it is new.
+        Report the number of connections a little later.
         """
-        if (
-            self._channel is not None
-            and self._countUnnamed(self._channel) != self._reported
-            and self._link.registered
-            and not self._servingReport.active
-        ):
+        if self._link.registered and not self._servingReport.active:
             self._servingReport.begin(REPORT_SECONDS)
 
     def _reportServing(self) -> None:
-        assert self._channel is not None
-        self._reported = self._countUnnamed(self._channel)
-        self._channel.reportServing(self._reported)
-
-    def _countUnnamed(self, channel: WorkerChannel) -> int:
-        """
-        Count the connections that did not come through a channel.
-        """
-        return max(0, self._adopter.count - channel.inService)
+        if self._channel is not None:
+            self._channel.reportServing(self._adopter.count)
 
     def _rejoin(self) -> None:
         """

@@ -347,6 +347,31 @@ class EndTests(ChannelTestCase):
 
         self.complete(test())
 
+    def test_deafListenerReads(self) -> None:
+        """
+        If a listener reads again after the server was closed, the channel ends in good
+        order, even if a connection has ended in between.
+        """
+
+        async def test() -> None:
+            self.patch(_worker, "DISCONNECT_SECONDS", 0.05)
+            server, listener = await self.serve(options=":grace=0")
+            client, accepted = self.pair()
+            listener.offer(1, accepted)
+            await eventually(lambda: self.talks)
+            listener.read()
+            self.stuff()
+            server.close()
+            await server.wait_closed()
+            client.sendall(b"hello\n")
+            self.assertEqual(await hear(client), b"HELLO\n")
+            await aMoment()
+            await self.unstuff(listener)
+            await eventually(lambda: listener.heard(Bye))
+            await eventually(listener.hasEnded)
+
+        self.complete(test())
+
 
 @onUvloopToo
 class ReceivingTests(ChannelTestCase):
