@@ -17,7 +17,6 @@ from zope.interface import implementer
 
 from portlisten._channel import paths
 from portlisten._channel.transport import ChannelTransport
-from portlisten._config.values import FIRST_SECONDS
 from portlisten._model import Port
 from portlisten._policy.complaints import Complaint
 from portlisten._policy.link import REPORT_SECONDS, STOP_REASON, Link, whyLost
@@ -28,7 +27,7 @@ from portlisten._wire.frames import Offer
 from portlisten._worker.adoption import AdoptedConnection, Adopter
 from portlisten._worker.channel import WorkerChannel
 from portlisten._worker.interfaces import IAdopter, IWorker, IWorkerChannel
-from portlisten._worker.recognition import clientsSpeakFirst
+from portlisten._worker.recognition import firstSeconds
 from portlisten._worker.shared_ports import SharedPorts
 from portlisten._worker.shutdown import IConnectionSource, Shutdown
 from portlisten._worker.stream_ports import StreamPorts
@@ -82,7 +81,7 @@ class Worker:
         self._names = tuple(dict.fromkeys(names))
         self._limit = limit
         self._givenFirst = first
-        self._first = _firstSeconds(factory, first)
+        self._first = firstSeconds(factory, first)
         self._label = label
         self._logLimited = logLimit(reactor)
         self._complaint = Complaint()
@@ -377,15 +376,3 @@ class Worker:
             )
             self._systemd.status(f"waiting for a listener at {self._path}: {why}")
         self._reconnection.begin(delay)
-
-
-def _firstSeconds(factory: IProtocolFactory, given: float | None) -> float | None:
-    """
-    Find how long the listener may keep a connection whose client is silent.
-
-    @param given: what the operator says: seconds, or 0 for no, or L{None}.
-    @return: seconds, or L{None} if clients need not speak first.
-    """
-    if given is None and clientsSpeakFirst(factory):
-        return FIRST_SECONDS
-    return given or None

@@ -16,6 +16,7 @@ from typing import Any
 from portlisten import _kernel
 from portlisten._asyncio import channel as _channel
 from portlisten._asyncio import worker as _worker
+from portlisten._reactor import deadline
 from portlisten._wire.frames import (
     DRAINING,
     MISSING_DESCRIPTOR,
@@ -497,8 +498,9 @@ class HelloTests(ChannelTestCase):
         """
 
         async def test() -> None:
-            listener = await self.connect(0.4)
-            time.sleep(1.0)
+            self.patch(deadline, "LATE_SECONDS", 0.05)
+            listener = await self.connect(0.2)
+            time.sleep(0.4)
             await asyncio.sleep(0.01)
             listener.say(HELLO)
             await eventually(lambda: self.server._worker.ports)

@@ -251,7 +251,7 @@ class CourseTests(DrainTestCase):
 
     def test_joinsAgain(self) -> None:
         """
-        If it joins again, it is waited for: its connections are still there.
+        If it joins again, the command waits for it: its connections are still there.
         """
         self.patch(drain, "REJOIN_SECONDS", 10.0)
         again = replace(WEB1, name="worker 7 (web-1, pid 12, uid 7)")
@@ -259,11 +259,14 @@ class CourseTests(DrainTestCase):
             answer(WEB1),
             answer(draining(WEB1, 2, State.DRAINING)),
             answer(),
-            answer(draining(again, 2, State.DRAINING)),
+            *[answer(draining(again, 2, State.DRAINING))] * 2,
+            None,
         )
-        code, _, errors = self.drain("--timeout=0.2", "web-1")
-        self.assertEqual(code, 1)
-        self.assertIn(f"{again.name}, after 0.2 s: 2 connections left", errors)
+        code, output, _ = self.drain("web-1")
+        self.assertEqual(code, 2)
+        self.assertIn(f"{again.name}: 2 connections left", output)
+        self.assertNotIn("has left", output)
+        self.assertEqual(len(self.requests), 6)
 
     def test_timeout(self) -> None:
         """
