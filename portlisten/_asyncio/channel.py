@@ -111,7 +111,7 @@ class WorkerChannel:
     @param sock: the connected, non-blocking socket.  The channel owns it, also if
         L{start} fails.
     @param user: gets what comes.
-    @param limit: limits the lines of the log.
+    @param logLimited: limits the lines of the log.
 
     @ivar released: whether the listener has said BYE.
     @ivar ignored: the options of workers that the listener is too old for.  Empty until
@@ -125,14 +125,14 @@ class WorkerChannel:
         sock: socket.socket,
         session: WorkerSession[int],
         user: ChannelUser,
-        limit: LogLimit,
+        logLimited: LogLimit,
     ) -> None:
         self._poller = poller
         self._clock = clock
         self._socket = sock
         self._session = session
         self._user = user
-        self._logLimited = limit
+        self._logLimited = logLimited
         self._unsent = b""
         self._pumpSoon = Soon(clock, self.pump)
         self._end = Soon(clock, self._lose)

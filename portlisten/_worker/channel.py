@@ -18,6 +18,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from portlisten import _kernel
+from portlisten._channel.limits import HELLO_SECONDS
 from portlisten._channel.protocol import Channel
 from portlisten._channel.transport import ChannelTransport
 from portlisten._model import Kind
@@ -61,7 +62,7 @@ class WorkerChannel(Channel):
         reactor: IReactorTime,
         adopter: IAdopter,
         window: int = MAXIMUM_WINDOW,
-        timeout: float = 5.0,
+        timeout: float = HELLO_SECONDS,
         names: Collection[str] = (),
         takes: Collection[Kind] = (Kind.CONNECTIONS,),
         limit: int | None = None,
