@@ -50,7 +50,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from socket import inet_aton
@@ -59,7 +59,10 @@ from typing import Any
 # With all that it imports, which would take a worker longer than it has to live.
 from twisted.internet import epollreactor
 from twisted.internet.protocol import Factory, Protocol
+from twisted.python.monkey import MonkeyPatcher
 
+from portlisten._asyncio import connections
+from portlisten._asyncio.first_bytes import FirstBytes
 from portlisten._worker.datagram import DatagramWorker
 from portlisten._worker.worker import Worker
 from tests.support import asyncio_worker
@@ -122,18 +125,19 @@ class Answer(Protocol):
             transport.loseConnection()
 
 
-def work(path: str, book: int, wire: str = "stream", names: Sequence[str] = ()) -> None:
+def work(path: str, book: int, wire: str = "stream", **options: Any) -> None:
     """
     Be a worker, in a process that was forked for it, until killed or told to stop.
+
+    @param options: the worker's.
     """
     epollreactor.install()
     from twisted.internet import reactor
 
     factory = Factory.forProtocol(lambda: Answer(book))
     factory.noisy = False
-    own: dict[str, Any] = {"names": names} if names else {}
     make = DatagramWorker if wire == "datagram" else Worker
-    worker = make(reactor, path, factory, retry=0.005, **own)
+    worker = make(reactor, path, factory, retry=0.005, **options)
     worker.bind()
     worker.start()
     shutdown = ("before", "shutdown", worker.stop)
@@ -141,25 +145,46 @@ def work(path: str, book: int, wire: str = "stream", names: Sequence[str] = ()) 
     reactor.run()
 
 
-def workInAsyncio(path: str, book: int, loop: str, names: Sequence[str]) -> None:
+def workInAsyncio(path: str, book: int, loop: str, **options: Any) -> None:
     """
     Do what L{work} does, in asyncio.
     """
     # Workers that are stopped or lose their listener say so.
     logging.disable()
+    names = options.pop("names", ())
     description = f"portlisten:{path}:retry=0.005"
     if names:
         description += f":name={','.join(names)}"
-    asyncio_worker.work(description, loop, partial(note, book))
+    description += "".join(f":{name}={value}" for name, value in options.items())
+    adopted: Callable[[Any], None] = partial(note, book)
+    if "first" in options:
+        adopted = noteEarlier(adopted)
+    asyncio_worker.work(description, loop, adopted)
 
 
-def forkWorker(
-    path: str, book: int, wire: str, names: Sequence[str] = (), loop: str = ""
-) -> int:
+def noteEarlier(note: Callable[[Any], None]) -> Callable[[Any], None]:
+    """
+    Note adopted connections before their first bytes are read.  The server's protocol
+    is made after that, when the worker may have been killed.
+
+    @return: what the server's protocol calls instead.
+    """
+
+    class Noted(FirstBytes):
+        def connection_made(self, transport: Any) -> None:
+            note(transport.get_extra_info("peername"))
+            super().connection_made(transport)
+
+    MonkeyPatcher((connections, "FirstBytes", Noted)).patch()
+    return lambda peer: None
+
+
+def forkWorker(path: str, book: int, wire: str, loop: str = "", **options: Any) -> int:
     """
     Fork a worker.
 
     @param loop: of asyncio or uvloop; empty for Twisted.
+    @param options: the worker's.
     @return: its process id.
     """
     pid = os.fork()
@@ -167,9 +192,9 @@ def forkWorker(
         status = 1
         try:
             if loop:
-                workInAsyncio(path, book, loop, names)
+                workInAsyncio(path, book, loop, **options)
             else:
-                work(path, book, wire, names)
+                work(path, book, wire, **options)
             status = 0
         finally:
             os._exit(status)
@@ -218,9 +243,11 @@ class Result:
         return bool(self._times(book, 0))
 
 
-async def client(number: int, port: int) -> Result:
+async def client(number: int, port: int, silence: float = 0.0) -> Result:
     """
     Send a number, and read to the end.
+
+    @param silence: how long to wait before that, in seconds.
     """
     host = f"127.0.{number // 200 % 200}.{2 + number % 200}"
     received = b""
@@ -232,6 +259,7 @@ async def client(number: int, port: int) -> Result:
             "127.0.0.1", port, local_addr=name
         )
         name = writer.get_extra_info("sockname")
+        await asyncio.sleep(silence)
         writer.write(b"%d\n" % number)
         try:
             received = await asyncio.wait_for(reader.read(), PATIENCE)
@@ -253,10 +281,12 @@ async def client(number: int, port: int) -> Result:
 
 
 async def clients(
-    count: float, atOnce: int, ports: Sequence[int], enough: Path
+    count: float, atOnce: int, ports: Sequence[int], enough: Path, silence: float
 ) -> list[Result]:
     """
     Run many clients, on each port in turn: so many, or until a stop file exists.
+
+    @param silence: for how long some of them send nothing, in seconds.
     """
     results: list[Result] = []
     numbers = itertools.count()
@@ -266,7 +296,8 @@ async def clients(
             number = next(numbers)
             if number >= count:
                 break
-            results.append(await client(number, ports[number % len(ports)]))
+            silent = silence * (number % 8) / 7 if number % 2 else 0.0
+            results.append(await client(number, ports[number % len(ports)], silent))
 
     await asyncio.gather(*(some() for _ in range(atOnce)))
     return results
@@ -347,7 +378,11 @@ def storm(
 
 
 def forkClients(
-    connections: float, atOnce: int, ports: Sequence[int], enough: Path
+    connections: float,
+    atOnce: int,
+    ports: Sequence[int],
+    enough: Path,
+    silence: float = 0.0,
 ) -> int:
     """
     Fork a process that runs the clients, and writes their results.
@@ -357,7 +392,7 @@ def forkClients(
     pid = os.fork()
     if pid == 0:
         try:
-            results = asyncio.run(clients(connections, atOnce, ports, enough))
+            results = asyncio.run(clients(connections, atOnce, ports, enough, silence))
             with enough.with_name("results").open("w") as file:
                 json.dump([asdict(result) for result in results], file)
         finally:
@@ -474,18 +509,23 @@ class Scene:
     @ivar options: the listener's.
     @ivar names: what its ports are called; workers take one each, in turn.
     @ivar limit: its C{RLIMIT_NOFILE}; with 0, the usual one.
+    @ivar worker: the workers' options.
+    @ivar silence: for how long half of the clients send nothing, in seconds.
     """
 
     label: str
     options: tuple[str, ...] = ()
     names: tuple[str, ...] = ("",)
     limit: int = 0
+    worker: Mapping[str, Any] = field(default_factory=dict)
+    silence: float = 0.0
 
 
 SCENES = (
     Scene("any"),
     Scene("narrow", ("--window=1", "--queue=0"), limit=64),
     Scene("names", names=("one", "two")),
+    Scene("silent", worker={"limit": 6, "first": 0.2}, silence=0.4),
 )
 
 #: How long one part of a mixed storm lasts at the most, in seconds.
@@ -564,9 +604,9 @@ class Mixed:
         return process
 
     def _fork(self, name: str) -> int:
-        names = [name] if name else []
+        options = {**self._scene.worker, **({"names": [name]} if name else {})}
         loop = next(self._loops)
-        return forkWorker(self._path, self._book, "stream", names, loop)
+        return forkWorker(self._path, self._book, "stream", loop, **options)
 
     def run(self, seconds: float, atOnce: int, listenerKills: int = 0) -> None:
         """
@@ -575,7 +615,8 @@ class Mixed:
         @param listenerKills: how often to kill the listener.
         """
         enough = self.folder / "enough"
-        answers = forkClients(float("inf"), atOnce, self.ports, enough)
+        silence = self._scene.silence
+        answers = forkClients(float("inf"), atOnce, self.ports, enough, silence)
         began = time.monotonic()
         kills = [
             began + seconds * (number + 1) / (listenerKills + 1)

@@ -67,7 +67,9 @@ class Connection:
             return
         self._drainSent = True
         try:
-            draining.drain(self.transport.get_protocol(), self.transport)
+            draining.drain(
+                self.transport.get_protocol(), self.transport, self._adopter.grace
+            )
         except Exception as error:
             log.bug("a protocol failed to drain", error)
 
@@ -102,6 +104,7 @@ class Adopter:
 
     @ivar connections: the connections that have not ended.
     @ivar draining: whether each connection is asked to end.
+    @ivar grace: how long idle connections may stay when the server stops, in seconds.
     """
 
     def __init__(
@@ -122,6 +125,7 @@ class Adopter:
         self.first = first
         self.connections: set[Connection] = set()
         self.draining = False
+        self.grace = 10.0
 
     def adopt(
         self,

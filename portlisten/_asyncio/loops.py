@@ -88,6 +88,16 @@ def extended(base: type[Any]) -> type[Any]:
                 )
             return await makeServer(self, protocol_factory, description, **others)
 
+        async def create_unix_server(
+            self, protocol_factory: Any, path: Any = None, **others: Any
+        ) -> Any:
+            description = describedBy(path)
+            if description is None:
+                return await super().create_unix_server(
+                    protocol_factory, path, **others
+                )
+            return await makeServer(self, protocol_factory, description, **others)
+
         def close(self) -> None:
             if not self.is_closed() and not self.is_running():
                 for server in servers.pop(self, ()):

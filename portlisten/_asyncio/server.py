@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from portlisten._asyncio.recognition import firstSeconds
+from portlisten._asyncio.servers import prepare
 from portlisten._asyncio.worker import Stage, Worker
 from portlisten._channel import paths
 from portlisten._config.descriptions import describedOptions, split, workerSettings
@@ -98,6 +99,7 @@ class Server(asyncio.AbstractServer):
             tls,
             self._onDone,
         )
+        prepare(factory, self)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} of {self._path}>"

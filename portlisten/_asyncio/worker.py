@@ -98,6 +98,7 @@ class Worker:
         self._poller: Poller | None = None
         self._sharedPorts: SharedPorts | None = None
         self.adopter = Adopter(loop, clock, factory, first, tls, self._changed)
+        self.adopter.grace = settings.grace
         self.stage = Stage.NEW
         self.ports: Sequence[Port] = ()
 
@@ -236,6 +237,8 @@ class Worker:
             count=len(self.adopter.connections),
         )
         self._ownPorts.closeAll()
+        # The listener must know of each connection when DRAIN comes.
+        self._reportServing()
         channel.drain()
         self.adopter.drain()
 

@@ -254,10 +254,7 @@ class _Client(Protocol):
             self._silence = None
 
     def _silent(self) -> None:
-        if self._ended:
-            self.end()
-        else:
-            self._refuse(f"no request within {SILENCE_SECONDS:g} s")
+        self._refuse(f"no request within {SILENCE_SECONDS:g} s")
 
     # IPullProducer: the transport calls this when all bytes are in the kernel
 

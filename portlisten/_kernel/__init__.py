@@ -7,6 +7,7 @@ its source.  The other folders use the names that this module exports.
 
 from portlisten._kernel.clock import setTimer, timer
 from portlisten._kernel.errors import EXHAUSTION_ERRORS, TEMPORARY_ERRORS, retry
+from portlisten._kernel.first_bytes import FirstBytes, silent
 from portlisten._kernel.messages import (
     MAXIMUM_DESCRIPTORS,
     SO_PASSRIGHTS,
@@ -55,6 +56,7 @@ from portlisten._kernel.spare import SpareDescriptor
 __all__ = [
     "Credentials",
     "EXHAUSTION_ERRORS",
+    "FirstBytes",
     "MAXIMUM_DESCRIPTORS",
     "MAXIMUM_PATH",
     "TEMPORARY_ERRORS",
@@ -91,6 +93,7 @@ __all__ = [
     "send",
     "sendTo",
     "setTimer",
+    "silent",
     "isShutDown",
     "timer",
     "unread",

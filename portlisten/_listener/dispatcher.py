@@ -5,7 +5,7 @@ ledger, and carries out the ledger's decisions.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import partial
 from typing import Any
 
@@ -20,11 +20,19 @@ from portlisten._listener.connection import AcceptedConnection, unusable
 from portlisten._listener.copy_check import CHECK_SECONDS, CopyCheck
 from portlisten._listener.departed_clients import DepartedClients
 from portlisten._listener.departed_workers import DepartedWorkers
-from portlisten._listener.interfaces import IChannel, IDispatcher
+from portlisten._listener.interfaces import IChannel, IConnection, IDispatcher
 from portlisten._listener.roster import Roster
 from portlisten._listener.sharing import Sharing
+from portlisten._listener.silent_clients import SilentClients
 from portlisten._model import Kind, Port
-from portlisten._policy.decisions import CloseCopy, Decision, GiveUp, HandOff, Reason
+from portlisten._policy.decisions import (
+    CloseCopy,
+    Decision,
+    GiveUp,
+    HandOff,
+    Reason,
+    Watch,
+)
 from portlisten._policy.ledger import Ledger
 from portlisten._policy.throttle import Throttle
 from portlisten._ports.accepting import Accepted
@@ -46,7 +54,8 @@ class Dispatcher:
     """
     The listener without its sockets.
 
-    @param reactor: an L{IReactorTime}.
+    @param reactor: an L{IReactorTime}.  If the clients of a worker speak first, it must
+        also be an L{IReactorFDSet}.
     @param ledger: decides what becomes of connections.
     @param throttle: says how long a worker waits for its first offer.
     @param sharing: lets workers use the sockets of shared ports.
@@ -80,6 +89,7 @@ class Dispatcher:
         self._newcomers = Newcomers(reactor, throttle)
         self._copyCheck = CopyCheck(ledger.copies)
         self._departedClients = DepartedClients()
+        self._silentClients = SilentClients(reactor, self._somethingCame)
         self.departed = DepartedWorkers(reactor, ledger, self._now, self._run)
         self.roster = Roster(
             reactor, ledger, sharing, self._newcomers, self.left, self._admit
@@ -134,8 +144,9 @@ class Dispatcher:
         """
         ledger = self._ledger
         self.log.info(
-            "{workers} workers, {waiting} connections waiting, {unclaimed} offered,"
-            " {held} held{shared}; since the start: {counters}",
+            "{workers} workers, {waiting} connections waiting{silent}, {unclaimed}"
+            " offered, {held} held{shared}; since the start: {counters}",
+            silent=f" ({ledger.silent} silent)" if ledger.silent else "",
             shared=str(self._sharing),
             workers=ledger.workers,
             waiting=ledger.waiting,
@@ -152,11 +163,26 @@ class Dispatcher:
         """
         connections = [AcceptedConnection(*each) for each in batch]
         canCheck = connections[0].canCheck
+        now = self._now()
+        silent: set[IConnection] | None = None
+        if self._ledger.keeps(port.name, now):
+            silent = self._silentClients.find(connections)
         self._run(
             self._ledger.addConnections(
-                port.number, connections, self._now(), canCheck, port.name
+                port.number, connections, now, canCheck, port.name, silent
             )
         )
+
+    def _somethingCame(
+        self, spoken: Collection[IConnection], gone: Collection[IConnection]
+    ) -> None:
+        """
+        Something has come from silent clients.
+
+        @param gone: the connections whose clients have left.
+        """
+        decisions = self._ledger.clientsLeft(gone)
+        self._run(decisions + self._ledger.spoke(spoken, self._now()))
 
     # IDispatcher, which documents these
 
@@ -240,7 +266,7 @@ class Dispatcher:
     # Workers
 
     def _admit(self, channel: IChannel, event: Joined) -> None:
-        window, ports = event.window, event.ports
+        ports = event.ports
         if not self._sharing.addWorker(channel, ports):
             self._logLimited(
                 self.log.warn,
@@ -256,16 +282,26 @@ class Dispatcher:
             self._newcomers.begin(channel)
         else:
             self._onlySharing.add(channel)
+        limit = "" if event.limit is None else f" and a limit of {event.limit}"
         self._logLimited(
             self.log.info,
             "{channel} joined, with a window of {window}, for {names}",
             channel=channel.label,
-            window=window,
+            window=f"{event.window}{limit}",
             names=", ".join(dict.fromkeys(port.name or port.label for port in ports)),
         )
         names = [port.name for port in handedOff]
-        now = self._now()
-        self._run(self._ledger.addWorker(channel, window, now, names, channel.user))
+        self._run(
+            self._ledger.addWorker(
+                channel,
+                event.window,
+                self._now(),
+                names,
+                channel.user,
+                event.limit,
+                event.first,
+            )
+        )
 
     def _blockSlowReaders(self) -> None:
         """
@@ -293,8 +329,9 @@ class Dispatcher:
         """
         self._stopped = Deferred()
         self._waitsElsewhere = waitsElsewhere
-        self._deadline = self._now() + grace
-        self._schedule()
+        now = self._now()
+        self._deadline = now + grace
+        self._run(self._ledger.keepNoSilent(now))
         return self._stopped
 
     def _proceed(self, now: float) -> None:
@@ -316,6 +353,7 @@ class Dispatcher:
             stopped, self._stopped = self._stopped, None
             self._sharing.stop()
             self._run(ledger.stop())
+            self._silentClients.close()
             self.departed.stop()
             if self._timer is not None:
                 self._timer.cancel()
@@ -346,9 +384,13 @@ class Dispatcher:
     def _carryOut(self, decisions: Iterable[Decision]) -> None:
         timedOut = False
         offered = set()
+        unwatched: list[IConnection] = []
+        silent = self._silentClients
         for decision in decisions:
             if isinstance(decision, HandOff):
                 channel, id, connection, port = decision
+                if silent.watched:
+                    silent.discard(connection)
                 channel.offer(id, port, connection, more=True)
                 offered.add(channel)
             elif isinstance(decision, CloseCopy):
@@ -360,8 +402,12 @@ class Dispatcher:
                     peer=decision.connection.peer,
                     reason=decision.reason.value,
                 )
+                silent.discard(decision.connection)
                 decision.connection.closeCopy()
                 timedOut = timedOut or decision.reason is Reason.TIMED_OUT
+            elif isinstance(decision, Watch):
+                if not silent.watch(decision.connection):
+                    unwatched.append(decision.connection)
             else:
                 self._logLimited(
                     self.log.warn,
@@ -374,6 +420,8 @@ class Dispatcher:
             channel.flush()
         if timedOut:
             self._timedOut()
+        if unwatched:
+            self._carryOut(self._ledger.spoke(unwatched, self._now()))
 
     def _schedule(self) -> None:
         """

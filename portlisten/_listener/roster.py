@@ -136,7 +136,7 @@ class Roster:
             self._awaited.discard(channel)
             self._logLimited(
                 self.log.info,
-                "{channel} is drained: none of its {count} connections is left",
+                "{channel} is drained; it had {count} connections when that began",
                 channel=channel.label,
                 count=entry.had,
             )
@@ -159,7 +159,7 @@ class Roster:
             if not entry.asked:
                 entry.asked = True
                 entry.had = self._describe(channel, entry).left
-                self._log("drains", channel, client)
+                self._log("is told to drain", channel, client)
                 self._drain(channel)
         return self._answer(channels)
 
@@ -206,7 +206,7 @@ class Roster:
             return State.SERVING
         if not entry.hello.leaves:
             return State.UNKNOWN
-        left = self._ledger.outstanding(channel) or entry.serving != 0
+        left = self._ledger.outstanding(channel) or entry.serving
         return State.DRAINING if left or not entry.drains else State.DRAINED
 
     def _drain(self, channel: IChannel) -> None:

@@ -123,7 +123,12 @@ class StreamWire:
         @raise CannotBind: if it does not fit a frame.
         """
         hello = ListenerHello(
-            self._settings.window, tuple(ports), frames=frozenset([Serving.TYPE])
+            self._settings.window,
+            tuple(ports),
+            honoursLimit=True,
+            honoursFirst=True,
+            frames=frozenset([Serving.TYPE]),
+            claimTimeout=min(round(self._settings.claimTimeout * 1000), 0xFFFFFFFF),
         )
         try:
             encode(hello)

@@ -21,6 +21,7 @@ class Counters:
     revoked: int = 0
     lostInService: int = 0
     timedOut: int = 0
+    silentTooLong: int = 0
     goneBeforeAdoption: int = 0
     stopped: int = 0
 

@@ -19,6 +19,7 @@ class Reason(Enum):
     LOST_IN_SERVICE = "the worker that served it died"
     GONE = "its client left while it waited"
     STOPPED = "the listener stopped while it waited"
+    SILENT = "its client sent nothing, and others need its place"
     UNUSABLE = "a worker that did not take it made it unusable"
 
 
@@ -50,6 +51,16 @@ class GiveUp(NamedTuple):
     reason: Reason
 
 
+class Watch(NamedTuple):
+    """
+    Watch this connection, which waits and is silent.  When something comes from its
+    client, call L{portlisten._policy.ledger.Ledger.spoke}.  Stop watching it before it
+    is handed off or closed.
+    """
+
+    connection: Any
+
+
 class Revoke(NamedTuple):
     """
     Revoke this channel, because its worker hangs.  Then call
@@ -60,4 +71,4 @@ class Revoke(NamedTuple):
     reason: str
 
 
-Decision: TypeAlias = "HandOff | CloseCopy | GiveUp | Revoke"
+Decision: TypeAlias = "HandOff | CloseCopy | GiveUp | Watch | Revoke"

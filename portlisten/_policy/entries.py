@@ -27,6 +27,8 @@ class Entry:
     @ivar worker: the worker that it was offered to last.
     @ivar id: the id of that offer.
     @ivar since: when it entered its present state, in seconds.
+    @ivar heard: whether something has come from its client: bytes, or the end of its
+        side.  If this is false, nothing has come, or nobody has checked.
     @ivar ended: when its client was first seen to have ended its side and sent nothing,
         in seconds.  L{None} if that was not seen since it waits.
     """
@@ -36,6 +38,7 @@ class Entry:
         "canCheck",
         "connection",
         "ended",
+        "heard",
         "id",
         "name",
         "port",
@@ -62,6 +65,7 @@ class Entry:
         self.worker: Worker | None = None
         self.id = 0
         self.since = accepted
+        self.heard = False
         self.ended: float | None = None
 
 
@@ -72,11 +76,17 @@ class Worker:
 
     @ivar names: the names of the ports whose connections it wants.
     @ivar user: its user.  The copies that are asleep are counted for their users.
-    @ivar limit: how much of its window it may use.  A refusal halves this.  Each claim
-        adds one, up to the window.
+    @ivar usableWindow: how much of its window it may use.  A refusal halves this.  Each
+        claim adds one, up to the window.
+    @ivar limit: how many connections it may have, offered or claimed.  L{None} if as
+        many as it claims.
+    @ivar first: if its clients speak first, how long to keep a silent connection from
+        it, in seconds.  Otherwise L{None}.
     @ivar offered: the connections that it may claim, by id, the oldest first.
     @ivar serving: the ids that it has claimed and not yet reported CLOSED.
     @ivar copies: the connections of these ids whose copies are still held.
+    @ivar silent: if it has a limit, the ids of its connections that were silent when
+        they were offered, although its clients speak first.
     @ivar turn: the number of its last turn.  Later turns have larger numbers.
     @ivar open: whether it may have further offers.
     @ivar blocked: whether it may have no offers for now.
@@ -88,12 +98,15 @@ class Worker:
 
     channel: Any
     window: int
-    limit: int
+    usableWindow: int
     names: frozenset[str]
     user: Hashable
+    limit: int | None = None
+    first: float | None = None
     offered: dict[int, Entry] = field(default_factory=dict)
     serving: set[int] = field(default_factory=set)
     copies: dict[int, Entry] = field(default_factory=dict)
+    silent: set[int] = field(default_factory=set)
     nextId: int = 1
     turn: int = 0
     open: bool = True
@@ -116,7 +129,21 @@ class Worker:
         """
         if not self.open or self.blocked:
             return 0
-        return max(0, self.limit - len(self.offered))
+        room = self.usableWindow - len(self.offered)
+        if self.limit is not None:
+            room = min(room, self.limit - self.outstanding)
+        return max(0, room)
+
+    @property
+    def silentCapacity(self) -> int:
+        """
+        How many more silent connections it may be offered now, if its clients speak
+        first.  These take at most half of its limit, so that a client that speaks finds
+        a place.
+        """
+        if self.limit is None:
+            return self.capacity
+        return min(self.capacity, max(0, self.limit // 2 - len(self.silent)))
 
     def newId(self) -> int:
         """
@@ -148,6 +175,8 @@ class Worker:
         if len(set(ids)) < len(ids) or not self.serving.issuperset(ids):
             raise ProtocolError("CLOSED of a connection that it does not serve")
         self.serving.difference_update(ids)
+        if self.silent:
+            self.silent.difference_update(ids)
 
     def hangs(self, now: float, timeout: float) -> bool:
         """

@@ -78,7 +78,15 @@ class Inventory:
         """
         How many connections wait for a worker.
         """
-        return sum([len(queue.heap) for queue in self._queues.values()])
+        return sum([queue.count for queue in self._queues.values()])
+
+    @property
+    def silent(self) -> int:
+        """
+        How many of the connections that wait are silent: nothing has come from their
+        clients, and the workers' clients speak first.
+        """
+        return sum([len(queue.silent) for queue in self._queues.values()])
 
     @property
     def unclaimed(self) -> int:
@@ -107,7 +115,7 @@ class Inventory:
         Whether a worker wants any of the connections that wait.
         """
         return any(
-            queue.heap and self.serves(name) for name, queue in self._queues.items()
+            queue.count and self.serves(name) for name, queue in self._queues.items()
         )
 
     def serves(self, name: str) -> bool:
@@ -169,7 +177,8 @@ class Inventory:
 
     def waitingConnections(self) -> list[Any]:
         """
-        The connections that wait for a worker.
+        The connections that wait for a worker and are not silent.  The caller watches
+        the silent ones.
         """
         return [
             entry.connection

@@ -62,27 +62,23 @@ the next worker.
 from __future__ import annotations
 
 from collections.abc import Collection, Hashable, Iterable
-from operator import attrgetter
 from typing import Any
 
 from portlisten._policy.decisions import (
     CloseCopy,
     Decision,
     GiveUp,
-    HandOff,
     Reason,
     Revoke,
 )
 from portlisten._policy.entries import Entry, Worker
-from portlisten._policy.inventory import Inventory
-
-#: The order of several queues: their first connections, the oldest first.
-_OLDEST = attrgetter("heap")
+from portlisten._policy.offering import Offering
 
 
-class Ledger(Inventory):
+class Ledger(Offering):
     """
-    Decides what becomes of connections.  L{Inventory} has the parameters.
+    Decides what becomes of connections.
+    L{Inventory<portlisten._policy.inventory.Inventory>} has the parameters.
     """
 
     # New connections and workers
@@ -94,6 +90,7 @@ class Ledger(Inventory):
         now: float,
         canCheck: bool = True,
         name: str = "",
+        silent: Collection[Any] | None = None,
     ) -> list[Decision]:
         """
         Add connections that came in.
@@ -101,12 +98,16 @@ class Ledger(Inventory):
         @param name: the name of their port.
         @param canCheck: whether the kernel can tell if they are untouched.  If not,
             the ledger relies on the claim alone, and a claim closes the copy.
+        @param silent: those of them from whose clients nothing has come.  L{None} if
+            the caller did not check.  It needs to check only if L{keeps} says so.
         """
-        queue = self._queues[name]
         for connection in connections:
             self._serial += 1
             self.counters.accepted += 1
-            queue.add(Entry(self._serial, port, name, connection, canCheck, now))
+            entry = Entry(self._serial, port, name, connection, canCheck, now)
+            if silent is not None:
+                entry.heard = connection not in silent
+            self._wait(entry)
         return self._dispatch(now)
 
     def addWorker(
@@ -116,15 +117,21 @@ class Ledger(Inventory):
         now: float,
         names: Iterable[str] = ("",),
         user: Hashable = None,
+        limit: int | None = None,
+        first: float | None = None,
     ) -> list[Decision]:
         """
         Add a worker that said HELLO.
 
         @param names: the names of the ports whose connections it wants.
         @param user: the worker's user.
+        @param limit: how many connections it may have, offered or claimed.
+        @param first: if its clients speak first, how long to keep a silent connection
+            from it, in seconds.
         """
-        worker = Worker(channel, window, window, frozenset(names), user)
+        worker = Worker(channel, window, window, frozenset(names), user, limit, first)
         self._workers[channel] = worker
+        self._workersChanged(first is not None)
         return self._dispatch(now)
 
     # Frames of workers
@@ -140,7 +147,7 @@ class Ledger(Inventory):
         worker = self._worker(channel)
         decisions: list[Decision] = []
         entries = worker.takeOffers(ids, "CLAIM")
-        worker.limit = min(worker.window, worker.limit + 1)
+        worker.usableWindow = min(worker.window, worker.usableWindow + 1)
         self.counters.claimed += len(entries)
         worker.serving.update(ids)
         for entry in entries:
@@ -177,9 +184,10 @@ class Ledger(Inventory):
             if entry.connection in unusable:
                 decisions.append(self._giveUpUnusable(entry))
             else:
-                self._queues[entry.name].add(entry)
+                self._wait(entry)
+        worker.silent.difference_update(ids)
         if len(decisions) < len(ids):
-            worker.limit = max(1, worker.limit // 2)
+            worker.usableWindow = max(1, worker.usableWindow // 2)
             worker.resume = now + self._pause
         return decisions + self._dispatch(now)
 
@@ -214,6 +222,7 @@ class Ledger(Inventory):
         Give a worker no more offers.
         """
         self._worker(channel).open = False
+        self._workersChanged()
 
     def undrain(self, channel: Hashable) -> None:
         """
@@ -227,6 +236,7 @@ class Ledger(Inventory):
         """
         worker = self._worker(channel)
         worker.open = False
+        self._workersChanged()
         if not worker.revoked:
             worker.revoked = True
             self.counters.revoked += 1
@@ -259,6 +269,7 @@ class Ledger(Inventory):
             can use.
         """
         worker = self._workers.pop(channel)
+        self._workersChanged()
         self.counters.lostInService += len(worker.serving) - len(worker.copies)
         decisions = self._divideCopies(worker, touched)
         decisions += self._takeBack(worker, unusable)
@@ -282,6 +293,7 @@ class Ledger(Inventory):
         """
         worker = self._workers.pop(channel)
         worker.open = False
+        self._workersChanged()
         if worker.copies:
             self._departed[channel] = worker
         decisions: list[Decision] = []
@@ -361,7 +373,8 @@ class Ledger(Inventory):
         """
         The clients of some connections that wait have ended their side and sent
         nothing.  These connections are given up after a while.  If they are too many,
-        or if descriptors get scarce, they are given up at once.
+        or if descriptors get scarce, they are given up at once.  The silent ones become
+        ready, and are offered at the next event.
         """
         ended = set(connections)
         if not ended:
@@ -371,6 +384,16 @@ class Ledger(Inventory):
         for queue in self._queues.values():
             due += queue.clientsHalfClosed(ended, now, crowded)
         return self.clientsLeft(due)
+
+    def spoke(self, connections: Collection[Any], now: float) -> list[Decision]:
+        """
+        Something has come from the clients of some silent connections: bytes, or the
+        end of their side.
+        """
+        for queue in self._queues.values():
+            if queue.silent:
+                queue.spoke(connections)
+        return self._dispatch(now)
 
     def closeTouched(self, connections: Iterable[Any]) -> list[Decision]:
         """
@@ -390,15 +413,25 @@ class Ledger(Inventory):
         for queue in self._queues.values():
             while queue.overdue(now):
                 self.counters.timedOut += 1
-                decisions.append(GiveUp(queue.pop().connection, Reason.TIMED_OUT))
-        while (entry := self._copies.overdue(now)) is not None:
-            decisions.append(self._closeCopy(entry))
+                entry = queue.popOldest()
+                decisions.append(GiveUp(entry.connection, Reason.TIMED_OUT))
+        while (copy := self._copies.overdue(now)) is not None:
+            decisions.append(self._closeCopy(copy))
         for worker in self._workers.values():
             if worker.hangs(now, self._claimTimeout):
                 self.revoke(worker.channel)
                 reason = f"an offer unclaimed for {self._claimTimeout:g} s"
                 decisions.append(Revoke(worker.channel, reason))
         return decisions + self._dispatch(now)
+
+    def keepNoSilent(self, now: float) -> list[Decision]:
+        """
+        From now on, offer silent connections like all others: the listener is about to
+        end.
+        """
+        self._keepsSilent = False
+        self._workersChanged()
+        return self._dispatch(now)
 
     def stop(self) -> list[Decision]:
         """
@@ -407,13 +440,15 @@ class Ledger(Inventory):
         """
         decisions: list[Decision] = []
         for queue in self._queues.values():
-            while queue.heap:
+            while queue.count:
                 self.counters.stopped += 1
-                decisions.append(GiveUp(queue.pop().connection, Reason.STOPPED))
+                entry = queue.popOldest()
+                decisions.append(GiveUp(entry.connection, Reason.STOPPED))
         for worker in (*self._workers.values(), *self._departed.values()):
             for entry in (*worker.offered.values(), *worker.copies.values()):
                 decisions.append(CloseCopy(entry.connection))
             worker.offered.clear()
+        self._unwatched.clear()
         self._workers.clear()
         self._departed.clear()
         self._copies.clear()
@@ -427,7 +462,7 @@ class Ledger(Inventory):
 
     def _redispatch(self, entry: Entry) -> None:
         self.counters.redispatched += 1
-        self._queues[entry.name].add(entry)
+        self._wait(entry)
 
     def _closeCopy(self, entry: Entry) -> CloseCopy:
         self._copies.discard(entry)
@@ -437,38 +472,3 @@ class Ledger(Inventory):
         if not worker.copies:
             self._departed.pop(worker.channel, None)
         return CloseCopy(entry.connection)
-
-    def _dispatch(self, now: float) -> list[Decision]:
-        """
-        Offer the connections that wait, the oldest first, to workers with capacity.
-        """
-        self._now = now
-        queues = [queue for queue in self._queues.values() if queue.heap]
-        if not queues:
-            return []
-        decisions: list[Decision] = []
-        candidates = {
-            queue: self._balance.candidates(self._workers.values(), queue.name, now)
-            for queue in queues
-        }
-        while queues:
-            queue = min(queues, key=_OLDEST) if len(queues) > 1 else queues[0]
-            able = candidates[queue]
-            if not able:
-                queues.remove(queue)
-                continue
-            worker = self._balance.choose(able)
-            entry = queue.pop()
-            entry.worker, entry.id, entry.since = worker, worker.newId(), now
-            worker.offered[entry.id] = entry
-            self.counters.offered += 1
-            decisions.append(
-                HandOff(worker.channel, entry.id, entry.connection, entry.port)
-            )
-            if not queue.heap:
-                queues.remove(queue)
-            if not worker.capacity:
-                for able in candidates.values():
-                    if worker in able:
-                        able.remove(worker)
-        return decisions

@@ -3,15 +3,19 @@ Connections that wait for a worker.
 
 The connections of each name have a queue of their own.  If no worker wants one name,
 the connections of other names go on.
+
+A queue has two parts.  A connection in the I{silent} part is kept until something comes
+from its client, or until it has been kept for long enough.  All others are I{ready}.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from heapq import heapify, heappop, heappush
 from typing import Any
 
 from portlisten._policy.entries import Entry
+from portlisten._policy.silent import SilentConnections
 
 
 class WaitingQueue:
@@ -23,15 +27,29 @@ class WaitingQueue:
     the number of these connections is at most half of the places.
 
     @param name: the name.
-    @param places: how many connections may wait.
+    @param places: how many connections may wait, the silent ones among them.
     @param patience: how long a connection may wait, in seconds since it was accepted.
     @param silence: if a client ended its side and sent nothing, how long it may wait,
         in seconds since that was seen.
 
-    @ivar heap: the connections, with their serial numbers: the first is the oldest.
+    @ivar heap: the ready connections, with their serial numbers: the first is the
+        oldest.
+    @ivar silent: the silent connections.
+    @ivar hold: how long a silent connection is kept, in seconds.  If this is 0, no
+        further connections become silent.
     """
 
-    __slots__ = ("_patience", "_placeless", "_places", "_silence", "heap", "name")
+    __slots__ = (
+        "_holdBegan",
+        "_patience",
+        "_placeless",
+        "_places",
+        "_silence",
+        "heap",
+        "hold",
+        "name",
+        "silent",
+    )
 
     def __init__(self, name: str, places: int, patience: float, silence: float) -> None:
         self.name = name
@@ -40,6 +58,16 @@ class WaitingQueue:
         self._silence = silence
         self._placeless = 0
         self.heap: list[tuple[int, Entry]] = []
+        self.silent = SilentConnections()
+        self.hold = 0.0
+        self._holdBegan = 0.0
+
+    @property
+    def count(self) -> int:
+        """
+        How many connections wait.
+        """
+        return len(self.heap) + len(self.silent.entries)
 
     @property
     def free(self) -> int:
@@ -48,30 +76,49 @@ class WaitingQueue:
         this may be negative: more connections wait than have a place.
         """
         placeless = min(self._placeless, self._places // 2)
-        return self._places - len(self.heap) + placeless
+        return self._places - self.count + placeless
 
-    def add(self, entry: Entry) -> None:
+    def add(self, entry: Entry) -> bool:
         """
         Let a connection wait, in the order of arrival.
+
+        @return: whether it is silent.
         """
         entry.worker = None
         entry.ended = None
+        if self.hold and not entry.heard:
+            self.silent.add(entry)
+            return True
         heappush(self.heap, (entry.serial, entry))
+        return False
 
     def pop(self) -> Entry:
         """
-        Take the oldest connection.
+        Take the oldest ready connection.
         """
         entry = heappop(self.heap)[1]
         if entry.ended is not None:
             self._placeless -= 1
         return entry
 
+    def popOldest(self) -> Entry:
+        """
+        Take the oldest connection, ready or silent.
+        """
+        silent = self.silent.oldest
+        if silent is None or (self.heap and self.heap[0][0] < silent.serial):
+            return self.pop()
+        self.silent.take(silent.connection)
+        return silent
+
     def overdue(self, now: float) -> bool:
         """
         Whether the patience of the oldest connection is over.
         """
-        return bool(self.heap) and now - self.heap[0][1].accepted >= self._patience
+        if self.heap and now - self.heap[0][1].accepted >= self._patience:
+            return True
+        silent = self.silent.oldest if self.silent.entries else None
+        return silent is not None and now - silent.accepted >= self._patience
 
     def remove(self, connections: Collection[Any]) -> list[Any]:
         """
@@ -87,24 +134,82 @@ class WaitingQueue:
             self._placeless -= sum(entry.ended is not None for _, entry in removed)
             heapify(stay)
             self.heap = stay
-        return [entry.connection for _, entry in removed]
+        found = [entry.connection for _, entry in removed]
+        if self.silent.entries:
+            found += [each for each in connections if self.silent.take(each)]
+        return found
+
+    # Silent connections
+
+    def setHold(self, hold: float, now: float) -> list[Entry]:
+        """
+        Set how long a silent connection is kept.  If none was kept so far, those that
+        wait become silent if nothing is known to have come from their clients.
+
+        @return: the connections that became silent.
+        """
+        begins = hold > 0 and not self.hold
+        self.hold = hold
+        if not begins:
+            return []
+        self._holdBegan = now
+        found = [entry for _, entry in self.heap if not entry.heard]
+        if found:
+            self.heap = [each for each in self.heap if each[1].heard]
+            heapify(self.heap)
+        for entry in found:
+            self.silent.add(entry)
+        return found
+
+    def spoke(self, connections: Iterable[Any]) -> None:
+        """
+        Something has come from the clients of these connections.  Some of them may not
+        be silent, or not wait here.
+        """
+        for each in connections:
+            entry = self.silent.take(each)
+            if entry is not None:
+                entry.heard = True
+                heappush(self.heap, (entry.serial, entry))
+
+    def wasKept(self, entry: Entry, now: float) -> bool:
+        """
+        Whether a silent connection has been kept for long enough.
+        """
+        return now - max(entry.accepted, self._holdBegan) >= self.hold
+
+    def dueSilent(self, now: float) -> Entry | None:
+        """
+        The silent connection that is offered next.
+
+        @return: the oldest, if it was kept for long enough, or if the queue is full.
+        """
+        oldest = self.silent.oldest
+        if oldest is None or (self.free > 0 and not self.wasKept(oldest, now)):
+            return None
+        return oldest
+
+    # Clients that ended their side
 
     def clientsHalfClosed(
         self, connections: Collection[Any], now: float, crowded: bool
     ) -> list[Any]:
         """
         Note that the clients of these connections have ended their side and sent
-        nothing.
+        nothing.  That is a word from them: their connections are ready.
 
         @param crowded: whether descriptors are scarce.
         @return: the connections to give up.  If descriptors are scarce, these are all.
             Otherwise, they are the connections that have waited too long, and the
             oldest if the connections are too many.
         """
+        if self.silent.entries:
+            self.spoke(connections)
         found = sorted(each for each in self.heap if each[1].connection in connections)
         for _, entry in found:
             if entry.ended is None:
                 entry.ended = now
+                entry.heard = True
                 self._placeless += 1
         many = self._placeless - self._places // 2
         due = []

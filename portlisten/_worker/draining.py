@@ -93,13 +93,16 @@ def _endHTTP(connection: Any, transport: Any, protocol: Any) -> None:
 
     Over HTTP/1.1, this treats each later request as if its client had asked to close
     the connection after it.  C{HTTPChannel.checkPersistence} looks for that in the
-    request's headers, and says so in the response.
+    request's headers, and says so in the response.  If a request is in hand, its
+    response may be the last one.
 
     @param connection: the reactor's transport.
     @param transport: the transport that the protocol writes to.
     """
     if _speaksHTTP2(protocol):
         transport.write(GOAWAY)
+        return
+    if _endWithRequest(protocol):
         return
     build = protocol.requestFactory
 
@@ -116,6 +119,32 @@ def _endHTTP(connection: Any, transport: Any, protocol: Any) -> None:
     # HTTPChannel checks whether this provides INonQueuedRequestFactory.
     directlyProvides(last, providedBy(build))
     protocol.requestFactory = last
+
+
+def _endWithRequest(protocol: Any) -> bool:
+    """
+    If a request is in hand, and the head of its response is not written, end the
+    connection with this response.  Leave a request alone that asks for another
+    protocol.
+
+    @return: whether the connection ends so.
+    """
+    # Twisted has no public name for the channel.
+    channel = getattr(protocol, "_channel", protocol)
+    requests = getattr(channel, "requests", None)
+    if not requests:
+        return False
+    request = requests[-1]
+    # It has its content as soon as its head is complete.
+    if (
+        request.content is None
+        or request.startedWriting
+        or request.requestHeaders.hasHeader(b"upgrade")
+    ):
+        return False
+    request.responseHeaders.setRawHeaders(b"connection", [b"close"])
+    channel.persistent = False
+    return True
 
 
 def _afterwards(request: Any, then: Callable[[], None]) -> None:

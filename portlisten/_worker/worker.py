@@ -221,6 +221,8 @@ class Worker:
         )
         self._systemd.status(f"draining, as the listener at {self._path} asks")
         self._sharedPorts.closeAll()
+        # The listener must know of each connection when DRAIN comes.
+        self._reportServing()
         channel.drain()
         self._adopter.drain()
 

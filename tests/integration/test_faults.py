@@ -121,7 +121,7 @@ async def test_mixed(module: Start, kills: int) -> None:
     assert found[LOST] == 0
     assert found["answered twice"] == 0
     assert found["lost by a worker that was not killed"] == 0
-    assert found["listeners killed"] == 3 * kills
+    assert found["listeners killed"] == 4 * kills
     assert min(found[each] for each in ("SIGKILL", "SIGTERM", "SIGSTOP")) > 5
 
 

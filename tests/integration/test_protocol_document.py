@@ -10,6 +10,7 @@ from pathlib import Path
 
 from tests.support.asking import askMany
 from tests.support.asynchronous import asynchronous
+from tests.support.programs import command
 from tests.support.spawned import Start, listening
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "protocol.md"
@@ -18,8 +19,8 @@ DOCUMENT = Path(__file__).parents[2] / "docs" / "protocol.md"
 @asynchronous
 async def test_workerInDocument(twistd: Start, start: Start, folder: Path) -> None:
     """
-    The worker that the document ends with joins, serves, survives its listener,
-    and stops in good order.
+    The worker that the document ends with joins, serves, leaves and comes back when it
+    is asked to, survives its listener, and stops in good order.
     """
     (source,) = re.findall(
         r"^```python$(.*?)^```$", DOCUMENT.read_text(), re.MULTILINE | re.DOTALL
@@ -31,6 +32,11 @@ async def test_workerInDocument(twistd: Start, start: Start, folder: Path) -> No
     await listener.says("joined")
     answers, _ = await askMany(port, 300, 16)
     assert answers == [b"hello"] * 300
+    for name in ("drain", "undrain"):
+        operator = start(command("portlisten"), name, "./socket", str(worker.pid))
+        assert await operator.ended() == 0, operator.output
+    answers, _ = await askMany(port, 100, 16)
+    assert answers == [b"hello"] * 100
     await listener.kill()
     listener = twistd("portlisten", "0", "./socket")
     port = await listening(listener)

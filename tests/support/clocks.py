@@ -4,6 +4,9 @@ Clocks whose time passes as it does for a process.
 
 from __future__ import annotations
 
+import select
+from typing import Any
+
 from twisted.internet.task import Clock
 
 #: How much time passes at once for a process that runs, in seconds.
@@ -24,6 +27,40 @@ class RunningClock(Clock):
             super().advance(STEP)
         super().advance(end - self.rightNow)
         self.rightNow = end
+
+
+class ReadingClock(RunningClock):
+    """
+    A running clock that also reads, when told.
+
+    @ivar readers: what it reads from.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.readers: list[Any] = []
+
+    def addReader(self, reader: Any) -> None:
+        """
+        See L{IReactorFDSet}.
+        """
+        self.readers.append(reader)
+
+    def removeReader(self, reader: Any) -> None:
+        """
+        See L{IReactorFDSet}.
+        """
+        self.readers.remove(reader)
+
+    def read(self) -> None:
+        """
+        Let all readers read for which something has come.
+        """
+        for reader in list(self.readers):
+            poll = select.poll()
+            poll.register(reader, select.POLLIN)
+            if poll.poll(0):
+                reader.doRead()
 
 
 class TurningClock(Clock):

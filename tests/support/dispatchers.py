@@ -23,7 +23,7 @@ from portlisten._policy.ledger import Ledger
 from portlisten._policy.throttle import Throttle
 from portlisten._wire.listener_session import Joined
 from tests.support.channels import tcpPair
-from tests.support.clocks import RunningClock
+from tests.support.clocks import ReadingClock
 from tests.support.descriptors import watchDescriptors
 
 PATIENCE = 60.0
@@ -139,7 +139,7 @@ class DispatcherTestCase(SynchronousTestCase):
         logs = capturedLogs()
         self.logged = logs.__enter__()
         self.addCleanup(logs.__exit__, None, None, None)
-        self.clock = RunningClock()
+        self.clock = ReadingClock()
         self.timeouts = 0
         self.roomChanges = 0
         self.ledger = Ledger(
@@ -167,6 +167,7 @@ class DispatcherTestCase(SynchronousTestCase):
         self.clock.pump([CHECK_SECONDS, FAREWELL_SECONDS, CHECK_SECONDS])
         self.successResultOf(stopped)
         self.assertEqual(self.clock.getDelayedCalls(), [])
+        self.assertEqual(self.clock.readers, [])
         self.assertEqual(self.ledger.held, 0)
 
     def timedOut(self) -> None:
@@ -202,6 +203,8 @@ class DispatcherTestCase(SynchronousTestCase):
         window: int = 4,
         user: int = 1000,
         names: tuple[str, ...] = (),
+        limit: int | None = None,
+        first: float | None = None,
     ) -> RecordingChannel:
         """
         Have a worker join, which wants the ports of these names, or all.
@@ -209,7 +212,7 @@ class DispatcherTestCase(SynchronousTestCase):
         channel = RecordingChannel(label, user)
         self.dispatcher.connected(channel)
         ports = [portOf(name, number) for number, name in enumerate(names or NAMES)]
-        self.dispatcher.joined(channel, Joined(window, tuple(ports)))
+        self.dispatcher.joined(channel, Joined(window, tuple(ports), limit, first))
         return channel
 
     def die(self, channel: RecordingChannel) -> None:

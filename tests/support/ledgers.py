@@ -9,7 +9,14 @@ from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from portlisten._policy.decisions import CloseCopy, Decision, GiveUp, HandOff, Reason
+from portlisten._policy.decisions import (
+    CloseCopy,
+    Decision,
+    GiveUp,
+    HandOff,
+    Reason,
+    Watch,
+)
 from portlisten._policy.ledger import Ledger
 
 PORT = 3
@@ -31,6 +38,13 @@ def offers(channel: str, **connections: int) -> list[Decision]:
     return [
         HandOff(channel, id, connection, PORT) for connection, id in connections.items()
     ]
+
+
+def watches(connections: str) -> list[Decision]:
+    """
+    Expect that these connections are watched.
+    """
+    return [Watch(connection) for connection in connections]
 
 
 def letsGo(connections: str) -> list[Decision]:
@@ -76,19 +90,40 @@ class LedgerTestCase(SynchronousTestCase):
         return Ledger(**{**usual, **options})
 
     def accept(
-        self, connections: str, canCheck: bool = True, name: str = ""
+        self,
+        connections: str,
+        canCheck: bool = True,
+        name: str = "",
+        silent: str | None = None,
     ) -> list[Decision]:
         """
         Let connections come in.
         """
-        return self.ledger.addConnections(PORT, connections, self.now, canCheck, name)
+        return self.ledger.addConnections(
+            PORT, connections, self.now, canCheck, name, silent
+        )
 
-    def join(self, channel: str, window: int = 8, *names: str) -> list[Decision]:
+    def join(
+        self,
+        channel: str,
+        window: int = 8,
+        *names: str,
+        limit: int | None = None,
+        first: float | None = None,
+    ) -> list[Decision]:
         """
         Let a worker join that wants these names; without names, all.
         """
         wanted = names or ("", *NAMES)
-        return self.ledger.addWorker(channel, window, self.now, wanted)
+        return self.ledger.addWorker(
+            channel, window, self.now, wanted, limit=limit, first=first
+        )
+
+    def speak(self, connections: str) -> list[Decision]:
+        """
+        Let something come from clients.
+        """
+        return self.ledger.spoke(connections, self.now)
 
     def claim(self, channel: str, *ids: int) -> list[Decision]:
         """

@@ -78,6 +78,7 @@ class ListenerTestCase(TestCase):
             await self.service.stopService()
         await deferLater(reactor, 0)
         self.assertFalse(os.path.exists(self.path))
+        self.assertFalse(os.path.exists(f"{self.path}.ctl"))
 
     def make(self, *arguments: str, port: str = "tcp:0:interface=127.0.0.1") -> Any:
         """

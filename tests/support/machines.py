@@ -30,7 +30,13 @@ few = st.sampled_from([2, 0, 1, 4, 6])
 mostly = st.sampled_from([True, True, True, False])
 sizes = st.integers(1, 4)
 wants = st.sampled_from([(), ("web",), ("mail",), ("mail", "web")])
-crews = st.lists(st.tuples(sizes, wants), min_size=1, max_size=3)
+limits = st.sampled_from([None, None, None, 1, 2, 5])
+firsts = st.sampled_from([2.0, 2.0, 2.0, 0.5, None])
+crews = st.lists(
+    st.tuples(sizes, wants, limits, firsts),
+    min_size=1,
+    max_size=3,
+)
 delays = st.sampled_from([0.02, 0.1, 0.5, 1.0, 5.0, 30.0])
 
 

@@ -71,13 +71,24 @@ class Client:
     @ivar excuse: the reason for which a reset without an answer is right, if one is.
     @ivar channel: the channel to which the listener handed the connection off.
     @ivar claimed: when the listener read the claim.
+    @ivar silent: whether it has sent nothing.
+    @ivar watched: whether the listener watches it.
     """
 
-    def __init__(self, number: int, port: int, accepted: float, witness: bool) -> None:
+    def __init__(
+        self,
+        number: int,
+        port: int,
+        accepted: float,
+        witness: bool,
+        silent: bool = False,
+    ) -> None:
         self.number = number
         self.port = port
         self.accepted = accepted
         self.witness = witness
+        self.silent = silent
+        self.watched = False
         self.descriptors: Counter[Any] = Counter()
         self.users: set[Worker] = set()
         self.answers = 0
@@ -102,6 +113,7 @@ class Client:
 
     def close(self, holder: Any) -> None:
         assert self.descriptors[holder] > 0, f"{self} is closed once too often"
+        assert not (self.watched and holder == LISTENER), f"{self} is a ghost"
         self.descriptors[holder] -= 1
         if self.ended:
             assert self.answers or self.left or self.excuse, f"{self} is reset"
@@ -181,12 +193,20 @@ class Worker:
     """
 
     def __init__(
-        self, world: World, window: int, names: tuple[str, ...], wire: Wire
+        self,
+        world: World,
+        window: int,
+        names: tuple[str, ...],
+        wire: Wire,
+        limit: int | None = None,
+        first: float | None = None,
     ) -> None:
         self.world = world
         self.wire = wire
         self.names = names or NAMES
-        self.session: WorkerSession[Client] = WorkerSession(window, names)
+        self.session: WorkerSession[Client] = WorkerSession(
+            window, names, limit=limit, first=first
+        )
         self.decoder = Decoder(FROM_WORKER)
         self.unwritten = list(self.decoder.feed(self.session.hello()))
         self.serving: dict[int, Client] = {}
@@ -421,6 +441,8 @@ class Channel:
     L{portlisten._listener.channel} does.
 
     @ivar clients: the offered connections, by id.
+    @ivar outstanding: the ids of those that are offered, or claimed and not closed.
+    @ivar limit: how many these may be.
     @ivar due: descriptors to be sent with the next bytes.
     @ivar outbox: frames that the kernel has not taken.
     """
@@ -432,6 +454,8 @@ class Channel:
         self.session = ListenerSession(HELLO, self.mayHaveRead)
         self.decoder = Decoder(FROM_LISTENER)
         self.clients: dict[int, Client] = {}
+        self.outstanding: set[int] = set()
+        self.limit: int | None = None
         self.due: list[Client] = []
         self.outbox: deque[Frame] = deque(self.decoder.feed(self.session.hello()))
         self.joined = False
@@ -461,6 +485,7 @@ class Channel:
         assert client.channel is None, f"{client} is handed to two"
         client.channel, client.claimed = self, None
         self.clients[id] = client
+        self.outstanding.add(id)
         self.due.append(client)
         self.say(self.session.offer([(id, port, client.number)]))
 
@@ -522,16 +547,29 @@ class Channel:
         if isinstance(event, listener_session.Joined):
             self.joined = True
             names = [port.name for port in event.ports]
-            world.run(ledger.addWorker(self, event.window, world.now, names))
+            self.limit = event.limit
+            world.run(
+                ledger.addWorker(
+                    self,
+                    event.window,
+                    world.now,
+                    names,
+                    limit=event.limit,
+                    first=event.first,
+                )
+            )
         elif isinstance(event, Claim):
             self.claimed(event.ids)
         elif isinstance(event, Refused):
             for id in event.ids:
                 self.clients.pop(id).channel = None
+            self.outstanding.difference_update(event.ids)
             world.run(ledger.refuse(self, event.ids, world.now))
         elif isinstance(event, Closed):
+            self.outstanding.difference_update(event.ids)
             world.run(ledger.close(self, event.ids, world.now), self.named(event.ids))
         elif isinstance(event, ClientGone):
+            self.outstanding.difference_update(event.ids)
             world.run(
                 ledger.clientGone(self, event.ids, world.now), self.named(event.ids)
             )

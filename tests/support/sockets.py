@@ -56,6 +56,14 @@ def connection(
     return client, accepted
 
 
+def reset(sock: socket.socket) -> None:
+    """
+    Close a socket so that the other end sees a reset.
+    """
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("=ii", 1, 0))
+    sock.close()
+
+
 def pair(
     test: SynchronousTestCase, kind: int = socket.SOCK_STREAM
 ) -> tuple[socket.socket, socket.socket]:

@@ -25,6 +25,8 @@ PUBLIC = {
         "PortlistenUDPEndpoint",
         "EndpointError",
     ],
+    "portlisten.aiohttp": ["app"],
+    "portlisten.hypercorn": ["workers"],
     "portlisten.asyncio": [
         "EndpointError",
         "Server",

@@ -94,6 +94,17 @@ class CompletionTests(SynchronousTestCase):
             )
         )
 
+    def test_drain(self) -> None:
+        """
+        So it is for C{portlisten drain} and C{portlisten undrain}.
+        """
+        for command in ("drain", "undrain"):
+            lines = self.complete(portlisten.Options, command, "--")
+            self.assertIn("_files", self.line(lines, "control"))
+            self.assertIn("quiet", self.line(lines, "quiet"))
+            self.assertTrue(any("PATH" in each and "_files" in each for each in lines))
+            self.assertTrue(any("WORKER" in each for each in lines))
+
     def test_process(self) -> None:
         """
         The command itself answers, and its completion function asks it so.

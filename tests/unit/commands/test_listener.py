@@ -65,6 +65,7 @@ class OptionsTests(SynchronousTestCase):
                 "grace": 10.0,
                 "allow-user": [],
                 "allow-group": [],
+                "control": None,
             },
         )
 
@@ -80,13 +81,14 @@ class OptionsTests(SynchronousTestCase):
             *("--claim-timeout", "0.5", "--throttle", "0", "--window", "128"),
             *("--retry", "0.2", "--grace", "0", "--allow-user", user),
             *("--allow-group", group, "--listen", "81", "--listen", "82"),
-            *("--share", "83", "--share", "udp:53", "80", "path"),
+            *("--share", "83", "--share", "udp:53", "--control", "c", "80", "path"),
         )
         self.assertEqual(
             dict(given),
             {
                 "listen": ["80", "81", "82"],
                 "share": ["83", "udp:53"],
+                "control": "c",
                 "path": "path",
                 "wire": "stream",
                 "mode": 0o600,

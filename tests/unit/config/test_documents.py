@@ -134,7 +134,7 @@ class InventedTests(SynchronousTestCase):
         """
         The manual page has it, for the command and for the endpoint.
         """
-        _, page, _ = manual.PAGES
+        _, page, *_ = manual.PAGES
         text = manual.write(replace(page, options=MoreOptions))
         self.assertIn(
             ".TP\n\\fB\\-\\-big\\-fish\\fR=\\fIN\\fR\nWith"

@@ -18,7 +18,13 @@ from portlisten._config.options import (
     optionsOf,
     useless,
 )
-from portlisten._config.settings import ExecSettings, ListenerSettings, WorkerSettings
+from portlisten._config.settings import (
+    DrainSettings,
+    ExecSettings,
+    ListenerSettings,
+    UndrainSettings,
+    WorkerSettings,
+)
 from portlisten._config.values import Flag, Name, count, seconds
 
 
@@ -179,7 +185,12 @@ class SettingsTests(SynchronousTestCase):
         for settings in (ListenerSettings, WorkerSettings):
             settings(path="path")
             settings(path="path", wire="datagram")
-        for kind in (ListenerSettings, WorkerSettings, ExecSettings):
+        for asking in (DrainSettings, UndrainSettings):
+            asking(path="path", workers=())
+        for kind in (
+            *(ListenerSettings, WorkerSettings, ExecSettings),
+            *(DrainSettings, UndrainSettings),
+        ):
             for each in optionsOf(kind):
                 self.assertTrue(each.help.endswith("."), each.name)
                 self.assertTrue(each.more.endswith(".") or not each.more, each.name)

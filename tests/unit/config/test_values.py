@@ -282,3 +282,19 @@ class LabelTests(SynchronousTestCase):
         for text in ("", "12", "0", "-x", "a b", "x" * 64, "é"):
             error = self.assertRaises(ValueError, values.Label().parse, text)
             self.assertIn(f"{text!r} is no label for a worker", str(error))
+
+
+class FileTests(SynchronousTestCase):
+    """
+    Tests for L{FileOrNone}.
+    """
+
+    def test_none(self) -> None:
+        """
+        C{none}, and no text, mean no file.
+        """
+        type = values.FileOrNone()
+        self.assertEqual(
+            list(map(type.parse, ["none", "", "x", "./none"])), ["", "", "x", "./none"]
+        )
+        self.assertEqual(list(map(type.write, ["", "x"])), ["none", "x"])

@@ -266,6 +266,9 @@ class ServiceTests(ListenerTestCase):
         self.start("--window", "3", "--listen", "tcp:0:interface=127.0.0.1", port="0")
         _, hello = await self.greeted()
         self.assertEqual(hello.window, 3)
+        self.assertEqual(hello.claimTimeout, 5000)
+        self.assertTrue(hello.honoursLimit)
+        self.assertTrue(hello.honoursFirst)
         self.assertEqual(
             [port.number for port in hello.ports], list(range(len(hello.ports)))
         )

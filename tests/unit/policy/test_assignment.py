@@ -52,6 +52,18 @@ class CommonTests(SynchronousTestCase):
         )
         self.assertEqual(self.assignment.addWorker("o", [HANDED_OFF]), [])
 
+    def test_socketsOf(self) -> None:
+        """
+        The sockets that a worker has are known.
+        """
+        self.assignment.addWorker("x", [COMMON, UDP])
+        self.assignment.addWorker("y", [UDP])
+        self.assertEqual(self.assignment.socketsOf("x"), ["a", "b"])
+        self.assertEqual(self.assignment.socketsOf("y"), ["b"])
+        self.assertEqual(self.assignment.socketsOf("z"), [])
+        self.assignment.removeWorker("x")
+        self.assertEqual(self.assignment.socketsOf("x"), [])
+
     def test_left(self) -> None:
         """
         To remove a worker leads to no decision, even if it was never added.
@@ -71,6 +83,18 @@ class GroupTests(SynchronousTestCase):
         Share a port with these.
         """
         self.assignment = Assignment([GROUP], {GROUP.number: sockets})
+
+    def test_socketsOf(self) -> None:
+        """
+        The sockets that a worker has are known.
+        """
+        self.share("ab")
+        self.join("x")
+        self.assertEqual(sorted(self.assignment.socketsOf("x")), ["a", "b"])
+        self.join("y")
+        self.assertEqual(len(self.assignment.socketsOf("x")), 1)
+        self.assignment.removeWorker("x")
+        self.assertEqual(self.assignment.socketsOf("x"), [])
 
     def join(self, channel: str) -> list[Decision]:
         """

@@ -144,6 +144,18 @@ class ChoiceTests(LedgerTestCase):
         self.assertEqual(self.claim("x", 1), [])
         self.assertEqual(self.join("y"), offers("y", b=1))
 
+    def test_undrained(self) -> None:
+        """
+        An undrained worker gets offers again.
+        """
+        self.join("x")
+        self.ledger.drain("x")
+        self.assertEqual(self.ledger.workers, 0)
+        self.assertEqual(self.accept("a"), [])
+        self.ledger.undrain("x")
+        self.assertEqual(self.ledger.workers, 1)
+        self.assertEqual(self.accept("b"), offers("x", a=1, b=2))
+
     def test_workers(self) -> None:
         """
         Only workers that take offers are counted.

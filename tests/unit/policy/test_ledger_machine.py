@@ -4,7 +4,7 @@ Stateful tests of L{portlisten._policy.ledger}: the ledger alone, against a mode
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 
 from hypothesis import strategies as st
@@ -26,6 +26,7 @@ from portlisten._policy.decisions import (
     HandOff,
     Reason,
     Revoke,
+    Watch,
 )
 from portlisten._policy.ledger import Ledger
 from tests.support.machines import (
@@ -38,6 +39,8 @@ from tests.support.machines import (
     crews,
     delays,
     few,
+    firsts,
+    limits,
     mostly,
     one,
     pick,
@@ -54,6 +57,10 @@ from tests.support.settings import SETTINGS
 class Connection:
     """
     A connection that the ledger has.
+
+    @ivar heard: whether something is known to have come from its client.
+    @ivar silent: whether it is kept because it is silent.
+    @ivar watched: whether it is watched.
     """
 
     number: int
@@ -62,6 +69,9 @@ class Connection:
     since: float = 0.0
     claim: int = 0
     ended: float | None = None
+    heard: bool = False
+    silent: bool = False
+    watched: bool = False
 
     @property
     def port(self) -> int:
@@ -79,11 +89,14 @@ class Side:
     """
 
     window: int
-    limit: int
+    usable: int
     names: tuple[str, ...]
+    limit: int | None = None
+    first: float | None = None
     offered: dict[int, Connection] = field(default_factory=dict)
     serving: dict[int, Connection] = field(default_factory=dict)
     copies: list[Connection] = field(default_factory=list)
+    silent: set[int] = field(default_factory=set)
     open: bool = True
     revoked: bool = False
     asleep: bool = False
@@ -99,7 +112,14 @@ class Side:
         """
         if not self.open or self.resume > now:
             return 0
-        return max(0, self.limit - len(self.offered))
+        limit = 1000 if self.limit is None else self.limit
+        return max(0, min(self.usable - len(self.offered), limit - self.outstanding))
+
+    def mayHaveSilent(self) -> bool:
+        """
+        Whether it may be offered another silent one, if it has room.
+        """
+        return self.limit is None or len(self.silent) < self.limit // 2
 
     @property
     def outstanding(self) -> int:
@@ -116,6 +136,7 @@ class LedgerMachine(RuleBasedStateMachine):
         budget=st.integers(1, 20),
         roundRobin=st.booleans(),
         crew=crews,
+        firsts=st.booleans(),
         clients=few,
     )
     def begin(
@@ -123,7 +144,8 @@ class LedgerMachine(RuleBasedStateMachine):
         queue: int,
         budget: int,
         roundRobin: bool,
-        crew: list[tuple[int, tuple[str, ...]]],
+        crew: list[tuple[int, tuple[str, ...], int | None, float | None]],
+        firsts: bool,
         clients: int,
     ) -> None:
         self.ledger = Ledger(
@@ -140,42 +162,109 @@ class LedgerMachine(RuleBasedStateMachine):
         self.sides: list[Side] = []
         self.departed: list[Side] = []
         self.counters = Counters()
-        for window, names in crew:
-            self.join(window, names)
-        self.accept(clients)
+        self.firsts = firsts
+        self.keepsSilent = True
+        self.holds = dict.fromkeys(NAMES, 0.0)
+        self.holdsBegan = dict.fromkeys(NAMES, 0.0)
+        for worker in crew:
+            self.join(*worker)
+        self.accept(clients, set())
 
     # What comes of it
 
     def obey(self, decisions: list[Decision], *expected: Decision) -> None:
         """
-        Compare the decisions to the expected ones, except for hand-offs, and check the
-        rules for each hand-off.
+        Compare the decisions to the expected ones, except for those that come of
+        offering, and check the rules for each of these.
         """
-        others = [each for each in decisions if not isinstance(each, HandOff)]
+        self.updateHolds()
+        others = [each for each in decisions if not self.comesOfOffering(each)]
         assert others == list(expected)
         for decision in decisions:
             if isinstance(decision, HandOff):
                 self.handOff(decision)
+            elif isinstance(decision, Watch):
+                assert decision.connection.silent
+                assert decision.connection in self.waiting
+                assert not decision.connection.watched
+                decision.connection.watched = True
+            elif self.comesOfOffering(decision):
+                assert isinstance(decision, GiveUp)
+                self.giveUpSilent(decision.connection)
         assert not any(map(self.ready, NAMES)), "somebody waits for no reason"
+        assert not any(self.sidesForSilent(each) for each in self.due())
+        for each in self.waiting:
+            assert each.watched == each.silent
+
+    def comesOfOffering(self, decision: Decision) -> bool:
+        if isinstance(decision, GiveUp):
+            return decision.reason is Reason.SILENT
+        return isinstance(decision, (HandOff, Watch))
+
+    def updateHolds(self) -> None:
+        """
+        See how long silent ones are kept, and which ones become silent.
+        """
+        for name in self.holds:
+            firsts = [
+                side.first for side in self.sides if side.open and side.wants(name)
+            ]
+            kept = self.keepsSilent and firsts and None not in firsts
+            hold = min(each or 0.0 for each in firsts) if kept else 0.0
+            if hold and not self.holds[name]:
+                self.holdsBegan[name] = self.now
+                for each in self.queued(name):
+                    each.silent = not each.heard
+            self.holds[name] = hold
 
     def ready(self, name: str) -> list[Side]:
         """
-        The workers that a connection of this name may go to, if any waits.
+        The workers that a ready connection of this name may go to, if any waits.
         """
+        if all(each.silent for each in self.queued(name)):
+            return []
+        return self.sidesFor(name)
+
+    def sidesFor(self, name: str) -> list[Side]:
+        return [side for side in self.sides if side.room(self.now) and side.wants(name)]
+
+    def sidesForSilent(self, connection: Connection) -> list[Side]:
         return [
             side
-            for side in self.sides
-            if side.room(self.now) and side.wants(name) and self.queued(name)
+            for side in self.sidesFor(connection.name)
+            if side.mayHaveSilent() or not self.holds[connection.name]
         ]
+
+    def due(self) -> list[Connection]:
+        """
+        The silent ones that may be offered, one of each name.
+        """
+        return [
+            oldest
+            for name in dict.fromkeys(NAMES)
+            if (silent := [each for each in self.queued(name) if each.silent])
+            and (oldest := min(silent, key=self.order))
+            and (self.full(name) or self.wasKept(oldest))
+        ]
+
+    def full(self, name: str) -> bool:
+        return self.free(name) <= 0
+
+    def wasKept(self, connection: Connection) -> bool:
+        began = max(connection.accepted, self.holdsBegan[connection.name])
+        return self.now - began >= self.holds[connection.name]
 
     def queued(self, name: str) -> list[Connection]:
         return [each for each in self.waiting if each.name == name]
 
     def room(self, name: str) -> int:
         room = sum(side.room(self.now) for side in self.sides if side.wants(name))
-        room += self.queue - len(self.queued(name))
-        room += min(len(self.placeless(name)), self.queue // 2)
+        room += self.free(name)
         return max(0, min(room, self.budget - self.ledger.held))
+
+    def free(self, name: str) -> int:
+        placeless = min(len(self.placeless(name)), self.queue // 2)
+        return self.queue - len(self.queued(name)) + placeless
 
     def placeless(self, name: str) -> list[Connection]:
         return [each for each in self.queued(name) if each.ended is not None]
@@ -188,13 +277,19 @@ class LedgerMachine(RuleBasedStateMachine):
 
     def handOff(self, decision: HandOff) -> None:
         side = decision.channel
-        oldest = min(
-            (each for each in self.waiting if self.ready(each.name)),
-            key=lambda each: each.number,
-        )
+        able = self.sidesFor(decision.connection.name)
+        candidates = [
+            each for each in self.waiting if not each.silent and self.ready(each.name)
+        ]
+        if decision.connection.silent:
+            assert not candidates, "one that is ready is passed over"
+            candidates = [each for each in self.due() if self.sidesForSilent(each)]
+            able = self.sidesForSilent(decision.connection)
+        assert candidates, "it is too early"
+        oldest = min(candidates, key=lambda each: each.number)
         assert decision.connection is oldest, "another one waits longer"
         first = min(
-            self.ready(oldest.name),
+            able,
             key=lambda each: (0 if self.roundRobin else each.outstanding, each.turn),
         )
         assert side is first, "another worker had less, or a longer wait"
@@ -206,7 +301,19 @@ class LedgerMachine(RuleBasedStateMachine):
         side.turn = self.turn
         oldest.since = self.now
         side.offered[decision.id] = oldest
+        if oldest.silent and side.limit is not None and self.holds[oldest.name]:
+            side.silent.add(decision.id)
+        oldest.silent = oldest.watched = False
         self.counters.offered += 1
+
+    def giveUpSilent(self, connection: Connection) -> None:
+        assert connection in self.due()
+        assert self.full(connection.name)
+        assert self.wasKept(connection)
+        assert self.sidesFor(connection.name)
+        assert not self.sidesForSilent(connection)
+        self.waiting.remove(connection)
+        self.counters.silentTooLong += 1
 
     def share(self, side: Side) -> int:
         return max(side.window, self.budget // 2 // len(self.sides))
@@ -247,37 +354,59 @@ class LedgerMachine(RuleBasedStateMachine):
         return [CloseCopy(connection) for connection in connections]
 
     def again(self, connections: Collection[Connection]) -> None:
+        self.counters.redispatched += len(connections)
+        self.wait(connections)
+
+    def wait(self, connections: Iterable[Connection]) -> None:
         for connection in connections:
             connection.ended = None
-        self.counters.redispatched += len(connections)
-        self.waiting.extend(connections)
+            connection.silent = not connection.heard and self.holds[connection.name] > 0
+            self.waiting.append(connection)
 
     def having(self, what: str) -> list[Side]:
         return [side for side in self.sides if getattr(side, what)]
 
     # What happens
 
-    @rule(count=few, witness=mostly)
-    def accept(self, count: int, witness: bool = True) -> None:
+    @rule(count=few, speak=st.sets(one), witness=mostly)
+    def accept(self, count: int, speak: set[int], witness: bool = True) -> None:
         for _ in range(count):
             self.last += 1
             connection = Connection(self.last, self.now, witness)
             if self.room(connection.name):
-                self.waiting.append(connection)
-                self.counters.accepted += 1
-                self.obey(
-                    self.ledger.addConnections(
-                        connection.port,
-                        [connection],
-                        self.now,
-                        witness,
-                        connection.name,
-                    )
-                )
+                spoken = [connection] if self.last % 8 in speak else []
+                self.add(connection.port, [connection], spoken, witness)
+
+    def add(
+        self,
+        port: int,
+        batch: list[Connection],
+        spoken: list[Connection],
+        witness: bool = True,
+    ) -> None:
+        """
+        Connections come in.
+
+        @param spoken: those of them from whose clients something has come.
+        """
+        name = NAMES[port]
+        self.updateHolds()
+        keeps = self.ledger.keeps(name, self.now)
+        assert keeps == (self.holds[name] > 0)
+        for each in batch:
+            each.heard = keeps and each in spoken
+        silent = {each for each in batch if each not in spoken}
+        self.counters.accepted += len(batch)
+        self.wait(batch)
+        self.obey(
+            self.ledger.addConnections(
+                port, batch, self.now, witness, name, silent if keeps else None
+            )
+        )
 
     @precondition(lambda self: self.rooms())
-    @rule(which=one)
-    def acceptAll(self, which: int) -> None:
+    @rule(which=one, speak=st.sets(one))
+    def acceptAll(self, which: int, speak: set[int]) -> None:
         """
         As many connections as fit the capacity, all of one port.
         """
@@ -289,26 +418,51 @@ class LedgerMachine(RuleBasedStateMachine):
             for each in range(self.room(name))
         ]
         self.last = batch[-1].number
-        self.waiting.extend(batch)
-        self.counters.accepted += len(batch)
-        self.obey(self.ledger.addConnections(port, batch, self.now, True, name))
-        assert self.ledger.capacity(name) == 0
-        assert len(self.queued(name)) <= self.queue * 3 // 2
+        spoken = [each for each in batch if each.number % 8 in speak]
+        room = sum(side.room(self.now) for side in self.sides if side.wants(name))
+        self.add(port, batch, spoken)
+        assert len(self.queued(name)) <= self.queue * 3 // 2 + room
+        if len(spoken) == len(batch) or not self.holds[name]:
+            assert self.ledger.capacity(name) == 0
+            assert len(self.queued(name)) <= self.queue * 3 // 2
 
     @precondition(lambda self: len(self.sides) < 4)
-    @rule(window=sizes, names=wants)
-    def join(self, window: int, names: tuple[str, ...]) -> None:
-        side = Side(window, window, names)
+    @rule(window=sizes, names=wants, limit=limits, first=firsts)
+    def join(
+        self,
+        window: int,
+        names: tuple[str, ...],
+        limit: int | None = None,
+        first: float | None = None,
+    ) -> None:
+        first = first if self.firsts else None
+        side = Side(window, window, names, limit, first)
         self.sides.append(side)
-        self.obey(self.ledger.addWorker(side, window, self.now, names))
+        self.obey(
+            self.ledger.addWorker(
+                side, window, self.now, names, limit=limit, first=first
+            )
+        )
+
+    @precondition(lambda self: self.waiting)
+    @rule(what=some)
+    def clientsSpeak(self, what: set[int]) -> None:
+        """
+        Something comes from some clients, whether they are watched or not.
+        """
+        speak = pickSome(what, self.waiting)
+        for each in speak:
+            each.heard = each.heard or each.silent
+            each.silent = each.watched = False
+        self.obey(self.ledger.spoke(speak, self.now))
 
     @precondition(lambda self: self.having("offered"))
     @rule(which=one, what=some, before=few)
     def claim(self, which: int, what: set[int], before: int = 0) -> None:
-        self.accept(before)
+        self.accept(before, what)
         side = pick(which, self.having("offered"))
         ids = pickSome(what, side.offered)
-        side.limit = min(side.window, side.limit + 1)
+        side.usable = min(side.window, side.usable + 1)
         expected = []
         for id in ids:
             connection = side.serving[id] = side.offered.pop(id)
@@ -328,12 +482,10 @@ class LedgerMachine(RuleBasedStateMachine):
     def refuse(self, which: int, what: set[int]) -> None:
         side = pick(which, self.having("offered"))
         ids = pickSome(what, side.offered)
-        side.limit = max(1, side.limit // 2)
+        side.usable = max(1, side.usable // 2)
         side.resume = self.now + PAUSE
-        back = [side.offered.pop(id) for id in ids]
-        for connection in back:
-            connection.ended = None
-        self.waiting.extend(back)
+        side.silent.difference_update(ids)
+        self.wait([side.offered.pop(id) for id in ids])
         self.counters.refused += len(ids)
         self.obey(self.ledger.refuse(side, ids, self.now))
 
@@ -343,6 +495,7 @@ class LedgerMachine(RuleBasedStateMachine):
         side = pick(which, self.having("serving"))
         ids = pickSome(what, side.serving)
         ended = [side.serving.pop(id) for id in ids]
+        side.silent.difference_update(ids)
         expected = self.letGo([each for each in ended if each in side.copies])
         if left:
             self.counters.goneBeforeAdoption += len(ids)
@@ -397,7 +550,7 @@ class LedgerMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.sides)
     @rule(which=one, claims=st.sets(one), touches=st.sets(one), before=few)
     def die(self, which: int, claims: set[int], touches: set[int], before: int) -> None:
-        self.accept(before)
+        self.accept(before, claims)
         if claims and self.having("offered"):
             self.claim(which, claims)
         side = pick(which, self.having("copies") or self.sides)
@@ -416,7 +569,7 @@ class LedgerMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.sides)
     @rule(which=one, before=few, asleep=st.booleans())
     def part(self, which: int, before: int, asleep: bool) -> None:
-        self.accept(before)
+        self.accept(before, {which})
         side = pick(which, self.sides)
         self.sides.remove(side)
         side.open, side.asleep = False, asleep
@@ -484,6 +637,7 @@ class LedgerMachine(RuleBasedStateMachine):
         crowded = self.ledger.held >= self.budget * 3 // 4
         for each in ended:
             each.ended = self.now if each.ended is None else each.ended
+            each.heard, each.silent, each.watched = True, False, False
         gone: list[Connection] = []
         for name in dict.fromkeys(NAMES):
             many = len(self.placeless(name)) - self.queue // 2
@@ -535,6 +689,8 @@ class LedgerMachine(RuleBasedStateMachine):
     def teardown(self) -> None:
         if not hasattr(self, "ledger"):
             return
+        self.keepsSilent = False
+        self.obey(self.ledger.keepNoSilent(self.now))
         self.waiting.sort(key=self.order)
         expected: list[Decision] = [
             GiveUp(each, Reason.STOPPED) for each in self.waiting
@@ -553,6 +709,10 @@ class LedgerMachine(RuleBasedStateMachine):
         ledger = self.ledger
         assert ledger.counters == self.counters
         assert ledger.waiting == len(self.waiting)
+        assert ledger.silent == sum(each.silent for each in self.waiting)
+        assert set(ledger.waitingConnections()) == {
+            each for each in self.waiting if not each.silent
+        }
         assert ledger.unclaimed == sum(len(side.offered) for side in self.sides)
         assert ledger.copies() == self.copies()
         assert ledger.held == ledger.waiting + ledger.unclaimed + len(self.copies())
@@ -578,6 +738,9 @@ class LedgerMachine(RuleBasedStateMachine):
             assert self.ledger.capacity(name) == self.room(name)
         for side in self.sides:
             assert len(side.offered) <= side.window
+            if side.limit is not None:
+                assert side.outstanding <= side.limit
+                assert len(side.silent) <= side.limit // 2
             assert all(side.wants(each.name) for each in side.offered.values())
 
 
@@ -588,7 +751,8 @@ class MachineTests(SynchronousTestCase):
 
     def test_ledger(self) -> None:
         """
-        In any order of events, the ledger is right.  It keeps to its limits, to the
-        order of arrival, and to the names that each worker wants.
+        In any order of events, the ledger is right.  It keeps to its limits and the
+        workers', to the order of arrival, and to the names that each worker wants.  It
+        offers a silent connection neither too early, nor before one that is ready.
         """
         run_state_machine_as_test(LedgerMachine, settings=SETTINGS)

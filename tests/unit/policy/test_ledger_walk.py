@@ -11,7 +11,14 @@ from random import Random
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from portlisten._policy.decisions import CloseCopy, Decision, GiveUp, HandOff
+from portlisten._policy.decisions import (
+    CloseCopy,
+    Decision,
+    GiveUp,
+    HandOff,
+    Reason,
+    Watch,
+)
 from portlisten._policy.ledger import Ledger
 from tests.support.ledgers import (
     NAMES,
@@ -30,6 +37,9 @@ class Walk:
     @ivar over: those that ended in the listener, or whose copy it let go.
     @ivar windows: of the workers, by channel.
     @ivar wants: the names that they want, by channel.
+    @ivar limits: the limits of those that have one, by channel.
+    @ivar watched: the connections that are watched.
+    @ivar heard: the connections from whose clients something has come.
     @ivar closing: the workers that must not be offered anything.
     @ivar departed: what those claimed that have left, by channel.
     """
@@ -56,6 +66,10 @@ class Walk:
         self.over: list[int] = []
         self.windows: dict[int, int] = {}
         self.wants: dict[int, tuple[str, ...]] = {}
+        self.limits: dict[int, int] = {}
+        self.firsts = bool(seed % 3)
+        self.watched: set[int] = set()
+        self.heard: set[int] = set()
         self.closing: set[int] = set()
         self.departed: dict[int, set[int]] = {}
 
@@ -64,7 +78,9 @@ class Walk:
         Have 150 events, and the end.
         """
         common = [self.accept] * 5 + [self.claim] * 5 + [self.tick] * 4
-        common += [self.close] * 3 + [self.refuse, self.touch, self.leave]
+        common += (
+            [self.close] * 3 + [self.speak] * 2 + [self.refuse, self.touch, self.leave]
+        )
         rare = [self.join, self.join, self.drain, self.die, self.part]
         rare += [self.wake, self.end]
         for _ in range(150):
@@ -89,6 +105,8 @@ class Walk:
         for channel in self.windows:
             own = [key for key in (*self.offered, *self.serving) if key[0] == channel]
             assert ledger.outstanding(channel) == len(own)
+            assert len(own) <= self.limits.get(channel, len(own))
+        assert self.watched == self.waiting - set(ledger.waitingConnections())
 
     def decided(self, decisions: list[Decision]) -> None:
         """
@@ -98,8 +116,16 @@ class Walk:
             if isinstance(decision, HandOff):
                 connection, channel = decision.connection, decision.channel
                 name = self.name(connection)
-                alike = [each for each in self.waiting if self.name(each) == name]
-                assert connection == min(alike), "not the oldest"
+                alike = {each for each in self.waiting if self.name(each) == name}
+                heard = alike & self.heard
+                if not self.firsts:
+                    assert connection == min(alike), "not the oldest"
+                elif connection in heard:
+                    assert connection == min(heard), "not the oldest that spoke"
+                elif connection in self.watched:
+                    assert not heard, "one that spoke is passed over"
+                    assert connection == min(alike & self.watched), "not the oldest"
+                self.watched.discard(connection)
                 self.waiting.remove(connection)
                 assert name in self.wants[channel]
                 assert channel not in self.closing
@@ -112,7 +138,13 @@ class Walk:
             elif isinstance(decision, CloseCopy):
                 self.copies.remove(decision.connection)
                 self.over.append(decision.connection)
+            elif isinstance(decision, Watch):
+                assert decision.connection in self.waiting - self.watched
+                self.watched.add(decision.connection)
             elif isinstance(decision, GiveUp):
+                if decision.reason is Reason.SILENT:
+                    assert decision.connection not in self.heard
+                self.watched.discard(decision.connection)
                 self.waiting.remove(decision.connection)
                 self.over.append(decision.connection)
             else:
@@ -165,9 +197,22 @@ class Walk:
                 self.waiting.add(self.count)
                 new = [self.count]
                 self.count += 1
+                silent: set[int] | None = None
+                if self.ledger.keeps(name, self.now):
+                    silent = {each for each in new if self.random.randrange(3)}
+                    self.heard.update(set(new) - silent)
                 self.decided(
-                    self.ledger.addConnections(PORT, new, self.now, True, name)
+                    self.ledger.addConnections(PORT, new, self.now, True, name, silent)
                 )
+
+    def speak(self) -> None:
+        """
+        Something comes from some clients that are watched.
+        """
+        spoken = {each for each in self.watched if not self.random.randrange(3)}
+        self.watched -= spoken
+        self.heard |= spoken
+        self.decided(self.ledger.spoke(spoken, self.now))
 
     def join(self) -> None:
         """
@@ -179,7 +224,15 @@ class Walk:
             names = self.random.choice([(), ("web",), ("mail",), NAMES])
             self.windows[self.channels] = window
             self.wants[self.channels] = names
-            self.decided(self.ledger.addWorker(self.channels, window, self.now, names))
+            limit = self.random.choice([None, 1, 4])
+            if limit is not None:
+                self.limits[self.channels] = limit
+            first = self.random.choice([0.5, 1.0]) if self.firsts else None
+            self.decided(
+                self.ledger.addWorker(
+                    self.channels, window, self.now, names, limit=limit, first=first
+                )
+            )
 
     def claim(self) -> None:
         """

@@ -21,7 +21,14 @@ from hypothesis.stateful import (
 )
 from twisted.trial.unittest import SynchronousTestCase
 
-from portlisten._policy.decisions import CloseCopy, Decision, HandOff, Reason, Revoke
+from portlisten._policy.decisions import (
+    CloseCopy,
+    Decision,
+    HandOff,
+    Reason,
+    Revoke,
+    Watch,
+)
 from portlisten._policy.ledger import Ledger
 from tests.support.machines import (
     CLAIM_TIMEOUT,
@@ -32,6 +39,8 @@ from tests.support.machines import (
     crews,
     delays,
     few,
+    firsts,
+    limits,
     mostly,
     one,
     pick,
@@ -54,12 +63,19 @@ class PairMachine(RuleBasedStateMachine):
 
     @initialize(
         roundRobin=st.booleans(),
+        firsts=st.booleans(),
         crew=crews,
     )
-    def begin(self, roundRobin: bool, crew: list[tuple[int, tuple[str, ...]]]) -> None:
+    def begin(
+        self,
+        roundRobin: bool,
+        firsts: bool,
+        crew: list[tuple[int, tuple[str, ...], int | None, float | None]],
+    ) -> None:
         self.ledger = Ledger(
             QUEUE, BUDGET, PATIENCE, HOLD, CLAIM_TIMEOUT, PAUSE, roundRobin, NAMES
         )
+        self.firsts = firsts
         self.port = 0
         self.now = 0.0
         self.alive = True
@@ -67,8 +83,8 @@ class PairMachine(RuleBasedStateMachine):
         self.workers: list[Worker] = []
         self.channels: list[Channel] = []
         self.givenUp: Counter[Reason] = Counter()
-        for window, names in crew:
-            self.join(window, names)
+        for worker in crew:
+            self.join(*worker)
             self.workers[-1].writeAll()
             self.channels[-1].readAll()
 
@@ -87,7 +103,10 @@ class PairMachine(RuleBasedStateMachine):
                 continue
             client = decision.connection
             assert client.descriptors[LISTENER] == 1
-            if isinstance(decision, HandOff):
+            client.watched = False
+            if isinstance(decision, Watch):
+                client.watched = True
+            elif isinstance(decision, HandOff):
                 decision.channel.offer(decision.id, decision.port, client)
             elif isinstance(decision, CloseCopy):
                 assert not client.pristine or client in mayLetGo
@@ -96,11 +115,30 @@ class PairMachine(RuleBasedStateMachine):
                 client.close(LISTENER)
             else:
                 self.giveUp(client, decision.reason)
+        self.look()
+
+    def look(self) -> None:
+        """
+        See which of the watched clients have spoken.
+        """
+        spoken = [
+            client
+            for client in self.clients.values()
+            if client.watched and (not client.silent or client.left)
+        ]
+        for client in spoken:
+            client.watched = False
+        if spoken:
+            self.run(self.ledger.spoke(spoken, self.now))
 
     def giveUp(self, client: Client, reason: Reason) -> None:
         if reason is Reason.TIMED_OUT:
             assert self.now - client.accepted >= PATIENCE
             client.excuse = "its patience ran out"
+        elif reason is Reason.SILENT:
+            assert client.silent
+            assert self.now > client.accepted
+            client.excuse = "it sent nothing"
         else:
             assert reason is Reason.LOST_IN_SERVICE
             assert not client.pristine
@@ -221,10 +259,17 @@ class PairMachine(RuleBasedStateMachine):
         self.tick()
 
     @precondition(lambda self: self.alive and len(self.living()) < 5)
-    @rule(window=sizes, names=wants)
-    def join(self, window: int, names: tuple[str, ...] = ()) -> None:
+    @rule(window=sizes, names=wants, limit=limits, first=firsts)
+    def join(
+        self,
+        window: int,
+        names: tuple[str, ...] = (),
+        limit: int | None = None,
+        first: float | None = None,
+    ) -> None:
         wire = Wire()
-        self.workers.append(Worker(self, window, names, wire))
+        first = first if self.firsts else None
+        self.workers.append(Worker(self, window, names, wire, limit, first))
         self.channels.append(Channel(self, window, wire))
 
     @precondition(lambda self: self.open())
@@ -239,6 +284,12 @@ class PairMachine(RuleBasedStateMachine):
 
     @precondition(lambda self: self.clients)
     @rule(which=st.integers(0, 30))
+    def clientSpeaks(self, which: int) -> None:
+        pick(which, self.clients.values()).silent = False
+        self.look()
+
+    @precondition(lambda self: self.clients)
+    @rule(which=st.integers(0, 30))
     def clientLeaves(self, which: int) -> None:
         client = pick(which, self.clients.values())
         client.left = client.left or not client.ended
@@ -250,6 +301,7 @@ class PairMachine(RuleBasedStateMachine):
             return
         self.alive = False
         for client in self.clients.values():
+            client.watched = False
             if not any(worker.entitledTo(client) for worker in self.able("alive")):
                 client.excuse = client.excuse or "the listener died"
             for _ in range(client.descriptors[LISTENER]):
@@ -267,14 +319,20 @@ class PairMachine(RuleBasedStateMachine):
         name = NAMES[self.port]
         batch = []
         for _ in range(min(count, self.ledger.capacity(name) if self.alive else 0)):
-            client = Client(len(self.clients), self.port, self.now, witness)
+            number = len(self.clients)
+            client = Client(number, self.port, self.now, witness, number % 3 > 0)
             client.open(LISTENER)
             self.clients[client.number] = client
             batch.append(client)
-        if batch:
-            self.run(
-                self.ledger.addConnections(self.port, batch, self.now, witness, name)
+        if not batch:
+            return
+        keeps = self.ledger.keeps(name, self.now)
+        silent = {client for client in batch if client.silent} if keeps else None
+        self.run(
+            self.ledger.addConnections(
+                self.port, batch, self.now, witness, name, silent
             )
+        )
 
     def tick(self) -> None:
         for channel in self.channels:
@@ -313,6 +371,9 @@ class PairMachine(RuleBasedStateMachine):
         )
 
     def goOn(self) -> None:
+        for client in self.clients.values():
+            client.silent = False
+        self.look()
         if self.alive and self.ledger.waiting and not self.ledger.hasTakers:
             self.join(4)
         for channel in self.channels:
@@ -373,6 +434,13 @@ class PairMachine(RuleBasedStateMachine):
     def theWindowsHold(self) -> None:
         for channel in self.channels:
             assert len(channel.having(claimed=False)) <= channel.window
+            if channel.limit is not None:
+                assert len(channel.outstanding) <= channel.limit
+
+    @invariant()
+    def theSilentAreWatched(self) -> None:
+        watched = sum(client.watched for client in self.clients.values())
+        assert watched == (self.ledger.silent if self.alive else 0)
 
 
 class MachineTests(SynchronousTestCase):

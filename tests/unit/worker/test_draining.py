@@ -141,14 +141,31 @@ class HTTPTests(WebTestCase):
         self.assertIn(b"connection: close", answer)
         self.assertTrue(self.transport.disconnecting)
 
-    def test_underWay(self) -> None:
+    def test_inHand(self) -> None:
         """
-        A request that is being served is served to its end, and the one after it
-        is the last.
+        If a request is in hand, and its response has not begun, that is the last one.
         """
         slow = Slow()
         protocol = self.connect(slow, self.transport)
         protocol.dataReceived(REQUEST)
+        drain(Connection(protocol))
+        self.assertFalse(self.transport.disconnecting)
+        slow.requests[0].write(b"hello")
+        slow.requests[0].finish()
+        [answer] = self.answers()
+        self.assertIn(b"connection: close", answer)
+        self.assertIn(b"hello", answer)
+        self.assertTrue(self.transport.disconnecting)
+
+    def test_begun(self) -> None:
+        """
+        If the response has begun, it is written to its end, and the one after it is the
+        last.
+        """
+        slow = Slow()
+        protocol = self.connect(slow, self.transport)
+        protocol.dataReceived(REQUEST)
+        slow.requests[0].write(b"hel")
         drain(Connection(protocol))
         slow.requests[0].finish()
         self.assertFalse(self.transport.disconnecting)
@@ -159,6 +176,21 @@ class HTTPTests(WebTestCase):
             [False, True],
         )
         self.assertTrue(self.transport.disconnecting)
+
+    def test_upgrade(self) -> None:
+        """
+        A request for another protocol is not told that its connection ends.
+        """
+        slow = Slow()
+        protocol = self.connect(slow, self.transport)
+        protocol.dataReceived(
+            REQUEST[:-2] + b"Connection: upgrade\r\nUpgrade: echo\r\n\r\n"
+        )
+        drain(Connection(protocol))
+        slow.requests[0].finish()
+        [answer] = self.answers()
+        self.assertNotIn(b"connection: close", answer)
+        self.assertFalse(self.transport.disconnecting)
 
     def test_halfRead(self) -> None:
         """

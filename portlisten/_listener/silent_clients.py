@@ -1,0 +1,177 @@
+"""
+Watch the connections of silent clients, until something comes.
+
+The reactor reads the descriptor of an epoll(7) of our own, in which the connections
+are.  If they were in the reactor's own, each would need a reader, and a reactor that
+uses select(2) could not have many.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from twisted.internet.interfaces import IReadDescriptor
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from portlisten import _kernel
+from portlisten._listener.interfaces import IConnection
+from portlisten._reactor.log_limit import logLimit
+
+
+@implementer(IReadDescriptor)
+class SilentClients:
+    """
+    Watches connections.  Their descriptors stay the caller's, which calls L{discard}
+    before it sends or closes one.
+
+    @param reactor: an L{IReactorFDSet} and L{IReactorTime}.
+    @param come: called with the connections from whose clients something has come, and
+        with those whose clients have left.  They are not watched any more.
+
+    @ivar watched: the connections that are watched, by their descriptors.  Only this
+        object changes them.
+    """
+
+    log = Logger()
+
+    def __init__(
+        self,
+        reactor: Any,
+        come: Callable[[list[IConnection], list[IConnection]], None],
+    ) -> None:
+        self._reactor = reactor
+        self._come = come
+        self._logLimited = logLimit(reactor)
+        self.watched: dict[int, IConnection] = {}
+        # Made for the first connection.
+        self._firstBytes: _kernel.FirstBytes | None = None
+
+    def find(self, connections: Sequence[IConnection]) -> set[IConnection]:
+        """
+        Find the connections from whose clients nothing has come.
+        """
+        by = {connection.socket: connection for connection in connections}
+        try:
+            return {by[sock] for sock in _kernel.silent(by)}
+        except OSError:
+            # Whoever watches them will know.
+            return set(connections)
+
+    def watch(self, connection: IConnection) -> bool:
+        """
+        Watch a connection.
+
+        @return: whether that is possible.
+        """
+        descriptor = connection.fileno()
+        try:
+            self._open().add(descriptor)
+        except OSError as error:
+            self._logLimited(
+                self.log.error,
+                "the connection of {peer} is offered before its client speaks, since it"
+                " cannot be watched: {error}",
+                peer=connection.peer,
+                error=error.strerror,
+            )
+            return False
+        self.watched[descriptor] = connection
+        return True
+
+    def discard(self, connection: IConnection) -> None:
+        """
+        Stop watching a connection, if it is watched.
+        """
+        descriptor = connection.fileno()
+        if self.watched.get(descriptor) is connection:
+            self._remove(descriptor)
+
+    def close(self) -> None:
+        """
+        Stop watching all connections.
+        """
+        firstBytes, self._firstBytes = self._firstBytes, None
+        self.watched.clear()
+        if firstBytes is not None:
+            self._reactor.removeReader(self)
+            firstBytes.close()
+
+    def _open(self) -> _kernel.FirstBytes:
+        """
+        Make the epoll, if there is none.
+
+        @raise OSError: if that is impossible.
+        """
+        if self._firstBytes is None:
+            self._firstBytes = _kernel.FirstBytes()
+            try:
+                self._reactor.addReader(self)
+            except OSError:
+                self._firstBytes.close()
+                self._firstBytes = None
+                raise
+        return self._firstBytes
+
+    def _remove(self, descriptor: int) -> IConnection:
+        assert self._firstBytes is not None
+        self._firstBytes.remove(descriptor)
+        return self.watched.pop(descriptor)
+
+    # IReadDescriptor
+
+    def fileno(self) -> int:
+        """
+        Return the descriptor of the epoll, or -1 if there is none.
+        """
+        return -1 if self._firstBytes is None else self._firstBytes.fileno()
+
+    def logPrefix(self) -> str:
+        """
+        See L{ILoggingContext}.
+        """
+        return "portlisten"
+
+    def doRead(self) -> None:
+        """
+        Something has come from clients.
+        """
+        assert self._firstBytes is not None
+        spoken: list[IConnection] = []
+        ended: list[IConnection] = []
+        for descriptor, end in self._firstBytes.come():
+            if descriptor in self.watched:
+                (ended if end else spoken).append(self._remove(descriptor))
+        gone = _gone(ended) if ended else []
+        spoken += [each for each in ended if each not in gone]
+        if spoken or gone:
+            self._come(spoken, gone)
+
+    def connectionLost(self, reason: Failure) -> None:
+        """
+        The reactor cannot poll the epoll any more.  All clients count as having spoken,
+        since nobody watches them.
+        """
+        connections = list(self.watched.values())
+        self.log.critical(
+            "silent clients cannot be watched: {why}; {count} connections are offered",
+            why=reason.getErrorMessage(),
+            count=len(connections),
+        )
+        self.close()
+        if connections:
+            self._come(connections, [])
+
+
+def _gone(connections: Sequence[IConnection]) -> list[IConnection]:
+    """
+    Find the connections whose clients have left.
+    """
+    by = {connection.socket: connection for connection in connections}
+    try:
+        gone, _ = _kernel.departed(by)
+    except OSError:
+        return []
+    return [by[sock] for sock in gone]

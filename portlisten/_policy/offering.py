@@ -1,0 +1,173 @@
+"""
+The offers: which of the connections that wait is offered next, and to which worker.
+
+Ready connections are offered first, the oldest before all others.
+
+A worker may have said that its clients I{speak first}.  As long as nothing has come
+from a client, such a worker has nothing to do for it.  So if the clients of all workers
+of a name speak first, the queue of that name keeps its silent connections.  They use no
+worker's window or limit.  When something comes, the connection is ready.  A silent
+connection is offered all the same, in two cases:
+
+  - It was kept for as long as the workers want.
+  - The queue is full.  Then the oldest is offered, so that others can be accepted.
+
+Silent connections take at most half of a worker's limit.  So a client that speaks finds
+a place, however many are silent.  If that half is taken and the queue is full, the
+oldest silent connection is given up, if it was kept for as long as the workers want.
+Otherwise clients that send nothing would keep all others out.
+"""
+
+from __future__ import annotations
+
+from operator import attrgetter
+from typing import Any
+
+from portlisten._policy.decisions import Decision, GiveUp, HandOff, Reason, Watch
+from portlisten._policy.entries import Entry, Worker
+from portlisten._policy.inventory import Inventory
+
+#: The order of several queues: their first connections, the oldest first.
+_OLDEST = attrgetter("heap")
+
+
+class Offering(Inventory):
+    """
+    An inventory that offers what waits.
+    """
+
+    def __init__(self, *args: Any, **named: Any) -> None:
+        super().__init__(*args, **named)
+        # Whether a worker has joined whose clients speak first.
+        self._usesFirst = False
+        self._keepsSilent = True
+        self._holdsAreOld = False
+        # Connections that became silent, and for which there was no Watch yet.
+        self._unwatched: list[Entry] = []
+
+    def keeps(self, name: str, now: float) -> bool:
+        """
+        Whether silent connections of this name are kept.  If so, the caller checks
+        which of the accepted connections are silent.
+        """
+        if self._holdsAreOld:
+            self._updateHolds(now)
+        return self._queues[name].hold > 0
+
+    def _wait(self, entry: Entry) -> None:
+        """
+        Let a connection wait.
+        """
+        if self._queues[entry.name].add(entry):
+            self._unwatched.append(entry)
+
+    def _dispatch(self, now: float) -> list[Decision]:
+        """
+        Offer the connections that wait to workers with capacity.
+        """
+        self._now = now
+        if self._holdsAreOld:
+            self._updateHolds(now)
+        decisions = self._offerReady(now)
+        if self._usesFirst:
+            decisions += self._offerSilent(now)
+            decisions += self._watchSilent()
+        return decisions
+
+    def _offerReady(self, now: float) -> list[Decision]:
+        """
+        Offer the ready connections, the oldest first.
+        """
+        queues = [queue for queue in self._queues.values() if queue.heap]
+        if not queues:
+            return []
+        decisions: list[Decision] = []
+        candidates = {
+            queue: self._balance.candidates(self._workers.values(), queue.name, now)
+            for queue in queues
+        }
+        while queues:
+            queue = min(queues, key=_OLDEST) if len(queues) > 1 else queues[0]
+            able = candidates[queue]
+            if not able:
+                queues.remove(queue)
+                continue
+            worker = self._balance.choose(able)
+            decisions.append(self._offer(queue.pop(), worker, now))
+            if not queue.heap:
+                queues.remove(queue)
+            if not worker.capacity:
+                for able in candidates.values():
+                    if worker in able:
+                        able.remove(worker)
+        return decisions
+
+    def _offer(self, entry: Entry, worker: Worker, now: float) -> HandOff:
+        entry.worker, entry.id, entry.since = worker, worker.newId(), now
+        worker.offered[entry.id] = entry
+        self.counters.offered += 1
+        return HandOff(worker.channel, entry.id, entry.connection, entry.port)
+
+    # Silent connections
+
+    def _workersChanged(self, usesFirst: bool = False) -> None:
+        """
+        Note that a worker came, went, or takes no more offers.
+
+        @param usesFirst: whether its clients speak first.
+        """
+        self._usesFirst = self._usesFirst or usesFirst
+        self._holdsAreOld = self._usesFirst
+
+    def _updateHolds(self, now: float) -> None:
+        self._holdsAreOld = False
+        for queue in self._queues.values():
+            holds = {
+                worker.first or 0.0
+                for worker in self._workers.values()
+                if worker.open and queue.name in worker.names
+            }
+            hold = min(holds, default=0.0) if self._keepsSilent else 0.0
+            self._unwatched += queue.setHold(hold, now)
+
+    def _offerSilent(self, now: float) -> list[Decision]:
+        """
+        Offer the silent connections that are due, the oldest first.
+        """
+        decisions: list[Decision] = []
+        queues = [queue for queue in self._queues.values() if queue.silent]
+        while queues:
+            due = {
+                queue: entry
+                for queue in queues
+                if (entry := queue.dueSilent(now)) is not None
+            }
+            if not due:
+                break
+            queue, entry = min(due.items(), key=lambda item: item[1].serial)
+            able = self._balance.candidates(self._workers.values(), queue.name, now)
+            workers = [each for each in able if not queue.hold or each.silentCapacity]
+            if workers:
+                queue.silent.take(entry.connection)
+                worker = self._balance.choose(workers)
+                decisions.append(self._offer(entry, worker, now))
+                if queue.hold and worker.limit is not None:
+                    worker.silent.add(entry.id)
+            elif able and queue.free <= 0 and queue.wasKept(entry, now):
+                queue.silent.take(entry.connection)
+                self.counters.silentTooLong += 1
+                decisions.append(GiveUp(entry.connection, Reason.SILENT))
+            else:
+                queues.remove(queue)
+        return decisions
+
+    def _watchSilent(self) -> list[Decision]:
+        """
+        Watch the connections that became silent and still wait.
+        """
+        unwatched, self._unwatched = self._unwatched, []
+        return [
+            Watch(entry.connection)
+            for entry in unwatched
+            if entry in self._queues[entry.name].silent
+        ]

@@ -1,0 +1,267 @@
+"""
+Tests for L{portlisten._control.client}.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+from twisted.trial.unittest import SkipTest, SynchronousTestCase
+
+from portlisten._control import client as client_module
+from portlisten._control.client import ControlClient
+from portlisten._control.messages import (
+    ControlError,
+    Drain,
+    State,
+    Workers,
+    WorkersAnswer,
+    WorkerState,
+    encodeAnswer,
+    encodeError,
+    encodeRequest,
+)
+from tests.support.descriptors import watchDescriptors
+
+ANSWER = WorkersAnswer((WorkerState("worker 1", "a", 1, 2, 3, 4, State.SERVING),))
+
+
+class ClientTestCase(SynchronousTestCase):
+    """
+    A path, and a control socket in a thread.
+    """
+
+    def setUp(self) -> None:
+        watchDescriptors(self)
+        self.channel = os.path.join(os.path.dirname(self.mktemp()), "path")
+        self.path = f"{self.channel}.ctl"
+        self.patch(client_module, "ANSWER_SECONDS", 5.0)
+
+    def serve(self, speak: Callable[[socket.socket], object]) -> None:
+        """
+        Accept one client in a thread.
+
+        @param speak: talks to the client.
+        """
+        listening = socket.socket(socket.AF_UNIX)
+        listening.bind(self.path)
+        listening.listen()
+
+        def run() -> None:
+            with listening:
+                sock, _ = listening.accept()
+                with sock:
+                    sock.settimeout(10)
+                    speak(sock)
+
+        thread = threading.Thread(target=run)
+        thread.start()
+        self.addCleanup(thread.join)
+
+    def refusal(self, control: str | None = None) -> str:
+        """
+        Say why a listener cannot be asked.
+        """
+        error = self.assertRaises(ControlError, ControlClient, self.channel, control)
+        self.assertEqual(len(str(error).splitlines()), 1)
+        return str(error)
+
+
+class ConnectTests(ClientTestCase):
+    """
+    Tests for what keeps a client from connecting.
+    """
+
+    def test_noListener(self) -> None:
+        """
+        There may be no listener.
+        """
+        expected = f"no listener runs at {self.channel}: start it, or check the path"
+        self.assertEqual(self.refusal(), expected)
+        with socket.socket(socket.AF_UNIX) as stale:
+            stale.bind(self.path)
+        self.assertEqual(self.refusal(), expected)
+
+    def test_older(self) -> None:
+        """
+        The listener may be older than control sockets.
+        """
+        with socket.socket(socket.AF_UNIX) as older:
+            older.bind(self.channel)
+            self.assertIn(
+                f"the listener at {self.channel} has no control socket at"
+                f" {self.path}: it is older,",
+                self.refusal(),
+            )
+
+    def test_permission(self) -> None:
+        """
+        The user may lack the permission.
+        """
+        if os.geteuid() == 0:
+            raise SkipTest("root may connect anywhere: see the integration tests")
+        with socket.socket(socket.AF_UNIX) as theirs:
+            theirs.bind(self.path)
+            os.chmod(self.path, 0)
+            self.assertIn("only root and the user that started", self.refusal())
+
+    def test_tooLong(self) -> None:
+        """
+        The channel's path may be too long for a control socket.
+        """
+        self.channel = "x" * 105
+        self.assertIn("too long for a socket: --control names", self.refusal())
+
+    def test_otherKind(self) -> None:
+        """
+        The path may belong to another program.
+        """
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as other:
+            other.bind(self.path)
+            self.assertIn("is no control socket", self.refusal())
+
+    def test_full(self) -> None:
+        """
+        The listener may be stopped, so that clients wait in its backlog.
+        """
+        self.patch(client_module, "ANSWER_SECONDS", 0.1)
+        with socket.socket(socket.AF_UNIX) as busy, socket.socket(socket.AF_UNIX) as c:
+            busy.bind(self.path)
+            busy.listen(0)
+            c.connect(self.path)
+            self.assertIn("does not answer: see whether it is stopped", self.refusal())
+
+    def test_given(self) -> None:
+        """
+        The operator may name the control socket.
+        """
+        with socket.socket(socket.AF_UNIX) as here:
+            here.bind(self.path)
+            here.listen()
+            self.channel = "elsewhere"
+            ControlClient("elsewhere", self.path).close()
+
+
+def send(data: bytes, sock: socket.socket) -> None:
+    """
+    Send some bytes.
+    """
+    sock.sendall(data)
+
+
+class AskTests(ClientTestCase):
+    """
+    Tests for requests and answers.
+    """
+
+    def failure(self) -> str:
+        """
+        Say why a request is not answered.
+        """
+        with ControlClient(self.channel) as client:
+            error = self.assertRaises(ControlError, client.ask, Workers())
+        return str(error)
+
+    def test_answer(self) -> None:
+        """
+        Each request is sent, and its answer is read, in any pieces.
+        """
+        requests = []
+
+        def speak(sock: socket.socket) -> None:
+            lines = sock.makefile("rb")
+            for _ in range(2):
+                requests.append(lines.readline())
+                answer = encodeAnswer(ANSWER)
+                sock.sendall(answer[:5])
+                sock.sendall(answer[5:])
+            lines.close()
+
+        self.serve(speak)
+        with ControlClient(self.channel) as client:
+            self.assertEqual(client.ask(Workers()), ANSWER)
+            self.assertEqual(client.ask(Drain(("a",))), ANSWER)
+        self.assertEqual(
+            requests, [encodeRequest(Workers()), encodeRequest(Drain(("a",)))]
+        )
+
+    def test_refused(self) -> None:
+        """
+        The listener may refuse the request, and close, before it has read it.
+        """
+        self.serve(lambda sock: sock.sendall(encodeError("wait")))
+        self.assertEqual(self.failure(), "wait")
+
+    def test_ends(self) -> None:
+        """
+        The listener may end before its answer, or in it.
+        """
+        for part in (b"", encodeAnswer(ANSWER)[:-1]):
+            self.serve(partial(send, part))
+            self.assertIn(f"the listener at {self.channel} has stopped", self.failure())
+            os.unlink(self.path)
+
+    def test_silent(self) -> None:
+        """
+        The listener may not answer.
+        """
+        self.patch(client_module, "ANSWER_SECONDS", 0.1)
+        self.serve(lambda sock: sock.recv(1000) and sock.recv(1000))
+        self.assertIn("does not answer within 0.1 s", self.failure())
+
+    def test_channel(self) -> None:
+        """
+        The other end may be no control socket.
+        """
+        self.serve(lambda sock: sock.sendall(b"\x01\x00\n"))
+        self.assertEqual(self.failure(), "the answer is no JSON")
+
+    def test_endless(self) -> None:
+        """
+        An answer without an end is given up.
+        """
+        self.patch(client_module, "MAXIMUM_ANSWER_BYTES", 100_000)
+
+        def speak(sock: socket.socket) -> None:
+            try:
+                sock.sendall(b" " * 1_000_000)
+            except OSError:
+                pass
+
+        self.serve(speak)
+        self.assertEqual(self.failure(), "the answer is too long")
+
+
+class ReactorTests(SynchronousTestCase):
+    """
+    The client needs no reactor.
+    """
+
+    def test_notImported(self) -> None:
+        """
+        C{portlisten drain} does not import one.
+        """
+        program = (
+            "import sys\n"
+            "from portlisten._commands.portlisten import main\n"
+            "try:\n"
+            "    main(['drain', './nothing', 'web-1'])\n"
+            "except SystemExit as exit:\n"
+            "    print(exit.code, 'twisted.internet.reactor' in sys.modules)\n"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", program],
+            cwd=Path(__file__).parents[3],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        self.assertEqual(done.stdout, "2 False\n")
+        self.assertIn("no listener runs at ./nothing", done.stderr)

@@ -1,0 +1,288 @@
+"""
+Tests for L{portlisten._control.messages}.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+from dataclasses import replace
+from pathlib import Path
+
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.trial.unittest import SynchronousTestCase
+
+from portlisten._control import messages
+from portlisten._control.messages import (
+    ControlError,
+    Drain,
+    Request,
+    State,
+    Undrain,
+    Workers,
+    WorkersAnswer,
+    WorkerState,
+    encodeAnswer,
+    encodeError,
+    encodeRequest,
+    parseAnswer,
+    parseRequest,
+)
+from tests.support.settings import SETTINGS
+
+WORKER = WorkerState(
+    "worker 3 (web-1, pid 12, uid 7)", "web-1", 12, 7, 4, 2, State.DRAINING
+)
+
+REQUESTS = [Workers(), Drain(("web-1", "12")), Undrain(("h\u00e9 \n",))]
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda each: st.lists(each) | st.dictionaries(st.text(), each),
+    max_leaves=8,
+)
+
+
+class RequestTests(SynchronousTestCase):
+    """
+    Tests for requests.
+    """
+
+    def refusal(self, message: object) -> str:
+        """
+        Say why a request is refused.
+        """
+        line = message if isinstance(message, bytes) else json.dumps(message).encode()
+        return str(self.assertRaises(ControlError, parseRequest, line))
+
+    def test_roundTrip(self) -> None:
+        """
+        A request is one line, which is read as the same request.
+        """
+        for request in REQUESTS:
+            line = encodeRequest(request)
+            self.assertEqual(line.count(b"\n"), 1)
+            self.assertTrue(line.endswith(b"\n"))
+            self.assertEqual(parseRequest(line), request)
+
+    def test_document(self) -> None:
+        """
+        The text of a request is as the document has it.
+        """
+        self.assertEqual(
+            encodeRequest(Drain(("web-1", "5690"))),
+            b'{"version": 1, "command": "drain", "workers": ["web-1", "5690"]}\n',
+        )
+
+    def test_notJSON(self) -> None:
+        """
+        A line that is no JSON object is refused.
+        """
+        for line in (b"", b"drain", b"\xff", b"[" * 60000, b"1" * 60000, b"{"):
+            self.assertEqual(self.refusal(line), "the request is no JSON")
+        for line in (b"[]", b"1", b'"drain"', b"null"):
+            self.assertEqual(self.refusal(line), "the request is no JSON object")
+
+    def test_repeated(self) -> None:
+        """
+        A field that comes twice is refused: two readers could take different ones.
+        """
+        line = b'{"version": 1, "command": "workers", "command": "drain"}'
+        self.assertEqual(self.refusal(line), "a field comes twice")
+
+    def test_version(self) -> None:
+        """
+        Another version is refused, and so is none.
+        """
+        for version in (None, 0, 2, "1", 1.0, True, [1]):
+            self.assertIn(
+                f"the request has the version {json.dumps(version)}, and only 1 is",
+                self.refusal({"version": version, "command": "workers"}),
+            )
+        self.assertIn("version null", self.refusal({"command": "workers"}))
+
+    def test_command(self) -> None:
+        """
+        An unknown command is refused, with the known ones.
+        """
+        wrong: list[object] = [None, "stop", 3, ["drain"], {}]
+        for command in wrong:
+            self.assertEqual(
+                self.refusal({"version": 1, "command": command}),
+                f"unknown command {json.dumps(command)}: there are workers, drain,"
+                " undrain",
+            )
+
+    def test_longCommand(self) -> None:
+        """
+        A refusal does not repeat a long text.
+        """
+        self.assertLess(len(self.refusal({"version": 1, "command": "x" * 60000})), 200)
+
+    def test_fields(self) -> None:
+        """
+        A field that is not known is refused, and so is one that is missing or wrong.
+        """
+        drain = {"version": 1, "command": "drain"}
+        self.assertEqual(
+            self.refusal({**drain, "workers": ["a"], "now": 1}),
+            'drain has no field "now"',
+        )
+        needs = "drain needs workers: a list of strings, at least one"
+        for wrong in (None, [], "a", [1], ["a", None], {"a": 1}, 7):
+            self.assertEqual(self.refusal({**drain, "workers": wrong}), needs)
+        self.assertEqual(self.refusal(drain), needs)
+
+    @SETTINGS
+    @given(st.binary() | JSON.map(lambda value: json.dumps(value).encode()))
+    def test_anything(self, line: bytes) -> None:
+        """
+        Any bytes are a request or are refused, in one line.
+        """
+        self.check(line)
+
+    def check(self, line: bytes) -> None:
+        """
+        Check that a line is a request, or is refused in one line.
+        """
+        try:
+            self.assertIsInstance(parseRequest(line), Request)
+        except ControlError as error:
+            self.assertEqual(len(str(error).splitlines()), 1)
+
+    @SETTINGS
+    @given(st.dictionaries(st.sampled_from(["workers", "x", "command"]), JSON))
+    def test_anyField(self, fields: dict[str, object]) -> None:
+        """
+        So are messages whose fields are nearly right.
+        """
+        message = {"command": "drain", **fields, "version": 1}
+        self.check(json.dumps(message).encode())
+
+
+class AnswerTests(SynchronousTestCase):
+    """
+    Tests for answers.
+    """
+
+    def refusal(self, message: object) -> str:
+        """
+        Say why an answer cannot be understood.
+        """
+        line = json.dumps({"version": 1, **message}).encode()  # type: ignore[dict-item]
+        return str(self.assertRaises(ControlError, parseAnswer, line, WorkersAnswer))
+
+    def test_roundTrip(self) -> None:
+        """
+        An answer is one line, which is read as the same answer.
+        """
+        workers = [replace(WORKER, state=state) for state in State]
+        for answer in (
+            WorkersAnswer(),
+            WorkersAnswer((*workers, replace(WORKER, serving=None, label=""))),
+        ):
+            line = encodeAnswer(answer)
+            self.assertEqual(line.count(b"\n"), 1)
+            self.assertEqual(parseAnswer(line, WorkersAnswer), answer)
+
+    def test_error(self) -> None:
+        """
+        An error is raised with its text, of which a terminal takes nothing for a
+        command.
+        """
+        error = self.assertRaises(
+            ControlError, parseAnswer, encodeError("no\x1b[2J\n!"), WorkersAnswer
+        )
+        self.assertEqual(str(error), "no?[2J?!")
+
+    def test_names(self) -> None:
+        """
+        So it is with the names of workers.
+        """
+        answer = WorkersAnswer((replace(WORKER, name="a\x1bb\nc", label="\x07"),))
+        (worker,) = parseAnswer(encodeAnswer(answer), WorkersAnswer).workers
+        self.assertEqual((worker.name, worker.label), ("a?b?c", "?"))
+
+    def test_later(self) -> None:
+        """
+        Fields that a later version adds are ignored.
+        """
+        message = json.loads(encodeAnswer(WorkersAnswer((WORKER,))))
+        message["more"] = message["workers"][0]["more"] = 1
+        answer = parseAnswer(json.dumps(message).encode(), WorkersAnswer)
+        self.assertEqual(answer, WorkersAnswer((WORKER,)))
+
+    def test_wrong(self) -> None:
+        """
+        An answer that does not fit is refused, with the field that is wrong.
+        """
+        self.assertIn("no list of workers", self.refusal({}))
+        self.assertIn("no list of workers", self.refusal({"workers": 1}))
+        self.assertIn("it is no object", self.refusal({"workers": [1]}))
+        (right,) = json.loads(encodeAnswer(WorkersAnswer((WORKER,))))["workers"]
+        for name, wrong in [
+            ("name", 1),
+            ("label", None),
+            ("pid", "1"),
+            ("uid", True),
+            ("connections", 1.5),
+            ("serving", "0"),
+            ("state", 1),
+        ]:
+            expected = f"its {name} is missing or has a wrong type"
+            self.assertIn(expected, self.refusal({"workers": [{**right, name: wrong}]}))
+            without = {key: value for key, value in right.items() if key != name}
+            self.assertIn(expected, self.refusal({"workers": [without]}))
+        self.assertIn(
+            "its state is not known",
+            self.refusal({"workers": [{**right, "state": "asleep"}]}),
+        )
+
+
+class WorkerStateTests(SynchronousTestCase):
+    """
+    Tests for L{WorkerState}.
+    """
+
+    def test_isNamed(self) -> None:
+        """
+        A worker is named by its label and by its process's number.
+        """
+        self.assertTrue(WORKER.isNamed(["x", "web-1"]))
+        self.assertTrue(WORKER.isNamed(["12"]))
+        for word in ("web", "1", "7", "worker 3", ""):
+            self.assertFalse(WORKER.isNamed([word]), word)
+
+    def test_nothing(self) -> None:
+        """
+        A worker without a label and with an unknown process is named by nothing.
+        """
+        worker = replace(WORKER, label="", pid=0)
+        self.assertFalse(worker.isNamed(["", "0"]))
+
+    def test_left(self) -> None:
+        """
+        What is left is what the listener knows and what the worker reports.
+        """
+        self.assertEqual(WORKER.left, 6)
+        self.assertEqual(replace(WORKER, serving=None).left, 4)
+
+
+class PureTests(SynchronousTestCase):
+    """
+    The messages need no system, so any program can use them.
+    """
+
+    def test_imports(self) -> None:
+        """
+        The module imports nothing that acts.
+        """
+        tree = ast.parse(Path(messages.__file__).read_text("utf-8"))
+        imported = {
+            node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)
+        }
+        self.assertEqual(
+            imported - {"__future__", "collections.abc", "dataclasses"},
+            {"enum", "typing"},
+        )
