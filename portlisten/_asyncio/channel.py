@@ -5,6 +5,11 @@ L{portlisten._wire.worker_session.WorkerSession}.
 If a write fails, the bytes that the listener had written may contain REVOKED.  So this
 reads them to the end, and only then decides whether the listener is dead.  It is dead
 only if the kernel says that its end is closed.
+
+An event loop makes the protocol of a connection two turns after the connection was
+adopted.  So after a read that gave connections, this reads nothing for two turns.  Then
+no more connections than one window are claimed and have no protocol.  If the worker
+dies, the listener still has its copies of these, and hands them off again.
 """
 
 from __future__ import annotations
@@ -136,6 +141,8 @@ class WorkerChannel:
         self._unsent = b""
         self._pumpSoon = Soon(clock, self.pump)
         self._end = Soon(clock, self._lose)
+        self._secondTurn = Soon(clock, lambda: None)
+        self._firstTurn = Soon(clock, self._secondTurn.request)
         self._readPause = Pause(clock, self._watch)
         self._writePause = Pause(clock, self.pump)
         self._readPoll = select.poll()
@@ -263,7 +270,7 @@ class WorkerChannel:
     def _read(self) -> None:
         left = BYTES_PER_TURN
         for _ in range(READS_PER_TURN):
-            if self._session.readsNoMore:
+            if self._session.readsNoMore or self._rests:
                 break
             try:
                 data, descriptors = _kernel.receive(self._socket, left)
@@ -283,6 +290,13 @@ class WorkerChannel:
             if done or not self._readPoll.poll(0):
                 # Reading and catching an exception would take ten times as long.
                 return
+
+    @property
+    def _rests(self) -> bool:
+        """
+        Whether connections were adopted whose protocols are not made yet.
+        """
+        return self._firstTurn.requested or self._secondTurn.requested
 
     def _readFailed(self, error: OSError) -> None:
         """
@@ -361,6 +375,8 @@ class WorkerChannel:
         log.bug("a bug in portlisten ends the channel of the listener", bug)
 
     def _adopt(self, event: Adopt[int]) -> None:
+        if not self._lost:
+            self._firstTurn.request()
         try:
             self._user.adopt(self, event.offer, event.token)
         except Exception as bug:
@@ -505,5 +521,7 @@ class WorkerChannel:
 
     def _stopTimers(self) -> None:
         self._stopWaiting()
-        for each in (self._pumpSoon, self._end, self._readPause, self._writePause):
-            each.cancel()
+        for soon in (self._pumpSoon, self._end, self._firstTurn, self._secondTurn):
+            soon.cancel()
+        for pause in (self._readPause, self._writePause):
+            pause.cancel()

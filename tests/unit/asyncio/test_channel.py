@@ -106,6 +106,28 @@ class ClaimTests(ChannelTestCase):
 
         self.complete(test())
 
+    def test_oneAfterTheOther(self) -> None:
+        """
+        A connection is claimed only when the one before it has its protocol, if they
+        come one by one.
+        """
+
+        async def test() -> None:
+            _, listener = await self.serve()
+            for id in range(3):
+                _, accepted = self.pair()
+                listener.offer(id, accepted)
+            connections = self.server._worker.adopter.connections
+
+            def isInOrder() -> bool:
+                self.assertLessEqual(len(connections), len(self.talks) + 1)
+                return len(self.talks) == 3
+
+            while not isInOrder():
+                await asyncio.sleep(0)
+
+        self.complete(test())
+
     def test_unwritten(self) -> None:
         """
         A connection is not touched before the whole claim is in the kernel.
