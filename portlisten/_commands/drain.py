@@ -7,6 +7,7 @@ Both ask the listener, by its control socket, again and again until it is done.
 
 from __future__ import annotations
 
+import shlex
 import shutil
 import signal
 import sys
@@ -157,7 +158,8 @@ Examples:
         See L{_OperatorOptions.carryOut}.
         """
         watch = _Watch(settings)
-        stays = f"stays drained: 'portlisten undrain {settings.path}' undoes that"
+        undo = shlex.join(["portlisten", "undrain", settings.path, *settings.workers])
+        stays = f"stays drained: '{undo}' undoes that"
         try:
             while True:
                 watch.see(_ask(client, Drain(settings.workers)).workers)
@@ -261,7 +263,7 @@ def checkWorkers(settings: OperatorSettings, answer: WorkersAnswer) -> None:
     if not answer.workers:
         raise ControlError(f"no worker is connected to the listener at {settings.path}")
     problem = f"no worker is {', '.join(missing)}" if missing else "expected WORKER"
-    lines = [f"{problem}; these workers there are:"]
+    lines = [f"{problem}; these workers are connected:"]
     for each in answer.workers:
         label = each.label or "(no label)"
         count = plural(each.left)
@@ -391,7 +393,8 @@ class _Watch:
         """
         now = self._seconds()
         for worker in workers:
-            if worker.name not in self._workers:
+            isNew = worker.name not in self._workers
+            if isNew and (worker.left or worker.state is State.UNKNOWN):
                 self.progress.say(f"{worker.name}: {describe(worker)}")
             self._workers[worker.name] = worker, now
             if worker.state is State.DRAINED:
