@@ -194,15 +194,15 @@ class UndrainOptions(_OperatorOptions):
     command = "portlisten undrain"
 
     longdesc = (
-        "Lets workers of the listener at PATH serve again that 'portlisten drain' has"
-        " drained, and waits until they have joined again. WORKER is the label of a"
+        "Undoes 'portlisten drain': lets drained workers of the listener at PATH serve"
+        " again, and waits until they have joined again. WORKER is the label of a"
         " worker, or the number of its process. Without WORKER, the command lists the"
         " workers."
     )
 
     epilogue = """
-The listener ends the worker's channel, and the worker joins again at once. What the
-worker still serves goes on. A worker that was not drained goes on as before.
+The listener ends the worker's channel, and the worker joins again at once. The
+connections that it still serves go on. A worker that was not drained goes on as before.
 
 Only root, and the user that started the listener, may ask the listener.
 
