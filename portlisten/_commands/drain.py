@@ -135,7 +135,7 @@ class DrainOptions(_OperatorOptions):
 
     epilogue = """
 A worker gets its label from the variable PORTLISTEN_LABEL of its environment, or from
-the option label of its endpoint. If several workers have the label, all of them are
+the option label of its description. If several workers have the label, all of them are
 drained. A label is what a worker says of itself: it proves nothing. The number of the
 process is from the kernel.
 
@@ -261,7 +261,10 @@ def checkWorkers(settings: OperatorSettings, answer: WorkersAnswer) -> None:
     if settings.workers and not missing:
         return
     if not answer.workers:
-        raise ControlError(f"no worker is connected to the listener at {settings.path}")
+        raise ControlError(
+            f"no worker is connected to the listener at {settings.path}: start one, or"
+            " see its log"
+        )
     problem = f"no worker is {', '.join(missing)}" if missing else "expected WORKER"
     lines = [f"{problem}; these workers are connected:"]
     for each in answer.workers:
