@@ -224,8 +224,8 @@ class _Ending:
 
     def _release(self, loop: Any) -> None:
         """
-        The client has closed the connection.  Without this, Hypercorn would wait as for
-        an idle connection.
+        Let Hypercorn end a connection that the client has closed.  Without this,
+        Hypercorn would wait as for an idle connection.
         """
         if self._terminated is not None:
             self._task = loop.create_task(self._terminated.set())

@@ -294,7 +294,7 @@ class WorkerChannel:
     @property
     def _rests(self) -> bool:
         """
-        Whether connections were adopted whose protocols are not made yet.
+        Whether some adopted connections have no protocol yet.
         """
         return self._firstTurn.requested or self._secondTurn.requested
 

@@ -235,8 +235,8 @@ class Adopter:
 
     def abandon(self) -> None:
         """
-        Leave all connections to the listener, which gives those to other workers that
-        were not touched.  Close the sockets that no transport owns.
+        Leave all connections to the listener.  It gives those that were not touched to
+        other workers.  Close the sockets that no transport owns.
         """
         for connection in self.connections:
             if connection.socket is not None:

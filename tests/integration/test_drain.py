@@ -332,7 +332,7 @@ async def test_labels(site: Site, start: Start) -> None:
     others = await site.ask(two, port, 6)
     wrong = site.operate("drain", "web-1 web-3")
     assert await wrong.ended() == 2
-    assert "no worker is web-3; these workers there are:" in wrong.errors
+    assert "no worker is web-3; these workers are connected:" in wrong.errors
     assert f"web-2  pid {two.pid}" in wrong.errors
     site.go()
     assert await wholes(clients) == ["web-1"]

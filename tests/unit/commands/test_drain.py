@@ -180,7 +180,7 @@ class WorkersTests(DrainTestCase):
         self.assertEqual((code, output), (2, ""))
         self.assertEqual(
             errors,
-            "portlisten drain: expected WORKER; these workers there are:\n"
+            "portlisten drain: expected WORKER; these workers are connected:\n"
             "  web-1  pid 12  uid 7  serving, 1 connection\n"
             "  (no label)  pid 13  uid 7  serving, 2 connections\n",
         )
@@ -193,7 +193,7 @@ class WorkersTests(DrainTestCase):
         self.serve(answer(WEB1))
         code, _, errors = self.run_("drain", self.path, "web-1", "web-9", "14")
         self.assertEqual(code, 2)
-        self.assertIn("no worker is web-9, 14; these workers there are:\n", errors)
+        self.assertIn("no worker is web-9, 14; these workers are connected:\n", errors)
         self.assertEqual(self.requests, [Workers()])
 
     def test_noWorkers(self) -> None:
@@ -236,6 +236,21 @@ class CourseTests(DrainTestCase):
         )
         self.assertRegex(last, r"^done, after \d+\.\d s$")
         self.assertEqual(self.requests, [Workers(), *[Drain(("web-1", "13"))] * 4])
+
+    def test_idle(self) -> None:
+        """
+        A worker without connections is drained as soon as it confirms.
+        """
+        self.serve(
+            answer(WEB1),
+            answer(draining(WEB1, 0, State.DRAINING)),
+            answer(draining(WEB1, 0, State.DRAINED)),
+        )
+        code, output, _ = self.drain("web-1")
+        self.assertEqual(code, 0)
+        first, last = output.splitlines()
+        self.assertEqual(first, f"{WEB1.name} is drained")
+        self.assertTrue(last.startswith("done, after "))
 
     def test_left(self) -> None:
         """
@@ -280,7 +295,8 @@ class CourseTests(DrainTestCase):
             "drain", "--timeout=0.1", "--quiet", self.path, "web-1", "13"
         )
         self.assertEqual(code, 1)
-        stays = f"it stays drained: 'portlisten undrain {self.path}' undoes that"
+        undo = f"portlisten undrain {self.path} web-1 13"
+        stays = f"it stays drained: '{undo}' undoes that"
         self.assertEqual(
             errors.splitlines(),
             [
