@@ -114,8 +114,8 @@ def portName(text: str) -> str:
     """
     if not NAME.fullmatch(text):
         raise ValueError(
-            f"{text!r} is no name for a port: give up to 63 letters, digits, '_', and"
-            " after the first '-' and '.', such as http"
+            f"{text!r} is no name for a port: give up to 63 letters, digits, '_', '-'"
+            " and '.', with neither '-' nor '.' first, such as http"
         )
     return text
 
@@ -131,7 +131,8 @@ def workerLabel(text: str) -> str:
     if not NAME.fullmatch(text) or text.isdecimal():
         raise ValueError(
             f"{text!r} is no label for a worker: give up to 63 letters, digits, '_',"
-            " and after the first '-' and '.', but not digits alone, such as web-1"
+            " '-' and '.', such as web-1; not digits alone, and neither '-' nor '.'"
+            " first"
         )
     return text
 

@@ -23,7 +23,9 @@ from typing import Any
 
 from zope.interface import directlyProvides
 
-from portlisten._asyncio.servers import CLOSE_SECONDS, GOAWAY, GOING_AWAY
+from portlisten._asyncio.servers import CLOSE_SECONDS
+from portlisten._config.descriptions import PREFIX
+from portlisten._policy.goodbyes import GOAWAY, GOING_AWAY
 from portlisten.asyncio import create_server
 from portlisten.errors import EndpointError
 from portlisten.interfaces import IDrainable
@@ -32,8 +34,6 @@ __all__ = ["workers"]
 
 #: Hypercorn's option: it serves in the process that was started, and starts no other.
 workers = 0
-
-_SCHEME = "portlisten:"
 
 #: How often a connection is asked to end, in seconds.  It may become HTTP/2 or a
 #: WebSocket after the first time.
@@ -85,8 +85,8 @@ def _split(binds: list[str]) -> tuple[list[_Listener], list[str]]:
     """
     Divide addresses into those of listeners and the others.
     """
-    listeners = [_Listener(each) for each in binds if each.startswith(_SCHEME)]
-    return listeners, [each for each in binds if not each.startswith(_SCHEME)]
+    listeners = [_Listener(each) for each in binds if each.startswith(PREFIX)]
+    return listeners, [each for each in binds if not each.startswith(PREFIX)]
 
 
 def _check(config: Any) -> None:
@@ -224,8 +224,8 @@ class _Ending:
 
     def _release(self, loop: Any) -> None:
         """
-        The client has closed the connection.  Without this, Hypercorn would wait as for
-        an idle connection.
+        Let Hypercorn end a connection that the client has closed.  Without this,
+        Hypercorn would wait as for an idle connection.
         """
         if self._terminated is not None:
             self._task = loop.create_task(self._terminated.set())

@@ -5,6 +5,11 @@ L{portlisten._wire.worker_session.WorkerSession}.
 If a write fails, the bytes that the listener had written may contain REVOKED.  So this
 reads them to the end, and only then decides whether the listener is dead.  It is dead
 only if the kernel says that its end is closed.
+
+An event loop makes the protocol of a connection two turns after the connection was
+adopted.  So after a read that gave connections, this reads nothing for two turns.  Then
+no more connections than one window are claimed and have no protocol.  If the worker
+dies, the listener still has its copies of these, and hands them off again.
 """
 
 from __future__ import annotations
@@ -111,10 +116,11 @@ class WorkerChannel:
     @param sock: the connected, non-blocking socket.  The channel owns it, also if
         L{start} fails.
     @param user: gets what comes.
-    @param limit: limits the lines of the log.
+    @param logLimited: limits the lines of the log.
 
     @ivar released: whether the listener has said BYE.
-    @ivar ignored: the options that the listener is too old for.
+    @ivar ignored: the options of workers that the listener is too old for.  Empty until
+        the worker has joined.
     """
 
     def __init__(
@@ -124,17 +130,19 @@ class WorkerChannel:
         sock: socket.socket,
         session: WorkerSession[int],
         user: ChannelUser,
-        limit: LogLimit,
+        logLimited: LogLimit,
     ) -> None:
         self._poller = poller
         self._clock = clock
         self._socket = sock
         self._session = session
         self._user = user
-        self._logLimited = limit
+        self._logLimited = logLimited
         self._unsent = b""
         self._pumpSoon = Soon(clock, self.pump)
         self._end = Soon(clock, self._lose)
+        self._secondTurn = Soon(clock, lambda: None)
+        self._firstTurn = Soon(clock, self._secondTurn.request)
         self._readPause = Pause(clock, self._watchOrRetry)
         self._writePause = Pause(clock, self.pump)
         self._readPoll = select.poll()
@@ -188,9 +196,10 @@ class WorkerChannel:
 
     def reportServing(self, total: int) -> None:
         """
-        Report how many connections live in the worker that this channel does not name.
+        Tell the listener, if it wants to know and the number is new, how many
+        connections the worker has that did not come through this channel.
 
-        @param total: how many live in the worker.
+        @param total: how many the worker has, those of this channel among them.
         """
         self._session.serving(max(0, total - self._session.inService))
         self._reportSoon()
@@ -277,7 +286,7 @@ class WorkerChannel:
     def _read(self) -> None:
         left = BYTES_PER_TURN
         for _ in range(READS_PER_TURN):
-            if self._session.readsNoMore:
+            if self._session.readsNoMore or self._rests:
                 break
             try:
                 data, descriptors = _kernel.receive(self._socket, left)
@@ -297,6 +306,13 @@ class WorkerChannel:
             if done or not self._readPoll.poll(0):
                 # Reading and catching an exception would take ten times as long.
                 return
+
+    @property
+    def _rests(self) -> bool:
+        """
+        Whether some adopted connections have no protocol yet.
+        """
+        return self._firstTurn.requested or self._secondTurn.requested
 
     def _readFailed(self, error: OSError) -> None:
         """
@@ -375,6 +391,8 @@ class WorkerChannel:
         log.bug("a bug in portlisten ends the channel of the listener", bug)
 
     def _adopt(self, event: Adopt[int]) -> None:
+        if not self._lost:
+            self._firstTurn.request()
         try:
             self._user.adopt(self, event.offer, event.token)
         except Exception as bug:
@@ -385,8 +403,7 @@ class WorkerChannel:
 
     def _onJoined(self, event: Joined) -> None:
         self._stopWaiting()
-        honoured = {"limit": event.honoursLimit, "first": event.honoursFirst}
-        self.ignored = [name for name, known in honoured.items() if not known]
+        self.ignored = event.ignored
         self._user.registered(self, event.ports)
 
     def _useSocket(self, event: UseSocket[int]) -> None:
@@ -520,5 +537,7 @@ class WorkerChannel:
 
     def _stopTimers(self) -> None:
         self._stopWaiting()
-        for each in (self._pumpSoon, self._end, self._readPause, self._writePause):
-            each.cancel()
+        for soon in (self._pumpSoon, self._end, self._firstTurn, self._secondTurn):
+            soon.cancel()
+        for pause in (self._readPause, self._writePause):
+            pause.cancel()

@@ -101,10 +101,10 @@ class Adopter:
         clients need not speak first.
     @param tls: the arguments for TLS of C{connect_accepted_socket}.
     @param changed: called each time that the number of connections has changed.
+    @param grace: how long idle connections may stay when the server stops, in seconds.
 
     @ivar connections: the connections that have not ended.
     @ivar draining: whether each connection is asked to end.
-    @ivar grace: how long idle connections may stay when the server stops, in seconds.
     """
 
     def __init__(
@@ -115,6 +115,7 @@ class Adopter:
         first: float,
         tls: Mapping[str, Any],
         changed: Callable[[], None],
+        grace: float,
     ) -> None:
         self._loop = loop
         self._tls = tls
@@ -125,7 +126,7 @@ class Adopter:
         self.first = first
         self.connections: set[Connection] = set()
         self.draining = False
-        self.grace = 10.0
+        self.grace = grace
 
     def adopt(
         self,
@@ -225,10 +226,17 @@ class Adopter:
         for connection in list(self.connections):
             connection.drain()
 
+    def undrain(self) -> None:
+        """
+        Serve later connections as usual.  Protocols that were asked to end their
+        connections still do so.
+        """
+        self.draining = False
+
     def abandon(self) -> None:
         """
-        Leave all connections to the listener, which gives those to other workers that
-        were not touched.  Close the sockets that no transport owns.
+        Leave all connections to the listener.  It gives those that were not touched to
+        other workers.  Close the sockets that no transport owns.
         """
         for connection in self.connections:
             if connection.socket is not None:

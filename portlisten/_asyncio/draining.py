@@ -28,7 +28,6 @@ from portlisten.interfaces import IDrainable
 #: may become a WebSocket after it was asked to end.
 CHECK_SECONDS = 0.5
 
-
 #: The kinds of protocols of which the log says that they are left alone.
 _complained: set[type] = set()
 

@@ -18,10 +18,10 @@ class Poller:
     """
     Watches descriptors with an epoll of its own.  The loop watches only the epoll.
 
-    If a descriptor is in error, as a Unix socket is whose other end closed with bytes
-    unread, libuv stops watching it (C{uv__poll_io} in src/unix/poll.c).  On uvloop, the
-    last bytes and the end of a channel would then not be seen.  An epoll is never in
-    error.
+    If the other end of a Unix socket closed with bytes unread, the socket is in error.
+    libuv stops watching a descriptor that is in error (C{uv__poll_io} in
+    src/unix/poll.c).  On uvloop, the last bytes and the end of a channel would then not
+    be seen.  An epoll is never in error.
 
     @raise OSError: if the process has no free descriptor.
     """
@@ -40,8 +40,9 @@ class Poller:
         self, descriptor: int, events: int, callback: Callable[[int], None]
     ) -> None:
         """
-        Call back with the events while there are some.  A descriptor that is watched
-        already is watched for other events, or not at all if these are none.
+        Call back with the events while there are some.  If the descriptor is watched
+        already, this changes the events.  If the new events are none, this ends the
+        watch.
 
         @param descriptor: L{forget} it before it is closed.
         @raise OSError: if that fails.

@@ -31,13 +31,20 @@ def settingsOf(description: str) -> WorkerSettings:
     @raise EndpointError: if it cannot be understood, or asyncio has no such worker.
     """
     arguments, named = split(description)
-    options = describedOptions()
+    forTwisted = [
+        name
+        for name, option in describedOptions().items()
+        if isinstance(option.type, File)
+    ]
     for name in named:
-        if name in options and isinstance(options[name].type, File):
-            raise EndpointError(f"{name} is for Twisted: give ssl= to the server")
+        if name in forTwisted:
+            raise EndpointError(
+                f"{name} is for Twisted: use the server's own options for TLS, such as"
+                " --ssl-keyfile, or ssl= in code"
+            )
     if named.get("wire", WIRES[0]) == "datagram":
         raise EndpointError("wire=datagram is for Twisted: leave wire out")
-    return workerSettings(arguments, named)
+    return workerSettings(arguments, named, hidden=forTwisted)
 
 
 def tlsArguments(ssl: Any, **timeouts: float | None) -> Mapping[str, Any]:

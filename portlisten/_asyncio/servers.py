@@ -11,22 +11,17 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import struct
 import sys
 from collections.abc import Awaitable, Callable
 from typing import Any
 from weakref import WeakValueDictionary
 
-#: GOAWAY with NO_ERROR, and the highest stream number.  A server that stops in good
-#: order begins with it: RFC 9113, section 6.8.
-GOAWAY = struct.pack("!HBBBIII", 0, 8, 7, 0, 0, 2**31 - 1, 0)
-
-#: The code of a WebSocket's end, "going away": RFC 6455, section 7.4.1.
-GOING_AWAY = 1001
+from portlisten._policy.goodbyes import GOAWAY, GOING_AWAY
 
 #: How long a client may take to answer the end of a WebSocket, in seconds.
 CLOSE_SECONDS = 10.0
 
+#: The header of a response that says that it is the last one.
 CLOSE = (b"connection", b"close")
 
 Application = Callable[[Any, Any, Any], Awaitable[Any]]

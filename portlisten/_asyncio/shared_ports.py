@@ -196,18 +196,7 @@ class SharedPorts:
         self.adjust()
 
     def _resume(self) -> None:
-        if self._descriptorsShort():
+        if _kernel.descriptorsShort(self._descriptorLimit):
             self._pause.begin(self._retry)
         else:
             self.adjust()
-
-    def _descriptorsShort(self) -> bool:
-        """
-        Whether too many descriptors are in use.
-        """
-        try:
-            descriptor = os.eventfd(0, os.EFD_CLOEXEC)
-        except OSError:
-            return True
-        os.close(descriptor)
-        return descriptor >= self._descriptorLimit

@@ -54,13 +54,6 @@ class ConnectionSocket(socket.socket):
         self._ended = ended
         self._escaped = escaped
 
-    @property
-    def live(self) -> bool:
-        """
-        Whether the end was not told.
-        """
-        return self._ended is not None
-
     def forget(self, close: bool) -> None:
         """
         Do not call back, and do not end the connection when the descriptor is closed:

@@ -22,21 +22,18 @@ from portlisten._channel import paths
 from portlisten._config.settings import WorkerSettings
 from portlisten._model import Port
 from portlisten._policy.complaints import Complaint
-from portlisten._policy.link import Link, whyLost
+from portlisten._policy.link import (
+    DISCONNECT_SECONDS,
+    REPORT_SECONDS,
+    STOP_REASON,
+    Link,
+    whyLost,
+)
 from portlisten._reactor.deadline import Deadline
 from portlisten._reactor.log_limit import LogLimit
 from portlisten._reactor.pause import Pause
 from portlisten._wire.frames import MAXIMUM_WINDOW, Offer
 from portlisten._wire.worker_session import WorkerSession
-
-#: How long a worker may take to disconnect from its listener, in seconds.
-DISCONNECT_SECONDS = 1.0
-
-#: How long the worker waits after a change before it reports how many connections it
-#: has, in seconds.
-REPORT_SECONDS = 0.1
-
-_STOP_REASON = "the worker stops"
 
 
 class Stage(Enum):
@@ -97,8 +94,9 @@ class Worker:
         self._timer: Deadline | None = None
         self._poller: Poller | None = None
         self._sharedPorts: SharedPorts | None = None
-        self.adopter = Adopter(loop, clock, factory, first, tls, self._changed)
-        self.adopter.grace = settings.grace
+        self.adopter = Adopter(
+            loop, clock, factory, first, tls, self._changed, settings.grace
+        )
         self.stage = Stage.NEW
         self.ports: Sequence[Port] = ()
 
@@ -134,7 +132,7 @@ class Worker:
             self._ownPorts.closeAll()
             if self._channel is not None:
                 if self._link is Link.JOINING:
-                    self._channel.bye(_STOP_REASON)
+                    self._channel.bye(STOP_REASON)
                 else:
                     self._channel.drain()
             self.adopter.drain()
@@ -142,8 +140,8 @@ class Worker:
 
     def abandon(self) -> None:
         """
-        Close all descriptors that no transport owns, before the loop is closed.  To the
-        listener, the worker is dead.
+        Close all descriptors that no transport owns, because the loop is being closed.
+        To the listener, the worker is dead.
         """
         for each in (self._reconnection, self._servingReport):
             each.cancel()
@@ -256,14 +254,9 @@ class Worker:
         if self.stage is not Stage.SERVING:
             self._settle()
             return
-        self.adopter.draining = False
+        self.adopter.undrain()
         if was.away and channel.released and not channel.broken:
-            self._logLimited(
-                log.info,
-                "the listener at {path} asks this worker to join again",
-                path=self._settings.path,
-            )
-            self._reconnection.begin(0)
+            self._rejoin()
             return
         why, delay = whyLost(
             was.registered, reason, channel.broken, self._settings.retry
@@ -292,6 +285,17 @@ class Worker:
 
     def _on(self, event: str) -> None:
         self._link = self._link.after(event)
+
+    def _rejoin(self) -> None:
+        """
+        Connect at once: the listener has asked for it.
+        """
+        self._logLimited(
+            log.info,
+            "the listener at {path} asks this worker to join again",
+            path=self._settings.path,
+        )
+        self._reconnection.begin(0)
 
     def _connect(self) -> None:
         assert self._poller is not None
@@ -356,8 +360,8 @@ class Worker:
                 self._disconnect()
         elif self.stage is Stage.DISCONNECTING and self._link is Link.ABSENT:
             self._finish()
-        elif self.stage is Stage.DONE and self._poller is not None:
-            self._poller.close()
+        elif self.stage is Stage.DONE:
+            self._closePoller()
 
     def _disconnect(self) -> None:
         self.stage = Stage.DISCONNECTING
@@ -369,7 +373,7 @@ class Worker:
                 grace=self._settings.grace,
             )
         if self._channel is not None:
-            self._channel.bye(_STOP_REASON)
+            self._channel.bye(STOP_REASON)
         self._settle()
         if self.stage is Stage.DISCONNECTING:
             self._wait(DISCONNECT_SECONDS, self._finish)
@@ -377,9 +381,15 @@ class Worker:
     def _finish(self) -> None:
         self.stage = Stage.DONE
         self._stopWaiting()
+        self._closePoller()
+        self._done()
+
+    def _closePoller(self) -> None:
+        """
+        Close the poller, unless the channel still needs it.
+        """
         if self._poller is not None and self._channel is None:
             self._poller.close()
-        self._done()
 
     def _wait(self, seconds: float, then: Callable[[], None]) -> None:
         self._timer = Deadline(self._clock, seconds, then)

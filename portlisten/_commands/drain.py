@@ -7,6 +7,7 @@ Both ask the listener, by its control socket, again and again until it is done.
 
 from __future__ import annotations
 
+import shlex
 import shutil
 import signal
 import sys
@@ -134,7 +135,7 @@ class DrainOptions(_OperatorOptions):
 
     epilogue = """
 A worker gets its label from the variable PORTLISTEN_LABEL of its environment, or from
-the option label of its endpoint. If several workers have the label, all of them are
+the option label of its description. If several workers have the label, all of them are
 drained. A label is what a worker says of itself: it proves nothing. The number of the
 process is from the kernel.
 
@@ -157,7 +158,8 @@ Examples:
         See L{_OperatorOptions.carryOut}.
         """
         watch = _Watch(settings)
-        stays = f"stays drained: 'portlisten undrain {settings.path}' undoes that"
+        undo = shlex.join(["portlisten", "undrain", settings.path, *settings.workers])
+        stays = f"stays drained: '{undo}' undoes that"
         try:
             while True:
                 watch.see(_ask(client, Drain(settings.workers)).workers)
@@ -192,15 +194,15 @@ class UndrainOptions(_OperatorOptions):
     command = "portlisten undrain"
 
     longdesc = (
-        "Lets workers of the listener at PATH serve again that 'portlisten drain' has"
-        " drained, and waits until they have joined again. WORKER is the label of a"
+        "Undoes 'portlisten drain': lets drained workers of the listener at PATH serve"
+        " again, and waits until they have joined again. WORKER is the label of a"
         " worker, or the number of its process. Without WORKER, the command lists the"
         " workers."
     )
 
     epilogue = """
-The listener ends the worker's channel, and the worker joins again at once. What the
-worker still serves goes on. A worker that was not drained goes on as before.
+The listener ends the worker's channel, and the worker joins again at once. The
+connections that it still serves go on. A worker that was not drained goes on as before.
 
 Only root, and the user that started the listener, may ask the listener.
 
@@ -259,9 +261,12 @@ def checkWorkers(settings: OperatorSettings, answer: WorkersAnswer) -> None:
     if settings.workers and not missing:
         return
     if not answer.workers:
-        raise ControlError(f"no worker is connected to the listener at {settings.path}")
+        raise ControlError(
+            f"no worker is connected to the listener at {settings.path}: start one, or"
+            " see its log"
+        )
     problem = f"no worker is {', '.join(missing)}" if missing else "expected WORKER"
-    lines = [f"{problem}; these workers there are:"]
+    lines = [f"{problem}; these workers are connected:"]
     for each in answer.workers:
         label = each.label or "(no label)"
         count = plural(each.left)
@@ -406,7 +411,8 @@ class _Watch:
         """
         now = self._seconds()
         for worker in workers:
-            if worker.name not in self._workers:
+            isNew = worker.name not in self._workers
+            if isNew and (worker.left or worker.state is State.UNKNOWN):
                 self.progress.say(f"{worker.name}: {describe(worker)}")
             self._workers[worker.name] = worker, now
             if worker.state is State.DRAINED:

@@ -24,8 +24,9 @@ class Options(UsageOptions):
     synopsis = "Usage: portlisten"
 
     longdesc = (
-        "The listener and the workers are commands of twistd: 'twistd portlisten"
-        " --help', 'twistd hellofdpass --help'."
+        "'portlisten COMMAND --help' describes a command. The listener and the workers"
+        " are commands of twistd: 'twistd portlisten --help', 'twistd hellofdpass"
+        " --help'."
     )
 
     subCommands: list[list[Any]] = [

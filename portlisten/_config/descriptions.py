@@ -7,7 +7,7 @@ other programs.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from portlisten._config.options import WIRES, Option, optionsOf
@@ -57,13 +57,14 @@ def _add(
 
 
 def workerSettings(
-    arguments: Sequence[str], named: Mapping[str, str]
+    arguments: Sequence[str], named: Mapping[str, str], hidden: Collection[str] = ()
 ) -> WorkerSettings:
     """
     Parse a description that is split.
 
     @param arguments: the arguments without names: the path.
     @param named: the options of L{WorkerSettings} that descriptions have.
+    @param hidden: the options that an error does not list.
     @raise EndpointError: if the description cannot be understood.
     """
     if len(arguments) != 1 or not arguments[0]:
@@ -71,10 +72,10 @@ def workerSettings(
             "a description has one path, as in portlisten:/run/portlisten/web.sock, and"
             r" a colon in it is written '\:'"
         )
-    return WorkerSettings(path=arguments[0], **_parseOptions(named))
+    return WorkerSettings(path=arguments[0], **_parseOptions(named, hidden))
 
 
-def _parseOptions(texts: Mapping[str, str]) -> dict[str, Any]:
+def _parseOptions(texts: Mapping[str, str], hidden: Collection[str]) -> dict[str, Any]:
     """
     Parse the options of a description.
 
@@ -91,7 +92,7 @@ def _parseOptions(texts: Mapping[str, str]) -> dict[str, Any]:
             known = [
                 each
                 for each, option in options.items()
-                if wire in option.wires and each != "wire"
+                if wire in option.wires and each != "wire" and each not in hidden
             ]
             raise EndpointError(
                 f"a description with wire={wire} has no option {name!r}, only"

@@ -234,8 +234,8 @@ class WorkerSettings(Settings):
     first: float | None = option(
         None,
         First(),
-        "Whether clients speak first, as in HTTP. Then the listener keeps a connection"
-        " until its client speaks, for up to 2 seconds (yes) or SECONDS.",
+        "Whether clients speak first, as in HTTP. If so, the listener keeps each"
+        " connection until its client speaks, for up to 2 seconds (yes) or SECONDS.",
         shown="yes for HTTP and TLS",
         wires=STREAM,
         inDescription=True,

@@ -7,6 +7,8 @@ from __future__ import annotations
 import errno
 import os
 import socket
+from contextlib import suppress
+from stat import S_ISSOCK
 
 from portlisten._control.messages import (
     Answer,
@@ -110,6 +112,10 @@ def _explain(error: OSError, channel: str, path: str) -> str:
             " listener may ask it"
         )
     if error.errno == errno.ENOENT and os.path.lexists(channel):
+        if not _isSocket(channel):
+            return f"{channel} is no socket: give the path of a listener's channel"
+        if channel.endswith(SUFFIX):
+            return f"{channel} is a control socket: give the path without {SUFFIX}"
         return (
             f"the listener at {channel} has no control socket at {path}: it is older,"
             " or was started with --control; restart it, or give --control here, too"
@@ -121,3 +127,9 @@ def _explain(error: OSError, channel: str, path: str) -> str:
     if error.errno == errno.EPROTOTYPE:
         return f"{path} is no control socket of a listener"
     return f"{path}: {error.strerror or error}"
+
+
+def _isSocket(path: str) -> bool:
+    with suppress(OSError):
+        return S_ISSOCK(os.stat(path).st_mode)
+    return False

@@ -51,7 +51,7 @@ from portlisten._kernel.sockets import (
     listens,
     queued,
 )
-from portlisten._kernel.spare import SpareDescriptor
+from portlisten._kernel.spare import SpareDescriptor, descriptorsShort
 
 __all__ = [
     "Credentials",
@@ -73,6 +73,7 @@ __all__ = [
     "credentials",
     "datagramSocket",
     "departed",
+    "descriptorsShort",
     "family",
     "hasEnded",
     "hungUp",

@@ -1,5 +1,6 @@
 """
-A spare descriptor, for calls that need one more descriptor for a moment.
+A spare descriptor, for calls that need one more descriptor for a moment; and whether
+descriptors get scarce.
 """
 
 from __future__ import annotations
@@ -9,6 +10,19 @@ from collections.abc import Callable
 from typing import TypeVar
 
 T = TypeVar("T")
+
+
+def descriptorsShort(limit: int) -> bool:
+    """
+    Whether the process has no free descriptor whose number is below a limit.  The
+    kernel uses the lowest free number, so the number tells how many are in use.
+    """
+    try:
+        descriptor = os.eventfd(0, os.EFD_CLOEXEC)
+    except OSError:
+        return True
+    os.close(descriptor)
+    return descriptor >= limit
 
 
 class SpareDescriptor:

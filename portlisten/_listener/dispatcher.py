@@ -1,6 +1,6 @@
 """
 The dispatcher connects the ports, the workers and the ledger.  It reports events to the
-ledger, and carries out the ledger's decisions.
+ledger, and has the ledger's decisions carried out.
 """
 
 from __future__ import annotations
@@ -20,19 +20,13 @@ from portlisten._listener.connection import AcceptedConnection, unusable
 from portlisten._listener.copy_check import CHECK_SECONDS, CopyCheck
 from portlisten._listener.departed_clients import DepartedClients
 from portlisten._listener.departed_workers import DepartedWorkers
+from portlisten._listener.execution import Executor
 from portlisten._listener.interfaces import IChannel, IConnection, IDispatcher
 from portlisten._listener.roster import Roster
 from portlisten._listener.sharing import Sharing
 from portlisten._listener.silent_clients import SilentClients
 from portlisten._model import Kind, Port
-from portlisten._policy.decisions import (
-    CloseCopy,
-    Decision,
-    GiveUp,
-    HandOff,
-    Reason,
-    Watch,
-)
+from portlisten._policy.decisions import Decision
 from portlisten._policy.ledger import Ledger
 from portlisten._policy.throttle import Throttle
 from portlisten._ports.accepting import Accepted
@@ -84,12 +78,12 @@ class Dispatcher:
         self._logLimited = logLimit(reactor)
         self._flightLimit = flightLimit
         self._ledger = ledger
-        self._timedOut = timedOut
         self._sharing = sharing
         self._newcomers = Newcomers(reactor, throttle)
         self._copyCheck = CopyCheck(ledger.copies)
         self._departedClients = DepartedClients()
         self._silentClients = SilentClients(reactor, self._somethingCame)
+        self._executor = Executor(reactor, self._silentClients, timedOut)
         self.departed = DepartedWorkers(reactor, ledger, self._now, self._run)
         self.roster = Roster(
             reactor, ledger, sharing, self._newcomers, self.left, self._admit
@@ -382,44 +376,7 @@ class Dispatcher:
                 self._notifying = False
 
     def _carryOut(self, decisions: Iterable[Decision]) -> None:
-        timedOut = False
-        offered = set()
-        unwatched: list[IConnection] = []
-        silent = self._silentClients
-        for decision in decisions:
-            if isinstance(decision, HandOff):
-                channel, id, connection, port = decision
-                if silent.watched:
-                    silent.discard(connection)
-                channel.offer(id, port, connection, more=True)
-                offered.add(channel)
-            elif isinstance(decision, CloseCopy):
-                decision.connection.closeCopy()
-            elif isinstance(decision, GiveUp):
-                self._logLimited(
-                    self.log.info if decision.reason is Reason.GONE else self.log.warn,
-                    "the connection of {peer} is closed: {reason}",
-                    peer=decision.connection.peer,
-                    reason=decision.reason.value,
-                )
-                silent.discard(decision.connection)
-                decision.connection.closeCopy()
-                timedOut = timedOut or decision.reason is Reason.TIMED_OUT
-            elif isinstance(decision, Watch):
-                if not silent.watch(decision.connection):
-                    unwatched.append(decision.connection)
-            else:
-                self._logLimited(
-                    self.log.warn,
-                    "{channel} hangs, and is revoked: {reason}",
-                    channel=decision.channel.label,
-                    reason=decision.reason,
-                )
-                decision.channel.revoke(decision.reason)
-        for channel in offered:
-            channel.flush()
-        if timedOut:
-            self._timedOut()
+        unwatched = self._executor.carryOut(decisions)
         if unwatched:
             self._carryOut(self._ledger.spoke(unwatched, self._now()))
 

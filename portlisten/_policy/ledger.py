@@ -231,6 +231,7 @@ class Ledger(Offering):
         Let a worker have offers again, from the next decision on.
         """
         self._worker(channel).open = True
+        self._workersChanged()
 
     def revoke(self, channel: Hashable) -> None:
         """

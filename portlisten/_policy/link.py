@@ -12,6 +12,16 @@ from enum import Enum, auto
 #: the worker away.
 INCOMPATIBLE_RETRY_SECONDS = 5.0
 
+#: How long a worker may take to disconnect from its listener, in seconds.
+DISCONNECT_SECONDS = 1.0
+
+#: How long a worker waits after a change before it reports how many connections it has,
+#: in seconds.
+REPORT_SECONDS = 0.1
+
+#: What a listener hears from a worker that stops.
+STOP_REASON = "the worker stops"
+
 
 class Link(Enum):
     """

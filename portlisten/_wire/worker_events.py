@@ -32,6 +32,14 @@ class Joined:
     honoursFirst: bool = False
     claimTimeout: float | None = None
 
+    @property
+    def ignored(self) -> list[str]:
+        """
+        The names of the options of workers that the listener is too old for.
+        """
+        honoured = {"limit": self.honoursLimit, "first": self.honoursFirst}
+        return [name for name, known in honoured.items() if not known]
+
 
 @dataclass(slots=True)
 class Adopt(Generic[Token]):

@@ -18,6 +18,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from portlisten import _kernel
+from portlisten._channel.limits import HELLO_SECONDS
 from portlisten._channel.protocol import Channel
 from portlisten._channel.transport import ChannelTransport
 from portlisten._model import Kind
@@ -61,7 +62,7 @@ class WorkerChannel(Channel):
         reactor: IReactorTime,
         adopter: IAdopter,
         window: int = MAXIMUM_WINDOW,
-        timeout: float = 5.0,
+        timeout: float = HELLO_SECONDS,
         names: Collection[str] = (),
         takes: Collection[Kind] = (Kind.CONNECTIONS,),
         limit: int | None = None,
@@ -77,8 +78,6 @@ class WorkerChannel(Channel):
         self._closing = False
         self._saidBye = False
         self._ignored: Sequence[str] = ()
-        self._limit = limit
-        self._first = first
         self._handlers: dict[type[Event[int]], Callable[[Any], None]] = {
             Adopt: self._adopt,
             Close: self._closeDescriptor,
@@ -101,13 +100,6 @@ class WorkerChannel(Channel):
         See L{IWorkerChannel}.
         """
         return self._session.broken
-
-    @property
-    def inService(self) -> int:
-        """
-        See L{IWorkerChannel}.
-        """
-        return self._session.inService
 
     @property
     def released(self) -> bool:
@@ -143,8 +135,8 @@ class WorkerChannel(Channel):
         self._session.clientGone(id)
         self._pumpSoon()
 
-    def reportServing(self, count: int) -> None:
-        self._session.serving(count)
+    def reportServing(self, total: int) -> None:
+        self._session.serving(max(0, total - self._session.inService))
         self._pumpSoon()
 
     def bye(self, reason: str) -> None:
@@ -228,14 +220,7 @@ class WorkerChannel(Channel):
 
     def _onJoined(self, event: Joined) -> None:
         self._stopWaiting()
-        self._ignored = [
-            name
-            for name, value, honoured in (
-                ("limit", self._limit, event.honoursLimit),
-                ("first", self._first, event.honoursFirst),
-            )
-            if value is not None and not honoured
-        ]
+        self._ignored = event.ignored
         self._adopter.registered(self, event.ports)
 
     def _useSocket(self, event: UseSocket[int]) -> None:

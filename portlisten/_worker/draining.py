@@ -20,22 +20,15 @@ A connection that has not ended when the worker's grace is over ends with its pr
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Callable, Iterator
 from typing import Any
 
 from twisted.logger import Logger
 from zope.interface import directlyProvides, providedBy
 
+from portlisten._policy.goodbyes import GOAWAY, GOING_AWAY
 from portlisten._worker.recognition import inherits
 from portlisten.interfaces import IDrainable
-
-#: GOAWAY with NO_ERROR, and the highest stream number.  A server that stops in good
-#: order begins with it: RFC 9113, section 6.8.
-GOAWAY = struct.pack("!HBBBIII", 0, 8, 7, 0, 0, 2**31 - 1, 0)
-
-#: The close code of a WebSocket whose server goes away: RFC 6455, section 7.4.1.
-GOING_AWAY = 1001
 
 _log = Logger()
 

@@ -68,15 +68,11 @@ class IWorkerChannel(Interface):
         " may have as well."
     )
 
-    inService = Attribute(
-        "How many connections came through this channel and have not ended."
-    )
-
     released = Attribute("Whether the listener has said BYE.")
 
     ignored = Attribute(
-        "The options of the worker that the listener is too old for: a sequence of"
-        " names.  Empty until the worker has joined."
+        "The options of workers that the listener is too old for: a sequence of names."
+        "  Empty until the worker has joined."
     )
 
     def drain() -> None:
@@ -96,10 +92,12 @@ class IWorkerChannel(Interface):
         was adopted.
         """
 
-    def reportServing(count: int) -> None:
+    def reportServing(total: int) -> None:
         """
         Tell the listener, if it wants to know and the number is new, how many
         connections the worker has that did not come through this channel.
+
+        @param total: how many the worker has, those of this channel among them.
         """
 
     def bye(reason: str) -> None:

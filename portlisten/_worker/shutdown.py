@@ -15,11 +15,9 @@ from typing import Any
 from twisted.internet.defer import Deferred, succeed
 from zope.interface import Interface
 
+from portlisten._policy.link import DISCONNECT_SECONDS
 from portlisten._reactor.deadline import Deadline
 from portlisten._worker.adoption import Adopter
-
-#: How long a worker may take to disconnect from its listener, in seconds.
-DISCONNECT_SECONDS = 1.0
 
 
 class IConnectionSource(Interface):

@@ -154,7 +154,7 @@ class StreamPorts(SharedPorts):
         self._adjustReading()
 
     def _resume(self) -> None:
-        if self._descriptorsShort():
+        if _kernel.descriptorsShort(self._descriptorLimit):
             self._pause.begin(self._retry)
         else:
             self._adjustReading()
@@ -172,17 +172,6 @@ class StreamPorts(SharedPorts):
                 port.startReading()
             else:
                 port.stopReading()
-
-    def _descriptorsShort(self) -> bool:
-        """
-        Whether too many descriptors are in use.
-        """
-        try:
-            descriptor = os.eventfd(0, os.EFD_CLOEXEC)
-        except OSError:
-            return True
-        os.close(descriptor)
-        return descriptor >= self._descriptorLimit
 
 
 class _AcceptGuard:

@@ -17,10 +17,9 @@ from zope.interface import implementer
 
 from portlisten._channel import paths
 from portlisten._channel.transport import ChannelTransport
-from portlisten._config.values import FIRST_SECONDS
 from portlisten._model import Port
 from portlisten._policy.complaints import Complaint
-from portlisten._policy.link import Link, whyLost
+from portlisten._policy.link import REPORT_SECONDS, STOP_REASON, Link, whyLost
 from portlisten._process import systemd_notify
 from portlisten._reactor.log_limit import logLimit
 from portlisten._reactor.pause import Pause
@@ -28,16 +27,10 @@ from portlisten._wire.frames import Offer
 from portlisten._worker.adoption import AdoptedConnection, Adopter
 from portlisten._worker.channel import WorkerChannel
 from portlisten._worker.interfaces import IAdopter, IWorker, IWorkerChannel
-from portlisten._worker.recognition import clientsSpeakFirst
+from portlisten._worker.recognition import firstSeconds
 from portlisten._worker.shared_ports import SharedPorts
 from portlisten._worker.shutdown import IConnectionSource, Shutdown
 from portlisten._worker.stream_ports import StreamPorts
-
-#: How long the worker waits after a change before it reports how many connections it
-#: has, in seconds.
-REPORT_SECONDS = 0.1
-
-_STOP_REASON = "the worker stops"
 
 
 @implementer(IAdopter, IWorker, IConnectionSource)
@@ -88,7 +81,7 @@ class Worker:
         self._names = tuple(dict.fromkeys(names))
         self._limit = limit
         self._givenFirst = first
-        self._first = _firstSeconds(factory, first)
+        self._first = firstSeconds(factory, first)
         self._label = label
         self._logLimited = logLimit(reactor)
         self._complaint = Complaint()
@@ -99,7 +92,6 @@ class Worker:
         self._adopter = Adopter(reactor, factory, retry, self._settle, limit)
         self._adopter.watch(self._servingChanged)
         self._servingReport = Pause(reactor, self._reportServing)
-        self._reported = 0
         self._shutdown = Shutdown(reactor, grace, self, self._adopter)
         self._sharedPorts = makePorts(reactor, self._adopter, retry)
         self._systemd = systemd_notify.manager().begin()
@@ -274,7 +266,7 @@ class Worker:
         if self._channel is None:
             return
         if self._link is Link.JOINING:
-            self._channel.bye(_STOP_REASON)
+            self._channel.bye(STOP_REASON)
         else:
             self._channel.drain()
 
@@ -289,7 +281,7 @@ class Worker:
         See L{IConnectionSource}.
         """
         if self._channel is not None:
-            self._channel.bye(_STOP_REASON)
+            self._channel.bye(STOP_REASON)
 
     def isDisconnected(self) -> bool:
         """
@@ -317,7 +309,7 @@ class Worker:
         """
         Log the options that the operator gave, and that the listener is too old for.
         """
-        given = {"limit": self._limit, "first": self._givenFirst}
+        given = {"limit": self._limit, "first": self._givenFirst or None}
         names = [name for name in ignored if given[name] is not None]
         if names:
             self._logLimited(
@@ -329,26 +321,14 @@ class Worker:
 
     def _servingChanged(self) -> None:
         """
-        Report the number of connections a little later, if it is new.
+        Report the number of connections a little later.
         """
-        if (
-            self._channel is not None
-            and self._countUnnamed(self._channel) != self._reported
-            and self._link.registered
-            and not self._servingReport.active
-        ):
+        if self._link.registered and not self._servingReport.active:
             self._servingReport.begin(REPORT_SECONDS)
 
     def _reportServing(self) -> None:
-        assert self._channel is not None
-        self._reported = self._countUnnamed(self._channel)
-        self._channel.reportServing(self._reported)
-
-    def _countUnnamed(self, channel: WorkerChannel) -> int:
-        """
-        Count the connections that did not come through a channel.
-        """
-        return max(0, self._adopter.count - channel.inService)
+        if self._channel is not None:
+            self._channel.reportServing(self._adopter.count)
 
     def _rejoin(self) -> None:
         """
@@ -396,15 +376,3 @@ class Worker:
             )
             self._systemd.status(f"waiting for a listener at {self._path}: {why}")
         self._reconnection.begin(delay)
-
-
-def _firstSeconds(factory: IProtocolFactory, given: float | None) -> float | None:
-    """
-    Find how long the listener may keep a connection whose client is silent.
-
-    @param given: what the operator says: seconds, or 0 for no, or L{None}.
-    @return: seconds, or L{None} if clients need not speak first.
-    """
-    if given is None and clientsSpeakFirst(factory):
-        return FIRST_SECONDS
-    return given or None

@@ -59,13 +59,14 @@ async def figures(process: Process) -> dict[str, int]:
     }
 
 
+@pytest.mark.parametrize("options", [(), ("--asyncio",)], ids=["twisted", "asyncio"])
 @asynchronous
-async def test_kills(module: Start) -> None:
+async def test_kills(module: Start, options: tuple[str, ...]) -> None:
     """
     Workers are killed all the time, and no client loses a connection that no
     worker had adopted; none is answered twice.
     """
-    storm = module("tests.storm", "--connections=4000")
+    storm = module("tests.storm", "--connections=4000", *options)
     found = await figures(storm)
     assert found["connections"] == 4000
     assert found[LOST] == 0
@@ -108,14 +109,18 @@ async def test_stopsControl(module: Start) -> None:
 
 
 @pytest.mark.parametrize("kills", [0, 1])
+@pytest.mark.parametrize("options", [(), ("--asyncio",)], ids=["twisted", "asyncio"])
 @asynchronous
-async def test_mixed(module: Start, kills: int) -> None:
+async def test_mixed(module: Start, options: tuple[str, ...], kills: int) -> None:
     """
     Workers are killed, told to stop, and stopped for a while, all at once, and
     perhaps the listener is killed among them.  No client loses a connection but
     what a killed worker served, or what waited in a killed listener.
     """
-    storm = module("tests.storm", "--mix", "--minutes=0.2", f"--kill-listener={kills}")
+    storm = module(
+        *("tests.storm", "--mix", "--minutes=0.2", f"--kill-listener={kills}"),
+        *options,
+    )
     found = await figures(storm)
     assert found["connections"] > 1000
     assert found[LOST] == 0

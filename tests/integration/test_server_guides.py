@@ -66,6 +66,7 @@ def localized(text: str, folder: Path, http: int, https: int) -> str:
     Change paths and ports of a guide to those of a test.
     """
     changes = {
+        "/opt/portlisten/bin": str(Path(sys.executable).parent),
         "/run/portlisten": str(folder),
         "/etc/ssl": str(folder),
         "http=80": f"http=tcp:{http}",

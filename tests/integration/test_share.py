@@ -299,7 +299,9 @@ import os
 async def app(scope, receive, send):
     assert scope["type"] == "http"
     body = f"hello from ASGI, uid {os.getuid()}".encode()
-    await send({"type": "http.response.start", "status": 200, "headers": []})
+    # Without a length, some of its parsers answer in chunks.
+    length = (b"content-length", str(len(body)).encode())
+    await send({"type": "http.response.start", "status": 200, "headers": [length]})
     await send({"type": "http.response.body", "body": body})
 """
 

@@ -14,7 +14,8 @@ from zope.interface import implementer
 
 from portlisten._asyncio import draining
 from portlisten._asyncio.draining import drain
-from portlisten._asyncio.servers import CLOSE, GOAWAY, lastResponse, prepare
+from portlisten._asyncio.servers import CLOSE, lastResponse, prepare
+from portlisten._policy.goodbyes import GOAWAY
 from portlisten.interfaces import IDrainable
 
 
@@ -190,13 +191,18 @@ class AskingTests(AskingTestCase):
         When uvicorn stops, it closes the connection only after the grace, if it is
         still open.
         """
+        now = self.loop.time()
+        self.patch(self.loop, "time", lambda: now)
         for closed in (False, True):
             protocol = http1()
-            self.ask(protocol, grace=0.02)
+            self.ask(protocol, grace=60.0)
             self.run_(protocol.shutdown)
+            now += 59.0
+            self.run_(lambda: None)
             self.assertEqual(protocol.calls, [])
             protocol.transport.closed = closed
-            self.run_(lambda: None, 0.05)
+            now += 2.0
+            self.run_(lambda: None)
             self.assertEqual(protocol.calls, [] if closed else ["shutdown"])
 
     def test_uvicornHTTP2(self) -> None:

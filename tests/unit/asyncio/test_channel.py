@@ -16,6 +16,7 @@ from typing import Any
 from portlisten import _kernel
 from portlisten._asyncio import channel as _channel
 from portlisten._asyncio import worker as _worker
+from portlisten._reactor import deadline
 from portlisten._wire.frames import (
     DRAINING,
     MISSING_DESCRIPTOR,
@@ -102,6 +103,28 @@ class ClaimTests(ChannelTestCase):
             self.channel._read()
             self.assertEqual(len(self.server._worker.adopter.connections), 1)
             await eventually(lambda: self.talks)
+
+        self.complete(test())
+
+    def test_oneAfterTheOther(self) -> None:
+        """
+        A connection is claimed only when the one before it has its protocol, if they
+        come one by one.
+        """
+
+        async def test() -> None:
+            _, listener = await self.serve()
+            for id in range(3):
+                _, accepted = self.pair()
+                listener.offer(id, accepted)
+            connections = self.server._worker.adopter.connections
+
+            def isInOrder() -> bool:
+                self.assertLessEqual(len(connections), len(self.talks) + 1)
+                return len(self.talks) == 3
+
+            while not isInOrder():
+                await asyncio.sleep(0)
 
         self.complete(test())
 
@@ -347,6 +370,31 @@ class EndTests(ChannelTestCase):
 
         self.complete(test())
 
+    def test_deafListenerReads(self) -> None:
+        """
+        If a listener reads again after the server was closed, the channel ends in good
+        order, even if a connection has ended in between.
+        """
+
+        async def test() -> None:
+            self.patch(_worker, "DISCONNECT_SECONDS", 0.05)
+            server, listener = await self.serve(options=":grace=0")
+            client, accepted = self.pair()
+            listener.offer(1, accepted)
+            await eventually(lambda: self.talks)
+            listener.read()
+            self.stuff()
+            server.close()
+            await server.wait_closed()
+            client.sendall(b"hello\n")
+            self.assertEqual(await hear(client), b"HELLO\n")
+            await aMoment()
+            await self.unstuff(listener)
+            await eventually(lambda: listener.heard(Bye))
+            await eventually(listener.hasEnded)
+
+        self.complete(test())
+
 
 @onUvloopToo
 class ReceivingTests(ChannelTestCase):
@@ -541,8 +589,9 @@ class HelloTests(ChannelTestCase):
         """
 
         async def test() -> None:
-            listener = await self.connect(0.4)
-            time.sleep(1.0)
+            self.patch(deadline, "LATE_SECONDS", 0.05)
+            listener = await self.connect(0.2)
+            time.sleep(0.4)
             await asyncio.sleep(0.01)
             listener.say(HELLO)
             await eventually(lambda: self.server._worker.ports)

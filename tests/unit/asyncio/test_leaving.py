@@ -114,6 +114,52 @@ class LeaveTests(LeavingTestCase):
 
         self.complete(test())
 
+    def test_died(self) -> None:
+        """
+        If the listener dies meanwhile, the worker drains no longer, and waits as usual
+        before it joins the next one.
+        """
+
+        async def test() -> None:
+            _, listener = await self.serve(self.Drainable, ":retry=0.01")
+            listener.say(Leave())
+            await eventually(lambda: listener.heard(Drain))
+            listener.close()
+            successor = await self.accept(self.path)
+            await successor.greet()
+            self.assertIn("this worker drains no longer", self.log.lines)
+            client = await self.talk(successor, 1)
+            client.sendall(b"hello\n")
+            self.assertEqual(await hear(client), b"HELLO\n")
+            self.assertNotIn("drain", self.talks[-1].events)
+
+        self.complete(test())
+
+    def test_whileStopping(self) -> None:
+        """
+        LEAVE is nothing new to a worker that stops, and after BYE it does not join
+        again.
+        """
+
+        async def test() -> None:
+            server, listener = await self.serve(options=":retry=0.01")
+            client = await self.talk(listener, 1)
+            server.close()
+            listener.say(Leave(), Drained())
+            await eventually(lambda: listener.heard(Drain))
+            await aMoment()
+            self.assertEqual(len(listener.heard(Drain)), 1)
+            listener.say(Bye("join again"))
+            listener.close()
+            client.sendall(b"hello\n")
+            self.assertEqual(await hear(client), b"HELLO\n")
+            await server.wait_closed()
+            self.assertFalse(any("asks this" in each for each in self.log.lines))
+            with self.assertRaises(BlockingIOError):
+                self.path.accept()
+
+        self.complete(test())
+
     def test_firstBytes(self) -> None:
         """
         A connection that waits for its client is asked to drain once it is served.

@@ -107,11 +107,15 @@ class HostTests(LoopTestCase):
         A description that can never work is refused.
         """
         refuse = self.refuse
-        refuse("no option 'nme'", "portlisten:channel:nme=http")
+        refuse(
+            "no option 'nme', only name, grace, listenerUser, limit, first, label,"
+            " retry$",
+            "portlisten:channel:nme=http",
+        )
         refuse("one path", "portlisten:")
         refuse("one path", "portlisten:a:b")
-        refuse("privateKey is for Twisted: give ssl=", "portlisten:a:privateKey=k.pem")
-        refuse("certKey is for Twisted: give ssl=", "portlisten:a:certKey=k.pem")
+        refuse("privateKey is for Twisted: use the", "portlisten:a:privateKey=k.pem")
+        refuse("certKey is for Twisted: use the", "portlisten:a:certKey=k.pem")
         refuse("wire=datagram is for Twisted", "portlisten:a:wire=datagram")
         refuse("grace: ", "portlisten:a:grace=soon")
         refuse("limit: ", "portlisten:a:limit=0")

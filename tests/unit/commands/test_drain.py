@@ -180,7 +180,7 @@ class WorkersTests(DrainTestCase):
         self.assertEqual((code, output), (2, ""))
         self.assertEqual(
             errors,
-            "portlisten drain: expected WORKER; these workers there are:\n"
+            "portlisten drain: expected WORKER; these workers are connected:\n"
             "  web-1  pid 12  uid 7  serving, 1 connection\n"
             "  (no label)  pid 13  uid 7  serving, 2 connections\n",
         )
@@ -193,7 +193,7 @@ class WorkersTests(DrainTestCase):
         self.serve(answer(WEB1))
         code, _, errors = self.run_("drain", self.path, "web-1", "web-9", "14")
         self.assertEqual(code, 2)
-        self.assertIn("no worker is web-9, 14; these workers there are:\n", errors)
+        self.assertIn("no worker is web-9, 14; these workers are connected:\n", errors)
         self.assertEqual(self.requests, [Workers()])
 
     def test_noWorkers(self) -> None:
@@ -236,6 +236,21 @@ class CourseTests(DrainTestCase):
         )
         self.assertRegex(last, r"^done, after \d+\.\d s$")
         self.assertEqual(self.requests, [Workers(), *[Drain(("web-1", "13"))] * 4])
+
+    def test_idle(self) -> None:
+        """
+        A worker without connections is drained as soon as it confirms.
+        """
+        self.serve(
+            answer(WEB1),
+            answer(draining(WEB1, 0, State.DRAINING)),
+            answer(draining(WEB1, 0, State.DRAINED)),
+        )
+        code, output, _ = self.drain("web-1")
+        self.assertEqual(code, 0)
+        first, last = output.splitlines()
+        self.assertEqual(first, f"{WEB1.name} is drained")
+        self.assertTrue(last.startswith("done, after "))
 
     def test_left(self) -> None:
         """
@@ -280,7 +295,7 @@ class CourseTests(DrainTestCase):
 
     def test_joinsAgain(self) -> None:
         """
-        If it joins again, it is waited for: its connections are still there.
+        If it joins again, the command waits for it: its connections are still there.
         """
         self.patch(drain, "REJOIN_SECONDS", 10.0)
         again = replace(WEB1, name="worker 7 (web-1, pid 12, uid 7)")
@@ -288,11 +303,14 @@ class CourseTests(DrainTestCase):
             answer(WEB1),
             answer(draining(WEB1, 2, State.DRAINING)),
             answer(),
-            answer(draining(again, 2, State.DRAINING)),
+            *[answer(draining(again, 2, State.DRAINING))] * 2,
+            None,
         )
-        code, _, errors = self.drain("--timeout=0.2", "web-1")
-        self.assertEqual(code, 1)
-        self.assertIn(f"{again.name}, after 0.2 s: 2 connections left", errors)
+        code, output, _ = self.drain("web-1")
+        self.assertEqual(code, 2)
+        self.assertIn(f"{again.name}: 2 connections left", output)
+        self.assertNotIn("has left", output)
+        self.assertEqual(len(self.requests), 6)
 
     def test_timeout(self) -> None:
         """
@@ -306,7 +324,8 @@ class CourseTests(DrainTestCase):
             "drain", "--timeout=0.1", "--quiet", self.path, "web-1", "13"
         )
         self.assertEqual(code, 1)
-        stays = f"it stays drained: 'portlisten undrain {self.path}' undoes that"
+        undo = f"portlisten undrain {self.path} web-1 13"
+        stays = f"it stays drained: '{undo}' undoes that"
         self.assertEqual(
             errors.splitlines(),
             [

@@ -101,6 +101,24 @@ class ConnectTests(ClientTestCase):
                 self.refusal(),
             )
 
+    def test_otherPath(self) -> None:
+        """
+        The user may give something else than the channel's path.
+        """
+        os.mkdir(self.channel)
+        self.assertEqual(
+            self.refusal(),
+            f"{self.channel} is no socket: give the path of a listener's channel",
+        )
+        os.rmdir(self.channel)
+        self.channel = self.path
+        with socket.socket(socket.AF_UNIX) as control:
+            control.bind(self.channel)
+            self.assertEqual(
+                self.refusal(),
+                f"{self.channel} is a control socket: give the path without .ctl",
+            )
+
     def test_permission(self) -> None:
         """
         The user may lack the permission.

@@ -39,8 +39,10 @@ REQUESTS = [Workers(), Drain(("web-1", "12")), Undrain(("h\u00e9 \n",))]
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
-    lambda each: st.lists(each) | st.dictionaries(st.text(), each),
-    max_leaves=8,
+    lambda each: (
+        st.lists(each, max_size=3) | st.dictionaries(st.text(), each, max_size=3)
+    ),
+    max_leaves=4,
 )
 
 

@@ -5,11 +5,12 @@ Tests for L{portlisten._kernel.spare}.
 from __future__ import annotations
 
 import errno
+import gc
 import os
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from portlisten._kernel import SpareDescriptor
+from portlisten._kernel import SpareDescriptor, descriptorsShort
 from tests.support.descriptors import descriptors, watchDescriptors
 from tests.support.workers import exhausted
 
@@ -91,3 +92,30 @@ class SpareDescriptorTests(SynchronousTestCase):
 
         error = self.assertRaises(OSError, self.spare.use, fail)
         self.assertEqual((error.errno, len(calls)), (errno.ENOMEM, 2))
+
+
+class ShortTests(SynchronousTestCase):
+    """
+    Tests for L{descriptorsShort}.
+    """
+
+    def test_limit(self) -> None:
+        """
+        Descriptors are short if no number below the limit is free.
+        """
+        gc.collect()
+        before = descriptors()
+        one, other = os.pipe()
+        os.close(one)
+        os.close(other)
+        free = min(one, other)
+        self.assertFalse(descriptorsShort(free + 1))
+        self.assertTrue(descriptorsShort(free))
+        self.assertEqual(descriptors(), before)
+
+    def test_none(self) -> None:
+        """
+        They are short if none is free.
+        """
+        with exhausted():
+            self.assertTrue(descriptorsShort(1 << 20))

@@ -4,7 +4,7 @@ Tests for L{portlisten._policy.ledger}: limits of workers, and silent connection
 
 from __future__ import annotations
 
-from portlisten._policy.decisions import Reason
+from portlisten._policy.decisions import HandOff, Reason
 from tests.support.ledgers import (
     PATIENCE,
     PAUSE,
@@ -207,6 +207,19 @@ class SilentTests(LedgerTestCase):
         self.accept("abc")
         self.ledger.drain("two")
         self.assertEqual(self.tick(), watches("c"))
+
+    def test_otherUndrained(self) -> None:
+        """
+        If a worker is undrained whose clients need not speak first, silent connections
+        are kept no longer.
+        """
+        self.join("one", first=FIRST)
+        self.join("two", 4)
+        self.ledger.drain("two")
+        self.assertEqual(self.accept("ab", silent="ab"), watches("ab"))
+        self.ledger.undrain("two")
+        taken = [each for each in self.tick() if isinstance(each, HandOff)]
+        self.assertEqual([each.connection for each in taken], ["a", "b"])
 
     def test_full(self) -> None:
         """

@@ -17,7 +17,8 @@ from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Site
 from zope.interface import implementer, provider
 
-from portlisten._worker.draining import GOAWAY, drain
+from portlisten._policy.goodbyes import GOAWAY
+from portlisten._worker.draining import drain
 from portlisten.interfaces import IDrainable
 
 h2: Any

@@ -12,13 +12,10 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
+from portlisten._policy.link import DISCONNECT_SECONDS
 from portlisten._worker.adoption import Adopter
 from portlisten._worker.datagram import DatagramWorker
-from portlisten._worker.shutdown import (
-    DISCONNECT_SECONDS,
-    IConnectionSource,
-    Shutdown,
-)
+from portlisten._worker.shutdown import IConnectionSource, Shutdown
 from portlisten._worker.worker import Worker
 from tests.support.channels import texts
 from tests.support.clocks import TurningClock

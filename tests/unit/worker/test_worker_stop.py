@@ -8,6 +8,7 @@ from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 
 from portlisten._channel.transport import ChannelTransport
+from portlisten._policy.link import DISCONNECT_SECONDS
 from portlisten._wire.frames import (
     MAXIMUM_WINDOW,
     Bye,
@@ -17,7 +18,6 @@ from portlisten._wire.frames import (
     Drained,
     WorkerHello,
 )
-from portlisten._worker.shutdown import DISCONNECT_SECONDS
 from portlisten._worker.stream_ports import StreamPorts
 from tests.support.channels import aMoment, eventually, texts
 from tests.support.frames import LEAVES

@@ -1,0 +1,91 @@
+"""
+Carrying out what the ledger decides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from twisted.logger import Logger
+
+from portlisten._listener.interfaces import IConnection
+from portlisten._listener.silent_clients import SilentClients
+from portlisten._policy.decisions import (
+    CloseCopy,
+    Decision,
+    GiveUp,
+    HandOff,
+    Reason,
+    Watch,
+)
+from portlisten._reactor.log_limit import logLimit
+
+
+class Executor:
+    """
+    Carries out decisions.
+
+    @param reactor: an L{IReactorTime}.
+    @param silentClients: watches the connections of silent clients.
+    @param timedOut: called when the patience of connections ran out.
+    """
+
+    log = Logger()
+
+    def __init__(
+        self, reactor: Any, silentClients: SilentClients, timedOut: Callable[[], None]
+    ) -> None:
+        self._logLimited = logLimit(reactor)
+        self._silentClients = silentClients
+        self._timedOut = timedOut
+
+    def carryOut(self, decisions: Iterable[Decision]) -> list[IConnection]:
+        """
+        Carry out decisions, in this order.
+
+        @return: the connections that were to be watched, and cannot be.
+        """
+        timedOut = False
+        offered = set()
+        unwatched: list[IConnection] = []
+        silent = self._silentClients
+        for decision in decisions:
+            if isinstance(decision, HandOff):
+                channel, id, connection, port = decision
+                if silent.watched:
+                    silent.discard(connection)
+                channel.offer(id, port, connection, more=True)
+                offered.add(channel)
+            elif isinstance(decision, CloseCopy):
+                decision.connection.closeCopy()
+            elif isinstance(decision, GiveUp):
+                self._giveUp(decision)
+                timedOut = timedOut or decision.reason is Reason.TIMED_OUT
+            elif isinstance(decision, Watch):
+                if not silent.watch(decision.connection):
+                    unwatched.append(decision.connection)
+            else:
+                self._logLimited(
+                    self.log.warn,
+                    "{channel} hangs, and is revoked: {reason}",
+                    channel=decision.channel.label,
+                    reason=decision.reason,
+                )
+                decision.channel.revoke(decision.reason)
+        for channel in offered:
+            channel.flush()
+        if timedOut:
+            self._timedOut()
+        return unwatched
+
+    def _giveUp(self, decision: GiveUp) -> None:
+        connection, reason = decision
+        self._logLimited(
+            self.log.info if reason is Reason.GONE else self.log.warn,
+            "the connection of {peer} is closed: {reason}",
+            peer=connection.peer,
+            reason=reason.value,
+        )
+        self._silentClients.discard(connection)
+        connection.closeCopy()
