@@ -136,7 +136,8 @@ class PairMachine(RuleBasedStateMachine):
             assert self.now - client.accepted >= PATIENCE
             client.excuse = "its patience ran out"
         elif reason is Reason.SILENT:
-            assert client.silent
+            # Or it spoke just now, and its patience is over.
+            assert client.silent or self.now - client.accepted >= PATIENCE
             assert self.now > client.accepted
             client.excuse = "it sent nothing"
         else:
