@@ -178,9 +178,10 @@ Examples:
             raise
         watch.progress.clear()
         for worker in watch.undrained:
+            hint = f"it {stays}" if watch.sees(worker) else leftListener(worker)
             self.complain(
-                f"{worker.name}, after {settings.timeout:g} s: {describe(worker)}; it"
-                f" {stays}"
+                f"{worker.name}, after {settings.timeout:g} s: {describe(worker)};"
+                f" {hint}"
             )
         return TIME_OVER
 
@@ -298,6 +299,13 @@ def describe(worker: WorkerState) -> str:
     return "it has not confirmed that it drains"
 
 
+def leftListener(worker: WorkerState) -> str:
+    """
+    Say that a worker has left its listener, and still runs.
+    """
+    return f"it has left the listener, and process {worker.pid} still runs"
+
+
 def runs(pid: int) -> bool:
     """
     Whether a process runs: it exists, and has not ended.  False if its number is not
@@ -379,6 +387,7 @@ class _Watch:
         # By their names: the workers as they were last seen, and when.
         self._workers: dict[str, tuple[WorkerState, float]] = {}
         self._finished: set[str] = set()
+        self._seen: set[str] = set()
 
     @property
     def elapsed(self) -> float:
@@ -405,11 +414,18 @@ class _Watch:
         """
         return not self.undrained
 
+    def sees(self, worker: WorkerState) -> bool:
+        """
+        Whether the last answer had a worker.
+        """
+        return worker.name in self._seen
+
     def see(self, workers: Sequence[WorkerState]) -> None:
         """
         Take the workers of an answer.
         """
         now = self._seconds()
+        self._seen = {each.name for each in workers}
         for worker in workers:
             isNew = worker.name not in self._workers
             if isNew and (worker.left or worker.state is State.UNKNOWN):

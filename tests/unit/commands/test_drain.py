@@ -278,7 +278,11 @@ class CourseTests(DrainTestCase):
         code, output, errors = self.drain("--timeout=0.4", "web-1")
         self.assertEqual(code, 1)
         self.assertNotIn("has left", output)
-        self.assertIn("2 connections left", errors)
+        self.assertIn(
+            "2 connections left; it has left the listener, and process"
+            f" {os.getpid()} still runs\n",
+            errors,
+        )
 
     def test_leftWithNone(self) -> None:
         """
