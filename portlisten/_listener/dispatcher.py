@@ -376,7 +376,9 @@ class Dispatcher:
                 self._notifying = False
 
     def _carryOut(self, decisions: Iterable[Decision]) -> None:
-        unwatched = self._executor.carryOut(decisions)
+        watched, unwatched = self._executor.carryOut(decisions)
+        if watched:
+            self._ledger.watched(watched)
         if unwatched:
             self._carryOut(self._ledger.spoke(unwatched, self._now()))
 

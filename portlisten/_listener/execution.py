@@ -40,14 +40,18 @@ class Executor:
         self._silentClients = silentClients
         self._timedOut = timedOut
 
-    def carryOut(self, decisions: Iterable[Decision]) -> list[IConnection]:
+    def carryOut(
+        self, decisions: Iterable[Decision]
+    ) -> tuple[list[IConnection], list[IConnection]]:
         """
         Carry out decisions, in this order.
 
-        @return: the connections that were to be watched, and cannot be.
+        @return: of the connections that were to be watched, those that are, and those
+            from whose clients something has come, or may have.
         """
         timedOut = False
         offered = set()
+        watched: list[IConnection] = []
         unwatched: list[IConnection] = []
         silent = self._silentClients
         for decision in decisions:
@@ -63,8 +67,8 @@ class Executor:
                 self._giveUp(decision)
                 timedOut = timedOut or decision.reason is Reason.TIMED_OUT
             elif isinstance(decision, Watch):
-                if not silent.watch(decision.connection):
-                    unwatched.append(decision.connection)
+                able = silent.watch(decision.connection)
+                (watched if able else unwatched).append(decision.connection)
             else:
                 self._logLimited(
                     self.log.warn,
@@ -77,7 +81,16 @@ class Executor:
             channel.flush()
         if timedOut:
             self._timedOut()
-        return unwatched
+        if not watched:
+            return [], unwatched
+        # Later decisions may have ended some.
+        watched = [each for each in watched if silent.watches(each)]
+        found = silent.find(watched)
+        for each in watched:
+            if each not in found:
+                silent.discard(each)
+                unwatched.append(each)
+        return list(found), unwatched
 
     def _giveUp(self, decision: GiveUp) -> None:
         connection, reason = decision

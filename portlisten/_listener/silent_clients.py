@@ -81,13 +81,18 @@ class SilentClients:
         self.watched[descriptor] = connection
         return True
 
+    def watches(self, connection: IConnection) -> bool:
+        """
+        Whether a connection is watched.
+        """
+        return self.watched.get(connection.fileno()) is connection
+
     def discard(self, connection: IConnection) -> None:
         """
         Stop watching a connection, if it is watched.
         """
-        descriptor = connection.fileno()
-        if self.watched.get(descriptor) is connection:
-            self._remove(descriptor)
+        if self.watches(connection):
+            self._remove(connection.fileno())
 
     def close(self) -> None:
         """

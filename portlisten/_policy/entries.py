@@ -29,6 +29,7 @@ class Entry:
     @ivar since: when it entered its present state, in seconds.
     @ivar heard: whether something has come from its client: bytes, or the end of its
         side.  If this is false, nothing has come, or nobody has checked.
+    @ivar watched: whether the caller watches it since it became silent.
     @ivar ended: when its client was first seen to have ended its side and sent nothing,
         in seconds.  L{None} if that was not seen since it waits.
     """
@@ -44,6 +45,7 @@ class Entry:
         "port",
         "serial",
         "since",
+        "watched",
         "worker",
     )
 
@@ -66,6 +68,7 @@ class Entry:
         self.id = 0
         self.since = accepted
         self.heard = False
+        self.watched = False
         self.ended: float | None = None
 
 

@@ -398,6 +398,15 @@ class Ledger(Offering):
                 queue.spoke(connections)
         return self._dispatch(now)
 
+    def watched(self, connections: Collection[Any]) -> None:
+        """
+        Silent connections are watched from now on, and when that began, nothing had
+        come from their clients.  Before this, none of them is given up for silence.
+        """
+        for queue in self._queues.values():
+            if queue.silent.entries:
+                queue.silent.watched(connections)
+
     def closeTouched(self, connections: Iterable[Any]) -> list[Decision]:
         """
         Some of the L{copies} were touched: their workers serve them.

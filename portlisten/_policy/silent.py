@@ -4,6 +4,7 @@ Connections that wait, and from whose clients nothing has come.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from heapq import heapify, heappop, heappush
 from typing import Any
 
@@ -36,10 +37,20 @@ class SilentConnections:
 
     def add(self, entry: Entry) -> None:
         """
-        Add a connection.
+        Add a connection, which is not watched yet.
         """
+        entry.watched = False
         self.entries[entry.connection] = entry
         heappush(self._heap, (entry.serial, entry))
+
+    def watched(self, connections: Iterable[Any]) -> None:
+        """
+        Note that connections are watched.  Some of them may not be here.
+        """
+        for each in connections:
+            entry = self.entries.get(each)
+            if entry is not None:
+                entry.watched = True
 
     def take(self, connection: Any) -> Entry | None:
         """

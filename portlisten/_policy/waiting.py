@@ -202,13 +202,15 @@ class WaitingQueue:
 
     def mustGo(self, entry: Entry, now: float, crowded: bool) -> bool:
         """
-        Whether a silent connection that cannot be offered is given up.
+        Whether a silent connection that cannot be offered is given up.  As long as it
+        is not watched, its client may have spoken.
 
         @param crowded: whether no further connection can be accepted.
         """
         full = crowded or self.free <= 0
-        return (full and self.wasKept(entry, now)) or (
-            now - entry.accepted >= self._patience
+        return entry.watched and (
+            (full and self.wasKept(entry, now))
+            or now - entry.accepted >= self._patience
         )
 
     # Clients that ended their side

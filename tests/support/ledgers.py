@@ -97,11 +97,13 @@ class LedgerTestCase(SynchronousTestCase):
         silent: str | None = None,
     ) -> list[Decision]:
         """
-        Let connections come in.
+        Let connections come in.  Those that are silent are watched.
         """
-        return self.ledger.addConnections(
+        decisions = self.ledger.addConnections(
             PORT, connections, self.now, canCheck, name, silent
         )
+        self.ledger.watched(silent or "")
+        return decisions
 
     def join(
         self,

@@ -185,10 +185,12 @@ class LedgerMachine(RuleBasedStateMachine):
         self.crowded = held >= self.budget
         others = [each for each in decisions if not self.comesOfOffering(each)]
         assert others == list(expected)
+        new = []
         for decision in decisions:
             if isinstance(decision, HandOff):
                 self.handOff(decision)
             elif isinstance(decision, Watch):
+                new.append(decision.connection)
                 assert decision.connection.silent
                 assert decision.connection in self.waiting
                 assert not decision.connection.watched
@@ -199,7 +201,8 @@ class LedgerMachine(RuleBasedStateMachine):
         assert not any(map(self.ready, NAMES)), "somebody waits for no reason"
         for each in self.due():
             assert not self.sidesForSilent(each), "a silent one is kept for no reason"
-            assert not (self.mustGo(each) and self.sidesFor(each.name))
+            assert each in new or not (self.mustGo(each) and self.sidesFor(each.name))
+        self.ledger.watched(new)
         for each in self.waiting:
             assert each.watched == each.silent
 

@@ -414,6 +414,24 @@ class HalfOfTheLimitTests(LedgerTestCase):
         self.assertEqual(self.ledger.capacity(), 3)
         self.assertCounted(accepted=12, offered=2, silentTooLong=1)
 
+    def test_unwatched(self) -> None:
+        """
+        One that came back is not given up before it is watched: its client may have
+        spoken meanwhile.
+        """
+        self.accept("ab", silent="ab")
+        self.tick(FIRST)
+        self.join("two", limit=2, first=FIRST)
+        self.accept("c", silent="c")
+        self.assertEqual(self.tick(FIRST), offers("two", c=1))
+        self.accept("defghijklm", silent="defghijklm")
+        self.assertEqual(self.die("one"), watches("ab"))
+        self.assertEqual(self.tick(), [])
+        self.assertEqual(self.speak("a"), offers("two", a=2))
+        self.claim("two", 1, 2)
+        self.ledger.watched("b")
+        self.assertEqual(self.close("two", 2)[1:], givesUp("b", Reason.SILENT))
+
     def test_noDescriptors(self) -> None:
         """
         That is so as well if the queue has places, and no descriptor is left.

@@ -141,6 +141,8 @@ class Walk:
             elif isinstance(decision, Watch):
                 assert decision.connection in self.waiting - self.watched
                 self.watched.add(decision.connection)
+                if decision.connection not in self.heard:
+                    self.ledger.watched([decision.connection])
             elif isinstance(decision, GiveUp):
                 if decision.reason is Reason.SILENT:
                     assert decision.connection not in self.heard

@@ -97,6 +97,13 @@ class PairMachine(RuleBasedStateMachine):
         @param mayLetGo: the only connections that it may now let go while they
             are pristine.
         """
+        self.ledger.watched(
+            [
+                each.connection
+                for each in decisions
+                if isinstance(each, Watch) and each.connection.silent
+            ]
+        )
         for decision in decisions:
             if isinstance(decision, Revoke):
                 decision.channel.revoke()
@@ -136,8 +143,7 @@ class PairMachine(RuleBasedStateMachine):
             assert self.now - client.accepted >= PATIENCE
             client.excuse = "its patience ran out"
         elif reason is Reason.SILENT:
-            # Or it spoke just now, and its patience is over.
-            assert client.silent or self.now - client.accepted >= PATIENCE
+            assert client.silent
             assert self.now > client.accepted
             client.excuse = "it sent nothing"
         else:
