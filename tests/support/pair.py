@@ -28,6 +28,7 @@ from portlisten._wire.frames import (
     ListenerHello,
     Offer,
     Revoked,
+    Serving,
     WorkerHello,
 )
 from portlisten._wire.listener_session import (
@@ -55,6 +56,7 @@ HELLO = ListenerHello(
         Port(number, InternetAddress("TCP", "192.0.2.1", 80 + number), name)
         for number, name in enumerate(NAMES)
     ),
+    frames=frozenset([Serving.TYPE]),
 )
 
 
@@ -205,7 +207,7 @@ class Worker:
         self.wire = wire
         self.names = names or NAMES
         self.session: WorkerSession[Client] = WorkerSession(
-            window, names, limit=limit, first=first
+            window, names, limit=limit, first=first, leaves=True
         )
         self.decoder = Decoder(FROM_WORKER)
         self.unwritten = list(self.decoder.feed(self.session.hello()))
@@ -296,8 +298,26 @@ class Worker:
                 self.discard(event.token)
             elif isinstance(event, Adopt):
                 self.adopt(event.offer, event.token)
+            elif isinstance(event, worker_events.LeaveRequested):
+                self.leave()
+            elif isinstance(event, worker_events.Joined):
+                self.report()
 
     # What it does
+
+    def report(self) -> None:
+        """
+        Report the connections that the channel does not name: in this world, none.
+        """
+        self.session.serving(len(self.serving) - self.session.inService)
+
+    def leave(self) -> None:
+        """
+        Drain, since the listener asks for it.
+        """
+        self.report()
+        if not self.draining:
+            self.drain()
 
     def pump(self) -> None:
         frames = list(self.decoder.feed(self.session.outgoing()))
@@ -461,6 +481,7 @@ class Channel:
         self.joined = False
         self.departed = False
         self.asleep = False
+        self.drains = False
 
     def mayHaveRead(self, size: int) -> bool:
         return size <= self.wire.read
@@ -573,7 +594,10 @@ class Channel:
             world.run(
                 ledger.clientGone(self, event.ids, world.now), self.named(event.ids)
             )
+        elif isinstance(event, Serving):
+            assert event.count == 0
         elif isinstance(event, Draining):
+            self.drains = True
             ledger.drain(self)
             self.say(self.session.drained())
         else:
@@ -603,6 +627,27 @@ class Channel:
             for client in self.clients.values()
             if client.channel is self and (client.claimed is not None) == claimed
         ]
+
+    @property
+    def mayLeave(self) -> bool:
+        """
+        Whether an operator may take the worker out of service.
+        """
+        return self.joined and not self.departed and self.session.ours is Ours.OPEN
+
+    @property
+    def drained(self) -> bool:
+        """
+        Whether the worker has confirmed that it drains, and has no connection left.
+        """
+        return self.mayLeave and self.drains and not self.outstanding
+
+    def leave(self) -> None:
+        """
+        Take the worker out of service.
+        """
+        self.world.ledger.drain(self)
+        self.say(self.session.leave())
 
     def revoke(self) -> None:
         self.session.revoke("it hangs")

@@ -284,6 +284,11 @@ class PairMachine(RuleBasedStateMachine):
     def workerDrains(self, which: int) -> None:
         pick(which, self.open()).drain()
 
+    @precondition(lambda self: self.alive and self.able("mayLeave"))
+    @rule(which=one)
+    def operatorDrains(self, which: int) -> None:
+        pick(which, self.able("mayLeave")).leave()
+
     @precondition(lambda self: self.open())
     @rule(which=one)
     def workerParts(self, which: int) -> None:
@@ -436,6 +441,13 @@ class PairMachine(RuleBasedStateMachine):
             client for worker in self.living() for client in worker.serving.values()
         )
         assert not served or max(served.values()) == 1
+
+    @invariant()
+    def theDrainedServeNobody(self) -> None:
+        for worker, channel in zip(self.workers, self.channels, strict=True):
+            assert not (self.alive and channel.drained and worker.serving)
+            if not worker.ended:
+                assert worker.session.inService == len(worker.serving)
 
     @invariant()
     def theWindowsHold(self) -> None:
