@@ -44,13 +44,16 @@ SHORT = {
     "tls": ["uvicorn-uvloop", "hypercorn-uvloop", "aiohttp"],
 }
 
-SERVERS = pytest.mark.parametrize(
+CASES = [
+    (kind, wire) for wire, short in SHORT.items() for kind in (KINDS if LONG else short)
+]
+
+SERVERS = pytest.mark.parametrize(("kind", "wire"), CASES)
+
+#: The same, but with TLS only one of them if the tests are to be short.
+KEPT = pytest.mark.parametrize(
     ("kind", "wire"),
-    [
-        (kind, wire)
-        for wire, short in SHORT.items()
-        for kind in (KINDS if LONG else short)
-    ],
+    [each for each in CASES if LONG or each[1] == "plain" or "hypercorn" in each[0]],
 )
 
 
@@ -103,7 +106,7 @@ async def test_terminated(
 
 
 @pytest.mark.parametrize("drain", [False, True], ids=["terminated", "drained"])
-@SERVERS
+@KEPT
 @asynchronous
 async def test_kept(
     start: Start, twistd: Start, folder: Path, kind: str, wire: str, drain: bool

@@ -108,8 +108,11 @@ async def test_stopsControl(module: Start) -> None:
     assert found["stalled"] > 16 * 3
 
 
-@pytest.mark.parametrize("kills", [0, 1])
-@pytest.mark.parametrize("options", [(), ("--asyncio",)], ids=["twisted", "asyncio"])
+@pytest.mark.parametrize(
+    ("options", "kills"),
+    [((), 0), ((), 1), (("--asyncio",), 1)],
+    ids=["workers", "listener", "asyncio"],
+)
 @asynchronous
 async def test_mixed(module: Start, options: tuple[str, ...], kills: int) -> None:
     """
