@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import itertools
 import os
-import pwd
 import re
 import sys
 from collections.abc import Mapping, MutableMapping, Sequence
@@ -15,10 +14,10 @@ from typing import Any, NoReturn
 
 from twisted.python.usage import Completer, Completions, Options, UsageError
 
-from portlisten import __version__, _kernel
+from portlisten import __version__
 from portlisten._commands import generated
 from portlisten._config.options import Settings, useless
-from portlisten._process import exits
+from portlisten._process import exits, users
 from twisted import copyright
 
 
@@ -198,20 +197,9 @@ class CommandOptions(Options):
                     " --uid, as in 'twistd --uid nobody --gid nogroup'"
                 )
             return
-        if os.getuid() != 0 and uid != os.getuid():
-            raise UsageError("--uid needs root: start as root, or leave it out")
-        if uid != os.getuid() and not _kernel.mayChangeUsers():
-            raise UsageError(
-                "--uid needs CAP_SETUID and CAP_SETGID, which this process lacks though"
-                " it is root: grant them, or start it as that user"
-            )
-        try:
-            pwd.getpwuid(uid)
-        except KeyError:
-            raise UsageError(
-                f"--uid: no user has the number {uid}, so the process would get no"
-                " groups: make one, as with 'adduser --system'"
-            ) from None
+        found = users.obstacle("--uid", uid, uid != os.getuid())
+        if found is not None:
+            raise UsageError(found)
 
     @staticmethod
     def _checkChroot(parent: Mapping[str, Any]) -> None:

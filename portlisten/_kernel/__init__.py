@@ -32,6 +32,7 @@ from portlisten._kernel.peers import (
 )
 from portlisten._kernel.processes import (
     closeElsewhere,
+    hasCapabilities,
     initialEnvironment,
     mayChangeUsers,
     reap,
@@ -75,6 +76,7 @@ __all__ = [
     "departed",
     "descriptorsShort",
     "family",
+    "hasCapabilities",
     "hasEnded",
     "hungUp",
     "identify",

@@ -41,12 +41,33 @@ def mayChangeUsers() -> bool:
 
     @return: L{True} as well if the kernel does not tell.
     """
+    effective = _capabilities("CapEff")
+    return effective is None or effective & _CHANGE_USERS == _CHANGE_USERS
+
+
+def hasCapabilities() -> bool:
+    """
+    Whether this process has a capability, or may take one: whether C{CapPrm} in proc(5)
+    has one.
+
+    @return: L{False} as well if the kernel does not tell.
+    """
+    return bool(_capabilities("CapPrm"))
+
+
+def _capabilities(kind: str) -> int | None:
+    """
+    A set of capabilities of this process.
+
+    @param kind: its name in C{/proc/pid/status}, see proc(5).
+    @return: L{None} if the kernel does not tell.
+    """
     try:
         with open("/proc/self/status") as file:
             fields = dict(line.split(":", 1) for line in file if ":" in line)
-        return int(fields["CapEff"], 16) & _CHANGE_USERS == _CHANGE_USERS
+        return int(fields[kind], 16)
     except (OSError, KeyError, ValueError):
-        return True
+        return None
 
 
 def closeElsewhere(sock: socket.socket) -> None:

@@ -83,6 +83,28 @@ class MayChangeUsersTests(SynchronousTestCase):
         self.assertTrue(processes.mayChangeUsers())
 
 
+class HasCapabilitiesTests(SynchronousTestCase):
+    """
+    Tests for L{processes.hasCapabilities}.
+    """
+
+    def test_permitted(self) -> None:
+        """
+        What counts is what the process may take, and not only what it has now.
+        """
+        for permitted, has in (("0000000000000080", True), ("0000000000000000", False)):
+            status = f"CapPrm:\t{permitted}\nCapEff:\t0000000000000000\n"
+            self.patch(builtins, "open", lambda name, say=status: io.StringIO(say))
+            self.assertEqual(processes.hasCapabilities(), has)
+
+    def test_untold(self) -> None:
+        """
+        If the kernel does not say, it has none.
+        """
+        self.patch(builtins, "open", lambda name: io.StringIO("Name:\ttwistd\n"))
+        self.assertFalse(processes.hasCapabilities())
+
+
 class CloseElsewhereTests(SynchronousTestCase):
     """
     Tests for L{processes.closeElsewhere} and L{processes.reap}.

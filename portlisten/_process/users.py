@@ -1,0 +1,118 @@
+"""
+The user and the group of this process, and how it becomes others.
+"""
+
+from __future__ import annotations
+
+import os
+import pwd
+
+from portlisten import _kernel
+from portlisten.errors import CannotRun
+
+#: The variables that L{environment} may set.  Those that it leaves out are to be
+#: removed: they would tell of the user that the process was before.
+VARIABLES = ("HOME", "LOGNAME", "SHELL", "USER")
+
+# is_nologin_shell in systemd's src/basic/user-util.c
+_PLACEHOLDERS = ("nologin", "false", "true")
+
+
+def obstacle(what: str, uid: int | None, changes: bool) -> str | None:
+    """
+    Say why this process cannot become a user.
+
+    @param what: the beginning of the sentence: what asks for the user.
+    @param uid: the user, or L{None} if only a group is asked for.
+    @param changes: whether the user or a group changes, which needs privilege.
+    @return: one sentence, or L{None} if nothing is in the way.
+    """
+    if changes and os.getuid() != 0:
+        return f"{what} needs root: start as root, or leave it out"
+    if changes and not _kernel.mayChangeUsers():
+        return (
+            f"{what} needs CAP_SETUID and CAP_SETGID, which this process lacks though"
+            " it is root: grant them, or start it as that user"
+        )
+    try:
+        if uid is not None:
+            pwd.getpwuid(uid)
+    except KeyError:
+        return (
+            f"{what}: no user has the number {uid}, so the process would get no"
+            " groups: make one, as with 'adduser --system'"
+        )
+    return None
+
+
+def become(uid: int | None, gid: int | None) -> None:
+    """
+    Become a user for good, with the groups of that user.  If only a group is given,
+    keep the user, and have no other group.  If the process is that user and has that
+    group already, do nothing.
+
+    After a failure, the process may have other groups than before: end it.
+
+    @param uid: the user, or L{None} to keep the user.
+    @param gid: the group, or L{None} for the user's own.
+    @raise CannotRun: if that is impossible, or if the process could take back what it
+        was.
+    """
+    same = uid is None or os.getresuid() == (uid,) * 3
+    if same and (gid is None or os.getresgid() == (gid,) * 3):
+        return
+    what = f"becoming group {gid}" if uid is None else f"becoming user {uid}"
+    found = obstacle(what, uid, changes=True)
+    if found is not None:
+        raise CannotRun(found)
+    try:
+        if uid is not None:
+            entry = pwd.getpwuid(uid)
+            gid = entry.pw_gid if gid is None else gid
+            os.initgroups(entry.pw_name, gid)
+            os.setresgid(gid, gid, gid)
+            os.setresuid(uid, uid, uid)
+        else:
+            assert gid is not None
+            os.setgroups([gid])
+            os.setresgid(gid, gid, gid)
+    except OSError as error:
+        raise CannotRun(f"{what} is refused by the kernel: {error.strerror}") from None
+    if uid and _returns():
+        raise CannotRun(
+            f"{what} would not be for good: the process keeps capabilities, as its"
+            " securebits say; start it without them"
+        )
+
+
+def _returns() -> bool:
+    """
+    Whether this process, which is not root any more, can take privileges back.
+    """
+    try:
+        os.setuid(0)
+    except OSError:
+        return _kernel.hasCapabilities()
+    return True
+
+
+def environment(uid: int) -> dict[str, str]:
+    """
+    Make the variables that a program of a user finds: as for C{User=} in
+    systemd.exec(5).  As there, HOME is left out if it is the root folder, and SHELL if
+    the user has no login shell.  See L{VARIABLES}.
+
+    @raise CannotRun: if no user has this number.
+    """
+    try:
+        entry = pwd.getpwuid(uid)
+    except KeyError:
+        raise CannotRun(
+            f"no user has the number {uid}: make one, as with 'adduser --system'"
+        ) from None
+    made = {"LOGNAME": entry.pw_name, "USER": entry.pw_name}
+    if entry.pw_dir.strip("/"):
+        made["HOME"] = entry.pw_dir
+    if os.path.basename(entry.pw_shell) not in ("", *_PLACEHOLDERS):
+        made["SHELL"] = entry.pw_shell
+    return made
