@@ -12,6 +12,7 @@ import weakref
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from portlisten._asyncio.connections import Adopter
 from portlisten._asyncio.recognition import firstSeconds
 from portlisten._asyncio.servers import prepare
 from portlisten._asyncio.worker import Stage, Worker
@@ -97,13 +98,15 @@ class Server(asyncio.AbstractServer):
         self._path = settings.path
         self._done = loop.create_future()
         self._forever: asyncio.Future[None] | None = None
-        self._worker = Worker(
+        first = firstSeconds(factory, bool(tls), settings.first)
+        self._worker: Worker[Adopter] = Worker(
             loop,
             settings,
-            factory,
-            firstSeconds(factory, bool(tls), settings.first),
+            first,
             label,
-            tls,
+            lambda clock, changed: Adopter(
+                loop, clock, factory, first, tls, changed, settings.grace
+            ),
             self._onDone,
         )
         prepare(factory, self)

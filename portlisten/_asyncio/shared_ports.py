@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from portlisten import _kernel
 from portlisten._asyncio import log
 from portlisten._asyncio.clock import Clock
-from portlisten._asyncio.connections import Adopter
+from portlisten._asyncio.interfaces import Adopting
 from portlisten._asyncio.poller import READ, Poller
 from portlisten._model import Kind
 from portlisten._reactor.log_limit import LogLimit
@@ -59,7 +59,7 @@ class SharedPorts:
         self,
         clock: Clock,
         poller: Poller,
-        adopter: Adopter,
+        adopter: Adopting,
         limit: int | None,
         retry: float,
         logLimited: LogLimit,

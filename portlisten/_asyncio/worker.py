@@ -1,21 +1,21 @@
 """
-The worker keeps a channel to a listener.  A factory of asyncio protocols serves the
-connections that come through the channel.
+The worker keeps a channel to a listener.  An adopter serves the connections that come
+through the channel.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from enum import Enum
 from functools import partial
-from typing import Any
+from typing import Generic, TypeVar
 
 from portlisten._asyncio import log
 from portlisten._asyncio.channel import WorkerChannel
 from portlisten._asyncio.clock import Clock
-from portlisten._asyncio.connections import Adopter
+from portlisten._asyncio.interfaces import Adopting
 from portlisten._asyncio.poller import Poller
 from portlisten._asyncio.shared_ports import SharedPorts
 from portlisten._channel import paths
@@ -35,6 +35,8 @@ from portlisten._reactor.pause import Pause
 from portlisten._wire.frames import MAXIMUM_WINDOW, Offer
 from portlisten._wire.worker_session import WorkerSession
 
+AdopterType = TypeVar("AdopterType", bound=Adopting)
+
 
 class Stage(Enum):
     """
@@ -53,18 +55,20 @@ class Stage(Enum):
     DONE = 4
 
 
-class Worker:
+class Worker(Generic[AdopterType]):
     """
-    Serves a factory on the connections that a listener hands off.
+    Has an adopter serve the connections that a listener hands off.
 
     @param settings: of the description.
-    @param factory: makes the protocols.
     @param first: how long to wait for a client to speak first, in seconds; zero if
         clients need not speak first.
     @param label: the worker's name for the operator, or nothing.
-    @param tls: the arguments for TLS of C{connect_accepted_socket}.
+    @param makeAdopter: makes the adopter.  Called once, with the worker's clock and
+        with what the adopter must call each time that the number of its connections
+        has changed.
     @param done: called when the worker has stopped.
 
+    @ivar adopter: serves the connections.
     @ivar stage: how far the worker has come.
     @ivar ports: the ports that the worker serves, as the listener said last.
     """
@@ -73,10 +77,9 @@ class Worker:
         self,
         loop: asyncio.AbstractEventLoop,
         settings: WorkerSettings,
-        factory: Callable[[], Any],
         first: float,
         label: str,
-        tls: Mapping[str, Any],
+        makeAdopter: Callable[[Clock, Callable[[], None]], AdopterType],
         done: Callable[[], None],
     ) -> None:
         self._settings = settings
@@ -94,9 +97,7 @@ class Worker:
         self._timer: Deadline | None = None
         self._poller: Poller | None = None
         self._sharedPorts: SharedPorts | None = None
-        self.adopter = Adopter(
-            loop, clock, factory, first, tls, self._changed, settings.grace
-        )
+        self.adopter = makeAdopter(clock, self._changed)
         self.stage = Stage.NEW
         self.ports: Sequence[Port] = ()
 
