@@ -227,6 +227,22 @@ class WorkerChannel:
         self._session.clientGone(id)
         self._reportSoon()
 
+    def given(self, id: int) -> tuple[int, bytes] | None:
+        """
+        Find out how to say that another process may touch a claimed connection from now
+        on.  That process may write this itself, and must do so before it touches the
+        connection.  Nobody else may write to the channel until then, so the caller
+        waits for it.
+
+        @return: the descriptor of the channel, which the channel owns, and what to
+            write to it in one piece; or L{None} if the channel has ended.
+        @raise BlockingIOError: if something else is under way to be written.
+        """
+        if self._unsent:
+            raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+        data = b"" if self._lost else self._session.given(id)
+        return (self._socket.fileno(), data) if data else None
+
     def bye(self, reason: str) -> None:
         """
         Refuse the offers that are not claimed, say BYE, and close the channel.

@@ -13,6 +13,7 @@ from typing import Any
 from portlisten._asyncio import draining, log
 from portlisten._asyncio.clock import Clock
 from portlisten._asyncio.first_bytes import FirstBytes
+from portlisten._asyncio.interfaces import neverOffered
 from portlisten._asyncio.sockets import ConnectionSocket, leadsTo
 
 #: How often a descriptor that a program has detached is looked at, in seconds.
@@ -105,6 +106,7 @@ class Adopter:
 
     @ivar connections: the connections that have not ended.
     @ivar draining: whether each connection is asked to end.
+    @ivar gives: L{False}: all connections stay in this process.
     """
 
     def __init__(
@@ -121,6 +123,7 @@ class Adopter:
         self._tls = tls
         self._changed = changed
         self._tasks: set[asyncio.Task[None]] = set()
+        self.gives = False
         self.clock = clock
         self.factory = factory
         self.first = first
@@ -134,6 +137,7 @@ class Adopter:
         cookie: int | None = None,
         closed: Callable[[], None] = lambda: None,
         clientGone: Callable[[], None] = lambda: None,
+        given: Callable[[], tuple[int, bytes] | None] = neverOffered,
     ) -> None:
         """
         Adopt a connection.
@@ -143,6 +147,7 @@ class Adopter:
         @param closed: called when the connection has ended.
         @param clientGone: called instead if the client had left before the connection
             could be adopted.
+        @param given: not used.
         """
         connection = Connection(self, closed)
         try:

@@ -8,10 +8,24 @@ from collections.abc import Callable, Sized
 from typing import Protocol
 
 
+def neverOffered() -> tuple[int, bytes] | None:
+    """
+    Say nothing: the listener does not know of the connection.
+    """
+    return None
+
+
 class Adopting(Protocol):
     """
     Serves the connections of a worker.
     """
+
+    @property
+    def gives(self) -> bool:
+        """
+        Whether this gives each connection to another process, and uses C{given}.  The
+        worker then joins only a listener that knows of this and of limits.
+        """
 
     @property
     def connections(self) -> Sized:
@@ -25,6 +39,7 @@ class Adopting(Protocol):
         cookie: int | None = None,
         closed: Callable[[], None] = lambda: None,
         clientGone: Callable[[], None] = lambda: None,
+        given: Callable[[], tuple[int, bytes] | None] = neverOffered,
     ) -> None:
         """
         Adopt a connection.
@@ -34,6 +49,8 @@ class Adopting(Protocol):
         @param closed: called when the connection has ended.
         @param clientGone: called instead if the client had left before the connection
             could be adopted.
+        @param given: finds out what is to be said before another process touches the
+            connection: see L{portlisten._asyncio.channel.WorkerChannel.given}.
         """
 
     def drain(self) -> None:

@@ -197,6 +197,7 @@ class Worker(Generic[AdopterType]):
             offer.cookie,
             partial(channel.closed, offer.id),
             partial(channel.clientGone, offer.id),
+            partial(channel.given, offer.id),
         )
 
     def socketShared(self, cookie: int, descriptor: int) -> None:
@@ -309,6 +310,7 @@ class Worker(Generic[AdopterType]):
             label=self._label,
             first=self._first or None,
             leaves=True,
+            gives=self.adopter.gives,
         )
         try:
             sock = paths.connect(settings.path, settings.listenerUsers)

@@ -32,7 +32,7 @@ from portlisten._policy.throttle import Throttle
 from portlisten._ports.accepting import Accepted
 from portlisten._reactor.deadline import RunningTime
 from portlisten._reactor.log_limit import logLimit
-from portlisten._wire.frames import Claim, ClientGone, Closed, Serving
+from portlisten._wire.frames import Claim, ClientGone, Closed, Given, Serving
 from portlisten._wire.listener_session import Draining, Joined, News, Refused
 
 #: How much time can count as passed between two readings of the clock, in seconds.  The
@@ -294,6 +294,7 @@ class Dispatcher:
                 channel.user,
                 event.limit,
                 event.first,
+                event.gives,
             )
         )
 
@@ -441,6 +442,8 @@ class Dispatcher:
                     self.clientGone(channel, event.ids)
                 elif isinstance(event, Refused):
                     self.refused(channel, event.ids, event.reason)
+                elif isinstance(event, Given):
+                    self._run(self._ledger.give(channel, event.ids))
                 elif isinstance(event, Serving):
                     self.roster.serving(channel, event.count)
                 else:

@@ -37,7 +37,7 @@ from portlisten._policy.throttle import Throttle
 from portlisten._ports.accepting import Accepted
 from portlisten._process import signals
 from portlisten._wire.codec import encode
-from portlisten._wire.frames import ListenerHello, Serving
+from portlisten._wire.frames import Given, ListenerHello, Serving
 from portlisten.errors import CannotBind, ToldToStop
 
 #: After a listener has ended, how long its workers may take to close their shared
@@ -127,7 +127,7 @@ class StreamWire:
             tuple(ports),
             honoursLimit=True,
             honoursFirst=True,
-            frames=frozenset([Serving.TYPE]),
+            frames=frozenset([Serving.TYPE, Given.TYPE]),
             claimTimeout=min(round(self._settings.claimTimeout * 1000), 0xFFFFFFFF),
         )
         try:

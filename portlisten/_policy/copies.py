@@ -3,9 +3,10 @@ The copies of claimed connections.
 
 A copy is closed when its connection was touched, or when the worker reports CLOSED.
 The copy of an untouched connection is held for a time.  If a worker left and stands
-still, its copies are I{asleep}.  They are held without a limit of time, but their
-number is limited.  If too many copies are asleep, the user that has the most loses its
-oldest.
+still, its copies are I{asleep}.  So are those of a worker that says before others touch
+its connections, until it says so or leaves.  Copies that are asleep are held without a
+limit of time, but their number is limited.  If too many copies are asleep, the user
+that has the most loses its oldest.
 """
 
 from __future__ import annotations
@@ -45,7 +46,11 @@ class Copies:
         Hold the copy of a claimed connection.
         """
         entry.since = now
-        self._timed[entry] = None
+        worker = entry.worker
+        if worker is not None and worker.gives:
+            self._asleep.setdefault(worker.user, {})[entry] = None
+        else:
+            self._timed[entry] = None
 
     def discard(self, entry: Entry) -> None:
         """
@@ -82,14 +87,14 @@ class Copies:
         """
         worker.asleep = True
         for entry in worker.copies.values():
-            del self._timed[entry]
+            self._timed.pop(entry, None)
             self._asleep.setdefault(worker.user, {})[entry] = None
 
     def wake(self, worker: Worker, now: float) -> None:
         """
-        Start counting the time again for the copies of a worker that were asleep.
+        Start counting the time for the copies of a worker that were asleep.
         """
-        worker.asleep = False
+        worker.asleep = worker.gives = False
         for entry in worker.copies.values():
             self.discard(entry)
             self.add(entry, now)

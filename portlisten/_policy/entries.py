@@ -88,6 +88,11 @@ class Worker:
     @ivar offered: the connections that it may claim, by id, the oldest first.
     @ivar serving: the ids that it has claimed and not yet reported CLOSED.
     @ivar copies: the connections of these ids whose copies are still held.
+    @ivar gives: whether it says before others touch its connections.  Then it has not
+        touched the connections of which it has not said so, and the time of their
+        copies is not counted.
+    @ivar given: those of these ids that it has given to other processes, which may live
+        longer than it does.
     @ivar silent: if it has a limit, the ids of its connections that were silent when
         they were offered, although its clients speak first.
     @ivar turn: the number of its last turn.  Later turns have larger numbers.
@@ -109,6 +114,8 @@ class Worker:
     offered: dict[int, Entry] = field(default_factory=dict)
     serving: set[int] = field(default_factory=set)
     copies: dict[int, Entry] = field(default_factory=dict)
+    gives: bool = False
+    given: set[int] = field(default_factory=set)
     silent: set[int] = field(default_factory=set)
     nextId: int = 1
     turn: int = 0
@@ -178,8 +185,20 @@ class Worker:
         if len(set(ids)) < len(ids) or not self.serving.issuperset(ids):
             raise ProtocolError("CLOSED of a connection that it does not serve")
         self.serving.difference_update(ids)
+        if self.given:
+            self.given.difference_update(ids)
         if self.silent:
             self.silent.difference_update(ids)
+
+    def give(self, ids: Collection[int]) -> None:
+        """
+        Note that other processes may touch these connections.
+
+        @raise ProtocolError: if it does not serve one of them.  Nothing changes then.
+        """
+        if len(set(ids)) < len(ids) or not self.serving.issuperset(ids):
+            raise ProtocolError("GIVEN of a connection that it does not serve")
+        self.given.update(ids)
 
     def hangs(self, now: float, timeout: float) -> bool:
         """

@@ -37,6 +37,13 @@ grows in steps::
     connection was touched, or the worker reported it CLOSED, or the connection stayed
     untouched for so long that the copy was not worth its descriptor any more.
 
+A worker may say that it I{gives} its connections to other processes: to programs that
+it starts.  Such a process may live longer than the worker.  So the worker's death says
+nothing about the connections that it has given: the copy of such a connection is closed
+as soon as the worker says so.  It says so before the process can touch the connection.
+All other connections of such a worker are untouched, and the time of their copies is
+not counted.
+
 A worker may leave its channel and live on: it was revoked, or it said BYE.  Then its
 claimed connections are its own.  While its process lives, no other worker may have
 them, even if they are untouched.  Their copies are kept like those of any other worker.
@@ -121,6 +128,7 @@ class Ledger(Offering):
         user: Hashable = None,
         limit: int | None = None,
         first: float | None = None,
+        gives: bool = False,
     ) -> list[Decision]:
         """
         Add a worker that said HELLO.
@@ -130,8 +138,10 @@ class Ledger(Offering):
         @param limit: how many connections it may have, offered or claimed.
         @param first: if its clients speak first, how long to keep a silent connection
             from it, in seconds.
+        @param gives: whether it says before others touch its connections.
         """
         worker = Worker(channel, window, window, frozenset(names), user, limit, first)
+        worker.gives = gives
         self._workers[channel] = worker
         self._workersChanged(first is not None)
         return self._dispatch(now)
@@ -163,6 +173,8 @@ class Ledger(Offering):
         share = max(worker.window, self._budget // 2 // len(self._workers))
         while len(worker.copies) > share:
             decisions.append(self._closeCopy(next(iter(worker.copies.values()))))
+        if worker.gives:
+            decisions += self._limitAsleep()
         return decisions + self._dispatch(now)
 
     def refuse(
@@ -207,6 +219,16 @@ class Ledger(Offering):
             self._closeCopy(worker.copies[id]) for id in ids if id in worker.copies
         ]
         return decisions + self._dispatch(now)
+
+    def give(self, channel: Hashable, ids: Collection[int]) -> list[Decision]:
+        """
+        A worker says that other processes may touch connections which it had claimed.
+
+        @raise ProtocolError: if it does not serve one of the ids.
+        """
+        worker = self._worker(channel)
+        worker.give(ids)
+        return [self._closeCopy(worker.copies[id]) for id in ids if id in worker.copies]
 
     def clientGone(
         self, channel: Hashable, ids: Collection[int], now: float
@@ -273,7 +295,9 @@ class Ledger(Offering):
         """
         worker = self._workers.pop(channel)
         self._workersChanged()
-        self.counters.lostInService += len(worker.serving) - len(worker.copies)
+        self.counters.lostInService += (
+            len(worker.serving) - len(worker.copies) - len(worker.given)
+        )
         decisions = self._divideCopies(worker, touched)
         decisions += self._takeBack(worker, unusable)
         return decisions + self._dispatch(now)
@@ -302,8 +326,9 @@ class Ledger(Offering):
         decisions: list[Decision] = []
         if asleep:
             self._copies.sleep(worker)
-            while (entry := self._copies.tooManyAsleep()) is not None:
-                decisions.append(self._closeCopy(entry))
+            decisions += self._limitAsleep()
+        elif worker.gives:
+            self._copies.wake(worker, now)
         decisions += self._takeBack(worker, unusable)
         return decisions + self._dispatch(now)
 
@@ -490,6 +515,12 @@ class Ledger(Offering):
     def _redispatch(self, entry: Entry) -> None:
         self.counters.redispatched += 1
         self._wait(entry)
+
+    def _limitAsleep(self) -> list[Decision]:
+        decisions: list[Decision] = []
+        while (entry := self._copies.tooManyAsleep()) is not None:
+            decisions.append(self._closeCopy(entry))
+        return decisions
 
     def _closeCopy(self, entry: Entry) -> CloseCopy:
         self._copies.discard(entry)

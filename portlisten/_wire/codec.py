@@ -43,6 +43,7 @@ from portlisten._wire.frames import (
     Drain,
     Drained,
     Frame,
+    Given,
     Leave,
     Listener,
     ListenerHello,
@@ -97,7 +98,7 @@ def portNames(names: Iterable[str]) -> tuple[str, ...]:
             1,
             distinct,
             limit=MAXIMUM_LIMIT,
-            frames=frozenset([Leave.TYPE]),
+            frames=frozenset([Leave.TYPE, Given.TYPE]),
             label="x" * 63,
             first=MAXIMUM_FIRST,
         )
@@ -296,7 +297,7 @@ def _decodeServing(payload: bytes) -> Serving:
     return Serving(*_SERVING.unpack(payload))
 
 
-def _encodeIds(frame: Claim | Closed | ClientGone) -> bytes:
+def _encodeIds(frame: Claim | Closed | ClientGone | Given) -> bytes:
     return struct.pack(f"!{len(frame.ids)}I", *frame.ids)
 
 
@@ -360,6 +361,7 @@ _encoders: dict[type[Frame], Callable[..., bytes]] = {
     Bye: _encodeBye,
     Leave: _encodeEmpty,
     Serving: _encodeServing,
+    Given: _encodeIds,
 }
 
 Vocabulary: TypeAlias = "dict[int, Callable[[bytes], Frame]]"
@@ -384,6 +386,7 @@ FROM_WORKER: Vocabulary = {
     Drain.TYPE: _decodeEmpty(Drain),
     Bye.TYPE: _decodeBye,
     Serving.TYPE: _decodeServing,
+    Given.TYPE: lambda payload: Given(_decodeIds(payload, "GIVEN")),
 }
 
 

@@ -268,13 +268,27 @@ class Serving:
     count: int
 
 
+@dataclass(frozen=True, slots=True)
+class Given:
+    """
+    Other processes may touch these connections from now on.  They were claimed, and
+    these processes may live longer than the worker does.
+
+    A worker that announces this frame keeps its other claimed connections to itself.
+    They stay untouched until it sends this frame.
+    """
+
+    TYPE: ClassVar[int] = 16
+    ids: tuple[int, ...]
+
+
 #: The types of frames that a peer must have announced.
 ANNOUNCED = range(14, 46)
 
 Frame: TypeAlias = (
     "ListenerHello | WorkerHello | Offer | Listener | Withdraw | Claim | Refuse"
     " | Closed | ClientGone | Drain | Drained | Revoked | Bye"
-    " | Leave | Serving"
+    " | Leave | Serving | Given"
 )
 
 MISSING_DESCRIPTOR = 1

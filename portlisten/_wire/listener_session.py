@@ -10,7 +10,7 @@ A driver writes L{ListenerSession.hello}, and then does three things:
   - When the channel has ended, it calls L{ListenerSession.end}.
 
 Four events are the worker's frames themselves, since they need no translation:
-L{Claim}, L{Closed}, L{ClientGone} and L{Serving}.
+L{Claim}, L{Closed}, L{ClientGone}, L{Serving} and L{Given}.
 
 The rules:
 
@@ -29,10 +29,10 @@ The rules:
 This table shows what the worker may say in each state of C{theirs}.  A state in a cell
 is the next one.  Nothing is read in the state LEFT.::
 
-    theirs    HELLO  CLAIM  REFUSE  CLOSED  GONE   SERVING  DRAIN     BYE
-    GREETING  OPEN   error  error   error   error  error    error     LEFT
-    OPEN      error  yes    yes     yes     yes    yes      DRAINING  LEFT
-    DRAINING  error  yes    yes     yes     yes    yes      error     LEFT
+    theirs    HELLO  CLAIM  REFUSE  CLOSED  GONE   SERVING  GIVEN  DRAIN     BYE
+    GREETING  OPEN   error  error   error   error  error    error  error     LEFT
+    OPEN      error  yes    yes     yes     yes    yes      yes    DRAINING  LEFT
+    DRAINING  error  yes    yes     yes     yes    yes      yes    error     LEFT
 
 This table shows what the listener does in each state of C{ours}.  Each step of revoking
 leads to the next state.  Sharing stands for L{ListenerSession.shareSocket},
@@ -69,6 +69,7 @@ from portlisten._wire.frames import (
     Drain,
     Drained,
     Frame,
+    Given,
     Leave,
     Listener,
     ListenerHello,
@@ -128,6 +129,7 @@ class Joined:
         whose client is silent, in seconds.  L{None} if they need not.
     @ivar label: what the worker says that the operator calls it; may be empty.
     @ivar leaves: whether the worker knows LEAVE.
+    @ivar gives: whether the worker says GIVEN before others touch its connections.
     """
 
     window: int
@@ -136,6 +138,7 @@ class Joined:
     first: float | None = None
     label: str = ""
     leaves: bool = False
+    gives: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,7 +172,9 @@ class Left:
 
 
 #: The events that the dispatcher gets.
-News: TypeAlias = "Joined | Claim | Refused | Closed | ClientGone | Serving | Draining"
+News: TypeAlias = (
+    "Joined | Claim | Refused | Closed | ClientGone | Serving | Given | Draining"
+)
 Event: TypeAlias = "News | Left | Broken"
 
 
@@ -232,6 +237,7 @@ class ListenerSession(Session):
                 None if frame.first is None else frame.first / 1000,
                 frame.label,
                 self._knowsLeave,
+                Given.TYPE in frame.frames,
             )
         )
 
@@ -244,7 +250,7 @@ class ListenerSession(Session):
         reason = REFUSALS.get(frame.reason, f"reason {frame.reason}")
         self._events.append(Refused(frame.ids, reason))
 
-    def _onReport(self, frame: Closed | ClientGone | Serving) -> None:
+    def _onReport(self, frame: Closed | ClientGone | Serving | Given) -> None:
         self._events.append(frame)
 
     def _onDrain(self, frame: Drain) -> None:
@@ -385,13 +391,14 @@ _OPEN: Row = {
     Closed: Do(ListenerSession._onReport),
     ClientGone: Do(ListenerSession._onReport),
     Serving: Do(ListenerSession._onReport),
+    Given: Do(ListenerSession._onReport),
     Drain: Do(ListenerSession._onDrain, Theirs.DRAINING),
     Bye: Do(ListenerSession._onBye, Theirs.LEFT),
 }
 
 ListenerSession.table = {
     Theirs.GREETING: {
-        **beforeHello(Claim, Refuse, Closed, ClientGone, Serving, Drain),
+        **beforeHello(Claim, Refuse, Closed, ClientGone, Serving, Given, Drain),
         WorkerHello: Do(ListenerSession._onHello, Theirs.OPEN),
         Bye: Do(ListenerSession._onBye, Theirs.LEFT),
     },

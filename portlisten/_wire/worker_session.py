@@ -69,6 +69,7 @@ from portlisten._wire.frames import (
     MAXIMUM_LIMIT,
     MAXIMUM_WINDOW,
     Bye,
+    Given,
     Leave,
     ListenerHello,
     Offer,
@@ -141,6 +142,9 @@ class WorkerSession(Session, Generic[Token]):
     @param first: if the worker's clients speak first, how long the listener keeps a
         connection whose client is silent, in seconds.  L{None} if they need not.
     @param leaves: whether the driver carries out L{LeaveRequested}.
+    @param gives: whether the driver gives each connection to another process, and
+        writes L{given} first.  The session then takes only a listener that knows this
+        frame and keeps to the limit.
 
     @ivar ours: what the worker has said.
     @ivar takes: the kinds of sockets that the worker can take.
@@ -163,6 +167,7 @@ class WorkerSession(Session, Generic[Token]):
         label: str = "",
         first: float | None = None,
         leaves: bool = False,
+        gives: bool = False,
     ) -> None:
         super().__init__(FROM_LISTENER, Theirs.GREETING)
         self.takes = frozenset(takes)
@@ -174,10 +179,11 @@ class WorkerSession(Session, Generic[Token]):
             tuple(names),
             self.takes,
             limit,
-            frozenset([Leave.TYPE] if leaves else []),
+            frozenset([Leave.TYPE] * leaves + [Given.TYPE] * gives),
             label,
             None if first is None else min(max(1, round(first * 1000)), MAXIMUM_FIRST),
         )
+        self._gives = gives
         self._claims: Claims[Token] = Claims(window)
         self._reportsServing = False
         self._serving: int | None = None
@@ -249,6 +255,8 @@ class WorkerSession(Session, Generic[Token]):
             )
 
     def _onHello(self, frame: ListenerHello) -> None:
+        if self._gives and not (frame.honoursLimit and Given.TYPE in frame.frames):
+            raise ProtocolError("it is older than this worker: restart it")
         timeout = frame.claimTimeout
         self._events.append(
             Joined(
@@ -315,6 +323,16 @@ class WorkerSession(Session, Generic[Token]):
         if not self.ended:
             self.inService -= 1
             self._claims.clientGone(id)
+
+    def given(self, id: int) -> bytes:
+        """
+        Say that another process may touch a claimed connection from now on.  The
+        process that gets the connection may write this itself, and must do so before it
+        touches the connection.  Nothing else may be under way to be written.
+
+        @return: the bytes to write, in one piece; or nothing if the session has ended.
+        """
+        return b"" if self.ended else encode(Given((id,)))
 
     def serving(self, count: int) -> None:
         """

@@ -112,13 +112,14 @@ class LedgerTestCase(SynchronousTestCase):
         *names: str,
         limit: int | None = None,
         first: float | None = None,
+        gives: bool = False,
     ) -> list[Decision]:
         """
         Let a worker join that wants these names; without names, all.
         """
         wanted = names or ("", *NAMES)
         return self.ledger.addWorker(
-            channel, window, self.now, wanted, limit=limit, first=first
+            channel, window, self.now, wanted, limit=limit, first=first, gives=gives
         )
 
     def speak(self, connections: str) -> list[Decision]:

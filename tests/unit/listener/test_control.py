@@ -23,7 +23,7 @@ from portlisten._control.messages import (
 )
 from portlisten._listener.channel import ListenerChannel
 from portlisten._wire import frames
-from portlisten._wire.frames import Bye, Leave, Serving, WorkerHello
+from portlisten._wire.frames import Bye, Given, Leave, Serving, WorkerHello
 from portlisten.errors import StartFailure
 from tests.support.channels import Peer, eventually, texts
 from tests.support.listeners import ListenerTestCase, parse
@@ -73,7 +73,7 @@ class ControlTests(ListenerTestCase):
         """
         self.start()
         _, hello = await self.greeted()
-        self.assertEqual(hello.frames, {Serving.TYPE})
+        self.assertEqual(hello.frames, {Serving.TYPE, Given.TYPE})
 
     async def test_label(self) -> None:
         """

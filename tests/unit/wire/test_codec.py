@@ -39,6 +39,7 @@ from portlisten._wire.frames import (
     Drain,
     Drained,
     Frame,
+    Given,
     Leave,
     Listener,
     ListenerHello,
@@ -83,6 +84,7 @@ WORKER_FRAMES: list[Frame] = [
     Closed((1, 2)),
     ClientGone((3,)),
     Serving(7),
+    Given((4, 5)),
     Drain(),
     Bye(""),
     Bye("grüße"),
@@ -168,6 +170,7 @@ GOLDEN: list[tuple[Frame, str]] = [
     ),
     (Leave(), "0e 00 0000"),
     (Serving(0x01020304), "0f 00 0004  01020304"),
+    (Given((1, 0x01020304)), "10 00 0008  00000001 01020304"),
     (
         Listener(0x0506, 0x0708090A0B0C0D0E),
         "04 00 000c  0506 0000 0708090a0b0c0d0e",
@@ -644,7 +647,7 @@ class MalformedTests(SynchronousTestCase):
         """
         There are types of frames that nobody may send.
         """
-        for kind in (0, 16, 255):
+        for kind in (0, 17, 255):
             text = f"a frame of the unknown type {kind}"
             self.fromWorker(raw(kind), UnknownFrame, text)
             self.fromListener(raw(kind), UnknownFrame, text)
@@ -665,7 +668,7 @@ class MalformedTests(SynchronousTestCase):
         Each side has its own types of frames, and BYE is of both.
         """
         self.assertEqual(set(FROM_LISTENER), {1, 3, 4, 9, 10, 11, 13, 14})
-        self.assertEqual(set(FROM_WORKER), {2, 5, 6, 7, 8, 11, 12, 15})
+        self.assertEqual(set(FROM_WORKER), {2, 5, 6, 7, 8, 11, 12, 15, 16})
 
     def test_oversized(self) -> None:
         """
@@ -864,9 +867,9 @@ class MalformedTests(SynchronousTestCase):
         for vocabulary, frames in STREAMS:
             self.refused(
                 vocabulary,
-                raw(16),
+                raw(17),
                 UnknownFrame,
-                "a frame of the unknown type 16",
+                "a frame of the unknown type 17",
                 frames,
             )
 

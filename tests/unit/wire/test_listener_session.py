@@ -25,6 +25,7 @@ from portlisten._wire.frames import (
     Drain,
     Drained,
     Frame,
+    Given,
     Listener,
     ListenerHello,
     Offer,
@@ -60,6 +61,7 @@ FRAMES: dict[type[Frame], Frame] = {
     Closed: Closed((1,)),
     ClientGone: ClientGone((1,)),
     Serving: Serving(3),
+    Given: Given((1,)),
     Drain: Drain(),
     Bye: Bye("enough"),
 }
@@ -72,6 +74,7 @@ EVENTS: dict[type[Frame], Any] = {
     Closed: Closed((1,)),
     ClientGone: ClientGone((1,)),
     Serving: Serving(3),
+    Given: Given((1,)),
     Drain: Draining(),
     Bye: Left("it says: enough"),
 }
@@ -168,7 +171,7 @@ class TableTests(SessionTestCase):
                     self.reach(state)
                     self.assertEqual(self.hear(FRAMES[kind]), [Broken(cell.reason)])
                     self.assertIs(self.session.theirs, state)
-        self.assertEqual(count, 9)
+        self.assertEqual(count, 10)
 
     def test_allowed(self) -> None:
         """
