@@ -6,6 +6,7 @@ its source.  The other folders use the names that this module exports.
 """
 
 from portlisten._kernel.clock import setTimer, timer
+from portlisten._kernel.connections import ConnectionSocket, leadsTo
 from portlisten._kernel.errors import EXHAUSTION_ERRORS, TEMPORARY_ERRORS, retry
 from portlisten._kernel.first_bytes import FirstBytes, silent
 from portlisten._kernel.messages import (
@@ -55,6 +56,7 @@ from portlisten._kernel.sockets import (
 from portlisten._kernel.spare import SpareDescriptor, descriptorsShort
 
 __all__ = [
+    "ConnectionSocket",
     "Credentials",
     "EXHAUSTION_ERRORS",
     "FirstBytes",
@@ -83,6 +85,7 @@ __all__ = [
     "initialEnvironment",
     "retry",
     "kindOf",
+    "leadsTo",
     "listens",
     "mayChangeUsers",
     "offersThatFit",
