@@ -53,6 +53,7 @@ from portlisten._kernel.sockets import (
     queued,
 )
 from portlisten._kernel.spare import SpareDescriptor, descriptorsShort
+from portlisten._kernel.waiting import clientsWaiting, queueLength
 
 __all__ = [
     "Credentials",
@@ -68,6 +69,7 @@ __all__ = [
     "SpareDescriptor",
     "accept",
     "charge",
+    "clientsWaiting",
     "closeCopy",
     "closeElsewhere",
     "cookie",
@@ -87,6 +89,7 @@ __all__ = [
     "mayChangeUsers",
     "offersThatFit",
     "peerProcess",
+    "queueLength",
     "queued",
     "reap",
     "receive",
