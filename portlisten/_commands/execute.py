@@ -82,8 +82,9 @@ file is open at one of these numbers already, a socket replaces it. If the liste
 stops, PROGRAM goes on, and the port stays taken until PROGRAM stops too: restart
 PROGRAM with the listener, or let systemd hold the port.
 
-PROGRAM must be able to take sockets from systemd: by LISTEN_FDS, as gunicorn and
-twistd's systemd: descriptions do, or by their numbers, as uvicorn --fd does.
+PROGRAM must be able to take listening sockets: by LISTEN_FDS, as gunicorn and twistd's
+systemd: descriptions do, or by their numbers, as uvicorn --fd does. Not all programs
+that a systemd socket can start do: unbound takes one only where systemd runs.
 LISTEN_PID names this process, so the server must be this process: PROGRAM itself, or
 what PROGRAM becomes. These start the server as a child instead: runuser, su, sudo,
 doas, 'npm start', sh -c 'a; b'. The server would then listen elsewhere, or not at
