@@ -221,11 +221,9 @@ async def test_forked(root: None, start: Start, twistd: Start, folder: Path) -> 
     second = exec_(
         start, "--name=b", "./socket", "sh", "-c", f"{' '.join(wrong[1])}; true"
     )
-    children: list[int] = []
     try:
         for each in (first, second):
             await each.says("Listening at: http://127.0.0.1")
-            children.append(childOf(each.pid))
         clients = [deferToThread(dial, port) for port in ports[:2]]
         began = time.monotonic()
         for name, process in (("a", first), ("b", second)):
@@ -243,18 +241,18 @@ async def test_forked(root: None, start: Start, twistd: Start, folder: Path) -> 
         for name in ("a", "b"):
             await listener.says(rf"clients of {name}=tcp:\S+ are served again")
     finally:
-        for child in children:
+        for child in [*childrenOf(first.pid), *childrenOf(second.pid)]:
             os.kill(child, signal.SIGTERM)
     for each in (first, second):
         await each.ended()
 
 
-def childOf(pid: int) -> int:
+def childrenOf(pid: int) -> list[int]:
     """
-    The only child of a process.
+    The children of a process.
     """
-    (child,) = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    return int(child)
+    text = Path(f"/proc/{pid}/task/{pid}/children").read_text()
+    return list(map(int, text.split()))
 
 
 #: Serves on descriptor 3, which does not block.

@@ -236,7 +236,7 @@ class CommandLineTests(ExecuteTestCase):
         self.patch(os, "getuid", lambda: 12345)
         uid = pwd.getpwnam("daemon").pw_uid
         self.assertRefused(
-            ["exec", f"--user={uid}", self.path, "true"],
+            ["exec", "--timeout=0", f"--user={uid}", self.path, "true"],
             1,
             f"becoming user {uid} needs root",
         )
