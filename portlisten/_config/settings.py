@@ -328,6 +328,20 @@ class ExecSettings(Settings):
         several=True,
         together=portNames,
     )
+    user: int | None = option(
+        None,
+        User(),
+        "User that PROGRAM runs as, with all groups of that user.",
+        more="The command becomes this user before it joins the listener, and sets"
+        " HOME, USER, LOGNAME and SHELL. It must be root for that.",
+        shown="your own",
+    )
+    group: int | None = option(
+        None,
+        Group(),
+        "Group that PROGRAM runs as. Without --user, PROGRAM has no other group.",
+        shown="the group of --user",
+    )
     listenerUsers: tuple[int, ...] = _listenerUsers()
     timeout: float | None = option(
         None,

@@ -54,6 +54,7 @@ from portlisten._kernel.sockets import (
     queued,
 )
 from portlisten._kernel.spare import SpareDescriptor, descriptorsShort
+from portlisten._kernel.waiting import clientsWaiting, queueLength
 
 __all__ = [
     "ConnectionSocket",
@@ -70,6 +71,7 @@ __all__ = [
     "SpareDescriptor",
     "accept",
     "charge",
+    "clientsWaiting",
     "closeCopy",
     "closeElsewhere",
     "cookie",
@@ -90,6 +92,7 @@ __all__ = [
     "mayChangeUsers",
     "offersThatFit",
     "peerProcess",
+    "queueLength",
     "queued",
     "reap",
     "receive",
