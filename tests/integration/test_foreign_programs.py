@@ -14,13 +14,14 @@ import signal
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from twisted.internet.threads import deferToThread
 
+from tests.integration.test_server_guides import endAllIn
 from tests.support.asking import ask
 from tests.support.asynchronous import asynchronous
 from tests.support.clients import Crowd
@@ -36,6 +37,15 @@ ROUNDS = int(os.environ.get("PORTLISTEN_ROUNDS", "1"))
 REQUEST = b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
 
 DAEMON = ["setpriv", "--reuid=daemon", "--regid=daemon", "--clear-groups"]
+
+
+@pytest.fixture(autouse=True)
+def _children(folder: Path) -> Iterator[None]:
+    """
+    End what programs leave behind that a test had to kill.
+    """
+    yield
+    endAllIn(folder)
 
 
 @dataclass(frozen=True)
