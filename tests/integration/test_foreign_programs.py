@@ -187,7 +187,7 @@ async def test_restart(
             connections=8,
         )
         print(f"{name}, restarted {ROUNDS} times, pauses of {pause} s: {load}")
-        assert load.requests > 1000
+        assert load.requests > 100, load
         # wrk counts a connection that is refused later as one that it cannot write to.
         assert load.connect == load.write == load.timeout == load.refused == 0
         assert load.read <= (8 * ROUNDS if peer.cuts else 0)
