@@ -38,6 +38,7 @@ from portlisten._kernel.processes import (
 )
 from portlisten._kernel.progress import departed, untouched
 from portlisten._kernel.sockets import (
+    IPPROTO_MPTCP,
     MAXIMUM_PATH,
     SO_COOKIE,
     accept,
@@ -57,6 +58,7 @@ __all__ = [
     "Credentials",
     "EXHAUSTION_ERRORS",
     "FirstBytes",
+    "IPPROTO_MPTCP",
     "MAXIMUM_DESCRIPTORS",
     "MAXIMUM_PATH",
     "TEMPORARY_ERRORS",
