@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import FrozenInstanceError, fields
+from pathlib import Path
 from typing import Any
 
 from hypothesis import given
@@ -207,3 +208,34 @@ class PortOptionsTests(SynchronousTestCase):
             values: dict[str, Any] = {name: value}
             error = self.assertRaises(ValueError, PortOptions, **values)
             self.assertTrue(str(error).startswith(f"{name}: "))
+
+
+class DocumentedTests(SynchronousTestCase):
+    """
+    The options in the guide for operators.
+    """
+
+    def test_table(self) -> None:
+        """
+        Its table has each option, with its values, what it goes with, and systemd's
+        names for it.
+        """
+        guide = Path(__file__).parents[3] / "docs" / "operators.md"
+        _, _, section = guide.read_text().partition("## The options of a port")
+        rows = re.findall(
+            r"^\| `(.*?)` \| .* \| (.*?) \| .* \| (.*?) ?\|$", section, re.M
+        )
+        documented = {
+            row.replace("\\|", "|"): (goes, re.findall("`(.*?)`", units))
+            for row, goes, units in rows
+            if "=" in row
+        }
+        expected = {
+            f"{option.name}={option.value.metavar}": (
+                "TCP, UDP" if option.datagrams else "TCP",
+                re.findall(r"\w+=\w*", option.unit),
+            )
+            for option in PORT_OPTIONS.values()
+        }
+        expected["reuseport=N"] = ("TCP, with `--share`", [])
+        self.assertEqual(documented, expected)
