@@ -9,6 +9,7 @@ import os
 import re
 import signal
 import socket
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ import pytest
 
 from portlisten._kernel import IPPROTO_MPTCP
 from tests.support.clients import Crowd
+from tests.support.networks import connect, inside, network, socketIn
 from tests.support.processes import PATIENCE, Process, Processes
 from tests.support.programs import command, needs
 from tests.support.sockets import LINGER, speaksMultipath
@@ -228,6 +230,61 @@ def test_shutDown(processes: Processes) -> None:
         assert sock.recv(99).startswith(b"hello ")
 
 
+def subflows(sock: socket.socket) -> int:
+    """
+    How many TCP connections a connection of Multipath TCP has, besides the first.
+    """
+    # linux/include/uapi/linux/mptcp.h: SOL_MPTCP, MPTCP_INFO, mptcpi_subflows
+    return sock.getsockopt(284, 1, 4)[0]
+
+
+@pytest.mark.parametrize("touched", [False, True], ids=["untouched", "touched"])
+def test_secondPath(processes: Processes, touched: bool) -> None:
+    """
+    The request comes through a second network, after the first has failed.  When the
+    worker is killed that claimed the connection, the next one answers, unless the first
+    had read the request.
+    """
+    with network() as here, network() as there:
+        if subprocess.run(["ip", "mptcp", "limits"], check=False).returncode:
+            pytest.skip("this ip knows nothing of Multipath TCP")
+        connect(here, there, "one", "192.0.2")
+        connect(here, there, "two", "198.51.100")
+        limits = ["subflow", "1", "add_addr_accepted", "1"]
+        for space in (here, there):
+            inside(space, "ip", "mptcp", "limits", "set", *limits)
+        inside(here, "ip", "mptcp", "endpoint", "add", "198.51.100.1", "signal")
+        listener = processes.start(
+            *("ip", "netns", "exec", here, command("twistd"), "-n", "--pidfile="),
+            *("portlisten", "tcp:8080:mptcp=yes", "./socket"),
+        )
+        listener.port()
+        with socketIn(there, IPPROTO_MPTCP) as sock:
+            sock.settimeout(PATIENCE)
+            sock.connect(("192.0.2.1", 8080))
+            until = time.monotonic() + PATIENCE
+            while subflows(sock) < 1:
+                assert time.monotonic() < until, "there is no second path"
+                time.sleep(0.02)
+            inside(there, "ip", "link", "set", "one", "down")
+            sock.sendall(b"first\n")
+            # TCP_INFO tells of the first path only, and does not count these bytes.
+            time.sleep(1.5)
+            first = processes.python("-m", "tests.worker", "--hold", "./socket")
+            first.says("holds 1")
+            if touched:
+                first.signal(signal.SIGUSR1)
+                first.says("read b'first")
+            first.kill()
+            second = processes.python("-m", "tests.worker", "./socket")
+            lost = int(touched)
+            listener.says(
+                rf"died, {1 - lost} connections to hand off again, {lost} lost"
+            )
+            answer = sock.recv(99)
+    assert answer == (b"" if touched else b"first %d\n" % second.pid)
+
+
 # Passes a listening socket of Multipath TCP, as systemd does.
 ACTIVATE = """
 import os, socket, sys
@@ -258,3 +315,18 @@ def test_inherited(processes: Processes, way: str) -> None:
         sock.sendall(b"x")
         assert b'"protocol": 262' in sock.recv(999)
     assert os.path.exists(processes.folder / "socket")
+
+
+def test_storm(processes: Processes) -> None:
+    """
+    While workers are killed one after the other, no connection is lost that its worker
+    had not touched, and none is answered twice.
+    """
+    storm = processes.python("-m", "tests.support.multipath_storm", "3000")
+    assert storm.wait() == 0, storm.output
+    figures = dict(re.findall("(.*): ([0-9]+)$", storm.output, re.MULTILINE))
+    assert figures["connections"] == "3000"
+    assert figures["lost before a worker touched them"] == "0"
+    assert figures["answered twice"] == "0"
+    # Otherwise nothing was at risk.
+    assert int(figures["adopted twice"]) > 10

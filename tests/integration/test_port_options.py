@@ -5,11 +5,8 @@ The options of ports, with real processes: each shows on a connection that a wor
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import signal
 import socket
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -20,6 +17,7 @@ import pytest
 
 from portlisten._kernel import IPPROTO_MPTCP
 from tests.support.clients import ask
+from tests.support.networks import connect, inside, network
 from tests.support.processes import PATIENCE, Process, Processes
 from tests.support.programs import command, needs
 from tests.support.sockets import speaksMultipath
@@ -43,31 +41,12 @@ def processes() -> Iterator[Processes]:
 
 
 @pytest.fixture
-def namespace(root: None) -> Iterator[str]:
+def namespace() -> Iterator[str]:
     """
     A network of its own, which has only C{lo}.
     """
-    if shutil.which("ip") is None:
-        pytest.skip("ip is not installed")
-    name = f"portlisten{os.getpid()}"
-    if subprocess.run(["ip", "netns", "add", name], check=False).returncode:
-        pytest.skip("no network namespace can be made here")
-    try:
-        inside(name, "ip", "link", "set", "lo", "up")
+    with network() as name:
         yield name
-    finally:
-        subprocess.run(["ip", "netns", "del", name], check=True)
-
-
-def inside(namespace: str, *program: str) -> str:
-    """
-    Run a program in a network namespace.
-
-    @return: its standard output.
-    """
-    prefix = ["ip", "netns", "exec", namespace]
-    found = subprocess.run([*prefix, *program], check=True, stdout=subprocess.PIPE)
-    return found.stdout.decode()
 
 
 def listenerIn(processes: Processes, namespace: str, *arguments: str) -> Process:
@@ -245,17 +224,9 @@ def neighbour(namespace: str) -> Iterator[str]:
     Another network namespace, connected with C{namespace} by the device C{wire}.  The
     addresses are 192.0.2.2 and 192.0.2.1.
     """
-    name = f"{namespace}n"
-    subprocess.run(["ip", "netns", "add", name], check=True)
-    try:
-        peer = ["type", "veth", "peer", "name", "wire", "netns", name]
-        inside(namespace, "ip", "link", "add", "wire", *peer)
-        for space, host in ((namespace, "192.0.2.1/24"), (name, "192.0.2.2/24")):
-            inside(space, "ip", "address", "add", host, "dev", "wire")
-            inside(space, "ip", "link", "set", "wire", "up")
+    with network() as name:
+        connect(namespace, name, "wire", "192.0.2")
         yield name
-    finally:
-        subprocess.run(["ip", "netns", "del", name], check=True)
 
 
 @bothWays
