@@ -176,23 +176,24 @@ def test_defer(processes: Processes, way: str) -> None:
     The kernel keeps the connection of a silent client for a second, and of a client
     that speaks for no time, although the server would speak first.
     """
-    listener = processes.twistd(
-        "portlisten",
-        *(f"{way}=a={LOCAL}:defer=1", f"{way}=b={LOCAL}", "./socket"),
-    )
+    ports = {"a": ":defer=1", "b": ":defer=7", "c": ""}
+    options = [f"{way}={name}={LOCAL}{option}" for name, option in ports.items()]
+    listener = processes.twistd("portlisten", *options, "./socket")
     processes.twistd("hellofdpass", "./socket", "hello").says("joined the listener")
-    deferred, other = (
-        int(listener.says(rf"\b{name}=tcp:\S+?:(\d+)\b")[1]) for name in "ab"
+    second, long, other = (
+        int(listener.says(rf"\b{name}=tcp:\S+?:(\d+)\b")[1]) for name in ports
     )
-    assert waits(other, b"") < 0.5
-    assert waits(deferred, b"x") < 0.5
-    assert 0.9 < waits(deferred, b"") < 3
+    assert waits(other, b"") < 0.9
+    assert waits(second, b"x") < 0.9
+    assert 0.9 < waits(second, b"") < 3
     if way == "--listen":
-        with socket.create_connection(("127.0.0.1", deferred), PATIENCE):
+        with socket.create_connection(("127.0.0.1", long), PATIENCE) as client:
             time.sleep(0.2)
             listener.signal(signal.SIGUSR1)
             # The silent client has not been accepted yet.
             listener.says("since the start: accepted 3,")
+            client.sendall(b"x")
+            assert client.recv(99) == b"hello"
 
 
 @bothWays

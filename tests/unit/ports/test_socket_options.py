@@ -20,7 +20,7 @@ from portlisten._ports.binding import bind
 from portlisten._ports.parsing import parse
 from portlisten.errors import CannotBind
 from tests.support.descriptors import watchDescriptors
-from tests.support.sockets import arrived, speaksMultipath, stream
+from tests.support.sockets import LINGER, arrived, speaksMultipath, stream
 
 # An address for documents, which no host has: RFC 5737, RFC 3849.
 FOREIGN = {"": "192.0.2.1", "6": r"2001\:db8\:\:1"}
@@ -39,11 +39,18 @@ class BoundOptionsTests(SynchronousTestCase):
 
     def bind(self, description: str, shared: bool = True) -> list[socket.socket]:
         """
-        Bind.
+        Bind.  The number that the kernel chooses for IPv4 may not be free for IPv6.
 
         @return: all sockets.
         """
-        bound = bind(parse(description, 7, shared=shared))
+        for _ in range(20):
+            try:
+                bound = bind(parse(description, 7, shared=shared))
+            except CannotBind as error:
+                if error.errno != errno.EADDRINUSE:
+                    raise
+            else:
+                break
         sockets = [sock for port in bound for sock in port.sockets]
         for sock in sockets:
             self.addCleanup(sock.close)
@@ -59,6 +66,8 @@ class BoundOptionsTests(SynchronousTestCase):
         client = stream(self, sock.family, protocol)
         client.connect(address[:2])
         client.send(b"x")
+        # No port shall stay in TIME_WAIT.
+        client.setsockopt(SOL_SOCKET, socket.SO_LINGER, LINGER.pack(1, 0))
         same = [each for each in sockets if each.getsockname() == address]
         ready, _, _ = select.select(same, [], [], 10)
         accepted, _ = ready[0].accept()
