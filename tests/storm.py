@@ -312,12 +312,13 @@ def storm(
     rounds: int = 0,
     wire: str = "stream",
     loops: Sequence[str] = ("",),
+    options: str = "",
 ) -> dict[str, Any]:
     """
     Run a storm.
 
     @param loops: what the workers run on, in turn.
-
+    @param options: the options of the port, with a colon before each.
     @param workers: how many there are at a time; on the wire of 2002, one.
     @param rounds: how many workers to stop; with 0, workers are killed.
     @return: the figures.
@@ -331,7 +332,7 @@ def storm(
         command = ["-c", "from twisted.scripts.twistd import run; run()", "-n"]
         command += [f"--pidfile={folder}/pid", "portlisten", f"--wire={wire}"]
         command += [f"--claim-timeout={CLAIM_TIMEOUT}"] if rounds else []
-        command += ["tcp:0:interface=127.0.0.1", path]
+        command += [f"tcp:0:interface=127.0.0.1{options}", path]
     with log.open("wb") as file:
         listener = subprocess.Popen(
             [sys.executable, *command], stdout=file, stderr=file

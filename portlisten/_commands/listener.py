@@ -73,6 +73,17 @@ accepts by itself. The listener then balances nothing, and hands nothing off aga
 UDP needs --share, and so do the programs that 'portlisten exec' runs:
   --share http=80:reuseport=4     --share dns=udp:53 --share dns=tcp:53
 
+A TCP port may have options of its sockets, in any order, for --listen and --share.
+Accepted connections inherit them. A UDP port may have freebind and device:
+  nodelay=yes                     send small writes at once
+  keepalive=yes, keepalive=60     probe silent clients (after 60 seconds)
+  defer=3                         keep silent clients in the kernel, for 3 seconds
+  mptcp=yes                       let clients speak Multipath TCP
+  freebind=yes                    bind an address that the host may get later
+  device=eth0                     serve only clients that come through a device
+For example:
+  http=80:nodelay=yes             tcp:80:interface=192.0.2.1:freebind=yes
+
 Examples:
   twistd -n portlisten 10000 ./socket
   twistd --uid nobody --gid nogroup portlisten --group www-data \\

@@ -4,13 +4,11 @@ The settings of a port to be bound.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 
+from portlisten._config.port_options import PortOption, PortOptions
 from portlisten._model import portName
-
-#: The most sockets that a port may have.
-MAXIMUM_REUSEPORT = 64
 
 
 class PortKind(Enum):
@@ -41,8 +39,7 @@ class PortSettings:
     @ivar description: the text that gave these settings, for errors.
     @ivar name: the name that workers ask for, or nothing.
     @ivar shared: whether workers get the sockets, and not the connections.
-    @ivar reuseport: how many sockets share a TCP port by C{SO_REUSEPORT}; L{None} for
-        one socket without it.
+    @ivar options: the options of its sockets.
     @ivar backlog: the most connections that wait in the kernel, for each listening
         socket.
     @ivar host: the address or its name, for TCP and UDP; empty for all of IPv4.
@@ -58,7 +55,7 @@ class PortSettings:
     description: str
     name: str = ""
     shared: bool = False
-    reuseport: int | None = None
+    options: PortOptions = field(default_factory=PortOptions)
     backlog: int = 0
     host: str = ""
     number: int = 0
@@ -79,8 +76,8 @@ class PortSettings:
             raise ValueError(
                 f"{self.description!r} has no connections to hand off: use --share"
             )
-        if self.reuseport is not None:
-            self._checkReuseport(self.reuseport)
+        for option in self.options.given:
+            self._checkOption(option)
         self._checkGiven(
             PortKind.UNIX, "a Unix socket", "a path", self.path is not None
         )
@@ -100,16 +97,23 @@ class PortSettings:
         if self.kind is kind and not given:
             raise ValueError(f"{self.description!r}: {what} needs {part}")
 
-    def _checkReuseport(self, count: int) -> None:
-        if not self.shared:
+    def _checkOption(self, option: PortOption) -> None:
+        """
+        Check that a port of this kind can have an option.
+        """
+        name = option.name
+        if name == "reuseport" and not self.shared:
             raise ValueError(f"{self.description!r}: reuseport is for --share")
-        if self.kind not in (PortKind.NUMBER, PortKind.TCP):
-            raise ValueError(f"{self.description!r}: reuseport is for TCP ports only")
-        if not 1 <= count <= MAXIMUM_REUSEPORT:
+        if self.kind in (PortKind.NUMBER, PortKind.TCP):
+            return
+        if self.kind is PortKind.INHERITED and option.unit:
             raise ValueError(
-                f"{self.description!r}: reuseport is how many sockets to bind, from 1"
-                f" to {MAXIMUM_REUSEPORT}"
+                f"{self.description!r}: {name} is for ports that the listener binds:"
+                f" for a socket of systemd's, its socket unit has {option.unit}"
             )
+        if self.kind is not PortKind.UDP or not option.datagrams:
+            kinds = "TCP and UDP" if option.datagrams else "TCP"
+            raise ValueError(f"{self.description!r}: {name} is for {kinds} ports only")
 
     def __str__(self) -> str:
         """

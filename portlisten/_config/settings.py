@@ -50,7 +50,8 @@ class ListenerSettings(Settings):
         (),
         ValueType("[NAME=]PORT"),
         "Listen on this [NAME=]PORT as well.",
-        more="With this option, the argument PORT may be left out.",
+        more="With this option, the argument PORT may be left out. A TCP port may have"
+        " options of its sockets, such as `80:nodelay=yes`.",
         several=True,
     )
     share: tuple[str, ...] = option(
@@ -58,8 +59,8 @@ class ListenerSettings(Settings):
         ValueType("[NAME=]PORT"),
         "Let each worker accept on this [NAME=]PORT itself.",
         more="Workers get the listening socket. With this option, the argument PORT may"
-        " be left out. A shared PORT may also be `udp:53` or `udp6:53`. If a TCP port"
-        " ends with `:reuseport=4`, it has four sockets.",
+        " be left out. A shared PORT may also be `udp:53` or `udp6:53`. With"
+        " `80:reuseport=4`, a TCP port has four sockets.",
         several=True,
         wires=STREAM,
     )

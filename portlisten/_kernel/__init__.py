@@ -40,6 +40,7 @@ from portlisten._kernel.processes import (
 )
 from portlisten._kernel.progress import departed, untouched
 from portlisten._kernel.sockets import (
+    IPPROTO_MPTCP,
     MAXIMUM_PATH,
     SO_COOKIE,
     accept,
@@ -61,6 +62,7 @@ __all__ = [
     "Credentials",
     "EXHAUSTION_ERRORS",
     "FirstBytes",
+    "IPPROTO_MPTCP",
     "MAXIMUM_DESCRIPTORS",
     "MAXIMUM_PATH",
     "TEMPORARY_ERRORS",

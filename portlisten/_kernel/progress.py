@@ -24,6 +24,22 @@ net/ipv4/tcp_input.c advances C{rcv_nxt}).  So one byte is subtracted in the sta
 CLOSE_WAIT.  Before the handshake is over, the kernel does not tell how many bytes wait
 (C{tcp_inq} in include/net/tcp.h).  Then the bytes are peeked at and counted.  A
 connection with urgent data counts as touched, since C{SIOCINQ} stops before such data.
+
+A connection of Multipath TCP (RFC 8684) consists of TCP connections, and has numbers of
+its own in C{MPTCP_INFO}.  The same comparison holds for them, with these differences:
+
+  - C{mptcpi_bytes_received} does not count the end of the client's side, but C{SIOCINQ}
+    does (C{mptcp_inq_hint} in net/mptcp/protocol.c).  So one byte is subtracted there
+    if poll(2) says that the client's side has ended.  It is asked after C{SIOCINQ}.  If
+    the end comes between the two, the numbers differ, and all calls are made again.
+  - The end of the writing side counts as a byte that was written (C{write_seq}), and
+    that the client acknowledges (C{mptcpi_bytes_acked}).
+  - C{MPTCP_INFO} has no state.  poll(2) tells of a connection that is closed or reset.
+  - If a client sent data in the SYN, C{SIOCINQ} may be far too large (Linux 6.18).  So
+    such a connection counts as touched.
+
+Before Linux 6.5, the kernel does not count the bytes.  Whether a connection of
+Multipath TCP is untouched is then unknown.
 """
 
 from __future__ import annotations
@@ -35,7 +51,7 @@ import termios
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from portlisten._kernel.sockets import queuedBytes
+from portlisten._kernel.sockets import IPPROTO_MPTCP, queuedBytes
 
 # linux/include/uapi/linux/tcp.h, struct tcp_info
 _STATE = struct.Struct("=B")
@@ -43,6 +59,16 @@ _BYTES_RECEIVED = struct.Struct("=128xQ")
 _NOTSENT_BYTES = struct.Struct("=144xI")
 _BYTES_SENT = struct.Struct("=200xQ")  # since Linux 4.19
 _TCP_INFO_SIZE = _BYTES_SENT.size
+
+# linux/include/linux/socket.h and linux/include/uapi/linux/mptcp.h, since Linux 5.16
+_SOL_MPTCP = 284
+_MPTCP_INFO = 1
+
+# struct mptcp_info: mptcpi_write_seq, mptcpi_snd_una; and mptcpi_bytes_sent,
+# mptcpi_bytes_received and mptcpi_bytes_acked, since Linux 6.5
+_MPTCP_COUNTERS = struct.Struct("=16xQQ24xQQQ")
+
+_CLOSED = select.POLLHUP | select.POLLERR
 
 # linux/include/net/tcp_states.h
 _ESTABLISHED = 1
@@ -81,6 +107,8 @@ def _progress(sock: socket.SocketType) -> _Progress | None:
     @return: L{None} if the kernel is too old to have all fields.
     @raise OSError: if the system call fails.
     """
+    if sock.proto == IPPROTO_MPTCP:
+        return _multipathProgress(sock)
     info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_SIZE)
     if len(info) < _TCP_INFO_SIZE:
         return None
@@ -94,11 +122,37 @@ def _progress(sock: socket.SocketType) -> _Progress | None:
     )
 
 
+def _multipathProgress(sock: socket.SocketType) -> _Progress | None:
+    """
+    Read C{MPTCP_INFO}: C{mptcp_diag_fill_info} in net/mptcp/sockopt.c.
+
+    @return: L{None} if the kernel is too old to have all fields.
+    @raise OSError: if the system call fails.
+    """
+    info = sock.getsockopt(_SOL_MPTCP, _MPTCP_INFO, _MPTCP_COUNTERS.size)
+    if len(info) < _MPTCP_COUNTERS.size:
+        return None
+    written, acknowledged, *counts = _MPTCP_COUNTERS.unpack(info)
+    sent, received, acked = counts
+    touched = written != acknowledged or sent > 0 or acked > 0
+    return _Progress(received, touched or bool(_events(sock) & _CLOSED), False)
+
+
+def _events(sock: socket.SocketType) -> int:
+    """
+    Ask poll(2) for the ends of a connection, and for its error.
+    """
+    poll = select.poll()
+    poll.register(sock, select.POLLRDHUP)
+    return sum(events for _, events in poll.poll(0))
+
+
 def untouched(sock: socket.SocketType) -> bool | None:
     """
     Whether a connection is untouched: no process read from it, wrote to it, or shut its
     writing side down.  The docstring of this module explains how this is found out.
 
+    @param sock: C{proto} says whether it is Multipath TCP.
     @return: L{None} if that is unknown: the connection is not TCP, bytes come in all
         the time, or the system calls fail.
     """
@@ -131,7 +185,10 @@ def _readable(sock: socket.SocketType) -> int:
     """
     How many bytes wait to be read: C{SIOCINQ}, which is C{FIONREAD}.
     """
-    return queuedBytes(sock, termios.FIONREAD)
+    waiting = queuedBytes(sock, termios.FIONREAD)
+    if sock.proto == IPPROTO_MPTCP and _events(sock) & select.POLLRDHUP:
+        return waiting - 1
+    return waiting
 
 
 def _peekable(sock: socket.SocketType) -> int:

@@ -30,6 +30,9 @@ from portlisten.errors import WrongSocket
 #: linux/include/uapi/asm-generic/socket.h; Python has no name for it.
 SO_COOKIE = 57
 
+#: linux/include/uapi/linux/in.h; Python has no name for it.
+IPPROTO_MPTCP = 262
+
 #: The longest path of a Unix socket, in bytes.  sizeof(sun_path) is 108, with one byte
 #: for the zero at its end: unix(7).
 MAXIMUM_PATH = 107
@@ -49,8 +52,8 @@ _FAMILY_NAMES = {40: "a vsock socket", 16: "a netlink socket", 17: "a packet soc
 _PROTOCOL_NAMES = {
     132: "an SCTP socket",
     136: "a UDP-Lite socket",
-    262: "a Multipath TCP socket",
 }
+_TCP_PROTOCOLS = frozenset([IPPROTO_TCP, IPPROTO_MPTCP])
 _TYPE_NAMES = {
     int(socket.SOCK_DGRAM): "a socket of type SOCK_DGRAM",
     int(socket.SOCK_RAW): "a socket of type SOCK_RAW",
@@ -95,7 +98,7 @@ def kindOf(sock: socket.SocketType) -> Kind:
         except OSError:
             protocol = retry(sock.getsockopt, SOL_SOCKET, SO_PROTOCOL)
             listening = retry(sock.getsockopt, SOL_SOCKET, SO_ACCEPTCONN)
-        if protocol == IPPROTO_TCP:
+        if protocol in _TCP_PROTOCOLS:
             # Most sockets are TCP, and need no further system call.
             return Kind.LISTENER if listening else Kind.CONNECTIONS
         domain = retry(sock.getsockopt, SOL_SOCKET, SO_DOMAIN)
@@ -195,14 +198,35 @@ def accept(sock: socket.socket, family: int) -> tuple[socket.SocketType, Any]:
     Accept a connection.  This takes half of the time of C{socket.accept}, which spends
     the other half on enumerations.
 
+    If clients may speak Multipath TCP, the connections of those that speak plain TCP
+    are plain TCP sockets: C{mptcp_stream_accept} in net/mptcp/protocol.c.
+
     @param family: the address family of the listening socket.
     @return: the connection, which the caller owns; and its client's address.  The
         connection is of the class that C{socket.socket} extends, and has close-on-exec
-        set.
+        set.  Its C{proto} is L{IPPROTO_MPTCP} if its client speaks Multipath TCP.
     @raise OSError: as accept(2) does.
     """
     descriptor, address = sock._accept()  # type: ignore[attr-defined]
-    return socket.SocketType(family, socket.SOCK_STREAM, 0, descriptor), address
+    protocol = 0
+    if sock.proto == IPPROTO_MPTCP:
+        protocol = _protocol(descriptor)
+    return socket.SocketType(family, socket.SOCK_STREAM, protocol, descriptor), address
+
+
+def _protocol(descriptor: int) -> int:
+    """
+    The protocol of a connection that was accepted on a socket of Multipath TCP.
+
+    @return: L{IPPROTO_MPTCP} as well if the kernel does not tell.
+    """
+    sock = _peek(descriptor)
+    try:
+        return int(retry(sock.getsockopt, SOL_SOCKET, SO_PROTOCOL))
+    except OSError:
+        return IPPROTO_MPTCP
+    finally:
+        sock.detach()
 
 
 def queued(sock: socket.socket) -> tuple[int, int] | None:

@@ -25,6 +25,7 @@ from portlisten._model import (
     UnixAddress,
     describe,
 )
+from portlisten._ports.socket_options import CannotSet, openSocket
 from portlisten._process import listen_fds
 from portlisten.errors import CannotBind, WrongSocket, firstLine
 
@@ -131,7 +132,7 @@ def _bindUDP(settings: PortSettings, undo: ExitStack) -> list[BoundPort]:
     """
     Bind a UDP port.
     """
-    sock = _open(settings.host, socket.SOCK_DGRAM, undo)
+    sock = _open(settings, settings.host, socket.SOCK_DGRAM, undo)
     sock.bind((settings.host, settings.number))
     return [_describe(settings, [sock])]
 
@@ -252,15 +253,15 @@ def _listen(
     @param undo: closes the sockets.
     @raise OSError: if that fails.
     """
-    shares = settings.reuseport is not None
+    shares = settings.options.reuseport is not None
     if shares:
         # SO_REUSEPORT would also let a port be bound that another process of this user
         # has, and that process would get a share of the connections.
         with ExitStack() as probe:
-            _openTCP(host, probe).bind((host, number))
+            _openTCP(settings, host, probe).bind((host, number))
     sockets: list[socket.socket] = []
-    for _ in range(settings.reuseport or 1):
-        sock = _openTCP(host, undo)
+    for _ in range(settings.options.reuseport or 1):
+        sock = _openTCP(settings, host, undo)
         if shares:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         sock.bind((host, number))
@@ -270,25 +271,28 @@ def _listen(
     return sockets
 
 
-def _openTCP(host: str, undo: ExitStack) -> socket.socket:
+def _openTCP(settings: PortSettings, host: str, undo: ExitStack) -> socket.socket:
     """
     Open a TCP socket.  Its port can be bound even if old connections linger on it.
 
     @param undo: closes the socket.
     """
-    sock = _open(host, socket.SOCK_STREAM, undo)
+    sock = _open(settings, host, socket.SOCK_STREAM, undo)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     return sock
 
 
-def _open(host: str, kind: int, undo: ExitStack) -> socket.socket:
+def _open(
+    settings: PortSettings, host: str, kind: int, undo: ExitStack
+) -> socket.socket:
     """
-    Open a non-blocking socket for an address.  An IPv6 socket is for IPv6 alone.
+    Open a non-blocking socket for an address, with the options of the port.  An IPv6
+    socket is for IPv6 alone.
 
     @param undo: closes the socket.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    sock = undo.enter_context(socket.socket(family, kind | socket.SOCK_NONBLOCK))
+    sock = undo.enter_context(openSocket(family, kind, settings.options))
     if family == socket.AF_INET6:
         sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
     return sock
@@ -332,7 +336,10 @@ _ADVICE = {
         " CAP_NET_BIND_SERVICE"
     ),
     errno.EADDRINUSE: "; 'ss -lntup' shows who has it",
-    errno.EADDRNOTAVAIL: "; 'ip address' shows the addresses of this host",
+    errno.EADDRNOTAVAIL: (
+        "; 'ip address' shows the addresses of this host, and freebind=yes binds one"
+        " that it will have later"
+    ),
 }
 
 _PATH_ADVICE = {
@@ -346,6 +353,8 @@ _PATH_ADVICE = {
 
 def _explain(settings: PortSettings, error: Exception) -> str:
     number = getattr(error, "errno", None)
+    if isinstance(error, CannotSet):
+        return f"cannot listen on {settings}: {error.strerror}"
     if number is None:
         reason = firstLine(error)
     elif isinstance(error, OSError) and number < 0:

@@ -16,6 +16,7 @@ from twisted.internet.endpoints import (
     serverFromString,
 )
 
+from portlisten._config.port_options import PORT_OPTIONS, separate
 from portlisten._config.ports import PortKind, PortSettings
 from portlisten._model import portName
 from portlisten._ports.recording import RecordingReactor, recorded
@@ -24,8 +25,8 @@ from portlisten.errors import BadDescription, firstLine
 
 _NAME = re.compile("([^:=]*)=")
 _NUMBER = re.compile("[0-9]{1,5}")
+_NUMBER_AND_MORE = re.compile("[0-9]{1,5}:(interface|backlog)=")
 _UDP = re.compile("udp6?:")
-_REUSEPORT = re.compile(r"(?<!\\):reuseport=([^:]*)")
 _OWN_BACKLOG = re.compile(r"(?<!\\):backlog=")
 _INDEX = re.compile(
     "systemd:(?:domain=[A-Z0-9]+:)?index=([0-9]+)(?::domain=[A-Z0-9]+)?"
@@ -38,8 +39,8 @@ def parse(description: str, backlog: int, shared: bool = False) -> PortSettings:
     a name and C{=} before it.
 
     A shared port may also be C{udp:} or C{udp6:}, with the options of Twisted's C{tcp:}
-    and C{tcp6:} except C{backlog}.  C{reuseport=N} gives a shared TCP port several
-    sockets.
+    and C{tcp6:} except C{backlog}.  A port of TCP or UDP may have options of its
+    sockets, such as C{nodelay=yes}: see L{portlisten._config.port_options}.
 
     @param backlog: for a description that has no backlog of its own.
     @param shared: whether workers get the port's sockets, and not its connections.
@@ -64,30 +65,12 @@ def _parse(description: str, backlog: int, shared: bool) -> PortSettings:
     @raise BadDescription: if the description cannot be understood.
     @raise ValueError: if the port breaks a rule of L{PortSettings}.
     """
-    reuseport = _REUSEPORT.search(description)
-    count = None if reuseport is None else _count(reuseport[1])
-    if _UDP.match(description):
-        return _parseUDP(
-            PortSettings(PortKind.UDP, description, shared=shared, reuseport=count)
-        )
-    if reuseport is None:
-        return _parseEndpoint(description, backlog, shared)
-    rest = description[: reuseport.start()] + description[reuseport.end() :]
-    return _parseReuseport(
-        PortSettings(
-            PortKind.TCP, description, shared=shared, reuseport=count, backlog=backlog
-        ),
-        rest,
-    )
-
-
-def _count(text: str) -> int:
-    """
-    Read the number of C{reuseport}.
-
-    @return: 0 if the text is no number.
-    """
-    return int(text) if re.fullmatch("[0-9]{1,3}", text) else 0
+    rest, options = separate(description)
+    if _UDP.match(rest):
+        settings = _parseUDP(rest, shared)
+    else:
+        settings = _parseEndpoint(rest, backlog, shared)
+    return replace(settings, description=description, options=options)
 
 
 def _portNumber(text: str) -> int | None:
@@ -100,54 +83,26 @@ def _portNumber(text: str) -> int | None:
     return None if number is None or number > 65535 else number
 
 
-def _parseUDP(settings: PortSettings) -> PortSettings:
+def _parseUDP(description: str, shared: bool) -> PortSettings:
     """
-    Complete the settings of a UDP port.
-    """
-    description = settings.description
-    host, number, backlog = _internet(description, "tcp" + description[3:])
-    if backlog is not None:
-        raise BadDescription(f"{description!r}: a UDP port has no backlog")
-    return replace(settings, host=host, number=number)
+    Let Twisted's C{tcp:} or C{tcp6:} parse the description of a UDP port.
 
-
-def _parseReuseport(settings: PortSettings, rest: str) -> PortSettings:
-    """
-    Complete the settings of a TCP port that has C{reuseport}.
-
-    @param rest: the description without C{reuseport}.
-    """
-    description = settings.description
-    if _REUSEPORT.search(rest):
-        raise BadDescription(f"{description!r} has reuseport twice")
-    alone = _portNumber(rest)
-    if alone is not None:
-        return replace(settings, kind=PortKind.NUMBER, number=alone)
-    if not re.match("tcp6?:", rest):
-        raise BadDescription(f"{description!r}: reuseport is for TCP ports only")
-    host, number, backlog = _internet(description, rest)
-    return replace(
-        settings, host=host, number=number, backlog=backlog or settings.backlog
-    )
-
-
-def _internet(description: str, asTCP: str) -> tuple[str, int, int | None]:
-    """
-    Let Twisted's C{tcp:} or C{tcp6:} parse a description.
-
-    @param asTCP: the description, with C{tcp:} or C{tcp6:} at its beginning.
-    @return: the address, the port, and the backlog if the description has one.
     @raise BadDescription: if the description cannot be understood.
     """
+    asTCP = "tcp" + description[3:]
     try:
-        host, number, backlog = recorded(serverFromString(RecordingReactor(), asTCP))
+        host, number, _ = recorded(serverFromString(RecordingReactor(), asTCP))
         if not 0 <= number < 65536:
             raise ValueError(f"{number} is no port")
     except Exception as error:
         raise BadDescription(
             f"{description!r} is no port: {_reason(description, error)}"
         ) from error
-    return host, number, backlog if _OWN_BACKLOG.search(asTCP) else None
+    if _OWN_BACKLOG.search(asTCP):
+        raise BadDescription(f"{description!r}: a UDP port has no backlog")
+    return PortSettings(
+        PortKind.UDP, description, shared=shared, host=host, number=number
+    )
 
 
 def _parseEndpoint(description: str, backlog: int, shared: bool) -> PortSettings:
@@ -247,6 +202,10 @@ _REASONS = [
     (r".* got multiple values for argument (.*)", r"it has two values for \1"),
     (r".* missing [0-9]+ required positional arguments?: (.*)", r"\1 is missing"),
     (r".* takes .* positional arguments? but .*", "it has too many parts"),
+    (
+        r"Unknown endpoint type: '[0-9]{1,5}'",
+        f"the options of a number are {', '.join(PORT_OPTIONS)}",
+    ),
 ]
 
 
@@ -270,6 +229,9 @@ def _suggest(description: str) -> str:
 
     @return: the description to suggest; empty if it cannot be guessed.
     """
+    if _NUMBER_AND_MORE.match(description):
+        description = f"tcp:{description}"
+        return _suggest(description) or description
     head, separator, tail = description.partition(":interface=")
     address = re.match(r"\[?([^=\]]*?)\]?(?=:[A-Za-z]+=|$)", tail)
     if separator and address is not None and isIPv6Address(address[1]):

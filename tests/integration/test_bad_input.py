@@ -334,10 +334,6 @@ def prepared(start: Start, code: str, *arguments: str) -> Process:
     ("make", "words"),
     [
         (
-            "socket.socket(socket.AF_INET, socket.SOCK_STREAM, 262)",
-            ["Multipath TCP", "no SocketProtocol="],
-        ),
-        (
             "socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)",
             ["SOCK_SEQPACKET", "ListenStream="],
         ),
@@ -346,7 +342,7 @@ def prepared(start: Start, code: str, *arguments: str) -> Process:
         ("socket.socketpair()[0]", ["does not listen", "Accept=no"]),
         ("open('/dev/null')", ["non-socket"]),
     ],
-    ids=["mptcp", "seqpacket", "udp", "vsock", "connected", "file"],
+    ids=["seqpacket", "udp", "vsock", "connected", "file"],
 )
 @asynchronous
 async def test_inherited(
@@ -366,8 +362,6 @@ if passed.fileno() != 3:
 os.set_inheritable(3, True)
 if {"SEQPACKET" in make}:
     passed.bind("")
-if {"SOCK_STREAM" in make and "40" not in make}:
-    passed.listen()
 os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS="1", LISTEN_FDNAMES="web")
 """
     process = prepared(start, code, "portlisten", "systemd:domain=INET:name=web", "./s")

@@ -109,26 +109,6 @@ async def test_daphneFinishes(twistd: Start, start: Start, folder: Path) -> None
 
 
 @asynchronous
-async def test_noDelay(twistd: Start, start: Start, folder: Path) -> None:
-    """
-    An option that the guide's program sets on a shared socket reaches the
-    connections of the program after it, and of the next one.
-    """
-    (folder / "nodelay.py").write_text(shown("operators.md", "TCP_NODELAY"))
-    (folder / "server.py").write_text(PASSED)
-    listener = twistd("portlisten", "--share=tcp:0:interface=127.0.0.1", "./socket")
-    port = await listening(listener)
-    serve = [sys.executable, "server.py"]
-    answers = []
-    for program in (serve, [sys.executable, "nodelay.py", *serve], serve):
-        server = start(command("portlisten"), "exec", "./socket", *program)
-        await server.says("ready")
-        answers.append(await ask(port))
-        assert await server.ended() == 0
-    assert answers == [b"delay", b"nodelay", b"nodelay"]
-
-
-@asynchronous
 async def test_forkingHelper(twistd: Start, start: Start, folder: Path) -> None:
     """
     A program that was forked for another user gets its sockets, if a shell corrects

@@ -52,6 +52,7 @@ class Scripted:
         return 12345
 
     family = socket.AF_UNIX
+    proto = 0
 
     def getsockopt(self, *args: object) -> bytes:
         """

@@ -72,17 +72,24 @@ def crowd(
 
 
 def ask(
-    port: int, patience: float = PATIENCE, host: str = "127.0.0.1", send: bytes = b""
+    port: int,
+    patience: float = PATIENCE,
+    host: str = "127.0.0.1",
+    send: bytes = b"",
+    protocol: int = 0,
 ) -> bytes | None:
     """
     Run a client: connect, perhaps send bytes, and read to the end.
 
+    @param protocol: the number of a protocol of streams; 0 for TCP.
     @return: the answer, or L{None} if it was reset or took too long.
     """
     answer = b""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        with socket.create_connection((host, port), patience) as client:
+        with socket.socket(family, socket.SOCK_STREAM, protocol) as client:
             client.settimeout(patience)
+            client.connect((host, port))
             client.sendall(send)
             while data := client.recv(4096):
                 answer += data
@@ -106,12 +113,14 @@ class Crowd:
         patience: float = PATIENCE,
         pause: float = 0.0,
         send: Callable[[], bytes] = bytes,
+        protocol: int = 0,
     ) -> None:
         self.answers: Counter[bytes | None] = Counter()
         self.times: list[float] = []
         self._arguments = (port, patience)
         self._pause = pause
         self._send = send
+        self._protocol = protocol
         self._go = True
         self._threads = [
             threading.Thread(target=self._ask, daemon=True) for _ in range(atOnce)
@@ -121,7 +130,8 @@ class Crowd:
         port, patience = self._arguments
         while self._go:
             began = time.monotonic()
-            self.answers[ask(port, patience, send=self._send())] += 1
+            answer = ask(port, patience, send=self._send(), protocol=self._protocol)
+            self.answers[answer] += 1
             self.times.append(time.monotonic() - began)
             time.sleep(self._pause)
 

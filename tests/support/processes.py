@@ -137,6 +137,14 @@ class Process:
         @return: the exit code.
         """
         self.signal(signal.SIGTERM)
+        return self.wait()
+
+    def wait(self) -> int:
+        """
+        Wait for its end.
+
+        @return: the exit code.
+        """
         return self._process.wait(PATIENCE)
 
     def kill(self) -> None:

@@ -11,7 +11,9 @@ import socket
 import struct
 from typing import Any
 
-from twisted.trial.unittest import SynchronousTestCase
+from twisted.trial.unittest import SkipTest, SynchronousTestCase
+
+from portlisten._kernel import IPPROTO_MPTCP
 
 LOOPBACK = {socket.AF_INET: "127.0.0.1", socket.AF_INET6: "::1"}
 
@@ -29,28 +31,57 @@ def pipe(test: SynchronousTestCase) -> socket.socket:
     return sock
 
 
-def listening(
-    test: SynchronousTestCase, family: socket.AddressFamily = socket.AF_INET
+def speaksMultipath() -> bool:
+    """
+    Whether this host has Multipath TCP.
+    """
+    try:
+        socket.socket(socket.AF_INET, socket.SOCK_STREAM, IPPROTO_MPTCP).close()
+    except OSError:
+        return False
+    return True
+
+
+def stream(
+    test: SynchronousTestCase, family: socket.AddressFamily, protocol: int
 ) -> socket.socket:
     """
-    Make a listening TCP socket.
+    Make a socket of a protocol.  Skip the test if this host does not have it.
     """
-    sock = socket.create_server((LOOPBACK[family], 0), family=family)
+    if protocol == IPPROTO_MPTCP and not speaksMultipath():
+        raise SkipTest("this host has no Multipath TCP")
+    sock = socket.socket(family, socket.SOCK_STREAM, protocol)
     test.addCleanup(sock.close)
     return sock
 
 
+def listening(
+    test: SynchronousTestCase,
+    family: socket.AddressFamily = socket.AF_INET,
+    protocol: int = 0,
+) -> socket.socket:
+    """
+    Make a listening socket of TCP or Multipath TCP.
+    """
+    sock = stream(test, family, protocol)
+    sock.bind((LOOPBACK[family], 0))
+    sock.listen()
+    return sock
+
+
 def connection(
-    test: SynchronousTestCase, family: socket.AddressFamily = socket.AF_INET
+    test: SynchronousTestCase,
+    family: socket.AddressFamily = socket.AF_INET,
+    protocol: int = 0,
 ) -> tuple[socket.socket, socket.socket]:
     """
-    Make a TCP connection.
+    Make a connection of TCP or Multipath TCP.
 
     @return: the client's end, and the accepted end.
     """
-    server = listening(test, family)
-    client = socket.create_connection(server.getsockname()[:2])
-    test.addCleanup(client.close)
+    server = listening(test, family, protocol)
+    client = stream(test, family, protocol)
+    client.connect(server.getsockname())
     accepted, _ = server.accept()
     test.addCleanup(accepted.close)
     return client, accepted
@@ -102,6 +133,7 @@ class Scripted:
     """
 
     family = socket.AF_INET
+    proto = 0
 
     def __init__(self, sock: socket.socket, answers: dict[int, Any]) -> None:
         self.fileno = sock.fileno

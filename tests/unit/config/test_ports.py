@@ -9,7 +9,8 @@ from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from portlisten._config.ports import MAXIMUM_REUSEPORT, PortKind, PortSettings
+from portlisten._config.port_options import PORT_OPTIONS, PortOptions
+from portlisten._config.ports import PortKind, PortSettings
 
 
 class PortSettingsTests(SynchronousTestCase):
@@ -30,7 +31,8 @@ class PortSettingsTests(SynchronousTestCase):
         """
         settings = PortSettings(PortKind.TCP, "tcp:80", number=80)
         self.assertEqual(
-            (settings.name, settings.shared, settings.reuseport), ("", False, None)
+            (settings.name, settings.shared, settings.options),
+            ("", False, PortOptions()),
         )
         self.assertEqual((settings.host, settings.path), ("", None))
 
@@ -73,36 +75,65 @@ class PortSettingsTests(SynchronousTestCase):
 
     def test_reuseport(self) -> None:
         """
-        TCP ports that are shared may have several sockets, up to a limit.
+        TCP ports may have several sockets if they are shared.
         """
+        options = PortOptions(reuseport=2)
         for kind in (PortKind.NUMBER, PortKind.TCP):
-            for count in (1, MAXIMUM_REUSEPORT):
-                PortSettings(kind, "it", shared=True, reuseport=count)
-            for count in (-1, 0, MAXIMUM_REUSEPORT + 1):
-                self.assertBad(
-                    "'it': reuseport is how many sockets to bind, from 1 to 64",
-                    kind,
-                    shared=True,
-                    reuseport=count,
-                )
-            self.assertBad("'it': reuseport is for --share", kind, reuseport=2)
+            PortSettings(kind, "it", shared=True, options=options)
+            self.assertBad("'it': reuseport is for --share", kind, options=options)
 
-    def test_reuseportElsewhere(self) -> None:
+    def test_options(self) -> None:
         """
-        Other ports have one socket.
+        TCP ports can have every option, shared or not.
         """
-        for kind, fields in (
-            (PortKind.UDP, {}),
-            (PortKind.UNIX, {"path": "/run/x"}),
-            (PortKind.INHERITED, {"descriptor": 3}),
+        options = PortOptions(
+            nodelay=True,
+            keepalive=30,
+            defer=3,
+            mptcp=True,
+            freebind=True,
+            device="eth0",
+        )
+        self.assertEqual(len(options.given), len(PORT_OPTIONS) - 1)
+        for kind in (PortKind.NUMBER, PortKind.TCP):
+            for shared in (False, True):
+                PortSettings(kind, "it", shared=shared, options=options)
+
+    def test_optionsElsewhere(self) -> None:
+        """
+        Other ports cannot have most options, and the error says where they belong.
+        """
+        for options, datagrams, unit in (
+            (PortOptions(reuseport=2), False, ""),
+            (PortOptions(nodelay=False), False, "NoDelay="),
+            (PortOptions(keepalive=True), False, "KeepAlive=, KeepAliveTimeSec="),
+            (PortOptions(defer=3), False, "DeferAcceptSec="),
+            (PortOptions(mptcp=True), False, "SocketProtocol=mptcp"),
+            (PortOptions(freebind=True), True, "FreeBind="),
+            (PortOptions(device="lo"), True, "BindToDevice="),
         ):
-            self.assertBad(
-                "'it': reuseport is for TCP ports only",
-                kind,
-                shared=True,
-                reuseport=2,
+            [option] = options.given
+            kinds = "TCP and UDP" if datagrams else "TCP"
+            only = f"'it': {option.name} is for {kinds} ports only"
+            fields: dict[str, Any] = {"shared": True, "options": options}
+            if datagrams:
+                PortSettings(PortKind.UDP, "it", **fields)
+            else:
+                self.assertBad(only, PortKind.UDP, **fields)
+            self.assertBad(only, PortKind.UNIX, path="/run/x", **fields)
+            if not unit:
+                self.assertBad(only, PortKind.INHERITED, descriptor=3, **fields)
+                continue
+            error = self.assertRaises(
+                ValueError,
+                PortSettings,
+                PortKind.INHERITED,
+                "it",
+                descriptor=3,
                 **fields,
             )
+            self.assertIn(f"'it': {option.name} is for ports that", str(error))
+            self.assertIn(f"its socket unit has {unit}", str(error))
 
     def test_path(self) -> None:
         """

@@ -12,7 +12,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from portlisten import _kernel
 from tests.support.descriptors import watchDescriptors
-from tests.support.sockets import connection, pair, reset
+from tests.support.sockets import arrived, connection, pair, reset
 
 
 class SilentTests(SynchronousTestCase):
@@ -31,6 +31,27 @@ class SilentTests(SynchronousTestCase):
         reset(clients[2])
         clients[3].send(b"!", socket.MSG_OOB)
         self.assertEqual(_kernel.silent(accepted), [accepted[4]])
+
+    def test_multipath(self) -> None:
+        """
+        That is so as well for connections of Multipath TCP.
+        """
+        ends = [connection(self, protocol=_kernel.IPPROTO_MPTCP) for _ in range(4)]
+        clients, accepted = zip(*ends, strict=True)
+        clients[0].send(b"x")
+        clients[1].shutdown(socket.SHUT_WR)
+        reset(clients[2])
+        arrived(accepted[0])
+        arrived(accepted[1], select.POLLRDHUP)
+        arrived(accepted[2], select.POLLHUP)
+        self.assertEqual(_kernel.silent(accepted), [accepted[3]])
+        firstBytes = _kernel.FirstBytes()
+        self.addCleanup(firstBytes.close)
+        firstBytes.add(accepted[3].fileno())
+        self.assertEqual(firstBytes.come(), [])
+        clients[3].send(b"x")
+        arrived(accepted[3])
+        self.assertEqual(firstBytes.come(), [(accepted[3].fileno(), False)])
 
     def test_unix(self) -> None:
         """

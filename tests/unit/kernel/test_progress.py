@@ -12,7 +12,7 @@ from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from portlisten._kernel import progress
+from portlisten._kernel import IPPROTO_MPTCP, progress
 from tests.support.descriptors import watchDescriptors
 from tests.support.sockets import (
     LINGER,
@@ -31,13 +31,14 @@ class UntouchedTests(SynchronousTestCase):
     """
 
     family = socket.AF_INET
+    protocol = 0
 
     def setUp(self) -> None:
         """
         Connect.
         """
         watchDescriptors(self)
-        self.client, self.accepted = connection(self, self.family)
+        self.client, self.accepted = connection(self, self.family, self.protocol)
 
     def assertUntouched(self, expected: bool) -> None:
         """
@@ -173,6 +174,84 @@ class UntouchedTests(SynchronousTestCase):
 class UntouchedIPv6Tests(UntouchedTests):
     """
     Tests for L{progress.untouched} of a TCP connection over IPv6.
+    """
+
+    family = socket.AF_INET6
+
+
+class UntouchedMultipathTests(UntouchedTests):
+    """
+    Tests for L{progress.untouched} of a connection of Multipath TCP.
+    """
+
+    protocol = IPPROTO_MPTCP
+
+    def test_kernel(self) -> None:
+        """
+        The kernel has what is asked for, and the connection is what it should be.
+        """
+        protocol = self.accepted.getsockopt(socket.SOL_SOCKET, socket.SO_PROTOCOL)
+        self.assertEqual(protocol, IPPROTO_MPTCP)
+
+    def endAfterFirstQuestion(self) -> None:
+        """
+        Make the client end its side when the first question was answered.
+        """
+        ended = False
+
+        def patch(name: str) -> None:
+            ask = getattr(progress, name)
+
+            def askAndEnd(*arguments: Any) -> Any:
+                nonlocal ended
+                answer = ask(*arguments)
+                if not ended:
+                    ended = True
+                    self.client.shutdown(socket.SHUT_WR)
+                    arrived(self.accepted, select.POLLRDHUP)
+                return answer
+
+            self.patch(progress, name, askAndEnd)
+
+        patch("queuedBytes")
+        patch("_events")
+
+    def test_endDuringQuestions(self) -> None:
+        """
+        If one byte was read, the end does not count as a byte that waits, although it
+        comes between two questions.
+        """
+        self.client.sendall(b"hello")
+        arrived(self.accepted)
+        self.accepted.recv(1)
+        self.endAfterFirstQuestion()
+        self.assertIs(progress.untouched(self.accepted), False)
+
+    def test_unreadDuringQuestions(self) -> None:
+        """
+        If nothing was read, it is untouched all the same.
+        """
+        self.client.sendall(b"hello")
+        arrived(self.accepted)
+        self.endAfterFirstQuestion()
+        self.assertIs(progress.untouched(self.accepted), True)
+
+    def test_olderKernel(self) -> None:
+        """
+        It is unknown if the kernel does not count the bytes, or has no C{MPTCP_INFO}.
+        """
+        self.assertIs(progress.untouched(self.accepted), True)
+        older: Any = Scripted(self.accepted, {1: bytes(56)})
+        older.proto = IPPROTO_MPTCP
+        self.assertIsNone(progress.untouched(older))
+        older = Scripted(self.accepted, {1: OSError(errno.EOPNOTSUPP, "not supported")})
+        older.proto = IPPROTO_MPTCP
+        self.assertIsNone(progress.untouched(older))
+
+
+class UntouchedMultipathIPv6Tests(UntouchedMultipathTests):
+    """
+    Tests for L{progress.untouched} of a connection of Multipath TCP over IPv6.
     """
 
     family = socket.AF_INET6
@@ -383,12 +462,20 @@ class DepartedTests(SynchronousTestCase):
     Tests for L{progress.departed}.
     """
 
+    protocol = 0
+
     def setUp(self) -> None:
         """
         Connect a client that stays.
         """
         watchDescriptors(self)
-        self.stays, self.accepted = connection(self)
+        self.stays, self.accepted = self.connect()
+
+    def connect(self) -> tuple[socket.socket, socket.socket]:
+        """
+        Connect.
+        """
+        return connection(self, protocol=self.protocol)
 
     def hasLeft(self, accepted: socket.socket) -> bool | None:
         """
@@ -413,7 +500,7 @@ class DepartedTests(SynchronousTestCase):
         A client that closed and had sent nothing may have left: it looks as if it had
         only ended its side.
         """
-        client, accepted = connection(self)
+        client, accepted = self.connect()
         client.close()
         arrived(accepted, select.POLLRDHUP)
         self.assertIsNone(self.hasLeft(accepted))
@@ -422,7 +509,7 @@ class DepartedTests(SynchronousTestCase):
         """
         So may one have that ended its side.
         """
-        client, accepted = connection(self)
+        client, accepted = self.connect()
         client.shutdown(socket.SHUT_WR)
         arrived(accepted, select.POLLRDHUP)
         self.assertIsNone(self.hasLeft(accepted))
@@ -431,7 +518,7 @@ class DepartedTests(SynchronousTestCase):
         """
         A client that sent bytes before may still want an answer.
         """
-        client, accepted = connection(self)
+        client, accepted = self.connect()
         client.sendall(b"x")
         client.close()
         arrived(accepted, select.POLLRDHUP)
@@ -442,7 +529,7 @@ class DepartedTests(SynchronousTestCase):
         A client that reset the connection has left, even if it sent bytes before.
         """
         for data in (b"", b"question"):
-            client, accepted = connection(self)
+            client, accepted = self.connect()
             client.sendall(data)
             linger = LINGER.pack(1, 0)
             client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
@@ -469,7 +556,7 @@ class DepartedTests(SynchronousTestCase):
         """
         If the kernel does not tell what a client sent, its connection is kept.
         """
-        client, accepted = connection(self)
+        client, accepted = self.connect()
         client.close()
         arrived(accepted, select.POLLRDHUP)
         self.patch(progress, "_progress", lambda sock: None)
@@ -480,3 +567,11 @@ class DepartedTests(SynchronousTestCase):
 
         self.patch(progress, "_progress", fail)
         self.assertIs(self.hasLeft(accepted), False)
+
+
+class DepartedMultipathTests(DepartedTests):
+    """
+    Tests for L{progress.departed}, for connections of Multipath TCP.
+    """
+
+    protocol = IPPROTO_MPTCP

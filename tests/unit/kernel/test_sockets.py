@@ -11,7 +11,7 @@ from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from portlisten._kernel import sockets
+from portlisten._kernel import IPPROTO_MPTCP, sockets
 from portlisten._model import Kind
 from portlisten.errors import WrongSocket
 from tests.support.descriptors import watchDescriptors
@@ -24,6 +24,7 @@ from tests.support.sockets import (
     listening,
     pair,
     pipe,
+    stream,
 )
 
 
@@ -141,6 +142,15 @@ class KindTests(SynchronousTestCase):
             sock.bind(b"")
             sock.listen()
             self.assertKind(sock, Kind.LISTENER)
+
+    def test_multipath(self) -> None:
+        """
+        Multipath TCP is TCP.
+        """
+        for family in LOOPBACK:
+            self.assertKind(listening(self, family, IPPROTO_MPTCP), Kind.LISTENER)
+            for sock in connection(self, family, IPPROTO_MPTCP):
+                self.assertKind(sock, Kind.CONNECTIONS)
 
     def test_otherProtocol(self) -> None:
         """
@@ -313,6 +323,41 @@ class AcceptTests(SynchronousTestCase):
             self.assertEqual(sockets.family(accepted.fileno()), family)
             accepted.send(b"hello")
             self.assertEqual(client.recv(100), b"hello")
+
+    def test_acceptMultipath(self) -> None:
+        """
+        Each connection has the protocol that its client speaks.  If the kernel does not
+        tell, it counts as Multipath TCP, whose questions are then not answered.
+        """
+        for family in LOOPBACK:
+            server = listening(self, family, IPPROTO_MPTCP)
+            for protocol in (IPPROTO_MPTCP, 0):
+                client = stream(self, family, protocol)
+                client.connect(server.getsockname())
+                accepted, _ = sockets.accept(server, family)
+                self.addCleanup(accepted.close)
+                self.assertEqual(accepted.proto, protocol or socket.IPPROTO_TCP)
+                self.assertEqual(accepted.family, family)
+        client = stream(self, family, 0)
+        client.connect(server.getsockname())
+
+        def fail(*arguments: object) -> None:
+            raise OSError(errno.ENOBUFS, "no buffers")
+
+        self.patch(sockets, "retry", fail)
+        accepted, _ = sockets.accept(server, family)
+        self.addCleanup(accepted.close)
+        self.assertEqual(accepted.proto, IPPROTO_MPTCP)
+
+    def test_queuedMultipath(self) -> None:
+        """
+        The backlog of a socket of Multipath TCP is counted as well.
+        """
+        server = listening(self, protocol=IPPROTO_MPTCP)
+        server.listen(7)
+        for protocol in (IPPROTO_MPTCP, 0):
+            stream(self, socket.AF_INET, protocol).connect(server.getsockname())
+        self.assertEqual(sockets.queued(server), (2, 7))
 
     def test_nobody(self) -> None:
         """

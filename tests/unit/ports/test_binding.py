@@ -732,6 +732,7 @@ class BindTests(SynchronousTestCase):
             ("tcp:0:interface=127.0.0.1:reuseport=3", True, 15),
             ("0:reuseport=2", True, 20),
             ("udp6:0", True, 2),
+            ("0:nodelay=yes:keepalive=9:defer=1:freebind=yes:device=lo", True, 21),
             ("unix:it", False, 2),
         ):
             self.assertGreaterEqual(

@@ -6,15 +6,23 @@ from __future__ import annotations
 
 import os
 import socket
+from dataclasses import replace
+from itertools import permutations
 
 from twisted.internet import endpoints
 from twisted.trial.unittest import SynchronousTestCase
 
 from portlisten import _kernel
+from portlisten._config.port_options import PortOptions
 from portlisten._config.ports import PortKind
 from portlisten._ports import parsing
 from portlisten._ports.parsing import parse
 from portlisten.errors import BadDescription
+
+HAPROXY = (
+    "'haproxy:tcp:80' is not a plain port: use tcp, tcp6, unix or systemd, and leave"
+    " TLS and the like to the worker"
+)
 
 
 class ParseTests(SynchronousTestCase):
@@ -204,6 +212,105 @@ class ParseTests(SynchronousTestCase):
         self.assertRaises(BadDescription, parse, "systemd:index=0", 5)
 
 
+class OptionsTests(SynchronousTestCase):
+    """
+    Tests for L{parse}, for ports that have options of their sockets.
+    """
+
+    def assertBad(self, description: str, reason: str) -> None:
+        """
+        Expect that a description is refused, and why.
+        """
+        error = self.assertRaises(BadDescription, parse, description, 5, shared=True)
+        self.assertEqual(str(error), reason)
+
+    def test_anyOrder(self) -> None:
+        """
+        The options stand anywhere behind the first part, among the others.
+        """
+        meant = parse("tcp:80:interface=127.0.0.1:backlog=7", 5, shared=True)
+        meant = replace(
+            meant, name="a", options=PortOptions(reuseport=2, nodelay=True, device="lo")
+        )
+        parts = [
+            "80",
+            "interface=127.0.0.1",
+            "backlog=7",
+            "reuseport=2",
+            "nodelay=yes",
+            "device=lo",
+        ]
+        for order in permutations(parts):
+            description = ":".join(["tcp", *order])
+            settings = parse(f"a={description}", 5, shared=True)
+            self.assertEqual(settings, replace(meant, description=description))
+
+    def test_kinds(self) -> None:
+        """
+        A number, TCP and UDP may have them.
+        """
+        for description, options in (
+            ("http=80:nodelay=yes", PortOptions(nodelay=True)),
+            ("tcp6:80:keepalive=60:mptcp=no", PortOptions(keepalive=60, mptcp=False)),
+            ("udp:53:freebind=yes", PortOptions(freebind=True)),
+            ("udp6:53:device=eth0", PortOptions(device="eth0")),
+        ):
+            settings = parse(description, 5, shared=True)
+            self.assertEqual(settings.options, options)
+            self.assertEqual(settings.backlog, 0 if "udp" in description else 5)
+            self.assertIn(settings.number, (53, 80))
+        settings = parse("80:nodelay=yes", 5)
+        self.assertEqual(str(settings), "port 80")
+
+    def test_wrongPort(self) -> None:
+        """
+        If a port cannot have an option, the error says which can.
+        """
+        for description, reason in (
+            ("unix:/run/www:nodelay=yes", "nodelay is for TCP ports only"),
+            ("udp:53:defer=3", "defer is for TCP ports only"),
+            ("unix:/run/www:device=lo", "device is for TCP and UDP ports only"),
+        ):
+            self.assertBad(description, f"{description!r}: {reason}")
+        self.assertBad("haproxy:tcp:80:nodelay=yes", HAPROXY)
+
+    def test_inherited(self) -> None:
+        """
+        A socket of systemd's has options in its unit.
+        """
+        sock = socket.create_server(("127.0.0.1", 0))
+        self.addCleanup(sock.close)
+        environment = {"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": "1"}
+        self.patch(_kernel, "initialEnvironment", environment.copy)
+        description = "systemd:index=0:device=eth0"
+        self.assertBad(
+            f"http={description}",
+            f"{description!r}: device is for ports that the listener binds: for a"
+            " socket of systemd's, its socket unit has BindToDevice=",
+        )
+
+    def test_number(self) -> None:
+        """
+        If a number has other options, the error says which it may have, or how to write
+        the description.
+        """
+        self.assertBad(
+            "80:nodely=yes",
+            "'80:nodely=yes' is no endpoint description: the options of a number are"
+            " reuseport, nodelay, keepalive, defer, mptcp, freebind, device",
+        )
+        for description, meant in (
+            ("80:backlog=7", "tcp:80:backlog=7"),
+            ("80:interface=127.0.0.1", "tcp:80:interface=127.0.0.1"),
+            ("80:interface=::1", r"tcp:80:interface=\:\:1"),
+        ):
+            self.assertBad(
+                f"{description}:nodelay=yes",
+                f"{description!r} is no endpoint description: write it as '{meant}'",
+            )
+            parse(f"{meant}:nodelay=yes", 5)
+
+
 class SharedParseTests(SynchronousTestCase):
     """
     Tests for L{parse}, for ports that are shared.
@@ -286,9 +393,8 @@ class SharedParseTests(SynchronousTestCase):
         for count in ("0", "65", "", "x", "-1", "1e1", "1000"):
             self.assertBad(f"80:reuseport={count}", "from 1 to 64")
         self.assertBad("unix:/run/www:reuseport=2", "is for TCP ports only")
-        self.assertBad("65536:reuseport=2", "is for TCP ports only")
-        self.assertBad("tcp:65536:reuseport=2", "65536 is no port")
-        self.assertBad("tcp:x:reuseport=2", "is no port")
+        self.assertBad("65536:reuseport=2", "'65536' is no port")
+        self.assertBad("tcp:x:reuseport=2", "'x' is no number")
         self.assertBad("80:reuseport=2:reuseport=3", "twice")
 
     def test_notToListenOn(self) -> None:
