@@ -1,5 +1,5 @@
 """
-The settings of the listener, of a worker, and of C{portlisten exec}.
+The settings of the listener, of a worker, and of the C{portlisten} commands.
 
 Each option is defined here, and nowhere else.  The command line, endpoint
 descriptions, the help, the tables in the documents, the manual pages and the shell's
@@ -334,6 +334,84 @@ class ExecSettings(Settings):
         seconds(0),
         "The most seconds to wait for the listener.",
         shown="for ever",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class EachSettings(Settings):
+    """
+    The settings of C{portlisten each}.
+
+    @ivar program: its name and its arguments.
+    """
+
+    program: tuple[str, ...]
+    limit: int = option(
+        64,
+        count(1, MAXIMUM_LIMIT),
+        "The most processes at a time; further connections go to other workers, or"
+        " wait.",
+    )
+    user: int | None = option(
+        None,
+        User(),
+        "Become this user before anything else.",
+        more="The groups are the user's own. HOME, LOGNAME, SHELL and USER are set.",
+        shown="the process's",
+    )
+    group: int | None = option(
+        None,
+        Group(),
+        "Become this group before anything else.",
+        shown="the user's own",
+    )
+    names: tuple[str, ...] = option(
+        (),
+        Name(),
+        "Serve only the ports of this name.",
+        name="name",
+        shown="all",
+        several=True,
+        together=portNames,
+    )
+    listenFds: bool = option(
+        False,
+        Flag(),
+        "Pass the connection as descriptor 3 with LISTEN_FDS, as systemd does, and not"
+        " as standard input and output.",
+    )
+    stderr: str = option(
+        "log",
+        Choice("log", "connection"),
+        "Where PROGRAM's standard error goes: to the 'log', which is standard error, or"
+        " to the 'connection', as with inetd.",
+    )
+    grace: float = option(
+        10.0,
+        seconds(0),
+        "The most seconds that a stop waits for processes before it ends them.",
+    )
+    listenerUsers: tuple[int, ...] = _listenerUsers()
+    first: float | None = option(
+        None,
+        First(),
+        "Whether clients speak first. If so, the listener keeps each connection until"
+        " its client speaks, for up to 2 seconds (yes) or SECONDS.",
+        shown="no",
+    )
+    label: str | None = option(
+        None,
+        Label(),
+        "Name by which the operator knows the worker.",
+        shown="PORTLISTEN_LABEL of the environment",
+    )
+    retry: float = option(
+        0.1,
+        seconds(0.001),
+        "Seconds between two tries to connect to the listener.",
+    )
+    verbose: bool = option(
+        False, Flag(), "Log the beginning and the end of each process."
     )
 
 

@@ -24,7 +24,7 @@ ROOMS = [
     ["__main__", "listener", "hello"],
     ["_commands"],
     ["hypercorn", "aiohttp"],
-    ["endpoints", "asyncio"],
+    ["endpoints", "asyncio", "_each"],
     ["_listener", "_worker", "_asyncio"],
     ["_control"],
     ["_ports"],
