@@ -22,6 +22,7 @@ import errno
 import fcntl
 import os
 import signal
+import socket
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -173,10 +174,13 @@ def _announce(channel: int, data: bytes) -> None:
 
     @raise OSError: if the channel has no room now.
     """
+    sock = socket.SocketType(socket.AF_UNIX, socket.SOCK_STREAM, 0, channel)
     try:
-        os.write(channel, data)
+        sock.send(data, socket.MSG_NOSIGNAL)
     except (BrokenPipeError, ConnectionResetError):
         pass  # the listener reads no more, and hands the connection to nobody
+    finally:
+        sock.detach()
 
 
 def _resetSignals(blocked: set[int | signal.Signals]) -> None:
