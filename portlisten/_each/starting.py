@@ -12,8 +12,8 @@ C{os.posix_spawn} would start a program in a third of the time.  But its child c
 nothing, and C{LISTEN_PID} must be the number of the child.
 
 A child that is forked may call anything here, since this process has one thread.  It
-shares the pipe by which the event loop hears of signals.  So signals are blocked until
-their handlers are gone.
+shares the socket by which the event loop hears of signals.  So signals are blocked
+until their handlers are gone.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ import signal
 import socket
 import struct
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import NoReturn
 
@@ -86,19 +87,20 @@ class Program:
         """
         try:
             self._check()
-            reader, writer = os.pipe()
+            reader, writer = socket.socketpair()
         except OSError as error:
             raise CannotStart(error) from None
         blocked = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         try:
             child = os.fork()
             if not child:
-                self._become(connection, variables, announcement, writer, blocked)
+                status = writer.fileno()
+                self._become(connection, variables, announcement, status, blocked)
         except OSError as error:
-            os.close(reader)
+            reader.close()
             raise CannotStart(error) from None
         finally:
-            os.close(writer)
+            writer.close()
             signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
         said = _readAll(reader)
         given = said.startswith(_GIVEN)
@@ -140,7 +142,7 @@ class Program:
             environment = {**self.environment, **variables}
             if announcement is not None:
                 _announce(*announcement)
-                os.write(status, _GIVEN)
+                _tell(status, _GIVEN)
             os.setsid()
             os.set_blocking(connection, True)
             self._arrange(connection)
@@ -151,7 +153,7 @@ class Program:
             _resetSignals(blocked)
             os.execve(self.path, self.arguments, environment)  # noqa: S606
         except OSError as error:
-            os.write(status, _ERROR.pack(error.errno))
+            _tell(status, _ERROR.pack(error.errno))
         finally:
             os._exit(127)
 
@@ -174,11 +176,28 @@ def _announce(channel: int, data: bytes) -> None:
 
     @raise OSError: if the channel has no room now.
     """
-    sock = socket.SocketType(socket.AF_UNIX, socket.SOCK_STREAM, 0, channel)
     try:
-        sock.send(data, socket.MSG_NOSIGNAL)
+        _send(channel, data)
     except (BrokenPipeError, ConnectionResetError):
         pass  # the listener reads no more, and hands the connection to nobody
+
+
+def _tell(status: int, data: bytes) -> None:
+    """
+    Tell the parent, which may have been killed meanwhile.
+    """
+    with suppress(OSError):
+        _send(status, data)
+
+
+def _send(descriptor: int, data: bytes) -> None:
+    """
+    Write to a Unix socket.  Even if SIGPIPE is ignored, it would be kept while it is
+    blocked (C{sig_ignored} in kernel/signal.c), and would end the program later.
+    """
+    sock = socket.SocketType(socket.AF_UNIX, socket.SOCK_STREAM, 0, descriptor)
+    try:
+        sock.send(data, socket.MSG_NOSIGNAL)
     finally:
         sock.detach()
 
@@ -199,12 +218,12 @@ def _resetSignals(blocked: set[int | signal.Signals]) -> None:
     signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
 
 
-def _readAll(reader: int) -> bytes:
+def _readAll(reader: socket.socket) -> bytes:
     """
-    Read a pipe to its end, and close it.
+    Read a socket to its end, and close it.
     """
-    with open(reader, "rb") as file:
-        return file.read()
+    with reader:
+        return b"".join(iter(lambda: reader.recv(100), b""))
 
 
 def closeOnExec() -> None:

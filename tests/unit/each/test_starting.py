@@ -154,13 +154,26 @@ class StartTests(SynchronousTestCase):
         self.listener.close()
         self.assertEqual(self.answer(self.program("-c", "echo up")), b"up\n")
 
+    def test_parentKilled(self) -> None:
+        """
+        If the process that starts the program is killed meanwhile, the program has the
+        connection all the same: the listener knows that already.
+        """
+        reader, other = socket.socketpair()
+        gone, writer = socket.socketpair()
+        other.close()
+        gone.close()
+        with mock.patch.object(socket, "socketpair", return_value=(reader, writer)):
+            self.assertEqual(self.answer(self.program("-c", "echo up")), b"up\n")
+        self.assertEqual(self.announced(), GIVEN)
+
     def test_noFork(self) -> None:
         """
-        If there is no place for a process, or for a pipe, nothing happens.
+        If there is no place for a process, or for a socket, nothing happens.
         """
-        for name in ("fork", "pipe"):
+        for module, name in ((os, "fork"), (socket, "socketpair")):
             error = OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
-            with mock.patch.object(os, name, side_effect=error):
+            with mock.patch.object(module, name, side_effect=error):
                 self.assertFails(self.program("-c", "echo"), errno.EAGAIN, False)
 
     def test_highNumbers(self) -> None:
