@@ -38,6 +38,9 @@ _GIVEN = b"G"
 
 _ERROR = struct.Struct("=i")
 
+#: The signals that a process may handle; no real-time signals.
+_SIGNALS = [int(each) for each in signal.Signals if each < signal.SIGRTMIN]
+
 
 class CannotStart(Exception):
     """
@@ -90,12 +93,15 @@ class Program:
             reader, writer = socket.socketpair()
         except OSError as error:
             raise CannotStart(error) from None
-        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        environment = {**self.environment, **variables}
+        handled = [each for each in _SIGNALS if callable(signal.getsignal(each))]
+        # Few, since each signal in the mask that this returns takes time.
+        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, handled)
         try:
             child = os.fork()
             if not child:
                 status = writer.fileno()
-                self._become(connection, variables, announcement, status, blocked)
+                self._become(connection, environment, announcement, status, blocked)
         except OSError as error:
             reader.close()
             raise CannotStart(error) from None
@@ -124,7 +130,7 @@ class Program:
     def _become(
         self,
         connection: int,
-        variables: Mapping[str, str],
+        environment: dict[str, str],
         announcement: tuple[int, bytes] | None,
         status: int,
         blocked: set[int | signal.Signals],
@@ -139,7 +145,6 @@ class Program:
             # Above the numbers that the program's descriptors get.
             status = fcntl.fcntl(status, fcntl.F_DUPFD_CLOEXEC, LISTEN_FD + 1)
             connection = fcntl.fcntl(connection, fcntl.F_DUPFD_CLOEXEC, LISTEN_FD + 1)
-            environment = {**self.environment, **variables}
             if announcement is not None:
                 _announce(*announcement)
                 _tell(status, _GIVEN)
@@ -192,8 +197,7 @@ def _tell(status: int, data: bytes) -> None:
 
 def _send(descriptor: int, data: bytes) -> None:
     """
-    Write to a Unix socket.  Even if SIGPIPE is ignored, it would be kept while it is
-    blocked (C{sig_ignored} in kernel/signal.c), and would end the program later.
+    Write to a Unix socket, without SIGPIPE.
     """
     sock = socket.SocketType(socket.AF_UNIX, socket.SOCK_STREAM, 0, descriptor)
     try:
@@ -209,12 +213,12 @@ def _resetSignals(blocked: set[int | signal.Signals]) -> None:
 
     @param blocked: the signals that stay blocked.
     """
-    for number in signal.valid_signals():
+    signal.set_wakeup_fd(-1)
+    for number in _SIGNALS:
         if callable(signal.getsignal(number)):
             signal.signal(number, signal.SIG_DFL)
     for number in (signal.SIGPIPE, signal.SIGXFSZ):
         signal.signal(number, signal.SIG_DFL)
-    signal.set_wakeup_fd(-1)
     signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
 
 
