@@ -56,7 +56,8 @@ PAGES = [
             "SIGHUP, SIGUSR2": "The listener logs that the signal means nothing, and"
             " goes on.",
         },
-        "hellofdpass(8), portlisten-drain(1), portlisten-exec(1), twistd(1)",
+        "hellofdpass(8), portlisten-drain(1), portlisten-each(1), portlisten-exec(1),"
+        " twistd(1)",
     ),
     Page(
         "hellofdpass",
@@ -80,7 +81,7 @@ PAGES = [
         "127 if PROGRAM does not exist, 126 if PROGRAM cannot be executed, 1 if"
         " anything else fails. Otherwise the exit status is PROGRAM's.",
         {},
-        "portlisten(8), sd_listen_fds(3), systemd.socket(5)",
+        "portlisten(8), portlisten-each(1), sd_listen_fds(3), systemd.socket(5)",
     ),
     Page(
         "portlisten-each",
