@@ -10,11 +10,12 @@ import errno
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from portlisten._asyncio import draining, log
-from portlisten._asyncio.clock import Clock
+from portlisten import _kernel
+from portlisten._anyloop import log
+from portlisten._anyloop.clock import Clock
+from portlisten._anyloop.interfaces import neverOffered
+from portlisten._asyncio import draining
 from portlisten._asyncio.first_bytes import FirstBytes
-from portlisten._asyncio.interfaces import neverOffered
-from portlisten._asyncio.sockets import ConnectionSocket, leadsTo
 
 #: How often a descriptor that a program has detached is looked at, in seconds.
 ESCAPED_SECONDS = 1.0
@@ -37,7 +38,7 @@ class Connection:
         self._report = report
         self._drainSent = False
         self.transport: Any = None
-        self.socket: ConnectionSocket | None = None
+        self.socket: _kernel.ConnectionSocket | None = None
         self.owned = False
 
     def makeProtocol(self) -> Any:
@@ -84,7 +85,7 @@ class Connection:
         """
         A program has detached the descriptor.  Wait for its end.
         """
-        if leadsTo(descriptor, cookie):
+        if _kernel.leadsTo(descriptor, cookie):
             self._adopter.clock.callLater(
                 ESCAPED_SECONDS, self.escaped, descriptor, cookie
             )
@@ -151,7 +152,7 @@ class Adopter:
         """
         connection = Connection(self, closed)
         try:
-            sock = ConnectionSocket(
+            sock = _kernel.ConnectionSocket(
                 descriptor, cookie, connection.ended, connection.escaped
             )
         except OSError as error:
@@ -171,7 +172,9 @@ class Adopter:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _serve(self, connection: Connection, sock: ConnectionSocket) -> None:
+    async def _serve(
+        self, connection: Connection, sock: _kernel.ConnectionSocket
+    ) -> None:
         """
         Make a transport.  It owns the socket, even if TLS fails.
         """

@@ -20,7 +20,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from portlisten._asyncio import log
+from portlisten._anyloop import log
 from portlisten._asyncio.servers import RECIPES
 from portlisten.interfaces import IDrainable
 

@@ -12,10 +12,10 @@ import weakref
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from portlisten._anyloop.worker import Stage, Worker
 from portlisten._asyncio.connections import Adopter
 from portlisten._asyncio.recognition import firstSeconds
 from portlisten._asyncio.servers import prepare
-from portlisten._asyncio.worker import Stage, Worker
 from portlisten._channel import paths
 from portlisten._config.descriptions import describedOptions, split, workerSettings
 from portlisten._config.options import WIRES

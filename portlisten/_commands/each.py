@@ -87,8 +87,8 @@ Examples, with 'twistd portlisten 22 /run/portlisten/ssh.sock':
         """
         See L{CommandOptions.postOptions}.
 
-        @raise UsageError: also if two options exclude each other, this process cannot
-            become the user, or the environment gives a bad label.
+        @raise UsageError: also if two options exclude each other, or the environment
+            gives a bad label.
         """
         super().postOptions()
         if self["listen-fds"] and self["stderr"] != "log":
@@ -97,20 +97,6 @@ Examples, with 'twistd portlisten 22 /run/portlisten/ssh.sock':
             labelOf(self["label"])
         except ValueError as error:
             raise UsageError(str(error)) from None
-        self._checkUser()
-
-    def _checkUser(self) -> None:
-        uid, gid = self["user"], self["group"]
-        if uid is None and gid is None:
-            return
-        what = "--group" if uid is None else "--user"
-        changes = not (
-            (uid is None or os.getresuid() == (uid,) * 3)
-            and (gid is None or os.getresgid() == (gid,) * 3)
-        )
-        found = users.obstacle(what, uid, changes)
-        if found is not None:
-            raise UsageError(found)
 
     def settings(self) -> EachSettings:
         """

@@ -30,7 +30,7 @@ from portlisten._commands.options import CommandOptions, parseProgram
 from portlisten._config.settings import ExecSettings
 from portlisten._model import Port
 from portlisten._policy.complaints import Complaint
-from portlisten._process import listen_fds, programs
+from portlisten._process import listen_fds, programs, users
 from portlisten._worker.joining import receive
 from portlisten.errors import CannotRun, PathError, ProtocolError
 
@@ -39,6 +39,9 @@ RETRY_SECONDS = 0.1
 
 #: Seconds that a listener may stay silent: longer than it makes a worker wait.
 ANSWER_SECONDS = 15.0
+
+#: Programs that start a child, which serves or not.
+FORKS = frozenset(["doas", "npm", "runuser", "su", "sudo"])
 
 
 class ExecOptions(CommandOptions):
@@ -65,17 +68,23 @@ class ExecOptions(CommandOptions):
     )
 
     epilogue = """
+With --user, the command must be root, and becomes that user for good before it joins
+the listener. So PROGRAM needs no setpriv, and the listener sees the user that PROGRAM
+has.
+
 The sockets are non-blocking, and must stay so: other processes use them too. If a
 file is open at one of these numbers already, a socket replaces it. If the listener
 stops, PROGRAM goes on, and the port stays taken until PROGRAM stops too: restart
 PROGRAM with the listener, or let systemd hold the port.
 
-PROGRAM must be able to take sockets from systemd: by LISTEN_FDS, as gunicorn and
-twistd's systemd: descriptions do, or by their numbers, as uvicorn --fd does.
-LISTEN_PID names this process, so nothing may fork between it and the server. These
-do fork: runuser, su, sudo, 'npm start', sh -c 'a; b'. The server would then listen
-elsewhere, or not at all. setpriv does not fork, and exec in a shell does not either:
-  portlisten exec ./socket setpriv --reuid www --regid www --clear-groups server
+PROGRAM must be able to take listening sockets: by LISTEN_FDS, as gunicorn and twistd's
+systemd: descriptions do, or by their numbers, as uvicorn --fd does. Not all programs
+that a systemd socket can start do: unbound takes one only where systemd runs.
+LISTEN_PID names this process, so the server must be this process: PROGRAM itself, or
+what PROGRAM becomes. These start the server as a child instead: runuser, su, sudo,
+doas, 'npm start', sh -c 'a; b'. The server would then listen elsewhere, or not at
+all. After its start, the server may fork, as gunicorn does for its workers. These
+become the server: env, nice, setpriv, chpst, and exec in a shell:
   portlisten exec ./socket sh -c 'cd /srv/www && exec server'
 
 PROGRAM must serve every socket that it gets: clients of a socket that it leaves
@@ -85,6 +94,7 @@ has two sockets, for IPv4 and IPv6; tcp:80 and tcp6:80 have one each.
 Examples, with 'twistd portlisten --share http=tcp:80 /run/portlisten/web.sock':
   portlisten exec /run/portlisten/web.sock uvicorn --fd 3 example:app
   portlisten exec --name http /run/portlisten/web.sock gunicorn example:app
+  portlisten exec --user web /run/portlisten/web.sock -- gunicorn example:app
 """
 
     def parseArgs(self, *args: str) -> None:
@@ -182,11 +192,19 @@ def _request(
 
 def execute(settings: ExecSettings) -> NoReturn:
     """
-    Replace this process with the program.
+    Become the program's user, and replace this process with the program.
 
     @raise CannotRun: if that fails.
     """
     program, *arguments = settings.program
+    _warnOfFork(program)
+    environment = dict(os.environ)
+    if settings.user is not None:
+        for name in users.VARIABLES:
+            environment.pop(name, None)
+        environment.update(users.environment(settings.user))
+    # All that follows is done by that user, so mistakes in permissions show now.
+    users.become(settings.user, settings.group)
     found = programs.find(program)
     try:
         paths.check(settings.path)
@@ -203,14 +221,31 @@ def execute(settings: ExecSettings) -> NoReturn:
         raise CannotRun(
             f"no room for {len(received)} sockets: {error.strerror}; raise 'ulimit -n'"
         ) from None
-    passed = listen_fds.environment([port.name for port, _ in received])
+    environment.update(listen_fds.environment([port.name for port, _ in received]))
     # Python ignores these signals, and the program would inherit that.
     for number in (signal.SIGPIPE, signal.SIGXFSZ):
         signal.signal(number, signal.SIG_DFL)
     try:
-        os.execve(found, [program, *arguments], {**os.environ, **passed})  # noqa: S606
+        os.execve(found, [program, *arguments], environment)  # noqa: S606
     except OSError as error:
         why = error.strerror
         if error.errno == errno.ENOENT:
             why = "the interpreter that its first line names is missing"
         raise CannotRun(f"{found}: {why}", programs.NOT_EXECUTABLE) from None
+
+
+def _warnOfFork(program: str) -> None:
+    """
+    Warn if the program is one that starts the server as a child.
+    """
+    name = os.path.basename(program)
+    if name in FORKS:
+        instead = (
+            "run the server itself, as in 'node server.js'"
+            if name == "npm"
+            else "leave it out, and say --user"
+        )
+        _log(
+            f"{name} starts the server as a child, and LISTEN_PID names {name}: the"
+            f" server may listen elsewhere, or not at all; {instead}"
+        )

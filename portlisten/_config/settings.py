@@ -310,6 +310,32 @@ class WorkerSettings(Settings):
     )
 
 
+def _user() -> Any:
+    """
+    Make the option C{--user} of a command that runs a program.
+    """
+    return option(
+        None,
+        User(),
+        "User that PROGRAM runs as, with all groups of that user.",
+        more="The command becomes this user before it joins the listener, and sets"
+        " HOME, USER, LOGNAME and SHELL. It must be root for that.",
+        shown="your own",
+    )
+
+
+def _group() -> Any:
+    """
+    Make the option C{--group} of a command that runs a program.
+    """
+    return option(
+        None,
+        Group(),
+        "Group that PROGRAM runs as. Without --user, PROGRAM has no other group.",
+        shown="the group of --user",
+    )
+
+
 @dataclass(frozen=True, kw_only=True)
 class ExecSettings(Settings):
     """
@@ -328,6 +354,8 @@ class ExecSettings(Settings):
         several=True,
         together=portNames,
     )
+    user: int | None = _user()
+    group: int | None = _group()
     listenerUsers: tuple[int, ...] = _listenerUsers()
     timeout: float | None = option(
         None,
@@ -352,19 +380,8 @@ class EachSettings(Settings):
         "The most processes at a time; further connections go to other workers, or"
         " wait.",
     )
-    user: int | None = option(
-        None,
-        User(),
-        "Become this user before anything else.",
-        more="The groups are the user's own. HOME, LOGNAME, SHELL and USER are set.",
-        shown="the process's",
-    )
-    group: int | None = option(
-        None,
-        Group(),
-        "Become this group before anything else.",
-        shown="the user's own",
-    )
+    user: int | None = _user()
+    group: int | None = _group()
     names: tuple[str, ...] = option(
         (),
         Name(),

@@ -21,9 +21,9 @@ import struct
 from collections.abc import Callable
 
 from portlisten import _kernel
-from portlisten._asyncio import log
-from portlisten._asyncio.clock import Clock, Soon
-from portlisten._asyncio.interfaces import neverOffered
+from portlisten._anyloop import log
+from portlisten._anyloop.clock import Clock, Soon
+from portlisten._anyloop.interfaces import neverOffered
 from portlisten._each.environment import Internet, Unix
 from portlisten._each.starting import CannotStart, Program
 from portlisten._policy.complaints import Complaint
@@ -114,7 +114,7 @@ class Children:
         given: Callable[[], tuple[int, bytes] | None] = neverOffered,
     ) -> None:
         """
-        See L{portlisten._asyncio.interfaces.Adopting}.
+        See L{portlisten._anyloop.interfaces.Adopting}.
         """
         try:
             peer = identify(descriptor)

@@ -9,9 +9,9 @@ import signal
 from collections.abc import Callable
 from enum import Enum
 
-from portlisten._asyncio import log
-from portlisten._asyncio.clock import Clock
-from portlisten._asyncio.worker import Worker
+from portlisten._anyloop import log
+from portlisten._anyloop.clock import Clock
+from portlisten._anyloop.worker import Worker
 from portlisten._config.settings import EachSettings, WorkerSettings
 from portlisten._each.children import Children
 from portlisten._each.starting import Program

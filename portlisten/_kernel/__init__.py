@@ -6,6 +6,7 @@ its source.  The other folders use the names that this module exports.
 """
 
 from portlisten._kernel.clock import setTimer, timer
+from portlisten._kernel.connections import ConnectionSocket, leadsTo
 from portlisten._kernel.errors import EXHAUSTION_ERRORS, TEMPORARY_ERRORS, retry
 from portlisten._kernel.first_bytes import FirstBytes, silent
 from portlisten._kernel.messages import (
@@ -53,8 +54,10 @@ from portlisten._kernel.sockets import (
     queued,
 )
 from portlisten._kernel.spare import SpareDescriptor, descriptorsShort
+from portlisten._kernel.waiting import clientsWaiting, queueLength
 
 __all__ = [
+    "ConnectionSocket",
     "Credentials",
     "EXHAUSTION_ERRORS",
     "FirstBytes",
@@ -68,6 +71,7 @@ __all__ = [
     "SpareDescriptor",
     "accept",
     "charge",
+    "clientsWaiting",
     "closeCopy",
     "closeElsewhere",
     "cookie",
@@ -83,10 +87,12 @@ __all__ = [
     "initialEnvironment",
     "retry",
     "kindOf",
+    "leadsTo",
     "listens",
     "mayChangeUsers",
     "offersThatFit",
     "peerProcess",
+    "queueLength",
     "queued",
     "reap",
     "receive",

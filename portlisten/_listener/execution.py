@@ -10,6 +10,7 @@ from typing import Any
 from twisted.logger import Logger
 
 from portlisten._listener.interfaces import IConnection
+from portlisten._listener.orphans import processEnded
 from portlisten._listener.silent_clients import SilentClients
 from portlisten._policy.decisions import (
     CloseCopy,
@@ -20,6 +21,9 @@ from portlisten._policy.decisions import (
     Watch,
 )
 from portlisten._reactor.log_limit import logLimit
+
+#: What is added to the reason if only a child can have been meant to claim.
+ENDED = "; its process has ended, and a child of it holds the channel"
 
 
 class Executor:
@@ -70,11 +74,13 @@ class Executor:
                 able = silent.watch(decision.connection)
                 (watched if able else unwatched).append(decision.connection)
             else:
+                ended = processEnded(decision.channel)
                 self._logLimited(
                     self.log.warn,
-                    "{channel} hangs, and is revoked: {reason}",
+                    "{channel} hangs, and is revoked: {reason}{ended}",
                     channel=decision.channel.label,
                     reason=decision.reason,
+                    ended=ENDED if ended else "",
                 )
                 decision.channel.revoke(decision.reason)
         for channel in offered:

@@ -23,6 +23,8 @@ from twisted.logger import Logger
 
 from portlisten import _kernel
 from portlisten._listener.interfaces import IChannel
+from portlisten._listener.orphans import Orphans
+from portlisten._listener.unserved import Queues
 from portlisten._model import Kind, Port
 from portlisten._policy.assignment import Assignment, Decision, ShareSocket
 from portlisten._reactor.log_limit import logLimit
@@ -80,6 +82,8 @@ class Sharing:
         self._timeout = timeout
         self._budget = budget
         self._assignment = Assignment(self._ports, sockets)
+        self._queues = Queues(reactor, self._ports, sockets)
+        self._orphans = Orphans(reactor)
         self._groupSockets = {
             sock
             for port in self._ports
@@ -115,6 +119,7 @@ class Sharing:
         if onTheirWay and onTheirWay + count > self._budget:
             return False
         self._workers[channel] = len(shared) < len(wanted)
+        self._orphans.joined(channel, shared)
         self._unread[channel] = _Unread(limited=True)
         self._run(self._assignment.addWorker(channel, shared))
         self._schedule()
@@ -126,6 +131,7 @@ class Sharing:
         """
         if channel in self._workers:
             del self._workers[channel]
+            self._orphans.left(channel)
             self._unread.pop(channel, None)
             self._run(self._assignment.removeWorker(channel))
             self._repair()
@@ -149,6 +155,7 @@ class Sharing:
         """
         shared = [port for port in ports if port.number in self._sockets]
         self._workers[channel] = False
+        self._orphans.joined(channel, shared)
         later = self._unread[channel] = _Unread()
         for decision in self._assignment.addWorker(channel, shared):
             if isinstance(decision, ShareSocket) and decision.channel is channel:
@@ -228,6 +235,8 @@ class Sharing:
                     f"it did not read its shared sockets within {self._timeout:g} s"
                 )
         self._repair()
+        self._queues.look(self._assignment.holders)
+        self._orphans.check()
         self._schedule()
 
     def _repair(self) -> None:

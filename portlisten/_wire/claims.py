@@ -14,6 +14,8 @@ in the kernel.  Then the claim is in the kernel if and only if all of the write 
 While a write is under way, L{Claims} collects the next frames.  They are written in one
 piece, with the claims last.  Batches save time as well.
 
+A worker claims all offers at once, or only as many as it asks for: C{claimsAll}.
+
 Like the ledger, this decides and never acts.  A I{token} stands for a descriptor.
 L{Claims} holds each token and returns it exactly once: to be served or to be closed.
 """
@@ -21,6 +23,7 @@ L{Claims} holds each token and returns it exactly once: to be served or to be cl
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import islice
 from typing import Generic, TypeVar
 
 from portlisten._wire.frames import (
@@ -46,12 +49,16 @@ class Claims(Generic[Token]):
     The claims of one channel.
 
     @param window: the most unclaimed offers that the listener may send.
+    @param claimsAll: whether offers are claimed as they come.  Otherwise each waits for
+        L{claim}.
 
     @ivar writing: whether a write is under way.
     """
 
-    def __init__(self, window: int) -> None:
+    def __init__(self, window: int, claimsAll: bool = True) -> None:
         self._window = window
+        self._claimsAll = claimsAll
+        self._asked = 0
         self._unmatched: dict[int, Token] = {}
         self._unclaimed: dict[int, tuple[Offer, Token]] = {}
         self._claiming: dict[int, tuple[Offer, Token]] = {}
@@ -70,7 +77,21 @@ class Claims(Generic[Token]):
         """
         return len(self._unmatched) + len(self._unclaimed) + len(self._claiming)
 
+    @property
+    def claimable(self) -> int:
+        """
+        How many offers wait for L{claim}.
+        """
+        return 0 if self._claimsAll else len(self._unclaimed) - self._asked
+
     # Events
+
+    def claim(self) -> None:
+        """
+        Claim the oldest of the L{claimable} offers with the next write.
+        """
+        if self.claimable:
+            self._asked += 1
 
     def descriptorArrived(self, cookie: int, token: Token) -> list[Token]:
         """
@@ -145,6 +166,7 @@ class Claims(Generic[Token]):
             self._refusals.append((DRAINING, offer.id))
             tokens.append(token)
         self._unclaimed.clear()
+        self._asked = 0
         return tokens
 
     def outgoing(self) -> list[Frame]:
@@ -170,9 +192,15 @@ class Claims(Generic[Token]):
         if self._draining and not self._drainSent:
             self._drainSent = True
             frames.append(Drain())
-        if self._unclaimed:
-            frames.append(Claim(tuple(self._unclaimed)))
-            self._claiming, self._unclaimed = self._unclaimed, {}
+        if self._claimsAll:
+            if self._unclaimed:
+                frames.append(Claim(tuple(self._unclaimed)))
+                self._claiming, self._unclaimed = self._unclaimed, {}
+        elif self._asked:
+            ids = tuple(islice(self._unclaimed, self._asked))
+            frames.append(Claim(ids))
+            self._claiming = {id: self._unclaimed.pop(id) for id in ids}
+            self._asked = 0
         self.writing = bool(frames)
         return frames
 
@@ -207,6 +235,7 @@ class Claims(Generic[Token]):
         tokens.extend(self._unmatched.values())
         self._unclaimed.clear()
         self._unmatched.clear()
+        self._asked = 0
         return tokens
 
     def channelEndedAfterRevoke(self) -> list[Token]:

@@ -142,6 +142,8 @@ class WorkerSession(Session, Generic[Token]):
     @param first: if the worker's clients speak first, how long the listener keeps a
         connection whose client is silent, in seconds.  L{None} if they need not.
     @param leaves: whether the driver carries out L{LeaveRequested}.
+    @param claimsAll: whether the session claims all offers as they come.  Otherwise
+        each waits for L{claim}.
     @param gives: whether the driver gives each connection to another process, and
         writes L{given} first.  The session then takes only a listener that knows this
         frame and keeps to the limit.
@@ -167,6 +169,7 @@ class WorkerSession(Session, Generic[Token]):
         label: str = "",
         first: float | None = None,
         leaves: bool = False,
+        claimsAll: bool = True,
         gives: bool = False,
     ) -> None:
         super().__init__(FROM_LISTENER, Theirs.GREETING)
@@ -183,8 +186,8 @@ class WorkerSession(Session, Generic[Token]):
             label,
             None if first is None else min(max(1, round(first * 1000)), MAXIMUM_FIRST),
         )
+        self._claims: Claims[Token] = Claims(window, claimsAll)
         self._gives = gives
-        self._claims: Claims[Token] = Claims(window)
         self._reportsServing = False
         self._serving: int | None = None
         self.inService = 0
@@ -306,6 +309,20 @@ class WorkerSession(Session, Generic[Token]):
         self._events.extend(map(Close, tokens))
 
     # What the worker does
+
+    @property
+    def claimable(self) -> int:
+        """
+        How many offers wait for L{claim}.
+        """
+        return 0 if self.ended else self._claims.claimable
+
+    def claim(self) -> None:
+        """
+        Claim the oldest offer that waits, if one does.
+        """
+        if not self.ended:
+            self._claims.claim()
 
     def closed(self, id: int) -> None:
         """

@@ -267,7 +267,7 @@ async def test_killed(start: Start, twistd: Start, folder: Path) -> None:
     load = await wrk(start, url, roll(), CLOSE, connections=16)
     counters = await fleet.counters()
     show("SIGKILL", fleet, close=vars(load), lostInService=counters["lostInService"])
-    assert load.connect == load.timeout == load.refused == 0
+    assert load.connect == load.write == load.timeout == load.refused == 0
     assert load.broken <= counters["lostInService"]
     fleet.check()
 

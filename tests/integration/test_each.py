@@ -269,6 +269,18 @@ def test_user(processes: Processes, root: None) -> None:
     assert re.search(r"^Uid:\s+65534\s+65534\s+65534", status, re.MULTILINE)
 
 
+def test_userWithoutRoot(processes: Processes, root: None) -> None:
+    """
+    Only root can become another user.
+    """
+    own = [command("portlisten"), "each", "--user", "root", "./socket", "cat"]
+    each = processes.start(*own, user="nobody")
+    each.says("portlisten each: becoming user 0 needs root")
+    until(lambda: not each.running)
+    assert each.stop() == 1
+    assert len(each.output.splitlines()) == 1
+
+
 def test_codes(processes: Processes) -> None:
     """
     The log tells how programs failed, and with --verbose when they began and ended.

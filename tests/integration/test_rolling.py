@@ -236,7 +236,7 @@ async def test_kills(fleet: Fleet, start: Start) -> None:
     load = await wrk(start, url, fleet.roll(signal.SIGKILL, ROUNDS), CLOSE)
     counters = await fleet.counters()
     show("kills under load", load, fleet, lostInService=counters["lostInService"])
-    assert load.connect == load.timeout == load.refused == 0
+    assert load.connect == load.write == load.timeout == load.refused == 0
     assert load.broken <= counters["lostInService"]
     assert load.requests > 1000
     await fleet.check()

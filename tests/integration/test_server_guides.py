@@ -15,6 +15,14 @@ import pytest
 
 from tests.support.asynchronous import asynchronous
 from tests.support.each import needsProgram
+from tests.support.guide_files import (
+    filesIn,
+    inPrivateRun,
+    needsCaddy,
+    needsPrograms,
+    sections,
+    systemdRuns,
+)
 from tests.support.ports import freePort
 from tests.support.programs import needs
 from tests.support.spawned import Start
@@ -32,6 +40,19 @@ NEEDED = {
     "quart": ["quart", "hypercorn"],
     "starlette": ["starlette", "uvicorn"],
     "uvicorn": ["uvicorn"],
+}
+
+#: The programs that the sections of the guide of programs in other languages need, with
+#: Debian's packages.
+PROGRAMS = {
+    "nginx": {"nginx": "nginx-light"},
+    "Caddy": {"caddy": "caddy"},
+    "HAProxy": {"haproxy": "haproxy"},
+    "lighttpd": {"lighttpd": "lighttpd"},
+    "Node": {"node": "nodejs"},
+    "granian": {},
+    "unbound": {"unbound": "unbound", "dig": "bind9-dnsutils"},
+    "Redis": {"redis-server": "redis-server", "redis-cli": "redis-tools"},
 }
 
 #: How the commands begin and end.  Whatever they start ends with them.
@@ -145,8 +166,69 @@ async def test_guide(start: Start, folder: Path, name: str) -> None:
     assert "Traceback" not in process.output
 
 
+@pytest.mark.parametrize("name", PROGRAMS)
+@asynchronous
+async def test_programs(root: None, start: Start, folder: Path, name: str) -> None:
+    """
+    The commands of a section of the guide of programs in other languages, run after
+    those of the listener, print what it says.
+    """
+    needsPrograms({**PROGRAMS[name], "setpriv": "util-linux"})
+    if name == "granian":
+        needs("granian", "granian")
+    if name == "Caddy":
+        needsCaddy()
+    page = sections((GUIDES / "programs.md").read_text())
+    ports = {"80": freePort(600, 700), "53": freePort(700, 800)}
+    ports |= {"637": freePort(800, 900), "6380": freePort(11000, 11500)}
+    for file, text in filesIn(page[name]).items():
+        (folder / file).write_text(renumbered(text, folder, ports))
+    section = page["Start the listener"] + page[name]
+    commands = renumbered("\n".join(blocks(section, "sh")), folder, ports)
+    script = SCRIPT.format(path=Path(sys.executable).parent, commands=commands)
+    # unbound looks whether systemd runs.
+    own = [] if systemdRuns() else inPrivateRun(True)
+    process = start(*own, "bash", "-c", script)
+    try:
+        await process.says(r"\nthe guide ends\n", patience=120)
+        assert await process.ended() == 0, process.output
+    finally:
+        endAllIn(folder)
+    expected = [
+        each for each in blocks(page[name], "text") if not each.startswith("# ")
+    ] or [f"hello from {name}"]
+    for each in expected:
+        assert each.strip() in process.output, process.output
+    assert "Traceback" not in process.output
+
+
+def renumbered(text: str, folder: Path, ports: dict[str, int]) -> str:
+    """
+    Change paths and ports of the guide of programs to those of a test.
+    """
+    for old, new in {
+        "/opt/portlisten/bin": str(Path(sys.executable).parent),
+        "/run/portlisten": str(folder),
+        "/srv/www": str(folder / "www"),
+        "/tmp/caddy": str(folder / "caddy"),
+        "http://localhost/": f"http://localhost:{ports['80']}/",
+    }.items():
+        text = text.replace(old, new)
+    text = re.sub(r"^pip install .*\n", "", text, flags=re.MULTILINE)
+
+    def renumber(match: re.Match[str]) -> str:
+        return f"{match[1]}{ports[match[2]]}"
+
+    before = r"((?:tcp|udp|0\.0\.0\.0|127\.0\.0\.1):|-p |--port |@|port = )"
+    return re.sub(before + r"(80|53|637|6380)\b", renumber, text)
+
+
 def test_eachGuide() -> None:
     """
-    Each guide is tested.
+    Each guide is tested, and each section that has commands of the guide of programs.
     """
-    assert sorted(each.stem for each in GUIDES.glob("*.md")) == sorted(NEEDED)
+    guides = [*NEEDED, "programs"]
+    assert sorted(each.stem for each in GUIDES.glob("*.md")) == sorted(guides)
+    found = sections((GUIDES / "programs.md").read_text())
+    runs = {name for name, section in found.items() if blocks(section, "sh")}
+    assert runs == {*PROGRAMS, "Start the listener"}

@@ -22,9 +22,9 @@ class Load:
     """
     What wrk says at its end.
 
-    @ivar connect: how many connections were not accepted.
+    @ivar connect: how many connections could not be begun.
     @ivar read: how many broke while wrk waited for a response.
-    @ivar write: how many broke before wrk had sent its request.
+    @ivar write: how many were refused, or broke before wrk had sent its request.
     @ivar timeout: how many responses took longer than it waits.
     @ivar refused: how many responses had a status other than 2xx and 3xx.
     """

@@ -5,6 +5,8 @@ Programs and packages that tests need, and that may not be installed.
 from __future__ import annotations
 
 import importlib.util
+import pwd
+import subprocess
 import sys
 from pathlib import Path
 
@@ -24,3 +26,33 @@ def needs(module: str, name: str) -> None:
     """
     if importlib.util.find_spec(module) is None:
         pytest.skip(f"{name} is not installed: pip install {name}")
+
+
+def moduleFor(user: str, module: str) -> list[str]:
+    """
+    The words that run a module as another user.  That user may not be able to read
+    this Python, and then the system's is used with the packages of this one.
+    """
+    spec = importlib.util.find_spec(module)
+    if spec is None or spec.origin is None:
+        pytest.skip(f"{module} is not installed: pip install {module}")
+    packages = str(Path(spec.origin).parents[1])
+    entry = pwd.getpwnam(user)
+    for words in (
+        [sys.executable],
+        ["env", f"PYTHONPATH={packages}", "/usr/bin/python3"],
+    ):
+        try:
+            subprocess.run(
+                [*words, "-c", f"import {module}"],
+                check=True,
+                capture_output=True,
+                cwd="/",
+                user=entry.pw_uid,
+                group=entry.pw_gid,
+                extra_groups=[],
+            )
+        except (OSError, subprocess.CalledProcessError):
+            continue
+        return [*words, "-m", module]
+    pytest.skip(f"{user} can run no Python that has {module}")

@@ -37,6 +37,7 @@ PUBLIC = {
         "start_server",
         "uvloopLoop",
     ],
+    "portlisten.blocking": ["EndpointError", "ListeningSocket", "attach"],
     "portlisten.interfaces": ["IDrainable"],
     "portlisten.errors": [
         "ProtocolError",

@@ -14,7 +14,6 @@ from portlisten._commands.each import EachOptions
 from portlisten._config.settings import EachSettings
 from portlisten._process import programs
 from portlisten.errors import CannotRun
-from tests.support.users import unusedUID
 
 
 class EachOptionsTests(SynchronousTestCase):
@@ -103,18 +102,6 @@ class EachOptionsTests(SynchronousTestCase):
         """
         self.patch(os, "environ", {**os.environ, "PORTLISTEN_LABEL": "a b"})
         self.assertRefused(["path", "cat"], "PORTLISTEN_LABEL")
-
-    def test_privilege(self) -> None:
-        """
-        Only root can become another user.
-        """
-        own = unusedUID()
-        for name in ("getuid", "geteuid"):
-            self.patch(os, name, lambda: own)
-        self.patch(os, "getresuid", lambda: (own,) * 3)
-        self.patch(os, "getresgid", lambda: (own,) * 3)
-        self.assertRefused(["--user", "0", "path", "cat"], "--user needs root")
-        self.assertRefused(["--group", "0", "path", "cat"], "--group needs root")
 
     def test_help(self) -> None:
         """

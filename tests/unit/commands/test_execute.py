@@ -6,9 +6,11 @@ by hand what the program finds.
 from __future__ import annotations
 
 import contextlib
+import grp
 import io
 import json
 import os
+import pwd
 import resource
 import signal
 import socket
@@ -18,6 +20,7 @@ import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import mkdtemp
+from unittest import SkipTest
 
 from twisted.python.filepath import FilePath
 from twisted.trial.unittest import SynchronousTestCase
@@ -59,6 +62,16 @@ print(json.dumps({
     "open": [each for each in range(50) if os.path.exists(f"/proc/self/fd/{each}")],
 }))
 """
+
+
+#: Says which user a program is.
+USER = """
+[ $LISTEN_PID = $$ ] && echo right pid
+echo "$HOME $USER $LOGNAME ${SHELL-none}"
+grep -E '^(Uid|Gid|Groups|CapPrm|CapEff):' /proc/self/status
+"""
+
+GROUPED = ["--user=daemon", "--group=mail"]
 
 
 class ListenerByHand:
@@ -201,6 +214,55 @@ class CommandLineTests(ExecuteTestCase):
             options.parseOptions(arguments)
             self.assertEqual(options["path"], "path")
             self.assertEqual(options["program"], ["true", "--name"])
+
+    def test_user(self) -> None:
+        """
+        C{--user} and C{--group} take names and numbers, and end where PATH begins.
+        """
+        options = execute.ExecOptions()
+        options.parseOptions(
+            ["--user", "daemon", "--group=0", "path", "--", "true", "--user", "x"]
+        )
+        settings = options.settings()
+        self.assertEqual(settings.user, pwd.getpwnam("daemon").pw_uid)
+        self.assertEqual(settings.group, 0)
+        self.assertEqual(settings.program, ("true", "--user", "x"))
+
+    def test_notRoot(self) -> None:
+        """
+        Only root can become another user, and that is said before a listener is waited
+        for.
+        """
+        self.patch(os, "getuid", lambda: 12345)
+        uid = pwd.getpwnam("daemon").pw_uid
+        self.assertRefused(
+            ["exec", "--timeout=0", f"--user={uid}", self.path, "true"],
+            1,
+            f"becoming user {uid} needs root",
+        )
+
+    def test_forks(self) -> None:
+        """
+        A program that starts the server as a child is warned of, with what to say
+        instead.
+        """
+        for program, instead in (
+            ("/usr/sbin/runuser", "say --user"),
+            ("su", "say --user"),
+            ("npm", "run the server itself"),
+            ("env", None),
+            ("true", None),
+        ):
+            said = io.StringIO()
+            with contextlib.redirect_stderr(said):
+                self.assertRaises(
+                    SystemExit,
+                    portlisten.main,
+                    ["exec", "--timeout=0", "/no/such/path", program, "x"],
+                )
+            warned = "starts the server as a child" in said.getvalue()
+            self.assertEqual(warned, instead is not None)
+            self.assertIn(instead or "", said.getvalue())
 
     def test_version(self) -> None:
         """
@@ -432,6 +494,63 @@ class ProgramTests(ExecuteTestCase):
                 "portlisten exec: udp:127.0.0.1:53 is descriptor 4",
             ],
         )
+
+    def become(self, *options: str) -> tuple[list[str], _kernel.Credentials]:
+        """
+        Run a program as a user.
+
+        @return: what it says of its user, and what the listener sees.
+        """
+        os.chmod(os.path.dirname(self.path), 0o755)
+        listener = self.listen()
+        os.chmod(self.path, 0o666)
+        process = self.run_(*options, self.path, "--", "sh", "-c", USER)
+        with listener.speak(*self.frames, sockets=[self.tcp, self.udp]) as sock:
+            seen = _kernel.credentials(sock)
+            out, err = process.communicate(timeout=30)
+        self.assertEqual(process.returncode, 0, err)
+        self.assertEqual(seen.pid, process.pid)
+        return out.decode().splitlines(), seen
+
+    def test_user(self) -> None:
+        """
+        It is the user that was asked for, for good, with the user's groups and
+        variables; and the listener sees that user.
+        """
+        if os.getuid() != 0:
+            raise SkipTest("becoming another user needs root")
+        entry = pwd.getpwnam("daemon")
+        mail = grp.getgrnam("mail").gr_gid
+        for options, gid in ((["--user=daemon"], entry.pw_gid), (GROUPED, mail)):
+            groups = os.getgrouplist("daemon", gid)
+            said, seen = self.become(*options)
+            self.assertEqual(
+                said,
+                [
+                    "right pid",
+                    f"{entry.pw_dir} daemon daemon none",
+                    "\t".join(["Uid:", *[str(entry.pw_uid)] * 4]),
+                    "\t".join(["Gid:", *[str(gid)] * 4]),
+                    f"Groups:\t{' '.join(map(str, sorted(groups)))} ",
+                    "CapPrm:\t0000000000000000",
+                    "CapEff:\t0000000000000000",
+                ],
+            )
+            self.assertEqual((seen.uid, seen.gid), (entry.pw_uid, gid))
+            self.assertEqual(sorted(seen.groups), sorted(groups))
+            os.unlink(self.path)
+
+    def test_groupAlone(self) -> None:
+        """
+        With a group alone, it has that group and no other, and the variables stay.
+        """
+        if os.getuid() != 0:
+            raise SkipTest("taking another group needs root")
+        mail = grp.getgrnam("mail").gr_gid
+        said, seen = self.become("--group=mail")
+        self.assertIn(f"Groups:\t{mail} ", said)
+        self.assertEqual((seen.uid, seen.gid, seen.groups), (0, mail, (mail,)))
+        self.assertTrue(said[1].startswith(os.environ.get("HOME", "")))
 
     def test_pipe(self) -> None:
         """

@@ -16,7 +16,7 @@ from unittest import mock
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from portlisten._asyncio.clock import Clock
+from portlisten._anyloop.clock import Clock
 from portlisten._each import children as _children
 from portlisten._each.children import Children, identify, signalName
 from portlisten._each.environment import Internet, Unix

@@ -60,9 +60,9 @@ class ServiceTests(LoopTestCase):
         """
         client, accepted = self.pair()
         client.setblocking(False)
-        before = len(self.service.worker.adopter.connections)
+        before = len(self.listener.heard(Claim))
         self.listener.offer(id, accepted)
-        await eventually(lambda: len(self.service.worker.adopter.connections) > before)
+        await eventually(lambda: len(self.listener.heard(Claim)) > before)
         return client
 
     async def hear(self, client: socket.socket) -> bytes:

@@ -143,6 +143,26 @@ class DeathTests(DispatcherTestCase):
         self.dispatcher.left(one, "revoked")
         self.assertEqual(other.ids, [1])
 
+    def test_hungOrphan(self) -> None:
+        """
+        If its process has ended, and its channel is open, the line says so.
+        """
+        one = self.join("worker 1")
+
+        def gone() -> int | None:
+            raise ProcessLookupError
+
+        self.patch(one, "process", gone)
+        self.accept()
+        self.clock.advance(CLAIM_TIMEOUT + CHECK_SECONDS)
+        self.assertEqual(
+            texts(self.logged, "warn"),
+            [
+                "worker 1 hangs, and is revoked: an offer unclaimed for 5 s; its"
+                " process has ended, and a child of it holds the channel"
+            ],
+        )
+
 
 class DepartedTests(DispatcherTestCase):
     """

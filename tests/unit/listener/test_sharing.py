@@ -155,6 +155,38 @@ class SharingTests(SynchronousTestCase):
         self.assertFalse(os.get_blocking(self.sock.fileno()))
         self.end()
 
+    def test_unserved(self) -> None:
+        """
+        If clients wait though a worker has the socket, that is logged.
+        """
+        self.sharing.addWorker(self.channel, [WEB])
+        with socket.create_connection(self.sock.getsockname()):
+            self.clock.advance(20)
+        (line,) = texts(self.logged, "warn")
+        self.assertIn("1 client waits on shared=tcp:", line)
+        self.end()
+
+    def test_orphans(self) -> None:
+        """
+        If the process of a worker has ended and its channel is open, that is logged:
+        of a worker that was drained, only after it was undrained.
+        """
+
+        class Gone(RecordingChannel):
+            def process(self) -> int | None:
+                raise ProcessLookupError
+
+        self.channel = Gone("worker 1")
+        self.sharing.addWorker(self.channel, [WEB])
+        self.sharing.drainWorker(self.channel)
+        self.clock.advance(20)
+        self.assertEqual(texts(self.logged, "warn"), [])
+        self.sharing.undrainWorker(self.channel, [WEB])
+        self.clock.advance(20)
+        (line,) = texts(self.logged, "warn")
+        self.assertIn("the process of worker 1 has ended, and a child of it", line)
+        self.end()
+
     def assertLost(self, port: Port, sock: socket.socket, why: str) -> None:
         """
         Expect that a socket that was shut down cannot be repaired, that this is logged

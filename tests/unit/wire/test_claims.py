@@ -211,6 +211,72 @@ class ClaimTests(ClaimsTestCase):
         self.assertFlushed(1)
 
 
+class AskedTests(ClaimsTestCase):
+    """
+    Tests for claims that are made one by one, as they are asked for.
+    """
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.claims = Claims(WINDOW, claimsAll=False)
+
+    def test_waits(self) -> None:
+        """
+        An offer is not claimed before it is asked for.
+        """
+        self.offer(1, 2)
+        self.assertSays()
+        self.assertEqual(self.claims.claimable, 2)
+
+    def test_oldestFirst(self) -> None:
+        """
+        The oldest offers are claimed, as many as were asked for.
+        """
+        self.offer(1, 2, 3)
+        self.claims.claim()
+        self.claims.claim()
+        self.assertEqual(self.claims.claimable, 1)
+        self.assertSays(Claim((1, 2)))
+        self.assertFlushed(1, 2)
+        self.assertSays()
+
+    def test_noneWaits(self) -> None:
+        """
+        Asking while no offer waits claims nothing, now or later.
+        """
+        self.claims.claim()
+        self.offer(1)
+        self.claims.claim()
+        self.claims.claim()
+        self.offer(2)
+        self.assertSays(Claim((1,)))
+
+    def test_takenBack(self) -> None:
+        """
+        What was asked for and not written is not claimed after DRAIN or REVOKED.
+        """
+        self.offer(1)
+        self.claims.claim()
+        self.assertEqual(self.claims.draining(), tokens(1))
+        self.assertEqual(self.claims.claimable, 0)
+        self.assertSays(Refuse(DRAINING, (1,)), Drain())
+        self.claims = Claims(WINDOW, claimsAll=False)
+        self.offer(1)
+        self.claims.claim()
+        self.assertEqual(self.claims.revoked(), tokens(1))
+        self.assertSays()
+
+    def test_listenerDied(self) -> None:
+        """
+        When the listener has died, all offers belong to the worker.
+        """
+        self.offer(1, 2)
+        self.claims.claim()
+        mine, loose = self.claims.listenerDied()
+        self.assertEqual([offer.id for offer, _ in mine], [1, 2])
+        self.assertEqual(loose, [])
+
+
 class ReportTests(ClaimsTestCase):
     """
     Tests for what is said of connections that have ended.

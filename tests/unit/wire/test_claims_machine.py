@@ -53,10 +53,12 @@ class ClaimsMachine(RuleBasedStateMachine):
         self.tokens = 0
         self.held: set[int] = set()
 
-    @initialize(window=st.integers(1, 4))
-    def begin(self, window: int) -> None:
-        self.claims: Claims[int] = Claims(window)
+    @initialize(window=st.integers(1, 4), claimsAll=st.booleans())
+    def begin(self, window: int, claimsAll: bool) -> None:
+        self.claims: Claims[int] = Claims(window, claimsAll)
         self.window = window
+        self.claimsAll = claimsAll
+        self.asked = 0
         self.ids = 0
         self.loose: dict[int, int] = {}
         self.unclaimed: dict[int, int] = {}
@@ -142,7 +144,6 @@ class ClaimsMachine(RuleBasedStateMachine):
             self.unsaid.add((Refuse, offer.id))
             return
         self.unclaimed[offer.id] = token
-        self.unsaid.add((Claim, offer.id))
         if len(self.unclaimed) > self.window:
             assert refuses(lambda: self.claims.offered(offer))
             self.cutOff = True
@@ -175,9 +176,9 @@ class ClaimsMachine(RuleBasedStateMachine):
         assert sorted(tokens) == sorted(self.unclaimed.values())
         self.close(tokens)
         for id in self.unclaimed:
-            self.unsaid.remove((Claim, id))
             self.unsaid.add((Refuse, id))
         self.unclaimed.clear()
+        self.asked = 0
 
     @rule(arrivals=arrivals, flushes=st.booleans())
     def write(self, arrivals: Arrivals, flushes: bool) -> None:
@@ -186,10 +187,24 @@ class ClaimsMachine(RuleBasedStateMachine):
         if self.written:
             assert frames == []
         else:
-            self.claiming, self.unclaimed = self.unclaimed, {}
+            count = len(self.unclaimed) if self.claimsAll else self.asked
+            for id in list(self.unclaimed)[:count]:
+                self.claiming[id] = self.unclaimed.pop(id)
+                self.unsaid.add((Claim, id))
+            self.asked = 0
             self.saidAtOnce(frames)
         if flushes:
             self.flush()
+
+    @rule()
+    def claim(self) -> None:
+        """
+        The worker asks for one connection more.
+        """
+        waiting = 0 if self.claimsAll else len(self.unclaimed) - self.asked
+        assert self.claims.claimable == waiting
+        self.claims.claim()
+        self.asked += waiting > 0
 
     def saidAtOnce(self, frames: list[Frame]) -> None:
         for frame in frames:
@@ -216,12 +231,12 @@ class ClaimsMachine(RuleBasedStateMachine):
             [*self.unclaimed.values(), *self.loose.values()]
         )
         self.close(tokens)
-        self.unsaid -= {(Claim, id) for id in self.unclaimed}
         self.unclaimed.clear()
         self.loose.clear()
+        self.asked = 0
 
-    @rule(window=st.integers(1, 4), arrivals=arrivals)
-    def loseChannel(self, window: int, arrivals: Arrivals) -> None:
+    @rule(window=st.integers(1, 4), claimsAll=st.booleans(), arrivals=arrivals)
+    def loseChannel(self, window: int, claimsAll: bool, arrivals: Arrivals) -> None:
         """
         And find the listener again, with a new book.
         """
@@ -235,11 +250,11 @@ class ClaimsMachine(RuleBasedStateMachine):
             self.close(loose)
         assert not self.held
         assert self.claims.pending == 0
-        self.begin(window)
+        self.begin(window, claimsAll)
 
     def teardown(self) -> None:
         if hasattr(self, "claims"):
-            self.loseChannel(1, [])
+            self.loseChannel(1, True, [])
 
     # What always holds
 

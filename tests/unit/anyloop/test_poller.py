@@ -1,13 +1,13 @@
 """
-Tests for L{portlisten._asyncio.poller} and L{portlisten._asyncio.clock}.
+Tests for L{portlisten._anyloop.poller} and L{portlisten._anyloop.clock}.
 """
 
 from __future__ import annotations
 
 import socket
 
-from portlisten._asyncio.clock import Clock, Soon
-from portlisten._asyncio.poller import READ, WRITE, Poller
+from portlisten._anyloop.clock import Clock, Soon
+from portlisten._anyloop.poller import READ, WRITE, Poller
 from tests.support.asyncio_loops import LoopTestCase, aMoment, eventually, onUvloopToo
 
 

@@ -1,11 +1,62 @@
 """
-What the parts of a worker expect of each other.
+What the parts of a worker expect of each other, and of the event loop.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sized
-from typing import Protocol
+from typing import Any, Protocol
+
+
+class Cancellable(Protocol):
+    """
+    A call that a loop makes later.
+    """
+
+    def cancel(self) -> object:
+        """
+        Do not make the call.
+        """
+
+
+class EventLoop(Protocol):
+    """
+    Those methods of L{asyncio.AbstractEventLoop} that a worker needs.
+    """
+
+    def time(self) -> float:
+        """
+        Read the clock, in seconds.
+        """
+
+    def is_closed(self) -> bool:
+        """
+        Whether the loop runs no more.
+        """
+
+    def call_soon(self, callback: Callable[..., Any], *args: Any) -> Cancellable:
+        """
+        Make a call in the next turn.
+        """
+
+    def call_later(
+        self, delay: float, callback: Callable[..., Any], *args: Any
+    ) -> Cancellable:
+        """
+        Make a call after a delay, in seconds.
+        """
+
+    def add_reader(self, fd: int, callback: Callable[..., Any]) -> object:
+        """
+        Call back while a descriptor is readable.
+
+        @raise OSError: if it cannot be watched.
+        """
+
+    def remove_reader(self, fd: int) -> object:
+        """
+        Do not watch a descriptor any more.
+        """
 
 
 def neverOffered() -> tuple[int, bytes] | None:
@@ -50,7 +101,7 @@ class Adopting(Protocol):
         @param clientGone: called instead if the client had left before the connection
             could be adopted.
         @param given: finds out what is to be said before another process touches the
-            connection: see L{portlisten._asyncio.channel.WorkerChannel.given}.
+            connection: see L{portlisten._anyloop.channel.WorkerChannel.given}.
         """
 
     def drain(self) -> None:

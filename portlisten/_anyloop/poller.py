@@ -4,11 +4,11 @@ Watching descriptors in an event loop.
 
 from __future__ import annotations
 
-import asyncio
 import select
 from collections.abc import Callable
 
 from portlisten import _kernel
+from portlisten._anyloop.interfaces import EventLoop
 
 READ = select.EPOLLIN
 WRITE = select.EPOLLOUT
@@ -26,7 +26,7 @@ class Poller:
     @raise OSError: if the process has no free descriptor.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, loop: EventLoop) -> None:
         self._loop = loop
         self._epoll = select.epoll()
         self._callbacks: dict[int, Callable[[int], None]] = {}

@@ -10,7 +10,7 @@ from typing import Any
 
 from zope.interface import implementer
 
-from portlisten._asyncio import worker as _worker
+from portlisten._anyloop import worker as _worker
 from portlisten._wire.frames import (
     Bye,
     Drain,

@@ -9,7 +9,7 @@ import socket
 from collections.abc import Callable
 from contextlib import suppress
 
-from portlisten import _kernel
+from portlisten._kernel import sockets
 
 
 class ConnectionSocket(socket.socket):
@@ -25,6 +25,7 @@ class ConnectionSocket(socket.socket):
     @param ended: called when the descriptor was closed, perhaps in another thread.
     @param escaped: called with the descriptor and the socket's cookie if a program has
         detached the descriptor, which is still open.  The program then owns it.
+    @param blocking: whether the socket is blocking.
     @raise OSError: if the kernel does not tell what the socket is.
     """
 
@@ -34,10 +35,11 @@ class ConnectionSocket(socket.socket):
         cookie: int | None,
         ended: Callable[[], None],
         escaped: Callable[[int, int], None],
+        blocking: bool = False,
     ) -> None:
         self._ended: Callable[[], None] | None = None
         try:
-            family = _kernel.family(descriptor)
+            family = sockets.family(descriptor)
             # asyncio sets TCP_NODELAY if the number of the protocol is given.
             protocol = 0 if family == socket.AF_UNIX else socket.IPPROTO_TCP
             super().__init__(family, socket.SOCK_STREAM, protocol, descriptor)
@@ -46,8 +48,8 @@ class ConnectionSocket(socket.socket):
             raise
         try:
             # All holders share the flag, and one of them may have changed it.
-            self.setblocking(False)
-            self.cookie = _kernel.cookie(self) if cookie is None else cookie
+            self.setblocking(blocking)
+            self.cookie = sockets.cookie(self) if cookie is None else cookie
         except BaseException:
             self.close()
             raise
@@ -69,12 +71,20 @@ class ConnectionSocket(socket.socket):
         """
         Called by C{close}.
         """
-        if self._ended is not None:
+        if self._ended is not None and self.endsAlone:
             # While the listener has its copy, closing sends nothing to the client.
             with suppress(OSError):
                 self.shutdown(socket.SHUT_RDWR)
         super()._real_close()  # type: ignore[misc]
         self._tell()
+
+    @property
+    def endsAlone(self) -> bool:
+        """
+        Whether the connection ends when this process closes it, even if other processes
+        hold its descriptor.
+        """
+        return True
 
     def detach(self) -> int:
         """
@@ -110,7 +120,7 @@ def leadsTo(descriptor: int, cookie: int) -> bool:
     except OSError:
         return False
     try:
-        return _kernel.cookie(sock) == cookie
+        return sockets.cookie(sock) == cookie
     except OSError:
         return False
     finally:

@@ -1,5 +1,5 @@
 """
-Tests for L{portlisten._asyncio.channel}: what the worker's end of a channel does in
+Tests for L{portlisten._anyloop.channel}: what the worker's end of a channel does in
 good and bad order.
 """
 
@@ -14,8 +14,8 @@ import time
 from typing import Any
 
 from portlisten import _kernel
-from portlisten._asyncio import channel as _channel
-from portlisten._asyncio import worker as _worker
+from portlisten._anyloop import channel as _channel
+from portlisten._anyloop import worker as _worker
 from portlisten._reactor import deadline
 from portlisten._wire.frames import (
     DRAINING,

@@ -1,5 +1,5 @@
 """
-Tests for L{portlisten._asyncio.shared_ports}: servers that accept on sockets which a
+Tests for L{portlisten._anyloop.shared_ports}: servers that accept on sockets which a
 listener shares.
 """
 
@@ -11,7 +11,7 @@ import socket
 from typing import Any
 
 from portlisten import _kernel
-from portlisten._asyncio import shared_ports as _shared_ports
+from portlisten._anyloop import shared_ports as _shared_ports
 from portlisten._wire.frames import Bye, Drained, Leave, Listener, Serving, Withdraw
 from tests.support.asyncio_loops import (
     LoopTestCase,

@@ -9,8 +9,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from portlisten._asyncio.interfaces import neverOffered
-from portlisten._asyncio.worker import Stage, Worker
+from portlisten._anyloop.interfaces import neverOffered
+from portlisten._anyloop.worker import Stage, Worker
 from portlisten._config.settings import WorkerSettings
 from portlisten._wire.codec import encode
 from portlisten._wire.frames import Bye, Claim, Closed, Given
@@ -45,7 +45,7 @@ class GivingAdopter:
         given: Callable[[], tuple[int, bytes] | None] = neverOffered,
     ) -> None:
         """
-        See L{portlisten._asyncio.interfaces.Adopting}.
+        See L{portlisten._anyloop.interfaces.Adopting}.
         """
         self.connections.append(descriptor)
         self.given.append(given)

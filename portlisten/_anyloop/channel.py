@@ -1,15 +1,15 @@
 """
-The worker's end of a channel, in asyncio: drives a
+The worker's end of a channel, without Twisted: drives a
 L{portlisten._wire.worker_session.WorkerSession}.
 
 If a write fails, the bytes that the listener had written may contain REVOKED.  So this
 reads them to the end, and only then decides whether the listener is dead.  It is dead
 only if the kernel says that its end is closed.
 
-An event loop makes the protocol of a connection two turns after the connection was
-adopted.  So after a read that gave connections, this reads nothing for two turns.  Then
-no more connections than one window are claimed and have no protocol.  If the worker
-dies, the listener still has its copies of these, and hands them off again.
+asyncio makes the protocol of a connection two turns of its loop after the connection
+was adopted.  So after a read that gave connections, this reads nothing for two turns.
+Then no more connections than one window are claimed and have no protocol.  If the
+worker dies, the listener still has its copies of these, and hands them off again.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from contextlib import suppress
 from typing import Any, Protocol
 
 from portlisten import _kernel
-from portlisten._asyncio import log
-from portlisten._asyncio.clock import Clock, Soon
-from portlisten._asyncio.poller import READ, WRITE, Poller
+from portlisten._anyloop import log
+from portlisten._anyloop.clock import Clock, Soon
+from portlisten._anyloop.poller import READ, WRITE, Poller
 from portlisten._channel.limits import (
     BYTES_PER_TURN,
     HELLO_SECONDS,
@@ -54,7 +54,7 @@ from portlisten._wire.worker_events import (
     UseSocket,
     Withdrawn,
 )
-from portlisten._wire.worker_session import WorkerSession
+from portlisten._wire.worker_session import Theirs, WorkerSession
 from portlisten.errors import WrongSocket
 
 
@@ -89,6 +89,11 @@ class ChannelUser(Protocol):
         The worker must stop using a shared socket.
         """
 
+    def received(self, channel: WorkerChannel) -> None:
+        """
+        The channel has read something, and C{claimable} may have changed.
+        """
+
     def drained(self) -> None:
         """
         The listener sends no more offers.
@@ -117,6 +122,8 @@ class WorkerChannel:
         L{start} fails.
     @param user: gets what comes.
     @param logLimited: limits the lines of the log.
+    @param inTurns: whether the loop's turns set the pace, as in asyncio: it rests after
+        connections were adopted, and reports are gathered.
 
     @ivar released: whether the listener has said BYE.
     @ivar ignored: the options of workers that the listener is too old for.  Empty until
@@ -131,9 +138,11 @@ class WorkerChannel:
         session: WorkerSession[int],
         user: ChannelUser,
         logLimited: LogLimit,
+        inTurns: bool = True,
     ) -> None:
         self._poller = poller
         self._clock = clock
+        self._inTurns = inTurns
         self._socket = sock
         self._session = session
         self._user = user
@@ -173,6 +182,20 @@ class WorkerChannel:
         """
         return self._session.broken
 
+    @property
+    def claimable(self) -> int:
+        """
+        How many offers wait for L{claim}.
+        """
+        return self._session.claimable
+
+    @property
+    def revoked(self) -> bool:
+        """
+        Whether the listener took this worker for hung, and has taken its offers back.
+        """
+        return self._session.theirs is Theirs.REVOKED
+
     def start(self) -> None:
         """
         Say HELLO, and read.
@@ -210,6 +233,14 @@ class WorkerChannel:
         user's C{drained} when no further offer can come.
         """
         self._carryOut(self._session.drain())
+        self.pump()
+
+    def claim(self) -> None:
+        """
+        Claim the oldest offer that waits.  If the kernel takes all of the claim, the
+        connection is adopted before this returns.
+        """
+        self._session.claim()
         self.pump()
 
     def closed(self, id: int) -> None:
@@ -361,6 +392,7 @@ class WorkerChannel:
         if self._session.readsNoMore and not self._lost:
             self._watchOrRetry()
         self.pump()
+        self._user.received(self)
 
     def _descriptorReceived(self, descriptor: int) -> None:
         """
@@ -407,7 +439,7 @@ class WorkerChannel:
         log.bug("a bug in portlisten ends the channel of the listener", bug)
 
     def _adopt(self, event: Adopt[int]) -> None:
-        if not self._lost:
+        if self._inTurns and not self._lost:
             self._firstTurn.request()
         try:
             self._user.adopt(self, event.offer, event.token)
@@ -455,11 +487,15 @@ class WorkerChannel:
 
     def _reportSoon(self) -> None:
         """
-        Write the session's next frames in the next turn of the loop, together with
-        frames that are added until then.
+        Write the session's next frames.  If turns set the pace, do so in the next one,
+        together with frames that are added until then.
         """
-        if not (self._lost or self._session.ended):
+        if self._lost or self._session.ended:
+            return
+        if self._inTurns:
             self._pumpSoon.request()
+        else:
+            self.pump()
 
     def pump(self) -> None:
         """

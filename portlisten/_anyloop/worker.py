@@ -5,19 +5,19 @@ through the channel.
 
 from __future__ import annotations
 
-import asyncio
 import os
+import socket
 from collections.abc import Callable, Sequence
 from enum import Enum
 from functools import partial
 from typing import Generic, TypeVar
 
-from portlisten._asyncio import log
-from portlisten._asyncio.channel import WorkerChannel
-from portlisten._asyncio.clock import Clock
-from portlisten._asyncio.interfaces import Adopting
-from portlisten._asyncio.poller import Poller
-from portlisten._asyncio.shared_ports import SharedPorts
+from portlisten._anyloop import log
+from portlisten._anyloop.channel import WorkerChannel
+from portlisten._anyloop.clock import Clock
+from portlisten._anyloop.interfaces import Adopting, EventLoop
+from portlisten._anyloop.poller import Poller
+from portlisten._anyloop.shared_ports import SharedPorts
 from portlisten._channel import paths
 from portlisten._config.settings import WorkerSettings
 from portlisten._model import Port
@@ -68,14 +68,17 @@ class Worker(Generic[AdopterType]):
         has changed.
     @param done: called when the worker has stopped.
 
+    @cvar portsType: accepts on the sockets that the listener shares.
     @ivar adopter: serves the connections.
     @ivar stage: how far the worker has come.
     @ivar ports: the ports that the worker serves, as the listener said last.
     """
 
+    portsType: type[SharedPorts] = SharedPorts
+
     def __init__(
         self,
-        loop: asyncio.AbstractEventLoop,
+        loop: EventLoop,
         settings: WorkerSettings,
         first: float,
         label: str,
@@ -109,7 +112,7 @@ class Worker(Generic[AdopterType]):
         """
         if self.stage is Stage.NEW:
             self._poller = Poller(self._loop)
-            self._sharedPorts = SharedPorts(
+            self._sharedPorts = self.portsType(
                 self._clock,
                 self._poller,
                 self.adopter,
@@ -168,7 +171,7 @@ class Worker(Generic[AdopterType]):
 
     def registered(self, channel: WorkerChannel, ports: Sequence[Port]) -> None:
         """
-        See L{portlisten._asyncio.channel.ChannelUser}.
+        See L{portlisten._anyloop.channel.ChannelUser}.
         """
         self._on("registered")
         self._complaint.clear()
@@ -198,7 +201,7 @@ class Worker(Generic[AdopterType]):
 
     def adopt(self, channel: WorkerChannel, offer: Offer, descriptor: int) -> None:
         """
-        See L{portlisten._asyncio.channel.ChannelUser}.
+        See L{portlisten._anyloop.channel.ChannelUser}.
         """
         self.adopter.adopt(
             descriptor,
@@ -210,7 +213,7 @@ class Worker(Generic[AdopterType]):
 
     def socketShared(self, cookie: int, descriptor: int) -> None:
         """
-        See L{portlisten._asyncio.channel.ChannelUser}.
+        See L{portlisten._anyloop.channel.ChannelUser}.
         """
         if self.stage is Stage.SERVING and not self._link.away:
             self._ownPorts.open(cookie, descriptor)
@@ -219,20 +222,25 @@ class Worker(Generic[AdopterType]):
 
     def withdrawn(self, cookie: int) -> None:
         """
-        See L{portlisten._asyncio.channel.ChannelUser}.
+        See L{portlisten._anyloop.channel.ChannelUser}.
         """
         self._ownPorts.close(cookie)
 
+    def received(self, channel: WorkerChannel) -> None:
+        """
+        See L{portlisten._anyloop.channel.ChannelUser}.
+        """
+
     def drained(self) -> None:
         """
-        See L{portlisten._asyncio.channel.ChannelUser}.
+        See L{portlisten._anyloop.channel.ChannelUser}.
         """
         self._on("drained")
         self._settle()
 
     def leaveRequested(self, channel: WorkerChannel) -> None:
         """
-        See L{portlisten._asyncio.channel.ChannelUser}.
+        See L{portlisten._anyloop.channel.ChannelUser}.
         """
         if self.stage is not Stage.SERVING or self._link is not Link.JOINED:
             return
@@ -252,7 +260,7 @@ class Worker(Generic[AdopterType]):
 
     def lost(self, channel: WorkerChannel, reason: str | None) -> None:
         """
-        See L{portlisten._asyncio.channel.ChannelUser}.
+        See L{portlisten._anyloop.channel.ChannelUser}.
         """
         was = self._link
         self._channel = None
@@ -308,29 +316,47 @@ class Worker(Generic[AdopterType]):
         self._reconnection.begin(0)
 
     def _connect(self) -> None:
-        assert self._poller is not None
         settings = self._settings
-        session: WorkerSession[int] = WorkerSession(
-            MAXIMUM_WINDOW,
-            settings.names,
-            SharedPorts.TAKES,
-            limit=settings.limit,
-            label=self._label,
-            first=self._first or None,
-            leaves=True,
-            gives=self.adopter.gives,
-        )
         try:
             sock = paths.connect(settings.path, settings.listenerUsers)
-            channel = WorkerChannel(
-                self._clock, self._poller, sock, session, self, self._logLimited
-            )
+            channel = self._makeChannel(sock)
             channel.start()
         except OSError as error:
             self._waitForListener(paths.explain(error), settings.retry)
         else:
             self._channel = channel
             self._on("connected")
+
+    def _makeChannel(
+        self,
+        sock: socket.socket,
+        window: int = MAXIMUM_WINDOW,
+        claimsAll: bool = True,
+        inTurns: bool = True,
+    ) -> WorkerChannel:
+        """
+        Make the worker's end of a channel.
+
+        @param sock: connected to the listener.  The channel owns it.
+        @param window: how many unclaimed offers the worker wants at the most.
+        @param claimsAll: whether offers are claimed as they come.
+        @param inTurns: whether the loop's turns set the pace.
+        """
+        assert self._poller is not None
+        session: WorkerSession[int] = WorkerSession(
+            window,
+            self._settings.names,
+            SharedPorts.TAKES,
+            limit=self._settings.limit,
+            label=self._label,
+            first=self._first or None,
+            leaves=True,
+            gives=self.adopter.gives,
+            claimsAll=claimsAll,
+        )
+        return WorkerChannel(
+            self._clock, self._poller, sock, session, self, self._logLimited, inTurns
+        )
 
     def _waitForListener(self, why: str, delay: float) -> None:
         """

@@ -13,10 +13,10 @@ import socket
 from dataclasses import dataclass
 
 from portlisten import _kernel
-from portlisten._asyncio import log
-from portlisten._asyncio.clock import Clock
-from portlisten._asyncio.interfaces import Adopting
-from portlisten._asyncio.poller import READ, Poller
+from portlisten._anyloop import log
+from portlisten._anyloop.clock import Clock
+from portlisten._anyloop.interfaces import Adopting
+from portlisten._anyloop.poller import READ, Poller
 from portlisten._model import Kind
 from portlisten._reactor.log_limit import LogLimit
 from portlisten._reactor.pause import Pause
@@ -32,7 +32,7 @@ MAXIMUM_LAST = 65536
 
 
 @dataclass
-class _Port:
+class Port:
     """
     A shared socket, and whether it can be used.
     """
@@ -70,7 +70,7 @@ class SharedPorts:
         self._retry = retry
         self._logLimited = logLimited
         self._pause = Pause(clock, self._resume)
-        self._ports: dict[int, _Port] = {}
+        self._ports: dict[int, Port] = {}
         self._watching = True
         most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         self._descriptorLimit = most - min(RESERVED_DESCRIPTORS, most // 4)
@@ -85,7 +85,7 @@ class SharedPorts:
         self.close(cookie)
         family = _kernel.family(descriptor)
         sock = socket.socket(family, socket.SOCK_STREAM, 0, descriptor)
-        self._ports[cookie] = port = _Port(sock, family)
+        self._ports[cookie] = port = Port(sock, family)
         self._watch(port)
 
     def close(self, cookie: int) -> None:
@@ -123,18 +123,21 @@ class SharedPorts:
         """
         Pause at the limit, and go on below it.
         """
-        should = not self._pause.active and self._room() > 0
+        should = self._shouldWatch()
         if should != self._watching:
             self._watching = should
             for port in self._ports.values():
                 self._watch(port)
+
+    def _shouldWatch(self) -> bool:
+        return not self._pause.active and self._room() > 0
 
     def _room(self) -> int:
         if self._limit is None:
             return BATCH_SIZE
         return self._limit - len(self._adopter.connections)
 
-    def _watch(self, port: _Port) -> None:
+    def _watch(self, port: Port) -> None:
         watched = self._watching and port.usable
         descriptor = port.socket.fileno()
         try:
@@ -144,10 +147,10 @@ class SharedPorts:
         except OSError as error:
             self._pauseAll(str(error.strerror))
 
-    def _ready(self, port: _Port) -> None:
+    def _ready(self, port: Port) -> None:
         self._accept(port, min(BATCH_SIZE, self._room()))
 
-    def _accept(self, port: _Port, most: int) -> int:
+    def _accept(self, port: Port, most: int) -> int:
         """
         Accept connections, and have them served.
 
@@ -175,7 +178,7 @@ class SharedPorts:
                 self._pauseAll(f"{descriptor} descriptors are in use")
         return taken
 
-    def _acceptFailed(self, port: _Port, error: OSError) -> None:
+    def _acceptFailed(self, port: Port, error: OSError) -> None:
         if error.errno in _kernel.EXHAUSTION_ERRORS:
             self._pauseAll(str(error.strerror))
         elif not _kernel.listens(port.socket):

@@ -4,8 +4,9 @@ The clock of an event loop.  The loops of asyncio and uvloop use C{CLOCK_MONOTON
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
+
+from portlisten._anyloop.interfaces import Cancellable, EventLoop
 
 #: The shortest wait, in seconds.  uvloop makes a call without a delay before it looks
 #: for input.
@@ -21,7 +22,7 @@ class Call:
         self._then = then
         self._arguments = arguments
         self._active = True
-        self.handle: asyncio.Handle | None = None
+        self.handle: Cancellable | None = None
 
     def active(self) -> bool:
         """
@@ -50,7 +51,7 @@ class Clock:
     Has those methods of Twisted's C{IReactorTime} that portlisten uses.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, loop: EventLoop) -> None:
         self._loop = loop
 
     def seconds(self) -> float:

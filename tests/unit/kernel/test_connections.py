@@ -1,5 +1,5 @@
 """
-Tests for L{portlisten._asyncio.sockets}, and for what becomes of sockets whose
+Tests for L{portlisten._kernel.connections}, and for what becomes of sockets whose
 descriptors programs detach.
 """
 
@@ -15,7 +15,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from portlisten import _kernel
 from portlisten._asyncio import connections as _connections
-from portlisten._asyncio.sockets import ConnectionSocket, leadsTo
+from portlisten._kernel import ConnectionSocket, leadsTo
 from portlisten._wire.frames import Closed
 from tests.support.asyncio_loops import LoopTestCase, aMoment, eventually
 from tests.support.channels import tcpPair

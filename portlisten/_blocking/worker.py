@@ -1,0 +1,283 @@
+"""
+The worker of a program that calls C{accept()}: a connection is claimed when the program
+asks for one.
+
+If the program does not ask for long, the listener takes the offers back and gives them
+to other workers.  The worker does not join again before the program asks: it would get
+the next connections, since it has the fewest, and would let them wait in vain.
+
+A listener that is too old to know the worker's limit offers connections to a worker
+that has as many as it can serve.  So the worker leaves such a listener when it is full,
+and joins again when a connection has ended.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections import deque
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+from portlisten import _kernel
+from portlisten._anyloop import log, worker
+from portlisten._anyloop.channel import WorkerChannel
+from portlisten._anyloop.clock import Clock
+from portlisten._anyloop.interfaces import neverOffered
+from portlisten._blocking.connections import Accepted
+from portlisten._blocking.loop import Loop
+from portlisten._blocking.shared_ports import SharedPorts
+from portlisten._config.settings import WorkerSettings
+from portlisten._model import Kind, Port
+from portlisten._policy.link import Link
+from portlisten._wire.frames import MAXIMUM_WINDOW
+from portlisten.errors import WrongSocket
+
+
+class Queue:
+    """
+    The connections of a blocking worker: those that wait for C{accept()}, and those in
+    service.
+
+    @param changed: called each time that the number of connections has changed.
+    @param offersChanged: called when a connection came that C{accept()} can return.
+
+    @ivar gives: L{False}: no connection is given to another process.
+    @ivar connections: the connections that have not ended.
+    @ivar waiting: those of them that C{accept()} has not returned, the oldest first.
+    """
+
+    def __init__(
+        self,
+        loop: Loop,
+        offersChanged: Callable[[], None],
+        clock: Clock,
+        changed: Callable[[], None],
+    ) -> None:
+        self._loop = loop
+        self._changed = changed
+        self.gives = False
+        self.offersChanged = offersChanged
+        self.connections: set[Accepted] = set()
+        self.waiting: deque[Accepted] = deque()
+
+    def adopt(
+        self,
+        descriptor: int,
+        cookie: int | None = None,
+        closed: Callable[[], None] = lambda: None,
+        clientGone: Callable[[], None] = lambda: None,
+        given: Callable[[], tuple[int, bytes] | None] = neverOffered,
+    ) -> None:
+        """
+        See L{portlisten._anyloop.interfaces.Adopting}.
+        """
+        if cookie is None:
+            try:
+                _, cookie = _kernel.identify(descriptor, [Kind.CONNECTIONS])
+            except (OSError, WrongSocket) as error:
+                log.bug("a connection cannot be adopted", error)
+                os.close(descriptor)
+                closed()
+                return
+        accepted = Accepted(
+            self._loop, descriptor, cookie, partial(self._ended, closed, clientGone)
+        )
+        self.connections.add(accepted)
+        self.waiting.append(accepted)
+        self._changed()
+        self.offersChanged()
+
+    def _ended(
+        self,
+        closed: Callable[[], None],
+        clientGone: Callable[[], None],
+        accepted: Accepted,
+    ) -> None:
+        self.connections.discard(accepted)
+        (clientGone if accepted.clientGone else closed)()
+        self._changed()
+
+    def drain(self) -> None:
+        """
+        See L{portlisten._anyloop.interfaces.Adopting}.  The program knows nothing of
+        the drain, so connections end as usual.
+        """
+
+    def undrain(self) -> None:
+        """
+        See L{portlisten._anyloop.interfaces.Adopting}.
+        """
+
+    def abandon(self) -> None:
+        """
+        See L{portlisten._anyloop.interfaces.Adopting}.
+        """
+        for each in self.waiting:
+            each.close()
+        self.waiting.clear()
+        self.connections.clear()
+
+
+class Worker(worker.Worker[Queue]):
+    """
+    Lets a program ask for connections, one by one.
+
+    @param settings: of the description, with a limit.
+    @param first: how long the listener keeps silent clients, in seconds; zero if
+        clients need not speak first.
+    @param label: the worker's name for the operator, or nothing.
+    @param offersChanged: called when L{asked} should be called, or need not be.
+    @param joined: called each time that the worker has joined a listener.
+    @param done: called when the worker has stopped.
+    """
+
+    portsType = SharedPorts
+
+    def __init__(
+        self,
+        loop: Loop,
+        settings: WorkerSettings,
+        first: float,
+        label: str,
+        offersChanged: Callable[[], None],
+        joined: Callable[[], None],
+        done: Callable[[], None],
+    ) -> None:
+        super().__init__(
+            loop, settings, first, label, partial(Queue, loop, offersChanged), done
+        )
+        self._offersChanged = offersChanged
+        self._joined = joined
+        self._old = False
+        self._hung = False
+        self._wasAsked = False
+
+    def start(self) -> None:
+        """
+        See L{portlisten._anyloop.worker.Worker.start}.
+        """
+        super().start()
+        if isinstance(self._sharedPorts, SharedPorts):
+            self._sharedPorts.offersChanged = self._offersChanged
+
+    # What the program does
+
+    @property
+    def canGive(self) -> bool:
+        """
+        Whether the program should ask for a connection.
+        """
+        return bool(self.adopter.waiting or self._hung or self._offered)
+
+    @property
+    def _offered(self) -> bool:
+        ports = self._sharedPorts
+        return bool(
+            (self._channel is not None and self._channel.claimable)
+            or (isinstance(ports, SharedPorts) and ports.ready)
+        )
+
+    def asked(self) -> Accepted | None:
+        """
+        Give the program a connection.
+
+        @return: L{None} if there is none.
+        """
+        self._wasAsked = True
+        if self._hung:
+            self._hung = False
+            self._connectSoon()
+        waiting = self.adopter.waiting
+        if not waiting and self._channel is not None and self._channel.claimable:
+            self._channel.claim()
+        if not waiting and isinstance(self._sharedPorts, SharedPorts):
+            self._sharedPorts.take()
+        return waiting.popleft() if waiting else None
+
+    # What the listener does
+
+    def registered(self, channel: WorkerChannel, ports: Sequence[Port]) -> None:
+        """
+        See L{portlisten._anyloop.channel.ChannelUser}.
+        """
+        super().registered(channel, ports)
+        self._joined()
+        was, self._old = self._old, "limit" in channel.ignored
+        if self._old and not was and self._settings.limit != 1:
+            channel.bye("joins again, to be offered one connection at a time")
+
+    def adopt(self, channel: WorkerChannel, *arguments: Any) -> None:
+        """
+        See L{portlisten._anyloop.channel.ChannelUser}.
+        """
+        super().adopt(channel, *arguments)
+        if self._old and self._full:
+            channel.bye(f"serves {len(self.adopter.connections)} connections")
+
+    def received(self, channel: WorkerChannel) -> None:
+        """
+        See L{portlisten._anyloop.channel.ChannelUser}.
+        """
+        self._offersChanged()
+
+    def lost(self, channel: WorkerChannel, reason: str | None) -> None:
+        """
+        See L{portlisten._anyloop.channel.ChannelUser}.
+        """
+        self._hung = channel.revoked
+        super().lost(channel, reason)
+        if self._hung and not self._wasAsked:
+            self._logLimited(
+                log.error,
+                "nothing calls accept() here, so nobody is served: a socket of"
+                " portlisten.blocking is for programs that call its accept(), and"
+                " event loops have portlisten.asyncio.create_server",
+            )
+        self._offersChanged()
+
+    @property
+    def _full(self) -> bool:
+        limit = self._settings.limit
+        return limit is not None and len(self.adopter.connections) >= limit
+
+    def _connect(self) -> None:
+        if not (self._hung or (self._old and self._full)):
+            super()._connect()
+
+    def _connectSoon(self) -> None:
+        if (
+            self.stage is worker.Stage.SERVING
+            and self._link is Link.ABSENT
+            and not self._reconnection.active
+        ):
+            self._reconnection.begin(0)
+
+    def _changed(self) -> None:
+        super()._changed()
+        if not self._full:
+            self._connectSoon()
+
+    def _makeChannel(
+        self, sock: socket.socket, *arguments: Any, **options: Any
+    ) -> WorkerChannel:
+        window = 1 if self._old else MAXIMUM_WINDOW
+        return super()._makeChannel(sock, window=window, claimsAll=False, inTurns=False)
+
+    def abandonInChild(self) -> None:
+        """
+        Close all descriptors after a fork, in the child.  Parent and child share the
+        epoll, so nothing may be removed from it.
+        """
+        if self._poller is not None:
+            self._poller.close()
+        self.abandon()
+
+    def leave(self) -> None:
+        """
+        Stop, because the process ends: do not wait for connections in service.
+        """
+        self.stop()
+        if self.stage is worker.Stage.WAITING:
+            self._disconnect()

@@ -1,0 +1,145 @@
+"""
+The clients that wait to be accepted: connections in the queue of a listening socket.
+
+The queue's length alone does not say whether any process accepts: it may be refilled as
+fast as it is emptied.  So this asks the kernel which connections wait, by sock_diag(7).
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+import struct
+from collections.abc import Generator
+from contextlib import closing
+
+from portlisten._kernel.sockets import queued
+
+# linux/include/uapi/linux/netlink.h, sock_diag.h, inet_diag.h, unix_diag.h
+_NETLINK_SOCK_DIAG = 4
+_SOCK_DIAG_BY_FAMILY = 20
+_NLM_F_REQUEST, _NLM_F_DUMP = 1, 0x300
+_NLMSG_ERROR, _NLMSG_DONE = 2, 3
+_UDIAG_SHOW_ICONS = 8
+_UNIX_DIAG_ICONS = 3
+
+_HEADER = struct.Struct("=IHHII")
+_ATTRIBUTE = struct.Struct("=HH")
+# struct inet_diag_req_v2, up to the local port, and the rest of it
+_INET_REQUEST = struct.Struct("=BBBxI2s46x")
+# struct inet_diag_msg: the local address, the cookie and the inode
+_INET_MESSAGE = struct.Struct("=8x16s20xQ16xI")
+# struct unix_diag_req
+_UNIX_REQUEST = struct.Struct("=BBHIIIQ")
+_UNIX_MESSAGE_BYTES = 16
+
+# linux/include/net/tcp_states.h: TCP_ESTABLISHED, and TCP_CLOSE_WAIT, for clients that
+# have sent all they have to say.
+_STATES = 1 << 1 | 1 << 8
+
+_BUFFER_BYTES = 1 << 18
+
+#: The most connections of a port that are looked through.
+MAXIMUM_CONNECTIONS = 20_000
+
+
+def queueLength(sock: socket.socket) -> int:
+    """
+    How many clients wait to be accepted from a listening socket.  For a Unix socket,
+    the kernel only says whether there are any: 1 or 0.
+    """
+    if sock.family != socket.AF_UNIX:
+        count, _ = queued(sock) or (0, 0)
+        return count
+    poll = select.poll()
+    poll.register(sock, select.POLLIN)
+    return int(any(events & select.POLLIN for _, events in poll.poll(0)))
+
+
+def clientsWaiting(sock: socket.socket) -> frozenset[int]:
+    """
+    Find the clients that wait to be accepted from a listening socket.  This takes some
+    milliseconds, since the kernel looks through all of its TCP sockets.
+
+    If another socket listens on the same port, at the same address, its clients are
+    found as well.
+
+    @return: a number for each client, which stays the same while the client waits.
+        Empty if the port has more than L{MAXIMUM_CONNECTIONS}.
+    @raise OSError: if the kernel does not tell.
+    """
+    if sock.family == socket.AF_UNIX:
+        return _waitingAtPath(sock)
+    return _waitingAtPort(sock)
+
+
+def _waitingAtPort(sock: socket.socket) -> frozenset[int]:
+    """
+    Of the connections of a port, those that no process has accepted have no inode.
+    """
+    address, port = sock.getsockname()[:2]
+    local = socket.inet_pton(sock.family, address.partition("%")[0])
+    bound = local.ljust(16, b"\0") if any(local) else None
+    request = _INET_REQUEST.pack(
+        sock.family, socket.IPPROTO_TCP, 0, _STATES, port.to_bytes(2, "big")
+    )
+    found = set()
+    count = 0
+    with closing(_ask(request, _NLM_F_DUMP)) as messages:
+        for message in messages:
+            count += 1
+            if count > MAXIMUM_CONNECTIONS:
+                return frozenset()
+            where, cookie, inode = _INET_MESSAGE.unpack_from(message)
+            if not inode and bound in (None, where):
+                found.add(cookie)
+    return frozenset(found)
+
+
+def _waitingAtPath(sock: socket.socket) -> frozenset[int]:
+    """
+    The kernel tells the inodes of the clients' own sockets.
+    """
+    inode = os.fstat(sock.fileno()).st_ino
+    request = _UNIX_REQUEST.pack(
+        socket.AF_UNIX, 0, 0, 0xFFFFFFFF, inode, _UDIAG_SHOW_ICONS, (1 << 64) - 1
+    )
+    for message in _ask(request, 0):
+        at = _UNIX_MESSAGE_BYTES
+        while at + _ATTRIBUTE.size <= len(message):
+            size, kind = _ATTRIBUTE.unpack_from(message, at)
+            if kind == _UNIX_DIAG_ICONS:
+                data = message[at + _ATTRIBUTE.size : at + size]
+                return frozenset(struct.unpack(f"={len(data) // 4}I", data)) - {0}
+            at += max(_ATTRIBUTE.size, size + 3 & ~3)
+    return frozenset()
+
+
+def _ask(request: bytes, flags: int) -> Generator[bytes, None, None]:
+    """
+    Ask the kernel about sockets.
+
+    @return: its messages, without their headers.
+    @raise OSError: if it does not answer.
+    """
+    size = _HEADER.size + len(request)
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_SOCK_DIAG) as sock:
+        sock.setblocking(False)
+        header = _HEADER.pack(size, _SOCK_DIAG_BY_FAMILY, _NLM_F_REQUEST | flags, 1, 0)
+        sock.send(header + request)
+        while True:
+            data = memoryview(sock.recv(_BUFFER_BYTES))
+            at = 0
+            while at + _HEADER.size <= len(data):
+                length, kind, *_ = _HEADER.unpack_from(data, at)
+                message = bytes(data[at + _HEADER.size : at + length])
+                if kind == _NLMSG_ERROR:
+                    (code,) = struct.unpack_from("=i", message)
+                    raise OSError(-code, os.strerror(-code))
+                if kind == _NLMSG_DONE:
+                    return
+                yield message
+                at += length + 3 & ~3
+            if not flags & _NLM_F_DUMP:
+                return

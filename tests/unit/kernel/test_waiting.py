@@ -1,0 +1,155 @@
+"""
+Tests for L{portlisten._kernel.waiting}, with real sockets.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from typing import Any
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from portlisten._kernel import waiting
+from tests.support.descriptors import watchDescriptors
+
+IPV4 = ("127.0.0.1", 0)
+IPV6 = ("::1", 0)
+
+
+class WaitingTests(SynchronousTestCase):
+    """
+    Tests for L{waiting.clientsWaiting} and L{waiting.queueLength}.
+    """
+
+    def setUp(self) -> None:
+        watchDescriptors(self)
+
+    def keep(self, sock: socket.socket) -> socket.socket:
+        """
+        Close it at the end.
+        """
+        self.addCleanup(sock.close)
+        return sock
+
+    def listen(self, family: socket.AddressFamily, address: Any) -> socket.socket:
+        """
+        Listen.
+        """
+        sock = self.keep(socket.socket(family))
+        sock.setblocking(False)
+        sock.bind(address)
+        sock.listen(20)
+        return sock
+
+    def connect(self, sock: socket.socket) -> socket.socket:
+        """
+        Connect a client.
+        """
+        address = sock.getsockname()
+        if sock.family != socket.AF_UNIX:
+            host = {socket.AF_INET: "127.0.0.1"}.get(sock.family, "::1")
+            address = (host, address[1])
+        client = self.keep(socket.socket(sock.family))
+        client.connect(address)
+        return client
+
+    def listeners(self) -> list[socket.socket]:
+        """
+        Listen at addresses of all kinds.
+        """
+        return [
+            self.listen(socket.AF_INET, IPV4),
+            self.listen(socket.AF_INET, ("0.0.0.0", 0)),
+            self.listen(socket.AF_INET6, IPV6),
+            self.listen(socket.AF_INET6, ("::", 0)),
+            self.listen(socket.AF_UNIX, os.path.relpath(self.mktemp())),
+        ]
+
+    def test_empty(self) -> None:
+        """
+        Nobody waits, though others are connected.
+        """
+        for sock in self.listeners():
+            self.connect(sock)
+            self.keep(sock.accept()[0])
+            self.assertEqual(waiting.queueLength(sock), 0)
+            self.assertEqual(waiting.clientsWaiting(sock), frozenset())
+
+    def test_waiting(self) -> None:
+        """
+        Those are found that wait, always by the same numbers, until they are accepted:
+        the first first.
+        """
+        for sock in self.listeners():
+            self.connect(sock)
+            first = waiting.clientsWaiting(sock)
+            self.assertEqual(len(first), 1)
+            for _ in range(3):
+                self.connect(sock)
+            everybody = waiting.clientsWaiting(sock)
+            self.assertEqual(len(everybody), 4)
+            self.assertLess(first, everybody)
+            count = 1 if sock.family == socket.AF_UNIX else 4
+            self.assertEqual(waiting.queueLength(sock), count)
+            self.keep(sock.accept()[0])
+            self.assertEqual(waiting.clientsWaiting(sock), everybody - first)
+
+    def test_finished(self) -> None:
+        """
+        A client that has sent all that it has to say waits as well.
+        """
+        for sock in self.listeners():
+            self.connect(sock).shutdown(socket.SHUT_WR)
+            self.assertEqual(len(waiting.clientsWaiting(sock)), 1)
+
+    def test_others(self) -> None:
+        """
+        The clients of a socket with the same port, at another address, are not found.
+        """
+        sock = self.listen(socket.AF_INET, IPV4)
+        other = self.listen(socket.AF_INET, ("127.0.0.2", sock.getsockname()[1]))
+        client = self.keep(socket.socket(socket.AF_INET))
+        client.connect(other.getsockname())
+        self.assertEqual(waiting.clientsWaiting(sock), frozenset())
+        self.assertEqual(len(waiting.clientsWaiting(other)), 1)
+
+    def test_many(self) -> None:
+        """
+        Not more are looked through than the limit says.
+        """
+        sock = self.listen(socket.AF_INET, IPV4)
+        for _ in range(3):
+            self.connect(sock)
+        self.patch(waiting, "MAXIMUM_CONNECTIONS", 2)
+        self.assertEqual(waiting.clientsWaiting(sock), frozenset())
+        self.patch(waiting, "MAXIMUM_CONNECTIONS", 3)
+        self.assertEqual(len(waiting.clientsWaiting(sock)), 3)
+
+    def test_severalMessages(self) -> None:
+        """
+        The kernel answers in several messages, of 32 KiB at the most.
+        """
+        sock = self.listen(socket.AF_INET, IPV4)
+        sock.listen(600)
+        for _ in range(500):
+            self.connect(sock)
+        self.assertEqual(len(waiting.clientsWaiting(sock)), 500)
+
+    def test_error(self) -> None:
+        """
+        If the kernel refuses, that is an error, and nothing stays open.
+        """
+        self.patch(waiting, "_SOCK_DIAG_BY_FAMILY", 4711)
+        for sock in self.listeners():
+            self.assertRaises(OSError, waiting.clientsWaiting, sock)
+
+    def test_noListener(self) -> None:
+        """
+        Of a socket that does not listen any more, nothing waits.
+        """
+        sock = self.listen(socket.AF_INET, IPV4)
+        self.connect(sock)
+        sock.shutdown(socket.SHUT_RDWR)
+        self.assertEqual(waiting.queueLength(sock), 0)
+        self.assertEqual(waiting.clientsWaiting(sock), frozenset())
