@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
 from typing import NoReturn
 
@@ -118,6 +119,8 @@ Examples, with 'twistd portlisten 22 /run/portlisten/ssh.sock':
         except CannotRun as error:
             print(f"{self.command}: {error}", file=sys.stderr, flush=True)
             raise
+        except KeyboardInterrupt:
+            raise SystemExit(128 + signal.SIGINT) from None
         raise SystemExit(0)
 
 
