@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from portlisten._commands import drain, execute, hellofdpass, listener
+from portlisten._commands import drain, each, execute, hellofdpass, listener
 from portlisten._commands.options import CommandOptions
 from portlisten._config.options import WIRES, Option, optionsOf
 from portlisten._config.values import Flag
@@ -56,7 +56,8 @@ PAGES = [
             "SIGHUP, SIGUSR2": "The listener logs that the signal means nothing, and"
             " goes on.",
         },
-        "hellofdpass(8), portlisten-drain(1), portlisten-exec(1), twistd(1)",
+        "hellofdpass(8), portlisten-drain(1), portlisten-each(1), portlisten-exec(1),"
+        " twistd(1)",
     ),
     Page(
         "hellofdpass",
@@ -80,7 +81,25 @@ PAGES = [
         "127 if PROGRAM does not exist, 126 if PROGRAM cannot be executed, 1 if"
         " anything else fails. Otherwise the exit status is PROGRAM's.",
         {},
-        "portlisten(8), sd_listen_fds(3), systemd.socket(5)",
+        "portlisten(8), portlisten-each(1), sd_listen_fds(3), systemd.socket(5)",
+    ),
+    Page(
+        "portlisten-each",
+        1,
+        "start a program for each connection of a listener",
+        each.EachOptions,
+        "0 after SIGTERM or SIGINT. 127 if PROGRAM does not exist, 126 if PROGRAM is"
+        " not executable, 1 if anything else fails: then one line on standard error"
+        " says why.",
+        {
+            "SIGTERM, SIGINT": "The command takes no more connections, and waits for"
+            " the processes. The second signal ends the processes, and the third one"
+            " kills them.",
+            "SIGHUP, SIGUSR1, SIGUSR2": "The command logs that the signal means"
+            " nothing, and goes on.",
+        },
+        "portlisten(8), portlisten-exec(1), portlisten-drain(1), inetd(8),"
+        " systemd.socket(5)",
     ),
     Page(
         "portlisten-drain",

@@ -20,6 +20,7 @@ from docs import manual
 from portlisten._config.options import Option, Settings, optionsOf
 from portlisten._config.settings import (
     DrainSettings,
+    EachSettings,
     ExecSettings,
     ListenerSettings,
     UndrainSettings,
@@ -28,7 +29,11 @@ from portlisten._config.settings import (
 from portlisten._config.values import Flag
 
 ROOT = Path(__file__).parents[1]
-GUIDES = [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md"))]
+GUIDES = [
+    ROOT / "README.md",
+    *sorted(ROOT.glob("docs/*.md")),
+    *sorted(ROOT.glob("docs/guides/*.md")),
+]
 PAGES = ROOT / "docs" / "man"
 
 HEAD = "| option | default | what it does |\n| --- | --- | --- |\n"
@@ -82,6 +87,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "portlisten": lambda: commandTable(ListenerSettings),
     "hellofdpass": lambda: commandTable(WorkerSettings),
     "exec": lambda: commandTable(ExecSettings),
+    "each": lambda: commandTable(EachSettings),
     "drain": lambda: commandTable(DrainSettings),
     "undrain": lambda: commandTable(UndrainSettings),
     "endpoint": lambda: endpointTable(WorkerSettings),

@@ -11,6 +11,13 @@ import logging
 logger = logging.getLogger("portlisten")
 
 
+def debug(format: str, **fields: object) -> None:
+    """
+    Log what matters only to find a fault.
+    """
+    logger.debug("%s", format.format(**fields))
+
+
 def info(format: str, **fields: object) -> None:
     """
     Log what happened in good order.

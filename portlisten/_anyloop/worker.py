@@ -131,7 +131,7 @@ class Worker(Generic[AdopterType]):
             self._finish()
         elif self.stage is Stage.SERVING:
             self.stage = Stage.WAITING
-            self._wait(self._settings.grace, self._disconnect)
+            self._wait(self._settings.grace, self._graceOver)
             self._reconnection.cancel()
             self._ownPorts.closeAll()
             if self._channel is not None:
@@ -141,6 +141,14 @@ class Worker(Generic[AdopterType]):
                     self._channel.drain()
             self.adopter.drain()
             self._settle()
+
+    def leave(self) -> None:
+        """
+        Say BYE, and do not wait for the connections in service any longer.  The worker
+        must have been told to L{stop}.
+        """
+        if self.stage is Stage.WAITING:
+            self._disconnect()
 
     def abandon(self) -> None:
         """
@@ -392,15 +400,18 @@ class Worker(Generic[AdopterType]):
         elif self.stage is Stage.DONE:
             self._closePoller()
 
-    def _disconnect(self) -> None:
-        self.stage = Stage.DISCONNECTING
-        self._stopWaiting()
+    def _graceOver(self) -> None:
         if self.adopter.connections:
             log.warning(
                 "{count} connections are still in service after {grace:g} s",
                 count=len(self.adopter.connections),
                 grace=self._settings.grace,
             )
+        self._disconnect()
+
+    def _disconnect(self) -> None:
+        self.stage = Stage.DISCONNECTING
+        self._stopWaiting()
         if self._channel is not None:
             self._channel.bye(STOP_REASON)
         self._settle()

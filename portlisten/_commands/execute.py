@@ -16,7 +16,6 @@ from __future__ import annotations
 import errno
 import math
 import os
-import shutil
 import signal
 import socket
 import sys
@@ -24,14 +23,14 @@ import time
 from collections.abc import Sequence
 from typing import NoReturn
 
-from twisted.python.usage import CompleteFiles, UsageError
+from twisted.python.usage import CompleteFiles
 
 from portlisten._channel import paths
-from portlisten._commands.options import CommandOptions
+from portlisten._commands.options import CommandOptions, parseProgram
 from portlisten._config.settings import ExecSettings
 from portlisten._model import Port
 from portlisten._policy.complaints import Complaint
-from portlisten._process import listen_fds, users
+from portlisten._process import listen_fds, programs, users
 from portlisten._worker.joining import receive
 from portlisten.errors import CannotRun, PathError, ProtocolError
 
@@ -40,10 +39,6 @@ RETRY_SECONDS = 0.1
 
 #: Seconds that a listener may stay silent: longer than it makes a worker wait.
 ANSWER_SECONDS = 15.0
-
-#: The exit codes of a shell.
-NOT_EXECUTABLE = 126
-NOT_FOUND = 127
 
 #: Programs that start a child, which serves or not.
 FORKS = frozenset(["doas", "npm", "runuser", "su", "sudo"])
@@ -106,17 +101,7 @@ Examples, with 'twistd portlisten --share http=tcp:80 /run/portlisten/web.sock':
         """
         Take PATH, PROGRAM and its arguments.
         """
-        path, *program = args or [""]
-        if program[:1] == ["--"]:
-            del program[0]
-        else:
-            self.checkOrder([path, *program[:1]])
-        if not program:
-            raise UsageError(
-                f"expected PATH and PROGRAM, got {min(len(args), 1)} arguments"
-            )
-        self.checkPath(path)
-        self["path"], self["program"] = path, program
+        self["path"], self["program"] = parseProgram(self, args)
 
     def settings(self) -> ExecSettings:
         """
@@ -220,7 +205,7 @@ def execute(settings: ExecSettings) -> NoReturn:
         environment.update(users.environment(settings.user))
     # All that follows is done by that user, so mistakes in permissions show now.
     users.become(settings.user, settings.group)
-    found = _find(program)
+    found = programs.find(program)
     try:
         paths.check(settings.path)
     except PathError as error:
@@ -246,7 +231,7 @@ def execute(settings: ExecSettings) -> NoReturn:
         why = error.strerror
         if error.errno == errno.ENOENT:
             why = "the interpreter that its first line names is missing"
-        raise CannotRun(f"{found}: {why}", NOT_EXECUTABLE) from None
+        raise CannotRun(f"{found}: {why}", programs.NOT_EXECUTABLE) from None
 
 
 def _warnOfFork(program: str) -> None:
@@ -264,17 +249,3 @@ def _warnOfFork(program: str) -> None:
             f"{name} starts the server as a child, and LISTEN_PID names {name}: the"
             f" server may listen elsewhere, or not at all; {instead}"
         )
-
-
-def _find(program: str) -> str:
-    """
-    Find the file of a program.
-
-    @raise CannotRun: if there is none that this user may execute.
-    """
-    found = shutil.which(program)
-    if found is not None:
-        return found
-    if os.path.exists(program) and os.sep in program:
-        raise CannotRun(f"{program} is not executable", NOT_EXECUTABLE)
-    raise CannotRun(f"the program {program!r} does not exist", NOT_FOUND)

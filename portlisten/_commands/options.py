@@ -31,6 +31,29 @@ def printVersion() -> NoReturn:
     raise SystemExit(0)
 
 
+def parseProgram(
+    options: CommandOptions, arguments: Sequence[str]
+) -> tuple[str, list[str]]:
+    """
+    Take PATH, PROGRAM and its arguments from a command line.  PROGRAM may have C{--}
+    before it.
+
+    @return: PATH, and PROGRAM with its arguments.
+    @raise UsageError: if one is missing, or an option follows PATH.
+    """
+    path, *program = arguments or [""]
+    if program[:1] == ["--"]:
+        del program[0]
+    else:
+        options.checkOrder([path, *program[:1]])
+    if not program:
+        raise UsageError(
+            f"expected PATH and PROGRAM, got {min(len(arguments), 1)} arguments"
+        )
+    options.checkPath(path)
+    return path, program
+
+
 class CommandOptions(Options):
     """
     The options of a command.  A mistake ends the process with one line.

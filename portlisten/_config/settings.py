@@ -1,5 +1,5 @@
 """
-The settings of the listener, of a worker, and of C{portlisten exec}.
+The settings of the listener, of a worker, and of the C{portlisten} commands.
 
 Each option is defined here, and nowhere else.  The command line, endpoint
 descriptions, the help, the tables in the documents, the manual pages and the shell's
@@ -311,6 +311,32 @@ class WorkerSettings(Settings):
     )
 
 
+def _user() -> Any:
+    """
+    Make the option C{--user} of a command that runs a program.
+    """
+    return option(
+        None,
+        User(),
+        "User that PROGRAM runs as, with all groups of that user.",
+        more="The command becomes this user before it joins the listener, and sets"
+        " HOME, USER, LOGNAME and SHELL. It must be root for that.",
+        shown="your own",
+    )
+
+
+def _group() -> Any:
+    """
+    Make the option C{--group} of a command that runs a program.
+    """
+    return option(
+        None,
+        Group(),
+        "Group that PROGRAM runs as. Without --user, PROGRAM has no other group.",
+        shown="the group of --user",
+    )
+
+
 @dataclass(frozen=True, kw_only=True)
 class ExecSettings(Settings):
     """
@@ -329,26 +355,81 @@ class ExecSettings(Settings):
         several=True,
         together=portNames,
     )
-    user: int | None = option(
-        None,
-        User(),
-        "User that PROGRAM runs as, with all groups of that user.",
-        more="The command becomes this user before it joins the listener, and sets"
-        " HOME, USER, LOGNAME and SHELL. It must be root for that.",
-        shown="your own",
-    )
-    group: int | None = option(
-        None,
-        Group(),
-        "Group that PROGRAM runs as. Without --user, PROGRAM has no other group.",
-        shown="the group of --user",
-    )
+    user: int | None = _user()
+    group: int | None = _group()
     listenerUsers: tuple[int, ...] = _listenerUsers()
     timeout: float | None = option(
         None,
         seconds(0),
         "The most seconds to wait for the listener.",
         shown="for ever",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class EachSettings(Settings):
+    """
+    The settings of C{portlisten each}.
+
+    @ivar program: its name and its arguments.
+    """
+
+    program: tuple[str, ...]
+    limit: int = option(
+        64,
+        count(1, MAXIMUM_LIMIT),
+        "The most processes at a time; further connections go to other workers, or"
+        " wait.",
+    )
+    user: int | None = _user()
+    group: int | None = _group()
+    names: tuple[str, ...] = option(
+        (),
+        Name(),
+        "Serve only the ports of this name.",
+        name="name",
+        shown="all",
+        several=True,
+        together=portNames,
+    )
+    listenFds: bool = option(
+        False,
+        Flag(),
+        "Pass the connection as descriptor 3 with LISTEN_FDS, as systemd does, and not"
+        " as standard input and output.",
+    )
+    stderr: str = option(
+        "log",
+        Choice("log", "connection"),
+        "Where PROGRAM's standard error goes: to the 'log', which is standard error, or"
+        " to the 'connection', as with inetd.",
+    )
+    grace: float = option(
+        10.0,
+        seconds(0),
+        "The most seconds that a stop waits for processes before it ends them.",
+    )
+    listenerUsers: tuple[int, ...] = _listenerUsers()
+    first: float | None = option(
+        None,
+        First(),
+        "Whether clients speak first. If so, the listener keeps each connection until"
+        " its client speaks, for up to 2 seconds (yes) or SECONDS.",
+        shown="no",
+    )
+    label: str | None = option(
+        None,
+        Label(),
+        "Name by which the operator knows the worker.",
+        shown="PORTLISTEN_LABEL of the environment",
+    )
+    retry: float = option(
+        0.1,
+        seconds(0.001),
+        "Seconds between two tries to connect to the listener.",
+    )
+    verbose: bool = option(
+        False, Flag(), "Log the beginning and the end of each process."
     )
 
 

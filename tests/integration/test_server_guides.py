@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.asynchronous import asynchronous
+from tests.support.each import needsProgram
 from tests.support.guide_files import (
     filesIn,
     inPrivateRun,
@@ -33,6 +34,7 @@ NEEDED = {
     "aiohttp": ["aiohttp"],
     "daphne": ["daphne"],
     "django": ["django", "uvicorn"],
+    "each": [],
     "fastapi": ["fastapi", "uvicorn"],
     "hypercorn": ["hypercorn", "h2"],
     "quart": ["quart", "hypercorn"],
@@ -92,6 +94,8 @@ def localized(text: str, folder: Path, http: int, https: int) -> str:
         "/etc/ssl": str(folder),
         "http=80": f"http=tcp:{http}",
         "https=443": f"https=tcp:{https}",
+        "ssh=22": f"ssh=tcp:{https}",
+        "ed25519 localhost": f"ed25519 -p {https} 127.0.0.1",
         "http://localhost/": f"http://localhost:{http}/",
         "https://localhost/": f"https://localhost:{https}/",
     }
@@ -129,9 +133,13 @@ async def test_guide(start: Start, folder: Path, name: str) -> None:
     """
     The commands of a guide, run one after the other, print what it says.
     """
+    page = (GUIDES / f"{name}.md").read_text()
     for package in NEEDED[name]:
         needs(package, package)
-    page = (GUIDES / f"{name}.md").read_text()
+    if "sshd" in page:
+        if os.geteuid() != 0:
+            pytest.skip("needs root, to log users in")
+        needsProgram("/usr/sbin/sshd", "openssh-server")
     commands = blocks(page, "sh")
     if "portlisten --group" not in page:
         uvicorn = blocks((GUIDES / "uvicorn.md").read_text(), "sh")

@@ -24,7 +24,7 @@ ROOMS = [
     ["__main__", "listener", "hello"],
     ["_commands"],
     ["hypercorn", "aiohttp"],
-    ["endpoints", "asyncio", "blocking"],
+    ["endpoints", "asyncio", "blocking", "_each"],
     ["_listener", "_worker", "_asyncio", "_blocking"],
     ["_anyloop"],
     ["_control"],

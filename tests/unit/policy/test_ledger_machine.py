@@ -100,6 +100,8 @@ class Side:
     open: bool = True
     revoked: bool = False
     asleep: bool = False
+    gives: bool = False
+    given: set[int] = field(default_factory=set)
     resume: float = 0.0
     turn: int = 0
 
@@ -124,6 +126,13 @@ class Side:
     @property
     def outstanding(self) -> int:
         return len(self.offered) + len(self.serving)
+
+    @property
+    def untimed(self) -> bool:
+        """
+        Whether its copies are held without a limit of time.
+        """
+        return self.asleep or self.gives
 
 
 class LedgerMachine(RuleBasedStateMachine):
@@ -348,13 +357,18 @@ class LedgerMachine(RuleBasedStateMachine):
 
     def sleeping(self) -> list[Connection]:
         """
-        The copies of workers that have left and stand still.
+        The copies of workers that have left and stand still, and of those that say
+        before others touch their connections.
         """
-        return self.copiesOf(self.departed, True)
+        return self.copiesOf([*self.sides, *self.departed], True)
 
-    def copiesOf(self, sides: list[Side], asleep: bool) -> list[Connection]:
+    def tooManySleep(self) -> list[Connection]:
+        sleeping = self.sleeping()
+        return sleeping[: max(0, len(sleeping) - self.budget // 4)]
+
+    def copiesOf(self, sides: list[Side], untimed: bool) -> list[Connection]:
         found = [
-            copy for side in sides if side.asleep is asleep for copy in side.copies
+            copy for side in sides if side.untimed is untimed for copy in side.copies
         ]
         return sorted(found, key=lambda copy: copy.claim)
 
@@ -448,20 +462,21 @@ class LedgerMachine(RuleBasedStateMachine):
             assert len(self.queued(name)) <= self.queue * 3 // 2
 
     @precondition(lambda self: len(self.sides) < 4)
-    @rule(window=sizes, names=wants, limit=limits, first=firsts)
+    @rule(window=sizes, names=wants, limit=limits, first=firsts, gives=st.booleans())
     def join(
         self,
         window: int,
         names: tuple[str, ...],
         limit: int | None = None,
         first: float | None = None,
+        gives: bool = False,
     ) -> None:
         first = first if self.firsts else None
-        side = Side(window, window, names, limit, first)
+        side = Side(window, window, names, limit, first, gives=gives)
         self.sides.append(side)
         self.obey(
             self.ledger.addWorker(
-                side, window, self.now, names, limit=limit, first=first
+                side, window, self.now, names, limit=limit, first=first, gives=gives
             )
         )
 
@@ -496,7 +511,24 @@ class LedgerMachine(RuleBasedStateMachine):
         excess = side.copies[: max(0, len(side.copies) - self.share(side))]
         self.counters.claimed += len(ids)
         decisions = self.ledger.claim(side, ids, self.now)
-        self.obey(decisions, *expected, *self.letGo(excess))
+        expected += self.letGo(excess)
+        if side.gives:
+            expected += self.letGo(self.tooManySleep())
+        self.obey(decisions, *expected)
+
+    @precondition(lambda self: self.having("serving"))
+    @rule(which=one, what=some)
+    def give(self, which: int, what: set[int]) -> None:
+        """
+        A worker says that other processes may touch some connections.  It may say so of
+        any that it serves, and again.
+        """
+        side = pick(which, self.having("serving"))
+        ids = pickSome(what, side.serving)
+        side.given.update(ids)
+        given = [side.serving[id] for id in ids]
+        expected = self.letGo([each for each in given if each in side.copies])
+        assert self.ledger.give(side, ids) == expected
 
     @precondition(lambda self: self.having("offered"))
     @rule(which=one, what=some)
@@ -517,6 +549,7 @@ class LedgerMachine(RuleBasedStateMachine):
         ids = pickSome(what, side.serving)
         ended = [side.serving.pop(id) for id in ids]
         side.silent.difference_update(ids)
+        side.given.difference_update(ids)
         expected = self.letGo([each for each in ended if each in side.copies])
         if left:
             self.counters.goneBeforeAdoption += len(ids)
@@ -539,6 +572,7 @@ class LedgerMachine(RuleBasedStateMachine):
         ):
             wrong = [*ids, *ids] if own and ids else [*ids, 4711]
             assert refuses(lambda: event(side, wrong, self.now))  # noqa: B023
+        assert refuses(lambda: self.ledger.give(side, [*side.serving, 4711]))
 
     @rule()
     def strangerSpeaks(self) -> None:
@@ -578,7 +612,7 @@ class LedgerMachine(RuleBasedStateMachine):
         touched = pickSome(touches, side.copies) if side.copies else []
         untouched = [copy for copy in side.copies if copy not in touched]
         self.counters.lostInService += (
-            len(side.serving) - len(side.copies) + len(touched)
+            len(side.serving) - len(side.copies) - len(side.given) + len(touched)
         )
         self.sides.remove(side)
         self.again([*untouched, *side.offered.values()])
@@ -596,10 +630,13 @@ class LedgerMachine(RuleBasedStateMachine):
         side.open, side.asleep = False, asleep
         if side.copies:
             self.departed.append(side)
-        if asleep:
+        if asleep != side.gives:
             self.claimAnew(side.copies)
-        sleeping = self.sleeping()
-        excess = sleeping[: max(0, len(sleeping) - self.budget // 4)]
+        if side.gives and not asleep:
+            side.gives = False
+            for copy in side.copies:
+                copy.since = self.now
+        excess = self.tooManySleep()
         self.again(list(side.offered.values()))
         side.offered.clear()
         decisions = self.ledger.workerLeft(side, self.now, asleep)
@@ -610,7 +647,7 @@ class LedgerMachine(RuleBasedStateMachine):
     def wake(self, which: int) -> None:
         side = pick(which, self.departed)
         if side.asleep:
-            side.asleep = False
+            side.asleep = side.gives = False
             self.claimAnew(side.copies)
             for copy in side.copies:
                 copy.since = self.now

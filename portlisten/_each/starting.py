@@ -1,0 +1,249 @@
+"""
+Starting a program for a connection.
+
+The child process says on the channel that it may touch the connection, by GIVEN, and
+only then becomes the program.  Two things depend on that.  If this process is killed
+before the child has said so, the child still has the channel open.  So the listener
+does not take this process for dead, and hands the connection to nobody else, before the
+child has said it or has ended.  And the program starts with the connection only if
+nobody else gets it.
+
+C{os.posix_spawn} would start a program in a third of the time.  But its child can say
+nothing, and C{LISTEN_PID} must be the number of the child.
+
+A child that is forked may call anything here, since this process has one thread.  It
+shares the socket by which the event loop hears of signals.  So signals are blocked
+until their handlers are gone.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import signal
+import socket
+import struct
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import NoReturn
+
+#: The descriptor of the connection with C{listenFds}: C{SD_LISTEN_FDS_START} in
+#: sd_listen_fds(3).
+LISTEN_FD = 3
+
+#: What the child says when it has said GIVEN.
+_GIVEN = b"G"
+
+_ERROR = struct.Struct("=i")
+
+#: The signals that a process may handle; no real-time signals.
+_SIGNALS = [int(each) for each in signal.Signals if each < signal.SIGRTMIN]
+
+
+class CannotStart(Exception):
+    """
+    The program cannot be started now.  A later try may succeed.
+
+    @ivar given: whether the listener was told that others may touch the connection.
+    """
+
+    def __init__(self, error: OSError, given: bool = False) -> None:
+        super().__init__(error.strerror)
+        self.given = given
+
+
+@dataclass(frozen=True)
+class Program:
+    """
+    What is started for each connection.
+
+    @ivar path: the path of the program.
+    @ivar arguments: its arguments, from the name of the program on.
+    @ivar environment: its environment, without what tells of the connection.
+    @ivar listenFds: whether the connection is descriptor 3, and not 0 and 1.
+    @ivar onStandardError: whether the connection is descriptor 2 as well.
+    """
+
+    path: str
+    arguments: tuple[str, ...]
+    environment: Mapping[str, str]
+    listenFds: bool = False
+    onStandardError: bool = False
+
+    def start(
+        self,
+        connection: int,
+        variables: Mapping[str, str],
+        announcement: tuple[int, bytes] | None = None,
+    ) -> int:
+        """
+        Start the program, in a session of its own.  This waits until it has begun.
+
+        @param connection: the descriptor of the connection.  It stays the caller's.
+        @param variables: those that tell of the connection.
+        @param announcement: a descriptor, which stays the caller's, and what the child
+            writes to it before it touches the connection.  L{None} for nothing.
+        @return: the number of the process.  The caller must wait for the process.
+        @raise CannotStart: if that is impossible now.
+        """
+        try:
+            self._check()
+            reader, writer = socket.socketpair()
+        except OSError as error:
+            raise CannotStart(error) from None
+        environment = {**self.environment, **variables}
+        handled = [each for each in _SIGNALS if callable(signal.getsignal(each))]
+        # Few, since each signal in the mask that this returns takes time.
+        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, handled)
+        try:
+            child = os.fork()
+            if not child:
+                status = writer.fileno()
+                self._become(connection, environment, announcement, status, blocked)
+        except OSError as error:
+            reader.close()
+            raise CannotStart(error) from None
+        finally:
+            writer.close()
+            signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+        said = _readAll(reader)
+        given = said.startswith(_GIVEN)
+        said = said.removeprefix(_GIVEN)
+        if said:
+            os.waitpid(child, 0)
+            (number,) = _ERROR.unpack(said)
+            raise CannotStart(OSError(number, os.strerror(number)), given)
+        return child
+
+    def _check(self) -> None:
+        """
+        Check that the program is there, before the listener is told anything.
+
+        @raise OSError: if it is not.
+        """
+        os.stat(self.path)
+        if not os.access(self.path, os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    def _become(
+        self,
+        connection: int,
+        environment: dict[str, str],
+        announcement: tuple[int, bytes] | None,
+        status: int,
+        blocked: set[int | signal.Signals],
+    ) -> NoReturn:
+        """
+        Become the program.  Called in the child, and ends it.
+
+        @param status: gets L{_GIVEN}, and then the number of an error.
+        @param blocked: the signals that the program has blocked.
+        """
+        try:
+            # Above the numbers that the program's descriptors get.
+            status = fcntl.fcntl(status, fcntl.F_DUPFD_CLOEXEC, LISTEN_FD + 1)
+            connection = fcntl.fcntl(connection, fcntl.F_DUPFD_CLOEXEC, LISTEN_FD + 1)
+            if announcement is not None:
+                _announce(*announcement)
+                _tell(status, _GIVEN)
+            os.setsid()
+            os.set_blocking(connection, True)
+            self._arrange(connection)
+            if self.listenFds:
+                environment["LISTEN_FDS"] = "1"
+                environment["LISTEN_FDNAMES"] = "connection"
+                environment["LISTEN_PID"] = str(os.getpid())
+            _resetSignals(blocked)
+            os.execve(self.path, self.arguments, environment)  # noqa: S606
+        except OSError as error:
+            _tell(status, _ERROR.pack(error.errno))
+        finally:
+            os._exit(127)
+
+    def _arrange(self, connection: int) -> None:
+        """
+        Put the connection where the program expects it.
+        """
+        if self.listenFds:
+            os.dup2(connection, LISTEN_FD)
+            os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+            return
+        numbers = [0, 1, 2] if self.onStandardError else [0, 1]
+        for number in numbers:
+            os.dup2(connection, number)
+
+
+def _announce(channel: int, data: bytes) -> None:
+    """
+    Write to the channel, in one piece.
+
+    @raise OSError: if the channel has no room now.
+    """
+    try:
+        _send(channel, data)
+    except (BrokenPipeError, ConnectionResetError):
+        pass  # the listener reads no more, and hands the connection to nobody
+
+
+def _tell(status: int, data: bytes) -> None:
+    """
+    Tell the parent, which may have been killed meanwhile.
+    """
+    with suppress(OSError):
+        _send(status, data)
+
+
+def _send(descriptor: int, data: bytes) -> None:
+    """
+    Write to a Unix socket, without SIGPIPE.
+    """
+    sock = socket.SocketType(socket.AF_UNIX, socket.SOCK_STREAM, 0, descriptor)
+    try:
+        sock.send(data, socket.MSG_NOSIGNAL)
+    finally:
+        sock.detach()
+
+
+def _resetSignals(blocked: set[int | signal.Signals]) -> None:
+    """
+    Set the signals that this process handles to their default, and those that Python
+    ignores.  What this process was started with stays as it is.
+
+    @param blocked: the signals that stay blocked.
+    """
+    signal.set_wakeup_fd(-1)
+    for number in _SIGNALS:
+        if callable(signal.getsignal(number)):
+            signal.signal(number, signal.SIG_DFL)
+    for number in (signal.SIGPIPE, signal.SIGXFSZ):
+        signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+
+
+def _readAll(reader: socket.socket) -> bytes:
+    """
+    Read a socket to its end, and close it.
+    """
+    with reader:
+        return b"".join(iter(lambda: reader.recv(100), b""))
+
+
+def closeOnExec() -> None:
+    """
+    Make sure that no descriptor of this process gets into a program, except for
+    standard input, output and error.  These are opened if they are closed.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            # open(2) gives the lowest number that is free.
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
+    for name in os.listdir("/proc/self/fd"):
+        if int(name) > 2:
+            try:
+                os.set_inheritable(int(name), False)
+            except OSError:
+                pass  # the descriptor of the listing itself
