@@ -21,6 +21,7 @@ setup(
             "share/man/man1",
             [
                 "docs/man/portlisten-exec.1",
+                "docs/man/portlisten-as-port.1",
                 "docs/man/portlisten-drain.1",
                 "docs/man/portlisten-undrain.1",
             ],

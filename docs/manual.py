@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from portlisten._commands import drain, execute, hellofdpass, listener
+from portlisten._commands import as_port, drain, execute, hellofdpass, listener
 from portlisten._commands.options import CommandOptions
 from portlisten._config.options import WIRES, Option, optionsOf
 from portlisten._config.values import Flag
@@ -81,6 +81,16 @@ PAGES = [
         " anything else fails. Otherwise the exit status is PROGRAM's.",
         {},
         "portlisten(8), sd_listen_fds(3), systemd.socket(5)",
+    ),
+    Page(
+        "portlisten-as-port",
+        1,
+        "run a Twisted program that knows the number of its port alone",
+        as_port.AsPortOptions,
+        "127 if PROGRAM does not exist, 126 if PROGRAM is no program for this Python, 1"
+        " if a mapping cannot be used. Otherwise the exit status is PROGRAM's.",
+        {},
+        "portlisten(8), portlisten-exec(1), portlisten-drain(1), twistd(1)",
     ),
     Page(
         "portlisten-drain",

@@ -19,6 +19,7 @@ from pathlib import Path
 from docs import manual
 from portlisten._config.options import Option, Settings, optionsOf
 from portlisten._config.settings import (
+    AsPortSettings,
     DrainSettings,
     ExecSettings,
     ListenerSettings,
@@ -28,7 +29,7 @@ from portlisten._config.settings import (
 from portlisten._config.values import Flag
 
 ROOT = Path(__file__).parents[1]
-GUIDES = [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md"))]
+GUIDES = [ROOT / "README.md", *sorted(ROOT.glob("docs/**/*.md"))]
 PAGES = ROOT / "docs" / "man"
 
 HEAD = "| option | default | what it does |\n| --- | --- | --- |\n"
@@ -82,6 +83,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "portlisten": lambda: commandTable(ListenerSettings),
     "hellofdpass": lambda: commandTable(WorkerSettings),
     "exec": lambda: commandTable(ExecSettings),
+    "asport": lambda: commandTable(AsPortSettings),
     "drain": lambda: commandTable(DrainSettings),
     "undrain": lambda: commandTable(UndrainSettings),
     "endpoint": lambda: endpointTable(WorkerSettings),

@@ -169,7 +169,7 @@ class CommandLineTests(ExecuteTestCase):
         There are too few arguments, or wrong ones.
         """
         for arguments, reason in [
-            ([], "expected a command, which is exec, drain or undrain; the"),
+            ([], "expected a command, which is exec, as-port, drain or undrain; the"),
             (["run"], "run; the listener is 'twistd portlisten'"),
             (["--listen=80", "./s"], "the listener is 'twistd portlisten'"),
             (["exec", "--", "path"], "got 1 arguments"),
