@@ -31,7 +31,7 @@ def _interpreter() -> str:
     raise Missing(f"the user {USER} can run no Python: apt install python3-venv")
 
 
-def _run(*command: str | Path) -> str:
+def run(*command: str | Path) -> str:
     """
     Run a command of an installation.
 
@@ -65,7 +65,7 @@ def _wheel(cache: Path) -> Path:
     folder = cache / f"portlisten-{stamp}"
     if not list(folder.glob("*.whl")):
         pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps"]
-        _run(*pip, "--wheel-dir", folder, SOURCE)
+        run(*pip, "--wheel-dir", folder, SOURCE)
     return next(folder.glob("*.whl"))
 
 
@@ -95,13 +95,13 @@ class PythonProgram(Program):
         ]
         marker = self._venv / "complete"
         if not marker.exists():
-            _run(_interpreter(), "-m", "venv", "--clear", self._venv)
-            _run(*pip, *self.packages)
+            run(_interpreter(), "-m", "venv", "--clear", self._venv)
+            run(*pip, *self.packages)
             marker.touch()
         wheel = _wheel(cache)
         installed = self._venv / wheel.parent.name
         if not installed.exists():
-            _run(*pip, "--no-deps", "--force-reinstall", wheel)
+            run(*pip, "--no-deps", "--force-reinstall", wheel)
             installed.touch()
 
     def version(self) -> str:
@@ -110,7 +110,7 @@ class PythonProgram(Program):
         """
         code = "import sys, importlib.metadata as m; print(m.version(sys.argv[1]))"
         package = self.packages[0]
-        return _run(self.bin / "python", "-c", code, package).strip()
+        return run(self.bin / "python", "-c", code, package).strip()
 
     def command(self, stage: Stage) -> Sequence[str]:
         """

@@ -9,6 +9,7 @@ import os
 import pwd
 import re
 import socket
+import subprocess
 import sys
 import threading
 import time
@@ -166,7 +167,10 @@ def attempt(program: Program, restarts: int) -> Result:
 def _stage(program: Program, folder: Path) -> Stage:
     privileged = os.geteuid() == 0
     first = 600 if privileged else 20600
-    ports = {name: freePort(first, first + 400) for name in program.ports}
+    ports: dict[str, int] = {}
+    for name in program.ports:
+        ports[name] = freePort(first, first + 400)
+        first = ports[name] + 1
     own = folder / "program"
     own.mkdir()
     free = freePort(21600, 22600)
@@ -189,7 +193,7 @@ def _startListener(processes: Processes, program: Program, stage: Stage) -> Proc
     uid = "nobody" if stage.privileged else ""
     listener = processes.twistd("portlisten", *options, uid=uid)
     for number in stage.ports.values():
-        listener.says(rf"listening on \S+:{number}\b")
+        listener.says(rf"listening on .*:{number}\b")
     return listener
 
 
@@ -235,7 +239,10 @@ def _checkPrivileges(process: Process, stage: Stage) -> None:
 
 def _stop(program: Program, process: Process) -> None:
     began = time.monotonic()
-    process.stop()
+    try:
+        process.stop()
+    except subprocess.TimeoutExpired:
+        raise AssertionError(f"it does not stop within {PATIENCE:g} s") from None
     took = time.monotonic() - began
     assert took < program.patience, f"it took {took:.1f} s to stop"
     print(".", end="", file=sys.stderr, flush=True)
