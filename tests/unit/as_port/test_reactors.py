@@ -6,6 +6,7 @@ that is Twisted's, and a listener made by hand.
 from __future__ import annotations
 
 import errno
+import gc
 import os
 import socket
 from collections.abc import Callable
@@ -78,6 +79,7 @@ class InterceptionTestCase(TestCase):
         for port in self.ports:
             await port.stopListening()
         await aMoment()
+        gc.collect()  # Twisted 24.7 does not close the socket of a bind that failed
 
     def install(self, *ports: str) -> None:
         """
