@@ -4,8 +4,10 @@ Python programs: each in a virtual environment of its own, with portlisten besid
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
+import tempfile
 from abc import abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
@@ -65,7 +67,11 @@ def _wheel(cache: Path) -> Path:
     folder = cache / f"portlisten-{stamp}"
     if not list(folder.glob("*.whl")):
         pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps"]
-        run(*pip, "--wheel-dir", folder, SOURCE)
+        # A build leaves files beside the source, which a release must not find there.
+        with tempfile.TemporaryDirectory() as copy:
+            unwanted = shutil.ignore_patterns(".*", "build", "*.egg-info", "_trial_*")
+            source = shutil.copytree(SOURCE, f"{copy}/source", ignore=unwanted)
+            run(*pip, "--wheel-dir", folder, source)
     return next(folder.glob("*.whl"))
 
 
