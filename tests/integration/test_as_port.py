@@ -17,6 +17,7 @@ import struct
 import subprocess
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -327,6 +328,34 @@ async def test_privileges(
         assert re.search(r"^CapEff:\s+0+$", status, re.MULTILINE)
     finally:
         os.kill(pid, signal.SIGKILL)
+
+
+@asynchronous
+async def test_daemon(twistd: Start, asPort: Start, folder: Path) -> None:
+    """
+    A program may listen before it becomes a daemon: the daemon joins the listener.
+    """
+    listener, port = await startListener(twistd)
+    folder.joinpath("web.tac").write_text(
+        "from twisted.application import service\n"
+        "from twisted.internet import reactor\n"
+        "from twisted.web import server, static\n"
+        "application = service.Application('web')\n"
+        f"reactor.listenTCP({NUMBER}, server.Site(static.File('www')))\n"
+    )
+    words = ["--pidfile=web.pid", "--logfile=web.log", "-y", "web.tac"]
+    parent = asPort(*mapped("twistd", *words))
+    assert await parent.ended() == 0, parent.output
+    assert parent.output == ""
+    pid = int(folder.joinpath("web.pid").read_text())
+    try:
+        await listener.says(rf"worker 1 \(pid {pid}, uid \d+\) joined")
+        assert (await ask(port, REQUEST)).endswith(b"hello, web")
+        os.kill(pid, signal.SIGTERM)
+        await listener.says("worker 1 .*left")
+    finally:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
 
 
 @asynchronous
