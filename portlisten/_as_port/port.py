@@ -26,7 +26,7 @@ from portlisten.errors import EndpointError
 class MappedPort:
     """
     A port of a program, whose connections come from a listener.  It has the attributes
-    of L{twisted.internet.tcp.Port} that programs read.  It has no socket.
+    of C{twisted.internet.tcp.Port} that programs read.  It has no socket.
 
     @param mapping: the mapping of the port.
     @param contextFactory: for TLS on each connection; L{None} for no TLS.
