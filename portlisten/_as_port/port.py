@@ -32,7 +32,6 @@ class MappedPort:
     @param contextFactory: for TLS on each connection; L{None} for no TLS.
     @param taken: the ports that listen, of all mappings.  This port adds and removes
         itself.
-
     @param interface: what the program asked for.
     @param address: the address of that interface.
 

@@ -173,7 +173,8 @@ class Interception:
         made = self._original["listenUDP"](
             reactor, port, protocol, interface, maxPacketSize
         )
-        self._watch.listensElsewhere(f"{_written(made.getHost())} (UDP)")
+        if port:  # clients use any free port
+            self._watch.listensElsewhere(f"{_written(made.getHost())} (UDP)")
         return made
 
     def _find(self, interface: str, number: int) -> tuple[Mapping | None, str]:

@@ -84,7 +84,8 @@ class Watch:
         """
         Note that the program listens on a port that is not mapped.
         """
-        if port not in self._others:
+        matters = self._unused and not self._warned
+        if matters and port not in self._others:
             self._others.append(port)
 
     def _running(self, reactor: Any) -> None:

@@ -391,6 +391,37 @@ async def test_restart(twistd: Start, asPort: Start) -> None:
 
 
 @asynchronous
+async def test_grace(twistd: Start, asPort: Start, folder: Path) -> None:
+    """
+    A request in service is answered after SIGTERM, although the program stops its port
+    itself, and waits for nothing else.
+    """
+    folder.joinpath("slow.py").write_text(
+        "from twisted.internet import reactor\n"
+        "from twisted.web import resource, server\n"
+        "class Slow(resource.Resource):\n"
+        "    isLeaf = True\n"
+        "    def render_GET(self, request):\n"
+        "        print('asked', flush=True)\n"
+        "        reactor.callLater(1, request.write, b'slowly')\n"
+        "        reactor.callLater(1.1, request.finish)\n"
+        "        return server.NOT_DONE_YET\n"
+        "def stop():\n"
+        "    return port.stopListening()\n"
+        "reactor.addSystemEventTrigger('before', 'shutdown', stop)\n"
+        f"port = reactor.listenTCP({NUMBER}, server.Site(Slow()))\n"
+        "reactor.run()\n"
+    )
+    listener, port = await startListener(twistd)
+    slow = asPort(*mapped("slow.py"))
+    await listener.says("joined")
+    answer = ensureDeferred(ask(port, REQUEST))
+    await slow.says("asked")
+    await slow.stop()
+    assert (await answer).endswith(b"slowly")
+
+
+@asynchronous
 async def test_otherNumber(twistd: Start, asPort: Start) -> None:
     """
     If the program listens on another number, a warning in its log names both, and the

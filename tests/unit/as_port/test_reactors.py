@@ -342,6 +342,8 @@ class ListenTests(InterceptionTestCase):
             [f"127.0.0.1:{number} (UDP)", f"127.0.0.2:{number} (UDP)"],
         )
         self.assertEqual(self.ports[0].getHost().port, number)
+        self.ports.append(reactor.listenUDP(0, DatagramProtocol()))
+        self.assertEqual(len(self.watch.others), 2)
 
     async def test_adopted(self) -> None:
         """

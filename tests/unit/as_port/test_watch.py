@@ -148,6 +148,15 @@ class WatchTests(SynchronousTestCase):
             self.watch.ended(),
         )
 
+    def test_notKept(self) -> None:
+        """
+        Ports are remembered only as long as a warning may name them.
+        """
+        for each in self.mappings:
+            self.watch.listensOn(each)
+        self.watch.listensElsewhere("8080")
+        self.assertEqual(self.watch._others, [])
+
     def test_children(self) -> None:
         """
         The processes that the program has started are named: they may listen.
