@@ -8,7 +8,14 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from portlisten._commands import drain, each, execute, hellofdpass, listener
+from portlisten._commands import (
+    as_port,
+    drain,
+    each,
+    execute,
+    hellofdpass,
+    listener,
+)
 from portlisten._commands.options import CommandOptions
 from portlisten._config.options import WIRES, Option, optionsOf
 from portlisten._config.values import Flag
@@ -100,6 +107,16 @@ PAGES = [
         },
         "portlisten(8), portlisten-exec(1), portlisten-drain(1), inetd(8),"
         " systemd.socket(5)",
+    ),
+    Page(
+        "portlisten-as-port",
+        1,
+        "run a Twisted program that knows the number of its port alone",
+        as_port.AsPortOptions,
+        "127 if PROGRAM does not exist, 126 if PROGRAM is no program for this Python, 1"
+        " if a mapping cannot be used. Otherwise the exit status is PROGRAM's.",
+        {},
+        "portlisten(8), portlisten-exec(1), portlisten-drain(1), twistd(1)",
     ),
     Page(
         "portlisten-drain",

@@ -19,6 +19,7 @@ from pathlib import Path
 from docs import manual
 from portlisten._config.options import Option, Settings, optionsOf
 from portlisten._config.settings import (
+    AsPortSettings,
     DrainSettings,
     EachSettings,
     ExecSettings,
@@ -29,11 +30,7 @@ from portlisten._config.settings import (
 from portlisten._config.values import Flag
 
 ROOT = Path(__file__).parents[1]
-GUIDES = [
-    ROOT / "README.md",
-    *sorted(ROOT.glob("docs/*.md")),
-    *sorted(ROOT.glob("docs/guides/*.md")),
-]
+GUIDES = [ROOT / "README.md", *sorted(ROOT.glob("docs/**/*.md"))]
 PAGES = ROOT / "docs" / "man"
 
 HEAD = "| option | default | what it does |\n| --- | --- | --- |\n"
@@ -88,6 +85,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "hellofdpass": lambda: commandTable(WorkerSettings),
     "exec": lambda: commandTable(ExecSettings),
     "each": lambda: commandTable(EachSettings),
+    "asport": lambda: commandTable(AsPortSettings),
     "drain": lambda: commandTable(DrainSettings),
     "undrain": lambda: commandTable(UndrainSettings),
     "endpoint": lambda: endpointTable(WorkerSettings),

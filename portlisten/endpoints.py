@@ -79,13 +79,26 @@ class _Endpoint:
             Deferred does not fail with it.  Services log a failed Deferred, and the
             process would then go on and serve nothing.
         """
+        return _begin(self._reactor, self._wrapped(protocolFactory), self._path)
+
+    def begin(self, protocolFactory: IProtocolFactory) -> _ListeningPort:
+        """
+        Begin as L{listen} does.
+
+        @return: the port, which listens when the worker has joined.
+        @raise EndpointError: as L{listen}.
+        @raise Exception: the error of the factory's start.
+        """
+        return _open(self._reactor, self._wrapped(protocolFactory), self._path)
+
+    def _wrapped(self, protocolFactory: IProtocolFactory) -> IWorker:
         if self._contextFactory is not None:
             from twisted.protocols.tls import TLSMemoryBIOFactory
 
             protocolFactory = TLSMemoryBIOFactory(
                 self._contextFactory, False, protocolFactory, self._reactor
             )
-        return _begin(self._reactor, self._worker(protocolFactory), self._path)
+        return self._worker(protocolFactory)
 
 
 @implementer(IStreamServerEndpoint)
@@ -209,6 +222,8 @@ class DatagramServerEndpoint(_Endpoint):
 class _ListeningPort:
     """
     The port that C{listen} of each endpoint returns.
+
+    @ivar ready: fires when the worker has started.  Cancelling it stops the worker.
     """
 
     def __init__(self, reactor: Any, worker: IWorker, path: str) -> None:
@@ -220,6 +235,13 @@ class _ListeningPort:
         self._trigger: Any = reactor.addSystemEventTrigger(
             "before", "shutdown", self._shutDown
         )
+        self.ready: Deferred[None] = Deferred(self._cancel)
+        self._start = monotonicReactor(reactor).callLater(
+            0, lambda: worker.start().chainDeferred(self.ready)
+        )
+
+    def _cancel(self, ready: object) -> None:
+        self.stopListening()
 
     def _shutDown(self) -> Deferred[None]:
         self._trigger = None
@@ -245,11 +267,29 @@ class _ListeningPort:
         @return: fires when the connections in service have ended, or when the grace is
             over.  Remaining connections then go on while the process lives.
         """
+        self._removeTrigger()
+        return self._stop()
+
+    def stopTaking(self) -> Deferred[None]:
+        """
+        Stop as L{stopListening} does, and do not wait for the connections in service.
+        If the reactor stops, it still waits for them.
+
+        @return: fires when no connection can come any more.
+        """
+        self._stop().addCallback(lambda _: self._removeTrigger())
+        return self._worker.lastTaken()
+
+    def _stop(self) -> Deferred[None]:
         self._stopped = True
+        if self._start.active():
+            self._start.cancel()
+        return self._worker.stop()
+
+    def _removeTrigger(self) -> None:
         if self._trigger is not None:
             self._reactor.removeSystemEventTrigger(self._trigger)
             self._trigger = None
-        return self._worker.stop()
 
     def getHost(self) -> IAddress:
         """
@@ -341,24 +381,29 @@ def _begin(reactor: Any, worker: IWorker, path: str) -> Deferred[IListeningPort]
     @raise EndpointError: if the path can never work.
     """
     try:
+        port = _open(reactor, worker, path)
+    except EndpointError:
+        raise
+    except Exception:
+        return fail()
+    return port.ready.addCallback(lambda _: port)
+
+
+def _open(reactor: Any, worker: IWorker, path: str) -> _ListeningPort:
+    """
+    Start a worker when the reactor runs.
+
+    @return: the worker's port.
+    @raise EndpointError: if the path can never work.
+    @raise Exception: the error of the factory's start.
+    """
+    try:
         worker.bind()
     except PathError as error:
         raise EndpointError(str(error)) from None
-    except Exception:
-        return fail()
     port = _ListeningPort(reactor, worker, path)
     systemd_notify.manager().watch(reactor)
-    start = monotonicReactor(reactor).callLater(
-        0, lambda: worker.start().chainDeferred(ready)
-    )
-
-    def cancel(_: object) -> None:
-        if start.active():
-            start.cancel()
-        port.stopListening()
-
-    ready: Deferred[None] = Deferred(cancel)
-    return ready.addCallback(lambda _: port)
+    return port
 
 
 def parse(reactor: Any, *arguments: str, **texts: str) -> IStreamServerEndpoint:
@@ -372,17 +417,28 @@ def parse(reactor: Any, *arguments: str, **texts: str) -> IStreamServerEndpoint:
     if sys.platform != "linux":
         raise EndpointError(f"needs Linux, and this is {sys.platform}")
     settings = workerSettings(arguments, texts)
+    return endpointFor(reactor, settings, contextFactoryFor(settings))
+
+
+def contextFactoryFor(settings: WorkerSettings) -> Any:
+    """
+    Read the files for TLS that settings name.
+
+    @return: L{None} if they name none.
+    @raise EndpointError: if a file does not load.
+    """
     given = {name: getattr(settings, name) for name in _TLS}
     files = {name: file for name, file in given.items() if file is not None}
-    return _endpointFor(reactor, settings, tls.contextFactory(files) if files else None)
+    return tls.contextFactory(files) if files else None
 
 
-def _endpointFor(
+def endpointFor(
     reactor: Any, settings: WorkerSettings, contextFactory: Any
-) -> IStreamServerEndpoint:
+) -> PortlistenServerEndpoint | DatagramServerEndpoint:
     """
     Make the endpoint that settings describe.
 
+    @param contextFactory: as from L{contextFactoryFor}.
     @raise EndpointError: if the environment gives a bad label.
     """
     if settings.wire == "datagram":

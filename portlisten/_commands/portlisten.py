@@ -1,5 +1,6 @@
 """
-C{portlisten}: the command that has C{exec}, C{each}, C{drain} and C{undrain}.
+C{portlisten}: the command that has C{exec}, C{each}, C{as-port}, C{drain} and
+C{undrain}.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from typing import Any, NoReturn
 from twisted.python.usage import Options as UsageOptions
 from twisted.python.usage import UsageError
 
+from portlisten._commands.as_port import AsPortOptions
 from portlisten._commands.drain import DrainOptions, UndrainOptions
 from portlisten._commands.each import EachOptions
 from portlisten._commands.execute import ExecOptions
@@ -33,6 +35,7 @@ class Options(UsageOptions):
     subCommands: list[list[Any]] = [
         ["exec", None, ExecOptions, "Run any program on the ports that are shared."],
         ["each", None, EachOptions, "Start a program for each connection."],
+        ["as-port", None, AsPortOptions, "Run a Twisted program that knows a number."],
         ["drain", None, DrainOptions, "Let workers finish what they serve."],
         ["undrain", None, UndrainOptions, "Let drained workers serve again."],
     ]

@@ -185,11 +185,8 @@ class Settings:
     """
     The base of all settings.
 
-    @ivar path: the path of the channel.
     @raise ValueError: if a setting has a wrong value.
     """
-
-    path: str
 
     def __post_init__(self) -> None:
         values = {}
@@ -201,3 +198,14 @@ class Settings:
                 raise ValueError(f"{each.name}: {error}") from None
         for each in useless(type(self), values):
             raise ValueError(f"{each.name} means nothing with wire={values['wire']}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChannelSettings(Settings):
+    """
+    The base of the settings of a process that has one channel.
+
+    @ivar path: the path of the channel.
+    """
+
+    path: str

@@ -14,7 +14,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from portlisten._config.options import DATAGRAM, STREAM, WIRES, Settings, option
+from portlisten._config.options import (
+    DATAGRAM,
+    STREAM,
+    WIRES,
+    ChannelSettings,
+    Settings,
+    option,
+)
 from portlisten._config.values import (
     Choice,
     File,
@@ -35,7 +42,7 @@ from portlisten._wire.frames import MAXIMUM_LIMIT, MAXIMUM_WINDOW
 
 
 @dataclass(frozen=True, kw_only=True)
-class ListenerSettings(Settings):
+class ListenerSettings(ChannelSettings):
     """
     The settings of C{twistd portlisten}.
     """
@@ -193,7 +200,7 @@ def _listenerUsers() -> Any:
 
 
 @dataclass(frozen=True, kw_only=True)
-class WorkerSettings(Settings):
+class WorkerSettings(ChannelSettings):
     """
     The settings of a worker: of C{twistd hellofdpass}, and of the C{portlisten:}
     endpoint.
@@ -338,7 +345,7 @@ def _group() -> Any:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExecSettings(Settings):
+class ExecSettings(ChannelSettings):
     """
     The settings of C{portlisten exec}.
 
@@ -367,7 +374,7 @@ class ExecSettings(Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class EachSettings(Settings):
+class EachSettings(ChannelSettings):
     """
     The settings of C{portlisten each}.
 
@@ -434,7 +441,26 @@ class EachSettings(Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class OperatorSettings(Settings):
+class AsPortSettings(Settings):
+    """
+    The settings of C{portlisten as-port}.
+
+    @ivar mappings: which ports of the program come from which listener.
+    @ivar program: its name and its arguments.
+    """
+
+    mappings: tuple[str, ...]
+    program: tuple[str, ...]
+    warnAfter: float = option(
+        10.0,
+        seconds(0),
+        "Seconds that the program may run before a warning names the ports in MAPPING"
+        " that it does not listen on.",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class OperatorSettings(ChannelSettings):
     """
     The settings of a command that asks a listener about workers.
 

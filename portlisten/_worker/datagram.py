@@ -120,6 +120,12 @@ class DatagramWorker:
         """
         return self._shutdown.request()
 
+    def lastTaken(self) -> Deferred[None]:
+        """
+        See L{IWorker}.
+        """
+        return self._shutdown.lastTaken()
+
     # IReadDescriptor
 
     def fileno(self) -> int:

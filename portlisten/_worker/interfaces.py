@@ -57,6 +57,13 @@ class IWorker(Interface):
         @return: fires when the factory is stopped.
         """
 
+    def lastTaken() -> Deferred[None]:
+        """
+        Wait until no connection can come any more.  Called after L{stop}.
+
+        @return: fires then.  Connections in service may go on.
+        """
+
 
 class IWorkerChannel(Interface):
     """

@@ -88,6 +88,7 @@ class Shutdown:
         self._stage = Stage.SERVING
         self._timer: Deadline | None = None
         self._waiting: list[Deferred[None]] = []
+        self._waitingForLast: list[Deferred[None]] = []
 
     @property
     def requested(self) -> bool:
@@ -121,10 +122,25 @@ class Shutdown:
             self.settle()
         return stopped
 
+    def lastTaken(self) -> Deferred[None]:
+        """
+        Wait until no connection can come any more.  Called after L{request}.
+
+        @return: fires then.  Connections in service may go on.
+        """
+        taken: Deferred[None] = Deferred()
+        self._waitingForLast.append(taken)
+        self.settle()
+        return taken
+
     def settle(self) -> None:
         """
         Go on to the next stage, if the worker is stopping and this stage is over.
         """
+        if self.done or (self.requested and self._source.hasStoppedTaking()):
+            waiting, self._waitingForLast = self._waitingForLast, []
+            for each in waiting:
+                each.callback(None)
         if self._stage is Stage.WAITING:
             if self._source.hasStoppedTaking() and not self._adopter.busy:
                 self._disconnect()
@@ -138,7 +154,8 @@ class Shutdown:
         self._stage = Stage.DONE
         self._stopWaiting()
         self._adopter.end()
-        waiting, self._waiting = self._waiting, []
+        waiting = self._waitingForLast + self._waiting
+        self._waiting, self._waitingForLast = [], []
         for each in waiting:
             each.callback(None)
 

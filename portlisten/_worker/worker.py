@@ -138,6 +138,12 @@ class Worker:
         """
         return self._shutdown.request()
 
+    def lastTaken(self) -> Deferred[None]:
+        """
+        See L{IWorker}.
+        """
+        return self._shutdown.lastTaken()
+
     # IAdopter
 
     def registered(self, channel: IWorkerChannel, ports: Sequence[Port]) -> None:

@@ -32,6 +32,7 @@ GUIDES = Path(__file__).parents[2] / "docs" / "guides"
 #: The packages that the commands of each guide need.
 NEEDED = {
     "aiohttp": ["aiohttp"],
+    "as-port": [],
     "daphne": ["daphne"],
     "django": ["django", "uvicorn"],
     "each": [],

@@ -12,8 +12,8 @@ from twisted.trial.unittest import SynchronousTestCase
 from portlisten._config.options import (
     DATAGRAM,
     STREAM,
+    ChannelSettings,
     Option,
-    Settings,
     option,
     optionsOf,
     useless,
@@ -38,7 +38,7 @@ def twice(values: object) -> tuple[object, ...]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ToolSettings(Settings):
+class ToolSettings(ChannelSettings):
     """
     Settings of the tests' own.
     """
@@ -128,7 +128,7 @@ class OptionTests(SynchronousTestCase):
 
 class SettingsTests(SynchronousTestCase):
     """
-    Tests for L{Settings}.
+    Tests for L{ChannelSettings}.
     """
 
     def test_frozen(self) -> None:

@@ -130,6 +130,36 @@ class ShutdownTests(SynchronousTestCase):
         self.assertFalse(self.shutdown.done)
         self.assertEqual(self.source.calls, [])
 
+    def test_lastTaken(self) -> None:
+        """
+        It says when the last connection has come, while others are in service.
+        """
+        self.serve()
+        stopped = self.request()
+        taken = self.shutdown.lastTaken()
+        self.shutdown.settle()
+        self.assertNoResult(taken)
+        self.source.stoppedTaking = True
+        self.shutdown.settle()
+        self.assertIsNone(self.successResultOf(taken))
+        self.assertIsNone(self.successResultOf(self.shutdown.lastTaken()))
+        self.assertNoResult(stopped)
+        self.adopter.serving.clear()
+        self.source.disconnected = True
+        self.shutdown.settle()
+        self.assertDone(stopped)
+        self.assertIsNone(self.successResultOf(self.shutdown.lastTaken()))
+
+    def test_lastTakenTooLate(self) -> None:
+        """
+        If the worker does not hear that the last one has come, it says so at the end.
+        """
+        stopped = self.request()
+        taken = self.shutdown.lastTaken()
+        self.clock.pump([GRACE, 0, DISCONNECT_SECONDS, 0])
+        self.assertIsNone(self.successResultOf(taken))
+        self.assertDone(stopped)
+
     def test_nothingToDo(self) -> None:
         """
         If no connection can come and none is in service, it is done at once.

@@ -1,0 +1,62 @@
+"""
+The log of C{portlisten as-port} goes where the program's log goes.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from twisted.logger import (
+    ILogObserver,
+    LogLevel,
+    LogPublisher,
+    formatEvent,
+    globalLogBeginner,
+    globalLogPublisher,
+)
+from zope.interface import implementer
+
+#: The levels that are shown while the program has no log.
+_SHOWN = (LogLevel.warn, LogLevel.error, LogLevel.critical)
+
+
+def say(line: str) -> None:
+    """
+    Write a line to standard error.
+    """
+    try:
+        print(f"portlisten as-port: {line}", file=sys.stderr, flush=True)
+    except (OSError, ValueError):
+        pass  # the program may have closed it, and serves all the same
+
+
+@implementer(ILogObserver)
+class _Fallback:
+    """
+    Shows portlisten's warnings on standard error.
+    """
+
+    def __call__(self, event: dict[str, Any]) -> None:
+        namespace = event.get("log_namespace") or ""
+        own = namespace.partition(".")[0] == "portlisten"
+        if own and event.get("log_level") in _SHOWN:
+            say(formatEvent(event))
+
+
+def showWarnings(
+    beginner: Any = globalLogBeginner, publisher: LogPublisher = globalLogPublisher
+) -> None:
+    """
+    Show portlisten's warnings on standard error, until the program begins a log of
+    Twisted's.
+    """
+    fallback = _Fallback()
+    publisher.addObserver(fallback)
+    begin = beginner.beginLoggingTo
+
+    def beginLoggingTo(*arguments: Any, **named: Any) -> Any:
+        publisher.removeObserver(fallback)
+        return begin(*arguments, **named)
+
+    beginner.beginLoggingTo = beginLoggingTo
