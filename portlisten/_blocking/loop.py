@@ -80,8 +80,9 @@ class Loop:
         except BaseException:
             self._epoll.close()
             raise
-        # Another thread may write to it at any time, so it stays open for so long.
-        weakref.finalize(self, os.close, self._wakeUp)
+        # Another thread may write to it at any time, so it stays open for so long; and
+        # functions of atexit may, too.
+        weakref.finalize(self, os.close, self._wakeUp).atexit = False
         self._epoll.register(self._wakeUp, select.EPOLLIN)
 
     def start(self, name: str) -> None:
