@@ -58,8 +58,10 @@ class Connection(_kernel.ConnectionSocket):
         """
         self._forks = forks.count
         super().__init__(descriptor, cookie, ended, escaped, blocking=True)
-        # As C{socket.socket.accept} does.
-        self.settimeout(socket.getdefaulttimeout())
+        timeout = socket.getdefaulttimeout()
+        if timeout is not None:
+            # As C{socket.socket.accept} does.
+            self.settimeout(timeout)
 
     @property
     def endsAlone(self) -> bool:

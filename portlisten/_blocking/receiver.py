@@ -60,10 +60,10 @@ class Receiver:
             settings,
             first,
             label,
-            self._update,
             self._joined.set,
             self._finished,
         )
+        loop.turned = self._update
 
     def start(self) -> int:
         """
@@ -148,11 +148,7 @@ class Receiver:
         Take no more connections.  Those in service go on.  May be called again, and at
         any time.
         """
-        self._loop.call(self._stop)
-
-    def _stop(self) -> None:
-        self._worker.stop()
-        self._update()
+        self._loop.call(self._worker.stop)
 
     def leave(self) -> None:
         """
@@ -164,7 +160,6 @@ class Receiver:
             self._loop.join(LAST_SECONDS)
 
     def _finished(self) -> None:
-        self._update()
         self._loop.call_soon(self._close)
 
     def _close(self) -> None:

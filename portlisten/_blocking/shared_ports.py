@@ -6,7 +6,7 @@ accepted when the program asks for one.
 from __future__ import annotations
 
 import select
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from portlisten._anyloop import shared_ports
@@ -16,14 +16,12 @@ class SharedPorts(shared_ports.SharedPorts):
     """
     Ports that accept one connection at a time, when asked.
 
-    @ivar offersChanged: called when L{take} should be called.
     @ivar ready: whether a connection waits in a backlog, unless another worker takes
         it.  Meanwhile the ports watch no more.
     """
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
-        self.offersChanged: Callable[[], None] = lambda: None
         self.ready = False
 
     def close(self, cookie: int) -> None:
@@ -57,7 +55,6 @@ class SharedPorts(shared_ports.SharedPorts):
     def _ready(self, port: shared_ports.Port) -> None:
         self.ready = True
         self.adjust()
-        self.offersChanged()
 
 
 def _someWait(ports: Sequence[shared_ports.Port]) -> bool:

@@ -41,7 +41,6 @@ class Queue:
     service.
 
     @param changed: called each time that the number of connections has changed.
-    @param offersChanged: called when a connection came that C{accept()} can return.
 
     @ivar gives: L{False}: no connection is given to another process.
     @ivar connections: the connections that have not ended.
@@ -51,14 +50,12 @@ class Queue:
     def __init__(
         self,
         loop: Loop,
-        offersChanged: Callable[[], None],
         clock: Clock,
         changed: Callable[[], None],
     ) -> None:
         self._loop = loop
         self._changed = changed
         self.gives = False
-        self.offersChanged = offersChanged
         self.connections: set[Accepted] = set()
         self.waiting: deque[Accepted] = deque()
 
@@ -87,7 +84,6 @@ class Queue:
         self.connections.add(accepted)
         self.waiting.append(accepted)
         self._changed()
-        self.offersChanged()
 
     def take(self) -> tuple[Accepted, Connection] | None:
         """
@@ -155,7 +151,6 @@ class Worker(worker.Worker[Queue]):
     @param first: how long the listener keeps silent clients, in seconds; zero if
         clients need not speak first.
     @param label: the worker's name for the operator, or nothing.
-    @param offersChanged: called when L{asked} should be called, or need not be.
     @param joined: called each time that the worker has joined a listener.
     @param done: called when the worker has stopped.
     """
@@ -168,27 +163,15 @@ class Worker(worker.Worker[Queue]):
         settings: WorkerSettings,
         first: float,
         label: str,
-        offersChanged: Callable[[], None],
         joined: Callable[[], None],
         done: Callable[[], None],
     ) -> None:
-        super().__init__(
-            loop, settings, first, label, partial(Queue, loop, offersChanged), done
-        )
-        self._offersChanged = offersChanged
+        super().__init__(loop, settings, first, label, partial(Queue, loop), done)
         self._joined = joined
         self._old = False
         self._left = False
         self._hung = False
         self._wasAsked = False
-
-    def start(self) -> None:
-        """
-        See L{portlisten._anyloop.worker.Worker.start}.
-        """
-        super().start()
-        if isinstance(self._sharedPorts, SharedPorts):
-            self._sharedPorts.offersChanged = self._offersChanged
 
     # What the program does
 
@@ -250,12 +233,6 @@ class Worker(worker.Worker[Queue]):
         self._left = True
         channel.bye(reason)
 
-    def received(self, channel: WorkerChannel) -> None:
-        """
-        See L{portlisten._anyloop.channel.ChannelUser}.
-        """
-        self._offersChanged()
-
     def lost(self, channel: WorkerChannel, reason: str | None) -> None:
         """
         See L{portlisten._anyloop.channel.ChannelUser}.
@@ -274,7 +251,6 @@ class Worker(worker.Worker[Queue]):
                 " portlisten.blocking is for programs that call its accept(), and"
                 " event loops have portlisten.asyncio.create_server",
             )
-        self._offersChanged()
 
     @property
     def _full(self) -> bool:

@@ -229,17 +229,18 @@ class OldListenerTests(SocketTestCase):
         """
         listening, listener = self.listen(hello=OLD)
         self.assertEqual(self.hello.window, 1)
-        for _ in range(3):
+        for round in range(3):
             client = self.offer(listener, 1)
             sock = self.take(listening)
             listener.hears(Claim((1,)))
             eventually(listener.hasEnded)
             self.assertTrue(listener.heard(Bye))
             listener.close()
-            self.bound.settimeout(0.2)
-            with self.assertRaises(TimeoutError):
-                self.bound.accept()
-            self.bound.settimeout(PATIENCE)
+            if round == 0:
+                self.bound.settimeout(0.2)
+                with self.assertRaises(TimeoutError):
+                    self.bound.accept()
+                self.bound.settimeout(PATIENCE)
             sock.sendall(b"answer")
             sock.close()
             start = time.monotonic()
