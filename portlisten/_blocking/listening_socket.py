@@ -271,7 +271,8 @@ class ListeningSocket(socket.socket):
     def detach(self) -> int:
         """
         Fail: the socket is of no use to other code.  C{SSLContext.wrap_socket} does
-        this to a listening socket.
+        this to a listening socket.  uvloop does it when it has failed to listen, and
+        goes on as if it had not.
 
         @raise TypeError: always.
         """
@@ -279,10 +280,13 @@ class ListeningSocket(socket.socket):
             self._finalizer()
             self._receiver = None
         super().detach()
-        raise TypeError(
-            "a ListeningSocket cannot be wrapped or detached: for TLS, give it the"
-            " SSLContext, ListeningSocket(..., ssl=context)"
+        why = (
+            "a ListeningSocket cannot be wrapped or detached, and serves nobody now:"
+            " for TLS, give it the SSLContext, ListeningSocket(..., ssl=context);"
+            " in an event loop, use portlisten.asyncio.create_server"
         )
+        log.error("{why}", why=why)
+        raise TypeError(why)
 
     def dup(self) -> Any:
         """
