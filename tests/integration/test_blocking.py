@@ -292,7 +292,7 @@ def test_handshakes(processes: Processes) -> None:
 def test_share(processes: Processes, kind: str) -> None:
     """
     On a shared port, two workers accept from one socket.  When one is replaced, none is
-    lost that waits in the backlog; nor when the listener is replaced.
+    lost that waits in the backlog.
     """
     pair = Pair(processes, share=True)
     workers = [pair.worker(kind) for _ in range(2)]

@@ -11,7 +11,6 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable
 
 import pytest
 
@@ -136,18 +135,38 @@ def test_ownPort(processes: Processes, kind: str, wire: str) -> None:
         for _ in range(ROUNDS):
             clients.reach(REQUESTS)
             process.signal(signal.SIGTERM)
-            wait(lambda old=process: not old.running)
+            ended(process)
             process = serve()
         clients.reach(100)
     say(f"{kind}, {wire}, its own port", clients)
     assert clients.right > 0
 
 
-def wait(condition: Callable[[], bool]) -> None:
+@pytest.mark.skipif(not LONG, reason="counts for the guides: set PORTLISTEN_ROUNDS")
+@pytest.mark.parametrize("keep", [False, True], ids=["closed", "kept"])
+def test_notDrained(processes: Processes, keep: bool) -> None:
     """
-    Wait until something holds.
+    What waitress loses at SIGTERM if it was not drained.
+    """
+    pair = Pair(processes)
+    workers = [pair.worker("waitress") for _ in range(2)]
+    with pair.requests(keep=keep) as clients:
+        for _ in range(2 * ROUNDS):
+            clients.reach(REQUESTS)
+            workers.append(pair.worker("waitress"))
+            old = workers.pop(0)
+            old.signal(signal.SIGTERM)
+            ended(old)
+        clients.reach(100)
+    say(f"waitress, SIGTERM alone, {'kept' if keep else 'closed'}", clients)
+    assert clients.right > 0
+
+
+def ended(process: Process) -> None:
+    """
+    Wait until a process has ended.
     """
     deadline = time.monotonic() + 30
-    while not condition():
+    while process.running:
         assert time.monotonic() < deadline
         time.sleep(0.01)

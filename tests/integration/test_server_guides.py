@@ -26,10 +26,12 @@ NEEDED = {
     "daphne": ["daphne"],
     "django": ["django", "uvicorn"],
     "fastapi": ["fastapi", "uvicorn"],
+    "http-server": [],
     "hypercorn": ["hypercorn", "h2"],
     "quart": ["quart", "hypercorn"],
     "starlette": ["starlette", "uvicorn"],
     "uvicorn": ["uvicorn"],
+    "waitress": ["waitress"],
 }
 
 #: How the commands begin and end.  Whatever they start ends with them.
