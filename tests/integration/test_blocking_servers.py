@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from collections import Counter
 
 import pytest
 
@@ -41,7 +42,7 @@ def say(what: str, clients: Requests) -> None:
     print(
         f"\n{what}: {clients.right} right, {len(clients.wrong)} wrong,"
         f" {clients.again} asked again, slowest {clients.slowest:.2f} s",
-        sorted(set(clients.wrong))[:5],
+        dict(Counter(each.partition("(")[0] for each in clients.wrong)),
     )
 
 
