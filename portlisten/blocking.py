@@ -68,6 +68,8 @@ def attach(
         host, port = server.server_address[:2]
         server.server_name = socket.getfqdn(str(host))  # type: ignore[attr-defined]
         server.server_port = port  # type: ignore[attr-defined]
+        if hasattr(server, "setup_environ"):  # of wsgiref.simple_server
+            server.setup_environ()
     return listening
 
 

@@ -89,11 +89,6 @@ class ChannelUser(Protocol):
         The worker must stop using a shared socket.
         """
 
-    def received(self, channel: WorkerChannel) -> None:
-        """
-        The channel has read something, and C{claimable} may have changed.
-        """
-
     def drained(self) -> None:
         """
         The listener sends no more offers.
@@ -392,7 +387,6 @@ class WorkerChannel:
         if self._session.readsNoMore and not self._lost:
             self._watchOrRetry()
         self.pump()
-        self._user.received(self)
 
     def _descriptorReceived(self, descriptor: int) -> None:
         """

@@ -226,11 +226,6 @@ class Worker(Generic[AdopterType]):
         """
         self._ownPorts.close(cookie)
 
-    def received(self, channel: WorkerChannel) -> None:
-        """
-        See L{portlisten._anyloop.channel.ChannelUser}.
-        """
-
     def drained(self) -> None:
         """
         See L{portlisten._anyloop.channel.ChannelUser}.

@@ -28,8 +28,8 @@ SOONEST_SECONDS = 0.005
 LATEST_SECONDS = 1.0
 PART_OF_AGE = 0.1
 
-#: Tells the end of each detached connection, by its cookie.
-_detached: dict[int, Callable[[], None]] = {}
+#: The detached connections that have not ended, by their cookies.
+_detached: dict[int, Accepted] = {}
 
 
 class Connection(_kernel.ConnectionSocket):
@@ -58,13 +58,17 @@ class Connection(_kernel.ConnectionSocket):
         """
         self._forks = forks.count
         super().__init__(descriptor, cookie, ended, escaped, blocking=True)
+        timeout = socket.getdefaulttimeout()
+        if timeout is not None:
+            # As C{socket.socket.accept} does.
+            self.settimeout(timeout)
 
     @property
     def endsAlone(self) -> bool:
         """
         See L{portlisten._kernel.ConnectionSocket.endsAlone}.
         """
-        return self._forks == forks.count
+        return super().endsAlone and self._forks == forks.count
 
 
 class TLSSocket(_ssl.SSLSocket):
@@ -80,13 +84,13 @@ class TLSSocket(_ssl.SSLSocket):
             cookie = _kernel.cookie(self)
         except OSError:
             cookie = -1
-        if cookie in _detached:
+        accepted = _detached.get(cookie)
+        if accepted is not None and accepted.endsAlone:
             with suppress(OSError):
                 self.shutdown(socket.SHUT_RDWR)
         super()._real_close()  # type: ignore[misc]
-        ended = _detached.pop(cookie, None)
-        if ended is not None:
-            ended()
+        if accepted is not None:
+            accepted.detachedEnded()
 
 
 def tellEnds(context: _ssl.SSLContext) -> None:
@@ -112,7 +116,9 @@ class Accepted:
     @param cookie: C{SO_COOKIE} of the socket.
     @param ended: called with the lock when the connection has ended.
 
+    @ivar descriptor: the connection's, as long as no socket owns it, and -1 after that.
     @ivar clientGone: whether the client had left before the program got the connection.
+    @ivar soonest: how soon a detached descriptor is looked at again, in seconds.
     """
 
     def __init__(
@@ -122,8 +128,17 @@ class Accepted:
         self._cookie = cookie
         self._ended = ended
         self._since = loop.time()
+        self._forks = forks.count
         self.descriptor = descriptor
         self.clientGone = False
+        self.soonest = SOONEST_SECONDS
+
+    @property
+    def endsAlone(self) -> bool:
+        """
+        See L{Connection.endsAlone}.
+        """
+        return self._forks == forks.count
 
     def socket(self) -> Connection:
         """
@@ -131,6 +146,7 @@ class Accepted:
 
         @raise OSError: if that fails.  The connection has ended then.
         """
+        self._forks = forks.count
         descriptor, self.descriptor = self.descriptor, -1
         try:
             return Connection(descriptor, self._cookie, self._tell, self._escaped)
@@ -138,14 +154,18 @@ class Accepted:
             self._tell()
             raise
 
-    def close(self) -> None:
+    def close(self, ended: bool = False) -> None:
         """
-        Close the descriptor, if no socket owns it.  Does not tell the end: the listener
-        may hand the connection to another worker.
+        Close the descriptor, if no socket owns it.
+
+        @param ended: whether that ends the connection.  Otherwise the listener may hand
+            the connection to another worker.
         """
         if self.descriptor >= 0:
             os.close(self.descriptor)
             self.descriptor = -1
+            if ended:
+                self._ended(self)
 
     def _tell(self) -> None:
         """
@@ -153,8 +173,16 @@ class Accepted:
         """
         self._loop.call(self._ended, self)
 
+    def detachedEnded(self) -> None:
+        """
+        The descriptor was detached, and is closed now.  May be called in any thread,
+        and again.
+        """
+        if _detached.pop(self._cookie, None) is not None:
+            self._tell()
+
     def _escaped(self, descriptor: int, cookie: int) -> None:
-        _detached[cookie] = self._tell
+        _detached[cookie] = self
         self._loop.call(self._look, descriptor)
 
     def _look(self, descriptor: int) -> None:
@@ -165,7 +193,7 @@ class Accepted:
             return
         if _kernel.leadsTo(descriptor, self._cookie):
             age = self._loop.time() - self._since
-            delay = min(max(age * PART_OF_AGE, SOONEST_SECONDS), LATEST_SECONDS)
+            delay = min(max(age * PART_OF_AGE, self.soonest), LATEST_SECONDS)
             self._loop.call_later(delay, self._look, descriptor)
         elif _detached.pop(self._cookie, None) is not None:
             self._ended(self)

@@ -8,6 +8,7 @@ close the channel: the listener would not see the end of the parent otherwise.
 from __future__ import annotations
 
 import os
+import threading
 import weakref
 from typing import Protocol
 
@@ -42,6 +43,7 @@ class Forks:
 
     def __init__(self) -> None:
         self.count = 0
+        self._lock = threading.RLock()
         self._members: weakref.WeakSet[Forkable] = weakref.WeakSet()
         self._prepared: list[Forkable] = []
         os.register_at_fork(
@@ -54,9 +56,12 @@ class Forks:
         """
         Tell an object of all forks from now on, as long as it lives.
         """
-        self._members.add(member)
+        with self._lock:
+            self._members.add(member)
 
     def _before(self) -> None:
+        # Held until the fork is done: other threads may fork as well.
+        self._lock.acquire()
         self.count += 1
         self._prepared = list(self._members)
         for each in self._prepared:
@@ -66,8 +71,10 @@ class Forks:
         prepared, self._prepared = self._prepared, []
         for each in prepared:
             each.afterForkInParent()
+        self._lock.release()
 
     def _inChild(self) -> None:
+        self._lock = threading.RLock()
         prepared, self._prepared = self._prepared, []
         for each in prepared:
             each.afterForkInChild()

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import errno
 import os
-import select
 import socket
 import ssl as _ssl
 import sys
@@ -16,7 +15,13 @@ from dataclasses import replace
 from typing import Any
 
 from portlisten._anyloop import log
-from portlisten._blocking.connections import Accepted, peerOf, tellEnds
+from portlisten._blocking.connections import (
+    LATEST_SECONDS,
+    Accepted,
+    Connection,
+    peerOf,
+    tellEnds,
+)
 from portlisten._blocking.receiver import Receiver
 from portlisten._channel import paths
 from portlisten._config.descriptions import split, workerSettings
@@ -80,6 +85,8 @@ class ListeningSocket(socket.socket):
         @param timeout: how long to wait here for a listener, in seconds; L{None} for no
             limit.  After that, the search goes on while the program runs.
         @raise EndpointError: if the description or its path can never work.
+        @raise TypeError: if the SSLContext makes sockets of a class of its own.
+        @raise ssl.SSLError: if the SSLContext is none for servers.
         @raise OSError: if the process has no free descriptor.
         """
         self._receiver: Receiver | None = None
@@ -93,6 +100,8 @@ class ListeningSocket(socket.socket):
             raise EndpointError(str(error)) from None
         if ssl is not None:
             tellEnds(ssl)
+            # Fails now rather than for each connection.
+            ssl.wrap_bio(_ssl.MemoryBIO(), _ssl.MemoryBIO(), server_side=True)
         self._ssl = ssl
         seconds = settings.first
         if seconds is None:
@@ -102,20 +111,21 @@ class ListeningSocket(socket.socket):
         try:
             super().__init__(socket.AF_UNIX, socket.SOCK_STREAM, 0, descriptor)
         except BaseException:
+            receiver.close()
             os.close(descriptor)
-            receiver.stop()
             raise
         self._path = settings.path
         self._waits = True
         self._receiver = receiver
-        self._finalizer = weakref.finalize(self, receiver.stop)
+        self._finalizer = weakref.finalize(self, receiver.close)
         self._finalizer.atexit = False
         receiver.waitForListener(timeout)
         self._family = _familyOf(self._port)
 
     @property
     def _port(self) -> Port | None:
-        ports = self._receiver.ports if self._receiver is not None else ()
+        receiver = self._receiver
+        ports = receiver.ports if receiver is not None else ()
         return ports[0] if ports else None
 
     # What servers ask of a listening socket
@@ -178,15 +188,21 @@ class ListeningSocket(socket.socket):
         timeout = self.gettimeout()
         end = None if timeout is None else time.monotonic() + timeout
         while True:
-            accepted = self._take()
-            if accepted is not None:
-                made = self._make(accepted)
-                if made is not None:
-                    return made
-            elif timeout == 0 or not self._waits:
+            receiver = self._checked()
+            try:
+                taken = receiver.take()
+                if taken is not None:
+                    made = self._make(*taken)
+                    if made is not None:
+                        return made
+                    continue
+            except OSError as error:
+                log.warning("a connection cannot be accepted: {error}", error=error)
+                continue
+            if timeout == 0 or not self._waits:
                 raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
-            else:
-                self._wait(None if end is None else end - time.monotonic())
+            if not receiver.wait(None if end is None else end - time.monotonic()):
+                raise TimeoutError("timed out")
 
     def neverWaits(self) -> None:
         """
@@ -195,7 +211,10 @@ class ListeningSocket(socket.socket):
         """
         self._waits = False
 
-    def _take(self) -> Accepted | None:
+    def _checked(self) -> Receiver:
+        """
+        The receiver, if it can be used here.
+        """
         receiver = self._receiver
         if receiver is None or self.fileno() < 0:
             raise OSError(errno.EBADF, os.strerror(errno.EBADF))
@@ -207,69 +226,67 @@ class ListeningSocket(socket.socket):
             )
         if receiver.stopped:
             raise OSError(errno.EINVAL, "the listening socket was shut down")
-        return receiver.take()
+        return receiver
 
-    def _wait(self, seconds: float | None) -> None:
-        poll = select.poll()
-        poll.register(self.fileno(), select.POLLIN)
-        ready = poll.poll(None if seconds is None else max(0, seconds) * 1000)
-        if not ready:
-            raise TimeoutError("timed out")
-
-    def _make(self, accepted: Accepted) -> tuple[socket.socket, Any] | None:
+    def _make(
+        self, accepted: Accepted, sock: Connection
+    ) -> tuple[socket.socket, Any] | None:
         """
-        Make a socket of a connection that was claimed.
+        Make what C{accept()} returns.
 
-        @return: the socket and the client's address, or L{None} if the client has left.
+        @return: L{None} if the client has left.
+        @raise OSError: if that fails.
         """
-        try:
-            sock = accepted.socket()
-            peer = peerOf(sock)
-            if peer is None:
-                accepted.clientGone = True
-                sock.close()
-                return None
-            if self._ssl is None:
-                return sock, peer
-            wrapped = self._ssl.wrap_socket(
-                sock, server_side=True, do_handshake_on_connect=False
-            )
-        except OSError as error:
-            log.warning("a connection cannot be accepted: {error}", error=error)
+        peer = peerOf(sock)
+        if peer is None:
+            accepted.clientGone = True
+            sock.close()
             return None
+        if self._ssl is None:
+            return sock, peer
+        # The socket that this makes tells its end.
+        accepted.soonest = LATEST_SECONDS
+        wrapped = self._ssl.wrap_socket(
+            sock, server_side=True, do_handshake_on_connect=False
+        )
         return wrapped, peer
 
     def shutdown(self, how: int) -> None:
         """
         Take no more connections.  C{accept()} in other threads fails.
         """
-        if self._receiver is not None:
-            self._receiver.stop()
+        receiver = self._receiver
+        if receiver is not None:
+            receiver.stop()
 
     def _real_close(self) -> None:
         """
         Called by C{close}.
         """
         if self._receiver is not None:
-            self._receiver.forget()
             self._finalizer()
+            self._receiver = None
         super()._real_close()  # type: ignore[misc]
 
     def detach(self) -> int:
         """
         Fail: the socket is of no use to other code.  C{SSLContext.wrap_socket} does
-        this to a listening socket.
+        this to a listening socket.  uvloop does it when it has failed to listen, and
+        goes on as if it had not.
 
         @raise TypeError: always.
         """
         if self._receiver is not None:
-            self._receiver.forget()
             self._finalizer()
+            self._receiver = None
         super().detach()
-        raise TypeError(
-            "a ListeningSocket cannot be wrapped or detached: for TLS, give it the"
-            " SSLContext, ListeningSocket(..., ssl=context)"
+        why = (
+            "a ListeningSocket cannot be wrapped or detached, and serves nobody now:"
+            " for TLS, give it the SSLContext, ListeningSocket(..., ssl=context);"
+            " in an event loop, use portlisten.asyncio.create_server"
         )
+        log.error("{why}", why=why)
+        raise TypeError(why)
 
     def dup(self) -> Any:
         """

@@ -62,11 +62,14 @@ class Loop:
     lock while you call one.
 
     @ivar lock: see the module.
+    @ivar turned: called with the lock at the end of each turn that made calls, and
+        after each L{call} that was made at once.
     @raise OSError: if the process has no free descriptor.
     """
 
     def __init__(self) -> None:
         self.lock = threading.RLock()
+        self.turned: Callable[[], None] = lambda: None
         self._epoll = select.epoll()
         self._readers: dict[int, Callable[[], None]] = {}
         self._soon: deque[Handle] = deque()
@@ -80,8 +83,9 @@ class Loop:
         except BaseException:
             self._epoll.close()
             raise
-        # Another thread may write to it at any time, so it stays open for so long.
-        weakref.finalize(self, os.close, self._wakeUp)
+        # Another thread may write to it at any time, so it stays open for so long; and
+        # functions of atexit may, too.
+        weakref.finalize(self, os.close, self._wakeUp).atexit = False
         self._epoll.register(self._wakeUp, select.EPOLLIN)
 
     def start(self, name: str) -> None:
@@ -171,6 +175,7 @@ class Loop:
             return
         try:
             Handle(then, arguments).make()
+            self.turned()
         finally:
             self.lock.release()
 
@@ -242,4 +247,6 @@ class Loop:
                 self._soon.append(heapq.heappop(self._later)[2])
             for _ in range(len(self._soon)):
                 self._soon.popleft().make()
+            # If this wakes another thread, the lock is free when that thread runs.
+            self.turned()
         return True

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import select
 import socket
 import threading
 import weakref
@@ -15,7 +16,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 from portlisten._anyloop.worker import Stage
-from portlisten._blocking.connections import Accepted
+from portlisten._blocking.connections import Accepted, Connection
 from portlisten._blocking.forks import forks
 from portlisten._blocking.loop import Loop
 from portlisten._blocking.worker import Worker
@@ -49,16 +50,20 @@ class Receiver:
         except BaseException:
             loop.close()
             raise
+        # A thread may wait for it at any time, so it stays open for so long.
+        weakref.finalize(self, self._near.close).atexit = False
+        self._near.setblocking(False)
+        self._far.setblocking(False)
         self._descriptor = -1
         self._worker = Worker(
             loop,
             settings,
             first,
             label,
-            self._update,
             self._joined.set,
             self._finished,
         )
+        loop.turned = self._update
 
     def start(self) -> int:
         """
@@ -69,16 +74,14 @@ class Receiver:
         @raise OSError: if the process has no free descriptor.
         """
         try:
-            self._near.setblocking(False)
-            self._far.setblocking(False)
             with self._loop.lock:
                 self._worker.start()
                 self._descriptor = os.dup(self._near.fileno())
             self._loop.start("portlisten")
         except BaseException:
-            self._loop.abandon()
-            self._near.close()
-            self._far.close()
+            self._abandon()
+            if self._descriptor >= 0:
+                os.close(self._descriptor)
             raise
         forks.add(self)
         _receivers.add(self)
@@ -106,17 +109,23 @@ class Receiver:
         """
         return self._worker.stage is not Stage.SERVING
 
-    def forget(self) -> None:
+    def wait(self, seconds: float | None) -> bool:
         """
-        The descriptor that L{start} returned is about to be closed.
-        """
-        self._descriptor = -1
+        Wait until L{take} has something to return, or no more connections can come.
 
-    def take(self) -> Accepted | None:
+        @param seconds: how long at the most; L{None} for no limit.
+        @return: whether that is so.
+        """
+        poll = select.poll()
+        poll.register(self._near, select.POLLIN)
+        return bool(poll.poll(None if seconds is None else max(0, seconds) * 1000))
+
+    def take(self) -> tuple[Accepted, Connection] | None:
         """
         Take a connection.
 
         @return: L{None} if there is none now.
+        @raise OSError: if no socket can be made.
         """
         with self._loop.lock:
             if self.stopped:
@@ -126,22 +135,20 @@ class Receiver:
             finally:
                 self._update()
 
-    def clientGone(self, accepted: Accepted) -> None:
+    def close(self) -> None:
         """
-        The client of a connection that was taken has left already.
+        Take no more connections.  The descriptor that L{start} returned is about to be
+        closed.  May be called at any time.
         """
-        accepted.clientGone = True
+        self._descriptor = -1
+        self.stop()
 
     def stop(self) -> None:
         """
         Take no more connections.  Those in service go on.  May be called again, and at
         any time.
         """
-        self._loop.call(self._stop)
-
-    def _stop(self) -> None:
-        self._worker.stop()
-        self._update()
+        self._loop.call(self._worker.stop)
 
     def leave(self) -> None:
         """
@@ -153,14 +160,12 @@ class Receiver:
             self._loop.join(LAST_SECONDS)
 
     def _finished(self) -> None:
-        self._update()
         self._loop.call_soon(self._close)
 
     def _close(self) -> None:
         self._worker.abandon()
         self._loop.close()
         # The listening socket stays readable.
-        self._near.close()
         self._far.close()
 
     def _update(self) -> None:
@@ -175,6 +180,14 @@ class Receiver:
             with suppress(OSError):
                 self._near.recv(1)
         self._signalled = ready
+
+    def _abandon(self) -> None:
+        """
+        Close everything.  There is no thread.
+        """
+        self._loop.abandon()
+        self._worker.abandonInChild()
+        self._far.close()
 
     # Forks
 
@@ -195,10 +208,7 @@ class Receiver:
         See L{portlisten._blocking.forks.Forkable}.  The listening socket gets readable
         for ever, so the program calls C{accept()}, which fails.
         """
-        self._loop.abandon()
-        self._worker.abandonInChild()
-        self._near.close()
-        self._far.close()
+        self._abandon()
         if self._descriptor >= 0:
             readable, other = socket.socketpair()
             other.close()

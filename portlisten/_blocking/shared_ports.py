@@ -5,7 +5,8 @@ accepted when the program asks for one.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import select
+from collections.abc import Sequence
 from typing import Any
 
 from portlisten._anyloop import shared_ports
@@ -15,15 +16,24 @@ class SharedPorts(shared_ports.SharedPorts):
     """
     Ports that accept one connection at a time, when asked.
 
-    @ivar offersChanged: called when L{take} should be called.
-    @ivar ready: whether a connection may wait in a backlog.  The ports watch no more
-        until L{take} finds none.
+    @ivar ready: whether a connection waits in a backlog, unless another worker takes
+        it.  Meanwhile the ports watch no more.
     """
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
-        self.offersChanged: Callable[[], None] = lambda: None
         self.ready = False
+
+    def close(self, cookie: int) -> None:
+        """
+        See L{portlisten._anyloop.shared_ports.SharedPorts.close}.
+        """
+        super().close(cookie)
+        self.ready = self.ready and _someWait(self._usable)
+
+    @property
+    def _usable(self) -> list[shared_ports.Port]:
+        return [port for port in self._ports.values() if port.usable]
 
     def take(self) -> bool:
         """
@@ -33,12 +43,11 @@ class SharedPorts(shared_ports.SharedPorts):
         """
         if not self.ready:
             return False
-        for port in list(self._ports.values()):
-            if port.usable and self._room() > 0 and self._accept(port, 1):
-                return True
-        self.ready = False
+        usable = self._usable
+        taken = any(self._room() > 0 and self._accept(port, 1) for port in usable)
+        self.ready = taken and self._room() > 0 and _someWait(usable)
         self.adjust()
-        return False
+        return taken
 
     def _shouldWatch(self) -> bool:
         return not self.ready and super()._shouldWatch()
@@ -46,4 +55,13 @@ class SharedPorts(shared_ports.SharedPorts):
     def _ready(self, port: shared_ports.Port) -> None:
         self.ready = True
         self.adjust()
-        self.offersChanged()
+
+
+def _someWait(ports: Sequence[shared_ports.Port]) -> bool:
+    """
+    Whether a connection waits in a backlog.
+    """
+    poll = select.poll()
+    for port in ports:
+        poll.register(port.socket, select.POLLIN)
+    return bool(poll.poll(0))

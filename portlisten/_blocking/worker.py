@@ -25,7 +25,7 @@ from portlisten._anyloop import log, worker
 from portlisten._anyloop.channel import WorkerChannel
 from portlisten._anyloop.clock import Clock
 from portlisten._anyloop.interfaces import neverOffered
-from portlisten._blocking.connections import Accepted
+from portlisten._blocking.connections import Accepted, Connection
 from portlisten._blocking.loop import Loop
 from portlisten._blocking.shared_ports import SharedPorts
 from portlisten._config.settings import WorkerSettings
@@ -41,24 +41,21 @@ class Queue:
     service.
 
     @param changed: called each time that the number of connections has changed.
-    @param offersChanged: called when a connection came that C{accept()} can return.
 
     @ivar gives: L{False}: no connection is given to another process.
     @ivar connections: the connections that have not ended.
-    @ivar waiting: those of them that C{accept()} has not returned, the oldest first.
+    @ivar waiting: those of them that the program has not got, the oldest first.
     """
 
     def __init__(
         self,
         loop: Loop,
-        offersChanged: Callable[[], None],
         clock: Clock,
         changed: Callable[[], None],
     ) -> None:
         self._loop = loop
         self._changed = changed
         self.gives = False
-        self.offersChanged = offersChanged
         self.connections: set[Accepted] = set()
         self.waiting: deque[Accepted] = deque()
 
@@ -87,7 +84,24 @@ class Queue:
         self.connections.add(accepted)
         self.waiting.append(accepted)
         self._changed()
-        self.offersChanged()
+
+    def take(self) -> tuple[Accepted, Connection] | None:
+        """
+        Give the oldest connection that waits to the program.
+
+        @return: L{None} if none waits.
+        @raise OSError: if no socket can be made.  The connection has ended then.
+        """
+        while self.waiting:
+            # A signal handler may raise an exception anywhere here.  At each point,
+            # either this object or the socket owns the descriptor.
+            accepted = self.waiting[0]
+            try:
+                if accepted.descriptor >= 0:
+                    return accepted, accepted.socket()
+            finally:
+                self.waiting.popleft()
+        return None
 
     def _ended(
         self,
@@ -110,6 +124,15 @@ class Queue:
         See L{portlisten._anyloop.interfaces.Adopting}.
         """
 
+    def reset(self) -> None:
+        """
+        End the connections that wait, as a kernel does when a listening socket is
+        closed: nobody is left to take them.
+        """
+        waiting, self.waiting = self.waiting, deque()
+        for each in waiting:
+            each.close(ended=True)
+
     def abandon(self) -> None:
         """
         See L{portlisten._anyloop.interfaces.Adopting}.
@@ -128,7 +151,6 @@ class Worker(worker.Worker[Queue]):
     @param first: how long the listener keeps silent clients, in seconds; zero if
         clients need not speak first.
     @param label: the worker's name for the operator, or nothing.
-    @param offersChanged: called when L{asked} should be called, or need not be.
     @param joined: called each time that the worker has joined a listener.
     @param done: called when the worker has stopped.
     """
@@ -141,26 +163,15 @@ class Worker(worker.Worker[Queue]):
         settings: WorkerSettings,
         first: float,
         label: str,
-        offersChanged: Callable[[], None],
         joined: Callable[[], None],
         done: Callable[[], None],
     ) -> None:
-        super().__init__(
-            loop, settings, first, label, partial(Queue, loop, offersChanged), done
-        )
-        self._offersChanged = offersChanged
+        super().__init__(loop, settings, first, label, partial(Queue, loop), done)
         self._joined = joined
         self._old = False
+        self._left = False
         self._hung = False
         self._wasAsked = False
-
-    def start(self) -> None:
-        """
-        See L{portlisten._anyloop.worker.Worker.start}.
-        """
-        super().start()
-        if isinstance(self._sharedPorts, SharedPorts):
-            self._sharedPorts.offersChanged = self._offersChanged
 
     # What the program does
 
@@ -179,11 +190,12 @@ class Worker(worker.Worker[Queue]):
             or (isinstance(ports, SharedPorts) and ports.ready)
         )
 
-    def asked(self) -> Accepted | None:
+    def asked(self) -> tuple[Accepted, Connection] | None:
         """
         Give the program a connection.
 
         @return: L{None} if there is none.
+        @raise OSError: if no socket can be made.  The connection has ended then.
         """
         self._wasAsked = True
         if self._hung:
@@ -194,7 +206,7 @@ class Worker(worker.Worker[Queue]):
             self._channel.claim()
         if not waiting and isinstance(self._sharedPorts, SharedPorts):
             self._sharedPorts.take()
-        return waiting.popleft() if waiting else None
+        return self.adopter.take()
 
     # What the listener does
 
@@ -206,7 +218,7 @@ class Worker(worker.Worker[Queue]):
         self._joined()
         was, self._old = self._old, "limit" in channel.ignored
         if self._old and not was and self._settings.limit != 1:
-            channel.bye("joins again, to be offered one connection at a time")
+            self._leave(channel, "joins again, to be offered one connection at a time")
 
     def adopt(self, channel: WorkerChannel, *arguments: Any) -> None:
         """
@@ -214,13 +226,12 @@ class Worker(worker.Worker[Queue]):
         """
         super().adopt(channel, *arguments)
         if self._old and self._full:
-            channel.bye(f"serves {len(self.adopter.connections)} connections")
+            count = len(self.adopter.connections)
+            self._leave(channel, f"serves {count} connections, and wants no more")
 
-    def received(self, channel: WorkerChannel) -> None:
-        """
-        See L{portlisten._anyloop.channel.ChannelUser}.
-        """
-        self._offersChanged()
+    def _leave(self, channel: WorkerChannel, reason: str) -> None:
+        self._left = True
+        channel.bye(reason)
 
     def lost(self, channel: WorkerChannel, reason: str | None) -> None:
         """
@@ -228,6 +239,11 @@ class Worker(worker.Worker[Queue]):
         """
         self._hung = channel.revoked
         super().lost(channel, reason)
+        if self._left:
+            self._left = False
+            self._reconnection.cancel()
+            if not self._full:
+                self._connectSoon()
         if self._hung and not self._wasAsked:
             self._logLimited(
                 log.error,
@@ -235,7 +251,6 @@ class Worker(worker.Worker[Queue]):
                 " portlisten.blocking is for programs that call its accept(), and"
                 " event loops have portlisten.asyncio.create_server",
             )
-        self._offersChanged()
 
     @property
     def _full(self) -> bool:
@@ -274,10 +289,18 @@ class Worker(worker.Worker[Queue]):
             self._poller.close()
         self.abandon()
 
+    def stop(self) -> None:
+        """
+        See L{portlisten._anyloop.worker.Worker.stop}.
+        """
+        super().stop()
+        self.adopter.reset()
+
     def leave(self) -> None:
         """
-        Stop, because the process ends: do not wait for connections in service.
+        Stop, because the process ends: its connections end with it.
         """
         self.stop()
         if self.stage is worker.Stage.WAITING:
+            self.adopter.connections.clear()
             self._disconnect()

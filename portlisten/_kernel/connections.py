@@ -38,6 +38,7 @@ class ConnectionSocket(socket.socket):
         blocking: bool = False,
     ) -> None:
         self._ended: Callable[[], None] | None = None
+        self._duplicated = False
         try:
             family = sockets.family(descriptor)
             # asyncio sets TCP_NODELAY if the number of the protocol is given.
@@ -81,10 +82,25 @@ class ConnectionSocket(socket.socket):
     @property
     def endsAlone(self) -> bool:
         """
-        Whether the connection ends when this process closes it, even if other processes
+        Whether the connection ends when this socket is closed, even if other processes
         hold its descriptor.
         """
-        return True
+        return not self._duplicated
+
+    def dup(self) -> socket.socket:  # type: ignore[override]
+        """
+        See C{socket.socket.dup}.  The duplicate tells nothing, and goes on with the
+        connection when this socket is closed.
+        """
+        descriptor = os.dup(self.fileno())
+        try:
+            sock = socket.socket(self.family, self.type, self.proto, descriptor)
+        except BaseException:
+            os.close(descriptor)
+            raise
+        sock.settimeout(self.gettimeout())
+        self._duplicated = True
+        return sock
 
     def detach(self) -> int:
         """
@@ -116,7 +132,11 @@ def leadsTo(descriptor: int, cookie: int) -> bool:
     @param cookie: C{SO_COOKIE} of the socket.
     """
     try:
-        sock = socket.SocketType(socket.AF_UNIX, socket.SOCK_STREAM, 0, descriptor)
+        # Without SOCK_NONBLOCK, and with a default time-out for sockets, this would
+        # make the descriptor non-blocking.
+        sock = socket.SocketType(
+            socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK, 0, descriptor
+        )
     except OSError:
         return False
     try:

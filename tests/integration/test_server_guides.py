@@ -37,10 +37,12 @@ NEEDED = {
     "django": ["django", "uvicorn"],
     "each": [],
     "fastapi": ["fastapi", "uvicorn"],
+    "http-server": [],
     "hypercorn": ["hypercorn", "h2"],
     "quart": ["quart", "hypercorn"],
     "starlette": ["starlette", "uvicorn"],
     "uvicorn": ["uvicorn"],
+    "waitress": ["waitress"],
 }
 
 #: The programs that the sections of the guide of programs in other languages need, with

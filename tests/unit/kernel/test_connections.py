@@ -111,6 +111,29 @@ class ConnectionSocketTests(SynchronousTestCase):
             with self.assertRaises(OSError):
                 ConnectionSocket(each, None, lambda: None, self.escape)
 
+    def test_duplicated(self) -> None:
+        """
+        A duplicate is a plain socket, and goes on when this socket is closed.
+        """
+        with self.socket.dup() as duplicate:
+            self.assertIs(type(duplicate), socket.socket)
+            self.assertEqual(duplicate.gettimeout(), 0)
+            self.socket.close()
+            self.assertEqual(self.ended, ["ended"])
+            duplicate.sendall(b"goes on")
+        self.assertEqual(self.client.recv(99), b"goes on")
+
+    def test_defaultTimeout(self) -> None:
+        """
+        To look where a descriptor leads does not change it, whatever the default
+        time-out of sockets is.
+        """
+        self.addCleanup(socket.setdefaulttimeout, socket.getdefaulttimeout())
+        socket.setdefaulttimeout(7)
+        self.socket.setblocking(True)
+        self.assertTrue(leadsTo(self.socket.fileno(), self.cookie))
+        self.assertTrue(os.get_blocking(self.socket.fileno()))
+
     def test_nonBlocking(self) -> None:
         """
         The socket is non-blocking, and knows its protocol.
