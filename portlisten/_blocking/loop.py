@@ -81,7 +81,7 @@ class Loop:
             self._epoll.close()
             raise
         # Another thread may write to it at any time, so it stays open for so long.
-        weakref.finalize(self, os.close, self._wakeUp)
+        weakref.finalize(self, os.close, self._wakeUp).atexit = False
         self._epoll.register(self._wakeUp, select.EPOLLIN)
 
     def start(self, name: str) -> None:

@@ -23,7 +23,7 @@ LONGEST = 900
 ROOMS = [
     ["__main__", "listener", "hello"],
     ["_commands"],
-    ["hypercorn", "aiohttp"],
+    ["hypercorn", "aiohttp", "gunicorn"],
     ["endpoints", "asyncio", "blocking"],
     ["_listener", "_worker", "_asyncio", "_blocking"],
     ["_anyloop"],
