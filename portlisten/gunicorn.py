@@ -266,7 +266,6 @@ class _Process:
     sockets: list[Any]
     wait_fds: list[Any]
     PIPE: Sequence[int]
-    notify: Any
 
     _listeners: Sequence[_Listener] = ()
     _opened: Sequence[_Socket] = ()
@@ -290,6 +289,12 @@ class _Process:
     def _stop(self) -> None:
         for each in self._opened:
             each.shutdown(socket.SHUT_RDWR)
+
+    def notify(self) -> None:
+        """
+        Tell the arbiter that this process is well.
+        """
+        super().notify()  # type: ignore[misc]
 
     def is_parent_alive(self) -> bool:
         """
@@ -358,7 +363,21 @@ class _Process:
 class _Threads(_Process):
     """
     What is added to gunicorn's class C{gthread}.
+
+    @ivar max_keepalived: how many connections are kept after a response.
     """
+
+    max_keepalived: int
+
+    def notify(self) -> None:
+        """
+        Called by gunicorn at least once a second.  While the operator drains the
+        process, each response says that it is the last one.
+        """
+        super().notify()
+        keeps = self.cfg.worker_connections - self.cfg.threads
+        draining = any(each.draining for each in self._opened)
+        self.max_keepalived = 0 if draining else keeps
 
     @property
     def _limit(self) -> int:

@@ -10,6 +10,8 @@ import os
 import re
 import signal
 import time
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ from tests.support.certificates import certificates
 from tests.support.gunicorns import (
     KINDS,
     Gunicorn,
+    Own,
     arguments,
     askAll,
     asking,
@@ -31,7 +34,7 @@ from tests.support.gunicorns import (
     running,
     write,
 )
-from tests.support.load import wrk
+from tests.support.load import Load, wrk
 from tests.support.ports import freePort
 from tests.support.programs import command, needs
 from tests.support.spawned import Start, listening
@@ -40,6 +43,11 @@ from tests.support.waiting import sleep, until
 LONG = os.environ.get("PORTLISTEN_ROUNDS")
 ROUNDS = int(LONG or 1)
 CLOSE = "--header=Connection: close"
+
+#: gunicorn's.
+VERSION = 0
+with suppress(PackageNotFoundError):
+    VERSION = int(version("gunicorn").partition(".")[0])
 
 EACH = pytest.mark.parametrize("kind", KINDS)
 WIRES = pytest.mark.parametrize("wire", ["plain", "tls"])
@@ -51,6 +59,14 @@ def gunicorn() -> None:
     Skips a test if gunicorn is not installed.
     """
     needs("gunicorn", "gunicorn")
+
+
+def graceful(kind: str) -> None:
+    """
+    Skip a test if gunicorn itself loses requests whenever a process ends.
+    """
+    if kind == "gthread" and VERSION < 24:
+        pytest.skip("gthread loses requests before gunicorn 24")
 
 
 async def make(
@@ -73,6 +89,7 @@ async def test_serves(
     A thousand requests get the right answers.  Meanwhile, SIGHUP replaces the
     processes.
     """
+    graceful(kind)
     pair = await make(start, twistd, folder, wire)
     await pair.open(*KINDS[kind])
     before = processesOf(pair.process.pid)
@@ -148,30 +165,15 @@ async def test_environment(start: Start, twistd: Start, folder: Path) -> None:
     await pair.check()
 
 
-@EACH
-@asynchronous
-async def test_reloaded(start: Start, twistd: Start, folder: Path, kind: str) -> None:
+async def roll(pair: Own, how: str, options: list[str]) -> None:
     """
-    Processes are replaced by SIGHUP, and by another gunicorn and SIGTERM.  No client
-    that sends one request for each connection has an error, even if it is silent first.
+    Replace processes: by SIGHUP, or by another gunicorn.
     """
-    pair = await make(start, twistd, folder)
-    url = await pair.open(*KINDS[kind])
-    silent = Clients.begin(start, pair.port, "--silence=0.3", "--clients=40")
-    await begun()
-
-    async def roll() -> None:
-        for _ in range(ROUNDS):
+    for _ in range(ROUNDS):
+        if how == "SIGHUP":
             await pair.reload()
-            await pair.replace(*KINDS[kind])
-
-    load = await wrk(start, url, roll(), CLOSE, connections=16)
-    figures = await silent.end()
-    show(f"{kind}, SIGHUP and SIGTERM", load=vars(load), silent=figures)
-    assert load.errors == 0
-    assert figures["errors"] == {}
-    assert load.requests + figures["requests"] > 300
-    await pair.check()
+        else:
+            await pair.replace(*options)
 
 
 def show(what: str, **figures: Any) -> None:
@@ -181,34 +183,77 @@ def show(what: str, **figures: Any) -> None:
     print(f"{what}, {ROUNDS} times:", figures)
 
 
-@asynchronous
-async def test_reloadedKept(start: Start, twistd: Start, folder: Path) -> None:
+async def loaded(pair: Own, kind: str, how: str, kept: bool) -> tuple[Load, Any]:
     """
-    The same, for clients that keep their connections: none waits in vain, and no
-    connection breaks that C{gthread} does not break by itself.
+    Replace processes under load.
+
+    @param kept: whether clients keep their connections.
+    @return: the load by clients that are always busy, and the figures of slow ones.
     """
-    pair = await make(start, twistd, folder)
-    url = await pair.open("--threads=4")
-    slow = Clients.begin(start, pair.port, "--keep", "--pause=0.3", "--clients=40")
+    url = await pair.open(*KINDS[kind])
+    options = ["--keep", "--pause=0.3"] if kept else ["--silence=0.3"]
+    slow = Clients.begin(pair.start, pair.port, *options, "--clients=40")
     await begun()
-
-    async def roll() -> None:
-        for _ in range(ROUNDS):
-            await pair.reload()
-            await pair.replace("--threads=4")
-
-    load = await wrk(start, url, roll(), connections=16)
+    close = [] if kept else [CLOSE]
+    work = roll(pair, how, KINDS[kind])
+    load = await wrk(pair.start, url, work, *close, connections=16)
     figures = await slow.end()
-    show("gthread, kept, SIGHUP and SIGTERM", load=vars(load), slow=figures)
+    where = "own port" if type(pair) is Own else "worker"
+    held = "kept" if kept else "closed"
+    show(f"{where}, {kind}, {held}, {how}", busy=vars(load), slow=figures)
+    return load, figures
+
+
+HOW = pytest.mark.parametrize("how", ["SIGHUP", "SIGTERM"])
+
+#: Kinds of processes, and whether clients keep their connections to them.
+LOADS = pytest.mark.parametrize(
+    ("kind", "kept"), [("sync", False), ("gthread", False), ("gthread", True)]
+)
+
+
+@HOW
+@LOADS
+@asynchronous
+async def test_replaced(
+    start: Start, twistd: Start, folder: Path, kind: str, kept: bool, how: str
+) -> None:
+    """
+    Processes are replaced, by SIGHUP or by another gunicorn and SIGTERM.  No client
+    has an error: neither if it sends one request for each connection, even if it is
+    silent first, nor if it keeps its connection.
+    """
+    graceful(kind)
+    pair = await make(start, twistd, folder)
+    load, figures = await loaded(pair, kind, how, kept)
     assert load.connect == load.timeout == load.refused == 0
-    assert load.requests + figures["requests"] > 300
+    if not kept or VERSION >= 27:
+        assert load.errors == 0
+        assert figures["errors"] == {}
+    assert load.requests + figures["requests"] > 200
     await pair.check()
+
+
+@HOW
+@LOADS
+@pytest.mark.skipif(not LONG, reason="for comparison: set PORTLISTEN_ROUNDS")
+@asynchronous
+async def test_alone(
+    start: Start, twistd: Start, folder: Path, kind: str, kept: bool, how: str
+) -> None:
+    """
+    For comparison: the same with gunicorn on a port of its own.  To replace gunicorn,
+    it is stopped and started again.
+    """
+    load, figures = await loaded(Own(start, twistd, folder), kind, how, kept)
+    if how == "SIGTERM":
+        assert load.errors + sum(figures["errors"].values()) > 0
 
 
 @asynchronous
 async def test_oneAtATime(start: Start, twistd: Start, folder: Path) -> None:
     """
-    Of two processes, one is busy for long and one for short.  The third client is
+    Of two processes, one is busy for long and one for short.  Further clients are
     answered as soon as the second process is free, and no worker counts as hung.
     """
     pair = await make(start, twistd, folder)
@@ -217,7 +262,8 @@ async def test_oneAtATime(start: Start, twistd: Start, folder: Path) -> None:
     short = asking(pair.port, "/sleep/0.5")
     await sleep(0.2)
     begin = time.monotonic()
-    assert await asking(pair.port, "/third") == "hello /third\n"
+    further = [asking(pair.port, "/further") for _ in range(4)]
+    assert await gatherResults(further) == ["hello /further\n"] * 4
     assert time.monotonic() - begin < 1.5
     assert await short == "hello /sleep/0.5\n"
     assert await long == "hello /sleep/6\n"
@@ -256,7 +302,7 @@ async def test_stops(start: Start, twistd: Start, folder: Path) -> None:
     await sleep(0.5)
     for pid in processesOf(pair.process.pid)[:1]:
         os.kill(pid, signal.SIGTERM)
-    await pair.listener.says("drains")
+    await pair.listener.says("drains", patience=1.5)
     times = [await deferToThread(elapsed, pair.port) for _ in range(60)]
     assert max(times) < 0.5
     assert await gatherResults(slow) == ["hello /sleep/3\n"] * 2
@@ -297,6 +343,7 @@ async def test_maxRequests(
     """
     Processes end after so many requests, and no client has an error.
     """
+    graceful(kind)
     pair = await make(start, twistd, folder)
     options = [*KINDS[kind], "--max-requests=100", "--max-requests-jitter=50"]
     url = await pair.open(*options)
@@ -450,6 +497,29 @@ async def test_operator(start: Start, twistd: Start, folder: Path) -> None:
     await pair.check()
 
 
+@asynchronous
+async def test_drained(start: Start, twistd: Start, folder: Path) -> None:
+    """
+    If a process of C{gthread} is drained, clients that keep connections to it are told
+    to leave.  No request is lost.
+    """
+    pair = await make(start, twistd, folder)
+    await pair.open("--threads=2")
+    clients = Clients.begin(start, pair.port, "--keep", "--pause=0.1", "--clients=20")
+    await begun()
+    drained, other = processesOf(pair.process.pid)
+    for name, command_ in ((str(drained), "drain"), (str(drained), "undrain")):
+        tool = start(command("portlisten"), command_, "./socket", name)
+        assert await tool.ended() == 0, tool.output
+        await sleep(1.5)
+    figures = await clients.end()
+    assert figures["errors"] == {}
+    assert (await pair.counters())["claimed"] >= 30
+    pids = {await asking(pair.port, "/pid") for _ in range(8)}
+    assert pids == {f"{drained}\n", f"{other}\n"}
+    await pair.check()
+
+
 #: Hooks of a user's, each of which writes its name; and an SSLContext of a user's.
 HOOKS = """
 def note(name):
@@ -473,6 +543,7 @@ def post_worker_init(worker):
 
 def pre_request(worker, request):
     note("pre_request")
+    note(type(request.unreader.sock).__name__)
 
 def worker_exit(server, worker):
     note("worker_exit")
@@ -489,7 +560,8 @@ def ssl_context(config, makeDefault):
 @asynchronous
 async def test_hooks(start: Start, twistd: Start, folder: Path) -> None:
     """
-    All hooks of a user's own configuration are called.
+    All hooks of a user's own configuration are called.  The user's SSLContext makes
+    sockets that tell their ends at once.
     """
     pair = await make(start, twistd, folder, "tls")
     write(folder, HOOKS)
@@ -498,7 +570,7 @@ async def test_hooks(start: Start, twistd: Start, folder: Path) -> None:
     assert await asking(pair.port, tls=True) == "hello\n"
     await pair.check()
     called = {*(folder / "hooks").read_text().split()}
-    assert called == {*re.findall(r"note\(.(\w+).\)\n", HOOKS)}
+    assert called == {"TLSSocket", *re.findall(r"note\(.(\w+).\)\n", HOOKS)}
 
 
 #: What is wrong, and the line that says so.

@@ -24,8 +24,9 @@ GUIDES = Path(__file__).parents[2] / "docs" / "guides"
 NEEDED = {
     "aiohttp": ["aiohttp"],
     "daphne": ["daphne"],
-    "django": ["django", "uvicorn"],
+    "django": ["django", "uvicorn", "gunicorn"],
     "fastapi": ["fastapi", "uvicorn"],
+    "gunicorn": ["gunicorn"],
     "hypercorn": ["hypercorn", "h2"],
     "quart": ["quart", "hypercorn"],
     "starlette": ["starlette", "uvicorn"],
@@ -35,7 +36,7 @@ NEEDED = {
 #: How the commands begin and end.  Whatever they start ends with them.
 SCRIPT = """
 set -euxo pipefail
-export PATH={path}:$PATH
+export PATH={path}:$PATH HOME=$PWD
 trap 'kill $(jobs -p) $(cat listener.pid) || true; wait' EXIT
 {commands}
 printf '\\nthe guide ends\\n'
@@ -61,7 +62,7 @@ def programs(page: str) -> str:
     return commands
 
 
-def localized(text: str, folder: Path, http: int, https: int) -> str:
+def localized(text: str, folder: Path, http: int, https: int, more: int) -> str:
     """
     Change paths and ports of a guide to those of a test.
     """
@@ -71,6 +72,8 @@ def localized(text: str, folder: Path, http: int, https: int) -> str:
         "/etc/ssl": str(folder),
         "http=80": f"http=tcp:{http}",
         "https=443": f"https=tcp:{https}",
+        "http=tcp:8080": f"http=tcp:{more}",
+        "http://localhost:8080/": f"http://localhost:{more}/",
         "http://localhost/": f"http://localhost:{http}/",
         "https://localhost/": f"https://localhost:{https}/",
     }
@@ -118,8 +121,9 @@ async def test_guide(start: Start, folder: Path, name: str) -> None:
             1, next(each for each in uvicorn if "portlisten --group" in each)
         )
     http, https = freePort(11000, 11500), freePort(11500, 12000)
+    more = freePort(12000, 12500)
     commands.insert(1, programs(page))
-    script = localized("\n".join(commands), folder, http, https)
+    script = localized("\n".join(commands), folder, http, https, more)
     await makeCertificate(start)
     path = Path(sys.executable).parent
     process = start("bash", "-c", SCRIPT.format(path=path, commands=script))

@@ -18,9 +18,10 @@ from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThread
 
 from tests.support.certificates import Certificates
+from tests.support.ports import freePort
 from tests.support.programs import command
 from tests.support.spawned import Process, Start, listening
-from tests.support.waiting import until
+from tests.support.waiting import sleep, until
 
 #: A WSGI application: it says hello, and C{/sleep/SECONDS/...} takes so long.
 APPLICATION = """
@@ -83,11 +84,13 @@ def processesOf(pid: int) -> list[int]:
 
 
 @dataclass
-class Gunicorn:
+class Own:
     """
-    A listener, and gunicorn as its worker.
+    gunicorn on a port of its own.
 
     @ivar tls: its certificate, if any.
+    @ivar process: gunicorn's first process.
+    @ivar gone: those that were replaced.
     """
 
     start: Start
@@ -95,6 +98,79 @@ class Gunicorn:
     folder: Path
     tls: Certificates | None = None
     gone: list[Process] = field(default_factory=list)
+
+    async def open(self, *options: str, workers: int = 2) -> str:
+        """
+        Start gunicorn, and what it needs.
+
+        @return: the URL.
+        """
+        write(self.folder)
+        await self.listen()
+        self.process = await self.serve(*options, workers=workers)
+        return self.url
+
+    async def listen(self) -> None:
+        """
+        Choose a port.
+        """
+        self.port = freePort(10000, 11000)
+
+    @property
+    def bind(self) -> str:
+        """
+        What gunicorn binds.
+        """
+        return f"127.0.0.1:{self.port}"
+
+    @property
+    def url(self) -> str:
+        """
+        Where clients find the server.
+        """
+        scheme = "http" if self.tls is None else "https"
+        return f"{scheme}://127.0.0.1:{self.port}/"
+
+    async def serve(self, *options: str, workers: int = 2) -> Process:
+        """
+        Start gunicorn, and wait until its processes serve.
+        """
+        files: list[str] = []
+        if self.tls is not None:
+            files = [f"--certfile={self.tls.certificate}", f"--keyfile={self.tls.key}"]
+        own = [f"--workers={workers}", *files, *options]
+        process = self.start(*arguments(self.bind, *own))
+        await until(lambda: process.output.count("Booting") == workers, "serves", 20)
+        return process
+
+    async def reload(self) -> None:
+        """
+        Send SIGHUP, and wait until only other processes serve.
+        """
+        before = {*processesOf(self.process.pid)}
+
+        def changed() -> bool:
+            now = {*processesOf(self.process.pid)}
+            return len(now) == len(before) and not now & before
+
+        self.process.signal(signal.SIGHUP)
+        await until(changed, "reloaded", 30)
+        await sleep(0.5)
+
+    async def replace(self, *options: str) -> None:
+        """
+        Stop gunicorn, and start it again.
+        """
+        await self.process.stop()
+        self.gone.append(self.process)
+        self.process = await self.serve(*options)
+        await sleep(0.5)
+
+
+class Gunicorn(Own):
+    """
+    A listener, and gunicorn as its worker.
+    """
 
     async def listen(self, *options: str) -> None:
         """
@@ -104,38 +180,21 @@ class Gunicorn:
         self.listener = self.twistd("portlisten", *options, port, "./socket")
         self.port = await listening(self.listener)
 
+    @property
+    def bind(self) -> str:
+        """
+        What gunicorn binds.
+        """
+        return "portlisten:./socket:name=http"
+
     async def serve(self, *options: str, workers: int = 2) -> Process:
         """
         Start gunicorn, and wait until its processes have joined the listener.
         """
-        files: list[str] = []
-        if self.tls is not None:
-            files = [f"--certfile={self.tls.certificate}", f"--keyfile={self.tls.key}"]
         before = self.joined
-        bind = "portlisten:./socket:name=http"
-        own = [f"--workers={workers}", *files, *options]
-        process = self.start(*arguments(bind, *own))
+        process = await super().serve(*options, workers=workers)
         await until(lambda: self.joined == before + workers, "joined")
         return process
-
-    async def open(self, *options: str, workers: int = 2) -> str:
-        """
-        Start the listener and gunicorn.
-
-        @return: the URL.
-        """
-        write(self.folder)
-        await self.listen()
-        self.process = await self.serve(*options, workers=workers)
-        return self.url
-
-    @property
-    def url(self) -> str:
-        """
-        Where clients find the server.
-        """
-        scheme = "http" if self.tls is None else "https"
-        return f"{scheme}://127.0.0.1:{self.port}/"
 
     @property
     def joined(self) -> int:
@@ -157,15 +216,15 @@ class Gunicorn:
         """
         joined, left = self.joined, self.left
         count = len(processesOf(self.process.pid))
-        self.process.signal(signal.SIGHUP)
+        await super().reload()
         await until(lambda: self.joined == joined + count, "joined", 20)
         await until(lambda: self.left == left + count, "left", 20)
 
-    async def replace(self, *options: str, workers: int = 2) -> None:
+    async def replace(self, *options: str) -> None:
         """
         Start another gunicorn, and stop this one.
         """
-        old, self.process = self.process, await self.serve(*options, workers=workers)
+        old, self.process = self.process, await self.serve(*options)
         await old.stop()
         self.gone.append(old)
 
