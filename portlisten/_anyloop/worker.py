@@ -123,6 +123,13 @@ class Worker(Generic[AdopterType]):
             self.stage = Stage.SERVING
             self._connect()
 
+    @property
+    def draining(self) -> bool:
+        """
+        Whether an operator has drained the worker, or does so now.
+        """
+        return self.stage is Stage.SERVING and self._link.away
+
     def stop(self) -> None:
         """
         Take no more connections.  Connections in service go on.

@@ -128,6 +128,14 @@ class ListeningSocket(socket.socket):
         ports = receiver.ports if receiver is not None else ()
         return ports[0] if ports else None
 
+    @property
+    def draining(self) -> bool:
+        """
+        Whether an operator has drained the worker, or does so now: it gets no more
+        connections, and should end those that it has as soon as that does no harm.
+        """
+        return self._receiver is not None and self._receiver.draining
+
     # What servers ask of a listening socket
 
     @property

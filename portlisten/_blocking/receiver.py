@@ -103,6 +103,13 @@ class Receiver:
         return self._worker.ports
 
     @property
+    def draining(self) -> bool:
+        """
+        See L{portlisten._anyloop.worker.Worker.draining}.
+        """
+        return self._worker.draining
+
+    @property
     def stopped(self) -> bool:
         """
         Whether no more connections can come.

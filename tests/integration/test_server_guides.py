@@ -34,9 +34,10 @@ NEEDED = {
     "aiohttp": ["aiohttp"],
     "as-port": [],
     "daphne": ["daphne"],
-    "django": ["django", "uvicorn"],
+    "django": ["django", "uvicorn", "gunicorn"],
     "each": [],
     "fastapi": ["fastapi", "uvicorn"],
+    "gunicorn": ["gunicorn"],
     "http-server": [],
     "hypercorn": ["hypercorn", "h2"],
     "quart": ["quart", "hypercorn"],
@@ -61,7 +62,7 @@ PROGRAMS = {
 #: How the commands begin and end.  Whatever they start ends with them.
 SCRIPT = """
 set -euxo pipefail
-export PATH={path}:$PATH
+export PATH={path}:$PATH HOME=$PWD
 trap 'kill $(jobs -p) $(cat listener.pid) || true; wait' EXIT
 {commands}
 printf '\\nthe guide ends\\n'
@@ -87,7 +88,7 @@ def programs(page: str) -> str:
     return commands
 
 
-def localized(text: str, folder: Path, http: int, https: int) -> str:
+def localized(text: str, folder: Path, http: int, https: int, more: int) -> str:
     """
     Change paths and ports of a guide to those of a test.
     """
@@ -99,6 +100,8 @@ def localized(text: str, folder: Path, http: int, https: int) -> str:
         "https=443": f"https=tcp:{https}",
         "ssh=22": f"ssh=tcp:{https}",
         "ed25519 localhost": f"ed25519 -p {https} 127.0.0.1",
+        "http=tcp:8080": f"http=tcp:{more}",
+        "http://localhost:8080/": f"http://localhost:{more}/",
         "http://localhost/": f"http://localhost:{http}/",
         "https://localhost/": f"https://localhost:{https}/",
     }
@@ -150,8 +153,9 @@ async def test_guide(start: Start, folder: Path, name: str) -> None:
             1, next(each for each in uvicorn if "portlisten --group" in each)
         )
     http, https = freePort(11000, 11500), freePort(11500, 12000)
+    more = freePort(12000, 12500)
     commands.insert(1, programs(page))
-    script = localized("\n".join(commands), folder, http, https)
+    script = localized("\n".join(commands), folder, http, https, more)
     await makeCertificate(start)
     path = Path(sys.executable).parent
     process = start("bash", "-c", SCRIPT.format(path=path, commands=script))

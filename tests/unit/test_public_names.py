@@ -26,6 +26,7 @@ PUBLIC = {
         "EndpointError",
     ],
     "portlisten.aiohttp": ["app"],
+    "portlisten.gunicorn": [],
     "portlisten.hypercorn": ["workers"],
     "portlisten.asyncio": [
         "EndpointError",
