@@ -80,7 +80,8 @@ class Loop:
         except BaseException:
             self._epoll.close()
             raise
-        # Another thread may write to it at any time, so it stays open for so long.
+        # Another thread may write to it at any time, so it stays open for so long; and
+        # functions of atexit may, too.
         weakref.finalize(self, os.close, self._wakeUp).atexit = False
         self._epoll.register(self._wakeUp, select.EPOLLIN)
 
