@@ -206,7 +206,8 @@ def _workerClass(ordinary: Any, config: Any) -> Any:
     """
     if not any(_isOurs(each) for each in config.address):
         return ordinary(config)
-    name = config.worker_class_str
+    setting = config.settings["worker_class"].get()
+    name = setting if isinstance(setting, str) else setting.__name__
     asyncio = name == "asgi" or "uvicorn" in name.lower()
     if not asyncio and name not in _FOREIGN:
         chosen = ordinary(config)

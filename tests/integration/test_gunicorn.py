@@ -50,6 +50,9 @@ with suppress(PackageNotFoundError):
     VERSION = int(version("gunicorn").partition(".")[0])
 
 EACH = pytest.mark.parametrize("kind", KINDS)
+#: The same, but only one of them if the tests are to be short.
+SOME = pytest.mark.parametrize("kind", KINDS if LONG else ["gthread"])
+
 WIRES = pytest.mark.parametrize("wire", ["plain", "tls"])
 
 
@@ -204,16 +207,19 @@ async def loaded(pair: Own, kind: str, how: str, kept: bool) -> tuple[Load, Any]
     return load, figures
 
 
-HOW = pytest.mark.parametrize("how", ["SIGHUP", "SIGTERM"])
+#: Kinds of processes, whether clients keep their connections, and what replaces the
+#: processes.
+LOADS = [
+    (kind, kept, how)
+    for kind, kept in (("sync", False), ("gthread", False), ("gthread", True))
+    for how in ("SIGHUP", "SIGTERM")
+]
 
-#: Kinds of processes, and whether clients keep their connections to them.
-LOADS = pytest.mark.parametrize(
-    ("kind", "kept"), [("sync", False), ("gthread", False), ("gthread", True)]
-)
+#: Those that are tried if the tests are to be short.
+SHORT = [LOADS[0], LOADS[3], LOADS[4]]
 
 
-@HOW
-@LOADS
+@pytest.mark.parametrize(("kind", "kept", "how"), LOADS if LONG else SHORT)
 @asynchronous
 async def test_replaced(
     start: Start, twistd: Start, folder: Path, kind: str, kept: bool, how: str
@@ -234,8 +240,7 @@ async def test_replaced(
     await pair.check()
 
 
-@HOW
-@LOADS
+@pytest.mark.parametrize(("kind", "kept", "how"), LOADS)
 @pytest.mark.skipif(not LONG, reason="for comparison: set PORTLISTEN_ROUNDS")
 @asynchronous
 async def test_alone(
@@ -309,7 +314,7 @@ async def test_stops(start: Start, twistd: Start, folder: Path) -> None:
     await pair.check()
 
 
-@EACH
+@SOME
 @asynchronous
 async def test_killed(start: Start, twistd: Start, folder: Path, kind: str) -> None:
     """
@@ -335,7 +340,7 @@ async def test_killed(start: Start, twistd: Start, folder: Path, kind: str) -> N
     await pair.check()
 
 
-@EACH
+@SOME
 @asynchronous
 async def test_maxRequests(
     start: Start, twistd: Start, folder: Path, kind: str
@@ -399,7 +404,7 @@ async def test_noFolder(start: Start, twistd: Start, folder: Path) -> None:
     await pair.check()
 
 
-@EACH
+@SOME
 @asynchronous
 async def test_orphaned(start: Start, twistd: Start, folder: Path, kind: str) -> None:
     """
