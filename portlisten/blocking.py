@@ -1,7 +1,7 @@
 """
 Workers that block: programs that call C{accept()}, in one thread or in many.
 
-For a server of the modules L{socketserver} and L{http.server}, one line is enough::
+For a server of the modules L{socketserver} and C{http.server}, one line is enough::
 
     server = HTTPServer(("", 80), Handler, bind_and_activate=False)
     portlisten.blocking.attach(server, "portlisten:/run/portlisten/web.sock:name=http")
@@ -75,7 +75,7 @@ def attach(
 
 def _isHTTP(server: socketserver.BaseServer) -> bool:
     """
-    Whether a server is one of L{http.server}.
+    Whether a server is one of C{http.server}.
     """
     return any(
         (base.__module__, base.__qualname__) == ("http.server", "HTTPServer")
