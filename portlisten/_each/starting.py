@@ -38,6 +38,9 @@ _GIVEN = b"G"
 
 _ERROR = struct.Struct("=i")
 
+#: The errors of the announcement if the listener reads no more.
+_READS_NO_MORE = frozenset([errno.EPIPE, errno.ECONNRESET])
+
 #: The signals that a process may handle; no real-time signals.
 _SIGNALS = [int(each) for each in signal.Signals if each < signal.SIGRTMIN]
 
@@ -52,6 +55,13 @@ class CannotStart(Exception):
     def __init__(self, error: OSError, given: bool = False) -> None:
         super().__init__(error.strerror)
         self.given = given
+
+
+class NotAnnounced(Exception):
+    """
+    The listener reads no more from the channel, and so was told nothing.  A later try
+    may succeed, when this process has read why.
+    """
 
 
 @dataclass(frozen=True)
@@ -87,6 +97,7 @@ class Program:
             writes to it before it touches the connection.  L{None} for nothing.
         @return: the number of the process.  The caller must wait for the process.
         @raise CannotStart: if that is impossible now.
+        @raise NotAnnounced: if the announcement cannot be written any more.
         """
         try:
             self._check()
@@ -114,6 +125,8 @@ class Program:
         if said:
             os.waitpid(child, 0)
             (number,) = _ERROR.unpack(said)
+            if not given and number in _READS_NO_MORE:
+                raise NotAnnounced
             raise CannotStart(OSError(number, os.strerror(number)), given)
         return child
 
@@ -146,7 +159,7 @@ class Program:
             status = fcntl.fcntl(status, fcntl.F_DUPFD_CLOEXEC, LISTEN_FD + 1)
             connection = fcntl.fcntl(connection, fcntl.F_DUPFD_CLOEXEC, LISTEN_FD + 1)
             if announcement is not None:
-                _announce(*announcement)
+                _send(*announcement)
                 _tell(status, _GIVEN)
             os.setsid()
             os.set_blocking(connection, True)
@@ -175,18 +188,6 @@ class Program:
             os.dup2(connection, number)
 
 
-def _announce(channel: int, data: bytes) -> None:
-    """
-    Write to the channel, in one piece.
-
-    @raise OSError: if the channel has no room now.
-    """
-    try:
-        _send(channel, data)
-    except (BrokenPipeError, ConnectionResetError):
-        pass  # the listener reads no more, and hands the connection to nobody
-
-
 def _tell(status: int, data: bytes) -> None:
     """
     Tell the parent, which may have been killed meanwhile.
@@ -197,7 +198,9 @@ def _tell(status: int, data: bytes) -> None:
 
 def _send(descriptor: int, data: bytes) -> None:
     """
-    Write to a Unix socket, without SIGPIPE.
+    Write a few bytes to a Unix socket, in one piece and without SIGPIPE.
+
+    @raise OSError: if the socket has no room now, or the other end reads no more.
     """
     sock = socket.SocketType(socket.AF_UNIX, socket.SOCK_STREAM, 0, descriptor)
     try:

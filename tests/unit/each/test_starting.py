@@ -14,7 +14,7 @@ from unittest import mock
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from portlisten._each.starting import CannotStart, Program
+from portlisten._each.starting import CannotStart, NotAnnounced, Program
 from tests.support.descriptors import watchDescriptors
 
 SH = shutil.which("sh") or "/bin/sh"
@@ -148,11 +148,18 @@ class StartTests(SynchronousTestCase):
 
     def test_listenerGone(self) -> None:
         """
-        If the listener is gone, nobody else gets the connection, and the program
-        starts.
+        If the listener reads no more, or is gone, the program does not start: the
+        listener may hand the connection to another worker.
         """
-        self.listener.close()
-        self.assertEqual(self.answer(self.program("-c", "echo up")), b"up\n")
+        for end in (
+            lambda: self.listener.shutdown(socket.SHUT_RD),
+            self.listener.close,
+        ):
+            end()
+            program = self.program("-c", "echo up")
+            self.assertRaises(NotAnnounced, self.start, program)
+            self.assertRaises(ChildProcessError, os.waitpid, -1, os.WNOHANG)
+            self.assertRaises(BlockingIOError, self.client.recv, 1000)
 
     def test_parentKilled(self) -> None:
         """
