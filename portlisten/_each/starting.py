@@ -128,6 +128,11 @@ class Program:
             if not given and number in _READS_NO_MORE:
                 raise NotAnnounced
             raise CannotStart(OSError(number, os.strerror(number)), given)
+        if announcement is not None and not given:
+            os.waitpid(child, 0)
+            raise CannotStart(
+                OSError(errno.ECANCELED, "its process ended before it began")
+            )
         return child
 
     def _check(self) -> None:
@@ -191,8 +196,10 @@ class Program:
 def _tell(status: int, data: bytes) -> None:
     """
     Tell the parent, which may have been killed meanwhile.
+
+    @raise OSError: if the parent lives, and cannot be told.
     """
-    with suppress(OSError):
+    with suppress(BrokenPipeError, ConnectionResetError):
         _send(status, data)
 
 
