@@ -269,7 +269,8 @@ class WorkerChannel:
         waits for it.
 
         @return: the descriptor of the channel, which the channel owns, and what to
-            write to it in one piece; or L{None} if no copy of the connection is left.
+            write to it in one piece; or L{None} if no copy of the connection is left,
+            or the listener is too old to be told.
         @raise BlockingIOError: if something else is under way to be written; or if the
             channel has ended, and the listener may still have its copy.  It would hand
             the copy to another worker if this process ended.
@@ -278,7 +279,8 @@ class WorkerChannel:
             return None
         if self._unsent or self._lost or self._session.ended:
             raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
-        return self._socket.fileno(), self._session.given(id)
+        data = self._session.given(id)
+        return (self._socket.fileno(), data) if data else None
 
     def bye(self, reason: str) -> None:
         """

@@ -29,6 +29,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import NoReturn
 
+from portlisten import _kernel
+
 #: The descriptor of the connection with C{listenFds}: C{SD_LISTEN_FDS_START} in
 #: sd_listen_fds(3).
 LISTEN_FD = 3
@@ -164,7 +166,7 @@ class Program:
             status = fcntl.fcntl(status, fcntl.F_DUPFD_CLOEXEC, LISTEN_FD + 1)
             connection = fcntl.fcntl(connection, fcntl.F_DUPFD_CLOEXEC, LISTEN_FD + 1)
             if announcement is not None:
-                _send(*announcement)
+                _kernel.sendBytes(*announcement)
                 _tell(status, _GIVEN)
             os.setsid()
             os.set_blocking(connection, True)
@@ -200,20 +202,7 @@ def _tell(status: int, data: bytes) -> None:
     @raise OSError: if the parent lives, and cannot be told.
     """
     with suppress(BrokenPipeError, ConnectionResetError):
-        _send(status, data)
-
-
-def _send(descriptor: int, data: bytes) -> None:
-    """
-    Write a few bytes to a Unix socket, in one piece and without SIGPIPE.
-
-    @raise OSError: if the socket has no room now, or the other end reads no more.
-    """
-    sock = socket.SocketType(socket.AF_UNIX, socket.SOCK_STREAM, 0, descriptor)
-    try:
-        sock.send(data, socket.MSG_NOSIGNAL)
-    finally:
-        sock.detach()
+        _kernel.sendBytes(status, data)
 
 
 def _resetSignals(blocked: set[int | signal.Signals]) -> None:

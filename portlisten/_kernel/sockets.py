@@ -259,6 +259,20 @@ def queuedBytes(sock: socket.SocketType, request: int) -> int:
     return size[0]
 
 
+def sendBytes(descriptor: int, data: bytes) -> None:
+    """
+    Write a few bytes to a Unix socket, in one piece and without SIGPIPE.  Does not keep
+    the descriptor.
+
+    @raise OSError: if the socket has no room now, or the other end reads no more.
+    """
+    sock = _peek(descriptor)
+    try:
+        sock.send(data, socket.MSG_NOSIGNAL)
+    finally:
+        sock.detach()
+
+
 def datagramSocket() -> socket.socket:
     """
     Make a non-blocking Unix socket for datagrams, without a name.

@@ -190,6 +190,7 @@ class WorkerSession(Session, Generic[Token]):
         )
         self._claims: Claims[Token] = Claims(window, claimsAll)
         self._gives = gives
+        self._knowsGiven = False
         self._reportsServing = False
         self._serving: int | None = None
         self.inService = 0
@@ -261,7 +262,8 @@ class WorkerSession(Session, Generic[Token]):
             )
 
     def _onHello(self, frame: ListenerHello) -> None:
-        if self._gives and not (frame.honoursLimit and Given.TYPE in frame.frames):
+        self._knowsGiven = Given.TYPE in frame.frames
+        if self._gives and not (frame.honoursLimit and self._knowsGiven):
             raise ProtocolError("it is older than this worker: restart it")
         timeout = frame.claimTimeout
         self._events.append(
@@ -350,9 +352,10 @@ class WorkerSession(Session, Generic[Token]):
         process that gets the connection may write this itself, and must do so before it
         touches the connection.  Nothing else may be under way to be written.
 
-        @return: the bytes to write, in one piece.
+        @return: the bytes to write, in one piece; or nothing if the listener does not
+            know the frame.
         """
-        return encode(Given((id,)))
+        return encode(Given((id,))) if self._knowsGiven else b""
 
     def serving(self, count: int) -> None:
         """

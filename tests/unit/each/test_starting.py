@@ -14,7 +14,7 @@ from unittest import mock
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from portlisten._each import starting as _starting
+from portlisten import _kernel
 from portlisten._each.starting import CannotStart, NotAnnounced, Program
 from tests.support.descriptors import watchDescriptors
 
@@ -171,7 +171,7 @@ class StartTests(SynchronousTestCase):
         def die(*_: object) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
 
-        with mock.patch.object(_starting, "_send", die):
+        with mock.patch.object(_kernel, "sendBytes", die):
             error = self.assertRaises(CannotStart, self.start, self.program("-c", ""))
         self.assertEqual(
             (str(error), error.given), ("its process ended before it began", False)

@@ -67,6 +67,14 @@ class WorkerTests(SynchronousTestCase):
         self.session.flushed()
         self.assertEqual(self.said(self.session.given(5)), [Given((5,))])
 
+    def test_unknown(self) -> None:
+        """
+        A listener that does not know GIVEN is not told.
+        """
+        session: WorkerSession[str] = WorkerSession()
+        session.receive(encode(replace(HELLO, frames=frozenset())))
+        self.assertEqual(session.given(5), b"")
+
     def test_listenerDied(self) -> None:
         """
         After the end, it is known whether the listener is dead, and has no copies.
