@@ -15,6 +15,7 @@ worker dies, the listener still has its copies of these, and hands them off agai
 from __future__ import annotations
 
 import errno
+import math
 import os
 import select
 import socket
@@ -28,6 +29,7 @@ from portlisten._anyloop.clock import Clock, Soon
 from portlisten._anyloop.poller import READ, WRITE, Poller
 from portlisten._channel.limits import (
     BYTES_PER_TURN,
+    COPIES_SECONDS,
     HELLO_SECONDS,
     KERNEL_RETRY_SECONDS,
     MAXIMUM_REST_BYTES,
@@ -154,6 +156,7 @@ class WorkerChannel:
         self._deadline: Deadline | None = None
         self._blocked = False
         self._lost = False
+        self._copiesEnd = math.inf
         self.released = False
         self.ignored: Sequence[str] = ()
         self._handlers: dict[type[Event[int]], Callable[[Any], None]] = {
@@ -261,12 +264,17 @@ class WorkerChannel:
         waits for it.
 
         @return: the descriptor of the channel, which the channel owns, and what to
-            write to it in one piece; or L{None} if the channel has ended.
-        @raise BlockingIOError: if something else is under way to be written.
+            write to it in one piece; or L{None} if no copy of the connection is left,
+            or the listener is too old to be told.
+        @raise BlockingIOError: if something else is under way to be written; or if the
+            channel has ended, and the listener may still have its copy.  It would hand
+            the copy to another worker if this process ended.
         """
-        if self._unsent:
+        if self._session.listenerDied or self._clock.seconds() >= self._copiesEnd:
+            return None
+        if self._unsent or self._lost or self._session.ended:
             raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
-        data = b"" if self._lost else self._session.given(id)
+        data = self._session.given(id)
         return (self._socket.fileno(), data) if data else None
 
     def bye(self, reason: str) -> None:
@@ -562,6 +570,7 @@ class WorkerChannel:
                 # If this fails, the listener takes this worker for dead.
                 _kernel.retry(self._socket.send, frames)
         self._socket.close()
+        self._copiesEnd = self._clock.seconds() + COPIES_SECONDS
         self._carryOut(session.channelEnded(died))
 
     def _readRest(self) -> None:

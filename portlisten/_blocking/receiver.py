@@ -203,6 +203,7 @@ class Receiver:
         See L{portlisten._blocking.forks.Forkable}.
         """
         self._loop.lock.acquire()
+        self._worker.adopter.give()
 
     def afterForkInParent(self) -> None:
         """

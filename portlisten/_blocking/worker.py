@@ -17,6 +17,7 @@ import os
 import socket
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -42,7 +43,8 @@ class Queue:
 
     @param changed: called each time that the number of connections has changed.
 
-    @ivar gives: L{False}: no connection is given to another process.
+    @ivar gives: L{False}: connections are given to other processes only if this one
+        forks.
     @ivar connections: the connections that have not ended.
     @ivar waiting: those of them that the program has not got, the oldest first.
     """
@@ -58,6 +60,8 @@ class Queue:
         self.gives = False
         self.connections: set[Accepted] = set()
         self.waiting: deque[Accepted] = deque()
+        # For those that were not given yet, finds out what is to be said before.
+        self._given: dict[Accepted, Callable[[], tuple[int, bytes] | None]] = {}
 
     def adopt(
         self,
@@ -81,6 +85,7 @@ class Queue:
         accepted = Accepted(
             self._loop, descriptor, cookie, partial(self._ended, closed, clientGone)
         )
+        self._given[accepted] = given
         self.connections.add(accepted)
         self.waiting.append(accepted)
         self._changed()
@@ -110,8 +115,23 @@ class Queue:
         accepted: Accepted,
     ) -> None:
         self.connections.discard(accepted)
+        self._given.pop(accepted, None)
         (clientGone if accepted.clientGone else closed)()
         self._changed()
+
+    def give(self) -> None:
+        """
+        Tell the listener that other processes may touch the connections that
+        C{accept()} has returned: this process is about to fork.  So if it dies, the
+        listener hands none of them to another worker.
+        """
+        for each in self.connections.difference(self.waiting):
+            # If the channel is full, or has just ended, the next fork tries again.
+            with suppress(OSError):
+                announcement = self._given.get(each, neverOffered)()
+                if announcement is not None:
+                    _kernel.sendBytes(*announcement)
+                self._given.pop(each, None)
 
     def drain(self) -> None:
         """
@@ -141,6 +161,7 @@ class Queue:
             each.close()
         self.waiting.clear()
         self.connections.clear()
+        self._given.clear()
 
 
 class Worker(worker.Worker[Queue]):

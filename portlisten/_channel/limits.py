@@ -34,3 +34,7 @@ READ_TRIES = 10
 
 #: How long the listener's HELLO may take, in seconds.
 HELLO_SECONDS = 5.0
+
+#: After a channel has ended, how long until a listener that lives has closed its copies
+#: of what the worker had claimed, in seconds: more than it keeps a copy.
+COPIES_SECONDS = 1.5

@@ -18,6 +18,7 @@ from typing import Any, NoReturn
 from twisted.python.usage import CompleteFiles, Completer, UsageError
 
 from portlisten._commands.options import CommandOptions
+from portlisten._commands.output import complain
 from portlisten._config.settings import (
     DrainSettings,
     OperatorSettings,
@@ -85,7 +86,7 @@ class _OperatorOptions(CommandOptions):
         """
         Write to standard error.
         """
-        print(f"{self.command}: {message}", file=sys.stderr, flush=True)
+        complain(self.command, message)
 
     def run(self) -> NoReturn:
         """
@@ -330,8 +331,8 @@ class _Progress:
     """
 
     def __init__(self, quiet: bool) -> None:
-        self._quiet = quiet
-        self._changes = sys.stdout.isatty()
+        self._quiet = quiet or sys.stdout is None
+        self._changes = not self._quiet and sys.stdout.isatty()
         self._shown = False
 
     def say(self, line: str) -> None:

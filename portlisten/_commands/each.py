@@ -7,13 +7,13 @@ from __future__ import annotations
 import logging
 import os
 import signal
-import sys
 from typing import NoReturn
 
 from twisted.python.usage import CompleteFiles, UsageError
 
 from portlisten._channel import paths
 from portlisten._commands.options import CommandOptions, parseProgram
+from portlisten._commands.output import complain
 from portlisten._config.settings import EachSettings
 from portlisten._each.environment import withoutConnection
 from portlisten._each.starting import Program, closeOnExec
@@ -117,7 +117,7 @@ Examples, with 'twistd portlisten 22 /run/portlisten/ssh.sock':
         try:
             each(settings)
         except CannotRun as error:
-            print(f"{self.command}: {error}", file=sys.stderr, flush=True)
+            complain(self.command, str(error))
             raise
         except KeyboardInterrupt:
             raise SystemExit(128 + signal.SIGINT) from None

@@ -18,7 +18,6 @@ import math
 import os
 import signal
 import socket
-import sys
 import time
 from collections.abc import Sequence
 from typing import NoReturn
@@ -27,6 +26,7 @@ from twisted.python.usage import CompleteFiles
 
 from portlisten._channel import paths
 from portlisten._commands.options import CommandOptions, parseProgram
+from portlisten._commands.output import complain
 from portlisten._config.settings import ExecSettings
 from portlisten._model import Port
 from portlisten._policy.complaints import Complaint
@@ -127,10 +127,7 @@ Examples, with 'twistd portlisten --share http=tcp:80 /run/portlisten/web.sock':
 
 
 def _log(message: str) -> None:
-    try:
-        print(f"portlisten exec: {message}", file=sys.stderr, flush=True)
-    except OSError:
-        pass  # the program can serve without a log
+    complain("portlisten exec", message)
 
 
 def obtain(

@@ -16,6 +16,7 @@ from twisted.python.usage import Completer, Completions, Options, UsageError
 
 from portlisten import __version__
 from portlisten._commands import generated
+from portlisten._commands.output import show
 from portlisten._config.options import Settings, useless
 from portlisten._process import exits, users
 from twisted import copyright
@@ -27,7 +28,7 @@ def printVersion() -> NoReturn:
 
     @raise SystemExit: always.
     """
-    print(f"portlisten {__version__}, with Twisted {copyright.version}")
+    show(f"portlisten {__version__}, with Twisted {copyright.version}")
     raise SystemExit(0)
 
 
@@ -135,6 +136,13 @@ class CommandOptions(Options):
         Print portlisten's version and Twisted's, and exit.
         """
         printVersion()
+
+    def opt_help(self) -> NoReturn:
+        """
+        Display this help and exit.
+        """
+        show(str(self))
+        raise SystemExit(0)
 
     def getUsage(self, width: int | None = None) -> str:
         """

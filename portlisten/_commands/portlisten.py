@@ -17,6 +17,7 @@ from portlisten._commands.drain import DrainOptions, UndrainOptions
 from portlisten._commands.each import EachOptions
 from portlisten._commands.execute import ExecOptions
 from portlisten._commands.options import printVersion
+from portlisten._commands.output import show
 
 
 class Options(UsageOptions):
@@ -45,6 +46,13 @@ class Options(UsageOptions):
         Print portlisten's version and Twisted's, and exit.
         """
         printVersion()
+
+    def opt_help(self) -> NoReturn:
+        """
+        Display this help and exit.
+        """
+        show(str(self))
+        raise SystemExit(0)
 
     def postOptions(self) -> None:
         """

@@ -25,7 +25,7 @@ from portlisten._anyloop import log
 from portlisten._anyloop.clock import Clock, Soon
 from portlisten._anyloop.interfaces import neverOffered
 from portlisten._each.environment import Internet, Unix
-from portlisten._each.starting import CannotStart, Program
+from portlisten._each.starting import CannotStart, NotAnnounced, Program
 from portlisten._policy.complaints import Complaint
 from portlisten._reactor.log_limit import LogLimit
 from portlisten._reactor.pause import Pause
@@ -34,7 +34,7 @@ from portlisten._reactor.pause import Pause
 #: seconds.
 RETRY_SECONDS = 0.5
 
-#: How long to wait before that if only the channel was busy.
+#: How long to wait before that if only the channel was busy, or has just ended.
 BUSY_SECONDS = 0.02
 
 # struct ucred: unix(7)
@@ -169,14 +169,12 @@ class Children:
             return
         connection = self._waiting[0]
         try:
-            announcement = connection.given()
-        except BlockingIOError:
+            process = self._program.start(
+                connection.descriptor, connection.peer.variables(), connection.given()
+            )
+        except (BlockingIOError, NotAnnounced):
             self._pause.begin(BUSY_SECONDS)
             return
-        try:
-            process = self._program.start(
-                connection.descriptor, connection.peer.variables(), announcement
-            )
         except CannotStart as error:
             if error.given:
                 connection.given = neverOffered

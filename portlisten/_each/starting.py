@@ -29,6 +29,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import NoReturn
 
+from portlisten import _kernel
+
 #: The descriptor of the connection with C{listenFds}: C{SD_LISTEN_FDS_START} in
 #: sd_listen_fds(3).
 LISTEN_FD = 3
@@ -37,6 +39,9 @@ LISTEN_FD = 3
 _GIVEN = b"G"
 
 _ERROR = struct.Struct("=i")
+
+#: The errors of the announcement if the listener reads no more.
+_READS_NO_MORE = frozenset([errno.EPIPE, errno.ECONNRESET])
 
 #: The signals that a process may handle; no real-time signals.
 _SIGNALS = [int(each) for each in signal.Signals if each < signal.SIGRTMIN]
@@ -52,6 +57,13 @@ class CannotStart(Exception):
     def __init__(self, error: OSError, given: bool = False) -> None:
         super().__init__(error.strerror)
         self.given = given
+
+
+class NotAnnounced(Exception):
+    """
+    The listener reads no more from the channel, and so was told nothing.  A later try
+    may succeed, when this process has read why.
+    """
 
 
 @dataclass(frozen=True)
@@ -87,6 +99,7 @@ class Program:
             writes to it before it touches the connection.  L{None} for nothing.
         @return: the number of the process.  The caller must wait for the process.
         @raise CannotStart: if that is impossible now.
+        @raise NotAnnounced: if the announcement cannot be written any more.
         """
         try:
             self._check()
@@ -114,7 +127,14 @@ class Program:
         if said:
             os.waitpid(child, 0)
             (number,) = _ERROR.unpack(said)
+            if not given and number in _READS_NO_MORE:
+                raise NotAnnounced
             raise CannotStart(OSError(number, os.strerror(number)), given)
+        if announcement is not None and not given:
+            os.waitpid(child, 0)
+            raise CannotStart(
+                OSError(errno.ECANCELED, "its process ended before it began")
+            )
         return child
 
     def _check(self) -> None:
@@ -146,7 +166,7 @@ class Program:
             status = fcntl.fcntl(status, fcntl.F_DUPFD_CLOEXEC, LISTEN_FD + 1)
             connection = fcntl.fcntl(connection, fcntl.F_DUPFD_CLOEXEC, LISTEN_FD + 1)
             if announcement is not None:
-                _announce(*announcement)
+                _kernel.sendBytes(*announcement)
                 _tell(status, _GIVEN)
             os.setsid()
             os.set_blocking(connection, True)
@@ -175,35 +195,14 @@ class Program:
             os.dup2(connection, number)
 
 
-def _announce(channel: int, data: bytes) -> None:
-    """
-    Write to the channel, in one piece.
-
-    @raise OSError: if the channel has no room now.
-    """
-    try:
-        _send(channel, data)
-    except (BrokenPipeError, ConnectionResetError):
-        pass  # the listener reads no more, and hands the connection to nobody
-
-
 def _tell(status: int, data: bytes) -> None:
     """
     Tell the parent, which may have been killed meanwhile.
-    """
-    with suppress(OSError):
-        _send(status, data)
 
-
-def _send(descriptor: int, data: bytes) -> None:
+    @raise OSError: if the parent lives, and cannot be told.
     """
-    Write to a Unix socket, without SIGPIPE.
-    """
-    sock = socket.SocketType(socket.AF_UNIX, socket.SOCK_STREAM, 0, descriptor)
-    try:
-        sock.send(data, socket.MSG_NOSIGNAL)
-    finally:
-        sock.detach()
+    with suppress(BrokenPipeError, ConnectionResetError):
+        _kernel.sendBytes(status, data)
 
 
 def _resetSignals(blocked: set[int | signal.Signals]) -> None:

@@ -53,6 +53,7 @@ from portlisten._kernel.sockets import (
     kindOf,
     listens,
     queued,
+    sendBytes,
 )
 from portlisten._kernel.spare import SpareDescriptor, descriptorsShort
 from portlisten._kernel.waiting import clientsWaiting, queueLength
@@ -96,6 +97,7 @@ __all__ = [
     "peerProcess",
     "queueLength",
     "queued",
+    "sendBytes",
     "reap",
     "receive",
     "receiveBytes",

@@ -54,6 +54,7 @@ _PROTOCOL_NAMES = {
     136: "a UDP-Lite socket",
 }
 _TCP_PROTOCOLS = frozenset([IPPROTO_TCP, IPPROTO_MPTCP])
+_STREAM = int(socket.SOCK_STREAM)
 _TYPE_NAMES = {
     int(socket.SOCK_DGRAM): "a socket of type SOCK_DGRAM",
     int(socket.SOCK_RAW): "a socket of type SOCK_RAW",
@@ -95,14 +96,16 @@ def kindOf(sock: socket.SocketType) -> Kind:
         try:
             protocol = sock.getsockopt(SOL_SOCKET, SO_PROTOCOL)
             listening = sock.getsockopt(SOL_SOCKET, SO_ACCEPTCONN)
+            kind = sock.getsockopt(SOL_SOCKET, SO_TYPE)
         except OSError:
             protocol = retry(sock.getsockopt, SOL_SOCKET, SO_PROTOCOL)
             listening = retry(sock.getsockopt, SOL_SOCKET, SO_ACCEPTCONN)
-        if protocol in _TCP_PROTOCOLS:
-            # Most sockets are TCP, and need no further system call.
+            kind = retry(sock.getsockopt, SOL_SOCKET, SO_TYPE)
+        if protocol in _TCP_PROTOCOLS and kind == _STREAM:
+            # Most sockets are TCP, and need no further system call.  A raw socket may
+            # have TCP's number, too, and so has NETLINK_XFRM of netlink(7).
             return Kind.LISTENER if listening else Kind.CONNECTIONS
         domain = retry(sock.getsockopt, SOL_SOCKET, SO_DOMAIN)
-        kind = retry(sock.getsockopt, SOL_SOCKET, SO_TYPE)
     except OSError as error:
         raise WrongSocket(f"no socket: {error.strerror}") from error
     internet = domain in (socket.AF_INET, socket.AF_INET6)
@@ -113,7 +116,7 @@ def kindOf(sock: socket.SocketType) -> Kind:
         return Kind.DATAGRAMS
     if internet and protocol in _PROTOCOL_NAMES:
         raise WrongSocket(f"{_PROTOCOL_NAMES[protocol]}, not TCP")
-    if kind != socket.SOCK_STREAM:
+    if kind != _STREAM:
         what = _TYPE_NAMES.get(kind, f"a socket of type {kind}")
         raise WrongSocket(f"{what}, not SOCK_STREAM")
     if internet:
@@ -254,6 +257,20 @@ def queuedBytes(sock: socket.SocketType, request: int) -> int:
     size = array.array("i", [0])
     fcntl.ioctl(sock.fileno(), request, size)
     return size[0]
+
+
+def sendBytes(descriptor: int, data: bytes) -> None:
+    """
+    Write a few bytes to a Unix socket, in one piece and without SIGPIPE.  Does not keep
+    the descriptor.
+
+    @raise OSError: if the socket has no room now, or the other end reads no more.
+    """
+    sock = _peek(descriptor)
+    try:
+        sock.send(data, socket.MSG_NOSIGNAL)
+    finally:
+        sock.detach()
 
 
 def datagramSocket() -> socket.socket:

@@ -7,11 +7,12 @@ fast as it is emptied.  So this asks the kernel which connections wait, by sock_
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import socket
 import struct
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from contextlib import closing
 
 from portlisten._kernel.sockets import queued
@@ -67,11 +68,14 @@ def clientsWaiting(sock: socket.socket) -> frozenset[int]:
 
     @return: a number for each client, which stays the same while the client waits.
         Empty if the port has more than L{MAXIMUM_CONNECTIONS}.
-    @raise OSError: if the kernel does not tell.
+    @raise OSError: if the kernel does not tell, or gives an answer that cannot be read.
     """
-    if sock.family == socket.AF_UNIX:
-        return _waitingAtPath(sock)
-    return _waitingAtPort(sock)
+    try:
+        if sock.family == socket.AF_UNIX:
+            return _waitingAtPath(sock)
+        return _waitingAtPort(sock)
+    except struct.error:
+        raise OSError(errno.EBADMSG, os.strerror(errno.EBADMSG)) from None
 
 
 def _waitingAtPort(sock: socket.socket) -> frozenset[int]:
@@ -129,17 +133,29 @@ def _ask(request: bytes, flags: int) -> Generator[bytes, None, None]:
         header = _HEADER.pack(size, _SOCK_DIAG_BY_FAMILY, _NLM_F_REQUEST | flags, 1, 0)
         sock.send(header + request)
         while True:
-            data = memoryview(sock.recv(_BUFFER_BYTES))
-            at = 0
-            while at + _HEADER.size <= len(data):
-                length, kind, *_ = _HEADER.unpack_from(data, at)
-                message = bytes(data[at + _HEADER.size : at + length])
+            for kind, message in _split(sock.recv(_BUFFER_BYTES)):
                 if kind == _NLMSG_ERROR:
                     (code,) = struct.unpack_from("=i", message)
                     raise OSError(-code, os.strerror(-code))
                 if kind == _NLMSG_DONE:
                     return
-                yield message
-                at += length + 3 & ~3
+                if kind == _SOCK_DIAG_BY_FAMILY:
+                    yield message
             if not flags & _NLM_F_DUMP:
                 return
+
+
+def _split(data: bytes) -> Iterator[tuple[int, bytes]]:
+    """
+    Split an answer of the kernel: netlink(7).
+
+    @return: for each message its type, and the message without its header.
+    @raise struct.error: if a message is not whole.
+    """
+    at = 0
+    while at < len(data):
+        length, kind, *_ = _HEADER.unpack_from(data, at)
+        if not _HEADER.size <= length <= len(data) - at:
+            raise struct.error
+        yield kind, data[at + _HEADER.size : at + length]
+        at += length + 3 & ~3

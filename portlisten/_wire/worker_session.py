@@ -153,6 +153,8 @@ class WorkerSession(Session, Generic[Token]):
     @ivar inService: how many connections that were claimed on this channel are in
         service: the driver has their L{Adopt}, and has not reported their ends.
     @ivar wantsDescriptors: whether the session still takes descriptors.
+    @ivar listenerDied: whether the channel has ended because the listener has died or
+        stopped.  Then it has no copies.
     @ivar broken: whether the listener broke the protocol, or cannot give what the
         worker asks for.  The next listener may do the same.
     """
@@ -188,6 +190,7 @@ class WorkerSession(Session, Generic[Token]):
         )
         self._claims: Claims[Token] = Claims(window, claimsAll)
         self._gives = gives
+        self._knowsGiven = False
         self._reportsServing = False
         self._serving: int | None = None
         self.inService = 0
@@ -196,6 +199,7 @@ class WorkerSession(Session, Generic[Token]):
         self._byeReason = ""
         self.ours = Ours.OPEN
         self.wantsDescriptors = True
+        self.listenerDied = False
         self.broken = False
 
     def hello(self) -> bytes:
@@ -258,7 +262,8 @@ class WorkerSession(Session, Generic[Token]):
             )
 
     def _onHello(self, frame: ListenerHello) -> None:
-        if self._gives and not (frame.honoursLimit and Given.TYPE in frame.frames):
+        self._knowsGiven = Given.TYPE in frame.frames
+        if self._gives and not (frame.honoursLimit and self._knowsGiven):
             raise ProtocolError("it is older than this worker: restart it")
         timeout = frame.claimTimeout
         self._events.append(
@@ -347,9 +352,10 @@ class WorkerSession(Session, Generic[Token]):
         process that gets the connection may write this itself, and must do so before it
         touches the connection.  Nothing else may be under way to be written.
 
-        @return: the bytes to write, in one piece; or nothing if the session has ended.
+        @return: the bytes to write, in one piece; or nothing if the listener does not
+            know the frame.
         """
-        return b"" if self.ended else encode(Given((id,)))
+        return encode(Given((id,))) if self._knowsGiven else b""
 
     def serving(self, count: int) -> None:
         """
@@ -466,7 +472,8 @@ class WorkerSession(Session, Generic[Token]):
         """
         if self._reason is None:
             self._reason = error
-        if listenerDied and self.deathMatters:
+        self.listenerDied = listenerDied and self.deathMatters
+        if self.listenerDied:
             adopted, loose = self._claims.listenerDied()
             self._close(loose)
             self._events.extend(Adopt(offer, token) for offer, token in adopted)

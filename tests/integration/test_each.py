@@ -592,6 +592,43 @@ def test_givenBack(processes: Processes, how: signal.Signals) -> None:
             assert readToEnd(client) == b"next\n"
 
 
+@pytest.mark.parametrize("killed", [True, False])
+def test_revoked(processes: Processes, killed: bool) -> None:
+    """
+    If this was revoked, it can tell the listener nothing more.  If it is killed soon
+    after, each client has one program all the same.  If it goes on, it serves the
+    client that it had, even if it had something to report.
+    """
+    started = processes.folder / "started"
+    text = f"#!/bin/sh\necho >> {started}\nsleep 0.5\nread line\necho $line\n"
+    program = script(processes, "program", text)
+    hidden = processes.folder / "hidden"
+    timeout = ("--claim-timeout", "0.3")
+    listener = processes.twistd("portlisten", *timeout, PORT, "./socket")
+    each = startEach(processes, "./socket", str(program))
+    listener.says("joined")
+    program.rename(hidden)
+    with closing(connect(listener.port())) as one:
+        each.says("cannot be started")
+        if killed:
+            time.sleep(0.2)  # until it has reported the client
+        each.signal(signal.SIGSTOP)
+        with closing(connect(listener.port())) as two:
+            listener.says("left")
+            hidden.rename(program)
+            each.signal(signal.SIGCONT)
+            if killed:
+                # The time in which it would start the program if it did not wait.
+                time.sleep(0.7)
+                each.kill()
+                listener.says("the process of worker 1 .* has ended")
+                startEach(processes, "./socket", str(program))
+            for client, line in ((one, b"one\n"), (two, b"two\n")):
+                client.sendall(line)
+                assert readToEnd(client) == line
+    assert started.read_text() == "\n\n"
+
+
 def test_listenerStops(processes: Processes) -> None:
     """
     If the listener is killed, programs go on, and this joins the next listener.

@@ -5,15 +5,18 @@ Tests for a worker in asyncio whose adopter gives connections to other processes
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+from portlisten._anyloop import channel as _channel
 from portlisten._anyloop.interfaces import neverOffered
 from portlisten._anyloop.worker import Stage, Worker
+from portlisten._channel.limits import COPIES_SECONDS
 from portlisten._config.settings import WorkerSettings
 from portlisten._wire.codec import encode
-from portlisten._wire.frames import Bye, Claim, Closed, Given
+from portlisten._wire.frames import Bye, Claim, Closed, Given, Revoked
 from tests.support.asyncio_loops import HELLO, LoopTestCase, aMoment, eventually
 
 KNOWING = replace(HELLO, frames=HELLO.frames | {Given.TYPE})
@@ -137,8 +140,10 @@ class GivingTests(LoopTestCase):
             await eventually(lambda: listener.heard(Given))
             adopter.end(0)
             await eventually(lambda: listener.heard(Closed))
+            begin = self.loop.time()
             listener.close()
-            await eventually(lambda: given() is None)
+            await eventually(lambda: self.isNothing(given))
+            self.assertLess(self.loop.time() - begin, COPIES_SECONDS)
 
         self.complete(test())
 
@@ -157,6 +162,59 @@ class GivingTests(LoopTestCase):
             self.assertIsNotNone(self.worker.adopter.given[0]())
 
         self.complete(test())
+
+    def test_revoked(self) -> None:
+        """
+        After a revocation, the listener still has its copy for a while.  Until then,
+        nobody may touch the connection.
+        """
+
+        async def test() -> None:
+            listener, _ = await self.joined()
+            await self.offered(listener)
+            [given] = self.worker.adopter.given
+            listener.say(Revoked(), Bye("hangs"))
+            begin = self.loop.time()
+            await eventually(listener.hasEnded)
+            listener.close()
+            await eventually(lambda: not self.worker._link.registered)
+            self.assertRaises(BlockingIOError, given)
+            await eventually(lambda: self.isNothing(given))
+            self.assertGreater(self.loop.time() - begin, 0.3)
+
+        self.patch(_channel, "COPIES_SECONDS", 0.3)
+        self.complete(test())
+
+    def test_unwritten(self) -> None:
+        """
+        If the channel ends while something is under way to be written, nothing need be
+        said in the end.
+        """
+
+        async def test() -> None:
+            listener, _ = await self.joined()
+            await self.offered(listener)
+            _, accepted = self.pair()
+            listener.offer(2, accepted)
+            adopter = self.worker.adopter
+            await eventually(lambda: len(adopter.connections) == 2)
+            await eventually(lambda: listener.heard(Claim))
+            listener.socket.shutdown(socket.SHUT_RD)
+            adopter.end(1)
+            await eventually(lambda: self.isNothing(adopter.given[0]))
+
+        self.patch(_channel, "COPIES_SECONDS", 0.1)
+        self.complete(test())
+
+    @staticmethod
+    def isNothing(given: Callable[[], object]) -> bool:
+        """
+        Whether nothing is to be said.
+        """
+        try:
+            return given() is None
+        except BlockingIOError:
+            return False
 
     def test_older(self) -> None:
         """

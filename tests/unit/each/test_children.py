@@ -20,7 +20,7 @@ from portlisten._anyloop.clock import Clock
 from portlisten._each import children as _children
 from portlisten._each.children import Children, identify, signalName
 from portlisten._each.environment import Internet, Unix
-from portlisten._each.starting import CannotStart, Program
+from portlisten._each.starting import CannotStart, NotAnnounced, Program
 from tests.support.asyncio_loops import aMoment, eventually
 from tests.support.channels import tcpPair
 from tests.support.descriptors import watchDescriptors
@@ -224,6 +224,23 @@ class ChildrenTests(ChildrenTestCase):
             self.adopt(children, "a", given)
             await eventually(lambda: children.running)
             self.assertEqual([each for _, each in self.program.started], [(7, b"now")])
+
+        self.complete(test)
+
+    def test_notAnnounced(self) -> None:
+        """
+        If nothing can be said to the listener any more, the program is started when
+        nothing need be said.
+        """
+
+        async def test(children: Children) -> None:
+            given = mock.Mock(side_effect=[(7, b"late"), BlockingIOError(), None])
+            starts = mock.Mock(side_effect=[NotAnnounced(), 1_000_000])
+            with mock.patch.object(self.program, "start", starts):
+                self.adopt(children, "a", given)
+                await eventually(lambda: children.running)
+            said = [call.args[2] for call in starts.mock_calls]
+            self.assertEqual(said, [(7, b"late"), None])
 
         self.complete(test)
 

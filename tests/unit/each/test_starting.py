@@ -14,7 +14,8 @@ from unittest import mock
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from portlisten._each.starting import CannotStart, Program
+from portlisten import _kernel
+from portlisten._each.starting import CannotStart, NotAnnounced, Program
 from tests.support.descriptors import watchDescriptors
 
 SH = shutil.which("sh") or "/bin/sh"
@@ -148,10 +149,34 @@ class StartTests(SynchronousTestCase):
 
     def test_listenerGone(self) -> None:
         """
-        If the listener is gone, nobody else gets the connection, and the program
-        starts.
+        If the listener reads no more, or is gone, the program does not start: the
+        listener may hand the connection to another worker.
         """
-        self.listener.close()
+        for end in (
+            lambda: self.listener.shutdown(socket.SHUT_RD),
+            self.listener.close,
+        ):
+            end()
+            program = self.program("-c", "echo up")
+            self.assertRaises(NotAnnounced, self.start, program)
+            self.assertRaises(ChildProcessError, os.waitpid, -1, os.WNOHANG)
+            self.assertRaises(BlockingIOError, self.client.recv, 1000)
+
+    def test_childKilled(self) -> None:
+        """
+        If the process is killed before it has said that it may touch the connection,
+        the program can be started again.
+        """
+
+        def die(*_: object) -> None:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+        with mock.patch.object(_kernel, "sendBytes", die):
+            error = self.assertRaises(CannotStart, self.start, self.program("-c", ""))
+        self.assertEqual(
+            (str(error), error.given), ("its process ended before it began", False)
+        )
+        self.assertRaises(ChildProcessError, os.waitpid, -1, os.WNOHANG)
         self.assertEqual(self.answer(self.program("-c", "echo up")), b"up\n")
 
     def test_parentKilled(self) -> None:
@@ -163,8 +188,11 @@ class StartTests(SynchronousTestCase):
         gone, writer = socket.socketpair()
         other.close()
         gone.close()
+        program = self.program("-c", "echo up")
         with mock.patch.object(socket, "socketpair", return_value=(reader, writer)):
-            self.assertEqual(self.answer(self.program("-c", "echo up")), b"up\n")
+            # This process has not been killed, and hears nothing.
+            self.assertRaises(CannotStart, self.start, program)
+        self.assertEqual(self.client.recv(1000), b"up\n")
         self.assertEqual(self.announced(), GIVEN)
 
     def test_noFork(self) -> None:

@@ -9,7 +9,7 @@ import os
 import socket
 from typing import Any
 
-from twisted.trial.unittest import SynchronousTestCase
+from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
 from portlisten._kernel import IPPROTO_MPTCP, sockets
 from portlisten._model import Kind
@@ -26,6 +26,9 @@ from tests.support.sockets import (
     pipe,
     stream,
 )
+
+# linux/include/uapi/linux/netlink.h
+NETLINK_XFRM = 6
 
 
 class CookieTests(SynchronousTestCase):
@@ -123,6 +126,19 @@ class KindTests(SynchronousTestCase):
         """
         for kind in (socket.SOCK_DGRAM, socket.SOCK_SEQPACKET):
             self.assertRefused(pair(self, kind)[0], f"a socket of type {kind.name},")
+
+    def test_numberOfTCP(self) -> None:
+        """
+        Sockets of other kinds that have the number of TCP are refused.
+        """
+        with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_XFRM) as sock:
+            self.assertRefused(sock, "a netlink socket")
+        try:
+            sock = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_TCP)
+        except PermissionError as error:
+            raise SkipTest("a raw socket needs CAP_NET_RAW") from error
+        with sock:
+            self.assertRefused(sock, "a socket of type SOCK_RAW")
 
     def test_udp(self) -> None:
         """

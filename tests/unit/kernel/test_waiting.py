@@ -4,9 +4,12 @@ Tests for L{portlisten._kernel.waiting}, with real sockets.
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
+import struct
 from typing import Any
+from unittest import mock
 
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -135,6 +138,27 @@ class WaitingTests(SynchronousTestCase):
         for _ in range(500):
             self.connect(sock)
         self.assertEqual(len(waiting.clientsWaiting(sock)), 500)
+
+    def test_malformed(self) -> None:
+        """
+        An answer that is too short, or not whole, is an error like others.
+        """
+        whole = struct.pack("=IHHII", 20, 20, 2, 1, 0) + b"abcd"
+        for data in (
+            whole[:19],
+            whole[:10],
+            struct.pack("=IHHII", 0, 20, 2, 1, 0),
+            struct.pack("=IHHII", 15, 20, 2, 1, 0),
+            struct.pack("=IHHII", 1 << 31, 20, 2, 1, 0),
+            struct.pack("=IHHIIH", 18, 2, 2, 1, 0, 0),
+            whole,
+        ):
+            sock = self.listen(socket.AF_INET, IPV4)
+            with mock.patch.object(socket, "socket") as kernel:
+                answers = kernel.return_value.__enter__.return_value
+                answers.recv.side_effect = [data, BlockingIOError()]
+                error = self.assertRaises(OSError, waiting.clientsWaiting, sock)
+            self.assertEqual(error.errno, errno.EBADMSG)
 
     def test_error(self) -> None:
         """

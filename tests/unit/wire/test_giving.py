@@ -19,6 +19,7 @@ from portlisten._wire.frames import (
     Given,
     ListenerHello,
     Offer,
+    Revoked,
     WorkerHello,
 )
 from portlisten._wire.listener_session import Joined, ListenerSession
@@ -56,7 +57,7 @@ class WorkerTests(SynchronousTestCase):
 
     def test_given(self) -> None:
         """
-        GIVEN is written at once, until the session has ended.
+        GIVEN is written at once.
         """
         self.said(self.session.hello())
         self.session.receive(encode(HELLO))
@@ -65,8 +66,30 @@ class WorkerTests(SynchronousTestCase):
         self.said(self.session.outgoing())
         self.session.flushed()
         self.assertEqual(self.said(self.session.given(5)), [Given((5,))])
-        self.session.end()
-        self.assertEqual(self.session.given(5), b"")
+
+    def test_unknown(self) -> None:
+        """
+        A listener that does not know GIVEN is not told.
+        """
+        session: WorkerSession[str] = WorkerSession()
+        session.receive(encode(replace(HELLO, frames=frozenset())))
+        self.assertEqual(session.given(5), b"")
+
+    def test_listenerDied(self) -> None:
+        """
+        After the end, it is known whether the listener is dead, and has no copies.
+        """
+        for frames, hungUp, died in (
+            ([], True, True),
+            ([], False, False),
+            ([Bye("stops")], True, True),
+            ([Bye("hangs"), Revoked()], True, False),
+            ([Revoked()], False, False),
+        ):
+            self.setUp()
+            self.session.receive(b"".join(map(encode, [HELLO, *frames])))
+            self.session.channelEnded(hungUp)
+            self.assertEqual(self.session.listenerDied, died)
 
     def test_older(self) -> None:
         """
