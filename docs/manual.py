@@ -111,7 +111,7 @@ PAGES = [
     Page(
         "portlisten-as-port",
         1,
-        "run a Twisted program that knows the number of its port alone",
+        "run a Twisted program that takes only a port number",
         as_port.AsPortOptions,
         "127 if PROGRAM does not exist, 126 if PROGRAM is no program for this Python, 1"
         " if a mapping cannot be used. Otherwise the exit status is PROGRAM's.",

@@ -9,7 +9,8 @@ For a server of the modules L{socketserver} and C{http.server}, one line is enou
 
 Others take an open socket, such as waitress::
 
-    listening = ListeningSocket("portlisten:/run/portlisten/web.sock:limit=100")
+    description = "portlisten:/run/portlisten/web.sock"
+    listening = ListeningSocket(description, limit=90, first=True)
     waitress.serve(app, sockets=[listening])
 
 Nothing here imports Twisted.

@@ -410,7 +410,7 @@ class _Forward(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """
-        See L{logging.Handler.emit}.
+        See C{logging.Handler.emit}.
         """
         self._logger.log(record.levelno, record.getMessage(), exc_info=record.exc_info)
 

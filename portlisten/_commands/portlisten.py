@@ -36,7 +36,12 @@ class Options(UsageOptions):
     subCommands: list[list[Any]] = [
         ["exec", None, ExecOptions, "Run any program on the ports that are shared."],
         ["each", None, EachOptions, "Start a program for each connection."],
-        ["as-port", None, AsPortOptions, "Run a Twisted program that knows a number."],
+        [
+            "as-port",
+            None,
+            AsPortOptions,
+            "Make a Twisted program a worker.",
+        ],
         ["drain", None, DrainOptions, "Let workers finish what they serve."],
         ["undrain", None, UndrainOptions, "Let drained workers serve again."],
     ]

@@ -217,19 +217,23 @@ class DocumentedTests(SynchronousTestCase):
 
     def test_table(self) -> None:
         """
-        Its table has each option, with its values, what it goes with, and systemd's
+        Its tables have each option, with its values, what it goes with, and systemd's
         names for it.
         """
         guide = Path(__file__).parents[3] / "docs" / "operators.md"
         _, _, section = guide.read_text().partition("## The options of a port")
-        rows = re.findall(
-            r"^\| `(.*?)` \| .* \| (.*?) \| .* \| (.*?) ?\|$", section, re.M
-        )
+        section, _, _ = section.partition("### ")
+        uses, _, names = section.partition("names of the options")
+        rows = re.findall(r"^\| `(.*?)` \| .* \| (.*?) \|$", uses, re.M)
+        units = dict(re.findall(r"^\| `(.*?)` \| .* \| .* \| (.*?) \|$", names, re.M))
         documented = {
-            row.replace("\\|", "|"): (goes, re.findall("`(.*?)`", units))
-            for row, goes, units in rows
-            if "=" in row
+            row.replace("\\|", "|"): (
+                goes,
+                re.findall("`(.*?)`", units.pop(row.partition("=")[0])),
+            )
+            for row, goes in rows
         }
+        self.assertEqual(units, {})
         expected = {
             f"{option.name}={option.value.metavar}": (
                 "TCP, UDP" if option.datagrams else "TCP",
