@@ -4,7 +4,6 @@ Makes the reactors of this process take mapped ports from listeners.
 
 from __future__ import annotations
 
-import os
 import socket
 import sys
 from collections.abc import Sequence
@@ -216,8 +215,11 @@ def _nameOf(descriptor: int) -> tuple[str, int]:
     @param descriptor: remains the caller's.
     @raise OSError: if it is no socket's.
     """
-    with socket.socket(fileno=os.dup(descriptor)) as sock:
+    sock = socket.socket(fileno=descriptor)
+    try:
         address, number, *_ = sock.getsockname()
+    finally:
+        sock.detach()
     return address, number
 
 
