@@ -178,12 +178,15 @@ def _passed(descriptors: Iterable[int]) -> list[int]:
     found = []
     for descriptor in descriptors:
         with suppress(OSError):
-            sock = socket.socket(fileno=descriptor)
+            duplicate = os.dup(descriptor)
             try:
+                sock = socket.socket(fileno=duplicate)
+            except OSError:
+                os.close(duplicate)
+                raise
+            with sock:
                 if sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
                     found.append(descriptor)
-            finally:
-                sock.detach()
     return found
 
 

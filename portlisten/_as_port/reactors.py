@@ -4,6 +4,7 @@ Makes the reactors of this process take mapped ports from listeners.
 
 from __future__ import annotations
 
+import os
 import socket
 import sys
 from collections.abc import Sequence
@@ -215,11 +216,8 @@ def _nameOf(descriptor: int) -> tuple[str, int]:
     @param descriptor: remains the caller's.
     @raise OSError: if it is no socket's.
     """
-    sock = socket.socket(fileno=descriptor)
-    try:
+    with socket.socket(fileno=os.dup(descriptor)) as sock:
         address, number, *_ = sock.getsockname()
-    finally:
-        sock.detach()
     return address, number
 
 
