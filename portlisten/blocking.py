@@ -50,12 +50,19 @@ def attach(
     @param timeout: as for L{ListeningSocket}.
     @return: the server's socket now.  C{server_close()} closes it.
     @raise EndpointError: as for L{ListeningSocket}.
-    @raise TypeError: if the server is no stream server.
+    @raise TypeError: if the server is no stream server, or has TLS and C{ssl} is not
+        given.
     """
     if not isinstance(server, socketserver.TCPServer) or isinstance(
         server, socketserver.UDPServer
     ):
         raise TypeError(f"{type(server).__name__} is no stream server of socketserver")
+    hasTLS = isinstance(server.socket, _ssl.SSLSocket) or _isHTTP(server, "HTTPSServer")
+    if hasTLS and ssl is None:
+        raise TypeError(
+            f"the {type(server).__name__} has TLS of its own, which would not be used:"
+            " give attach() the SSLContext, ssl=context"
+        )
     many = socketserver.ThreadingMixIn, socketserver.ForkingMixIn
     limit = None if isinstance(server, many) else 1
     listening = ListeningSocket(
@@ -74,11 +81,13 @@ def attach(
     return listening
 
 
-def _isHTTP(server: socketserver.BaseServer) -> bool:
+def _isHTTP(server: socketserver.BaseServer, name: str = "HTTPServer") -> bool:
     """
-    Whether a server is one of C{http.server}.
+    Whether a server is of a class of C{http.server}.
+
+    @param name: the class's.  Python 3.14 has added C{HTTPSServer}.
     """
     return any(
-        (base.__module__, base.__qualname__) == ("http.server", "HTTPServer")
+        (base.__module__, base.__qualname__) == ("http.server", name)
         for base in type(server).__mro__
     )

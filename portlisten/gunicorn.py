@@ -178,8 +178,13 @@ def _passed(descriptors: Iterable[int]) -> list[int]:
     found = []
     for descriptor in descriptors:
         with suppress(OSError):
-            listening = os.dup(descriptor)
-            with socket.socket(fileno=listening) as sock:
+            duplicate = os.dup(descriptor)
+            try:
+                sock = socket.socket(fileno=duplicate)
+            except OSError:
+                os.close(duplicate)
+                raise
+            with sock:
                 if sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
                     found.append(descriptor)
     return found
@@ -427,14 +432,25 @@ def _logTo(logger: Any) -> None:
 def _install() -> None:
     """
     Change what gunicorn calls.
+
+    @raise ImportError: if this gunicorn is another one than this module knows.
     """
-    util: Any = importlib.import_module("gunicorn.util")
-    sock: Any = importlib.import_module("gunicorn.sock")
-    config: Any = importlib.import_module("gunicorn.config").Config
-    util.parse_address = partial(_parseAddress, util.parse_address)
-    sock.create_sockets = partial(_createSockets, sock.create_sockets)
-    sock.ssl_context = partial(_makeContext, sock.ssl_context)
-    config.worker_class = property(partial(_workerClass, config.worker_class.fget))
+    gunicorn: Any = importlib.import_module("gunicorn")
+    try:
+        util: Any = importlib.import_module("gunicorn.util")
+        sock: Any = importlib.import_module("gunicorn.sock")
+        config: Any = importlib.import_module("gunicorn.config").Config
+        parseAddress, createSockets = util.parse_address, sock.create_sockets
+        makeContext, workerClass = sock.ssl_context, config.worker_class.fget
+    except (ImportError, AttributeError) as error:
+        raise ImportError(
+            f"portlisten.gunicorn does not know gunicorn {gunicorn.__version__}"
+            f" ({error}): use an older gunicorn or a newer portlisten; or {_SHARE}"
+        ) from None
+    util.parse_address = partial(_parseAddress, parseAddress)
+    sock.create_sockets = partial(_createSockets, createSockets)
+    sock.ssl_context = partial(_makeContext, makeContext)
+    config.worker_class = property(partial(_workerClass, workerClass))
 
 
 if importlib.util.find_spec("gunicorn") is not None:

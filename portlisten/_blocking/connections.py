@@ -150,7 +150,7 @@ class Accepted:
         descriptor, self.descriptor = self.descriptor, -1
         try:
             return Connection(descriptor, self._cookie, self._tell, self._escaped)
-        except OSError:
+        except BaseException:
             self._tell()
             raise
 

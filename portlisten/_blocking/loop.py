@@ -27,6 +27,9 @@ from contextlib import suppress
 
 from portlisten._anyloop import log
 
+#: The longest sleep, in seconds.  epoll takes no more milliseconds than fit a C{int}.
+_LONGEST_SECONDS = 86400.0
+
 
 class Handle:
     """
@@ -64,12 +67,14 @@ class Loop:
     @ivar lock: see the module.
     @ivar turned: called with the lock at the end of each turn that made calls, and
         after each L{call} that was made at once.
+    @ivar interrupted: called if a L{call} that was made at once raised an exception.
     @raise OSError: if the process has no free descriptor.
     """
 
     def __init__(self) -> None:
         self.lock = threading.RLock()
         self.turned: Callable[[], None] = lambda: None
+        self.interrupted: Callable[[], None] = lambda: None
         self._epoll = select.epoll()
         self._readers: dict[int, Callable[[], None]] = {}
         self._soon: deque[Handle] = deque()
@@ -164,6 +169,9 @@ class Loop:
         """
         Make a call: at once if the lock is free, and otherwise in the next turn.  Call
         this without the lock.
+
+        @raise BaseException: what a signal handler raises meanwhile.  The call is made
+            again in the next turn.
         """
         if self._closed:
             return
@@ -174,8 +182,13 @@ class Loop:
             self._wake(surely=True)
             return
         try:
-            Handle(then, arguments).make()
+            then(*arguments)
             self.turned()
+        except BaseException:
+            self._soon.append(Handle(then, arguments))
+            self._soon.append(Handle(self.interrupted, ()))
+            self._wake(surely=True)
+            raise
         finally:
             self.lock.release()
 
@@ -228,7 +241,7 @@ class Loop:
                 timeout: float | None = 0
             elif self._later:
                 self._awakes = self._later[0][0]
-                timeout = max(0, self._awakes - self.time())
+                timeout = min(max(0, self._awakes - self.time()), _LONGEST_SECONDS)
             else:
                 self._awakes = math.inf
                 timeout = None

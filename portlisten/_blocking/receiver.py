@@ -64,6 +64,7 @@ class Receiver:
             self._finished,
         )
         loop.turned = self._update
+        loop.interrupted = self._worker.interrupted
 
     def start(self) -> int:
         """
@@ -73,6 +74,8 @@ class Receiver:
             return.  The caller owns it.
         @raise OSError: if the process has no free descriptor.
         """
+        # First: another thread may fork as soon as there is a channel.
+        forks.add(self)
         try:
             with self._loop.lock:
                 self._worker.start()
@@ -83,7 +86,6 @@ class Receiver:
             if self._descriptor >= 0:
                 os.close(self._descriptor)
             raise
-        forks.add(self)
         _receivers.add(self)
         return self._descriptor
 

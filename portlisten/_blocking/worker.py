@@ -114,6 +114,8 @@ class Queue:
         clientGone: Callable[[], None],
         accepted: Accepted,
     ) -> None:
+        if accepted not in self.connections:
+            return
         self.connections.discard(accepted)
         self._given.pop(accepted, None)
         (clientGone if accepted.clientGone else closed)()
@@ -224,10 +226,25 @@ class Worker(worker.Worker[Queue]):
             self._connectSoon()
         waiting = self.adopter.waiting
         if not waiting and self._channel is not None and self._channel.claimable:
-            self._channel.claim()
+            try:
+                self._channel.claim()
+            except BaseException:
+                self._clock.callSoon(self.interrupted)
+                raise
         if not waiting and isinstance(self._sharedPorts, SharedPorts):
             self._sharedPorts.take()
         return self.adopter.take()
+
+    def interrupted(self) -> None:
+        """
+        A signal handler has raised an exception while the program used the channel,
+        which may be in disorder now.  Join again: a claim or an end that was not
+        written would count against the limit for ever.
+        """
+        channel = self._channel
+        if channel is not None:
+            channel.abandon()
+            self.lost(channel, "a signal handler raised an exception meanwhile")
 
     # What the listener does
 
@@ -246,7 +263,10 @@ class Worker(worker.Worker[Queue]):
         See L{portlisten._anyloop.channel.ChannelUser}.
         """
         super().adopt(channel, *arguments)
-        if self._old and self._full:
+        if self.stage is not worker.Stage.SERVING:
+            # The claim was under way when the worker stopped.
+            self.adopter.reset()
+        elif self._old and self._full:
             count = len(self.adopter.connections)
             self._leave(channel, f"serves {count} connections, and wants no more")
 

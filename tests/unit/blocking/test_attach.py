@@ -7,6 +7,7 @@ from __future__ import annotations
 import http.server
 import socket
 import socketserver
+import ssl
 import subprocess
 import sys
 import threading
@@ -21,6 +22,7 @@ from portlisten.blocking import ListeningSocket, attach
 from portlisten.errors import EndpointError
 from tests.support.channels import PATIENCE
 from tests.support.listening_sockets import HELLO, Listener, SocketTestCase
+from tests.support.tls import certify
 
 TCP = ListenerHello(
     64,
@@ -202,6 +204,32 @@ class AttachTests(SocketTestCase):
         url = f"http://127.0.0.1:{server.server_port}/"
         with urllib.request.urlopen(url, timeout=PATIENCE) as response:
             self.assertEqual(response.read(), b"answer")
+
+    def test_ownTLS(self) -> None:
+        """
+        A server that has TLS of its own is refused: its clients would be served without
+        TLS.  The server keeps its socket.
+        """
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        wrapped = http.server.HTTPServer(("127.0.0.1", 0), Handler)
+        wrapped.socket = context.wrap_socket(wrapped.socket, server_side=True)
+        servers: list[Any] = [wrapped]
+        if sys.version_info >= (3, 14):
+            certificate, key = certify("localhost")
+            servers.append(
+                http.server.HTTPSServer(
+                    ("127.0.0.1", 0),
+                    Handler,
+                    bind_and_activate=False,
+                    certfile=certificate,
+                    keyfile=key,
+                )
+            )
+        for each in servers:
+            self.addCleanup(each.server_close)
+            with self.assertRaisesRegex(TypeError, "has TLS of its own"):
+                attach(each, f"portlisten:{self.path}")
+            self.assertGreaterEqual(each.socket.fileno(), 0)
 
     def test_withoutTwisted(self) -> None:
         """

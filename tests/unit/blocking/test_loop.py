@@ -73,6 +73,16 @@ class LoopTests(SynchronousTestCase):
         self.assertGreaterEqual(took, 0.1)
         self.assertEqual(calls, ["first", "second"])
 
+    def test_muchLater(self) -> None:
+        """
+        A call may be due after more milliseconds than epoll takes.
+        """
+        self.loop.start("test")
+        with self.loop.lock:
+            self.loop.call_later(1e9, lambda: None)
+        for _ in range(3):
+            self.assertLess(self.happens(self.loop.call_soon), PATIENCE)
+
     def test_reader(self) -> None:
         """
         What is readable is reported, until it is watched no more.

@@ -11,6 +11,7 @@ from typing import Any
 
 from portlisten import _kernel
 from portlisten._blocking import receiver as _receiver
+from portlisten._wire.codec import encode
 from portlisten._wire.frames import (
     Bye,
     Claim,
@@ -114,6 +115,27 @@ class ClaimTests(SocketTestCase):
         self.revoke(listener)
         self.says("nothing calls accept() here")
         self.assertEqual(sum("nothing calls" in each for each in self.log.lines), 1)
+
+    def test_stopDuringClaim(self) -> None:
+        """
+        If the worker stops while a claim is under way, the connection ends: nobody is
+        left to take it.
+        """
+        listening, listener = self.listen()
+        listening.setblocking(False)
+        client = self.offer(listener, 1)
+        self.assertTrue(self.isReadable(listening, PATIENCE))
+        receiver: Any = listening._receiver
+        with receiver._loop.lock:
+            channel = receiver._worker._channel._socket
+            with self.assertRaises(BlockingIOError):
+                while True:
+                    channel.send(encode(Serving(0)))
+            with self.assertRaises(BlockingIOError):
+                listening.accept()
+        listening.close()
+        listener.hears(Claim((1,)), Drain(), Closed((1,)))
+        self.assertEqual(self.hear(client), b"")
 
     def test_listenerDies(self) -> None:
         """
