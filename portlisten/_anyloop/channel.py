@@ -286,6 +286,16 @@ class WorkerChannel:
             self._carryOut(self._session.leave(reason))
             self.pump()
 
+    def giveUp(self, reason: str) -> None:
+        """
+        End the channel, whose state is not certain any more.  If possible, tell the
+        listener that this worker lives on.  Otherwise other workers would get what this
+        one still serves.
+
+        @param reason: the reason for the log.
+        """
+        self._lose(reason)
+
     def abandon(self) -> None:
         """
         Close the channel at once, without BYE.  To the listener, the worker is dead.
@@ -549,10 +559,12 @@ class WorkerChannel:
 
     # The end
 
-    def _lose(self) -> None:
+    def _lose(self, reason: str | None = None) -> None:
         """
         Find out whether the listener is dead.  Stop it from writing, and process the
         bytes that it wrote and that were not read.
+
+        @param reason: why the channel failed, if that is known here.
         """
         if self._lost:
             return
@@ -571,7 +583,7 @@ class WorkerChannel:
                 _kernel.retry(self._socket.send, frames)
         self._socket.close()
         self._copiesEnd = self._clock.seconds() + COPIES_SECONDS
-        self._carryOut(session.channelEnded(died))
+        self._carryOut(session.channelEnded(died, reason))
 
     def _readRest(self) -> None:
         with suppress(OSError):

@@ -241,10 +241,8 @@ class Worker(worker.Worker[Queue]):
         which may be in disorder now.  Join again: a claim or an end that was not
         written would count against the limit for ever.
         """
-        channel = self._channel
-        if channel is not None:
-            channel.abandon()
-            self.lost(channel, "a signal handler raised an exception meanwhile")
+        if self._channel is not None:
+            self._channel.giveUp("a signal handler raised an exception meanwhile")
 
     # What the listener does
 
