@@ -216,7 +216,13 @@ def _nameOf(descriptor: int) -> tuple[str, int]:
     @param descriptor: remains the caller's.
     @raise OSError: if it is no socket's.
     """
-    with socket.socket(fileno=os.dup(descriptor)) as sock:
+    duplicate = os.dup(descriptor)
+    try:
+        sock = socket.socket(fileno=duplicate)
+    except OSError:
+        os.close(duplicate)
+        raise
+    with sock:
         address, number, *_ = sock.getsockname()
     return address, number
 
