@@ -8,11 +8,11 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
 from portlisten._commands import drain
-from tests.support.programs import command
 
 SHOWING: Sequence[Sequence[str]] = [
     ("portlisten", "--help"),
@@ -21,6 +21,13 @@ SHOWING: Sequence[Sequence[str]] = [
     ("portlisten", "each", "--help"),
     ("twistd", "portlisten", "--help"),
 ]
+
+
+def _command(name: str) -> str:
+    """
+    The path of a command that is installed beside this Python.
+    """
+    return str(Path(sys.executable).with_name(name))
 
 
 class OutputTests(SynchronousTestCase):
@@ -37,7 +44,7 @@ class OutputTests(SynchronousTestCase):
         @return: its exit code, and what it wrote to standard error.
         """
         name, *rest = arguments
-        words = [command(name), *rest]
+        words = [_command(name), *rest]
         done = subprocess.run(words, check=False, stdout=stdout, stderr=stderr)
         return done.returncode, done.stderr or b""
 
@@ -91,7 +98,7 @@ class OutputTests(SynchronousTestCase):
             ("each ./no.sock /no/such", 127),
             ("drain ./no.sock all", 2),
         ):
-            script = f"exec {command('portlisten')} {arguments} <&- >&- 2>&-"
+            script = f"exec {_command('portlisten')} {arguments} <&- >&- 2>&-"
             done = subprocess.run(["sh", "-c", script], check=False)
             self.assertEqual(done.returncode, code)
 
