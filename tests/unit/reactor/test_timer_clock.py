@@ -305,9 +305,13 @@ made = []
 never = our.callLater(1000, made.append, "never")
 
 def last():
+    # On a busy machine, all calls may be due in one turn.
+    if len(our.getDelayedCalls()) > 1:
+        our.callLater(0.01, last)
+        return
     never.cancel()
     assert not our.getDelayedCalls()
-    print(*made, 0.1 <= time.monotonic() - began < 5)
+    print(*sorted(made), 0.1 <= time.monotonic() - began < 30)
     reactor.callFromThread(reactor.stop)
 
 def first():
