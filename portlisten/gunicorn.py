@@ -23,7 +23,6 @@ import importlib.util
 import logging
 import os
 import socket
-import sys
 import time
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
@@ -31,22 +30,17 @@ from functools import cache, partial
 from typing import Any
 
 from portlisten._anyloop import log
+from portlisten._anyloop.descriptions import understand
 from portlisten._blocking.connections import tellEnds
-from portlisten._blocking.listening_socket import settingsOf
-from portlisten._channel import paths
-from portlisten._config.descriptions import PREFIX, split
-from portlisten._process.label import labelOf
+from portlisten._config.descriptions import PREFIX
 from portlisten.blocking import ListeningSocket
-from portlisten.errors import EndpointError, PathError
+from portlisten.errors import EndpointError
 
 __all__: list[str] = []
 
 #: How long a process waits for a listener before it serves, in seconds, and between two
 #: tries if it cannot even look for one.
 _WAIT_SECONDS = 2.0
-
-#: The options of a description that give a certificate to Twisted.
-_TLS = ("privateKey", "certKey", "extraCertChain", "dhParameters")
 
 #: What to do instead of another C{--worker-class}.
 _START_UVICORN = (
@@ -69,19 +63,7 @@ def _address(description: str) -> _Address:
 
     @raise EndpointError: if it can never work.
     """
-    if sys.platform != "linux":
-        raise EndpointError(f"needs Linux, and this is {sys.platform}")
-    for name in split(description)[1]:
-        if name in _TLS:
-            raise EndpointError(
-                f"{name} is for Twisted: give gunicorn --certfile and --keyfile instead"
-            )
-    settings = settingsOf(description, None)
-    try:
-        paths.check(settings.path)
-        labelOf(settings.label)
-    except (PathError, ValueError) as error:
-        raise EndpointError(str(error)) from None
+    understand(description, "give gunicorn --certfile and --keyfile instead")
     return _Address(description)
 
 

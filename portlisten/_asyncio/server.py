@@ -7,45 +7,15 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl as _ssl
-import sys
 import weakref
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from portlisten._anyloop.descriptions import understand
 from portlisten._anyloop.worker import Stage, Worker
 from portlisten._asyncio.connections import Adopter
 from portlisten._asyncio.recognition import firstSeconds
 from portlisten._asyncio.servers import prepare
-from portlisten._channel import paths
-from portlisten._config.descriptions import describedOptions, split, workerSettings
-from portlisten._config.options import WIRES
-from portlisten._config.settings import WorkerSettings
-from portlisten._config.values import File
-from portlisten._process.label import labelOf
-from portlisten.errors import EndpointError, PathError
-
-
-def settingsOf(description: str) -> WorkerSettings:
-    """
-    Parse a description.
-
-    @raise EndpointError: if it cannot be understood, or asyncio has no such worker.
-    """
-    arguments, named = split(description)
-    forTwisted = [
-        name
-        for name, option in describedOptions().items()
-        if isinstance(option.type, File)
-    ]
-    for name in named:
-        if name in forTwisted:
-            raise EndpointError(
-                f"{name} is for Twisted: use the server's own options for TLS, such as"
-                " --ssl-keyfile, or ssl= in code"
-            )
-    if named.get("wire", WIRES[0]) == "datagram":
-        raise EndpointError("wire=datagram is for Twisted: leave wire out")
-    return workerSettings(arguments, named, hidden=forTwisted)
 
 
 def tlsArguments(ssl: Any, **timeouts: float | None) -> Mapping[str, Any]:
@@ -86,14 +56,11 @@ class Server(asyncio.AbstractServer):
         @param tls: made by L{tlsArguments}.
         @raise EndpointError: if the description or its path can never work.
         """
-        if sys.platform != "linux":
-            raise EndpointError(f"needs Linux, and this is {sys.platform}")
-        settings = settingsOf(description)
-        try:
-            paths.check(settings.path)
-            label = labelOf(settings.label)
-        except (PathError, ValueError) as error:
-            raise EndpointError(str(error)) from None
+        settings, label = understand(
+            description,
+            "use the server's own options for TLS, such as --ssl-keyfile, or ssl= in"
+            " code",
+        )
         self._loop = loop
         self._path = settings.path
         self._done = loop.create_future()

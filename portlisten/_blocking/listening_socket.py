@@ -8,13 +8,13 @@ import errno
 import os
 import socket
 import ssl as _ssl
-import sys
 import time
 import weakref
 from dataclasses import replace
 from typing import Any
 
 from portlisten._anyloop import log
+from portlisten._anyloop.descriptions import understand
 from portlisten._blocking.connections import (
     LATEST_SECONDS,
     Accepted,
@@ -23,34 +23,8 @@ from portlisten._blocking.connections import (
     tellEnds,
 )
 from portlisten._blocking.receiver import Receiver
-from portlisten._channel import paths
-from portlisten._config.descriptions import split, workerSettings
-from portlisten._config.options import WIRES
-from portlisten._config.settings import WorkerSettings
 from portlisten._config.values import FIRST_SECONDS
 from portlisten._model import Port, UnixAddress
-from portlisten._process.label import labelOf
-from portlisten.errors import EndpointError, PathError
-
-
-def settingsOf(description: str, limit: int | None) -> WorkerSettings:
-    """
-    Parse a description.
-
-    @param limit: the limit if the description has none.
-    @raise EndpointError: if it cannot be understood, or a blocking worker has no such
-        option.
-    """
-    arguments, named = split(description)
-    for name in ("privateKey", "certKey", "extraCertChain", "dhParameters"):
-        if name in named:
-            raise EndpointError(
-                f"{name} is for Twisted: give an SSLContext instead, ssl="
-            )
-    if named.get("wire", WIRES[0]) != WIRES[0]:
-        raise EndpointError(f"wire={named['wire']} is for Twisted: leave wire out")
-    settings = workerSettings(arguments, named)
-    return replace(settings, limit=limit) if settings.limit is None else settings
 
 
 class ListeningSocket(socket.socket):
@@ -90,14 +64,9 @@ class ListeningSocket(socket.socket):
         @raise OSError: if the process has no free descriptor.
         """
         self._receiver: Receiver | None = None
-        if sys.platform != "linux":
-            raise EndpointError(f"needs Linux, and this is {sys.platform}")
-        settings = settingsOf(description, limit)
-        try:
-            paths.check(settings.path)
-            label = labelOf(settings.label)
-        except (PathError, ValueError) as error:
-            raise EndpointError(str(error)) from None
+        settings, label = understand(description, "give an SSLContext instead, ssl=")
+        if settings.limit is None:
+            settings = replace(settings, limit=limit)
         if ssl is not None:
             tellEnds(ssl)
             # Fails now rather than for each connection.
@@ -271,10 +240,16 @@ class ListeningSocket(socket.socket):
         """
         Called by C{close}.
         """
+        self._letGo()
+        super()._real_close()  # type: ignore[misc]
+
+    def _letGo(self) -> None:
+        """
+        Take no more connections, since the descriptor is about to be closed.
+        """
         if self._receiver is not None:
             self._finalizer()
             self._receiver = None
-        super()._real_close()  # type: ignore[misc]
 
     def detach(self) -> int:
         """
@@ -284,9 +259,7 @@ class ListeningSocket(socket.socket):
 
         @raise TypeError: always.
         """
-        if self._receiver is not None:
-            self._finalizer()
-            self._receiver = None
+        self._letGo()
         super().detach()
         why = (
             "a ListeningSocket cannot be wrapped or detached, and serves nobody now:"
