@@ -5,6 +5,7 @@ What the parts of a worker expect of each other, and of the event loop.
 from __future__ import annotations
 
 from collections.abc import Callable, Sized
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 
@@ -59,11 +60,26 @@ class EventLoop(Protocol):
         """
 
 
-def neverOffered() -> tuple[int, bytes] | None:
+@dataclass(frozen=True, slots=True)
+class Reports:
     """
-    Say nothing: the listener does not know of the connection.
+    What reports to the listener about a connection.  By default, nothing does: the
+    listener does not know of the connection.
+
+    @ivar closed: called when the connection has ended.
+    @ivar clientGone: called instead if the client had left before the connection could
+        be adopted.
+    @ivar given: finds out what is to be said before another process touches the
+        connection: see L{portlisten._anyloop.channel.WorkerChannel.given}.
     """
-    return None
+
+    closed: Callable[[], None] = lambda: None
+    clientGone: Callable[[], None] = lambda: None
+    given: Callable[[], tuple[int, bytes] | None] = lambda: None
+
+
+#: For a connection that the listener has not offered.
+NO_REPORTS = Reports()
 
 
 class Adopting(Protocol):
@@ -74,7 +90,7 @@ class Adopting(Protocol):
     @property
     def gives(self) -> bool:
         """
-        Whether this gives each connection to another process, and uses C{given}.  The
+        Whether this gives each connection to another process, and uses L{Reports.given}.  The
         worker then joins only a listener that knows of this and of limits.
         """
 
@@ -88,20 +104,14 @@ class Adopting(Protocol):
         self,
         descriptor: int,
         cookie: int | None = None,
-        closed: Callable[[], None] = lambda: None,
-        clientGone: Callable[[], None] = lambda: None,
-        given: Callable[[], tuple[int, bytes] | None] = neverOffered,
+        reports: Reports = NO_REPORTS,
     ) -> None:
         """
         Adopt a connection.
 
         @param descriptor: owned by this object from now on.
         @param cookie: C{SO_COOKIE} of the socket, if it is known.
-        @param closed: called when the connection has ended.
-        @param clientGone: called instead if the client had left before the connection
-            could be adopted.
-        @param given: finds out what is to be said before another process touches the
-            connection: see L{portlisten._anyloop.channel.WorkerChannel.given}.
+        @param reports: reports to the listener.
         """
 
     def drain(self) -> None:

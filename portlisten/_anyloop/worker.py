@@ -15,7 +15,7 @@ from typing import Generic, TypeVar
 from portlisten._anyloop import log
 from portlisten._anyloop.channel import WorkerChannel
 from portlisten._anyloop.clock import Clock
-from portlisten._anyloop.interfaces import Adopting, EventLoop
+from portlisten._anyloop.interfaces import Adopting, EventLoop, Reports
 from portlisten._anyloop.poller import Poller
 from portlisten._anyloop.shared_ports import SharedPorts
 from portlisten._channel import paths
@@ -213,9 +213,11 @@ class Worker(Generic[AdopterType]):
         self.adopter.adopt(
             descriptor,
             offer.cookie,
-            partial(channel.closed, offer.id),
-            partial(channel.clientGone, offer.id),
-            partial(channel.given, offer.id),
+            Reports(
+                partial(channel.closed, offer.id),
+                partial(channel.clientGone, offer.id),
+                partial(channel.given, offer.id),
+            ),
         )
 
     def socketShared(self, cookie: int, descriptor: int) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 from portlisten import _kernel
 from portlisten._anyloop import log
 from portlisten._anyloop.clock import Clock
-from portlisten._anyloop.interfaces import neverOffered
+from portlisten._anyloop.interfaces import NO_REPORTS, Reports
 from portlisten._asyncio import draining
 from portlisten._asyncio.first_bytes import FirstBytes
 
@@ -136,34 +136,30 @@ class Adopter:
         self,
         descriptor: int,
         cookie: int | None = None,
-        closed: Callable[[], None] = lambda: None,
-        clientGone: Callable[[], None] = lambda: None,
-        given: Callable[[], tuple[int, bytes] | None] = neverOffered,
+        reports: Reports = NO_REPORTS,
     ) -> None:
         """
         Adopt a connection.
 
         @param descriptor: owned by this object from now on.
         @param cookie: C{SO_COOKIE} of the socket, if it is known.
-        @param closed: called when the connection has ended.
-        @param clientGone: called instead if the client had left before the connection
-            could be adopted.
-        @param given: not used.
+        @param reports: reports to the listener.
         """
-        connection = Connection(self, closed)
+        connection = Connection(self, reports.closed)
         try:
             sock = _kernel.ConnectionSocket(
                 descriptor, cookie, connection.ended, connection.escaped
             )
         except OSError as error:
             log.bug("a connection cannot be adopted", error)
-            closed()
+            reports.closed()
             return
         try:
             sock.getpeername()
         except OSError as error:
             sock.forget(close=True)
-            (clientGone if error.errno == errno.ENOTCONN else closed)()
+            gone = error.errno == errno.ENOTCONN
+            (reports.clientGone if gone else reports.closed)()
             return
         connection.socket = sock
         self.connections.add(connection)

@@ -25,7 +25,7 @@ from portlisten import _kernel
 from portlisten._anyloop import log, worker
 from portlisten._anyloop.channel import WorkerChannel
 from portlisten._anyloop.clock import Clock
-from portlisten._anyloop.interfaces import neverOffered
+from portlisten._anyloop.interfaces import NO_REPORTS, Reports
 from portlisten._blocking.connections import Accepted, Connection
 from portlisten._blocking.loop import Loop
 from portlisten._blocking.shared_ports import SharedPorts
@@ -67,9 +67,7 @@ class Queue:
         self,
         descriptor: int,
         cookie: int | None = None,
-        closed: Callable[[], None] = lambda: None,
-        clientGone: Callable[[], None] = lambda: None,
-        given: Callable[[], tuple[int, bytes] | None] = neverOffered,
+        reports: Reports = NO_REPORTS,
     ) -> None:
         """
         See L{portlisten._anyloop.interfaces.Adopting}.
@@ -80,12 +78,12 @@ class Queue:
             except (OSError, WrongSocket) as error:
                 log.bug("a connection cannot be adopted", error)
                 os.close(descriptor)
-                closed()
+                reports.closed()
                 return
         accepted = Accepted(
-            self._loop, descriptor, cookie, partial(self._ended, closed, clientGone)
+            self._loop, descriptor, cookie, partial(self._ended, reports)
         )
-        self._given[accepted] = given
+        self._given[accepted] = reports.given
         self.connections.add(accepted)
         self.waiting.append(accepted)
         self._changed()
@@ -108,17 +106,12 @@ class Queue:
                 self.waiting.popleft()
         return None
 
-    def _ended(
-        self,
-        closed: Callable[[], None],
-        clientGone: Callable[[], None],
-        accepted: Accepted,
-    ) -> None:
+    def _ended(self, reports: Reports, accepted: Accepted) -> None:
         if accepted not in self.connections:
             return
         self.connections.discard(accepted)
         self._given.pop(accepted, None)
-        (clientGone if accepted.clientGone else closed)()
+        (reports.clientGone if accepted.clientGone else reports.closed)()
         self._changed()
 
     def give(self) -> None:
@@ -130,7 +123,7 @@ class Queue:
         for each in self.connections.difference(self.waiting):
             # If the channel is full, or has just ended, the next fork tries again.
             with suppress(OSError):
-                announcement = self._given.get(each, neverOffered)()
+                announcement = self._given.get(each, NO_REPORTS.given)()
                 if announcement is not None:
                     _kernel.sendBytes(*announcement)
                 self._given.pop(each, None)

@@ -23,7 +23,7 @@ from collections.abc import Callable
 from portlisten import _kernel
 from portlisten._anyloop import log
 from portlisten._anyloop.clock import Clock, Soon
-from portlisten._anyloop.interfaces import neverOffered
+from portlisten._anyloop.interfaces import NO_REPORTS, Reports
 from portlisten._each.environment import Internet, Unix
 from portlisten._each.starting import CannotStart, NotAnnounced, Program
 from portlisten._policy.complaints import Complaint
@@ -109,9 +109,7 @@ class Children:
         self,
         descriptor: int,
         cookie: int | None = None,
-        closed: Callable[[], None] = lambda: None,
-        clientGone: Callable[[], None] = lambda: None,
-        given: Callable[[], tuple[int, bytes] | None] = neverOffered,
+        reports: Reports = NO_REPORTS,
     ) -> None:
         """
         See L{portlisten._anyloop.interfaces.Adopting}.
@@ -120,9 +118,10 @@ class Children:
             peer = identify(descriptor)
         except OSError as error:
             os.close(descriptor)
-            (clientGone if error.errno == errno.ENOTCONN else closed)()
+            gone = error.errno == errno.ENOTCONN
+            (reports.clientGone if gone else reports.closed)()
             return
-        connection = Connection(descriptor, peer, closed, given)
+        connection = Connection(descriptor, peer, reports.closed, reports.given)
         self.connections.add(connection)
         self._waiting.append(connection)
         self._changed()
@@ -177,7 +176,7 @@ class Children:
             return
         except CannotStart as error:
             if error.given:
-                connection.given = neverOffered
+                connection.given = NO_REPORTS.given
             self._startLater(str(error))
             return
         self._complaint.clear()

@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from portlisten._anyloop import channel as _channel
-from portlisten._anyloop.interfaces import neverOffered
+from portlisten._anyloop.interfaces import NO_REPORTS, Reports
 from portlisten._anyloop.worker import Stage, Worker
 from portlisten._channel.limits import COPIES_SECONDS
 from portlisten._config.settings import WorkerSettings
@@ -43,16 +43,14 @@ class GivingAdopter:
         self,
         descriptor: int,
         cookie: int | None = None,
-        closed: Callable[[], None] = lambda: None,
-        clientGone: Callable[[], None] = lambda: None,
-        given: Callable[[], tuple[int, bytes] | None] = neverOffered,
+        reports: Reports = NO_REPORTS,
     ) -> None:
         """
         See L{portlisten._anyloop.interfaces.Adopting}.
         """
         self.connections.append(descriptor)
-        self.given.append(given)
-        self.closed.append(closed)
+        self.given.append(reports.given)
+        self.closed.append(reports.closed)
         self._changed()
 
     def end(self, index: int) -> None:

@@ -17,6 +17,7 @@ from unittest import mock
 from twisted.trial.unittest import SynchronousTestCase
 
 from portlisten._anyloop.clock import Clock
+from portlisten._anyloop.interfaces import Reports
 from portlisten._each import children as _children
 from portlisten._each.children import Children, identify, signalName
 from portlisten._each.environment import Internet, Unix
@@ -105,9 +106,11 @@ class ChildrenTestCase(SynchronousTestCase):
         children.adopt(
             server.detach(),
             None,
-            lambda: self.events.append(f"{name} closed"),
-            lambda: self.events.append(f"{name} gone"),
-            given or (lambda: (7, name.encode())),
+            Reports(
+                lambda: self.events.append(f"{name} closed"),
+                lambda: self.events.append(f"{name} gone"),
+                given or (lambda: (7, name.encode())),
+            ),
         )
         return client
 
@@ -257,8 +260,7 @@ class ChildrenTests(ChildrenTestCase):
             children.adopt(
                 server.detach(),
                 None,
-                lambda: gone.append("closed"),
-                lambda: gone.append("gone"),
+                Reports(lambda: gone.append("closed"), lambda: gone.append("gone")),
             )
             self.assertEqual((gone, children.connections), (["gone"], set()))
             await aMoment()
