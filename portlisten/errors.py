@@ -123,7 +123,7 @@ class _Exit(SystemExit):
 
 class CannotRun(_Exit):
     """
-    C{portlisten exec} cannot run the program.
+    A command cannot run a program.
     """
 
 

@@ -29,6 +29,7 @@ from contextlib import suppress
 from functools import cache, partial
 from typing import Any
 
+from portlisten import _kernel
 from portlisten._anyloop import log
 from portlisten._anyloop.descriptions import understand
 from portlisten._blocking.connections import tellEnds
@@ -159,16 +160,9 @@ def _passed(descriptors: Iterable[int]) -> list[int]:
     """
     found = []
     for descriptor in descriptors:
-        with suppress(OSError):
-            duplicate = os.dup(descriptor)
-            try:
-                sock = socket.socket(fileno=duplicate)
-            except OSError:
-                os.close(duplicate)
-                raise
-            with sock:
-                if sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
-                    found.append(descriptor)
+        with suppress(OSError), _kernel.duplicate(descriptor) as sock:
+            if sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+                found.append(descriptor)
     return found
 
 

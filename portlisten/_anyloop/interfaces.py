@@ -90,8 +90,9 @@ class Adopting(Protocol):
     @property
     def gives(self) -> bool:
         """
-        Whether this gives each connection to another process, and uses L{Reports.given}.  The
-        worker then joins only a listener that knows of this and of limits.
+        Whether this gives each connection to another process, and uses
+        L{Reports.given}.  The worker then joins only a listener that knows of this and
+        of limits.
         """
 
     @property

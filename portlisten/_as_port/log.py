@@ -4,7 +4,6 @@ The log of C{portlisten as-port} goes where the program's log goes.
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
 from twisted.logger import (
@@ -17,6 +16,8 @@ from twisted.logger import (
 )
 from zope.interface import implementer
 
+from portlisten._process.output import complain
+
 #: The levels that are shown while the program has no log.
 _SHOWN = (LogLevel.warn, LogLevel.error, LogLevel.critical)
 
@@ -25,10 +26,7 @@ def say(line: str) -> None:
     """
     Write a line to standard error.
     """
-    try:
-        print(f"portlisten as-port: {line}", file=sys.stderr, flush=True)
-    except (OSError, ValueError):
-        pass  # the program may have closed it, and serves all the same
+    complain("portlisten as-port", line)
 
 
 @implementer(ILogObserver)

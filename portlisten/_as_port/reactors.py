@@ -4,7 +4,6 @@ Makes the reactors of this process take mapped ports from listeners.
 
 from __future__ import annotations
 
-import os
 import socket
 import sys
 from collections.abc import Sequence
@@ -13,6 +12,7 @@ from typing import Any
 from twisted.internet.posixbase import PosixReactorBase
 from twisted.logger import Logger
 
+from portlisten import _kernel
 from portlisten._as_port.mappings import ANY, Mapping, find, host, writePort
 from portlisten._as_port.port import MappedPort
 from portlisten._as_port.watch import Watch
@@ -216,13 +216,7 @@ def _nameOf(descriptor: int) -> tuple[str, int]:
     @param descriptor: remains the caller's.
     @raise OSError: if it is no socket's.
     """
-    duplicate = os.dup(descriptor)
-    try:
-        sock = socket.socket(fileno=duplicate)
-    except OSError:
-        os.close(duplicate)
-        raise
-    with sock:
+    with _kernel.duplicate(descriptor) as sock:
         address, number, *_ = sock.getsockname()
     return address, number
 

@@ -18,7 +18,6 @@ from typing import Any, NoReturn
 from twisted.python.usage import CompleteFiles, Completer, UsageError
 
 from portlisten._commands.options import CommandOptions
-from portlisten._commands.output import complain
 from portlisten._config.settings import (
     DrainSettings,
     OperatorSettings,
@@ -35,6 +34,7 @@ from portlisten._control.messages import (
     WorkersAnswer,
     WorkerState,
 )
+from portlisten._process.output import complain
 
 #: The exit codes if time ran out, and if nothing could be asked.
 TIME_OVER = 1

@@ -6,14 +6,11 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
-from typing import NoReturn
 
-from twisted.python.usage import CompleteFiles, UsageError
+from twisted.python.usage import UsageError
 
 from portlisten._channel import paths
-from portlisten._commands.options import CommandOptions, parseProgram
-from portlisten._commands.output import complain
+from portlisten._commands.options import ProgramOptions
 from portlisten._config.settings import EachSettings
 from portlisten._each.environment import withoutConnection
 from portlisten._each.starting import Program, closeOnExec
@@ -22,7 +19,7 @@ from portlisten._process.label import labelOf
 from portlisten.errors import CannotRun, PathError
 
 
-class EachOptions(CommandOptions):
+class EachOptions(ProgramOptions):
     """
     The options of C{portlisten each}.
     """
@@ -30,15 +27,6 @@ class EachOptions(CommandOptions):
     settingsType = EachSettings
 
     command = "portlisten each"
-    program = ""
-
-    arguments = [
-        CompleteFiles(descr="PATH"),
-        CompleteFiles(descr="PROGRAM", repeat=True),
-    ]
-
-    synopsis = "[options] PATH PROGRAM [ARGUMENT ...]"
-
     longdesc = (
         "Starts PROGRAM for each connection that the listener at PATH hands off, as"
         " inetd, tcpserver and systemd's Accept=yes do. The connection is PROGRAM's"
@@ -78,15 +66,9 @@ Examples, with 'twistd portlisten 22 /run/portlisten/ssh.sock':
   portlisten each --user nobody --limit 20 /run/portlisten/echo.sock cat
 """
 
-    def parseArgs(self, *args: str) -> None:
-        """
-        Take PATH, PROGRAM and its arguments.
-        """
-        self["path"], self["program"] = parseProgram(self, args)
-
     def postOptions(self) -> None:
         """
-        See L{CommandOptions.postOptions}.
+        See L{ProgramOptions.postOptions}.
 
         @raise UsageError: also if two options exclude each other, or the environment
             gives a bad label.
@@ -99,29 +81,11 @@ Examples, with 'twistd portlisten 22 /run/portlisten/ssh.sock':
         except ValueError as error:
             raise UsageError(str(error)) from None
 
-    def settings(self) -> EachSettings:
+    def work(self, settings: EachSettings) -> None:
         """
-        Make settings of the options and arguments.
+        See L{each}.
         """
-        return EachSettings(
-            path=self["path"], program=tuple(self["program"]), **self.given()
-        )
-
-    def run(self) -> NoReturn:
-        """
-        Start the program for each connection, until this process is told to stop.
-
-        @raise SystemExit: always.
-        """
-        settings = self.settings()
-        try:
-            each(settings)
-        except CannotRun as error:
-            complain(self.command, str(error))
-            raise
-        except KeyboardInterrupt:
-            raise SystemExit(128 + signal.SIGINT) from None
-        raise SystemExit(0)
+        each(settings)
 
 
 def each(settings: EachSettings) -> None:
@@ -134,11 +98,7 @@ def each(settings: EachSettings) -> None:
     from portlisten._each import service
 
     users.become(settings.user, settings.group)
-    environment = withoutConnection(os.environ)
-    if settings.user is not None:
-        for name in users.VARIABLES:
-            environment.pop(name, None)
-        environment |= users.environment(settings.user)
+    environment = users.environmentOf(settings.user, withoutConnection(os.environ))
     path = programs.find(settings.program[0])
     try:
         paths.check(settings.path)

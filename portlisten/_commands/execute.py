@@ -16,21 +16,18 @@ from __future__ import annotations
 import errno
 import math
 import os
-import signal
 import socket
 import time
 from collections.abc import Sequence
 from typing import NoReturn
 
-from twisted.python.usage import CompleteFiles
-
 from portlisten._channel import paths
-from portlisten._commands.options import CommandOptions, parseProgram
-from portlisten._commands.output import complain
+from portlisten._commands.options import ProgramOptions
 from portlisten._config.settings import ExecSettings
 from portlisten._model import Port
 from portlisten._policy.complaints import Complaint
 from portlisten._process import listen_fds, programs, users
+from portlisten._process.output import complain
 from portlisten._worker.joining import receive
 from portlisten.errors import CannotRun, PathError, ProtocolError
 
@@ -44,7 +41,7 @@ ANSWER_SECONDS = 15.0
 FORKS = frozenset(["doas", "npm", "runuser", "su", "sudo"])
 
 
-class ExecOptions(CommandOptions):
+class ExecOptions(ProgramOptions):
     """
     The options of C{portlisten exec}.
     """
@@ -52,15 +49,6 @@ class ExecOptions(CommandOptions):
     settingsType = ExecSettings
 
     command = "portlisten exec"
-    program = ""
-
-    arguments = [
-        CompleteFiles(descr="PATH"),
-        CompleteFiles(descr="PROGRAM", repeat=True),
-    ]
-
-    synopsis = "[options] PATH PROGRAM [ARGUMENT ...]"
-
     longdesc = (
         "Runs PROGRAM with the sockets of the ports that the listener at PATH shares."
         " The sockets are descriptor 3 and so on, as systemd would pass them. If no"
@@ -97,33 +85,11 @@ Examples, with 'twistd portlisten --share http=tcp:80 /run/portlisten/web.sock':
   portlisten exec --user web /run/portlisten/web.sock -- gunicorn example:app
 """
 
-    def parseArgs(self, *args: str) -> None:
+    def work(self, settings: ExecSettings) -> None:
         """
-        Take PATH, PROGRAM and its arguments.
+        See L{execute}.
         """
-        self["path"], self["program"] = parseProgram(self, args)
-
-    def settings(self) -> ExecSettings:
-        """
-        Make settings of the options and arguments.
-        """
-        return ExecSettings(
-            path=self["path"], program=tuple(self["program"]), **self.given()
-        )
-
-    def run(self) -> NoReturn:
-        """
-        Replace this process with the program.
-
-        @raise SystemExit: if the program cannot be run.
-        """
-        try:
-            execute(self.settings())
-        except CannotRun as error:
-            _log(str(error))
-            raise
-        except KeyboardInterrupt:
-            raise SystemExit(128 + signal.SIGINT) from None
+        execute(settings)
 
 
 def _log(message: str) -> None:
@@ -195,11 +161,7 @@ def execute(settings: ExecSettings) -> NoReturn:
     """
     program, *arguments = settings.program
     _warnOfFork(program)
-    environment = dict(os.environ)
-    if settings.user is not None:
-        for name in users.VARIABLES:
-            environment.pop(name, None)
-        environment.update(users.environment(settings.user))
+    environment = users.environmentOf(settings.user, os.environ)
     # All that follows is done by that user, so mistakes in permissions show now.
     users.become(settings.user, settings.group)
     found = programs.find(program)
@@ -219,9 +181,7 @@ def execute(settings: ExecSettings) -> NoReturn:
             f"no room for {len(received)} sockets: {error.strerror}; raise 'ulimit -n'"
         ) from None
     environment.update(listen_fds.environment([port.name for port, _ in received]))
-    # Python ignores these signals, and the program would inherit that.
-    for number in (signal.SIGPIPE, signal.SIGXFSZ):
-        signal.signal(number, signal.SIG_DFL)
+    programs.restoreSignals()
     try:
         os.execve(found, [program, *arguments], environment)  # noqa: S606
     except OSError as error:

@@ -8,17 +8,26 @@ from __future__ import annotations
 import itertools
 import os
 import re
+import signal
 import sys
 from collections.abc import Mapping, MutableMapping, Sequence
 from typing import Any, NoReturn
 
-from twisted.python.usage import Completer, Completions, Options, UsageError
+from twisted.python.usage import (
+    CompleteFiles,
+    Completer,
+    Completions,
+    Options,
+    UsageError,
+)
 
 from portlisten import __version__
 from portlisten._commands import generated
-from portlisten._commands.output import show
 from portlisten._config.options import Settings, useless
+from portlisten._config.settings import ProgramSettings
 from portlisten._process import exits, users
+from portlisten._process.output import complain, show
+from portlisten.errors import CannotRun
 from twisted import copyright
 
 
@@ -30,29 +39,6 @@ def printVersion() -> NoReturn:
     """
     show(f"portlisten {__version__}, with Twisted {copyright.version}")
     raise SystemExit(0)
-
-
-def parseProgram(
-    options: CommandOptions, arguments: Sequence[str]
-) -> tuple[str, list[str]]:
-    """
-    Take PATH, PROGRAM and its arguments from a command line.  PROGRAM may have C{--}
-    before it.
-
-    @return: PATH, and PROGRAM with its arguments.
-    @raise UsageError: if one is missing, or an option follows PATH.
-    """
-    path, *program = arguments or [""]
-    if program[:1] == ["--"]:
-        del program[0]
-    else:
-        options.checkOrder([path, *program[:1]])
-    if not program:
-        raise UsageError(
-            f"expected PATH and PROGRAM, got {min(len(arguments), 1)} arguments"
-        )
-    options.checkPath(path)
-    return path, program
 
 
 class CommandOptions(Options):
@@ -261,3 +247,69 @@ class CommandOptions(Options):
         The command with twistd's options, for the service.
         """
         return exits.Command(self.command, self._parent or {})
+
+
+class ProgramOptions(CommandOptions):
+    """
+    The options of a command that takes PATH and PROGRAM, and runs PROGRAM.
+    """
+
+    settingsType: type[ProgramSettings] = ProgramSettings
+
+    program = ""
+
+    arguments = [
+        CompleteFiles(descr="PATH"),
+        CompleteFiles(descr="PROGRAM", repeat=True),
+    ]
+
+    synopsis = "[options] PATH PROGRAM [ARGUMENT ...]"
+
+    def parseArgs(self, *args: str) -> None:
+        """
+        Take PATH, PROGRAM and its arguments.  PROGRAM may have C{--} before it.
+
+        @raise UsageError: if one is missing, or an option follows PATH.
+        """
+        path, *program = args or [""]
+        if program[:1] == ["--"]:
+            del program[0]
+        else:
+            self.checkOrder([path, *program[:1]])
+        if not program:
+            raise UsageError(
+                f"expected PATH and PROGRAM, got {min(len(args), 1)} arguments"
+            )
+        self.checkPath(path)
+        self["path"], self["program"] = path, program
+
+    def settings(self) -> Any:
+        """
+        Make settings of the options and arguments.
+        """
+        return self.settingsType(
+            path=self["path"], program=tuple(self["program"]), **self.given()
+        )
+
+    def work(self, settings: Any) -> None:
+        """
+        Do what the command is for.
+
+        @raise CannotRun: if that is impossible.
+        """
+        raise NotImplementedError
+
+    def run(self) -> NoReturn:
+        """
+        Run the command.
+
+        @raise SystemExit: always.
+        """
+        try:
+            self.work(self.settings())
+        except CannotRun as error:
+            complain(self.command, str(error))
+            raise
+        except KeyboardInterrupt:
+            raise SystemExit(128 + signal.SIGINT) from None
+        raise SystemExit(0)

@@ -17,7 +17,7 @@ from portlisten._commands.drain import DrainOptions, UndrainOptions
 from portlisten._commands.each import EachOptions
 from portlisten._commands.execute import ExecOptions
 from portlisten._commands.options import printVersion
-from portlisten._commands.output import show
+from portlisten._process.output import show
 
 
 class Options(UsageOptions):

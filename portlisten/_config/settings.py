@@ -199,6 +199,37 @@ def _listenerUsers() -> Any:
     )
 
 
+def _names() -> Any:
+    """
+    Make the option C{--name} of a worker.
+    """
+    return option(
+        (),
+        Name(),
+        "Serve only the ports of this name.",
+        name="name",
+        shown="all",
+        several=True,
+        together=portNames,
+        wires=STREAM,
+        inDescription=True,
+    )
+
+
+def _label() -> Any:
+    """
+    Make the option C{--label} of a worker.
+    """
+    return option(
+        None,
+        Label(),
+        "Name by which the operator knows the worker.",
+        shown="PORTLISTEN_LABEL of the environment",
+        wires=STREAM,
+        inDescription=True,
+    )
+
+
 @dataclass(frozen=True, kw_only=True)
 class WorkerSettings(ChannelSettings):
     """
@@ -213,17 +244,7 @@ class WorkerSettings(ChannelSettings):
         " the wire of 2002, where the worker binds PATH.",
         inDescription=True,
     )
-    names: tuple[str, ...] = option(
-        (),
-        Name(),
-        "Serve only the ports of this name.",
-        name="name",
-        shown="all",
-        several=True,
-        together=portNames,
-        wires=STREAM,
-        inDescription=True,
-    )
+    names: tuple[str, ...] = _names()
     grace: float = option(
         10.0,
         seconds(0),
@@ -248,14 +269,7 @@ class WorkerSettings(ChannelSettings):
         wires=STREAM,
         inDescription=True,
     )
-    label: str | None = option(
-        None,
-        Label(),
-        "Name by which the operator knows the worker.",
-        shown="PORTLISTEN_LABEL of the environment",
-        wires=STREAM,
-        inDescription=True,
-    )
+    label: str | None = _label()
     mode: int = option(
         0o660,
         Mode(),
@@ -345,14 +359,22 @@ def _group() -> Any:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExecSettings(ChannelSettings):
+class ProgramSettings(ChannelSettings):
     """
-    The settings of C{portlisten exec}.
+    The settings of a command that runs a program.
 
     @ivar program: its name and its arguments.
     """
 
     program: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExecSettings(ProgramSettings):
+    """
+    The settings of C{portlisten exec}.
+    """
+
     names: tuple[str, ...] = option(
         (),
         Name(),
@@ -374,14 +396,11 @@ class ExecSettings(ChannelSettings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class EachSettings(ChannelSettings):
+class EachSettings(ProgramSettings):
     """
     The settings of C{portlisten each}.
-
-    @ivar program: its name and its arguments.
     """
 
-    program: tuple[str, ...]
     limit: int = option(
         64,
         count(1, MAXIMUM_LIMIT),
@@ -390,15 +409,7 @@ class EachSettings(ChannelSettings):
     )
     user: int | None = _user()
     group: int | None = _group()
-    names: tuple[str, ...] = option(
-        (),
-        Name(),
-        "Serve only the ports of this name.",
-        name="name",
-        shown="all",
-        several=True,
-        together=portNames,
-    )
+    names: tuple[str, ...] = _names()
     listenFds: bool = option(
         False,
         Flag(),
@@ -424,12 +435,7 @@ class EachSettings(ChannelSettings):
         " its client speaks, for up to 2 seconds (yes) or SECONDS.",
         shown="no",
     )
-    label: str | None = option(
-        None,
-        Label(),
-        "Name by which the operator knows the worker.",
-        shown="PORTLISTEN_LABEL of the environment",
-    )
+    label: str | None = _label()
     retry: float = option(
         0.1,
         seconds(0.001),

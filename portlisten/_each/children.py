@@ -17,7 +17,6 @@ import errno
 import os
 import signal
 import socket
-import struct
 from collections.abc import Callable
 
 from portlisten import _kernel
@@ -36,9 +35,6 @@ RETRY_SECONDS = 0.5
 
 #: How long to wait before that if only the channel was busy, or has just ended.
 BUSY_SECONDS = 0.02
-
-# struct ucred: unix(7)
-_CREDENTIALS = struct.Struct("=iII")
 
 
 class Connection:
@@ -295,7 +291,13 @@ def identify(descriptor: int) -> Internet | Unix:
         local, remote = sock.getsockname(), sock.getpeername()
         if family != socket.AF_UNIX:
             return Internet(local[0], local[1], remote[0], remote[1])
-        data = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-        return Unix(os.fsdecode(local), os.fsdecode(remote), *_CREDENTIALS.unpack(data))
+        client = _kernel.credentials(sock)
+        return Unix(
+            os.fsdecode(local),
+            os.fsdecode(remote),
+            client.pid,
+            client.uid,
+            client.gid,
+        )
     finally:
         sock.detach()

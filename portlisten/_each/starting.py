@@ -30,10 +30,7 @@ from dataclasses import dataclass
 from typing import NoReturn
 
 from portlisten import _kernel
-
-#: The descriptor of the connection with C{listenFds}: C{SD_LISTEN_FDS_START} in
-#: sd_listen_fds(3).
-LISTEN_FD = 3
+from portlisten._process import listen_fds, programs
 
 #: What the child says when it has said GIVEN.
 _GIVEN = b"G"
@@ -163,8 +160,9 @@ class Program:
         """
         try:
             # Above the numbers that the program's descriptors get.
-            status = fcntl.fcntl(status, fcntl.F_DUPFD_CLOEXEC, LISTEN_FD + 1)
-            connection = fcntl.fcntl(connection, fcntl.F_DUPFD_CLOEXEC, LISTEN_FD + 1)
+            above = listen_fds.FIRST_DESCRIPTOR + 1
+            status = fcntl.fcntl(status, fcntl.F_DUPFD_CLOEXEC, above)
+            connection = fcntl.fcntl(connection, fcntl.F_DUPFD_CLOEXEC, above)
             if announcement is not None:
                 _kernel.sendBytes(*announcement)
                 _tell(status, _GIVEN)
@@ -172,9 +170,7 @@ class Program:
             os.set_blocking(connection, True)
             self._arrange(connection)
             if self.listenFds:
-                environment["LISTEN_FDS"] = "1"
-                environment["LISTEN_FDNAMES"] = "connection"
-                environment["LISTEN_PID"] = str(os.getpid())
+                environment.update(listen_fds.environment(["connection"]))
             _resetSignals(blocked)
             os.execve(self.path, self.arguments, environment)  # noqa: S606
         except OSError as error:
@@ -187,7 +183,7 @@ class Program:
         Put the connection where the program expects it.
         """
         if self.listenFds:
-            os.dup2(connection, LISTEN_FD)
+            os.dup2(connection, listen_fds.FIRST_DESCRIPTOR)
             os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
             return
         numbers = [0, 1, 2] if self.onStandardError else [0, 1]
@@ -216,8 +212,7 @@ def _resetSignals(blocked: set[int | signal.Signals]) -> None:
     for number in _SIGNALS:
         if callable(signal.getsignal(number)):
             signal.signal(number, signal.SIG_DFL)
-    for number in (signal.SIGPIPE, signal.SIGXFSZ):
-        signal.signal(number, signal.SIG_DFL)
+    programs.restoreSignals()
     signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
 
 

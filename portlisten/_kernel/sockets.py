@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import array
 import fcntl
+import os
 import select
 import socket
 import struct
@@ -144,6 +145,22 @@ def identify(
         return kind, cookie(sock)
     finally:
         sock.detach()
+
+
+def duplicate(descriptor: int) -> socket.socket:
+    """
+    Make a socket of a copy of a descriptor.
+
+    @param descriptor: remains the caller's.
+    @return: the caller closes it.
+    @raise OSError: if the descriptor is no socket's.
+    """
+    copy = os.dup(descriptor)
+    try:
+        return socket.socket(fileno=copy)
+    except OSError:
+        os.close(copy)
+        raise
 
 
 def family(descriptor: int) -> socket.AddressFamily:

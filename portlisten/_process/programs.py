@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 
 from portlisten.errors import CannotRun
 
@@ -28,3 +29,11 @@ def find(program: str) -> str:
     if os.path.exists(program) and os.sep in program:
         raise CannotRun(f"{program} is not executable", NOT_EXECUTABLE)
     raise CannotRun(f"the program {program!r} does not exist", NOT_FOUND)
+
+
+def restoreSignals() -> None:
+    """
+    Set the signals to their default that Python ignores.  A program would inherit that.
+    """
+    for number in (signal.SIGPIPE, signal.SIGXFSZ):
+        signal.signal(number, signal.SIG_DFL)

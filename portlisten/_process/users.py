@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 import pwd
+from collections.abc import Mapping
 
 from portlisten import _kernel
 from portlisten.errors import CannotRun
@@ -94,6 +95,20 @@ def _returns() -> bool:
     except OSError:
         return _kernel.hasCapabilities()
     return True
+
+
+def environmentOf(uid: int | None, inherited: Mapping[str, str]) -> dict[str, str]:
+    """
+    Make the environment of a program that a user runs: the inherited one, with the
+    variables of that user in the place of those that tell of another.
+
+    @param uid: the user, or L{None} to change nothing.
+    @raise CannotRun: if no user has this number.
+    """
+    if uid is None:
+        return dict(inherited)
+    kept = {name: value for name, value in inherited.items() if name not in VARIABLES}
+    return kept | environment(uid)
 
 
 def environment(uid: int) -> dict[str, str]:

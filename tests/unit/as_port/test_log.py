@@ -75,3 +75,13 @@ class ShowWarningsTests(SynchronousTestCase):
         self.stderr.close()
         self.warn()
         say("more")
+
+    def test_none(self) -> None:
+        """
+        Without a standard error, nothing gets into standard output.
+        """
+        stdout = io.StringIO()
+        self.patch(sys, "stdout", stdout)
+        self.patch(sys, "stderr", None)
+        say("more")
+        self.assertEqual(stdout.getvalue(), "")

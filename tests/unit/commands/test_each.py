@@ -28,7 +28,9 @@ class EachOptionsTests(SynchronousTestCase):
         options: Any = portlisten.Options()
         options.parseOptions(["each", *arguments])
         assert isinstance(options.subOptions, EachOptions)
-        return options.subOptions.settings()
+        settings: EachSettings = options.subOptions.settings()
+
+    return settings
 
     def assertRefused(self, arguments: list[str], reason: str) -> None:
         """

@@ -38,5 +38,5 @@ def complain(command: str, message: str) -> None:
         return  # print() would write to standard output
     try:
         print(f"{command}: {message}", file=sys.stderr, flush=True)
-    except OSError:
+    except (OSError, ValueError):  # it is full, or closed
         pass  # the exit code tells, or the program can do without a log

@@ -1,5 +1,5 @@
 """
-Tests for L{portlisten._commands.output}, with real commands.
+Tests for L{portlisten._process.output}, with real commands.
 """
 
 from __future__ import annotations
