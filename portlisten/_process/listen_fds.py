@@ -13,8 +13,6 @@ import re
 import socket
 from collections.abc import Sequence
 
-from twisted.python.systemd import ListenFDs
-
 from portlisten import _kernel
 
 #: The first descriptor: C{SD_LISTEN_FDS_START} in sd_listen_fds(3).
@@ -38,6 +36,9 @@ def unnamed(index: int) -> int | None:
 
     @return: the socket's descriptor, or L{None} if no such socket was passed.
     """
+    # Other functions are for processes that do not need Twisted.
+    from twisted.python.systemd import ListenFDs
+
     # Twisted removes these variables from os.environ when it is imported.
     passed = _kernel.initialEnvironment()
     count = passed.get("LISTEN_FDS", "")

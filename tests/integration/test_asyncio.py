@@ -11,6 +11,7 @@ import socket
 import ssl
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 
 import pytest
 
@@ -169,18 +170,38 @@ def test_stopped(processes: Processes, loop: str) -> None:
     has when it goes on.  Then it joins again.
     """
     pair = Pair(processes, loop, "--claim-timeout=0.2")
-    pair.worker()
-    victim = pair.worker()
-    with pair.crowd() as crowd:
+    workers = [pair.worker(), pair.worker()]
+    victim = workers[1]
+    own = [each.descriptors() for each in workers]
+    with ExitStack() as stack:
+        kept = [
+            stack.enter_context(
+                socket.create_connection(("127.0.0.1", pair.port), PATIENCE)
+            )
+            for _ in workers
+        ]
+        for client in kept:
+            client.sendall(b"hel")
+        until = time.monotonic() + PATIENCE
+        pairs = list(zip(workers, own, strict=True))
+        while any(each.descriptors() <= count for each, count in pairs):
+            assert time.monotonic() < until, "a worker has no connection"
+            time.sleep(0.02)
         for _ in range(3):
-            answered(crowd, 30)
-            victim.signal(signal.SIGSTOP)
-            time.sleep(0.5)
             before = len(victim.output)
-            victim.signal(signal.SIGCONT)
-            victim.says("lost the listener.*unclaimed", before)
-            victim.says("joined the listener", before)
-    allAnswered(crowd, 90)
+            # It has no more connections than the other one, so it gets the next offers.
+            victim.signal(signal.SIGSTOP)
+            with pair.crowd() as crowd:
+                time.sleep(0.5)
+                victim.signal(signal.SIGCONT)
+                victim.says("lost the listener.*unclaimed", before)
+                victim.says("joined the listener", before)
+                answered(crowd, 30)
+            allAnswered(crowd, 30)
+        for client in kept:
+            client.sendall(b"lo\n")
+        answers = {client.recv(99) for client in kept}
+        assert answers == {b"hello %d\n" % each.pid for each in workers}
 
 
 def test_listenerRestarted(processes: Processes, loop: str) -> None:

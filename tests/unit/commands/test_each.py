@@ -29,8 +29,7 @@ class EachOptionsTests(SynchronousTestCase):
         options.parseOptions(["each", *arguments])
         assert isinstance(options.subOptions, EachOptions)
         settings: EachSettings = options.subOptions.settings()
-
-    return settings
+        return settings
 
     def assertRefused(self, arguments: list[str], reason: str) -> None:
         """
