@@ -13,7 +13,6 @@ The program replaces this process, so its supervisor sees one process only.
 
 from __future__ import annotations
 
-import errno
 import math
 import os
 import socket
@@ -185,9 +184,7 @@ def execute(settings: ExecSettings) -> NoReturn:
     try:
         os.execve(found, [program, *arguments], environment)  # noqa: S606
     except OSError as error:
-        why = error.strerror
-        if error.errno == errno.ENOENT:
-            why = "the interpreter that its first line names is missing"
+        why = programs.explain(found, error)
         raise CannotRun(f"{found}: {why}", programs.NOT_EXECUTABLE) from None
 
 

@@ -4,6 +4,7 @@ Programs that a command runs.
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import signal
@@ -29,6 +30,57 @@ def find(program: str) -> str:
     if os.path.exists(program) and os.sep in program:
         raise CannotRun(f"{program} is not executable", NOT_EXECUTABLE)
     raise CannotRun(f"the program {program!r} does not exist", NOT_FOUND)
+
+
+def explain(path: str, error: OSError) -> str:
+    """
+    Say why this process cannot execute a program that exists.
+
+    @param path: the path of the program.
+    @param error: the error of execve(2).
+    @return: one sentence, without the path at its beginning.
+    """
+    if error.errno == errno.ENOENT:
+        return "the interpreter that its first line names is missing"
+    if error.errno == errno.EACCES:
+        for role, file in (("it", path), ("its interpreter", _interpreter(path))):
+            obstacle = _obstacle(file)
+            if obstacle:
+                return f"this user may not execute {role}: {obstacle}"
+    return str(error.strerror)
+
+
+def _interpreter(path: str) -> str:
+    """
+    Read the name of the interpreter of a script; empty if there is none.
+    """
+    try:
+        with open(path, "rb") as file:
+            line = file.readline(256)
+    except OSError:
+        return ""
+    words = line[2:].split(maxsplit=1) if line.startswith(b"#!") else []
+    return os.fsdecode(words[0]) if words else ""
+
+
+def _obstacle(path: str) -> str:
+    """
+    Find what keeps this process from executing a file; empty if nothing is found.
+    """
+    if not path:
+        return ""
+    found = os.path.realpath(path)
+    parts = found.split(os.sep)
+    for count in range(2, len(parts)):
+        folder = os.sep.join(parts[:count])
+        if not os.access(folder, os.X_OK, effective_ids=True):
+            return (
+                f"{found} is in {folder}, which is closed to it; use a program that all"
+                " users may execute"
+            )
+    if not os.access(found, os.X_OK, effective_ids=True):
+        return f"{found} is not executable for it"
+    return ""
 
 
 def restoreSignals() -> None:

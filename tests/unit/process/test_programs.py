@@ -1,0 +1,116 @@
+"""
+Tests for L{portlisten._process.programs}.
+"""
+
+import errno
+import os
+from pathlib import Path
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from portlisten._process import programs
+
+NOBODY = 65534
+
+
+def explainedTo(uid: int, path: str, number: int) -> str:
+    """
+    Let another user explain an error, in a process of its own.
+    """
+    reader, writer = os.pipe()
+    child = os.fork()
+    if not child:
+        try:
+            os.setgroups([])
+            os.setresgid(uid, uid, uid)
+            os.setresuid(uid, uid, uid)
+            text = programs.explain(path, OSError(number, os.strerror(number)))
+            os.write(writer, text.encode())
+        finally:
+            os._exit(0)
+    os.close(writer)
+    os.waitpid(child, 0)
+    with open(reader) as file:
+        return file.read()
+
+
+class ExplainTests(SynchronousTestCase):
+    """
+    Tests for L{programs.explain}.
+    """
+
+    def setUp(self) -> None:
+        # Its parents are open to all users, which those of mktemp need not be.
+        self.folder = Path(os.path.realpath("/tmp"), f"explain-{os.getpid()}")
+        self.folder.mkdir(mode=0o755)
+        self.closed = self.folder / "closed"
+        self.closed.mkdir(mode=0o700)
+        self.interpreter = self.closed / "python"
+        self.write(self.interpreter, "")
+        self.script = self.folder / "server"
+        self.write(self.script, f"#! {self.interpreter} -I\n")
+
+    def tearDown(self) -> None:
+        for each in (self.interpreter, self.script):
+            each.unlink()
+        self.closed.rmdir()
+        self.folder.rmdir()
+
+    def write(self, path: Path, text: str) -> None:
+        """
+        Write a program.
+        """
+        path.write_text(text)
+        path.chmod(0o755)
+
+    def explained(self, path: Path) -> str:
+        """
+        Let a user without privilege explain that it may not execute a program.
+        """
+        if os.getuid() != 0:
+            self.skipTest("needs root")
+        return explainedTo(NOBODY, str(path), errno.EACCES)
+
+    def test_interpreter(self) -> None:
+        """
+        The folder is named that keeps a user from an interpreter.
+        """
+        self.assertEqual(
+            self.explained(self.script),
+            f"this user may not execute its interpreter: {self.interpreter} is in"
+            f" {self.closed}, which is closed to it; use a program that all users may"
+            " execute",
+        )
+
+    def test_folder(self) -> None:
+        """
+        The folder is named that keeps a user from a program.
+        """
+        self.assertEqual(
+            self.explained(self.interpreter),
+            f"this user may not execute it: {self.interpreter} is in {self.closed},"
+            " which is closed to it; use a program that all users may execute",
+        )
+
+    def test_mode(self) -> None:
+        """
+        So is a file that not all users may execute.
+        """
+        self.script.chmod(0o744)
+        self.assertEqual(
+            self.explained(self.script),
+            f"this user may not execute it: {self.script} is not executable for it",
+        )
+
+    def test_others(self) -> None:
+        """
+        Other errors, and those whose cause is not found, are told as they are.
+        """
+        for number, expected in (
+            (errno.ENOENT, "the interpreter that its first line names is missing"),
+            (errno.ENOEXEC, "Exec format error"),
+        ):
+            error = OSError(number, os.strerror(number))
+            self.assertEqual(programs.explain(str(self.script), error), expected)
+        error = PermissionError(errno.EACCES, "Permission denied")
+        self.assertEqual(programs.explain("/bin/sh", error), "Permission denied")
