@@ -24,16 +24,9 @@ from portlisten._config.settings import (
     UndrainSettings,
 )
 from portlisten._control.client import ControlClient
-from portlisten._control.messages import (
-    ControlError,
-    Drain,
-    Request,
-    State,
-    Undrain,
-    Workers,
-    WorkersAnswer,
-    WorkerState,
-)
+from portlisten._control.convert import ControlError
+from portlisten._control.messages import Drain, Request, Undrain, Workers, WorkersAnswer
+from portlisten._control.status import State, WorkerState
 from portlisten._process.output import complain
 
 #: The exit codes if time ran out, and if nothing could be asked.

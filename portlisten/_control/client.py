@@ -10,13 +10,8 @@ import socket
 from contextlib import suppress
 from stat import S_ISSOCK
 
-from portlisten._control.messages import (
-    Answer,
-    ControlError,
-    Request,
-    encodeRequest,
-    parseAnswer,
-)
+from portlisten._control.convert import ControlError
+from portlisten._control.messages import Answer, Request, encodeRequest, parseAnswer
 from portlisten._control.place import SUFFIX, controlPath
 
 #: How long the listener may take to accept, and to answer a request, in seconds.

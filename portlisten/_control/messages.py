@@ -13,80 +13,24 @@ function that answers it.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from enum import Enum
 from typing import Any, ClassVar, NoReturn, TypeVar
+
+from portlisten._control.convert import ControlError, fromJSON, printable, toJSON
+from portlisten._control.status import (
+    ListenerStatus,
+    Progress,
+    State,
+    SupervisorStatus,
+    WorkerState,
+)
 
 #: The version of the messages.
 VERSION = 1
 
 #: How many bytes the line of a request may have.
 MAXIMUM_REQUEST_BYTES = 65536
-
-
-class ControlError(Exception):
-    """
-    A message cannot be understood, or a request cannot be answered.  The text is one
-    line.
-    """
-
-
-class State(Enum):
-    """
-    How far a worker has drained.
-
-    @cvar SERVING: nobody asked it to drain.
-    @cvar DRAINING: connections are left, or it has not confirmed that it drains.
-    @cvar DRAINED: no connection is left.
-    @cvar UNKNOWN: it gets no more connections, and cannot say how many are left.
-    """
-
-    SERVING = "serving"
-    DRAINING = "draining"
-    DRAINED = "drained"
-    UNKNOWN = "unknown"
-
-
-@dataclass(frozen=True)
-class WorkerState:
-    """
-    A worker, as the listener sees it.
-
-    @ivar name: its name in the listener's log.
-    @ivar label: the label that it gave itself, or empty.  That is no proof of anything.
-    @ivar pid: the number of its process, from the kernel; 0 if the process is in a
-        namespace that the listener does not see.
-    @ivar uid: its user, from the kernel.
-    @ivar connections: how many connections were offered to it, or claimed by it and not
-        closed yet.
-    @ivar serving: how many further connections it reports, as from a shared port; or
-        L{None} if it has not reported that.
-    @ivar state: how far it has drained.
-    """
-
-    name: str
-    label: str
-    pid: int
-    uid: int
-    connections: int
-    serving: int | None
-    state: State
-
-    @property
-    def left(self) -> int:
-        """
-        How many connections are known to be left.
-        """
-        return self.connections + (self.serving or 0)
-
-    def isNamed(self, words: Collection[str]) -> bool:
-        """
-        Say whether its label or its process's number is one of these words.
-        """
-        return bool(self.label and self.label in words) or (
-            self.pid > 0 and str(self.pid) in words
-        )
 
 
 @dataclass(frozen=True)
@@ -143,16 +87,74 @@ class WorkersAnswer(Answer):
 
 
 @dataclass(frozen=True)
+class _PlainAnswer(Answer):
+    """
+    The base of answers whose fields are written as they are.
+    """
+
+    def toJSON(self) -> dict[str, Any]:
+        """
+        See L{Answer.toJSON}.
+        """
+        return toJSON(self)
+
+    @classmethod
+    def fromJSON(cls, message: Mapping[str, Any]) -> Answer:
+        """
+        See L{Answer.fromJSON}.
+        """
+        return fromJSON(message, cls)
+
+
+@dataclass(frozen=True)
+class StatusAnswer(_PlainAnswer):
+    """
+    What is going on.
+
+    @ivar listener: the listener; L{None} if a supervisor answers whose listener does
+        not.
+    @ivar supervisor: the supervisor; L{None} for a listener that has none.
+    @ivar problems: what is wrong, in sentences; the worst first.
+    """
+
+    listener: ListenerStatus | None
+    supervisor: SupervisorStatus | None = None
+    problems: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class ProgressAnswer(_PlainAnswer):
+    """
+    How far an operation has come.
+    """
+
+    progress: Progress
+
+
+@dataclass(frozen=True)
+class StopAnswer(_PlainAnswer):
+    """
+    The process stops.
+
+    @ivar pid: its number.
+    """
+
+    pid: int
+
+
+@dataclass(frozen=True)
 class Request:
     """
     The base of all requests.  Each field is a tuple of strings.
 
     @cvar COMMAND: the name of the command.
     @cvar ANSWER: the type of the answer.
+    @cvar MAY_BE_EMPTY: the fields that may be missing.
     """
 
     COMMAND: ClassVar[str]
     ANSWER: ClassVar[type[Answer]]
+    MAY_BE_EMPTY: ClassVar[frozenset[str]] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -194,9 +196,59 @@ class Undrain(Request):
     workers: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class Status(Request):
+    """
+    Describe what is going on.
+    """
+
+    COMMAND = "status"
+    ANSWER = StatusAnswer
+
+
+@dataclass(frozen=True)
+class Restart(Request):
+    """
+    Replace all workers of some groups, one after the other.  The answer comes at once.
+    Only a supervisor can do this.
+
+    @ivar groups: the names of the groups; if empty, all groups.
+    """
+
+    COMMAND = "restart"
+    ANSWER = ProgressAnswer
+    MAY_BE_EMPTY = frozenset(["groups"])
+    groups: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Watch(Request):
+    """
+    Say how far an operation has come.
+
+    @ivar operation: the name of the operation, from L{ProgressAnswer}.
+    """
+
+    COMMAND = "progress"
+    ANSWER = ProgressAnswer
+    operation: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Stop(Request):
+    """
+    Stop in good order.  Only a supervisor, and a listener that a supervisor started,
+    can do this.
+    """
+
+    COMMAND = "stop"
+    ANSWER = StopAnswer
+
+
 #: All requests, by the names of their commands.
 REQUESTS: dict[str, type[Request]] = {
-    each.COMMAND: each for each in (Workers, Drain, Undrain)
+    each.COMMAND: each
+    for each in (Workers, Drain, Undrain, Status, Restart, Watch, Stop)
 }
 
 _Answer = TypeVar("_Answer", bound=Answer)
@@ -240,7 +292,13 @@ def parseRequest(line: bytes) -> Request:
     for name in message:
         if name not in names:
             raise ControlError(f"{command} has no field {_shown(name)}")
-    return kind(**{name: _words(command, name, message) for name in names})
+    return kind(
+        **{
+            name: _words(command, name, message)
+            for name in names
+            if name in message or name not in kind.MAY_BE_EMPTY
+        }
+    )
 
 
 def parseAnswer(line: bytes, kind: type[_Answer]) -> _Answer:
@@ -253,7 +311,7 @@ def parseAnswer(line: bytes, kind: type[_Answer]) -> _Answer:
     message = _parse(line, "answer")
     error = message.get("error")
     if error is not None:
-        raise ControlError(_printable(str(error)))
+        raise ControlError(printable(str(error)))
     answer = kind.fromJSON(message)
     assert isinstance(answer, kind)
     return answer
@@ -320,7 +378,7 @@ def _workerState(value: Any) -> WorkerState:
         known["state"] = State(known["state"])
     except ValueError:
         _refuseWorker("its state is not known")
-    known["name"], known["label"] = map(_printable, (known["name"], known["label"]))
+    known["name"], known["label"] = map(printable, (known["name"], known["label"]))
     return WorkerState(**known)
 
 
@@ -334,10 +392,3 @@ def _shown(value: object) -> str:
     """
     text = json.dumps(value)
     return text if len(text) <= 60 else text[:57] + "..."
-
-
-def _printable(text: str) -> str:
-    """
-    Replace what a terminal could take for a command.
-    """
-    return "".join(c if c.isprintable() else "?" for c in text)

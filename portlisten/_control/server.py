@@ -22,10 +22,10 @@ from zope.interface import implementer
 from portlisten import _kernel
 from portlisten._channel.paths import BoundPath
 from portlisten._channel.transport import ChannelTransport
+from portlisten._control.convert import ControlError
 from portlisten._control.messages import (
     MAXIMUM_REQUEST_BYTES,
     Answer,
-    ControlError,
     Request,
     encodeAnswer,
     encodeError,

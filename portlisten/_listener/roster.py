@@ -19,14 +19,8 @@ from typing import Any
 from twisted.logger import Logger
 
 from portlisten import _kernel
-from portlisten._control.messages import (
-    Drain,
-    State,
-    Undrain,
-    Workers,
-    WorkersAnswer,
-    WorkerState,
-)
+from portlisten._control.messages import Drain, Undrain, Workers, WorkersAnswer
+from portlisten._control.status import State, WorkerState
 from portlisten._listener.admission import Newcomers
 from portlisten._listener.interfaces import IChannel
 from portlisten._listener.sharing import Sharing

@@ -23,7 +23,7 @@ LONGEST = 900
 ROOMS = [
     ["__main__", "listener", "hello"],
     ["_commands"],
-    ["hypercorn", "aiohttp", "gunicorn", "_as_port"],
+    ["hypercorn", "aiohttp", "gunicorn", "_as_port", "_supervisor"],
     ["endpoints", "asyncio", "blocking", "_each"],
     ["_listener", "_worker", "_asyncio", "_blocking"],
     ["_anyloop"],

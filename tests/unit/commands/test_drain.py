@@ -19,15 +19,14 @@ from portlisten._commands import drain, portlisten
 from portlisten._control.messages import (
     Drain,
     Request,
-    State,
     Undrain,
     Workers,
     WorkersAnswer,
-    WorkerState,
     encodeAnswer,
     encodeError,
     parseRequest,
 )
+from portlisten._control.status import State, WorkerState
 from tests.support.descriptors import watchDescriptors
 
 WEB1 = WorkerState(

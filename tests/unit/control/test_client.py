@@ -17,17 +17,16 @@ from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
 from portlisten._control import client as client_module
 from portlisten._control.client import ControlClient
+from portlisten._control.convert import ControlError
 from portlisten._control.messages import (
-    ControlError,
     Drain,
-    State,
     Workers,
     WorkersAnswer,
-    WorkerState,
     encodeAnswer,
     encodeError,
     encodeRequest,
 )
+from portlisten._control.status import State, WorkerState
 from tests.support.descriptors import watchDescriptors
 
 ANSWER = WorkersAnswer((WorkerState("worker 1", "a", 1, 2, 3, 4, State.SERVING),))

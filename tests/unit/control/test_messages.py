@@ -14,21 +14,20 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from portlisten._control import messages
+from portlisten._control.convert import ControlError
 from portlisten._control.messages import (
-    ControlError,
     Drain,
     Request,
-    State,
     Undrain,
     Workers,
     WorkersAnswer,
-    WorkerState,
     encodeAnswer,
     encodeError,
     encodeRequest,
     parseAnswer,
     parseRequest,
 )
+from portlisten._control.status import State, WorkerState
 from tests.support.settings import SETTINGS
 
 WORKER = WorkerState(
@@ -108,12 +107,12 @@ class RequestTests(SynchronousTestCase):
         """
         An unknown command is refused, with the known ones.
         """
-        wrong: list[object] = [None, "stop", 3, ["drain"], {}]
+        wrong: list[object] = [None, "halt", 3, ["drain"], {}]
         for command in wrong:
             self.assertEqual(
                 self.refusal({"version": 1, "command": command}),
                 f"unknown command {json.dumps(command)}: there are workers, drain,"
-                " undrain",
+                " undrain, status, restart, progress, stop",
             )
 
     def test_longCommand(self) -> None:
@@ -285,6 +284,6 @@ class PureTests(SynchronousTestCase):
             node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)
         }
         self.assertEqual(
-            imported - {"__future__", "collections.abc", "dataclasses"},
-            {"enum", "typing"},
+            imported - {"__future__", "collections.abc", "dataclasses", "typing"},
+            {"portlisten._control.convert", "portlisten._control.status"},
         )

@@ -16,14 +16,12 @@ from twisted.logger import capturedLogs
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from portlisten import _kernel
+from portlisten._control.convert import ControlError
 from portlisten._control.messages import (
     MAXIMUM_REQUEST_BYTES,
-    ControlError,
     Drain,
-    State,
     Workers,
     WorkersAnswer,
-    WorkerState,
     encodeAnswer,
     encodeRequest,
 )
@@ -34,6 +32,7 @@ from portlisten._control.server import (
     ControlServer,
     _Client,
 )
+from portlisten._control.status import State, WorkerState
 from tests.support.channels import aMoment, eventually, inReactor, texts
 from tests.support.clocks import RunningClock
 from tests.support.descriptors import watchDescriptors

@@ -14,13 +14,13 @@ import sys
 from portlisten._control.messages import (
     Drain,
     Request,
-    State,
     Undrain,
     Workers,
     WorkersAnswer,
     encodeRequest,
     parseAnswer,
 )
+from portlisten._control.status import State
 from portlisten._listener.channel import ListenerChannel
 from portlisten._wire import frames
 from portlisten._wire.frames import Bye, Given, Leave, Serving, WorkerHello

@@ -7,7 +7,8 @@ from __future__ import annotations
 import socket
 
 from portlisten import _kernel
-from portlisten._control.messages import Drain, State, Undrain, Workers, WorkerState
+from portlisten._control.messages import Drain, Undrain, Workers
+from portlisten._control.status import State, WorkerState
 from portlisten._listener.sharing import CHECK_SECONDS as SHARING_CHECK_SECONDS
 from portlisten._listener.sharing import Sharing
 from portlisten._model import InternetAddress, Kind, Port

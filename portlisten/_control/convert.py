@@ -1,0 +1,86 @@
+"""
+Values as objects that L{json} can write, and back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from enum import Enum
+from functools import cache
+from typing import Any, TypeVar
+
+_T = TypeVar("_T")
+
+
+class ControlError(Exception):
+    """
+    A message cannot be understood, or a request cannot be answered.  The text is one
+    line.
+    """
+
+
+def printable(text: str) -> str:
+    """
+    Replace what a terminal could take for a command.
+    """
+    return "".join(c if c.isprintable() else "?" for c in text)
+
+
+def toJSON(value: Any) -> dict[str, Any]:
+    """
+    Make an object of a dataclass.
+    """
+
+    def made(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        return {
+            name: each.value if isinstance(each, Enum) else each for name, each in pairs
+        }
+
+    return asdict(value, dict_factory=made)
+
+
+def fromJSON(message: Mapping[str, Any], kind: type[_T]) -> _T:
+    """
+    Make a dataclass of an object.  Fields that are not known are ignored.
+
+    @raise ControlError: if a field is missing or has a wrong type.
+    """
+    try:
+        made = _converter().structure(message, kind)
+    except Exception:
+        # The library's errors have many types, and so have those of wrong values.
+        raise ControlError(f"the answer is no {kind.__name__}") from None
+    assert isinstance(made, kind)
+    return made
+
+
+@cache
+def _converter() -> Any:
+    # The listener only writes, and needs none of this.
+    from cattrs import Converter
+
+    def text(value: Any, _: object) -> str:
+        if not isinstance(value, str):
+            raise TypeError
+        return printable(value)
+
+    def whole(value: Any, _: object) -> int:
+        if type(value) is not int:
+            raise TypeError
+        return value
+
+    def number(value: Any, _: object) -> float:
+        if type(value) not in (int, float):
+            raise TypeError
+        return float(value)
+
+    def flag(value: Any, _: object) -> bool:
+        if type(value) is not bool:
+            raise TypeError
+        return value
+
+    converter = Converter(detailed_validation=False)
+    for kind, hook in ((str, text), (int, whole), (float, number), (bool, flag)):
+        converter.register_structure_hook(kind, hook)
+    return converter

@@ -1,0 +1,300 @@
+"""
+What is going on, as values: the answer to C{status}.
+
+The listener describes itself, its ports and its workers.  A supervisor adds what it
+knows of the processes that it started.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from enum import Enum
+
+
+class State(Enum):
+    """
+    How far a worker has drained.
+
+    @cvar SERVING: nobody asked it to drain.
+    @cvar DRAINING: connections are left, or it has not confirmed that it drains.
+    @cvar DRAINED: no connection is left.
+    @cvar UNKNOWN: it gets no more connections, and cannot say how many are left.
+    """
+
+    SERVING = "serving"
+    DRAINING = "draining"
+    DRAINED = "drained"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True)
+class WorkerState:
+    """
+    A worker, as the listener sees it.
+
+    @ivar name: its name in the listener's log.
+    @ivar label: the label that it gave itself, or empty.  That is no proof of anything.
+    @ivar pid: the number of its process, from the kernel; 0 if the process is in a
+        namespace that the listener does not see.
+    @ivar uid: its user, from the kernel.
+    @ivar connections: how many connections were offered to it, or claimed by it and not
+        closed yet.
+    @ivar serving: how many further connections it reports, as from a shared port; or
+        L{None} if it has not reported that.
+    @ivar state: how far it has drained.
+    """
+
+    name: str
+    label: str
+    pid: int
+    uid: int
+    connections: int
+    serving: int | None
+    state: State
+
+    @property
+    def left(self) -> int:
+        """
+        How many connections are known to be left.
+        """
+        return self.connections + (self.serving or 0)
+
+    def isNamed(self, words: Collection[str]) -> bool:
+        """
+        Say whether its label or its process's number is one of these words.
+        """
+        return bool(self.label and self.label in words) or (
+            self.pid > 0 and str(self.pid) in words
+        )
+
+
+@dataclass(frozen=True)
+class PortStatus:
+    """
+    A port.
+
+    @ivar name: the name that workers ask for, or empty.
+    @ivar address: its address, as an endpoint description.
+    @ivar shared: whether workers get the socket, and not the connections.
+    """
+
+    name: str
+    address: str
+    shared: bool
+
+
+@dataclass(frozen=True)
+class QueueStatus:
+    """
+    The connections that wait in the listener for a worker, of the ports of one name.
+
+    @ivar name: the name of the ports, or empty.
+    @ivar waiting: how many connections wait.
+    @ivar silent: how many of them wait for their clients to speak.
+    @ivar oldest: how long the oldest connection has waited, in seconds; 0 if none
+        waits.
+    @ivar limit: how many connections may wait.
+    @ivar workers: how many workers may be offered connections of this name.
+    """
+
+    name: str
+    waiting: int
+    silent: int
+    oldest: float
+    limit: int
+    workers: int
+
+
+@dataclass(frozen=True)
+class WorkerStatus(WorkerState):
+    """
+    A worker.  What a worker says of itself is no proof of anything.
+
+    @ivar number: the number of its channel.  Later channels have higher ones.
+    @ivar joined: how long ago it joined, in seconds.
+    @ivar ports: the names of the ports that it serves; an empty one for ports without
+        a name.
+    @ivar window: how many connections it may have been offered, and not yet claimed.
+    @ivar limit: how many connections it may have; L{None} for no limit.
+    @ivar offered: how many connections are offered to it, and not claimed.
+    @ivar claimed: how many connections it has claimed, and not closed.
+    """
+
+    number: int
+    joined: float
+    ports: tuple[str, ...]
+    window: int
+    limit: int | None
+    offered: int
+    claimed: int
+
+
+@dataclass(frozen=True)
+class ListenerStatus:
+    """
+    A listener.
+
+    @ivar version: the version of portlisten.
+    @ivar pid: the number of its process.
+    @ivar uid: its user.
+    @ivar uptime: for how long it has run, in seconds.
+    @ivar path: the path of its channel.
+    @ivar stopping: whether it was told to stop.
+    @ivar counters: what became of the connections since the start, by names.
+        C{accepted} is the sum of those that docs/control.md lists.
+    """
+
+    version: str
+    pid: int
+    uid: int
+    uptime: float
+    path: str
+    stopping: bool
+    ports: tuple[PortStatus, ...]
+    queues: tuple[QueueStatus, ...]
+    workers: tuple[WorkerStatus, ...]
+    counters: dict[str, int]
+
+
+class ProcessState(Enum):
+    """
+    How far a process has come that a supervisor started.
+
+    @cvar STARTING: it runs, and is not ready yet.
+    @cvar READY: it has joined the listener under its label.
+    @cvar DRAINING: it gets no more connections, and is to be stopped.
+    @cvar STOPPING: it got SIGTERM.
+    @cvar WAITING: it has ended, and is started again after a pause.
+    @cvar GIVEN_UP: it has ended too often, and is not started again.
+    """
+
+    STARTING = "starting"
+    READY = "ready"
+    DRAINING = "draining"
+    STOPPING = "stopping"
+    WAITING = "waiting"
+    GIVEN_UP = "given up"
+
+
+@dataclass(frozen=True)
+class ProcessStatus:
+    """
+    A process that a supervisor started.
+
+    @ivar label: its label, such as web-1.
+    @ivar pid: its number; 0 while none runs.
+    @ivar state: how far it has come.
+    @ivar seconds: for how long it is in this state.
+    @ivar uptime: for how long it has run, in seconds; 0 while none runs.
+    @ivar memory: its resident memory, with that of its children, in bytes.
+    @ivar failures: how often in a row it has failed.
+    @ivar restartsIn: in how many seconds it is started again, if it waits.
+    @ivar lastEnd: how the process before it ended, or empty.
+    """
+
+    label: str
+    pid: int
+    state: ProcessState
+    seconds: float
+    uptime: float
+    memory: int
+    failures: int
+    restartsIn: float
+    lastEnd: str
+
+
+@dataclass(frozen=True)
+class GroupStatus:
+    """
+    A group of workers.
+
+    @ivar name: its name.
+    @ivar user: the number of the user of the workers.
+    @ivar count: how many workers are wanted.
+    @ivar ready: how many workers are ready.
+    @ivar processes: the processes; while one is replaced, there may be one more.
+    """
+
+    name: str
+    user: int
+    count: int
+    ready: int
+    processes: tuple[ProcessStatus, ...]
+
+
+@dataclass(frozen=True)
+class SupervisorStatus:
+    """
+    A supervisor.
+
+    @ivar file: the path of its file.
+    @ivar pid: the number of its process.
+    @ivar uptime: for how long it has run, in seconds.
+    @ivar listener: the process of the listener.
+    @ivar groups: the groups of workers.
+    @ivar operation: what it does for an operator now, such as "restart of web", or
+        empty.
+    """
+
+    file: str
+    pid: int
+    uptime: float
+    listener: ProcessStatus
+    groups: tuple[GroupStatus, ...]
+    operation: str
+
+
+class StepState(Enum):
+    """
+    How far the replacement of a worker has come.
+    """
+
+    WAITING = "waiting"
+    STARTING = "starting"
+    DRAINING = "draining"
+    STOPPING = "stopping"
+    DONE = "done"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True)
+class Step:
+    """
+    The replacement of one worker.
+
+    @ivar old: the label of the worker that is replaced; empty if none ran.
+    @ivar new: the label of the worker that replaces it; empty before it is started.
+    @ivar state: how far it has come.
+    @ivar seconds: for how long it is in this state.
+    @ivar left: how many connections the old one has; L{None} if that is not known.
+    @ivar detail: what it waits for, or why it failed, in a few words; may be empty.
+    """
+
+    old: str
+    new: str
+    state: StepState
+    seconds: float
+    left: int | None = None
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """
+    How far an operation has come.
+
+    @ivar id: the name of the operation.
+    @ivar what: what is done, such as "restart of web".
+    @ivar done: whether it is over.
+    @ivar error: why it failed, in a sentence; empty if it has not.
+    @ivar log: the end of the log of the process that failed.
+    @ivar steps: the steps, in their order.
+    """
+
+    id: str
+    what: str
+    done: bool
+    error: str = ""
+    log: tuple[str, ...] = field(default=())
+    steps: tuple[Step, ...] = field(default=())
