@@ -1,7 +1,7 @@
 """
 When a process that has ended is started again.
 
-The pause before the next start is short after the first failure, and twice as long after
+The pause before the next start is short after the first failure, and doubles with
 each further one.  A process that has been ready for a while is forgiven its failures.
 After too many failures in a row, it is given up.
 

@@ -110,13 +110,21 @@ def exitWith(reactor: Any, code: int) -> None:
     code, so the process exits in the last step of its end.
     """
 
+    try:
+        reactor.stop()
+    except ReactorNotRunning:
+        return  # it is stopping already
+    endWith(code)
+
+
+def endWith(code: int) -> None:
+    """
+    When the process ends, let it exit with this code.  See L{exitWith}.
+    """
+
     def leave() -> None:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
 
-    try:
-        reactor.stop()
-    except ReactorNotRunning:
-        return  # it is stopping already
     atexit.register(leave)

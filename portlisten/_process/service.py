@@ -62,6 +62,12 @@ class CommandService(Service):
         """
         raise NotImplementedError
 
+    def warnOfRoot(self) -> None:
+        """
+        Log a warning if the process has privilege that it does not need.
+        """
+        exits.warnOfRoot(self._command.name)
+
     def release(self) -> None:
         """
         If the service does not serve, close what is bound.
@@ -95,7 +101,7 @@ class CommandService(Service):
             # `twist` starts services without their privileged part.
             self.privilegedStartService()
         super().startService()
-        exits.warnOfRoot(self._command.name)
+        self.warnOfRoot()
         # Before the service says that it is ready.
         signals.onReportSignal(self._reactor, self.report)
         with ExitStack() as undo:

@@ -52,13 +52,13 @@ def exitCleanlyOnTerm(reactor: Any) -> None:
     handler, the process would end by the signal after the reactor has stopped.
     """
 
-    def stop(number: int, frame: object) -> None:
+    def handle(number: int, frame: object) -> None:
         _termsReceived.append(number)
-        reactor.callFromThread(_stop, reactor)
+        reactor.callFromThread(stop, reactor, "received SIGTERM")
 
-    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGTERM, handle)
     # Twisted installs its own handlers when the reactor starts, so install this again.
-    reactor.callLater(0, signal.signal, signal.SIGTERM, stop)
+    reactor.callLater(0, signal.signal, signal.SIGTERM, handle)
     if IReactorCore.providedBy(reactor):
         reactor.addSystemEventTrigger("after", "shutdown", _clearExitSignal, reactor)
 
@@ -73,8 +73,13 @@ def _clearExitSignal(reactor: Any) -> None:
         reactor._exitSignal = None
 
 
-def _stop(reactor: Any) -> None:
-    log.info("received SIGTERM, stopping")
+def stop(reactor: Any, reason: str) -> None:
+    """
+    Stop the reactor.  If it is stopping already, do nothing.
+
+    @param reason: for the log.
+    """
+    log.info("{reason}, stopping", reason=reason)
     try:
         reactor.stop()
     except ReactorNotRunning:

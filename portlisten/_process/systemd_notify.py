@@ -9,7 +9,8 @@ process goes on.  If C{NOTIFY_SOCKET} is not set, nothing is sent.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any
 
@@ -20,9 +21,16 @@ class Manager:
 
     @param send: sends a message to the service manager.  L{None} if the process has no
         service manager.
+    @param watchdogSeconds: how long the process may be silent; L{None} if no watchdog
+        waits.
     """
 
-    def __init__(self, send: Callable[[str], None] | None) -> None:
+    def __init__(
+        self,
+        send: Callable[[str], None] | None,
+        watchdogSeconds: float | None = None,
+    ) -> None:
+        self._watchdogSeconds = watchdogSeconds
         self._send = send or (lambda message: None)
         self._watching = send is None
         self._parts: dict[Part, str] = {}
@@ -70,6 +78,19 @@ class Manager:
         self._waiting.discard(part)
         self._parts.pop(part, None)
         self._sendReady()
+
+    def keepAlive(self) -> float | None:
+        """
+        Tell the watchdog that this process is alive: C{WatchdogSec=} in
+        systemd.service(5).
+
+        @return: in how many seconds to say so again; L{None} if no watchdog waits.
+        """
+        if self._watchdogSeconds is None:
+            return None
+        self._send("WATCHDOG=1")
+        # sd_watchdog_enabled(3) recommends half of the time.
+        return self._watchdogSeconds / 2
 
     def watch(self, reactor: Any) -> None:
         """
@@ -129,4 +150,16 @@ def manager() -> Manager:
         return Manager(None)
     import sdnotify
 
-    return Manager(sdnotify.SystemdNotifier().notify)
+    return Manager(sdnotify.SystemdNotifier().notify, watchdogSeconds(os.environ))
+
+
+def watchdogSeconds(environment: Mapping[str, str]) -> float | None:
+    """
+    Find how long this process may be silent: sd_watchdog_enabled(3).
+
+    @return: in seconds; L{None} if no watchdog waits for this process.
+    """
+    pid, time = environment.get("WATCHDOG_PID"), environment.get("WATCHDOG_USEC", "")
+    if pid not in (None, str(os.getpid())) or not re.fullmatch("[1-9][0-9]*", time):
+        return None
+    return int(time) / 1_000_000

@@ -93,7 +93,7 @@ print("done")
         A reactor that has stopped is not stopped once more.
         """
         reactor = StandInReactor(running=False)
-        signals._stop(reactor)
+        signals.stop(reactor, "told")
         self.assertEqual(reactor.stops, 0)
 
 

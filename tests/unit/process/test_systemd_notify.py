@@ -61,6 +61,33 @@ class ManagerTests(SynchronousTestCase):
             self.sent[1:], ["STATUS=one; no luck", "STATUS=one; two", "READY=1"]
         )
 
+    def test_watchdog(self) -> None:
+        """
+        If a watchdog waits, it is told in time, and otherwise not.
+        """
+        self.assertIsNone(self.manager.keepAlive())
+        self.assertEqual(self.sent, [])
+        manager = Manager(self.sent.append, 30.0)
+        self.assertEqual(manager.keepAlive(), 15.0)
+        self.assertEqual(self.sent, ["WATCHDOG=1"])
+
+    def test_watchdogSeconds(self) -> None:
+        """
+        The time is the environment's, if it is for this process.
+        """
+        found = systemd_notify.watchdogSeconds
+        pid = str(os.getpid())
+        self.assertEqual(found({"WATCHDOG_USEC": "2500000"}), 2.5)
+        self.assertEqual(found({"WATCHDOG_USEC": "1000000", "WATCHDOG_PID": pid}), 1.0)
+        for wrong in (
+            {},
+            {"WATCHDOG_USEC": "1000000", "WATCHDOG_PID": "1"},
+            {"WATCHDOG_USEC": "0"},
+            {"WATCHDOG_USEC": "-1"},
+            {"WATCHDOG_USEC": "soon"},
+        ):
+            self.assertIsNone(found(wrong))
+
     def test_stopping(self) -> None:
         """
         When the process stops, that is said once, and nothing after it.

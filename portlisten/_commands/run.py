@@ -1,0 +1,160 @@
+"""
+C{portlisten run}, and C{twistd portlisten-run}: the supervisor.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NoReturn
+
+from twisted.application.service import Application, IService
+from twisted.python.usage import CompleteFiles, UsageError
+from twisted.scripts._twistd_unix import ServerOptions, UnixApplicationRunner
+
+from portlisten._commands.listener import parsePorts, somaxconn
+from portlisten._commands.options import CommandOptions
+from portlisten._commands.run_file import load
+from portlisten._config.options import Settings
+from portlisten._listener.own_sockets import OwnSockets
+from portlisten._process import signals
+from portlisten._reactor.monotonic import monotonicReactor
+from portlisten._supervisor.service import SupervisorService
+from portlisten.errors import BadDescription, PathError
+
+#: Seconds until a registration that failed in the reactor is tried again.
+RETRY_SECONDS = 0.1
+
+
+class RunOptions(CommandOptions):
+    """
+    The options of C{portlisten run}.
+    """
+
+    settingsType = Settings
+    command = "portlisten run"
+    program = ""
+
+    arguments = [CompleteFiles(descr="FILE")]
+
+    synopsis = "FILE"
+
+    longdesc = (
+        "Runs a listener and its workers as FILE says, and stays in the foreground. It"
+        " binds all ports, starts the listener and the workers as their users, and"
+        " starts each of them again if it ends. SIGTERM stops everything in good order."
+        " 'twistd portlisten-run FILE' does the same with twistd's options."
+    )
+
+    epilogue = """
+FILE is TOML, as in this example. 'portlisten check FILE' finds mistakes in it:
+
+  path = "/run/portlisten/web.sock"
+  user = "portlisten"
+  group = "web"
+
+  [ports.http]
+  listen = 80
+
+  [workers.web]
+  command = ["twistd", "--nodaemon", "--pidfile=", "web", "--path", "/srv/www",
+             "--listen=portlisten:{path}:name=http"]
+  count = 4
+  user = "web"
+
+If root runs the command, FILE and its folder must belong to root, and others must not
+be able to write to them.
+
+While it runs:
+  portlisten status FILE       shows what goes on, and what is wrong
+  portlisten restart FILE      replaces the workers, one after the other
+  portlisten stop FILE         stops everything
+"""
+
+    def parseArgs(self, *args: str) -> None:
+        """
+        Take FILE.
+        """
+        self.checkOrder(args)
+        if len(args) != 1:
+            raise UsageError(f"expected FILE, got {len(args)} arguments")
+        (self["file"],) = args
+
+    def run(self) -> NoReturn:
+        """
+        Run the command.
+
+        @raise SystemExit: always.
+        """
+        twistd = ServerOptions()
+        twistd.parseOptions(["--nodaemon", "--pidfile="])
+        self.parent = twistd
+        _Runner(twistd, self).run()
+        raise SystemExit(0)
+
+
+class TwistdRunOptions(RunOptions):
+    """
+    The options of C{twistd portlisten-run}.
+    """
+
+    command = "portlisten-run"
+    program = "twistd "
+
+    def checkPrivileges(self) -> None:
+        """
+        See L{CommandOptions.checkPrivileges}.
+        """
+        for name in ("uid", "gid", "euid", "chroot"):
+            if (self._parent or {}).get(name):
+                raise UsageError(
+                    f"--{name} means nothing here: the supervisor keeps its privilege,"
+                    " and FILE names the users of the listener and of the workers"
+                )
+
+
+#: What C{twistd} looks for.
+Options = TwistdRunOptions
+
+
+class _Runner(UnixApplicationRunner):  # type: ignore[misc]
+    """
+    Runs the supervisor as C{twistd} would, without its plugins.
+    """
+
+    def __init__(self, config: Any, options: RunOptions) -> None:
+        super().__init__(config)
+        self._options = options
+
+    def createOrGetApplication(self) -> Any:
+        """
+        See C{ApplicationRunner.createOrGetApplication}.
+        """
+        application = Application("portlisten")
+        makeService(self._options).setServiceParent(application)
+        return application
+
+
+def makeService(options: RunOptions, reactor: Any = None) -> IService:
+    """
+    Make the service of C{portlisten run}.
+
+    @param reactor: by default the global one.
+    @raise StartFailure: if the file is wrong.
+    """
+    if reactor is None:
+        from twisted.internet import reactor
+    settings = load(options["file"])
+    listener = settings.listener
+    backlog = listener.backlog or somaxconn()
+    try:
+        ports = parsePorts(listener, backlog)
+    except (BadDescription, PathError) as error:
+        options.refuse(str(error))
+    signals.ownProcess(reactor, RETRY_SECONDS)
+    monotonic = monotonicReactor(reactor)
+    return SupervisorService(
+        monotonic,
+        options.process,
+        options["file"],
+        settings,
+        OwnSockets(listener, ports, backlog),
+    )

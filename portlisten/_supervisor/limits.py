@@ -1,0 +1,122 @@
+"""
+Workers that have too much memory, or are too old, are replaced.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger
+
+from portlisten._reactor.pause import Pause
+from portlisten._supervisor.group import Group
+from portlisten._supervisor.worker import Worker
+
+#: How often the workers are looked at, in seconds.
+CHECK_SECONDS = 5.0
+
+#: The age at which a worker is replaced varies by this part of it, so that workers that
+#: were started together are not replaced together.
+JITTER = 0.1
+
+#: After a replacement failed, how long until the next try, in seconds.
+RETRY_SECONDS = 60.0
+
+#: Replaces a worker, for a reason.  The result is whether it was replaced.
+Replace = Callable[[Group, Worker, str], "Deferred[bool]"]
+
+
+class Limits:
+    """
+    Replaces workers that are beyond a limit of their group.
+
+    @param reactor: an L{IReactorTime}.
+    """
+
+    log = Logger()
+
+    def __init__(
+        self,
+        reactor: Any,
+        groups: Iterable[Group],
+        replace: Replace,
+        chance: Callable[[float, float], float] = random.uniform,
+    ) -> None:
+        self._reactor = reactor
+        self._groups = [
+            group
+            for group in groups
+            if group.settings.maxMemory is not None or group.settings.maxAge is not None
+        ]
+        self._replace = replace
+        self._chance = chance
+        self._pause = Pause(reactor, self._check)
+        # The ages at which workers are replaced, and the workers that are replaced now
+        # or may not be yet.
+        self._ages: dict[Worker, float] = {}
+        self._excepted: dict[Worker, float | None] = {}
+
+    def start(self) -> None:
+        """
+        Begin to look.
+        """
+        if self._groups:
+            self._pause.begin(CHECK_SECONDS)
+
+    def stop(self) -> None:
+        """
+        Look no more.
+        """
+        self._pause.cancel()
+
+    def _check(self) -> None:
+        self._pause.begin(CHECK_SECONDS)
+        now = self._reactor.seconds()
+        living = {worker for group in self._groups for worker in group.workers}
+        self._ages = {each: age for each, age in self._ages.items() if each in living}
+        self._excepted = {
+            each: until
+            for each, until in self._excepted.items()
+            if each in living and (until is None or until > now)
+        }
+        for group in self._groups:
+            for worker in list(group.workers):
+                if worker.serves and worker not in self._excepted:
+                    self._look(group, worker)
+
+    def _look(self, group: Group, worker: Worker) -> None:
+        reason = self._reason(group, worker)
+        if not reason:
+            return
+        self._excepted[worker] = None
+
+        def done(replaced: bool) -> None:
+            if not replaced:
+                self._excepted[worker] = self._reactor.seconds() + RETRY_SECONDS
+
+        replaced = self._replace(group, worker, reason)
+        replaced.addCallback(done)
+        replaced.addErrback(lambda failure: self.log.failure("a bug", failure))
+
+    def _reason(self, group: Group, worker: Worker) -> str:
+        """
+        Say why a worker is to be replaced; empty if it is not.
+        """
+        settings = group.settings
+        if settings.maxAge is not None:
+            most = self._ages.setdefault(
+                worker, settings.maxAge * self._chance(1 - JITTER, 1 + JITTER)
+            )
+            if worker.age >= most:
+                return f"it has served for {worker.age:.0f} s"
+        if settings.maxMemory is not None:
+            memory = worker.memory
+            if memory > settings.maxMemory:
+                return (
+                    f"it has {memory / 2**20:.0f} MiB of memory, and"
+                    f" {settings.maxMemory / 2**20:.0f} MiB are allowed"
+                )
+        return ""

@@ -1,0 +1,313 @@
+"""
+The supervisor's service: it binds, starts the listener and the workers, answers
+operators, and stops everything in good order.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from typing import Any
+
+from twisted.internet.defer import Deferred, DeferredList
+from twisted.logger import Logger
+
+from portlisten import _kernel
+from portlisten._config.file import RunSettings
+from portlisten._control.convert import ControlError
+from portlisten._control.messages import (
+    Answer,
+    Drain,
+    ProgressAnswer,
+    Request,
+    Restart,
+    Status,
+    StatusAnswer,
+    Stop,
+    StopAnswer,
+    Undrain,
+    Watch,
+    Workers,
+)
+from portlisten._control.problems import problemsOf
+from portlisten._control.server import ControlServer
+from portlisten._control.status import SupervisorStatus
+from portlisten._listener.interfaces import ChannelPath, ISockets
+from portlisten._ports.binding import BoundPort
+from portlisten._process import exits, signals, systemd_notify
+from portlisten._process.service import CommandService
+from portlisten._reactor.pause import Pause
+from portlisten._supervisor.group import Group
+from portlisten._supervisor.limits import Limits
+from portlisten._supervisor.listener import SupervisedListener
+from portlisten._supervisor.replacement import Replacements
+from portlisten._supervisor.view import View
+from portlisten._supervisor.worker import Surroundings
+
+
+class SupervisorService(CommandService):
+    """
+    Runs what a file says.
+
+    @param file: the path of the file.
+    @param sockets: binds the sockets.
+    """
+
+    log = Logger()
+
+    def __init__(
+        self,
+        reactor: Any,
+        command: exits.Command,
+        file: str,
+        settings: RunSettings,
+        sockets: ISockets,
+    ) -> None:
+        super().__init__(reactor, command)
+        self._file = os.path.abspath(file)
+        self._settings = settings
+        self._sockets = sockets
+        self._ports: Sequence[BoundPort] = ()
+        self._channel: ChannelPath | None = None
+        self._view = View(reactor, self._look, self._isBusy)
+        around = Surroundings(reactor, settings.listener.path, self._view)
+        self._groups = [Group(around, each) for each in settings.workers]
+        self._replacements = Replacements(reactor, self._view, self._ask)
+        self._limits = Limits(reactor, self._groups, self._replacements.replace)
+        self._listener: SupervisedListener | None = None
+        self._control: ControlServer | None = None
+        self._state = systemd_notify.manager().begin()
+        self._isReady = False
+        self._watchdog = Pause(reactor, self._keepAlive)
+        self._started = 0.0
+        self._code = 0
+
+    # CommandService calls these
+
+    def bind(self) -> None:
+        """
+        See L{CommandService.bind}.
+        """
+        with ExitStack() as undo:
+            undo.callback(self.release)
+            end = time.monotonic() + self._sockets.waitForPredecessor()
+            self._ports = self._sockets.bindPorts(end)
+            self._channel = self._sockets.bindChannel()
+            self._sockets.bindControl()
+            undo.pop_all()
+        # If the process ends before it serves, no path stays behind.
+        atexit.register(self.release)
+
+    def release(self) -> None:
+        """
+        See L{CommandService.release}.
+        """
+        atexit.unregister(self.release)
+        if self._channel is not None:
+            # Before its socket is closed: a successor's might get the same inode.
+            self._channel.remove()
+            self._channel.socket.close()
+            self._channel = None
+        ports, self._ports = self._ports, ()
+        for port in ports:
+            port.close()
+        self._sockets.release()
+
+    def warnOfRoot(self) -> None:
+        """
+        See L{CommandService.warnOfRoot}: the supervisor keeps its privilege.
+        """
+
+    def serve(self) -> None:
+        """
+        See L{CommandService.serve}.
+        """
+        self._started = self._reactor.seconds()
+        assert self._channel is not None
+        self._control = self._sockets.startControl(
+            self._reactor,
+            {
+                Status: self._answerStatus,
+                Restart: self._answerRestart,
+                Watch: self._answerWatch,
+                Stop: self._answerStop,
+                Workers: self._forward,
+                Drain: self._forward,
+                Undrain: self._forward,
+            },
+        )
+        self._listener = SupervisedListener(
+            self._reactor,
+            self._settings,
+            self._view,
+            self._ports,
+            self._channel.socket,
+            self._listenerGivenUp,
+        )
+        self._listener.start()
+        for group in self._groups:
+            group.start()
+        self._limits.start()
+        self._keepAlive()
+        self._look()
+
+    def report(self) -> None:
+        """
+        See L{CommandService.report}.
+        """
+        self.log.info("{text}", text=self._describe())
+
+    def finish(self) -> Deferred[None]:
+        """
+        Stop everything: first the listener, which hands off all that waits, then the
+        workers.
+        """
+        return Deferred.fromCoroutine(self._finish())
+
+    async def _finish(self) -> None:
+        self._limits.stop()
+        self._replacements.stop()
+        self._watchdog.cancel()
+        assert self._listener is not None
+        await self._listener.stop()
+        await DeferredList([each.stop() for each in self._groups])
+        if self._control is not None:
+            self._control.close()
+        self.release()
+        self.log.info("all processes have ended")
+        if self._code or any(each.givenUp for each in self._groups):
+            exits.endWith(self._code or 1)
+
+    # The listener
+
+    def _ask(self, request: Request) -> Deferred[Answer]:
+        assert self._listener is not None
+        return self._listener.ask(request)
+
+    def _listenerGivenUp(self, reason: str) -> None:
+        self.log.critical(
+            "{reason}; nothing can be served without it, so all workers are stopped",
+            reason=reason,
+        )
+        self._code = 1
+        exits.exitWith(self._reactor, 1)
+
+    def _isBusy(self) -> bool:
+        return any(each.awaited for group in self._groups for each in group.workers)
+
+    def _look(self) -> None:
+        for group in self._groups:
+            group.look()
+        self._tell()
+
+    # systemd
+
+    def _describe(self) -> str:
+        """
+        Describe the state in one line.
+        """
+        assert self._listener is not None
+        ports = ", ".join(port.label for port in self._ports)
+        parts = [f"listening on {ports}" if self._listener.ready else "no listener runs"]
+        parts += [
+            f"{each.ready} of {each.settings.count} workers of {each.name} are ready"
+            for each in self._groups
+        ]
+        if self._replacements.running:
+            parts.append(self._replacements.running)
+        return "; ".join(parts)
+
+    def _tell(self) -> None:
+        """
+        Tell the service manager.
+        """
+        text = self._describe()
+        assert self._listener is not None
+        if self._isReady:
+            self._state.status(text)
+        elif self._listener.ready and all(each.settled for each in self._groups):
+            self._isReady = True
+            self._state.ready(text)
+            self.log.info("{text}", text=text)
+
+    def _keepAlive(self) -> None:
+        """
+        Tell the service manager's watchdog that the supervisor is alive.
+        """
+        interval = systemd_notify.manager().keepAlive()
+        if interval:
+            self._watchdog.begin(interval)
+
+    # Operators
+
+    def _answerStatus(
+        self, request: Status, client: _kernel.Credentials
+    ) -> Deferred[Answer]:
+        return self._view.refresh().addCallback(lambda listener: self._status())
+
+    def _status(self) -> Answer:
+        assert self._listener is not None
+        answer = StatusAnswer(
+            self._view.listener,
+            SupervisorStatus(
+                file=self._file,
+                pid=os.getpid(),
+                uptime=round(self._reactor.seconds() - self._started, 3),
+                listener=self._listener.describe(),
+                groups=tuple(each.describe() for each in self._groups),
+                operation=self._replacements.running,
+            ),
+        )
+        return StatusAnswer(answer.listener, answer.supervisor, problemsOf(answer))
+
+    def _answerRestart(self, request: Restart, client: _kernel.Credentials) -> Answer:
+        self._check(client)
+        known = {each.name: each for each in self._groups}
+        if not known:
+            raise ControlError(f"{self._file} has no workers to restart")
+        for name in request.groups:
+            if name not in known:
+                raise ControlError(
+                    f"no group of workers is named {name}: {self._file} has"
+                    f" {', '.join(known)}"
+                )
+        names = dict.fromkeys(request.groups or known)
+        self._logRequest("a restart", client)
+        return ProgressAnswer(self._replacements.restart([known[each] for each in names]))
+
+    def _answerWatch(self, request: Watch, client: _kernel.Credentials) -> Answer:
+        return ProgressAnswer(self._replacements.progress(request.operation[0]))
+
+    def _answerStop(self, request: Stop, client: _kernel.Credentials) -> Answer:
+        self._check(client)
+        self._logRequest("the stop", client)
+        self._reactor.callLater(0, signals.stop, self._reactor, "told to stop")
+        return StopAnswer(os.getpid())
+
+    def _forward(
+        self, request: Request, client: _kernel.Credentials
+    ) -> Deferred[Answer]:
+        return self._ask(request)
+
+    def _check(self, client: _kernel.Credentials) -> None:
+        """
+        Check that a client may command the supervisor.  The listener's user may not: it
+        has less privilege than the supervisor.
+
+        @raise ControlError: if it may not.
+        """
+        if client.uid not in (0, os.getuid()):
+            raise ControlError("only root, and the user of the supervisor, may do that")
+
+    def _logRequest(self, what: str, client: _kernel.Credentials) -> None:
+        self.log.info(
+            "pid {pid} of uid {uid} asks for {what}",
+            pid=client.pid,
+            uid=client.uid,
+            what=what,
+        )
+
+
