@@ -1,9 +1,9 @@
 """
 The slots of a group of workers.
 
-Each worker has a slot, and its label is the name of its group and the number of its slot,
-such as C{web-1}.  A group has one more slot than it has workers, so that a worker can
-run beside the one that it replaces.
+Each worker has a slot, and its label is the name of its group and the number of its
+slot, such as C{web-1}.  A group has one more slot than it has workers, so that a worker
+can run beside the one that it replaces.
 """
 
 from __future__ import annotations
