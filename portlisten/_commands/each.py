@@ -13,8 +13,8 @@ from portlisten._channel import paths
 from portlisten._commands.options import ProgramOptions
 from portlisten._config.settings import EachSettings
 from portlisten._each.environment import withoutConnection
-from portlisten._each.starting import Program, closeOnExec
-from portlisten._process import programs, users
+from portlisten._each.starting import Program
+from portlisten._process import forking, programs, users
 from portlisten._process.label import labelOf
 from portlisten.errors import CannotRun, PathError
 
@@ -103,7 +103,7 @@ def each(settings: EachSettings) -> None:
     try:
         paths.check(settings.path)
         label = labelOf(settings.label)
-        closeOnExec()
+        forking.closeOnExec()
     except (PathError, ValueError, OSError) as error:
         raise CannotRun(str(error)) from None
     program = Program(

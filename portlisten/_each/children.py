@@ -26,6 +26,7 @@ from portlisten._anyloop.interfaces import NO_REPORTS, Reports
 from portlisten._each.environment import Internet, Unix
 from portlisten._each.starting import CannotStart, NotAnnounced, Program
 from portlisten._policy.complaints import Complaint
+from portlisten._process.forking import signalName
 from portlisten._reactor.log_limit import LogLimit
 from portlisten._reactor.pause import Pause
 
@@ -267,16 +268,6 @@ class Children:
                 os.killpg(process, number)
             except (ProcessLookupError, PermissionError):
                 pass  # it has ended, or is another user's by now
-
-
-def signalName(number: int) -> str:
-    """
-    Find the name of a signal.
-    """
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"  # such as a real-time signal
 
 
 def identify(descriptor: int) -> Internet | Unix:

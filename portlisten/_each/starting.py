@@ -11,9 +11,7 @@ nobody else gets it.
 C{os.posix_spawn} would start a program in a third of the time.  But its child can say
 nothing, and C{LISTEN_PID} must be the number of the child.
 
-A child that is forked may call anything here, since this process has one thread.  It
-shares the socket by which the event loop hears of signals.  So signals are blocked
-until their handlers are gone.
+A child that is forked may call anything here, since this process has one thread.
 """
 
 from __future__ import annotations
@@ -21,7 +19,6 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-import signal
 import socket
 import struct
 from collections.abc import Mapping
@@ -30,7 +27,7 @@ from dataclasses import dataclass
 from typing import NoReturn
 
 from portlisten import _kernel
-from portlisten._process import listen_fds, programs
+from portlisten._process import forking, listen_fds
 
 #: What the child says when it has said GIVEN.
 _GIVEN = b"G"
@@ -39,9 +36,6 @@ _ERROR = struct.Struct("=i")
 
 #: The errors of the announcement if the listener reads no more.
 _READS_NO_MORE = frozenset([errno.EPIPE, errno.ECONNRESET])
-
-#: The signals that a process may handle; no real-time signals.
-_SIGNALS = [int(each) for each in signal.Signals if each < signal.SIGRTMIN]
 
 
 class CannotStart(Exception):
@@ -104,9 +98,7 @@ class Program:
         except OSError as error:
             raise CannotStart(error) from None
         environment = {**self.environment, **variables}
-        handled = [each for each in _SIGNALS if callable(signal.getsignal(each))]
-        # Few, since each signal in the mask that this returns takes time.
-        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, handled)
+        blocked = forking.blockHandled()
         try:
             child = os.fork()
             if not child:
@@ -117,7 +109,7 @@ class Program:
             raise CannotStart(error) from None
         finally:
             writer.close()
-            signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+            forking.unblock(blocked)
         said = _readAll(reader)
         given = said.startswith(_GIVEN)
         said = said.removeprefix(_GIVEN)
@@ -150,7 +142,7 @@ class Program:
         environment: dict[str, str],
         announcement: tuple[int, bytes] | None,
         status: int,
-        blocked: set[int | signal.Signals],
+        blocked: forking.Mask,
     ) -> NoReturn:
         """
         Become the program.  Called in the child, and ends it.
@@ -171,7 +163,7 @@ class Program:
             self._arrange(connection)
             if self.listenFds:
                 environment.update(listen_fds.environment(["connection"]))
-            _resetSignals(blocked)
+            forking.resetSignals(blocked)
             os.execve(self.path, self.arguments, environment)  # noqa: S606
         except OSError as error:
             _tell(status, _ERROR.pack(error.errno))
@@ -201,43 +193,9 @@ def _tell(status: int, data: bytes) -> None:
         _kernel.sendBytes(status, data)
 
 
-def _resetSignals(blocked: set[int | signal.Signals]) -> None:
-    """
-    Set the signals that this process handles to their default, and those that Python
-    ignores.  What this process was started with stays as it is.
-
-    @param blocked: the signals that stay blocked.
-    """
-    signal.set_wakeup_fd(-1)
-    for number in _SIGNALS:
-        if callable(signal.getsignal(number)):
-            signal.signal(number, signal.SIG_DFL)
-    programs.restoreSignals()
-    signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
-
-
 def _readAll(reader: socket.socket) -> bytes:
     """
     Read a socket to its end, and close it.
     """
     with reader:
         return b"".join(iter(lambda: reader.recv(100), b""))
-
-
-def closeOnExec() -> None:
-    """
-    Make sure that no descriptor of this process gets into a program, except for
-    standard input, output and error.  These are opened if they are closed.
-    """
-    for number in range(3):
-        try:
-            os.fstat(number)
-        except OSError:
-            # open(2) gives the lowest number that is free.
-            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
-    for name in os.listdir("/proc/self/fd"):
-        if int(name) > 2:
-            try:
-                os.set_inheritable(int(name), False)
-            except OSError:
-                pass  # the descriptor of the listing itself

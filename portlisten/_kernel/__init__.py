@@ -33,12 +33,20 @@ from portlisten._kernel.peers import (
 )
 from portlisten._kernel.processes import (
     closeElsewhere,
+    endWithParent,
     hasCapabilities,
     initialEnvironment,
     mayChangeUsers,
+    maySignalUsers,
     reap,
 )
 from portlisten._kernel.progress import departed, untouched
+from portlisten._kernel.sessions import (
+    residentBytes,
+    sessionMembers,
+    signalSession,
+    unreadBytes,
+)
 from portlisten._kernel.sockets import (
     IPPROTO_MPTCP,
     MAXIMUM_PATH,
@@ -83,6 +91,7 @@ __all__ = [
     "datagramSocket",
     "departed",
     "descriptorsShort",
+    "endWithParent",
     "duplicate",
     "family",
     "hasCapabilities",
@@ -95,11 +104,15 @@ __all__ = [
     "leadsTo",
     "listens",
     "mayChangeUsers",
+    "maySignalUsers",
     "offersThatFit",
     "peerProcess",
     "queueLength",
     "queued",
+    "residentBytes",
     "sendBytes",
+    "sessionMembers",
+    "signalSession",
     "reap",
     "receive",
     "receiveBytes",
@@ -112,5 +125,6 @@ __all__ = [
     "isShutDown",
     "timer",
     "unread",
+    "unreadBytes",
     "untouched",
 ]

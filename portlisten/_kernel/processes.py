@@ -1,16 +1,27 @@
 """
-This process: its privileges, its initial environment, and child processes that close
-sockets for it.
+This process: its privileges, its initial environment, its parent, and child processes
+that close sockets for it.
 """
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
 import socket
 
+from portlisten._kernel.errors import lastError
+
 # linux/include/uapi/linux/capability.h: CAP_SETGID and CAP_SETUID
 _CHANGE_USERS = 1 << 6 | 1 << 7
+
+# linux/include/uapi/linux/capability.h: CAP_KILL
+_KILL = 1 << 5
+
+# linux/include/uapi/linux/prctl.h
+_PR_SET_PDEATHSIG = 1
+
+_libc = ctypes.CDLL(None, use_errno=True)
 
 #: How many child processes may hang at a time.
 _MAXIMUM_CHILDREN = 16
@@ -43,6 +54,36 @@ def mayChangeUsers() -> bool:
     """
     effective = _capabilities("CapEff")
     return effective is None or effective & _CHANGE_USERS == _CHANGE_USERS
+
+
+def maySignalUsers() -> bool:
+    """
+    Whether this process may send signals to processes of any user: whether C{CapEff} in
+    proc(5) has C{CAP_KILL} of capabilities(7).  The signal of L{endWithParent} needs it
+    as well: C{reparent_leader} in kernel/exit.c sends it as the parent, and
+    C{si_fromuser} in kernel/signal.c has the parent's rights checked.
+
+    @return: L{True} as well if the kernel does not tell.
+    """
+    effective = _capabilities("CapEff")
+    return effective is None or effective & _KILL == _KILL
+
+
+def endWithParent(number: int) -> None:
+    """
+    Get a signal when the thread ends that started this process: C{PR_SET_PDEATHSIG} in
+    prctl(2).  It stays over execve(2), unless the program is set-user-ID or has
+    capabilities.  A change of the user or the group clears it (C{commit_creds} in
+    kernel/cred.c), and children do not inherit it.
+
+    If the parent has ended before, no signal comes: look at C{os.getppid} afterwards.
+
+    @param number: the signal.
+    @raise OSError: if the kernel refuses.
+    """
+    zero = ctypes.c_ulong(0)
+    if _libc.prctl(_PR_SET_PDEATHSIG, ctypes.c_ulong(number), zero, zero, zero):
+        raise lastError()
 
 
 def hasCapabilities() -> bool:

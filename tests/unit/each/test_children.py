@@ -19,7 +19,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from portlisten._anyloop.clock import Clock
 from portlisten._anyloop.interfaces import Reports
 from portlisten._each import children as _children
-from portlisten._each.children import Children, identify, signalName
+from portlisten._each.children import Children, identify
 from portlisten._each.environment import Internet, Unix
 from portlisten._each.starting import CannotStart, NotAnnounced, Program
 from tests.support.asyncio_loops import aMoment, eventually
@@ -346,7 +346,7 @@ class RealTests(ChildrenTestCase):
 
 class IdentifyTests(SynchronousTestCase):
     """
-    Tests for L{identify} and L{signalName}.
+    Tests for L{identify}.
     """
 
     def test_tcp(self) -> None:
@@ -370,10 +370,3 @@ class IdentifyTests(SynchronousTestCase):
         self.addCleanup(two.close)
         found = identify(two.fileno())
         self.assertEqual(found, Unix("", "", os.getpid(), os.getuid(), os.getgid()))
-
-    def test_signalName(self) -> None:
-        """
-        Every signal can be named.
-        """
-        self.assertEqual(signalName(15), "SIGTERM")
-        self.assertEqual(signalName(40), "signal 40")

@@ -168,10 +168,10 @@ class BecomeTests(SynchronousTestCase):
         """
         before = f"""
 import os
-def initgroups(name, gid):
+def getgrouplist(name, gid):
     assert name == {DAEMON.pw_name!r}, name
-    os.setgroups([gid, 4321])
-os.initgroups = initgroups
+    return [gid, 4321]
+os.getgrouplist = getgrouplist
 """
         gid = DAEMON.pw_gid
         self.assertEqual(
