@@ -95,7 +95,8 @@ class CommandService(Service):
             # `twist` starts services without their privileged part.
             self.privilegedStartService()
         super().startService()
-        exits.warnOfRoot(self._command.name)
+        if self._command.warnsOfRoot:
+            exits.warnOfRoot(self._command.name)
         # Before the service says that it is ready.
         signals.onReportSignal(self._reactor, self.report)
         with ExitStack() as undo:

@@ -1,7 +1,7 @@
 """
 The slots of a group of workers.
 
-Each worker has a slot, and its label is the name of its group and the number of its slot,
+Each worker has a slot.  Its label is the name of its group and the number of its slot,
 such as C{web-1}.  A group has one more slot than it has workers, so that a worker can
 run beside the one that it replaces.
 """
