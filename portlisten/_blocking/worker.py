@@ -307,12 +307,11 @@ class Worker(worker.Worker[Queue]):
             self._connectSoon()
 
     def _makeChannel(
-        self, sock: socket.socket, waitsOn: Callable[[], bool], **options: Any
+        self, sock: socket.socket, *arguments: Any, **options: Any
     ) -> WorkerChannel:
         window = 1 if self._old else MAXIMUM_WINDOW
-        return super()._makeChannel(
-            sock, waitsOn, window=window, claimsAll=False, inTurns=False
-        )
+        options.update(window=window, claimsAll=False, inTurns=False)
+        return super()._makeChannel(sock, *arguments, **options)
 
     def abandonInChild(self) -> None:
         """
