@@ -2,6 +2,15 @@
 C{python -m portlisten}.
 """
 
-from portlisten._commands.portlisten import main
+import sys
 
-main()
+if sys.argv[1:] == ["supervised-listener"]:
+    # Only a supervisor starts this command.  Clients wait meanwhile, and so it loads
+    # nothing of the other commands.
+    from portlisten._commands.supervised_listener import run
+
+    run()
+else:
+    from portlisten._commands.portlisten import main
+
+    main()

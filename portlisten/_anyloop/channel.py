@@ -121,6 +121,8 @@ class WorkerChannel:
     @param logLimited: limits the lines of the log.
     @param inTurns: whether the loop's turns set the pace, as in asyncio: it rests after
         connections were adopted, and reports are gathered.
+    @param waitsOn: called each time that the listener's HELLO takes too long.  Says
+        whether to wait for as long again.
 
     @ivar released: whether the listener has said BYE.
     @ivar ignored: the options of workers that the listener is too old for.  Empty until
@@ -136,8 +138,10 @@ class WorkerChannel:
         user: ChannelUser,
         logLimited: LogLimit,
         inTurns: bool = True,
+        waitsOn: Callable[[], bool] = lambda: False,
     ) -> None:
         self._poller = poller
+        self._waitsOn = waitsOn
         self._clock = clock
         self._inTurns = inTurns
         self._socket = sock
@@ -209,7 +213,7 @@ class WorkerChannel:
         except BaseException:
             self._socket.close()
             raise
-        self._deadline = Deadline(self._clock, HELLO_SECONDS, self._helloTimedOut)
+        self._awaitHello()
         self._unsent = self._session.hello()
         self.pump()
 
@@ -427,7 +431,13 @@ class WorkerChannel:
         else:
             self._carryOut(session.descriptorArrived(kind, cookie, descriptor))
 
+    def _awaitHello(self) -> None:
+        self._deadline = Deadline(self._clock, HELLO_SECONDS, self._helloTimedOut)
+
     def _helloTimedOut(self) -> None:
+        if self._waitsOn():
+            self._awaitHello()
+            return
         self._carryOut(self._session.fail(f"no HELLO within {HELLO_SECONDS:g} s"))
         self.pump()
 

@@ -25,6 +25,7 @@ from portlisten._policy.complaints import Complaint
 from portlisten._policy.link import (
     DISCONNECT_SECONDS,
     REPORT_SECONDS,
+    SILENT,
     STOP_REASON,
     Link,
     whyLost,
@@ -321,9 +322,10 @@ class Worker(Generic[AdopterType]):
 
     def _connect(self) -> None:
         settings = self._settings
+        place = paths.place(settings.path)
         try:
             sock = paths.connect(settings.path, settings.listenerUsers)
-            channel = self._makeChannel(sock)
+            channel = self._makeChannel(sock, partial(self._waitsOn, place))
             channel.start()
         except OSError as error:
             self._waitForListener(paths.explain(error), settings.retry)
@@ -334,6 +336,7 @@ class Worker(Generic[AdopterType]):
     def _makeChannel(
         self,
         sock: socket.socket,
+        waitsOn: Callable[[], bool],
         window: int = MAXIMUM_WINDOW,
         claimsAll: bool = True,
         inTurns: bool = True,
@@ -342,6 +345,7 @@ class Worker(Generic[AdopterType]):
         Make the worker's end of a channel.
 
         @param sock: connected to the listener.  The channel owns it.
+        @param waitsOn: see L{WorkerChannel}.
         @param window: how many unclaimed offers the worker wants at the most.
         @param claimsAll: whether offers are claimed as they come.
         @param inTurns: whether the loop's turns set the pace.
@@ -359,8 +363,30 @@ class Worker(Generic[AdopterType]):
             claimsAll=claimsAll,
         )
         return WorkerChannel(
-            self._clock, self._poller, sock, session, self, self._logLimited, inTurns
+            self._clock,
+            self._poller,
+            sock,
+            session,
+            self,
+            self._logLimited,
+            inTurns,
+            waitsOn,
         )
+
+    def _waitsOn(self, place: paths.Place | None) -> bool:
+        """
+        Say whether to wait on for the listener's HELLO, and log it.
+        """
+        if not paths.maySpeakYet(self._settings.path, place):
+            return False
+        if self._complaint.isNew(SILENT):
+            self._logLimited(
+                log.warning,
+                "waiting for the listener at {path}: {why}",
+                path=self._settings.path,
+                why=SILENT,
+            )
+        return True
 
     def _waitForListener(self, why: str, delay: float) -> None:
         """

@@ -310,7 +310,8 @@ class Worker(worker.Worker[Queue]):
         self, sock: socket.socket, *arguments: Any, **options: Any
     ) -> WorkerChannel:
         window = 1 if self._old else MAXIMUM_WINDOW
-        return super()._makeChannel(sock, window=window, claimsAll=False, inTurns=False)
+        options.update(window=window, claimsAll=False, inTurns=False)
+        return super()._makeChannel(sock, *arguments, **options)
 
     def abandonInChild(self) -> None:
         """

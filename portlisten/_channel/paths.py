@@ -16,6 +16,7 @@ import stat
 import time
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from typing import TypeAlias
 
 from portlisten import _kernel
 from portlisten._kernel import MAXIMUM_PATH
@@ -29,6 +30,9 @@ LOCK_NOTICE_SECONDS = 1.0
 
 #: The pause between two tries to take the lock, in milliseconds.
 LOCK_RETRY_MILLISECONDS = 20
+
+#: The device and the inode of a file.
+Place: TypeAlias = "tuple[int, int]"
 
 _FOLDER_ADVICE = "let PATH's folder belong to root, or to the listener's user"
 
@@ -386,6 +390,33 @@ def connect(path: str, users: Collection[int]) -> socket.socket:
         sock.close()
         raise
     return sock
+
+
+def place(path: str) -> Place | None:
+    """
+    Find out which file is at a path.
+
+    @return: L{None} if that cannot be found out, as if none is.
+    """
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+def maySpeakYet(path: str, was: Place | None) -> bool:
+    """
+    Say whether a listener may still answer that has not said HELLO in time.
+
+    While a supervisor starts its listener anew, connections wait in the backlog of the
+    path.  They do so as well while a listener is stopped or busy.  To connect again
+    would only give up the place there.  But if another socket is bound to the path by
+    now, the next listener never sees the old connection.
+
+    @param was: what L{place} returned just before the connection was made.
+    """
+    return was is not None and place(path) == was
 
 
 def explain(

@@ -25,7 +25,9 @@ from portlisten._commands.options import ProgramOptions
 from portlisten._config.settings import ExecSettings
 from portlisten._model import Port
 from portlisten._policy.complaints import Complaint
+from portlisten._policy.link import SILENT
 from portlisten._process import listen_fds, programs, users
+from portlisten._process.label import labelOf
 from portlisten._process.output import complain
 from portlisten._worker.joining import receive
 from portlisten.errors import CannotRun, PathError, ProtocolError
@@ -96,12 +98,17 @@ def _log(message: str) -> None:
 
 
 def obtain(
-    path: str, names: Sequence[str], users: Sequence[int], timeout: float | None
+    path: str,
+    names: Sequence[str],
+    users: Sequence[int],
+    timeout: float | None,
+    label: str = "",
 ) -> tuple[socket.socket, list[tuple[Port, int]]]:
     """
     Join the listener, and receive the sockets that it shares.
 
     @param timeout: how long that may take, in seconds; L{None} for no limit.
+    @param label: the program's name for the operator, or nothing.
     @return: the channel, and each port with a descriptor.  The caller owns all of
         them.
     @raise CannotRun: if no listener answers in time, or the listener cannot serve this
@@ -110,7 +117,7 @@ def obtain(
     complaint = Complaint()
     end = math.inf if timeout is None else time.monotonic() + timeout
     while True:
-        found = _request(path, names, users, end - time.monotonic())
+        found = _request(path, names, users, end, label, complaint)
         if not isinstance(found, str):
             return found
         if time.monotonic() >= end:
@@ -121,22 +128,42 @@ def obtain(
 
 
 def _request(
-    path: str, names: Sequence[str], users: Sequence[int], seconds: float
+    path: str,
+    names: Sequence[str],
+    users: Sequence[int],
+    end: float,
+    label: str,
+    complaint: Complaint,
 ) -> tuple[socket.socket, list[tuple[Port, int]]] | str:
     """
     Try once to join the listener.
 
-    @param seconds: how long the listener may take to answer.
+    @param end: until when the listener may take to answer, as a time of
+        C{time.monotonic}.
     @return: as L{obtain}; or the reason, if a later try may succeed.
     @raise CannotRun: if no later try can succeed.
     """
+    place = paths.place(path)
     try:
         sock = paths.connect(path, users)
     except OSError as error:
         return paths.explain(error)
-    sock.settimeout(max(0.001, min(ANSWER_SECONDS, seconds)))
+
+    def limitTime() -> None:
+        left = end - time.monotonic()
+        sock.settimeout(max(0.001, min(ANSWER_SECONDS, left)))
+
+    def waitsOn() -> bool:
+        if time.monotonic() >= end or not paths.maySpeakYet(path, place):
+            return False
+        if complaint.isNew(SILENT):
+            _log(f"waiting for the listener at {path}: {SILENT}")
+        limitTime()
+        return True
+
+    limitTime()
     try:
-        received = receive(sock, names)
+        received = receive(sock, names, label, waitsOn)
     except TimeoutError:
         sock.close()
         return "it does not answer"
@@ -166,10 +193,11 @@ def execute(settings: ExecSettings) -> NoReturn:
     found = programs.find(program)
     try:
         paths.check(settings.path)
-    except PathError as error:
+        label = labelOf(None)
+    except (PathError, ValueError) as error:
         raise CannotRun(str(error)) from None
     sock, received = obtain(
-        settings.path, settings.names, settings.listenerUsers, settings.timeout
+        settings.path, settings.names, settings.listenerUsers, settings.timeout, label
     )
     for number, (port, _) in enumerate(received, listen_fds.FIRST_DESCRIPTOR):
         _log(f"{port.label} is descriptor {number}")

@@ -7,33 +7,16 @@ from __future__ import annotations
 from typing import Any
 
 from twisted.application.service import IService
-from twisted.logger import Logger
 from twisted.python.usage import CompleteFiles, Completer, UsageError
 
 from portlisten._commands.options import CommandOptions
 from portlisten._config.ports import PortSettings
 from portlisten._config.settings import ListenerSettings
-from portlisten._listener.datagram import DatagramWire
-from portlisten._listener.interfaces import IWire
-from portlisten._listener.service import ListenerService, checkPathsDiffer
-from portlisten._listener.stream import StreamWire
+from portlisten._listener.making import longestBacklog, makeListener
+from portlisten._listener.own_sockets import OwnSockets
+from portlisten._listener.service import checkPathsDiffer
 from portlisten._ports import parsing as _ports
-from portlisten._process import exits, signals
-from portlisten._reactor.monotonic import monotonicReactor
 from portlisten.errors import BadDescription, PathError
-
-log = Logger()
-
-
-def somaxconn() -> int:
-    """
-    Read the longest backlog that this host allows.  listen(2) shortens a longer one.
-    """
-    try:
-        with open("/proc/sys/net/core/somaxconn") as file:
-            return int(file.read())
-    except (OSError, ValueError):
-        return 4096
 
 
 class Options(CommandOptions):
@@ -122,25 +105,13 @@ def makeService(options: Options, reactor: Any = None) -> IService:
     if reactor is None:
         from twisted.internet import reactor
     settings = options.settings()
-    backlog = settings.backlog or somaxconn()
+    backlog = settings.backlog or longestBacklog()
     try:
         ports = parsePorts(settings, backlog)
     except (BadDescription, PathError) as error:
         options.refuse(str(error))
-    signals.ownProcess(reactor, settings.retry)
-
-    def timedOut() -> None:
-        if settings.onTimeout == "exit":
-            log.critical("exiting, as --on-timeout=exit asks for")
-            exits.exitWith(reactor, 1)
-
-    wire: IWire
-    monotonic = monotonicReactor(reactor)
-    if settings.wire == "datagram":
-        wire = DatagramWire(monotonic, settings, timedOut)
-    else:
-        wire = StreamWire(monotonic, settings, backlog, timedOut)
-    return ListenerService(monotonic, options.process, settings, ports, wire)
+    sockets = OwnSockets(settings, ports, backlog)
+    return makeListener(reactor, options.process, settings, sockets, backlog)
 
 
 def parsePorts(settings: ListenerSettings, backlog: int) -> list[PortSettings]:

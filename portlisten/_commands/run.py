@@ -4,6 +4,7 @@ C{portlisten run}, and C{twistd portlisten-run}: the supervisor.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, NoReturn
 
 from twisted.application.service import Application, IService
@@ -15,7 +16,7 @@ from portlisten._commands.options import CommandOptions
 from portlisten._commands.run_file import load
 from portlisten._config.options import Settings
 from portlisten._listener.own_sockets import OwnSockets
-from portlisten._process import signals
+from portlisten._process import exits, signals
 from portlisten._reactor.monotonic import monotonicReactor
 from portlisten._supervisor.service import SupervisorService
 from portlisten.errors import BadDescription, PathError
@@ -89,6 +90,14 @@ While it runs:
         self.parent = twistd
         _Runner(twistd, self).run()
         raise SystemExit(0)
+
+
+    @property
+    def process(self) -> exits.Command:
+        """
+        See L{CommandOptions.process}.  The supervisor keeps its privilege.
+        """
+        return replace(super().process, warnsOfRoot=False)
 
 
 class TwistdRunOptions(RunOptions):

@@ -20,6 +20,12 @@ class ControlError(Exception):
     """
 
 
+class Refusal(ControlError):
+    """
+    The other end answers that a request cannot be answered.
+    """
+
+
 def printable(text: str) -> str:
     """
     Replace what a terminal could take for a command.

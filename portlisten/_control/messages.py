@@ -17,7 +17,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, ClassVar, NoReturn, TypeVar
 
-from portlisten._control.convert import ControlError, fromJSON, printable, toJSON
+from portlisten._control.convert import (
+    ControlError,
+    Refusal,
+    fromJSON,
+    printable,
+    toJSON,
+)
 from portlisten._control.status import (
     ListenerStatus,
     Progress,
@@ -306,12 +312,13 @@ def parseAnswer(line: bytes, kind: type[_Answer]) -> _Answer:
     Read an answer.
 
     @param kind: the type of the answer.
-    @raise ControlError: if it is no such answer, or the request was refused.
+    @raise Refusal: if the request was refused.
+    @raise ControlError: if it is no such answer.
     """
     message = _parse(line, "answer")
     error = message.get("error")
     if error is not None:
-        raise ControlError(printable(str(error)))
+        raise Refusal(printable(str(error)))
     answer = kind.fromJSON(message)
     assert isinstance(answer, kind)
     return answer

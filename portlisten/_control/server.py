@@ -53,7 +53,8 @@ class ControlServer:
     Answers the clients of a control socket.
 
     @param reactor: an L{IReactorFDSet} and L{IReactorTime}.
-    @param bound: the socket and its path.  The server owns both.
+    @param bound: the socket and its path, which the server owns.  L{None} if nobody can
+        connect: L{serve} then adds clients.
     @param handlers: the functions that answer requests, by the types of the requests.
         A function may raise L{ControlError}.
     """
@@ -63,14 +64,17 @@ class ControlServer:
     def __init__(
         self,
         reactor: Any,
-        bound: BoundPath,
+        bound: BoundPath | None,
         handlers: Mapping[type[Request], Handler],
     ) -> None:
         self._reactor = reactor
+        self._acceptor: Acceptor | None = None
         self._bound = bound
         self._handlers = handlers
         self._logLimited = logLimit(reactor)
         self._clients: set[_Client] = set()
+        if bound is None:
+            return
         self._refusesDescriptors = _kernel.refuseDescriptors(bound.socket)
         self._acceptor = Acceptor(
             reactor,
@@ -85,15 +89,38 @@ class ControlServer:
         """
         Accept clients.
         """
+        assert self._acceptor is not None
         self._acceptor.resume()
+
+    def serve(self, sock: socket.socket, ended: Callable[[], None]) -> None:
+        """
+        Serve a client that is connected already.  It may be silent for as long as it
+        likes, and a request that cannot be answered does not end its connection.
+
+        @param sock: its connection, which the server owns from now on.
+        @param ended: called when the client has ended the connection.
+        @raise OSError: if that is impossible.  The connection is closed then.
+        """
+        _kernel.refuseDescriptors(sock)
+        try:
+            client = _LastingClient(
+                self._reactor, self, _kernel.credentials(sock), ended
+            )
+        except OSError:
+            sock.close()
+            raise
+        self._clients.add(client)
+        ChannelTransport(self._reactor, sock, client, descriptors=False).start()
 
     def close(self) -> None:
         """
         Remove the path, and end all clients.  May be called again.
         """
         # Remove it before its socket is closed: a successor's might get the same inode.
-        self._bound.remove()
-        self._acceptor.close()
+        if self._bound is not None:
+            self._bound.remove()
+        if self._acceptor is not None:
+            self._acceptor.close()
         for client in list(self._clients):
             client.end()
 
@@ -207,10 +234,16 @@ class _Client(Protocol):
         try:
             answer = self._server.answer(line, self._credentials)
         except ControlError as error:
-            self._refuse(str(error))
+            self._refuseRequest(str(error))
         else:
             self._listen()
             self._write(answer)
+
+    def _refuseRequest(self, reason: str) -> None:
+        """
+        Answer that a request cannot be answered.
+        """
+        self._refuse(reason)
 
     def _write(self, data: bytes) -> None:
         self._unsent = self._writing = True
@@ -278,3 +311,42 @@ class _Client(Protocol):
         self._ended = True
         self._stopWaiting()
         self._server.left(self)
+
+
+class _LastingClient(_Client):
+    """
+    A client whose connection ends only if the client, or the server, ends it.
+
+    @param ended: called when the client has ended it.
+    """
+
+    def __init__(
+        self,
+        reactor: Any,
+        server: ControlServer,
+        credentials: _kernel.Credentials,
+        ended: Callable[[], None],
+    ) -> None:
+        super().__init__(reactor, server, credentials)
+        self._whenEnded = ended
+        self._closed = False
+
+    def end(self) -> None:
+        """
+        See L{_Client.end}.
+        """
+        self._closed = True
+        super().end()
+
+    def _listen(self) -> None:
+        """
+        Set no limit to silence.
+        """
+
+    def _refuseRequest(self, reason: str) -> None:
+        self._write(encodeError(reason))
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        super().connectionLost(reason)
+        if not self._closed:
+            self._whenEnded()

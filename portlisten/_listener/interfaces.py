@@ -5,7 +5,7 @@ The contracts between the parts of the listener.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 from zope.interface import Attribute, Interface
 
@@ -14,8 +14,11 @@ if TYPE_CHECKING:
 
     from twisted.internet.defer import Deferred
 
+    from portlisten._control.messages import Request
+    from portlisten._control.server import ControlServer, Handler
     from portlisten._model import Port
     from portlisten._ports.accepting import Accepted
+    from portlisten._ports.binding import BoundPort
     from portlisten._wire.listener_session import News
 
 
@@ -265,4 +268,86 @@ class IDispatcher(Interface):
         """
         The channel is closed.  This is its last event.  When the dispatcher needs no
         more answers from the channel, it calls L{IChannel.dismiss}.
+        """
+
+
+class ChannelPath(Protocol):
+    """
+    The path that workers connect to.
+
+    @ivar socket: the listening, non-blocking socket.  The user of this object closes
+        it.
+    """
+
+    socket: socket
+
+    def remove(self) -> bool:
+        """
+        Remove the path, if this process has bound it.  Call this while the socket is
+        open.
+
+        @return: whether the path was removed.
+        """
+
+
+class ISockets(Interface):
+    """
+    Where the listener's sockets come from.
+    """
+
+    def waitForPredecessor() -> float:
+        """
+        See L{IWire.waitForPredecessor}.
+        """
+
+    def bindPorts(end: float) -> list[BoundPort]:
+        """
+        Bind the ports.
+
+        @param end: until when a predecessor's ports may still be in use, as a time of
+            C{time.monotonic}.
+        @return: the ports.  The caller owns their sockets.
+        @raise CannotBind: if a port cannot be bound.  Then none is.
+        """
+
+    def bindChannel() -> ChannelPath:
+        """
+        Bind the path that workers connect to, and listen.
+
+        @return: the path.  The caller owns it.
+        @raise PathError: if that fails.
+        """
+
+    def bindControl() -> None:
+        """
+        Bind what L{startControl} needs.
+
+        @raise PathError: if that fails.
+        """
+
+    def startControl(
+        reactor: Any, handlers: Mapping[type[Request], Handler]
+    ) -> ControlServer | None:
+        """
+        Begin to answer an operator's requests.
+
+        @param handlers: see L{ControlServer}.
+        @return: the server, which the caller closes; L{None} if nobody can ask.
+        """
+
+    def keepsPort(bound: BoundPort) -> bool:
+        """
+        Say whether the sockets of a port stay open elsewhere when this process ends.
+        Then its backlog is not lost.
+        """
+
+    def keepsChannel() -> bool:
+        """
+        Say whether the path that workers connect to stays open elsewhere when this
+        process ends.  Then workers that connect wait for the next listener.
+        """
+
+    def release() -> None:
+        """
+        Close what L{bindControl} has bound, and L{startControl} has not used.
         """

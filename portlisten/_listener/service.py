@@ -6,10 +6,8 @@ connections.
 from __future__ import annotations
 
 import atexit
-import errno
 import os
 import resource
-import select
 import time
 from collections import deque
 from contextlib import ExitStack
@@ -19,16 +17,15 @@ from typing import Any
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
-from portlisten._config.ports import PortSettings
 from portlisten._config.settings import ListenerSettings
 from portlisten._control.place import controlPath
-from portlisten._listener.interfaces import IWire
+from portlisten._listener.interfaces import ISockets, IWire
 from portlisten._model import Kind, Port
 from portlisten._ports.accepting import Acceptor
-from portlisten._ports.binding import BoundPort, bind
+from portlisten._ports.binding import BoundPort
 from portlisten._process import exits, systemd_notify
 from portlisten._process.service import CommandService
-from portlisten.errors import CannotBind, PathError
+from portlisten.errors import PathError
 
 #: How many processes may be connected to the channels' path at a time.  Others wait in
 #: its backlog.  Each takes two descriptors.
@@ -42,7 +39,7 @@ class ListenerService(CommandService):
     """
     Listens on ports, and gives the connections to a wire.
 
-    @param ports: the settings of the ports.
+    @param sockets: where the ports come from.
     @param wire: takes the connections.
     """
 
@@ -53,12 +50,12 @@ class ListenerService(CommandService):
         reactor: Any,
         command: exits.Command,
         settings: ListenerSettings,
-        ports: list[PortSettings],
+        sockets: ISockets,
         wire: IWire,
     ) -> None:
         super().__init__(reactor, command)
         self._settings = settings
-        self._portSettings = ports
+        self._sockets = sockets
         self._wire = wire
         self._bound: list[BoundPort] = []
         self._acceptors: deque[tuple[BoundPort, Acceptor]] = deque()
@@ -71,7 +68,8 @@ class ListenerService(CommandService):
         """
         with ExitStack() as undo:
             undo.callback(self.release)
-            self._bindPorts(time.monotonic() + self._wire.waitForPredecessor())
+            end = time.monotonic() + self._wire.waitForPredecessor()
+            self._bound = self._sockets.bindPorts(end)
             for bound in self._bound:
                 checkPathsDiffer(bound.path, self._settings)
             ports = self._describePorts()
@@ -86,24 +84,6 @@ class ListenerService(CommandService):
             undo.pop_all()
         # If privileges cannot be dropped, the service is never started.
         atexit.register(self.release)
-
-    def _bindPorts(self, end: float) -> None:
-        """
-        Bind the ports.
-
-        @param end: until when a predecessor's ports may still be in use, as a time of
-            C{time.monotonic}.
-        @raise CannotBind: if a port cannot be bound.
-        """
-        for wanted in self._portSettings:
-            while True:
-                try:
-                    self._bound.extend(bind(wanted))
-                    break
-                except CannotBind as error:
-                    if error.errno != errno.EADDRINUSE or time.monotonic() >= end:
-                        raise
-                    select.poll().poll(50)
 
     def _describePorts(self) -> list[Port]:
         return [
@@ -170,9 +150,7 @@ class ListenerService(CommandService):
         self._acceptors.clear()
         atexit.unregister(self.release)
         for port in self._bound:
-            port.cleanUp()
-            for sock in port.sockets:
-                sock.close()
+            port.close()
         self._bound = []
         self._wire.release()
 
@@ -181,7 +159,9 @@ class ListenerService(CommandService):
         Whether connections wait in backlogs that would be reset with their ports.
         """
         return any(
-            acceptor.waits for bound, acceptor in self._acceptors if not bound.inherited
+            acceptor.waits
+            for bound, acceptor in self._acceptors
+            if not self._sockets.keepsPort(bound)
         )
 
     def _resume(self) -> None:
@@ -190,7 +170,7 @@ class ListenerService(CommandService):
             datagram = self._settings.wire == "datagram"
             for bound, acceptor in self._acceptors:
                 if self._wire.serves(bound.name):
-                    acceptor.stop(bound.inherited or datagram)
+                    acceptor.stop(self._sockets.keepsPort(bound) or datagram)
             return
         # The first acceptor may use up the capacity for the others.
         self._acceptors.rotate()

@@ -16,33 +16,25 @@ from twisted.logger import Logger
 from zope.interface import implementer
 
 from portlisten import _kernel
-from portlisten._channel import paths
 from portlisten._channel.transport import ChannelTransport
 from portlisten._channel.unread import Unread
 from portlisten._config.settings import ListenerSettings
 from portlisten._control.messages import Drain, Undrain, Workers
-from portlisten._control.place import SUFFIX, bindControl, controlPath
 from portlisten._control.server import ControlServer
-from portlisten._listener import successor
 from portlisten._listener.access import accessFor
 from portlisten._listener.admission import Admission
 from portlisten._listener.channel import ListenerChannel
 from portlisten._listener.dispatcher import Dispatcher
-from portlisten._listener.interfaces import IWire
+from portlisten._listener.interfaces import ChannelPath, ISockets, IWire
 from portlisten._listener.sharing import Sharing
 from portlisten._model import Kind, Port
 from portlisten._policy.ledger import Ledger
 from portlisten._policy.places import Places
 from portlisten._policy.throttle import Throttle
 from portlisten._ports.accepting import Accepted
-from portlisten._process import signals
 from portlisten._wire.codec import encode
 from portlisten._wire.frames import Given, ListenerHello, Serving
-from portlisten.errors import CannotBind, ToldToStop
-
-#: After a listener has ended, how long its workers may take to close their shared
-#: sockets, in seconds.
-HANDOVER_SECONDS = 2.0
+from portlisten.errors import CannotBind
 
 
 @implementer(IWire)
@@ -53,6 +45,7 @@ class StreamWire:
     @param backlog: the length of the queue of the channels' path, and of shared ports
         that must listen again.
     @param timedOut: called when the patience of connections ran out.
+    @param sockets: where the path that workers connect to comes from.
     """
 
     log = Logger()
@@ -63,14 +56,15 @@ class StreamWire:
         settings: ListenerSettings,
         backlog: int,
         timedOut: Callable[[], None],
+        sockets: ISockets,
     ) -> None:
         self._reactor = reactor
+        self._sockets = sockets
         self._settings = settings
         self._backlog = backlog
         self._timedOut = timedOut
-        self._path: paths.BoundPath | None = None
+        self._path: ChannelPath | None = None
         self._control: ControlServer | None = None
-        self._controlPath: paths.BoundPath | None = None
         self._lastNumber = 0
         self.capacityChanged: Callable[[], None] = lambda: None
 
@@ -82,13 +76,7 @@ class StreamWire:
         """
         See L{IWire}.
         """
-        path = self._settings.path
-        if not successor.isStopping(path):
-            return 0.0
-        self.log.info("waiting for the listener at {path} to stop", path=path)
-        if not successor.waitForEnd(path, signals.stopRequested):
-            raise ToldToStop(f"told to stop while it waited for {path}")
-        return HANDOVER_SECONDS
+        return self._sockets.waitForPredecessor()
 
     def bind(
         self, ports: Sequence[Port], shared: Mapping[int, Sequence[socket.socket]]
@@ -98,23 +86,9 @@ class StreamWire:
         """
         self._hello = self._makeHello(ports)
         self._shared = shared
-        self._path = paths.bind(
-            self._settings.path,
-            self._settings.mode,
-            self._settings.group,
-            self._backlog,
-        )
+        self._path = self._sockets.bindChannel()
         self._refusesDescriptors = _kernel.refuseDescriptors(self._path.socket)
-        control = controlPath(self._settings.path, self._settings.control)
-        if control:
-            self._controlPath = bindControl(self._settings.path, control)
-        elif control is None:
-            self.log.warn(
-                "there is no control socket, since {path}{suffix} is too long for a"
-                " socket: --control can name another path",
-                path=self._settings.path,
-                suffix=SUFFIX,
-            )
+        self._sockets.bindControl()
 
     def _makeHello(self, ports: Sequence[Port]) -> ListenerHello:
         """
@@ -191,19 +165,11 @@ class StreamWire:
         )
         dispatcher.departed.channelEnded = admission.leave
         admission.listen(self._path.socket, settings.path, settings.retry)
-        self._startControl()
-
-    def _startControl(self) -> None:
-        if self._controlPath is None:
-            return
-        roster = self._dispatcher.roster
-        self._control = ControlServer(
+        roster = dispatcher.roster
+        self._control = self._sockets.startControl(
             self._reactor,
-            self._controlPath,
             {Workers: roster.workers, Drain: roster.drain, Undrain: roster.undrain},
         )
-        self._controlPath = None
-        self._control.start()
 
     def capacity(self, name: str) -> int:
         """
@@ -250,7 +216,10 @@ class StreamWire:
         Let in no more workers.  The path stays until L{stop} is done.  So a successor
         does not try to bind ports that are still bound.
         """
-        self._admission.refuseAll(encode(self._hello))
+        if self._sockets.keepsChannel():
+            self._admission.close()
+        else:
+            self._admission.refuseAll(encode(self._hello))
         # After this, the workers hear BYE.  A client that waits for one to drain must
         # not take that for the worker's end.
         self._closeControl()
@@ -276,10 +245,7 @@ class StreamWire:
         if self._control is not None:
             self._control.close()
             self._control = None
-        if self._controlPath is not None:
-            self._controlPath.remove()
-            self._controlPath.socket.close()
-            self._controlPath = None
+        self._sockets.release()
 
     # Workers
 

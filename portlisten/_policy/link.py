@@ -19,6 +19,9 @@ DISCONNECT_SECONDS = 1.0
 #: in seconds.
 REPORT_SECONDS = 0.1
 
+#: What a worker logs while it waits for a listener that has not answered.
+SILENT = "no HELLO has come yet"
+
 #: What a listener hears from a worker that stops.
 STOP_REASON = "the worker stops"
 

@@ -76,6 +76,14 @@ class BoundPort:
         shared = f" (shared{count})" if self.kind is not Kind.CONNECTIONS else ""
         return describe(self.address, self.name) + shared
 
+    def close(self) -> None:
+        """
+        Clean up, and close the sockets.
+        """
+        self.cleanUp()
+        for sock in self.sockets:
+            sock.close()
+
 
 def bind(settings: PortSettings) -> list[BoundPort]:
     """
@@ -94,6 +102,27 @@ def bind(settings: PortSettings) -> list[BoundPort]:
         number = getattr(error, "errno", None) or 0
         raise CannotBind(_explain(settings, error), number) from error
     return bound
+
+
+def boundElsewhere(sockets: list[socket.socket], name: str, kind: Kind) -> BoundPort:
+    """
+    Describe a port that another process has bound, and keeps.
+
+    @param sockets: at least one.  They belong to the port from now on, unless this
+        raises.
+    @param name: the operator's name for the port, or nothing.
+    @param kind: what workers get of the port.
+    @raise WrongSocket: if the sockets do not fit the kind.
+    """
+    wanted = Kind.DATAGRAMS if kind is Kind.DATAGRAMS else Kind.LISTENER
+    for sock in sockets:
+        if _kernel.kindOf(sock) is not wanted:
+            what = "UDP socket" if wanted is Kind.DATAGRAMS else "listening socket"
+            raise WrongSocket(f"no {what}, and {kind.name} needs one")
+        sock.setblocking(False)
+    return BoundPort(
+        sockets, _addressOf(sockets[0]), name=name, kind=kind, inherited=True
+    )
 
 
 # Each of these functions binds one kind of port, or raises an OSError, OverflowError or

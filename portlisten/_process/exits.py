@@ -28,10 +28,12 @@ class Command:
 
     @ivar name: its name.
     @ivar twistd: the options of C{twistd} itself.  Empty in a C{.tac} file.
+    @ivar warnsOfRoot: whether the operator who starts the command chooses its user.
     """
 
     name: str
     twistd: MutableMapping[str, Any] = field(default_factory=dict)
+    warnsOfRoot: bool = True
 
     @property
     def logsElsewhere(self) -> bool:

@@ -62,12 +62,6 @@ class CommandService(Service):
         """
         raise NotImplementedError
 
-    def warnOfRoot(self) -> None:
-        """
-        Log a warning if the process has privilege that it does not need.
-        """
-        exits.warnOfRoot(self._command.name)
-
     def release(self) -> None:
         """
         If the service does not serve, close what is bound.
@@ -101,7 +95,8 @@ class CommandService(Service):
             # `twist` starts services without their privileged part.
             self.privilegedStartService()
         super().startService()
-        self.warnOfRoot()
+        if self._command.warnsOfRoot:
+            exits.warnOfRoot(self._command.name)
         # Before the service says that it is ready.
         signals.onReportSignal(self._reactor, self.report)
         with ExitStack() as undo:

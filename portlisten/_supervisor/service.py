@@ -116,11 +116,6 @@ class SupervisorService(CommandService):
             port.close()
         self._sockets.release()
 
-    def warnOfRoot(self) -> None:
-        """
-        See L{CommandService.warnOfRoot}: the supervisor keeps its privilege.
-        """
-
     def serve(self) -> None:
         """
         See L{CommandService.serve}.

@@ -55,6 +55,8 @@ class WorkerChannel(Channel):
     @param first: if the worker's clients speak first, how long the listener keeps a
         connection whose client is silent, in seconds, or L{None}.
     @param label: the worker's name for the operator, or nothing.
+    @param waitsOn: called each time that the listener's HELLO takes too long.  Says
+        whether to wait for as long again.
     """
 
     def __init__(
@@ -68,6 +70,7 @@ class WorkerChannel(Channel):
         limit: int | None = None,
         first: float | None = None,
         label: str = "",
+        waitsOn: Callable[[], bool] = lambda: False,
     ) -> None:
         session: WorkerSession[int] = WorkerSession(
             window, names, takes, limit=limit, label=label, first=first, leaves=True
@@ -75,6 +78,7 @@ class WorkerChannel(Channel):
         super().__init__(reactor, session, timeout)
         self._session: WorkerSession[int] = session
         self._adopter = adopter
+        self._waitsOn = waitsOn
         self._closing = False
         self._saidBye = False
         self._ignored: Sequence[str] = ()
@@ -144,6 +148,12 @@ class WorkerChannel(Channel):
             self._stopWaiting()
             self._carryOut(self._session.leave(reason))
             self._pump()
+
+    def _helloTimedOut(self) -> None:
+        if self._waitsOn():
+            self._startDeadline(self._helloTimedOut)
+        else:
+            super()._helloTimedOut()
 
     # What is received
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from portlisten import _kernel
 from portlisten._model import Kind, Port
@@ -19,19 +19,27 @@ from portlisten.errors import ProtocolError, WrongSocket
 _TAKES = frozenset([Kind.LISTENER, Kind.DATAGRAMS])
 
 
-def receive(sock: socket.socket, names: Sequence[str]) -> list[tuple[Port, int]] | None:
+def receive(
+    sock: socket.socket,
+    names: Sequence[str],
+    label: str = "",
+    waitsOn: Callable[[], bool] = lambda: False,
+) -> list[tuple[Port, int]] | None:
     """
     Join a listener, and wait for the sockets that it shares.
 
     @param sock: a socket that is connected to the listener.  Leaves it open.  Its
         time-out limits each wait for bytes of the listener.
     @param names: the names of the ports; if empty, all shared ports.
+    @param label: the worker's name for the operator, or nothing.
+    @param waitsOn: called each time that the listener's HELLO takes longer than the
+        time-out.  Says whether to wait for as long again.
     @return: each port with a descriptor of its socket.  The caller owns the
         descriptors.  L{None} if the listener closed the channel without a reason.
     @raise TimeoutError: if no bytes come for too long.
     @raise ProtocolError: if the listener does not have such ports, or says BYE.
     """
-    joining = _JoinAttempt(sock, names)
+    joining = _JoinAttempt(sock, names, label, waitsOn)
     try:
         return joining.join()
     except TimeoutError:
@@ -49,9 +57,16 @@ class _JoinAttempt:
     @param sock: a socket that is connected to a listener.  The caller keeps it.
     """
 
-    def __init__(self, sock: socket.socket, names: Sequence[str]) -> None:
+    def __init__(
+        self,
+        sock: socket.socket,
+        names: Sequence[str],
+        label: str,
+        waitsOn: Callable[[], bool],
+    ) -> None:
         self._socket = sock
-        self._session: WorkerSession[int] = WorkerSession(1, names, _TAKES)
+        self._waitsOn = waitsOn
+        self._session: WorkerSession[int] = WorkerSession(1, names, _TAKES, label=label)
         self._ports: tuple[Port, ...] | None = None
         self._sockets: dict[int, int] = {}
 
@@ -71,7 +86,12 @@ class _JoinAttempt:
 
         @return: whether the channel is still open.
         """
-        data, descriptors = _kernel.receive(self._socket)
+        try:
+            data, descriptors = _kernel.receive(self._socket)
+        except TimeoutError:
+            if self._ports is None and self._waitsOn():
+                return True
+            raise
         events: list[Event[int]] = []
         for descriptor in descriptors:
             try:

@@ -19,7 +19,13 @@ from portlisten._channel import paths
 from portlisten._channel.transport import ChannelTransport
 from portlisten._model import Port
 from portlisten._policy.complaints import Complaint
-from portlisten._policy.link import REPORT_SECONDS, STOP_REASON, Link, whyLost
+from portlisten._policy.link import (
+    REPORT_SECONDS,
+    SILENT,
+    STOP_REASON,
+    Link,
+    whyLost,
+)
 from portlisten._process import systemd_notify
 from portlisten._reactor.log_limit import logLimit
 from portlisten._reactor.pause import Pause
@@ -348,6 +354,7 @@ class Worker:
         self._reconnection.begin(0)
 
     def _connect(self) -> None:
+        place = paths.place(self._path)
         channel = WorkerChannel(
             self._reactor,
             self,
@@ -356,6 +363,7 @@ class Worker:
             limit=self._limit,
             first=self._first,
             label=self._label,
+            waitsOn=partial(self._waitsOn, place),
         )
         try:
             sock = paths.connect(self._path, self._listenerUsers)
@@ -365,6 +373,22 @@ class Worker:
         else:
             self._channel = channel
             self._on("connected")
+
+    def _waitsOn(self, place: paths.Place | None) -> bool:
+        """
+        Say whether to wait on for the listener's HELLO, and log it.
+        """
+        if not paths.maySpeakYet(self._path, place):
+            return False
+        if self._complaint.isNew(SILENT):
+            self._logLimited(
+                self.log.warn,
+                "waiting for the listener at {path}: {why}",
+                path=self._path,
+                why=SILENT,
+            )
+            self._systemd.status(f"waiting for the listener at {self._path}: {SILENT}")
+        return True
 
     def _waitForListener(self, why: str, delay: float) -> None:
         """

@@ -19,9 +19,9 @@ from twisted.internet.testing import MemoryReactorClock
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
-from portlisten._commands import listener
 from portlisten._commands.listener import Options, makeService
 from portlisten._config.ports import PortSettings
+from portlisten._listener import making
 from portlisten._listener.access import Access, accessFor
 from portlisten._listener.service import ListenerService
 from portlisten._ports import parsing
@@ -265,14 +265,14 @@ class LimitsTests(SynchronousTestCase):
     What the host and the process allow.
     """
 
-    def test_somaxconn(self) -> None:
+    def test_longestBacklog(self) -> None:
         """
         The longest backlog is the host's.
         """
         with open("/proc/sys/net/core/somaxconn") as file:
-            self.assertEqual(listener.somaxconn(), int(file.read()))
+            self.assertEqual(making.longestBacklog(), int(file.read()))
 
-    def test_somaxconnUnknown(self) -> None:
+    def test_longestBacklogUnknown(self) -> None:
         """
         Where the host does not say, it is a usual one.
         """
@@ -281,7 +281,7 @@ class LimitsTests(SynchronousTestCase):
             raise FileNotFoundError
 
         self.patch(builtins, "open", fail)
-        self.assertEqual(listener.somaxconn(), 4096)
+        self.assertEqual(making.longestBacklog(), 4096)
 
 
 class MakeServiceTests(ListenerTestCase):
@@ -334,7 +334,7 @@ class MakeServiceTests(ListenerTestCase):
         self.patch(parsing, "parse", record)
         self.make("--backlog", "7")
         self.make()
-        self.assertEqual(backlogs, [7, listener.somaxconn()])
+        self.assertEqual(backlogs, [7, making.longestBacklog()])
 
     async def test_term(self) -> None:
         """

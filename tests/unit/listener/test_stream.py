@@ -19,9 +19,8 @@ from twisted.internet import reactor
 
 from portlisten import _kernel
 from portlisten._kernel import Credentials
+from portlisten._listener import own_sockets, successor
 from portlisten._listener import service as listenerService
-from portlisten._listener import stream as _stream
-from portlisten._listener import successor
 from portlisten._listener.departed_workers import DepartedWorkers
 from portlisten._process import exits, signals
 from portlisten._wire.frames import (
@@ -215,7 +214,7 @@ class SucceedTests(ListenerTestCase):
         """
         If it is in use for longer, the start fails.
         """
-        self.patch(_stream, "HANDOVER_SECONDS", 0.1)
+        self.patch(own_sockets, "HANDOVER_SECONDS", 0.1)
         self.predecessor(ended=True)
         self.patch(sys, "__stderr__", io.StringIO())
         with socket.create_server(("127.0.0.1", 0)) as port:

@@ -11,7 +11,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from portlisten._control.convert import ControlError
 from portlisten._control.status import Progress, State
 from portlisten._supervisor.limits import Limits
-from tests.support.supervised import Scene
+from tests.support.supervisor_scene import Scene
 
 
 class ReplacementTests(SynchronousTestCase):

@@ -4,7 +4,7 @@ Tests for L{portlisten._supervisor.worker} and L{portlisten._supervisor.group}.
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests.support.supervised import Scene
+from tests.support.supervisor_scene import Scene
 
 
 class ReadyTests(SynchronousTestCase):

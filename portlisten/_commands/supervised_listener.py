@@ -1,0 +1,119 @@
+"""
+C{python -m portlisten supervised-listener}: the listener that a supervisor starts.
+
+No operator starts this command, so no help, completion or table names it.  Descriptor 3
+is connected to the supervisor.  It brings the start message with all sockets, and then
+requests.  When the supervisor closes it, as by dying, the listener stops as after
+SIGTERM.  L{portlisten._listener.given_sockets} has the details.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+from contextlib import suppress
+from typing import Any, NoReturn
+
+from twisted.internet.error import ReactorNotRunning
+from twisted.logger import ILogObserver, LogLevel, eventAsText, globalLogBeginner
+from zope.interface import provider
+
+from portlisten._control.convert import ControlError
+from portlisten._listener.given_sockets import receiveStart
+from portlisten._listener.making import longestBacklog, makeListener
+from portlisten._process import exits
+from portlisten._process.output import complain
+
+#: The descriptor that is connected to the supervisor.
+LINK = 3
+
+COMMAND = "portlisten supervised-listener"
+
+#: Variables of the supervisor's environment that are not meant for this process.
+FOREIGN = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_FDS", "LISTEN_PID")
+
+
+def run() -> NoReturn:
+    """
+    Run the command.
+
+    @raise SystemExit: when it has ended.
+    """
+    for name in FOREIGN:
+        os.environ.pop(name, None)
+    try:
+        message, sockets = receiveStart(_link())
+    except ControlError as error:
+        complain(COMMAND, str(error))
+        raise SystemExit(1) from None
+    _log()
+    # It takes a while to load, and is not needed for an error.
+    from twisted.internet import reactor
+
+    anyReactor: Any = reactor
+    settings = message.settings
+
+    def stop() -> None:
+        try:
+            anyReactor.stop()
+        except ReactorNotRunning:
+            pass  # it is stopping already
+
+    sockets.stop = stop
+    service = makeListener(
+        anyReactor,
+        exits.Command(COMMAND, {"nodaemon": True}, warnsOfRoot=False),
+        settings,
+        sockets,
+        settings.backlog or longestBacklog(),
+    )
+    service.privilegedStartService()
+    anyReactor.addSystemEventTrigger("before", "shutdown", service.stopService)
+    service.startService()
+    sockets.sayReady()
+    anyReactor.run()
+    raise SystemExit(0)
+
+
+def _link() -> socket.socket:
+    """
+    Take the descriptor that is connected to the supervisor, and close all that are
+    stray.
+
+    @raise ControlError: if it is not connected to a supervisor.
+    """
+    os.closerange(LINK + 1, 2**31 - 1)
+    try:
+        link = socket.socket(fileno=LINK)
+        link.getpeername()
+    except OSError as error:
+        raise ControlError(
+            f"descriptor {LINK} is not connected to a supervisor ({error.strerror}):"
+            " 'portlisten run' starts this command"
+        ) from None
+    if (link.family, link.type) != (socket.AF_UNIX, socket.SOCK_STREAM):
+        raise ControlError(f"descriptor {LINK} is no Unix stream socket")
+    link.set_inheritable(False)
+    return link
+
+
+def _log() -> None:
+    """
+    Write the log to standard error.  The supervisor adds the time to each line.
+    """
+
+    @provider(ILogObserver)
+    def write(event: dict[str, Any]) -> None:
+        text = eventAsText(
+            event, includeTraceback=True, includeTimestamp=False, includeSystem=False
+        )
+        level = event.get("log_level", LogLevel.info)
+        if text:
+            line = f"{text}\n" if level is LogLevel.info else f"{level.name}: {text}\n"
+            # If nobody reads it any more, the log is lost.
+            with suppress(OSError, ValueError):
+                sys.stderr.write(line)
+                sys.stderr.flush()
+
+    globalLogBeginner.beginLoggingTo([write], redirectStandardIO=False)

@@ -1,0 +1,146 @@
+"""
+The sockets of a listener that binds its ports and paths itself.
+"""
+
+from __future__ import annotations
+
+import errno
+import select
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from typing import Any
+
+from twisted.logger import Logger
+from zope.interface import implementer
+
+from portlisten._channel import paths
+from portlisten._config.ports import PortSettings
+from portlisten._config.settings import ListenerSettings
+from portlisten._control.messages import Request
+from portlisten._control.place import SUFFIX, bindControl, controlPath
+from portlisten._control.server import ControlServer, Handler
+from portlisten._listener import successor
+from portlisten._listener.interfaces import ISockets
+from portlisten._ports.binding import BoundPort, bind
+from portlisten._process import signals
+from portlisten.errors import CannotBind, ToldToStop
+
+#: After a listener has ended, how long its workers may take to close their shared
+#: sockets, in seconds.
+HANDOVER_SECONDS = 2.0
+
+
+@implementer(ISockets)
+class OwnSockets:
+    """
+    See L{ISockets}.
+
+    @param ports: the settings of the ports.
+    @param backlog: the length of the queue of the channels' path.
+    """
+
+    log = Logger()
+
+    def __init__(
+        self, settings: ListenerSettings, ports: Sequence[PortSettings], backlog: int
+    ) -> None:
+        self._settings = settings
+        self._ports = ports
+        self._backlog = backlog
+        self._controlPath: paths.BoundPath | None = None
+
+    def waitForPredecessor(self) -> float:
+        """
+        See L{ISockets}.
+        """
+        path = self._settings.path
+        if not successor.isStopping(path):
+            return 0.0
+        self.log.info("waiting for the listener at {path} to stop", path=path)
+        if not successor.waitForEnd(path, signals.stopRequested):
+            raise ToldToStop(f"told to stop while it waited for {path}")
+        return HANDOVER_SECONDS
+
+    def bindPorts(self, end: float) -> list[BoundPort]:
+        """
+        See L{ISockets}.
+        """
+        bound: list[BoundPort] = []
+        with ExitStack() as undo:
+            for wanted in self._ports:
+                for port in _bindUntil(wanted, end):
+                    undo.callback(port.close)
+                    bound.append(port)
+            undo.pop_all()
+        return bound
+
+    def bindChannel(self) -> paths.BoundPath:
+        """
+        See L{ISockets}.
+        """
+        settings = self._settings
+        return paths.bind(settings.path, settings.mode, settings.group, self._backlog)
+
+    def bindControl(self) -> None:
+        """
+        See L{ISockets}.
+        """
+        path = self._settings.path
+        control = controlPath(path, self._settings.control)
+        if control:
+            self._controlPath = bindControl(path, control)
+        elif control is None:
+            self.log.warn(
+                "there is no control socket, since {path}{suffix} is too long for a"
+                " socket: --control can name another path",
+                path=path,
+                suffix=SUFFIX,
+            )
+
+    def startControl(
+        self, reactor: Any, handlers: Mapping[type[Request], Handler]
+    ) -> ControlServer | None:
+        """
+        See L{ISockets}.
+        """
+        if self._controlPath is None:
+            return None
+        server = ControlServer(reactor, self._controlPath, handlers)
+        self._controlPath = None
+        server.start()
+        return server
+
+    def keepsPort(self, bound: BoundPort) -> bool:
+        """
+        See L{ISockets}.
+        """
+        return bound.inherited
+
+    def keepsChannel(self) -> bool:
+        """
+        See L{ISockets}.
+        """
+        return False
+
+    def release(self) -> None:
+        """
+        See L{ISockets}.
+        """
+        if self._controlPath is not None:
+            self._controlPath.remove()
+            self._controlPath.socket.close()
+            self._controlPath = None
+
+
+def _bindUntil(wanted: PortSettings, end: float) -> list[BoundPort]:
+    """
+    Bind a port.  If it is in use, try until a time of C{time.monotonic}.
+    """
+    while True:
+        try:
+            return bind(wanted)
+        except CannotBind as error:
+            if error.errno != errno.EADDRINUSE or time.monotonic() >= end:
+                raise
+            select.poll().poll(50)
