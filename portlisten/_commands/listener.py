@@ -139,7 +139,8 @@ def makeService(options: Options, reactor: Any = None) -> IService:
     if settings.wire == "datagram":
         wire = DatagramWire(monotonic, settings, timedOut)
     else:
-        wire = StreamWire(monotonic, settings, backlog, timedOut)
+        user = options.process.twistd.get("uid")
+        wire = StreamWire(monotonic, settings, backlog, timedOut, user)
     return ListenerService(monotonic, options.process, settings, ports, wire)
 
 

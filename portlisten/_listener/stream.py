@@ -5,6 +5,7 @@ in, and hands off connections to them.
 
 from __future__ import annotations
 
+import os
 import resource
 import socket
 from collections.abc import Callable, Mapping, Sequence
@@ -20,7 +21,13 @@ from portlisten._channel import paths
 from portlisten._channel.transport import ChannelTransport
 from portlisten._channel.unread import Unread
 from portlisten._config.settings import ListenerSettings
-from portlisten._control.messages import Drain, Undrain, Workers
+from portlisten._control.messages import (
+    Drain,
+    Status,
+    StatusAnswer,
+    Undrain,
+    Workers,
+)
 from portlisten._control.place import SUFFIX, bindControl, controlPath
 from portlisten._control.server import ControlServer
 from portlisten._listener import successor
@@ -30,6 +37,7 @@ from portlisten._listener.channel import ListenerChannel
 from portlisten._listener.dispatcher import Dispatcher
 from portlisten._listener.interfaces import IWire
 from portlisten._listener.sharing import Sharing
+from portlisten._listener.status import Reporter
 from portlisten._model import Kind, Port
 from portlisten._policy.ledger import Ledger
 from portlisten._policy.places import Places
@@ -53,6 +61,7 @@ class StreamWire:
     @param backlog: the length of the queue of the channels' path, and of shared ports
         that must listen again.
     @param timedOut: called when the patience of connections ran out.
+    @param user: the user that this process becomes; L{None} if it becomes no other.
     """
 
     log = Logger()
@@ -63,16 +72,20 @@ class StreamWire:
         settings: ListenerSettings,
         backlog: int,
         timedOut: Callable[[], None],
+        user: int | None = None,
     ) -> None:
         self._reactor = reactor
         self._settings = settings
         self._backlog = backlog
         self._timedOut = timedOut
+        self._user = user
+        self._startedBy = -1
         self._path: paths.BoundPath | None = None
         self._control: ControlServer | None = None
         self._controlPath: paths.BoundPath | None = None
         self._lastNumber = 0
         self.capacityChanged: Callable[[], None] = lambda: None
+        self.backlogOf: Callable[[int], int] = lambda number: 0
 
     def __str__(self) -> str:
         path, mode = self._settings.path, self._settings.mode
@@ -107,7 +120,11 @@ class StreamWire:
         self._refusesDescriptors = _kernel.refuseDescriptors(self._path.socket)
         control = controlPath(self._settings.path, self._settings.control)
         if control:
-            self._controlPath = bindControl(self._settings.path, control)
+            self._startedBy = os.geteuid()
+            changes = self._user is not None and self._startedBy == 0
+            self._controlPath = bindControl(
+                self._settings.path, control, self._user if changes else None
+            )
         elif control is None:
             self.log.warn(
                 "there is no control socket, since {path}{suffix} is too long for a"
@@ -153,29 +170,29 @@ class StreamWire:
         # The kernel counts a user's descriptors in flight against this limit:
         # too_many_unix_fds in net/core/scm.c.
         limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        ledger = Ledger(
+            settings.queue,
+            connections,
+            settings.patience,
+            claimTimeout=settings.claimTimeout,
+            roundRobin=settings.balance == "round-robin",
+            names=[
+                port.name for port in self._hello.ports if port.kind is Kind.CONNECTIONS
+            ],
+        )
+        sharing = Sharing(
+            self._reactor,
+            self._hello.ports,
+            self._shared,
+            self._backlog,
+            settings.claimTimeout,
+            connections // 4,
+        )
         self._dispatcher = dispatcher = Dispatcher(
             self._reactor,
-            Ledger(
-                settings.queue,
-                connections,
-                settings.patience,
-                claimTimeout=settings.claimTimeout,
-                roundRobin=settings.balance == "round-robin",
-                names=[
-                    port.name
-                    for port in self._hello.ports
-                    if port.kind is Kind.CONNECTIONS
-                ],
-            ),
+            ledger,
             Throttle(longest=settings.throttle),
-            Sharing(
-                self._reactor,
-                self._hello.ports,
-                self._shared,
-                self._backlog,
-                settings.claimTimeout,
-                connections // 4,
-            ),
+            sharing,
             self._timedOut,
             limit,
         )
@@ -191,6 +208,9 @@ class StreamWire:
         )
         dispatcher.departed.channelEnded = admission.leave
         admission.listen(self._path.socket, settings.path, settings.retry)
+        self._reporter = Reporter(
+            self._reactor, settings.path, self._hello.ports, ledger, sharing, dispatcher
+        )
         self._startControl()
 
     def _startControl(self) -> None:
@@ -200,10 +220,20 @@ class StreamWire:
         self._control = ControlServer(
             self._reactor,
             self._controlPath,
-            {Workers: roster.workers, Drain: roster.drain, Undrain: roster.undrain},
+            {
+                Workers: roster.workers,
+                Drain: roster.drain,
+                Undrain: roster.undrain,
+                Status: self._status,
+            },
+            # The last may be another user than the first: see `twistd --uid`.
+            {0, self._startedBy, os.geteuid()},
         )
         self._controlPath = None
         self._control.start()
+
+    def _status(self, request: Status, client: _kernel.Credentials) -> StatusAnswer:
+        return self._reporter.status(self._hello.stopping, self.backlogOf)
 
     def capacity(self, name: str) -> int:
         """
