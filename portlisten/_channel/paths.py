@@ -144,7 +144,7 @@ def bind(
         bound = _bindTo(name, path, kind, tight)
         try:
             if group is not None:
-                _giveToGroup(name, tight, mode, group)
+                _give(name, tight, mode, -1, group)
             if backlog is not None:
                 bound.socket.listen(backlog)
             if replace:
@@ -190,17 +190,30 @@ def _bindTo(name: str, path: str, kind: socket.SocketKind, mode: int) -> BoundPa
         ) from error
 
 
-def _giveToGroup(name: str, made: int, mode: int, group: int) -> None:
+def giveToUser(name: str, mode: int, user: int) -> None:
     """
-    Change the group and then the permissions of a socket's name, just after it was
-    bound.
+    Change the owner of a socket's name, just after it was bound.
+
+    @param mode: the permissions that it was bound with, and keeps.
+    @raise PathError: if the name leads to another file by now, or /proc is missing.
+    @raise OSError: if the change fails.
+    """
+    _give(name, mode, mode, user, -1)
+
+
+def _give(name: str, made: int, mode: int, user: int, group: int) -> None:
+    """
+    Change the owner, the group and the permissions of a socket's name, just after it
+    was bound.
 
     A user that may write to the folder can put another file there at any time, such as
     a symbolic link.  This never changes such a file.
 
     @param made: the permissions that the socket was bound with.
     @param mode: the permissions that it gets.
-    @raise PathError: if the name leads to another file by now.
+    @param user: its new owner, or -1 to keep the owner.
+    @param group: its new group, or -1 to keep the group.
+    @raise PathError: if the name leads to another file by now, or /proc is missing.
     @raise OSError: if the change fails.
     """
     descriptor = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
@@ -220,13 +233,14 @@ def _giveToGroup(name: str, made: int, mode: int, group: int) -> None:
         # This path leads to the checked file, even if the name leads elsewhere by now.
         same = f"/proc/self/fd/{descriptor}"
         try:
-            os.chown(same, -1, group)
+            os.chown(same, user, group)
             if stat.S_IMODE(status.st_mode) != mode:
                 os.chmod(same, mode)
         except FileNotFoundError:
+            advice = "" if group == -1 else ", or leave --group out"
             raise PathError(
-                f"cannot give {name} to a group without /proc: mount it, in a chroot"
-                " as well, or leave --group out"
+                f"cannot give {name} away without /proc: mount it, in a chroot as well"
+                f"{advice}"
             ) from None
     finally:
         os.close(descriptor)

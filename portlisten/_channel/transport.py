@@ -94,6 +94,8 @@ class ChannelTransport(FileDescriptor):
         self._writePause = Pause(reactor, self.startWriting)
         self._readPause = Pause(reactor, self._readAgain)
         self._readFails = False
+        # Whether the protocol wants to read on.
+        self._reads = True
         self._aborted = False
         self._writing = False
         self.sent = sent
@@ -280,7 +282,7 @@ class ChannelTransport(FileDescriptor):
                 return main.CONNECTION_DONE
             self._protocol.dataReceived(data)
             left -= len(data)
-            if not left or self._aborted or self.disconnecting or self._readsNoMore:
+            if not left or self._aborted or self.disconnecting or not self._reads:
                 break
             if not self._hasMore():
                 break
@@ -338,7 +340,15 @@ class ChannelTransport(FileDescriptor):
         See L{FileDescriptor}.
         """
         if not self._readsNoMore:
+            self._reads = True
             super().startReading()
+
+    def stopReading(self) -> None:
+        """
+        See L{FileDescriptor}.
+        """
+        self._reads = False
+        super().stopReading()
 
     def abortConnection(self) -> None:
         """

@@ -110,7 +110,8 @@ def makeService(options: Options, reactor: Any = None) -> IService:
         ports = parsePorts(settings, backlog)
     except (BadDescription, PathError) as error:
         options.refuse(str(error))
-    sockets = OwnSockets(settings, ports, backlog)
+    user = options.process.twistd.get("uid")
+    sockets = OwnSockets(settings, ports, backlog, user)
     return makeListener(reactor, options.process, settings, sockets, backlog)
 
 

@@ -11,7 +11,7 @@ from twisted.application.service import Application, IService
 from twisted.python.usage import CompleteFiles, UsageError
 from twisted.scripts._twistd_unix import ServerOptions, UnixApplicationRunner
 
-from portlisten._commands.listener import parsePorts, somaxconn
+from portlisten._commands.listener import parsePorts, longestBacklog
 from portlisten._commands.options import CommandOptions
 from portlisten._commands.run_file import load
 from portlisten._config.options import Settings
@@ -153,7 +153,7 @@ def makeService(options: RunOptions, reactor: Any = None) -> IService:
         from twisted.internet import reactor
     settings = load(options["file"])
     listener = settings.listener
-    backlog = listener.backlog or somaxconn()
+    backlog = listener.backlog or longestBacklog()
     try:
         ports = parsePorts(listener, backlog)
     except (BadDescription, PathError) as error:
@@ -165,5 +165,5 @@ def makeService(options: RunOptions, reactor: Any = None) -> IService:
         options.process,
         options["file"],
         settings,
-        OwnSockets(listener, ports, backlog),
+        OwnSockets(listener, ports, backlog, settings.user),
     )

@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import os
 
+from twisted.logger import Logger
+
 from portlisten._channel import paths
 from portlisten._kernel import MAXIMUM_PATH
 from portlisten.errors import PathError
@@ -13,11 +15,13 @@ from portlisten.errors import PathError
 #: What is added to the channel's path.
 SUFFIX = ".ctl"
 
-#: The permissions: only root, and the user that started the listener, may connect.
+#: The permissions: only root, and the owner of the path, may connect.
 MODE = 0o600
 
 #: How many clients may wait to be accepted.
-BACKLOG = 16
+BACKLOG = 128
+
+log = Logger()
 
 
 def controlPath(channel: str, given: str | None = None) -> str | None:
@@ -36,12 +40,14 @@ def controlPath(channel: str, given: str | None = None) -> str | None:
     return usual if len(os.fsencode(usual)) <= MAXIMUM_PATH else None
 
 
-def bindControl(channel: str, path: str) -> paths.BoundPath:
+def bindControl(channel: str, path: str, owner: int | None = None) -> paths.BoundPath:
     """
     Bind the control socket, and listen.
 
     @param channel: the path of the channel.
     @param path: the path of the control socket.
+    @param owner: the user that the path is given to, so that this user can connect;
+        L{None} to keep the path.  If that is impossible, a line of the log says so.
     @return: the socket and its name.  The caller owns both.
     @raise PathError: if that fails.
     """
@@ -50,6 +56,18 @@ def bindControl(channel: str, path: str) -> paths.BoundPath:
             f"--control: {path} is PATH, where workers connect: give another path"
         )
     try:
-        return paths.bind(path, MODE, None, BACKLOG)
+        bound = paths.bind(path, MODE, None, BACKLOG)
     except PathError as error:
         raise PathError(f"--control: {error}") from error
+    if owner is not None:
+        try:
+            paths.giveToUser(path, MODE, owner)
+        except (PathError, OSError) as error:
+            reason = str(error.strerror if isinstance(error, OSError) else error)
+            log.warn(
+                "uid {owner} cannot use the control socket, and only root can:"
+                " {reason}",
+                owner=owner,
+                reason=reason,
+            )
+    return bound

@@ -1,51 +1,47 @@
 """
-The listener's end of the control socket.
+The server's end of the control socket.
 
 A client sends requests, one a line, and gets one answer a line, in the same order.  The
-path's mode says who may connect.  A client can harm nobody: a line has a limit, silence
-has a limit, and the number of clients has a limit.  The next request is read only when
-the answer before it is in the kernel.
+path's mode says who may connect, and the server checks each client's user as well.
+
+A client can harm nobody: a line has a limit, silence has a limit, and the number of
+clients has a limit.  If one client too many connects, the client that has been idle for
+the longest is ended, so that the new one is served.  The server answers one request of
+a client in a turn of the reactor.  It reads on when the answer is in the kernel.
 """
 
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, TypeAlias
 
-from twisted.internet.interfaces import IPullProducer
-from twisted.internet.protocol import Protocol, connectionDone
+from twisted.internet.defer import Deferred
 from twisted.logger import Logger
-from twisted.python.failure import Failure
-from zope.interface import implementer
 
 from portlisten import _kernel
 from portlisten._channel.paths import BoundPath
 from portlisten._channel.transport import ChannelTransport
+from portlisten._control.connection import Client, LastingClient
 from portlisten._control.convert import ControlError
 from portlisten._control.messages import (
-    MAXIMUM_REQUEST_BYTES,
     Answer,
     Request,
-    encodeAnswer,
     encodeError,
     parseRequest,
 )
 from portlisten._ports.accepting import Accepted, Acceptor
-from portlisten._reactor.deadline import Deadline
 from portlisten._reactor.log_limit import logLimit
 
 #: How many clients may be connected at a time.
 MAXIMUM_CLIENTS = 8
 
-#: How long a client may be silent, or may leave an answer unread, in seconds.
-SILENCE_SECONDS = 5.0
-
 #: How long accepting pauses if descriptors or memory run out, in seconds.
 RETRY_SECONDS = 0.1
 
-#: Answers requests of one type.  The second argument is the client.
-Handler: TypeAlias = "Callable[[Any, _kernel.Credentials], Answer]"
+#: Answers requests of one type, now or later.  The second argument is the client.
+Handler: TypeAlias = "Callable[[Any, _kernel.Credentials], Answer | Deferred[Any]]"
 
 
 class ControlServer:
@@ -56,7 +52,10 @@ class ControlServer:
     @param bound: the socket and its path, which the server owns.  L{None} if nobody can
         connect: L{serve} then adds clients.
     @param handlers: the functions that answer requests, by the types of the requests.
-        A function may raise L{ControlError}.
+        A function may raise L{ControlError}.  It may return a L{Deferred} of the
+        answer, which must fire within a limit of time: until then the client keeps its
+        place.  If the client leaves, the answer is dropped.
+    @param users: the users that may ask.
     """
 
     log = Logger()
@@ -66,13 +65,16 @@ class ControlServer:
         reactor: Any,
         bound: BoundPath | None,
         handlers: Mapping[type[Request], Handler],
+        users: Collection[int],
     ) -> None:
         self._reactor = reactor
-        self._acceptor: Acceptor | None = None
         self._bound = bound
         self._handlers = handlers
+        self._users = frozenset(users)
         self._logLimited = logLimit(reactor)
-        self._clients: set[_Client] = set()
+        # The client that was active last is the last.
+        self._clients: dict[Client, None] = {}
+        self._acceptor: Acceptor | None = None
         if bound is None:
             return
         self._refusesDescriptors = _kernel.refuseDescriptors(bound.socket)
@@ -80,7 +82,7 @@ class ControlServer:
             reactor,
             bound.socket,
             "the control socket",
-            lambda: MAXIMUM_CLIENTS,
+            self._capacity,
             self._accepted,
             RETRY_SECONDS,
         )
@@ -103,13 +105,15 @@ class ControlServer:
         """
         _kernel.refuseDescriptors(sock)
         try:
-            client = _LastingClient(
-                self._reactor, self, _kernel.credentials(sock), ended
-            )
+            credentials = _kernel.credentials(sock)
         except OSError:
             sock.close()
             raise
-        self._clients.add(client)
+        client = LastingClient(
+            self._reactor, credentials, self.answer, self._active, self._left
+        )
+        client.whenEnded = ended
+        self._clients[client] = None
         ChannelTransport(self._reactor, sock, client, descriptors=False).start()
 
     def close(self) -> None:
@@ -124,32 +128,50 @@ class ControlServer:
         for client in list(self._clients):
             client.end()
 
-    def answer(self, line: bytes, credentials: _kernel.Credentials) -> bytes:
+    # What clients report
+
+    def answer(
+        self, line: bytes, credentials: _kernel.Credentials
+    ) -> Answer | Deferred[Any]:
         """
         Answer a request.
 
         @param line: the request.
         @param credentials: the client's.
-        @return: the line of the answer.
         @raise ControlError: if the request cannot be answered.
+        @raise Exception: if portlisten has a bug.
         """
         request = parseRequest(line)
         handler = self._handlers.get(type(request))
         if handler is None:
-            raise ControlError(f"{request.COMMAND} means nothing to this listener")
-        try:
-            return encodeAnswer(handler(request, credentials))
-        except ControlError:
-            raise
-        except Exception:
-            self.log.failure("a bug in portlisten spoils a request")
-            raise ControlError("an internal error: the listener's log has it") from None
+            raise ControlError(
+                f"this process cannot {request.COMMAND}: only a supervisor can, which"
+                " 'portlisten run' starts"
+            )
+        return handler(request, credentials)
 
-    def left(self, client: _Client) -> None:
+    def _active(self, client: Client) -> None:
+        """
+        Note that a client has got an answer.
+        """
+        if client in self._clients:
+            del self._clients[client]
+            self._clients[client] = None
+
+    def _left(self, client: Client) -> None:
         """
         Note that a client's connection is closed.
         """
-        self._clients.discard(client)
+        self._clients.pop(client, None)
+
+    # New clients
+
+    def _capacity(self) -> int:
+        """
+        Say how many clients may be accepted in this turn of the reactor.  If all places
+        are taken, accept one: the clients before it must have had a turn to ask.
+        """
+        return max(1, MAXIMUM_CLIENTS - len(self._clients))
 
     def _accepted(self, batch: Sequence[Accepted]) -> None:
         for sock, _ in batch:
@@ -169,184 +191,50 @@ class ControlServer:
 
         @param sock: its connection, which is the caller's if this raises an exception.
         """
-        if len(self._clients) >= MAXIMUM_CLIENTS:
-            try:
-                sock.send(encodeError(f"{MAXIMUM_CLIENTS} clients are connected: wait"))
-            except OSError:
-                pass  # the client has left already
-            sock.close()
+        credentials = _kernel.credentials(sock)
+        if credentials.uid not in self._users:
+            self._logLimited(
+                self.log.warn,
+                "process {pid} of uid {uid} may not use the control socket",
+                pid=credentials.pid,
+                uid=credentials.uid,
+            )
+            self._turnAway(sock, f"uid {credentials.uid} may not ask: {self._rule()}")
             return
-        client = _Client(self._reactor, self, _kernel.credentials(sock))
+        if len(self._clients) >= MAXIMUM_CLIENTS and not self._makePlace():
+            self._turnAway(
+                sock, f"{MAXIMUM_CLIENTS} clients wait for their answers: try again"
+            )
+            return
+        client = Client(
+            self._reactor, credentials, self.answer, self._active, self._left
+        )
         own = socket.socket(fileno=sock.detach())
-        self._clients.add(client)
+        self._clients[client] = None
         ChannelTransport(self._reactor, own, client, descriptors=False).start()
 
+    def _rule(self) -> str:
+        names = ["root" if uid == 0 else f"uid {uid}" for uid in sorted(self._users)]
+        return f"only {' and '.join(names)} may"
 
-@implementer(IPullProducer)
-class _Client(Protocol):
-    """
-    The connection of a client.
+    def _turnAway(self, sock: socket.SocketType, reason: str) -> None:
+        with suppress(OSError):  # the client may have left already
+            sock.send(encodeError(reason))
+        sock.close()
 
-    @param credentials: the client's.
-    """
-
-    def __init__(
-        self, reactor: Any, server: ControlServer, credentials: _kernel.Credentials
-    ) -> None:
-        self._reactor = reactor
-        self._server = server
-        self._credentials = credentials
-        self._received = b""
-        # Whether an answer is not in the kernel yet, and whether it is being written.
-        self._unsent = False
-        self._writing = False
-        self._ended = False
-        self._silence: Deadline | None = None
-
-    @property
-    def _transport(self) -> Any:
-        # The transport provides several interfaces, and Python has no type for that.
-        return self.transport
-
-    def connectionMade(self) -> None:
-        self._transport.registerProducer(self, False)
-        self._listen()
-
-    def dataReceived(self, data: bytes) -> None:
-        self._received += data
-        self._proceed()
-
-    def _proceed(self) -> None:
+    def _makePlace(self) -> bool:
         """
-        Answer the requests that have come, until an answer cannot be written.
+        End the client that has been idle for the longest.  If none is idle, end one
+        that does not read its answer, or asks without a pause, or has left.  A client
+        that waits for an answer keeps its place.
+
+        @return: whether such a client was found.
         """
-        while not (self._unsent or self._ended):
-            line, end, rest = self._received.partition(b"\n")
-            if len(line) >= MAXIMUM_REQUEST_BYTES:
-                self._refuse(f"a request has {MAXIMUM_REQUEST_BYTES} bytes at the most")
-            elif end:
-                self._received = rest
-                self._answer(line)
-            else:
-                break
-
-    def _answer(self, line: bytes) -> None:
-        try:
-            answer = self._server.answer(line, self._credentials)
-        except ControlError as error:
-            self._refuseRequest(str(error))
-        else:
-            self._listen()
-            self._write(answer)
-
-    def _refuseRequest(self, reason: str) -> None:
-        """
-        Answer that a request cannot be answered.
-        """
-        self._refuse(reason)
-
-    def _write(self, data: bytes) -> None:
-        self._unsent = self._writing = True
-        self._transport.writeNow(data)
-        self._writing = False
-        if self._unsent:
-            self._transport.pauseProducing()
-
-    def _refuse(self, reason: str) -> None:
-        """
-        Answer that a request cannot be answered, and close.
-        """
-        if self._unsent:
-            self.end()
-            return
-        self._ended = True
-        self._listen()
-        self._write(encodeError(reason))
-        self._transport.unregisterProducer()
-        self._transport.loseConnection()
-
-    def end(self) -> None:
-        """
-        Close, without an answer.
-        """
-        self._ended = True
-        self._transport.abortConnection()
-
-    # Silence
-
-    def _listen(self) -> None:
-        """
-        Give the client the whole time again.
-        """
-        self._stopWaiting()
-        self._silence = Deadline(self._reactor, SILENCE_SECONDS, self._silent)
-
-    def _stopWaiting(self) -> None:
-        if self._silence is not None:
-            self._silence.cancel()
-            self._silence = None
-
-    def _silent(self) -> None:
-        self._refuse(f"no request within {SILENCE_SECONDS:g} s")
-
-    # IPullProducer: the transport calls this when all bytes are in the kernel
-
-    def resumeProducing(self) -> None:
-        waited = self._unsent and not self._writing
-        self._unsent = False
-        if waited:
-            self._transport.resumeProducing()
-            self._proceed()
-
-    def stopProducing(self) -> None:
-        pass
-
-    def descriptorsCame(self) -> None:
-        """
-        The client sent a descriptor, which stays in the socket, unread.
-        """
-        self._refuse("no request has a descriptor")
-
-    def connectionLost(self, reason: Failure = connectionDone) -> None:
-        self._ended = True
-        self._stopWaiting()
-        self._server.left(self)
-
-
-class _LastingClient(_Client):
-    """
-    A client whose connection ends only if the client, or the server, ends it.
-
-    @param ended: called when the client has ended it.
-    """
-
-    def __init__(
-        self,
-        reactor: Any,
-        server: ControlServer,
-        credentials: _kernel.Credentials,
-        ended: Callable[[], None],
-    ) -> None:
-        super().__init__(reactor, server, credentials)
-        self._whenEnded = ended
-        self._closed = False
-
-    def end(self) -> None:
-        """
-        See L{_Client.end}.
-        """
-        self._closed = True
-        super().end()
-
-    def _listen(self) -> None:
-        """
-        Set no limit to silence.
-        """
-
-    def _refuseRequest(self, reason: str) -> None:
-        self._write(encodeError(reason))
-
-    def connectionLost(self, reason: Failure = connectionDone) -> None:
-        super().connectionLost(reason)
-        if not self._closed:
-            self._whenEnded()
+        clients = [each for each in self._clients if not each.waits or each.hasLeft()]
+        if not clients:
+            return False
+        client = next((each for each in clients if each.idle), clients[0])
+        client.makeWay()
+        # Its connection is closed in the next turn of the reactor.
+        self._left(client)
+        return True

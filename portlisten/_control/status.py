@@ -77,11 +77,19 @@ class PortStatus:
     @ivar name: the name that workers ask for, or empty.
     @ivar address: its address, as an endpoint description.
     @ivar shared: whether workers get the socket, and not the connections.
+    @ivar workers: how many workers take its connections, or have its socket.
+    @ivar waiting: how many connections wait in the kernel to be accepted; L{None} for
+        UDP.  Of a Unix socket, the kernel only says whether any wait: 1 or 0.
+    @ivar unserved: for a shared port, whether connections wait, and no worker has
+        accepted any for some seconds.
     """
 
     name: str
     address: str
     shared: bool
+    workers: int = 0
+    waiting: int | None = None
+    unserved: bool = False
 
 
 @dataclass(frozen=True)
@@ -92,8 +100,8 @@ class QueueStatus:
     @ivar name: the name of the ports, or empty.
     @ivar waiting: how many connections wait.
     @ivar silent: how many of them wait for their clients to speak.
-    @ivar oldest: how long the oldest connection has waited, in seconds; 0 if none
-        waits.
+    @ivar oldest: how long the oldest connection has waited that does not wait for its
+        client, in seconds; 0 if none waits.
     @ivar limit: how many connections may wait.
     @ivar workers: how many workers may be offered connections of this name.
     """
@@ -119,6 +127,9 @@ class WorkerStatus(WorkerState):
     @ivar limit: how many connections it may have; L{None} for no limit.
     @ivar offered: how many connections are offered to it, and not claimed.
     @ivar claimed: how many connections it has claimed, and not closed.
+    @ivar draining: how long ago it began to drain, in seconds; 0 if it serves.
+    @ivar unanswered: for how long its oldest offer is not claimed, in seconds; 0 if no
+        offer waits for it.
     """
 
     number: int
@@ -128,6 +139,8 @@ class WorkerStatus(WorkerState):
     limit: int | None
     offered: int
     claimed: int
+    draining: float = 0.0
+    unanswered: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -142,7 +155,10 @@ class ListenerStatus:
     @ivar path: the path of its channel.
     @ivar stopping: whether it was told to stop.
     @ivar counters: what became of the connections since the start, by names.
-        C{accepted} is the sum of those that docs/control.md lists.
+        C{accepted} is the sum of C{held} and of the ends that docs/control.md lists.
+    @ivar held: where the other connections are, by names: how many wait, are offered to
+        a worker, are claimed by a worker, and are in the hands of a worker that has
+        left and that might not serve them.
     """
 
     version: str
@@ -155,6 +171,7 @@ class ListenerStatus:
     queues: tuple[QueueStatus, ...]
     workers: tuple[WorkerStatus, ...]
     counters: dict[str, int]
+    held: dict[str, int] = field(default_factory=dict)
 
 
 class ProcessState(Enum):

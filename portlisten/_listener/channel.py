@@ -83,7 +83,7 @@ class ListenerChannel(Channel):
         self._joined = False
         # Whether the worker closed its reading side, and so cannot read REVOKED.
         self._cannotRead = False
-        self._number = number
+        self.number = number
         self.label = f"worker {number}"
         self.user = -1 if credentials is None else credentials.uid
         self.pid = 0
@@ -311,7 +311,7 @@ class ListenerChannel(Channel):
         self._joined = True
         if event.label:
             who = f"{event.label}, pid {self.pid}, uid {self.user}"
-            self.label = f"worker {self._number} ({who})"
+            self.label = f"worker {self.number} ({who})"
         self._report([replace(event, window=window)])
 
     def _onBye(self, event: Left) -> None:

@@ -128,6 +128,7 @@ class DatagramWire:
         self._now = RunningTime(reactor.seconds, self._retry + LONGEST_TICK_SECONDS)
         self._logLimited = logLimit(reactor)
         self.capacityChanged: Callable[[], None] = lambda: None
+        self.backlogOf: Callable[[int], int] = lambda number: 0
 
     def __str__(self) -> str:
         return f"workers bind {self._path}, for datagrams as in 2002"

@@ -289,7 +289,7 @@ class DepartedWorkers:
         @param decide: reports it to the ledger.
         """
         counters = self._ledger.counters
-        again, lost = counters.redispatched, counters.lostInService
+        again, lost = counters.redispatched, counters.lostInService + counters.unusable
         copies = touched(self._ledger.copiesOf(channel))
         decisions = decide(channel, copies, self._now())
         self._logLimited(
@@ -297,6 +297,6 @@ class DepartedWorkers:
             what + ", {again} connections to hand off again, {lost} lost in service",
             channel=channel.label,
             again=counters.redispatched - again,
-            lost=counters.lostInService - lost,
+            lost=counters.lostInService + counters.unusable - lost,
         )
         self._run(decisions)

@@ -119,6 +119,12 @@ class Dispatcher:
         now = self._now()
         return self._ledger.busy(name, now, now - CHECK_SECONDS)
 
+    def now(self) -> float:
+        """
+        Return the ledger's time, in seconds.
+        """
+        return self._now()
+
     @property
     def channels(self) -> int:
         """

@@ -122,7 +122,7 @@ class GivenSockets:
         See L{ISockets}.  The supervisor's requests are answered after L{sayReady}.
         """
         self._server = ControlServer(
-            reactor, None, {**handlers, Stop: self._stopForGood}
+            reactor, None, {**handlers, Stop: self._stopForGood}, ()
         )
         return self._server
 

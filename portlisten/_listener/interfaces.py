@@ -67,6 +67,11 @@ class IWire(Interface):
         " wire sets it before the start."
     )
 
+    backlogOf = Attribute(
+        "A function that says how many connections wait in the kernel for the port of a"
+        " number.  The user of the wire sets it before the start."
+    )
+
     def __str__() -> str:
         """
         Say for the log how workers connect.
@@ -151,6 +156,7 @@ class IChannel(Interface):
     """
 
     label: str = Attribute("The worker's name in the log.")
+    number: int = Attribute("The channel's number.  Later channels have higher ones.")
     user: int = Attribute("The worker's uid.")
     pid: int = Attribute("The number of the worker's process; 0 if it is not known.")
 

@@ -5,6 +5,7 @@ The sockets of a listener that binds its ports and paths itself.
 from __future__ import annotations
 
 import errno
+import os
 import select
 import time
 from collections.abc import Mapping, Sequence
@@ -38,16 +39,23 @@ class OwnSockets:
 
     @param ports: the settings of the ports.
     @param backlog: the length of the queue of the channels' path.
+    @param user: the user that the listener becomes; L{None} if it becomes no other.
     """
 
     log = Logger()
 
     def __init__(
-        self, settings: ListenerSettings, ports: Sequence[PortSettings], backlog: int
+        self,
+        settings: ListenerSettings,
+        ports: Sequence[PortSettings],
+        backlog: int,
+        user: int | None = None,
     ) -> None:
         self._settings = settings
         self._ports = ports
         self._backlog = backlog
+        self._user = user
+        self._startedBy = -1
         self._controlPath: paths.BoundPath | None = None
 
     def waitForPredecessor(self) -> float:
@@ -89,7 +97,11 @@ class OwnSockets:
         path = self._settings.path
         control = controlPath(path, self._settings.control)
         if control:
-            self._controlPath = bindControl(path, control)
+            self._startedBy = os.geteuid()
+            changes = self._user is not None and self._startedBy == 0
+            self._controlPath = bindControl(
+                path, control, self._user if changes else None
+            )
         elif control is None:
             self.log.warn(
                 "there is no control socket, since {path}{suffix} is too long for a"
@@ -106,7 +118,11 @@ class OwnSockets:
         """
         if self._controlPath is None:
             return None
-        server = ControlServer(reactor, self._controlPath, handlers)
+        # The last may be another user than the first: see `twistd --uid`.
+        users = {0, self._startedBy, os.geteuid()}
+        if self._user is not None:
+            users.add(self._user)
+        server = ControlServer(reactor, self._controlPath, handlers, users)
         self._controlPath = None
         server.start()
         return server

@@ -20,7 +20,7 @@ from twisted.logger import Logger
 
 from portlisten import _kernel
 from portlisten._control.messages import Drain, Undrain, Workers, WorkersAnswer
-from portlisten._control.status import State, WorkerState
+from portlisten._control.status import State, WorkerState, WorkerStatus
 from portlisten._listener.admission import Newcomers
 from portlisten._listener.interfaces import IChannel
 from portlisten._listener.sharing import Sharing
@@ -41,11 +41,15 @@ class _Entry:
     @ivar hello: its HELLO.
     @ivar drains: whether it said that it drains.
     @ivar serving: the connections that it reported last; L{None} if it reported none.
+    @ivar joined: when it joined, in seconds.
+    @ivar since: when it began to drain, in seconds; L{None} if it does not.
     @ivar asked: whether the operator drains it.
     @ivar had: how many connections it had when the operator asked.
     """
 
     hello: Joined
+    joined: float
+    since: float | None = None
     drains: bool = False
     serving: int | None = None
     asked: bool = False
@@ -85,6 +89,7 @@ class Roster:
         self._newcomers = newcomers
         self._left = left
         self._admit = admit
+        self._seconds: Callable[[], float] = reactor.seconds
         self._logLimited = logLimit(reactor)
         self._entries: dict[IChannel, _Entry] = {}
         # Those that the operator drains, and that are not drained yet.
@@ -96,7 +101,7 @@ class Roster:
         """
         Note that a worker joined.
         """
-        self._entries[channel] = _Entry(hello)
+        self._entries[channel] = _Entry(hello, self._seconds())
 
     def serving(self, channel: IChannel, count: int) -> None:
         """
@@ -111,6 +116,7 @@ class Roster:
         """
         if channel in self._entries:
             self._entries[channel].drains = True
+            self._beginDrain(self._entries[channel])
 
     def left(self, channel: IChannel) -> None:
         """
@@ -152,6 +158,7 @@ class Roster:
             entry = self._entries[channel]
             if not entry.asked:
                 entry.asked = True
+                self._beginDrain(entry)
                 entry.had = self._describe(channel, entry).left
                 self._log("is told to drain", channel, client)
                 self._drain(channel)
@@ -195,6 +202,40 @@ class Roster:
             self._state(channel, entry),
         )
 
+    def statuses(self, now: float) -> tuple[WorkerStatus, ...]:
+        """
+        Describe all workers in full.
+
+        @param now: the ledger's time, in seconds.
+        """
+        seconds = self._seconds()
+        return tuple(
+            self._describeInFull(channel, entry, now, seconds)
+            for channel, entry in self._entries.items()
+        )
+
+    def _describeInFull(
+        self, channel: IChannel, entry: _Entry, now: float, seconds: float
+    ) -> WorkerStatus:
+        state = self._describe(channel, entry)
+        holdings = self._ledger.holdings(channel, now)
+        return WorkerStatus(
+            **vars(state),
+            number=channel.number,
+            joined=round(seconds - entry.joined, 3),
+            ports=tuple(dict.fromkeys(port.name for port in entry.hello.ports)),
+            window=entry.hello.window,
+            limit=entry.hello.limit,
+            offered=holdings.offered,
+            claimed=holdings.claimed,
+            draining=0.0 if entry.since is None else round(seconds - entry.since, 3),
+            unanswered=round(holdings.unanswered, 3),
+        )
+
+    def _beginDrain(self, entry: _Entry) -> None:
+        if entry.since is None:
+            entry.since = self._seconds()
+
     def _state(self, channel: IChannel, entry: _Entry) -> State:
         if not entry.asked and not entry.drains:
             return State.SERVING
@@ -220,6 +261,7 @@ class Roster:
         # It may be a program under `portlisten exec`, which does not read BYE, and
         # never joins again.  Such a program has accepted all the time.
         entry.asked = False
+        entry.since = None
         self._awaited.discard(channel)
         if self._newcomers.leave(channel):
             self._newcomers.add(channel, partial(self._admit, channel, entry.hello))

@@ -17,6 +17,7 @@ from typing import Any
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
+from portlisten import _kernel
 from portlisten._config.settings import ListenerSettings
 from portlisten._control.place import controlPath
 from portlisten._listener.interfaces import ISockets, IWire
@@ -98,6 +99,7 @@ class ListenerService(CommandService):
         atexit.unregister(self.release)
         self._stopping = False
         self._wire.capacityChanged = self._resume
+        self._wire.backlogOf = self._backlogOf
         self._wire.start(*descriptorBudget())
         for bound, port in zip(self._bound, self._describePorts(), strict=True):
             if port.kind is not Kind.CONNECTIONS:
@@ -153,6 +155,15 @@ class ListenerService(CommandService):
             port.close()
         self._bound = []
         self._wire.release()
+
+    def _backlogOf(self, number: int) -> int:
+        """
+        Say how many connections wait in the kernel for a port.
+
+        @param number: the number of the port.
+        """
+        sock = self._bound[number].socket
+        return 0 if sock.fileno() == -1 else _kernel.queueLength(sock)
 
     def _backlogsWait(self) -> bool:
         """

@@ -22,6 +22,7 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
 from portlisten import _kernel
+from portlisten._control.status import PortStatus
 from portlisten._listener.interfaces import IChannel
 from portlisten._listener.orphans import Orphans
 from portlisten._listener.unserved import Queues
@@ -103,6 +104,26 @@ class Sharing:
         """
         count = sum(map(len, self._sockets.values()))
         return f", {count} sockets shared with {len(self._workers)}" if count else ""
+
+    def describe(self, port: Port) -> PortStatus:
+        """
+        Describe a shared port.
+        """
+        sockets = self._sockets[port.number]
+        holders = {
+            channel for sock in sockets for channel in self._assignment.holders(sock)
+        }
+        waiting = None
+        if port.kind is not Kind.DATAGRAMS:
+            waiting = sum(map(_kernel.queueLength, sockets))
+        return PortStatus(
+            port.name,
+            str(port.address),
+            True,
+            len(holders),
+            waiting,
+            bool(waiting) and any(map(self._queues.unserved, sockets)),
+        )
 
     def addWorker(self, channel: IChannel, ports: Iterable[Port]) -> bool:
         """

@@ -19,7 +19,13 @@ from portlisten import _kernel
 from portlisten._channel.transport import ChannelTransport
 from portlisten._channel.unread import Unread
 from portlisten._config.settings import ListenerSettings
-from portlisten._control.messages import Drain, Undrain, Workers
+from portlisten._control.messages import (
+    Drain,
+    Status,
+    StatusAnswer,
+    Undrain,
+    Workers,
+)
 from portlisten._control.server import ControlServer
 from portlisten._listener.access import accessFor
 from portlisten._listener.admission import Admission
@@ -27,6 +33,7 @@ from portlisten._listener.channel import ListenerChannel
 from portlisten._listener.dispatcher import Dispatcher
 from portlisten._listener.interfaces import ChannelPath, ISockets, IWire
 from portlisten._listener.sharing import Sharing
+from portlisten._listener.status import Reporter
 from portlisten._model import Kind, Port
 from portlisten._policy.ledger import Ledger
 from portlisten._policy.places import Places
@@ -67,6 +74,7 @@ class StreamWire:
         self._control: ControlServer | None = None
         self._lastNumber = 0
         self.capacityChanged: Callable[[], None] = lambda: None
+        self.backlogOf: Callable[[int], int] = lambda number: 0
 
     def __str__(self) -> str:
         path, mode = self._settings.path, self._settings.mode
@@ -127,29 +135,29 @@ class StreamWire:
         # The kernel counts a user's descriptors in flight against this limit:
         # too_many_unix_fds in net/core/scm.c.
         limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        ledger = Ledger(
+            settings.queue,
+            connections,
+            settings.patience,
+            claimTimeout=settings.claimTimeout,
+            roundRobin=settings.balance == "round-robin",
+            names=[
+                port.name for port in self._hello.ports if port.kind is Kind.CONNECTIONS
+            ],
+        )
+        sharing = Sharing(
+            self._reactor,
+            self._hello.ports,
+            self._shared,
+            self._backlog,
+            settings.claimTimeout,
+            connections // 4,
+        )
         self._dispatcher = dispatcher = Dispatcher(
             self._reactor,
-            Ledger(
-                settings.queue,
-                connections,
-                settings.patience,
-                claimTimeout=settings.claimTimeout,
-                roundRobin=settings.balance == "round-robin",
-                names=[
-                    port.name
-                    for port in self._hello.ports
-                    if port.kind is Kind.CONNECTIONS
-                ],
-            ),
+            ledger,
             Throttle(longest=settings.throttle),
-            Sharing(
-                self._reactor,
-                self._hello.ports,
-                self._shared,
-                self._backlog,
-                settings.claimTimeout,
-                connections // 4,
-            ),
+            sharing,
             self._timedOut,
             limit,
         )
@@ -165,11 +173,22 @@ class StreamWire:
         )
         dispatcher.departed.channelEnded = admission.leave
         admission.listen(self._path.socket, settings.path, settings.retry)
+        self._reporter = Reporter(
+            self._reactor, settings.path, self._hello.ports, ledger, sharing, dispatcher
+        )
         roster = dispatcher.roster
         self._control = self._sockets.startControl(
             self._reactor,
-            {Workers: roster.workers, Drain: roster.drain, Undrain: roster.undrain},
+            {
+                Workers: roster.workers,
+                Drain: roster.drain,
+                Undrain: roster.undrain,
+                Status: self._status,
+            },
         )
+
+    def _status(self, request: Status, client: _kernel.Credentials) -> StatusAnswer:
+        return self._reporter.status(self._hello.stopping, self.backlogOf)
 
     def capacity(self, name: str) -> int:
         """

@@ -72,6 +72,12 @@ class Queues:
                 verdict = queue.identified(now, self._identify(sock))
             self._log(verdict, port, queue, workers)
 
+    def unserved(self, sock: socket.socket) -> bool:
+        """
+        Say whether clients wait on a shared socket, and nobody accepts.
+        """
+        return any(queue.unserved for _, each, queue in self._queues if each is sock)
+
     def _identify(self, sock: socket.socket) -> frozenset[int]:
         try:
             return _kernel.clientsWaiting(sock)

@@ -7,6 +7,7 @@ The ledger is an inventory that also decides: see L{portlisten._policy.ledger}.
 from __future__ import annotations
 
 from collections.abc import Collection, Hashable, Iterable
+from dataclasses import dataclass
 from typing import Any
 
 from portlisten._policy.balance import Balance
@@ -15,6 +16,60 @@ from portlisten._policy.counters import Counters
 from portlisten._policy.entries import Worker
 from portlisten._policy.waiting import WaitingQueue
 from portlisten.errors import ProtocolError
+
+
+@dataclass(frozen=True)
+class Whereabouts:
+    """
+    Where the connections are that the listener still knows.  Each is in one place.
+
+    @ivar waiting: how many wait for a worker.
+    @ivar offered: how many are offered to a worker, and not claimed.
+    @ivar claimed: how many are claimed by a worker that has not left.
+    @ivar departed: how many were claimed by a worker that has left since, and may still
+        be untouched: if its process ends, they are offered again.
+    """
+
+    waiting: int
+    offered: int
+    claimed: int
+    departed: int
+
+
+@dataclass(frozen=True)
+class QueueSummary:
+    """
+    The connections of one name that wait.
+
+    @ivar waiting: how many wait.
+    @ivar silent: how many of these wait for their clients to speak.
+    @ivar oldest: how long the oldest has waited that does not wait for its client, in
+        seconds; 0 if none waits.
+    @ivar limit: how many may wait.
+    @ivar workers: how many workers take connections of this name.
+    """
+
+    waiting: int
+    silent: int
+    oldest: float
+    limit: int
+    workers: int
+
+
+@dataclass(frozen=True)
+class Holdings:
+    """
+    What one worker has.
+
+    @ivar offered: how many connections are offered to it, and not claimed.
+    @ivar claimed: how many it has claimed, and not closed.
+    @ivar unanswered: for how long its oldest offer is not claimed, in seconds; 0 if it
+        has none.
+    """
+
+    offered: int = 0
+    claimed: int = 0
+    unanswered: float = 0.0
 
 
 class Inventory:
@@ -159,6 +214,49 @@ class Inventory:
         return bool(candidates) and all(
             worker.offered and next(iter(worker.offered.values())).since > since
             for worker in candidates
+        )
+
+    def whereabouts(self) -> Whereabouts:
+        """
+        Count the connections in each place.
+        """
+        return Whereabouts(
+            self.waiting,
+            self.unclaimed,
+            sum([len(worker.serving) for worker in self._workers.values()]),
+            sum([len(worker.copies) for worker in self._departed.values()]),
+        )
+
+    def queues(self, now: float) -> dict[str, QueueSummary]:
+        """
+        Describe the connections that wait, by the names of their ports.
+        """
+        return {
+            name: QueueSummary(
+                queue.count,
+                len(queue.silent),
+                queue.oldestReady(now),
+                queue.places,
+                sum(
+                    worker.open and name in worker.names
+                    for worker in self._workers.values()
+                ),
+            )
+            for name, queue in self._queues.items()
+        }
+
+    def holdings(self, channel: Hashable, now: float) -> Holdings:
+        """
+        Describe what a worker has.  It may not have joined, or have left.
+        """
+        worker = self._workers.get(channel)
+        if worker is None:
+            return Holdings()
+        oldest = next(iter(worker.offered.values()), None)
+        return Holdings(
+            len(worker.offered),
+            len(worker.serving),
+            0.0 if oldest is None else max(0.0, now - oldest.since),
         )
 
     def outstanding(self, channel: Hashable) -> int:

@@ -213,11 +213,8 @@ class Ledger(Offering):
 
         @raise ProtocolError: if it does not serve one of the ids.
         """
-        worker = self._worker(channel)
-        worker.endService(ids)
-        decisions: list[Decision] = [
-            self._closeCopy(worker.copies[id]) for id in ids if id in worker.copies
-        ]
+        decisions = self._endService(channel, ids)
+        self.counters.finished += len(ids)
         return decisions + self._dispatch(now)
 
     def give(self, channel: Hashable, ids: Collection[int]) -> list[Decision]:
@@ -237,9 +234,15 @@ class Ledger(Offering):
         Like L{close}, for connections whose clients had left before the worker could
         adopt them.
         """
-        decisions = self.close(channel, ids, now)
+        decisions = self._endService(channel, ids)
         self.counters.goneBeforeAdoption += len(ids)
-        return decisions
+        return decisions + self._dispatch(now)
+
+    def _endService(self, channel: Hashable, ids: Collection[int]) -> list[Decision]:
+        worker = self._worker(channel)
+        worker.endService(ids)
+        copies = worker.copies
+        return [self._closeCopy(copies[id]) for id in ids if id in copies]
 
     def drain(self, channel: Hashable) -> None:
         """
@@ -298,6 +301,7 @@ class Ledger(Offering):
         self.counters.lostInService += (
             len(worker.serving) - len(worker.copies) - len(worker.given)
         )
+        self.counters.given += len(worker.given)
         decisions = self._divideCopies(worker, touched)
         decisions += self._takeBack(worker, unusable)
         return decisions + self._dispatch(now)
@@ -321,6 +325,7 @@ class Ledger(Offering):
         worker = self._workers.pop(channel)
         worker.open = False
         self._workersChanged()
+        self._keepsOwn(worker)
         if worker.copies:
             self._departed[channel] = worker
         decisions: list[Decision] = []
@@ -353,6 +358,16 @@ class Ledger(Offering):
         if worker is None:
             return []
         return self._divideCopies(worker, touched) + self._dispatch(now)
+
+    def _keepsOwn(self, worker: Worker) -> None:
+        """
+        Note that a worker has left, and keeps what it claimed.  A connection whose copy
+        is held has not ended yet: another worker may get it.
+        """
+        self.counters.given += len(worker.given)
+        self.counters.leftWithWorker += (
+            len(worker.serving) - len(worker.copies) - len(worker.given)
+        )
 
     def _takeBack(self, worker: Worker, unusable: Collection[Any]) -> list[Decision]:
         """
@@ -480,9 +495,12 @@ class Ledger(Offering):
                 self.counters.stopped += 1
                 entry = queue.popOldest()
                 decisions.append(GiveUp(entry.connection, Reason.STOPPED))
+        for worker in self._workers.values():
+            self._keepsOwn(worker)
         for worker in (*self._workers.values(), *self._departed.values()):
             for entry in (*worker.offered.values(), *worker.copies.values()):
                 decisions.append(CloseCopy(entry.connection))
+                self.counters.leftWithWorker += 1
             worker.offered.clear()
         self._unwatched.clear()
         self._workers.clear()
@@ -509,7 +527,7 @@ class Ledger(Offering):
         return decisions
 
     def _giveUpUnusable(self, entry: Entry) -> GiveUp:
-        self.counters.lostInService += 1
+        self.counters.unusable += 1
         return GiveUp(entry.connection, Reason.UNUSABLE)
 
     def _redispatch(self, entry: Entry) -> None:
@@ -527,6 +545,8 @@ class Ledger(Offering):
         worker = entry.worker
         assert worker is not None
         del worker.copies[entry.id]
-        if not worker.copies:
-            self._departed.pop(worker.channel, None)
+        if self._departed and self._departed.get(worker.channel) is worker:
+            self.counters.leftWithWorker += 1
+            if not worker.copies:
+                del self._departed[worker.channel]
         return CloseCopy(entry.connection)

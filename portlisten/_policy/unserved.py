@@ -68,6 +68,13 @@ class Queue:
     _unserved: bool = False
     _slow: bool = False
 
+    @property
+    def unserved(self) -> bool:
+        """
+        Whether clients wait, and nobody accepts.
+        """
+        return self._unserved
+
     def workerAdded(self, now: float) -> None:
         """
         Note that another worker got the socket.

@@ -32,6 +32,7 @@ class WaitingQueue:
     @param silence: if a client ended its side and sent nothing, how long it may wait,
         in seconds since that was seen.
 
+    @ivar places: how many connections may wait.
     @ivar heap: the ready connections, with their serial numbers: the first is the
         oldest.
     @ivar silent: the silent connections.
@@ -43,17 +44,17 @@ class WaitingQueue:
         "_holdBegan",
         "_patience",
         "_placeless",
-        "_places",
         "_silence",
         "heap",
         "hold",
         "name",
+        "places",
         "silent",
     )
 
     def __init__(self, name: str, places: int, patience: float, silence: float) -> None:
         self.name = name
-        self._places = places
+        self.places = places
         self._patience = patience
         self._silence = silence
         self._placeless = 0
@@ -75,8 +76,8 @@ class WaitingQueue:
         How many more connections may wait.  If workers died or refused connections,
         this may be negative: more connections wait than have a place.
         """
-        placeless = min(self._placeless, self._places // 2)
-        return self._places - self.count + placeless
+        placeless = min(self._placeless, self.places // 2)
+        return self.places - self.count + placeless
 
     def add(self, entry: Entry) -> bool:
         """
@@ -119,6 +120,12 @@ class WaitingQueue:
         return self.readyOverdue(now) or (
             silent is not None and now - silent.accepted >= self._patience
         )
+
+    def oldestReady(self, now: float) -> float:
+        """
+        How long the oldest ready connection has waited, in seconds; 0 if none waits.
+        """
+        return max(0.0, now - self.heap[0][1].accepted) if self.heap else 0.0
 
     def readyOverdue(self, now: float) -> bool:
         """
@@ -235,7 +242,7 @@ class WaitingQueue:
                 entry.ended = now
                 entry.heard = True
                 self._placeless += 1
-        many = self._placeless - self._places // 2
+        many = self._placeless - self.places // 2
         due = []
         for _, entry in found:
             assert entry.ended is not None

@@ -68,6 +68,7 @@ class RecordingChannel:
         self.label = label
         self.user = user
         self.pid = 0
+        self.number = 0
         self.reads = True
         self.child: subprocess.Popen[bytes] | None = None
         self.offers: list[tuple[int, IConnection]] = []

@@ -4,7 +4,7 @@ Helpers for tests of the ledger.
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, astuple
 from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
@@ -169,5 +169,8 @@ class LedgerTestCase(SynchronousTestCase):
         """
         Check all counters.  Counters that are not given are zero.
         """
-        counted = asdict(self.ledger.counters)
+        counters = self.ledger.counters
+        known = sum(astuple(self.ledger.whereabouts()))
+        self.assertEqual(counters.accepted, known + counters.ended)
+        counted = asdict(counters)
         self.assertEqual({n: c for n, c in counted.items() if c}, expected)

@@ -25,6 +25,8 @@ NAMES = ("web", "mail", "web")
 #: Chooses one or several items of a list of any length.
 one = st.integers(0, 7)
 some = st.sets(one, min_size=1, max_size=4)
+nothing: st.SearchStrategy[set[int]] = st.just(set())
+spoils = st.one_of(nothing, nothing, st.sets(one))
 stages = st.integers(0, 8)
 few = st.sampled_from([2, 0, 1, 4, 6])
 mostly = st.sampled_from([True, True, True, False])

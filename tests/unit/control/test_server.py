@@ -8,14 +8,19 @@ import array
 import json
 import os
 import socket
+from collections.abc import Callable
+from functools import partial
 from typing import Any, cast
 
 from hypothesis import given
 from hypothesis import strategies as st
+from twisted.internet.defer import Deferred
 from twisted.logger import capturedLogs
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from portlisten import _kernel
+from portlisten._control.connection import SILENCE_SECONDS
+from portlisten._control.connection import Client as ServerClient
 from portlisten._control.convert import ControlError
 from portlisten._control.messages import (
     MAXIMUM_REQUEST_BYTES,
@@ -28,9 +33,7 @@ from portlisten._control.messages import (
 from portlisten._control.place import bindControl
 from portlisten._control.server import (
     MAXIMUM_CLIENTS,
-    SILENCE_SECONDS,
     ControlServer,
-    _Client,
 )
 from portlisten._control.status import State, WorkerState
 from tests.support.channels import aMoment, eventually, inReactor, texts
@@ -106,9 +109,12 @@ class ServerTests(TestCase):
         self.reactor = ClockedReactor()
         self.clock = self.reactor.clock
         self.requests: list[Any] = []
-        self.answer = ANSWER
+        self.answer: Any = ANSWER
         self.server = ControlServer(
-            self.reactor, bindControl(channel, self.path), {Workers: self.handle}
+            self.reactor,
+            bindControl(channel, self.path),
+            {Workers: self.handle},
+            {os.getuid()},
         )
         self.server.start()
         self.addCleanup(self.end)
@@ -120,11 +126,30 @@ class ServerTests(TestCase):
         self.server.close()
         self.server.close()
         self.clock.advance(0)
-        await aMoment()
+        await self.aMoment()
         self.assertFalse(os.path.exists(self.path))
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
-    def handle(self, request: Any, client: _kernel.Credentials) -> WorkersAnswer:
+    async def until(self, condition: Callable[[], bool]) -> None:
+        """
+        Wait for a condition, and let calls that are due happen meanwhile.
+        """
+
+        def holds() -> bool:
+            self.clock.advance(0)
+            return condition()
+
+        await eventually(holds)
+
+    async def aMoment(self) -> None:
+        """
+        Let all happen that is about to happen.
+        """
+        for _ in range(4):
+            self.clock.advance(0)
+            await aMoment()
+
+    def handle(self, request: Any, client: _kernel.Credentials) -> Any:
         self.requests.append((request, client.pid))
         return self.answer
 
@@ -143,7 +168,7 @@ class ServerTests(TestCase):
         """
         client = self.connect()
         client.socket.send(data)
-        await eventually(client.hasEnded)
+        await self.until(client.hasEnded)
         self.assertEqual(len(client.received.splitlines()), 1)
         (error,) = client.errors
         return error
@@ -154,10 +179,10 @@ class ServerTests(TestCase):
         """
         client = self.connect()
         client.socket.send(ASK)
-        await eventually(lambda: client.answers(1))
+        await self.until(lambda: client.answers(1))
         self.assertEqual(client.received, encodeAnswer(ANSWER))
         client.socket.close()
-        await aMoment()
+        await self.aMoment()
 
     async def test_answer(self) -> None:
         """
@@ -172,11 +197,11 @@ class ServerTests(TestCase):
         """
         client = self.connect()
         client.socket.send(ASK[:9])
-        await aMoment()
+        await self.aMoment()
         client.socket.send(ASK[9:] + ASK + ASK[:1])
-        await eventually(lambda: client.answers(2))
+        await self.until(lambda: client.answers(2))
         client.socket.send(ASK[1:])
-        await eventually(lambda: client.answers(3))
+        await self.until(lambda: client.answers(3))
         self.assertEqual(client.received, encodeAnswer(ANSWER) * 3)
 
     async def test_refused(self) -> None:
@@ -186,7 +211,7 @@ class ServerTests(TestCase):
         self.assertEqual(await self.refused(b"hello\n"), "the request is no JSON")
         self.assertIn("unknown command", await self.refused(b'{"version": 1}\n'))
         error = await self.refused(encodeRequest(Drain(("a",))))
-        self.assertEqual(error, "drain means nothing to this listener")
+        self.assertIn("this process cannot drain: only a supervisor can", error)
         await self.works()
 
     async def test_afterRefusal(self) -> None:
@@ -238,7 +263,7 @@ class ServerTests(TestCase):
         client.socket.setblocking(True)
         client.socket.sendall(b" " * (MAXIMUM_REQUEST_BYTES - len(ASK)) + ASK)
         client.socket.setblocking(False)
-        await eventually(lambda: client.answers(1))
+        await self.until(lambda: client.answers(1))
         self.assertEqual(client.received, encodeAnswer(ANSWER))
 
     async def test_silence(self) -> None:
@@ -247,15 +272,15 @@ class ServerTests(TestCase):
         and then is no better.
         """
         silent, slow = self.connect(), self.connect()
-        await eventually(lambda: len(self.server._clients) == 2)
+        await self.until(lambda: len(self.server._clients) == 2)
         self.clock.advance(SILENCE_SECONDS - 0.1)
         slow.socket.send(ASK[:3])
-        await aMoment()
+        await self.aMoment()
         self.assertFalse(silent.hasEnded())
         self.clock.advance(0.1)
         self.clock.advance(0)
-        await eventually(silent.hasEnded)
-        await eventually(slow.hasEnded)
+        await self.until(silent.hasEnded)
+        await self.until(slow.hasEnded)
         self.assertEqual(silent.errors, ["no request within 5 s"])
         self.assertEqual(slow.errors, ["no request within 5 s"])
 
@@ -266,20 +291,220 @@ class ServerTests(TestCase):
         client = self.connect()
         for count in range(1, 5):
             client.socket.send(ASK)
-            await eventually(lambda count=count: client.answers(count))
+            await self.until(partial(client.answers, count))
             self.clock.advance(SILENCE_SECONDS - 0.1)
         self.assertFalse(client.hasEnded())
 
+    def connected(self, count: int) -> bool:
+        """
+        Say whether so many clients are connected.
+        """
+        return len(self.server._clients) == count
+
+    async def fill(self, data: bytes = b"") -> list[Client]:
+        """
+        Connect as many clients as possible, one after the other, that send something.
+        """
+        clients = []
+        for count in range(1, MAXIMUM_CLIENTS + 1):
+            clients.append(self.connect())
+            clients[-1].socket.send(data)
+            await self.until(partial(self.connected, count))
+        await self.aMoment()
+        return clients
+
     async def test_tooMany(self) -> None:
         """
-        A client too many is told so; when another leaves, the next is served.
+        If all places are taken, the client that was idle for the longest is ended, with
+        a reason, and the new one is served.  Half of a request is no request.
         """
-        clients = [self.connect() for _ in range(MAXIMUM_CLIENTS)]
-        await eventually(lambda: len(self.server._clients) == MAXIMUM_CLIENTS)
-        self.assertEqual(await self.refused(b""), "8 clients are connected: wait")
-        clients[0].socket.close()
-        await eventually(lambda: len(self.server._clients) < MAXIMUM_CLIENTS)
+        clients = await self.fill(ASK[:9])
+        clients[0].socket.send(ASK[9:])
+        await self.until(lambda: clients[0].answers(1))
+        for ended in (1, 2):
+            await self.works()
+            self.assertTrue(clients[ended].hasEnded())
+            (error,) = clients[ended].errors
+            self.assertEqual(error, "too many other clients are connected: try again")
+            clients.append(self.connect())
+            await self.aMoment()
+        self.assertFalse(clients[0].hasEnded())
+        clients[4].socket.send(ASK[9:])
+        await self.until(lambda: clients[4].answers(1))
+
+    async def test_storm(self) -> None:
+        """
+        Clients that connect and say nothing keep no place from a client that asks, and
+        never are more clients connected than may be.
+        """
+        for _ in range(20):
+            crowd = [self.connect() for _ in range(20)]
+            await self.works()
+            self.assertLessEqual(len(self.server._clients), MAXIMUM_CLIENTS)
+            for each in crowd:
+                each.socket.close()
+        await self.until(lambda: not self.server._clients)
+
+    async def test_unreadMakeWay(self) -> None:
+        """
+        Clients that do not read their answers keep no place.
+        """
+        self.answer = WorkersAnswer(ANSWER.workers * 500)
+        clients = await self.fill(ASK * 50)
+        self.assertEqual([each.idle for each in self.server._clients], [False] * 8)
+        self.answer = ANSWER
         await self.works()
+        self.assertEqual(sum(each.hasEnded() for each in clients), 1)
+
+    async def test_endless(self) -> None:
+        """
+        A client that asks without a pause keeps nobody from an answer.
+        """
+        clients = await self.fill(ASK * 1000)
+        self.requests.clear()
+        await self.works()
+        self.assertLess(len(self.requests), 2000)
+        self.assertGreater(sum(each.answers(1) for each in clients), 6)
+
+    async def test_oneATurn(self) -> None:
+        """
+        Many requests at once do not take all of one turn.
+        """
+        client = self.connect()
+        client.socket.send(ASK * 100)
+        await eventually(lambda: bool(self.requests))
+        self.assertEqual(len(self.requests), 1)
+        await self.until(lambda: client.answers(100))
+
+    # Answers that come later
+
+    async def test_later(self) -> None:
+        """
+        An answer may come later.  Until then, the client may be silent, its next
+        request waits, and others are served.
+        """
+        first: Deferred[Any] = Deferred()
+        self.answer = first
+        client = self.connect()
+        client.socket.send(ASK * 2)
+        await self.until(lambda: len(self.requests) == 1)
+        second: Deferred[Any] = Deferred()
+        self.answer = second
+        self.clock.advance(SILENCE_SECONDS * 3)
+        await self.aMoment()
+        self.assertEqual((client.read(), len(self.requests)), (b"", 1))
+        self.assertFalse(client.hasEnded())
+        first.callback(WorkersAnswer())
+        await self.until(lambda: len(self.requests) == 2)
+        self.assertEqual(client.read(), encodeAnswer(WorkersAnswer()))
+        second.callback(ANSWER)
+        await self.until(lambda: client.answers(2))
+        expected = encodeAnswer(WorkersAnswer()) + encodeAnswer(ANSWER)
+        self.assertEqual(client.read(), expected)
+        self.answer = ANSWER
+        await self.works()
+        # From then on, silence counts again.
+        self.clock.advance(SILENCE_SECONDS)
+        await self.until(client.hasEnded)
+
+    async def test_laterRefused(self) -> None:
+        """
+        A request may be refused later, and a bug may show later.
+        """
+        for error, expected in (
+            (ControlError("not now"), "not now"),
+            (ZeroDivisionError(), "an internal error: the log has it"),
+        ):
+            self.answer = Deferred()
+            client = self.connect()
+            client.socket.send(ASK)
+            await self.until(lambda: len(self.requests) > 0)
+            self.requests.clear()
+            self.answer.errback(error)
+            await self.until(client.hasEnded)
+            self.assertEqual(client.errors, [expected])
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+
+    async def test_laterOnlyReads(self) -> None:
+        """
+        A client may end its writing side after its request, and gets the answer.
+        """
+        self.answer = Deferred()
+        client = self.connect()
+        client.socket.send(ASK)
+        client.socket.shutdown(socket.SHUT_WR)
+        await self.until(lambda: len(self.requests) == 1)
+        await self.aMoment()
+        self.answer.callback(ANSWER)
+        await self.until(client.hasEnded)
+        self.assertEqual(client.received, encodeAnswer(ANSWER))
+
+    async def test_laterLeaves(self) -> None:
+        """
+        A client may leave meanwhile, and the server may be closed meanwhile: the answer
+        is dropped.
+        """
+        leaves, stays = self.connect(), self.connect()
+        answers: list[Deferred[Any]] = []
+        for client in (leaves, stays):
+            self.answer = Deferred()
+            answers.append(self.answer)
+            client.socket.send(ASK)
+            await self.until(lambda: len(self.requests) == len(answers))
+        leaves.socket.close()
+        await self.aMoment()
+        answers[0].callback(ANSWER)
+        await self.until(lambda: len(self.server._clients) == 1)
+        self.server.close()
+        answers[1].errback(ControlError("late"))
+        await self.until(stays.hasEnded)
+        self.assertEqual(stays.received, b"")
+        self.assertEqual(texts(self.logged, "critical"), [])
+
+    async def test_laterKeepsPlace(self) -> None:
+        """
+        A client that waits for its answer keeps its place, unless it has left.
+        """
+        waiting: list[Deferred[Any]] = []
+
+        def wait(*_: object) -> Deferred[Any]:
+            waiting.append(Deferred())
+            return waiting[-1]
+
+        self.server._handlers = {Workers: wait}
+        clients = await self.fill(ASK)
+        self.assertEqual(len(waiting), MAXIMUM_CLIENTS)
+        error = "8 clients wait for their answers: try again"
+        self.assertEqual(await self.refused(b""), error)
+        clients[3].socket.close()
+        await self.aMoment()
+        self.server._handlers = {Workers: self.handle}
+        await self.works()
+        del clients[3]
+        for deferred in waiting:
+            deferred.callback(ANSWER)
+        for each in clients:
+            await self.until(partial(each.answers, 1))
+
+    # Users
+
+    async def test_users(self) -> None:
+        """
+        A user that may not ask is turned away, whatever the path's mode, with the rule.
+        """
+        self.server._users = frozenset([0, 998])
+        credentials = _kernel.Credentials(7, 1000, 1000)
+        self.patch(_kernel, "credentials", lambda sock: credentials)
+        error = await self.refused(b"")
+        self.assertEqual(error, "uid 1000 may not ask: only root and uid 998 may")
+        self.assertEqual(self.requests, [])
+        self.assertIn(
+            "process 7 of uid 1000 may not use the control socket",
+            texts(self.logged, "warn"),
+        )
+        for uid in (0, 998):
+            credentials = _kernel.Credentials(7, uid, 1000)
+            await self.works()
 
     async def test_unread(self) -> None:
         """
@@ -290,11 +515,11 @@ class ServerTests(TestCase):
         client = self.connect()
         for _ in range(20):
             client.socket.send(ASK * 50)
-        await eventually(lambda: bool(self.requests))
-        await aMoment()
+        await self.until(lambda: bool(self.requests))
+        await self.aMoment()
         count = len(self.requests)
         self.assertLess(count, 50)
-        await aMoment()
+        await self.aMoment()
         self.assertEqual(len(self.requests), count)
         (served,) = self.server._clients
         transport = cast(Any, served.transport)
@@ -305,7 +530,7 @@ class ServerTests(TestCase):
         self.clock.advance(SILENCE_SECONDS)
         self.clock.advance(0)
         self.clock.advance(0)
-        await eventually(lambda: not self.server._clients)
+        await self.until(lambda: not self.server._clients)
 
     async def test_late(self) -> None:
         """
@@ -314,9 +539,9 @@ class ServerTests(TestCase):
         self.answer = WorkersAnswer(ANSWER.workers * 500)
         client = self.connect()
         client.socket.send(ASK * 20)
-        await aMoment()
+        await self.aMoment()
         self.assertLess(len(self.requests), 20)
-        await eventually(lambda: client.answers(20))
+        await self.until(lambda: client.answers(20))
         self.assertEqual(client.received, encodeAnswer(self.answer) * 20)
 
     async def test_descriptor(self) -> None:
@@ -332,7 +557,7 @@ class ServerTests(TestCase):
         except PermissionError:
             pass  # the kernel refuses it
         else:
-            await eventually(client.hasEnded)
+            await self.until(client.hasEnded)
         await self.works()
 
     async def test_leaves(self) -> None:
@@ -343,8 +568,8 @@ class ServerTests(TestCase):
             client = self.connect()
             client.socket.send(data)
             client.socket.close()
-        await aMoment()
-        await eventually(lambda: not self.server._clients)
+        await self.aMoment()
+        await self.until(lambda: not self.server._clients)
         await self.works()
         self.assertEqual(texts(self.logged, "critical"), [])
 
@@ -358,7 +583,7 @@ class ServerTests(TestCase):
 
         self.patch(_kernel, "credentials", fail)
         client = self.connect()
-        await eventually(client.hasEnded)
+        await self.until(client.hasEnded)
         self.assertIn(
             "a client of the control socket is turned away: Operation not permitted",
             texts(self.logged, "warn"),
@@ -431,31 +656,48 @@ class FuzzTests(SynchronousTestCase):
         watchDescriptors(self)
 
     @SETTINGS
-    @given(CHUNKS, st.sampled_from([0, 10**9]))
-    def test_input(self, chunks: list[bytes | None], takes: int) -> None:
+    @given(CHUNKS, st.sampled_from([0, 10**9]), st.booleans())
+    def test_input(self, chunks: list[bytes | None], takes: int, later: bool) -> None:
         """
         Each line gets one answer, in order, up to the first that is refused; nothing is
         answered after that, and nothing is kept without limit.  L{None} among the
-        pieces lets the client read.
+        pieces lets the client read, and lets answers come that come later.
         """
         clock = RunningClock()
+        asked: list[Deferred[Any]] = []
+
+        def handle(request: Workers, client: _kernel.Credentials) -> Any:
+            assert not asked, "a request is taken before the last one is answered"
+            if not later:
+                return ANSWER
+            asked.append(Deferred())
+            return asked[-1]
+
+        def proceed() -> None:
+            while asked:
+                asked.pop().callback(ANSWER)
+                clock.advance(0)
+            transport.flush()
+            clock.advance(0)
+
         channel = self.mktemp()
         server = ControlServer(
-            clock, bindControl("x", os.path.relpath(channel)), {Workers: answer}
+            clock, bindControl("x", os.path.relpath(channel)), {Workers: handle}, {2}
         )
-        client = _Client(clock, server, _kernel.Credentials(1, 2, 3))
+        client = ServerClient(clock, _kernel.Credentials(1, 2, 3), server.answer)
         transport = MemoryTransport(takes)
         client.makeConnection(cast(Any, transport))
         for chunk in chunks:
             if transport.closing or transport.aborted:
                 break
             if chunk is None:
-                transport.flush()
+                proceed()
             elif transport.reading:
                 client.dataReceived(chunk)
             self.assertLess(len(client._received), MAXIMUM_REQUEST_BYTES + 70001)
-        while transport.waiting:
-            transport.flush()
+            clock.advance(0)
+        while transport.waiting or asked or clock.getDelayedCalls()[1:]:
+            proceed()
         lines = transport.written.splitlines(keepends=True)
         for line in lines[:-1]:
             self.assertEqual(line, encodeAnswer(ANSWER))
@@ -464,10 +706,3 @@ class FuzzTests(SynchronousTestCase):
         server.close()
         client.connectionLost()
         self.assertEqual(clock.getDelayedCalls(), [])
-
-
-def answer(request: Workers, client: _kernel.Credentials) -> WorkersAnswer:
-    """
-    Answer a request.
-    """
-    return ANSWER

@@ -87,7 +87,12 @@ class DeathTests(LedgerTestCase):
         self.assertEqual(self.die("x"), [])
         self.assertEqual((self.ledger.waiting, self.ledger.held), (4, 4))
         self.assertCounted(
-            accepted=6, offered=6, claimed=3, redispatched=4, lostInService=1
+            accepted=6,
+            offered=6,
+            claimed=3,
+            redispatched=4,
+            finished=1,
+            lostInService=1,
         )
 
     def test_cannotCheck(self) -> None:
@@ -151,7 +156,9 @@ class PartTests(LedgerTestCase):
         self.assertEqual((self.ledger.copies(), self.ledger.held), (["d", "b"], 4))
         self.assertEqual(self.tick(1.0), letsGo("db"))
         self.assertEqual((self.ledger.copies(), self.ledger.held), ([], 2))
-        self.assertCounted(accepted=5, offered=7, claimed=3, redispatched=2)
+        self.assertCounted(
+            accepted=5, offered=7, claimed=3, redispatched=2, leftWithWorker=3
+        )
 
     def test_ends(self) -> None:
         """

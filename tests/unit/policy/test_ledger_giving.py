@@ -35,7 +35,7 @@ class GivingTests(LedgerTestCase):
         self.assertEqual(self.give(2), letsGo("b"))
         self.die("x")
         self.assertEqual(self.join("y"), offers("y", a=1, c=2))
-        self.assertCounted(accepted=3, offered=5, claimed=3, redispatched=2)
+        self.assertCounted(accepted=3, offered=5, claimed=3, redispatched=2, given=1)
 
     def test_held(self) -> None:
         """
@@ -137,4 +137,4 @@ class GivingTests(LedgerTestCase):
         self.assertEqual(self.give(1), letsGo("a"))
         self.assertEqual(self.give(1), [])
         self.die("x")
-        self.assertCounted(accepted=2, offered=2, claimed=2, redispatched=1)
+        self.assertCounted(accepted=2, offered=2, claimed=2, redispatched=1, given=1)

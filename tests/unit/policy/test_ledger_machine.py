@@ -5,7 +5,7 @@ Stateful tests of L{portlisten._policy.ledger}: the ledger alone, against a mode
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass, field
+from dataclasses import astuple
 
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -28,7 +28,9 @@ from portlisten._policy.decisions import (
     Revoke,
     Watch,
 )
+from portlisten._policy.inventory import Holdings, QueueSummary, Whereabouts
 from portlisten._policy.ledger import Ledger
+from tests.support.ledger_model import Connection, Side
 from tests.support.machines import (
     CLAIM_TIMEOUT,
     HOLD,
@@ -48,91 +50,10 @@ from tests.support.machines import (
     refuses,
     sizes,
     some,
+    spoils,
     wants,
 )
 from tests.support.settings import SETTINGS
-
-
-@dataclass(eq=False)
-class Connection:
-    """
-    A connection that the ledger has.
-
-    @ivar heard: whether something is known to have come from its client.
-    @ivar silent: whether it is kept because it is silent.
-    @ivar watched: whether it is watched.
-    """
-
-    number: int
-    accepted: float
-    witness: bool
-    since: float = 0.0
-    claim: int = 0
-    ended: float | None = None
-    heard: bool = False
-    silent: bool = False
-    watched: bool = False
-
-    @property
-    def port(self) -> int:
-        return self.number % 3
-
-    @property
-    def name(self) -> str:
-        return NAMES[self.port]
-
-
-@dataclass(eq=False)
-class Side:
-    """
-    What the ledger should know of one channel.
-    """
-
-    window: int
-    usable: int
-    names: tuple[str, ...]
-    limit: int | None = None
-    first: float | None = None
-    offered: dict[int, Connection] = field(default_factory=dict)
-    serving: dict[int, Connection] = field(default_factory=dict)
-    copies: list[Connection] = field(default_factory=list)
-    silent: set[int] = field(default_factory=set)
-    open: bool = True
-    revoked: bool = False
-    asleep: bool = False
-    gives: bool = False
-    given: set[int] = field(default_factory=set)
-    resume: float = 0.0
-    turn: int = 0
-
-    def wants(self, name: str) -> bool:
-        return name in self.names
-
-    def room(self, now: float) -> int:
-        """
-        How many it may be offered more.
-        """
-        if not self.open or self.resume > now:
-            return 0
-        limit = 1000 if self.limit is None else self.limit
-        return max(0, min(self.usable - len(self.offered), limit - self.outstanding))
-
-    def mayHaveSilent(self) -> bool:
-        """
-        Whether it may be offered another silent one, if it has room.
-        """
-        return self.limit is None or len(self.silent) < self.limit // 2
-
-    @property
-    def outstanding(self) -> int:
-        return len(self.offered) + len(self.serving)
-
-    @property
-    def untimed(self) -> bool:
-        """
-        Whether its copies are held without a limit of time.
-        """
-        return self.asleep or self.gives
 
 
 class LedgerMachine(RuleBasedStateMachine):
@@ -381,10 +302,34 @@ class LedgerMachine(RuleBasedStateMachine):
             copy.claim = self.claims
 
     def letGo(self, connections: Collection[Connection]) -> list[CloseCopy]:
+        for side in self.departed:
+            kept = [copy for copy in side.copies if copy in connections]
+            self.counters.leftWithWorker += len(kept)
         for side in [*self.sides, *self.departed]:
             side.copies = [copy for copy in side.copies if copy not in connections]
         self.departed = [side for side in self.departed if side.copies]
         return [CloseCopy(connection) for connection in connections]
+
+    def keepsOwn(self, side: Side) -> None:
+        """
+        A worker leaves, and keeps what it serves.
+        """
+        self.counters.given += len(side.given)
+        self.counters.leftWithWorker += (
+            len(side.serving) - len(side.copies) - len(side.given)
+        )
+
+    def spoil(self, offers: list[Connection], what: set[int]) -> list[Connection]:
+        """
+        A worker spoils some of its offers.
+
+        @return: those of the offers that are spoiled.
+        """
+        if not offers or not what:
+            return []
+        spoiled = pickSome(what, offers)
+        self.counters.unusable += len(spoiled)
+        return [each for each in offers if each in spoiled]
 
     def again(self, connections: Collection[Connection]) -> None:
         self.counters.redispatched += len(connections)
@@ -531,16 +476,22 @@ class LedgerMachine(RuleBasedStateMachine):
         assert self.ledger.give(side, ids) == expected
 
     @precondition(lambda self: self.having("offered"))
-    @rule(which=one, what=some)
-    def refuse(self, which: int, what: set[int]) -> None:
+    @rule(which=one, what=some, spoils=spoils)
+    def refuse(self, which: int, what: set[int], spoils: set[int]) -> None:
         side = pick(which, self.having("offered"))
         ids = pickSome(what, side.offered)
-        side.usable = max(1, side.usable // 2)
-        side.resume = self.now + PAUSE
+        refused = [side.offered.pop(id) for id in ids]
+        spoiled = self.spoil(refused, spoils)
+        if len(spoiled) < len(refused):
+            side.usable = max(1, side.usable // 2)
+            side.resume = self.now + PAUSE
         side.silent.difference_update(ids)
-        self.wait([side.offered.pop(id) for id in ids])
+        self.wait([each for each in refused if each not in spoiled])
         self.counters.refused += len(ids)
-        self.obey(self.ledger.refuse(side, ids, self.now))
+        self.obey(
+            self.ledger.refuse(side, ids, self.now, spoiled),
+            *(GiveUp(each, Reason.UNUSABLE) for each in spoiled),
+        )
 
     @precondition(lambda self: self.having("serving"))
     @rule(which=one, what=some, left=st.booleans())
@@ -553,6 +504,8 @@ class LedgerMachine(RuleBasedStateMachine):
         expected = self.letGo([each for each in ended if each in side.copies])
         if left:
             self.counters.goneBeforeAdoption += len(ids)
+        else:
+            self.counters.finished += len(ids)
         event = self.ledger.clientGone if left else self.ledger.close
         self.obey(event(side, ids, self.now), *expected)
 
@@ -603,8 +556,21 @@ class LedgerMachine(RuleBasedStateMachine):
         self.ledger.revoke(side)
 
     @precondition(lambda self: self.sides)
-    @rule(which=one, claims=st.sets(one), touches=st.sets(one), before=few)
-    def die(self, which: int, claims: set[int], touches: set[int], before: int) -> None:
+    @rule(
+        which=one,
+        claims=st.sets(one),
+        touches=st.sets(one),
+        before=few,
+        spoils=spoils,
+    )
+    def die(
+        self,
+        which: int,
+        claims: set[int],
+        touches: set[int],
+        before: int,
+        spoils: set[int],
+    ) -> None:
         self.accept(before, claims)
         if claims and self.having("offered"):
             self.claim(which, claims)
@@ -614,20 +580,25 @@ class LedgerMachine(RuleBasedStateMachine):
         self.counters.lostInService += (
             len(side.serving) - len(side.copies) - len(side.given) + len(touched)
         )
+        self.counters.given += len(side.given)
         self.sides.remove(side)
-        self.again([*untouched, *side.offered.values()])
+        offers = list(side.offered.values())
+        spoiled = self.spoil(offers, spoils)
+        self.again([*untouched, *(each for each in offers if each not in spoiled)])
         self.obey(
-            self.ledger.workerDied(side, touched, self.now),
+            self.ledger.workerDied(side, touched, self.now, spoiled),
             *(GiveUp(each, Reason.LOST_IN_SERVICE) for each in touched),
+            *(GiveUp(each, Reason.UNUSABLE) for each in spoiled),
         )
 
     @precondition(lambda self: self.sides)
-    @rule(which=one, before=few, asleep=st.booleans())
-    def part(self, which: int, before: int, asleep: bool) -> None:
+    @rule(which=one, before=few, asleep=st.booleans(), spoils=spoils)
+    def part(self, which: int, before: int, asleep: bool, spoils: set[int]) -> None:
         self.accept(before, {which})
         side = pick(which, self.sides)
         self.sides.remove(side)
         side.open, side.asleep = False, asleep
+        self.keepsOwn(side)
         if side.copies:
             self.departed.append(side)
         if asleep != side.gives:
@@ -637,10 +608,16 @@ class LedgerMachine(RuleBasedStateMachine):
             for copy in side.copies:
                 copy.since = self.now
         excess = self.tooManySleep()
-        self.again(list(side.offered.values()))
+        offers = list(side.offered.values())
+        spoiled = self.spoil(offers, spoils)
+        self.again([each for each in offers if each not in spoiled])
         side.offered.clear()
-        decisions = self.ledger.workerLeft(side, self.now, asleep)
-        self.obey(decisions, *self.letGo(excess if asleep else []))
+        decisions = self.ledger.workerLeft(side, self.now, asleep, spoiled)
+        self.obey(
+            decisions,
+            *self.letGo(excess if asleep else []),
+            *(GiveUp(each, Reason.UNUSABLE) for each in spoiled),
+        )
 
     @precondition(lambda self: self.departed)
     @rule(which=one)
@@ -768,11 +745,44 @@ class LedgerMachine(RuleBasedStateMachine):
         for side in [*self.sides, *self.departed]:
             expected.extend(map(CloseCopy, [*side.offered.values(), *side.copies]))
         self.counters.stopped += len(self.waiting)
+        for side in self.sides:
+            self.keepsOwn(side)
+        self.counters.leftWithWorker += len(expected) - len(self.waiting)
         assert self.ledger.stop() == expected
+        assert self.ledger.whereabouts() == Whereabouts(0, 0, 0, 0)
+        assert self.counters.accepted == self.counters.ended
         assert self.ledger.held == self.ledger.workers == 0
         assert self.ledger.counters == self.counters
 
     # What always holds
+
+    @invariant()
+    def eachIsInOnePlace(self) -> None:
+        places, counters = self.ledger.whereabouts(), self.ledger.counters
+        assert counters.accepted == sum(astuple(places)) + counters.ended
+        assert places == Whereabouts(
+            len(self.waiting),
+            sum(len(side.offered) for side in self.sides),
+            sum(len(side.serving) for side in self.sides),
+            sum(len(side.copies) for side in self.departed),
+        )
+        for side in self.sides:
+            oldest = min((each.since for each in side.offered.values()), default=None)
+            assert self.ledger.holdings(side, self.now) == Holdings(
+                len(side.offered),
+                len(side.serving),
+                0.0 if oldest is None else self.now - oldest,
+            )
+        for name, queue in self.ledger.queues(self.now).items():
+            queued = self.queued(name)
+            ready = [self.now - each.accepted for each in queued if not each.silent]
+            assert queue == QueueSummary(
+                len(queued),
+                len(queued) - len(ready),
+                max(ready, default=0.0),
+                self.queue,
+                sum(side.open and side.wants(name) for side in self.sides),
+            )
 
     @invariant()
     def theBookIsRight(self) -> None:

@@ -293,7 +293,7 @@ class SilentTests(LedgerTestCase):
         self.assertEqual(self.ledger.keepNoSilent(self.now), offers("one", a=1))
         self.assertEqual(self.accept("c"), [])
         self.assertEqual(self.ledger.stop()[:2], givesUp("bc", Reason.STOPPED))
-        self.assertCounted(accepted=3, offered=1, stopped=2)
+        self.assertCounted(accepted=3, offered=1, stopped=2, leftWithWorker=1)
 
 
 class SilentAgainTests(LedgerTestCase):

@@ -5,7 +5,7 @@ Tests for L{portlisten._policy.ledger}: properties that always hold.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, astuple
 from functools import partial
 from random import Random
 
@@ -91,6 +91,7 @@ class Walk:
         self.decided(self.ledger.stop())
         assert not self.waiting
         assert not self.copies
+        assert self.ledger.counters.ended == self.count
 
     def check(self) -> None:
         """
@@ -100,6 +101,8 @@ class Walk:
         assert ledger.waiting == len(self.waiting)
         assert ledger.unclaimed == len(self.offered)
         assert sorted(ledger.copies()) == sorted(self.copies)
+        ended = ledger.counters.ended
+        assert self.count == sum(astuple(ledger.whereabouts())) + ended
         assert ledger.held == ledger.waiting + ledger.unclaimed + len(self.copies) <= 24
         assert ledger.workers == len(self.windows.keys() - self.closing)
         for channel in self.windows:
@@ -373,4 +376,6 @@ class WalkTests(SynchronousTestCase):
             ends.update(
                 name for name, count in asdict(walk.ledger.counters).items() if count
             )
+        # Workers spoil and give nothing here.
+        ends |= {"unusable", "given"}
         self.assertEqual(ends, asdict(walk.ledger.counters).keys())

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection
+from dataclasses import astuple
 from typing import Any
 
 from hypothesis import strategies as st
@@ -427,6 +428,11 @@ class PairMachine(RuleBasedStateMachine):
         held = sum(client.descriptors[LISTENER] for client in self.clients.values())
         assert held == (self.ledger.held if self.alive else 0)
         assert held <= BUDGET
+
+    @invariant()
+    def eachIsInOnePlace(self) -> None:
+        places, counters = self.ledger.whereabouts(), self.ledger.counters
+        assert counters.accepted == sum(astuple(places)) + counters.ended
 
     @invariant()
     def noDescriptorLeaks(self) -> None:

@@ -1,0 +1,105 @@
+"""
+The answer to C{status}: what the listener's parts know, gathered in one turn of the
+reactor.  So the numbers fit each other.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from typing import Any
+
+from portlisten import __version__
+from portlisten._control.messages import StatusAnswer
+from portlisten._control.problems import problems
+from portlisten._control.status import ListenerStatus, PortStatus, QueueStatus
+from portlisten._listener.dispatcher import Dispatcher
+from portlisten._listener.sharing import Sharing
+from portlisten._model import Kind, Port
+from portlisten._policy.inventory import QueueSummary
+from portlisten._policy.ledger import Ledger
+
+
+class Reporter:
+    """
+    Describes a listener.
+
+    @param reactor: an L{IReactorTime}.
+    @param path: the path of the channel.
+    @param ports: the listener's ports.
+    """
+
+    def __init__(
+        self,
+        reactor: Any,
+        path: str,
+        ports: Sequence[Port],
+        ledger: Ledger,
+        sharing: Sharing,
+        dispatcher: Dispatcher,
+    ) -> None:
+        self._seconds: Callable[[], float] = reactor.seconds
+        self._began = self._seconds()
+        self._path = path
+        self._ports = ports
+        self._ledger = ledger
+        self._sharing = sharing
+        self._dispatcher = dispatcher
+
+    def status(
+        self, stopping: bool, backlogOf: Callable[[int], int | None]
+    ) -> StatusAnswer:
+        """
+        Describe the listener now.
+
+        @param stopping: whether it was told to stop.
+        @param backlogOf: says how many connections wait in the kernel for the port of a
+            number.
+        """
+        ledger = self._ledger
+        now = self._dispatcher.now()
+        queues = ledger.queues(now)
+        listener = ListenerStatus(
+            version=__version__,
+            pid=os.getpid(),
+            uid=os.geteuid(),
+            uptime=round(self._seconds() - self._began, 3),
+            path=self._path,
+            stopping=stopping,
+            ports=tuple(
+                self._describe(each, queues, backlogOf) for each in self._ports
+            ),
+            queues=tuple(
+                QueueStatus(
+                    name,
+                    queue.waiting,
+                    queue.silent,
+                    round(queue.oldest, 3),
+                    queue.limit,
+                    queue.workers,
+                )
+                for name, queue in queues.items()
+            ),
+            workers=self._dispatcher.roster.statuses(now),
+            counters=asdict(ledger.counters),
+            held=asdict(ledger.whereabouts()),
+        )
+        answer = StatusAnswer(listener)
+        return replace(answer, problems=problems(answer))
+
+    def _describe(
+        self,
+        port: Port,
+        queues: dict[str, QueueSummary],
+        backlogOf: Callable[[int], int | None],
+    ) -> PortStatus:
+        if port.kind is not Kind.CONNECTIONS:
+            return self._sharing.describe(port)
+        return PortStatus(
+            port.name,
+            str(port.address),
+            False,
+            queues[port.name].workers,
+            backlogOf(port.number),
+        )

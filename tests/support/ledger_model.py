@@ -1,0 +1,91 @@
+"""
+What the stateful tests of the ledger know of its connections and workers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from tests.support.machines import NAMES
+
+
+@dataclass(eq=False)
+class Connection:
+    """
+    A connection that the ledger has.
+
+    @ivar heard: whether something is known to have come from its client.
+    @ivar silent: whether it is kept because it is silent.
+    @ivar watched: whether it is watched.
+    """
+
+    number: int
+    accepted: float
+    witness: bool
+    since: float = 0.0
+    claim: int = 0
+    ended: float | None = None
+    heard: bool = False
+    silent: bool = False
+    watched: bool = False
+
+    @property
+    def port(self) -> int:
+        return self.number % 3
+
+    @property
+    def name(self) -> str:
+        return NAMES[self.port]
+
+
+@dataclass(eq=False)
+class Side:
+    """
+    What the ledger should know of one channel.
+    """
+
+    window: int
+    usable: int
+    names: tuple[str, ...]
+    limit: int | None = None
+    first: float | None = None
+    offered: dict[int, Connection] = field(default_factory=dict)
+    serving: dict[int, Connection] = field(default_factory=dict)
+    copies: list[Connection] = field(default_factory=list)
+    silent: set[int] = field(default_factory=set)
+    open: bool = True
+    revoked: bool = False
+    asleep: bool = False
+    gives: bool = False
+    given: set[int] = field(default_factory=set)
+    resume: float = 0.0
+    turn: int = 0
+
+    def wants(self, name: str) -> bool:
+        return name in self.names
+
+    def room(self, now: float) -> int:
+        """
+        How many it may be offered more.
+        """
+        if not self.open or self.resume > now:
+            return 0
+        limit = 1000 if self.limit is None else self.limit
+        return max(0, min(self.usable - len(self.offered), limit - self.outstanding))
+
+    def mayHaveSilent(self) -> bool:
+        """
+        Whether it may be offered another silent one, if it has room.
+        """
+        return self.limit is None or len(self.silent) < self.limit // 2
+
+    @property
+    def outstanding(self) -> int:
+        return len(self.offered) + len(self.serving)
+
+    @property
+    def untimed(self) -> bool:
+        """
+        Whether its copies are held without a limit of time.
+        """
+        return self.asleep or self.gives
