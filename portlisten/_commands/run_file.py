@@ -95,14 +95,16 @@ def _read(path: str) -> tuple[bytes, os.stat_result]:
         descriptor = os.open(path, flags)
     except (OSError, ValueError) as error:
         raise _unreadable(error) from None
-    with open(descriptor, "rb") as file:
-        try:
-            status = os.fstat(descriptor)
-            if not stat.S_ISREG(status.st_mode):
-                raise WrongFile([Problem("", "it is no regular file")])
+    try:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise WrongFile([Problem("", "it is no regular file")])
+        with open(descriptor, "rb", closefd=False) as file:
             text = file.read(MAXIMUM_SIZE + 1)
-        except OSError as error:
-            raise _unreadable(error) from None
+    except OSError as error:
+        raise _unreadable(error) from None
+    finally:
+        os.close(descriptor)
     if len(text) > MAXIMUM_SIZE:
         raise WrongFile(
             [Problem("", f"it is longer than {MAXIMUM_SIZE} bytes: give another file")]

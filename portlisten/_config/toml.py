@@ -9,6 +9,7 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any, TypeVar
 
 from portlisten._config.caller import Caller
@@ -17,11 +18,12 @@ from portlisten._config.file_values import (
     MAXIMUM_WORKERS,
     AbsolutePath,
     AbsolutePathOrNone,
+    Description,
 )
 from portlisten._config.options import Option, Settings, optionsOf
 from portlisten._config.settings import ListenerSettings
 from portlisten._config.tables import missing, structure, unknown
-from portlisten._config.wrong import Problem, key
+from portlisten._config.wrong import Problem, collected, key
 from portlisten._config.wrong_file import WrongFile
 from portlisten._model import portName, workerLabel
 
@@ -256,7 +258,7 @@ class _Reader:
         """
         found: dict[str, list[str]] = {"listen": [], "share": []}
         seen: dict[str, str] = {}
-        if not self._table.get("ports"):
+        if self._table.get("ports", {}) == {}:
             self._report(
                 "ports",
                 "the file has no port: add a line [ports.http], and under it"
@@ -275,22 +277,42 @@ class _Reader:
                     f"it has {has}: give it listen, for connections that are handed"
                     " to workers, or share, for sockets that they get; one of the two",
                 )
-            ports = self._structure(PortsSettings, table, where)
+            ports = self._structure(
+                PortsSettings,
+                table,
+                where,
+                {kind: partial(self._takePorts, kind) for kind in found},
+            )
             for kind in found:
                 texts = getattr(ports, kind) if ports else ()
                 if ports and kind in table and not texts:
                     self._report(f"{where}.{kind}", "the list is empty: give a port")
                 for text in texts:
-                    self._check(text, f"{where}.{kind}", kind == "share", seen)
+                    self._checkOnce(text, f"{where}.{kind}", seen)
                     found[kind].append(f"{name}={text}")
         return tuple(found["listen"]), tuple(found["share"])
 
-    def _check(self, text: str, where: str, shared: bool, seen: dict[str, str]) -> None:
-        try:
-            self._checkPort(text, shared)
-        except ValueError as error:
-            self._report(where, str(error))
-            return
+    def _takePorts(self, kind: str, value: object) -> tuple[str, ...]:
+        """
+        Take the ports of one name.
+
+        @param kind: C{listen} or C{share}.
+        """
+        found = []
+        with collected() as problems:
+            for each in value if isinstance(value, list) else [value]:
+                with problems.of(""):
+                    text = Description().take(each)
+                    self._checkPort(text, kind == "share")
+                    found.append(text)
+        return tuple(found)
+
+    def _checkOnce(self, text: str, where: str, seen: dict[str, str]) -> None:
+        """
+        Check that a port was not given before.
+
+        @param seen: the key of each earlier port, by its description.
+        """
         isRandom = re.fullmatch("(tcp6?:|udp6?:)?0(:.*)?", text)
         if text in seen and not isRandom:
             self._report(

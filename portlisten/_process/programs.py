@@ -102,6 +102,8 @@ def _obstacle(path: str) -> str:
                 f"{found} is in {folder}, which is closed to it; use a program that all"
                 " users may execute"
             )
+    if not os.path.exists(found):
+        return f"{found} does not exist"
     if not os.access(found, os.X_OK, effective_ids=True):
         return f"{found} is not executable for it"
     return ""

@@ -184,7 +184,8 @@ class CommandLineTests(ExecuteTestCase):
         for arguments, reason in [
             (
                 [],
-                "expected a command, which is exec, each, as-port, check, drain or undrain;",
+                "expected a command, which is exec, each, as-port, check, drain or"
+                " undrain;",
             ),
             (["run"], "run; the listener is 'twistd portlisten'"),
             (["--listen=80", "./s"], "the listener is 'twistd portlisten'"),
