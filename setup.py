@@ -23,6 +23,7 @@ setup(
                 "docs/man/portlisten-exec.1",
                 "docs/man/portlisten-each.1",
                 "docs/man/portlisten-as-port.1",
+                "docs/man/portlisten-check.1",
                 "docs/man/portlisten-drain.1",
                 "docs/man/portlisten-undrain.1",
             ],

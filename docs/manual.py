@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from portlisten._commands import (
     as_port,
+    check,
     drain,
     each,
     execute,
@@ -117,6 +118,15 @@ PAGES = [
         " if a mapping cannot be used. Otherwise the exit status is PROGRAM's.",
         {},
         "portlisten(8), portlisten-exec(1), portlisten-drain(1), twistd(1)",
+    ),
+    Page(
+        "portlisten-check",
+        1,
+        "say what portlisten run would run, and what is wrong with its file",
+        check.CheckOptions,
+        "0 if the file can be run, 1 if it has mistakes or the arguments are wrong.",
+        {},
+        "portlisten(8), portlisten-drain(1)",
     ),
     Page(
         "portlisten-drain",

@@ -17,9 +17,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from docs import manual
+from portlisten._config.file import PortsSettings, WorkersSettings
 from portlisten._config.options import Option, Settings, optionsOf
 from portlisten._config.settings import (
     AsPortSettings,
+    CheckSettings,
     DrainSettings,
     EachSettings,
     ExecSettings,
@@ -27,6 +29,7 @@ from portlisten._config.settings import (
     UndrainSettings,
     WorkerSettings,
 )
+from portlisten._config.toml import fileOptions
 from portlisten._config.values import Flag
 
 ROOT = Path(__file__).parents[1]
@@ -34,6 +37,7 @@ GUIDES = [ROOT / "README.md", *sorted(ROOT.glob("docs/**/*.md"))]
 PAGES = ROOT / "docs" / "man"
 
 HEAD = "| option | default | what it does |\n| --- | --- | --- |\n"
+KEYS = "| key | value | default | what it does |\n| --- | --- | --- | --- |\n"
 
 
 def commandTable(settings: type[Settings]) -> str:
@@ -79,6 +83,22 @@ def endpointTable(settings: type[Settings]) -> str:
     )
 
 
+def keyTable(options: list[Option]) -> str:
+    """
+    The table of the keys of a file.
+    """
+
+    def row(option: Option) -> str:
+        value = option.type.metavar.replace("|", r"\|")
+        several = " or a list" if option.several else ""
+        sentences = f"{option.help} {option.more}".strip()
+        effect = re.sub("`?--([a-z][a-z-]*)`?", r"`\1`", sentences)
+        default = option.defaultText()
+        return f"| `{option.name}` | `{value}`{several} | {default} | {effect} |\n"
+
+    return KEYS + "".join(map(row, options))
+
+
 #: The tables, by the names that guides give them.
 TABLES: dict[str, Callable[[], str]] = {
     "portlisten": lambda: commandTable(ListenerSettings),
@@ -86,6 +106,10 @@ TABLES: dict[str, Callable[[], str]] = {
     "exec": lambda: commandTable(ExecSettings),
     "each": lambda: commandTable(EachSettings),
     "asport": lambda: commandTable(AsPortSettings),
+    "file": lambda: keyTable(fileOptions()),
+    "ports": lambda: keyTable(optionsOf(PortsSettings)),
+    "workers": lambda: keyTable(optionsOf(WorkersSettings)),
+    "check": lambda: commandTable(CheckSettings),
     "drain": lambda: commandTable(DrainSettings),
     "undrain": lambda: commandTable(UndrainSettings),
     "endpoint": lambda: endpointTable(WorkerSettings),

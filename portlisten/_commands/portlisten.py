@@ -1,5 +1,5 @@
 """
-C{portlisten}: the command that has C{exec}, C{each}, C{as-port}, C{drain} and
+C{portlisten}: the command that has C{exec}, C{each}, C{as-port}, C{check}, C{drain} and
 C{undrain}.
 """
 
@@ -13,6 +13,7 @@ from twisted.python.usage import Options as UsageOptions
 from twisted.python.usage import UsageError
 
 from portlisten._commands.as_port import AsPortOptions
+from portlisten._commands.check import CheckOptions
 from portlisten._commands.drain import DrainOptions, UndrainOptions
 from portlisten._commands.each import EachOptions
 from portlisten._commands.execute import ExecOptions
@@ -42,6 +43,7 @@ class Options(UsageOptions):
             AsPortOptions,
             "Make a Twisted program a worker.",
         ],
+        ["check", None, CheckOptions, "Say what 'portlisten run' would run."],
         ["drain", None, DrainOptions, "Let workers finish what they serve."],
         ["undrain", None, UndrainOptions, "Let drained workers serve again."],
     ]

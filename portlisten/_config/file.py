@@ -5,57 +5,161 @@ of workers.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from portlisten._config.options import Settings
+from portlisten._config.file_values import (
+    AbsolutePath,
+    Age,
+    Command,
+    Cores,
+    Description,
+    Environment,
+    Size,
+    Umask,
+    fill,
+)
+from portlisten._config.options import Option, Settings, option, required
 from portlisten._config.settings import ListenerSettings
+from portlisten._config.values import Count, Group, User, seconds
 
-#: What a command may have in braces.
-PLACEHOLDERS = ("path", "label", "name")
 
-_PLACEHOLDER = re.compile("{(" + "|".join(PLACEHOLDERS) + ")}")
+@dataclass(frozen=True, kw_only=True)
+class PortsSettings(Settings):
+    """
+    The ports of one name: a table C{[ports.NAME]}.
+    """
+
+    listen: tuple[str, ...] = option(
+        (),
+        Description(),
+        "Listen on this port, or on each of these; the connections are handed to"
+        " workers.",
+        more="A port is a number, or a description in quotes.",
+        several=True,
+        onCommandLine=False,
+    )
+    share: tuple[str, ...] = option(
+        (),
+        Description(),
+        "Let workers accept on this port, or on each of these, themselves.",
+        more="UDP, and programs under `portlisten exec`, need it. A name has `listen`"
+        " or `share`, and not both.",
+        several=True,
+        onCommandLine=False,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
 class WorkersSettings(Settings):
     """
-    The settings of a group of workers, which run the same command.
+    The settings of a group of workers, which run the same command: a table
+    C{[workers.NAME]}.
 
     @ivar name: the name of the group.
-    @ivar command: the program and its arguments.  See L{PLACEHOLDERS}.
-    @ivar count: how many workers run at a time.
-    @ivar user: the user of the workers; L{None} for the supervisor's own.
-    @ivar group: the group of the workers; L{None} for the user's own.
-    @ivar grace: the most seconds that a drain may take.
-    @ivar stop: the most seconds from SIGTERM to SIGKILL.
-    @ivar ready: the most seconds that a new worker may take to get ready.
-    @ivar failures: how many failures in a row are too many; 0 for never.
-    @ivar maxMemory: how many bytes of memory a worker may have before it is replaced;
-        L{None} for no limit.
-    @ivar maxAge: after how many seconds a worker is replaced; L{None} for never.
-    @ivar folder: the folder that the workers run in.
-    @ivar umask: the umask of the workers; L{None} for the supervisor's.
-    @ivar openFiles: the limit of open files; L{None} for the supervisor's.
-    @ivar environment: variables that the workers get as well.
     """
 
     name: str
-    command: tuple[str, ...]
-    count: int = 1
-    user: int | None = None
-    group: int | None = None
-    grace: float = 30.0
-    stop: float = 15.0
-    ready: float = 30.0
-    failures: int = 8
-    maxMemory: int | None = None
-    maxAge: float | None = None
-    folder: str = "/"
-    umask: int | None = None
-    openFiles: int | None = None
-    environment: Mapping[str, str] = field(default_factory=dict)
+    command: tuple[str, ...] = required(
+        Command(),
+        "The program, and its arguments.",
+        more="`{path}` stands for the channel's path, `{label}` for the worker's label"
+        " and `{name}` for NAME. `${…}` stays, and `{{…}}` stands for `{…}`. No shell"
+        " reads it.",
+        onCommandLine=False,
+    )
+    count: int = option(
+        1,
+        Cores(),
+        "How many workers run at a time; 'cores' for one on each core.",
+        onCommandLine=False,
+    )
+    user: int | None = option(
+        None,
+        User(),
+        "The user of the workers.",
+        more="Root must give one, and not root.",
+        shown="your own",
+        onCommandLine=False,
+    )
+    group: int | None = option(
+        None,
+        Group(),
+        "The group of the workers.",
+        shown="the user's own",
+        onCommandLine=False,
+    )
+    grace: float = option(
+        30.0,
+        seconds(0),
+        "The most seconds that a worker may drain before it is stopped.",
+        onCommandLine=False,
+    )
+    stop: float = option(
+        15.0,
+        seconds(0),
+        "The most seconds from SIGTERM to SIGKILL.",
+        onCommandLine=False,
+    )
+    ready: float = option(
+        30.0,
+        seconds(0.001),
+        "The most seconds that a new worker may take to join the listener.",
+        onCommandLine=False,
+    )
+    failures: int = option(
+        8,
+        Count(0),
+        "How many failures in a row are too many; 0 to start workers for ever.",
+        onCommandLine=False,
+    )
+    maxMemory: int | None = option(
+        None,
+        Size(),
+        "How much memory a worker may have before it is replaced: bytes, or a number"
+        " with K, M, G or T.",
+        onCommandLine=False,
+    )
+    maxAge: float | None = option(
+        None,
+        Age(),
+        "After how long a worker is replaced: seconds, or a number with s, m, h or d.",
+        onCommandLine=False,
+    )
+    folder: str = option(
+        "/",
+        AbsolutePath("FOLDER", "/srv/www"),
+        "The folder that the workers run in.",
+        onCommandLine=False,
+    )
+    umask: int | None = option(
+        None,
+        Umask(),
+        "The umask of the workers, an octal number in quotes.",
+        shown="portlisten's own",
+        onCommandLine=False,
+    )
+    openFiles: int | None = option(
+        None,
+        Count(64, 2**31 - 1),
+        "How many open files a worker may have.",
+        shown="portlisten's own",
+        onCommandLine=False,
+    )
+    environment: Mapping[str, str] = field(
+        default_factory=dict,
+        metadata={
+            "option": Option(
+                Environment(),
+                "Variables that the workers get as well.",
+                more="PORTLISTEN_LABEL, NOTIFY_SOCKET and names with LISTEN_ are"
+                " refused.",
+                shown="none",
+                onCommandLine=False,
+                default={},
+            )
+        },
+    )
 
     def commandFor(self, path: str, label: str) -> list[str]:
         """
@@ -65,10 +169,7 @@ class WorkersSettings(Settings):
         @param label: the label of the worker.
         """
         values = {"path": path, "label": label, "name": self.name}
-        return [
-            _PLACEHOLDER.sub(lambda match: values[match[1]], word)
-            for word in self.command
-        ]
+        return [fill(word, values) for word in self.command]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,10 +178,16 @@ class RunSettings(Settings):
     The settings of C{portlisten run}.
 
     @ivar listener: the settings of the listener, with all ports.
-    @ivar user: the user of the listener; L{None} for the supervisor's own.
     @ivar workers: the groups of workers, in the order of the file.
     """
 
     listener: ListenerSettings
-    user: int | None = None
+    user: int | None = option(
+        None,
+        User(),
+        "The user of the listener.",
+        more="Root must give one, and not root.",
+        shown="your own",
+        onCommandLine=False,
+    )
     workers: tuple[WorkersSettings, ...] = ()

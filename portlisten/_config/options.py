@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from portlisten._config.values import Flag, ValueType
+from portlisten._config.wrong import collected
 
 #: The wires, by which connections travel.  The first is the default.
 WIRES = ("stream", "datagram")
@@ -106,6 +107,24 @@ class Option:
             return self.type.parse(text)
         return tuple(self.together([self.type.parse(each) for each in text.split(",")]))
 
+    def take(self, value: object) -> Any:
+        """
+        Turn a value of TOML into a value.  If the option may be given several times,
+        it may be a list.
+
+        @raise WrongValues: if several values are wrong.
+        @raise ValueError: if it cannot be a value.  The error says why, without the
+            option's name.
+        """
+        if not self.several:
+            return self.type.take(value)
+        values: list[Any] = []
+        with collected() as problems:
+            for each in value if isinstance(value, list) else [value]:
+                with problems.of(""):
+                    values.append(self.type.take(each))
+        return tuple(self.together(values))
+
     def append(self, values: Sequence[Any], text: str) -> Sequence[Any]:
         """
         Add a value to the earlier values.
@@ -153,6 +172,16 @@ def option(
     """
     made = Option(type, help, written=name, default=default, **others)
     return field(default=default, metadata={"option": made})
+
+
+def required(type: ValueType, help: str, **others: Any) -> Any:
+    """
+    Make a dataclass field for an option that has no default.
+
+    @param others: see L{Option}.
+    """
+    others.setdefault("shown", "required")
+    return field(metadata={"option": Option(type, help, **others)})
 
 
 def optionsOf(settings: type[Settings]) -> list[Option]:

@@ -507,3 +507,15 @@ class UndrainSettings(OperatorSettings):
         seconds(0),
         "The most seconds to wait until the workers have joined again.",
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckSettings(Settings):
+    """
+    The settings of C{portlisten check}.
+
+    @ivar file: the file of C{portlisten run}.
+    """
+
+    file: str
+    quiet: bool = option(False, Flag(), "Write only errors and warnings.")

@@ -17,6 +17,19 @@ from portlisten._model import portName, workerLabel
 FIRST_SECONDS = 2.0
 
 
+def inFile(value: object) -> str:
+    """
+    Write a value in readable form, as in TOML.
+    """
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, dict):
+        return "a table"
+    if isinstance(value, list):
+        return "a list"
+    return repr(value) if isinstance(value, str | int | float) else str(value)
+
+
 @dataclass(frozen=True)
 class ValueType:
     """
@@ -36,6 +49,17 @@ class ValueType:
         """
         self.check(text)
         return text
+
+    def take(self, value: object) -> Any:
+        """
+        Turn a value of TOML into a value.  It may be text, as on a command line.
+
+        @raise ValueError: if it cannot be one.  The error says why, and leaves the
+            option's name to the caller.
+        """
+        if not isinstance(value, str):
+            raise ValueError(f"{inFile(value)} is no text: write text in quotes")
+        return self.parse(value)
 
     def check(self, value: Any) -> None:
         """
@@ -142,6 +166,22 @@ class Number(ValueType):
             self._refuse(text)
         return value
 
+    def take(self, value: object) -> Any:
+        """
+        See L{ValueType.take}.
+        """
+        if isinstance(value, str):
+            return self.parse(value)
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise ValueError(f"{inFile(value)} is no number")
+        self.check(value)
+        if self.convert is int:
+            return value
+        try:
+            return float(value)
+        except OverflowError:
+            raise ValueError("the number is too large") from None
+
     def check(self, value: Any) -> None:
         """
         See L{ValueType.check}.
@@ -179,11 +219,22 @@ def seconds(minimum: float) -> Number:
     return Number("SECONDS", float, minimum)
 
 
+class Count(Number):
+    """
+    A whole number in a range.
+    """
+
+    def __init__(
+        self, minimum: int, maximum: float = math.inf, metavar: str = "N"
+    ) -> None:
+        super().__init__(metavar, int, minimum, maximum)
+
+
 def count(minimum: int, maximum: float = math.inf) -> Number:
     """
     Make the type of a whole number.
     """
-    return Number("N", int, minimum, maximum)
+    return Count(minimum, maximum)
 
 
 #: The wire has milliseconds, in 16 bits.
@@ -239,6 +290,14 @@ class Mode(ValueType):
             raise ValueError(f"{text!r} is not an octal mode such as 0660")
         return mode
 
+    def take(self, value: object) -> int:
+        """
+        See L{ValueType.take}.  A number is refused: 440 would be 0670.
+        """
+        if not isinstance(value, str):
+            raise ValueError('write the octal number in quotes, such as "0660"')
+        return self.parse(value)
+
     def check(self, value: Any) -> None:
         """
         See L{ValueType.check}.
@@ -269,6 +328,17 @@ class _Entry(ValueType):
         except (KeyError, OverflowError):
             kind = self.metavar.lower()
             raise ValueError(f"the {kind} {text!r} does not exist") from None
+
+    def take(self, value: object) -> int:
+        """
+        See L{ValueType.take}.
+        """
+        if isinstance(value, bool) or not isinstance(value, str | int):
+            raise ValueError(
+                f"{inFile(value)} is no {self.metavar.lower()}: give a name in quotes,"
+                " or a number"
+            )
+        return self.parse(str(value))
 
     def check(self, value: Any) -> None:
         """
@@ -346,6 +416,12 @@ class Flag(Choice):
         """
         super().check(text)
         return text == "yes"
+
+    def take(self, value: object) -> bool:
+        """
+        See L{ValueType.take}.
+        """
+        return value if isinstance(value, bool) else bool(super().take(value))
 
     def check(self, value: Any) -> None:
         """

@@ -8,6 +8,8 @@ import errno
 import os
 import shutil
 import signal
+import sys
+from collections.abc import Mapping
 
 from portlisten.errors import CannotRun
 
@@ -42,12 +44,34 @@ def explain(path: str, error: OSError) -> str:
     """
     if error.errno == errno.ENOENT:
         return "the interpreter that its first line names is missing"
-    if error.errno == errno.EACCES:
-        for role, file in (("it", path), ("its interpreter", _interpreter(path))):
-            obstacle = _obstacle(file)
-            if obstacle:
-                return f"this user may not execute {role}: {obstacle}"
-    return str(error.strerror)
+    return (obstacle(path) if error.errno == errno.EACCES else "") or str(
+        error.strerror
+    )
+
+
+def obstacle(path: str) -> str:
+    """
+    Find what keeps this process from executing a program.
+
+    @param path: the path of the program.
+    @return: one sentence, without the path at its beginning; empty if nothing is found.
+    """
+    for role, file in (("it", path), ("its interpreter", _interpreter(path))):
+        found = _obstacle(file)
+        if found:
+            return f"this user may not execute {role}: {found}"
+    return ""
+
+
+def searchPath(environment: Mapping[str, str]) -> str:
+    """
+    Make the variable PATH of workers.  The folder of this Python comes first: the
+    programs that are installed beside portlisten are there.
+
+    @param environment: the environment that the workers inherit.
+    """
+    folder = os.path.dirname(sys.executable)
+    return os.pathsep.join([folder, environment.get("PATH") or os.defpath])
 
 
 def _interpreter(path: str) -> str:
@@ -78,6 +102,8 @@ def _obstacle(path: str) -> str:
                 f"{found} is in {folder}, which is closed to it; use a program that all"
                 " users may execute"
             )
+    if not os.path.exists(found):
+        return f"{found} does not exist"
     if not os.access(found, os.X_OK, effective_ids=True):
         return f"{found} is not executable for it"
     return ""

@@ -162,7 +162,9 @@ class ArgumentTests(DrainTestCase):
         Without a command, C{portlisten} names all.
         """
         exit = self.assertRaises(SystemExit, portlisten.main, [])
-        self.assertIn("which is exec, each, as-port, drain or undrain;", str(exit.code))
+        self.assertIn(
+            "which is exec, each, as-port, check, drain or undrain;", str(exit.code)
+        )
 
 
 class WorkersTests(DrainTestCase):

@@ -18,9 +18,23 @@ class CommandTests(SynchronousTestCase):
         """
         workers = WorkersSettings(
             name="web",
-            command=("serve", "{path}:name={name}", "--label={label}", "{}", "{other}"),
+            command=(
+                "serve",
+                "{path}:name={name}",
+                "--label={label}",
+                "{}",
+                "${other}",
+                "{{path}}",
+            ),
         )
         self.assertEqual(
             workers.commandFor("/run/{label}", "web-1"),
-            ["serve", "/run/{label}:name=web", "--label=web-1", "{}", "{other}"],
+            [
+                "serve",
+                "/run/{label}:name=web",
+                "--label=web-1",
+                "{}",
+                "${other}",
+                "{path}",
+            ],
         )

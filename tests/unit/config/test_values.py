@@ -298,3 +298,61 @@ class FileTests(SynchronousTestCase):
             list(map(type.parse, ["none", "", "x", "./none"])), ["", "", "x", "./none"]
         )
         self.assertEqual(list(map(type.write, ["", "x"])), ["none", "x"])
+
+
+class TakeTests(SynchronousTestCase):
+    """
+    Tests for L{ValueType.take}: values of TOML.
+    """
+
+    def test_taken(self) -> None:
+        """
+        A value may be text, or what TOML has for it.
+        """
+        for type, value, expected in [
+            (values.count(1, 9), 3, 3),
+            (values.count(1, 9), "3", 3),
+            (values.seconds(0), 3, 3.0),
+            (values.seconds(0), 1.5, 1.5),
+            (values.seconds(0), "1.5", 1.5),
+            (values.Flag(), True, True),
+            (values.Flag(), "no", False),
+            (values.Choice("a", "b"), "b", "b"),
+            (values.Mode(), "0600", 0o600),
+            (values.User(), "nobody", NOBODY),
+            (values.User(), NOBODY, NOBODY),
+            (values.User(), str(NOBODY), NOBODY),
+            (values.FileOrNone(), "none", ""),
+        ]:
+            taken = type.take(value)
+            self.assertEqual((taken, taken.__class__), (expected, expected.__class__))
+
+    def test_refused(self) -> None:
+        """
+        Other values are refused, and the error shows them as TOML does.
+        """
+        for type, value, text in [
+            (values.count(1, 9), 10, "10 is not a whole number from 1 to 9"),
+            (values.count(1, 9), 3.0, "3.0 is not a whole number from 1 to 9"),
+            (values.count(1, 9), True, "true is no number"),
+            (values.count(1, 9), [3], "a list is no number"),
+            (values.seconds(0), 10**400, "the number is too large"),
+            (values.seconds(0), -1, "-1 is not a number of at least 0"),
+            (values.Flag(), 1, "1 is no text: write text in quotes"),
+            (values.Flag(), "on", "'on' is none of yes, no"),
+            (values.Mode(), 660, 'write the octal number in quotes, such as "0660"'),
+            (
+                values.User(),
+                1.5,
+                "1.5 is no user: give a name in quotes, or a number",
+            ),
+            (
+                values.User(),
+                False,
+                "false is no user: give a name in quotes, or a number",
+            ),
+            (values.User(), -1, "the user '-1' does not exist"),
+            (values.Name(), {}, "a table is no text: write text in quotes"),
+        ]:
+            error = self.assertRaises(ValueError, type.take, value)
+            self.assertEqual(str(error), text)

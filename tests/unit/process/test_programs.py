@@ -4,6 +4,7 @@ Tests for L{portlisten._process.programs}.
 
 import errno
 import os
+import sys
 from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
@@ -114,3 +115,36 @@ class ExplainTests(SynchronousTestCase):
             self.assertEqual(programs.explain(str(self.script), error), expected)
         error = PermissionError(errno.EACCES, "Permission denied")
         self.assertEqual(programs.explain("/bin/sh", error), "Permission denied")
+
+    def test_missing(self) -> None:
+        """
+        A script may name an interpreter that does not exist.
+        """
+        self.write(self.script, f"#!{self.folder}/none\n")
+        self.assertEqual(
+            programs.obstacle(str(self.script)),
+            f"this user may not execute its interpreter: {self.folder}/none does not"
+            " exist",
+        )
+
+    def test_noObstacle(self) -> None:
+        """
+        If nothing is in the way, nothing is said.
+        """
+        for path in (str(self.script), sys.executable):
+            self.assertEqual(programs.obstacle(path), "")
+
+
+class SearchPathTests(SynchronousTestCase):
+    """
+    Tests for L{programs.searchPath}.
+    """
+
+    def test_first(self) -> None:
+        """
+        The folder of this Python comes first, and then those of PATH.
+        """
+        folder = os.path.dirname(sys.executable)
+        self.assertEqual(programs.searchPath({"PATH": "/a:/b"}), f"{folder}:/a:/b")
+        for environment in ({}, {"PATH": ""}):
+            self.assertEqual(programs.searchPath(environment), f"{folder}:{os.defpath}")
