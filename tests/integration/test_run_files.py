@@ -21,6 +21,7 @@ from tests.support.ports import freePort
 from tests.support.run_files import (
     COMMAND,
     GROUP,
+    LISTENER,
     PATH,
     PORTS,
     TOP,
