@@ -18,6 +18,7 @@ from portlisten._commands.drain import DrainOptions, UndrainOptions
 from portlisten._commands.each import EachOptions
 from portlisten._commands.execute import ExecOptions
 from portlisten._commands.options import printVersion
+from portlisten._commands.run import RunOptions
 from portlisten._process.output import show
 
 
@@ -43,6 +44,7 @@ class Options(UsageOptions):
             AsPortOptions,
             "Make a Twisted program a worker.",
         ],
+        ["run", None, RunOptions, "Run a listener and its workers as a file says."],
         ["check", None, CheckOptions, "Say what 'portlisten run' would run."],
         ["drain", None, DrainOptions, "Let workers finish what they serve."],
         ["undrain", None, UndrainOptions, "Let drained workers serve again."],

@@ -11,10 +11,11 @@ from twisted.application.service import Application, IService
 from twisted.python.usage import CompleteFiles, UsageError
 from twisted.scripts._twistd_unix import ServerOptions, UnixApplicationRunner
 
-from portlisten._commands.listener import parsePorts, longestBacklog
+from portlisten._commands.listener import parsePorts
 from portlisten._commands.options import CommandOptions
 from portlisten._commands.run_file import load
 from portlisten._config.options import Settings
+from portlisten._listener.making import longestBacklog
 from portlisten._listener.own_sockets import OwnSockets
 from portlisten._process import exits, signals
 from portlisten._reactor.monotonic import monotonicReactor
@@ -91,7 +92,6 @@ While it runs:
         _Runner(twistd, self).run()
         raise SystemExit(0)
 
-
     @property
     def process(self) -> exits.Command:
         """
@@ -124,7 +124,7 @@ class TwistdRunOptions(RunOptions):
 Options = TwistdRunOptions
 
 
-class _Runner(UnixApplicationRunner):  # type: ignore[misc]
+class _Runner(UnixApplicationRunner):
     """
     Runs the supervisor as C{twistd} would, without its plugins.
     """

@@ -1,5 +1,5 @@
 """
-The listener's process: it is started with the supervisor's sockets, and started again if
+The listener as a process: it is started with the supervisor's sockets, and again if
 it ends.
 
 The supervisor keeps all sockets.  So while no listener runs, clients wait in the
@@ -26,8 +26,8 @@ from portlisten._ports.binding import BoundPort
 from portlisten._reactor.pause import Pause
 from portlisten._supervisor.launch import Launch, environmentFor
 from portlisten._supervisor.listener_link import ListenerLink
-from portlisten._supervisor.logs import childLog
-from portlisten._supervisor.process import Process
+from portlisten._supervisor.logs import lineLogger
+from portlisten._supervisor.process import CLEAN, Process
 from portlisten._supervisor.view import View
 from portlisten.errors import CannotRun
 
@@ -40,8 +40,8 @@ FAILURES = 8
 #: After its grace, how long the listener may take to end, in seconds.
 FAREWELL_SECONDS = 5.0
 
-#: How long a listener may take to get ready, in seconds.
-READY_SECONDS = 30.0
+#: If the listener closes its link, how long it may take to end, in seconds.
+END_SECONDS = 1.0
 
 
 class SupervisedListener:
@@ -74,7 +74,8 @@ class SupervisedListener:
         self._restarts = Restarts(FAILURES)
         self._pause = Pause(reactor, self.start)
         self._pauseSeconds = 0.0
-        self._late = Pause(reactor, self._isLate)
+        self._kill = Pause(reactor, self._killNow)
+        self._killed = False
         self._process: Process | None = None
         self._link: ListenerLink | None = None
         self._readySince: float | None = None
@@ -102,6 +103,7 @@ class SupervisedListener:
         """
         self._enter(ProcessState.STARTING)
         self._failure = ""
+        self._killed = False
         user = self._settings.user
         ours, theirs = socket.socketpair()
         with theirs:
@@ -112,7 +114,7 @@ class SupervisedListener:
                 uid=user,
                 descriptors=(theirs.fileno(),),
             )
-            process = Process(self._reactor, launch, childLog(LABEL), self._ended)
+            process = Process(self._reactor, launch, lineLogger(LABEL), self._ended)
             try:
                 process.start()
             except CannotRun as error:
@@ -124,7 +126,6 @@ class SupervisedListener:
         self._link = link = ListenerLink(self._reactor, ours, self._broken)
         link.ready.addCallbacks(self._isReady, lambda failure: None)
         link.sendStart(self._settings.listener, self._ports, self._channel)
-        self._late.begin(READY_SECONDS)
 
     def ask(self, request: Request) -> Deferred[Answer]:
         """
@@ -133,36 +134,40 @@ class SupervisedListener:
         @return: fires with the answer, or fails with L{ControlError}.
         """
         if self._link is None or not self.ready:
-            return fail(ControlError("the listener is not ready: its supervisor starts it"))
+            return fail(
+                ControlError("the listener is not ready: its supervisor starts it")
+            )
         return self._link.ask(request)
 
     def _isReady(self, result: object) -> None:
-        self._late.cancel()
         self._enter(ProcessState.READY)
         self._readySince = self._since
         self.log.info("the listener is ready")
         self._view.begin(self.ask)
 
-    def _isLate(self) -> None:
-        self._broken(f"it was not ready within {READY_SECONDS:g} s")
-
     def _broken(self, reason: str) -> None:
         """
-        The listener does not answer, or answers nonsense.
+        The listener does not answer, answers nonsense, or has closed the link.
         """
-        if self._process is None or self._stopping:
-            return
-        self._failure = reason
-        self.log.error("the listener is killed: {reason}", reason=reason)
-        self._process.kill()
+        if self._process is not None and not self._stopping:
+            self._view.end()
+            self._failure = reason
+            self._kill.begin(END_SECONDS)
+
+    def _killNow(self) -> None:
+        if self._process is not None:
+            self._killed = True
+            self.log.error("the listener is killed: {reason}", reason=self._failure)
+            self._process.kill()
 
     def _ended(self, process: Process) -> None:
         self._process = None
-        self._hasEnded(self._failure or f"it {process.ending}", process.code == 0)
+        self._kill.cancel()
+        reason = self._failure if self._killed else f"it {process.ending}"
+        self._hasEnded(reason, process.ending == CLEAN)
 
     def _hasEnded(self, reason: str, clean: bool) -> None:
         self._view.end()
-        self._late.cancel()
         if self._link is not None:
             self._link.close()
             self._link = None
@@ -201,6 +206,7 @@ class SupervisedListener:
         """
         self._stopping = True
         self._pause.cancel()
+        self._kill.cancel()
         if self._process is None:
             return succeed(None)
         seconds = self._settings.listener.grace + FAREWELL_SECONDS
@@ -243,6 +249,8 @@ class SupervisedListener:
             uptime=0.0 if process is None else round(now - process.started, 3),
             memory=0 if process is None else process.memory(),
             failures=self._restarts.failures,
-            restartsIn=max(0.0, round(self._pauseSeconds - inState, 3)) if waits else 0.0,
+            restartsIn=max(0.0, round(self._pauseSeconds - inState, 3))
+            if waits
+            else 0.0,
             lastEnd=self._lastEnd,
         )

@@ -31,6 +31,9 @@ from portlisten.errors import CannotRun
 
 log = Logger(namespace="portlisten")
 
+#: L{Process.ending} of a process that exited with 0.
+CLEAN = "exited with 0"
+
 #: How many lines L{Process.tail} has.
 TAIL_LINES = 20
 

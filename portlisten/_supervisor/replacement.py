@@ -133,7 +133,9 @@ class Replacements:
 
         @return: fires when that is done, with whether the worker was replaced.
         """
-        self.log.info("{label} is replaced: {reason}", label=worker.label, reason=reason)
+        self.log.info(
+            "{label} is replaced: {reason}", label=worker.label, reason=reason
+        )
         operation = self._begin(f"replacement of {worker.label}", [(group, worker)])
         done: Deferred[bool] = Deferred()
         self._lock.run(lambda: done.callback(not operation.error))
@@ -153,9 +155,7 @@ class Replacements:
         self._operations[operation.id] = operation
         while len(self._operations) > REMEMBERED:
             self._operations.popitem(last=False)
-        run = self._lock.run(
-            lambda: Deferred.fromCoroutine(self._carryOut(operation))
-        )
+        run = self._lock.run(lambda: Deferred.fromCoroutine(self._carryOut(operation)))
         run.addErrback(lambda failure: self._spoiled(operation, failure))
         return operation
 

@@ -32,7 +32,7 @@ from portlisten._control.messages import (
     Watch,
     Workers,
 )
-from portlisten._control.problems import problemsOf
+from portlisten._control.problems import problems
 from portlisten._control.server import ControlServer
 from portlisten._control.status import SupervisorStatus
 from portlisten._listener.interfaces import ChannelPath, ISockets
@@ -206,7 +206,9 @@ class SupervisorService(CommandService):
         """
         assert self._listener is not None
         ports = ", ".join(port.label for port in self._ports)
-        parts = [f"listening on {ports}" if self._listener.ready else "no listener runs"]
+        parts = [
+            f"listening on {ports}" if self._listener.ready else "no listener runs"
+        ]
         parts += [
             f"{each.ready} of {each.settings.count} workers of {each.name} are ready"
             for each in self._groups
@@ -256,7 +258,7 @@ class SupervisorService(CommandService):
                 operation=self._replacements.running,
             ),
         )
-        return StatusAnswer(answer.listener, answer.supervisor, problemsOf(answer))
+        return StatusAnswer(answer.listener, answer.supervisor, problems(answer))
 
     def _answerRestart(self, request: Restart, client: _kernel.Credentials) -> Answer:
         self._check(client)
@@ -271,7 +273,9 @@ class SupervisorService(CommandService):
                 )
         names = dict.fromkeys(request.groups or known)
         self._logRequest("a restart", client)
-        return ProgressAnswer(self._replacements.restart([known[each] for each in names]))
+        return ProgressAnswer(
+            self._replacements.restart([known[each] for each in names])
+        )
 
     def _answerWatch(self, request: Watch, client: _kernel.Credentials) -> Answer:
         return ProgressAnswer(self._replacements.progress(request.operation[0]))
@@ -304,5 +308,3 @@ class SupervisorService(CommandService):
             uid=client.uid,
             what=what,
         )
-
-

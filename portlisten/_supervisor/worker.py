@@ -20,8 +20,8 @@ from portlisten._control.status import ProcessState, ProcessStatus, WorkerStatus
 from portlisten._policy.restarts import Restarts
 from portlisten._reactor.pause import Pause
 from portlisten._supervisor.launch import Launch, environmentFor
-from portlisten._supervisor.logs import childLog
-from portlisten._supervisor.process import Process
+from portlisten._supervisor.logs import lineLogger
+from portlisten._supervisor.process import CLEAN, Process
 from portlisten._supervisor.slots import labelOf
 from portlisten._supervisor.view import Mark, View
 from portlisten.errors import CannotRun
@@ -169,14 +169,16 @@ class Worker:
                 openFiles=settings.openFiles,
             )
             process = self._around.makeProcess(
-                self._around.reactor, launch, childLog(self.label), self._ended
+                self._around.reactor, launch, lineLogger(self.label), self._ended
             )
             process.start()
         except CannotRun as error:
             self._hasEnded(str(error), clean=False)
             return
         self._process = process
-        self.log.info("{label} is started as process {pid}", label=self.label, pid=process.pid)
+        self.log.info(
+            "{label} is started as process {pid}", label=self.label, pid=process.pid
+        )
         self._around.view.hurry()
 
     def look(self) -> None:
@@ -229,7 +231,7 @@ class Worker:
         self._process = None
         ending = process.ending
         self.log.info("{label} {ending}", label=self.label, ending=ending)
-        self._hasEnded(self._failure or f"it {ending}", process.code == 0)
+        self._hasEnded(self._failure or f"it {ending}", process.ending == CLEAN)
 
     def _hasEnded(self, reason: str, clean: bool) -> None:
         """
@@ -332,6 +334,8 @@ class Worker:
             uptime=round(now - process.started, 3) if process is not None else 0.0,
             memory=self.memory,
             failures=self._restarts.failures,
-            restartsIn=max(0.0, round(self._pauseSeconds - inState, 3)) if waits else 0.0,
+            restartsIn=max(0.0, round(self._pauseSeconds - inState, 3))
+            if waits
+            else 0.0,
             lastEnd=self.lastEnd,
         )

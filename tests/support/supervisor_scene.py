@@ -48,10 +48,9 @@ class FakeProcess:
         self.pid = 0
         self.started = 0.0
         self.ending = ""
-        self.code: int | None = None
         self.tail: tuple[str, ...] = ()
         self.stopSeconds: float | None = None
-        self.size = 1000
+        self.size = 2000000
 
     def start(self) -> None:
         """
@@ -80,7 +79,6 @@ class FakeProcess:
         End the process, as the test wants it.
         """
         self.ending = f"exited with {code}"
-        self.code = code
         self.tail = tail
         self._onEnd(self)
 
@@ -109,7 +107,7 @@ class Scene:
             self.clock,
             "/run/web.sock",
             self.view,
-            lambda reactor, *others: FakeProcess(self, *others),  # type: ignore[arg-type, return-value]
+            lambda reactor, *others: FakeProcess(self, *others),  # type: ignore[arg-type]
         )
         made = {"name": "web", "command": ("serve",), "user": 33, **settings}
         self.group = Group(around, WorkersSettings(**made))

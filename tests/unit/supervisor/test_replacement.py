@@ -266,11 +266,11 @@ class LimitsTests(SynchronousTestCase):
         A worker that has too much memory is replaced, and one that has as much as is
         allowed is not.
         """
-        scene = self.start(maxMemory=2000)
-        scene.processes[0].size = 2000
+        scene = self.start(maxMemory=2000000)
+        scene.processes[0].size = 2000000
         scene.pass_(12)
         self.assertEqual(len(scene.processes), 1)
-        scene.processes[0].size = 2001
+        scene.processes[0].size = 2000001
         scene.pass_(5)
         self.assertEqual([each.label for each in scene.processes], ["web-1", "web-2"])
         scene.join("web-2")
@@ -295,7 +295,7 @@ class LimitsTests(SynchronousTestCase):
         """
         Workers are replaced one after the other.
         """
-        scene = self.start(count=3, maxMemory=10)
+        scene = self.start(count=3, maxMemory=2**20)
         scene.pass_(30)
         self.assertEqual(len(scene.processes), 4)
 
@@ -303,7 +303,7 @@ class LimitsTests(SynchronousTestCase):
         """
         If the new one does not get ready, the next try is later.
         """
-        scene = self.start(maxMemory=10)
+        scene = self.start(maxMemory=2**20)
         scene.pass_(6)
         scene.process("web-2").end(1)
         scene.pass_(50)
@@ -316,6 +316,4 @@ class LimitsTests(SynchronousTestCase):
         Without limits, nothing is looked at.
         """
         scene = self.start()
-        self.assertNotIn(
-            "_check", [call.func.__name__ for call in scene.clock.getDelayedCalls()]
-        )
+        self.assertNotIn("_check", str(scene.clock.getDelayedCalls()))
