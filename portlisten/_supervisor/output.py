@@ -141,7 +141,7 @@ class Output:
         onEnd: Callable[[], None],
     ) -> None:
         self._reactor = reactor
-        self._reader = Reader(descriptor, self._read, self.close)
+        self._reader = Reader(descriptor, self._read, self._end)
         self._descriptor = descriptor
         self._onLine = onLine
         self._onEnd = onEnd
@@ -195,10 +195,11 @@ class Output:
 
     def _end(self) -> None:
         """
-        Pass on what was read, and nothing more.
+        Pass on what was read, and nothing more.  The reactor calls this as well, in the
+        place of a last read, if the pipe is empty and nobody has its other end.
         """
         self._closePipe()
-        if self._later is None:
+        if self._later is None and not self._done:
             self._deliver()
 
     def _read(self) -> None:

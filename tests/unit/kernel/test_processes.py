@@ -83,6 +83,58 @@ class MayChangeUsersTests(SynchronousTestCase):
         self.assertTrue(processes.mayChangeUsers())
 
 
+class MaySignalUsersTests(SynchronousTestCase):
+    """
+    Tests for L{processes.maySignalUsers}.
+    """
+
+    def test_capability(self) -> None:
+        """
+        One capability counts.  If the kernel does not say, it may.
+        """
+        for status, may in (
+            ("CapEff:\t0000000000000020\n", True),
+            ("CapEff:\t000001ffffffffdf\n", False),
+            ("Name:\ttwistd\n", True),
+        ):
+            self.patch(builtins, "open", lambda name, say=status: io.StringIO(say))
+            self.assertEqual(processes.maySignalUsers(), may)
+
+
+class EndWithParentTests(SynchronousTestCase):
+    """
+    Tests for L{processes.endWithParent}.
+    """
+
+    def test_parentEnds(self) -> None:
+        """
+        The signal comes when the parent ends.
+        """
+        program = """
+import os, signal
+from portlisten._kernel import processes
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+reader, writer = os.pipe()
+if os.fork():
+    os.read(reader, 1)
+    os._exit(0)
+processes.endWithParent(signal.SIGTERM)
+os.write(writer, b"x")
+print(signal.sigtimedwait([signal.SIGTERM], 30).si_signo)
+"""
+        output = subprocess.run(
+            [sys.executable, "-c", program], stdout=subprocess.PIPE, check=True
+        )
+        self.assertEqual(output.stdout, b"15\n")
+
+    def test_refused(self) -> None:
+        """
+        What is no signal is refused.
+        """
+        error = self.assertRaises(OSError, processes.endWithParent, 1000)
+        self.assertEqual(error.errno, errno.EINVAL)
+
+
 class HasCapabilitiesTests(SynchronousTestCase):
     """
     Tests for L{processes.hasCapabilities}.

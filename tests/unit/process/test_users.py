@@ -9,7 +9,7 @@ import os
 import pwd
 import subprocess
 import sys
-from unittest import skipIf
+from unittest import mock, skipIf
 
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -143,6 +143,43 @@ class ObstacleTests(SynchronousTestCase):
         users.become(uid, None)
         users.become(None, gid)
         users.become(uid, gid)
+
+
+class IdentityTests(SynchronousTestCase):
+    """
+    Tests for L{users.identityOf} and L{users.nameOf}.
+    """
+
+    def test_user(self) -> None:
+        """
+        A user has all of its groups.
+        """
+        found = users.identityOf(DAEMON.pw_uid, None)
+        groups = tuple(os.getgrouplist(DAEMON.pw_name, DAEMON.pw_gid))
+        self.assertEqual((found.uid, found.gid), (DAEMON.pw_uid, DAEMON.pw_gid))
+        self.assertEqual(found.groups, groups)
+        self.assertEqual(users.nameOf(DAEMON.pw_uid), "daemon")
+
+    def test_unknown(self) -> None:
+        """
+        A number that no user has gets the group that is given, or the same number, and
+        no other groups.
+        """
+        uid = unusedUID()
+        for given, gid in ((None, uid), (7, 7)):
+            found = users.identityOf(uid, given)
+            self.assertEqual((found.uid, found.gid, found.groups), (uid, gid, ()))
+        self.assertEqual(users.nameOf(uid), str(uid))
+
+    def test_groupOfOthers(self) -> None:
+        """
+        If the group of that number is another's, a group must be given.
+        """
+        self.patch(pwd, "getpwuid", mock.Mock(side_effect=KeyError))
+        gid = grp.getgrnam("mail").gr_gid
+        error = self.assertRaises(CannotRun, users.identityOf, gid, None)
+        self.assertIn("the group of that number is mail: say which", str(error))
+        self.assertEqual(users.identityOf(gid, 7).gid, 7)
 
 
 @needsRoot

@@ -1,0 +1,28 @@
+"""
+Tests for L{portlisten._supervisor.logs}.
+"""
+
+from __future__ import annotations
+
+from twisted.logger import capturedLogs, formatEventAsClassicLogText
+from twisted.trial.unittest import SynchronousTestCase
+
+from portlisten._supervisor.logs import lineLogger
+
+
+class LineLoggerTests(SynchronousTestCase):
+    """
+    Tests for L{lineLogger}.
+    """
+
+    def test_line(self) -> None:
+        """
+        The label stands where other lines have their part of the program, and the line
+        is not changed.
+        """
+        with capturedLogs() as logged:
+            lineLogger("web-1")("{a} %s {0!r}")
+        [event] = logged
+        text = formatEventAsClassicLogText(event)
+        assert text is not None
+        self.assertTrue(text.endswith(" [web-1] {a} %s {0!r}\n"), text)
