@@ -87,7 +87,7 @@ While it runs:
         @raise SystemExit: always.
         """
         twistd = ServerOptions()
-        twistd.parseOptions(["--nodaemon", "--pidfile="])
+        twistd.parseOptions(["--nodaemon", "--no_save", "--pidfile="])
         self.parent = twistd
         _Runner(twistd, self).run()
         raise SystemExit(0)

@@ -36,7 +36,7 @@ class Limits:
     @param reactor: an L{IReactorTime}.
     """
 
-    log = Logger()
+    log = Logger(namespace="supervisor")
 
     def __init__(
         self,

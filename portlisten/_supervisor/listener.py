@@ -54,7 +54,7 @@ class SupervisedListener:
     @param givenUp: called if the listener has failed too often.
     """
 
-    log = Logger()
+    log = Logger(namespace="supervisor")
 
     def __init__(
         self,

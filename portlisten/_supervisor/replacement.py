@@ -76,7 +76,7 @@ class Replacements:
     @param ask: asks the listener.
     """
 
-    log = Logger()
+    log = Logger(namespace="supervisor")
 
     def __init__(
         self,

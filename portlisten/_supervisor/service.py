@@ -56,7 +56,7 @@ class SupervisorService(CommandService):
     @param sockets: binds the sockets.
     """
 
-    log = Logger()
+    log = Logger(namespace="supervisor")
 
     def __init__(
         self,

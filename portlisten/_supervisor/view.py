@@ -63,7 +63,7 @@ class View:
     @ivar listener: what the listener said last; L{None} while none is ready.
     """
 
-    log = Logger()
+    log = Logger(namespace="supervisor")
 
     def __init__(
         self,

@@ -71,7 +71,7 @@ class Worker:
     @ivar ready: if it is on trial, fires when it is ready, or fails with L{NotReady}.
     """
 
-    log = Logger()
+    log = Logger(namespace="supervisor")
 
     def __init__(
         self,
