@@ -1,6 +1,6 @@
 """
-C{portlisten}: the command that has C{exec}, C{each}, C{as-port}, C{drain} and
-C{undrain}.
+C{portlisten}: the command that has C{status}, C{restart}, C{stop}, C{exec}, C{each},
+C{as-port}, C{drain} and C{undrain}.
 """
 
 from __future__ import annotations
@@ -17,6 +17,9 @@ from portlisten._commands.drain import DrainOptions, UndrainOptions
 from portlisten._commands.each import EachOptions
 from portlisten._commands.execute import ExecOptions
 from portlisten._commands.options import printVersion
+from portlisten._commands.restart import RestartOptions
+from portlisten._commands.status import StatusOptions
+from portlisten._commands.stop import StopOptions
 from portlisten._process.output import show
 
 
@@ -34,6 +37,9 @@ class Options(UsageOptions):
     )
 
     subCommands: list[list[Any]] = [
+        ["status", None, StatusOptions, "Show what is going on, and what is wrong."],
+        ["restart", None, RestartOptions, "Replace workers, one after the other."],
+        ["stop", None, StopOptions, "Stop a supervisor, and all that it started."],
         ["exec", None, ExecOptions, "Run any program on the ports that are shared."],
         ["each", None, EachOptions, "Start a program for each connection."],
         [
