@@ -20,6 +20,9 @@ setup(
         (
             "share/man/man1",
             [
+                "docs/man/portlisten-status.1",
+                "docs/man/portlisten-restart.1",
+                "docs/man/portlisten-stop.1",
                 "docs/man/portlisten-exec.1",
                 "docs/man/portlisten-each.1",
                 "docs/man/portlisten-as-port.1",

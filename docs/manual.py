@@ -16,6 +16,9 @@ from portlisten._commands import (
     execute,
     hellofdpass,
     listener,
+    restart,
+    status,
+    stop,
 )
 from portlisten._commands.options import CommandOptions
 from portlisten._config.options import WIRES, Option, optionsOf
@@ -127,6 +130,37 @@ PAGES = [
         "0 if the file can be run, 1 if it has mistakes or the arguments are wrong.",
         {},
         "portlisten(8), portlisten-drain(1)",
+    ),
+    Page(
+        "portlisten-status",
+        1,
+        "show what a listener, its supervisor and its workers do",
+        status.StatusOptions,
+        "0 if all is well. 1 if something is wrong: the first lines say what. 2 if the"
+        " listener cannot be asked, or the arguments are wrong.",
+        {"SIGINT": "With --watch, the command exits as the last answer says."},
+        "portlisten-restart(1), portlisten-stop(1), portlisten-drain(1), portlisten(8)",
+    ),
+    Page(
+        "portlisten-restart",
+        1,
+        "replace workers, one after the other, without losing a connection",
+        restart.RestartOptions,
+        "0 if all workers are replaced. 1 if a new worker did not get ready: the old"
+        " ones serve on. 2 if the supervisor cannot be asked, or the arguments are"
+        " wrong. 130 after SIGINT.",
+        {"SIGINT": "The command exits. The restart goes on."},
+        "portlisten-status(1), portlisten-stop(1), portlisten-drain(1), portlisten(8)",
+    ),
+    Page(
+        "portlisten-stop",
+        1,
+        "stop a supervisor, with its listener and its workers",
+        stop.StopOptions,
+        "0 if the supervisor has ended. 1 if the time is over: the supervisor goes on to"
+        " stop. 2 if it cannot be asked, or the arguments are wrong. 130 after SIGINT.",
+        {"SIGINT": "The command exits. The supervisor goes on to stop."},
+        "portlisten-status(1), portlisten-restart(1), portlisten(8), systemctl(1)",
     ),
     Page(
         "portlisten-drain",

@@ -8,16 +8,14 @@ Both ask the listener, by its control socket, again and again until it is done.
 from __future__ import annotations
 
 import shlex
-import shutil
-import signal
-import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NoReturn
+from typing import Any
 
 from twisted.python.usage import CompleteFiles, Completer, UsageError
 
-from portlisten._commands.options import CommandOptions
+from portlisten._commands.asking import AskingOptions
+from portlisten._commands.progress import Lines, plural
 from portlisten._config.settings import (
     DrainSettings,
     OperatorSettings,
@@ -27,11 +25,9 @@ from portlisten._control.client import ControlClient
 from portlisten._control.convert import ControlError
 from portlisten._control.messages import Drain, Request, Undrain, Workers, WorkersAnswer
 from portlisten._control.status import State, WorkerState
-from portlisten._process.output import complain
 
-#: The exit codes if time ran out, and if nothing could be asked.
+#: The exit code if time ran out.
 TIME_OVER = 1
-NOT_ASKED = 2
 
 #: Seconds between two requests.
 INTERVAL_SECONDS = 0.1
@@ -41,13 +37,12 @@ INTERVAL_SECONDS = 0.1
 REJOIN_SECONDS = 1.0
 
 
-class _OperatorOptions(CommandOptions):
+class _OperatorOptions(AskingOptions):
     """
     The options of a command that asks a listener about some workers.
     """
 
     settingsType: type[OperatorSettings] = OperatorSettings
-    program = ""
 
     arguments = [
         CompleteFiles(descr="PATH"),
@@ -66,39 +61,16 @@ class _OperatorOptions(CommandOptions):
         self["path"], *self["workers"] = args
         self.checkPath(self["path"])
 
-    def refuse(self, reason: str) -> NoReturn:
+    def work(self) -> int:
         """
-        End the process with one line.
-
-        @raise SystemExit: always.
+        Find the workers, and carry the command out.
         """
-        self.complain(f"{reason} (see '{self.command} --help')")
-        raise SystemExit(NOT_ASKED)
-
-    def complain(self, message: str) -> None:
-        """
-        Write to standard error.
-        """
-        complain(self.command, message)
-
-    def run(self) -> NoReturn:
-        """
-        Run the command.
-
-        @raise SystemExit: always.
-        """
-        try:
-            settings = self.settingsType(
-                path=self["path"], workers=tuple(self["workers"]), **self.given()
-            )
-            with ControlClient(settings.path, settings.control) as client:
-                checkWorkers(settings, _ask(client, Workers()))
-                raise SystemExit(self.carryOut(client, settings))
-        except ControlError as error:
-            self.complain(str(error))
-            raise SystemExit(NOT_ASKED) from None
-        except KeyboardInterrupt:
-            raise SystemExit(128 + signal.SIGINT) from None
+        settings = self.settingsType(
+            path=self["path"], workers=tuple(self["workers"]), **self.given()
+        )
+        with ControlClient(settings.path, settings.control) as client:
+            checkWorkers(settings, _ask(client, Workers()))
+            return self.carryOut(client, settings)
 
     def carryOut(self, client: ControlClient, settings: Any) -> int:
         """
@@ -224,7 +196,7 @@ Examples:
                 )
                 return TIME_OVER
             time.sleep(INTERVAL_SECONDS)
-        progress = _Progress(settings.quiet)
+        progress = Lines(settings.quiet)
         for worker in serving:
             if worker.isNamed(settings.workers):
                 progress.say(f"{worker.name} serves")
@@ -271,13 +243,6 @@ def checkWorkers(settings: OperatorSettings, answer: WorkersAnswer) -> None:
     raise ControlError("\n".join(lines))
 
 
-def plural(count: int) -> str:
-    """
-    Write a number of connections.
-    """
-    return f"{count} connection{'' if count == 1 else 's'}"
-
-
 def describe(worker: WorkerState) -> str:
     """
     Say what is left of a worker's connections.
@@ -315,53 +280,6 @@ def runs(pid: int) -> bool:
     return state not in (b"Z", b"X")
 
 
-class _Progress:
-    """
-    Shows the progress on standard output: in one line that changes if that is a
-    terminal, and in a few lines otherwise.
-
-    @param quiet: whether to show nothing.
-    """
-
-    def __init__(self, quiet: bool) -> None:
-        self._quiet = quiet or sys.stdout is None
-        self._changes = not self._quiet and sys.stdout.isatty()
-        self._shown = False
-
-    def say(self, line: str) -> None:
-        """
-        Write a line that stays.
-        """
-        self.clear()
-        self._write(f"{line}\n")
-
-    def show(self, line: str) -> None:
-        """
-        On a terminal, write a line that the next one replaces.
-        """
-        if self._changes:
-            self.clear()
-            self._write(line[: shutil.get_terminal_size().columns - 1])
-            self._shown = True
-
-    def clear(self) -> None:
-        """
-        Remove the line of L{show}.
-        """
-        if self._shown:
-            self._write("\r\x1b[K")
-            self._shown = False
-
-    def _write(self, text: str) -> None:
-        if self._quiet:
-            return
-        try:
-            sys.stdout.write(text)
-            sys.stdout.flush()
-        except OSError:
-            self._quiet = True  # nobody reads it, and the drain goes on
-
-
 class _Watch:
     """
     Watches how workers drain.
@@ -374,7 +292,7 @@ class _Watch:
         settings: DrainSettings,
         seconds: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.progress = _Progress(settings.quiet)
+        self.progress = Lines(settings.quiet)
         self._timeout = settings.timeout
         self._seconds = seconds
         self._began = seconds()

@@ -1,6 +1,6 @@
 """
-C{portlisten}: the command that has C{exec}, C{each}, C{as-port}, C{check}, C{drain} and
-C{undrain}.
+C{portlisten}: the command that runs a supervisor, asks it, and makes workers of
+programs.
 """
 
 from __future__ import annotations
@@ -18,7 +18,10 @@ from portlisten._commands.drain import DrainOptions, UndrainOptions
 from portlisten._commands.each import EachOptions
 from portlisten._commands.execute import ExecOptions
 from portlisten._commands.options import printVersion
+from portlisten._commands.restart import RestartOptions
 from portlisten._commands.run import RunOptions
+from portlisten._commands.status import StatusOptions
+from portlisten._commands.stop import StopOptions
 from portlisten._process.output import show
 
 
@@ -30,12 +33,17 @@ class Options(UsageOptions):
     synopsis = "Usage: portlisten"
 
     longdesc = (
-        "'portlisten COMMAND --help' describes a command. The listener and the workers"
-        " are commands of twistd: 'twistd portlisten --help', 'twistd hellofdpass"
-        " --help'."
+        "'portlisten COMMAND --help' describes a command. 'portlisten run FILE' runs a"
+        " listener and its workers. A listener alone, and a worker, are commands of"
+        " twistd: 'twistd portlisten --help', 'twistd hellofdpass --help'."
     )
 
     subCommands: list[list[Any]] = [
+        ["run", None, RunOptions, "Run a listener and its workers as a file says."],
+        ["check", None, CheckOptions, "Say what 'portlisten run' would run."],
+        ["status", None, StatusOptions, "Show what is going on, and what is wrong."],
+        ["restart", None, RestartOptions, "Replace workers, one after the other."],
+        ["stop", None, StopOptions, "Stop a supervisor, and all that it started."],
         ["exec", None, ExecOptions, "Run any program on the ports that are shared."],
         ["each", None, EachOptions, "Start a program for each connection."],
         [
@@ -44,8 +52,6 @@ class Options(UsageOptions):
             AsPortOptions,
             "Make a Twisted program a worker.",
         ],
-        ["run", None, RunOptions, "Run a listener and its workers as a file says."],
-        ["check", None, CheckOptions, "Say what 'portlisten run' would run."],
         ["drain", None, DrainOptions, "Let workers finish what they serve."],
         ["undrain", None, UndrainOptions, "Let drained workers serve again."],
     ]

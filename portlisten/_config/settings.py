@@ -519,3 +519,56 @@ class CheckSettings(Settings):
 
     file: str
     quiet: bool = option(False, Flag(), "Write only errors and warnings.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TargetSettings(Settings):
+    """
+    The settings of a command that asks a supervisor, or a listener.
+
+    @ivar target: the file of C{portlisten run}, or the path of a channel; L{None} if
+        the command looks for a control socket.
+    """
+
+    target: str | None
+    control: str | None = option(
+        None,
+        File(),
+        "The control socket.",
+        shown="that of FILE, or PATH.ctl",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class StatusSettings(TargetSettings):
+    """
+    The settings of C{portlisten status}.
+    """
+
+    json: bool = option(False, Flag(), "Write all of it as JSON, in one line.")
+    watch: bool = option(False, Flag(), "Show the status anew every second.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RestartSettings(TargetSettings):
+    """
+    The settings of C{portlisten restart}.
+
+    @ivar groups: the names of groups of workers; empty for all.
+    """
+
+    groups: tuple[str, ...]
+    quiet: bool = option(False, Flag(), "Write only errors.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class StopSettings(TargetSettings):
+    """
+    The settings of C{portlisten stop}.
+    """
+
+    timeout: float = option(
+        60.0,
+        seconds(0),
+        "The most seconds to wait until the supervisor has ended.",
+    )

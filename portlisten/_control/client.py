@@ -6,10 +6,14 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import socket
+import time
 from contextlib import suppress
 from stat import S_ISSOCK
+from typing import TypeVar
 
+from portlisten import _kernel
 from portlisten._control.convert import ControlError
 from portlisten._control.messages import Answer, Request, encodeRequest, parseAnswer
 from portlisten._control.place import SUFFIX, controlPath
@@ -21,40 +25,145 @@ ANSWER_SECONDS = 10.0
 MAXIMUM_ANSWER_BYTES = 4 * 1024 * 1024
 
 
+#: For how long a client tries to be let in while too many clients are connected, and
+#: how long it pauses between two tries, in seconds.
+BUSY_SECONDS = 1.5
+PAUSE_SECONDS = 0.1
+
+_BUSY = re.compile(r"\d+ clients are connected: wait")
+_UNKNOWN = re.compile(r'unknown command "|\w+ means nothing to this listener')
+
+_Answer = TypeVar("_Answer", bound=Answer)
+
+
+class UnknownCommand(ControlError):
+    """
+    The other side does not know the command, or cannot do it.
+    """
+
+
 class ControlClient:
     """
     A connection to a listener's control socket.
 
+    @ivar channel: the path of the listener's channel.
     @param channel: the path of the listener's channel.
-    @param control: the path of its control socket; L{None} for the usual one.
+    @param control: the path of its control socket; L{None} for the usual one, and
+        empty if the listener has none.
     @raise ControlError: if the listener cannot be asked.
     """
 
     def __init__(self, channel: str, control: str | None = None) -> None:
         path = controlPath(channel, control)
-        if not path:
+        if path is None:
             raise ControlError(
                 f"{channel}{SUFFIX} is too long for a socket: --control names the"
                 " listener's control socket, if it has one"
             )
-        self._channel = channel
+        if not path:
+            raise ControlError(f"the listener at {channel} has no control socket")
+        self.channel = channel
+        self._path = path
+        # Whether this connection has had an answer, and whether any has.
+        self._answered = self._everAnswered = False
+        self._connect()
+
+    def _connect(self) -> None:
         self._received = b""
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._socket.settimeout(ANSWER_SECONDS)
         try:
-            self._socket.connect(path)
+            self._socket.connect(self._path)
         except OSError as error:
             self._socket.close()
-            raise ControlError(_explain(error, channel, path)) from None
+            raise ControlError(_explain(error, self.channel, self._path)) from None
+
+    def reconnect(self) -> None:
+        """
+        Close the connection, and connect again.
+
+        @raise ControlError: if that fails.
+        """
+        self._socket.close()
+        self._answered = False
+        self._connect()
+
+    @property
+    def pid(self) -> int:
+        """
+        The number of the process that listens on the control socket, as far as the
+        kernel knows: it is the one that called listen(2).
+
+        @return: 0 if the kernel does not tell.
+        """
+        try:
+            return _kernel.credentials(self._socket).pid
+        except OSError:
+            return 0
+
+    def process(self) -> int | None:
+        """
+        Get a pidfd of the process that called listen(2) on the control socket.
+
+        @return: the pidfd, which the caller owns; or L{None} if the kernel gives none,
+            or the process has ended.
+        """
+        try:
+            return _kernel.peerProcess(self._socket, self.pid)
+        except ProcessLookupError:
+            return None
 
     def ask(self, request: Request) -> Answer:
         """
-        Send a request, and wait for its answer.
+        Send a request, and wait for its answer.  While too many clients are connected,
+        try again for a while.
 
         @return: an answer of the request's type.
+        @raise UnknownCommand: if the listener does not know the request.
         @raise ControlError: if the listener refuses the request, does not answer it, or
             has ended.
         """
+        end = time.monotonic() + BUSY_SECONDS
+        while True:
+            try:
+                answer = self._ask(request)
+            except ControlError as error:
+                if _UNKNOWN.match(str(error)):
+                    raise UnknownCommand(str(error)) from None
+                isBusy = not self._answered and _BUSY.fullmatch(str(error))
+                if not isBusy or time.monotonic() >= end:
+                    raise
+                time.sleep(PAUSE_SECONDS)
+                self.reconnect()
+            else:
+                self._answered = self._everAnswered = True
+                return answer
+
+    def askFor(self, request: Request, kind: type[_Answer]) -> _Answer:
+        """
+        Do what L{ask} does, for an answer of a given type.
+        """
+        answer = self.ask(request)
+        assert isinstance(answer, kind)
+        return answer
+
+    def askAgain(self, request: Request, kind: type[_Answer]) -> _Answer:
+        """
+        Do what L{askFor} does.  If the connection has ended since an earlier answer, as
+        it does when this process was stopped for a while, connect again.  The request
+        may then be answered twice.
+        """
+        try:
+            return self.askFor(request, kind)
+        except UnknownCommand:
+            raise
+        except ControlError:
+            if not self._everAnswered:
+                raise
+        self.reconnect()
+        return self.askFor(request, kind)
+
+    def _ask(self, request: Request) -> Answer:
         try:
             try:
                 self._socket.sendall(encodeRequest(request))
@@ -63,7 +172,7 @@ class ControlClient:
             line = self._readLine()
         except TimeoutError:
             raise ControlError(
-                f"the listener at {self._channel} does not answer within"
+                f"the listener at {self.channel} does not answer within"
                 f" {ANSWER_SECONDS:g} s: see whether it is stopped"
             ) from None
         except OSError as error:
@@ -94,7 +203,7 @@ class ControlClient:
         return line
 
     def _ended(self) -> ControlError:
-        return ControlError(f"the listener at {self._channel} has stopped")
+        return ControlError(f"the listener at {self.channel} has stopped")
 
 
 def _explain(error: OSError, channel: str, path: str) -> str:

@@ -182,11 +182,7 @@ class CommandLineTests(ExecuteTestCase):
         There are too few arguments, or wrong ones.
         """
         for arguments, reason in [
-            (
-                [],
-                "expected a command, which is exec, each, as-port, check, drain or"
-                " undrain;",
-            ),
+            ([], "expected a command, which is run, check, status, restart, stop,"),
             (["run"], "run; the listener is 'twistd portlisten'"),
             (["--listen=80", "./s"], "the listener is 'twistd portlisten'"),
             (["exec", "--", "path"], "got 1 arguments"),

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from portlisten._commands import drain
+from portlisten._commands.progress import Lines
 
 SHOWING: Sequence[Sequence[str]] = [
     ("portlisten", "--help"),
@@ -107,6 +107,6 @@ class OutputTests(SynchronousTestCase):
         Without standard output, a drain shows no progress.
         """
         self.patch(sys, "stdout", None)
-        progress = drain._Progress(False)
+        progress = Lines(False)
         progress.show("a line")
         progress.say("a line")
