@@ -124,16 +124,21 @@ class ObstaclesTests(SynchronousTestCase):
         Nothing is in the way of a shell.
         """
         self.assertEqual(self.find(), [])
-        self.assertEqual(list(obstacles.ofUsers(SETTINGS)), [])
+        listener = replace(SETTINGS.listener, group=None)
+        settings = replace(SETTINGS, listener=listener)
+        self.assertEqual(list(obstacles.ofUsers(settings)), [])
 
     def test_program(self) -> None:
         """
         A program is looked for beside this Python first, then in PATH, and a path from
         the group's folder.
         """
-        python = os.path.basename(sys.executable)
+        folder = os.path.abspath(self.mktemp())
+        os.mkdir(folder)
+        os.symlink("/bin/true", os.path.join(folder, "beside"))
+        self.patch(sys, "executable", os.path.join(folder, "python"))
         self.patch(os, "environ", {"PATH": "/none"})
-        self.assertEqual(self.find(command=(python,)), [])
+        self.assertEqual(self.find(command=("beside",)), [])
         (problem,) = self.find(command=("sh",))
         self.assertIn("'sh' does not exist in any folder of", problem)
         self.assertTrue(problem.partition(":/none:")[1])
