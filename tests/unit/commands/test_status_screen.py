@@ -85,7 +85,7 @@ web-5       5005  987654  starting for 3 s          3 h 12 min                  
 api-1          -  987654  given up                                                             -        -                   8, last: signal 11
 (no label)  5009  987654  serving                               3 h 12 min  (no name)          0        0
 
-connections  since the start  a second
+connections  since the start
 accepted           1,204,345
 offered                    4
 claimed                    0
@@ -375,7 +375,8 @@ class TerminalTests(SynchronousTestCase):
         A terminal may be tiny.
         """
         for width in (1, 5, 20):
-            self.assertIn("w", rich(screenOf(WELL, {}), width))
+            shown = rich(screenOf(WELL, {}), width)
+            self.assertLessEqual(max(map(len, shown.splitlines())), width)
 
     def test_table(self) -> None:
         """
