@@ -349,7 +349,7 @@ class AgainTests(ScriptTestCase):
         """
         It connects again whenever it is asked, so a listener may be away for a while.
         """
-        script = self.serve(
+        script: ControlScript = self.serve(
             ANSWER,
             lambda request: script.leave(request),  # noqa: PLW0108
         )
