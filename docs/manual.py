@@ -157,8 +157,9 @@ PAGES = [
         1,
         "stop a supervisor, with its listener and its workers",
         stop.StopOptions,
-        "0 if the supervisor has ended. 1 if the time is over: the supervisor goes on to"
-        " stop. 2 if it cannot be asked, or the arguments are wrong. 130 after SIGINT.",
+        "0 if the supervisor has ended. 1 if the time is over: the supervisor goes on"
+        " to stop. 2 if it cannot be asked, or the arguments are wrong. 130 after"
+        " SIGINT.",
         {"SIGINT": "The command exits. The supervisor goes on to stop."},
         "portlisten-status(1), portlisten-restart(1), portlisten(8), systemctl(1)",
     ),

@@ -74,7 +74,7 @@ apart. With --json, it asks once. With --watch, it asks every second, until you 
 Ctrl-C; with --watch and --json, each answer is a line. The exit code is then that of
 the last answer. The extra portlisten[terminal] installs rich, for colours.
 
-Only root, and the user that started the listener, may ask the listener.
+Only root, the user that started the listener, and the listener's own user may ask it.
 
 Examples:
   portlisten status

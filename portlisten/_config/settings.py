@@ -466,50 +466,6 @@ class AsPortSettings(Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class OperatorSettings(ChannelSettings):
-    """
-    The settings of a command that asks a listener about workers.
-
-    @ivar workers: labels, and numbers of processes.
-    """
-
-    workers: tuple[str, ...]
-    control: str | None = option(
-        None,
-        File(),
-        "The listener's control socket.",
-        shown="PATH.ctl",
-    )
-    quiet: bool = option(False, Flag(), "Write only errors.")
-
-
-@dataclass(frozen=True, kw_only=True)
-class DrainSettings(OperatorSettings):
-    """
-    The settings of C{portlisten drain}.
-    """
-
-    timeout: float = option(
-        30.0,
-        seconds(0),
-        "The most seconds to wait until the workers are drained.",
-    )
-
-
-@dataclass(frozen=True, kw_only=True)
-class UndrainSettings(OperatorSettings):
-    """
-    The settings of C{portlisten undrain}.
-    """
-
-    timeout: float = option(
-        10.0,
-        seconds(0),
-        "The most seconds to wait until the workers have joined again.",
-    )
-
-
-@dataclass(frozen=True, kw_only=True)
 class CheckSettings(Settings):
     """
     The settings of C{portlisten check}.
@@ -571,4 +527,48 @@ class StopSettings(TargetSettings):
         60.0,
         seconds(0),
         "The most seconds to wait until the supervisor has ended.",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class OperatorSettings(ChannelSettings):
+    """
+    The settings of a command that asks a listener about workers.
+
+    @ivar workers: labels, and numbers of processes.
+    """
+
+    workers: tuple[str, ...]
+    control: str | None = option(
+        None,
+        File(),
+        "The listener's control socket.",
+        shown="PATH.ctl",
+    )
+    quiet: bool = option(False, Flag(), "Write only errors.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DrainSettings(OperatorSettings):
+    """
+    The settings of C{portlisten drain}.
+    """
+
+    timeout: float = option(
+        30.0,
+        seconds(0),
+        "The most seconds to wait until the workers are drained.",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class UndrainSettings(OperatorSettings):
+    """
+    The settings of C{portlisten undrain}.
+    """
+
+    timeout: float = option(
+        10.0,
+        seconds(0),
+        "The most seconds to wait until the workers have joined again.",
     )

@@ -109,9 +109,14 @@ class ControlClient:
             or the process has ended.
         """
         try:
-            return _kernel.peerProcess(self._socket, self.pid)
+            pidfd = _kernel.peerProcess(self._socket, self.pid)
         except ProcessLookupError:
             return None
+        # Since Linux 6.15, the kernel gives one of a process that has ended, too.
+        if pidfd is not None and _kernel.hasEnded(pidfd):
+            os.close(pidfd)
+            return None
+        return pidfd
 
     def ask(self, request: Request) -> Answer:
         """

@@ -4,6 +4,7 @@ Values as objects that L{json} can write, and back.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict
 from enum import Enum
@@ -11,6 +12,9 @@ from functools import cache
 from typing import Any, TypeVar
 
 _T = TypeVar("_T")
+
+#: Larger numbers mean nothing, and Python cannot divide or write some of them.
+_LARGEST = 2**63
 
 
 class ControlError(Exception):
@@ -72,13 +76,15 @@ def _converter() -> Any:
         return printable(value)
 
     def whole(value: Any, _: object) -> int:
-        if type(value) is not int:
+        if type(value) is not int or abs(value) > _LARGEST:
             raise TypeError
         return value
 
     def number(value: Any, _: object) -> float:
         if type(value) not in (int, float):
             raise TypeError
+        if not math.isfinite(value):
+            raise ValueError
         return float(value)
 
     def flag(value: Any, _: object) -> bool:

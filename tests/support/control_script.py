@@ -60,6 +60,7 @@ class ControlScript:
         self.clients = 0
         self._replies = list(replies)
         self._ends = False
+        self._client: socket.socket | None = None
         self._path = path
         self._listening = socket.socket(socket.AF_UNIX)
         self._listening.bind(path)
@@ -72,6 +73,10 @@ class ControlScript:
         Stop, and close all sockets.  May be called again.
         """
         self._ends = True
+        client = self._client
+        if client is not None:
+            with contextlib.suppress(OSError):
+                client.shutdown(socket.SHUT_RDWR)
         with socket.socket(socket.AF_UNIX) as waker, contextlib.suppress(OSError):
             waker.connect(self._path)
         self._thread.join()
@@ -89,6 +94,7 @@ class ControlScript:
             while True:
                 sock, _ = self._listening.accept()
                 with sock:
+                    self._client = sock
                     if self._ends:
                         return
                     self.clients += 1

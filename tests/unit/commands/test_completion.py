@@ -105,6 +105,18 @@ class CompletionTests(SynchronousTestCase):
             self.assertTrue(any("PATH" in each and "_files" in each for each in lines))
             self.assertTrue(any("WORKER" in each for each in lines))
 
+    def test_operator(self) -> None:
+        """
+        So it is for C{portlisten status}, C{portlisten restart} and C{portlisten stop}.
+        """
+        for command, flag in (("status", "watch"), ("restart", "quiet")):
+            lines = self.complete(portlisten.Options, command, "--")
+            self.assertIn(flag, self.line(lines, flag))
+        for command in ("status", "restart", "stop"):
+            lines = self.complete(portlisten.Options, command, "--")
+            self.assertIn("_files", self.line(lines, "control"))
+            self.assertTrue(any("FILE" in each and "_files" in each for each in lines))
+
     def test_process(self) -> None:
         """
         The command itself answers, and its completion function asks it so.

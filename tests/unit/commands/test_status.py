@@ -7,7 +7,9 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 import socket
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -58,16 +60,25 @@ class ArgumentTests(StatusTestCase):
             self.assertTrue(errors.startswith(f"portlisten status: {reason}"), errors)
             self.assertEqual(errors.count("\n"), 1)
 
+    def goElsewhere(self) -> None:
+        """
+        Take a path for the channel that is absolute, and short.
+        """
+        folder = tempfile.mkdtemp()
+        self.addCleanup(shutil.rmtree, folder)
+        self.path = os.path.join(folder, "path")
+
     def test_file(self) -> None:
         """
         The file of C{portlisten run} names the channel, and the control socket.
         """
+        self.goElsewhere()
         script = self.serve(WELL)
         with open(f"{self.path}.toml", "w") as file:
             file.write(f'path = "{self.path}"\n')
         self.assertEqual(self.call("status", f"{self.path}.toml")[0], 0)
         with open(f"{self.path}.toml", "w") as file:
-            file.write(f'path = "elsewhere"\ncontrol = "{self.path}.ctl"\n')
+            file.write(f'path = "/elsewhere"\ncontrol = "{self.path}.ctl"\n')
         self.assertEqual(self.call("status", f"{self.path}.toml")[0], 0)
         self.assertEqual(script.requests, [Status()] * 4)
 
@@ -83,6 +94,7 @@ class ArgumentTests(StatusTestCase):
         """
         The file may say that there is no control socket.
         """
+        self.goElsewhere()
         with open(f"{self.path}.toml", "w") as file:
             file.write(f'path = "{self.path}"\ncontrol = "none"\n')
         code, _, errors = self.call("status", f"{self.path}.toml")

@@ -6,21 +6,26 @@ L{portlisten._commands.tables} and L{portlisten._commands.terminal}.
 from __future__ import annotations
 
 import io
+import json
 from dataclasses import replace
 
+from hypothesis import given
+from hypothesis import strategies as st
 from rich.console import Console
 from twisted.trial.unittest import SynchronousTestCase
 
 from portlisten._commands.status_screen import isWell, rates, screenOf, userName
 from portlisten._commands.tables import Column, Mood, Screen, Table, Text, plainLines
 from portlisten._commands.terminal import ScreenView
-from portlisten._control.messages import StatusAnswer
+from portlisten._control.convert import ControlError
+from portlisten._control.messages import StatusAnswer, encodeAnswer
 from portlisten._control.status import (
     PortStatus,
     ProcessState,
     QueueStatus,
     State,
 )
+from tests.support.settings import SETTINGS
 from tests.support.statuses import (
     ALONE,
     BAD,
@@ -85,7 +90,7 @@ web-5       5005  987654  starting for 3 s          3 h 12 min                  
 api-1          -  987654  given up                                                             -        -                   8, last: signal 11
 (no label)  5009  987654  serving                               3 h 12 min  (no name)          0        0
 
-connections  since the start  a second
+connections  since the start
 accepted           1,204,345
 offered                    4
 claimed                    0
@@ -124,6 +129,33 @@ timed out                  3""",  # noqa: E501
         listener = replace(LISTENER, workers=(long,), version="9" * 500)
         lines = plain(StatusAnswer(listener)).splitlines()
         self.assertLess(max(map(len, lines)), 170)
+
+
+class AnyTests(SynchronousTestCase):
+    """
+    Tests for any answer that can come: what a listener says may be hostile.
+    """
+
+    @SETTINGS
+    @given(st.from_type(StatusAnswer), st.integers(1, 200))
+    def test_shown(self, given: StatusAnswer, width: int) -> None:
+        """
+        It can be shown in any width, without what a terminal could take for a command.
+        """
+        # Only finite numbers can come.
+        message = json.loads(encodeAnswer(given), parse_constant=lambda _: 1e300)
+        try:
+            answer = StatusAnswer.fromJSON(message)
+        except ControlError:
+            return
+        assert isinstance(answer, StatusAnswer)
+        screen = screenOf(answer, rates(answer, answer, 0.5))
+        for shown in (
+            "".join(plainLines(screen)),
+            "".join(plainLines(screen, width)),
+            rich(screen, width).replace("\n", ""),
+        ):
+            self.assertTrue(shown.isprintable(), shown)
 
 
 class WorkersTests(SynchronousTestCase):
@@ -375,7 +407,8 @@ class TerminalTests(SynchronousTestCase):
         A terminal may be tiny.
         """
         for width in (1, 5, 20):
-            self.assertIn("w", rich(screenOf(WELL, {}), width))
+            shown = rich(screenOf(WELL, {}), width)
+            self.assertLessEqual(max(map(len, shown.splitlines())), width)
 
     def test_table(self) -> None:
         """

@@ -12,11 +12,12 @@ import threading
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
 from portlisten._control import client as client_module
-from portlisten._control.client import ControlClient
+from portlisten._control.client import ControlClient, UnknownCommand
 from portlisten._control.convert import ControlError
 from portlisten._control.messages import (
     Drain,
@@ -25,11 +26,17 @@ from portlisten._control.messages import (
     encodeAnswer,
     encodeError,
     encodeRequest,
+    parseRequest,
 )
+from portlisten._control.server import MAXIMUM_CLIENTS
 from portlisten._control.status import State, WorkerState
+from tests.support.control_script import ControlScript
 from tests.support.descriptors import watchDescriptors
 
 ANSWER = WorkersAnswer((WorkerState("worker 1", "a", 1, 2, 3, 4, State.SERVING),))
+
+#: What a listener says while too many clients are connected: see L{ControlServer}.
+BUSY = f"{MAXIMUM_CLIENTS} clients are connected: wait"
 
 
 class ClientTestCase(SynchronousTestCase):
@@ -256,6 +263,171 @@ class AskTests(ClientTestCase):
         self.assertEqual(self.failure(), "the answer is too long")
 
 
+class ScriptTestCase(SynchronousTestCase):
+    """
+    A control socket that follows a script.
+    """
+
+    def setUp(self) -> None:
+        watchDescriptors(self)
+        self.channel = os.path.join(os.path.dirname(self.mktemp()), "path")
+        self.patch(client_module, "PAUSE_SECONDS", 0.005)
+
+    def serve(self, *replies: Any) -> ControlScript:
+        """
+        Serve the control socket.
+        """
+        script = ControlScript(f"{self.channel}.ctl", *replies)
+        self.addCleanup(script.end)
+        return script
+
+    def connect(self) -> ControlClient:
+        """
+        Connect.
+        """
+        client = ControlClient(self.channel)
+        self.addCleanup(client.close)
+        return client
+
+
+class AgainTests(ScriptTestCase):
+    """
+    Tests for a client that tries again.
+    """
+
+    def test_busy(self) -> None:
+        """
+        While too many clients are connected, the client tries again.
+        """
+        script = self.serve(BUSY, BUSY, ANSWER)
+        self.assertEqual(self.connect().ask(Workers()), ANSWER)
+        self.assertEqual(script.clients, 3)
+
+    def test_busyForLong(self) -> None:
+        """
+        It gives up after a while.
+        """
+        self.patch(client_module, "BUSY_SECONDS", 0.02)
+        script = self.serve(BUSY)
+        error = self.assertRaises(ControlError, self.connect().ask, Workers())
+        self.assertEqual(str(error), BUSY)
+        self.assertGreater(script.clients, 1)
+
+    def test_otherErrors(self) -> None:
+        """
+        It does not try again after another refusal, nor on a connection that had an
+        answer: the request may have been carried out.
+        """
+        script = self.serve("no", ANSWER, BUSY, ANSWER)
+        self.assertRaises(ControlError, self.connect().ask, Workers())
+        self.assertEqual(script.clients, 1)
+        client = self.connect()
+        client.ask(Workers())
+        self.assertRaises(ControlError, client.ask, Workers())
+        self.assertEqual(script.clients, 2)
+
+    def test_ended(self) -> None:
+        """
+        C{askAgain} connects again if a connection has ended that had an answer.
+        """
+        script = self.serve(ANSWER, None, ANSWER, "no request within 5 s", ANSWER)
+        client = self.connect()
+        for _ in range(3):
+            self.assertEqual(client.askAgain(Workers(), WorkersAnswer), ANSWER)
+        self.assertEqual((script.clients, len(script.requests)), (3, 5))
+
+    def test_neverAnswered(self) -> None:
+        """
+        It does not if none has had an answer.
+        """
+        script = self.serve(None, ANSWER)
+        client = self.connect()
+        self.assertRaises(ControlError, client.askAgain, Workers(), WorkersAnswer)
+        self.assertEqual(script.clients, 1)
+
+    def test_restarted(self) -> None:
+        """
+        It connects again whenever it is asked, so a listener may be away for a while.
+        """
+        script: ControlScript = self.serve(
+            ANSWER,
+            lambda request: script.leave(request),  # noqa: PLW0108
+        )
+        client = self.connect()
+        client.ask(Workers())
+        for _ in range(2):
+            error = self.assertRaises(
+                ControlError, client.askAgain, Workers(), WorkersAnswer
+            )
+            self.assertIn("no listener runs", str(error))
+        self.serve(ANSWER)
+        self.assertEqual(client.askAgain(Workers(), WorkersAnswer), ANSWER)
+
+
+class UnknownTests(ScriptTestCase):
+    """
+    Tests for commands that the other side does not know.
+    """
+
+    def test_unknown(self) -> None:
+        """
+        Both kinds of refusal are told from others.
+        """
+        older = self.assertRaises(
+            ControlError, parseRequest, b'{"version": 1, "command": "dance"}'
+        )
+        for refusal in (str(older), "stop means nothing to this listener"):
+            script = self.serve(refusal)
+            self.assertRaises(UnknownCommand, self.connect().ask, Workers())
+            script.remove()
+        self.serve("no worker is web-1")
+        error = self.assertRaises(ControlError, self.connect().ask, Workers())
+        self.assertNotIsInstance(error, UnknownCommand)
+
+
+class ProcessTests(ScriptTestCase):
+    """
+    Tests for the process at the other end.
+    """
+
+    def test_pid(self) -> None:
+        """
+        The kernel tells which process listens.
+        """
+        self.serve(ANSWER)
+        client = self.connect()
+        self.assertEqual(client.pid, os.getpid())
+        pidfd = client.process()
+        assert pidfd is not None
+        with open(f"/proc/self/fdinfo/{pidfd}") as file:
+            self.assertIn(f"\nPid:\t{os.getpid()}\n", file.read())
+        os.close(pidfd)
+
+    def test_ended(self) -> None:
+        """
+        The process may have ended, while another one holds its socket.
+        """
+        program = (
+            "import os, socket, sys\n"
+            "sock = socket.socket(socket.AF_UNIX)\n"
+            "sock.bind(sys.argv[1])\n"
+            "sock.listen()\n"
+            "if os.fork():\n"
+            "    os._exit(0)\n"
+            "print(flush=True)\n"
+            "sys.stdin.read()\n"
+        )
+        with subprocess.Popen(
+            [sys.executable, "-c", program, f"{self.channel}.ctl"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        ) as process:
+            assert process.stdout is not None
+            process.stdout.readline()
+            process.wait()
+            self.assertIsNone(self.connect().process())
+
+
 class ReactorTests(SynchronousTestCase):
     """
     The client needs no reactor.
@@ -263,13 +435,13 @@ class ReactorTests(SynchronousTestCase):
 
     def test_notImported(self) -> None:
         """
-        C{portlisten drain} does not import one.
+        C{portlisten status} does not import one.
         """
         program = (
             "import sys\n"
             "from portlisten._commands.portlisten import main\n"
             "try:\n"
-            "    main(['drain', './nothing', 'web-1'])\n"
+            "    main(['status', './nothing'])\n"
             "except SystemExit as exit:\n"
             "    print(exit.code, 'twisted.internet.reactor' in sys.modules)\n"
         )

@@ -16,11 +16,14 @@ from twisted.trial.unittest import SynchronousTestCase
 from portlisten._control import messages
 from portlisten._control.convert import ControlError
 from portlisten._control.messages import (
+    Answer,
     Drain,
+    ProgressAnswer,
     Request,
     Restart,
     Status,
     Stop,
+    StopAnswer,
     Undrain,
     Watch,
     Workers,
@@ -56,6 +59,31 @@ JSON = st.recursive(
     ),
     max_leaves=4,
 )
+
+
+class NumberTests(SynchronousTestCase):
+    """
+    Tests for numbers in answers.
+    """
+
+    def test_wrong(self) -> None:
+        """
+        A number that nobody can compute with is refused.
+        """
+
+        def answers(number: str) -> list[tuple[bytes, type[Answer]]]:
+            step = f'{{"old": "", "new": "", "state": "done", "seconds": {number}}}'
+            progress = f'{{"id": "", "what": "", "done": true, "steps": [{step}]}}'
+            return [
+                (b'{"version": 1, "pid": %s}' % number.encode(), StopAnswer),
+                (f'{{"version": 1, "progress": {progress}}}'.encode(), ProgressAnswer),
+            ]
+
+        for line, kind in answers("1"):
+            self.assertIsInstance(parseAnswer(line, kind), kind)
+        for text in ("NaN", "Infinity", "-Infinity", "1" + "0" * 400, '"1"', "true"):
+            for line, kind in answers(text):
+                self.assertRaises(ControlError, parseAnswer, line, kind)
 
 
 class RequestTests(SynchronousTestCase):
