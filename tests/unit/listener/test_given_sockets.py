@@ -9,14 +9,167 @@ import os
 import socket
 from typing import Any
 
-from twisted.trial.unittest import SynchronousTestCase
+from twisted.internet import reactor as _reactor
+from twisted.internet.task import deferLater
+from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from portlisten import _kernel
+from portlisten._config.settings import ListenerSettings
 from portlisten._control.convert import ControlError
+from portlisten._control.messages import (
+    Stop,
+    StopAnswer,
+    Workers,
+    WorkersAnswer,
+    encodeAnswer,
+    encodeRequest,
+)
+from portlisten._control.start import encodeReady
 from portlisten._listener import given_sockets
-from portlisten._listener.given_sockets import receiveStart
+from portlisten._listener.given_sockets import GivenSockets, receiveStart
+from portlisten._listener.making import makeListener
 from portlisten._model import Kind
+from portlisten._ports.binding import boundElsewhere
+from portlisten._process import exits
+from tests.support.channels import aMoment, eventually, inReactor
 from tests.support.descriptors import descriptors
+from tests.support.listeners import keepSignalHandlers
+
+reactor: Any = _reactor
+
+
+class ServiceTests(TestCase):
+    """
+    A listener on given sockets, in the real reactor.
+    """
+
+    async def setUp(self) -> None:
+        await inReactor(self)
+        keepSignalHandlers(self)
+        self.path = os.path.join(os.path.dirname(self.mktemp()), "path")
+        self.channel = socket.socket(socket.AF_UNIX)
+        self.channel.bind(self.path)
+        self.channel.listen()
+        self.channel.setblocking(False)
+        tcp = socket.create_server(("127.0.0.1", 0))
+        self.supervisor, link = socket.socketpair()
+        for each in (self.channel, tcp, self.supervisor):
+            self.addCleanup(each.close)
+        self.supervisor.setblocking(False)
+        self.stops = 0
+        self.given = GivenSockets(
+            [boundElsewhere([tcp.dup()], "", Kind.CONNECTIONS)],
+            self.channel.dup(),
+            link,
+            self.stop,
+        )
+        command = exits.Command("listener", {"nodaemon": True}, warnsOfRoot=False)
+        settings = ListenerSettings(path=self.path, grace=0.2)
+        self.service = makeListener(reactor, command, settings, self.given, 5)
+        self.service.privilegedStartService()
+        self.service.startService()
+        self.addCleanup(self.end)
+
+    async def end(self) -> None:
+        """
+        Stop it, and check that the path stays.
+        """
+        await self.service.stopService()
+        self.given.close()
+        await aMoment()
+        self.assertTrue(os.path.exists(self.path))
+        self.assertFalse(os.path.exists(f"{self.path}.ctl"))
+
+    def stop(self) -> None:
+        self.stops += 1
+
+    def heard(self) -> bytes:
+        """
+        Return what the supervisor can read.
+        """
+        try:
+            return self.supervisor.recv(4096)
+        except BlockingIOError:
+            return b""
+
+    async def test_ready(self) -> None:
+        """
+        It says that it is ready when it is told to, and then answers.
+        """
+        self.supervisor.send(encodeRequest(Workers()))
+        await aMoment()
+        self.assertEqual(self.heard(), b"")
+        self.given.sayReady()
+        self.assertEqual(self.heard(), encodeReady(os.getpid()))
+        said = b""
+
+        def answers() -> bool:
+            nonlocal said
+            said += self.heard()
+            return said == encodeAnswer(WorkersAnswer())
+
+        await eventually(answers)
+
+    async def test_gone(self) -> None:
+        """
+        If the supervisor is gone, it stops, and the sockets count as kept.
+        """
+        self.given.sayReady()
+        self.supervisor.close()
+        await eventually(lambda: self.stops)
+        self.assertTrue(self.given.keepsChannel())
+
+    async def test_goneEarlier(self) -> None:
+        """
+        The supervisor may be gone already.
+        """
+        self.supervisor.close()
+        self.given.sayReady()
+        await eventually(lambda: self.stops)
+
+    async def test_final(self) -> None:
+        """
+        After the request C{stop}, nobody keeps the sockets.
+        """
+        self.given.sayReady()
+        self.supervisor.send(encodeRequest(Stop()))
+        await eventually(lambda: self.stops)
+        self.assertFalse(self.given.keepsChannel())
+        self.assertTrue(self.heard().endswith(encodeAnswer(StopAnswer(os.getpid()))))
+
+    async def test_farewell(self) -> None:
+        """
+        While it says BYE, it turns no worker away: a worker that connects waits for the
+        next listener.
+        """
+        wire: Any = self.service._wire
+        wire._refuseWorkers()
+        with socket.socket(socket.AF_UNIX) as worker:
+            worker.connect(self.path)
+            await deferLater(reactor, 0.2)
+            accepted, _ = self.channel.accept()
+            accepted.close()
+
+    async def test_farewellForGood(self) -> None:
+        """
+        If there is no next listener, it turns workers away.
+        """
+        self.given._final = True
+        wire: Any = self.service._wire
+        wire._refuseWorkers()
+        with socket.socket(socket.AF_UNIX) as worker:
+            worker.connect(self.path)
+            worker.setblocking(False)
+            heard: list[bytes] = []
+
+            def hears() -> bool:
+                try:
+                    heard.append(worker.recv(4096))
+                except BlockingIOError:
+                    pass
+                return b"the listener stops" in b"".join(heard)
+
+            await eventually(hears)
 
 
 class ReceiveStartTests(SynchronousTestCase):
