@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import select
 import socket
 import sys
 import threading
@@ -21,6 +22,7 @@ from portlisten import _kernel
 from portlisten._control.messages import Drain, Stop, StopAnswer, Workers
 from tests.support.asynchronous import asynchronous
 from tests.support.clients import ask, read
+from tests.support.programs import command
 from tests.support.spawned import Start, steady
 from tests.support.supervised import COMMAND, Supervisor
 from tests.support.waiting import sleep, until
@@ -116,7 +118,10 @@ async def test_killed(supervisor: Supervisor, start: Start, twistd: Start) -> No
     """
     process, link = supervisor.start(start)
     await link.ready
-    workers = [twistd("hellofdpass", "./socket", "hello\n") for _ in range(2)]
+    workers = [
+        twistd("hellofdpass", "./socket", "hello\n"),
+        start(command("portlisten"), "each", "./socket", "echo", "hello"),
+    ]
     for each in workers:
         await each.says("joined the listener")
     with Clients(supervisor.port, 4) as clients:
@@ -163,6 +168,33 @@ async def test_neverAlone(supervisor: Supervisor, start: Start, twistd: Start) -
     assert await waiting == HELLO
     assert "trying" not in worker.output
     assert await process.stop() == 0
+
+
+@asynchronous
+async def test_program(folder: Path, start: Start) -> None:
+    """
+    A program under C{exec} waits likewise, and is known by its label.
+    """
+    supervisor = Supervisor(folder, share=("web=tcp:0:interface=127.0.0.1",))
+    try:
+        program = start(
+            *("/usr/bin/env", "PORTLISTEN_LABEL=web-1", command("portlisten")),
+            *("exec", "--name=web", "./socket", "sleep", "60"),
+        )
+        await until(
+            lambda: bool(select.select([supervisor.channel.socket], [], [], 0)[0]),
+            "it does not connect",
+            30,
+        )
+        process, link = supervisor.start(start)
+        await link.ready
+        await program.says("is descriptor 3")
+        (state,) = (await link.ask(Workers())).workers
+        assert (state.label, state.pid) == ("web-1", program.pid)
+        link.close()
+        assert await process.ended() == 0
+    finally:
+        supervisor.close()
 
 
 @asynchronous

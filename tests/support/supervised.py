@@ -60,7 +60,8 @@ class Supervisor:
         Start a listener, and send it the start message.
         """
         ours, theirs = socket.socketpair()
-        process = start(*COMMAND, inherited=[theirs.fileno()])
+        # The second is a stray one.
+        process = start(*COMMAND, inherited=[theirs.fileno(), ours.fileno()])
         theirs.close()
         link = ListenerLink(reactor, ours, self.broken.append)
         link.sendStart(self.settings, self.ports, self.channel.socket)
