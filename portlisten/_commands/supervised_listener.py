@@ -83,7 +83,7 @@ def _link() -> socket.socket:
 
     @raise ControlError: if it is not connected to a supervisor.
     """
-    os.closerange(LINK + 1, 2**31 - 1)
+    _closeStray()
     try:
         link = socket.socket(fileno=LINK)
         link.getpeername()
@@ -96,6 +96,22 @@ def _link() -> socket.socket:
         raise ControlError(f"descriptor {LINK} is no Unix stream socket")
     link.set_inheritable(False)
     return link
+
+
+def _closeStray() -> None:
+    """
+    Close all descriptors after the link's.  The supervisor may have passed some on by
+    mistake.
+    """
+    try:
+        stray = [int(each) for each in os.listdir("/proc/self/fd")]
+    except OSError:
+        # To try every number that is possible would take too long.
+        stray = list(range(1024))
+    for each in stray:
+        if each > LINK:
+            with suppress(OSError):
+                os.close(each)
 
 
 def _log() -> None:

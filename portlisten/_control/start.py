@@ -202,7 +202,10 @@ def _make(kind: type[_T], value: object, what: str, needed: Sequence[str]) -> _T
     for name in value:
         if name not in known:
             raise ControlError(f"{what}: {json.dumps(name)[:60]} is not known")
-    return kind(**known)
+    try:
+        return kind(**known)
+    except ValueError as error:
+        raise ControlError(f"{what}: {error}") from None
 
 
 def _fits(value: object, hint: Any) -> bool:

@@ -199,8 +199,7 @@ def receiveStart(link: socket.socket) -> tuple[StartMessage, GivenSockets]:
                 f"{len(descriptors)} descriptors came with the start message, which"
                 f" names {message.descriptors}"
             )
-        sockets = [_socket(each) for each in descriptors]
-        ports, channel = _sort(message, sockets)
+        ports, channel = _sort(message, descriptors)
         undo.pop_all()
     link.setblocking(False)
     return message, GivenSockets(ports, channel, link)
@@ -252,29 +251,20 @@ def _readLine(link: socket.socket, descriptors: list[int]) -> bytes:
     return line
 
 
-def _socket(descriptor: int) -> socket.socket:
-    """
-    Make a socket of a descriptor.  If that fails, the descriptor stays open.
-    """
-    try:
-        return socket.socket(fileno=descriptor)
-    except OSError as error:
-        raise ControlError(
-            f"a descriptor leads to no socket: {error.strerror}"
-        ) from None
-
-
 def _sort(
-    message: StartMessage, sockets: Sequence[socket.socket]
+    message: StartMessage, descriptors: Sequence[int]
 ) -> tuple[list[BoundPort], socket.socket]:
     """
     Find out which socket is which.
 
-    @return: the ports, and the channel's socket.  The sockets belong to the caller.
-    @raise ControlError: if a socket does not fit the message.  All sockets have lost
-        their descriptors then, which stay open.
+    @return: the ports, and the channel's socket.  The descriptors belong to them.
+    @raise ControlError: if a socket does not fit the message.  All descriptors stay
+        open then.
     """
+    sockets: list[socket.socket] = []
     try:
+        for each in descriptors:
+            sockets.append(socket.socket(fileno=each))
         *others, channel = sockets
         left = iter(others)
         ports = [
@@ -284,9 +274,13 @@ def _sort(
         if channel.family != socket.AF_UNIX or not _isListening(channel):
             raise ControlError("the channel's socket is no Unix socket that listens")
         channel.setblocking(False)
-    except BaseException:
+    except BaseException as error:
         for sock in sockets:
             sock.detach()
+        if isinstance(error, OSError):
+            raise ControlError(
+                f"a descriptor leads to no socket: {error.strerror}"
+            ) from None
         raise
     return ports, channel
 

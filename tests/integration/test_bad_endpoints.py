@@ -154,14 +154,14 @@ HELLO2[12:14] = b"\x00\x02"
 @asynchronous
 async def test_anotherServer(twistd: Start, folder: Path) -> None:
     """
-    A server that is no listener, or a listener of another version, gets one line, even
-    if it never answers.
+    A server that is no listener, or a listener of another version, gets one line.  If
+    it never answers, the worker waits, and says so.
     """
     cases = {
         "garbage": (b"220 mail.example.com ESMTP\r\n", "frame of the unknown type"),
         "zeros": (bytes(4096), "frame of the unknown type"),
         "version": (bytes(HELLO2), "the peer speaks version 2"),
-        "silence": (b"", "no HELLO"),
+        "silence": (b"", ""),
     }
     ports = [
         reactor.listenUNIX(str(folder / name), another(words))
@@ -169,10 +169,12 @@ async def test_anotherServer(twistd: Start, folder: Path) -> None:
     ]
     try:
         workers = {name: web(twistd, f"portlisten:./{name}") for name in cases}
+        silent = workers.pop("silence")
         for name, worker in workers.items():
             await waits(
                 worker, f"/{name},.* cannot serve this worker: .*{cases[name][1]}"
             )
+        await silent.says("waiting for the listener at ./silence: no HELLO has come")
     finally:
         for port in ports:
             await port.stopListening()

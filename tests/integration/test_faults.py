@@ -410,7 +410,7 @@ async def test_whoMayBeListener(twistd: Start, folder: Path) -> None:
         other = twistd(
             "hellofdpass", "--listener-user=nobody", "./socket", "hello", uid="daemon"
         )
-        await other.says("Server Shut Down|no HELLO within", 10)
+        await other.says("Server Shut Down|no HELLO has come", 10)
     finally:
         os.kill(pid, 9)
         os.waitpid(pid, 0)

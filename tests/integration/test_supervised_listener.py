@@ -6,7 +6,9 @@ from __future__ import annotations
 
 import json
 import os
+import pwd
 import re
+import select
 import socket
 import sys
 import threading
@@ -21,6 +23,9 @@ from portlisten import _kernel
 from portlisten._control.messages import Drain, Stop, StopAnswer, Workers
 from tests.support.asynchronous import asynchronous
 from tests.support.clients import ask, read
+from tests.support.ports import freePort
+from tests.support.processes import SOURCE
+from tests.support.programs import command, moduleFor
 from tests.support.spawned import Start, steady
 from tests.support.supervised import COMMAND, Supervisor
 from tests.support.waiting import sleep, until
@@ -116,7 +121,10 @@ async def test_killed(supervisor: Supervisor, start: Start, twistd: Start) -> No
     """
     process, link = supervisor.start(start)
     await link.ready
-    workers = [twistd("hellofdpass", "./socket", "hello\n") for _ in range(2)]
+    workers = [
+        twistd("hellofdpass", "./socket", "hello\n"),
+        start(command("portlisten"), "each", "./socket", "echo", "hello"),
+    ]
     for each in workers:
         await each.says("joined the listener")
     with Clients(supervisor.port, 4) as clients:
@@ -163,6 +171,67 @@ async def test_neverAlone(supervisor: Supervisor, start: Start, twistd: Start) -
     assert await waiting == HELLO
     assert "trying" not in worker.output
     assert await process.stop() == 0
+
+
+@asynchronous
+async def test_program(folder: Path, start: Start) -> None:
+    """
+    A program under C{exec} waits likewise, and is known by its label.
+    """
+    supervisor = Supervisor(folder, share=("web=tcp:0:interface=127.0.0.1",))
+    try:
+        program = start(
+            *("/usr/bin/env", "PORTLISTEN_LABEL=web-1", command("portlisten")),
+            *("exec", "--name=web", "./socket", "sleep", "60"),
+        )
+        await until(
+            lambda: bool(select.select([supervisor.channel.socket], [], [], 0)[0]),
+            "it does not connect",
+            30,
+        )
+        process, link = supervisor.start(start)
+        await link.ready
+        await program.says("is descriptor 3")
+        (state,) = (await link.ask(Workers())).workers
+        assert (state.label, state.pid) == ("web-1", program.pid)
+        link.close()
+        assert await process.ended() == 0
+    finally:
+        supervisor.close()
+
+
+@asynchronous
+async def test_unprivileged(
+    root: None, folder: Path, start: Start, twistd: Start
+) -> None:
+    """
+    It may run as another user, on ports that only root can bind.  To workers, root is
+    at the other end all the same.
+    """
+    port = freePort(80, 1024)
+    supervisor = Supervisor(folder, listen=(f"tcp:{port}:interface=127.0.0.1",))
+    try:
+        # Its Python may need to be told where this package is.
+        python = " ".join(moduleFor("nobody", "twisted")[:-2])
+        python = python.replace("PYTHONPATH=", f"PYTHONPATH={SOURCE}:")
+        process, link = supervisor.start(
+            start,
+            [
+                *("/usr/bin/setpriv", "--reuid=nobody", "--regid=nogroup"),
+                *("--clear-groups", *python.split(), *COMMAND[1:]),
+            ],
+        )
+        await link.ready
+        nobody = pwd.getpwnam("nobody").pw_uid
+        assert process.status()["Uid"].split() == [str(nobody)] * 4
+        worker = twistd(
+            "hellofdpass", "--listener-user=root", "./socket", "hello\n", uid="daemon"
+        )
+        await worker.says("joined the listener")
+        assert await answers(supervisor) == HELLO
+        assert await process.stop() == 0
+    finally:
+        supervisor.close()
 
 
 @asynchronous

@@ -55,12 +55,15 @@ class Supervisor:
     def port(self) -> int:
         return int(self.ports[0].socket.getsockname()[1])
 
-    def start(self, start: Start) -> tuple[Process, ListenerLink]:
+    def start(
+        self, start: Start, program: Sequence[str] = COMMAND
+    ) -> tuple[Process, ListenerLink]:
         """
         Start a listener, and send it the start message.
         """
         ours, theirs = socket.socketpair()
-        process = start(*COMMAND, inherited=[theirs.fileno()])
+        # The second is a stray one.
+        process = start(*program, inherited=[theirs.fileno(), ours.fileno()])
         theirs.close()
         link = ListenerLink(reactor, ours, self.broken.append)
         link.sendStart(self.settings, self.ports, self.channel.socket)

@@ -572,11 +572,35 @@ class HelloTests(ChannelTestCase):
 
     def test_silent(self) -> None:
         """
-        A listener that does not answer is left.
+        If a listener does not answer, the worker waits on, and says so once.
         """
 
         async def test() -> None:
-            listener = await self.connect()
+            with self.assertLogs("portlisten", "WARNING") as logs:
+                listener = await self.connect()
+                await asyncio.sleep(0.3)
+            self.assertEqual(
+                [each.getMessage() for each in logs.records],
+                ["waiting for the listener at channel: no HELLO has come yet"],
+            )
+            self.assertFalse(listener.hasEnded())
+            listener.say(HELLO)
+            await eventually(lambda: self.server._worker.ports)
+            self.assertEqual(listener.heard(Bye), [])
+
+        self.complete(test())
+
+    def test_silentReplaced(self) -> None:
+        """
+        If another listener has the path by then, the worker leaves the silent one.
+        """
+
+        async def test() -> None:
+            listener = await self.connect(0.2)
+            old = os.stat("channel")
+            os.rename("channel", "old")
+            self.bind()
+            self.assertNotEqual(os.stat("channel").st_ino, old.st_ino)
             await eventually(lambda: listener.heard(Bye))
             self.assertIn("no HELLO within", listener.heard(Bye)[0].reason)
             await eventually(listener.hasEnded)

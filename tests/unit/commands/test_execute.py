@@ -17,10 +17,13 @@ import socket
 import subprocess
 import sys
 import textwrap
+import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import mkdtemp
-from unittest import SkipTest
+from typing import Any
+from unittest import SkipTest, mock
 
 from twisted.python.filepath import FilePath
 from twisted.trial.unittest import SynchronousTestCase
@@ -344,11 +347,13 @@ class ReceiveTests(ExecuteTestCase):
         sockets: Sequence[socket.socket] = (),
         names: Sequence[str] = (),
         end: bool = False,
+        **options: Any,
     ) -> list[tuple[Port, int]] | None:
         """
         Receive what a listener says.
 
         @param end: whether it then goes.
+        @param options: for L{receive}.
         """
         theirs, ours = socket.socketpair()
         with theirs, ours:
@@ -359,7 +364,7 @@ class ReceiveTests(ExecuteTestCase):
             if end:
                 theirs.shutdown(socket.SHUT_WR)
             try:
-                return receive(ours, names)
+                return receive(ours, names, **options)
             finally:
                 decoder = Decoder(FROM_WORKER)
                 (hello,) = decoder.feed(theirs.recv(1000))
@@ -379,6 +384,34 @@ class ReceiveTests(ExecuteTestCase):
             os.close(descriptor)
         takes = frozenset([Kind.LISTENER, Kind.DATAGRAMS])
         self.assertEqual(self.hello, WorkerHello(1, (), takes))
+
+    def test_label(self) -> None:
+        """
+        The listener hears the label.
+        """
+        received = self.receive(
+            *self.frames, sockets=[self.tcp, self.udp], label="web-1"
+        )
+        for _, descriptor in received or []:
+            os.close(descriptor)
+        self.assertEqual(self.hello.label, "web-1")
+
+    def test_silent(self) -> None:
+        """
+        If no HELLO comes, it waits on for as long as it may.
+        """
+        theirs, ours = socket.socketpair()
+        answers = [True, True, False]
+        with theirs, ours:
+            ours.settimeout(0.01)
+            self.assertRaises(
+                TimeoutError, receive, ours, (), waitsOn=lambda: answers.pop(0)
+            )
+            self.assertEqual(answers, [])
+            # After HELLO, the sockets must come in time.
+            ours.settimeout(0.01)
+            theirs.sendall(encode(HELLO))
+            self.assertRaises(TimeoutError, receive, ours, (), waitsOn=self.fail)
 
     def test_some(self) -> None:
         """
@@ -494,6 +527,58 @@ class ProgramTests(ExecuteTestCase):
                 "portlisten exec: udp:127.0.0.1:53 is descriptor 4",
             ],
         )
+
+    def test_label(self) -> None:
+        """
+        The listener knows the program by the label of the environment.
+        """
+        listener = self.listen()
+        with mock.patch.dict(os.environ, PORTLISTEN_LABEL="web-1"):
+            process = self.run_(self.path, "true")
+        with listener.speak(*self.frames, sockets=[self.tcp, self.udp]) as sock:
+            (hello,) = Decoder(FROM_WORKER).feed(sock.recv(1000))
+            process.communicate(timeout=30)
+        assert isinstance(hello, WorkerHello)
+        self.assertEqual((hello.label, process.returncode), ("web-1", 0))
+
+    def test_patient(self) -> None:
+        """
+        A program waits for a listener that does not answer, and keeps its place.
+        """
+        listener = self.listen()
+        self.patch(execute, "ANSWER_SECONDS", 0.05)
+        lines: list[str] = []
+        self.patch(execute, "_log", lines.append)
+        found: list[Any] = []
+        thread = threading.Thread(
+            target=lambda: found.append(execute.obtain(self.path, (), (), 20))
+        )
+        thread.start()
+        try:
+            while not lines:
+                time.sleep(0.02)
+            time.sleep(0.3)
+            with listener.speak(*self.frames, sockets=[self.tcp, self.udp]):
+                thread.join(20)
+        finally:
+            thread.join(20)
+        ((sock, received),) = found
+        sock.close()
+        for _, descriptor in received:
+            os.close(descriptor)
+        self.assertEqual(
+            lines,
+            [f"waiting for the listener at {self.path}: no HELLO has come yet"],
+        )
+
+    def test_badLabel(self) -> None:
+        """
+        A label that nobody may have is an error.
+        """
+        self.listen()
+        with mock.patch.dict(os.environ, PORTLISTEN_LABEL="-"):
+            _, err = self.run_(self.path, "true").communicate(timeout=30)
+        self.assertIn("portlisten exec: PORTLISTEN_LABEL: '-' is no", err.decode())
 
     def become(self, *options: str) -> tuple[list[str], _kernel.Credentials]:
         """

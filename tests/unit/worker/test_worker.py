@@ -121,6 +121,42 @@ class ConnectingTests(WorkerTestCase):
         await self.tryAgain()
         await eventually(listener.accept)
 
+    async def test_silent(self) -> None:
+        """
+        If the listener does not say HELLO, the worker waits on, and complains once.  It
+        keeps its place in the backlog, as while a supervisor starts a listener anew.
+        """
+        listener = self.listen()
+        self.start()
+        for _ in range(5):
+            self.clock.advance(5)
+            await aMoment()
+        self.assertEqual(
+            texts(self.logged, "warn"),
+            [f"waiting for the listener at {self.path}: no HELLO has come yet"],
+        )
+        await eventually(listener.accept)
+        await eventually(lambda: self.worker.ports)
+        self.assertFalse(listener.accept())
+
+    async def test_silentReplaced(self) -> None:
+        """
+        If another listener has the path by then, the worker leaves the silent one.
+        """
+        silent = self.listen()
+        self.start()
+        os.rename(self.path, f"{self.path}.old")
+        listener = self.listen()
+        self.clock.advance(5)
+        await aMoment()
+        self.clock.advance(5)
+        await eventually(listener.accept)
+        await eventually(lambda: self.worker.ports)
+        silent.greeting = ()
+        silent.accept()
+        await eventually(lambda: silent.channel.heard(Bye))
+        os.unlink(f"{self.path}.old")
+
     async def test_noAccess(self) -> None:
         """
         If the worker may not connect, the complaint says what decides about that.
