@@ -258,7 +258,12 @@ def encodeRequest(request: Request) -> bytes:
     """
     Write a request as a line.
     """
-    return _line({"command": request.COMMAND, **asdict(request)})
+    given = {
+        name: words
+        for name, words in asdict(request).items()
+        if words or name not in request.MAY_BE_EMPTY
+    }
+    return _line({"command": request.COMMAND, **given})
 
 
 def encodeAnswer(answer: Answer) -> bytes:

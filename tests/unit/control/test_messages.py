@@ -18,7 +18,11 @@ from portlisten._control.convert import ControlError
 from portlisten._control.messages import (
     Drain,
     Request,
+    Restart,
+    Status,
+    Stop,
     Undrain,
+    Watch,
     Workers,
     WorkersAnswer,
     encodeAnswer,
@@ -34,7 +38,16 @@ WORKER = WorkerState(
     "worker 3 (web-1, pid 12, uid 7)", "web-1", 12, 7, 4, 2, State.DRAINING
 )
 
-REQUESTS = [Workers(), Drain(("web-1", "12")), Undrain(("h\u00e9 \n",))]
+REQUESTS = [
+    Workers(),
+    Drain(("web-1", "12")),
+    Undrain(("h\u00e9 \n",)),
+    Status(),
+    Restart(),
+    Restart(("web",)),
+    Watch(("7",)),
+    Stop(),
+]
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
