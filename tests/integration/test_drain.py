@@ -355,8 +355,8 @@ async def test_stranger(root: None, site: Site, start: Start) -> None:
         stranger = start(*program, name, "./socket", "web-1")
         assert await stranger.ended() == 2
         assert stranger.errors == (
-            f"portlisten {name}: ./socket.ctl: Permission denied; only root and the"
-            " user that started the listener may ask it\n"
+            f"portlisten {name}: ./socket.ctl: Permission denied; only root, the"
+            " user that started the listener and the listener's own user may ask it\n"
         )
 
 

@@ -4,7 +4,10 @@ Tests for L{portlisten._control.problems}.
 
 from __future__ import annotations
 
-from dataclasses import replace
+import json
+import re
+from dataclasses import asdict, replace
+from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -21,6 +24,10 @@ from portlisten._control.status import (
     SupervisorStatus,
     WorkerStatus,
 )
+from portlisten._policy.counters import ENDS, Counters
+from portlisten._policy.inventory import Whereabouts
+
+DOCS = Path(__file__).parents[3] / "docs"
 
 PORT = PortStatus("https", "tcp:0.0.0.0:443", False, 1, 0)
 SHARED = PortStatus("dns", "tcp:0.0.0.0:53", True, 2, 0)
@@ -252,6 +259,34 @@ class ListenerTests(ProblemsTestCase):
         The answer's own problems do not count.
         """
         self.assertEqual(problems(StatusAnswer(LISTENER, problems=("x",))), ())
+
+    def test_document(self) -> None:
+        """
+        The answer in the document can be read, adds up, and has its problem.
+        """
+        text = (DOCS / "control.md").read_text("utf-8")
+        (example,) = re.findall("```json\n(.*?)```", text, re.DOTALL)
+        answer = parseAnswer(example.encode(), StatusAnswer)
+        listener = answer.listener
+        assert listener is not None
+        ends = [listener.counters[name] for name in ENDS]
+        total = sum(ends) + sum(listener.held.values())
+        self.assertEqual(listener.counters["accepted"], total)
+        self.assertEqual(listener.counters.keys(), asdict(Counters()).keys())
+        self.assertEqual(listener.held.keys(), asdict(Whereabouts(0, 0, 0, 0)).keys())
+        self.assertEqual(problems(answer), answer.problems)
+        written = json.loads(encodeAnswer(answer))
+        self.assertEqual(written, json.loads(example))
+
+    def test_documentedSum(self) -> None:
+        """
+        The document lists all numbers of the sum.
+        """
+        text = (DOCS / "control.md").read_text("utf-8")
+        part = text.partition("### The sum")[2].partition("The names from")[0]
+        listed = re.findall(r"^\| `([\w.]+)`", part, re.MULTILINE)
+        held = [f"held.{name}" for name in asdict(Whereabouts(0, 0, 0, 0))]
+        self.assertEqual(listed, [*held, *ENDS])
 
     def test_written(self) -> None:
         """
