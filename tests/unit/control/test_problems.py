@@ -221,6 +221,20 @@ class ListenerTests(ProblemsTestCase):
             ],
         )
 
+    def test_mustWait(self) -> None:
+        """
+        A worker must wait, since others died.
+        """
+        worker = replace(WORKER, waits=True)
+        self.assertEqual(
+            self.found(worker=worker),
+            [
+                "worker 3 (web-1, pid 5689, uid 998) must wait for its first offer: the"
+                " workers before it died at once"
+            ],
+        )
+        self.assertEqual(self.found(worker=replace(worker, state=State.DRAINED)), [])
+
     def test_drains(self) -> None:
         """
         A worker drains for long.

@@ -218,6 +218,19 @@ class ReporterTests(RosterTestCase):
         self.clock.advance(0.5)
         self.assertEqual([each.draining for each in self.status().workers], [2.0, 0.5])
 
+    def test_mustWait(self) -> None:
+        """
+        A worker that must wait, since others died at once, is told apart.
+        """
+        for number in (1, 2):
+            self.die(self.web(number=number))
+        self.web(number=3)
+        self.assertTrue(self.worker().waits)
+        (problem, *_) = [each for each in self.answer().problems if "worker 3" in each]
+        self.assertIn("must wait for its first offer", problem)
+        self.clock.pump([0.5] * 10)
+        self.assertFalse(self.worker().waits)
+
     def test_undrained(self) -> None:
         """
         A worker that only shares serves again without another channel.
