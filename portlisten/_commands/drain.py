@@ -112,7 +112,7 @@ Such a program accepts on its socket until it is stopped.
 If the time is over, or SIGINT comes, the workers stay drained. To let them serve again,
 use 'portlisten undrain', or start them anew.
 
-Only root, and the user that started the listener, may ask the listener.
+Only root, the user that started the listener, and the listener's own user may ask it.
 
 Examples:
   PORTLISTEN_LABEL=web-1 twistd -n web --listen=portlisten:/run/web.sock &
@@ -171,7 +171,7 @@ class UndrainOptions(_OperatorOptions):
 The listener ends the worker's channel, and the worker joins again at once. The
 connections that it still serves go on. A worker that was not drained goes on as before.
 
-Only root, and the user that started the listener, may ask the listener.
+Only root, the user that started the listener, and the listener's own user may ask it.
 
 Examples:
   portlisten undrain /run/web.sock web-1

@@ -217,8 +217,8 @@ def _explain(error: OSError, channel: str, path: str) -> str:
     """
     if error.errno == errno.EACCES:
         return (
-            f"{path}: {error.strerror}; only root and the user that started the"
-            " listener may ask it"
+            f"{path}: {error.strerror}; only root, the user that started the listener"
+            " and the listener's own user may ask it"
         )
     if error.errno == errno.ENOENT and os.path.lexists(channel):
         if not _isSocket(channel):

@@ -198,12 +198,11 @@ class Client(Protocol):
         self._transport.unregisterProducer()
         self._transport.loseConnection()
 
-    def makeWay(self) -> None:
+    def makeWay(self, reason: str) -> None:
         """
-        Close for another client, and say so if that is possible at once.
+        Close for another client, and say why if that is possible at once.
         """
         if not self._unsent:
-            reason = "too many other clients are connected: try again"
             self._write(encodeError(reason))
         self.end()
 

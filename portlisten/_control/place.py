@@ -5,12 +5,14 @@ Where the control socket of a listener is, and who may connect to it.
 from __future__ import annotations
 
 import os
-
-from twisted.logger import Logger
+from typing import TYPE_CHECKING
 
 from portlisten._channel import paths
 from portlisten._kernel import MAXIMUM_PATH
 from portlisten.errors import PathError
+
+if TYPE_CHECKING:
+    from twisted.logger import Logger
 
 #: What is added to the channel's path.
 SUFFIX = ".ctl"
@@ -20,8 +22,6 @@ MODE = 0o600
 
 #: How many clients may wait to be accepted.
 BACKLOG = 128
-
-log = Logger()
 
 
 def controlPath(channel: str, given: str | None = None) -> str | None:
@@ -64,10 +64,17 @@ def bindControl(channel: str, path: str, owner: int | None = None) -> paths.Boun
             paths.giveToUser(path, MODE, owner)
         except (PathError, OSError) as error:
             reason = str(error.strerror if isinstance(error, OSError) else error)
-            log.warn(
+            _log().warn(
                 "uid {owner} cannot use the control socket, and only root can:"
                 " {reason}",
                 owner=owner,
                 reason=reason,
             )
     return bound
+
+
+def _log() -> Logger:
+    # Clients use this module as well, and need no Twisted.
+    from twisted.logger import Logger
+
+    return Logger(__name__)

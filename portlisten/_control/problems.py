@@ -132,6 +132,12 @@ def _ofWorker(worker: WorkerStatus) -> Iterator[_Problem]:
     if worker.unanswered >= CLAIM_SECONDS:
         seconds = _seconds(worker.unanswered)
         yield _HANGS, f"{worker.name} hangs: an offer is unclaimed for {seconds}"
+    if worker.waits and worker.state is State.SERVING:
+        yield (
+            _FAILS,
+            f"{worker.name} must wait for its first offer: the workers before it died"
+            " at once",
+        )
     if worker.draining >= DRAIN_SECONDS and worker.state is not State.DRAINED:
         left = f"{_count(worker.left, 'connection')} left"
         if worker.state is State.UNKNOWN:

@@ -40,6 +40,9 @@ MAXIMUM_CLIENTS = 8
 #: How long accepting pauses if descriptors or memory run out, in seconds.
 RETRY_SECONDS = 0.1
 
+#: What a client is told that finds no place, or must make way.
+_BUSY = f"{MAXIMUM_CLIENTS} clients are connected: wait"
+
 #: Answers requests of one type, now or later.  The second argument is the client.
 Handler: TypeAlias = "Callable[[Any, _kernel.Credentials], Answer | Deferred[Any]]"
 
@@ -145,8 +148,8 @@ class ControlServer:
         handler = self._handlers.get(type(request))
         if handler is None:
             raise ControlError(
-                f"this process cannot {request.COMMAND}: only a supervisor can, which"
-                " 'portlisten run' starts"
+                f"{request.COMMAND} means nothing to this listener: only a supervisor"
+                " can do it, which 'portlisten run' starts"
             )
         return handler(request, credentials)
 
@@ -202,9 +205,7 @@ class ControlServer:
             self._turnAway(sock, f"uid {credentials.uid} may not ask: {self._rule()}")
             return
         if len(self._clients) >= MAXIMUM_CLIENTS and not self._makePlace():
-            self._turnAway(
-                sock, f"{MAXIMUM_CLIENTS} clients wait for their answers: try again"
-            )
+            self._turnAway(sock, _BUSY)
             return
         client = Client(
             self._reactor, credentials, self.answer, self._active, self._left
@@ -234,7 +235,7 @@ class ControlServer:
         if not clients:
             return False
         client = next((each for each in clients if each.idle), clients[0])
-        client.makeWay()
+        client.makeWay(_BUSY)
         # Its connection is closed in the next turn of the reactor.
         self._left(client)
         return True

@@ -130,6 +130,8 @@ class WorkerStatus(WorkerState):
     @ivar draining: how long ago it began to drain, in seconds; 0 if it serves.
     @ivar unanswered: for how long its oldest offer is not claimed, in seconds; 0 if no
         offer waits for it.
+    @ivar waits: whether it gets no offers for now, since workers of its user that
+        joined before it died at once.
     """
 
     number: int
@@ -141,6 +143,7 @@ class WorkerStatus(WorkerState):
     claimed: int
     draining: float = 0.0
     unanswered: float = 0.0
+    waits: bool = False
 
 
 @dataclass(frozen=True)

@@ -230,6 +230,7 @@ class Roster:
             claimed=holdings.claimed,
             draining=0.0 if entry.since is None else round(seconds - entry.since, 3),
             unanswered=round(holdings.unanswered, 3),
+            waits=self._newcomers.waits(channel),
         )
 
     def _beginDrain(self, entry: _Entry) -> None:

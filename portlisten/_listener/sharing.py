@@ -122,7 +122,7 @@ class Sharing:
             True,
             len(holders),
             waiting,
-            bool(waiting) and any(map(self._queues.unserved, sockets)),
+            bool(waiting and holders) and any(map(self._queues.unserved, sockets)),
         )
 
     def addWorker(self, channel: IChannel, ports: Iterable[Port]) -> bool:

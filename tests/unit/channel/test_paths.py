@@ -539,6 +539,68 @@ class SwapTests(PathTestCase):
 
         self.patch(os, "chown", missing)
         self.assertRefused("without /proc: mount it", group=os.getegid())
+        bound = self.bind(0o600)
+        error = self.assertRaises(PathError, paths.giveToUser, self.path, 0o600, 1)
+        self.assertIn("away without /proc: mount it, in a chroot as well", str(error))
+        self.assertNotIn("--group", str(error))
+        self.assertTrue(bound.remove())
+
+
+class UserTests(PathTestCase):
+    """
+    Tests for L{paths.giveToUser}.
+    """
+
+    @asRoot
+    def test_given(self) -> None:
+        """
+        The owner changes, and nothing else.
+        """
+        self.bind(0o600)
+        before = os.lstat(self.path)
+        paths.giveToUser(self.path, 0o600, 54321)
+        after = os.lstat(self.path)
+        self.assertEqual((after.st_uid, after.st_gid), (54321, before.st_gid))
+        self.assertEqual((after.st_mode, after.st_ino), (before.st_mode, before.st_ino))
+
+    def test_spared(self) -> None:
+        """
+        The owner of another file is not changed that a user has put there.
+        """
+        chowned: list[object] = []
+        self.patch(os, "chown", lambda *each: chowned.append(each))
+        target, other = self.mktemp(), self.mktemp()
+        with open(target, "w"):
+            pass
+        for sock, mode in ((other, 0o640), (f"{other}2", 0o600)):
+            with socket.socket(socket.AF_UNIX) as made:
+                made.bind(sock)
+            os.chmod(sock, mode)
+        for put in (
+            partial(os.link, target),
+            partial(os.symlink, os.path.abspath(target)),
+            partial(os.symlink, os.path.abspath(f"{other}2")),
+            partial(os.rename, other),
+            partial(os.link, f"{other}2"),
+        ):
+            put(self.path)
+            self.assertRaises(
+                (PathError, OSError), paths.giveToUser, self.path, 0o600, 1
+            )
+            os.unlink(self.path)
+        self.assertEqual(chowned, [])
+        os.rename(f"{other}2", self.path)
+        paths.giveToUser(self.path, 0o600, 1)
+        self.assertEqual(len(chowned), 1)
+
+    def test_missing(self) -> None:
+        """
+        If the name is gone, /proc is not blamed.
+        """
+        error = self.assertRaises(
+            FileNotFoundError, paths.giveToUser, self.path, 0o600, 1
+        )
+        self.assertEqual(error.filename, self.path)
 
 
 class LockTests(PathTestCase):

@@ -58,6 +58,31 @@ class ReadingTests(TransportTestCase):
         for descriptor in self.protocol.descriptors:
             os.close(descriptor)
 
+    def test_paused(self) -> None:
+        """
+        If the protocol wants to read no more, neither bytes nor the end are read.
+        """
+        heard = self.protocol.dataReceived
+
+        def pause(data: bytes) -> None:
+            heard(data)
+            self.transport.pauseProducing()
+
+        self.patch(self.protocol, "dataReceived", pause)
+        for data in (b"one", b"two"):
+            # Messages with descriptors are not read together.
+            socket.send_fds(self.peer, [data], [self.peer.fileno()])
+        self.peer.shutdown(socket.SHUT_WR)
+        self.assertIsNone(self.transport.doRead())
+        self.assertEqual(self.protocol.data, b"one")
+        self.transport.resumeProducing()
+        self.assertIsNone(self.transport.doRead())
+        self.assertEqual(self.protocol.data, b"onetwo")
+        self.transport.resumeProducing()
+        self.assertIsInstance(self.transport.doRead(), ConnectionDone)
+        for descriptor in self.protocol.descriptors:
+            os.close(descriptor)
+
     def test_end(self) -> None:
         """
         The peer's end is the end, once all was read.

@@ -8,10 +8,13 @@ import os
 import socket
 import stat
 
+from twisted.logger import capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 
+from portlisten._channel import paths
 from portlisten._control.place import bindControl, controlPath
 from portlisten.errors import PathError
+from tests.support.channels import texts
 from tests.support.descriptors import watchDescriptors
 
 
@@ -53,6 +56,45 @@ class PlaceTests(SynchronousTestCase):
         with socket.socket(socket.AF_UNIX) as client:
             client.connect(path)
         self.assertTrue(bound.remove())
+
+    def test_owner(self) -> None:
+        """
+        The path is given to its owner after it is bound.
+        """
+        given: list[tuple[object, ...]] = []
+        self.patch(paths, "giveToUser", lambda *each: given.append(each))
+        path = f"{self.channel}.ctl"
+        bound = bindControl(self.channel, path, 54321)
+        self.addCleanup(bound.socket.close)
+        self.assertEqual(given, [(path, 0o600, 54321)])
+        bound.remove()
+        bindControl(self.channel, path).socket.close()
+        self.assertEqual(len(given), 1)
+
+    def test_notGiven(self) -> None:
+        """
+        If that is impossible, a line says so, and the listener starts all the same.
+        """
+        for error, reason in (
+            (PermissionError(1, "Operation not permitted"), "Operation not permitted"),
+            (PathError("it changed"), "it changed"),
+        ):
+
+            def fail(*_: object, error: Exception = error) -> None:
+                raise error
+
+            self.patch(paths, "giveToUser", fail)
+            with capturedLogs() as logged:
+                bound = bindControl(self.channel, f"{self.channel}.ctl", 54321)
+            bound.remove()
+            bound.socket.close()
+            self.assertEqual(
+                texts(logged, "warn"),
+                [
+                    "uid 54321 cannot use the control socket, and only root can:"
+                    f" {reason}"
+                ],
+            )
 
     def test_taken(self) -> None:
         """

@@ -211,7 +211,7 @@ class ServerTests(TestCase):
         self.assertEqual(await self.refused(b"hello\n"), "the request is no JSON")
         self.assertIn("unknown command", await self.refused(b'{"version": 1}\n'))
         error = await self.refused(encodeRequest(Drain(("a",))))
-        self.assertIn("this process cannot drain: only a supervisor can", error)
+        self.assertIn("drain means nothing to this listener: only a superv", error)
         await self.works()
 
     async def test_afterRefusal(self) -> None:
@@ -325,7 +325,7 @@ class ServerTests(TestCase):
             await self.works()
             self.assertTrue(clients[ended].hasEnded())
             (error,) = clients[ended].errors
-            self.assertEqual(error, "too many other clients are connected: try again")
+            self.assertEqual(error, "8 clients are connected: wait")
             clients.append(self.connect())
             await self.aMoment()
         self.assertFalse(clients[0].hasEnded())
@@ -474,7 +474,7 @@ class ServerTests(TestCase):
         self.server._handlers = {Workers: wait}
         clients = await self.fill(ASK)
         self.assertEqual(len(waiting), MAXIMUM_CLIENTS)
-        error = "8 clients wait for their answers: try again"
+        error = "8 clients are connected: wait"
         self.assertEqual(await self.refused(b""), error)
         clients[3].socket.close()
         await self.aMoment()

@@ -11,21 +11,35 @@ import socket
 import stat
 import sys
 
+from portlisten import _kernel
+from portlisten._control.convert import ControlError
 from portlisten._control.messages import (
+    Answer,
     Drain,
     Request,
+    Restart,
+    Status,
+    StatusAnswer,
+    Stop,
     Undrain,
     Workers,
     WorkersAnswer,
     encodeRequest,
     parseAnswer,
 )
-from portlisten._control.status import State
+from portlisten._control.status import ListenerStatus, State
 from portlisten._listener.channel import ListenerChannel
 from portlisten._wire import frames
-from portlisten._wire.frames import Bye, Given, Leave, Serving, WorkerHello
+from portlisten._wire.frames import (
+    Bye,
+    Given,
+    Leave,
+    ListenerHello,
+    Serving,
+    WorkerHello,
+)
 from portlisten.errors import StartFailure
-from tests.support.channels import Peer, eventually, texts
+from tests.support.channels import Peer, aMoment, eventually, texts
 from tests.support.listeners import ListenerTestCase, parse
 
 
@@ -35,6 +49,14 @@ class ControlTests(ListenerTestCase):
     """
 
     async def ask(self, request: Request) -> WorkersAnswer:
+        """
+        Ask the listener for workers.
+        """
+        answer = await self.answer(request)
+        assert isinstance(answer, WorkersAnswer)
+        return answer
+
+    async def answer(self, request: Request) -> Answer:
         """
         Ask the listener.
         """
@@ -52,9 +74,7 @@ class ControlTests(ListenerTestCase):
                 return received.endswith(b"\n")
 
             await eventually(read)
-        answer = parseAnswer(bytes(received), request.ANSWER)
-        assert isinstance(answer, WorkersAnswer)
-        return answer
+        return parseAnswer(bytes(received), request.ANSWER)
 
     async def enter(self, label: str = "web-1") -> Peer:
         """
@@ -115,6 +135,75 @@ class ControlTests(ListenerTestCase):
         self.assertEqual((await self.ask(Undrain(("web-1",)))).workers, ())
         await eventually(worker.hasEnded)
         self.assertEqual(worker.frames[-1], Bye("undrained: join again"))
+
+    async def test_status(self) -> None:
+        """
+        The listener describes itself, its ports and its workers, and what waits in the
+        kernel.
+        """
+        self.start("--queue=1", "--share=dns=udp:0:interface=127.0.0.1")
+        worker = await self.enter()
+        (hello,) = worker.heard(ListenerHello)
+        worker.say(frames.Drain())
+        await eventually(lambda: worker.heard(frames.Drained))
+        clients = [self.client(hello) for _ in range(3)]
+
+        async def listener() -> ListenerStatus:
+            answer = await self.answer(Status())
+            assert isinstance(answer, StatusAnswer)
+            assert answer.listener is not None
+            self.problems = answer.problems
+            return answer.listener
+
+        async def waits() -> ListenerStatus:
+            while (status := await listener()).held["waiting"] < 1:
+                await aMoment()
+            return status
+
+        status = await waits()
+        self.assertEqual((status.path, status.pid), (self.path, os.getpid()))
+        (state,) = status.workers
+        self.assertEqual((state.number, state.label, state.window), (1, "web-1", 4))
+        self.assertEqual(state.ports, ("",))
+        one, two = status.ports
+        self.assertEqual((one.address, one.waiting), (str(hello.ports[0].address), 2))
+        self.assertEqual((two.name, two.shared, two.waiting), ("dns", True, None))
+        self.assertEqual(len(self.problems), 2)
+        self.assertIn("the queue is full", self.problems[0].replace("its", "the"))
+        self.assertFalse(status.stopping)
+        stopped = self.service.stopService()
+        self.assertTrue((await listener()).stopping)
+        for each in clients:
+            each.close()
+        await stopped
+
+    async def test_supervisor(self) -> None:
+        """
+        A listener cannot do what needs a supervisor.
+        """
+        self.start()
+        for request in (Restart(()), Stop()):
+            with self.assertRaisesRegex(ControlError, "only a supervisor can"):
+                await self.answer(request)
+
+    async def test_users(self) -> None:
+        """
+        Root may ask, and the user that started the listener, and the user that it
+        became.  Others may not.
+        """
+        self.patch(os, "geteuid", lambda: 1001)
+        service = self.make()
+        service.privilegedStartService()
+        self.patch(os, "geteuid", lambda: 1002)
+        service.startService()
+        for uid in (0, 1001, 1002, 1003):
+            credentials = _kernel.Credentials(7, uid, 0)
+            self.patch(_kernel, "credentials", lambda sock, found=credentials: found)
+            if uid < 1003:
+                self.assertEqual((await self.ask(Workers())).workers, ())
+            else:
+                with self.assertRaisesRegex(ControlError, "uid 1003 may not ask"):
+                    await self.ask(Workers())
 
     async def test_mode(self) -> None:
         """
