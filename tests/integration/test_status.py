@@ -21,9 +21,9 @@ from twisted.internet.threads import deferToThread
 
 from tests.support.asking import ask, client
 from tests.support.asynchronous import asynchronous
-from tests.support.spawned import Process, Start, listening, steady
+from tests.support.spawned import Process, Start, listening, settled, steady
 from tests.support.users import unusedUID
-from tests.support.waiting import PATIENCE, sleep, together, until
+from tests.support.waiting import PATIENCE, sleep, together
 
 #: The counters of how connections end, as the document lists them.
 ENDS = (
@@ -303,7 +303,9 @@ async def test_leaks(twistd: Start, folder: Path, control: Control) -> None:
     listener = twistd("portlisten", "--listen", LOOPBACK, "./socket")
     port = await listening(listener)
     await worker(twistd, "web-1", folder)
-    await control.status()
+    # The first connection makes the listener open a descriptor that it keeps.
+    assert b"hello" in await ask(port, GET)
+    await control.shows(lambda each: each["listener"]["counters"]["finished"] == 1)
     before = await steady(listener)
 
     def call() -> None:
@@ -328,7 +330,7 @@ async def test_leaks(twistd: Start, folder: Path, control: Control) -> None:
     await deferToThread(crowd)
     assert b"hello" in await ask(port, GET)
     await control.status()
-    await until(lambda: listener.descriptors() == before, "the same descriptors")
+    assert await settled(listener, before) == before
 
 
 @asynchronous
