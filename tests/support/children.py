@@ -4,11 +4,20 @@ Python processes that tests start, and a stand-in for a reactor.
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
 from twisted.internet.error import ReactorNotRunning
 from twisted.trial.unittest import SynchronousTestCase
+
+
+def children() -> set[int]:
+    """
+    The processes that this one has started, and has not waited for.
+    """
+    with open(f"/proc/self/task/{os.getpid()}/children") as file:
+        return {int(each) for each in file.read().split()}
 
 
 class Child:

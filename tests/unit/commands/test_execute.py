@@ -186,7 +186,6 @@ class CommandLineTests(ExecuteTestCase):
         """
         for arguments, reason in [
             ([], "expected a command, which is run, check, status, restart, stop,"),
-            (["run"], "run; the listener is 'twistd portlisten'"),
             (["--listen=80", "./s"], "the listener is 'twistd portlisten'"),
             (["exec", "--", "path"], "got 1 arguments"),
             (["exec", "path", "--"], "got 1 arguments"),

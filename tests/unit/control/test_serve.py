@@ -37,7 +37,7 @@ class ServeTests(TestCase):
         self.pids: list[int] = []
         self.ended = 0
         self.refuses = False
-        self.server = ControlServer(self.reactor, None, {Workers: self.answer})
+        self.server = ControlServer(self.reactor, None, {Workers: self.answer}, ())
         self.client, theirs = socket.socketpair()
         self.client.setblocking(False)
         self.received = b""
@@ -67,6 +67,7 @@ class ServeTests(TestCase):
         """
         Whether so many answers have come.
         """
+        self.reactor.clock.advance(0)
         try:
             self.received += self.client.recv(65536)
         except BlockingIOError:

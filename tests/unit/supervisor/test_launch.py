@@ -24,6 +24,7 @@ from portlisten._process import forking
 from portlisten._supervisor import launch as _launch
 from portlisten._supervisor.launch import Launch, environmentFor
 from portlisten.errors import CannotRun
+from tests.support.children import children
 from tests.support.descriptors import watchDescriptors
 from tests.support.launches import (
     ENVIRONMENT,
@@ -47,13 +48,14 @@ class LaunchTestCase(SynchronousTestCase):
 
     def setUp(self) -> None:
         watchDescriptors(self)
+        self._others = children()
         self.addCleanup(self.assertNoChild)
 
     def assertNoChild(self) -> None:
         """
         Check that no process is left, not even one that has ended.
         """
-        self.assertRaises(ChildProcessError, os.waitpid, -1, os.WNOHANG)
+        self.assertEqual(children() - self._others, set())
 
     def reason(self, launch: Launch) -> str:
         """
@@ -485,7 +487,7 @@ class FailureTests(LaunchTestCase):
         pid = _launch.start(shell("sleep 99"), 2)
         with mock.patch.object(os, "kill"), mock.patch.object(os, "killpg"):
             _launch.abort(pid)
-        self.assertEqual(os.waitpid(-1, os.WNOHANG), (0, 0))
+        self.assertEqual(children() - self._others, {pid})
         os.killpg(pid, signal.SIGKILL)
         os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
         self.assertEqual(answer(shell("echo up")), ("up\n", 0))

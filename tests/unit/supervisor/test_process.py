@@ -23,6 +23,7 @@ from portlisten._supervisor.launch import Launch
 from portlisten._supervisor.process import TAIL_CHARACTERS, TAIL_LINES, Process
 from portlisten.errors import CannotRun
 from tests.support.channels import inReactor
+from tests.support.children import children
 from tests.support.launches import ENVIRONMENT, needsRoot, shell
 from tests.support.waiting import PATIENCE, until
 
@@ -62,6 +63,7 @@ class ProcessTestCase(TestCase):
         await inReactor(self)
         self.lines: list[str] = []
         self.started: list[Process] = []
+        self._others = children()
         self.addCleanup(self.endAll)
 
     async def endAll(self) -> None:
@@ -71,7 +73,7 @@ class ProcessTestCase(TestCase):
         for each in self.started:
             each.kill()
         await self.until(lambda: not any(each.running for each in self.started))
-        self.assertRaises(ChildProcessError, os.waitpid, -1, os.WNOHANG)
+        self.assertEqual(children() - self._others, set())
 
     async def until(self, condition: Any) -> None:
         """
@@ -348,7 +350,7 @@ class ProcessTests(ProcessTestCase):
         assert process._watch is not None
         process._watch.connectionLost(None)
         self.assertFalse(process.running)
-        self.assertRaises(ChildProcessError, os.waitpid, -1, os.WNOHANG)
+        self.assertEqual(children() - self._others, set())
         await self.until(lambda: ended(child))
 
     @needsRoot
@@ -373,7 +375,7 @@ class CannotStartTests(ProcessTestCase):
         @return: why.
         """
         error = self.assertRaises(CannotRun, process.start)
-        self.assertRaises(ChildProcessError, os.waitpid, -1, os.WNOHANG)
+        self.assertEqual(children() - self._others, set())
         self.assertEqual((process.running, process.ending), (False, ""))
         self.assertEqual(self.lines, [])
         return str(error)
