@@ -95,11 +95,12 @@ class DrainOptions(_OperatorOptions):
 
     longdesc = (
         "Drains workers of the listener at PATH, or of the one that 'portlisten run"
-        " FILE' runs, and waits until they are drained. WORKER is the label of a worker,"
-        " or the number of its process. A drained worker gets no new connections, and ends the connections that it keeps for"
-        " further requests. It goes on to run, and serves each request to its end. Stop"
-        " the worker when it is drained: then the stop cuts off nobody. Without"
-        " WORKER, the command lists the workers."
+        " FILE' runs, and waits until they are drained. WORKER is the label of a"
+        " worker, or the number of its process. A drained worker gets no new"
+        " connections, and ends the connections that it keeps for further requests. It"
+        " goes on to run, and serves each request to its end. Stop the worker when it"
+        " is drained: then the stop cuts off nobody. Without WORKER, the command lists"
+        " the workers."
     )
 
     epilogue = """
@@ -164,10 +165,10 @@ class UndrainOptions(_OperatorOptions):
     command = "portlisten undrain"
 
     longdesc = (
-        "Undoes 'portlisten drain': lets drained workers of the listener at PATH, or of"
-        " 'portlisten run FILE', serve again, and waits until they have joined"
-        " again. WORKER is the label of a worker, or the number of its process. Without WORKER, the command lists the"
-        " workers."
+        "Undoes 'portlisten drain': lets drained workers of the listener at PATH, or"
+        " of 'portlisten run FILE', serve again, and waits until they have joined"
+        " again. WORKER is the label of a worker, or the number of its process."
+        " Without WORKER, the command lists the workers."
     )
 
     epilogue = """
