@@ -204,11 +204,8 @@ class SupervisorService(CommandService):
         """
         Describe the state in one line.
         """
-        assert self._listener is not None
         ports = ", ".join(port.label for port in self._ports)
-        parts = [
-            f"listening on {ports}" if self._listener.ready else "no listener runs"
-        ]
+        parts = [f"listening on {ports}" if self._view.ready else "no listener runs"]
         parts += [
             f"{each.ready} of {each.settings.count} workers of {each.name} are ready"
             for each in self._groups
@@ -222,10 +219,9 @@ class SupervisorService(CommandService):
         Tell the service manager.
         """
         text = self._describe()
-        assert self._listener is not None
         if self._isReady:
             self._state.status(text)
-        elif self._listener.ready and all(each.settled for each in self._groups):
+        elif self._view.ready and all(each.settled for each in self._groups):
             self._isReady = True
             self._state.ready(text)
             self.log.info("{text}", text=text)

@@ -188,12 +188,12 @@ class Worker:
         if self.state is not ProcessState.STARTING or self._failure:
             return
         now = self._now()
+        view = self._around.view
         if self.joined is None:
             self._joined = None
-            if not self._around.view.ready:
-                # That is not the worker's fault.
-                self._since = now
-            elif now - self._since >= self._settings.ready:
+            # While no listener is ready, its time does not pass.
+            began = max(self._since, view.since)
+            if view.ready and now - began >= self._settings.ready:
                 self._fail(
                     f"it did not join the listener within {self._settings.ready:g} s"
                 )
