@@ -150,9 +150,8 @@ class Process:
 
     def stop(self, seconds: float) -> None:
         """
-        Send SIGTERM to the process itself, and kill its whole session if it has not
-        ended after so many seconds.  A second call sends nothing, and can only make the
-        time shorter.  If it does not run, do nothing.
+        Send SIGTERM to the process itself, and then do what L{killAfter} does.  A
+        second call sends nothing.  If it does not run, do nothing.
         """
         if not self.running:
             return
@@ -161,6 +160,15 @@ class Process:
             # A process that SIGSTOP stopped would not see SIGTERM.
             for number in (signal.SIGTERM, signal.SIGCONT):
                 self._signal(number)
+        self.killAfter(seconds)
+
+    def killAfter(self, seconds: float) -> None:
+        """
+        Kill its whole session if it has not ended after so many seconds.  A second call
+        can only make the time shorter.  If it does not run, do nothing.
+        """
+        if not self.running:
+            return
         timer = self._killTimer
         if timer is None or not timer.active():
             self._killTimer = self._reactor.callLater(seconds, self.kill)
