@@ -15,7 +15,7 @@ from typing import Any
 from twisted.python.usage import CompleteFiles, Completer, UsageError
 
 from portlisten._commands.asking import AskingOptions
-from portlisten._commands.progress import Lines, plural
+from portlisten._commands.progress import Lines
 from portlisten._commands.run_file import channelOf
 from portlisten._config.settings import (
     DrainSettings,
@@ -26,6 +26,7 @@ from portlisten._control.client import ControlClient
 from portlisten._control.convert import ControlError
 from portlisten._control.messages import Drain, Request, Undrain, Workers, WorkersAnswer
 from portlisten._control.status import State, WorkerState
+from portlisten._control.words import plural
 
 #: The exit code if time ran out.
 TIME_OVER = 1

@@ -8,7 +8,6 @@ import pwd
 import re
 from collections.abc import Iterator, Mapping
 
-from portlisten._commands.progress import brief, duration, plural, size
 from portlisten._commands.tables import Column, Mood, Screen, Table, Text
 from portlisten._control.messages import StatusAnswer
 from portlisten._control.status import (
@@ -21,6 +20,7 @@ from portlisten._control.status import (
     SupervisorStatus,
     WorkerStatus,
 )
+from portlisten._control.words import brief, duration, plural, size
 
 #: The counters that are shown even if they are 0.
 SHOWN = ("accepted", "offered", "claimed")

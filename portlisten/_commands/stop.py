@@ -12,11 +12,11 @@ from time import sleep
 from twisted.python.usage import CompleteFiles, UsageError
 
 from portlisten._commands.asking import AskingOptions
-from portlisten._commands.progress import duration
 from portlisten._config.settings import StopSettings
 from portlisten._control.client import ControlClient, UnknownCommand
 from portlisten._control.convert import ControlError
 from portlisten._control.messages import Stop, StopAnswer
+from portlisten._control.words import duration
 from portlisten._process.output import show
 
 #: The exit code if time ran out.

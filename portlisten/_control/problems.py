@@ -20,6 +20,7 @@ from portlisten._control.status import (
     SupervisorStatus,
     WorkerStatus,
 )
+from portlisten._control.words import duration, plural
 
 #: For how long a connection may wait before that is a problem, in seconds.
 WAIT_SECONDS = 1.0
@@ -107,7 +108,7 @@ def _ofQueue(queue: QueueStatus, listener: ListenerStatus) -> Iterator[_Problem]
         count = _wait(queue.waiting)
         yield _FULL, f"the queue of {name} is full: {count}{silent}{more}"
     elif queue.oldest >= WAIT_SECONDS:
-        workers = _count(queue.workers, "worker")
+        workers = plural(queue.workers, "worker")
         takes = _verb(queue.workers, "take")
         yield _WAITS, f"{text}, for {name}: its {workers} {takes} no more for now{more}"
 
@@ -120,7 +121,7 @@ def _ofShared(port: PortStatus) -> Iterator[_Problem]:
     elif not port.workers:
         yield _IDLE, f"nobody serves {name}"
     elif port.unserved:
-        workers = _count(port.workers, "worker")
+        workers = plural(port.workers, "worker")
         yield (
             _UNSERVED,
             f"{_wait(waiting)} on {name}, and nobody accepts there, though {workers}"
@@ -139,7 +140,7 @@ def _ofWorker(worker: WorkerStatus) -> Iterator[_Problem]:
             " at once",
         )
     if worker.draining >= DRAIN_SECONDS and worker.state is not State.DRAINED:
-        left = f"{_count(worker.left, 'connection')} left"
+        left = f"{plural(worker.left, 'connection')} left"
         if worker.state is State.UNKNOWN:
             left = "and cannot say how many connections are left"
         yield _SLOW, f"{worker.name} drains for {_seconds(worker.draining)}, {left}"
@@ -179,7 +180,7 @@ def _ofGroup(group: GroupStatus) -> Iterator[_Problem]:
                 " restart' starts it again",
             )
         elif process.state is ProcessState.WAITING and process.failures:
-            times = _count(process.failures, "time")
+            times = plural(process.failures, "time")
             yield (
                 _FAILS,
                 f"worker {label} has failed {times} in a row{_how(process)}, and starts"
@@ -192,12 +193,12 @@ def _ofGroup(group: GroupStatus) -> Iterator[_Problem]:
             yield _SLOW, f"worker {label} was started {seconds} ago, and is not ready"
     if group.ready < group.count:
         are = "is" if group.ready == 1 else "are"
-        workers = _count(group.count, "worker")
+        workers = plural(group.count, "worker")
         yield _FEW, f"{group.ready} of {workers} of {group.name} {are} ready"
 
 
 def _failures(process: ProcessStatus) -> str:
-    failures = _count(process.failures, "failure")
+    failures = plural(process.failures, "failure")
     return f"{failures}: {process.lastEnd}" if process.lastEnd else failures
 
 
@@ -215,11 +216,7 @@ def _again(process: ProcessStatus) -> str:
 
 
 def _wait(count: int) -> str:
-    return f"{_count(count, 'connection')} {_verb(count, 'wait')}"
-
-
-def _count(count: int, noun: str) -> str:
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+    return f"{plural(count, 'connection')} {_verb(count, 'wait')}"
 
 
 def _verb(count: int, verb: str) -> str:
@@ -227,4 +224,4 @@ def _verb(count: int, verb: str) -> str:
 
 
 def _seconds(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds >= 1 else f"{seconds:.1f} s"
+    return duration(seconds, exact=seconds < 1)

@@ -239,7 +239,7 @@ class ListenerTests(ProblemsTestCase):
         """
         A worker drains for long.
         """
-        name = "worker 3 (web-1, pid 5689, uid 998) drains for 120 s,"
+        name = "worker 3 (web-1, pid 5689, uid 998) drains for 2 min,"
         for state, serving, expected in (
             (State.DRAINING, 0, [f"{name} 3 connections left"]),
             (State.DRAINING, 4, [f"{name} 7 connections left"]),
