@@ -8,7 +8,6 @@ ready, the replacement stops: the new one is ended, and all others serve on.
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,6 +19,7 @@ from twisted.logger import Logger
 from portlisten._control.convert import ControlError
 from portlisten._control.messages import Answer, Drain, Request
 from portlisten._control.status import Progress, State, Step, StepState
+from portlisten._control.words import plural
 from portlisten._supervisor.group import Group
 from portlisten._supervisor.view import View
 from portlisten._supervisor.worker import NotReady, Worker
@@ -31,7 +31,7 @@ DRAIN_CHECK_SECONDS = 0.1
 #: drained, in seconds.
 REJOIN_SECONDS = 1.0
 
-#: How many operations are remembered.
+#: How many operations that are done are remembered.
 REMEMBERED = 16
 
 
@@ -69,7 +69,7 @@ class _Operation:
 
 class Replacements:
     """
-    Replaces workers.  One operation runs at a time.
+    Replaces workers.  One operation runs at a time, and the others wait for it.
 
     @param reactor: an L{IReactorTime}.
     @param view: what the listener says.
@@ -89,8 +89,9 @@ class Replacements:
         self._ask = ask
         self._lock = DeferredLock()
         self._last = 0
-        self._operations: OrderedDict[str, _Operation] = OrderedDict()
+        self._operations: dict[str, _Operation] = {}
         self._running: _Operation | None = None
+        self._restart: _Operation | None = None
         self._stopping = False
 
     @property
@@ -115,17 +116,17 @@ class Replacements:
         """
         Begin to replace all workers of some groups.
 
-        @raise ControlError: if such an operation has begun, and is not done.
+        @raise ControlError: if another restart is not done.
         """
-        for each in self._operations.values():
-            if not each.done:
-                raise ControlError(f"a {each.what} is not done yet: wait until it is")
+        last = self._restart
+        if last is not None and not last.done:
+            raise ControlError(f"a {last.what} is not done yet: wait until it is")
         names = ", ".join(each.name for each in groups)
-        operation = self._begin(
+        self._restart = self._begin(
             f"restart of {names}",
             [(group, worker) for group in groups for worker in group.workers],
         )
-        return self._describe(operation)
+        return self._describe(self._restart)
 
     def replace(self, group: Group, worker: Worker, reason: str) -> Deferred[bool]:
         """
@@ -153,8 +154,9 @@ class Replacements:
         steps = [_Step(group, worker, now) for group, worker in found]
         operation = _Operation(str(self._last), what, steps)
         self._operations[operation.id] = operation
-        while len(self._operations) > REMEMBERED:
-            self._operations.popitem(last=False)
+        over = [each.id for each in self._operations.values() if each.done]
+        for id in over[:-REMEMBERED]:
+            del self._operations[id]
         run = self._lock.run(lambda: Deferred.fromCoroutine(self._carryOut(operation)))
         run.addErrback(lambda failure: self._spoiled(operation, failure))
         return operation
@@ -172,12 +174,18 @@ class Replacements:
             for step in operation.steps:
                 await self._replace(step)
         except NotReady as error:
-            operation.error = (
-                f"{error}; the {operation.what} stops here, and the workers that are"
-                " left serve on"
-            )
-            operation.log = error.log
-            self.log.error("{error}", error=operation.error)
+            if self._stopping:
+                operation.error = (
+                    f"the supervisor stops before the {operation.what} is done"
+                )
+                self.log.info("{error}", error=operation.error)
+            else:
+                operation.error = (
+                    f"{error}; the {operation.what} stops here, and the workers that"
+                    " are left serve on"
+                )
+                operation.log = error.log
+                self.log.error("{error}", error=operation.error)
         else:
             self.log.info("the {what} is done", what=operation.what)
         operation.done = True
@@ -193,7 +201,7 @@ class Replacements:
             raise NotReady(f"{step.worker.label}: the supervisor stops", ())
         group, old = step.group, step.worker
         if old not in group.workers:
-            self._enter(step, StepState.DONE, "it was replaced meanwhile")
+            self._enter(step, StepState.DONE, "it has ended meanwhile")
             return
         self._enter(step, StepState.STARTING)
         new = group.startNew()
@@ -235,7 +243,7 @@ class Replacements:
                     "{label} is not drained after {grace:g} s: {detail}",
                     label=worker.label,
                     grace=step.group.settings.grace,
-                    detail=step.detail or f"{step.left} connections are left",
+                    detail=step.detail or f"{plural(step.left or 0)} left",
                 )
                 return
             await deferLater(self._reactor, min(DRAIN_CHECK_SECONDS, end - now))
@@ -253,6 +261,7 @@ class Replacements:
             step.detail = str(error)
             return State.SERVING
         if await self._view.refresh() is None:
+            step.detail = "the listener does not answer"
             return State.SERVING
         found = step.worker.joined
         if found is None:

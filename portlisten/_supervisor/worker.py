@@ -90,9 +90,9 @@ class Worker(RestartedProcess):
     @property
     def awaited(self) -> bool:
         """
-        Whether what the listener says next matters.
+        Whether what the listener says next decides how far it has come.
         """
-        return self.state in (ProcessState.STARTING, ProcessState.DRAINING)
+        return self.state is ProcessState.STARTING
 
     @property
     def serves(self) -> bool:
