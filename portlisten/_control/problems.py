@@ -7,6 +7,7 @@ This decides from the answer to C{status} alone, and never acts.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from portlisten._control.messages import StatusAnswer
 from portlisten._control.status import (
@@ -49,6 +50,19 @@ START_SECONDS = 30.0
 ) = range(10)
 
 _Problem = tuple[int, str]
+
+
+def diagnosed(
+    listener: ListenerStatus | None, supervisor: SupervisorStatus | None = None
+) -> StatusAnswer:
+    """
+    Make the answer to C{status}: what is going on, and what is wrong.
+
+    @param listener: the listener; L{None} if it does not answer.
+    @param supervisor: its supervisor; L{None} if it has none.
+    """
+    answer = StatusAnswer(listener, supervisor)
+    return replace(answer, problems=problems(answer))
 
 
 def problems(status: StatusAnswer) -> tuple[str, ...]:

@@ -25,14 +25,13 @@ from portlisten._control.messages import (
     Request,
     Restart,
     Status,
-    StatusAnswer,
     Stop,
     StopAnswer,
     Undrain,
     Watch,
     Workers,
 )
-from portlisten._control.problems import problems
+from portlisten._control.problems import diagnosed
 from portlisten._control.server import ControlServer
 from portlisten._control.status import SupervisorStatus
 from portlisten._listener.interfaces import ChannelPath, ISockets
@@ -111,6 +110,9 @@ class SupervisorService(CommandService):
             self._channel.remove()
             self._channel.socket.close()
             self._channel = None
+        control, self._control = self._control, None
+        if control is not None:
+            control.close()
         ports, self._ports = self._ports, ()
         for port in ports:
             port.close()
@@ -169,8 +171,6 @@ class SupervisorService(CommandService):
         assert self._listener is not None
         await self._listener.stop()
         await DeferredList([each.stop() for each in self._groups])
-        if self._control is not None:
-            self._control.close()
         self.release()
         self.log.info("all processes have ended")
         if self._code or any(each.givenUp for each in self._groups):
@@ -188,7 +188,7 @@ class SupervisorService(CommandService):
             reason=reason,
         )
         self._code = 1
-        exits.exitWith(self._reactor, 1)
+        signals.stop(self._reactor, "the listener is given up")
 
     def _isBusy(self) -> bool:
         return any(each.awaited for group in self._groups for each in group.workers)
@@ -243,7 +243,7 @@ class SupervisorService(CommandService):
 
     def _status(self) -> Answer:
         assert self._listener is not None
-        answer = StatusAnswer(
+        return diagnosed(
             self._view.listener,
             SupervisorStatus(
                 file=self._file,
@@ -254,7 +254,6 @@ class SupervisorService(CommandService):
                 operation=self._replacements.running,
             ),
         )
-        return StatusAnswer(answer.listener, answer.supervisor, problems(answer))
 
     def _answerRestart(self, request: Restart, client: _kernel.Credentials) -> Answer:
         self._check(client)
