@@ -58,14 +58,15 @@ def ofUsers(settings: RunSettings) -> Iterator[Problem]:
         if not _mayConnect(listener, uid, gids):
             yield Problem(
                 where,
-                f"{userName(uid)} may not connect to {listener.path}: let the path"
+                f"{users.nameOf(uid)} may not connect to {listener.path}: let the path"
                 f' belong to its group, as in group = "{groupName(own)}" above the'
                 " first [table], or see mode",
             )
         elif not _isAllowed(listener, owner, uid, gids):
             yield Problem(
                 where,
-                f"allow-user and allow-group leave {userName(uid)} out: add it there",
+                f"allow-user and allow-group leave {users.nameOf(uid)} out: add it"
+                " there",
             )
 
 
@@ -213,18 +214,8 @@ def _asUser(group: WorkersSettings, look: Callable[[], str]) -> str:
     with open(reader, "rb") as file:
         answer = file.read().decode("utf-8", "replace")
     os.waitpid(child, 0)
-    who = "" if group.user is None else f"as user {userName(group.user)}: "
+    who = "" if group.user is None else f"as user {users.nameOf(group.user)}: "
     return answer and f"{who}{answer}"
-
-
-def userName(uid: int) -> str:
-    """
-    Give the name of a user, or the number if there is no name.
-    """
-    try:
-        return pwd.getpwuid(uid).pw_name
-    except KeyError:
-        return str(uid)
 
 
 def groupName(gid: int) -> str:

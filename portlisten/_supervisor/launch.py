@@ -20,7 +20,6 @@ import resource
 import select
 import shutil
 import signal
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -94,8 +93,8 @@ def environmentFor(
 ) -> dict[str, str]:
     """
     Make the environment of a process: the supervisor's without what is only for the
-    supervisor, the variables of the user, and some of its own.  The folder of this
-    Python comes first in C{PATH}, so that C{twistd} is the one beside it.
+    supervisor, the variables of the user, and some of its own.  C{PATH} is that of
+    L{programs.searchPath}.
 
     @param inherited: the environment of the supervisor.
     @param uid: the user of the process; L{None} for the supervisor's own.  If no user
@@ -109,11 +108,7 @@ def environmentFor(
         if key not in _OWN_VARIABLES and not key.startswith("SUDO_")
     }
     made = _ofUser(uid, kept)
-    folder = os.path.dirname(sys.executable)
-    path = made.get("PATH", os.defpath)
-    if folder and path.split(os.pathsep)[0] != folder:
-        path = os.pathsep.join([folder, path])
-    made["PATH"] = path
+    made["PATH"] = programs.searchPath(made)
     made.setdefault("PYTHONUNBUFFERED", "1")
     return {**made, label.VARIABLE: name, **extra}
 
