@@ -7,9 +7,6 @@ from __future__ import annotations
 import shutil
 import sys
 
-#: The exit code if a command cannot ask.
-NOT_ASKED = 2
-
 
 class Lines:
     """

@@ -11,16 +11,13 @@ from time import sleep
 
 from twisted.python.usage import CompleteFiles, UsageError
 
-from portlisten._commands.asking import AskingOptions
+from portlisten._commands.asking import TIME_OVER, AskingOptions
 from portlisten._config.settings import StopSettings
 from portlisten._control.client import ControlClient, UnknownCommand
 from portlisten._control.convert import ControlError
 from portlisten._control.messages import Stop, StopAnswer
 from portlisten._control.words import duration
 from portlisten._process.output import show
-
-#: The exit code if time ran out.
-TIME_OVER = 1
 
 #: Seconds between two looks at the control socket, if the kernel does not tell when
 #: the process ends.
