@@ -11,6 +11,7 @@ import resource
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 
+from portlisten import _kernel
 from portlisten._channel import paths
 from portlisten._config.file import RunSettings, WorkersSettings
 from portlisten._config.settings import ListenerSettings
@@ -147,11 +148,7 @@ def _ofGroup(path: str | None, group: WorkersSettings) -> Iterator[Problem]:
 def _openFiles(wanted: int | None) -> str:
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if os.geteuid() == 0:
-        try:
-            with open("/proc/sys/fs/nr_open") as file:
-                hard = int(file.read())
-        except (OSError, ValueError):
-            return ""
+        hard = _kernel.mostOpenFiles() or resource.RLIM_INFINITY
     if wanted is None or hard == resource.RLIM_INFINITY or wanted <= hard:
         return ""
     return f"{wanted} is more than this host allows: give at most {hard}"

@@ -11,13 +11,13 @@ from twisted.application.service import Application, IService
 from twisted.python.usage import CompleteFiles, UsageError
 from twisted.scripts._twistd_unix import ServerOptions, UnixApplicationRunner
 
+from portlisten import _kernel
 from portlisten._commands.check import EXAMPLE, check
 from portlisten._commands.listener import parsePorts
 from portlisten._commands.options import CommandOptions
 from portlisten._config.options import Settings
 from portlisten._config.wrong_file import WrongFile
 from portlisten._control.convert import printable
-from portlisten._listener.making import longestBacklog
 from portlisten._listener.own_sockets import OwnSockets
 from portlisten._process import exits, signals
 from portlisten._process.output import complain
@@ -148,7 +148,7 @@ def makeService(options: RunOptions, reactor: Any = None) -> IService:
             complain(options.command, printable(line))
         raise SystemExit(1) from None
     listener = settings.listener
-    backlog = listener.backlog or longestBacklog()
+    backlog = listener.backlog or _kernel.longestBacklog()
     try:
         ports = parsePorts(listener, backlog)
     except (BadDescription, PathError) as error:

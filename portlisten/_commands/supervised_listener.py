@@ -17,9 +17,10 @@ from typing import Any, NoReturn
 from twisted.logger import ILogObserver, LogLevel, eventAsText, globalLogBeginner
 from zope.interface import provider
 
+from portlisten import _kernel
 from portlisten._control.convert import ControlError
 from portlisten._listener.given_sockets import receiveStart
-from portlisten._listener.making import longestBacklog, makeListener
+from portlisten._listener.making import makeListener
 from portlisten._process import exits, forking
 from portlisten._process.output import complain
 
@@ -52,7 +53,7 @@ def run() -> NoReturn:
         exits.Command(COMMAND, {"nodaemon": True}, warnsOfRoot=False),
         settings,
         sockets,
-        settings.backlog or longestBacklog(),
+        settings.backlog or _kernel.longestBacklog(),
     )
     service.privilegedStartService()
     anyReactor.addSystemEventTrigger("before", "shutdown", service.stopService)

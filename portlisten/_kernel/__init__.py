@@ -9,6 +9,7 @@ from portlisten._kernel.clock import setTimer, timer
 from portlisten._kernel.connections import ConnectionSocket, leadsTo
 from portlisten._kernel.errors import EXHAUSTION_ERRORS, TEMPORARY_ERRORS, retry
 from portlisten._kernel.first_bytes import FirstBytes, silent
+from portlisten._kernel.host import longestBacklog, mostOpenFiles
 from portlisten._kernel.messages import (
     MAXIMUM_DESCRIPTORS,
     SO_PASSRIGHTS,
@@ -103,8 +104,10 @@ __all__ = [
     "kindOf",
     "leadsTo",
     "listens",
+    "longestBacklog",
     "mayChangeUsers",
     "maySignalUsers",
+    "mostOpenFiles",
     "offersThatFit",
     "peerProcess",
     "queueLength",

@@ -367,17 +367,10 @@ def _limitOpenFiles(number: int) -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (number, number))
     except (ValueError, OSError):
         _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        kernels = _kernel.mostOpenFiles() or "unknown"
         raise CannotRun(
             f"the limit of open files cannot be {number}: this process has {most}, and"
             f" may not raise it so far (the kernel's own limit, fs.nr_open, is"
-            f" {_mostOpenFiles()}); start the supervisor with a higher limit, as with"
+            f" {kernels}); start the supervisor with a higher limit, as with"
             " LimitNOFILE= in systemd"
         ) from None
-
-
-def _mostOpenFiles() -> str:
-    try:
-        with open("/proc/sys/fs/nr_open") as file:
-            return file.read().strip()
-    except OSError:
-        return "unknown"
