@@ -42,9 +42,10 @@ class StopOptions(AskingOptions):
     )
 
     epilogue = """
-The supervisor drains the workers, so what they serve is finished, for as long as their
-grace allows. It does the same after SIGTERM. If systemd started the supervisor, use
-'systemctl stop': systemd may start it again otherwise.
+The listener hands off all connections that wait. Then the workers get SIGTERM, and
+finish what they serve, for as long as the key stop of their group allows. The same
+happens after SIGTERM. If systemd started the supervisor, use 'systemctl stop': systemd
+may start it again otherwise.
 
 If the time of --timeout is over, or the command is interrupted, the supervisor goes on
 to stop.

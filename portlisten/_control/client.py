@@ -1,5 +1,6 @@
 """
-A client of a listener's control socket.  It blocks, and needs no event loop.
+A client of the control socket of a listener, or of its supervisor.  It blocks, and
+needs no event loop.
 """
 
 from __future__ import annotations

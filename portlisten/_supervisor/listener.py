@@ -161,6 +161,7 @@ class SupervisedListener(RestartedProcess):
         """
         Its process has ended.
         """
+        self.log.info("the listener {ending}", ending=process.ending)
         reason = self._failure if self._killed else f"it {process.ending}"
         self._hasEnded(reason, process.ending == CLEAN)
 

@@ -68,7 +68,7 @@ class ListenerLink(Protocol):
         when the listener accepts.  Fails with L{ControlError} if the link ends before.
     """
 
-    log = Logger()
+    log = Logger(namespace="supervisor")
 
     def __init__(
         self,

@@ -29,7 +29,7 @@ from portlisten._supervisor.launch import Launch
 from portlisten._supervisor.output import Output, Reader
 from portlisten.errors import CannotRun
 
-log = Logger(namespace="portlisten")
+log = Logger(namespace="supervisor")
 
 #: L{Process.ending} of a process that exited with 0.
 CLEAN = "exited with 0"
@@ -121,7 +121,9 @@ class Process:
             raise
         finally:
             os.close(writer)
-        self._output = Output(self._reactor, reader, self._line, self._outputDone)
+        self._output = Output(
+            self._reactor, reader, self._line, self._outputDone, self.label
+        )
         try:
             self._observe(pid, self._output)
         except OSError as error:
