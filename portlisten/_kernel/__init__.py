@@ -43,8 +43,7 @@ from portlisten._kernel.processes import (
 )
 from portlisten._kernel.progress import departed, untouched
 from portlisten._kernel.sessions import (
-    residentBytes,
-    sessionMembers,
+    sessionSizes,
     signalSession,
     unreadBytes,
 )
@@ -112,9 +111,8 @@ __all__ = [
     "peerProcess",
     "queueLength",
     "queued",
-    "residentBytes",
     "sendBytes",
-    "sessionMembers",
+    "sessionSizes",
     "signalSession",
     "reap",
     "receive",

@@ -26,6 +26,7 @@ from portlisten import _kernel
 from portlisten._process.forking import signalName
 from portlisten._supervisor import launch as _launch
 from portlisten._supervisor.launch import Launch
+from portlisten._supervisor.memory import MEMORY
 from portlisten._supervisor.output import Output, Reader
 from portlisten.errors import CannotRun
 
@@ -216,9 +217,7 @@ class Process:
 
         @return: 0 if it does not run.
         """
-        if not self.running:
-            return 0
-        return sum(map(_kernel.residentBytes, _kernel.sessionMembers(self.pid)))
+        return MEMORY.of(self.pid) if self.running else 0
 
     # Its end
 
