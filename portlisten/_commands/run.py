@@ -4,6 +4,7 @@ C{portlisten run}, and C{twistd portlisten-run}: the supervisor.
 
 from __future__ import annotations
 
+import signal
 from dataclasses import replace
 from typing import Any, NoReturn
 
@@ -19,8 +20,9 @@ from portlisten._config.options import Settings
 from portlisten._config.wrong_file import WrongFile
 from portlisten._control.convert import printable
 from portlisten._listener.own_sockets import OwnSockets
-from portlisten._process import exits, signals
+from portlisten._process import exits
 from portlisten._process.output import complain
+from portlisten._process.signals import ownProcess
 from portlisten._reactor.monotonic import monotonicReactor
 from portlisten._supervisor.service import SupervisorService
 from portlisten.errors import BadDescription, PathError
@@ -79,7 +81,10 @@ While it runs:
         twistd = ServerOptions()
         twistd.parseOptions(["--nodaemon", "--no_save", "--pidfile="])
         self.parent = twistd
-        _Runner(twistd, self).run()
+        try:
+            _Runner(twistd, self).run()
+        except KeyboardInterrupt:  # before the reactor handles SIGINT
+            raise SystemExit(128 + signal.SIGINT) from None
         raise SystemExit(0)
 
     @property
@@ -153,7 +158,7 @@ def makeService(options: RunOptions, reactor: Any = None) -> IService:
         ports = parsePorts(listener, backlog)
     except (BadDescription, PathError) as error:
         options.refuse(str(error))
-    signals.ownProcess(reactor, RETRY_SECONDS)
+    ownProcess(reactor, RETRY_SECONDS)
     monotonic = monotonicReactor(reactor)
     return SupervisorService(
         monotonic,

@@ -159,6 +159,9 @@ def start(launch: Launch, output: int) -> int:
         failure = _failure(reader, pid)
     except OSError as error:
         failure = f"it is not known whether the program began: {error.strerror}"
+    except BaseException:  # such as KeyboardInterrupt
+        abort(pid)
+        raise
     finally:
         os.close(reader)
     if failure:

@@ -16,6 +16,7 @@ from typing import Any
 
 from twisted.internet.defer import Deferred, fail
 
+from portlisten import _kernel
 from portlisten._config.file import RunSettings
 from portlisten._control.convert import ControlError
 from portlisten._control.messages import Answer, Request, Stop
@@ -27,6 +28,7 @@ from portlisten._supervisor.listener_link import ListenerLink
 from portlisten._supervisor.logs import lineLogger
 from portlisten._supervisor.process import CLEAN, Process
 from portlisten._supervisor.restarted import RestartedProcess
+from portlisten._supervisor.shut_down import restore
 from portlisten._supervisor.view import View
 from portlisten.errors import CannotRun
 
@@ -70,6 +72,7 @@ class SupervisedListener(RestartedProcess):
         self._view = view
         self._ports = ports
         self._channel = channel
+        self._backlog = settings.listener.backlog or _kernel.longestBacklog()
         self._givenUp = givenUp
         self._makeProcess = makeProcess
         self._kill = Pause(reactor, self._killNow)
@@ -86,6 +89,11 @@ class SupervisedListener(RestartedProcess):
         self._enter(ProcessState.STARTING)
         self._failure = ""
         self._killed = False
+        lost = restore(self._ports, self._channel, self._backlog)
+        if lost is not None:
+            self._enter(ProcessState.GIVEN_UP)
+            self._givenUp(lost)
+            return
         try:
             ours, theirs = socket.socketpair()
             with theirs:

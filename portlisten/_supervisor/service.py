@@ -12,8 +12,9 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Any
 
-from twisted.internet.defer import Deferred, DeferredList
+from twisted.internet.defer import Deferred, DeferredList, TimeoutError
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from portlisten import _kernel
 from portlisten._config.file import RunSettings
@@ -33,7 +34,7 @@ from portlisten._control.messages import (
 )
 from portlisten._control.problems import diagnosed
 from portlisten._control.server import ControlServer
-from portlisten._control.status import SupervisorStatus
+from portlisten._control.status import ListenerStatus, SupervisorStatus
 from portlisten._listener.interfaces import ChannelPath, ISockets
 from portlisten._ports.binding import BoundPort
 from portlisten._process import exits, signals, systemd_notify
@@ -43,8 +44,12 @@ from portlisten._supervisor.group import Group
 from portlisten._supervisor.limits import Limits
 from portlisten._supervisor.listener import SupervisedListener
 from portlisten._supervisor.replacement import Replacements
+from portlisten._supervisor.shut_down import shutDown
 from portlisten._supervisor.view import View
 from portlisten._supervisor.worker import Surroundings
+
+#: How long an operator who asks for the status waits for the listener, in seconds.
+STATUS_SECONDS = 2.0
 
 
 class SupervisorService(CommandService):
@@ -105,6 +110,8 @@ class SupervisorService(CommandService):
         See L{CommandService.release}.
         """
         atexit.unregister(self.release)
+        if self._control is not None:
+            self._control.close()
         if self._channel is not None:
             # Before its socket is closed: a successor's might get the same inode.
             self._channel.remove()
@@ -171,6 +178,7 @@ class SupervisorService(CommandService):
         assert self._listener is not None
         await self._listener.stop()
         await DeferredList([each.stop() for each in self._groups])
+        shutDown(self._ports)
         self.release()
         self.log.info("all processes have ended")
         if self._code or any(each.givenUp for each in self._groups):
@@ -239,12 +247,20 @@ class SupervisorService(CommandService):
     def _answerStatus(
         self, request: Status, client: _kernel.Credentials
     ) -> Deferred[Answer]:
-        return self._view.refresh().addCallback(lambda listener: self._status())
+        asked = self._view.refresh().addTimeout(STATUS_SECONDS, self._reactor)
 
-    def _status(self) -> Answer:
+        def late(failure: Failure) -> None:
+            failure.trap(TimeoutError)
+
+        return asked.addErrback(late).addCallback(self._status)
+
+    def _status(self, listener: ListenerStatus | None) -> Answer:
+        """
+        @param listener: what the listener says; L{None} if it does not answer.
+        """
         assert self._listener is not None
         return diagnosed(
-            self._view.listener,
+            listener,
             SupervisorStatus(
                 file=self._file,
                 pid=os.getpid(),

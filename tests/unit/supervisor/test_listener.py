@@ -116,6 +116,8 @@ class ListenerTests(TestCase):
         self.view = View(self.reactor, lambda: None, lambda: False)
         self.ports = bind(parse("http=tcp:0:interface=127.0.0.1", 5))
         self.channel = socket.socket(socket.AF_UNIX)
+        self.channel.bind("")
+        self.channel.listen()
         self.listener = SupervisedListener(
             self.reactor,
             RunSettings(listener=ListenerSettings(path="/run/s", grace=3.0)),
