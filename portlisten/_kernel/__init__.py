@@ -34,6 +34,7 @@ from portlisten._kernel.peers import (
 )
 from portlisten._kernel.processes import (
     closeElsewhere,
+    dropAmbientCapabilities,
     endWithParent,
     hasCapabilities,
     initialEnvironment,
@@ -91,6 +92,7 @@ __all__ = [
     "datagramSocket",
     "departed",
     "descriptorsShort",
+    "dropAmbientCapabilities",
     "endWithParent",
     "duplicate",
     "family",

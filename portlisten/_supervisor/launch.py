@@ -310,6 +310,7 @@ class _Child:
             os.umask(launch.umask)
         if self._identity is not None:
             self._identity.assume()
+        _kernel.dropAmbientCapabilities()
         self._enter(launch.folder)
         # After the change of the user, which would clear it.
         _kernel.endWithParent(PARENT_SIGNAL)

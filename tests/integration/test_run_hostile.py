@@ -318,3 +318,33 @@ def test_channelShutDown(supervisor: Supervisor) -> None:
     process = supervisor.run()
     process.says(r"was shut down", patience=PATIENCE)
     assert process.wait() == 1
+
+
+@pytest.mark.skipif(not IS_ROOT, reason="only root can give a capability")
+def test_capabilities(supervisor: Supervisor) -> None:
+    """
+    If the supervisor is not root, and has capabilities for its children, neither the
+    listener nor a worker gets them.
+    """
+    supervisor.write('["sh", "-c", "grep Cap /proc/self/status; exec sleep 99"]')
+    lines = supervisor.file.read_text().splitlines()
+    text = "\n".join(each for each in lines if not each.startswith("user"))
+    supervisor.file.write_text(text)
+    shutil.chown(supervisor.folder, WORKER_USER)
+    process = supervisor.run(
+        "run",
+        "",
+        "setpriv",
+        f"--reuid={WORKER_USER}",
+        "--clear-groups",
+        "--inh-caps=+net_bind_service",
+        "--ambient-caps=+net_bind_service",
+    )
+    listener = int(process.says(r"the listener is started as process (\d+)")[1])
+    process.says("the listener is ready")
+    own = Path(f"/proc/{process.pid}/status").read_text()
+    assert "CapEff:\t0000000000000400" in own
+    assert "CapEff:\t0000000000000000" in Path(f"/proc/{listener}/status").read_text()
+    process.says(r"CapEff:\t0000000000000000")
+    process.says(r"CapAmb:\t0000000000000000")
+    assert process.stop() == 0
