@@ -12,8 +12,9 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Any
 
-from twisted.internet.defer import Deferred, DeferredList
+from twisted.internet.defer import Deferred, DeferredList, TimeoutError
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from portlisten import _kernel
 from portlisten._config.file import RunSettings
@@ -33,7 +34,7 @@ from portlisten._control.messages import (
 )
 from portlisten._control.problems import diagnosed
 from portlisten._control.server import ControlServer
-from portlisten._control.status import SupervisorStatus
+from portlisten._control.status import ListenerStatus, SupervisorStatus
 from portlisten._listener.interfaces import ChannelPath, ISockets
 from portlisten._ports.binding import BoundPort
 from portlisten._process import exits, signals, systemd_notify
@@ -45,6 +46,10 @@ from portlisten._supervisor.listener import SupervisedListener
 from portlisten._supervisor.replacement import Replacements
 from portlisten._supervisor.view import View
 from portlisten._supervisor.worker import Surroundings
+
+#: How long the answer to C{status} waits for that of the listener, in seconds.  The
+#: operator's command waits for longer: see L{portlisten._control.client}.
+LISTENER_SECONDS = 3.0
 
 
 class SupervisorService(CommandService):
@@ -239,12 +244,20 @@ class SupervisorService(CommandService):
     def _answerStatus(
         self, request: Status, client: _kernel.Credentials
     ) -> Deferred[Answer]:
-        return self._view.refresh().addCallback(lambda listener: self._status())
+        def silent(failure: Failure) -> Answer:
+            failure.trap(TimeoutError)
+            return self._status(None)
 
-    def _status(self) -> Answer:
+        asked = self._view.refresh().addTimeout(LISTENER_SECONDS, self._reactor)
+        return asked.addCallbacks(self._status, silent)
+
+    def _status(self, listener: ListenerStatus | None) -> Answer:
+        """
+        @param listener: what the listener says; L{None} if it does not answer.
+        """
         assert self._listener is not None
         return diagnosed(
-            self._view.listener,
+            listener,
             SupervisorStatus(
                 file=self._file,
                 pid=os.getpid(),
