@@ -13,7 +13,6 @@ from contextlib import ExitStack
 from typing import Any
 
 from twisted.internet.defer import Deferred, DeferredList, TimeoutError
-from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from portlisten import _kernel
@@ -43,6 +42,7 @@ from portlisten._reactor.pause import Pause
 from portlisten._supervisor.group import Group
 from portlisten._supervisor.limits import Limits
 from portlisten._supervisor.listener import SupervisedListener
+from portlisten._supervisor.logs import log
 from portlisten._supervisor.replacement import Replacements
 from portlisten._supervisor.view import View
 from portlisten._supervisor.worker import Surroundings
@@ -59,8 +59,6 @@ class SupervisorService(CommandService):
     @param file: the path of the file.
     @param sockets: binds the sockets.
     """
-
-    log = Logger(namespace="supervisor")
 
     def __init__(
         self,
@@ -160,7 +158,7 @@ class SupervisorService(CommandService):
         """
         See L{CommandService.report}.
         """
-        self.log.info("{text}", text=self._describe())
+        log.info("{text}", text=self._describe())
 
     def finish(self) -> Deferred[None]:
         """
@@ -177,7 +175,7 @@ class SupervisorService(CommandService):
         await self._listener.stop()
         await DeferredList([each.stop() for each in self._groups])
         self.release()
-        self.log.info("all processes have ended")
+        log.info("all processes have ended")
         if self._code or any(each.givenUp for each in self._groups):
             exits.endWith(self._code or 1)
 
@@ -188,7 +186,7 @@ class SupervisorService(CommandService):
         return self._listener.ask(request)
 
     def _listenerGivenUp(self, reason: str) -> None:
-        self.log.critical(
+        log.critical(
             "{reason}; nothing can be served without it, so all workers are stopped",
             reason=reason,
         )
@@ -229,7 +227,7 @@ class SupervisorService(CommandService):
         elif self._view.ready and all(each.settled for each in self._groups):
             self._isReady = True
             self._state.ready(text)
-            self.log.info("{text}", text=text)
+            log.info("{text}", text=text)
 
     def _keepAlive(self) -> None:
         """
@@ -310,7 +308,7 @@ class SupervisorService(CommandService):
             raise ControlError("only root, and the user of the supervisor, may do that")
 
     def _logRequest(self, what: str, client: _kernel.Credentials) -> None:
-        self.log.info(
+        log.info(
             "pid {pid} of uid {uid} asks for {what}",
             pid=client.pid,
             uid=client.uid,
