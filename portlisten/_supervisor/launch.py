@@ -23,6 +23,7 @@ import signal
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import NoReturn
 
 from portlisten import _kernel
@@ -144,17 +145,13 @@ def start(launch: Launch, output: int) -> int:
         reader, writer = os.pipe()
     except OSError as error:
         raise CannotRun(f"no pipe can be made: {error.strerror}") from None
-    blocked = forking.blockHandled()
     try:
-        pid = os.fork()
-        if not pid:
-            child.run(writer, blocked)
+        pid = forking.fork(partial(child.run, writer))
     except OSError as error:
         os.close(reader)
         raise CannotRun(f"no process can be started: {error.strerror}") from None
     finally:
         os.close(writer)
-        forking.unblock(blocked)
     try:
         failure = _failure(reader, pid)
     except OSError as error:

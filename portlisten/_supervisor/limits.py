@@ -9,11 +9,11 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from twisted.internet.defer import Deferred
-from twisted.logger import Logger
 
 from portlisten._control.words import duration, size
 from portlisten._reactor.pause import Pause
 from portlisten._supervisor.group import Group
+from portlisten._supervisor.logs import log
 from portlisten._supervisor.worker import Worker
 
 #: How often the workers are looked at, in seconds.
@@ -36,8 +36,6 @@ class Limits:
 
     @param reactor: an L{IReactorTime}.
     """
-
-    log = Logger(namespace="supervisor")
 
     def __init__(
         self,
@@ -102,7 +100,7 @@ class Limits:
         replaced = self._replace(group, worker, reason)
         replaced.addCallback(done)
         replaced.addErrback(
-            lambda failure: self.log.failure(
+            lambda failure: log.failure(
                 "a bug in portlisten spoils the replacement of {label}",
                 failure,
                 label=worker.label,

@@ -25,7 +25,7 @@ from portlisten._ports.binding import BoundPort
 from portlisten._reactor.pause import Pause
 from portlisten._supervisor.launch import Launch, environmentFor
 from portlisten._supervisor.listener_link import ListenerLink
-from portlisten._supervisor.logs import lineLogger
+from portlisten._supervisor.logs import lineLogger, log
 from portlisten._supervisor.process import CLEAN, Process
 from portlisten._supervisor.restarted import RestartedProcess
 from portlisten._supervisor.shut_down import restore
@@ -107,7 +107,7 @@ class SupervisedListener(RestartedProcess):
             self._hasEnded(str(error), clean=False)
             return
         self._process = process
-        self.log.info("the listener is started as process {pid}", pid=process.pid)
+        log.info("the listener is started as process {pid}", pid=process.pid)
         link.sendStart(self._settings.listener, self._ports, self._channel)
 
     def _startProcess(self, link: socket.socket) -> Process:
@@ -133,7 +133,7 @@ class SupervisedListener(RestartedProcess):
         if self._final:
             return  # it was told to end while it started
         self._isReady()
-        self.log.info("the listener is ready")
+        log.info("the listener is ready")
         self._view.begin(self.ask)
 
     def ask(self, request: Request) -> Deferred[Answer]:
@@ -162,14 +162,14 @@ class SupervisedListener(RestartedProcess):
     def _killNow(self) -> None:
         if self._process is not None:
             self._killed = True
-            self.log.error("the listener is killed: {reason}", reason=self._failure)
+            log.error("the listener is killed: {reason}", reason=self._failure)
             self._process.kill()
 
     def _ended(self, process: Process) -> None:
         """
         Its process has ended.
         """
-        self.log.info("the listener {ending}", ending=process.ending)
+        log.info("the listener {ending}", ending=process.ending)
         reason = self._failure if self._killed else f"it {process.ending}"
         self._hasEnded(reason, process.ending == CLEAN)
 
@@ -182,7 +182,7 @@ class SupervisedListener(RestartedProcess):
         super()._hasEnded(reason, clean)
 
     def _startsAgain(self, pause: float) -> None:
-        self.log.error(
+        log.error(
             "the listener has ended, and is started again in {pause:g} s: {reason};"
             " clients wait meanwhile",
             pause=pause,

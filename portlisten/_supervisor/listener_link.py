@@ -19,7 +19,6 @@ from typing import Any
 
 from twisted.internet.defer import Deferred
 from twisted.internet.protocol import Protocol, connectionDone
-from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from portlisten import _kernel
@@ -30,6 +29,7 @@ from portlisten._control.messages import Answer, Request, encodeRequest, parseAn
 from portlisten._control.start import GivenPort, StartMessage, encodeStart, parseReady
 from portlisten._ports.binding import BoundPort
 from portlisten._reactor.deadline import Deadline
+from portlisten._supervisor.logs import log
 
 #: How long the listener may take from the start message until it accepts, in seconds.
 READY_SECONDS = 60.0
@@ -70,8 +70,6 @@ class ListenerLink(Protocol):
     @ivar ready: fires with the number that the listener gives as that of its process,
         when the listener accepts.  Fails with L{ControlError} if the link ends before.
     """
-
-    log = Logger(namespace="supervisor")
 
     def __init__(
         self,
@@ -232,7 +230,7 @@ class ListenerLink(Protocol):
         except ControlError as error:
             self._break(str(error))
         except Exception:
-            self.log.failure("a bug in portlisten breaks the link to the listener")
+            log.failure("a bug in portlisten breaks the link to the listener")
             self._break("an internal error")
 
     def _answerReceived(self, line: bytes) -> None:

@@ -13,12 +13,10 @@ from collections.abc import Callable
 from typing import Any
 
 from twisted.internet.interfaces import IDelayedCall, IReadDescriptor
-from twisted.logger import Logger
 from zope.interface import implementer
 
 from portlisten import _kernel
-
-log = Logger(namespace="supervisor")
+from portlisten._supervisor.logs import log
 
 #: How long a line may be, in bytes.  A longer line is divided.
 MAXIMUM_LINE_BYTES = 8192

@@ -20,17 +20,15 @@ from contextlib import suppress
 from typing import Any
 
 from twisted.internet.interfaces import IDelayedCall
-from twisted.logger import Logger
 
 from portlisten import _kernel
 from portlisten._process.forking import signalName
 from portlisten._supervisor import launch as _launch
 from portlisten._supervisor.launch import Launch
+from portlisten._supervisor.logs import log
 from portlisten._supervisor.memory import MEMORY
 from portlisten._supervisor.output import Output, Reader
 from portlisten.errors import CannotRun
-
-log = Logger(namespace="supervisor")
 
 #: L{Process.ending} of a process that exited with 0.
 CLEAN = "exited with 0"

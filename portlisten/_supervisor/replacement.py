@@ -14,13 +14,13 @@ from typing import Any
 
 from twisted.internet.defer import Deferred, DeferredLock
 from twisted.internet.task import deferLater
-from twisted.logger import Logger
 
 from portlisten._control.convert import ControlError
 from portlisten._control.messages import Answer, Drain, Request
 from portlisten._control.status import Progress, State, Step, StepState
 from portlisten._control.words import plural
 from portlisten._supervisor.group import Group
+from portlisten._supervisor.logs import log
 from portlisten._supervisor.view import View
 from portlisten._supervisor.worker import NotReady, Worker
 
@@ -75,8 +75,6 @@ class Replacements:
     @param view: what the listener says.
     @param ask: asks the listener.
     """
-
-    log = Logger(namespace="supervisor")
 
     def __init__(
         self,
@@ -134,9 +132,7 @@ class Replacements:
 
         @return: fires when that is done, with whether the worker was replaced.
         """
-        self.log.info(
-            "{label} is replaced: {reason}", label=worker.label, reason=reason
-        )
+        log.info("{label} is replaced: {reason}", label=worker.label, reason=reason)
         operation = self._begin(f"replacement of {worker.label}", [(group, worker)])
         done: Deferred[bool] = Deferred()
         self._lock.run(lambda: done.callback(not operation.error))
@@ -162,14 +158,14 @@ class Replacements:
         return operation
 
     def _spoiled(self, operation: _Operation, failure: Any) -> None:
-        self.log.failure("a bug in portlisten spoils a replacement", failure)
+        log.failure("a bug in portlisten spoils a replacement", failure)
         operation.error = "an internal error: the supervisor's log has it"
         operation.done = True
         self._running = None
 
     async def _carryOut(self, operation: _Operation) -> None:
         self._running = operation
-        self.log.info("the {what} begins", what=operation.what)
+        log.info("the {what} begins", what=operation.what)
         try:
             for step in operation.steps:
                 await self._replace(step)
@@ -178,16 +174,16 @@ class Replacements:
                 operation.error = (
                     f"the supervisor stops before the {operation.what} is done"
                 )
-                self.log.info("{error}", error=operation.error)
+                log.info("{error}", error=operation.error)
             else:
                 operation.error = (
                     f"{error}; the {operation.what} stops here, and the workers that"
                     " are left serve on"
                 )
                 operation.log = error.log
-                self.log.error("{error}", error=operation.error)
+                log.error("{error}", error=operation.error)
         else:
-            self.log.info("the {what} is done", what=operation.what)
+            log.info("the {what} is done", what=operation.what)
         operation.done = True
         self._running = None
 
@@ -239,7 +235,7 @@ class Replacements:
             if absent is not None and now - absent >= REJOIN_SECONDS:
                 return
             if now >= end:
-                self.log.warn(
+                log.warn(
                     "{label} is not drained after {grace:g} s: {detail}",
                     label=worker.label,
                     grace=step.group.settings.grace,

@@ -7,7 +7,6 @@ from __future__ import annotations
 from typing import Any
 
 from twisted.internet.defer import Deferred, succeed
-from twisted.logger import Logger
 
 from portlisten._control.status import ProcessState, ProcessStatus
 from portlisten._policy.restarts import Restarts
@@ -28,8 +27,6 @@ class RestartedProcess:
     @ivar lastEnd: how it ended last, or why it could not be started; empty if neither
         has happened.
     """
-
-    log = Logger(namespace="supervisor")
 
     def __init__(self, reactor: Any, label: str, failures: int) -> None:
         self._reactor = reactor

@@ -13,7 +13,6 @@ from contextlib import ExitStack
 from typing import Any
 
 from twisted.internet.defer import Deferred, DeferredList, TimeoutError
-from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from portlisten import _kernel
@@ -43,13 +42,15 @@ from portlisten._reactor.pause import Pause
 from portlisten._supervisor.group import Group
 from portlisten._supervisor.limits import Limits
 from portlisten._supervisor.listener import SupervisedListener
+from portlisten._supervisor.logs import log
 from portlisten._supervisor.replacement import Replacements
 from portlisten._supervisor.shut_down import shutDown
 from portlisten._supervisor.view import View
 from portlisten._supervisor.worker import Surroundings
 
-#: How long an operator who asks for the status waits for the listener, in seconds.
-STATUS_SECONDS = 2.0
+#: How long the answer to C{status} waits for that of the listener, in seconds.  The
+#: operator's command waits for longer: see L{portlisten._control.client}.
+LISTENER_SECONDS = 3.0
 
 
 class SupervisorService(CommandService):
@@ -59,8 +60,6 @@ class SupervisorService(CommandService):
     @param file: the path of the file.
     @param sockets: binds the sockets.
     """
-
-    log = Logger(namespace="supervisor")
 
     def __init__(
         self,
@@ -110,8 +109,6 @@ class SupervisorService(CommandService):
         See L{CommandService.release}.
         """
         atexit.unregister(self.release)
-        if self._control is not None:
-            self._control.close()
         if self._channel is not None:
             # Before its socket is closed: a successor's might get the same inode.
             self._channel.remove()
@@ -162,7 +159,7 @@ class SupervisorService(CommandService):
         """
         See L{CommandService.report}.
         """
-        self.log.info("{text}", text=self._describe())
+        log.info("{text}", text=self._describe())
 
     def finish(self) -> Deferred[None]:
         """
@@ -180,7 +177,7 @@ class SupervisorService(CommandService):
         await DeferredList([each.stop() for each in self._groups])
         shutDown(self._ports)
         self.release()
-        self.log.info("all processes have ended")
+        log.info("all processes have ended")
         if self._code or any(each.givenUp for each in self._groups):
             exits.endWith(self._code or 1)
 
@@ -191,7 +188,7 @@ class SupervisorService(CommandService):
         return self._listener.ask(request)
 
     def _listenerGivenUp(self, reason: str) -> None:
-        self.log.critical(
+        log.critical(
             "{reason}; nothing can be served without it, so all workers are stopped",
             reason=reason,
         )
@@ -232,7 +229,7 @@ class SupervisorService(CommandService):
         elif self._view.ready and all(each.settled for each in self._groups):
             self._isReady = True
             self._state.ready(text)
-            self.log.info("{text}", text=text)
+            log.info("{text}", text=text)
 
     def _keepAlive(self) -> None:
         """
@@ -247,12 +244,12 @@ class SupervisorService(CommandService):
     def _answerStatus(
         self, request: Status, client: _kernel.Credentials
     ) -> Deferred[Answer]:
-        asked = self._view.refresh().addTimeout(STATUS_SECONDS, self._reactor)
-
-        def late(failure: Failure) -> None:
+        def silent(failure: Failure) -> Answer:
             failure.trap(TimeoutError)
+            return self._status(None)
 
-        return asked.addErrback(late).addCallback(self._status)
+        asked = self._view.refresh().addTimeout(LISTENER_SECONDS, self._reactor)
+        return asked.addCallbacks(self._status, silent)
 
     def _status(self, listener: ListenerStatus | None) -> Answer:
         """
@@ -313,7 +310,7 @@ class SupervisorService(CommandService):
             raise ControlError("only root, and the user of the supervisor, may do that")
 
     def _logRequest(self, what: str, client: _kernel.Credentials) -> None:
-        self.log.info(
+        log.info(
             "pid {pid} of uid {uid} asks for {what}",
             pid=client.pid,
             uid=client.uid,

@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from twisted.internet.defer import Deferred
-from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from portlisten._control.convert import ControlError
 from portlisten._control.messages import Answer, Request, Status, StatusAnswer
 from portlisten._control.status import ListenerStatus, WorkerStatus
 from portlisten._reactor.pause import Pause
+from portlisten._supervisor.logs import log
 
 #: How often the listener is asked while something waits for an answer, and otherwise,
 #: in seconds.
@@ -63,8 +63,6 @@ class View:
     @ivar listener: what the listener said last; L{None} while none is ready.
     @ivar since: when the last listener got ready, in the reactor's seconds.
     """
-
-    log = Logger(namespace="supervisor")
 
     def __init__(
         self,
@@ -180,7 +178,7 @@ class View:
         asked.addBoth(self._polled)
 
     def _spoiled(self, failure: Failure) -> None:
-        self.log.failure(
+        log.failure(
             "a bug in portlisten spoils what the supervisor does after an answer of the"
             " listener's",
             failure,

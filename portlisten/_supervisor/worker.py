@@ -17,7 +17,7 @@ from twisted.internet.defer import Deferred
 from portlisten._config.file import WorkersSettings
 from portlisten._control.status import ProcessState, WorkerStatus
 from portlisten._supervisor.launch import Launch, environmentFor
-from portlisten._supervisor.logs import lineLogger
+from portlisten._supervisor.logs import lineLogger, log
 from portlisten._supervisor.process import CLEAN, Process
 from portlisten._supervisor.restarted import RestartedProcess
 from portlisten._supervisor.slots import labelOf
@@ -125,7 +125,7 @@ class Worker(RestartedProcess):
             self._hasEnded(str(error), clean=False)
             return
         self._process = process
-        self.log.info(
+        log.info(
             "{label} is started as process {pid}", label=self.label, pid=process.pid
         )
         self._around.view.hurry()
@@ -171,7 +171,7 @@ class Worker(RestartedProcess):
             self._joined = now
         elif now - self._joined >= SETTLED_SECONDS:
             self._isReady()
-            self.log.info("{label} is ready", label=self.label)
+            log.info("{label} is ready", label=self.label)
             if self._trial:
                 self._trial = False
                 self.ready.callback(None)
@@ -180,7 +180,7 @@ class Worker(RestartedProcess):
         """
         End its process, since it does not get ready.
         """
-        self.log.warn("{label}: {reason}", label=self.label, reason=reason)
+        log.warn("{label}: {reason}", label=self.label, reason=reason)
         self._failure = reason
         assert self._process is not None
         self._process.stop(self._settings.stop)
@@ -193,7 +193,7 @@ class Worker(RestartedProcess):
         """
         self._tail = process.tail
         ending = process.ending
-        self.log.info("{label} {ending}", label=self.label, ending=ending)
+        log.info("{label} {ending}", label=self.label, ending=ending)
         self._hasEnded(self._failure or f"it {ending}", ending == CLEAN)
 
     def _hasEnded(self, reason: str, clean: bool) -> None:
@@ -207,14 +207,14 @@ class Worker(RestartedProcess):
     def _startsAgain(self, pause: float) -> None:
         if not self._restarts.failures:
             # A server may end with 0 to be started anew, as after many requests.
-            self.log.info(
+            log.info(
                 "{label} is started again in {pause:g} s: {reason}",
                 label=self.label,
                 pause=pause,
                 reason=self.lastEnd,
             )
             return
-        self.log.warn(
+        log.warn(
             "{label} is started again in {pause:g} s, after failure {count}: {reason}",
             label=self.label,
             pause=pause,
@@ -223,7 +223,7 @@ class Worker(RestartedProcess):
         )
 
     def _isGivenUp(self) -> None:
-        self.log.critical(
+        log.critical(
             "{label} is given up after {count} failures in a row: {reason}; the"
             " others go on; 'portlisten restart' starts it again",
             label=self.label,
