@@ -348,3 +348,29 @@ def test_capabilities(supervisor: Supervisor) -> None:
     process.says(r"CapEff:\t0000000000000000")
     process.says(r"CapAmb:\t0000000000000000")
     assert process.stop() == 0
+
+
+@pytest.mark.skipif(not IS_ROOT, reason="all users are the same")
+def test_placesTaken(supervisor: Supervisor) -> None:
+    """
+    If the listener takes all places of the control socket, and answers slowly, root's
+    commands are carried out nevertheless.
+    """
+    supervisor.write()
+    supervisor.be(
+        READY + "def take():\n    clients = []\n    while len(clients) < 8:\n"
+        "        client = socket.socket(socket.AF_UNIX)\n"
+        f'        client.connect("{supervisor.path}.ctl")\n'
+        '        client.send(b\'{"version": 1, "command": "workers"}\\n\')\n'
+        "        clients.append(client)\n"
+        '    print("taken", flush=True)\n'
+        "    return clients\n"
+        "clients = take()\n"
+        'while True:\n    asked()\n    time.sleep(9)\n    say(error="")'
+    )
+    process = supervisor.run()
+    process.says("taken")
+    until(lambda: len(list(Path(f"/proc/{process.pid}/fd").iterdir())) > 20)
+    answer = supervisor.ask("status", str(supervisor.file))
+    assert "supervisor" in answer.stdout, answer
+    process.kill()
