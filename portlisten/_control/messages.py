@@ -38,6 +38,9 @@ VERSION = 1
 #: How many bytes the line of a request may have.
 MAXIMUM_REQUEST_BYTES = 65536
 
+#: How many characters of the reason of a refusal count.
+MAXIMUM_REASON = 2000
+
 
 @dataclass(frozen=True)
 class Answer:
@@ -311,7 +314,7 @@ def parseAnswer(line: bytes, kind: type[_Answer]) -> _Answer:
     message = _parse(line, "answer")
     error = message.get("error")
     if error is not None:
-        raise Refusal(printable(str(error)))
+        raise Refusal(printable(str(error)[:MAXIMUM_REASON]))
     answer = kind.fromJSON(message)
     assert isinstance(answer, kind)
     return answer

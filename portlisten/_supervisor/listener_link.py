@@ -218,6 +218,11 @@ class ListenerLink(Protocol):
         if not self._expectsLine:
             self._break("it spoke without being asked")
             return
+        if not line.isascii():
+            # The listener writes other characters as \uXXXX.  So what is passed on to
+            # operators is not longer than what came.
+            self._break("it sent characters that are not ASCII")
+            return
         self._stopWaiting()
         try:
             if self._isReady:

@@ -354,7 +354,11 @@ class HostileTests(LinkTestCase):
             [
                 (b"hello\n", "the answer is no JSON"),
                 (b"[" * 100000 + b"\n", "the answer is no JSON"),
-                (b"\xff\n", "the answer is no JSON"),
+                (b"\xff\n", "it sent characters that are not ASCII"),
+                (
+                    b'{"version": 1, "error": "\xc3\xa9"}\n',
+                    "it sent characters that are not ASCII",
+                ),
                 (b"{}\n", "the answer has the version null, and only 1 is known"),
                 (encodeAnswer(StopAnswer(1)), "the answer has no list of workers"),
             ]
