@@ -58,6 +58,9 @@ _OWN_VARIABLES = frozenset(
 # Children that were killed and have not ended yet.
 _killed: list[int] = []
 
+# The users whose entries were found.
+_found: set[int] = set()
+
 
 @dataclass(frozen=True)
 class Launch:
@@ -246,6 +249,15 @@ class _Child:
 
     @staticmethod
     def _become(uid: int | None, gid: int | None) -> users.Identity:
+        if uid is not None:
+            if _isKnown(uid):
+                _found.add(uid)
+            elif uid in _found:
+                # Without this, it would get the group of the same number.
+                raise CannotRun(
+                    f"user {uid} cannot be looked up any more: see whether the user was"
+                    " removed, and whether the host's directory of users answers"
+                )
         identity = users.identityOf(uid, gid)
         found = users.lacksPrivilege(identity.what)
         if found is None and identity.uid and not _kernel.maySignalUsers():

@@ -12,6 +12,7 @@ nobody counts.  The kernel ends only the process itself with the supervisor.
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 from collections import deque
@@ -130,9 +131,11 @@ class Process:
             self._output = None
             self._closeWatch()
             _launch.abort(pid)
+            advice = ""
+            if error.errno in (errno.ENOSYS, errno.EINVAL):
+                advice = "; the kernel must be Linux 5.4 or newer"
             raise CannotRun(
-                f"the process cannot be watched: {error.strerror}; the kernel must be"
-                " Linux 5.4 or newer"
+                f"the process cannot be watched: {error.strerror}{advice}"
             ) from None
         self.pid = pid
         self.started = self._reactor.seconds()

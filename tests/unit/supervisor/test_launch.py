@@ -276,6 +276,17 @@ class UserTests(LaunchTestCase):
         self.assertEqual(self.ids(uid=uid), [four, four, ""])
         self.assertEqual(self.ids(uid=uid, gid=8), [four, "8 8 8 8", ""])
 
+    def test_notFoundAnyMore(self) -> None:
+        """
+        A user that was found once, and is not any more, does not get the group of the
+        same number: it may be another's.
+        """
+        launch = shell("id", uid=NOBODY.pw_uid)
+        self.assertEqual(answer(launch)[1], 0)
+        self.patch(pwd, "getpwuid", {}.__getitem__)
+        self.patch(grp, "getgrgid", {}.__getitem__)
+        self.assertIn("cannot be looked up any more", self.reason(launch))
+
     def test_parentSignal(self) -> None:
         """
         The change of the user comes before the signal, which it would clear.
