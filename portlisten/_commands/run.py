@@ -15,6 +15,7 @@ from portlisten._commands.listener import parsePorts
 from portlisten._commands.options import CommandOptions
 from portlisten._commands.run_file import load
 from portlisten._config.options import Settings
+from portlisten._config.wrong_file import WrongFile
 from portlisten._listener.making import longestBacklog
 from portlisten._listener.own_sockets import OwnSockets
 from portlisten._process import exits, signals
@@ -147,11 +148,14 @@ def makeService(options: RunOptions, reactor: Any = None) -> IService:
     Make the service of C{portlisten run}.
 
     @param reactor: by default the global one.
-    @raise StartFailure: if the file is wrong.
+    @raise SystemExit: if the file is wrong.
     """
     if reactor is None:
         from twisted.internet import reactor
-    settings = load(options["file"])
+    try:
+        settings = load(options["file"])
+    except WrongFile as error:
+        raise SystemExit(str(error)) from None
     listener = settings.listener
     backlog = listener.backlog or longestBacklog()
     try:

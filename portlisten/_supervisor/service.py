@@ -223,9 +223,10 @@ class SupervisorService(CommandService):
         """
         text = self._describe()
         assert self._listener is not None
-        if self._isReady:
-            self._state.status(text)
-        elif self._listener.ready and all(each.settled for each in self._groups):
+        self._state.status(text)
+        if self._isReady or not self._listener.ready:
+            return
+        if all(each.settled for each in self._groups):
             self._isReady = True
             self._state.ready(text)
             self.log.info("{text}", text=text)

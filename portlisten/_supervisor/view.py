@@ -57,10 +57,11 @@ class View:
     Asks the listener again and again.
 
     @param reactor: an L{IReactorTime}.
-    @param changed: called after each answer.
+    @param changed: called after each answer, and when the listener is gone.
     @param busy: says whether something waits for an answer.
 
     @ivar listener: what the listener said last; L{None} while none is ready.
+    @ivar since: when the last listener got ready.
     """
 
     log = Logger(namespace="supervisor")
@@ -78,6 +79,7 @@ class View:
         self._generation = 0
         self._asking = False
         self._pause = Pause(reactor, self._poll)
+        self.since = 0.0
         self.listener: ListenerStatus | None = None
 
     @property
@@ -95,15 +97,19 @@ class View:
         """
         self._generation += 1
         self._ask = ask
+        self.since = self._reactor.seconds()
         self.hurry()
 
     def end(self) -> None:
         """
         The listener is gone.
         """
+        if self._ask is None:
+            return
         self._ask = None
         self.listener = None
         self._pause.cancel()
+        self._changed()
 
     def hurry(self) -> None:
         """

@@ -190,10 +190,10 @@ class Worker:
         now = self._now()
         if self.joined is None:
             self._joined = None
-            if not self._around.view.ready:
-                # That is not the worker's fault.
-                self._since = now
-            elif now - self._since >= self._settings.ready:
+            view = self._around.view
+            # Before a listener is ready, nobody can join.
+            since = max(self._since, view.since)
+            if view.ready and now - since >= self._settings.ready:
                 self._fail(
                     f"it did not join the listener within {self._settings.ready:g} s"
                 )
