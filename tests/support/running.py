@@ -72,7 +72,10 @@ class Run:
         self.file = folder / "web.toml"
         words = [sys.executable] if LISTENER_USER is None else pythonFor(LISTENER_USER)
         self._python = words[-1]
-        self._variables = words[1:-1] or [f"PYTHONPATH={SOURCE}"]
+        path = os.pathsep.join(
+            filter(None, [str(SOURCE), os.environ.get("PYTHONPATH")])
+        )
+        self._variables = words[1:-1] or [f"PYTHONPATH={path}"]
 
     # The file
 
