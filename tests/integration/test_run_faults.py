@@ -76,16 +76,24 @@ async def test_crashLoop(run: Run) -> None:
     starts it again.
     """
     run.mode("bad", "fail")
-    (run.folder / "plain").write_text("#!/bin/sh\n")
+    none, plain = (run.folder / name for name in ("none", "plain"))
+    for each in none, plain:
+        each.write_text("#!/bin/sh\nexec sleep 600\n")
+        each.chmod(0o755)
     run.write(
         run.table("good", also="count = 2"),
         run.table("bad", also="failures = 4"),
-        run.table("none", ["/nowhere/program"], "failures = 2"),
-        run.table("plain", [str(run.folder / "plain")], "failures = 2"),
+        run.table("none", [str(none)], "failures = 2"),
+        run.table("plain", [str(plain)], "failures = 2"),
     )
     process = run.launch()
     status = await run.shows(lambda found: groups(found)["good"]["ready"] == 2)
     good = pids(status, "good")
+    # These cannot be started again.
+    none.unlink()
+    plain.chmod(0o644)
+    for name in "none-1", "plain-1":
+        os.kill(pids(status)[name], signal.SIGKILL)
     with load(run) as clients:
         status = await run.shows(
             lambda found: all(
@@ -105,9 +113,9 @@ async def test_crashLoop(run: Run) -> None:
         for line in (
             "! worker bad-1 was given up after 4 failures: it exited with 1;"
             " 'portlisten restart' starts it again",
-            "! worker none-1 was given up after 2 failures: the program"
-            " '/nowhere/program' does not exist;",
-            f"! worker plain-1 was given up after 2 failures: {run.folder}/plain is not"
+            f"! worker none-1 was given up after 2 failures: the program '{none}' does"
+            " not exist;",
+            f"! worker plain-1 was given up after 2 failures: {plain} is not"
             " executable:",
             "! 0 of 1 worker of bad are ready",
         ):
@@ -120,7 +128,7 @@ async def test_crashLoop(run: Run) -> None:
         assert "  no module named shop\n" in restarted.errors
         restarted = await run.command("restart", str(run.file), "none")
         assert restarted.code == 1
-        assert "the program '/nowhere/program' does not exist" in restarted.errors
+        assert f"the program '{none}' does not exist" in restarted.errors
 
         run.mode("bad", "")
         restarted = await run.command("restart", str(run.file), "bad")
