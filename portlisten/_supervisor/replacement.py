@@ -8,7 +8,6 @@ ready, the replacement stops: the new one is ended, and all others serve on.
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -31,7 +30,7 @@ DRAIN_CHECK_SECONDS = 0.1
 #: drained, in seconds.
 REJOIN_SECONDS = 1.0
 
-#: How many operations are remembered.
+#: How many operations are remembered that are done.
 REMEMBERED = 16
 
 
@@ -57,11 +56,14 @@ class _Step:
 class _Operation:
     """
     See L{Progress}.
+
+    @ivar isRestart: whether an operator asked for it.
     """
 
     id: str
     what: str
     steps: list[_Step] = field(default_factory=list)
+    isRestart: bool = False
     done: bool = False
     error: str = ""
     log: tuple[str, ...] = ()
@@ -89,7 +91,7 @@ class Replacements:
         self._ask = ask
         self._lock = DeferredLock()
         self._last = 0
-        self._operations: OrderedDict[str, _Operation] = OrderedDict()
+        self._operations: dict[str, _Operation] = {}
         self._running: _Operation | None = None
         self._stopping = False
 
@@ -113,17 +115,18 @@ class Replacements:
 
     def restart(self, groups: Sequence[Group]) -> Progress:
         """
-        Begin to replace all workers of some groups.
+        Replace all workers of some groups, when all operations before are done.
 
-        @raise ControlError: if such an operation has begun, and is not done.
+        @raise ControlError: if another restart is not done.
         """
         for each in self._operations.values():
-            if not each.done:
+            if each.isRestart and not each.done:
                 raise ControlError(f"a {each.what} is not done yet: wait until it is")
         names = ", ".join(each.name for each in groups)
         operation = self._begin(
             f"restart of {names}",
             [(group, worker) for group in groups for worker in group.workers],
+            isRestart=True,
         )
         return self._describe(operation)
 
@@ -147,14 +150,20 @@ class Replacements:
         """
         self._stopping = True
 
-    def _begin(self, what: str, found: Sequence[tuple[Group, Worker]]) -> _Operation:
+    def _begin(
+        self,
+        what: str,
+        found: Sequence[tuple[Group, Worker]],
+        isRestart: bool = False,
+    ) -> _Operation:
         self._last += 1
         now = self._reactor.seconds()
         steps = [_Step(group, worker, now) for group, worker in found]
-        operation = _Operation(str(self._last), what, steps)
+        operation = _Operation(str(self._last), what, steps, isRestart)
         self._operations[operation.id] = operation
-        while len(self._operations) > REMEMBERED:
-            self._operations.popitem(last=False)
+        done = [each.id for each in self._operations.values() if each.done]
+        for each in done[:-REMEMBERED]:
+            del self._operations[each]
         run = self._lock.run(lambda: Deferred.fromCoroutine(self._carryOut(operation)))
         run.addErrback(lambda failure: self._spoiled(operation, failure))
         return operation
@@ -172,12 +181,14 @@ class Replacements:
             for step in operation.steps:
                 await self._replace(step)
         except NotReady as error:
-            operation.error = (
-                f"{error}; the {operation.what} stops here, and the workers that are"
-                " left serve on"
-            )
+            operation.error = str(error)
             operation.log = error.log
-            self.log.error("{error}", error=operation.error)
+            self.log.error(
+                "{error}; the {what} stops here, and the workers that are left serve"
+                " on",
+                error=error,
+                what=operation.what,
+            )
         else:
             self.log.info("the {what} is done", what=operation.what)
         operation.done = True
@@ -190,7 +201,7 @@ class Replacements:
         @raise NotReady: if the new one does not get ready.
         """
         if self._stopping:
-            raise NotReady(f"{step.worker.label}: the supervisor stops", ())
+            raise NotReady("the next worker", "the supervisor stops")
         group, old = step.group, step.worker
         if old not in group.workers:
             self._enter(step, StepState.DONE, "it was replaced meanwhile")
@@ -201,7 +212,7 @@ class Replacements:
         try:
             await new.ready
         except NotReady as error:
-            self._enter(step, StepState.FAILED, str(error))
+            self._enter(step, StepState.FAILED, error.reason)
             await new.stop()
             group.remove(new)
             raise

@@ -34,11 +34,13 @@ class NotReady(Exception):
     """
     A worker on trial did not get ready.
 
+    @ivar reason: why.
     @ivar log: the end of its log.
     """
 
-    def __init__(self, reason: str, log: tuple[str, ...]) -> None:
-        super().__init__(reason)
+    def __init__(self, label: str, reason: str, log: tuple[str, ...] = ()) -> None:
+        super().__init__(f"{label} is not ready: {reason}")
+        self.reason = reason
         self.log = log
 
 
@@ -250,7 +252,7 @@ class Worker:
         elif self._trial:
             self._retired = True
             self._enter(ProcessState.STOPPING)
-            self.ready.errback(NotReady(f"{self.label}: {reason}", self._tail))
+            self.ready.errback(NotReady(self.label, reason, self._tail))
         else:
             self._startAgain(self._restarts.ended(readySeconds, clean))
 
@@ -301,7 +303,7 @@ class Worker:
         self._pause.cancel()
         if self._trial and not self.ready.called:
             self._trial = False
-            self.ready.errback(NotReady(f"{self.label}: it is told to stop", ()))
+            self.ready.errback(NotReady(self.label, "it is told to stop"))
         if self._process is None:
             return succeed(None)
         if self.state is not ProcessState.STOPPING:

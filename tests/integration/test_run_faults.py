@@ -171,11 +171,15 @@ async def test_neverJoins(run: Run) -> None:
         run.mode("web", "brief")
         soon = await run.command("restart", run.path, "web")
     assert soon.code == 1
-    assert re.search("web-3: it (exited with 1|did not join)", soon.errors), soon
+    assert re.search("web-3 is not ready: it (exited|did not join)", soon.errors), soon
     assert done.code == 1
-    assert "web-3" in done.errors
-    assert "it did not join the listener within 4 s" in done.errors
+    assert done.errors.startswith(
+        "portlisten restart: web-3 is not ready: it did not join the listener within"
+        " 4 s\n"
+        "the end of the log of web-3:\n"
+    )
     assert "  the mode is never\n" in done.errors
+    assert "web-3 failed: it did not join the listener within 4 s\n" in done.output
     assert done.errors.endswith("0 of 2 workers replaced. The old workers serve on.\n")
     assert pids(await run.ask("status"), "web") == before
     listener = (await run.ask("status"))["supervisor"]["listener"]["pid"]

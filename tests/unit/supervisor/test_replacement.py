@@ -93,8 +93,7 @@ class ReplacementTests(SynchronousTestCase):
         self.assertTrue(progress.done)
         self.assertEqual(
             progress.error,
-            "web-3: it did not join the listener within 5 s; the restart of web stops"
-            " here, and the workers that are left serve on",
+            "web-3 is not ready: it did not join the listener within 5 s",
         )
         self.assertEqual(progress.log, ("line 1", "line 2"))
         self.assertEqual(scene.states(), [("web-1", "ready"), ("web-2", "ready")])
@@ -110,12 +109,12 @@ class ReplacementTests(SynchronousTestCase):
         id = self.restart(scene)
         scene.process("web-3").end(1, "Traceback")
         progress = scene.replacements.progress(id)
-        self.assertIn("web-3: it exited with 1; the restart", progress.error)
+        self.assertIn("web-3 is not ready: it exited with 1", progress.error)
         self.assertEqual(progress.log, ("Traceback",))
         scene.failure = "no such program"
         id = self.restart(scene)
         progress = scene.replacements.progress(id)
-        self.assertIn("web-3: no such program; the restart", progress.error)
+        self.assertIn("web-3 is not ready: no such program", progress.error)
         self.assertEqual(scene.states(), [("web-1", "ready"), ("web-2", "ready")])
 
     def test_grace(self) -> None:
@@ -216,6 +215,29 @@ class ReplacementTests(SynchronousTestCase):
         self.assertEqual(
             str(error), "a restart of web is not done yet: wait until it is"
         )
+
+    def test_afterReplacement(self) -> None:
+        """
+        A restart waits for the replacements that the supervisor does of its own, and is
+        remembered meanwhile.  It replaces the worker that they started, too.
+        """
+        scene = self.scene(count=1)
+        (first,) = scene.group.workers
+        scene.replacements.replace(scene.group, first, "it is old")
+        id = self.restart(scene)
+        for _ in range(20):
+            scene.replacements.replace(scene.group, first, "it is old")
+        for label, old in ("web-2", "web-1"), ("web-1", "web-2"):
+            self.assertFalse(scene.replacements.progress(id).done)
+            scene.join(label)
+            scene.change(old, state=State.DRAINED)
+            scene.pass_(2)
+            self.assertEqual(scene.process(old).stopSeconds, 15)
+            scene.leave(old)
+            scene.process(old).end(0)
+        self.assertEqual(scene.replacements.progress(id).error, "")
+        self.assertTrue(scene.replacements.progress(id).done)
+        self.assertEqual(scene.states(), [("web-1", "ready")])
 
     def test_unknownOperation(self) -> None:
         """
