@@ -4,10 +4,12 @@ Programs and packages that tests need, and that may not be installed.
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import pwd
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -61,7 +63,8 @@ def moduleFor(user: str, module: str) -> list[str]:
     pytest.skip(f"{user} can run no Python that has {module}")
 
 
-def pythonFor(user: str) -> list[str]:
+@functools.cache
+def pythonFor(user: str) -> Sequence[str]:
     """
     The words that run a Python that has this package as another user.
     """

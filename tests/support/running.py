@@ -75,7 +75,7 @@ class Run:
         path = os.pathsep.join(
             filter(None, [str(SOURCE), os.environ.get("PYTHONPATH")])
         )
-        self._variables = words[1:-1] or [f"PYTHONPATH={path}"]
+        self._variables = [*words[1:-1]] or [f"PYTHONPATH={path}"]
 
     # The file
 
