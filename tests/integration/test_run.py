@@ -29,6 +29,7 @@ from tests.support.running import (
     LISTENER_USER,
     WORKER_USER,
     Run,
+    groups,
     pids,
     userOf,
     workers,
@@ -216,6 +217,37 @@ async def test_wrongFile(run: Run) -> None:
         assert "web.toml: workers.web.wat: no such key" in process.output
     assert not os.path.lexists(run.path)
     assert run.members() == {}
+
+
+@asynchronous
+async def test_restartDrains(run: Run) -> None:
+    """
+    A restart waits until the old worker has served what it has.
+    """
+    await run.begin(run.table("web"))
+    client = connect(run.port)
+    await run.shows(lambda found: found["listener"]["held"]["claimed"] == 1)
+    restart = Deferred.fromCoroutine(run.command("restart", run.path))
+    status = await run.shows(
+        lambda found: (
+            workers(found)["web-1"]["state"] == "draining"
+            and found["listener"]["workers"][0]["state"] == "draining"
+        )
+    )
+    assert groups(status)["web"]["ready"] == 1
+    assert status["supervisor"]["operation"] == "restart of web"
+    refused = await run.command("restart", run.path)
+    assert refused.code == 2
+    assert "a restart of web is not done yet: wait until it is" in refused.errors
+    assert (await run.client())["label"] == "web-2"
+    client.sendall(b"who\n")
+    assert b"web-1" in await deferToThread(read, client)
+    client.close()
+    done = await restart
+    assert done.code == 0, done
+    assert "web-2 is ready\nweb-1 drains, 1 connection left\n" in done.output
+    assert [*pids(await run.ask("status"))] == ["web-2"]
+    await run.stop()
 
 
 @asynchronous

@@ -10,6 +10,7 @@ import re
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from tests.support.asynchronous import asynchronous
 from tests.support.clients import Crowd
@@ -325,11 +326,15 @@ async def test_limits(run: Run) -> None:
     before = pids(await run.ready())
     with load(run) as clients, load(run, big) as bigs:
         assert (await run.client("grow 120", big))["label"] == "big-1"
-        await run.shows(
-            lambda found: (
-                not {before["big-1"], before["old-1"]} & {*pids(found).values()}
-            )
-        )
+        ready = set()
+
+        def replaced(found: dict[str, Any]) -> bool:
+            ready.update(each["ready"] for each in groups(found).values())
+            return not {before["big-1"], before["old-1"]} & {*pids(found).values()}
+
+        await run.shows(replaced)
+        # The new ones came first.
+        assert 0 not in ready
         status = await run.ready()
         after = pids(status)
         (grown,) = pids(status, "big").values()
