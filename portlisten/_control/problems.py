@@ -178,6 +178,8 @@ def _ofListenerProcess(process: ProcessStatus, answers: bool) -> Iterator[_Probl
     elif process.state is ProcessState.STARTING:
         text = "restarts" if process.failures or process.lastEnd else "starts"
         text = f"{text}{_how(process)}: new connections wait in the kernel"
+    elif process.state is ProcessState.STOPPING and not process.pid:
+        text = "has stopped, since the supervisor stops"
     elif not answers:
         text = f"(pid {process.pid}) does not answer"
     if text:

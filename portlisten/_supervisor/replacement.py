@@ -112,7 +112,7 @@ class Replacements:
 
     def restart(self, groups: Sequence[Group]) -> Progress:
         """
-        Begin to replace all workers of some groups.
+        Replace all workers of some groups, when all operations before are done.
 
         @raise ControlError: if another restart is not done.
         """
@@ -144,7 +144,11 @@ class Replacements:
         """
         self._stopping = True
 
-    def _begin(self, what: str, found: Sequence[tuple[Group, Worker]]) -> _Operation:
+    def _begin(
+        self,
+        what: str,
+        found: Sequence[tuple[Group, Worker]],
+    ) -> _Operation:
         self._last += 1
         now = self._reactor.seconds()
         steps = [_Step(group, worker, now) for group, worker in found]
@@ -164,26 +168,26 @@ class Replacements:
         self._running = None
 
     async def _carryOut(self, operation: _Operation) -> None:
-        self._running = operation
-        log.info("the {what} begins", what=operation.what)
+        self._running, what = operation, operation.what
+        log.info("the {what} begins", what=what)
         try:
             for step in operation.steps:
                 await self._replace(step)
         except NotReady as error:
             if self._stopping:
-                operation.error = (
-                    f"the supervisor stops before the {operation.what} is done"
-                )
+                operation.error = f"the supervisor stops before the {what} is done"
                 log.info("{error}", error=operation.error)
             else:
-                operation.error = (
-                    f"{error}; the {operation.what} stops here, and the workers that"
-                    " are left serve on"
-                )
+                operation.error = str(error)
                 operation.log = error.log
-                log.error("{error}", error=operation.error)
+                log.error(
+                    "{error}; the {what} stops here, and the workers that are left"
+                    " serve on",
+                    error=error,
+                    what=what,
+                )
         else:
-            log.info("the {what} is done", what=operation.what)
+            log.info("the {what} is done", what=what)
         operation.done = True
         self._running = None
 
@@ -194,7 +198,7 @@ class Replacements:
         @raise NotReady: if the new one does not get ready.
         """
         if self._stopping:
-            raise NotReady(f"{step.worker.label}: the supervisor stops", ())
+            raise NotReady("the next worker", "the supervisor stops")
         group, old = step.group, step.worker
         if old not in group.workers:
             self._enter(step, StepState.DONE, "it has ended meanwhile")
@@ -205,7 +209,7 @@ class Replacements:
         try:
             await new.ready
         except NotReady as error:
-            self._enter(step, StepState.FAILED, str(error))
+            self._enter(step, StepState.FAILED, error.reason)
             await new.stop()
             group.remove(new)
             raise

@@ -224,9 +224,10 @@ class SupervisorService(CommandService):
         Tell the service manager.
         """
         text = self._describe()
-        if self._isReady:
-            self._state.status(text)
-        elif self._view.ready and all(each.settled for each in self._groups):
+        self._state.status(text)
+        if self._isReady or not self._view.ready:
+            return
+        if all(each.settled for each in self._groups):
             self._isReady = True
             self._state.ready(text)
             log.info("{text}", text=text)

@@ -32,11 +32,13 @@ class NotReady(Exception):
     """
     A worker on trial did not get ready.
 
+    @ivar reason: why.
     @ivar log: the end of its log.
     """
 
-    def __init__(self, reason: str, log: tuple[str, ...]) -> None:
-        super().__init__(reason)
+    def __init__(self, label: str, reason: str, log: tuple[str, ...] = ()) -> None:
+        super().__init__(f"{label} is not ready: {reason}")
+        self.reason = reason
         self.log = log
 
 
@@ -202,7 +204,7 @@ class Worker(RestartedProcess):
             self._startNoMore()
         super()._hasEnded(reason, clean)
         if failed:
-            self.ready.errback(NotReady(f"{self.label}: {reason}", self._tail))
+            self.ready.errback(NotReady(self.label, reason, self._tail))
 
     def _startsAgain(self, pause: float) -> None:
         if not self._restarts.failures:
@@ -246,7 +248,7 @@ class Worker(RestartedProcess):
         stopped = super().stop()
         if self._trial:
             self._trial = False
-            self.ready.errback(NotReady(f"{self.label}: it is told to stop", ()))
+            self.ready.errback(NotReady(self.label, "it is told to stop"))
         return stopped
 
     def _stopProcess(self, process: Process) -> None:

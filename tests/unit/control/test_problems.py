@@ -328,6 +328,10 @@ class SupervisorTests(ProblemsTestCase):
         for changes, expected in (
             ({}, "(pid 5689) does not answer"),
             (
+                {"state": ProcessState.STOPPING, "pid": 0},
+                "has stopped, since the supervisor stops",
+            ),
+            (
                 {"state": ProcessState.STARTING},
                 "starts: new connections wait in the kernel",
             ),

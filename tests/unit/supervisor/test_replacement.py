@@ -94,8 +94,7 @@ class ReplacementTests(SynchronousTestCase):
         self.assertTrue(progress.done)
         self.assertEqual(
             progress.error,
-            "web-3: it did not join the listener within 5 s; the restart of web stops"
-            " here, and the workers that are left serve on",
+            "web-3 is not ready: it did not join the listener within 5 s",
         )
         self.assertEqual(progress.log, ("line 1", "line 2"))
         self.assertEqual(scene.states(), [("web-1", "ready"), ("web-2", "ready")])
@@ -111,12 +110,12 @@ class ReplacementTests(SynchronousTestCase):
         id = self.restart(scene)
         scene.process("web-3").end(1, "Traceback")
         progress = scene.replacements.progress(id)
-        self.assertIn("web-3: it exited with 1; the restart", progress.error)
+        self.assertIn("web-3 is not ready: it exited with 1", progress.error)
         self.assertEqual(progress.log, ("Traceback",))
         scene.failure = "no such program"
         id = self.restart(scene)
         progress = scene.replacements.progress(id)
-        self.assertIn("web-3: no such program; the restart", progress.error)
+        self.assertIn("web-3 is not ready: no such program", progress.error)
         self.assertEqual(scene.states(), [("web-1", "ready"), ("web-2", "ready")])
 
     def test_grace(self) -> None:
