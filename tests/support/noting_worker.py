@@ -3,8 +3,8 @@ Workers for C{python -m tests.kills}: they note each connection that they adopt.
 
 C{python -m tests.support.noting_worker stream BOOK DESCRIPTION} serves connections:
 it reads a number, and answers it with its process's number a moment later.
-C{python -m tests.support.noting_worker datagram}, under C{portlisten exec}, answers each
-datagram.  Both add the word in the environment's C{GENERATION}.
+C{python -m tests.support.noting_worker datagram}, under C{portlisten exec}, answers
+each datagram.  Both add the word in the environment's C{GENERATION}.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 
 SOURCE = Path(__file__).parents[2]
@@ -35,7 +35,7 @@ def isRoot() -> bool:
     return os.geteuid() == 0
 
 
-@lru_cache(maxsize=None)
+@cache
 def pythonFor(*modules: str) -> tuple[str, ...]:
     """
     The words that run a Python that the users of the listener and of the workers can
@@ -46,7 +46,8 @@ def pythonFor(*modules: str) -> tuple[str, ...]:
     if not isRoot():
         return (sys.executable,)
     spec = importlib.util.find_spec("twisted")
-    assert spec is not None and spec.origin is not None
+    assert spec is not None
+    assert spec.origin is not None
     packages = str(Path(spec.origin).parents[1])
     path = f"PYTHONPATH={SOURCE}:{packages}"
     code = "import portlisten._commands.portlisten, cattrs"
@@ -91,9 +92,7 @@ def quoted(text: str) -> str:
     return f'"{escaped}"'
 
 
-def write(
-    folder: Path, ports: str, workers: Sequence[Workers], top: str = ""
-) -> Path:
+def write(folder: Path, ports: str, workers: Sequence[Workers], top: str = "") -> Path:
     """
     Write a file of C{portlisten run} into a folder, with the channel's path beside it.
 

@@ -179,6 +179,21 @@ class StopTests(DispatcherTestCase):
         )
         self.assertEqual(self.timeouts, 0)
 
+    def test_nobodyExpected(self) -> None:
+        """
+        If no worker is expected to come, connections wait only while a worker is there.
+        """
+        worker = self.join(window=1)
+        first, second = self.accept(2)
+        stopped = self.dispatcher.stop(3, expectsWorkers=lambda: False)
+        self.check()
+        self.assertEqual(worker.calls, [])
+        self.dispatcher.channelClosed(worker)
+        self.check()
+        self.successResultOf(stopped)
+        self.assertFalse(self.isOpen(first))
+        self.assertFalse(self.isOpen(second))
+
     def test_somebodyComes(self) -> None:
         """
         A worker that comes within the grace is given what waits.
