@@ -183,16 +183,16 @@ class StopTests(DispatcherTestCase):
         """
         If no worker is expected to come, connections wait only while a worker is there.
         """
-        worker = self.join(window=1)
-        first, second = self.accept(2)
+        worker = self.join(limit=1)
+        _, client = self.accept(2)
+        self.dispatcher.claimed(worker, [1])
         stopped = self.dispatcher.stop(3, expectsWorkers=lambda: False)
         self.check()
         self.assertEqual(worker.calls, [])
         self.dispatcher.channelClosed(worker)
         self.check()
+        self.assertFalse(self.isOpen(client))
         self.successResultOf(stopped)
-        self.assertFalse(self.isOpen(first))
-        self.assertFalse(self.isOpen(second))
 
     def test_somebodyComes(self) -> None:
         """
