@@ -189,10 +189,11 @@ class StopTests(DispatcherTestCase):
         stopped = self.dispatcher.stop(3, expectsWorkers=lambda: False)
         self.check()
         self.assertEqual(worker.calls, [])
+        self.dispatcher.died(worker)
         self.dispatcher.channelClosed(worker)
         self.check()
-        self.assertFalse(self.isOpen(client))
         self.successResultOf(stopped)
+        self.assertFalse(self.isOpen(client))
 
     def test_somebodyComes(self) -> None:
         """
