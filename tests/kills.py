@@ -40,7 +40,7 @@ from typing import Any
 from tests.storm import forkClients, read
 from tests.support.ports import freePort
 from tests.support.processes import Process
-from tests.support.run_service import Workers, portlisten, write
+from tests.support.run_service import NoPython, Workers, portlisten, write
 
 #: How long anything may take, in seconds.
 PATIENCE = 60.0
@@ -65,6 +65,18 @@ WORKER = ("python", "-m", "tests.support.noting_worker")
 
 #: The moments at which the supervisor is killed.
 MOMENTS = ("load", "start", "restart", "stop")
+
+
+#: How often the listener of one supervisor is killed.  The supervisor takes more for a
+#: crash loop, and its pauses grow.
+SERIES = 4
+
+MORE = "lost, and the listener had fewer"
+ADOPTED = "lost, though a worker had adopted them"
+ELSEWHERE = "lost at other moments"
+
+#: The figures that must be 0.
+BROKEN = ("refused", "answered twice", MORE, ADOPTED, ELSEWHERE)
 
 
 class Failed(Exception):
@@ -115,7 +127,8 @@ class Service:
         )
         self.generation = 0
         self.process: Process | None = None
-        self._marks: list[str] = []
+        self.marks: list[str] = []
+        self._good = False
 
     def start(self) -> Process:
         """
@@ -123,7 +136,7 @@ class Service:
         """
         self.generation += 1
         mark = f"{self.folder.name}-{self.generation}"
-        self._marks.append(mark)
+        self.marks.append(mark)
         words = portlisten("run", str(self.file))
         words = ["env", f"GENERATION={mark}", *[w for w in words if w != "env"]]
         self.process = Process(words, self.folder, f"run{self.generation}")
@@ -131,7 +144,7 @@ class Service:
 
     @property
     def mark(self) -> str:
-        return self._marks[-1]
+        return self.marks[-1]
 
     def command(self, *arguments: str) -> Process:
         """
@@ -196,16 +209,32 @@ class Service:
             time.sleep(0.05)
         return time.monotonic() - began
 
-    def close(self) -> None:
+    def good(self) -> None:
         """
-        End all processes.
+        Note that nobody needs the logs.
         """
-        for mark in self._marks:
+        self._good = True
+
+    def clear(self) -> None:
+        """
+        Kill all processes.
+        """
+        if self.process is not None:
+            self.process.kill()
+        for mark in self.marks:
             for pid in self.processes(mark):
                 with suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
-        if self.process is not None:
-            self.process.kill()
+
+    def __enter__(self) -> Service:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.clear()
+        if self._good:
+            shutil.rmtree(self.folder)
+        else:
+            print(f"the logs are in {self.folder}", flush=True)
 
 
 def waitFor(
@@ -269,20 +298,23 @@ def sockets(pid: int) -> int:
     return count
 
 
-def killListeners(service: Service, rounds: int, chance: random.Random) -> bool:
+def killListeners(
+    service: Service, rounds: Sequence[int], chance: random.Random
+) -> Counter[str]:
     """
-    Kill the listener under load.
+    Kill the listener of one supervisor under load.
 
-    @return: whether all went well.
+    @param rounds: the numbers of the rounds.
+    @return: the figures.
     """
     process = service.start()
     service.served()
-    process.says("5 of 5|1 of 1 workers of dns are ready")
+    process.says("1 of 1 workers of dns are ready")
     enough = service.folder / "enough"
     answers = forkClients(float("inf"), CLIENTS, [service.http], enough)
     moments: list[tuple[float, float, int]] = []
     try:
-        for number in range(1, rounds + 1):
+        for number in rounds:
             time.sleep(chance.uniform(0.3, 1.5))
             before = service.status()["listener"]
             held = before["held"]
@@ -313,7 +345,7 @@ def killListeners(service: Service, rounds: int, chance: random.Random) -> bool:
         time.sleep(1)
         enough.touch()
         os.waitpid(answers, 0)
-    return reportListeners(service, moments)
+    return countListeners(service, moments)
 
 
 def hasRejoined(service: Service, listener: int, labels: Sequence[str]) -> bool:
@@ -340,140 +372,165 @@ def state(pid: int) -> str:
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
 
 
-def reportListeners(
+def countListeners(
     service: Service, moments: Sequence[tuple[float, float, int]]
-) -> bool:
+) -> Counter[str]:
     """
-    Say what became of the clients.
+    Count what became of the clients.
+
+    @param moments: for each kill its time, when all workers were back, and how many
+        connections the listener had.
     """
     results, book = read(service.folder)
     kinds = Counter(each.kind for each in results)
     bad = [each for each in results if each.kind in ("reset", "late")]
-    touched = [each for each in bad if each.adopted(book)]
-    beyond = 0
-    unexplained = len(bad)
-    for killed, _, had in moments:
-        lost = [each for each in bad if each.began <= killed <= each.ended]
-        unexplained -= len(lost)
-        beyond += len(lost) > had
-        if lost:
-            print(f"  lost {len(lost)} of the {had} that the listener had")
-    figures = {
-        "listeners killed": len(moments),
-        "connections": len(results),
-        "answered": kinds["answered"],
-        "refused": kinds["refused"],
-        "lost": len(bad),
-        "the listeners had": sum(had for _, _, had in moments),
-        "lost, and the listener had fewer": beyond,
-        "lost, though a worker had adopted them": len(touched),
-        "lost at other moments": unexplained,
-        "answered twice": kinds["twice"],
-    }
-    for name, value in figures.items():
-        print(f"{name}: {value}")
-    return (
-        not (kinds["refused"] or beyond or touched or unexplained or kinds["twice"])
-        and kinds["answered"] > 0
+    figures = Counter(
+        {
+            "listeners killed": len(moments),
+            "connections": len(results),
+            "answered": kinds["answered"],
+            "answered twice": kinds["twice"],
+            "refused": kinds["refused"],
+            "connections that the listeners had": sum(had for _, _, had in moments),
+            "lost": len(bad),
+            MORE: 0,
+            ADOPTED: sum(each.adopted(book) for each in bad),
+            ELSEWHERE: len(bad),
+        }
     )
+    for killed, _, had in moments:
+        lost = sum(each.began <= killed <= each.ended for each in bad)
+        figures[ELSEWHERE] -= lost
+        figures[MORE] += max(0, lost - had)
+    return figures
 
 
-def killSupervisors(
-    service: Service, rounds: int, chance: random.Random, only: str = ""
-) -> bool:
+def tryListeners(rounds: int, chance: random.Random) -> bool:
     """
-    Kill the supervisor, and start the next one at once.
+    Kill the listener so often, and say what became of the clients.
 
     @return: whether all went well.
     """
-    enough = service.folder / "enough"
-    process = service.start()
-    service.served()
-    answers = forkClients(float("inf"), CLIENTS, [service.http], enough)
-    failures = 0
-    times: list[tuple[float, float]] = []
-    try:
-        for number in range(1, rounds + 1):
-            moment = only or MOMENTS[number % len(MOMENTS)]
-            process, when = killAt(service, moment, chance)
-            old = service.mark
-            began = time.monotonic()
-            process.kill()
-            service.start()
-            try:
-                ended = service.gone(old)
-                service.served()
-                served = time.monotonic() - began
-            except Failed as error:
-                failures += 1
-                print(
-                    f"supervisor killed {number}, {when}: FAILED: {error}", flush=True
-                )
-                print((service.folder / f"run{service.generation - 1}.log").read_text())
-                for mark in service._marks:
-                    for pid in service.processes(mark):
-                        with suppress(ProcessLookupError):
-                            os.kill(pid, signal.SIGKILL)
-                service.start()
-                service.served()
-                continue
-            times.append((served, ended))
+    total: Counter[str] = Counter()
+    for first in range(0, rounds, SERIES):
+        numbers = range(first + 1, min(first + SERIES, rounds) + 1)
+        with Service() as service:
+            figures = killListeners(service, numbers, chance)
             print(
-                f"supervisor killed {number}, {when}: its processes ended within"
-                f" {ended:.1f} s, and the next one served all ports after"
-                f" {served:.1f} s",
+                f"lost {figures['lost']} of the"
+                f" {figures['connections that the listeners had']} connections that"
+                f" they had",
                 flush=True,
             )
-        assert service.process is not None
-        code = service.process.stop()
-        left = sorted(os.listdir(service.folder))
-        over = [each for each in left if "socket" in each or "lock" in each]
-        enough.touch()
-    finally:
-        enough.touch()
-        os.waitpid(answers, 0)
-    results, _ = read(service.folder)
-    kinds = Counter(each.kind for each in results)
-    print(f"supervisors killed: {rounds}")
-    print(f"failures: {failures}")
-    if times:
-        print(f"longest until the next one served: {max(t[0] for t in times):.1f} s")
-        print(
-            f"longest until all processes had ended: {max(t[1] for t in times):.1f} s"
-        )
-    print(f"clients: {dict(kinds)}")
-    print(f"exit code of the last: {code}; left behind: {over}")
-    return not failures and code == 0 and not over
+            if not any(figures[each] for each in BROKEN):
+                service.good()
+        for name, value in figures.items():
+            total[name] += value
+    for name, value in total.items():
+        print(f"{name}: {value}")
+    return total["answered"] > 0 and not any(total[each] for each in BROKEN)
 
 
-def killAt(service: Service, moment: str, chance: random.Random) -> tuple[Process, str]:
+def trySupervisors(rounds: int, chance: random.Random, only: str = "") -> bool:
+    """
+    Kill the supervisor so often, and start the next one at once.
+
+    @param only: the only moment at which to kill it; empty for all.
+    @return: whether all went well.
+    """
+    with Service() as service:
+        service.start()
+        service.served()
+        enough = service.folder / "enough"
+        answers = forkClients(float("inf"), CLIENTS, [service.http], enough)
+        times: list[tuple[float, float]] = []
+        try:
+            for number in range(1, rounds + 1):
+                moment = only or MOMENTS[number % len(MOMENTS)]
+                when = killAt(service, moment, chance)
+                print(f"supervisor killed {number}, {when}: ", end="", flush=True)
+                try:
+                    times.append(startNext(service))
+                except Failed as error:
+                    print(f"FAILED: {error}", flush=True)
+                    service.clear()
+                    service.start()
+                    service.served()
+                else:
+                    print(
+                        "its processes ended within {:.1f} s, and the next one served"
+                        " after {:.1f} s".format(*times[-1]),
+                        flush=True,
+                    )
+            assert service.process is not None
+            code = service.process.stop()
+        finally:
+            enough.touch()
+            os.waitpid(answers, 0)
+        left = [each for each in os.listdir(service.folder) if "socket" in each]
+        kinds = Counter(each.kind for each in read(service.folder)[0])
+        print(f"supervisors killed: {rounds}")
+        print(f"failures: {rounds - len(times)}")
+        if times:
+            ended, served = zip(*times, strict=True)
+            print(f"longest until all processes had ended: {max(ended):.1f} s")
+            print(f"longest until the next one served: {max(served):.1f} s")
+        print(f"clients meanwhile: {', '.join(f'{k} {n}' for k, n in kinds.items())}")
+        print(f"exit code of the last: {code}; left behind: {left or 'nothing'}")
+        good = len(times) == rounds and code == 0 and not left
+        if good:
+            service.good()
+        return good
+
+
+def startNext(service: Service) -> tuple[float, float]:
+    """
+    Kill the supervisor, and start the next one at once.
+
+    @return: the seconds until all processes of the killed one had ended, and until the
+        next one served.
+    @raise Failed: if that takes too long.
+    """
+    began = time.monotonic()
+    old = service.mark
+    assert service.process is not None
+    service.process.kill()
+    service.start()
+    ended = service.gone(old)
+    service.served()
+    return ended, time.monotonic() - began
+
+
+def killAt(service: Service, moment: str, chance: random.Random) -> str:
     """
     Wait for a moment to kill the supervisor.
+
+    @return: when that is.
     """
     process = service.process
     assert process is not None
     if moment == "start":
         process.stop()
-        process = service.start()
+        service.start()
         wait = chance.uniform(0, 3)
         time.sleep(wait)
-        return process, f"{wait:.2f} s after its start"
+        return f"{wait:.2f} s after its start"
     process.says("1 of 1 workers of dns are ready", patience=PATIENCE)
     if moment == "load":
         wait = chance.uniform(0, 1)
         time.sleep(wait)
-        return process, "under load"
+        return "under load"
     if moment == "restart":
         command = service.command("restart", str(service.file))
         process.says("the restart of .* begins")
         wait = chance.uniform(0, 8)
         time.sleep(wait)
         command.kill()
-        return process, f"{wait:.2f} s after the begin of a restart"
+        return f"{wait:.2f} s after the begin of a restart"
     process.signal(signal.SIGTERM)
     wait = chance.uniform(0, 0.3)
     time.sleep(wait)
-    return process, f"{wait:.2f} s after SIGTERM"
+    return f"{wait:.2f} s after SIGTERM"
 
 
 def main() -> None:
@@ -485,35 +542,35 @@ def main() -> None:
         description="Kill the listener and the supervisor of 'portlisten run'.",
     )
     parser.add_argument(
-        "what", nargs="?", choices=["listener", "supervisor", "both"], default="both"
+        "what",
+        nargs="?",
+        choices=["listener", "supervisor", "both"],
+        default="both",
+        help="what is killed [both]",
     )
-    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument(
+        "--rounds", type=int, default=20, help="how often each is killed [20]"
+    )
     parser.add_argument("--seed", type=int, default=2002)
-    parser.add_argument("--moment", choices=MOMENTS, default="")
+    parser.add_argument(
+        "--moment",
+        choices=MOMENTS,
+        default="",
+        help="kill the supervisor only at such moments",
+    )
     arguments = parser.parse_args()
     chance = random.Random(arguments.seed)
     fine = True
-    for what in ("listener", "supervisor"):
-        if arguments.what not in (what, "both"):
-            continue
-        service = Service()
-        good = False
-        try:
-            if what == "supervisor":
-                good = killSupervisors(
-                    service, arguments.rounds, chance, arguments.moment
-                )
-            else:
-                good = killListeners(service, arguments.rounds, chance)
-        except Failed as error:
-            print(f"FAILED: {error}")
-        finally:
-            service.close()
-            if good:
-                shutil.rmtree(service.folder)
-            else:
-                print(f"the logs are in {service.folder}")
-        fine = fine and good
+    try:
+        if arguments.what != "supervisor":
+            fine = tryListeners(arguments.rounds, chance)
+        if arguments.what != "listener":
+            fine = trySupervisors(arguments.rounds, chance, arguments.moment) and fine
+    except (Failed, AssertionError) as error:
+        print(f"FAILED: {error}")
+        fine = False
+    except NoPython as error:
+        parser.error(str(error))
     sys.exit(0 if fine else 1)
 
 

@@ -110,7 +110,7 @@ class Run:
 
     def __init__(self, start: Start, folder: Path, counts: dict[str, int]) -> None:
         self._start = start
-        self.port = freePort(21000, 22000)
+        self.port = freePort(23000, 24000)
         self._modules = [each for each in counts if each != "twistd"]
         for each in self._modules:
             needs(each, each)

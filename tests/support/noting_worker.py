@@ -14,11 +14,16 @@ import select
 import signal
 import socket
 import sys
+import time
 from contextlib import suppress
 from typing import Any
 
 #: How long a request takes, in seconds.
 SERVICE_SECONDS = 0.01
+
+#: How long the server of datagrams takes to stop, in seconds.  It has its socket until
+#: then.
+STOP_SECONDS = 2.5
 
 
 def stream(book: str, description: str) -> None:
@@ -70,7 +75,12 @@ def datagram() -> None:
     sock = socket.socket(fileno=3)
     readable = select.poll()
     readable.register(sock, select.POLLIN)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+
+    def stop(*_: object) -> None:
+        time.sleep(STOP_SECONDS)
+        sys.exit(0)
+
+    signal.signal(signal.SIGTERM, stop)
     generation = os.environ["GENERATION"].encode()
     while True:
         readable.poll()
