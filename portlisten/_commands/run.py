@@ -165,5 +165,11 @@ def makeService(options: RunOptions, reactor: Any = None) -> IService:
         options.process,
         options["file"],
         settings,
-        OwnSockets(listener, ports, backlog, settings.user),
+        OwnSockets(
+            listener,
+            ports,
+            backlog,
+            settings.user,
+            max((each.stop for each in settings.workers), default=0.0),
+        ),
     )

@@ -101,6 +101,7 @@ class Dispatcher:
         # The decisions that the events of one read lead to, until all are processed.
         self._batch: list[Decision] | None = None
         self._waitsElsewhere: Callable[[], bool] = lambda: False
+        self._expectsWorkers: Callable[[], bool] = lambda: True
         self.capacityChanged: Callable[[], None] = lambda: None
         self.handOffEnded: Callable[[], None] = lambda: None
 
@@ -318,7 +319,10 @@ class Dispatcher:
     # The end
 
     def stop(
-        self, grace: float, waitsElsewhere: Callable[[], bool] = lambda: False
+        self,
+        grace: float,
+        waitsElsewhere: Callable[[], bool] = lambda: False,
+        expectsWorkers: Callable[[], bool] = lambda: True,
     ) -> Deferred[None]:
         """
         Hand off the connections that wait and those that still come, then say BYE to
@@ -326,10 +330,12 @@ class Dispatcher:
 
         @param grace: how long the hand-off may take, in seconds.
         @param waitsElsewhere: says whether more connections are to come.
+        @param expectsWorkers: says whether to go on while no worker takes connections.
         @return: fires when this is done.
         """
         self._stopped = Deferred()
         self._waitsElsewhere = waitsElsewhere
+        self._expectsWorkers = expectsWorkers
         now = self._now()
         self._deadline = now + grace
         self._run(self._ledger.keepNoSilent(now))
@@ -341,7 +347,10 @@ class Dispatcher:
         """
         ledger = self._ledger
         if not self._byeSent:
-            busy = ledger.unclaimed or ledger.waiting or self._waitsElsewhere()
+            busy = ledger.unclaimed or (
+                (ledger.waiting or self._waitsElsewhere())
+                and (ledger.workers or self._expectsWorkers())
+            )
             if busy and now < self._deadline:
                 return
             self._byeSent = True

@@ -170,7 +170,17 @@ class GivenSockets:
         died, this process hears SIGTERM and the end of the link, in any order.  Before
         either, it gets another parent: C{forget_original_parent} in kernel/exit.c.
         """
-        return not self._final and os.getppid() == self._parent
+        return not self._final and not self._supervisorDied()
+
+    def expectsWorkers(self) -> bool:
+        """
+        See L{ISockets}.  If the supervisor has died, its workers end as well, and the
+        next supervisor waits until this process has ended.
+        """
+        return not self._supervisorDied()
+
+    def _supervisorDied(self) -> bool:
+        return os.getppid() != self._parent
 
     def release(self) -> None:
         """

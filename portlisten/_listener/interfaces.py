@@ -353,6 +353,11 @@ class ISockets(Interface):
         process ends.  Then workers that connect wait for the next listener.
         """
 
+    def expectsWorkers() -> bool:
+        """
+        Say whether a stop may wait for a worker while none is connected.
+        """
+
     def release() -> None:
         """
         Close what L{bindControl} has bound, and L{startControl} has not used.

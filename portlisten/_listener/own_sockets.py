@@ -31,6 +31,9 @@ from portlisten.errors import CannotBind, ToldToStop
 #: sockets, in seconds.
 HANDOVER_SECONDS = 2.0
 
+#: The pause between two tries to bind a port that is in use, in milliseconds.
+BIND_RETRY_MILLISECONDS = 50
+
 
 @implementer(ISockets)
 class OwnSockets:
@@ -40,6 +43,9 @@ class OwnSockets:
     @param ports: the settings of the ports.
     @param backlog: the length of the queue of the channels' path.
     @param user: the user that the listener becomes; L{None} if it becomes no other.
+    @param workersStop: how long workers may take to stop, in seconds.  If the last
+        listener is gone, its workers may keep shared sockets open for so long, and for
+        L{HANDOVER_SECONDS} at the least.
     """
 
     log = Logger()
@@ -50,11 +56,13 @@ class OwnSockets:
         ports: Sequence[PortSettings],
         backlog: int,
         user: int | None = None,
+        workersStop: float = 0.0,
     ) -> None:
         self._settings = settings
         self._ports = ports
         self._backlog = backlog
         self._user = user
+        self._handover = max(HANDOVER_SECONDS, workersStop)
         self._startedBy = -1
         self._controlPath: paths.BoundPath | None = None
 
@@ -64,11 +72,12 @@ class OwnSockets:
         """
         path = self._settings.path
         if not successor.isStopping(path):
-            return 0.0
+            # If the last listener was killed, its workers may stop at this moment.
+            return self._handover if successor.isStale(path) else 0.0
         self.log.info("waiting for the listener at {path} to stop", path=path)
         if not successor.waitForEnd(path, signals.stopRequested):
             raise ToldToStop(f"told to stop while it waited for {path}")
-        return HANDOVER_SECONDS
+        return self._handover
 
     def bindPorts(self, end: float) -> list[BoundPort]:
         """
@@ -77,11 +86,35 @@ class OwnSockets:
         bound: list[BoundPort] = []
         with ExitStack() as undo:
             for wanted in self._ports:
-                for port in _bindUntil(wanted, end):
+                for port in self._bindUntil(wanted, end):
                     undo.callback(port.close)
                     bound.append(port)
             undo.pop_all()
         return bound
+
+    def _bindUntil(self, wanted: PortSettings, end: float) -> list[BoundPort]:
+        """
+        Bind a port.  If it is in use, try until a time of C{time.monotonic}.
+        """
+        waits = False
+        while True:
+            try:
+                return bind(wanted)
+            except CannotBind as error:
+                left = end - time.monotonic()
+                if error.errno != errno.EADDRINUSE or left <= 0:
+                    raise
+                if not waits:
+                    waits = True
+                    self.log.info(
+                        "{error}; waiting for up to {left:.0f} s, since workers of the"
+                        " last listener may still have it",
+                        error=error,
+                        left=left,
+                    )
+            if signals.stopRequested():
+                raise ToldToStop("told to stop while it waited for a port")
+            select.poll().poll(BIND_RETRY_MILLISECONDS)
 
     def bindChannel(self) -> paths.BoundPath:
         """
@@ -143,6 +176,12 @@ class OwnSockets:
         """
         return False
 
+    def expectsWorkers(self) -> bool:
+        """
+        See L{ISockets}.
+        """
+        return True
+
     def release(self) -> None:
         """
         See L{ISockets}.
@@ -151,16 +190,3 @@ class OwnSockets:
             self._controlPath.remove()
             self._controlPath.socket.close()
             self._controlPath = None
-
-
-def _bindUntil(wanted: PortSettings, end: float) -> list[BoundPort]:
-    """
-    Bind a port.  If it is in use, try until a time of C{time.monotonic}.
-    """
-    while True:
-        try:
-            return bind(wanted)
-        except CannotBind as error:
-            if error.errno != errno.EADDRINUSE or time.monotonic() >= end:
-                raise
-            select.poll().poll(50)

@@ -227,7 +227,9 @@ class StreamWire:
         See L{IWire}.
         """
         self._hello = replace(self._hello, stopping=True)
-        stopped = self._dispatcher.stop(grace, waitsElsewhere)
+        stopped = self._dispatcher.stop(
+            grace, waitsElsewhere, self._sockets.expectsWorkers
+        )
         return stopped.addCallback(self._closePath)
 
     def _refuseWorkers(self) -> None:

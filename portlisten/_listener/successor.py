@@ -4,6 +4,9 @@ Take the place of a listener that stops.
 If a listener is told to stop while connections wait, it goes on for its grace.  Its
 HELLO says that it is stopping.  If another listener is started meanwhile, the new one
 waits until the first has ended.
+
+A supervisor binds the path, and its listener serves it.  If the supervisor dies, its
+listener stops, and may not know that yet.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ import time
 from collections.abc import Callable
 
 from portlisten import _kernel
+from portlisten._channel import paths
 from portlisten._wire.codec import FROM_LISTENER, Decoder
 from portlisten._wire.frames import ListenerHello
 from portlisten.errors import ProtocolError
@@ -57,7 +61,7 @@ def _close(sock: socket.socket) -> None:
 
 def isStopping(path: str) -> bool:
     """
-    Whether the listener at a path was told to stop.
+    Whether the listener at a path was told to stop, or has lost its supervisor.
     """
     sock = _connect(path)
     if sock is None:
@@ -65,6 +69,8 @@ def isStopping(path: str) -> bool:
     decoder = Decoder(FROM_LISTENER)
     end = time.monotonic() + HELLO_SECONDS
     try:
+        if _binderHasEnded(sock):
+            return True
         while time.monotonic() < end:
             data, hasDescriptors = _kernel.receiveBytes(sock)
             if not data or hasDescriptors:
@@ -78,6 +84,22 @@ def isStopping(path: str) -> bool:
     return False
 
 
+def isStale(path: str) -> bool:
+    """
+    Whether a socket was bound to a path, and no process has it open any more.
+    """
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    try:
+        sock.connect(path)
+    except ConnectionRefusedError:
+        return True
+    except OSError:
+        pass
+    finally:
+        _close(sock)
+    return False
+
+
 def waitForEnd(path: str, interrupted: Callable[[], bool]) -> bool:
     """
     Wait until the listener at a path has ended.
@@ -85,16 +107,17 @@ def waitForEnd(path: str, interrupted: Callable[[], bool]) -> bool:
     @param interrupted: says whether to stop waiting.
     @return: whether the listener has ended.
     """
-    process = _listenerAt(path)
+    place = paths.place(path)
+    process = _binderAt(path)
     try:
         while not interrupted():
-            if process is None:
-                sock = _connect(path)
-                if sock is None:
-                    return True
-                _close(sock)
-            elif _kernel.hasEnded(process) or not os.path.lexists(path):
+            if process is not None and not _kernel.hasEnded(process):
                 # If the path is removed, the process may still do other things.
+                ended = not os.path.lexists(path)
+            else:
+                # A supervisor's listener may outlive it.
+                ended = paths.place(path) != place or not _isServed(path)
+            if ended:
                 return True
             select.poll().poll(CHECK_SECONDS * 1000)
         return False
@@ -103,9 +126,43 @@ def waitForEnd(path: str, interrupted: Callable[[], bool]) -> bool:
             os.close(process)
 
 
-def _listenerAt(path: str) -> int | None:
+def _isServed(path: str) -> bool:
     """
-    Find the process that listens at a path.
+    Whether a process has the socket at a path open.
+    """
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    try:
+        sock.connect(path)
+    except BlockingIOError:
+        return True  # its backlog is full
+    except OSError:
+        return False
+    finally:
+        _close(sock)
+    return True
+
+
+def _binderHasEnded(sock: socket.socket) -> bool:
+    """
+    Whether the process has ended that called listen(2) on the path.
+
+    @param sock: is connected to the path.
+    """
+    try:
+        process = _kernel.peerProcess(sock, _kernel.credentials(sock).pid)
+    except ProcessLookupError:
+        return True
+    if process is None:
+        return False
+    try:
+        return _kernel.hasEnded(process)
+    finally:
+        os.close(process)
+
+
+def _binderAt(path: str) -> int | None:
+    """
+    Find the process that called listen(2) on a path.
 
     @return: a pidfd, which is the caller's, or L{None} if none can be made.
     """
@@ -115,6 +172,6 @@ def _listenerAt(path: str) -> int | None:
     try:
         return _kernel.peerProcess(sock, _kernel.credentials(sock).pid)
     except OSError:
-        return None  # it has ended, as the next attempt to connect will show
+        return None  # it has ended
     finally:
         _close(sock)

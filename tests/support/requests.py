@@ -52,8 +52,14 @@ class Requests:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._stopped.set()
+        self.stop()
         self.join()
+
+    def stop(self) -> None:
+        """
+        Let no client ask again.
+        """
+        self._stopped.set()
 
     def join(self) -> None:
         """

@@ -179,6 +179,22 @@ class StopTests(DispatcherTestCase):
         )
         self.assertEqual(self.timeouts, 0)
 
+    def test_nobodyExpected(self) -> None:
+        """
+        If no worker is expected to come, connections wait only while a worker is there.
+        """
+        worker = self.join(limit=1)
+        _, client = self.accept(2)
+        self.dispatcher.claimed(worker, [1])
+        stopped = self.dispatcher.stop(3, expectsWorkers=lambda: False)
+        self.check()
+        self.assertEqual(worker.calls, [])
+        self.dispatcher.died(worker)
+        self.dispatcher.channelClosed(worker)
+        self.check()
+        self.successResultOf(stopped)
+        self.assertFalse(self.isOpen(client))
+
     def test_somebodyComes(self) -> None:
         """
         A worker that comes within the grace is given what waits.

@@ -122,11 +122,14 @@ class ServiceTests(TestCase):
     async def test_died(self) -> None:
         """
         If the supervisor has died, this process has another parent, and nobody keeps
-        the sockets, whether the end of the link has been seen or not.
+        the sockets, whether the end of the link has been seen or not.  No workers come
+        any more.
         """
         self.assertTrue(self.given.keepsChannel())
+        self.assertTrue(self.given.expectsWorkers())
         self.patch(os, "getppid", lambda: 1)
         self.assertFalse(self.given.keepsChannel())
+        self.assertFalse(self.given.expectsWorkers())
 
     async def test_goneEarlier(self) -> None:
         """

@@ -44,6 +44,27 @@ class SuccessorTestCase(SynchronousTestCase):
         if os.path.exists(self.path):
             os.unlink(self.path)
 
+    def orphan(self) -> subprocess.Popen[str]:
+        """
+        Have another process listen at the path whose supervisor has ended.
+        """
+        parent = subprocess.Popen(
+            [sys.executable, "-c", ORPHAN, self.path],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+        def end() -> None:
+            parent.kill()
+            parent.communicate()
+
+        self.addCleanup(end)
+        assert parent.stdout is not None
+        parent.stdout.readline()
+        parent.wait()
+        return parent
+
     def listen(self) -> socket.socket:
         """
         Listen at the path.
@@ -153,6 +174,16 @@ class StopsTests(SuccessorTestCase):
             answer = self.answer(STOPPING, descriptors=(file.fileno(),))
         self.assertIs(answer, False)
 
+    def test_orphan(self) -> None:
+        """
+        If the process that bound the path has ended, the listener there stops, even if
+        it does not say so.
+        """
+        self.orphan()
+        began = time.monotonic()
+        self.assertIs(successor.isStopping(self.path), True)
+        self.assertLess(time.monotonic() - began, 5)
+
     def test_nothing(self) -> None:
         """
         The path may not exist.
@@ -176,6 +207,39 @@ class StopsTests(SuccessorTestCase):
             client.connect(self.path)
             self.assertIs(successor.isStopping(self.path), False)
 
+
+class IsStaleTests(SuccessorTestCase):
+    """
+    Tests for L{successor.isStale}.
+    """
+
+    def test_nothing(self) -> None:
+        """
+        A path that does not exist is not stale.
+        """
+        self.assertIs(successor.isStale(self.path), False)
+
+    def test_nobody(self) -> None:
+        """
+        A socket that no process has open is stale.
+        """
+        listening = self.listen()
+        self.assertIs(successor.isStale(self.path), False)
+        listening.close()
+        self.assertIs(successor.isStale(self.path), True)
+
+
+#: A supervisor that has died: its child has the socket until it reads a line.
+ORPHAN = """
+import os, socket, sys
+sock = socket.socket(socket.AF_UNIX)
+sock.bind(sys.argv[1])
+sock.listen(100)
+if os.fork():
+    os._exit(0)
+print(os.getpid(), flush=True)
+sys.stdin.readline()
+"""
 
 PROGRAM = """
 import socket, sys
@@ -236,6 +300,44 @@ class WaitForEndTests(SuccessorTestCase):
         It waits until the process has ended that listens there.
         """
         self.assertIs(self.asked(self.process()), True)
+
+    def test_orphan(self) -> None:
+        """
+        If the process that bound the path has ended, the wait goes on until no process
+        has the socket open.
+        """
+        orphan = self.orphan()
+        asked = 0
+
+        def interrupted() -> bool:
+            nonlocal asked
+            asked += 1
+            if asked == 3:
+                assert orphan.stdin is not None
+                orphan.stdin.write("\n")
+                orphan.stdin.flush()
+            return asked > 1000
+
+        self.assertIs(successor.waitForEnd(self.path, interrupted), True)
+        self.assertGreater(asked, 3)
+
+    def test_orphanReplaced(self) -> None:
+        """
+        If another socket is bound to the path by then, the wait is over.
+        """
+        self.orphan()
+        asked = 0
+
+        def interrupted() -> bool:
+            nonlocal asked
+            asked += 1
+            if asked == 3:
+                os.unlink(self.path)
+                self.listen()
+            return asked > 1000
+
+        self.assertIs(successor.waitForEnd(self.path, interrupted), True)
+        self.assertEqual(asked, 3)
 
     def test_withoutPidfd(self) -> None:
         """
