@@ -16,6 +16,7 @@ from twisted.python.usage import CompleteFiles, Completer, UsageError
 
 from portlisten._commands.asking import AskingOptions
 from portlisten._commands.progress import Lines, plural
+from portlisten._commands.run_file import channelOf
 from portlisten._config.settings import (
     DrainSettings,
     OperatorSettings,
@@ -45,19 +46,19 @@ class _OperatorOptions(AskingOptions):
     settingsType: type[OperatorSettings] = OperatorSettings
 
     arguments = [
-        CompleteFiles(descr="PATH"),
+        CompleteFiles(descr="FILE|PATH"),
         Completer(descr="WORKER", repeat=True),
     ]
 
-    synopsis = "[options] PATH WORKER [WORKER ...]"
+    synopsis = "[options] FILE|PATH WORKER [WORKER ...]"
 
     def parseArgs(self, *args: str) -> None:
         """
-        Take PATH and the workers.
+        Take FILE or PATH, and the workers.
         """
         self.checkOrder(args)
         if not args:
-            raise UsageError("expected PATH and WORKER, got no arguments")
+            raise UsageError("expected FILE or PATH, and WORKER, got no arguments")
         self["path"], *self["workers"] = args
         self.checkPath(self["path"])
 
@@ -65,9 +66,11 @@ class _OperatorOptions(AskingOptions):
         """
         Find the workers, and carry the command out.
         """
-        settings = self.settingsType(
-            path=self["path"], workers=tuple(self["workers"]), **self.given()
-        )
+        path, control = channelOf(self["path"])
+        given = self.given()
+        if given["control"] is None:
+            given["control"] = control
+        settings = self.settingsType(path=path, workers=tuple(self["workers"]), **given)
         with ControlClient(settings.path, settings.control) as client:
             checkWorkers(settings, _ask(client, Workers()))
             return self.carryOut(client, settings)
@@ -91,12 +94,13 @@ class DrainOptions(_OperatorOptions):
     command = "portlisten drain"
 
     longdesc = (
-        "Drains workers of the listener at PATH, and waits until they are drained."
-        " WORKER is the label of a worker, or the number of its process. A drained"
-        " worker gets no new connections, and ends the connections that it keeps for"
-        " further requests. It goes on to run, and serves each request to its end. Stop"
-        " the worker when it is drained: then the stop cuts off nobody. Without"
-        " WORKER, the command lists the workers."
+        "Drains workers of the listener at PATH, or of the one that 'portlisten run"
+        " FILE' runs, and waits until they are drained. WORKER is the label of a"
+        " worker, or the number of its process. A drained worker gets no new"
+        " connections, and ends the connections that it keeps for further requests. It"
+        " goes on to run, and serves each request to its end. Stop the worker when it"
+        " is drained: then the stop cuts off nobody. Without WORKER, the command lists"
+        " the workers."
     )
 
     epilogue = """
@@ -161,10 +165,10 @@ class UndrainOptions(_OperatorOptions):
     command = "portlisten undrain"
 
     longdesc = (
-        "Undoes 'portlisten drain': lets drained workers of the listener at PATH serve"
-        " again, and waits until they have joined again. WORKER is the label of a"
-        " worker, or the number of its process. Without WORKER, the command lists the"
-        " workers."
+        "Undoes 'portlisten drain': lets drained workers of the listener at PATH, or"
+        " of 'portlisten run FILE', serve again, and waits until they have joined"
+        " again. WORKER is the label of a worker, or the number of its process."
+        " Without WORKER, the command lists the workers."
     )
 
     epilogue = """

@@ -11,13 +11,16 @@ from twisted.application.service import Application, IService
 from twisted.python.usage import CompleteFiles, UsageError
 from twisted.scripts._twistd_unix import ServerOptions, UnixApplicationRunner
 
+from portlisten._commands.check import EXAMPLE, check
 from portlisten._commands.listener import parsePorts
 from portlisten._commands.options import CommandOptions
-from portlisten._commands.run_file import load
 from portlisten._config.options import Settings
+from portlisten._config.wrong_file import WrongFile
+from portlisten._control.convert import printable
 from portlisten._listener.making import longestBacklog
 from portlisten._listener.own_sockets import OwnSockets
 from portlisten._process import exits, signals
+from portlisten._process.output import complain
 from portlisten._reactor.monotonic import monotonicReactor
 from portlisten._supervisor.service import SupervisorService
 from portlisten.errors import BadDescription, PathError
@@ -46,22 +49,9 @@ class RunOptions(CommandOptions):
         " 'twistd portlisten-run FILE' does the same with twistd's options."
     )
 
-    epilogue = """
-FILE is TOML, as in this example. 'portlisten check FILE' finds mistakes in it:
-
-  path = "/run/portlisten/web.sock"
-  user = "portlisten"
-  group = "web"
-
-  [ports.http]
-  listen = 80
-
-  [workers.web]
-  command = ["twistd", "--nodaemon", "--pidfile=", "web", "--path", "/srv/www",
-             "--listen=portlisten:{path}:name=http"]
-  count = 4
-  user = "web"
-
+    epilogue = f"""
+FILE is TOML, as in this example. 'portlisten check FILE' says what would be run:
+{EXAMPLE}
 If root runs the command, FILE and its folder must belong to root, and others must not
 be able to write to them.
 
@@ -151,11 +141,16 @@ def makeService(options: RunOptions, reactor: Any = None) -> IService:
     Make the service of C{portlisten run}.
 
     @param reactor: by default the global one.
-    @raise StartFailure: if the file is wrong.
+    @raise SystemExit: if the file is wrong.
     """
     if reactor is None:
         from twisted.internet import reactor
-    settings = load(options["file"])
+    try:
+        settings = check(options["file"])
+    except WrongFile as error:
+        for line in error.lines:
+            complain(options.command, printable(line))
+        raise SystemExit(1) from None
     listener = settings.listener
     backlog = listener.backlog or longestBacklog()
     try:

@@ -86,6 +86,7 @@ class GivenSockets:
         self._link: socket.socket | None = link
         self._server: ControlServer | None = None
         self._final = False
+        self._parent = os.getppid()
         self.stop = stop
 
     def waitForPredecessor(self) -> float:
@@ -155,13 +156,21 @@ class GivenSockets:
         """
         See L{ISockets}.
         """
-        return not self._final
+        return self._supervisorKeeps()
 
     def keepsChannel(self) -> bool:
         """
         See L{ISockets}.
         """
-        return not self._final
+        return self._supervisorKeeps()
+
+    def _supervisorKeeps(self) -> bool:
+        """
+        Whether the supervisor keeps the sockets when this process ends.  If it has
+        died, this process hears SIGTERM and the end of the link, in any order.  Before
+        either, it gets another parent: C{forget_original_parent} in kernel/exit.c.
+        """
+        return not self._final and os.getppid() == self._parent
 
     def release(self) -> None:
         """

@@ -132,7 +132,7 @@ class ArgumentTests(DrainTestCase):
         long.
         """
         for arguments, reason in [
-            (["drain"], "expected PATH and WORKER, got no arguments"),
+            (["drain"], "expected FILE or PATH, and WORKER, got no arguments"),
             (["drain", "--timeout=-1", "s", "w"], "--timeout: '-1' is not a number"),
             (["drain", "--timeout"], "option --timeout requires argument"),
             (["drain", "s", "w", "--quiet"], "options come before the arguments"),

@@ -119,6 +119,15 @@ class ServiceTests(TestCase):
         await eventually(lambda: self.stops)
         self.assertTrue(self.given.keepsChannel())
 
+    async def test_died(self) -> None:
+        """
+        If the supervisor has died, this process has another parent, and nobody keeps
+        the sockets, whether the end of the link has been seen or not.
+        """
+        self.assertTrue(self.given.keepsChannel())
+        self.patch(os, "getppid", lambda: 1)
+        self.assertFalse(self.given.keepsChannel())
+
     async def test_goneEarlier(self) -> None:
         """
         The supervisor may be gone already.
