@@ -57,10 +57,14 @@ FILE is TOML, as in this example. 'portlisten check FILE' says what would be run
 If root runs the command, FILE and its folder must belong to root, and others must not
 be able to write to them.
 
-While it runs:
-  portlisten status FILE       shows what goes on, and what is wrong
-  portlisten restart FILE      replaces the workers, one after the other
-  portlisten stop FILE         stops everything
+While it runs, 'portlisten status FILE' shows what goes on, and what is wrong.
+'portlisten restart FILE' replaces the workers, one after the other, and 'portlisten
+stop FILE' stops everything.
+
+Examples:
+  portlisten check /etc/portlisten/web.toml
+  portlisten run /etc/portlisten/web.toml
+  twistd --syslog --prefix web portlisten-run /etc/portlisten/web.toml
 """
 
     def parseArgs(self, *args: str) -> None:
