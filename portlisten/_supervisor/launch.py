@@ -41,6 +41,10 @@ REAP_SECONDS = 1.0
 #: The signal that a process gets when the supervisor ends.
 PARENT_SIGNAL = signal.SIGTERM
 
+#: Signals that a process must be able to get, even if the supervisor was started with
+#: them blocked or ignored: the first stops it, and the second tells it of its children.
+_OWN_SIGNALS = frozenset([signal.SIGTERM, signal.SIGCHLD])
+
 #: Variables of the supervisor that its processes must not get: those of sd_notify(3),
 #: sd_watchdog_enabled(3) and sd_listen_fds(3).
 _OWN_VARIABLES = frozenset(
@@ -278,7 +282,9 @@ class _Child:
         try:
             gc.disable()  # no object of the supervisor may do anything here
             try:
-                forking.resetSignals(blocked)
+                forking.resetSignals(blocked - _OWN_SIGNALS)
+                for number in _OWN_SIGNALS:
+                    signal.signal(number, signal.SIG_DFL)
                 os.setsid()
                 status = self._arrange(status)
                 self._prepare()

@@ -190,6 +190,25 @@ class StartTests(LaunchTestCase):
         self.assertEqual(int(lines[1], 16), 0)
         self.assertEqual(int(lines[3], 16) & 1 << signal.SIGPIPE - 1, 0)
 
+    def test_signalsOfSupervisor(self) -> None:
+        """
+        The program can be stopped, and hears of its children, even if the supervisor
+        was started with those signals blocked or ignored.  Others stay as they are.
+        """
+        blocked = [signal.SIGTERM, signal.SIGCHLD, signal.SIGUSR1]
+        before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, blocked)
+        try:
+            text, _ = answer(
+                Launch("a", ("grep", "-E", "Sig(Blk|Ign)", "/proc/self/status"), {})
+            )
+        finally:
+            signal.signal(signal.SIGTERM, before)
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        lines = text.split()
+        self.assertEqual(int(lines[1], 16), 1 << signal.SIGUSR1 - 1)
+        self.assertEqual(int(lines[3], 16) & 1 << signal.SIGTERM - 1, 0)
+
     def test_parentSignal(self) -> None:
         """
         The kernel is told which signal the program gets with the end of its parent.
