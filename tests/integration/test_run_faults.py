@@ -326,7 +326,7 @@ async def test_limits(run: Run) -> None:
     before = pids(await run.ready())
     with load(run) as clients, load(run, big) as bigs:
         assert (await run.client("grow 120", big))["label"] == "big-1"
-        ready = set()
+        ready: set[int] = set()
 
         def replaced(found: dict[str, Any]) -> bool:
             ready.update(each["ready"] for each in groups(found).values())
