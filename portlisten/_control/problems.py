@@ -32,6 +32,9 @@ CLAIM_SECONDS = 2.0
 #: For how long a worker may drain, in seconds.
 DRAIN_SECONDS = 60.0
 
+#: After a listener is ready, how long its workers may take to join it, in seconds.
+JOIN_SECONDS = 10.0
+
 #: For how long a worker may start, in seconds.
 START_SECONDS = 30.0
 
@@ -74,7 +77,7 @@ def problems(status: StatusAnswer) -> tuple[str, ...]:
     """
     found: list[_Problem] = []
     if status.supervisor is not None:
-        found += _ofSupervisor(status.supervisor, status.listener is not None)
+        found += _ofSupervisor(status.supervisor, status.listener)
     elif status.listener is None:
         found.append((_NO_LISTENER, "the listener does not answer"))
     if status.listener is not None:
@@ -163,10 +166,25 @@ def _ofWorker(worker: WorkerStatus) -> Iterator[_Problem]:
 # The supervisor
 
 
-def _ofSupervisor(supervisor: SupervisorStatus, answers: bool) -> Iterator[_Problem]:
-    yield from _ofListenerProcess(supervisor.listener, answers)
+def _ofSupervisor(
+    supervisor: SupervisorStatus, listener: ListenerStatus | None
+) -> Iterator[_Problem]:
+    yield from _ofListenerProcess(supervisor.listener, listener is not None)
     for group in supervisor.groups:
         yield from _ofGroup(group)
+        if listener is not None and listener.uptime >= JOIN_SECONDS:
+            yield from _ofAbsent(group, listener)
+
+
+def _ofAbsent(group: GroupStatus, listener: ListenerStatus) -> Iterator[_Problem]:
+    joined = {each.label for each in listener.workers if each.uid == group.user}
+    for process in group.processes:
+        if process.state is ProcessState.READY and process.label not in joined:
+            yield (
+                _HANGS,
+                f"worker {process.label} runs, and has left the listener: 'portlisten"
+                " restart' replaces it",
+            )
 
 
 def _ofListenerProcess(process: ProcessStatus, answers: bool) -> Iterator[_Problem]:

@@ -414,6 +414,24 @@ class SupervisorTests(ProblemsTestCase):
             group = replace(GROUP, ready=ready, count=count)
             self.assertEqual(self.supervised(group=group), [expected])
 
+    def test_absent(self) -> None:
+        """
+        A ready worker has left the listener, and another user's worker has its label.
+        A listener that has just begun is given time.
+        """
+        expected = (
+            "worker web-1 runs, and has left the listener: 'portlisten restart' replaces"
+            " it"
+        )
+        for workers, uptime, found in (
+            ((), 10.0, [expected]),
+            ((replace(WORKER, uid=997),), 10.0, [expected]),
+            ((WORKER,), 10.0, []),
+            ((), 9.9, []),
+        ):
+            listener = replace(LISTENER, workers=workers, uptime=uptime)
+            self.assertEqual(self.supervised(listener=listener), found)
+
     def test_both(self) -> None:
         """
         The problems of the listener are told as well, among the others.
