@@ -420,8 +420,8 @@ class SupervisorTests(ProblemsTestCase):
         A listener that has just begun is given time.
         """
         expected = (
-            "worker web-1 runs, and has left the listener: 'portlisten restart' replaces"
-            " it"
+            "worker web-1 runs, and has left the listener: 'portlisten restart'"
+            " replaces it"
         )
         for workers, uptime, found in (
             ((), 10.0, [expected]),
