@@ -102,7 +102,7 @@ class Process:
         Start it, and wait until its program has begun.
 
         @raise CannotRun: if that is impossible.  No process and no descriptor is left
-            then, and L{onEnd} is not called.
+            then, and C{onEnd} is not called.
         """
         assert self._output is None, "a process is started once"
         try:
