@@ -226,9 +226,13 @@ def _ofGroup(group: GroupStatus) -> Iterator[_Problem]:
             seconds = _seconds(process.seconds)
             yield _SLOW, f"worker {label} was started {seconds} ago, and is not ready"
     if group.ready < group.count:
-        are = "is" if group.ready == 1 else "are"
-        workers = plural(group.count, "worker")
-        yield _FEW, f"{group.ready} of {workers} of {group.name} {are} ready"
+        if not group.ready:
+            text = f"no worker of {group.name} is ready"
+        else:
+            are = "is" if group.ready == 1 else "are"
+            text = f"only {group.ready} of {group.count} workers of {group.name} {are}"
+            text = f"{text} ready"
+        yield _FEW, text
 
 
 def _failures(process: ProcessStatus) -> str:

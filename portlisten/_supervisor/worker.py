@@ -28,6 +28,10 @@ from portlisten.errors import CannotRun
 SETTLED_SECONDS = 1.0
 
 
+#: How a process ends that was told to, and did so in good order.
+_STOPPED = (CLEAN, "was killed by SIGTERM")
+
+
 class NotReady(Exception):
     """
     A worker on trial did not get ready.
@@ -195,7 +199,10 @@ class Worker(RestartedProcess):
         """
         self._tail = process.tail
         ending = process.ending
-        log.info("{label} {ending}", label=self.label, ending=ending)
+        if self.state is ProcessState.STOPPING and ending in _STOPPED:
+            log.info("{label} has stopped", label=self.label)
+        else:
+            log.info("{label} {ending}", label=self.label, ending=ending)
         self._hasEnded(self._failure or f"it {ending}", ending == CLEAN)
 
     def _hasEnded(self, reason: str, clean: bool) -> None:

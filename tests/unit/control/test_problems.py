@@ -408,8 +408,9 @@ class SupervisorTests(ProblemsTestCase):
         Fewer workers are ready than are wanted.
         """
         for ready, count, expected in (
-            (0, 1, "0 of 1 worker of web are ready"),
-            (1, 4, "1 of 4 workers of web is ready"),
+            (0, 1, "no worker of web is ready"),
+            (3, 4, "only 3 of 4 workers of web are ready"),
+            (1, 4, "only 1 of 4 workers of web is ready"),
         ):
             group = replace(GROUP, ready=ready, count=count)
             self.assertEqual(self.supervised(group=group), [expected])
