@@ -242,7 +242,9 @@ def main() -> None:
         source = ROOT / "benchmarks" / "load.c"
         subprocess.run([compiler, "-O2", "-o", folder / "load", source], check=True)
         if arguments.periods:
-            idle(folder, arguments.seconds, arguments.periods)
+            place = folder / "idle"
+            place.mkdir()
+            idle(place, arguments.seconds, arguments.periods)
         if arguments.rounds:
             print(
                 f"the hand-off, {AT_ONCE} clients at a time, {arguments.rounds} rounds:"
