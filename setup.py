@@ -31,7 +31,14 @@ setup(
                 "docs/man/portlisten-undrain.1",
             ],
         ),
-        ("share/man/man8", ["docs/man/portlisten.8", "docs/man/hellofdpass.8"]),
+        (
+            "share/man/man8",
+            [
+                "docs/man/portlisten.8",
+                "docs/man/portlisten-run.8",
+                "docs/man/hellofdpass.8",
+            ],
+        ),
         ("share/zsh/site-functions", ["contrib/zsh/_portlisten"]),
     ],
 )

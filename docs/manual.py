@@ -17,6 +17,7 @@ from portlisten._commands import (
     hellofdpass,
     listener,
     restart,
+    run,
     status,
     stop,
 )
@@ -67,8 +68,8 @@ PAGES = [
             "SIGHUP, SIGUSR2": "The listener logs that the signal means nothing, and"
             " goes on.",
         },
-        "hellofdpass(8), portlisten-drain(1), portlisten-each(1), portlisten-exec(1),"
-        " twistd(1)",
+        "portlisten-run(8), hellofdpass(8), portlisten-drain(1), portlisten-each(1),"
+        " portlisten-exec(1), twistd(1)",
     ),
     Page(
         "hellofdpass",
@@ -83,6 +84,24 @@ PAGES = [
             " goes on.",
         },
         "portlisten(8), portlisten-exec(1), twistd(1)",
+    ),
+    Page(
+        "portlisten-run",
+        8,
+        "run a listener and its workers as one file says",
+        run.RunOptions,
+        "0 after SIGTERM, SIGINT or portlisten-stop(1). 1 if the command cannot start:"
+        " then one line on standard error says why. 1 as well if the listener has"
+        " failed too often, or if a worker was given up at the time of the stop.",
+        {
+            "SIGTERM, SIGINT": "The listener hands off the connections that wait, and"
+            " ends. Then the workers get SIGTERM, and the command exits.",
+            "SIGUSR1": "The supervisor logs its state in one line.",
+            "SIGHUP, SIGUSR2": "The supervisor logs that the signal means nothing, and"
+            " goes on.",
+        },
+        "portlisten-check(1), portlisten-status(1), portlisten-restart(1),"
+        " portlisten-stop(1), portlisten(8), twistd(1)",
     ),
     Page(
         "portlisten-exec",
@@ -129,7 +148,7 @@ PAGES = [
         check.CheckOptions,
         "0 if the file can be run, 1 if it has mistakes or the arguments are wrong.",
         {},
-        "portlisten(8), portlisten-drain(1)",
+        "portlisten-run(8), portlisten-status(1)",
     ),
     Page(
         "portlisten-status",
@@ -139,7 +158,8 @@ PAGES = [
         "0 if all is well. 1 if something is wrong: the first lines say what. 2 if the"
         " listener cannot be asked, or the arguments are wrong.",
         {"SIGINT": "With --watch, the command exits as the last answer says."},
-        "portlisten-restart(1), portlisten-stop(1), portlisten-drain(1), portlisten(8)",
+        "portlisten-run(8), portlisten-restart(1), portlisten-stop(1),"
+        " portlisten-drain(1), portlisten(8)",
     ),
     Page(
         "portlisten-restart",
@@ -150,7 +170,8 @@ PAGES = [
         " ones serve on. 2 if the supervisor cannot be asked, or the arguments are"
         " wrong. 130 after SIGINT.",
         {"SIGINT": "The command exits. The restart goes on."},
-        "portlisten-status(1), portlisten-stop(1), portlisten-drain(1), portlisten(8)",
+        "portlisten-run(8), portlisten-status(1), portlisten-stop(1),"
+        " portlisten-drain(1), portlisten(8)",
     ),
     Page(
         "portlisten-stop",
@@ -161,7 +182,7 @@ PAGES = [
         " to stop. 2 if it cannot be asked, or the arguments are wrong. 130 after"
         " SIGINT.",
         {"SIGINT": "The command exits. The supervisor goes on to stop."},
-        "portlisten-status(1), portlisten-restart(1), portlisten(8), systemctl(1)",
+        "portlisten-run(8), portlisten-status(1), portlisten-restart(1), systemctl(1)",
     ),
     Page(
         "portlisten-drain",

@@ -12,7 +12,6 @@ from contextlib import suppress
 from typing import NoReturn
 
 from portlisten._commands.options import CommandOptions
-from portlisten._commands.progress import NOT_ASKED
 from portlisten._commands.run_file import channelOf
 from portlisten._config.options import Settings
 from portlisten._config.settings import TargetSettings
@@ -21,6 +20,12 @@ from portlisten._control.convert import ControlError
 from portlisten._control.place import SUFFIX
 from portlisten._process.output import complain
 from portlisten.errors import CannotRun
+
+#: The exit code if time ran out.
+TIME_OVER = 1
+
+#: The exit code if a command cannot ask.
+NOT_ASKED = 2
 
 #: Where control sockets are, usually.
 FOLDER = "/run/portlisten"

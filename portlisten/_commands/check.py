@@ -12,7 +12,7 @@ from typing import NoReturn
 from twisted.python.usage import CompleteFiles, UsageError
 
 from portlisten._commands import obstacles
-from portlisten._commands.obstacles import groupName, userName
+from portlisten._commands.obstacles import groupName
 from portlisten._commands.options import CommandOptions
 from portlisten._commands.run_file import load
 from portlisten._config.file import RunSettings, WorkersSettings
@@ -22,6 +22,7 @@ from portlisten._config.wrong import Problem, key
 from portlisten._config.wrong_file import WrongFile
 from portlisten._control.convert import printable
 from portlisten._control.place import controlPath
+from portlisten._process import users
 from portlisten._process.output import complain, show
 from portlisten._supervisor.slots import labelOf
 
@@ -141,8 +142,9 @@ def doubts(settings: RunSettings) -> Iterator[Problem]:
         if group.user is not None and group.user == settings.user != os.geteuid():
             yield Problem(
                 f"{where}.user",
-                f"{userName(group.user)} is the listener's user as well, so a worker"
-                " could signal the listener: give the listener a user of its own",
+                f"{users.nameOf(group.user)} is the listener's user as well, so a"
+                " worker could signal the listener: give the listener a user of its"
+                " own",
             )
     if not settings.workers:
         yield Problem("workers", "the file starts no worker: connections wait")
@@ -201,4 +203,4 @@ def _limits(group: WorkersSettings) -> Iterator[str]:
 
 
 def _user(uid: int | None) -> str:
-    return userName(os.geteuid() if uid is None else uid)
+    return users.nameOf(os.geteuid() if uid is None else uid)

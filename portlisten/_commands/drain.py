@@ -14,8 +14,8 @@ from typing import Any
 
 from twisted.python.usage import CompleteFiles, Completer, UsageError
 
-from portlisten._commands.asking import AskingOptions
-from portlisten._commands.progress import Lines, plural
+from portlisten._commands.asking import TIME_OVER, AskingOptions
+from portlisten._commands.progress import Lines
 from portlisten._commands.run_file import channelOf
 from portlisten._config.settings import (
     DrainSettings,
@@ -24,11 +24,9 @@ from portlisten._config.settings import (
 )
 from portlisten._control.client import ControlClient
 from portlisten._control.convert import ControlError
-from portlisten._control.messages import Drain, Request, Undrain, Workers, WorkersAnswer
+from portlisten._control.messages import Drain, Undrain, Workers, WorkersAnswer
 from portlisten._control.status import State, WorkerState
-
-#: The exit code if time ran out.
-TIME_OVER = 1
+from portlisten._control.words import plural
 
 #: Seconds between two requests.
 INTERVAL_SECONDS = 0.1
@@ -72,7 +70,7 @@ class _OperatorOptions(AskingOptions):
             given["control"] = control
         settings = self.settingsType(path=path, workers=tuple(self["workers"]), **given)
         with ControlClient(settings.path, settings.control) as client:
-            checkWorkers(settings, _ask(client, Workers()))
+            checkWorkers(settings, client.askFor(Workers(), WorkersAnswer))
             return self.carryOut(client, settings)
 
     def carryOut(self, client: ControlClient, settings: Any) -> int:
@@ -132,7 +130,7 @@ Examples:
         stays = f"stays drained: '{undo}' undoes that"
         try:
             while True:
-                watch.see(_ask(client, Drain(settings.workers)).workers)
+                watch.see(client.askFor(Drain(settings.workers), WorkersAnswer).workers)
                 if watch.done:
                     watch.progress.say(f"done, after {watch.elapsed:.1f} s")
                     return 0
@@ -187,8 +185,8 @@ Examples:
         """
         end = time.monotonic() + settings.timeout
         while True:
-            _ask(client, Undrain(settings.workers))
-            found = _ask(client, Workers()).workers
+            client.askFor(Undrain(settings.workers), WorkersAnswer)
+            found = client.askFor(Workers(), WorkersAnswer).workers
             serving = [each for each in found if each.state is State.SERVING]
             missing = unnamed(settings.workers, serving)
             if not missing:
@@ -205,12 +203,6 @@ Examples:
             if worker.isNamed(settings.workers):
                 progress.say(f"{worker.name} serves")
         return 0
-
-
-def _ask(client: ControlClient, request: Request) -> WorkersAnswer:
-    answer = client.ask(request)
-    assert isinstance(answer, WorkersAnswer)
-    return answer
 
 
 def unnamed(words: Iterable[str], workers: Iterable[WorkerState]) -> list[str]:

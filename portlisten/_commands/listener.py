@@ -9,10 +9,11 @@ from typing import Any
 from twisted.application.service import IService
 from twisted.python.usage import CompleteFiles, Completer, UsageError
 
+from portlisten import _kernel
 from portlisten._commands.options import CommandOptions
 from portlisten._config.ports import PortSettings
 from portlisten._config.settings import ListenerSettings
-from portlisten._listener.making import longestBacklog, makeListener
+from portlisten._listener.making import makeListener
 from portlisten._listener.own_sockets import OwnSockets
 from portlisten._listener.service import checkPathsDiffer
 from portlisten._ports import parsing as _ports
@@ -105,7 +106,7 @@ def makeService(options: Options, reactor: Any = None) -> IService:
     if reactor is None:
         from twisted.internet import reactor
     settings = options.settings()
-    backlog = settings.backlog or longestBacklog()
+    backlog = settings.backlog or _kernel.longestBacklog()
     try:
         ports = parsePorts(settings, backlog)
     except (BadDescription, PathError) as error:

@@ -11,6 +11,7 @@ import resource
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 
+from portlisten import _kernel
 from portlisten._channel import paths
 from portlisten._config.file import RunSettings, WorkersSettings
 from portlisten._config.settings import ListenerSettings
@@ -58,14 +59,15 @@ def ofUsers(settings: RunSettings) -> Iterator[Problem]:
         if not _mayConnect(listener, uid, gids):
             yield Problem(
                 where,
-                f"{userName(uid)} may not connect to {listener.path}: let the path"
+                f"{users.nameOf(uid)} may not connect to {listener.path}: let the path"
                 f' belong to its group, as in group = "{groupName(own)}" above the'
                 " first [table], or see mode",
             )
         elif not _isAllowed(listener, owner, uid, gids):
             yield Problem(
                 where,
-                f"allow-user and allow-group leave {userName(uid)} out: add it there",
+                f"allow-user and allow-group leave {users.nameOf(uid)} out: add it"
+                " there",
             )
 
 
@@ -146,11 +148,7 @@ def _ofGroup(path: str | None, group: WorkersSettings) -> Iterator[Problem]:
 def _openFiles(wanted: int | None) -> str:
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if os.geteuid() == 0:
-        try:
-            with open("/proc/sys/fs/nr_open") as file:
-                hard = int(file.read())
-        except (OSError, ValueError):
-            return ""
+        hard = _kernel.mostOpenFiles() or resource.RLIM_INFINITY
     if wanted is None or hard == resource.RLIM_INFINITY or wanted <= hard:
         return ""
     return f"{wanted} is more than this host allows: give at most {hard}"
@@ -213,18 +211,8 @@ def _asUser(group: WorkersSettings, look: Callable[[], str]) -> str:
     with open(reader, "rb") as file:
         answer = file.read().decode("utf-8", "replace")
     os.waitpid(child, 0)
-    who = "" if group.user is None else f"as user {userName(group.user)}: "
+    who = "" if group.user is None else f"as user {users.nameOf(group.user)}: "
     return answer and f"{who}{answer}"
-
-
-def userName(uid: int) -> str:
-    """
-    Give the name of a user, or the number if there is no name.
-    """
-    try:
-        return pwd.getpwuid(uid).pw_name
-    except KeyError:
-        return str(uid)
 
 
 def groupName(gid: int) -> str:

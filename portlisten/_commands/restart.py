@@ -16,13 +16,14 @@ from typing import Any
 from twisted.python.usage import CompleteFiles, Completer, UsageError
 
 from portlisten._commands.asking import AskingOptions
-from portlisten._commands.progress import Lines, duration, plural
+from portlisten._commands.progress import Lines
 from portlisten._commands.restart_steps import Story, failure, isComplete, replaced
 from portlisten._config.settings import RestartSettings
 from portlisten._control.client import ControlClient, UnknownCommand
 from portlisten._control.convert import ControlError
 from portlisten._control.messages import ProgressAnswer, Restart, Watch
 from portlisten._control.status import Progress
+from portlisten._control.words import duration, plural
 
 #: The exit code if a worker could not be replaced.
 FAILED = 1

@@ -6,9 +6,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from portlisten._commands.progress import brief, duration, plural
 from portlisten._commands.tables import Mood, Text
 from portlisten._control.status import Progress, Step, StepState
+from portlisten._control.words import brief, duration, plural
 
 #: The states in their order, without the last ones.
 _ORDER = (
@@ -27,6 +27,7 @@ class Story:
 
     def __init__(self) -> None:
         self._states: dict[int, StepState] = {}
+        self._details: dict[int, str] = {}
 
     def tell(self, progress: Progress) -> Iterator[str]:
         """
@@ -37,6 +38,11 @@ class Story:
             if step.state is not before:
                 self._states[number] = step.state
                 yield from _changes(step, before)
+            # Why a drain takes long is known after it has begun.
+            told = self._details.get(number, "")
+            if step.state is StepState.DRAINING and step.detail not in ("", told):
+                self._details[number] = step.detail
+                yield f"{step.old or step.new} drains: {step.detail}"
 
 
 def _changes(step: Step, before: StepState) -> Iterator[str]:

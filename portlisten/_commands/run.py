@@ -4,6 +4,7 @@ C{portlisten run}, and C{twistd portlisten-run}: the supervisor.
 
 from __future__ import annotations
 
+import signal
 from dataclasses import replace
 from typing import Any, NoReturn
 
@@ -11,16 +12,17 @@ from twisted.application.service import Application, IService
 from twisted.python.usage import CompleteFiles, UsageError
 from twisted.scripts._twistd_unix import ServerOptions, UnixApplicationRunner
 
+from portlisten import _kernel
 from portlisten._commands.check import EXAMPLE, check
 from portlisten._commands.listener import parsePorts
 from portlisten._commands.options import CommandOptions
 from portlisten._config.options import Settings
 from portlisten._config.wrong_file import WrongFile
 from portlisten._control.convert import printable
-from portlisten._listener.making import longestBacklog
 from portlisten._listener.own_sockets import OwnSockets
-from portlisten._process import exits, signals
+from portlisten._process import exits
 from portlisten._process.output import complain
+from portlisten._process.signals import ownProcess
 from portlisten._reactor.monotonic import monotonicReactor
 from portlisten._supervisor.service import SupervisorService
 from portlisten.errors import BadDescription, PathError
@@ -55,10 +57,14 @@ FILE is TOML, as in this example. 'portlisten check FILE' says what would be run
 If root runs the command, FILE and its folder must belong to root, and others must not
 be able to write to them.
 
-While it runs:
-  portlisten status FILE       shows what goes on, and what is wrong
-  portlisten restart FILE      replaces the workers, one after the other
-  portlisten stop FILE         stops everything
+While it runs, 'portlisten status FILE' shows what goes on, and what is wrong.
+'portlisten restart FILE' replaces the workers, one after the other, and 'portlisten
+stop FILE' stops everything.
+
+Examples:
+  portlisten check /etc/portlisten/web.toml
+  portlisten run /etc/portlisten/web.toml
+  twistd --syslog --prefix web portlisten-run /etc/portlisten/web.toml
 """
 
     def parseArgs(self, *args: str) -> None:
@@ -79,7 +85,10 @@ While it runs:
         twistd = ServerOptions()
         twistd.parseOptions(["--nodaemon", "--no_save", "--pidfile="])
         self.parent = twistd
-        _Runner(twistd, self).run()
+        try:
+            _Runner(twistd, self).run()
+        except KeyboardInterrupt:  # before the reactor handles SIGINT
+            raise SystemExit(128 + signal.SIGINT) from None
         raise SystemExit(0)
 
     @property
@@ -148,12 +157,12 @@ def makeService(options: RunOptions, reactor: Any = None) -> IService:
             complain(options.command, printable(line))
         raise SystemExit(1) from None
     listener = settings.listener
-    backlog = listener.backlog or longestBacklog()
+    backlog = listener.backlog or _kernel.longestBacklog()
     try:
         ports = parsePorts(listener, backlog)
     except (BadDescription, PathError) as error:
         options.refuse(str(error))
-    signals.ownProcess(reactor, RETRY_SECONDS)
+    ownProcess(reactor, RETRY_SECONDS)
     monotonic = monotonicReactor(reactor)
     return SupervisorService(
         monotonic,

@@ -12,8 +12,8 @@ from typing import Any
 
 from twisted.python.usage import CompleteFiles, UsageError
 
-from portlisten._commands.asking import AskingOptions
-from portlisten._commands.progress import NOT_ASKED, writable
+from portlisten._commands.asking import NOT_ASKED, AskingOptions
+from portlisten._commands.progress import writable
 from portlisten._commands.status_screen import isWell, rates, screenOf
 from portlisten._commands.tables import Mood, Screen, Text, plainLines
 from portlisten._config.settings import StatusSettings

@@ -4,11 +4,9 @@ The answer to C{status}, in words and tables for an operator.
 
 from __future__ import annotations
 
-import pwd
 import re
 from collections.abc import Iterator, Mapping
 
-from portlisten._commands.progress import brief, duration, plural, size
 from portlisten._commands.tables import Column, Mood, Screen, Table, Text
 from portlisten._control.messages import StatusAnswer
 from portlisten._control.status import (
@@ -21,6 +19,8 @@ from portlisten._control.status import (
     SupervisorStatus,
     WorkerStatus,
 )
+from portlisten._control.words import brief, duration, plural, size
+from portlisten._process.users import nameOf
 
 #: The counters that are shown even if they are 0.
 SHOWN = ("accepted", "offered", "claimed")
@@ -129,16 +129,6 @@ def _verdict(answer: StatusAnswer) -> Iterator[Text]:
 # The processes
 
 
-def userName(uid: int) -> str:
-    """
-    Name a user.
-    """
-    try:
-        return pwd.getpwuid(uid).pw_name
-    except (KeyError, OverflowError, ValueError):
-        return str(uid)
-
-
 def _supervisor(supervisor: SupervisorStatus) -> list[str]:
     words = [supervisor.file, f"pid {supervisor.pid}"]
     words.append(f"up {duration(supervisor.uptime)}")
@@ -151,7 +141,7 @@ def _listener(listener: ListenerStatus, process: ProcessStatus | None) -> list[s
     words = [
         listener.path,
         f"pid {listener.pid}",
-        f"user {userName(listener.uid)}",
+        f"user {nameOf(listener.uid)}",
         f"up {duration(listener.uptime)}",
         f"version {brief(listener.version, 20)}",
     ]
@@ -242,7 +232,7 @@ def _workerRow(
     return (
         Text(brief(label)) if label else Text("(no label)", Mood.FAINT),
         Text(str(pid)) if pid else _DASH,
-        Text(brief(userName(uid), 20)),
+        Text(brief(nameOf(uid), 20)),
         _state(worker, process),
         _up(process if first else None),
         *_seen(worker),

@@ -11,16 +11,13 @@ from time import sleep
 
 from twisted.python.usage import CompleteFiles, UsageError
 
-from portlisten._commands.asking import AskingOptions
-from portlisten._commands.progress import duration
+from portlisten._commands.asking import TIME_OVER, AskingOptions
 from portlisten._config.settings import StopSettings
 from portlisten._control.client import ControlClient, UnknownCommand
 from portlisten._control.convert import ControlError
 from portlisten._control.messages import Stop, StopAnswer
+from portlisten._control.words import duration
 from portlisten._process.output import show
-
-#: The exit code if time ran out.
-TIME_OVER = 1
 
 #: Seconds between two looks at the control socket, if the kernel does not tell when
 #: the process ends.
@@ -45,9 +42,10 @@ class StopOptions(AskingOptions):
     )
 
     epilogue = """
-The supervisor drains the workers, so what they serve is finished, for as long as their
-grace allows. It does the same after SIGTERM. If systemd started the supervisor, use
-'systemctl stop': systemd may start it again otherwise.
+The listener hands off all connections that wait. Then the workers get SIGTERM, and
+finish what they serve, for as long as the key stop of their group allows. The same
+happens after SIGTERM. If systemd started the supervisor, use 'systemctl stop': systemd
+may start it again otherwise.
 
 If the time of --timeout is over, or the command is interrupted, the supervisor goes on
 to stop.

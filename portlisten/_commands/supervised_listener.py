@@ -9,29 +9,25 @@ SIGTERM.  L{portlisten._listener.given_sockets} has the details.
 
 from __future__ import annotations
 
-import os
 import socket
 import sys
 from contextlib import suppress
 from typing import Any, NoReturn
 
-from twisted.internet.error import ReactorNotRunning
 from twisted.logger import ILogObserver, LogLevel, eventAsText, globalLogBeginner
 from zope.interface import provider
 
+from portlisten import _kernel
 from portlisten._control.convert import ControlError
 from portlisten._listener.given_sockets import receiveStart
-from portlisten._listener.making import longestBacklog, makeListener
-from portlisten._process import exits
+from portlisten._listener.making import makeListener
+from portlisten._process import exits, forking
 from portlisten._process.output import complain
 
 #: The descriptor that is connected to the supervisor.
 LINK = 3
 
 COMMAND = "portlisten supervised-listener"
-
-#: Variables of the supervisor's environment that are not meant for this process.
-FOREIGN = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_FDS", "LISTEN_PID")
 
 
 def run() -> NoReturn:
@@ -40,8 +36,6 @@ def run() -> NoReturn:
 
     @raise SystemExit: when it has ended.
     """
-    for name in FOREIGN:
-        os.environ.pop(name, None)
     try:
         message, sockets = receiveStart(_link())
     except ControlError as error:
@@ -53,20 +47,13 @@ def run() -> NoReturn:
 
     anyReactor: Any = reactor
     settings = message.settings
-
-    def stop() -> None:
-        try:
-            anyReactor.stop()
-        except ReactorNotRunning:
-            pass  # it is stopping already
-
-    sockets.stop = stop
+    sockets.stop = lambda: exits.stopReactor(anyReactor)
     service = makeListener(
         anyReactor,
         exits.Command(COMMAND, {"nodaemon": True}, warnsOfRoot=False),
         settings,
         sockets,
-        settings.backlog or longestBacklog(),
+        settings.backlog or _kernel.longestBacklog(),
     )
     service.privilegedStartService()
     anyReactor.addSystemEventTrigger("before", "shutdown", service.stopService)
@@ -78,12 +65,14 @@ def run() -> NoReturn:
 
 def _link() -> socket.socket:
     """
-    Take the descriptor that is connected to the supervisor, and close all that are
-    stray.
+    Take the descriptor that is connected to the supervisor, and close those after it,
+    which somebody may have passed on by mistake.
 
+    @return: the link, which the caller owns.
     @raise ControlError: if it is not connected to a supervisor.
     """
-    _closeStray()
+    with suppress(OSError):  # without /proc, they stay open
+        forking.closeFrom(LINK + 1)
     try:
         link = socket.socket(fileno=LINK)
         link.getpeername()
@@ -96,22 +85,6 @@ def _link() -> socket.socket:
         raise ControlError(f"descriptor {LINK} is no Unix stream socket")
     link.set_inheritable(False)
     return link
-
-
-def _closeStray() -> None:
-    """
-    Close all descriptors after the link's.  The supervisor may have passed some on by
-    mistake.
-    """
-    try:
-        stray = [int(each) for each in os.listdir("/proc/self/fd")]
-    except OSError:
-        # To try every number that is possible would take too long.
-        stray = list(range(1024))
-    for each in stray:
-        if each > LINK:
-            with suppress(OSError):
-                os.close(each)
 
 
 def _log() -> None:

@@ -1,5 +1,6 @@
 """
-A client of a listener's control socket.  It blocks, and needs no event loop.
+A client of the control socket of a listener, or of its supervisor.  It blocks, and
+needs no event loop.
 """
 
 from __future__ import annotations
@@ -21,9 +22,8 @@ from portlisten._control.place import SUFFIX, controlPath
 #: How long the listener may take to accept, and to answer a request, in seconds.
 ANSWER_SECONDS = 10.0
 
-#: How many bytes an answer may have.
-MAXIMUM_ANSWER_BYTES = 4 * 1024 * 1024
-
+#: How many bytes an answer may have.  A supervisor's may be longer than its listener's.
+MAXIMUM_ANSWER_BYTES = 16 * 1024 * 1024
 
 #: For how long a client tries to be let in while too many clients are connected, and
 #: how long it pauses between two tries, in seconds.
@@ -171,6 +171,7 @@ class ControlClient:
     def _ask(self, request: Request) -> Answer:
         try:
             try:
+                self._socket.settimeout(ANSWER_SECONDS)
                 self._socket.sendall(encodeRequest(request))
             except BrokenPipeError:
                 pass  # the listener may have said why
@@ -197,15 +198,21 @@ class ControlClient:
         self.close()
 
     def _readLine(self) -> bytes:
-        while b"\n" not in self._received:
+        received = bytearray(self._received)
+        end = time.monotonic() + ANSWER_SECONDS
+        searched = 0
+        while (length := received.find(b"\n", searched)) < 0:
+            searched = len(received)
+            # The time is for the whole answer: each byte could come late.
+            self._socket.settimeout(max(0.001, end - time.monotonic()))
             data = self._socket.recv(65536)
             if not data:
                 raise self._ended()
-            self._received += data
-            if len(self._received) > MAXIMUM_ANSWER_BYTES:
+            received += data
+            if len(received) > MAXIMUM_ANSWER_BYTES:
                 raise ControlError("the answer is too long")
-        line, _, self._received = self._received.partition(b"\n")
-        return line
+        self._received = bytes(received[length + 1 :])
+        return bytes(received[:length])
 
     def _ended(self) -> ControlError:
         return ControlError(f"the listener at {self.channel} has stopped")

@@ -76,6 +76,13 @@ class Client(Protocol):
         return self.transport
 
     @property
+    def uid(self) -> int:
+        """
+        The user of the client.
+        """
+        return self._credentials.uid
+
+    @property
     def idle(self) -> bool:
         """
         Whether no request of the client is in hand.

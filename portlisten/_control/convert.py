@@ -4,8 +4,9 @@ Values as objects that L{json} can write, and back.
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from enum import Enum
 from functools import cache
@@ -35,6 +36,29 @@ def printable(text: str) -> str:
     Replace what a terminal could take for a command.
     """
     return "".join(c if c.isprintable() else "?" for c in text)
+
+
+def parseObject(line: bytes, what: str) -> dict[str, Any]:
+    """
+    Read a JSON object.
+
+    @param what: the kind of message, for errors.
+    @raise ControlError: if it is none, or one of its fields comes twice.
+    """
+    try:
+        message = json.loads(line, object_pairs_hook=_withoutRepetition)
+    except (ValueError, RecursionError):
+        raise ControlError(f"the {what} is no JSON") from None
+    if not isinstance(message, dict):
+        raise ControlError(f"the {what} is no JSON object")
+    return message
+
+
+def _withoutRepetition(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        raise ControlError("a field comes twice")
+    return made
 
 
 def toJSON(value: Any) -> dict[str, Any]:

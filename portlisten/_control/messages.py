@@ -1,33 +1,33 @@
 """
 The messages of the control socket, as values: requests, answers, and their lines.
 
-A message is a JSON object in one line.  The client sends a request, and the listener
-sends its answer.  C{docs/control.md} describes the messages for authors of clients in
-other languages.
+A message is a JSON object in one line.  The client sends a request, and the listener,
+or its supervisor, sends the answer.  C{docs/control.md} describes the messages for
+authors of clients in other languages.
 
 To add a command, define its L{Request} and its L{Answer}, and add the request to
-L{REQUESTS}.  Then give the listener's L{portlisten._control.server.ControlServer} a
-function that answers it.
+L{REQUESTS}.  Then give the L{portlisten._control.server.ControlServer} of the listener,
+and that of the supervisor, a function that answers it.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any, ClassVar, NoReturn, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from portlisten._control.convert import (
     ControlError,
     Refusal,
     fromJSON,
+    parseObject,
     printable,
     toJSON,
 )
 from portlisten._control.status import (
     ListenerStatus,
     Progress,
-    State,
     SupervisorStatus,
     WorkerState,
 )
@@ -37,6 +37,9 @@ VERSION = 1
 
 #: How many bytes the line of a request may have.
 MAXIMUM_REQUEST_BYTES = 65536
+
+#: How many characters of the reason of a refusal count.
+MAXIMUM_REASON = 2000
 
 
 @dataclass(frozen=True)
@@ -63,36 +66,6 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class WorkersAnswer(Answer):
-    """
-    Some workers.
-    """
-
-    workers: tuple[WorkerState, ...] = ()
-
-    def toJSON(self) -> dict[str, Any]:
-        """
-        See L{Answer.toJSON}.
-        """
-        return {
-            "workers": [
-                {**asdict(worker), "state": worker.state.value}
-                for worker in self.workers
-            ]
-        }
-
-    @classmethod
-    def fromJSON(cls, message: Mapping[str, Any]) -> WorkersAnswer:
-        """
-        See L{Answer.fromJSON}.
-        """
-        workers = message.get("workers")
-        if not isinstance(workers, list):
-            raise ControlError("the answer has no list of workers")
-        return cls(tuple(_workerState(each) for each in workers))
-
-
-@dataclass(frozen=True)
 class _PlainAnswer(Answer):
     """
     The base of answers whose fields are written as they are.
@@ -110,6 +83,24 @@ class _PlainAnswer(Answer):
         See L{Answer.fromJSON}.
         """
         return fromJSON(message, cls)
+
+
+@dataclass(frozen=True)
+class WorkersAnswer(_PlainAnswer):
+    """
+    Some workers.
+    """
+
+    workers: tuple[WorkerState, ...] = ()
+
+    @classmethod
+    def fromJSON(cls, message: Mapping[str, Any]) -> Answer:
+        """
+        See L{Answer.fromJSON}.
+        """
+        if "workers" not in message:
+            raise ControlError("the answer has no list of workers")
+        return super().fromJSON(message)
 
 
 @dataclass(frozen=True)
@@ -323,7 +314,7 @@ def parseAnswer(line: bytes, kind: type[_Answer]) -> _Answer:
     message = _parse(line, "answer")
     error = message.get("error")
     if error is not None:
-        raise Refusal(printable(str(error)))
+        raise Refusal(printable(str(error)[:MAXIMUM_REASON]))
     answer = kind.fromJSON(message)
     assert isinstance(answer, kind)
     return answer
@@ -341,12 +332,7 @@ def _parse(line: bytes, what: str) -> dict[str, Any]:
     @return: the fields without the version.
     @raise ControlError: if it is no message of this version.
     """
-    try:
-        message = json.loads(line, object_pairs_hook=_withoutRepetition)
-    except (ValueError, RecursionError):
-        raise ControlError(f"the {what} is no JSON") from None
-    if not isinstance(message, dict):
-        raise ControlError(f"the {what} is no JSON object")
+    message = parseObject(line, what)
     version = message.pop("version", None)
     if type(version) is not int or version != VERSION:
         raise ControlError(
@@ -355,47 +341,12 @@ def _parse(line: bytes, what: str) -> dict[str, Any]:
     return message
 
 
-def _withoutRepetition(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
-    made = dict(pairs)
-    if len(made) < len(pairs):
-        raise ControlError("a field comes twice")
-    return made
-
-
 def _words(command: str, name: str, message: Mapping[str, Any]) -> tuple[str, ...]:
     value = message.get(name)
     isList = isinstance(value, list) and all(isinstance(each, str) for each in value)
     if not value or not isList:
         raise ControlError(f"{command} needs {name}: a list of strings, at least one")
     return tuple(value)
-
-
-def _workerState(value: Any) -> WorkerState:
-    if not isinstance(value, dict):
-        _refuseWorker("it is no object")
-    known: dict[str, Any] = {}
-    for name, kinds in (
-        ("name", (str,)),
-        ("label", (str,)),
-        ("pid", (int,)),
-        ("uid", (int,)),
-        ("connections", (int,)),
-        ("serving", (int, type(None))),
-        ("state", (str,)),
-    ):
-        if type(value.get(name)) not in kinds or name not in value:
-            _refuseWorker(f"its {name} is missing or has a wrong type")
-        known[name] = value[name]
-    try:
-        known["state"] = State(known["state"])
-    except ValueError:
-        _refuseWorker("its state is not known")
-    known["name"], known["label"] = map(printable, (known["name"], known["label"]))
-    return WorkerState(**known)
-
-
-def _refuseWorker(why: str) -> NoReturn:
-    raise ControlError(f"a worker in the answer cannot be understood: {why}")
 
 
 def _shown(value: object) -> str:

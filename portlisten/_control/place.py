@@ -1,5 +1,6 @@
 """
-Where the control socket of a listener is, and who may connect to it.
+Where the control socket of a listener is, or of its supervisor, and which users may
+connect to it.
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ This decides from the answer to C{status} alone, and never acts.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from portlisten._control.messages import StatusAnswer
 from portlisten._control.status import (
@@ -20,6 +21,7 @@ from portlisten._control.status import (
     SupervisorStatus,
     WorkerStatus,
 )
+from portlisten._control.words import duration, plural
 
 #: For how long a connection may wait before that is a problem, in seconds.
 WAIT_SECONDS = 1.0
@@ -29,6 +31,9 @@ CLAIM_SECONDS = 2.0
 
 #: For how long a worker may drain, in seconds.
 DRAIN_SECONDS = 60.0
+
+#: After a listener is ready, how long its workers may take to join it, in seconds.
+JOIN_SECONDS = 10.0
 
 #: For how long a worker may start, in seconds.
 START_SECONDS = 30.0
@@ -50,6 +55,19 @@ START_SECONDS = 30.0
 _Problem = tuple[int, str]
 
 
+def diagnosed(
+    listener: ListenerStatus | None, supervisor: SupervisorStatus | None = None
+) -> StatusAnswer:
+    """
+    Make the answer to C{status}: what is going on, and what is wrong.
+
+    @param listener: the listener; L{None} if it does not answer.
+    @param supervisor: its supervisor; L{None} if it has none.
+    """
+    answer = StatusAnswer(listener, supervisor)
+    return replace(answer, problems=problems(answer))
+
+
 def problems(status: StatusAnswer) -> tuple[str, ...]:
     """
     Find what is wrong.
@@ -59,7 +77,7 @@ def problems(status: StatusAnswer) -> tuple[str, ...]:
     """
     found: list[_Problem] = []
     if status.supervisor is not None:
-        found += _ofSupervisor(status.supervisor, status.listener is not None)
+        found += _ofSupervisor(status.supervisor, status.listener)
     elif status.listener is None:
         found.append((_NO_LISTENER, "the listener does not answer"))
     if status.listener is not None:
@@ -107,7 +125,7 @@ def _ofQueue(queue: QueueStatus, listener: ListenerStatus) -> Iterator[_Problem]
         count = _wait(queue.waiting)
         yield _FULL, f"the queue of {name} is full: {count}{silent}{more}"
     elif queue.oldest >= WAIT_SECONDS:
-        workers = _count(queue.workers, "worker")
+        workers = plural(queue.workers, "worker")
         takes = _verb(queue.workers, "take")
         yield _WAITS, f"{text}, for {name}: its {workers} {takes} no more for now{more}"
 
@@ -120,7 +138,7 @@ def _ofShared(port: PortStatus) -> Iterator[_Problem]:
     elif not port.workers:
         yield _IDLE, f"nobody serves {name}"
     elif port.unserved:
-        workers = _count(port.workers, "worker")
+        workers = plural(port.workers, "worker")
         yield (
             _UNSERVED,
             f"{_wait(waiting)} on {name}, and nobody accepts there, though {workers}"
@@ -139,7 +157,7 @@ def _ofWorker(worker: WorkerStatus) -> Iterator[_Problem]:
             " at once",
         )
     if worker.draining >= DRAIN_SECONDS and worker.state is not State.DRAINED:
-        left = f"{_count(worker.left, 'connection')} left"
+        left = f"{plural(worker.left, 'connection')} left"
         if worker.state is State.UNKNOWN:
             left = "and cannot say how many connections are left"
         yield _SLOW, f"{worker.name} drains for {_seconds(worker.draining)}, {left}"
@@ -148,10 +166,25 @@ def _ofWorker(worker: WorkerStatus) -> Iterator[_Problem]:
 # The supervisor
 
 
-def _ofSupervisor(supervisor: SupervisorStatus, answers: bool) -> Iterator[_Problem]:
-    yield from _ofListenerProcess(supervisor.listener, answers)
+def _ofSupervisor(
+    supervisor: SupervisorStatus, listener: ListenerStatus | None
+) -> Iterator[_Problem]:
+    yield from _ofListenerProcess(supervisor.listener, listener is not None)
     for group in supervisor.groups:
         yield from _ofGroup(group)
+        if listener is not None and listener.uptime >= JOIN_SECONDS:
+            yield from _ofAbsent(group, listener)
+
+
+def _ofAbsent(group: GroupStatus, listener: ListenerStatus) -> Iterator[_Problem]:
+    joined = {each.label for each in listener.workers if each.uid == group.user}
+    for process in group.processes:
+        if process.state is ProcessState.READY and process.label not in joined:
+            yield (
+                _HANGS,
+                f"worker {process.label} runs, and has left the listener: 'portlisten"
+                " restart' replaces it",
+            )
 
 
 def _ofListenerProcess(process: ProcessStatus, answers: bool) -> Iterator[_Problem]:
@@ -163,6 +196,8 @@ def _ofListenerProcess(process: ProcessStatus, answers: bool) -> Iterator[_Probl
     elif process.state is ProcessState.STARTING:
         text = "restarts" if process.failures or process.lastEnd else "starts"
         text = f"{text}{_how(process)}: new connections wait in the kernel"
+    elif process.state is ProcessState.STOPPING and not process.pid:
+        text = "has stopped, since the supervisor stops"
     elif not answers:
         text = f"(pid {process.pid}) does not answer"
     if text:
@@ -179,7 +214,7 @@ def _ofGroup(group: GroupStatus) -> Iterator[_Problem]:
                 " restart' starts it again",
             )
         elif process.state is ProcessState.WAITING and process.failures:
-            times = _count(process.failures, "time")
+            times = plural(process.failures, "time")
             yield (
                 _FAILS,
                 f"worker {label} has failed {times} in a row{_how(process)}, and starts"
@@ -192,12 +227,12 @@ def _ofGroup(group: GroupStatus) -> Iterator[_Problem]:
             yield _SLOW, f"worker {label} was started {seconds} ago, and is not ready"
     if group.ready < group.count:
         are = "is" if group.ready == 1 else "are"
-        workers = _count(group.count, "worker")
+        workers = plural(group.count, "worker")
         yield _FEW, f"{group.ready} of {workers} of {group.name} {are} ready"
 
 
 def _failures(process: ProcessStatus) -> str:
-    failures = _count(process.failures, "failure")
+    failures = plural(process.failures, "failure")
     return f"{failures}: {process.lastEnd}" if process.lastEnd else failures
 
 
@@ -215,11 +250,7 @@ def _again(process: ProcessStatus) -> str:
 
 
 def _wait(count: int) -> str:
-    return f"{_count(count, 'connection')} {_verb(count, 'wait')}"
-
-
-def _count(count: int, noun: str) -> str:
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+    return f"{plural(count, 'connection')} {_verb(count, 'wait')}"
 
 
 def _verb(count: int, verb: str) -> str:
@@ -227,4 +258,4 @@ def _verb(count: int, verb: str) -> str:
 
 
 def _seconds(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds >= 1 else f"{seconds:.1f} s"
+    return duration(seconds, exact=seconds < 1)

@@ -12,6 +12,7 @@ a client in a turn of the reactor.  It reads on when the answer is in the kernel
 
 from __future__ import annotations
 
+import os
 import socket
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
@@ -204,7 +205,8 @@ class ControlServer:
             )
             self._turnAway(sock, f"uid {credentials.uid} may not ask: {self._rule()}")
             return
-        if len(self._clients) >= MAXIMUM_CLIENTS and not self._makePlace():
+        full = len(self._clients) >= MAXIMUM_CLIENTS
+        if full and not self._makePlace(_commands(credentials.uid)):
             self._turnAway(sock, _BUSY)
             return
         client = Client(
@@ -223,15 +225,20 @@ class ControlServer:
             sock.send(encodeError(reason))
         sock.close()
 
-    def _makePlace(self) -> bool:
+    def _makePlace(self, first: bool) -> bool:
         """
         End the client that has been idle for the longest.  If none is idle, end one
         that does not read its answer, or asks without a pause, or has left.  A client
         that waits for an answer keeps its place.
 
+        @param first: whether the place is for a user that may command this process.
+            Other users' clients make way for it even if they wait for an answer: a
+            listener that has become hostile must not keep operators out.
         @return: whether such a client was found.
         """
         clients = [each for each in self._clients if not each.waits or each.hasLeft()]
+        if first and not clients:
+            clients = [each for each in self._clients if not _commands(each.uid)]
         if not clients:
             return False
         client = next((each for each in clients if each.idle), clients[0])
@@ -239,3 +246,10 @@ class ControlServer:
         # Its connection is closed in the next turn of the reactor.
         self._left(client)
         return True
+
+
+def _commands(uid: int) -> bool:
+    """
+    Whether a user may command this process.
+    """
+    return uid in (0, os.geteuid())

@@ -17,7 +17,7 @@ from types import UnionType
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from portlisten._config.settings import ListenerSettings
-from portlisten._control.convert import ControlError
+from portlisten._control.convert import ControlError, parseObject
 from portlisten._model import Kind
 
 #: The version of the messages.
@@ -148,12 +148,7 @@ def _parse(line: bytes, what: str, names: Sequence[str]) -> dict[str, Any]:
     @return: the fields without the version.
     @raise ControlError: if it is no such message.
     """
-    try:
-        message = json.loads(line)
-    except (ValueError, RecursionError):
-        raise ControlError(f"the {what} is no JSON") from None
-    if not isinstance(message, dict):
-        raise ControlError(f"the {what} is no JSON object")
+    message = parseObject(line, what)
     version = message.pop("version", None)
     if type(version) is not int or version != VERSION:
         raise ControlError(

@@ -24,6 +24,7 @@ import struct
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import NoReturn
 
 from portlisten import _kernel
@@ -98,18 +99,15 @@ class Program:
         except OSError as error:
             raise CannotStart(error) from None
         environment = {**self.environment, **variables}
-        blocked = forking.blockHandled()
+        status = writer.fileno()
+        become = partial(self._become, connection, environment, announcement, status)
         try:
-            child = os.fork()
-            if not child:
-                status = writer.fileno()
-                self._become(connection, environment, announcement, status, blocked)
+            child = forking.fork(become)
         except OSError as error:
             reader.close()
             raise CannotStart(error) from None
         finally:
             writer.close()
-            forking.unblock(blocked)
         said = _readAll(reader)
         given = said.startswith(_GIVEN)
         said = said.removeprefix(_GIVEN)

@@ -9,6 +9,7 @@ from portlisten._kernel.clock import setTimer, timer
 from portlisten._kernel.connections import ConnectionSocket, leadsTo
 from portlisten._kernel.errors import EXHAUSTION_ERRORS, TEMPORARY_ERRORS, retry
 from portlisten._kernel.first_bytes import FirstBytes, silent
+from portlisten._kernel.host import longestBacklog, mostOpenFiles
 from portlisten._kernel.messages import (
     MAXIMUM_DESCRIPTORS,
     SO_PASSRIGHTS,
@@ -33,6 +34,7 @@ from portlisten._kernel.peers import (
 )
 from portlisten._kernel.processes import (
     closeElsewhere,
+    dropAmbientCapabilities,
     endWithParent,
     hasCapabilities,
     initialEnvironment,
@@ -42,8 +44,7 @@ from portlisten._kernel.processes import (
 )
 from portlisten._kernel.progress import departed, untouched
 from portlisten._kernel.sessions import (
-    residentBytes,
-    sessionMembers,
+    sessionSizes,
     signalSession,
     unreadBytes,
 )
@@ -91,6 +92,7 @@ __all__ = [
     "datagramSocket",
     "departed",
     "descriptorsShort",
+    "dropAmbientCapabilities",
     "endWithParent",
     "duplicate",
     "family",
@@ -103,15 +105,16 @@ __all__ = [
     "kindOf",
     "leadsTo",
     "listens",
+    "longestBacklog",
     "mayChangeUsers",
     "maySignalUsers",
+    "mostOpenFiles",
     "offersThatFit",
     "peerProcess",
     "queueLength",
     "queued",
-    "residentBytes",
     "sendBytes",
-    "sessionMembers",
+    "sessionSizes",
     "signalSession",
     "reap",
     "receive",

@@ -20,6 +20,8 @@ _KILL = 1 << 5
 
 # linux/include/uapi/linux/prctl.h
 _PR_SET_PDEATHSIG = 1
+_PR_CAP_AMBIENT = 47
+_PR_CAP_AMBIENT_CLEAR_ALL = ctypes.c_ulong(4)
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -84,6 +86,17 @@ def endWithParent(number: int) -> None:
     zero = ctypes.c_ulong(0)
     if _libc.prctl(_PR_SET_PDEATHSIG, ctypes.c_ulong(number), zero, zero, zero):
         raise lastError()
+
+
+def dropAmbientCapabilities() -> None:
+    """
+    Let the next program have no capability that this process was given for its
+    children: C{PR_CAP_AMBIENT_CLEAR_ALL} in prctl(2).  Otherwise a program would get
+    those of C{AmbientCapabilities=} in systemd.exec(5) from a process that is not root.
+    Kernels before 4.3 have none.
+    """
+    zero = ctypes.c_ulong(0)
+    _libc.prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL, zero, zero, zero)
 
 
 def hasCapabilities() -> bool:

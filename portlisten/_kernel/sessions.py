@@ -15,13 +15,15 @@ import fcntl
 import os
 import signal
 import termios
-from collections.abc import Iterator
 from contextlib import suppress
 
 #: How often L{signalSession} looks for members that are new.
 _ROUNDS = 10
 
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+
+# The place of the session, from the third field on.
+_SESSION = 3
 
 
 def sessionMembers(session: int) -> list[int]:
@@ -31,38 +33,29 @@ def sessionMembers(session: int) -> list[int]:
     @param session: the number of the session.
     @return: their numbers; none if the kernel does not tell.
     """
-    return list(_members(session))
+    return [pid for pid in _processes() if _isMember(pid, session)]
 
 
-def _members(session: int) -> Iterator[int]:
-    try:
-        names = os.listdir("/proc")
-    except OSError:
-        return
-    for name in names:
-        if name.isdigit() and _isMember(int(name), session):
-            yield int(name)
-
-
-def _isMember(pid: int, session: int) -> bool:
+def sessionSizes() -> dict[int, int]:
     """
-    Whether a process has not ended, and belongs to a session.
+    Find out how much memory all sessions have: that of their processes that have not
+    ended.  Memory that processes share counts for each of them.
+
+    @return: the resident memory in bytes, by the numbers of the sessions; nothing if
+        the kernel does not tell.
     """
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            # The second field is the name, which may have spaces and parentheses.
-            fields = file.read().rpartition(b")")[2].split()
-    except OSError:
-        return False
-    return (
-        len(fields) > 3 and fields[0] not in (b"Z", b"X") and int(fields[3]) == session
-    )
+    sizes: dict[int, int] = {}
+    for pid in _processes():
+        fields = _stat(pid)
+        if fields is not None:
+            session = int(fields[_SESSION])
+            sizes[session] = sizes.get(session, 0) + _residentBytes(pid)
+    return sizes
 
 
-def residentBytes(pid: int) -> int:
+def _residentBytes(pid: int) -> int:
     """
-    Find out how much memory a process has: C{/proc/pid/statm} in proc(5).  Memory that
-    processes share counts for each of them.
+    Read how much memory a process has.  C{/proc/pid/stat} is less exact.
 
     @return: 0 if the process has ended.
     """
@@ -71,6 +64,38 @@ def residentBytes(pid: int) -> int:
             return int(file.read().split()[1]) * _PAGE_BYTES
     except (OSError, IndexError):
         return 0
+
+
+def _processes() -> list[int]:
+    try:
+        return [int(name) for name in os.listdir("/proc") if name.isdigit()]
+    except OSError:
+        return []
+
+
+def _isMember(pid: int, session: int) -> bool:
+    """
+    Whether a process has not ended, and belongs to a session.
+    """
+    fields = _stat(pid)
+    return fields is not None and int(fields[_SESSION]) == session
+
+
+def _stat(pid: int) -> list[bytes] | None:
+    """
+    Read what the kernel tells of a process.
+
+    @return: the fields of C{/proc/pid/stat} from the third on; L{None} if the process
+        has ended.
+    """
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            # The second field is the name, which may have spaces and parentheses.
+            fields = file.read().rpartition(b")")[2].split()
+    except OSError:
+        return None
+    hasEnded = len(fields) <= _SESSION or fields[0] in (b"Z", b"X")
+    return None if hasEnded else fields
 
 
 def unreadBytes(pipe: int) -> int:
@@ -105,7 +130,7 @@ def signalSession(session: int, number: int) -> None:
         refused = error
     signalled: set[int] = set()
     for _ in range(_ROUNDS):
-        found = {each for each in _members(session) if _group(each) != session}
+        found = {each for each in sessionMembers(session) if _group(each) != session}
         if found <= signalled:
             break
         for pid in found - signalled:

@@ -79,7 +79,7 @@ class GivenSockets:
         ports: Sequence[BoundPort],
         channel: socket.socket,
         link: socket.socket,
-        stop: Callable[[], None] = lambda: None,
+        stop: Callable[[], object] = lambda: None,
     ) -> None:
         self._ports: Sequence[BoundPort] = ports
         self._channel: socket.socket | None = channel

@@ -50,14 +50,3 @@ def makeListener(
 
         wire = StreamWire(monotonic, settings, backlog, timedOut, sockets)
     return ListenerService(monotonic, command, settings, sockets, wire)
-
-
-def longestBacklog() -> int:
-    """
-    Read the longest backlog that this host allows.  listen(2) shortens a longer one.
-    """
-    try:
-        with open("/proc/sys/net/core/somaxconn") as file:
-            return int(file.read())
-    except (OSError, ValueError):
-        return 4096

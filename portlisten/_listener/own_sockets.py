@@ -157,7 +157,11 @@ class OwnSockets:
             users.add(self._user)
         server = ControlServer(reactor, self._controlPath, handlers, users)
         self._controlPath = None
-        server.start()
+        try:
+            server.start()
+        except BaseException:
+            server.close()
+            raise
         return server
 
     def keepsPort(self, bound: BoundPort) -> bool:

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import Any
 
 from portlisten import __version__
 from portlisten._control.messages import StatusAnswer
-from portlisten._control.problems import problems
+from portlisten._control.problems import diagnosed
 from portlisten._control.status import ListenerStatus, PortStatus, QueueStatus
 from portlisten._listener.dispatcher import Dispatcher
 from portlisten._listener.sharing import Sharing
@@ -85,8 +85,7 @@ class Reporter:
             counters=asdict(ledger.counters),
             held=asdict(ledger.whereabouts()),
         )
-        answer = StatusAnswer(listener)
-        return replace(answer, problems=problems(answer))
+        return diagnosed(listener)
 
     def _describe(
         self,

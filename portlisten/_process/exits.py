@@ -109,14 +109,24 @@ def warnOfRoot(command: str) -> None:
 def exitWith(reactor: Any, code: int) -> None:
     """
     Stop the reactor, and exit with this code.  A service cannot set C{twistd}'s exit
-    code, so the process exits in the last step of its end.
+    code, so the process exits in the last step of its end.  If the reactor is stopping
+    already, do nothing.
     """
+    if stopReactor(reactor):
+        endWith(code)
 
+
+def stopReactor(reactor: Any) -> bool:
+    """
+    Stop the reactor.
+
+    @return: whether it ran, and was not stopping already.
+    """
     try:
         reactor.stop()
     except ReactorNotRunning:
-        return  # it is stopping already
-    endWith(code)
+        return False
+    return True
 
 
 def endWith(code: int) -> None:

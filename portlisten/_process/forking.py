@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Collection
+from collections.abc import Callable, Collection
+from typing import NoReturn
 
 from portlisten._process import programs
 
@@ -20,22 +21,25 @@ _SIGNALS = [int(each) for each in signal.Signals if each < signal.SIGRTMIN]
 Mask = set["int | signal.Signals"]
 
 
-def blockHandled() -> Mask:
+def fork(child: Callable[[Mask], NoReturn]) -> int:
     """
-    Block the signals that this process handles.
+    Fork.
 
-    @return: the signals that were blocked before, for L{unblock} and L{resetSignals}.
+    @param child: called in the child, which it ends.  The signals that this process
+        handles are blocked meanwhile; the argument is for L{resetSignals}.
+    @return: the number of the child, in the parent.
+    @raise OSError: if that is impossible.
     """
     # Few, since each signal in the mask that this returns takes time.
     handled = [each for each in _SIGNALS if callable(signal.getsignal(each))]
-    return signal.pthread_sigmask(signal.SIG_BLOCK, handled)
-
-
-def unblock(blocked: Mask) -> None:
-    """
-    Undo L{blockHandled}, in the parent.
-    """
-    signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, handled)
+    try:
+        pid = os.fork()
+        if not pid:
+            child(blocked)
+        return pid
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
 
 
 def resetSignals(blocked: Mask) -> None:
@@ -43,7 +47,7 @@ def resetSignals(blocked: Mask) -> None:
     Set the signals that this process handles to their default, and those that Python
     ignores.  What this process was started with stays as it is.  Called in the child.
 
-    @param blocked: the signals that stay blocked.
+    @param blocked: the signals that stay blocked, from L{fork}.
     """
     signal.set_wakeup_fd(-1)
     for number in _SIGNALS:

@@ -65,13 +65,16 @@ def obstacle(path: str) -> str:
 
 def searchPath(environment: Mapping[str, str]) -> str:
     """
-    Make the variable PATH of workers.  The folder of this Python comes first: the
-    programs that are installed beside portlisten are there.
+    Make the variable PATH of a process of the supervisor's.  The folder of this Python
+    comes first: the programs that are installed beside portlisten are there.
 
-    @param environment: the environment that the workers inherit.
+    @param environment: the environment that the process inherits.
     """
     folder = os.path.dirname(sys.executable)
-    return os.pathsep.join([folder, environment.get("PATH") or os.defpath])
+    path = environment.get("PATH") or os.defpath
+    if folder in ("", path.split(os.pathsep)[0]):
+        return path
+    return os.pathsep.join([folder, path])
 
 
 def _interpreter(path: str) -> str:

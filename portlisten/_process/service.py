@@ -16,8 +16,8 @@ from portlisten.errors import CannotBind, PathError, ToldToStop
 
 class CommandService(Service):
     """
-    Binds before privileges are dropped, and serves after.  If either fails, the process
-    ends with one line.
+    Binds, then lets C{twistd} drop privileges if it is told to, and then serves.  If
+    that fails, the process ends with one line.
 
     @param command: the command of this service.
     """

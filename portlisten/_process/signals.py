@@ -8,10 +8,10 @@ import signal
 from collections.abc import Callable
 from typing import Any
 
-from twisted.internet.error import ReactorNotRunning
 from twisted.internet.interfaces import IReactorCore
 from twisted.logger import Logger
 
+from portlisten._process.exits import stopReactor
 from portlisten._process.memory import freeze
 from portlisten._reactor.log_limit import logLimit
 from portlisten._reactor.monotonic import makeMonotonic
@@ -80,10 +80,7 @@ def stop(reactor: Any, reason: str) -> None:
     @param reason: for the log.
     """
     log.info("{reason}, stopping", reason=reason)
-    try:
-        reactor.stop()
-    except ReactorNotRunning:
-        pass  # it is stopping already
+    stopReactor(reactor)
 
 
 class _Placeholder:

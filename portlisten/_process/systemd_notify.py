@@ -35,6 +35,7 @@ class Manager:
         self._watching = send is None
         self._parts: dict[Part, str] = {}
         self._waiting: set[Part] = set()
+        self._lastStatus = ""
         self._ready = False
         self._stopping = False
 
@@ -51,13 +52,17 @@ class Manager:
 
     def status(self, part: Part, text: str) -> None:
         """
-        Send the state of a part, in one line with the states of the other parts.
+        Send the state of a part, in one line with the states of the other parts, if it
+        has changed.
         """
         if part in self._parts and not self._stopping:
             self._parts[part] = text
             line = "; ".join(filter(None, self._parts.values()))
             # The library can encode Latin-1 only.
-            self._send("STATUS=" + line.encode("ascii", "replace").decode())
+            message = "STATUS=" + line.encode("ascii", "replace").decode()
+            if message != self._lastStatus:
+                self._lastStatus = message
+                self._send(message)
 
     def ready(self, part: Part) -> None:
         """

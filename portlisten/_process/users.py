@@ -153,10 +153,12 @@ def _groupOfUnknown(uid: int) -> int:
 def nameOf(uid: int) -> str:
     """
     Find the name of a user, or its number if it has none.
+
+    @param uid: the number; any, since another process may have sent it.
     """
     try:
         return pwd.getpwuid(uid).pw_name
-    except KeyError:
+    except (KeyError, OverflowError, ValueError):
         return str(uid)
 
 

@@ -97,7 +97,8 @@ class Group:
 
         @return: fires when all their processes have ended.
         """
-        stopped = DeferredList([each.stop() for each in self.workers])
+        # The end of one may take another from the list.
+        stopped = DeferredList([each.stop() for each in list(self.workers)])
         return stopped.addCallback(lambda result: None)
 
     def describe(self) -> GroupStatus:

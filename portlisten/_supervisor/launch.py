@@ -20,10 +20,10 @@ import resource
 import select
 import shutil
 import signal
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import NoReturn
 
 from portlisten import _kernel
@@ -41,6 +41,10 @@ REAP_SECONDS = 1.0
 #: The signal that a process gets when the supervisor ends.
 PARENT_SIGNAL = signal.SIGTERM
 
+#: Signals that a process must be able to get, even if the supervisor was started with
+#: them blocked or ignored: the first stops it, and the second tells it of its children.
+_OWN_SIGNALS = frozenset([signal.SIGTERM, signal.SIGCHLD])
+
 #: Variables of the supervisor that its processes must not get: those of sd_notify(3),
 #: sd_watchdog_enabled(3) and sd_listen_fds(3).
 _OWN_VARIABLES = frozenset(
@@ -57,6 +61,9 @@ _OWN_VARIABLES = frozenset(
 
 # Children that were killed and have not ended yet.
 _killed: list[int] = []
+
+# The users whose entries were found.
+_found: set[int] = set()
 
 
 @dataclass(frozen=True)
@@ -94,8 +101,8 @@ def environmentFor(
 ) -> dict[str, str]:
     """
     Make the environment of a process: the supervisor's without what is only for the
-    supervisor, the variables of the user, and some of its own.  The folder of this
-    Python comes first in C{PATH}, so that C{twistd} is the one beside it.
+    supervisor, the variables of the user, and some of its own.  C{PATH} is that of
+    L{programs.searchPath}.
 
     @param inherited: the environment of the supervisor.
     @param uid: the user of the process; L{None} for the supervisor's own.  If no user
@@ -109,11 +116,7 @@ def environmentFor(
         if key not in _OWN_VARIABLES and not key.startswith("SUDO_")
     }
     made = _ofUser(uid, kept)
-    folder = os.path.dirname(sys.executable)
-    path = made.get("PATH", os.defpath)
-    if folder and path.split(os.pathsep)[0] != folder:
-        path = os.pathsep.join([folder, path])
-    made["PATH"] = path
+    made["PATH"] = programs.searchPath(made)
     made.setdefault("PYTHONUNBUFFERED", "1")
     return {**made, label.VARIABLE: name, **extra}
 
@@ -149,21 +152,20 @@ def start(launch: Launch, output: int) -> int:
         reader, writer = os.pipe()
     except OSError as error:
         raise CannotRun(f"no pipe can be made: {error.strerror}") from None
-    blocked = forking.blockHandled()
     try:
-        pid = os.fork()
-        if not pid:
-            child.run(writer, blocked)
+        pid = forking.fork(partial(child.run, writer))
     except OSError as error:
         os.close(reader)
         raise CannotRun(f"no process can be started: {error.strerror}") from None
     finally:
         os.close(writer)
-        forking.unblock(blocked)
     try:
         failure = _failure(reader, pid)
     except OSError as error:
         failure = f"it is not known whether the program began: {error.strerror}"
+    except BaseException:  # such as KeyboardInterrupt
+        abort(pid)
+        raise
     finally:
         os.close(reader)
     if failure:
@@ -251,6 +253,15 @@ class _Child:
 
     @staticmethod
     def _become(uid: int | None, gid: int | None) -> users.Identity:
+        if uid is not None:
+            if _isKnown(uid):
+                _found.add(uid)
+            elif uid in _found:
+                # Without this, it would get the group of the same number.
+                raise CannotRun(
+                    f"user {uid} cannot be looked up any more: see whether the user was"
+                    " removed, and whether the host's directory of users answers"
+                )
         identity = users.identityOf(uid, gid)
         found = users.lacksPrivilege(identity.what)
         if found is None and identity.uid and not _kernel.maySignalUsers():
@@ -271,7 +282,9 @@ class _Child:
         try:
             gc.disable()  # no object of the supervisor may do anything here
             try:
-                forking.resetSignals(blocked)
+                forking.resetSignals(blocked - _OWN_SIGNALS)
+                for number in _OWN_SIGNALS:
+                    signal.signal(number, signal.SIG_DFL)
                 os.setsid()
                 status = self._arrange(status)
                 self._prepare()
@@ -312,6 +325,7 @@ class _Child:
             os.umask(launch.umask)
         if self._identity is not None:
             self._identity.assume()
+        _kernel.dropAmbientCapabilities()
         self._enter(launch.folder)
         # After the change of the user, which would clear it.
         _kernel.endWithParent(PARENT_SIGNAL)
@@ -372,17 +386,10 @@ def _limitOpenFiles(number: int) -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (number, number))
     except (ValueError, OSError):
         _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        kernels = _kernel.mostOpenFiles() or "unknown"
         raise CannotRun(
             f"the limit of open files cannot be {number}: this process has {most}, and"
             f" may not raise it so far (the kernel's own limit, fs.nr_open, is"
-            f" {_mostOpenFiles()}); start the supervisor with a higher limit, as with"
+            f" {kernels}); start the supervisor with a higher limit, as with"
             " LimitNOFILE= in systemd"
         ) from None
-
-
-def _mostOpenFiles() -> str:
-    try:
-        with open("/proc/sys/fs/nr_open") as file:
-            return file.read().strip()
-    except OSError:
-        return "unknown"

@@ -9,10 +9,11 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from twisted.internet.defer import Deferred
-from twisted.logger import Logger
 
+from portlisten._control.words import duration, size
 from portlisten._reactor.pause import Pause
 from portlisten._supervisor.group import Group
+from portlisten._supervisor.logs import log
 from portlisten._supervisor.worker import Worker
 
 #: How often the workers are looked at, in seconds.
@@ -36,8 +37,6 @@ class Limits:
     @param reactor: an L{IReactorTime}.
     """
 
-    log = Logger(namespace="supervisor")
-
     def __init__(
         self,
         reactor: Any,
@@ -54,9 +53,10 @@ class Limits:
         self._replace = replace
         self._chance = chance
         self._pause = Pause(reactor, self._check)
-        # The ages at which workers are replaced, and the workers that are replaced now
-        # or may not be yet.
+        # The ages at which workers are replaced.
         self._ages: dict[Worker, float] = {}
+        # The workers that are being replaced, and those whose replacement failed, with
+        # the time of the next try.
         self._excepted: dict[Worker, float | None] = {}
 
     def start(self) -> None:
@@ -99,7 +99,13 @@ class Limits:
 
         replaced = self._replace(group, worker, reason)
         replaced.addCallback(done)
-        replaced.addErrback(lambda failure: self.log.failure("a bug", failure))
+        replaced.addErrback(
+            lambda failure: log.failure(
+                "a bug in portlisten spoils the replacement of {label}",
+                failure,
+                label=worker.label,
+            )
+        )
 
     def _reason(self, group: Group, worker: Worker) -> str:
         """
@@ -111,12 +117,12 @@ class Limits:
                 worker, settings.maxAge * self._chance(1 - JITTER, 1 + JITTER)
             )
             if worker.age >= most:
-                return f"it has served for {worker.age:.0f} s"
+                return f"it has served for {duration(worker.age)}"
         if settings.maxMemory is not None:
             memory = worker.memory
             if memory > settings.maxMemory:
                 return (
-                    f"it has {memory / 2**20:.0f} MiB of memory, and"
-                    f" {settings.maxMemory / 2**20:.0f} MiB are allowed"
+                    f"it has {size(memory)} of memory, and {size(settings.maxMemory)}"
+                    " are allowed"
                 )
         return ""

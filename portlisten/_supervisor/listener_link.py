@@ -19,7 +19,6 @@ from typing import Any
 
 from twisted.internet.defer import Deferred
 from twisted.internet.protocol import Protocol, connectionDone
-from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from portlisten import _kernel
@@ -30,6 +29,7 @@ from portlisten._control.messages import Answer, Request, encodeRequest, parseAn
 from portlisten._control.start import GivenPort, StartMessage, encodeStart, parseReady
 from portlisten._ports.binding import BoundPort
 from portlisten._reactor.deadline import Deadline
+from portlisten._supervisor.logs import log
 
 #: How long the listener may take from the start message until it accepts, in seconds.
 READY_SECONDS = 60.0
@@ -40,12 +40,15 @@ ANSWER_SECONDS = 10.0
 #: How many bytes a line of the listener may have.
 MAXIMUM_LINE_BYTES = 4 * 1024 * 1024
 
+#: How many requests may wait for their answers.
+MAXIMUM_REQUESTS = 64
+
 #: How long to wait before the link's socket is closed, if that is not possible now, in
 #: seconds.
 CLOSE_RETRY_SECONDS = 1.0
 
 
-@dataclass
+@dataclass(eq=False)
 class _Asked:
     """
     A request that was not answered yet.
@@ -67,8 +70,6 @@ class ListenerLink(Protocol):
     @ivar ready: fires with the number that the listener gives as that of its process,
         when the listener accepts.  Fails with L{ControlError} if the link ends before.
     """
-
-    log = Logger()
 
     def __init__(
         self,
@@ -134,16 +135,34 @@ class ListenerLink(Protocol):
         the requests before.
 
         @return: fires with the answer, an L{Answer} of the request's type.  Fails with
-            L{ControlError} if the listener refuses the request, or the link ends.
+            L{ControlError} if the listener refuses the request, the link ends, or
+            L{MAXIMUM_REQUESTS} wait already.  If it is cancelled, the request is not
+            sent, unless it was sent already.
         """
-        answered: Deferred[Any] = Deferred()
+        answered: Deferred[Any] = Deferred(self._forget)
         if self._ended:
             answered.errback(ControlError("the listener cannot be asked"))
+            return answered
+        if len(self._requests) >= MAXIMUM_REQUESTS:
+            answered.errback(
+                ControlError(
+                    f"{MAXIMUM_REQUESTS} requests wait for the listener already: wait"
+                )
+            )
             return answered
         self._requests.append(_Asked(request, answered))
         if self._isReady and len(self._requests) == 1:
             self._sendNext()
         return answered
+
+    def _forget(self, answered: Deferred[Any]) -> None:
+        """
+        Forget a request.  If it was sent, its answer must still come.
+        """
+        sent = 1 if self._isReady else 0
+        for each in list(self._requests)[sent:]:
+            if each.answered is answered:
+                self._requests.remove(each)
 
     def close(self) -> None:
         """
@@ -199,6 +218,11 @@ class ListenerLink(Protocol):
         if not self._expectsLine:
             self._break("it spoke without being asked")
             return
+        if not line.isascii():
+            # The listener writes other characters as \uXXXX.  So what is passed on to
+            # operators is not longer than what came.
+            self._break("it sent characters that are not ASCII")
+            return
         self._stopWaiting()
         try:
             if self._isReady:
@@ -211,7 +235,7 @@ class ListenerLink(Protocol):
         except ControlError as error:
             self._break(str(error))
         except Exception:
-            self.log.failure("a bug in portlisten breaks the link to the listener")
+            log.failure("a bug in portlisten breaks the link to the listener")
             self._break("an internal error")
 
     def _answerReceived(self, line: bytes) -> None:
@@ -229,7 +253,9 @@ class ListenerLink(Protocol):
         self._requests.popleft()
         self._sendNext()
         # The callbacks may ask, or close the link.
-        if isinstance(result, Failure):
+        if asked.answered.called:
+            pass  # it was cancelled
+        elif isinstance(result, Failure):
             asked.answered.errback(result)
         else:
             asked.answered.callback(result)

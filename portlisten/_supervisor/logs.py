@@ -1,5 +1,5 @@
 """
-The output of processes in the log.
+The supervisor's log, and the output of processes in it.
 """
 
 from __future__ import annotations
@@ -8,7 +8,8 @@ from collections.abc import Callable
 
 from twisted.logger import Logger
 
-_log = Logger(namespace="portlisten")
+#: The supervisor's own log.
+log = Logger(namespace="supervisor")
 
 
 def lineLogger(label: str) -> Callable[[str], None]:
@@ -22,6 +23,6 @@ def lineLogger(label: str) -> Callable[[str], None]:
 
     def logLine(line: str) -> None:
         # Braces in a field are not formatted.
-        _log.info("{line}", line=line, log_system=label)
+        log.info("{line}", line=line, log_system=label)
 
     return logLine

@@ -13,12 +13,10 @@ from collections.abc import Callable
 from typing import Any
 
 from twisted.internet.interfaces import IDelayedCall, IReadDescriptor
-from twisted.logger import Logger
 from zope.interface import implementer
 
 from portlisten import _kernel
-
-log = Logger()
+from portlisten._supervisor.logs import log
 
 #: How long a line may be, in bytes.  A longer line is divided.
 MAXIMUM_LINE_BYTES = 8192
@@ -131,6 +129,7 @@ class Output:
     @param descriptor: the pipe, which must not block.  It is owned by this object.
     @param onLine: called with each line.
     @param onEnd: called once, after the last line; not after L{close}.
+    @param label: the label of the process, for the log.
     """
 
     def __init__(
@@ -139,8 +138,10 @@ class Output:
         descriptor: int,
         onLine: Callable[[str], None],
         onEnd: Callable[[], None],
+        label: str = "a process",
     ) -> None:
         self._reactor = reactor
+        self._label = label
         self._reader = Reader(descriptor, self._read, self._end)
         self._descriptor = descriptor
         self._onLine = onLine
@@ -230,7 +231,7 @@ class Output:
             try:
                 self._onLine(line)
             except Exception:
-                log.failure("a line of a process cannot be passed on")
+                log.failure("a line of {label} cannot be passed on", label=self._label)
             if self._done:
                 return
         self._pause()
@@ -247,5 +248,7 @@ class Output:
         try:
             self.start()
         except OSError:
-            log.failure("the output of a process cannot be read any more")
+            log.failure(
+                "the output of {label} cannot be read any more", label=self._label
+            )
             self._end()

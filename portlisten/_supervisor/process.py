@@ -12,6 +12,7 @@ nobody counts.  The kernel ends only the process itself with the supervisor.
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 from collections import deque
@@ -20,16 +21,15 @@ from contextlib import suppress
 from typing import Any
 
 from twisted.internet.interfaces import IDelayedCall
-from twisted.logger import Logger
 
 from portlisten import _kernel
 from portlisten._process.forking import signalName
 from portlisten._supervisor import launch as _launch
 from portlisten._supervisor.launch import Launch
+from portlisten._supervisor.logs import log
+from portlisten._supervisor.memory import MEMORY
 from portlisten._supervisor.output import Output, Reader
 from portlisten.errors import CannotRun
-
-log = Logger(namespace="portlisten")
 
 #: L{Process.ending} of a process that exited with 0.
 CLEAN = "exited with 0"
@@ -121,7 +121,9 @@ class Process:
             raise
         finally:
             os.close(writer)
-        self._output = Output(self._reactor, reader, self._line, self._outputDone)
+        self._output = Output(
+            self._reactor, reader, self._line, self._outputDone, self.label
+        )
         try:
             self._observe(pid, self._output)
         except OSError as error:
@@ -129,9 +131,11 @@ class Process:
             self._output = None
             self._closeWatch()
             _launch.abort(pid)
+            advice = ""
+            if error.errno in (errno.ENOSYS, errno.EINVAL):
+                advice = "; the kernel must be Linux 5.4 or newer"
             raise CannotRun(
-                f"the process cannot be watched: {error.strerror}; the kernel must be"
-                " Linux 5.4 or newer"
+                f"the process cannot be watched: {error.strerror}{advice}"
             ) from None
         self.pid = pid
         self.started = self._reactor.seconds()
@@ -150,9 +154,8 @@ class Process:
 
     def stop(self, seconds: float) -> None:
         """
-        Send SIGTERM to the process itself, and kill its whole session if it has not
-        ended after so many seconds.  A second call sends nothing, and can only make the
-        time shorter.  If it does not run, do nothing.
+        Send SIGTERM to the process itself, and then do what L{killAfter} does.  A
+        second call sends nothing.  If it does not run, do nothing.
         """
         if not self.running:
             return
@@ -161,6 +164,15 @@ class Process:
             # A process that SIGSTOP stopped would not see SIGTERM.
             for number in (signal.SIGTERM, signal.SIGCONT):
                 self._signal(number)
+        self.killAfter(seconds)
+
+    def killAfter(self, seconds: float) -> None:
+        """
+        Kill its whole session if it has not ended after so many seconds.  A second call
+        can only make the time shorter.  If it does not run, do nothing.
+        """
+        if not self.running:
+            return
         timer = self._killTimer
         if timer is None or not timer.active():
             self._killTimer = self._reactor.callLater(seconds, self.kill)
@@ -206,9 +218,7 @@ class Process:
 
         @return: 0 if it does not run.
         """
-        if not self.running:
-            return 0
-        return sum(map(_kernel.residentBytes, _kernel.sessionMembers(self.pid)))
+        return MEMORY.of(self.pid) if self.running else 0
 
     # Its end
 

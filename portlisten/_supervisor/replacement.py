@@ -8,19 +8,19 @@ ready, the replacement stops: the new one is ended, and all others serve on.
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from twisted.internet.defer import Deferred, DeferredLock
 from twisted.internet.task import deferLater
-from twisted.logger import Logger
 
 from portlisten._control.convert import ControlError
 from portlisten._control.messages import Answer, Drain, Request
 from portlisten._control.status import Progress, State, Step, StepState
+from portlisten._control.words import plural
 from portlisten._supervisor.group import Group
+from portlisten._supervisor.logs import log
 from portlisten._supervisor.view import View
 from portlisten._supervisor.worker import NotReady, Worker
 
@@ -31,7 +31,7 @@ DRAIN_CHECK_SECONDS = 0.1
 #: drained, in seconds.
 REJOIN_SECONDS = 1.0
 
-#: How many operations are remembered.
+#: How many operations that are done are remembered.
 REMEMBERED = 16
 
 
@@ -69,14 +69,12 @@ class _Operation:
 
 class Replacements:
     """
-    Replaces workers.  One operation runs at a time.
+    Replaces workers.  One operation runs at a time, and the others wait for it.
 
     @param reactor: an L{IReactorTime}.
     @param view: what the listener says.
     @param ask: asks the listener.
     """
-
-    log = Logger(namespace="supervisor")
 
     def __init__(
         self,
@@ -89,8 +87,9 @@ class Replacements:
         self._ask = ask
         self._lock = DeferredLock()
         self._last = 0
-        self._operations: OrderedDict[str, _Operation] = OrderedDict()
+        self._operations: dict[str, _Operation] = {}
         self._running: _Operation | None = None
+        self._restart: _Operation | None = None
         self._stopping = False
 
     @property
@@ -113,19 +112,19 @@ class Replacements:
 
     def restart(self, groups: Sequence[Group]) -> Progress:
         """
-        Begin to replace all workers of some groups.
+        Replace all workers of some groups, when all operations before are done.
 
-        @raise ControlError: if such an operation has begun, and is not done.
+        @raise ControlError: if another restart is not done.
         """
-        for each in self._operations.values():
-            if not each.done:
-                raise ControlError(f"a {each.what} is not done yet: wait until it is")
+        last = self._restart
+        if last is not None and not last.done:
+            raise ControlError(f"a {last.what} is not done yet: wait until it is")
         names = ", ".join(each.name for each in groups)
-        operation = self._begin(
+        self._restart = self._begin(
             f"restart of {names}",
             [(group, worker) for group in groups for worker in group.workers],
         )
-        return self._describe(operation)
+        return self._describe(self._restart)
 
     def replace(self, group: Group, worker: Worker, reason: str) -> Deferred[bool]:
         """
@@ -133,9 +132,7 @@ class Replacements:
 
         @return: fires when that is done, with whether the worker was replaced.
         """
-        self.log.info(
-            "{label} is replaced: {reason}", label=worker.label, reason=reason
-        )
+        log.info("{label} is replaced: {reason}", label=worker.label, reason=reason)
         operation = self._begin(f"replacement of {worker.label}", [(group, worker)])
         done: Deferred[bool] = Deferred()
         self._lock.run(lambda: done.callback(not operation.error))
@@ -147,39 +144,50 @@ class Replacements:
         """
         self._stopping = True
 
-    def _begin(self, what: str, found: Sequence[tuple[Group, Worker]]) -> _Operation:
+    def _begin(
+        self,
+        what: str,
+        found: Sequence[tuple[Group, Worker]],
+    ) -> _Operation:
         self._last += 1
         now = self._reactor.seconds()
         steps = [_Step(group, worker, now) for group, worker in found]
         operation = _Operation(str(self._last), what, steps)
         self._operations[operation.id] = operation
-        while len(self._operations) > REMEMBERED:
-            self._operations.popitem(last=False)
+        over = [each.id for each in self._operations.values() if each.done]
+        for id in over[:-REMEMBERED]:
+            del self._operations[id]
         run = self._lock.run(lambda: Deferred.fromCoroutine(self._carryOut(operation)))
         run.addErrback(lambda failure: self._spoiled(operation, failure))
         return operation
 
     def _spoiled(self, operation: _Operation, failure: Any) -> None:
-        self.log.failure("a bug in portlisten spoils a replacement", failure)
+        log.failure("a bug in portlisten spoils a replacement", failure)
         operation.error = "an internal error: the supervisor's log has it"
         operation.done = True
         self._running = None
 
     async def _carryOut(self, operation: _Operation) -> None:
-        self._running = operation
-        self.log.info("the {what} begins", what=operation.what)
+        self._running, what = operation, operation.what
+        log.info("the {what} begins", what=what)
         try:
             for step in operation.steps:
                 await self._replace(step)
         except NotReady as error:
-            operation.error = (
-                f"{error}; the {operation.what} stops here, and the workers that are"
-                " left serve on"
-            )
-            operation.log = error.log
-            self.log.error("{error}", error=operation.error)
+            if self._stopping:
+                operation.error = f"the supervisor stops before the {what} is done"
+                log.info("{error}", error=operation.error)
+            else:
+                operation.error = str(error)
+                operation.log = error.log
+                log.error(
+                    "{error}; the {what} stops here, and the workers that are left"
+                    " serve on",
+                    error=error,
+                    what=what,
+                )
         else:
-            self.log.info("the {what} is done", what=operation.what)
+            log.info("the {what} is done", what=what)
         operation.done = True
         self._running = None
 
@@ -190,10 +198,10 @@ class Replacements:
         @raise NotReady: if the new one does not get ready.
         """
         if self._stopping:
-            raise NotReady(f"{step.worker.label}: the supervisor stops", ())
+            raise NotReady("the next worker", "the supervisor stops")
         group, old = step.group, step.worker
         if old not in group.workers:
-            self._enter(step, StepState.DONE, "it was replaced meanwhile")
+            self._enter(step, StepState.DONE, "it has ended meanwhile")
             return
         self._enter(step, StepState.STARTING)
         new = group.startNew()
@@ -201,7 +209,7 @@ class Replacements:
         try:
             await new.ready
         except NotReady as error:
-            self._enter(step, StepState.FAILED, str(error))
+            self._enter(step, StepState.FAILED, error.reason)
             await new.stop()
             group.remove(new)
             raise
@@ -231,11 +239,11 @@ class Replacements:
             if absent is not None and now - absent >= REJOIN_SECONDS:
                 return
             if now >= end:
-                self.log.warn(
+                log.warn(
                     "{label} is not drained after {grace:g} s: {detail}",
                     label=worker.label,
                     grace=step.group.settings.grace,
-                    detail=step.detail or f"{step.left} connections are left",
+                    detail=step.detail or f"{plural(step.left or 0)} left",
                 )
                 return
             await deferLater(self._reactor, min(DRAIN_CHECK_SECONDS, end - now))
@@ -253,6 +261,7 @@ class Replacements:
             step.detail = str(error)
             return State.SERVING
         if await self._view.refresh() is None:
+            step.detail = "the listener does not answer"
             return State.SERVING
         found = step.worker.joined
         if found is None:

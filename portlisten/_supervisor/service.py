@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Any
 
-from twisted.internet.defer import Deferred, DeferredList
-from twisted.logger import Logger
+from twisted.internet.defer import Deferred, DeferredList, TimeoutError
+from twisted.python.failure import Failure
 
 from portlisten import _kernel
 from portlisten._config.file import RunSettings
@@ -25,16 +25,15 @@ from portlisten._control.messages import (
     Request,
     Restart,
     Status,
-    StatusAnswer,
     Stop,
     StopAnswer,
     Undrain,
     Watch,
     Workers,
 )
-from portlisten._control.problems import problems
+from portlisten._control.problems import diagnosed
 from portlisten._control.server import ControlServer
-from portlisten._control.status import SupervisorStatus
+from portlisten._control.status import ListenerStatus, SupervisorStatus
 from portlisten._listener.interfaces import ChannelPath, ISockets
 from portlisten._ports.binding import BoundPort
 from portlisten._process import exits, signals, systemd_notify
@@ -43,9 +42,15 @@ from portlisten._reactor.pause import Pause
 from portlisten._supervisor.group import Group
 from portlisten._supervisor.limits import Limits
 from portlisten._supervisor.listener import SupervisedListener
+from portlisten._supervisor.logs import log
 from portlisten._supervisor.replacement import Replacements
+from portlisten._supervisor.shut_down import shutDown
 from portlisten._supervisor.view import View
 from portlisten._supervisor.worker import Surroundings
+
+#: How long the answer to C{status} waits for that of the listener, in seconds.  The
+#: operator's command waits for longer: see L{portlisten._control.client}.
+LISTENER_SECONDS = 3.0
 
 
 class SupervisorService(CommandService):
@@ -55,8 +60,6 @@ class SupervisorService(CommandService):
     @param file: the path of the file.
     @param sockets: binds the sockets.
     """
-
-    log = Logger(namespace="supervisor")
 
     def __init__(
         self,
@@ -111,6 +114,9 @@ class SupervisorService(CommandService):
             self._channel.remove()
             self._channel.socket.close()
             self._channel = None
+        control, self._control = self._control, None
+        if control is not None:
+            control.close()
         ports, self._ports = self._ports, ()
         for port in ports:
             port.close()
@@ -153,7 +159,7 @@ class SupervisorService(CommandService):
         """
         See L{CommandService.report}.
         """
-        self.log.info("{text}", text=self._describe())
+        log.info("{text}", text=self._describe())
 
     def finish(self) -> Deferred[None]:
         """
@@ -169,10 +175,9 @@ class SupervisorService(CommandService):
         assert self._listener is not None
         await self._listener.stop()
         await DeferredList([each.stop() for each in self._groups])
-        if self._control is not None:
-            self._control.close()
+        shutDown(self._ports)
         self.release()
-        self.log.info("all processes have ended")
+        log.info("all processes have ended")
         if self._code or any(each.givenUp for each in self._groups):
             exits.endWith(self._code or 1)
 
@@ -183,12 +188,12 @@ class SupervisorService(CommandService):
         return self._listener.ask(request)
 
     def _listenerGivenUp(self, reason: str) -> None:
-        self.log.critical(
+        log.critical(
             "{reason}; nothing can be served without it, so all workers are stopped",
             reason=reason,
         )
         self._code = 1
-        exits.exitWith(self._reactor, 1)
+        signals.stop(self._reactor, "the listener is given up")
 
     def _isBusy(self) -> bool:
         return any(each.awaited for group in self._groups for each in group.workers)
@@ -204,11 +209,8 @@ class SupervisorService(CommandService):
         """
         Describe the state in one line.
         """
-        assert self._listener is not None
         ports = ", ".join(port.label for port in self._ports)
-        parts = [
-            f"listening on {ports}" if self._listener.ready else "no listener runs"
-        ]
+        parts = [f"listening on {ports}" if self._view.ready else "no listener runs"]
         parts += [
             f"{each.ready} of {each.settings.count} workers of {each.name} are ready"
             for each in self._groups
@@ -222,13 +224,13 @@ class SupervisorService(CommandService):
         Tell the service manager.
         """
         text = self._describe()
-        assert self._listener is not None
-        if self._isReady:
-            self._state.status(text)
-        elif self._listener.ready and all(each.settled for each in self._groups):
+        self._state.status(text)
+        if self._isReady or not self._view.ready:
+            return
+        if all(each.settled for each in self._groups):
             self._isReady = True
             self._state.ready(text)
-            self.log.info("{text}", text=text)
+            log.info("{text}", text=text)
 
     def _keepAlive(self) -> None:
         """
@@ -243,12 +245,20 @@ class SupervisorService(CommandService):
     def _answerStatus(
         self, request: Status, client: _kernel.Credentials
     ) -> Deferred[Answer]:
-        return self._view.refresh().addCallback(lambda listener: self._status())
+        def silent(failure: Failure) -> Answer:
+            failure.trap(TimeoutError)
+            return self._status(None)
 
-    def _status(self) -> Answer:
+        asked = self._view.refresh().addTimeout(LISTENER_SECONDS, self._reactor)
+        return asked.addCallbacks(self._status, silent)
+
+    def _status(self, listener: ListenerStatus | None) -> Answer:
+        """
+        @param listener: what the listener says; L{None} if it does not answer.
+        """
         assert self._listener is not None
-        answer = StatusAnswer(
-            self._view.listener,
+        return diagnosed(
+            listener,
             SupervisorStatus(
                 file=self._file,
                 pid=os.getpid(),
@@ -258,7 +268,6 @@ class SupervisorService(CommandService):
                 operation=self._replacements.running,
             ),
         )
-        return StatusAnswer(answer.listener, answer.supervisor, problems(answer))
 
     def _answerRestart(self, request: Restart, client: _kernel.Credentials) -> Answer:
         self._check(client)
@@ -302,7 +311,7 @@ class SupervisorService(CommandService):
             raise ControlError("only root, and the user of the supervisor, may do that")
 
     def _logRequest(self, what: str, client: _kernel.Credentials) -> None:
-        self.log.info(
+        log.info(
             "pid {pid} of uid {uid} asks for {what}",
             pid=client.pid,
             uid=client.uid,

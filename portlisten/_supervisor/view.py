@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from twisted.internet.defer import Deferred
-from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from portlisten._control.convert import ControlError
 from portlisten._control.messages import Answer, Request, Status, StatusAnswer
 from portlisten._control.status import ListenerStatus, WorkerStatus
 from portlisten._reactor.pause import Pause
+from portlisten._supervisor.logs import log
 
 #: How often the listener is asked while something waits for an answer, and otherwise,
 #: in seconds.
@@ -57,13 +57,12 @@ class View:
     Asks the listener again and again.
 
     @param reactor: an L{IReactorTime}.
-    @param changed: called after each answer.
+    @param changed: called after each answer, and when the listener is gone.
     @param busy: says whether something waits for an answer.
 
     @ivar listener: what the listener said last; L{None} while none is ready.
+    @ivar since: when the last listener got ready, in the reactor's seconds.
     """
-
-    log = Logger(namespace="supervisor")
 
     def __init__(
         self,
@@ -76,9 +75,10 @@ class View:
         self._busy = busy
         self._ask: Ask | None = None
         self._generation = 0
-        self._asking = False
         self._pause = Pause(reactor, self._poll)
+        self._isIdle = False
         self.listener: ListenerStatus | None = None
+        self.since = 0.0
 
     @property
     def ready(self) -> bool:
@@ -95,23 +95,30 @@ class View:
         """
         self._generation += 1
         self._ask = ask
-        self.hurry()
+        self.since = self._reactor.seconds()
+        self._askLater(isIdle=False)
 
     def end(self) -> None:
         """
-        The listener is gone.
+        The listener is gone.  May be called again.
         """
+        if self._ask is None:
+            return
         self._ask = None
         self.listener = None
         self._pause.cancel()
+        self._changed()
 
     def hurry(self) -> None:
         """
         Ask soon.
         """
-        if self._ask is not None and not self._asking:
-            self._pause.cancel()
-            self._pause.begin(BUSY_SECONDS)
+        if self._isIdle and self._pause.active:
+            self._askLater(isIdle=False)
+
+    def _askLater(self, isIdle: bool) -> None:
+        self._isIdle = isIdle
+        self._pause.begin(IDLE_SECONDS if isIdle else BUSY_SECONDS)
 
     def mark(self) -> Mark:
         """
@@ -166,12 +173,17 @@ class View:
         return self._ask(Status()).addCallback(answered).addErrback(failed)
 
     def _poll(self) -> None:
-        self._asking = True
         asked = self.refresh()
-        asked.addErrback(lambda failure: self.log.failure("a bug", failure))
+        asked.addErrback(self._spoiled)
         asked.addBoth(self._polled)
 
+    def _spoiled(self, failure: Failure) -> None:
+        log.failure(
+            "a bug in portlisten spoils what the supervisor does after an answer of the"
+            " listener's",
+            failure,
+        )
+
     def _polled(self, result: object) -> None:
-        self._asking = False
         if self._ask is not None:
-            self._pause.begin(BUSY_SECONDS if self._busy() else IDLE_SECONDS)
+            self._askLater(isIdle=not self._busy())

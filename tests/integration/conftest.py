@@ -16,6 +16,7 @@ import pytest
 import pytest_twisted
 
 from tests.support.programs import command
+from tests.support.running import Run
 from tests.support.spawned import Process, Start
 
 
@@ -65,6 +66,16 @@ def twistd(start: Start) -> Start:
         return start(command("twistd"), "-n", *own, *arguments)
 
     return run
+
+
+@pytest.fixture
+def run(folder: Path, start: Start) -> Iterator[Run]:
+    """
+    A file of C{portlisten run}, and its supervisor.
+    """
+    made = Run(folder, start)
+    yield made
+    made.end()
 
 
 @pytest.fixture

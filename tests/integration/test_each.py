@@ -356,7 +356,9 @@ def test_limit(processes: Processes) -> None:
     until(lambda: (each.descriptors(), listener.descriptors()) == before)
     listener.signal(signal.SIGUSR1)
     counters = "accepted 501, offered 501, claimed 501, refused 0, redispatched 0"
-    listener.says(f"{counters}, revoked 0, lostInService 0, timedOut 0")
+    listener.says(
+        f"{counters}, revoked 0, finished 501, lostInService 0, unusable 0, timedOut 0"
+    )
 
 
 def test_limitOnSharedPorts(processes: Processes) -> None:
@@ -414,7 +416,8 @@ def test_kill(processes: Processes) -> None:
     assert len(starts.read_text().splitlines()) == 60 * rounds
     listener.signal(signal.SIGUSR1)
     counted = listener.says(
-        r"redispatched (\d+), revoked 0, lostInService 0, timedOut 0"
+        r"redispatched (\d+), revoked 0, finished \d+, lostInService 0, unusable 0,"
+        " timedOut 0"
     )
     assert int(counted[1]) > 0
 

@@ -14,10 +14,9 @@ import sys
 from pathlib import Path
 
 import pytest
-import twisted.python
 
-import portlisten
 from tests.support.ports import freePort
+from tests.support.programs import pythonFor
 from tests.support.run_files import (
     COMMAND,
     GROUP,
@@ -49,28 +48,6 @@ def run(
         cwd=cwd,
         check=False,
     )
-
-
-def pythonFor(user: str) -> list[str]:
-    """
-    The words that run a Python that has this package as another user.
-    """
-    own, others = Path(portlisten.__file__), Path(str(twisted.python.__file__))
-    path = f"PYTHONPATH={own.parents[1]}:{others.parents[2]}"
-    for words in ([sys.executable], ["env", path, "/usr/bin/python3"]):
-        try:
-            subprocess.run(
-                [*words, "-c", "import portlisten._commands.portlisten, cattrs"],
-                check=True,
-                capture_output=True,
-                cwd="/",
-                user=user,
-                extra_groups=[],
-            )
-        except (OSError, subprocess.CalledProcessError):
-            continue
-        return words
-    pytest.skip(f"{user} can run no Python that has portlisten")
 
 
 def written(folder: Path, text: str | bytes) -> Path:

@@ -4,13 +4,18 @@ Programs and packages that tests need, and that may not be installed.
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import pwd
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+import twisted.python
+
+from tests.support.processes import SOURCE
 
 
 def command(name: str) -> str:
@@ -56,3 +61,28 @@ def moduleFor(user: str, module: str) -> list[str]:
             continue
         return [*words, "-m", module]
     pytest.skip(f"{user} can run no Python that has {module}")
+
+
+@functools.cache
+def pythonFor(user: str) -> Sequence[str]:
+    """
+    The words that run a Python that has this package as another user.
+    """
+    packages = str(Path(str(twisted.python.__file__)).parents[2])
+    for words in (
+        [sys.executable],
+        ["env", f"PYTHONPATH={SOURCE}:{packages}", "/usr/bin/python3"],
+    ):
+        try:
+            subprocess.run(
+                [*words, "-c", "import portlisten._commands.portlisten, cattrs"],
+                check=True,
+                capture_output=True,
+                cwd="/",
+                user=user,
+                extra_groups=[],
+            )
+        except (OSError, subprocess.CalledProcessError):
+            continue
+        return words
+    pytest.skip(f"{user} can run no Python that has portlisten")

@@ -233,11 +233,10 @@ class ObstaclesTests(SynchronousTestCase):
         found = obstacles._asUser(WEB, fail)
         self.assertIn("cannot be checked: OSError('broken')", found)
 
-    def test_names(self) -> None:
+    def test_groupName(self) -> None:
         """
-        A user or a group without a name has a number.
+        A group without a name has a number.
         """
-        self.assertEqual(obstacles.userName(54321), "54321")
         self.assertEqual(obstacles.groupName(54321), "54321")
 
 

@@ -4,7 +4,6 @@ Tests for L{portlisten._commands.listener}: the options, and the making of the s
 
 from __future__ import annotations
 
-import builtins
 import grp
 import io
 import os
@@ -19,9 +18,9 @@ from twisted.internet.testing import MemoryReactorClock
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
+from portlisten import _kernel
 from portlisten._commands.listener import Options, makeService
 from portlisten._config.ports import PortSettings
-from portlisten._listener import making
 from portlisten._listener.access import Access, accessFor
 from portlisten._listener.service import ListenerService
 from portlisten._ports import parsing
@@ -260,30 +259,6 @@ class OptionsTests(SynchronousTestCase):
         )
 
 
-class LimitsTests(SynchronousTestCase):
-    """
-    What the host and the process allow.
-    """
-
-    def test_longestBacklog(self) -> None:
-        """
-        The longest backlog is the host's.
-        """
-        with open("/proc/sys/net/core/somaxconn") as file:
-            self.assertEqual(making.longestBacklog(), int(file.read()))
-
-    def test_longestBacklogUnknown(self) -> None:
-        """
-        Where the host does not say, it is a usual one.
-        """
-
-        def fail(name: str) -> None:
-            raise FileNotFoundError
-
-        self.patch(builtins, "open", fail)
-        self.assertEqual(making.longestBacklog(), 4096)
-
-
 class MakeServiceTests(ListenerTestCase):
     """
     From options to a service.
@@ -334,7 +309,7 @@ class MakeServiceTests(ListenerTestCase):
         self.patch(parsing, "parse", record)
         self.make("--backlog", "7")
         self.make()
-        self.assertEqual(backlogs, [7, making.longestBacklog()])
+        self.assertEqual(backlogs, [7, _kernel.longestBacklog()])
 
     async def test_term(self) -> None:
         """

@@ -192,6 +192,23 @@ class LinesTests(RestartTestCase):
         )
         self.assertRegex(last, r"\A2 workers replaced in [\d.]+ s\Z")
 
+    def test_detail(self) -> None:
+        """
+        What a drain waits for is a line, once.
+        """
+        detail = "it cannot say what is left, so this takes 5 s"
+        self.serve(
+            progress(step(DRAINING)),
+            progress(step(DRAINING, detail=detail)),
+            progress(step(DRAINING, detail=detail)),
+            progress(step(DONE), done=True),
+        )
+        _, output, _ = self.restart()
+        self.assertEqual(
+            output.splitlines()[2:-1],
+            ["web-1 drains", f"web-1 drains: {detail}", "web-1 has stopped"],
+        )
+
     def test_missed(self) -> None:
         """
         What happened between two requests is told all the same, if it matters.

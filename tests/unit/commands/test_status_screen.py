@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 from twisted.trial.unittest import SynchronousTestCase
 
-from portlisten._commands.status_screen import isWell, rates, screenOf, userName
+from portlisten._commands.status_screen import isWell, rates, screenOf
 from portlisten._commands.tables import Column, Mood, Screen, Table, Text, plainLines
 from portlisten._commands.terminal import ScreenView
 from portlisten._control.convert import ControlError
@@ -377,14 +377,6 @@ class PartsTests(SynchronousTestCase):
                 ["timed out", "3", "0.2"],
             ],
         )
-
-    def test_userName(self) -> None:
-        """
-        A user has a name, or a number.
-        """
-        self.assertEqual(userName(0), "root")
-        for uid in (987654, -5, 2**40, 2**70):
-            self.assertEqual(userName(uid), str(uid))
 
 
 class TerminalTests(SynchronousTestCase):

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -20,6 +21,7 @@ from portlisten._control import client as client_module
 from portlisten._control.client import ControlClient, UnknownCommand
 from portlisten._control.convert import ControlError
 from portlisten._control.messages import (
+    MAXIMUM_REASON,
     Drain,
     Workers,
     WorkersAnswer,
@@ -239,6 +241,30 @@ class AskTests(ClientTestCase):
         self.patch(client_module, "ANSWER_SECONDS", 0.1)
         self.serve(lambda sock: sock.recv(1000) and sock.recv(1000))
         self.assertIn("does not answer within 0.1 s", self.failure())
+
+    def test_trickle(self) -> None:
+        """
+        The time is for the whole answer, even if a few bytes come again and again.
+        """
+        self.patch(client_module, "ANSWER_SECONDS", 0.3)
+
+        def speak(sock: socket.socket) -> None:
+            try:
+                for _ in range(100):
+                    sock.sendall(b" ")
+                    time.sleep(0.05)
+            except OSError:
+                pass
+
+        self.serve(speak)
+        self.assertIn("does not answer within 0.3 s", self.failure())
+
+    def test_longRefusal(self) -> None:
+        """
+        Of a long refusal, only the beginning counts.
+        """
+        self.serve(partial(send, encodeError("x" * 100_000)))
+        self.assertEqual(self.failure(), "x" * MAXIMUM_REASON)
 
     def test_channel(self) -> None:
         """

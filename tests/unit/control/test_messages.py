@@ -257,13 +257,12 @@ class AnswerTests(SynchronousTestCase):
 
     def test_wrong(self) -> None:
         """
-        An answer that does not fit is refused, with the field that is wrong.
+        An answer that does not fit is refused.
         """
-        self.assertIn("no list of workers", self.refusal({}))
-        self.assertIn("no list of workers", self.refusal({"workers": 1}))
-        self.assertIn("it is no object", self.refusal({"workers": [1]}))
+        self.assertEqual(self.refusal({}), "the answer has no list of workers")
         (right,) = json.loads(encodeAnswer(WorkersAnswer((WORKER,))))["workers"]
-        for name, wrong in [
+        wrong: list[object] = [1, [1]]
+        for name, value in [
             ("name", 1),
             ("label", None),
             ("pid", "1"),
@@ -271,15 +270,14 @@ class AnswerTests(SynchronousTestCase):
             ("connections", 1.5),
             ("serving", "0"),
             ("state", 1),
+            ("state", "asleep"),
         ]:
-            expected = f"its {name} is missing or has a wrong type"
-            self.assertIn(expected, self.refusal({"workers": [{**right, name: wrong}]}))
-            without = {key: value for key, value in right.items() if key != name}
-            self.assertIn(expected, self.refusal({"workers": [without]}))
-        self.assertIn(
-            "its state is not known",
-            self.refusal({"workers": [{**right, "state": "asleep"}]}),
-        )
+            wrong.append([{**right, name: value}])
+            wrong.append([{key: each for key, each in right.items() if key != name}])
+        for workers in wrong:
+            self.assertEqual(
+                self.refusal({"workers": workers}), "the answer is no WorkersAnswer"
+            )
 
 
 class WorkerStateTests(SynchronousTestCase):

@@ -239,7 +239,7 @@ class ListenerTests(ProblemsTestCase):
         """
         A worker drains for long.
         """
-        name = "worker 3 (web-1, pid 5689, uid 998) drains for 120 s,"
+        name = "worker 3 (web-1, pid 5689, uid 998) drains for 2 min,"
         for state, serving, expected in (
             (State.DRAINING, 0, [f"{name} 3 connections left"]),
             (State.DRAINING, 4, [f"{name} 7 connections left"]),
@@ -328,6 +328,10 @@ class SupervisorTests(ProblemsTestCase):
         for changes, expected in (
             ({}, "(pid 5689) does not answer"),
             (
+                {"state": ProcessState.STOPPING, "pid": 0},
+                "has stopped, since the supervisor stops",
+            ),
+            (
                 {"state": ProcessState.STARTING},
                 "starts: new connections wait in the kernel",
             ),
@@ -409,6 +413,24 @@ class SupervisorTests(ProblemsTestCase):
         ):
             group = replace(GROUP, ready=ready, count=count)
             self.assertEqual(self.supervised(group=group), [expected])
+
+    def test_absent(self) -> None:
+        """
+        A ready worker has left the listener, and another user's worker has its label.
+        A listener that has just begun is given time.
+        """
+        expected = (
+            "worker web-1 runs, and has left the listener: 'portlisten restart'"
+            " replaces it"
+        )
+        for workers, uptime, found in (
+            ((), 10.0, [expected]),
+            ((replace(WORKER, uid=997),), 10.0, [expected]),
+            ((WORKER,), 10.0, []),
+            ((), 9.9, []),
+        ):
+            listener = replace(LISTENER, workers=workers, uptime=uptime)
+            self.assertEqual(self.supervised(listener=listener), found)
 
     def test_both(self) -> None:
         """

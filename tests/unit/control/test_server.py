@@ -19,6 +19,7 @@ from twisted.logger import capturedLogs
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from portlisten import _kernel
+from portlisten._control import server
 from portlisten._control.connection import SILENCE_SECONDS
 from portlisten._control.connection import Client as ServerClient
 from portlisten._control.convert import ControlError
@@ -484,6 +485,30 @@ class ServerTests(TestCase):
         for deferred in waiting:
             deferred.callback(ANSWER)
         for each in clients:
+            await self.until(partial(each.answers, 1))
+
+    async def test_commands(self) -> None:
+        """
+        Those that may command the process get the place of another user's client, even
+        if that waits for its answer.
+        """
+        waiting: list[Deferred[Any]] = []
+
+        def wait(*_: object) -> Deferred[Any]:
+            waiting.append(Deferred())
+            return waiting[-1]
+
+        self.server._handlers = {Workers: wait}
+        clients = await self.fill(ASK)
+        self.server._handlers = {Workers: self.handle}
+        may = [True, *[False] * MAXIMUM_CLIENTS]
+        self.patch(server, "_commands", lambda uid: may.pop(0))
+        await self.works()
+        self.assertEqual(may, [])
+        for deferred in waiting:
+            deferred.callback(ANSWER)
+        await self.until(clients[0].hasEnded)
+        for each in clients[1:]:
             await self.until(partial(each.answers, 1))
 
     # Users

@@ -113,6 +113,7 @@ class StartTests(SynchronousTestCase):
             (b"[" * 100000, "is no JSON"),
             (b"\xff", "is no JSON"),
             (b"3", "is no JSON object"),
+            (b'{"ports": 1, "ports": 1}', "a field comes twice"),
             (self.changed(version=2), "another version than 1"),
             (self.changed(version=True), "another version than 1"),
             (self.changed(version=None), "another version than 1"),

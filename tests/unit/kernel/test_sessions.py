@@ -134,6 +134,7 @@ class SessionsTests(SynchronousTestCase):
         """
         with mock.patch.object(os, "listdir", side_effect=FileNotFoundError):
             self.assertEqual(sessions.sessionMembers(os.getsid(0)), [])
+            self.assertEqual(sessions.sessionSizes(), {})
 
     def test_signal(self) -> None:
         """
@@ -169,26 +170,35 @@ class SessionsTests(SynchronousTestCase):
         until(lambda: not alive(two))
         self.assertTrue(alive(process.pid))
 
-    def test_resident(self) -> None:
+    def test_sizes(self) -> None:
         """
-        The memory is that of the kernel's other account of it, and 0 after the end.
+        The memory is that of the kernel's other account of it, and is not counted after
+        the end.
         """
         process = self.begin("/bin/sleep", "99")
         until(lambda: Path(f"/proc/{process.pid}/comm").read_text() == "sleep\n")
-        until(lambda: sessions.residentBytes(process.pid) > 100_000)
 
         def agree() -> bool:
             status = Path(f"/proc/{process.pid}/status").read_text()
             match = re.search(r"^VmRSS:\s+(\d+)", status, re.MULTILINE)
             assert match is not None
-            return sessions.residentBytes(process.pid) == int(match[1]) * 1024
+            expected = int(match[1]) * 1024
+            return sessions.sessionSizes()[process.pid] == expected > 100_000
 
         until(agree)
         process.kill()
         until(lambda: not alive(process.pid))
-        self.assertEqual(sessions.residentBytes(process.pid), 0)
+        self.assertNotIn(process.pid, sessions.sessionSizes())
         process.wait()
-        self.assertEqual(sessions.residentBytes(process.pid), 0)
+        self.assertNotIn(process.pid, sessions.sessionSizes())
+
+    def test_allSizes(self) -> None:
+        """
+        All processes of a session count, and those of another session do not.
+        """
+        process, (*_, stranger) = self.family()
+        sizes = sessions.sessionSizes()
+        self.assertGreater(sizes[process.pid], sizes[os.getsid(stranger)])
 
     def test_unread(self) -> None:
         """

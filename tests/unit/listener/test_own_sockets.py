@@ -1,14 +1,16 @@
 """
-Tests for L{portlisten._listener.own_sockets}: ports that the last listener's workers
-still have.
+Tests for L{portlisten._listener.own_sockets}.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import time
+from typing import Any
 
+from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from portlisten._config.settings import ListenerSettings
@@ -18,6 +20,47 @@ from portlisten._ports.parsing import parse
 from portlisten._process import signals
 from portlisten.errors import CannotBind, ToldToStop
 from tests.support.descriptors import watchDescriptors
+
+
+class FullReactor(Clock):
+    """
+    A reactor that can watch nothing more.
+    """
+
+    def addReader(self, reader: Any) -> None:
+        """
+        Fail, as epoll_ctl(2) does.
+        """
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def removeReader(self, reader: Any) -> None:
+        """
+        Do nothing.
+        """
+
+
+class ControlTests(SynchronousTestCase):
+    """
+    The control socket.
+    """
+
+    def test_cannotStart(self) -> None:
+        """
+        If the reactor cannot watch it, neither its path nor a descriptor is left.
+        """
+        folder = self.mktemp()
+        os.mkdir(folder)
+        control = os.path.join(folder, "c")
+        sockets = OwnSockets(
+            ListenerSettings(path=os.path.join(folder, "s"), control=control), (), 5
+        )
+        before = len(os.listdir("/proc/self/fd"))
+        sockets.bindControl()
+        self.assertTrue(os.path.exists(control))
+        self.assertRaises(OSError, sockets.startControl, FullReactor(), {})
+        sockets.release()
+        self.assertFalse(os.path.exists(control))
+        self.assertEqual(len(os.listdir("/proc/self/fd")), before)
 
 
 class HandoverTests(SynchronousTestCase):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -57,31 +57,57 @@ class ForkingTests(SynchronousTestCase):
 
     def test_signals(self) -> None:
         """
-        Signals with a handler are blocked until the child has reset them.
+        Signals with a handler are blocked until the child has reset them, and stay as
+        they were in the parent.
         """
 
         def handle(*_: object) -> None:
             raise AssertionError("the handler of the parent ran")
 
-        before = signal.signal(signal.SIGUSR2, handle)
-        try:
-            blocked = forking.blockHandled()
+        reader, writer = os.pipe()
+
+        def child(blocked: forking.Mask) -> NoReturn:
             try:
                 mask: set[Any] = signal.pthread_sigmask(signal.SIG_BLOCK, [])
-                self.assertIn(signal.SIGUSR2, mask)
-
-                def reset() -> object:
-                    forking.resetSignals(blocked)
-                    left = signal.pthread_sigmask(signal.SIG_BLOCK, [])
-                    return left == blocked, signal.getsignal(signal.SIGUSR2).name  # type: ignore[union-attr]
-
-                self.assertEqual(inChild(reset), "(True, 'SIG_DFL')")
+                found = [signal.SIGUSR2 in mask]
+                forking.resetSignals(blocked)
+                mask = signal.pthread_sigmask(signal.SIG_BLOCK, [])
+                found.append(mask == blocked == before)
+                found.append(signal.getsignal(signal.SIGUSR2) is signal.SIG_DFL)
+                os.write(writer, str(found).encode())
             finally:
-                forking.unblock(blocked)
+                os._exit(0)
+
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, [])
+        handler = signal.signal(signal.SIGUSR2, handle)
+        try:
+            pid = forking.fork(child)
             mask = signal.pthread_sigmask(signal.SIG_BLOCK, [])
-            self.assertEqual(mask, blocked)
+            self.assertEqual(mask, before)
         finally:
-            signal.signal(signal.SIGUSR2, before)
+            signal.signal(signal.SIGUSR2, handler)
+        os.close(writer)
+        os.waitpid(pid, 0)
+        with open(reader) as file:
+            self.assertEqual(file.read(), "[True, True, True]")
+
+    def test_cannot(self) -> None:
+        """
+        If no process can be started, the signals are as before.
+        """
+
+        def fail() -> int:
+            raise BlockingIOError
+
+        def child(blocked: forking.Mask) -> NoReturn:
+            raise AssertionError("no child was started")
+
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, [])
+        handler = signal.signal(signal.SIGUSR2, lambda *_: None)
+        self.addCleanup(signal.signal, signal.SIGUSR2, handler)
+        self.patch(os, "fork", fail)
+        self.assertRaises(BlockingIOError, forking.fork, child)
+        self.assertEqual(signal.pthread_sigmask(signal.SIG_BLOCK, []), before)
 
     def test_closeFrom(self) -> None:
         """

@@ -146,5 +146,7 @@ class SearchPathTests(SynchronousTestCase):
         """
         folder = os.path.dirname(sys.executable)
         self.assertEqual(programs.searchPath({"PATH": "/a:/b"}), f"{folder}:/a:/b")
+        path = f"{folder}:/a"
+        self.assertEqual(programs.searchPath({"PATH": path}), path)
         for environment in ({}, {"PATH": ""}):
             self.assertEqual(programs.searchPath(environment), f"{folder}:{os.defpath}")

@@ -48,6 +48,19 @@ class ManagerTests(SynchronousTestCase):
         self.assertEqual(self.sent.count("READY=1"), 1)
         self.assertEqual(self.sent[-1], "STATUS=serving again; another")
 
+    def test_sameStatus(self) -> None:
+        """
+        A state that has not changed is not sent again.
+        """
+        part = self.manager.begin()
+        part.status("one")
+        part.ready("one")
+        part.status("one")
+        self.assertEqual(self.sent, ["STATUS=one", "READY=1"])
+        part.status("two")
+        part.status("one")
+        self.assertEqual(self.sent[2:], ["STATUS=two", "STATUS=one"])
+
     def test_allParts(self) -> None:
         """
         A process with several is ready when all are.

@@ -171,6 +171,13 @@ class IdentityTests(SynchronousTestCase):
             self.assertEqual((found.uid, found.gid, found.groups), (uid, gid, ()))
         self.assertEqual(users.nameOf(uid), str(uid))
 
+    def test_anyNumber(self) -> None:
+        """
+        Any number has a name: another process may have sent it.
+        """
+        for uid in (987654, -5, 2**40, 2**70):
+            self.assertEqual(users.nameOf(uid), str(uid))
+
     def test_groupOfOthers(self) -> None:
         """
         If the group of that number is another's, a group must be given.

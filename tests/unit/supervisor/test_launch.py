@@ -190,6 +190,25 @@ class StartTests(LaunchTestCase):
         self.assertEqual(int(lines[1], 16), 0)
         self.assertEqual(int(lines[3], 16) & 1 << signal.SIGPIPE - 1, 0)
 
+    def test_signalsOfSupervisor(self) -> None:
+        """
+        The program can be stopped, and hears of its children, even if the supervisor
+        was started with those signals blocked or ignored.  Others stay as they are.
+        """
+        blocked = [signal.SIGTERM, signal.SIGCHLD, signal.SIGUSR1]
+        before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, blocked)
+        try:
+            text, _ = answer(
+                Launch("a", ("grep", "-E", "Sig(Blk|Ign)", "/proc/self/status"), {})
+            )
+        finally:
+            signal.signal(signal.SIGTERM, before)
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        lines = text.split()
+        self.assertEqual(int(lines[1], 16), 1 << signal.SIGUSR1 - 1)
+        self.assertEqual(int(lines[3], 16) & 1 << signal.SIGTERM - 1, 0)
+
     def test_parentSignal(self) -> None:
         """
         The kernel is told which signal the program gets with the end of its parent.
@@ -275,6 +294,17 @@ class UserTests(LaunchTestCase):
         four = " ".join([str(uid)] * 4)
         self.assertEqual(self.ids(uid=uid), [four, four, ""])
         self.assertEqual(self.ids(uid=uid, gid=8), [four, "8 8 8 8", ""])
+
+    def test_notFoundAnyMore(self) -> None:
+        """
+        A user that was found once, and is not any more, does not get the group of the
+        same number: it may be another's.
+        """
+        launch = shell("id", uid=NOBODY.pw_uid)
+        self.assertEqual(answer(launch)[1], 0)
+        self.patch(pwd, "getpwuid", {}.__getitem__)
+        self.patch(grp, "getgrgid", {}.__getitem__)
+        self.assertIn("cannot be looked up any more", self.reason(launch))
 
     def test_parentSignal(self) -> None:
         """

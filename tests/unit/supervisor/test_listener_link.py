@@ -275,6 +275,39 @@ class AskTests(LinkTestCase):
         self.listener.shutdown(socket.SHUT_WR)
         await self.breaks("it closed the link")
 
+    async def test_cancelledEarly(self) -> None:
+        """
+        A request that is cancelled before it is sent is never sent.
+        """
+        await self.begin()
+        first = self.link.ask(Workers())
+        second, third = self.link.ask(Drain(("a",))), self.link.ask(Workers())
+        second.addErrback(lambda failure: None)
+        second.cancel()
+        self.hear()
+        self.listener.send(NONE)
+        await eventually(lambda: first.called)
+        self.assertEqual(self.hear()[0], encodeRequest(Workers()))
+        self.listener.send(NONE)
+        await eventually(lambda: third.called)
+        self.successResultOf(third)
+        self.assertEqual(self.hear()[0], b"")
+
+    async def test_many(self) -> None:
+        """
+        If too many requests wait, further ones are refused, and the link goes on.
+        """
+        await self.begin()
+        asked = [
+            self.link.ask(Workers()) for _ in range(listener_link.MAXIMUM_REQUESTS)
+        ]
+        self.failureResultOf(self.link.ask(Workers()), ControlError)
+        for each in asked:
+            self.listener.send(NONE)
+            await eventually(lambda each=each: each.called)
+            self.successResultOf(each)
+        self.assertEqual(self.broken, [])
+
     async def test_closed(self) -> None:
         """
         When the supervisor closes the link, all requests fail, and it is not broken.
@@ -321,7 +354,11 @@ class HostileTests(LinkTestCase):
             [
                 (b"hello\n", "the answer is no JSON"),
                 (b"[" * 100000 + b"\n", "the answer is no JSON"),
-                (b"\xff\n", "the answer is no JSON"),
+                (b"\xff\n", "it sent characters that are not ASCII"),
+                (
+                    b'{"version": 1, "error": "\xc3\xa9"}\n',
+                    "it sent characters that are not ASCII",
+                ),
                 (b"{}\n", "the answer has the version null, and only 1 is known"),
                 (encodeAnswer(StopAnswer(1)), "the answer has no list of workers"),
             ]

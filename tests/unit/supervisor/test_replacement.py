@@ -11,6 +11,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from portlisten._control.convert import ControlError
 from portlisten._control.status import Progress, State
 from portlisten._supervisor.limits import Limits
+from portlisten._supervisor.replacement import REMEMBERED
 from tests.support.supervisor_scene import Scene
 
 
@@ -93,8 +94,7 @@ class ReplacementTests(SynchronousTestCase):
         self.assertTrue(progress.done)
         self.assertEqual(
             progress.error,
-            "web-3: it did not join the listener within 5 s; the restart of web stops"
-            " here, and the workers that are left serve on",
+            "web-3 is not ready: it did not join the listener within 5 s",
         )
         self.assertEqual(progress.log, ("line 1", "line 2"))
         self.assertEqual(scene.states(), [("web-1", "ready"), ("web-2", "ready")])
@@ -110,12 +110,12 @@ class ReplacementTests(SynchronousTestCase):
         id = self.restart(scene)
         scene.process("web-3").end(1, "Traceback")
         progress = scene.replacements.progress(id)
-        self.assertIn("web-3: it exited with 1; the restart", progress.error)
+        self.assertIn("web-3 is not ready: it exited with 1", progress.error)
         self.assertEqual(progress.log, ("Traceback",))
         scene.failure = "no such program"
         id = self.restart(scene)
         progress = scene.replacements.progress(id)
-        self.assertIn("web-3: no such program; the restart", progress.error)
+        self.assertIn("web-3 is not ready: no such program", progress.error)
         self.assertEqual(scene.states(), [("web-1", "ready"), ("web-2", "ready")])
 
     def test_grace(self) -> None:
@@ -217,6 +217,67 @@ class ReplacementTests(SynchronousTestCase):
             str(error), "a restart of web is not done yet: wait until it is"
         )
 
+    def test_afterReplacement(self) -> None:
+        """
+        A restart waits for the replacement of a worker that is beyond a limit.  It
+        replaces all workers that were started before it and still run.
+        """
+        scene = self.scene(count=2)
+        worker = scene.group.workers[0]
+        scene.replacements.replace(scene.group, worker, "it is too old")
+        id = self.restart(scene)
+        old = [each.old for each in scene.replacements.progress(id).steps]
+        self.assertEqual(old, ["web-1", "web-2", "web-3"])
+        scene.join("web-3")
+        scene.change("web-1", state=State.DRAINED)
+        scene.pass_(2)
+        self.assertEqual(scene.replacements.running, "replacement of web-1")
+        scene.process("web-1").end(0)
+        self.assertEqual(
+            self.steps(scene.replacements.progress(id)),
+            [
+                ("web-1", "", "done"),
+                ("web-2", "web-1", "starting"),
+                ("web-3", "", "waiting"),
+            ],
+        )
+
+    def test_remembered(self) -> None:
+        """
+        An operation that is not done is never forgotten, however many wait behind it.
+        """
+        scene = self.scene(count=1)
+        id = self.restart(scene)
+        worker = scene.group.workers[0]
+        for _ in range(3 * REMEMBERED):
+            scene.replacements.replace(scene.group, worker, "it is too old")
+        self.assertFalse(scene.replacements.progress(id).done)
+        scene.join("web-2")
+        scene.change("web-1", state=State.DRAINED)
+        scene.pass_(2)
+        scene.process("web-1").end(0)
+        self.assertEqual(scene.replacements.running, "")
+        self.assertTrue(scene.replacements.progress(id).done)
+        self.restart(scene)
+        self.assertRaises(ControlError, scene.replacements.progress, id)
+
+    def test_waits(self) -> None:
+        """
+        A worker that waits to be started again is replaced, and not started any more.
+        """
+        scene = self.scene(count=1)
+        for pause in (0.25, 0.5, 1, 2):
+            scene.process("web-1").end(1)
+            self.assertEqual(scene.states(), [("web-1", "waiting")])
+            if pause < 2:
+                scene.pass_(pause + 0.1)
+        self.restart(scene)
+        scene.join("web-2")
+        scene.pass_(1.5)
+        self.assertEqual(scene.states(), [("web-2", "ready")])
+        scene.pass_(10)
+        self.assertEqual(len(scene.processes), 5)
+
     def test_unknownOperation(self) -> None:
         """
         Operations are remembered, and others are not known.
@@ -236,7 +297,11 @@ class ReplacementTests(SynchronousTestCase):
             each.end(0)
         self.successResultOf(stopped)
         scene.pass_(5)
-        self.assertTrue(scene.replacements.progress(id).done)
+        progress = scene.replacements.progress(id)
+        self.assertTrue(progress.done)
+        self.assertEqual(
+            progress.error, "the supervisor stops before the restart of web is done"
+        )
         self.assertEqual(len(scene.processes), 3)
 
 

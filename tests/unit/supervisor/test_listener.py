@@ -1,0 +1,324 @@
+"""
+Tests for L{portlisten._supervisor.listener}, with processes made by hand.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+from collections.abc import Callable
+from typing import Any
+from unittest.mock import patch
+
+from twisted.internet.defer import Deferred
+from twisted.trial.unittest import TestCase
+
+from portlisten._config.file import RunSettings
+from portlisten._config.settings import ListenerSettings
+from portlisten._control.convert import ControlError
+from portlisten._control.messages import Stop, StopAnswer, encodeAnswer, encodeRequest
+from portlisten._control.start import encodeReady
+from portlisten._ports.binding import bind
+from portlisten._ports.parsing import parse
+from portlisten._supervisor.launch import Launch
+from portlisten._supervisor.listener import (
+    END_SECONDS,
+    FAILURES,
+    FAREWELL_SECONDS,
+    SupervisedListener,
+)
+from portlisten._supervisor.view import View
+from portlisten.errors import CannotRun
+from tests.support.channels import aMoment, eventually, inReactor
+from tests.support.workers import ClockedReactor
+
+
+class FakeListener:
+    """
+    A process of a listener that does what the test says.
+
+    @ivar link: its end of the link.
+    @ivar told: how it was told to end.
+    """
+
+    failure = ""
+
+    def __init__(
+        self,
+        reactor: Any,
+        launch: Launch,
+        onLine: Callable[[str], None],
+        onEnd: Callable[[Any], None],
+    ) -> None:
+        self._launch = launch
+        self._onEnd = onEnd
+        self.pid = 0
+        self.started = 0.0
+        self.ending = ""
+        self.told: list[tuple[str, float]] = []
+
+    def start(self) -> None:
+        """
+        See L{portlisten._supervisor.process.Process.start}.
+        """
+        if self.failure:
+            raise CannotRun(self.failure)
+        self.pid = 7
+        self.link = socket.socket(fileno=os.dup(self._launch.descriptors[0]))
+        self.link.setblocking(False)
+
+    def memory(self) -> int:
+        """
+        See L{portlisten._supervisor.process.Process.memory}.
+        """
+        return 5
+
+    def stop(self, seconds: float) -> None:
+        """
+        Note it.
+        """
+        self.told.append(("stop", seconds))
+
+    def killAfter(self, seconds: float) -> None:
+        """
+        Note it.
+        """
+        self.told.append(("killAfter", seconds))
+
+    def kill(self) -> None:
+        """
+        End, as SIGKILL does it.
+        """
+        self.end("was killed by SIGKILL")
+
+    def end(self, how: str = "exited with 1") -> None:
+        """
+        End.
+        """
+        self.link.close()
+        self.ending = how
+        self._onEnd(self)
+
+
+class ListenerTests(TestCase):
+    """
+    Tests for L{SupervisedListener}.
+    """
+
+    async def setUp(self) -> None:
+        await inReactor(self)
+        self.reactor = ClockedReactor()
+        self.clock = self.reactor.clock
+        self.before = self.descriptors()
+        self.made: list[FakeListener] = []
+        self.givenUp: list[str] = []
+        self.view = View(self.reactor, lambda: None, lambda: False)
+        self.ports = bind(parse("http=tcp:0:interface=127.0.0.1", 5))
+        self.channel = socket.socket(socket.AF_UNIX)
+        self.channel.bind("")
+        self.channel.listen()
+        self.listener = SupervisedListener(
+            self.reactor,
+            RunSettings(listener=ListenerSettings(path="/run/s", grace=3.0)),
+            self.view,
+            self.ports,
+            self.channel,
+            self.givenUp.append,
+            self.make,  # type: ignore[arg-type]
+        )
+        self.addCleanup(self.end)
+
+    def descriptors(self) -> int:
+        """
+        Count the descriptors of this process.
+        """
+        return len(os.listdir("/proc/self/fd"))
+
+    async def end(self) -> None:
+        """
+        End the listener, and check that nothing is left.
+        """
+        stopped = self.listener.stop()
+        if not self.listener.gone:
+            self.made[-1].end()
+        self.successResultOf(stopped)
+        for port in self.ports:
+            port.close()
+        self.channel.close()
+        self.clock.advance(0)
+        await aMoment()
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+        await eventually(lambda: self.descriptors() == self.before)
+
+    def make(self, *arguments: Any) -> FakeListener:
+        """
+        Make a process.
+        """
+        self.made.append(FakeListener(*arguments))
+        return self.made[-1]
+
+    async def start(self) -> FakeListener:
+        """
+        Start the listener, and let it be ready.
+        """
+        self.listener.start()
+        self.made[-1].link.send(encodeReady(7))
+        await eventually(lambda: self.view.ready)
+        return self.made[-1]
+
+    def state(self) -> str:
+        """
+        How far it has come, for an operator.
+        """
+        return self.listener.describe().state.value
+
+    async def stop(self, process: FakeListener) -> Deferred[None]:
+        """
+        Stop the listener, and wait until the process hears it.
+        """
+        received = b""
+        stopped = self.listener.stop()
+        end = encodeRequest(Stop())
+
+        def hears() -> bool:
+            nonlocal received
+            try:
+                received += process.link.recv(65536)
+            except BlockingIOError:
+                pass
+            return received.endswith(end)
+
+        await eventually(hears)
+        return stopped
+
+    async def test_ready(self) -> None:
+        """
+        It is ready when it says so, and is started again when it ends.
+        """
+        self.listener.start()
+        self.assertEqual(self.state(), "starting")
+        self.made[0].link.send(encodeReady(7))
+        await eventually(lambda: self.view.ready)
+        self.assertEqual(self.state(), "ready")
+        self.made[0].end()
+        self.assertFalse(self.view.ready)
+        status = self.listener.describe()
+        self.assertEqual(status.state.value, "waiting")
+        self.assertEqual((status.failures, status.restartsIn), (1, 0.25))
+        self.assertEqual(status.lastEnd, "it exited with 1")
+        error = self.failureResultOf(self.listener.ask(Stop()), ControlError)
+        self.assertIn("is not ready", error.getErrorMessage())
+        self.clock.advance(0.25)
+        self.assertEqual(len(self.made), 2)
+        self.assertEqual(self.state(), "starting")
+
+    async def test_cannotStart(self) -> None:
+        """
+        If it cannot be started, that is tried again, and the listener is given up at
+        last.
+        """
+        self.patch(FakeListener, "failure", "no such program")
+        self.listener.start()
+        for _ in range(FAILURES):
+            self.assertEqual(self.listener.lastEnd, "no such program")
+            self.clock.advance(30)
+        self.assertEqual(len(self.made), FAILURES)
+        self.assertEqual(self.state(), "given up")
+        self.assertEqual(
+            self.givenUp, ["the listener has failed 8 times in a row: no such program"]
+        )
+
+    async def test_noDescriptors(self) -> None:
+        """
+        Likewise if no descriptor is free for its link.
+        """
+
+        def fail() -> None:
+            raise OSError(errno.EMFILE, "Too many open files")
+
+        with self.patchedPair(fail):
+            self.listener.start()
+        self.assertEqual(
+            self.listener.lastEnd, "no link to it can be made: Too many open files"
+        )
+        self.assertEqual(self.state(), "waiting")
+        self.clock.advance(0.25)
+        self.assertEqual(len(self.made), 1)
+        self.assertEqual(self.state(), "starting")
+
+    def patchedPair(self, replacement: Callable[[], None]) -> Any:
+        """
+        Replace L{socket.socketpair} for a while.
+        """
+        return patch.object(socket, "socketpair", replacement)
+
+    async def test_breaks(self) -> None:
+        """
+        A listener that breaks its link is killed, and that is why it ended.
+        """
+        process = await self.start()
+        process.link.send(b"nonsense\n")
+        await eventually(lambda: not self.view.ready)
+        self.assertEqual(self.state(), "ready")
+        self.clock.advance(END_SECONDS)
+        self.assertEqual(
+            self.listener.lastEnd,
+            "the link to the listener broke: it spoke without being asked",
+        )
+        self.assertEqual(self.state(), "waiting")
+
+    async def test_endsItself(self) -> None:
+        """
+        A listener that closes its link and ends is not killed.
+        """
+        process = await self.start()
+        process.link.close()
+        await eventually(lambda: not self.view.ready)
+        process.end("exited with 3")
+        self.assertEqual(self.listener.lastEnd, "it exited with 3")
+
+    async def test_stop(self) -> None:
+        """
+        A listener that is ready is asked to stop, and killed if that takes too long.
+        """
+        process = await self.start()
+        stopped = await self.stop(process)
+        again = self.listener.stop()
+        self.assertEqual(process.told, [])
+        process.link.send(encodeAnswer(StopAnswer(7)))
+        await eventually(lambda: process.told)
+        self.assertEqual(process.told, [("killAfter", 3 + FAREWELL_SECONDS)])
+        self.assertEqual(self.state(), "stopping")
+        self.assertNoResult(stopped)
+        process.end("exited with 0")
+        self.successResultOf(stopped)
+        self.successResultOf(again)
+        self.clock.advance(100)
+        self.assertEqual(len(self.made), 1)
+
+    async def test_stopUnanswered(self) -> None:
+        """
+        If it does not answer, it gets SIGTERM, and nothing else.
+        """
+        process = await self.start()
+        await self.stop(process)
+        process.link.close()
+        await eventually(lambda: process.told)
+        self.assertEqual(process.told, [("stop", 3 + FAREWELL_SECONDS)])
+
+    async def test_stopWhileItStarts(self) -> None:
+        """
+        If it is not ready, it gets SIGTERM, and does not count as ready any more.
+        """
+        self.listener.start()
+        stopped = self.listener.stop()
+        (process,) = self.made
+        self.assertEqual(process.told, [("stop", 3 + FAREWELL_SECONDS)])
+        process.link.send(encodeReady(7))
+        await aMoment()
+        await aMoment()
+        self.assertEqual(self.state(), "stopping")
+        self.assertFalse(self.view.ready)
+        process.end("was killed by SIGTERM")
+        self.successResultOf(stopped)
