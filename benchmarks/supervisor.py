@@ -27,7 +27,15 @@ from statistics import median
 from benchmarks.contestants import PATIENCE, Contestant, Running, descendants
 from benchmarks.questions import FIRST_PORT, Bench
 from benchmarks.serve import STRING
-from tests.support.run_service import NoPython, Workers, portlisten, pythonFor, write
+from tests.support.run_service import (
+    LISTENER_USER,
+    NoPython,
+    Workers,
+    isRoot,
+    portlisten,
+    pythonFor,
+    write,
+)
 
 ROOT = Path(__file__).parents[1]
 
@@ -45,11 +53,14 @@ TWISTD = ("-c", "from twisted.scripts.twistd import run; run()", "-n", "--pidfil
 
 def alone(running: Running) -> None:
     """
-    A listener that C{twistd} starts, by the same Python as the supervisor.
+    A listener that C{twistd} starts, by the same Python as the supervisor, and in a
+    session of its own.  The kernel's scheduler may divide the time among sessions.
     """
     port = f"tcp:{running.port}:interface=127.0.0.1"
+    user = [f"--uid={LISTENER_USER}"] if isRoot() else []
     running.before(
-        *(*pythonFor(), *TWISTD, "portlisten", port, f"{running.folder}/socket")
+        *("setsid", *pythonFor(), *TWISTD, *user),
+        *("portlisten", port, f"{running.folder}/socket"),
     )
 
 
@@ -242,7 +253,9 @@ def main() -> None:
         source = ROOT / "benchmarks" / "load.c"
         subprocess.run([compiler, "-O2", "-o", folder / "load", source], check=True)
         if arguments.periods:
-            idle(folder, arguments.seconds, arguments.periods)
+            place = folder / "idle"
+            place.mkdir()
+            idle(place, arguments.seconds, arguments.periods)
         if arguments.rounds:
             print(
                 f"the hand-off, {AT_ONCE} clients at a time, {arguments.rounds} rounds:"

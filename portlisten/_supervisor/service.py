@@ -99,6 +99,9 @@ class SupervisorService(CommandService):
             end = time.monotonic() + self._sockets.waitForPredecessor()
             self._ports = self._sockets.bindPorts(end)
             self._channel = self._sockets.bindChannel()
+            # Workers may connect before the listener runs, and what the kernel refuses
+            # is settled then.
+            _kernel.refuseDescriptors(self._channel.socket)
             self._sockets.bindControl()
             undo.pop_all()
         # If the process ends before it serves, no path stays behind.

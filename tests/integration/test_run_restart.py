@@ -26,7 +26,7 @@ from tests.support.waiting import until
 LONG = os.environ.get("PORTLISTEN_ROUNDS")
 ROUNDS = int(LONG or 1)
 CLOSE = "--header=Connection: close"
-WORKERS = 4
+WORKERS = 4 if LONG else 3
 
 #: How long one restart may take, in seconds.
 PATIENCE = 120.0
@@ -98,7 +98,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
 
 #: How many workers of each server a file has.
 KINDS = {
-    "mixed": {"twistd": 2, "uvicorn": 1, "daphne": 1},
+    "mixed": {"twistd": WORKERS - 2, "uvicorn": 1, "daphne": 1},
     **{name: {name: WORKERS} for name in COMMANDS},
 }
 

@@ -165,6 +165,15 @@ class ServiceTests(SynchronousTestCase):
         """
         return self.sockets.handlers[Status](Status(), CLIENT)  # type: ignore[no-any-return]
 
+    def test_descriptors(self) -> None:
+        """
+        Workers that connect before a listener runs can send it no descriptors, if the
+        kernel can refuse them.
+        """
+        with socket.socket(socket.AF_UNIX) as other:
+            can = _kernel.refuseDescriptors(other)
+        self.assertIs(_kernel.refusesDescriptors(self.sockets.socket), can)
+
     def test_status(self) -> None:
         """
         The status has what the listener says, and what the supervisor knows.
