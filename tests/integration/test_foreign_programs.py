@@ -190,7 +190,8 @@ async def test_restart(
         assert load.requests > 100, load
         # wrk counts a connection that is refused later as one that it cannot write to.
         assert load.connect == load.write == load.timeout == load.refused == 0
-        assert load.read <= (8 * ROUNDS if peer.cuts else 0)
+        # A client that was cut may connect again before the program has ended.
+        assert load.read <= (2 * 8 * ROUNDS if peer.cuts else 0)
     await stop(current)
 
 

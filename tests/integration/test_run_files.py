@@ -11,6 +11,7 @@ import shutil
 import socket
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,7 @@ from tests.support.run_files import (
     PORTS,
     TOP,
     USER,
+    Checker,
     runFile,
 )
 from tests.support.tracing import canTrace
@@ -50,6 +52,15 @@ def run(
     )
 
 
+@pytest.fixture(scope="module")
+def checker() -> Iterator[Checker]:
+    """
+    Runs the command without loading it anew each time.
+    """
+    with Checker() as made:
+        yield made
+
+
 def written(folder: Path, text: str | bytes) -> Path:
     """
     Write a file in a folder.
@@ -60,14 +71,19 @@ def written(folder: Path, text: str | bytes) -> Path:
     return file
 
 
-def problems(folder: Path, text: str | bytes) -> list[str]:
+def problems(
+    folder: Path,
+    text: str | bytes,
+    check: Callable[[Path], subprocess.CompletedProcess[str]] = run,
+) -> list[str]:
     """
     Check a file that has mistakes, and that nothing is started.
 
+    @param check: runs the command.
     @return: the mistakes, each with its key.
     """
     file = written(folder, text)
-    found = run(file)
+    found = check(file)
     assert found.returncode == 1, found
     assert found.stdout == ""
     assert os.listdir(folder) == [file.name]
@@ -334,12 +350,12 @@ WRONG: dict[str, tuple[str | bytes, str, list[str]]] = {
 
 
 @pytest.mark.parametrize("name", WRONG)
-def test_wrong(folder: Path, name: str) -> None:
+def test_wrong(checker: Checker, folder: Path, name: str) -> None:
     """
     A mistake is named with its key and with what is right, and nothing else is.
     """
     text, key, words = WRONG[name]
-    found = problems(folder, text)
+    found = problems(folder, text, checker.check)
     assert len(found) == 1, found
     assert found[0].startswith(f"{key}: ")
     for word in words:

@@ -259,7 +259,8 @@ class ProcessTests(ProcessTestCase):
             for end in (
                 lambda process: process.kill(),
                 lambda process: process.stop(99),
-                lambda process: os.kill(process.pid, signal.SIGINT),
+                # Some shells ignore SIGINT for what they start in the background.
+                lambda process: os.kill(process.pid, signal.SIGUSR1),
             ):
                 del self.lines[:]
                 process = self.python(PARENT, change)
