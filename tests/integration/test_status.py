@@ -52,7 +52,10 @@ sock = socket.socket(socket.AF_UNIX)
 sock.settimeout(30)
 try:
     sock.connect("./socket.ctl")
-    sock.sendall(b'{"version": 1, "command": "status"}\\n')
+    try:
+        sock.sendall(b'{"version": 1, "command": "status"}\\n')
+    except BrokenPipeError:
+        pass  # the reason has come already
     print(sock.makefile().readline(), flush=True)
 except OSError as error:
     print(error.strerror, flush=True)
@@ -330,7 +333,8 @@ async def test_leaks(twistd: Start, folder: Path, control: Control) -> None:
     await deferToThread(crowd)
     assert b"hello" in await ask(port, GET)
     await control.status()
-    assert await settled(listener, before) == before
+    # It keeps one more if a client was silent for a moment for the first time.
+    assert await settled(listener, before) <= before + 1
 
 
 @asynchronous
