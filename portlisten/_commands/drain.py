@@ -16,7 +16,6 @@ from twisted.python.usage import CompleteFiles, Completer, UsageError
 
 from portlisten._commands.asking import TIME_OVER, AskingOptions
 from portlisten._commands.progress import Lines
-from portlisten._commands.run_file import channelOf
 from portlisten._config.settings import (
     DrainSettings,
     OperatorSettings,
@@ -27,6 +26,7 @@ from portlisten._control.convert import ControlError
 from portlisten._control.messages import Drain, Undrain, Workers, WorkersAnswer
 from portlisten._control.status import State, WorkerState
 from portlisten._control.words import plural
+from portlisten._kernel import runs
 
 #: Seconds between two requests.
 INTERVAL_SECONDS = 0.1
@@ -57,20 +57,19 @@ class _OperatorOptions(AskingOptions):
         self.checkOrder(args)
         if not args:
             raise UsageError("expected FILE or PATH, and WORKER, got no arguments")
-        self["path"], *self["workers"] = args
-        self.checkPath(self["path"])
+        self["target"], *self["workers"] = args
+        self.checkPath(self["target"])
 
     def work(self) -> int:
         """
         Find the workers, and carry the command out.
         """
-        path, control = channelOf(self["path"])
-        given = self.given()
-        if given["control"] is None:
-            given["control"] = control
-        settings = self.settingsType(path=path, workers=tuple(self["workers"]), **given)
-        with ControlClient(settings.path, settings.control) as client:
-            checkWorkers(settings, client.askFor(Workers(), WorkersAnswer))
+        settings = self.settingsType(
+            target=self["target"], workers=tuple(self["workers"]), **self.given()
+        )
+        with self.connect(settings) as client:
+            found = client.askFor(Workers(), WorkersAnswer)
+            checkWorkers(client.channel, settings.workers, found)
             return self.carryOut(client, settings)
 
     def carryOut(self, client: ControlClient, settings: Any) -> int:
@@ -126,7 +125,7 @@ Examples:
         See L{_OperatorOptions.carryOut}.
         """
         watch = _Watch(settings)
-        undo = shlex.join(["portlisten", "undrain", settings.path, *settings.workers])
+        undo = shlex.join(["portlisten", "undrain", settings.target, *settings.workers])
         stays = f"stays drained: '{undo}' undoes that"
         try:
             while True:
@@ -213,19 +212,20 @@ def unnamed(words: Iterable[str], workers: Iterable[WorkerState]) -> list[str]:
     return [word for word in words if not any(each.isNamed([word]) for each in known)]
 
 
-def checkWorkers(settings: OperatorSettings, answer: WorkersAnswer) -> None:
+def checkWorkers(path: str, words: Sequence[str], answer: WorkersAnswer) -> None:
     """
     Check that each word on the command line names a worker.
 
+    @param path: the path of the listener's channel.
     @param answer: all workers.
     @raise ControlError: if not.  It lists the workers.
     """
-    missing = unnamed(settings.workers, answer.workers)
-    if settings.workers and not missing:
+    missing = unnamed(words, answer.workers)
+    if words and not missing:
         return
     if not answer.workers:
         raise ControlError(
-            f"no worker is connected to the listener at {settings.path}: start one, or"
+            f"no worker is connected to the listener at {path}: start one, or"
             " see its log"
         )
     problem = f"no worker is {', '.join(missing)}" if missing else "expected WORKER"
@@ -259,21 +259,6 @@ def leftListener(worker: WorkerState) -> str:
     Say that a worker has left its listener, and still runs.
     """
     return f"it has left the listener, and process {worker.pid} still runs"
-
-
-def runs(pid: int) -> bool:
-    """
-    Whether a process runs: it exists, and has not ended.  False if its number is not
-    known.
-
-    @param pid: its number, or 0 if that is not known.
-    """
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            state = file.read().rpartition(b")")[2].split()[0]
-    except OSError:
-        return False
-    return state not in (b"Z", b"X")
 
 
 class _Watch:

@@ -531,20 +531,16 @@ class StopSettings(TargetSettings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class OperatorSettings(ChannelSettings):
+class OperatorSettings(TargetSettings):
     """
     The settings of a command that asks a listener about workers.
 
+    @ivar target: the file of C{portlisten run}, or the path of a channel.
     @ivar workers: labels, and numbers of processes.
     """
 
+    target: str
     workers: tuple[str, ...]
-    control: str | None = option(
-        None,
-        File(),
-        "The listener's control socket.",
-        shown="PATH.ctl",
-    )
     quiet: bool = option(False, Flag(), "Write only errors.")
 
 

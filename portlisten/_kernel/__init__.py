@@ -31,6 +31,7 @@ from portlisten._kernel.peers import (
     hasEnded,
     hungUp,
     peerProcess,
+    processEnded,
 )
 from portlisten._kernel.processes import (
     closeElsewhere,
@@ -44,6 +45,7 @@ from portlisten._kernel.processes import (
 )
 from portlisten._kernel.progress import departed, untouched
 from portlisten._kernel.sessions import (
+    runs,
     sessionSizes,
     signalSession,
     unreadBytes,
@@ -111,9 +113,11 @@ __all__ = [
     "mostOpenFiles",
     "offersThatFit",
     "peerProcess",
+    "processEnded",
     "queueLength",
     "queued",
     "sendBytes",
+    "runs",
     "sessionSizes",
     "signalSession",
     "reap",

@@ -11,6 +11,7 @@ import os
 import select
 import socket
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass
 from socket import SOL_SOCKET
 
@@ -126,6 +127,24 @@ def hasEnded(pidfd: int) -> bool:
     poll = select.poll()
     poll.register(pidfd, select.POLLIN)
     return bool(poll.poll(0))
+
+
+def processEnded(find: Callable[[], int | None]) -> bool:
+    """
+    Whether a process has ended, as far as the kernel tells.
+
+    @param find: gets a pidfd of it, as L{peerProcess} does.  The pidfd is closed.
+    """
+    try:
+        process = find()
+    except ProcessLookupError:
+        return True
+    if process is None:
+        return False
+    try:
+        return hasEnded(process)
+    finally:
+        os.close(process)
 
 
 def hungUp(sock: socket.SocketType) -> bool:

@@ -26,6 +26,16 @@ _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 _SESSION = 3
 
 
+def runs(pid: int) -> bool:
+    """
+    Whether a process runs: it exists, and has not ended.  False if its number is not
+    known.
+
+    @param pid: its number, or 0 if that is not known.
+    """
+    return _stat(pid) is not None
+
+
 def sessionMembers(session: int) -> list[int]:
     """
     Find the processes of a session that have not ended.

@@ -9,8 +9,8 @@ from typing import Any
 
 from twisted.logger import Logger
 
+from portlisten import _kernel
 from portlisten._listener.interfaces import IConnection
-from portlisten._listener.orphans import processEnded
 from portlisten._listener.silent_clients import SilentClients
 from portlisten._policy.decisions import (
     CloseCopy,
@@ -74,7 +74,7 @@ class Executor:
                 able = silent.watch(decision.connection)
                 (watched if able else unwatched).append(decision.connection)
             else:
-                ended = processEnded(decision.channel)
+                ended = _kernel.processEnded(decision.channel.process)
                 self._logLimited(
                     self.log.warn,
                     "{channel} hangs, and is revoked: {reason}{ended}",

@@ -14,7 +14,6 @@ the line that says so names the cause.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -80,7 +79,7 @@ class Orphans:
             if worker.reported:
                 continue
             if worker.ended is None:
-                if processEnded(channel):
+                if _kernel.processEnded(channel.process):
                     worker.ended = now
             elif now - worker.ended >= CHILDREN_SECONDS:
                 worker.reported = True
@@ -96,19 +95,3 @@ class Orphans:
             channel=channel.label,
             ports=", ".join(port.label for port in ports),
         )
-
-
-def processEnded(channel: IChannel) -> bool:
-    """
-    Whether the process of a worker has ended, as far as the kernel tells.
-    """
-    try:
-        process = channel.process()
-    except ProcessLookupError:
-        return True
-    if process is None:
-        return False
-    try:
-        return _kernel.hasEnded(process)
-    finally:
-        os.close(process)

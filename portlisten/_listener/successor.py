@@ -69,7 +69,7 @@ def isStopping(path: str) -> bool:
     decoder = Decoder(FROM_LISTENER)
     end = time.monotonic() + HELLO_SECONDS
     try:
-        if _binderHasEnded(sock):
+        if _kernel.processEnded(lambda: _binder(sock)):
             return True
         while time.monotonic() < end:
             data, hasDescriptors = _kernel.receiveBytes(sock)
@@ -142,22 +142,15 @@ def _isServed(path: str) -> bool:
     return True
 
 
-def _binderHasEnded(sock: socket.socket) -> bool:
+def _binder(sock: socket.socket) -> int | None:
     """
-    Whether the process has ended that called listen(2) on the path.
+    Get a pidfd of the process that called listen(2) on the path.
 
     @param sock: is connected to the path.
+    @return: the pidfd, which is the caller's, or L{None} if none can be made.
+    @raise ProcessLookupError: if the process has ended.
     """
-    try:
-        process = _kernel.peerProcess(sock, _kernel.credentials(sock).pid)
-    except ProcessLookupError:
-        return True
-    if process is None:
-        return False
-    try:
-        return _kernel.hasEnded(process)
-    finally:
-        os.close(process)
+    return _kernel.peerProcess(sock, _kernel.credentials(sock).pid)
 
 
 def _binderAt(path: str) -> int | None:
@@ -170,7 +163,7 @@ def _binderAt(path: str) -> int | None:
     if sock is None:
         return None
     try:
-        return _kernel.peerProcess(sock, _kernel.credentials(sock).pid)
+        return _binder(sock)
     except OSError:
         return None  # it has ended
     finally:

@@ -15,7 +15,7 @@ from dataclasses import replace
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from portlisten._commands import drain, portlisten
+from portlisten._commands import asking, drain, portlisten
 from portlisten._control import client
 from portlisten._control.messages import (
     Drain,
@@ -393,7 +393,7 @@ class CourseTests(DrainTestCase):
         def interrupt(*_: object) -> None:
             raise KeyboardInterrupt
 
-        self.patch(drain, "ControlClient", interrupt)
+        self.patch(asking, "ControlClient", interrupt)
         self.assertEqual(self.drain("web-1"), (130, "", ""))
 
     def test_quiet(self) -> None:

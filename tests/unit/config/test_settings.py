@@ -186,7 +186,7 @@ class SettingsTests(SynchronousTestCase):
             settings(path="path")
             settings(path="path", wire="datagram")
         for asking in (DrainSettings, UndrainSettings):
-            asking(path="path", workers=())
+            asking(target="path", workers=())
         for kind in (
             *(ListenerSettings, WorkerSettings, ExecSettings),
             *(DrainSettings, UndrainSettings),

@@ -10,7 +10,8 @@ from twisted.internet.task import Clock
 from twisted.logger import capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 
-from portlisten._listener.orphans import CHILDREN_SECONDS, Orphans, processEnded
+from portlisten import _kernel
+from portlisten._listener.orphans import CHILDREN_SECONDS, Orphans
 from portlisten._model import InternetAddress, Kind, Port
 from tests.support.channels import texts
 from tests.support.descriptors import watchDescriptors
@@ -71,7 +72,7 @@ class OrphansTests(SynchronousTestCase):
         child = self.channel.child
         assert child is not None
         child.kill()
-        while not processEnded(self.channel):
+        while not _kernel.processEnded(self.channel.process):
             pass
 
     def check(self, seconds: float) -> None:
