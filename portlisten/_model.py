@@ -137,6 +137,13 @@ def workerLabel(text: str) -> str:
     return text
 
 
+def printable(text: str) -> str:
+    """
+    Replace what a terminal could take for a command.
+    """
+    return "".join(c if c.isprintable() else "?" for c in text)
+
+
 def describe(address: Address, name: str = "") -> str:
     """
     Write a port's address and name in readable form, like an endpoint description.

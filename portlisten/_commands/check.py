@@ -9,19 +9,17 @@ import shlex
 from collections.abc import Iterator
 from typing import NoReturn
 
-from twisted.python.usage import CompleteFiles, UsageError
-
 from portlisten._commands import obstacles
 from portlisten._commands.obstacles import groupName
-from portlisten._commands.options import CommandOptions
+from portlisten._commands.options import FileOptions
 from portlisten._commands.run_file import load
 from portlisten._config.file import RunSettings, WorkersSettings
 from portlisten._config.file_values import Age, Size
 from portlisten._config.settings import CheckSettings
 from portlisten._config.wrong import Problem, key
 from portlisten._config.wrong_file import WrongFile
-from portlisten._control.convert import printable
 from portlisten._control.place import controlPath
+from portlisten._model import printable
 from portlisten._process import users
 from portlisten._process.output import complain, show
 from portlisten._supervisor.slots import labelOf
@@ -43,18 +41,13 @@ EXAMPLE = """\
 """
 
 
-class CheckOptions(CommandOptions):
+class CheckOptions(FileOptions):
     """
     The options of C{portlisten check}.
     """
 
     settingsType = CheckSettings
     command = "portlisten check"
-    program = ""
-
-    arguments = [CompleteFiles(descr="FILE")]
-
-    synopsis = "[options] FILE"
 
     longdesc = (
         "Says what 'portlisten run FILE' would run, and names all mistakes in FILE. It"
@@ -73,15 +66,6 @@ Examples, with this file:
 {EXAMPLE}
   portlisten check /etc/portlisten/web.toml && portlisten run /etc/portlisten/web.toml
 """
-
-    def parseArgs(self, *args: str) -> None:
-        """
-        Take FILE.
-        """
-        self.checkOrder(args)
-        if len(args) != 1:
-            raise UsageError(f"expected FILE, got {len(args)} arguments")
-        self["file"] = args[0]
 
     def run(self) -> NoReturn:
         """

@@ -249,6 +249,29 @@ class CommandOptions(Options):
         return exits.Command(self.command, self._parent or {})
 
 
+class FileOptions(CommandOptions):
+    """
+    The options of a command that takes the file of C{portlisten run}.
+    """
+
+    settingsType: type[Settings] = Settings
+
+    program = ""
+
+    arguments = [CompleteFiles(descr="FILE")]
+
+    synopsis = "[options] FILE"
+
+    def parseArgs(self, *args: str) -> None:
+        """
+        Take FILE.
+        """
+        self.checkOrder(args)
+        if len(args) != 1:
+            raise UsageError(f"expected FILE, got {len(args)} arguments")
+        (self["file"],) = args
+
+
 class ProgramOptions(CommandOptions):
     """
     The options of a command that takes PATH and PROGRAM, and runs PROGRAM.

@@ -9,16 +9,14 @@ from dataclasses import replace
 from typing import Any, NoReturn
 
 from twisted.application.service import Application, IService
-from twisted.python.usage import CompleteFiles, UsageError
+from twisted.python.usage import UsageError
 from twisted.scripts._twistd_unix import ServerOptions, UnixApplicationRunner
 
 from portlisten import _kernel
 from portlisten._commands.check import EXAMPLE, check
 from portlisten._commands.listener import parsePorts
-from portlisten._commands.options import CommandOptions
-from portlisten._config.options import Settings
+from portlisten._commands.options import FileOptions
 from portlisten._config.wrong_file import WrongFile
-from portlisten._control.convert import printable
 from portlisten._listener.own_sockets import OwnSockets
 from portlisten._process import exits
 from portlisten._process.output import complain
@@ -31,16 +29,12 @@ from portlisten.errors import BadDescription, PathError
 RETRY_SECONDS = 0.1
 
 
-class RunOptions(CommandOptions):
+class RunOptions(FileOptions):
     """
     The options of C{portlisten run}.
     """
 
-    settingsType = Settings
     command = "portlisten run"
-    program = ""
-
-    arguments = [CompleteFiles(descr="FILE")]
 
     synopsis = "FILE"
 
@@ -66,15 +60,6 @@ Examples:
   portlisten run /etc/portlisten/web.toml
   twistd --syslog --prefix web portlisten-run /etc/portlisten/web.toml
 """
-
-    def parseArgs(self, *args: str) -> None:
-        """
-        Take FILE.
-        """
-        self.checkOrder(args)
-        if len(args) != 1:
-            raise UsageError(f"expected FILE, got {len(args)} arguments")
-        (self["file"],) = args
 
     def run(self) -> NoReturn:
         """
@@ -154,7 +139,7 @@ def makeService(options: RunOptions, reactor: Any = None) -> IService:
         settings = check(options["file"])
     except WrongFile as error:
         for line in error.lines:
-            complain(options.command, printable(line))
+            complain(options.command, line)
         raise SystemExit(1) from None
     listener = settings.listener
     backlog = listener.backlog or _kernel.longestBacklog()

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from portlisten._config.file import WorkersSettings
 from portlisten._config.wrong import Problem
+from portlisten._model import printable
 
 
 class WrongFile(Exception):
@@ -38,8 +39,8 @@ class WrongFile(Exception):
         """
         Each mistake in a line, with the name of the file.
         """
-        name = "".join(c if c.isprintable() else "?" for c in self.file)
-        return [f"{name}: {each}" if name else str(each) for each in self.problems]
+        name = f"{self.file}: " if self.file else ""
+        return [printable(f"{name}{each}") for each in self.problems]
 
     def __str__(self) -> str:
         return "\n".join(self.lines)

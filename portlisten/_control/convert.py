@@ -12,6 +12,8 @@ from enum import Enum
 from functools import cache
 from typing import Any, TypeVar
 
+from portlisten._model import printable
+
 _T = TypeVar("_T")
 
 #: Larger numbers mean nothing, and Python cannot divide or write some of them.
@@ -28,14 +30,12 @@ class ControlError(Exception):
 class Refusal(ControlError):
     """
     The other end answers that a request cannot be answered.
+
+    @param text: why, as the other end says it.
     """
 
-
-def printable(text: str) -> str:
-    """
-    Replace what a terminal could take for a command.
-    """
-    return "".join(c if c.isprintable() else "?" for c in text)
+    def __init__(self, text: str) -> None:
+        super().__init__(printable(text))
 
 
 def parseObject(line: bytes, what: str) -> dict[str, Any]:

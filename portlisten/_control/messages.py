@@ -22,7 +22,6 @@ from portlisten._control.convert import (
     Refusal,
     fromJSON,
     parseObject,
-    printable,
     toJSON,
 )
 from portlisten._control.status import (
@@ -314,7 +313,7 @@ def parseAnswer(line: bytes, kind: type[_Answer]) -> _Answer:
     message = _parse(line, "answer")
     error = message.get("error")
     if error is not None:
-        raise Refusal(printable(str(error)[:MAXIMUM_REASON]))
+        raise Refusal(str(error)[:MAXIMUM_REASON])
     answer = kind.fromJSON(message)
     assert isinstance(answer, kind)
     return answer

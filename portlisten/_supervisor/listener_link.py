@@ -24,9 +24,10 @@ from twisted.python.failure import Failure
 from portlisten import _kernel
 from portlisten._channel.transport import ChannelTransport
 from portlisten._config.settings import ListenerSettings
-from portlisten._control.convert import ControlError, Refusal, printable
+from portlisten._control.convert import ControlError, Refusal
 from portlisten._control.messages import Answer, Request, encodeRequest, parseAnswer
 from portlisten._control.start import GivenPort, StartMessage, encodeStart, parseReady
+from portlisten._model import printable
 from portlisten._ports.binding import BoundPort
 from portlisten._reactor.deadline import Deadline
 from portlisten._supervisor.logs import log

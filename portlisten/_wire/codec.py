@@ -28,6 +28,7 @@ from portlisten._model import (
     Port,
     UnixAddress,
     portName,
+    printable,
 )
 from portlisten._wire import items
 from portlisten._wire.frames import (
@@ -327,7 +328,7 @@ def _decodeBye(payload: bytes) -> Bye:
     if len(payload) > MAXIMUM_REASON:
         raise MalformedFrame(f"BYE of {len(payload)} bytes")
     text = payload.decode("utf-8", "replace")
-    return Bye("".join(c if c.isprintable() else "?" for c in text))
+    return Bye(printable(text))
 
 
 def _decodeEmpty(
