@@ -158,9 +158,7 @@ class Client(Protocol):
         self._inHand = False
         self._active(self)
         self._listen()
-        self._write(data)
-        if not self._unsent:
-            self._continue()
+        self._reply(data)
 
     def _failed(self, failure: Failure) -> None:
         if failure.check(ControlError):
@@ -177,6 +175,14 @@ class Client(Protocol):
         Answer that a request cannot be answered.
         """
         self._refuse(reason)
+
+    def _reply(self, data: bytes) -> None:
+        """
+        Send an answer, and then take the next request.
+        """
+        self._write(data)
+        if not self._unsent:
+            self._continue()
 
     def _continue(self) -> None:
         """
@@ -289,9 +295,7 @@ class LastingClient(Client):
         """
 
     def _refuseRequest(self, reason: str) -> None:
-        self._write(encodeError(reason))
-        if not self._unsent:
-            self._continue()
+        self._reply(encodeError(reason))
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """

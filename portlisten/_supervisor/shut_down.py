@@ -11,12 +11,9 @@ import socket
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 
-from twisted.logger import Logger
-
 from portlisten import _kernel
 from portlisten._ports.binding import BoundPort
-
-_log = Logger(namespace="supervisor")
+from portlisten._supervisor.logs import log
 
 
 def restore(
@@ -43,7 +40,7 @@ def restore(
             return _lost(f"the port {port.label}", str(error.strerror))
         if _kernel.isShutDown(sock) or sock.getsockname() != address:
             return _lost(f"the port {port.label}", "it would be another port")
-        _log.error(
+        log.error(
             "the port {port} was shut down by the listener or a worker: what waited"
             " there was reset; it listens again",
             port=port.label,
