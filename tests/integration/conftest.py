@@ -15,9 +15,19 @@ from typing import Any
 import pytest
 import pytest_twisted
 
+from tests.support.processes import Processes
 from tests.support.programs import command
 from tests.support.running import Run
 from tests.support.spawned import Process, Start
+
+
+@pytest.fixture
+def processes() -> Iterator[Processes]:
+    """
+    Starts processes, and ends them.
+    """
+    with Processes() as started:
+        yield started
 
 
 @pytest.fixture

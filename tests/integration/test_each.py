@@ -13,7 +13,6 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -69,15 +68,6 @@ lines.append(f"stdin {{os.readlink('/proc/self/fd/0')}}")
 lines.append(f"descriptors {{sorted(map(int, os.listdir('/proc/self/fd')))}}")
 client.sendall("\\n".join(lines).encode())
 """
-
-
-@pytest.fixture
-def processes() -> Iterator[Processes]:
-    """
-    Starts processes, and ends them.
-    """
-    with Processes() as started:
-        yield started
 
 
 def shown(answer: bytes, kind: str) -> dict[str, str]:

@@ -10,7 +10,6 @@ import platform
 import socket
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -48,15 +47,6 @@ LOG_RATE = 4096
 
 #: How much the listener's memory may grow in an attack, in KiB.
 GROWTH = 16 * 1024
-
-
-@pytest.fixture
-def processes() -> Iterator[Processes]:
-    """
-    Starts processes, and ends them.
-    """
-    with Processes() as started:
-        yield started
 
 
 @pytest.mark.parametrize("sameUser", [False, True])

@@ -46,15 +46,6 @@ PART = [
 ]
 
 
-@pytest.fixture
-def processes() -> Iterator[Processes]:
-    """
-    Starts processes, and ends them.
-    """
-    with Processes() as started:
-        yield started
-
-
 @pytest.fixture(scope="module")
 def runner() -> Iterator[Runner]:
     """

@@ -31,15 +31,6 @@ pytestmark = pytest.mark.skipif(
 PORT = "tcp:0:interface=127.0.0.1:mptcp=yes"
 
 
-@pytest.fixture
-def processes() -> Iterator[Processes]:
-    """
-    Starts processes, and ends them.
-    """
-    with Processes() as started:
-        yield started
-
-
 @contextmanager
 def client(port: int) -> Iterator[socket.socket]:
     """

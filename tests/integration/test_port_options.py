@@ -32,15 +32,6 @@ bothWays = pytest.mark.parametrize("way", ["--listen", "--share"])
 
 
 @pytest.fixture
-def processes() -> Iterator[Processes]:
-    """
-    Starts processes, and ends them.
-    """
-    with Processes() as started:
-        yield started
-
-
-@pytest.fixture
 def namespace() -> Iterator[str]:
     """
     A network of its own, which has only C{lo}.

@@ -11,7 +11,6 @@ import re
 import select
 import socket
 import sys
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from twisted.internet import threads
 from portlisten import _kernel
 from portlisten._control.messages import Drain, Stop, StopAnswer, Workers
 from tests.support.asynchronous import asynchronous
-from tests.support.clients import ask, read
+from tests.support.clients import Repeated, ask, read
 from tests.support.ports import freePort
 from tests.support.processes import SOURCE
 from tests.support.programs import command, moduleFor
@@ -43,7 +42,7 @@ def supervisor(folder: Path) -> Iterator[Supervisor]:
     made.close()
 
 
-class Clients:
+class Clients(Repeated):
     """
     Clients in threads, from C{with} to its end.
 
@@ -53,35 +52,26 @@ class Clients:
     """
 
     def __init__(self, port: int, atOnce: int) -> None:
+        super().__init__(atOnce)
         self.served = 0
         self.lost = 0
         self.refused: list[OSError] = []
         self._port = port
-        self._go = True
-        self._threads = [threading.Thread(target=self._run) for _ in range(atOnce)]
 
-    def _run(self) -> None:
-        while self._go:
-            try:
-                client = socket.create_connection(("127.0.0.1", self._port), 30)
-            except OSError as error:
-                self.refused.append(error)
-                continue
-            with client:
-                if read(client) == HELLO:
-                    self.served += 1
-                else:
-                    self.lost += 1
-
-    def __enter__(self) -> Clients:
-        for each in self._threads:
-            each.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._go = False
-        for each in self._threads:
-            each.join()
+    def once(self) -> None:
+        """
+        Run one client.
+        """
+        try:
+            client = socket.create_connection(("127.0.0.1", self._port), 30)
+        except OSError as error:
+            self.refused.append(error)
+            return
+        with client:
+            if read(client) == HELLO:
+                self.served += 1
+            else:
+                self.lost += 1
 
 
 async def answers(supervisor: Supervisor) -> bytes | None:

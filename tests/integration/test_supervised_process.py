@@ -35,15 +35,6 @@ WAITS = "trap 'echo got TERM' TERM; echo up; while :; do sleep 0.05; done"
 
 
 @pytest.fixture
-def processes() -> Iterator[Processes]:
-    """
-    Starts processes, and ends them.
-    """
-    with Processes() as started:
-        yield started
-
-
-@pytest.fixture
 def supervise(processes: Processes) -> Iterator[Callable[..., tuple[Process, int]]]:
     """
     A function that starts a supervisor with one process.

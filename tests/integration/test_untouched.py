@@ -45,15 +45,6 @@ traced = pytest.mark.skipif(
 )
 
 
-@pytest.fixture
-def processes() -> Iterator[Processes]:
-    """
-    Starts processes, and ends them.
-    """
-    with Processes() as started:
-        yield started
-
-
 def holder(processes: Processes, listener: Process) -> Process:
     """
     Start a worker that claims, and touches nothing until it is told to.

@@ -7,6 +7,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 
 from twisted.internet.error import ReactorNotRunning
 from twisted.trial.unittest import SynchronousTestCase
@@ -18,6 +19,30 @@ def children() -> set[int]:
     """
     with open(f"/proc/self/task/{os.getpid()}/children") as file:
         return {int(each) for each in file.read().split()}
+
+
+def inChild(test: Callable[[], object]) -> str:
+    """
+    Run something in a forked child.
+
+    @return: the text of its result, or of the exception that it raised.
+    """
+    reader, writer = os.pipe()
+    child = os.fork()
+    if not child:
+        try:
+            os.dup2(writer, 1)
+            try:
+                result = test()
+            except Exception as error:
+                result = repr(error)
+            os.write(1, str(result).encode())
+        finally:
+            os._exit(0)
+    os.close(writer)
+    os.waitpid(child, 0)
+    with open(reader) as file:
+        return file.read()
 
 
 class Child:

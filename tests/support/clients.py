@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 from tests.support.processes import PATIENCE
 
@@ -98,7 +99,44 @@ def ask(
     return answer
 
 
-class Crowd:
+_R = TypeVar("_R", bound="Repeated")
+
+
+class Repeated:
+    """
+    Something that is done in threads again and again, from C{with} to its end.
+
+    @param atOnce: how many threads there are.
+    """
+
+    def __init__(self, atOnce: int) -> None:
+        self._go = True
+        self._threads = [
+            threading.Thread(target=self._repeat, daemon=True) for _ in range(atOnce)
+        ]
+
+    def _repeat(self) -> None:
+        while self._go:
+            self.once()
+
+    def once(self) -> None:
+        """
+        Do it once.  Subclasses implement this.
+        """
+        raise NotImplementedError
+
+    def __enter__(self: _R) -> _R:
+        for each in self._threads:
+            each.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._go = False
+        for each in self._threads:
+            each.join()
+
+
+class Crowd(Repeated):
     """
     Clients in threads, one after the other in each, from C{with} to its end.
 
@@ -115,35 +153,24 @@ class Crowd:
         send: Callable[[], bytes] = bytes,
         protocol: int = 0,
     ) -> None:
+        super().__init__(atOnce)
         self.answers: Counter[bytes | None] = Counter()
         self.times: list[float] = []
         self._arguments = (port, patience)
         self._pause = pause
         self._send = send
         self._protocol = protocol
-        self._go = True
-        self._threads = [
-            threading.Thread(target=self._ask, daemon=True) for _ in range(atOnce)
-        ]
 
-    def _ask(self) -> None:
+    def once(self) -> None:
+        """
+        Run one client.
+        """
         port, patience = self._arguments
-        while self._go:
-            began = time.monotonic()
-            answer = ask(port, patience, send=self._send(), protocol=self._protocol)
-            self.answers[answer] += 1
-            self.times.append(time.monotonic() - began)
-            time.sleep(self._pause)
-
-    def __enter__(self) -> Crowd:
-        for each in self._threads:
-            each.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._go = False
-        for each in self._threads:
-            each.join()
+        began = time.monotonic()
+        answer = ask(port, patience, send=self._send(), protocol=self._protocol)
+        self.answers[answer] += 1
+        self.times.append(time.monotonic() - began)
+        time.sleep(self._pause)
 
     def quantile(self, share: float) -> float:
         """

@@ -5,6 +5,7 @@ Processes and a listener for tests of the supervisor, without either.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from twisted.internet.defer import Deferred, fail, succeed
@@ -27,6 +28,7 @@ from portlisten._supervisor.replacement import Replacements
 from portlisten._supervisor.view import View
 from portlisten._supervisor.worker import Surroundings
 from portlisten.errors import CannotRun
+from tests.support.statuses import LISTENER, worker
 
 
 class FakeProcess:
@@ -136,18 +138,7 @@ class Scene:
         """
         Describe the listener.
         """
-        return ListenerStatus(
-            version="1",
-            pid=7,
-            uid=8,
-            uptime=9.0,
-            path="/run/web.sock",
-            stopping=False,
-            ports=(),
-            queues=(),
-            workers=tuple(self.workers),
-            counters={},
-        )
+        return replace(LISTENER, workers=tuple(self.workers))
 
     def join(self, label: str, uid: int = 33, state: State = State.SERVING) -> int:
         """
@@ -156,32 +147,13 @@ class Scene:
         @return: its number.
         """
         self._number += 1
-        self.workers.append(
-            WorkerStatus(
-                name=f"worker {self._number}",
-                label=label,
-                pid=0,
-                uid=uid,
-                connections=0,
-                serving=None,
-                state=state,
-                number=self._number,
-                joined=0.0,
-                ports=("",),
-                window=32,
-                limit=None,
-                offered=0,
-                claimed=0,
-            )
-        )
+        self.workers.append(worker(self._number, label, uid=uid, state=state))
         return self._number
 
     def change(self, label: str, **changes: Any) -> None:
         """
         Change what the listener says of a worker.
         """
-        from dataclasses import replace
-
         self.workers = [
             replace(each, **changes) if each.label == label else each
             for each in self.workers

@@ -7,37 +7,13 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable
 from typing import Any, NoReturn
 
 from twisted.trial.unittest import SynchronousTestCase
 
 from portlisten._process import forking
+from tests.support.children import inChild
 from tests.support.descriptors import watchDescriptors
-
-
-def inChild(test: Callable[[], object]) -> str:
-    """
-    Run something in a forked child.
-
-    @return: the text of its result, or of the exception that it raised.
-    """
-    reader, writer = os.pipe()
-    child = os.fork()
-    if not child:
-        try:
-            os.dup2(writer, 1)
-            try:
-                result = test()
-            except Exception as error:
-                result = repr(error)
-            os.write(1, str(result).encode())
-        finally:
-            os._exit(0)
-    os.close(writer)
-    os.waitpid(child, 0)
-    with open(reader) as file:
-        return file.read()
 
 
 class ForkingTests(SynchronousTestCase):

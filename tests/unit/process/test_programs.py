@@ -10,6 +10,7 @@ from pathlib import Path
 from twisted.trial.unittest import SynchronousTestCase
 
 from portlisten._process import programs
+from tests.support.children import inChild
 
 NOBODY = 65534
 
@@ -18,21 +19,14 @@ def explainedTo(uid: int, path: str, number: int) -> str:
     """
     Let another user explain an error, in a process of its own.
     """
-    reader, writer = os.pipe()
-    child = os.fork()
-    if not child:
-        try:
-            os.setgroups([])
-            os.setresgid(uid, uid, uid)
-            os.setresuid(uid, uid, uid)
-            text = programs.explain(path, OSError(number, os.strerror(number)))
-            os.write(writer, text.encode())
-        finally:
-            os._exit(0)
-    os.close(writer)
-    os.waitpid(child, 0)
-    with open(reader) as file:
-        return file.read()
+
+    def explain() -> str:
+        os.setgroups([])
+        os.setresgid(uid, uid, uid)
+        os.setresuid(uid, uid, uid)
+        return programs.explain(path, OSError(number, os.strerror(number)))
+
+    return inChild(explain)
 
 
 class ExplainTests(SynchronousTestCase):

@@ -24,7 +24,7 @@ from portlisten._process import forking
 from portlisten._supervisor import launch as _launch
 from portlisten._supervisor.launch import Launch, environmentFor
 from portlisten.errors import CannotRun
-from tests.support.children import children
+from tests.support.children import children, inChild
 from tests.support.descriptors import watchDescriptors
 from tests.support.launches import (
     ENVIRONMENT,
@@ -161,18 +161,7 @@ class StartTests(LaunchTestCase):
             return os.read(reader, 100)
 
         # The numbers are this process's own, so it is done in another one.
-        reader, writer = os.pipe()
-        child = os.fork()
-        if not child:
-            try:
-                answered = repr(run())
-                os.write(writer, answered.encode())
-            finally:
-                os._exit(0)
-        os.close(writer)
-        os.waitpid(child, 0)
-        with open(reader) as file:
-            self.assertEqual(file.read(), "b'one\\ntwo\\n'")
+        self.assertEqual(inChild(run), "b'one\\ntwo\\n'")
 
     def test_signals(self) -> None:
         """
