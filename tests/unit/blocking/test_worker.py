@@ -73,7 +73,7 @@ class ClaimTests(SocketTestCase):
             self.bound.accept()
         self.bound.settimeout(PATIENCE)
         # So that a server that selects calls accept().
-        self.assertTrue(self.isReadable(listening))
+        self.assertTrue(self.isReadable(listening, PATIENCE))
         with self.assertRaises(BlockingIOError):
             listening.accept()
         self.assertFalse(self.isReadable(listening))
@@ -146,7 +146,7 @@ class ClaimTests(SocketTestCase):
         listener.close()
         self.says("lost the listener")
         for client in clients:
-            self.assertTrue(self.isReadable(listening))
+            self.assertTrue(self.isReadable(listening, PATIENCE))
             sock, address = listening.accept()
             self.assertEqual(address, client.getsockname())
             sock.sendall(b"answer")
