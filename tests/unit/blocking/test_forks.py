@@ -256,9 +256,11 @@ class TLSForkTests(TLSTestCase):
         C{ForkingMixIn} does.
         """
         listening, listener = self.listen(ssl=self.context())
-        client = Client(self.offer(listener, 1), self.certificate)
+        client = Client(self.offer(listener, 1), self.certificate, pauses=True)
         sock = self.take(listening)
         assert isinstance(sock, ssl.SSLSocket)
+        sock.do_handshake()
+        client.waitUntilPaused()
         go, end = os.pipe()
         self.addCleanup(os.close, go)
 
@@ -269,6 +271,7 @@ class TLSForkTests(TLSTestCase):
             sock.close()
 
         child = Child(work)
+        client.goOn()
         sock.close()
         listener.hears(Closed((1,)))
         os.close(end)

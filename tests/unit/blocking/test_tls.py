@@ -26,15 +26,36 @@ class Client(threading.Thread):
     """
     A client that speaks TLS, and hears an answer.
 
+    @param pauses: whether to wait for L{goOn} between the question and the answer.
+
     @ivar heard: the answer, or what went wrong.
     """
 
-    def __init__(self, sock: socket.socket, certificate: str) -> None:
+    def __init__(
+        self, sock: socket.socket, certificate: str, pauses: bool = False
+    ) -> None:
         super().__init__()
         self._sock = sock
         self._context = ssl.create_default_context(cafile=certificate)
+        self._asked = threading.Event()
+        self._mayHear = threading.Event()
         self.heard: Any = None
+        if not pauses:
+            self._mayHear.set()
         self.start()
+
+    def waitUntilPaused(self) -> None:
+        """
+        Wait until the question is sent.  Then the thread has no lock of OpenSSL's,
+        which a fork would leave locked in the child.
+        """
+        assert self._asked.wait(PATIENCE)
+
+    def goOn(self) -> None:
+        """
+        Hear the answer.
+        """
+        self._mayHear.set()
 
     def run(self) -> None:
         try:
@@ -43,6 +64,8 @@ class Client(threading.Thread):
                 self._sock, server_hostname="localhost", suppress_ragged_eofs=False
             ) as sock:
                 sock.sendall(b"question")
+                self._asked.set()
+                self._mayHear.wait(PATIENCE)
                 self.heard = sock.recv(100)
         except OSError as error:
             self.heard = error
