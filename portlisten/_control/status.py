@@ -147,6 +147,22 @@ class WorkerStatus(WorkerState):
 
 
 @dataclass(frozen=True)
+class ClaimTimes:
+    """
+    How long connections waited until a worker claimed them: from the first byte of the
+    client if it was waited for, or else from accept(2).
+
+    @ivar counts: how many waited for at most as long as each bound of
+        L{portlisten._policy.claim_times.BOUNDS}, and longer than the bound before; and
+        last, how many waited for longer than all bounds.
+    @ivar total: how long all together waited, in seconds.
+    """
+
+    counts: tuple[int, ...] = ()
+    total: float = 0.0
+
+
+@dataclass(frozen=True)
 class ListenerStatus:
     """
     A listener.
@@ -162,6 +178,9 @@ class ListenerStatus:
     @ivar held: where the other connections are, by names: how many wait, are offered to
         a worker, are claimed by a worker, and are in the hands of a worker that has
         left and that might not serve them.
+    @ivar paused: whether an operator has paused it: it accepts, and its health says
+        that it does not.
+    @ivar claimTimes: how long connections waited until a worker claimed them.
     """
 
     version: str
@@ -175,6 +194,8 @@ class ListenerStatus:
     workers: tuple[WorkerStatus, ...]
     counters: dict[str, int]
     held: dict[str, int] = field(default_factory=dict)
+    paused: bool = False
+    claimTimes: ClaimTimes = ClaimTimes()
 
 
 class ProcessState(Enum):
@@ -234,6 +255,8 @@ class GroupStatus:
     @ivar count: how many workers are wanted.
     @ivar ready: how many workers are ready.
     @ivar processes: the processes; while one is replaced, there may be one more.
+    @ivar restarts: how often since the start of the supervisor a worker of the group
+        was started again, since it had ended though nobody told it to.
     """
 
     name: str
@@ -241,6 +264,7 @@ class GroupStatus:
     count: int
     ready: int
     processes: tuple[ProcessStatus, ...]
+    restarts: int = 0
 
 
 @dataclass(frozen=True)
@@ -255,6 +279,8 @@ class SupervisorStatus:
     @ivar groups: the groups of workers.
     @ivar operation: what it does for an operator now, such as "restart of web", or
         empty.
+    @ivar restarts: how often the listener was started again, since it had ended though
+        nobody told it to.
     """
 
     file: str
@@ -263,6 +289,7 @@ class SupervisorStatus:
     listener: ProcessStatus
     groups: tuple[GroupStatus, ...]
     operation: str
+    restarts: int = 0
 
 
 class StepState(Enum):

@@ -17,17 +17,18 @@ from typing import Any
 from twisted.internet.defer import Deferred, fail
 
 from portlisten import _kernel
+from portlisten._children.launch import Launch, environmentFor
+from portlisten._children.logs import lineLogger
+from portlisten._children.process import CLEAN, Process
+from portlisten._children.restarted import RestartedProcess
 from portlisten._config.file import RunSettings
 from portlisten._control.convert import ControlError
 from portlisten._control.messages import Answer, Request, Stop
 from portlisten._control.status import ProcessState
 from portlisten._ports.binding import BoundPort
 from portlisten._reactor.pause import Pause
-from portlisten._supervisor.launch import Launch, environmentFor
 from portlisten._supervisor.listener_link import ListenerLink
-from portlisten._supervisor.logs import lineLogger, log
-from portlisten._supervisor.process import CLEAN, Process
-from portlisten._supervisor.restarted import RestartedProcess
+from portlisten._supervisor.logs import log
 from portlisten._supervisor.shut_down import restore
 from portlisten._supervisor.view import View
 from portlisten.errors import CannotRun

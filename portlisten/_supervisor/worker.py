@@ -14,12 +14,13 @@ from typing import Any
 
 from twisted.internet.defer import Deferred
 
+from portlisten._children.launch import Launch, environmentFor
+from portlisten._children.logs import lineLogger
+from portlisten._children.process import CLEAN, Process
+from portlisten._children.restarted import RestartedProcess
 from portlisten._config.file import WorkersSettings
 from portlisten._control.status import ProcessState, WorkerStatus
-from portlisten._supervisor.launch import Launch, environmentFor
-from portlisten._supervisor.logs import lineLogger, log
-from portlisten._supervisor.process import CLEAN, Process
-from portlisten._supervisor.restarted import RestartedProcess
+from portlisten._supervisor.logs import log
 from portlisten._supervisor.slots import labelOf
 from portlisten._supervisor.view import Mark, View
 from portlisten.errors import CannotRun

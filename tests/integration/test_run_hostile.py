@@ -228,7 +228,7 @@ def test_interrupted(supervisor: Supervisor) -> None:
     process = supervisor.run(
         "run",
         "import os, signal\n"
-        "from portlisten._supervisor import launch\n"
+        "from portlisten._children import launch\n"
         "def interrupted(*arguments): os.kill(os.getpid(), signal.SIGINT)\n"
         "launch._failure = interrupted\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)",

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from portlisten._supervisor import launch as _launch
+from portlisten._children import launch as _launch
 from portlisten.errors import CannotRun
 from tests.support.descriptors import descriptors
 from tests.support.each import runs, until
@@ -23,7 +23,7 @@ NOBODY = 65534
 SUPERVISOR = """
 import signal, sys, time
 from tests.support.launches import shell
-from portlisten._supervisor import launch
+from portlisten._children import launch
 text, uid = sys.argv[1], int(sys.argv[2])
 print("process", launch.start(shell(text, uid=uid or None), 1), flush=True)
 while True:
@@ -110,7 +110,7 @@ def test_output(processes: Processes) -> None:
     program = """
 import os
 from twisted.internet import reactor
-from portlisten._supervisor.process import Process
+from portlisten._children.process import Process
 from tests.support.launches import shell
 ends = {}
 lines = []

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 from unittest import TestCase, skipIf
 
-from portlisten._supervisor import launch as _launch
-from portlisten._supervisor.launch import Launch
+from portlisten._children import launch as _launch
+from portlisten._children.launch import Launch
 
 SH = "/bin/sh"
 

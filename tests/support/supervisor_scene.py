@@ -11,6 +11,7 @@ from typing import Any
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.task import Clock
 
+from portlisten._children.launch import Launch
 from portlisten._config.file import WorkersSettings
 from portlisten._control.convert import ControlError
 from portlisten._control.messages import (
@@ -23,7 +24,6 @@ from portlisten._control.messages import (
 )
 from portlisten._control.status import ListenerStatus, State, WorkerStatus
 from portlisten._supervisor.group import Group
-from portlisten._supervisor.launch import Launch
 from portlisten._supervisor.replacement import Replacements
 from portlisten._supervisor.view import View
 from portlisten._supervisor.worker import Surroundings
@@ -56,7 +56,7 @@ class FakeProcess:
 
     def start(self) -> None:
         """
-        See L{portlisten._supervisor.process.Process.start}.
+        See L{portlisten._children.process.Process.start}.
         """
         if self._scene.failure:
             raise CannotRun(self._scene.failure)

@@ -27,6 +27,8 @@ ROOMS = [
     ["endpoints", "asyncio", "blocking", "_each"],
     ["_listener", "_worker", "_asyncio", "_blocking"],
     ["_anyloop"],
+    ["_monitor"],
+    ["_children"],
     ["_control"],
     ["_ports"],
     ["_channel"],

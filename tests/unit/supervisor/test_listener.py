@@ -14,6 +14,7 @@ from unittest.mock import patch
 from twisted.internet.defer import Deferred
 from twisted.trial.unittest import TestCase
 
+from portlisten._children.launch import Launch
 from portlisten._config.file import RunSettings
 from portlisten._config.settings import ListenerSettings
 from portlisten._control.convert import ControlError
@@ -21,7 +22,6 @@ from portlisten._control.messages import Stop, StopAnswer, encodeAnswer, encodeR
 from portlisten._control.start import encodeReady
 from portlisten._ports.binding import bind
 from portlisten._ports.parsing import parse
-from portlisten._supervisor.launch import Launch
 from portlisten._supervisor.listener import (
     END_SECONDS,
     FAILURES,
@@ -60,7 +60,7 @@ class FakeListener:
 
     def start(self) -> None:
         """
-        See L{portlisten._supervisor.process.Process.start}.
+        See L{portlisten._children.process.Process.start}.
         """
         if self.failure:
             raise CannotRun(self.failure)
@@ -70,7 +70,7 @@ class FakeListener:
 
     def memory(self) -> int:
         """
-        See L{portlisten._supervisor.process.Process.memory}.
+        See L{portlisten._children.process.Process.memory}.
         """
         return 5
 

@@ -131,7 +131,7 @@ class FakeListener:
 
     def describe(self) -> ProcessStatus:
         """
-        See L{portlisten._supervisor.restarted.RestartedProcess.describe}.
+        See L{portlisten._children.restarted.RestartedProcess.describe}.
         """
         return ProcessStatus("listener", 7, ProcessState.READY, 1.0, 1.0, 1, 0, 0.0, "")
 

@@ -8,10 +8,10 @@ from typing import Any
 
 from twisted.internet.defer import Deferred, succeed
 
+from portlisten._children.process import Process
 from portlisten._control.status import ProcessState, ProcessStatus
 from portlisten._policy.restarts import Restarts
 from portlisten._reactor.pause import Pause
-from portlisten._supervisor.process import Process
 
 
 class RestartedProcess:

@@ -1,5 +1,5 @@
 """
-Tests for L{portlisten._supervisor.process}, with real processes.
+Tests for L{portlisten._children.process}, with real processes.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from twisted.logger import capturedLogs, formatEvent
 from twisted.trial.unittest import TestCase
 
 from portlisten import _kernel
-from portlisten._supervisor import launch as _launch
-from portlisten._supervisor.launch import Launch
-from portlisten._supervisor.process import TAIL_CHARACTERS, TAIL_LINES, Process
+from portlisten._children import launch as _launch
+from portlisten._children.launch import Launch
+from portlisten._children.process import TAIL_CHARACTERS, TAIL_LINES, Process
 from portlisten.errors import CannotRun
 from tests.support.channels import inReactor
 from tests.support.children import children

@@ -23,12 +23,12 @@ from typing import Any
 from twisted.internet.interfaces import IDelayedCall
 
 from portlisten import _kernel
+from portlisten._children import launch as _launch
+from portlisten._children.launch import Launch
+from portlisten._children.logs import log
+from portlisten._children.memory import MEMORY
+from portlisten._children.output import Output, Reader
 from portlisten._process.forking import signalName
-from portlisten._supervisor import launch as _launch
-from portlisten._supervisor.launch import Launch
-from portlisten._supervisor.logs import log
-from portlisten._supervisor.memory import MEMORY
-from portlisten._supervisor.output import Output, Reader
 from portlisten.errors import CannotRun
 
 #: L{Process.ending} of a process that exited with 0.

@@ -16,7 +16,7 @@ from twisted.internet.interfaces import IDelayedCall, IReadDescriptor
 from zope.interface import implementer
 
 from portlisten import _kernel
-from portlisten._supervisor.logs import log
+from portlisten._children.logs import log
 
 #: How long a line may be, in bytes.  A longer line is divided.
 MAXIMUM_LINE_BYTES = 8192

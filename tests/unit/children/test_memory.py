@@ -1,5 +1,5 @@
 """
-Tests for L{portlisten._supervisor.memory}.
+Tests for L{portlisten._children.memory}.
 """
 
 from __future__ import annotations
@@ -7,7 +7,7 @@ from __future__ import annotations
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from portlisten._supervisor.memory import FRESH_SECONDS, Memory
+from portlisten._children.memory import FRESH_SECONDS, Memory
 
 
 class MemoryTests(SynchronousTestCase):

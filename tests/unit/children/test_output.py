@@ -1,5 +1,5 @@
 """
-Tests for L{portlisten._supervisor.output}.
+Tests for L{portlisten._children.output}.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from portlisten._supervisor.output import (
+from portlisten._children.output import (
     LINES_A_TURN,
     MAXIMUM_LINE_BYTES,
     Lines,

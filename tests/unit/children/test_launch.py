@@ -1,5 +1,5 @@
 """
-Tests for L{portlisten._supervisor.launch}.
+Tests for L{portlisten._children.launch}.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from unittest import mock
 from twisted.trial.unittest import SynchronousTestCase
 
 from portlisten import _kernel
+from portlisten._children import launch as _launch
+from portlisten._children.launch import Launch, environmentFor
 from portlisten._process import forking
-from portlisten._supervisor import launch as _launch
-from portlisten._supervisor.launch import Launch, environmentFor
 from portlisten.errors import CannotRun
 from tests.support.children import children, inChild
 from tests.support.descriptors import watchDescriptors

@@ -1,5 +1,5 @@
 """
-Tests for L{portlisten._supervisor.logs}.
+Tests for L{portlisten._children.logs}.
 """
 
 from __future__ import annotations
@@ -7,7 +7,7 @@ from __future__ import annotations
 from twisted.logger import capturedLogs, formatEventAsClassicLogText
 from twisted.trial.unittest import SynchronousTestCase
 
-from portlisten._supervisor.logs import lineLogger
+from portlisten._children.logs import lineLogger
 
 
 class LineLoggerTests(SynchronousTestCase):

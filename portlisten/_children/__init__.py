@@ -1,0 +1,3 @@
+"""
+Processes that this one starts, watches, starts again and ends.
+"""

@@ -1,0 +1,3 @@
+"""
+What a browser, Prometheus and a load balancer ask: the status page, metrics and health.
+"""
