@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from types import UnionType
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
@@ -41,12 +41,15 @@ class GivenPort:
     @ivar kind: what workers get of the port, as the name of a L{Kind}.
     @ivar address: its address, in readable form.
     @ivar sockets: how many sockets it has.
+    @ivar kept: whether another process, such as systemd, keeps the sockets when the
+        supervisor ends.
     """
 
     name: str
     kind: str
     address: str
     sockets: int
+    kept: bool = False
 
 
 @dataclass(frozen=True)
@@ -161,8 +164,8 @@ def _parse(line: bytes, what: str, names: Sequence[str]) -> dict[str, Any]:
 
 
 def _port(value: object, place: int) -> GivenPort:
-    names = [field.name for field in fields(GivenPort)]
-    port = _make(GivenPort, value, f"port {place}", names)
+    needed = [each.name for each in fields(GivenPort) if each.default is MISSING]
+    port = _make(GivenPort, value, f"port {place}", needed)
     known = [kind.name for kind in Kind if kind is not Kind.UNKNOWN]
     if port.kind not in known:
         raise ControlError(f"port {place}: its kind must be one of {', '.join(known)}")

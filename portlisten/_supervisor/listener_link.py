@@ -117,7 +117,11 @@ class ListenerLink(Protocol):
             settings,
             tuple(
                 GivenPort(
-                    port.name, port.kind.name, str(port.address), len(port.sockets)
+                    port.name,
+                    port.kind.name,
+                    str(port.address),
+                    len(port.sockets),
+                    port.inherited,
                 )
                 for port in ports
             ),

@@ -35,6 +35,7 @@ from portlisten._control.problems import diagnosed
 from portlisten._control.server import ControlServer
 from portlisten._control.status import ListenerStatus, SupervisorStatus
 from portlisten._listener.interfaces import ChannelPath, ISockets
+from portlisten._model import Kind
 from portlisten._ports.binding import BoundPort
 from portlisten._process import exits, signals, systemd_notify
 from portlisten._process.service import CommandService
@@ -177,6 +178,8 @@ class SupervisorService(CommandService):
         self._watchdog.cancel()
         assert self._listener is not None
         await self._listener.stop()
+        # Nobody accepts there any more, and the workers may take a while to end.
+        shutDown([each for each in self._ports if each.kind is Kind.CONNECTIONS])
         await DeferredList([each.stop() for each in self._groups])
         shutDown(self._ports)
         self.release()

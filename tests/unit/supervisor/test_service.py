@@ -7,6 +7,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from twisted.internet.defer import Deferred, fail, succeed
@@ -19,6 +20,8 @@ from portlisten._config.settings import ListenerSettings
 from portlisten._control.convert import ControlError
 from portlisten._control.messages import Answer, Request, Status, StatusAnswer
 from portlisten._control.status import ProcessState, ProcessStatus
+from portlisten._model import Kind
+from portlisten._ports.binding import boundElsewhere
 from portlisten._process import exits, signals
 from portlisten._supervisor import service
 from portlisten._supervisor.service import LISTENER_SECONDS, SupervisorService
@@ -136,6 +139,23 @@ class FakeListener:
         return ProcessStatus("listener", 7, ProcessState.READY, 1.0, 1.0, 1, 0, 0.0, "")
 
 
+class FakeGroup:
+    """
+    A group of workers that take their time to end.
+    """
+
+    givenUp = False
+
+    def __init__(self) -> None:
+        self.stopped: Deferred[None] = Deferred()
+
+    def stop(self) -> Deferred[None]:
+        """
+        End when L{stopped} fires.
+        """
+        return self.stopped
+
+
 class ServiceTests(SynchronousTestCase):
     """
     Tests for L{SupervisorService}.
@@ -219,6 +239,29 @@ class ServiceTests(SynchronousTestCase):
         self.assertEqual(self.sockets.socket.fileno(), -1)
         self.clock.advance(100)
         self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_stopRefuses(self) -> None:
+        """
+        When the listener has ended, clients are refused, though workers still run.  A
+        shared port stays open for them until they have ended.
+        """
+        ports = []
+        for kind in (Kind.CONNECTIONS, Kind.LISTENER):
+            sock = socket.create_server(("127.0.0.1", 0))
+            self.addCleanup(sock.close)
+            ports.append(boundElsewhere([sock], "", kind))
+        own, shared = (replace(each, inherited=False) for each in ports)
+        self.service._ports = [own, shared]
+        group = FakeGroup()
+        self.service._groups = [group]  # type: ignore[list-item]
+        stopped = self.service.stopService()
+        self.assertNoResult(stopped)
+        listens = _kernel.listens(own.socket), _kernel.listens(shared.socket)
+        self.assertEqual(listens, (False, True))
+        with shared.socket.dup() as other:
+            group.stopped.callback(None)
+            self.successResultOf(stopped)
+            self.assertFalse(_kernel.listens(other))
 
     def test_givenUp(self) -> None:
         """
