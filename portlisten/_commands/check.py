@@ -20,7 +20,7 @@ from portlisten._config.wrong import Problem, key
 from portlisten._config.wrong_file import WrongFile
 from portlisten._control.place import controlPath
 from portlisten._model import printable
-from portlisten._process import users
+from portlisten._process import listen_fds, users
 from portlisten._process.output import complain, show
 from portlisten._supervisor.slots import labelOf
 
@@ -75,7 +75,8 @@ Examples, with this file:
         """
         settings = CheckSettings(file=self["file"], **self.given())
         try:
-            found = check(settings.file)
+            # systemd passes them to ExecStart= alone, and not to ExecStartPre=.
+            found = check(settings.file, listen_fds.werePassed())
         except WrongFile as error:
             for problem in error.problems:
                 self._complain(str(problem))
@@ -90,15 +91,16 @@ Examples, with this file:
         complain(printable(self["file"]), printable(text))
 
 
-def check(path: str) -> RunSettings:
+def check(path: str, hasSockets: bool = True) -> RunSettings:
     """
     Check a file, and whether this machine can run it.
 
     @param path: the path of the file.
+    @param hasSockets: see L{load}.
     @raise WrongFile: if it has mistakes.  The error names all of them.
     """
     try:
-        settings = load(path)
+        settings = load(path, hasSockets)
     except WrongFile as error:
         problems = [*error.problems, *obstacles.find(error.path, error.workers)]
         raise WrongFile(problems, path, error.path, error.workers) from None

@@ -106,7 +106,11 @@ def takeAll(machine: Machine, steps: Sequence[Step], journal: bool) -> bool:
             seen, ok = step.do(machine), "yes"
         except (AssertionError, subprocess.TimeoutExpired, ValueError) as error:
             failed = True
-            seen, ok = " ".join(str(error).split()), "NO"
+            text = " ".join(str(error).split()).replace("|", "/")
+            seen, ok = (
+                text if len(text) < 700 else f"{text[:300]} … {text[-400:]}",
+                "NO",
+            )
             if journal:
                 print(machine.journal(), file=sys.stderr)
         print(f"| {step.unit} | {step.name} | {seen} | {ok} |", flush=True)

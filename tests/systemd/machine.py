@@ -370,4 +370,3 @@ def _controlGroups() -> list[Path]:
         elif kind == "cgroup" and "name=systemd" in options.split(","):
             found.append(Path(point, own.get("name=systemd", "")))
     return found
-

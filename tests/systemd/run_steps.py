@@ -12,6 +12,7 @@ from tests.systemd.machine import Machine, until
 from tests.systemd.step import Step
 
 UNIT = "portlisten-run"
+SOCKET = "portlisten-run.socket"
 FILE = "/etc/portlisten/web.toml"
 PROGRAM = "/opt/portlisten/bin/portlisten"
 
@@ -174,7 +175,9 @@ def notReady(machine: Machine) -> str:
     """
     A worker that joins late holds up the start.
     """
-    late = COMMAND.replace('["twistd"', '["/bin/sh", "-c", "sleep 3; exec $0 $@", "twistd"')
+    late = COMMAND.replace(
+        '["twistd"', '["/bin/sh", "-c", "sleep 3; exec $0 $@", "twistd"'
+    )
     machine.run("systemctl", "stop", UNIT)
     machine.write(FILE, file(command=late))
     machine.systemctl("start", "--no-block", UNIT)
@@ -369,6 +372,46 @@ def reboot(machine: Machine) -> str:
     return f"the machine runs after {took:.1f} s, and serves then"
 
 
+def _withSocket(machine: Machine) -> Any:
+    machine.run("systemctl", "stop", UNIT, check=False)
+    machine.systemctl("start", SOCKET)
+    return fresh(machine, file(listen='"systemd:domain=INET6:name=http"'))
+
+
+def socketRestart(machine: Machine) -> str:
+    before = processes(_withSocket(machine))
+    with machine.clients() as load:
+        took = machine.systemctl("restart", UNIT)
+        after = processes(whole(machine))
+    assert not before & after, (before, after)
+    load.check()
+    return f"took {took:.1f} s: {load}; the slowest took {load.longest:.1f} s"
+
+
+def socketKill(machine: Machine) -> str:
+    before = processes(_withSocket(machine))
+    with machine.clients() as load:
+        machine.kill("KILL", int(machine.show(UNIT, "MainPID")))
+        until(lambda: machine.show(UNIT, "NRestarts") == "1", "systemd restarts it")
+        after = processes(whole(machine))
+    assert not before & after, (before, after)
+    load.check("cut")
+    return f"restarted by systemd: {load}; the slowest took {load.longest:.1f} s"
+
+
+def socketActivation(machine: Machine) -> str:
+    _withSocket(machine)
+    machine.systemctl("stop", UNIT)
+    assert machine.show(UNIT, "ActiveState") == "inactive"
+    seen = machine.ask()
+    assert seen == "ok", seen
+    whole(machine)
+    machine.systemctl("stop", SOCKET, UNIT)
+    seen = machine.ask()
+    assert seen == "refused", seen
+    return "the service was stopped; a client starts it, and is served"
+
+
 STEPS = [
     Step(UNIT, name, do)
     for name, do in (
@@ -386,5 +429,14 @@ STEPS = [
         ("systemctl stop, under load", stop),
         ("systemctl start, wrong file", startWrong),
         ("enable, and reboot", reboot),
+    )
+]
+
+STEPS += [
+    Step(SOCKET, name, do)
+    for name, do in (
+        ("systemctl restart portlisten-run, under load", socketRestart),
+        ("SIGKILL of the supervisor, under load", socketKill),
+        ("a client while the service is stopped", socketActivation),
     )
 ]
