@@ -107,10 +107,8 @@ def takeAll(machine: Machine, steps: Sequence[Step], journal: bool) -> bool:
         except (AssertionError, subprocess.TimeoutExpired, ValueError) as error:
             failed = True
             text = " ".join(str(error).split()).replace("|", "/")
-            seen, ok = (
-                text if len(text) < 700 else f"{text[:300]} … {text[-400:]}",
-                "NO",
-            )
+            short = text if len(text) < 700 else f"{text[:300]} … {text[-400:]}"
+            seen, ok = short, "NO"
             if journal:
                 print(machine.journal(), file=sys.stderr)
         print(f"| {step.unit} | {step.name} | {seen} | {ok} |", flush=True)

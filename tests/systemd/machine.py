@@ -6,7 +6,6 @@ network of its own.
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 import sys
 import time
@@ -279,21 +278,26 @@ class Machine:
         found = self.run("cat", *places, check=False).stdout
         return {int(each) for each in found.split() if each.isdigit()}
 
+    def place(self, path: str) -> Path:
+        """
+        Find the place of a path, as this host sees it.
+        """
+        return self._root / path.lstrip("/")
+
     def write(self, path: str, text: str) -> None:
         """
         Write a file in it, with its folder, for all to read.
         """
-        file = self._root / path.lstrip("/")
+        file = self.place(path)
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(text)
         file.chmod(0o644)
 
     def remove(self, path: str) -> None:
         """
-        Remove a file or a folder in it, if it is there.
+        Remove a file in it, if it is there.
         """
-        shutil.rmtree(self._root / path.lstrip("/"), ignore_errors=True)
-        (self._root / path.lstrip("/")).unlink(missing_ok=True)
+        self.place(path).unlink(missing_ok=True)
 
     def exists(self, path: str) -> bool:
         """
@@ -330,17 +334,18 @@ class Machine:
             process.kill()
             process.wait()
 
-    def ask(self, port: int = 80, patience: float = 20.0) -> str:
+    def ask(self, port: int = 80, scheme: str = "http", patience: float = 20.0) -> str:
         """
         Be one client.
 
+        @param scheme: C{http} or C{https}.
         @return: C{ok}, C{refused}, or what else C{curl} said.
         """
-        words = ["curl", "-sS", f"-m{patience:g}"]
+        words = ["curl", "-ksS", f"-m{patience:g}"]
         done = subprocess.run(
             [
                 *("nsenter", f"--target={self._pid}", "--net", *words),
-                f"http://127.0.0.1:{port}/",
+                f"{scheme}://127.0.0.1:{port}/",
             ],
             check=False,
             stdout=subprocess.PIPE,

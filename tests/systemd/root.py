@@ -96,10 +96,10 @@ def cached(cache: Path, mirror: str) -> Path:
     try:
         partial.chmod(0o755)
         with tempfile.TemporaryDirectory(prefix="portlisten.bootstrap.") as folder:
-            # Its log is in the root folder, and so is the reason of a failure.
             packages = f"--include={','.join(PACKAGES)}"
-            words = ["debootstrap", "--variant=minbase", packages, suite(), partial]
-            call([*words, mirror], env={**ENVIRONMENT, "TMPDIR": folder})
+            words = ["debootstrap", "--variant=minbase", packages, suite()]
+            environment = {**ENVIRONMENT, "TMPDIR": folder}
+            call([*words, partial, mirror], env=environment)
         inRoot(partial, "/usr/bin/python3", "-m", "venv", "/opt/portlisten")
         _install(partial, ALSO)
         shutil.rmtree(partial / "var/cache/apt")

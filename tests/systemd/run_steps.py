@@ -167,7 +167,11 @@ def start(machine: Machine) -> str:
     assert machine.show(UNIT, "Type") == "notify"
     seen = machine.ask()
     assert seen == "ok", seen
-    whole(machine)
+    found = whole(machine)
+    # The unit hides processes of others, and not those of the supervisor.
+    supervisor = found["supervisor"]
+    listed = [supervisor["listener"], *supervisor["groups"][0]["processes"]]
+    assert all(each["memory"] > 1_000_000 for each in listed), listed
     return f"active after {took:.1f} s, 2 of 2 workers ready then, served"
 
 
@@ -175,9 +179,8 @@ def notReady(machine: Machine) -> str:
     """
     A worker that joins late holds up the start.
     """
-    late = COMMAND.replace(
-        '["twistd"', '["/bin/sh", "-c", "sleep 3; exec $0 $@", "twistd"'
-    )
+    sleep = '["/bin/sh", "-c", "sleep 3; exec $0 $@", "twistd"'
+    late = COMMAND.replace('["twistd"', sleep)
     machine.run("systemctl", "stop", UNIT)
     machine.write(FILE, file(command=late))
     machine.systemctl("start", "--no-block", UNIT)

@@ -17,8 +17,8 @@ class Step:
 
     @ivar unit: the units that it is about, for the table.
     @ivar name: what is done.
-    @ivar do: does it, and returns what was seen.  It raises L{AssertionError} if that is
-        not as it must be.
+    @ivar do: does it, and returns what was seen.  It raises L{AssertionError} if that
+        is not as it must be.
     """
 
     unit: str
