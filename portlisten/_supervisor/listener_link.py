@@ -68,6 +68,7 @@ class ListenerLink(Protocol):
     @param onBroken: called once, when the link has ended without L{close}, with the
         reason in one line.  All Deferreds have failed by then.
 
+    @ivar onBroken: the same as the parameter.
     @ivar ready: fires with the number that the listener gives as that of its process,
         when the listener accepts.  Fails with L{ControlError} if the link ends before.
     """
@@ -79,7 +80,7 @@ class ListenerLink(Protocol):
         onBroken: Callable[[str], None] = lambda reason: None,
     ) -> None:
         self._reactor = reactor
-        self._onBroken = onBroken
+        self.onBroken = onBroken
         self._requests: deque[_Asked] = deque()
         self._received = bytearray()
         self._deadline: Deadline | None = None
@@ -313,4 +314,4 @@ class ListenerLink(Protocol):
             if not each.called:
                 each.errback(ControlError(reason))
         if broken:
-            self._onBroken(reason)
+            self.onBroken(reason)

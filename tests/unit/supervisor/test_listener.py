@@ -43,6 +43,7 @@ class FakeListener:
     """
 
     failure = ""
+    tail: tuple[str, ...] = ()
 
     def __init__(
         self,
