@@ -45,6 +45,9 @@ FAILURES = 8
 #: After its grace, how long the listener may take to end, in seconds.
 FAREWELL_SECONDS = 5.0
 
+#: How long a process may load before the listener before it is stopped, in seconds.
+LOADING_SECONDS = 10.0
+
 #: If the listener closes its link, how long it may take to end, in seconds.
 END_SECONDS = 1.0
 
@@ -98,6 +101,7 @@ class SupervisedListener(RestartedProcess):
         self._makeProcess = makeProcess
         self._kill = Pause(reactor, self._killNow)
         self._killed = False
+        self._loading = Pause(reactor, self._retire)
         self._link: ListenerLink | None = None
         self._failure = ""
         self._tail: tuple[str, ...] = ()
@@ -201,14 +205,28 @@ class SupervisedListener(RestartedProcess):
         if self._process is None:
             self._startChanged(change)
             return change.done
+        # Loading takes the longest, so the old one serves meanwhile.
+        self._loading.begin(LOADING_SECONDS)
         try:
             self._heir = self._launch()
         except CannotRun:
-            pass  # it is tried again when the old one has ended
-        self._enter(ProcessState.DRAINING)
-        self._kill.cancel()
-        self._process.stop(self._settings.listener.grace + FAREWELL_SECONDS)
+            self._retire()  # it is tried again when the old one has ended
+        else:
+            self._heir[1].loaded.addCallback(lambda _: self._retire())
         return change.done
+
+    def _retire(self) -> None:
+        """
+        Let the old process hand off what it has, and end.
+        """
+        self._loading.cancel()
+        change, process = self._change, self._process
+        if change is None or change.started or process is None or self._final:
+            return
+        if self.state is not ProcessState.DRAINING:
+            self._enter(ProcessState.DRAINING)
+            self._kill.cancel()
+            process.stop(self._settings.listener.grace + FAREWELL_SECONDS)
 
     def _startChanged(self, change: _Change) -> None:
         self._swap(change)
@@ -283,6 +301,7 @@ class SupervisedListener(RestartedProcess):
 
     def _hasEnded(self, reason: str, clean: bool) -> None:
         self._kill.cancel()
+        self._loading.cancel()
         self._view.end()
         if self._link is not None:
             self._link.close()

@@ -26,8 +26,9 @@ from portlisten._ports.binding import BoundPort
 from portlisten._process import systemd_notify
 from portlisten._supervisor.group import Group
 from portlisten._supervisor.logs import log
+from portlisten._supervisor.operations import Failed, Operation
 from portlisten._supervisor.reload_ports import PortChanges, Running, close, together
-from portlisten._supervisor.replacement import Failed, Operation, Replacements
+from portlisten._supervisor.replacement import Replacements
 from portlisten._supervisor.worker import Surroundings, Worker
 
 #: What is said of an empty plan.

@@ -28,12 +28,8 @@ from portlisten._ports.socket_options import setAnew
 from portlisten._supervisor.group import Group
 from portlisten._supervisor.listener import SupervisedListener
 from portlisten._supervisor.logs import log
-from portlisten._supervisor.replacement import (
-    Failed,
-    Operation,
-    Replacements,
-    RunningStep,
-)
+from portlisten._supervisor.operations import Failed, Operation, RunningStep
+from portlisten._supervisor.replacement import Replacements
 from portlisten._supervisor.shut_down import shutDown
 from portlisten._supervisor.view import View
 from portlisten._supervisor.worker import NotReady

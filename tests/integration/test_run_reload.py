@@ -10,10 +10,7 @@ import os
 import re
 import signal
 import socket
-import threading
 import time
-from contextlib import ExitStack
-from typing import Any
 
 from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThread
@@ -317,8 +314,8 @@ async def test_wrongFiles(run: Run) -> None:
     await made.start()
     before = await made.pids()
     good = made.text()
-    for old, new, key in WRONG:
-        old, new = (each.format(path=run.path) for each in (old, new))
+    for *texts, key in WRONG:
+        old, new = (each.format(path=run.path) for each in texts)
         if key in ("user",) and IS_ROOT:
             text = re.sub(r'(?m)^user = ".*"$', new.partition("\n")[2], good, count=1)
         else:
@@ -389,7 +386,7 @@ async def test_failures(run: Run) -> None:
     assert "nothing has changed" in said
     assert "more than a listener can tell its workers" in said
     assert not [each for each in os.listdir(run.folder) if each.startswith("000")]
-    del made.text, made.shared["many"]  # type: ignore[method-assign]
+    del made.text, made.shared["many"]
     await run.ready()
     for _ in range(5):
         assert await deferToThread(get, run.port) == (b"hello x\n", "1")
