@@ -4,8 +4,9 @@ The messages with which a supervisor starts its listener, as values.
 The I{start message} is a JSON object in one line.  The descriptors of all sockets go
 with its bytes: first those of the ports, in the order of the message, and then that of
 the channel's path.  When the listener accepts, it answers with the I{ready message},
-which is a line as well.  After that, the supervisor sends requests, as to a control
-socket: L{portlisten._control.messages}.
+which is a line as well.  Before the start message, it may send the I{loaded message},
+when it has loaded what it needs.  After the ready message, the supervisor sends
+requests, as to a control socket: L{portlisten._control.messages}.
 """
 
 from __future__ import annotations
@@ -115,6 +116,20 @@ def parseStart(line: bytes) -> StartMessage:
             f"{made.descriptors} sockets are too many: {MAXIMUM_SOCKETS} at the most"
         )
     return made
+
+
+def encodeLoaded() -> bytes:
+    """
+    Write a loaded message as a line.
+    """
+    return _line({"loaded": True})
+
+
+def isLoaded(line: bytes) -> bool:
+    """
+    Say whether a line is a loaded message.
+    """
+    return line + b"\n" == encodeLoaded()
 
 
 def encodeReady(pid: int) -> bytes:

@@ -17,6 +17,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from portlisten import _kernel
 from portlisten._config.file import RunSettings
 from portlisten._config.settings import ListenerSettings
+from portlisten._config.wrong_file import WrongFile
 from portlisten._control.convert import ControlError
 from portlisten._control.messages import Answer, Request, Status, StatusAnswer
 from portlisten._control.status import ProcessState, ProcessStatus
@@ -166,18 +167,30 @@ class ServiceTests(SynchronousTestCase):
         self.sockets = FakeSockets()
         self.patch(service, "SupervisedListener", FakeListener)
         self.patch(signals, "onReportSignal", lambda *_: None)
+        self.patch(signals, "onReloadSignal", lambda *_: None)
+        settings = RunSettings(listener=ListenerSettings(path="/run/s"))
+        self.wanted: RunSettings | WrongFile = settings
         self.service = SupervisorService(
             self.clock,
             exits.Command("run", {"nodaemon": True}, warnsOfRoot=False),
             "/etc/web.toml",
-            RunSettings(listener=ListenerSettings(path="/run/s")),
+            settings,
             self.sockets,  # type: ignore[arg-type]
+            self.load,
         )
         self.addCleanup(self.sockets.socket.close)
         self.service.privilegedStartService()
         self.addCleanup(self.service.release)
         self.service.startService()
         self.listener: FakeListener = self.service._listener  # type: ignore[assignment]
+
+    def load(self, path: str) -> RunSettings:
+        """
+        Read the file, as the test wants it.
+        """
+        if isinstance(self.wanted, WrongFile):
+            raise self.wanted
+        return self.wanted
 
     def status(self) -> Deferred[StatusAnswer]:
         """
