@@ -107,7 +107,7 @@ def takeAll(machine: Machine, steps: Sequence[Step], journal: bool) -> bool:
         except (AssertionError, subprocess.TimeoutExpired, ValueError) as error:
             failed = True
             text = " ".join(str(error).split()).replace("|", "/")
-            short = text if len(text) < 700 else f"{text[:300]} … {text[-400:]}"
+            short = text if len(text) < 700 else f"{text[:300]} … {text[-900:]}"
             seen, ok = short, "NO"
             if journal:
                 print(machine.journal(), file=sys.stderr)

@@ -260,9 +260,11 @@ class Machine:
 
         @param since: what L{mark} returned.
         """
-        words = [f"--after-cursor={since}"] if since else ["--lines=40"]
+        words = [f"--after-cursor={since}"] if since else ["--lines=1000"]
         words += [f"--unit={unit}"] if unit else []
-        return self.out("journalctl", "--quiet", "--no-pager", "--output=cat", *words)
+        text = self.out("journalctl", "--quiet", "--no-pager", "--output=cat", *words)
+        # The requests of clients are many.
+        return "\n".join(each for each in text.splitlines() if '"GET ' not in each)
 
     def processes(self, unit: str) -> set[int]:
         """
