@@ -246,9 +246,10 @@ class _Comparison:
         kept: list[KeptPort] = []
         anew = False
         for wanted in list(after):
-            running = next((p for p in before if p.place == wanted.place), None)
-            if running is None:
+            found = [port for port in before if port.place == wanted.place]
+            if not found:
                 continue
+            running = next((p for p in found if p.name == wanted.name), found[0])
             before.remove(running)
             after.remove(wanted)
             kept.append(KeptPort(running, wanted))

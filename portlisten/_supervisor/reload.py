@@ -21,12 +21,12 @@ from portlisten._config.file import RunSettings, WorkersSettings
 from portlisten._config.wrong_file import WrongFile
 from portlisten._control.convert import ControlError
 from portlisten._control.messages import ReloadAnswer
-from portlisten._control.status import Progress
+from portlisten._control.status import Progress, StepState
 from portlisten._ports.binding import BoundPort
 from portlisten._process import systemd_notify
 from portlisten._supervisor.group import Group
 from portlisten._supervisor.logs import log
-from portlisten._supervisor.operations import Failed, Operation
+from portlisten._supervisor.operations import Failed, Operation, RunningStep
 from portlisten._supervisor.reload_ports import PortChanges, Running, close, together
 from portlisten._supervisor.replacement import Replacements
 from portlisten._supervisor.worker import Surroundings, Worker
@@ -231,16 +231,17 @@ class Reloads:
                 step = self._replacements.addStep(operation, group)
                 starts.append((group, step, each.wanted))
         try:
-            await together(
-                self._replacements.startWorker(step, wanted)
-                for _, step, wanted in starts
-            )
+            await together(self._start(step, wanted) for _, step, wanted in starts)
         finally:
             for group in {group: None for group, _, _ in starts}:
                 if not group.workers:
                     self._running.groups.remove(group)
                 else:
                     group.settings = replace(group.settings, count=len(group.workers))
+
+    async def _start(self, step: RunningStep, wanted: WorkersSettings) -> None:
+        await self._replacements.startWorker(step, wanted)
+        self._replacements.enter(step, StepState.DONE)
 
     async def _replaceWorkers(self, operation: Operation, plan: Plan) -> None:
         """
