@@ -336,7 +336,13 @@ class Machine:
             process.kill()
             process.wait()
 
-    def ask(self, port: int = 80, scheme: str = "http", patience: float = 20.0) -> str:
+    def ask(
+        self,
+        port: int = 80,
+        scheme: str = "http",
+        path: str = "/",
+        patience: float = 20.0,
+    ) -> str:
         """
         Be one client.
 
@@ -347,7 +353,7 @@ class Machine:
         done = subprocess.run(
             [
                 *("nsenter", f"--target={self._pid}", "--net", *words),
-                f"{scheme}://127.0.0.1:{port}/",
+                f"{scheme}://127.0.0.1:{port}{path}",
             ],
             check=False,
             stdout=subprocess.PIPE,
