@@ -6,6 +6,7 @@ network of its own.
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -80,7 +81,7 @@ class Machine:
 
     def __init__(self, root: Path) -> None:
         self._root = root
-        self.name = root.parent.name.replace("_", "-").strip("-.")
+        self.name = f"portlisten-{os.getpid()}"
         self._groups = [each / self.name for each in _controlGroups()]
         self._console = root.parent / "console"
         self._nspawn: subprocess.Popen[bytes] | None = None
