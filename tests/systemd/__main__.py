@@ -17,12 +17,13 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from tests.systemd import part_steps, run_steps
+from tests.systemd import part_steps, run_steps, socket_steps
 from tests.systemd.machine import Machine
 from tests.systemd.root import Failed, check, made
+from tests.systemd.run_service import prepare
 from tests.systemd.step import Step
 
-STEPS = [*run_steps.STEPS, *part_steps.STEPS]
+STEPS = [*run_steps.STEPS, *socket_steps.STEPS, *part_steps.STEPS]
 
 MIRROR = "http://deb.debian.org/debian"
 
@@ -97,7 +98,7 @@ def takeAll(machine: Machine, steps: Sequence[Step], journal: bool) -> bool:
 
     @return: whether one failed.
     """
-    run_steps.prepare(machine)
+    prepare(machine)
     failed = False
     print("| unit | step | what was seen | ok |\n| --- | --- | --- | --- |", flush=True)
     for step in steps:

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+from tests.systemd.control_groups import controlGroups, remove
 from tests.systemd.root import ENVIRONMENT, SOURCE, Failed
 
 _T = TypeVar("_T")
@@ -82,7 +83,7 @@ class Machine:
     def __init__(self, root: Path) -> None:
         self._root = root
         self.name = f"portlisten-{os.getpid()}"
-        self._groups = [each / self.name for each in _controlGroups()]
+        self._groups = [each / self.name for each in controlGroups()]
         self._console = root.parent / "console"
         self._nspawn: subprocess.Popen[bytes] | None = None
         self._pid = 0
@@ -174,11 +175,7 @@ class Machine:
                 self._nspawn.kill()
                 self._nspawn.wait()
         for each in self._groups:
-            for folder in sorted(each.rglob("*/"), reverse=True):
-                with suppress(OSError):
-                    folder.rmdir()
-            with suppress(OSError):
-                each.rmdir()
+            remove(each)
         left = Path("/run/systemd/nspawn/propagate", self.name)
         with suppress(OSError):
             left.rmdir()
@@ -337,6 +334,31 @@ class Machine:
             process.kill()
             process.wait()
 
+    @contextmanager
+    def taken(self, port: int) -> Iterator[None]:
+        """
+        Let another process have a port until the end of the C{with} statement.
+        """
+        code = (
+            "import socket, sys\n"
+            "kept = socket.create_server(('', int(sys.argv[1])))\n"
+            "print(flush=True)\n"
+            "input()"
+        )
+        words = [sys.executable, "-c", code]
+        process = subprocess.Popen(
+            ["nsenter", f"--target={self._pid}", "--net", *words, str(port)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+        try:
+            assert process.stdout is not None
+            process.stdout.readline()
+            yield
+        finally:
+            process.kill()
+            process.wait()
+
     def ask(
         self,
         port: int = 80,
@@ -365,22 +387,3 @@ class Machine:
         if done.returncode == 7:
             return "refused"
         return known.get(done.stdout, done.stdout or f"exit code {done.returncode}")
-
-
-def _controlGroups() -> list[Path]:
-    """
-    The control groups of this process that systemd-nspawn uses: that of version 2, and
-    that of systemd in version 1.
-    """
-    own = {}
-    for line in Path("/proc/self/cgroup").read_text().splitlines():
-        _, controllers, path = line.split(":", 2)
-        own[controllers] = path.lstrip("/")
-    found = []
-    for line in Path("/proc/self/mounts").read_text().splitlines():
-        _, point, kind, options, *_ = line.split()
-        if kind == "cgroup2" and "" in own:
-            found.append(Path(point, own[""]))
-        elif kind == "cgroup" and "name=systemd" in options.split(","):
-            found.append(Path(point, own.get("name=systemd", "")))
-    return found

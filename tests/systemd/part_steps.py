@@ -10,14 +10,13 @@ import re
 
 from tests.systemd.machine import Machine, until
 from tests.systemd.root import call
-from tests.systemd.run_steps import REFUSED_SECONDS
+from tests.systemd.run_service import PROGRAM, REFUSED_SECONDS
 from tests.systemd.step import Step
 
 LISTENER = "portlisten"
 WORKERS = ("portlisten-worker@1", "portlisten-worker@2")
 SOCKET = "portlisten.socket"
 RUN = "portlisten-run"
-PROGRAM = "/opt/portlisten/bin/portlisten"
 PATH = "/run/portlisten/web.sock"
 
 #: What README.md says to write by "systemctl edit portlisten".

@@ -4,166 +4,24 @@ The steps of C{portlisten-run.service}.
 
 from __future__ import annotations
 
-import json
 import re
-from typing import Any
 
 from tests.systemd.machine import Machine, until
-from tests.systemd.step import Step
-
-UNIT = "portlisten-run"
-SOCKET = "portlisten-run.socket"
-FILE = "/etc/portlisten/web.toml"
-PROGRAM = "/opt/portlisten/bin/portlisten"
-
-#: How long clients may be refused after the supervisor was killed, and while systemd
-#: restarts it, in seconds: RestartSec=, and the start on a slow machine.
-REFUSED_SECONDS = 20.0
-
-#: A page that takes a moment, so that requests are in service.
-SLOW = """
-from twisted.internet import reactor
-from twisted.web.resource import Resource
-from twisted.web.server import NOT_DONE_YET
-
-
-class Slow(Resource):
-    def render_GET(self, request):
-        request.setHeader(b"content-length", b"6")
-        gone = request.notifyFinish()
-        call = reactor.callLater(0.3, self.finish, request)
-        gone.addErrback(lambda _: call.active() and call.cancel())
-        return NOT_DONE_YET
-
-    def finish(self, request):
-        request.write(b"hello\\n")
-        request.finish()
-
-
-resource = Slow()
-"""
-
-COMMAND = (
-    '["twistd", "--nodaemon", "--pidfile=", "web", "--path", "/srv/www",'
-    ' "--listen=portlisten:{path}:name=NAME"]'
+from tests.systemd.run_service import (
+    COMMAND,
+    FILE,
+    PROGRAM,
+    REFUSED_SECONDS,
+    SECOND,
+    UNIT,
+    file,
+    fresh,
+    processes,
+    status,
+    whole,
+    workers,
 )
-
-
-def file(
-    count: int = 2, listen: str = "80", also: str = "", command: str = COMMAND
-) -> str:
-    """
-    Write a file of C{portlisten run}.
-    """
-    return f"""
-path = "/run/portlisten/web.sock"
-user = "portlisten"
-group = "web"
-
-[ports.http]
-listen = {listen}
-
-[workers.web]
-command = {command.replace("NAME", "http")}
-count = {count}
-user = "web"
-{also}
-"""
-
-
-#: The port, if systemd holds it.
-SYSTEMD = '"systemd:domain=INET6:name=http"'
-
-SECOND = f"""
-[ports.second]
-listen = [443, 8443]
-
-[workers.second]
-command = {COMMAND.replace("NAME", "second")}
-user = "web"
-"""
-
-
-def prepare(machine: Machine) -> None:
-    """
-    Write what is served.
-    """
-    machine.write("/srv/www/index.html", "hello\n")
-    machine.write("/srv/www/slow.rpy", SLOW)
-    # It keeps the loop of its worker, which hears no SIGTERM then.
-    machine.write("/srv/www/hang.rpy", "import time\n\ntime.sleep(1000)\n")
-
-
-def status(machine: Machine) -> Any:
-    """
-    Ask the supervisor.
-    """
-    done = machine.run(PROGRAM, "status", "--json", FILE, check=False)
-    assert done.returncode in (0, 1), done.stdout
-    return json.loads(done.stdout)
-
-
-def workers(found: Any) -> dict[str, int]:
-    """
-    The processes of the workers that are ready, by labels.
-    """
-    return {
-        each["label"]: each["pid"]
-        for group in found["supervisor"]["groups"]
-        for each in group["processes"]
-        if each["state"] == "ready"
-    }
-
-
-def processes(found: Any) -> set[int]:
-    """
-    All processes that the supervisor knows, and itself.
-    """
-    pids = {found["supervisor"]["pid"], found["listener"]["pid"]}
-    return pids | {
-        each["pid"]
-        for group in found["supervisor"]["groups"]
-        for each in group["processes"]
-    }
-
-
-def whole(machine: Machine, count: int = 2) -> Any:
-    """
-    Wait until all is well, and check that no other process is in the unit.
-
-    @return: the status.
-    """
-
-    def look() -> Any:
-        done = machine.run(PROGRAM, "status", "--json", FILE, check=False)
-        if done.returncode:
-            return None
-        found = json.loads(done.stdout)
-        return found if len(workers(found)) == count else None
-
-    found = until(look, f"all is well: {machine.journal()}")
-    there = machine.processes(UNIT)
-    known = processes(found)
-    assert there == known, f"in the unit: {there}, known: {known}"
-    return found
-
-
-def fresh(machine: Machine, text: str = "") -> Any:
-    """
-    Write the file, and start the unit, unless it runs with this file.
-
-    @return: the status.
-    """
-    text = text or file()
-    place = machine.place(FILE)
-    same = place.exists() and place.read_text() == text
-    if same and machine.show(UNIT, "ActiveState") == "active":
-        return whole(machine)
-    machine.write(FILE, text)
-    machine.run("systemctl", "stop", UNIT, check=False)
-    machine.run("systemctl", "reset-failed", UNIT, check=False)
-    machine.systemctl("start", UNIT)
-    return whole(machine, 2)
+from tests.systemd.step import Step
 
 
 def start(machine: Machine) -> str:
@@ -384,6 +242,20 @@ def startWrong(machine: Machine) -> str:
     return "fails, and the journal names the key"
 
 
+def startTaken(machine: Machine) -> str:
+    machine.run("systemctl", "stop", UNIT)
+    machine.write(FILE, file())
+    mark = machine.mark()
+    with machine.taken(80):
+        done = machine.run("systemctl", "start", UNIT, check=False)
+        assert done.returncode, "start says that all is well"
+        until(lambda: int(machine.show(UNIT, "NRestarts")) >= 7, "systemd tries again")
+    assert "Address already in use" in machine.journal(mark, UNIT)
+    until(lambda: machine.ask() == "ok", "it serves when the port is free")
+    whole(machine)
+    return "fails, the journal says why; systemd tries on, and it serves when it can"
+
+
 def reboot(machine: Machine) -> str:
     machine.write(FILE, file())
     machine.run("systemctl", "stop", UNIT)
@@ -396,60 +268,6 @@ def reboot(machine: Machine) -> str:
     finally:
         machine.run("systemctl", "disable", UNIT)
     return f"the machine runs after {took:.1f} s, and serves then"
-
-
-def _withSocket(machine: Machine) -> Any:
-    if machine.show(SOCKET, "ActiveState") != "active":
-        machine.run("systemctl", "stop", UNIT, check=False)
-        machine.systemctl("start", SOCKET)
-    return fresh(machine, file(listen=SYSTEMD))
-
-
-def socketReload(machine: Machine) -> str:
-    before = workers(_withSocket(machine))
-    machine.write(FILE, file(count=3, listen=SYSTEMD, also=SECOND))
-    with machine.clients() as load:
-        machine.systemctl("reload", UNIT)
-        seen = {port: machine.ask(port) for port in (80, 443)}
-    assert set(seen.values()) == {"ok"}, seen
-    after = workers(whole(machine, 4))
-    assert set(before.values()) < set(after.values()), (before, after)
-    return f"3 workers for 2, and two ports more: {load.check()}"
-
-
-def socketRestart(machine: Machine) -> str:
-    before = processes(_withSocket(machine))
-    with machine.clients() as load:
-        took = machine.systemctl("restart", UNIT)
-        after = processes(whole(machine))
-    assert not before & after, (before, after)
-    load.check()
-    return f"took {took:.1f} s: {load}; the slowest took {load.longest:.1f} s"
-
-
-def socketKill(machine: Machine) -> str:
-    before = processes(_withSocket(machine))
-    restarts = machine.show(UNIT, "NRestarts")
-    with machine.clients() as load:
-        machine.kill("KILL", int(machine.show(UNIT, "MainPID")))
-        until(lambda: machine.show(UNIT, "NRestarts") != restarts, "it is restarted")
-        after = processes(whole(machine))
-    assert not before & after, (before, after)
-    load.check("cut")
-    return f"restarted by systemd: {load}; the slowest took {load.longest:.1f} s"
-
-
-def socketActivation(machine: Machine) -> str:
-    _withSocket(machine)
-    machine.systemctl("stop", UNIT)
-    assert machine.show(UNIT, "ActiveState") == "inactive"
-    seen = machine.ask()
-    assert seen == "ok", seen
-    whole(machine)
-    machine.systemctl("stop", SOCKET, UNIT)
-    seen = machine.ask()
-    assert seen == "refused", seen
-    return "the service was stopped; a client starts it, and is served"
 
 
 STEPS = [
@@ -469,16 +287,7 @@ STEPS = [
         ("systemctl stop, under load", stop),
         ("systemctl stop, a worker hangs", stopHung),
         ("systemctl start, wrong file", startWrong),
+        ("systemctl start, the port is taken", startTaken),
         ("enable, and reboot", reboot),
-    )
-]
-
-STEPS += [
-    Step(SOCKET, name, do)
-    for name, do in (
-        ("systemctl restart portlisten-run, under load", socketRestart),
-        ("SIGKILL of the supervisor, under load", socketKill),
-        ("systemctl reload, under load", socketReload),
-        ("a client while the service is stopped", socketActivation),
     )
 ]
