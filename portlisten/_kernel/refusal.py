@@ -37,7 +37,8 @@ def refuseClients(sock: socket.socket) -> bool:
     after a second, for as long as the socket is open.
 
     @param sock: listens.  It stays the caller's.
-    @return: whether that is possible.
+    @return: whether that is possible.  Some kernels let only root do it, and then
+        C{listen(0)} is the next best: it takes one client at a time.
     """
     if sock.type != socket.SOCK_STREAM or sock.family == socket.AF_UNIX:
         return False

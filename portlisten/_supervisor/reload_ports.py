@@ -8,6 +8,7 @@ the removed ports take clients again, and the new ones are closed.
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Coroutine, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -170,13 +171,27 @@ class PortChanges:
         grace = self._running.settings.listener.grace
         drains = []
         for port in ports:
-            for sock in port.sockets:
-                if _kernel.refuseClients(sock):
-                    undo.callback(_kernel.admitClients, sock)
+            if port.kind is not Kind.DATAGRAMS:
+                for sock in port.sockets:
+                    self._refuseClients(sock, undo)
             step = self._replacements.addStep(operation, old=f"port {port.label}")
             self._replacements.enter(step, StepState.DRAINING)
             drains.append(self._drainPort(step, port, grace))
         await together(drains)
+
+    def _refuseClients(self, sock: socket.socket, undo: ExitStack) -> None:
+        """
+        Let no new clients connect to a socket.
+
+        @param undo: lets them connect again.
+        """
+        if _kernel.refuseClients(sock):
+            undo.callback(_kernel.admitClients, sock)
+            return
+        # While a client waits, the kernel takes no other one.
+        backlog = self._running.settings.listener.backlog or _kernel.longestBacklog()
+        sock.listen(0)
+        undo.callback(sock.listen, backlog)
 
     async def _drainPort(
         self, step: RunningStep, port: BoundPort, grace: float

@@ -238,12 +238,14 @@ async def test_underLoad(run: Run) -> None:
         seconds = time.monotonic() - began
         rate = (close.right + keep.right - count) / seconds
         await deferToThread(close.reach, 100)
+        assert done.code == 0, done.errors + run.process.output
+        await check_ways(made)
+        await deferToThread(close.reach, 100)
     print(
         f"a reload in {seconds:.1f} s at {rate:.0f} requests a second: {close.right}"
         f" and {keep.right} answers, {close.wrong + keep.wrong} wrong, {keep.again}"
         f" kept connections closed, slowest {max(close.slowest, keep.slowest):.2f} s"
     )
-    assert done.code == 0, done.errors + run.process.output
     assert close.wrong == keep.wrong == []
     assert await deferToThread(waiting.answers) == [b"hello waited\n"] * 20
     assert await late
@@ -259,6 +261,34 @@ async def test_underLoad(run: Run) -> None:
     await run.stop()
     assert refused(new)
     assert "Traceback" not in run.process.output, run.process.output
+
+
+async def check_ways(made: Reloaded) -> None:
+    """
+    The port becomes one that workers accept on themselves, with an option, and another
+    such port comes and goes.  Then all is as before, and the supervisor has no more
+    descriptors than before.
+    """
+    run = made.run
+    descriptors = len(os.listdir(f"/proc/{run.process.pid}/fd"))
+    ports, top = dict(made.ports), list(made.top)
+    other, udp = freePort(26000, 27000), freePort(27000, 28000)
+    port = made.ports.pop("http")
+    made.shared = {
+        "web": run.address(port, ":nodelay=yes").strip('"'),
+        "other": run.address(other).strip('"'),
+        "dns": f"udp:{udp}:interface=127.0.0.1",
+    }
+    made.top.append("backlog = 100")
+    said = await made.reload()
+    assert "workers accept on it themselves from now on" in said
+    assert "nodelay the host's -> yes" in said
+    await until(lambda: get(other) == (b"hello x\n", "1"), "the shared port")
+    made.ports, made.shared, made.top = ports, {}, top
+    said = await made.reload()
+    assert "handed to workers from now on" in said
+    assert refused(other)
+    assert len(os.listdir(f"/proc/{run.process.pid}/fd")) == descriptors
 
 
 #: Wrong changes of the file: what is replaced, by what, and the key of the mistake.

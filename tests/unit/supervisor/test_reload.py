@@ -321,6 +321,24 @@ class PortsTests(ReloadTestCase):
             socket.create_connection(address)
         self.connect(ports[1]).close()
 
+    def test_noFilter(self) -> None:
+        """
+        Without the kernel's filters, no client joins one that waits, and all may again
+        if the listener does not get ready.
+        """
+        self.patch(_kernel, "refuseClients", lambda sock: False)
+        _, old = self.running.ports
+        client = self.connect(old)
+        self.listener.result = Deferred()
+        self.reload(self.file(self.web, listen=(f"http={HTTP}",)))
+        self.assertRaises(TimeoutError, self.connect, old)
+        old.socket.accept()[0].close()
+        client.close()
+        self.scene.pass_(0.2)
+        self.listener.result.errback(NotReady("listener", "why"))
+        self.assertEqual((_kernel.queued(old.socket) or (0, 0))[1] > 0, True)
+        self.connect(old).close()
+
     def test_undrained(self) -> None:
         """
         Clients that nobody serves delay the end of a port for the grace only.
