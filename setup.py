@@ -21,6 +21,7 @@ setup(
             "share/man/man1",
             [
                 "docs/man/portlisten-status.1",
+                "docs/man/portlisten-reload.1",
                 "docs/man/portlisten-restart.1",
                 "docs/man/portlisten-stop.1",
                 "docs/man/portlisten-exec.1",

@@ -16,6 +16,7 @@ from portlisten._commands import (
     execute,
     hellofdpass,
     listener,
+    reload,
     restart,
     run,
     status,
@@ -97,11 +98,14 @@ PAGES = [
             "SIGTERM, SIGINT": "The listener hands off the connections that wait, and"
             " ends. Then the workers get SIGTERM, and the command exits.",
             "SIGUSR1": "The supervisor logs its state in one line.",
-            "SIGHUP, SIGUSR2": "The supervisor logs that the signal means nothing, and"
-            " goes on.",
+            "SIGHUP": "The supervisor reads the file again, and changes what runs to"
+            " what it says, as portlisten-reload(1) does. It logs what changes, or each"
+            " mistake.",
+            "SIGUSR2": "The supervisor logs that the signal means nothing, and goes"
+            " on.",
         },
-        "portlisten-check(1), portlisten-status(1), portlisten-restart(1),"
-        " portlisten-stop(1), portlisten(8), twistd(1)",
+        "portlisten-check(1), portlisten-status(1), portlisten-reload(1),"
+        " portlisten-restart(1), portlisten-stop(1), portlisten(8), twistd(1)",
     ),
     Page(
         "portlisten-exec",
@@ -172,6 +176,19 @@ PAGES = [
         {"SIGINT": "The command exits. The restart goes on."},
         "portlisten-run(8), portlisten-status(1), portlisten-stop(1),"
         " portlisten-drain(1), portlisten(8)",
+    ),
+    Page(
+        "portlisten-reload",
+        1,
+        "change what runs to what the file says, without losing a connection",
+        reload.ReloadOptions,
+        "0 if all is done, or nothing changes. 1 if the file is wrong, or not all of it"
+        " can change: then nothing has changed. 1 as well if the reload failed. 2 if"
+        " the supervisor cannot be asked, or the arguments are wrong. 130 after"
+        " SIGINT.",
+        {"SIGINT": "The command exits. The reload goes on."},
+        "portlisten-run(8), portlisten-check(1), portlisten-status(1),"
+        " portlisten-restart(1), portlisten-stop(1)",
     ),
     Page(
         "portlisten-stop",

@@ -18,9 +18,12 @@ from portlisten._config.file_values import Age, Size
 from portlisten._config.settings import CheckSettings
 from portlisten._config.wrong import Problem, key
 from portlisten._config.wrong_file import WrongFile
+from portlisten._control.client import ControlClient, UnknownCommand
+from portlisten._control.convert import ControlError
+from portlisten._control.messages import Compare, Reload, ReloadAnswer
 from portlisten._control.place import controlPath
 from portlisten._model import printable
-from portlisten._process import users
+from portlisten._process import listen_fds, users
 from portlisten._process.output import complain, show
 from portlisten._supervisor.slots import labelOf
 
@@ -62,9 +65,13 @@ user may be able to write to them: root runs the commands in FILE.
 
 Each mistake is one line on standard error: the file, the key, and what would be right.
 
+With --against-running, the command asks the supervisor that runs FILE what 'portlisten
+reload FILE' would change, and shows that instead.
+
 Examples, with this file:
 {EXAMPLE}
   portlisten check /etc/portlisten/web.toml && portlisten run /etc/portlisten/web.toml
+  portlisten check --against-running /etc/portlisten/web.toml
 """
 
     def run(self) -> NoReturn:
@@ -75,30 +82,71 @@ Examples, with this file:
         """
         settings = CheckSettings(file=self["file"], **self.given())
         try:
-            found = check(settings.file)
+            # systemd passes them to ExecStart= alone, and not to ExecStartPre=.
+            found = check(settings.file, listen_fds.werePassed())
         except WrongFile as error:
             for problem in error.problems:
                 self._complain(str(problem))
             raise SystemExit(1) from None
         for doubt in doubts(found):
             self._complain(f"warning: {doubt}")
+        lines = list(describe(found))
+        if settings.againstRunning:
+            lines = self._plan(found)
         if not settings.quiet:
-            show("\n".join(describe(found)))
+            show("\n".join(lines))
         raise SystemExit(0)
+
+    def _plan(self, found: RunSettings) -> list[str]:
+        """
+        Ask the supervisor what a reload would change.
+
+        @return: that, in lines.
+        @raise SystemExit: if it cannot be asked, or not all of it can change.
+        """
+        listener = found.listener
+        try:
+            with ControlClient(listener.path, listener.control) as client:
+                request = Compare((os.path.abspath(self["file"]),))
+                answer = askForPlan(client, request)
+        except ControlError as error:
+            self._complain(f"it cannot be compared with what runs: {error}")
+            raise SystemExit(1) from None
+        if answer.problems:
+            for problem in answer.problems:
+                self._complain(problem.removeprefix(f"{request.file[0]}: "))
+            raise SystemExit(1)
+        return list(answer.lines)
 
     def _complain(self, text: str) -> None:
         complain(printable(self["file"]), printable(text))
 
 
-def check(path: str) -> RunSettings:
+def askForPlan(client: ControlClient, request: Reload | Compare) -> ReloadAnswer:
+    """
+    Ask a supervisor what a reload changes.
+
+    @raise ControlError: if it does not answer.
+    """
+    try:
+        return client.askFor(request, ReloadAnswer)
+    except UnknownCommand:
+        raise ControlError(
+            f"the listener at {client.channel} has no supervisor that can reload:"
+            " 'portlisten run' starts one"
+        ) from None
+
+
+def check(path: str, hasSockets: bool = True) -> RunSettings:
     """
     Check a file, and whether this machine can run it.
 
     @param path: the path of the file.
+    @param hasSockets: see L{load}.
     @raise WrongFile: if it has mistakes.  The error names all of them.
     """
     try:
-        settings = load(path)
+        settings = load(path, hasSockets)
     except WrongFile as error:
         problems = [*error.problems, *obstacles.find(error.path, error.workers)]
         raise WrongFile(problems, path, error.path, error.workers) from None

@@ -18,6 +18,7 @@ from portlisten._commands.drain import DrainOptions, UndrainOptions
 from portlisten._commands.each import EachOptions
 from portlisten._commands.execute import ExecOptions
 from portlisten._commands.options import printVersion
+from portlisten._commands.reload import ReloadOptions
 from portlisten._commands.restart import RestartOptions
 from portlisten._commands.run import RunOptions
 from portlisten._commands.status import StatusOptions
@@ -43,6 +44,7 @@ class Options(UsageOptions):
         ["check", None, CheckOptions, "Say what 'portlisten run' would run."],
         ["status", None, StatusOptions, "Show what is going on, and what is wrong."],
         ["restart", None, RestartOptions, "Replace workers, one after the other."],
+        ["reload", None, ReloadOptions, "Change what runs to what the file says."],
         ["stop", None, StopOptions, "Stop a supervisor, and all that it started."],
         ["exec", None, ExecOptions, "Run any program on the ports that are shared."],
         ["each", None, EachOptions, "Start a program for each connection."],

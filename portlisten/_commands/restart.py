@@ -102,12 +102,7 @@ Examples:
     def _carryOut(self, client: ControlClient, settings: RestartSettings) -> int:
         began = time.monotonic()
         progress = _start(client, settings)
-        with _display(settings.quiet) as show:
-            show(progress)
-            while not progress.done:
-                time.sleep(INTERVAL_SECONDS)
-                progress = _proceed(client, progress)
-                show(progress)
+        progress = watch(client, progress, settings.quiet, "restart")
         if not isComplete(progress):
             self.complain("\n".join(failure(progress)))
             return FAILED
@@ -128,13 +123,31 @@ def _start(client: ControlClient, settings: RestartSettings) -> Progress:
         ) from None
 
 
-def _proceed(client: ControlClient, progress: Progress) -> Progress:
-    try:
-        return client.askAgain(Watch((progress.id,)), ProgressAnswer).progress
-    except ControlError as error:
-        raise ControlError(
-            f"{error}; the restart was not over: 'portlisten status' shows what runs"
-        ) from None
+def watch(
+    client: ControlClient, progress: Progress, quiet: bool, what: str
+) -> Progress:
+    """
+    Show the progress of an operation until it is over.
+
+    @param quiet: whether to show nothing.
+    @param what: the operation, for errors.
+    @return: the last progress.
+    @raise ControlError: if the supervisor does not answer.
+    """
+    with _display(quiet) as show:
+        show(progress)
+        while not progress.done:
+            time.sleep(INTERVAL_SECONDS)
+            try:
+                answer = client.askAgain(Watch((progress.id,)), ProgressAnswer)
+            except ControlError as error:
+                raise ControlError(
+                    f"{error}; the {what} was not over: 'portlisten status' shows what"
+                    " runs"
+                ) from None
+            progress = answer.progress
+            show(progress)
+    return progress
 
 
 def _display(

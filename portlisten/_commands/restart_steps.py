@@ -1,5 +1,5 @@
 """
-The progress of a restart, in words for an operator.
+The progress of a restart or a reload, in words for an operator.
 """
 
 from __future__ import annotations
@@ -55,14 +55,15 @@ def _changes(step: Step, before: StepState) -> Iterator[str]:
         )
         return
     for state in _ORDER[_ORDER.index(before) + 1 : _ORDER.index(step.state) + 1]:
-        if state is StepState.STARTING:
+        if state is StepState.STARTING and step.new:
             yield (
                 f"{step.old}: starting {step.new}"
                 if step.old
                 else (f"starting {step.new}")
             )
         elif state is StepState.DRAINING:
-            yield f"{step.new} is ready"
+            if step.new:
+                yield f"{step.new} is ready"
             if step.old and step.state is state:
                 yield f"{step.old} drains{_left(step)}"
         elif step.old:
@@ -93,12 +94,18 @@ def stepWords(step: Step) -> tuple[str, Text, str]:
         case StepState.STOPPING:
             state = Text("stops", Mood.BUSY)
         case StepState.DONE:
-            return workers, Text("replaced" if step.old else "started", Mood.GOOD), ""
+            return workers, Text(_done(step), Mood.GOOD), ""
         case StepState.FAILED:
             state = Text("failed", Mood.BAD)
     if step.detail:
         state = Text(f"{state.text}: {brief(step.detail, 60)}", state.mood)
     return workers, state, duration(step.seconds, exact=True)
+
+
+def _done(step: Step) -> str:
+    if not step.new:
+        return "stopped"
+    return "replaced" if step.old else "started"
 
 
 def replaced(progress: Progress) -> int:
@@ -114,6 +121,23 @@ def isComplete(progress: Progress) -> bool:
     """
     isOver = progress.done and not progress.error
     return isOver and replaced(progress) == len(progress.steps)
+
+
+def reloadFailure(progress: Progress) -> Iterator[str]:
+    """
+    Write lines on why a reload failed, and on what to do.
+    """
+    failed = [each for each in progress.steps if each.state is StepState.FAILED]
+    names = ", ".join(step.new or step.old for step in failed)
+    yield progress.error or "the reload ended before all was done"
+    if progress.log:
+        yield f"the end of the log{f' of {names}' if names else ''}:"
+        yield from (f"  {line}" for line in progress.log)
+    if replaced(progress):
+        yield (
+            "What was done stays. Change the file, or mend what failed, and reload"
+            " again: it goes on from there."
+        )
 
 
 def failure(progress: Progress) -> Iterator[str]:

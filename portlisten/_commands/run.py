@@ -161,4 +161,5 @@ def makeService(options: RunOptions, reactor: Any = None) -> IService:
             settings.user,
             max((each.stop for each in settings.workers), default=0.0),
         ),
+        check,
     )

@@ -8,6 +8,7 @@ import os
 import shlex
 import stat
 from collections.abc import Iterator
+from functools import partial
 
 from portlisten._config.caller import Caller
 from portlisten._config.file import RunSettings
@@ -24,12 +25,14 @@ MAXIMUM_SIZE = 1024 * 1024
 _MAXIMUM_LINKS = 40
 
 
-def load(path: str) -> RunSettings:
+def load(path: str, hasSockets: bool = True) -> RunSettings:
     """
     Read the file of C{portlisten run}.  If root reads it, only root may be able to
     write to it.
 
     @param path: the path of the file.
+    @param hasSockets: whether this process has the sockets of systemd's that the file
+        names.  If not, any such socket is taken for right.
     @raise WrongFile: if it cannot be read, others may write to it, or it has mistakes.
         The error names all of them.
     """
@@ -39,7 +42,7 @@ def load(path: str) -> RunSettings:
         text, status = _read(path)
         if caller.uid == 0:
             problems = list(_writers(path, status))
-        settings = parse(text, caller, _checkPort)
+        settings = parse(text, caller, partial(_checkPort, hasSockets))
         problems += _pathsTwice(settings)
         if problems:
             raise WrongFile([], path=settings.listener.path, workers=settings.workers)
@@ -180,12 +183,16 @@ def _folders(path: str) -> list[str]:
     return list(dict.fromkeys([*found, os.path.dirname(current)]))
 
 
-def _checkPort(text: str, shared: bool) -> None:
+def _checkPort(hasSockets: bool, text: str, shared: bool) -> None:
     # Twisted's endpoints load many modules, which other commands do without.
+    from portlisten._ports.parsing import NotPassed
     from portlisten._ports.parsing import parse as parsePort
 
     try:
         parsePort(text, 1, shared)
+    except NotPassed as error:
+        if hasSockets:
+            raise ValueError(str(error)) from None
     except BadDescription as error:
         raise ValueError(str(error).replace("--share", "share")) from None
 
@@ -195,6 +202,7 @@ def _pathsTwice(settings: RunSettings) -> Iterator[Problem]:
     Find ports that have the path of the channel or of the control socket.
     """
     from portlisten._listener.service import checkPathsDiffer
+    from portlisten._ports.parsing import NotPassed
     from portlisten._ports.parsing import parse as parsePort
 
     listener = settings.listener
@@ -203,7 +211,10 @@ def _pathsTwice(settings: RunSettings) -> Iterator[Problem]:
         yield Problem("control", f"{control} is path as well: give another one")
     for kind, texts in (("listen", listener.listen), ("share", listener.share)):
         for text in texts:
-            port = parsePort(text, 1, kind == "share")
+            try:
+                port = parsePort(text, 1, kind == "share")
+            except NotPassed:
+                continue  # nobody knows its path here
             try:
                 checkPathsDiffer(port.path, listener)
             except PathError as error:

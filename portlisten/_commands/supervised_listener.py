@@ -19,6 +19,7 @@ from zope.interface import provider
 
 from portlisten import _kernel
 from portlisten._control.convert import ControlError
+from portlisten._control.start import encodeLoaded
 from portlisten._listener.given_sockets import receiveStart
 from portlisten._listener.making import makeListener
 from portlisten._process import exits, forking
@@ -37,14 +38,17 @@ def run() -> NoReturn:
     @raise SystemExit: when it has ended.
     """
     try:
-        message, sockets = receiveStart(_link())
+        link = _link()
+        # It takes a while to load.
+        from twisted.internet import reactor
+
+        with suppress(OSError):  # reading then says what is wrong
+            link.send(encodeLoaded())
+        message, sockets = receiveStart(link)
     except ControlError as error:
         complain(COMMAND, str(error))
         raise SystemExit(1) from None
     _log()
-    # It takes a while to load, and is not needed for an error.
-    from twisted.internet import reactor
-
     anyReactor: Any = reactor
     settings = message.settings
     sockets.stop = lambda: exits.stopReactor(anyReactor)

@@ -474,6 +474,11 @@ class CheckSettings(Settings):
     """
 
     file: str
+    againstRunning: bool = option(
+        False,
+        Flag(),
+        "Say what 'portlisten reload' would change in what runs.",
+    )
     quiet: bool = option(False, Flag(), "Write only errors and warnings.")
 
 
@@ -514,6 +519,15 @@ class RestartSettings(TargetSettings):
     """
 
     groups: tuple[str, ...]
+    quiet: bool = option(False, Flag(), "Write only errors.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReloadSettings(TargetSettings):
+    """
+    The settings of C{portlisten reload}.
+    """
+
     quiet: bool = option(False, Flag(), "Write only errors.")
 
 

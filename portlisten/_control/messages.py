@@ -128,6 +128,31 @@ class ProgressAnswer(_PlainAnswer):
 
 
 @dataclass(frozen=True)
+class ReloadAnswer(_PlainAnswer):
+    """
+    What a reload changes.
+
+    @ivar lines: what changes, in sentences.
+    @ivar problems: what is wrong with the file, or cannot change while it runs; each
+        with the file and the key.  If there is any, nothing changes.
+    @ivar progress: how far it has come; L{None} if nothing is to be done.
+    """
+
+    lines: tuple[str, ...] = ()
+    problems: tuple[str, ...] = ()
+    progress: Progress | None = None
+
+    @classmethod
+    def fromJSON(cls, message: Mapping[str, Any]) -> Answer:
+        """
+        See L{Answer.fromJSON}.
+        """
+        if "lines" not in message or "problems" not in message:
+            raise ControlError("the answer does not say what a reload changes")
+        return super().fromJSON(message)
+
+
+@dataclass(frozen=True)
 class StopAnswer(_PlainAnswer):
     """
     The process stops.
@@ -218,6 +243,36 @@ class Restart(Request):
 
 
 @dataclass(frozen=True)
+class Reload(Request):
+    """
+    Read the file again, and change what runs to what it says.  The answer comes at
+    once.  Only a supervisor can do this.
+
+    @ivar file: the absolute path of the file, so that no other one is meant; may be
+        empty.
+    """
+
+    COMMAND = "reload"
+    ANSWER = ReloadAnswer
+    MAY_BE_EMPTY = frozenset(["file"])
+    file: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Compare(Request):
+    """
+    Say what L{Reload} would change, and change nothing.
+
+    @ivar file: the absolute path of a file; if empty, the file that runs.
+    """
+
+    COMMAND = "compare"
+    ANSWER = ReloadAnswer
+    MAY_BE_EMPTY = frozenset(["file"])
+    file: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Watch(Request):
     """
     Say how far an operation has come.
@@ -244,7 +299,17 @@ class Stop(Request):
 #: All requests, by the names of their commands.
 REQUESTS: dict[str, type[Request]] = {
     each.COMMAND: each
-    for each in (Workers, Drain, Undrain, Status, Restart, Watch, Stop)
+    for each in (
+        Workers,
+        Drain,
+        Undrain,
+        Status,
+        Restart,
+        Reload,
+        Compare,
+        Watch,
+        Stop,
+    )
 }
 
 _Answer = TypeVar("_Answer", bound=Answer)

@@ -4,15 +4,16 @@ The messages with which a supervisor starts its listener, as values.
 The I{start message} is a JSON object in one line.  The descriptors of all sockets go
 with its bytes: first those of the ports, in the order of the message, and then that of
 the channel's path.  When the listener accepts, it answers with the I{ready message},
-which is a line as well.  After that, the supervisor sends requests, as to a control
-socket: L{portlisten._control.messages}.
+which is a line as well.  Before the start message, it may send the I{loaded message},
+when it has loaded what it needs.  After the ready message, the supervisor sends
+requests, as to a control socket: L{portlisten._control.messages}.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from types import UnionType
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
@@ -41,12 +42,15 @@ class GivenPort:
     @ivar kind: what workers get of the port, as the name of a L{Kind}.
     @ivar address: its address, in readable form.
     @ivar sockets: how many sockets it has.
+    @ivar kept: whether another process, such as systemd, keeps the sockets when the
+        supervisor ends.
     """
 
     name: str
     kind: str
     address: str
     sockets: int
+    kept: bool = False
 
 
 @dataclass(frozen=True)
@@ -114,6 +118,20 @@ def parseStart(line: bytes) -> StartMessage:
     return made
 
 
+def encodeLoaded() -> bytes:
+    """
+    Write a loaded message as a line.
+    """
+    return _line({"loaded": True})
+
+
+def isLoaded(line: bytes) -> bool:
+    """
+    Say whether a line is a loaded message.
+    """
+    return line + b"\n" == encodeLoaded()
+
+
 def encodeReady(pid: int) -> bytes:
     """
     Write a ready message as a line.
@@ -161,8 +179,8 @@ def _parse(line: bytes, what: str, names: Sequence[str]) -> dict[str, Any]:
 
 
 def _port(value: object, place: int) -> GivenPort:
-    names = [field.name for field in fields(GivenPort)]
-    port = _make(GivenPort, value, f"port {place}", names)
+    needed = [each.name for each in fields(GivenPort) if each.default is MISSING]
+    port = _make(GivenPort, value, f"port {place}", needed)
     known = [kind.name for kind in Kind if kind is not Kind.UNKNOWN]
     if port.kind not in known:
         raise ControlError(f"port {place}: its kind must be one of {', '.join(known)}")

@@ -44,6 +44,7 @@ from portlisten._kernel.processes import (
     reap,
 )
 from portlisten._kernel.progress import departed, untouched
+from portlisten._kernel.refusal import admitClients, refuseClients
 from portlisten._kernel.sessions import (
     runs,
     sessionSizes,
@@ -85,6 +86,7 @@ __all__ = [
     "SO_PEERPIDFD",
     "SpareDescriptor",
     "accept",
+    "admitClients",
     "charge",
     "clientsWaiting",
     "closeCopy",
@@ -123,6 +125,7 @@ __all__ = [
     "reap",
     "receive",
     "receiveBytes",
+    "refuseClients",
     "refuseDescriptors",
     "refusesDescriptors",
     "send",

@@ -15,7 +15,7 @@ import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
@@ -156,7 +156,13 @@ class GivenSockets:
         """
         See L{ISockets}.
         """
-        return self._supervisorKeeps()
+        return bound.inherited or self._supervisorKeeps()
+
+    def shutsPort(self, bound: BoundPort) -> bool:
+        """
+        See L{ISockets}.  The supervisor holds the sockets until the workers have ended.
+        """
+        return self._final and not bound.inherited
 
     def keepsChannel(self) -> bool:
         """
@@ -322,4 +328,5 @@ def _port(place: int, port: GivenPort, sockets: list[socket.socket]) -> BoundPor
         raise ControlError(
             f"the socket of port {place}, {port.address}, is bound to {bound.address}"
         )
-    return bound
+    # The supervisor's own ports end with it.
+    return replace(bound, inherited=port.kept)

@@ -347,6 +347,13 @@ class ISockets(Interface):
         Then its backlog is not lost.
         """
 
+    def shutsPort(bound: BoundPort) -> bool:
+        """
+        Say whether a stop must shut the sockets of a port down when it has taken their
+        backlog.  Otherwise clients would wait there in vain, if another process holds
+        the sockets for a while.
+        """
+
     def keepsChannel() -> bool:
         """
         Say whether the path that workers connect to stays open elsewhere when this

@@ -170,6 +170,12 @@ class OwnSockets:
         """
         return bound.inherited
 
+    def shutsPort(self, bound: BoundPort) -> bool:
+        """
+        See L{ISockets}.  When this process closes the sockets, clients are refused.
+        """
+        return False
+
     def keepsChannel(self) -> bool:
         """
         See L{ISockets}.

@@ -181,7 +181,10 @@ class ListenerService(CommandService):
             datagram = self._settings.wire == "datagram"
             for bound, acceptor in self._acceptors:
                 if self._wire.serves(bound.name):
-                    acceptor.stop(self._sockets.keepsPort(bound) or datagram)
+                    acceptor.stop(
+                        self._sockets.keepsPort(bound) or datagram,
+                        self._sockets.shutsPort(bound),
+                    )
             return
         # The first acceptor may use up the capacity for the others.
         self._acceptors.rotate()

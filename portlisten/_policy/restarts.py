@@ -25,13 +25,12 @@ class Restarts:
     """
     Counts the failures of one process.
 
-    @param most: how many failures in a row are too many; 0 if never.
-
+    @ivar most: how many failures in a row are too many; 0 if never.
     @ivar failures: how many failures in a row the process has.
     """
 
     def __init__(self, most: int) -> None:
-        self._most = most
+        self.most = most
         self.failures = 0
 
     def ended(self, readySeconds: float, clean: bool) -> float | None:
@@ -49,7 +48,7 @@ class Restarts:
         if clean and readySeconds > 0:
             return CLEAN_PAUSE_SECONDS
         self.failures += 1
-        if self._most and self.failures >= self._most:
+        if self.most and self.failures >= self.most:
             return None
         # At 2**30 times the first pause, the limit is reached anyway.
         doubled = FIRST_PAUSE_SECONDS * 2.0 ** min(self.failures - 1, 30)

@@ -15,6 +15,7 @@ import os
 import select
 import socket
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, TypeAlias
 
 from twisted.internet.interfaces import IReadDescriptor
@@ -148,14 +149,16 @@ class Acceptor:
         poll.register(self._socket, select.POLLIN)
         return bool(poll.poll(0))
 
-    def stop(self, leave: bool = True) -> None:
+    def stop(self, leave: bool = True, shutDown: bool = False) -> None:
         """
-        Take the connections of the backlog that fit, and close the socket.  Does not
-        shut the socket down: other processes may hold it.  May be called again.
+        Take the connections of the backlog that fit, and close the socket.  May be
+        called again.
 
         @param leave: whether to leave the other connections to other holders.  If not,
             the socket stays open until all connections are taken that waited at the
             first call.  Call again when more connections fit.
+        @param shutDown: whether to shut the socket down before it is closed.  Clients
+            are refused then, even if other processes hold the socket.
         """
         if self._taking:
             return
@@ -175,6 +178,9 @@ class Acceptor:
             # The kernel does not count the backlog of a Unix socket.
             self._leftToTake = int(self.waits)
         if self._leftToTake <= 0:
+            if shutDown and self._usable:
+                with suppress(OSError):  # it was shut down already
+                    self._socket.shutdown(socket.SHUT_RDWR)
             self.close()
 
     def _waiting(self) -> int:

@@ -10,7 +10,7 @@ import socket
 import stat
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from twisted.python.lockfile import FilesystemLock
@@ -43,6 +43,8 @@ class BoundPort:
     @ivar name: the operator's name for the port, or nothing.
     @ivar kind: what workers get of the port.
     @ivar inherited: whether another process holds the sockets as well, and keeps them.
+    @ivar description: the text that it was bound by, without the name; empty if another
+        process has bound it.
     """
 
     sockets: list[socket.socket]
@@ -51,6 +53,7 @@ class BoundPort:
     name: str = ""
     kind: Kind = Kind.CONNECTIONS
     inherited: bool = False
+    description: str = ""
 
     @property
     def socket(self) -> socket.socket:
@@ -102,6 +105,20 @@ def bind(settings: PortSettings) -> list[BoundPort]:
         number = getattr(error, "errno", None) or 0
         raise CannotBind(_explain(settings, error), number) from error
     return bound
+
+
+def changed(port: BoundPort, settings: PortSettings) -> BoundPort:
+    """
+    Describe a bound port anew, with another name, or another way to serve it.
+
+    @param port: its sockets belong to the result from now on.
+    """
+    return replace(
+        port,
+        name=settings.name,
+        kind=_kindOf(settings, port.sockets),
+        description=settings.description,
+    )
 
 
 def boundElsewhere(sockets: list[socket.socket], name: str, kind: Kind) -> BoundPort:
@@ -335,7 +352,15 @@ def _describe(
 ) -> BoundPort:
     address = _addressOf(sockets[0])
     kind = _kindOf(settings, sockets)
-    return BoundPort(sockets, address, cleanUp, settings.name, kind, inherited)
+    return BoundPort(
+        sockets,
+        address,
+        cleanUp,
+        settings.name,
+        kind,
+        inherited,
+        settings.description,
+    )
 
 
 def _addressOf(sock: socket.socket) -> Address:

@@ -33,6 +33,12 @@ _INDEX = re.compile(
 )
 
 
+class NotPassed(BadDescription):
+    """
+    The description names a socket that systemd has not passed to this process.
+    """
+
+
 def parse(description: str, backlog: int, shared: bool = False) -> PortSettings:
     """
     Parse a port: a number, or a Twisted description of a server endpoint, perhaps with
@@ -44,6 +50,7 @@ def parse(description: str, backlog: int, shared: bool = False) -> PortSettings:
 
     @param backlog: for a description that has no backlog of its own.
     @param shared: whether workers get the port's sockets, and not its connections.
+    @raise NotPassed: if it names a socket that systemd has not passed to this process.
     @raise BadDescription: if the description cannot be understood, or the name cannot
         be a port's.
     """
@@ -189,7 +196,7 @@ def _endpoint(description: str) -> object:
         return serverFromString(RecordingReactor(), description)
     except Exception as error:
         if description.startswith("systemd:") and isinstance(error, LookupError):
-            raise BadDescription(f"{description!r} {listen_fds.NOT_PASSED}") from error
+            raise NotPassed(f"{description!r} {listen_fds.NOT_PASSED}") from error
         raise BadDescription(
             f"{description!r} is no endpoint description: {_reason(description, error)}"
         ) from error

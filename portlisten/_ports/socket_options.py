@@ -20,6 +20,15 @@ from portlisten._kernel import IPPROTO_MPTCP
 _IP_FREEBIND = 15
 _IPV6_FREEBIND = 78  # since Linux 4.15
 
+#: The options that can change while a socket is bound.
+_CHANGEABLE = (
+    (socket.IPPROTO_TCP, socket.TCP_NODELAY),
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL),
+    (socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT),
+)
+
 #: What to do about an option that cannot be set: by the option and the error.
 _ADVICE = {
     ("device", errno.ENODEV): "; 'ip link' shows the devices of this host",
@@ -72,6 +81,20 @@ def openSocket(family: int, kind: int, options: PortOptions) -> socket.socket:
         sock.close()
         raise
     return sock
+
+
+def setAnew(sock: socket.socket, options: PortOptions) -> None:
+    """
+    Change the options of a TCP socket that is bound: C{nodelay}, C{keepalive} and
+    C{defer}.  An option that is not given gets the value that the host gives a new
+    socket.
+
+    @param sock: stays the caller's.
+    @raise OSError: if that is impossible.
+    """
+    with openSocket(sock.family, sock.type, options) as model:
+        for level, option in _CHANGEABLE:
+            sock.setsockopt(level, option, model.getsockopt(level, option))
 
 
 def _settings(

@@ -49,6 +49,13 @@ def unnamed(index: int) -> int | None:
     return descriptors[index] if index < len(descriptors) else None
 
 
+def werePassed() -> bool:
+    """
+    Whether any sockets were passed to this process.
+    """
+    return "LISTEN_FDS" in _kernel.initialEnvironment()
+
+
 def rightUnit(sock: socket.socket) -> str:
     """
     Say what a systemd socket unit should have, if its socket cannot be used.

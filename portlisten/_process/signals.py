@@ -116,6 +116,17 @@ def _logIgnored(reactor: Any, name: str) -> None:
     )
 
 
+def onReloadSignal(reactor: Any, reload: Callable[[], None]) -> None:
+    """
+    Call a function at SIGHUP.
+    """
+
+    def handle(number: int, frame: object) -> None:
+        reactor.callFromThread(reload)
+
+    signal.signal(signal.SIGHUP, handle)
+
+
 def onReportSignal(reactor: Any, report: Callable[[], None]) -> None:
     """
     Make SIGUSR1 log a report.  C{twistd} rotates its log file at that signal, and

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import re
+import time
 from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any
@@ -96,6 +97,22 @@ class Manager:
         self._send("WATCHDOG=1")
         # sd_watchdog_enabled(3) recommends half of the time.
         return self._watchdogSeconds / 2
+
+    def reloading(self) -> None:
+        """
+        Note that the process reads its configuration anew.  With C{Type=notify-reload},
+        the manager waits for L{reloaded}: systemd.service(5).
+        """
+        if self._ready and not self._stopping:
+            now = time.monotonic_ns() // 1000
+            self._send(f"RELOADING=1\nMONOTONIC_USEC={now}")
+
+    def reloaded(self) -> None:
+        """
+        Note that L{reloading} is over.
+        """
+        if self._ready and not self._stopping:
+            self._send("READY=1")
 
     def watch(self, reactor: Any) -> None:
         """

@@ -5,9 +5,11 @@ A group of workers that run the same command.
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 
 from twisted.internet.defer import Deferred, DeferredList
 
+from portlisten._config.compare import needsNewProcess, takeOver
 from portlisten._config.file import WorkersSettings
 from portlisten._control.status import GroupStatus, ProcessState
 from portlisten._supervisor.slots import freeSlot
@@ -18,7 +20,7 @@ class Group:
     """
     The workers of one group.
 
-    @ivar settings: its settings.
+    @ivar settings: its settings.  While it changes, some workers have others.
     @ivar workers: the workers, in the order of their slots.
     """
 
@@ -64,12 +66,14 @@ class Group:
             self._add(worker)
             worker.start()
 
-    def startNew(self) -> Worker:
+    def startNew(self, settings: WorkersSettings | None = None) -> Worker:
         """
         Start a worker on trial, in a free slot.
+
+        @param settings: its settings; by default, those of the group.
         """
         slot = freeSlot([each.slot for each in self.workers])
-        worker = Worker(self._around, self.settings, slot, trial=True)
+        worker = Worker(self._around, settings or self.settings, slot, trial=True)
         self._add(worker)
         worker.start()
         return worker
@@ -100,6 +104,29 @@ class Group:
         # The end of one may take another from the list.
         stopped = DeferredList([each.stop() for each in list(self.workers)])
         return stopped.addCallback(lambda result: None)
+
+    def takeOver(self, wanted: WorkersSettings) -> None:
+        """
+        Take the settings over that hold for processes that run already.
+        """
+        self.settings = takeOver(self.settings, wanted)
+        for each in self.workers:
+            each.takeOver(wanted)
+
+    def inUse(self, wanted: WorkersSettings | None) -> WorkersSettings:
+        """
+        Say which settings are in use.  A reload that failed may have left some workers
+        with other settings than the group's.
+
+        @param wanted: the new settings, if any.  If a worker differs from them, its
+            settings are the answer.
+        """
+        if wanted is None:
+            return self.settings
+        for each in self.workers:
+            if needsNewProcess(each.settings, wanted):
+                return replace(each.settings, count=self.settings.count)
+        return self.settings
 
     def describe(self) -> GroupStatus:
         """

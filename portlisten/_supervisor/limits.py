@@ -5,7 +5,7 @@ Workers that have too much memory, or are too old, are replaced.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -35,26 +35,23 @@ class Limits:
     Replaces workers that are beyond a limit of their group.
 
     @param reactor: an L{IReactorTime}.
+    @param groups: the groups of workers, which may change.
     """
 
     def __init__(
         self,
         reactor: Any,
-        groups: Iterable[Group],
+        groups: Sequence[Group],
         replace: Replace,
         chance: Callable[[float, float], float] = random.uniform,
     ) -> None:
         self._reactor = reactor
-        self._groups = [
-            group
-            for group in groups
-            if group.settings.maxMemory is not None or group.settings.maxAge is not None
-        ]
+        self._groups = groups
         self._replace = replace
         self._chance = chance
         self._pause = Pause(reactor, self._check)
-        # The ages at which workers are replaced.
-        self._ages: dict[Worker, float] = {}
+        # By which factors the ages vary at which workers are replaced.
+        self._factors: dict[Worker, float] = {}
         # The workers that are being replaced, and those whose replacement failed, with
         # the time of the next try.
         self._excepted: dict[Worker, float | None] = {}
@@ -63,8 +60,7 @@ class Limits:
         """
         Begin to look.
         """
-        if self._groups:
-            self._pause.begin(CHECK_SECONDS)
+        self._pause.begin(CHECK_SECONDS)
 
     def stop(self) -> None:
         """
@@ -76,7 +72,9 @@ class Limits:
         self._pause.begin(CHECK_SECONDS)
         now = self._reactor.seconds()
         living = {worker for group in self._groups for worker in group.workers}
-        self._ages = {each: age for each, age in self._ages.items() if each in living}
+        self._factors = {
+            each: factor for each, factor in self._factors.items() if each in living
+        }
         self._excepted = {
             each: until
             for each, until in self._excepted.items()
@@ -113,10 +111,10 @@ class Limits:
         """
         settings = group.settings
         if settings.maxAge is not None:
-            most = self._ages.setdefault(
-                worker, settings.maxAge * self._chance(1 - JITTER, 1 + JITTER)
+            factor = self._factors.setdefault(
+                worker, self._chance(1 - JITTER, 1 + JITTER)
             )
-            if worker.age >= most:
+            if worker.age >= settings.maxAge * factor:
                 return f"it has served for {duration(worker.age)}"
         if settings.maxMemory is not None:
             memory = worker.memory

@@ -12,6 +12,8 @@ import os
 import socket
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from twisted.internet.defer import Deferred, fail
@@ -31,6 +33,7 @@ from portlisten._supervisor.listener_link import ListenerLink
 from portlisten._supervisor.logs import log
 from portlisten._supervisor.shut_down import restore
 from portlisten._supervisor.view import View
+from portlisten._supervisor.worker import NotReady
 from portlisten.errors import CannotRun
 
 #: The label of the listener, in the log.
@@ -42,8 +45,28 @@ FAILURES = 8
 #: After its grace, how long the listener may take to end, in seconds.
 FAREWELL_SECONDS = 5.0
 
+#: How long a process may load before the listener before it is stopped, in seconds.
+LOADING_SECONDS = 10.0
+
 #: If the listener closes its link, how long it may take to end, in seconds.
 END_SECONDS = 1.0
+
+
+@dataclass
+class _Change:
+    """
+    A change of the settings and ports, which needs a new process.
+
+    @ivar settings: the new ones, until the new process starts; then the old ones.
+    @ivar ports: likewise.
+    @ivar started: whether the new process is started.
+    @ivar done: fires when the new process is ready.
+    """
+
+    settings: RunSettings
+    ports: Sequence[BoundPort]
+    started: bool = False
+    done: Deferred[None] = field(default_factory=Deferred)
 
 
 class SupervisedListener(RestartedProcess):
@@ -78,8 +101,14 @@ class SupervisedListener(RestartedProcess):
         self._makeProcess = makeProcess
         self._kill = Pause(reactor, self._killNow)
         self._killed = False
+        self._loading = Pause(reactor, self._retire)
         self._link: ListenerLink | None = None
         self._failure = ""
+        self._tail: tuple[str, ...] = ()
+        self._change: _Change | None = None
+        # A process that has no start message yet: it loads what it needs, while the
+        # listener before it ends.
+        self._heir: tuple[Process, ListenerLink] | None = None
 
     # Its start
 
@@ -96,20 +125,39 @@ class SupervisedListener(RestartedProcess):
             self._givenUp(lost)
             return
         try:
-            ours, theirs = socket.socketpair()
-            with theirs:
-                self._link = link = ListenerLink(self._reactor, ours, self._broken)
-                link.ready.addCallbacks(self._accepts, lambda failure: None)
-                process = self._startProcess(theirs)
-        except OSError as error:
-            self._hasEnded(f"no link to it can be made: {error.strerror}", clean=False)
-            return
+            heir, self._heir = self._heir or self._launch(), None
         except CannotRun as error:
             self._hasEnded(str(error), clean=False)
             return
-        self._process = process
+        self._process, self._link = process, link = heir
         log.info("the listener is started as process {pid}", pid=process.pid)
         link.sendStart(self._settings.listener, self._ports, self._channel)
+
+    def _launch(self) -> tuple[Process, ListenerLink]:
+        """
+        Start a process, which waits for its start message.
+
+        @raise CannotRun: if that is impossible.
+        """
+        try:
+            ours, theirs = socket.socketpair()
+        except OSError as error:
+            raise CannotRun(f"no link to it can be made: {error.strerror}") from None
+        with theirs:
+            try:
+                link = ListenerLink(self._reactor, ours)
+            except OSError as error:
+                ours.close()
+                raise CannotRun(
+                    f"no link to it can be made: {error.strerror}"
+                ) from None
+            link.onBroken = partial(self._broken, link)
+            link.ready.addCallbacks(self._accepts, lambda failure: None)
+            try:
+                return self._startProcess(theirs), link
+            except CannotRun:
+                link.close()
+                raise
 
     def _startProcess(self, link: socket.socket) -> Process:
         """
@@ -136,6 +184,62 @@ class SupervisedListener(RestartedProcess):
         self._isReady()
         log.info("the listener is ready")
         self._view.begin(self.ask)
+        change, self._change = self._change, None
+        if change is not None:
+            change.done.callback(None)
+
+    def replace(
+        self, settings: RunSettings, ports: Sequence[BoundPort]
+    ) -> Deferred[None]:
+        """
+        Replace the process by one with other settings and ports.  The old process hands
+        off what it has accepted, and leaves what waits in the backlogs to the new one.
+
+        @param ports: the bound ports; they stay the caller's.
+        @return: fires when the new process is ready.  Fails with L{NotReady} if it does
+            not get ready.  Then a process with the old settings and ports is started.
+        """
+        assert self._change is None
+        self._change = change = _Change(settings, ports)
+        self._pause.cancel()
+        if self._process is None:
+            self._startChanged(change)
+            return change.done
+        # Loading takes the longest, so the old one serves meanwhile.
+        self._loading.begin(LOADING_SECONDS)
+        try:
+            self._heir = self._launch()
+        except CannotRun:
+            self._retire()  # it is tried again when the old one has ended
+        else:
+            self._heir[1].loaded.addCallback(lambda _: self._retire())
+        return change.done
+
+    def _retire(self) -> None:
+        """
+        Let the old process hand off what it has, and end.
+        """
+        self._loading.cancel()
+        change, process = self._change, self._process
+        if change is None or change.started or process is None or self._final:
+            return
+        if self.state is not ProcessState.DRAINING:
+            self._enter(ProcessState.DRAINING)
+            self._kill.cancel()
+            process.stop(self._settings.listener.grace + FAREWELL_SECONDS)
+
+    def _startChanged(self, change: _Change) -> None:
+        self._swap(change)
+        change.started = True
+        self.start()
+
+    def _swap(self, change: _Change) -> None:
+        """
+        Exchange the settings and ports with those of a change.
+        """
+        self._settings, change.settings = change.settings, self._settings
+        self._ports, change.ports = change.ports, self._ports
+        self._backlog = self._settings.listener.backlog or _kernel.longestBacklog()
 
     def ask(self, request: Request) -> Deferred[Answer]:
         """
@@ -151,11 +255,17 @@ class SupervisedListener(RestartedProcess):
 
     # Its end
 
-    def _broken(self, reason: str) -> None:
+    def _broken(self, link: ListenerLink, reason: str) -> None:
         """
         The listener does not answer, answers nonsense, or has closed the link.
         """
-        if self._process is not None and not self._final:
+        if self._heir is not None and link is self._heir[1]:
+            self._endHeir()
+        elif link is not self._link:
+            pass  # its process has ended
+        elif self.state is ProcessState.DRAINING:
+            self._view.end()
+        elif self._process is not None and not self._final:
             self._view.end()
             self._failure = reason
             self._kill.begin(END_SECONDS)
@@ -166,21 +276,58 @@ class SupervisedListener(RestartedProcess):
             log.error("the listener is killed: {reason}", reason=self._failure)
             self._process.kill()
 
+    def _endHeir(self) -> None:
+        """
+        End the process that waits for its start message, if any.
+        """
+        heir, self._heir = self._heir, None
+        if heir is not None:
+            process, link = heir
+            link.close()
+            process.kill()
+
     def _ended(self, process: Process) -> None:
         """
         Its process has ended.
         """
+        if process is not self._process:
+            if self._heir is not None and process is self._heir[0]:
+                self._endHeir()
+            return
+        self._tail = process.tail
         log.info("the listener {ending}", ending=process.ending)
         reason = self._failure if self._killed else f"it {process.ending}"
         self._hasEnded(reason, process.ending == CLEAN)
 
     def _hasEnded(self, reason: str, clean: bool) -> None:
         self._kill.cancel()
+        self._loading.cancel()
         self._view.end()
         if self._link is not None:
             self._link.close()
             self._link = None
-        super()._hasEnded(reason, clean)
+        change = self._change
+        if change is None or self._final:
+            self._endHeir()
+            super()._hasEnded(reason, clean)
+            if change is not None:
+                self._change = None
+                change.done.errback(NotReady(LABEL, "the supervisor stops"))
+            return
+        self._process = self._readySince = None
+        if not change.started:
+            self._startChanged(change)
+            return
+        self._change = None
+        self._swap(change)
+        log.error(
+            "the listener does not get ready with the new settings: {reason}; it is"
+            " started with the old ones",
+            reason=reason,
+        )
+        tail, self._tail = self._tail, ()
+        self.start()
+        change.done.errback(NotReady(LABEL, reason, tail))
 
     def _startsAgain(self, pause: float) -> None:
         log.error(

@@ -26,7 +26,13 @@ from portlisten._channel.transport import ChannelTransport
 from portlisten._config.settings import ListenerSettings
 from portlisten._control.convert import ControlError, Refusal
 from portlisten._control.messages import Answer, Request, encodeRequest, parseAnswer
-from portlisten._control.start import GivenPort, StartMessage, encodeStart, parseReady
+from portlisten._control.start import (
+    GivenPort,
+    StartMessage,
+    encodeStart,
+    isLoaded,
+    parseReady,
+)
 from portlisten._model import printable
 from portlisten._ports.binding import BoundPort
 from portlisten._reactor.deadline import Deadline
@@ -68,6 +74,9 @@ class ListenerLink(Protocol):
     @param onBroken: called once, when the link has ended without L{close}, with the
         reason in one line.  All Deferreds have failed by then.
 
+    @ivar onBroken: the same as the parameter.
+    @ivar loaded: fires when the process has loaded what it needs, or the link has
+        ended.
     @ivar ready: fires with the number that the listener gives as that of its process,
         when the listener accepts.  Fails with L{ControlError} if the link ends before.
     """
@@ -79,12 +88,13 @@ class ListenerLink(Protocol):
         onBroken: Callable[[str], None] = lambda reason: None,
     ) -> None:
         self._reactor = reactor
-        self._onBroken = onBroken
+        self.onBroken = onBroken
         self._requests: deque[_Asked] = deque()
         self._received = bytearray()
         self._deadline: Deadline | None = None
         self._started = self._isReady = self._ended = False
         self._refusesDescriptors = _kernel.refuseDescriptors(sock)
+        self.loaded: Deferred[None] = Deferred()
         self.ready: Deferred[int] = Deferred()
         self._socket = sock
         ChannelTransport(reactor, sock, self, descriptors=False).start()
@@ -117,7 +127,11 @@ class ListenerLink(Protocol):
             settings,
             tuple(
                 GivenPort(
-                    port.name, port.kind.name, str(port.address), len(port.sockets)
+                    port.name,
+                    port.kind.name,
+                    str(port.address),
+                    len(port.sockets),
+                    port.inherited,
                 )
                 for port in ports
             ),
@@ -212,7 +226,7 @@ class ListenerLink(Protocol):
     @property
     def _expectsLine(self) -> bool:
         if not self._isReady:
-            return self._started
+            return self._started or not self.loaded.called
         return bool(self._requests)
 
     def _lineReceived(self, line: bytes) -> None:
@@ -223,6 +237,12 @@ class ListenerLink(Protocol):
             # The listener writes other characters as \uXXXX.  So what is passed on to
             # operators is not longer than what came.
             self._break("it sent characters that are not ASCII")
+            return
+        if not self._isReady and not self.loaded.called and isLoaded(line):
+            self.loaded.callback(None)
+            return
+        if not self._isReady and not self._started:
+            self._break("it spoke without being asked")
             return
         self._stopWaiting()
         try:
@@ -309,8 +329,10 @@ class ListenerLink(Protocol):
         self._requests.clear()
         if not self._isReady:
             failed.insert(0, self.ready)
+        if not self.loaded.called:
+            self.loaded.callback(None)
         for each in failed:
             if not each.called:
                 each.errback(ControlError(reason))
         if broken:
-            self._onBroken(reason)
+            self.onBroken(reason)

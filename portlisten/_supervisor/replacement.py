@@ -1,26 +1,29 @@
 """
-The replacement of workers, one after the other.
+What the supervisor does with workers that run: they are replaced, one after the other,
+started and removed.
 
-The new worker is started first.  When it is ready, the old one is drained, and hears
-SIGTERM when it is drained, or when the grace is over.  If the new worker does not get
-ready, the replacement stops: the new one is ended, and all others serve on.
+At a replacement, the new worker is started first.  When it is ready, the old one is
+drained, and hears SIGTERM when it is drained, or when the grace is over.  If the new
+worker does not get ready, the replacement stops: the new one is ended, and all others
+serve on.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
-from twisted.internet.defer import Deferred, DeferredLock
+from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
 
+from portlisten._config.file import WorkersSettings
 from portlisten._control.convert import ControlError
 from portlisten._control.messages import Answer, Drain, Request
-from portlisten._control.status import Progress, State, Step, StepState
+from portlisten._control.status import Progress, State, StepState
 from portlisten._control.words import plural
 from portlisten._supervisor.group import Group
 from portlisten._supervisor.logs import log
+from portlisten._supervisor.operations import Operation, Operations, RunningStep
 from portlisten._supervisor.view import View
 from portlisten._supervisor.worker import NotReady, Worker
 
@@ -31,43 +34,8 @@ DRAIN_CHECK_SECONDS = 0.1
 #: drained, in seconds.
 REJOIN_SECONDS = 1.0
 
-#: How many operations that are done are remembered.
-REMEMBERED = 16
 
-
-@dataclass
-class _Step:
-    """
-    See L{Step}.
-
-    @ivar group: the group of the worker.
-    @ivar worker: the worker that is replaced.
-    """
-
-    group: Group
-    worker: Worker
-    since: float
-    new: str = ""
-    state: StepState = StepState.WAITING
-    left: int | None = None
-    detail: str = ""
-
-
-@dataclass
-class _Operation:
-    """
-    See L{Progress}.
-    """
-
-    id: str
-    what: str
-    steps: list[_Step] = field(default_factory=list)
-    done: bool = False
-    error: str = ""
-    log: tuple[str, ...] = ()
-
-
-class Replacements:
+class Replacements(Operations):
     """
     Replaces workers.  One operation runs at a time, and the others wait for it.
 
@@ -82,49 +50,22 @@ class Replacements:
         view: View,
         ask: Callable[[Request], Deferred[Answer]],
     ) -> None:
-        self._reactor = reactor
+        super().__init__(reactor)
         self._view = view
         self._ask = ask
-        self._lock = DeferredLock()
-        self._last = 0
-        self._operations: dict[str, _Operation] = {}
-        self._running: _Operation | None = None
-        self._restart: _Operation | None = None
-        self._stopping = False
-
-    @property
-    def running(self) -> str:
-        """
-        What is done now; empty if nothing is.
-        """
-        return "" if self._running is None else self._running.what
-
-    def progress(self, id: str) -> Progress:
-        """
-        Say how far an operation has come.
-
-        @raise ControlError: if it is not known.
-        """
-        operation = self._operations.get(id)
-        if operation is None:
-            raise ControlError(f"no operation is named {id}")
-        return self._describe(operation)
 
     def restart(self, groups: Sequence[Group]) -> Progress:
         """
         Replace all workers of some groups, when all operations before are done.
 
-        @raise ControlError: if another restart is not done.
+        @raise ControlError: if another restart, or a reload, is not done.
         """
-        last = self._restart
-        if last is not None and not last.done:
-            raise ControlError(f"a {last.what} is not done yet: wait until it is")
         names = ", ".join(each.name for each in groups)
-        self._restart = self._begin(
+        return self.carryOut(
             f"restart of {names}",
+            self._replaceAll,
             [(group, worker) for group in groups for worker in group.workers],
         )
-        return self._describe(self._restart)
 
     def replace(self, group: Group, worker: Worker, reason: str) -> Deferred[bool]:
         """
@@ -133,102 +74,84 @@ class Replacements:
         @return: fires when that is done, with whether the worker was replaced.
         """
         log.info("{label} is replaced: {reason}", label=worker.label, reason=reason)
-        operation = self._begin(f"replacement of {worker.label}", [(group, worker)])
+        operation = self._begin(
+            f"replacement of {worker.label}", self._replaceAll, [(group, worker)]
+        )
         done: Deferred[bool] = Deferred()
         self._lock.run(lambda: done.callback(not operation.error))
         return done
 
-    def stop(self) -> None:
-        """
-        Begin nothing more.
-        """
-        self._stopping = True
+    async def _replaceAll(self, operation: Operation) -> None:
+        for step in operation.steps:
+            await self.replaceWorker(step)
 
-    def _begin(
-        self,
-        what: str,
-        found: Sequence[tuple[Group, Worker]],
-    ) -> _Operation:
-        self._last += 1
-        now = self._reactor.seconds()
-        steps = [_Step(group, worker, now) for group, worker in found]
-        operation = _Operation(str(self._last), what, steps)
-        self._operations[operation.id] = operation
-        over = [each.id for each in self._operations.values() if each.done]
-        for id in over[:-REMEMBERED]:
-            del self._operations[id]
-        run = self._lock.run(lambda: Deferred.fromCoroutine(self._carryOut(operation)))
-        run.addErrback(lambda failure: self._spoiled(operation, failure))
-        return operation
-
-    def _spoiled(self, operation: _Operation, failure: Any) -> None:
-        log.failure("a bug in portlisten spoils a replacement", failure)
-        operation.error = "an internal error: the supervisor's log has it"
-        operation.done = True
-        self._running = None
-
-    async def _carryOut(self, operation: _Operation) -> None:
-        self._running, what = operation, operation.what
-        log.info("the {what} begins", what=what)
-        try:
-            for step in operation.steps:
-                await self._replace(step)
-        except NotReady as error:
-            if self._stopping:
-                operation.error = f"the supervisor stops before the {what} is done"
-                log.info("{error}", error=operation.error)
-            else:
-                operation.error = str(error)
-                operation.log = error.log
-                log.error(
-                    "{error}; the {what} stops here, and the workers that are left"
-                    " serve on",
-                    error=error,
-                    what=what,
-                )
-        else:
-            log.info("the {what} is done", what=what)
-        operation.done = True
-        self._running = None
-
-    async def _replace(self, step: _Step) -> None:
+    async def replaceWorker(
+        self, step: RunningStep, settings: WorkersSettings | None = None
+    ) -> None:
         """
         Replace one worker.
 
+        @param settings: those of the new worker; by default, those of the group.
         @raise NotReady: if the new one does not get ready.
         """
-        if self._stopping:
-            raise NotReady("the next worker", "the supervisor stops")
+        self.checkStopping()
         group, old = step.group, step.worker
+        assert group is not None
+        assert old is not None
         if old not in group.workers:
-            self._enter(step, StepState.DONE, "it has ended meanwhile")
+            self.enter(step, StepState.DONE, "it has ended meanwhile")
             return
-        self._enter(step, StepState.STARTING)
-        new = group.startNew()
+        await self.startWorker(step, settings)
+        await self.removeWorker(step)
+
+    async def startWorker(
+        self, step: RunningStep, settings: WorkersSettings | None = None
+    ) -> None:
+        """
+        Start one worker, and wait until it is ready.
+
+        @param settings: its settings; by default, those of the group.
+        @raise NotReady: if it does not get ready.
+        """
+        group = step.group
+        assert group is not None
+        self.enter(step, StepState.STARTING)
+        new = group.startNew(settings)
         step.new = new.label
         try:
             await new.ready
         except NotReady as error:
-            self._enter(step, StepState.FAILED, error.reason)
+            self.enter(step, StepState.FAILED, error.reason)
             await new.stop()
             group.remove(new)
             raise
+
+    async def removeWorker(self, step: RunningStep) -> None:
+        """
+        Drain one worker, and end it.
+        """
+        group, old = step.group, step.worker
+        assert group is not None
+        assert old is not None
         old.retire()
         if not old.gone:
-            self._enter(step, StepState.DRAINING)
+            self.enter(step, StepState.DRAINING)
             await self._drain(step)
-            self._enter(step, StepState.STOPPING)
+            self.enter(step, StepState.STOPPING)
             await old.stop()
-        group.remove(old)
-        self._enter(step, StepState.DONE)
+        if old in group.workers:
+            group.remove(old)
+        self.enter(step, StepState.DONE)
 
-    async def _drain(self, step: _Step) -> None:
+    async def _drain(self, step: RunningStep) -> None:
         """
         Drain the old worker.
         """
         worker = step.worker
+        assert worker is not None
+        grace = worker.settings.grace
         seconds = self._reactor.seconds
-        end = seconds() + step.group.settings.grace
+        end = seconds() + grace
         absent: float | None = None
         while not (worker.gone or self._stopping):
             state = await self._askToDrain(step)
@@ -242,28 +165,30 @@ class Replacements:
                 log.warn(
                     "{label} is not drained after {grace:g} s: {detail}",
                     label=worker.label,
-                    grace=step.group.settings.grace,
+                    grace=grace,
                     detail=step.detail or f"{plural(step.left or 0)} left",
                 )
                 return
             await deferLater(self._reactor, min(DRAIN_CHECK_SECONDS, end - now))
 
-    async def _askToDrain(self, step: _Step) -> State | None:
+    async def _askToDrain(self, step: RunningStep) -> State | None:
         """
         Tell the listener to drain a worker, and note what is left.
 
         @return: how far it has drained; L{None} if it has left the listener;
             L{State.SERVING} if the listener does not answer.
         """
+        worker = step.worker
+        assert worker is not None
         try:
-            await self._ask(Drain((step.worker.label,)))
+            await self._ask(Drain((worker.label,)))
         except ControlError as error:
             step.detail = str(error)
             return State.SERVING
         if await self._view.refresh() is None:
             step.detail = "the listener does not answer"
             return State.SERVING
-        found = step.worker.joined
+        found = worker.joined
         if found is None:
             return None
         step.left = found.left
@@ -271,33 +196,6 @@ class Replacements:
         if found.state is State.UNKNOWN:
             step.left = None
             step.detail = (
-                "it cannot say what is left, so this takes"
-                f" {step.group.settings.grace:g} s"
+                f"it cannot say what is left, so this takes {worker.settings.grace:g} s"
             )
         return found.state
-
-    def _enter(self, step: _Step, state: StepState, detail: str = "") -> None:
-        step.state = state
-        step.since = self._reactor.seconds()
-        step.detail = detail
-
-    def _describe(self, operation: _Operation) -> Progress:
-        now = self._reactor.seconds()
-        return Progress(
-            operation.id,
-            operation.what,
-            operation.done,
-            operation.error,
-            operation.log,
-            tuple(
-                Step(
-                    each.worker.label,
-                    each.new,
-                    each.state,
-                    round(now - each.since, 3),
-                    each.left,
-                    each.detail,
-                )
-                for each in operation.steps
-            ),
-        )

@@ -8,7 +8,6 @@ from __future__ import annotations
 import atexit
 import os
 import time
-from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -20,8 +19,10 @@ from portlisten._config.file import RunSettings
 from portlisten._control.convert import ControlError
 from portlisten._control.messages import (
     Answer,
+    Compare,
     Drain,
     ProgressAnswer,
+    Reload,
     Request,
     Restart,
     Status,
@@ -35,6 +36,7 @@ from portlisten._control.problems import diagnosed
 from portlisten._control.server import ControlServer
 from portlisten._control.status import ListenerStatus, SupervisorStatus
 from portlisten._listener.interfaces import ChannelPath, ISockets
+from portlisten._model import Kind
 from portlisten._ports.binding import BoundPort
 from portlisten._process import exits, signals, systemd_notify
 from portlisten._process.service import CommandService
@@ -43,6 +45,8 @@ from portlisten._supervisor.group import Group
 from portlisten._supervisor.limits import Limits
 from portlisten._supervisor.listener import SupervisedListener
 from portlisten._supervisor.logs import log
+from portlisten._supervisor.reload import Load, Reloads
+from portlisten._supervisor.reload_ports import Running
 from portlisten._supervisor.replacement import Replacements
 from portlisten._supervisor.shut_down import shutDown
 from portlisten._supervisor.view import View
@@ -59,6 +63,7 @@ class SupervisorService(CommandService):
 
     @param file: the path of the file.
     @param sockets: binds the sockets.
+    @param load: reads and checks the file of a path, as at the start.
     """
 
     def __init__(
@@ -68,19 +73,24 @@ class SupervisorService(CommandService):
         file: str,
         settings: RunSettings,
         sockets: ISockets,
+        load: Load,
     ) -> None:
         super().__init__(reactor, command)
         self._file = os.path.abspath(file)
         self._settings = settings
         self._sockets = sockets
-        self._ports: Sequence[BoundPort] = ()
+        self._load = load
+        self._ports: list[BoundPort] = []
         self._channel: ChannelPath | None = None
         self._view = View(reactor, self._look, self._isBusy)
-        around = Surroundings(reactor, settings.listener.path, self._view)
+        self._around = around = Surroundings(
+            reactor, settings.listener.path, self._view
+        )
         self._groups = [Group(around, each) for each in settings.workers]
         self._replacements = Replacements(reactor, self._view, self._ask)
         self._limits = Limits(reactor, self._groups, self._replacements.replace)
         self._listener: SupervisedListener | None = None
+        self._reloads: Reloads | None = None
         self._control: ControlServer | None = None
         self._state = systemd_notify.manager().begin()
         self._isReady = False
@@ -97,7 +107,7 @@ class SupervisorService(CommandService):
         with ExitStack() as undo:
             undo.callback(self.release)
             end = time.monotonic() + self._sockets.waitForPredecessor()
-            self._ports = self._sockets.bindPorts(end)
+            self._ports[:] = self._sockets.bindPorts(end)
             self._channel = self._sockets.bindChannel()
             # Workers may connect before the listener runs, and what the kernel refuses
             # is settled then.
@@ -120,9 +130,9 @@ class SupervisorService(CommandService):
         control, self._control = self._control, None
         if control is not None:
             control.close()
-        ports, self._ports = self._ports, ()
-        for port in ports:
+        for port in self._ports:
             port.close()
+        self._ports.clear()
         self._sockets.release()
 
     def serve(self) -> None:
@@ -136,6 +146,8 @@ class SupervisorService(CommandService):
             {
                 Status: self._answerStatus,
                 Restart: self._answerRestart,
+                Reload: self._answerReload,
+                Compare: self._answerCompare,
                 Watch: self._answerWatch,
                 Stop: self._answerStop,
                 Workers: self._forward,
@@ -151,6 +163,21 @@ class SupervisorService(CommandService):
             self._channel.socket,
             self._listenerGivenUp,
         )
+        self._reloads = Reloads(
+            self._reactor,
+            self._file,
+            self._load,
+            self._replacements,
+            self._around,
+            Running(
+                self._settings,
+                self._ports,
+                self._channel,
+                self._groups,
+                self._listener,
+            ),
+        )
+        signals.onReloadSignal(self._reactor, self._reloads.signalled)
         self._listener.start()
         for group in self._groups:
             group.start()
@@ -177,6 +204,8 @@ class SupervisorService(CommandService):
         self._watchdog.cancel()
         assert self._listener is not None
         await self._listener.stop()
+        # Nobody accepts there any more, and the workers may take a while to end.
+        shutDown([each for each in self._ports if each.kind is Kind.CONNECTIONS])
         await DeferredList([each.stop() for each in self._groups])
         shutDown(self._ports)
         self.release()
@@ -288,6 +317,17 @@ class SupervisorService(CommandService):
         return ProgressAnswer(
             self._replacements.restart([known[each] for each in names])
         )
+
+    def _answerReload(self, request: Reload, client: _kernel.Credentials) -> Answer:
+        self._check(client)
+        assert self._reloads is not None
+        self._logRequest("a reload", client)
+        return self._reloads.reload("".join(request.file[:1]))
+
+    def _answerCompare(self, request: Compare, client: _kernel.Credentials) -> Answer:
+        self._check(client)
+        assert self._reloads is not None
+        return self._reloads.compare("".join(request.file[:1]))
 
     def _answerWatch(self, request: Watch, client: _kernel.Credentials) -> Answer:
         return ProgressAnswer(self._replacements.progress(request.operation[0]))

@@ -18,6 +18,7 @@ from portlisten._children.launch import Launch, environmentFor
 from portlisten._children.logs import lineLogger
 from portlisten._children.process import CLEAN, Process
 from portlisten._children.restarted import RestartedProcess
+from portlisten._config.compare import takeOver
 from portlisten._config.file import WorkersSettings
 from portlisten._control.status import ProcessState, WorkerStatus
 from portlisten._supervisor.logs import log
@@ -71,6 +72,7 @@ class Worker(RestartedProcess):
     @param slot: the number of the slot.
     @param trial: whether the worker is on trial.
 
+    @ivar settings: its settings.
     @ivar ready: if it is on trial, fires when it is ready, or fails with L{NotReady}.
     """
 
@@ -84,7 +86,7 @@ class Worker(RestartedProcess):
         label = labelOf(settings.name, slot)
         super().__init__(surroundings.reactor, label, settings.failures)
         self._around = surroundings
-        self._settings = settings
+        self.settings = settings
         self.slot = slot
         self.uid = os.getuid() if settings.user is None else settings.user
         self._trial = trial
@@ -93,6 +95,13 @@ class Worker(RestartedProcess):
         self._joined: float | None = None
         self._failure = ""
         self._tail: tuple[str, ...] = ()
+
+    def takeOver(self, wanted: WorkersSettings) -> None:
+        """
+        Take the settings over that hold for processes that run already.
+        """
+        self.settings = takeOver(self.settings, wanted)
+        self._restarts.most = wanted.failures
 
     @property
     def awaited(self) -> bool:
@@ -141,7 +150,7 @@ class Worker(RestartedProcess):
         """
         @raise CannotRun: if that is impossible.
         """
-        settings, around = self._settings, self._around
+        settings, around = self.settings, self._around
         launch = Launch(
             self.label,
             settings.commandFor(around.path, self.label),
@@ -170,9 +179,9 @@ class Worker(RestartedProcess):
             self._joined = None
             # While no listener is ready, its time does not pass.
             began = max(self._since, view.since)
-            if view.ready and now - began >= self._settings.ready:
+            if view.ready and now - began >= self.settings.ready:
                 self._fail(
-                    f"it did not join the listener within {self._settings.ready:g} s"
+                    f"it did not join the listener within {self.settings.ready:g} s"
                 )
         elif self._joined is None:
             self._joined = now
@@ -190,7 +199,7 @@ class Worker(RestartedProcess):
         log.warn("{label}: {reason}", label=self.label, reason=reason)
         self._failure = reason
         assert self._process is not None
-        self._process.stop(self._settings.stop)
+        self._process.stop(self.settings.stop)
 
     # Its end
 
@@ -260,4 +269,4 @@ class Worker(RestartedProcess):
         return stopped
 
     def _stopProcess(self, process: Process) -> None:
-        process.stop(self._settings.stop)
+        process.stop(self.settings.stop)

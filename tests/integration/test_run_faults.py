@@ -12,8 +12,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import pytest
+from twisted.internet.threads import deferToThread
+
 from tests.support.asynchronous import asynchronous
-from tests.support.clients import Crowd
+from tests.support.clients import Crowd, connect
 from tests.support.ports import freePort
 from tests.support.running import Run, groups, pids, userOf, workers
 from tests.support.waiting import PATIENCE, sleep, until
@@ -277,6 +280,9 @@ async def test_deaf(run: Run) -> None:
         "the listener has stopped, since the supervisor stops",
         "no worker of web is ready",
     ]
+    with pytest.raises(ConnectionRefusedError):
+        # Nobody would serve it, so it must not wait for its end.
+        await deferToThread(connect, run.port)
     await run.stop()
     assert "web-2 was killed by SIGKILL" in process.output
 

@@ -105,7 +105,7 @@ class Scene:
         self._number = 0
         self.groups: list[Group] = []
         self.view = View(self.clock, self._look, lambda: True)
-        around = Surroundings(
+        self.around = around = Surroundings(
             self.clock,
             "/run/web.sock",
             self.view,

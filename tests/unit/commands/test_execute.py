@@ -185,7 +185,7 @@ class CommandLineTests(ExecuteTestCase):
         There are too few arguments, or wrong ones.
         """
         for arguments, reason in [
-            ([], "expected a command, which is run, check, status, restart, stop,"),
+            ([], "expected a command, which is run, check, status, restart, reload,"),
             (["--listen=80", "./s"], "the listener is 'twistd portlisten'"),
             (["exec", "--", "path"], "got 1 arguments"),
             (["exec", "path", "--"], "got 1 arguments"),

@@ -102,6 +102,19 @@ class LoadTests(FilesTestCase):
         (line,) = self.refused(self.path)
         self.assertTrue(line.endswith("reuseport is for share"))
 
+    def test_socketsOfSystemd(self) -> None:
+        """
+        A socket of systemd's must have been passed, unless this process gets none.
+        Other mistakes in the description are found all the same.
+        """
+        self.write(runFile(ports='[ports.a]\nlisten = "systemd:domain=INET:name=a"'))
+        (line,) = self.refused(self.path)
+        self.assertIn("ports.a.listen: 'systemd:domain=INET:name=a' is not among", line)
+        settings = load(self.path, hasSockets=False)
+        self.assertEqual(settings.listener.listen, ("a=systemd:domain=INET:name=a",))
+        self.write(runFile(ports='[ports.a]\nlisten = "systemd:domain=INET:nme=a"'))
+        self.assertRaises(WrongFile, load, self.path, hasSockets=False)
+
     def test_writers(self) -> None:
         """
         Only if root reads the file does it matter who may write to it.

@@ -153,7 +153,7 @@ class RequestTests(SynchronousTestCase):
             self.assertEqual(
                 self.refusal({"version": 1, "command": command}),
                 f"unknown command {json.dumps(command)}: there are workers, drain,"
-                " undrain, status, restart, progress, stop",
+                " undrain, status, restart, reload, compare, progress, stop",
             )
 
     def test_longCommand(self) -> None:

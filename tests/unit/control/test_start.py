@@ -43,7 +43,7 @@ SETTINGS = ListenerSettings(
     grace=4.0,
 )
 PORTS = (
-    GivenPort("http", "CONNECTIONS", "tcp:192.0.2.1:80", 1),
+    GivenPort("http", "CONNECTIONS", "tcp:192.0.2.1:80", 1, kept=True),
     GivenPort("", "GROUP", "tcp:192.0.2.1:81", 3),
     GivenPort("dns", "DATAGRAMS", "udp:192.0.2.1:53", 1),
 )

@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+from dataclasses import replace
 from typing import Any
 
 from twisted.internet import reactor as _reactor
@@ -149,6 +150,21 @@ class ServiceTests(TestCase):
         self.assertFalse(self.given.keepsChannel())
         self.assertTrue(self.heard().endswith(encodeAnswer(StopAnswer(os.getpid()))))
 
+    async def test_shutsPort(self) -> None:
+        """
+        After the request C{stop}, it shuts ports down, since the supervisor holds them
+        for a while.  Ports that systemd keeps stay as they are.
+        """
+        with socket.create_server(("127.0.0.1", 0)) as sock:
+            kept = boundElsewhere([sock], "", Kind.CONNECTIONS)
+            own = replace(kept, inherited=False)
+            for final, seen in (False, (True, False)), (True, (False, True)):
+                self.given._final = final
+                found = self.given.keepsPort(own), self.given.shutsPort(own)
+                self.assertEqual(found, seen)
+                self.assertTrue(self.given.keepsPort(kept))
+                self.assertFalse(self.given.shutsPort(kept))
+
     async def test_farewell(self) -> None:
         """
         While it says BYE, it turns no worker away: a worker that connects waits for the
@@ -209,6 +225,7 @@ class ReceiveStartTests(SynchronousTestCase):
                     "kind": "CONNECTIONS",
                     "address": f"tcp:127.0.0.1:{number}",
                     "sockets": 1,
+                    "kept": True,
                 },
                 {
                     "name": "",
@@ -252,7 +269,7 @@ class ReceiveStartTests(SynchronousTestCase):
         self.assertEqual((dns.name, dns.kind), ("", Kind.DATAGRAMS))
         self.assertEqual(http.socket.getsockname(), self.tcp.getsockname())
         self.assertEqual(dns.socket.getsockname(), self.udp.getsockname())
-        self.assertTrue(http.inherited)
+        self.assertEqual((http.inherited, dns.inherited), (True, False))
         self.assertEqual(http.socket.gettimeout(), 0)
         path = given.bindChannel()
         self.assertFalse(path.remove())

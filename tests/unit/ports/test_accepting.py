@@ -241,6 +241,23 @@ class ListeningTests(ListeningTestCase):
         accepted.close()
         self.assertEqual(found, address)
 
+    def test_stopShutsDown(self) -> None:
+        """
+        If it is told to shut the socket down, it first takes all that wait.  Then
+        clients are refused, though another process holds the socket.
+        """
+        self.capacity = 1
+        addresses = self.connectFrom(2)
+        self.listener.stop(leave=False, shutDown=True)
+        self.assertTrue(_kernel.listens(self.other))
+        self.capacity = 1
+        self.listener.stop(leave=False, shutDown=True)
+        self.listener.stop(leave=False, shutDown=True)
+        self.assertEqual(self.batches, [[each] for each in addresses])
+        self.assertEqual(self.socket.fileno(), -1)
+        with self.assertRaises(ConnectionRefusedError):
+            socket.create_connection(self.other.getsockname(), 5).close()
+
     def test_stopTwice(self) -> None:
         """
         It stops once, and stays stopped.

@@ -74,6 +74,30 @@ class BoundOptionsTests(SynchronousTestCase):
         self.addCleanup(accepted.close)
         return accepted
 
+    def test_setAnew(self) -> None:
+        """
+        Options change on a bound socket, and what is not given is the host's again.
+        """
+        (sock,) = self.bind("tcp:0:interface=127.0.0.1:keepalive=77:defer=3")
+        with socket.socket() as other:
+            idle = other.getsockopt(IPPROTO_TCP, TCP_KEEPIDLE)
+        for options, expected in (
+            (PortOptions(nodelay=True, keepalive=99), (1, 1, 99, 0)),
+            (PortOptions(keepalive=True), (0, 1, idle, 0)),
+            (PortOptions(), (0, 0, idle, 0)),
+        ):
+            socket_options.setAnew(sock, options)
+            found = (
+                sock.getsockopt(IPPROTO_TCP, socket.TCP_NODELAY),
+                sock.getsockopt(SOL_SOCKET, SO_KEEPALIVE),
+                sock.getsockopt(IPPROTO_TCP, TCP_KEEPIDLE),
+                sock.getsockopt(IPPROTO_TCP, socket.TCP_DEFER_ACCEPT),
+            )
+            self.assertEqual(tuple(map(int, found)), expected)
+        socket_options.setAnew(sock, PortOptions(defer=3))
+        self.assertTrue(sock.getsockopt(IPPROTO_TCP, socket.TCP_DEFER_ACCEPT))
+        self.assertTrue(sock.getsockopt(SOL_SOCKET, socket.SO_ACCEPTCONN))
+
     def assertBad(self, description: str, reason: str) -> None:
         """
         Expect that a port cannot be bound, and why.

@@ -207,6 +207,19 @@ class MindSignalsTests(SynchronousTestCase):
             ],
         )
 
+    def test_reload(self) -> None:
+        """
+        If a command reloads, SIGHUP makes the reactor do that.
+        """
+        signals.handleSignals(self.reactor)
+
+        def reload() -> None:
+            pass
+
+        signals.onReloadSignal(self.reactor, reload)
+        signal.raise_signal(signal.SIGHUP)
+        self.assertEqual(self.calls, [(reload,)])
+
     def test_bounded(self) -> None:
         """
         However many come, the log does not fill with them.

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 import socket
+import time
 from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
@@ -47,6 +48,31 @@ class ManagerTests(SynchronousTestCase):
         self.manager.begin().ready("another")
         self.assertEqual(self.sent.count("READY=1"), 1)
         self.assertEqual(self.sent[-1], "STATUS=serving again; another")
+
+    def test_reload(self) -> None:
+        """
+        A reload begins with the time, and ends with READY, if the process is ready and
+        does not stop.
+        """
+        part = self.manager.begin()
+        self.manager.reloading()
+        self.manager.reloaded()
+        self.assertEqual(self.sent, [])
+        part.ready("serving")
+        before = time.monotonic_ns() // 1000
+        self.manager.reloading()
+        self.manager.reloaded()
+        message, ready = self.sent[-2:]
+        first, second = message.split("\n")
+        self.assertEqual((first, ready), ("RELOADING=1", "READY=1"))
+        name, _, value = second.partition("=")
+        self.assertEqual(name, "MONOTONIC_USEC")
+        self.assertTrue(before <= int(value) <= time.monotonic_ns() // 1000)
+        self.manager.stopping()
+        count = len(self.sent)
+        self.manager.reloading()
+        self.manager.reloaded()
+        self.assertEqual(len(self.sent), count)
 
     def test_sameStatus(self) -> None:
         """

@@ -19,16 +19,18 @@ from portlisten._config.file import RunSettings
 from portlisten._config.settings import ListenerSettings
 from portlisten._control.convert import ControlError
 from portlisten._control.messages import Stop, StopAnswer, encodeAnswer, encodeRequest
-from portlisten._control.start import encodeReady
+from portlisten._control.start import encodeLoaded, encodeReady
 from portlisten._ports.binding import bind
 from portlisten._ports.parsing import parse
 from portlisten._supervisor.listener import (
     END_SECONDS,
     FAILURES,
     FAREWELL_SECONDS,
+    LOADING_SECONDS,
     SupervisedListener,
 )
 from portlisten._supervisor.view import View
+from portlisten._supervisor.worker import NotReady
 from portlisten.errors import CannotRun
 from tests.support.channels import aMoment, eventually, inReactor
 from tests.support.workers import ClockedReactor
@@ -43,6 +45,7 @@ class FakeListener:
     """
 
     failure = ""
+    tail: tuple[str, ...] = ()
 
     def __init__(
         self,
@@ -57,6 +60,7 @@ class FakeListener:
         self.started = 0.0
         self.ending = ""
         self.told: list[tuple[str, float]] = []
+        self._received = b""
 
     def start(self) -> None:
         """
@@ -67,6 +71,16 @@ class FakeListener:
         self.pid = 7
         self.link = socket.socket(fileno=os.dup(self._launch.descriptors[0]))
         self.link.setblocking(False)
+
+    def received(self) -> bytes:
+        """
+        Read what came by the link, with what was read before.
+        """
+        try:
+            self._received += self.link.recv(65536)
+        except BlockingIOError:
+            pass
+        return self._received
 
     def memory(self) -> int:
         """
@@ -101,9 +115,9 @@ class FakeListener:
         self._onEnd(self)
 
 
-class ListenerTests(TestCase):
+class ListenerTestCase(TestCase):
     """
-    Tests for L{SupervisedListener}.
+    A listener, whose processes are made by hand.
     """
 
     async def setUp(self) -> None:
@@ -191,6 +205,12 @@ class ListenerTests(TestCase):
 
         await eventually(hears)
         return stopped
+
+
+class ListenerTests(ListenerTestCase):
+    """
+    Tests for L{SupervisedListener}.
+    """
 
     async def test_ready(self) -> None:
         """
@@ -322,3 +342,149 @@ class ListenerTests(TestCase):
         self.assertFalse(self.view.ready)
         process.end("was killed by SIGTERM")
         self.successResultOf(stopped)
+
+
+class ReplaceTests(ListenerTestCase):
+    """
+    Tests for L{SupervisedListener.replace}.
+    """
+
+    def settings(self, grace: float) -> RunSettings:
+        """
+        Make other settings.
+        """
+        return RunSettings(listener=ListenerSettings(path="/run/s", grace=grace))
+
+    async def replace(self) -> tuple[FakeListener, FakeListener, Deferred[None]]:
+        """
+        Begin to replace a listener, until the new process has loaded.
+
+        @return: the old and the new process, and the result.
+        """
+        old = await self.start()
+        done = self.listener.replace(self.settings(9.0), self.ports)
+        new = self.made[-1]
+        self.assertEqual(old.told, [])
+        self.assertEqual(self.state(), "ready")
+        new.link.send(encodeLoaded())
+        await eventually(lambda: old.told)
+        self.assertEqual(old.told, [("stop", 3 + FAREWELL_SECONDS)])
+        self.assertEqual(self.state(), "draining")
+        self.assertEqual(new.received(), b"")
+        return old, new, done
+
+    async def test_replace(self) -> None:
+        """
+        The old process serves until the new one has loaded; the new one starts when the
+        old one has ended.
+        """
+        old, new, done = await self.replace()
+        old.link.close()
+        await eventually(lambda: not self.view.ready)
+        old.end("exited with 0")
+        await eventually(lambda: b'"grace": 9.0' in new.received())
+        self.assertNoResult(done)
+        new.link.send(encodeReady(7))
+        await eventually(lambda: self.view.ready)
+        self.successResultOf(done)
+        self.assertEqual(len(self.made), 2)
+        self.assertEqual(self.listener.describe().failures, 0)
+        # If it ends, it is started again with the same settings.
+        new.end()
+        self.clock.advance(0.25)
+        await eventually(lambda: b'"grace": 9.0' in self.made[2].received())
+
+    async def test_notReady(self) -> None:
+        """
+        If the new process does not get ready, one with the old settings is started.
+        """
+        old, new, done = await self.replace()
+        old.end("exited with 0")
+        new.tail = ("why",)
+        new.end("exited with 1")
+        error = self.failureResultOf(done, NotReady).value
+        self.assertEqual((error.reason, error.log), ("it exited with 1", ("why",)))
+        self.assertEqual(len(self.made), 3)
+        await eventually(lambda: b'"grace": 3.0' in self.made[2].received())
+        self.made[2].link.send(encodeReady(7))
+        await eventually(lambda: self.view.ready)
+        self.assertEqual(self.state(), "ready")
+
+    async def test_heirEnds(self) -> None:
+        """
+        If the new process ends before the old one, another one is started in its place.
+        """
+        old, new, done = await self.replace()
+        new.end("exited with 1")
+        self.assertNoResult(done)
+        old.end("exited with 0")
+        self.assertEqual(len(self.made), 3)
+        await eventually(lambda: b'"grace": 9.0' in self.made[2].received())
+        self.made[2].link.send(encodeReady(7))
+        await eventually(lambda: self.view.ready)
+        self.successResultOf(done)
+
+    async def test_slow(self) -> None:
+        """
+        If the new process takes too long to load, the old one is stopped all the same.
+        """
+        old = await self.start()
+        done = self.listener.replace(self.settings(9.0), self.ports)
+        self.clock.advance(LOADING_SECONDS)
+        self.assertEqual(old.told, [("stop", 3 + FAREWELL_SECONDS)])
+        old.end("was killed by SIGTERM")
+        self.made[-1].link.send(encodeReady(7))
+        await eventually(lambda: self.view.ready)
+        self.successResultOf(done)
+
+    async def test_oldDies(self) -> None:
+        """
+        If the old process dies meanwhile, the new one starts at once.
+        """
+        old = await self.start()
+        done = self.listener.replace(self.settings(9.0), self.ports)
+        old.end("was killed by SIGKILL")
+        self.made[-1].link.send(encodeReady(7))
+        await eventually(lambda: self.view.ready)
+        self.successResultOf(done)
+        self.assertEqual(len(self.made), 2)
+
+    async def test_whileItWaits(self) -> None:
+        """
+        If no process runs, since the last one has died, the new one is started at once.
+        """
+        (await self.start()).end()
+        self.assertEqual(self.state(), "waiting")
+        done = self.listener.replace(self.settings(9.0), self.ports)
+        self.assertEqual(len(self.made), 2)
+        self.made[-1].link.send(encodeReady(7))
+        await eventually(lambda: self.view.ready)
+        self.successResultOf(done)
+        self.clock.advance(10)
+        self.assertEqual(len(self.made), 2)
+
+    async def test_stop(self) -> None:
+        """
+        A stop meanwhile ends both processes, and the replacement.
+        """
+        old, new, done = await self.replace()
+        stopped = self.listener.stop()
+        old.end("exited with 0")
+        self.successResultOf(stopped)
+        self.assertEqual(new.ending, "was killed by SIGKILL")
+        self.failureResultOf(done, NotReady)
+
+    async def test_cannotStart(self) -> None:
+        """
+        If no process can be started, the old settings are in use again.
+        """
+        old = await self.start()
+        self.patch(FakeListener, "failure", "no such program")
+        done = self.listener.replace(self.settings(9.0), self.ports)
+        self.assertEqual(old.told, [("stop", 3 + FAREWELL_SECONDS)])
+        old.end("exited with 0")
+        error = self.failureResultOf(done, NotReady).value
+        self.assertEqual(error.reason, "no such program")
+        self.patch(FakeListener, "failure", "")
+        self.clock.advance(30)
+        await eventually(lambda: b'"grace": 3.0' in self.made[-1].received())

@@ -23,7 +23,7 @@ from portlisten._control.messages import (
     encodeError,
     encodeRequest,
 )
-from portlisten._control.start import encodeReady, parseStart
+from portlisten._control.start import encodeLoaded, encodeReady, parseStart
 from portlisten._ports.binding import bind
 from portlisten._ports.parsing import parse
 from portlisten._supervisor import listener_link
@@ -443,6 +443,26 @@ class HostileTests(LinkTestCase):
         self.assertEqual(elsewhere, [])
         self.clock.advance(listener_link.CLOSE_RETRY_SECONDS)
         self.assertEqual(len(elsewhere), 1)
+
+    async def test_loaded(self) -> None:
+        """
+        A process may say once that it has loaded, before it gets the start message; it
+        may say nothing else then.
+        """
+        loaded = self.link.loaded
+        self.listener.send(encodeLoaded())
+        await eventually(lambda: loaded.called)
+        self.assertEqual(self.broken, [])
+        self.listener.send(encodeLoaded())
+        await self.breaks("it spoke without being asked")
+
+    async def test_readyTooEarly(self) -> None:
+        """
+        It cannot be ready before the start message.
+        """
+        self.listener.send(READY)
+        await self.breaks("it spoke without being asked")
+        self.assertTrue(self.link.loaded.called)
 
     async def test_bug(self) -> None:
         """

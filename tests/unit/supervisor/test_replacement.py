@@ -11,7 +11,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from portlisten._control.convert import ControlError
 from portlisten._control.status import Progress, State
 from portlisten._supervisor.limits import Limits
-from portlisten._supervisor.replacement import REMEMBERED
+from portlisten._supervisor.operations import REMEMBERED
 from tests.support.supervisor_scene import Scene
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from twisted.internet.defer import Deferred, fail, succeed
@@ -16,9 +17,12 @@ from twisted.trial.unittest import SynchronousTestCase
 from portlisten import _kernel
 from portlisten._config.file import RunSettings
 from portlisten._config.settings import ListenerSettings
+from portlisten._config.wrong_file import WrongFile
 from portlisten._control.convert import ControlError
 from portlisten._control.messages import Answer, Request, Status, StatusAnswer
 from portlisten._control.status import ProcessState, ProcessStatus
+from portlisten._model import Kind
+from portlisten._ports.binding import boundElsewhere
 from portlisten._process import exits, signals
 from portlisten._supervisor import service
 from portlisten._supervisor.service import LISTENER_SECONDS, SupervisorService
@@ -136,6 +140,23 @@ class FakeListener:
         return ProcessStatus("listener", 7, ProcessState.READY, 1.0, 1.0, 1, 0, 0.0, "")
 
 
+class FakeGroup:
+    """
+    A group of workers that take their time to end.
+    """
+
+    givenUp = False
+
+    def __init__(self) -> None:
+        self.stopped: Deferred[None] = Deferred()
+
+    def stop(self) -> Deferred[None]:
+        """
+        End when L{stopped} fires.
+        """
+        return self.stopped
+
+
 class ServiceTests(SynchronousTestCase):
     """
     Tests for L{SupervisorService}.
@@ -146,18 +167,30 @@ class ServiceTests(SynchronousTestCase):
         self.sockets = FakeSockets()
         self.patch(service, "SupervisedListener", FakeListener)
         self.patch(signals, "onReportSignal", lambda *_: None)
+        self.patch(signals, "onReloadSignal", lambda *_: None)
+        settings = RunSettings(listener=ListenerSettings(path="/run/s"))
+        self.wanted: RunSettings | WrongFile = settings
         self.service = SupervisorService(
             self.clock,
             exits.Command("run", {"nodaemon": True}, warnsOfRoot=False),
             "/etc/web.toml",
-            RunSettings(listener=ListenerSettings(path="/run/s")),
+            settings,
             self.sockets,  # type: ignore[arg-type]
+            self.load,
         )
         self.addCleanup(self.sockets.socket.close)
         self.service.privilegedStartService()
         self.addCleanup(self.service.release)
         self.service.startService()
         self.listener: FakeListener = self.service._listener  # type: ignore[assignment]
+
+    def load(self, path: str) -> RunSettings:
+        """
+        Read the file, as the test wants it.
+        """
+        if isinstance(self.wanted, WrongFile):
+            raise self.wanted
+        return self.wanted
 
     def status(self) -> Deferred[StatusAnswer]:
         """
@@ -219,6 +252,29 @@ class ServiceTests(SynchronousTestCase):
         self.assertEqual(self.sockets.socket.fileno(), -1)
         self.clock.advance(100)
         self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_stopRefuses(self) -> None:
+        """
+        When the listener has ended, clients are refused, though workers still run.  A
+        shared port stays open for them until they have ended.
+        """
+        ports = []
+        for kind in (Kind.CONNECTIONS, Kind.LISTENER):
+            sock = socket.create_server(("127.0.0.1", 0))
+            self.addCleanup(sock.close)
+            ports.append(boundElsewhere([sock], "", kind))
+        own, shared = (replace(each, inherited=False) for each in ports)
+        self.service._ports = [own, shared]
+        group = FakeGroup()
+        self.service._groups = [group]  # type: ignore[list-item]
+        stopped = self.service.stopService()
+        self.assertNoResult(stopped)
+        listens = _kernel.listens(own.socket), _kernel.listens(shared.socket)
+        self.assertEqual(listens, (False, True))
+        with shared.socket.dup() as other:
+            group.stopped.callback(None)
+            self.successResultOf(stopped)
+            self.assertFalse(_kernel.listens(other))
 
     def test_givenUp(self) -> None:
         """

@@ -1,0 +1,3 @@
+"""
+The units of C{contrib/systemd} under a real systemd: C{python -m tests.systemd}.
+"""
