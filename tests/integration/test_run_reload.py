@@ -1,17 +1,21 @@
 """
 C{portlisten reload} changes what runs to what the file says, and no client on the ports
 that stay notices.
+
+If C{PORTLISTEN_ROUNDS} is set, so many reloads at random follow.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import random
 import re
 import signal
 import socket
 import time
 
+import pytest
 from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThread
 
@@ -21,6 +25,9 @@ from tests.support.ports import freePort
 from tests.support.requests import Requests
 from tests.support.running import IS_ROOT, LISTENER_USER, WORKER_USER, Run, groups, pids
 from tests.support.waiting import sleep, until
+
+#: How many reloads at random follow.
+ROUNDS = int(os.environ.get("PORTLISTEN_ROUNDS") or 0)
 
 #: A web server that joins for all ports, and says hello.
 SITE = """
@@ -480,5 +487,80 @@ async def test_failures(run: Run) -> None:
     await run.ready()
     for _ in range(5):
         assert await deferToThread(get, run.port) == (b"hello x\n", "2")
+    await run.stop()
+    assert "Traceback" not in run.process.output, run.process.output
+
+
+@pytest.mark.skipif(not ROUNDS, reason="PORTLISTEN_ROUNDS is not set")
+@pytest.mark.parametrize("kills", [False, True], ids=["calm", "kills"])
+@asynchronous
+async def test_storm(run: Run, kills: bool) -> None:
+    """
+    Reload again and again, at random.  No client of the port that stays has an error,
+    unless processes are killed; and in the end, what runs is what the file says.
+    """
+    chance = random.Random(7)
+    made = Reloaded(run)
+    made.table("web", "count = 2")
+    await made.start()
+    spare = [freePort(24000 + 100 * each, 24100 + 100 * each) for each in range(4)]
+    results: list[int] = []
+    with (
+        Requests(run.port, threads=2) as close,
+        Requests(run.port, threads=2, keep=True) as keep,
+    ):
+        for version in range(ROUNDS):
+            top = [each for each in made.top if not each.startswith("patience")]
+            made.top = [*top, f"patience = {chance.choice([30, 40])}"]
+            chosen = chance.sample(spare, chance.randrange(4))
+            made.ports = {"http": run.port}
+            made.ports |= {f"p{spare.index(each)}": each for each in chosen}
+            count = chance.randrange(1, 5)
+            made.table(
+                "web",
+                f"count = {count}",
+                f"grace = {chance.choice([3, 4])}",
+                version=version if chance.random() < 0.3 else 1,
+            )
+            made.workers.pop("more", None)
+            if chance.random() < 0.3:
+                made.table("more", "count = 1")
+            made.write()
+            reload = Deferred.fromCoroutine(run.command("reload", run.path))
+            if chance.random() < 0.3:
+                run.process.signal(signal.SIGHUP)
+            if kills:
+                await sleep(chance.random() * 2)
+                victim = chance.choice(list((await made.pids()).values()))
+                if victim:
+                    os.kill(victim, signal.SIGKILL)
+            results.append((await reload).code)
+    print(f"{results}; {close.right} and {keep.right} answers, {keep.again} again")
+    print(close.wrong[:5], keep.wrong[:5], len(close.wrong), len(keep.wrong))
+    if not kills:
+        assert close.wrong == keep.wrong == []
+        assert set(results) <= {0, 2}
+    await until(
+        lambda: (
+            run.process.output.count("the reload begins")
+            == len(
+                re.findall(
+                    "the reload (?:is done|stops)|; the reload", run.process.output
+                )
+            )
+        ),
+        "the last reload",
+        60,
+    )
+    await made.reload()
+    assert await made.reload() == "nothing changes\n"
+    status = await run.ready()
+    counts = {name: each["count"] for name, each in groups(status).items()}
+    assert counts == {
+        name: len(groups(status)[name]["processes"]) for name in made.workers
+    }
+    assert {each["name"] for each in status["listener"]["ports"]} == set(made.ports)
+    for port in spare:
+        assert refused(port) == (port not in made.ports.values())
     await run.stop()
     assert "Traceback" not in run.process.output, run.process.output
