@@ -26,6 +26,7 @@ from portlisten._config.settings import (
     EachSettings,
     ExecSettings,
     ListenerSettings,
+    PauseSettings,
     RestartSettings,
     StatusSettings,
     StopSettings,
@@ -117,6 +118,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "restart": lambda: commandTable(RestartSettings),
     "stop": lambda: commandTable(StopSettings),
     "drain": lambda: commandTable(DrainSettings),
+    "pause": lambda: commandTable(PauseSettings),
     "undrain": lambda: commandTable(UndrainSettings),
     "endpoint": lambda: endpointTable(WorkerSettings),
 }

@@ -39,7 +39,7 @@ def load(path: str) -> RunSettings:
         text, status = _read(path)
         if caller.uid == 0:
             problems = list(_writers(path, status))
-        settings = parse(text, caller, _checkPort)
+        settings = parse(text, caller, _checkPort, _checkMetrics)
         problems += _pathsTwice(settings)
         if problems:
             raise WrongFile([], path=settings.listener.path, workers=settings.workers)
@@ -188,6 +188,15 @@ def _checkPort(text: str, shared: bool) -> None:
         parsePort(text, 1, shared)
     except BadDescription as error:
         raise ValueError(str(error).replace("--share", "share")) from None
+
+
+def _checkMetrics(text: str) -> None:
+    from portlisten._monitor.place import parsePlace
+
+    try:
+        parsePlace(text)
+    except BadDescription as error:
+        raise ValueError(str(error)) from None
 
 
 def _pathsTwice(settings: RunSettings) -> Iterator[Problem]:

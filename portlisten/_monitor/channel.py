@@ -211,6 +211,7 @@ class BoundedSite(Site):
     @param reactor: an L{IReactorTime}; by default the global one.
     """
 
+    noisy = False
     protocol = BoundedChannel  # type: ignore[assignment]
 
     def __init__(self, resource: IResource, reactor: Any = None) -> None:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from twisted.internet.defer import Deferred, fail
+from twisted.python.failure import Failure
 
 from portlisten import _kernel
 from portlisten._children.launch import Launch, environmentFor
@@ -23,10 +24,10 @@ from portlisten._children.process import CLEAN, Process
 from portlisten._children.restarted import RestartedProcess
 from portlisten._config.file import RunSettings
 from portlisten._control.convert import ControlError
-from portlisten._control.messages import Answer, Request, Stop
+from portlisten._control.messages import Answer, Pause, Request, Resume, Stop
 from portlisten._control.status import ProcessState
 from portlisten._ports.binding import BoundPort
-from portlisten._reactor.pause import Pause
+from portlisten._reactor import pause
 from portlisten._supervisor.listener_link import ListenerLink
 from portlisten._supervisor.logs import log
 from portlisten._supervisor.shut_down import restore
@@ -76,10 +77,11 @@ class SupervisedListener(RestartedProcess):
         self._backlog = settings.listener.backlog or _kernel.longestBacklog()
         self._givenUp = givenUp
         self._makeProcess = makeProcess
-        self._kill = Pause(reactor, self._killNow)
+        self._kill = pause.Pause(reactor, self._killNow)
         self._killed = False
         self._link: ListenerLink | None = None
         self._failure = ""
+        self._paused = False
 
     # Its start
 
@@ -134,6 +136,8 @@ class SupervisedListener(RestartedProcess):
         if self._final:
             return  # it was told to end while it started
         self._isReady()
+        if self._paused:
+            self._tellPaused()
         log.info("the listener is ready")
         self._view.begin(self.ask)
 
@@ -148,6 +152,23 @@ class SupervisedListener(RestartedProcess):
                 ControlError("the listener is not ready: its supervisor starts it")
             )
         return self._link.ask(request)
+
+    def setPaused(self, paused: bool) -> None:
+        """
+        Tell the listener whether an operator has paused it, and each later one, too.
+        """
+        if paused is not self._paused:
+            self._paused = paused
+            if self._readySince is not None:
+                self._tellPaused()
+
+    def _tellPaused(self) -> None:
+        def failed(failure: Failure) -> None:
+            # The supervisor knows better, and tells the next listener.
+            failure.trap(ControlError)
+
+        request = Pause() if self._paused else Resume()
+        self.ask(request).addErrback(failed)
 
     # Its end
 
