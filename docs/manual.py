@@ -16,6 +16,7 @@ from portlisten._commands import (
     execute,
     hellofdpass,
     listener,
+    pause,
     reload,
     restart,
     run,
@@ -210,6 +211,26 @@ PAGES = [
         " listener cannot be asked, or the arguments are wrong. 130 after SIGINT.",
         {"SIGINT": "The command exits. The workers stay drained."},
         "portlisten-undrain(1), portlisten(8)",
+    ),
+    Page(
+        "portlisten-pause",
+        1,
+        "let load balancers send clients elsewhere",
+        pause.PauseOptions,
+        "0 if the listener is paused. 2 if it cannot be asked, or the arguments are"
+        " wrong.",
+        {},
+        "portlisten-resume(1), portlisten-drain(1), portlisten-stop(1), portlisten(8)",
+    ),
+    Page(
+        "portlisten-resume",
+        1,
+        "let load balancers send clients here again",
+        pause.ResumeOptions,
+        "0 if the listener is not paused any more. 2 if it cannot be asked, or the"
+        " arguments are wrong.",
+        {},
+        "portlisten-pause(1), portlisten-undrain(1), portlisten(8)",
     ),
     Page(
         "portlisten-undrain",

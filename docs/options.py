@@ -26,6 +26,7 @@ from portlisten._config.settings import (
     EachSettings,
     ExecSettings,
     ListenerSettings,
+    PauseSettings,
     ReloadSettings,
     RestartSettings,
     StatusSettings,
@@ -119,6 +120,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "reload": lambda: commandTable(ReloadSettings),
     "stop": lambda: commandTable(StopSettings),
     "drain": lambda: commandTable(DrainSettings),
+    "pause": lambda: commandTable(PauseSettings),
     "undrain": lambda: commandTable(UndrainSettings),
     "endpoint": lambda: endpointTable(WorkerSettings),
 }

@@ -10,6 +10,10 @@ if sys.argv[1:] == ["supervised-listener"]:
     from portlisten._commands.supervised_listener import run
 
     run()
+elif sys.argv[1:] == ["supervised-monitor"]:
+    from portlisten._commands.supervised_monitor import run
+
+    run()
 else:
     from portlisten._commands.portlisten import main
 

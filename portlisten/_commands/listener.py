@@ -4,7 +4,7 @@ C{twistd portlisten}: its options and its service.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from twisted.application.service import IService
 from twisted.python.usage import CompleteFiles, Completer, UsageError
@@ -18,6 +18,9 @@ from portlisten._listener.own_sockets import OwnSockets
 from portlisten._listener.service import checkPathsDiffer
 from portlisten._ports import parsing as _ports
 from portlisten.errors import BadDescription, PathError
+
+if TYPE_CHECKING:
+    from portlisten._monitor.place import Place
 
 
 class Options(CommandOptions):
@@ -109,10 +112,15 @@ def makeService(options: Options, reactor: Any = None) -> IService:
     backlog = settings.backlog or _kernel.longestBacklog()
     try:
         ports = parsePorts(settings, backlog)
+        metrics = parseMetrics(settings)
     except (BadDescription, PathError) as error:
         options.refuse(str(error))
-    user = options.process.twistd.get("uid")
-    sockets = OwnSockets(settings, ports, backlog, user)
+    twistd = options.process.twistd
+    if metrics is not None and twistd.get("chroot"):
+        options.refuse(
+            "--metrics needs a program that --chroot hides: give one of them"
+        )
+    sockets = OwnSockets(settings, ports, backlog, twistd.get("uid"), metrics=metrics)
     return makeListener(reactor, options.process, settings, sockets, backlog)
 
 
@@ -138,3 +146,22 @@ def parsePorts(settings: ListenerSettings, backlog: int) -> list[PortSettings]:
                 " for it would get both: give one of them another name"
             )
     return [*listened, *shared]
+
+
+def parseMetrics(settings: ListenerSettings) -> Place | None:
+    """
+    Understand where the monitor listens.
+
+    @return: L{None} if none is to run.
+    @raise BadDescription: if the description cannot be understood, or the monitor
+        cannot run.
+    """
+    if settings.metrics is None:
+        return None
+    # Few listeners need it.
+    from portlisten._monitor.place import parsePlace
+
+    try:
+        return parsePlace(settings.metrics)
+    except BadDescription as error:
+        raise BadDescription(f"--metrics: {error}") from None

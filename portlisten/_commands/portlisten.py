@@ -18,6 +18,7 @@ from portlisten._commands.drain import DrainOptions, UndrainOptions
 from portlisten._commands.each import EachOptions
 from portlisten._commands.execute import ExecOptions
 from portlisten._commands.options import printVersion
+from portlisten._commands.pause import PauseOptions, ResumeOptions
 from portlisten._commands.reload import ReloadOptions
 from portlisten._commands.restart import RestartOptions
 from portlisten._commands.run import RunOptions
@@ -54,6 +55,8 @@ class Options(UsageOptions):
             AsPortOptions,
             "Make a Twisted program a worker.",
         ],
+        ["pause", None, PauseOptions, "Let load balancers send clients elsewhere."],
+        ["resume", None, ResumeOptions, "Let load balancers send clients here again."],
         ["drain", None, DrainOptions, "Let workers finish what they serve."],
         ["undrain", None, UndrainOptions, "Let drained workers serve again."],
     ]

@@ -42,7 +42,7 @@ def load(path: str, hasSockets: bool = True) -> RunSettings:
         text, status = _read(path)
         if caller.uid == 0:
             problems = list(_writers(path, status))
-        settings = parse(text, caller, partial(_checkPort, hasSockets))
+        settings = parse(text, caller, partial(_checkPort, hasSockets), _checkMetrics)
         problems += _pathsTwice(settings)
         if problems:
             raise WrongFile([], path=settings.listener.path, workers=settings.workers)
@@ -195,6 +195,15 @@ def _checkPort(hasSockets: bool, text: str, shared: bool) -> None:
             raise ValueError(str(error)) from None
     except BadDescription as error:
         raise ValueError(str(error).replace("--share", "share")) from None
+
+
+def _checkMetrics(text: str) -> None:
+    from portlisten._monitor.place import parsePlace
+
+    try:
+        parsePlace(text)
+    except BadDescription as error:
+        raise ValueError(str(error)) from None
 
 
 def _pathsTwice(settings: RunSettings) -> Iterator[Problem]:

@@ -9,24 +9,17 @@ SIGTERM.  L{portlisten._listener.given_sockets} has the details.
 
 from __future__ import annotations
 
-import socket
-import sys
 from contextlib import suppress
 from typing import Any, NoReturn
 
-from twisted.logger import ILogObserver, LogLevel, eventAsText, globalLogBeginner
-from zope.interface import provider
-
 from portlisten import _kernel
+from portlisten._commands.supervised import logToStandardError, takeLink
 from portlisten._control.convert import ControlError
 from portlisten._control.start import encodeLoaded
 from portlisten._listener.given_sockets import receiveStart
 from portlisten._listener.making import makeListener
-from portlisten._process import exits, forking
+from portlisten._process import exits
 from portlisten._process.output import complain
-
-#: The descriptor that is connected to the supervisor.
-LINK = 3
 
 COMMAND = "portlisten supervised-listener"
 
@@ -38,7 +31,7 @@ def run() -> NoReturn:
     @raise SystemExit: when it has ended.
     """
     try:
-        link = _link()
+        link = takeLink("a supervisor", "portlisten run")
         # It takes a while to load.
         from twisted.internet import reactor
 
@@ -48,7 +41,7 @@ def run() -> NoReturn:
     except ControlError as error:
         complain(COMMAND, str(error))
         raise SystemExit(1) from None
-    _log()
+    logToStandardError()
     anyReactor: Any = reactor
     settings = message.settings
     sockets.stop = lambda: exits.stopReactor(anyReactor)
@@ -65,48 +58,3 @@ def run() -> NoReturn:
     sockets.sayReady()
     anyReactor.run()
     raise SystemExit(0)
-
-
-def _link() -> socket.socket:
-    """
-    Take the descriptor that is connected to the supervisor, and close those after it,
-    which somebody may have passed on by mistake.
-
-    @return: the link, which the caller owns.
-    @raise ControlError: if it is not connected to a supervisor.
-    """
-    with suppress(OSError):  # without /proc, they stay open
-        forking.closeFrom(LINK + 1)
-    try:
-        link = socket.socket(fileno=LINK)
-        link.getpeername()
-    except OSError as error:
-        raise ControlError(
-            f"descriptor {LINK} is not connected to a supervisor ({error.strerror}):"
-            " 'portlisten run' starts this command"
-        ) from None
-    if (link.family, link.type) != (socket.AF_UNIX, socket.SOCK_STREAM):
-        raise ControlError(f"descriptor {LINK} is no Unix stream socket")
-    link.set_inheritable(False)
-    return link
-
-
-def _log() -> None:
-    """
-    Write the log to standard error.  The supervisor adds the time to each line.
-    """
-
-    @provider(ILogObserver)
-    def write(event: dict[str, Any]) -> None:
-        text = eventAsText(
-            event, includeTraceback=True, includeTimestamp=False, includeSystem=False
-        )
-        level = event.get("log_level", LogLevel.info)
-        if text:
-            line = f"{text}\n" if level is LogLevel.info else f"{level.name}: {text}\n"
-            # If nobody reads it any more, the log is lost.
-            with suppress(OSError, ValueError):
-                sys.stderr.write(line)
-                sys.stderr.flush()
-
-    globalLogBeginner.beginLoggingTo([write], redirectStandardIO=False)

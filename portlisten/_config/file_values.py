@@ -340,12 +340,12 @@ class Environment(ValueType):
 
 
 @dataclass(frozen=True)
-class Description(ValueType):
+class Endpoint(ValueType):
     """
-    The description of a port, without a name.  The value is text.
+    The description of an endpoint.  The value is text.
     """
 
-    metavar: str = "PORT"
+    metavar: str = "DESCRIPTION"
 
     def take(self, value: object) -> str:
         """
@@ -367,6 +367,21 @@ class Description(ValueType):
         super().check(value)
         if not value.isprintable():
             raise ValueError(f"{value!r} has characters that no port has")
+
+
+@dataclass(frozen=True)
+class Description(Endpoint):
+    """
+    The description of a port, without a name.  The value is text.
+    """
+
+    metavar: str = "PORT"
+
+    def check(self, value: Any) -> None:
+        """
+        See L{ValueType.check}.
+        """
+        super().check(value)
         named = _NAMED.fullmatch(value)
         if named is not None:
             raise ValueError(

@@ -116,6 +116,16 @@ class ListenerSettings(ChannelSettings):
         shown="PATH.ctl",
         wires=STREAM,
     )
+    metrics: str | None = option(
+        None,
+        ValueType("DESCRIPTION"),
+        "Serve health, metrics and a status page by HTTP at this endpoint description,"
+        " such as 9100, which is a port of 127.0.0.1.",
+        more="Anyone who can connect may read them. A process without privilege serves"
+        " them. It needs `portlisten[metrics]`; see [the monitor](monitor.md).",
+        shown="off",
+        wires=STREAM,
+    )
     backlog: int | None = option(
         None,
         count(1, 2**31 - 1),
@@ -542,6 +552,15 @@ class StopSettings(TargetSettings):
         seconds(0),
         "The most seconds to wait until the supervisor has ended.",
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PauseSettings(TargetSettings):
+    """
+    The settings of C{portlisten pause}, and of C{portlisten resume}.
+    """
+
+    quiet: bool = option(False, Flag(), "Write only errors.")
 
 
 @dataclass(frozen=True, kw_only=True)

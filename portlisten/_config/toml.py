@@ -19,6 +19,7 @@ from portlisten._config.file_values import (
     AbsolutePath,
     AbsolutePathOrNone,
     Description,
+    Endpoint,
 )
 from portlisten._config.options import Option, Settings, optionsOf
 from portlisten._config.settings import ListenerSettings
@@ -37,6 +38,9 @@ _S = TypeVar("_S", bound=Settings)
 #: Checks the description of a port.  The second argument says whether it is shared.  It
 #: raises L{ValueError} if the description cannot be understood.
 CheckPort = Callable[[str, bool], None]
+
+#: Checks the endpoint of the monitor, and raises L{ValueError} likewise.
+CheckMetrics = Callable[[str], None]
 
 #: Options of the listener that the file has elsewhere, or not at all.
 _ELSEWHERE = ("wire", "listen", "share")
@@ -64,6 +68,8 @@ def fileOptions() -> list[Option]:
 def _inFile(option: Option) -> Option:
     if option.name == "control":
         return replace(option, type=AbsolutePathOrNone(example="/run/web.ctl"))
+    if option.name == "metrics":
+        return replace(option, type=Endpoint())
     return option
 
 
@@ -95,16 +101,20 @@ def parseTOML(text: str | bytes) -> dict[str, Any]:
 
 
 def parse(
-    text: str | bytes, caller: Caller, checkPort: CheckPort = lambda text, shared: None
+    text: str | bytes,
+    caller: Caller,
+    checkPort: CheckPort = lambda text, shared: None,
+    checkMetrics: CheckMetrics = lambda text: None,
 ) -> RunSettings:
     """
     Parse the file of C{portlisten run}.
 
     @param caller: the process that would run it.
     @param checkPort: checks the description of each port.
+    @param checkMetrics: checks the endpoint of the monitor.
     @raise WrongFile: if it has mistakes.  It names all of them.
     """
-    reader = _Reader(parseTOML(text), caller, checkPort)
+    reader = _Reader(parseTOML(text), caller, checkPort, checkMetrics)
     return reader.read()
 
 
@@ -150,11 +160,16 @@ class _Reader:
     """
 
     def __init__(
-        self, table: dict[str, Any], caller: Caller, checkPort: CheckPort
+        self,
+        table: dict[str, Any],
+        caller: Caller,
+        checkPort: CheckPort,
+        checkMetrics: CheckMetrics,
     ) -> None:
         self._table = dict(table)
         self._caller = caller
         self._checkPort = checkPort
+        self._checkMetrics = checkMetrics
         self._problems: list[Problem] = []
 
     def read(self) -> RunSettings:
@@ -244,9 +259,15 @@ class _Reader:
                 [*(each.name for each in options), "ports", "workers"],
                 _places(),
             ),
+            {"metrics": self._takeMetrics},
         )
         self._problems += problems
         return made
+
+    def _takeMetrics(self, value: object) -> str:
+        text = Endpoint().take(value)
+        self._checkMetrics(text)
+        return text
 
     def _ports(
         self, tables: Mapping[str, dict[str, Any]]

@@ -164,6 +164,20 @@ class StopAnswer(_PlainAnswer):
 
 
 @dataclass(frozen=True)
+class PauseAnswer(_PlainAnswer):
+    """
+    Whether the listener is paused.
+
+    @ivar paused: whether it is.
+    @ivar metrics: where the monitor serves health, as in C{--metrics}; empty if no
+        monitor runs.
+    """
+
+    paused: bool
+    metrics: str = ""
+
+
+@dataclass(frozen=True)
 class Request:
     """
     The base of all requests.  Each field is a tuple of strings.
@@ -296,6 +310,26 @@ class Stop(Request):
     ANSWER = StopAnswer
 
 
+@dataclass(frozen=True)
+class Pause(Request):
+    """
+    Let the health say that the listener does not serve.  It accepts as before.
+    """
+
+    COMMAND = "pause"
+    ANSWER = PauseAnswer
+
+
+@dataclass(frozen=True)
+class Resume(Request):
+    """
+    Undo L{Pause}.
+    """
+
+    COMMAND = "resume"
+    ANSWER = PauseAnswer
+
+
 #: All requests, by the names of their commands.
 REQUESTS: dict[str, type[Request]] = {
     each.COMMAND: each
@@ -309,6 +343,8 @@ REQUESTS: dict[str, type[Request]] = {
         Compare,
         Watch,
         Stop,
+        Pause,
+        Resume,
     )
 }
 

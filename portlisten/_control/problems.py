@@ -50,7 +50,8 @@ START_SECONDS = 30.0
     _FAILS,
     _SLOW,
     _IDLE,
-) = range(10)
+    _PAUSED,
+) = range(11)
 
 _Problem = tuple[int, str]
 
@@ -90,6 +91,8 @@ def problems(status: StatusAnswer) -> tuple[str, ...]:
 
 
 def _ofListener(listener: ListenerStatus) -> Iterator[_Problem]:
+    if listener.paused:
+        yield _PAUSED, "paused by an operator: /healthz says 503"
     for queue in listener.queues:
         yield from _ofQueue(queue, listener)
     for port in listener.ports:

@@ -19,6 +19,7 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
+from twisted.internet.defer import Deferred, succeed
 from twisted.logger import Logger
 from zope.interface import implementer
 
@@ -151,6 +152,12 @@ class GivenSockets:
         self._final = True
         self.stop()
         return StopAnswer(os.getpid())
+
+    def stopMonitor(self) -> Deferred[None]:
+        """
+        See L{ISockets}.  The supervisor has the monitor.
+        """
+        return succeed(None)
 
     def keepsPort(self, bound: BoundPort) -> bool:
         """

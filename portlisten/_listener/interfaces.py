@@ -335,10 +335,18 @@ class ISockets(Interface):
         reactor: Any, handlers: Mapping[type[Request], Handler]
     ) -> ControlServer | None:
         """
-        Begin to answer an operator's requests.
+        Begin to answer an operator's requests, and those of the monitor, if one is to
+        run.
 
         @param handlers: see L{ControlServer}.
         @return: the server, which the caller closes; L{None} if nobody can ask.
+        """
+
+    def stopMonitor() -> Deferred[None]:
+        """
+        Stop the monitor, if one runs.
+
+        @return: fires when it has ended.
         """
 
     def keepsPort(bound: BoundPort) -> bool:
@@ -367,5 +375,6 @@ class ISockets(Interface):
 
     def release() -> None:
         """
-        Close what L{bindControl} has bound, and L{startControl} has not used.
+        Close what L{bindControl} has bound, and L{startControl} has not used, and all
+        that the monitor has.
         """

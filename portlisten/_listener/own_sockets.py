@@ -10,15 +10,16 @@ import select
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from twisted.internet.defer import Deferred, succeed
 from twisted.logger import Logger
 from zope.interface import implementer
 
 from portlisten._channel import paths
 from portlisten._config.ports import PortSettings
 from portlisten._config.settings import ListenerSettings
-from portlisten._control.messages import Request
+from portlisten._control.messages import Request, Status
 from portlisten._control.place import SUFFIX, bindControl, controlPath
 from portlisten._control.server import ControlServer, Handler
 from portlisten._listener import successor
@@ -26,6 +27,10 @@ from portlisten._listener.interfaces import ISockets
 from portlisten._ports.binding import BoundPort, bind
 from portlisten._process import signals
 from portlisten.errors import CannotBind, ToldToStop
+
+if TYPE_CHECKING:
+    from portlisten._monitor.place import Place
+    from portlisten._monitor.process import Monitor
 
 #: After a listener has ended, how long its workers may take to close their shared
 #: sockets, in seconds.
@@ -46,6 +51,7 @@ class OwnSockets:
     @param workersStop: how long workers may take to stop, in seconds.  If the last
         listener is gone, its workers may keep shared sockets open for so long, and for
         L{HANDOVER_SECONDS} at the least.
+    @param metrics: where the monitor listens; L{None} if none is to run.
     """
 
     log = Logger()
@@ -57,6 +63,7 @@ class OwnSockets:
         backlog: int,
         user: int | None = None,
         workersStop: float = 0.0,
+        metrics: Place | None = None,
     ) -> None:
         self._settings = settings
         self._ports = ports
@@ -65,6 +72,9 @@ class OwnSockets:
         self._handover = max(HANDOVER_SECONDS, workersStop)
         self._startedBy = -1
         self._controlPath: paths.BoundPath | None = None
+        self._place = metrics
+        self._monitorPorts: list[BoundPort] = []
+        self._monitor: Monitor | None = None
 
     def waitForPredecessor(self) -> float:
         """
@@ -127,6 +137,9 @@ class OwnSockets:
         """
         See L{ISockets}.
         """
+        if isinstance(self._place, PortSettings):
+            end = time.monotonic() + self._handover
+            self._monitorPorts = self._bindUntil(self._place, end)
         path = self._settings.path
         control = controlPath(path, self._settings.control)
         if control:
@@ -149,6 +162,13 @@ class OwnSockets:
         """
         See L{ISockets}.
         """
+        server = self._startServer(reactor, handlers)
+        self._startMonitor(reactor, handlers[Status])
+        return server
+
+    def _startServer(
+        self, reactor: Any, handlers: Mapping[type[Request], Handler]
+    ) -> ControlServer | None:
         if self._controlPath is None:
             return None
         # The last may be another user than the first: see `twistd --uid`.
@@ -163,6 +183,35 @@ class OwnSockets:
             server.close()
             raise
         return server
+
+    def _startMonitor(self, reactor: Any, status: Handler) -> None:
+        if self._place is None:
+            return
+        # Few listeners need it.
+        from portlisten._monitor.process import Monitor
+
+        text = self._place if isinstance(self._place, str) else ""
+        user = self._user if os.geteuid() == 0 else None
+        self.log.info(
+            "the monitor serves at {places}, as uid {uid}",
+            places=text or ", ".join(each.label for each in self._monitorPorts),
+            uid=os.geteuid() if user is None else user,
+        )
+        self._monitor = Monitor(
+            reactor,
+            [sock for each in self._monitorPorts for sock in each.sockets],
+            text,
+            status,
+            user,
+        )
+        self._monitor.start()
+
+    def stopMonitor(self) -> Deferred[None]:
+        """
+        See L{ISockets}.
+        """
+        monitor, self._monitor = self._monitor, None
+        return succeed(None) if monitor is None else monitor.stop()
 
     def keepsPort(self, bound: BoundPort) -> bool:
         """
@@ -196,3 +245,7 @@ class OwnSockets:
             self._controlPath.remove()
             self._controlPath.socket.close()
             self._controlPath = None
+        self.stopMonitor()
+        ports, self._monitorPorts = self._monitorPorts, []
+        for port in ports:
+            port.close()

@@ -140,6 +140,8 @@ class ListenerService(CommandService):
             acceptor.park()
         self._resume()
         stopped = self._wire.stop(self._settings.grace, self._backlogsWait)
+        # Until then, a load balancer hears that this listener stops.
+        stopped.addBoth(lambda result: self._sockets.stopMonitor())
         return stopped.addBoth(lambda result: self.release())
 
     def release(self) -> None:

@@ -48,7 +48,10 @@ class Reporter:
         self._dispatcher = dispatcher
 
     def status(
-        self, stopping: bool, backlogOf: Callable[[int], int | None]
+        self,
+        stopping: bool,
+        backlogOf: Callable[[int], int | None],
+        paused: bool = False,
     ) -> StatusAnswer:
         """
         Describe the listener now.
@@ -56,6 +59,7 @@ class Reporter:
         @param stopping: whether it was told to stop.
         @param backlogOf: says how many connections wait in the kernel for the port of a
             number.
+        @param paused: whether an operator has paused it.
         """
         ledger = self._ledger
         now = self._dispatcher.now()
@@ -84,6 +88,7 @@ class Reporter:
             workers=self._dispatcher.roster.statuses(now),
             counters=asdict(ledger.counters),
             held=asdict(ledger.whereabouts()),
+            paused=paused,
         )
         return diagnosed(listener)
 

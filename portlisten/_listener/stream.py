@@ -21,11 +21,14 @@ from portlisten._channel.unread import Unread
 from portlisten._config.settings import ListenerSettings
 from portlisten._control.messages import (
     Drain,
+    Pause,
+    Resume,
     Status,
     StatusAnswer,
     Undrain,
     Workers,
 )
+from portlisten._control.pausing import Pausing
 from portlisten._control.server import ControlServer
 from portlisten._listener.access import accessFor
 from portlisten._listener.admission import Admission
@@ -72,6 +75,7 @@ class StreamWire:
         self._timedOut = timedOut
         self._path: ChannelPath | None = None
         self._control: ControlServer | None = None
+        self._pausing = Pausing(settings.metrics or "")
         self._lastNumber = 0
         self.capacityChanged: Callable[[], None] = lambda: None
         self.backlogOf: Callable[[int], int] = lambda number: 0
@@ -184,11 +188,15 @@ class StreamWire:
                 Drain: roster.drain,
                 Undrain: roster.undrain,
                 Status: self._status,
+                Pause: self._pausing.pause,
+                Resume: self._pausing.resume,
             },
         )
 
     def _status(self, request: Status, client: _kernel.Credentials) -> StatusAnswer:
-        return self._reporter.status(self._hello.stopping, self.backlogOf)
+        return self._reporter.status(
+            self._hello.stopping, self.backlogOf, self._pausing.paused
+        )
 
     def capacity(self, name: str) -> int:
         """

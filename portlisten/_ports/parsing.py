@@ -39,6 +39,12 @@ class NotPassed(BadDescription):
     """
 
 
+class NotPlain(BadDescription):
+    """
+    A description means an endpoint that is no plain port.
+    """
+
+
 def parse(description: str, backlog: int, shared: bool = False) -> PortSettings:
     """
     Parse a port: a number, or a Twisted description of a server endpoint, perhaps with
@@ -51,6 +57,7 @@ def parse(description: str, backlog: int, shared: bool = False) -> PortSettings:
     @param backlog: for a description that has no backlog of its own.
     @param shared: whether workers get the port's sockets, and not its connections.
     @raise NotPassed: if it names a socket that systemd has not passed to this process.
+    @raise NotPlain: if the description means another endpoint, such as one of TLS.
     @raise BadDescription: if the description cannot be understood, or the name cannot
         be a port's.
     """
@@ -148,7 +155,7 @@ def _parseEndpoint(description: str, backlog: int, shared: bool) -> PortSettings
         )
     # Another endpoint (TLS, a wrapper) adds something to its socket.  The worker would
     # get the socket alone, and nothing would say that the rest is missing.
-    raise BadDescription(
+    raise NotPlain(
         f"{description!r} is not a plain port: use tcp, tcp6, unix or systemd,"
         " and leave TLS and the like to the worker"
     )

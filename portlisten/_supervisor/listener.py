@@ -17,6 +17,7 @@ from functools import partial
 from typing import Any
 
 from twisted.internet.defer import Deferred, fail
+from twisted.python.failure import Failure
 
 from portlisten import _kernel
 from portlisten._children.launch import Launch, environmentFor
@@ -25,10 +26,10 @@ from portlisten._children.process import CLEAN, Process
 from portlisten._children.restarted import RestartedProcess
 from portlisten._config.file import RunSettings
 from portlisten._control.convert import ControlError
-from portlisten._control.messages import Answer, Request, Stop
+from portlisten._control.messages import Answer, Pause, Request, Resume, Stop
 from portlisten._control.status import ProcessState
 from portlisten._ports.binding import BoundPort
-from portlisten._reactor.pause import Pause
+from portlisten._reactor import pause
 from portlisten._supervisor.listener_link import ListenerLink
 from portlisten._supervisor.logs import log
 from portlisten._supervisor.shut_down import restore
@@ -99,9 +100,9 @@ class SupervisedListener(RestartedProcess):
         self._backlog = settings.listener.backlog or _kernel.longestBacklog()
         self._givenUp = givenUp
         self._makeProcess = makeProcess
-        self._kill = Pause(reactor, self._killNow)
+        self._kill = pause.Pause(reactor, self._killNow)
         self._killed = False
-        self._loading = Pause(reactor, self._retire)
+        self._loading = pause.Pause(reactor, self._retire)
         self._link: ListenerLink | None = None
         self._failure = ""
         self._tail: tuple[str, ...] = ()
@@ -109,6 +110,7 @@ class SupervisedListener(RestartedProcess):
         # A process that has no start message yet: it loads what it needs, while the
         # listener before it ends.
         self._heir: tuple[Process, ListenerLink] | None = None
+        self._paused = False
 
     # Its start
 
@@ -182,6 +184,8 @@ class SupervisedListener(RestartedProcess):
         if self._final:
             return  # it was told to end while it started
         self._isReady()
+        if self._paused:
+            self._tellPaused()
         log.info("the listener is ready")
         self._view.begin(self.ask)
         change, self._change = self._change, None
@@ -252,6 +256,23 @@ class SupervisedListener(RestartedProcess):
                 ControlError("the listener is not ready: its supervisor starts it")
             )
         return self._link.ask(request)
+
+    def setPaused(self, paused: bool) -> None:
+        """
+        Tell the listener whether an operator has paused it, and each later one, too.
+        """
+        if paused is not self._paused:
+            self._paused = paused
+            if self._readySince is not None:
+                self._tellPaused()
+
+    def _tellPaused(self) -> None:
+        def failed(failure: Failure) -> None:
+            # The supervisor knows better, and tells the next listener.
+            failure.trap(ControlError)
+
+        request = Pause() if self._paused else Resume()
+        self.ask(request).addErrback(failed)
 
     # Its end
 

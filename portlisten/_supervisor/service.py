@@ -9,6 +9,7 @@ import atexit
 import os
 import time
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import Any
 
 from twisted.internet.defer import Deferred, DeferredList, TimeoutError
@@ -21,10 +22,12 @@ from portlisten._control.messages import (
     Answer,
     Compare,
     Drain,
+    Pause,
     ProgressAnswer,
     Reload,
     Request,
     Restart,
+    Resume,
     Status,
     Stop,
     StopAnswer,
@@ -32,6 +35,7 @@ from portlisten._control.messages import (
     Watch,
     Workers,
 )
+from portlisten._control.pausing import Pausing
 from portlisten._control.problems import diagnosed
 from portlisten._control.server import ControlServer
 from portlisten._control.status import ListenerStatus, SupervisorStatus
@@ -40,7 +44,7 @@ from portlisten._model import Kind
 from portlisten._ports.binding import BoundPort
 from portlisten._process import exits, signals, systemd_notify
 from portlisten._process.service import CommandService
-from portlisten._reactor.pause import Pause
+from portlisten._reactor import pause
 from portlisten._supervisor.group import Group
 from portlisten._supervisor.limits import Limits
 from portlisten._supervisor.listener import SupervisedListener
@@ -89,12 +93,13 @@ class SupervisorService(CommandService):
         self._groups = [Group(around, each) for each in settings.workers]
         self._replacements = Replacements(reactor, self._view, self._ask)
         self._limits = Limits(reactor, self._groups, self._replacements.replace)
+        self._pausing = Pausing(settings.listener.metrics or "")
         self._listener: SupervisedListener | None = None
         self._reloads: Reloads | None = None
         self._control: ControlServer | None = None
         self._state = systemd_notify.manager().begin()
         self._isReady = False
-        self._watchdog = Pause(reactor, self._keepAlive)
+        self._watchdog = pause.Pause(reactor, self._keepAlive)
         self._started = 0.0
         self._code = 0
 
@@ -153,6 +158,8 @@ class SupervisorService(CommandService):
                 Workers: self._forward,
                 Drain: self._forward,
                 Undrain: self._forward,
+                Pause: self._answerPause,
+                Resume: self._answerResume,
             },
         )
         self._listener = SupervisedListener(
@@ -207,6 +214,7 @@ class SupervisorService(CommandService):
         # Nobody accepts there any more, and the workers may take a while to end.
         shutDown([each for each in self._ports if each.kind is Kind.CONNECTIONS])
         await DeferredList([each.stop() for each in self._groups])
+        await self._sockets.stopMonitor()
         shutDown(self._ports)
         self.release()
         log.info("all processes have ended")
@@ -289,6 +297,9 @@ class SupervisorService(CommandService):
         @param listener: what the listener says; L{None} if it does not answer.
         """
         assert self._listener is not None
+        if listener is not None:
+            # The supervisor knows better, also while it tells the listener.
+            listener = replace(listener, paused=self._pausing.paused)
         return diagnosed(
             listener,
             SupervisorStatus(
@@ -337,6 +348,23 @@ class SupervisorService(CommandService):
         self._logRequest("the stop", client)
         self._reactor.callLater(0, signals.stop, self._reactor, "told to stop")
         return StopAnswer(os.getpid())
+
+    def _answerPause(self, request: Pause, client: _kernel.Credentials) -> Answer:
+        answer = self._pausing.pause(request, client)
+        self._tellPaused()
+        return answer
+
+    def _answerResume(self, request: Resume, client: _kernel.Credentials) -> Answer:
+        answer = self._pausing.resume(request, client)
+        self._tellPaused()
+        return answer
+
+    def _tellPaused(self) -> None:
+        """
+        Tell the listener.  If none is ready, the next one is told.
+        """
+        assert self._listener is not None
+        self._listener.setPaused(self._pausing.paused)
 
     def _forward(
         self, request: Request, client: _kernel.Credentials

@@ -64,6 +64,13 @@ class FakeSockets:
         See L{ISockets}.
         """
 
+    def stopMonitor(self) -> Deferred[None]:
+        """
+        Note that the monitor is to end.
+        """
+        self.calls.append("stopMonitor")
+        return succeed(None)
+
     def startControl(self, reactor: Any, handlers: Any) -> Any:
         """
         See L{ISockets}.

@@ -1,0 +1,52 @@
+"""
+Whether an operator has paused the listener.
+
+A paused listener accepts as before.  Only its health says that it does not serve, so
+load balancers send new clients elsewhere.
+"""
+
+from __future__ import annotations
+
+from twisted.logger import Logger
+
+from portlisten import _kernel
+from portlisten._control.messages import Pause, PauseAnswer, Resume
+
+
+class Pausing:
+    """
+    Answers L{Pause} and L{Resume}.
+
+    @param metrics: where the monitor serves; empty if no monitor runs.
+
+    @ivar paused: whether the listener is paused.
+    """
+
+    log = Logger()
+
+    def __init__(self, metrics: str) -> None:
+        self._metrics = metrics
+        self.paused = False
+
+    def pause(self, request: Pause, client: _kernel.Credentials) -> PauseAnswer:
+        """
+        Pause it.
+        """
+        return self._set(True, "is paused: /healthz says 503", client)
+
+    def resume(self, request: Resume, client: _kernel.Credentials) -> PauseAnswer:
+        """
+        Undo that.
+        """
+        return self._set(False, "is not paused any more", client)
+
+    def _set(self, paused: bool, what: str, client: _kernel.Credentials) -> PauseAnswer:
+        if paused is not self.paused:
+            self.paused = paused
+            self.log.info(
+                "the listener {what}, as pid {pid} of uid {uid} asks",
+                what=what,
+                pid=client.pid,
+                uid=client.uid,
+            )
+        return PauseAnswer(self.paused, self._metrics)
