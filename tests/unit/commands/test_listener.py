@@ -48,6 +48,7 @@ class OptionsTests(SynchronousTestCase):
             {
                 "listen": ["80"],
                 "share": [],
+                "metrics": None,
                 "path": "path",
                 "wire": "stream",
                 "mode": 0o660,
@@ -80,7 +81,17 @@ class OptionsTests(SynchronousTestCase):
             *("--claim-timeout", "0.5", "--throttle", "0", "--window", "128"),
             *("--retry", "0.2", "--grace", "0", "--allow-user", user),
             *("--allow-group", group, "--listen", "81", "--listen", "82"),
-            *("--share", "83", "--share", "udp:53", "--control", "c", "80", "path"),
+            *(
+                "--share",
+                "83",
+                "--share",
+                "udp:53",
+                "--control",
+                "c",
+                "--metrics",
+                "82",
+            ),
+            *("80", "path"),
         )
         self.assertEqual(
             dict(given),
@@ -88,6 +99,7 @@ class OptionsTests(SynchronousTestCase):
                 "listen": ["80", "81", "82"],
                 "share": ["83", "udp:53"],
                 "control": "c",
+                "metrics": "82",
                 "path": "path",
                 "wire": "stream",
                 "mode": 0o600,

@@ -153,7 +153,8 @@ class RequestTests(SynchronousTestCase):
             self.assertEqual(
                 self.refusal({"version": 1, "command": command}),
                 f"unknown command {json.dumps(command)}: there are workers, drain,"
-                " undrain, status, restart, reload, compare, progress, stop",
+                " undrain, status, restart, reload, compare, progress, stop, pause,"
+                " resume",
             )
 
     def test_longCommand(self) -> None:

@@ -89,7 +89,7 @@ class StartTests(SynchronousTestCase):
             for field in fields(SETTINGS)
             if getattr(SETTINGS, field.name) == getattr(default, field.name)
         ]
-        self.assertEqual(same, ["wire"])
+        self.assertEqual(same, ["wire", "metrics"])
         line = encodeStart(MESSAGE)
         self.assertEqual(line.count(b"\n"), 1)
         self.assertEqual(parseStart(line), MESSAGE)

@@ -255,7 +255,9 @@ class ServiceTests(SynchronousTestCase):
         """
         stopped = self.service.stopService()
         self.successResultOf(stopped)
-        self.assertEqual(self.sockets.calls, ["remove", "close", "release"])
+        self.assertEqual(
+            self.sockets.calls, ["stopMonitor", "remove", "close", "release"]
+        )
         self.assertEqual(self.sockets.socket.fileno(), -1)
         self.clock.advance(100)
         self.assertEqual(self.clock.getDelayedCalls(), [])
