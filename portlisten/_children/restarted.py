@@ -24,6 +24,8 @@ class RestartedProcess:
 
     @ivar label: its label.
     @ivar state: how far it has come.
+    @ivar restarts: how often it was started again, since it had ended though nobody
+        told it to.
     @ivar lastEnd: how it ended last, or why it could not be started; empty if neither
         has happened.
     """
@@ -31,7 +33,7 @@ class RestartedProcess:
     def __init__(self, reactor: Any, label: str, failures: int) -> None:
         self._reactor = reactor
         self._restarts = Restarts(failures)
-        self._pause = Pause(reactor, self.start)
+        self._pause = Pause(reactor, self._startAgain)
         self._pauseSeconds = 0.0
         self._process: Process | None = None
         self._readySince: float | None = None
@@ -39,6 +41,7 @@ class RestartedProcess:
         self._final = False
         self._waiting: list[Deferred[None]] = []
         self.label = label
+        self.restarts = 0
         self.lastEnd = ""
         self._enter(ProcessState.STARTING)
 
@@ -134,6 +137,10 @@ class RestartedProcess:
         self._pauseSeconds = pause
         self._pause.begin(pause)
         self._startsAgain(pause)
+
+    def _startAgain(self) -> None:
+        self.restarts += 1
+        self.start()
 
     def _startNoMore(self) -> None:
         self._final = True

@@ -93,6 +93,24 @@ class PortStatus:
 
 
 @dataclass(frozen=True)
+class ClaimTimes:
+    """
+    How long connections waited until a worker claimed them: from the first byte of the
+    client if the listener waited for that, or else from accept(2).  If the listener
+    waited in vain for the first byte, the time begins when it stopped to wait.  Each
+    claim counts, so a connection that is claimed again counts again.
+
+    @ivar counts: how many waited for at most as long as each bound of
+        L{portlisten._policy.claim_times.BOUNDS}, and longer than the bound before; and
+        last, how many waited for longer than all bounds.
+    @ivar total: how long all together waited, in seconds.
+    """
+
+    counts: tuple[int, ...] = ()
+    total: float = 0.0
+
+
+@dataclass(frozen=True)
 class QueueStatus:
     """
     The connections that wait in the listener for a worker, of the ports of one name.
@@ -104,6 +122,10 @@ class QueueStatus:
         client, in seconds; 0 if none waits.
     @ivar limit: how many connections may wait.
     @ivar workers: how many workers may be offered connections of this name.
+    @ivar counters: what became of all connections of this name since the start, like
+        those of L{ListenerStatus}.  C{revoked} is missing: a worker may serve several
+        names.
+    @ivar claimTimes: how long they waited until a worker claimed them.
     """
 
     name: str
@@ -112,6 +134,8 @@ class QueueStatus:
     oldest: float
     limit: int
     workers: int
+    counters: dict[str, int] = field(default_factory=dict)
+    claimTimes: ClaimTimes = ClaimTimes()
 
 
 @dataclass(frozen=True)
@@ -144,22 +168,6 @@ class WorkerStatus(WorkerState):
     draining: float = 0.0
     unanswered: float = 0.0
     waits: bool = False
-
-
-@dataclass(frozen=True)
-class ClaimTimes:
-    """
-    How long connections waited until a worker claimed them: from the first byte of the
-    client if it was waited for, or else from accept(2).
-
-    @ivar counts: how many waited for at most as long as each bound of
-        L{portlisten._policy.claim_times.BOUNDS}, and longer than the bound before; and
-        last, how many waited for longer than all bounds.
-    @ivar total: how long all together waited, in seconds.
-    """
-
-    counts: tuple[int, ...] = ()
-    total: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -256,7 +264,9 @@ class GroupStatus:
     @ivar ready: how many workers are ready.
     @ivar processes: the processes; while one is replaced, there may be one more.
     @ivar restarts: how often since the start of the supervisor a worker of the group
-        was started again, since it had ended though nobody told it to.
+        was started again, since it had ended though nobody told it to.  That is also so
+        if it exited with 0.  A replacement is no restart: at a restart, a reload, or
+        since a limit of the group is reached.
     """
 
     name: str

@@ -288,15 +288,17 @@ class DepartedWorkers:
         @param what: what happened, for the log.
         @param decide: reports it to the ledger.
         """
-        counters = self._ledger.counters
-        again, lost = counters.redispatched, counters.lostInService + counters.unusable
+        before = self._ledger.counters
         copies = touched(self._ledger.copiesOf(channel))
         decisions = decide(channel, copies, self._now())
+        after = self._ledger.counters
+        lost = after.lostInService - before.lostInService
+        lost += after.unusable - before.unusable
         self._logLimited(
             self.log.warn,
             what + ", {again} connections to hand off again, {lost} lost in service",
             channel=channel.label,
-            again=counters.redispatched - again,
-            lost=counters.lostInService + counters.unusable - lost,
+            again=after.redispatched - before.redispatched,
+            lost=lost,
         )
         self._run(decisions)

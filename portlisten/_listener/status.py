@@ -6,19 +6,25 @@ reactor.  So the numbers fit each other.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict
 from typing import Any
 
 from portlisten import __version__
 from portlisten._control.messages import StatusAnswer
 from portlisten._control.problems import diagnosed
-from portlisten._control.status import ListenerStatus, PortStatus, QueueStatus
+from portlisten._control.status import (
+    ClaimTimes,
+    ListenerStatus,
+    PortStatus,
+    QueueStatus,
+)
 from portlisten._listener.dispatcher import Dispatcher
 from portlisten._listener.sharing import Sharing
 from portlisten._model import Kind, Port
 from portlisten._policy.inventory import QueueSummary
 from portlisten._policy.ledger import Ledger
+from portlisten._policy.tallies import COUNTED, Tally
 
 
 class Reporter:
@@ -82,6 +88,8 @@ class Reporter:
                     round(queue.oldest, 3),
                     queue.limit,
                     queue.workers,
+                    _counters(ledger.tallies.by[name]),
+                    _claimTimes([ledger.tallies.by[name]]),
                 )
                 for name, queue in queues.items()
             ),
@@ -89,6 +97,7 @@ class Reporter:
             counters=asdict(ledger.counters),
             held=asdict(ledger.whereabouts()),
             paused=paused,
+            claimTimes=_claimTimes(ledger.tallies.by.values()),
         )
         return diagnosed(listener)
 
@@ -107,3 +116,15 @@ class Reporter:
             queues[port.name].workers,
             backlogOf(port.number),
         )
+
+
+def _counters(tally: Tally) -> dict[str, int]:
+    return {name: getattr(tally, name) for name in COUNTED}
+
+
+def _claimTimes(tallies: Collection[Tally]) -> ClaimTimes:
+    counts = zip(*[each.claimTimes for each in tallies], strict=True)
+    return ClaimTimes(
+        tuple(map(sum, counts)),
+        round(sum([each.claimSeconds for each in tallies]), 6),
+    )

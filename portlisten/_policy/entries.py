@@ -4,10 +4,11 @@ The ledger's records of one connection, and of one worker.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Hashable
+from collections.abc import Collection, Hashable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from portlisten._policy.tallies import Tally
 from portlisten.errors import ProtocolError
 
 #: The largest id of an offer.
@@ -24,9 +25,12 @@ class Entry:
     @ivar connection: the caller's object.
     @ivar canCheck: whether the kernel can tell if it is untouched.
     @ivar accepted: when it was accepted, in seconds.
+    @ivar tally: the tally of its name.
     @ivar worker: the worker that it was offered to last.
     @ivar id: the id of that offer.
     @ivar since: when it entered its present state, in seconds.
+    @ivar ready: when it began to wait for a worker, and not for its client any more, in
+        seconds.
     @ivar heard: whether something has come from its client: bytes, or the end of its
         side.  If this is false, nothing has come, or nobody has checked.
     @ivar watched: whether the caller watches it since it became silent.
@@ -43,8 +47,10 @@ class Entry:
         "id",
         "name",
         "port",
+        "ready",
         "serial",
         "since",
+        "tally",
         "watched",
         "worker",
     )
@@ -57,6 +63,7 @@ class Entry:
         connection: Any,
         canCheck: bool,
         accepted: float,
+        tally: Tally,
     ) -> None:
         self.serial = serial
         self.port = port
@@ -66,7 +73,9 @@ class Entry:
         self.accepted = accepted
         self.worker: Worker | None = None
         self.id = 0
+        self.tally = tally
         self.since = accepted
+        self.ready = accepted
         self.heard = False
         self.watched = False
         self.ended: float | None = None
@@ -86,7 +95,8 @@ class Worker:
     @ivar first: if its clients speak first, how long to keep a silent connection from
         it, in seconds.  Otherwise L{None}.
     @ivar offered: the connections that it may claim, by id, the oldest first.
-    @ivar serving: the ids that it has claimed and not yet reported CLOSED.
+    @ivar serving: the ids that it has claimed and not yet reported CLOSED, with the
+        tallies of the names of their ports.
     @ivar copies: the connections of these ids whose copies are still held.
     @ivar gives: whether it says before others touch its connections.  Then it has not
         touched the connections of which it has not said so, and the time of their
@@ -112,7 +122,7 @@ class Worker:
     limit: int | None = None
     first: float | None = None
     offered: dict[int, Entry] = field(default_factory=dict)
-    serving: set[int] = field(default_factory=set)
+    serving: dict[int, Tally] = field(default_factory=dict)
     copies: dict[int, Entry] = field(default_factory=dict)
     gives: bool = False
     given: set[int] = field(default_factory=set)
@@ -176,19 +186,36 @@ class Worker:
             raise ProtocolError(f"{frame} of a connection that is not on offer to it")
         return [offered.pop(id) for id in ids]
 
-    def endService(self, ids: Collection[int]) -> None:
+    def endService(self, ids: Collection[int]) -> list[Tally]:
         """
         Note that the worker serves these connections no more.
 
+        @return: the tallies of each.
         @raise ProtocolError: if it does not serve one of them.  Nothing changes then.
         """
-        if len(set(ids)) < len(ids) or not self.serving.issuperset(ids):
+        serving = self.serving
+        if len(set(ids)) < len(ids) or not serving.keys() >= set(ids):
             raise ProtocolError("CLOSED of a connection that it does not serve")
-        self.serving.difference_update(ids)
         if self.given:
             self.given.difference_update(ids)
         if self.silent:
             self.silent.difference_update(ids)
+        return [serving.pop(id) for id in ids]
+
+    def talliesOfOwn(self) -> Iterator[Tally]:
+        """
+        Find the tallies of each connection that it serves, whose copy is closed, and
+        that it has not given to other processes.
+        """
+        for id, tally in self.serving.items():
+            if id not in self.copies and id not in self.given:
+                yield tally
+
+    def talliesOfGiven(self) -> list[Tally]:
+        """
+        Find the tallies of each connection that it has given to other processes.
+        """
+        return [self.serving[id] for id in self.given]
 
     def give(self, ids: Collection[int]) -> None:
         """
@@ -196,7 +223,7 @@ class Worker:
 
         @raise ProtocolError: if it does not serve one of them.  Nothing changes then.
         """
-        if len(set(ids)) < len(ids) or not self.serving.issuperset(ids):
+        if len(set(ids)) < len(ids) or not self.serving.keys() >= set(ids):
             raise ProtocolError("GIVEN of a connection that it does not serve")
         self.given.update(ids)
 

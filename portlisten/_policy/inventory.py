@@ -14,6 +14,7 @@ from portlisten._policy.balance import Balance
 from portlisten._policy.copies import Copies
 from portlisten._policy.counters import Counters
 from portlisten._policy.entries import Worker
+from portlisten._policy.tallies import Tallies
 from portlisten._policy.waiting import WaitingQueue
 from portlisten.errors import ProtocolError
 
@@ -95,7 +96,7 @@ class Inventory:
     @param roundRobin: whether to ignore how many connections the workers have.
     @param names: the names of the ports.
 
-    @ivar counters: what became of the connections.
+    @ivar tallies: what became of the connections, by the names of their ports.
     """
 
     def __init__(
@@ -110,7 +111,7 @@ class Inventory:
         names: Collection[str] = ("",),
         silence: float = 5.0,
     ) -> None:
-        self.counters = Counters()
+        self.tallies = Tallies(names)
         # If all other queues and the shares of copies are full, a quarter of the budget
         # is left for one name.
         others = len(set(names)) - 1
@@ -127,6 +128,13 @@ class Inventory:
         self._balance = Balance(roundRobin)
         self._serial = 0
         self._now = 0.0
+
+    @property
+    def counters(self) -> Counters:
+        """
+        What became of the connections of all names.
+        """
+        return self.tallies.sum()
 
     @property
     def waiting(self) -> int:

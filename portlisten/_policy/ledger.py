@@ -110,10 +110,11 @@ class Ledger(Offering):
             the caller did not check.  It needs to check only if L{Ledger.keeps}
             says so.
         """
+        tally = self.tallies.by[name]
         for connection in connections:
             self._serial += 1
-            self.counters.accepted += 1
-            entry = Entry(self._serial, port, name, connection, canCheck, now)
+            tally.accepted += 1
+            entry = Entry(self._serial, port, name, connection, canCheck, now, tally)
             if silent is not None:
                 entry.heard = connection not in silent
             self._wait(entry)
@@ -160,9 +161,9 @@ class Ledger(Offering):
         decisions: list[Decision] = []
         entries = worker.takeOffers(ids, "CLAIM")
         worker.usableWindow = min(worker.window, worker.usableWindow + 1)
-        self.counters.claimed += len(entries)
-        worker.serving.update(ids)
         for entry in entries:
+            tally = worker.serving[entry.id] = entry.tally
+            tally.claim(now - entry.ready)
             if not entry.canCheck:
                 decisions.append(CloseCopy(entry.connection))
                 continue
@@ -194,7 +195,7 @@ class Ledger(Offering):
         worker = self._worker(channel)
         decisions: list[Decision] = []
         for entry in worker.takeOffers(ids, "REFUSE"):
-            self.counters.refused += 1
+            entry.tally.refused += 1
             if entry.connection in unusable:
                 decisions.append(self._giveUpUnusable(entry))
             else:
@@ -213,9 +214,10 @@ class Ledger(Offering):
 
         @raise ProtocolError: if it does not serve one of the ids.
         """
-        decisions = self._endService(channel, ids)
-        self.counters.finished += len(ids)
-        return decisions + self._dispatch(now)
+        worker = self._worker(channel)
+        for tally in worker.endService(ids):
+            tally.finished += 1
+        return self._closeCopies(worker, ids) + self._dispatch(now)
 
     def give(self, channel: Hashable, ids: Collection[int]) -> list[Decision]:
         """
@@ -225,7 +227,7 @@ class Ledger(Offering):
         """
         worker = self._worker(channel)
         worker.give(ids)
-        return [self._closeCopy(worker.copies[id]) for id in ids if id in worker.copies]
+        return self._closeCopies(worker, ids)
 
     def clientGone(
         self, channel: Hashable, ids: Collection[int], now: float
@@ -234,13 +236,12 @@ class Ledger(Offering):
         Like L{close}, for connections whose clients had left before the worker could
         adopt them.
         """
-        decisions = self._endService(channel, ids)
-        self.counters.goneBeforeAdoption += len(ids)
-        return decisions + self._dispatch(now)
-
-    def _endService(self, channel: Hashable, ids: Collection[int]) -> list[Decision]:
         worker = self._worker(channel)
-        worker.endService(ids)
+        for tally in worker.endService(ids):
+            tally.goneBeforeAdoption += 1
+        return self._closeCopies(worker, ids) + self._dispatch(now)
+
+    def _closeCopies(self, worker: Worker, ids: Collection[int]) -> list[Decision]:
         copies = worker.copies
         return [self._closeCopy(copies[id]) for id in ids if id in copies]
 
@@ -267,7 +268,7 @@ class Ledger(Offering):
         self._workersChanged()
         if not worker.revoked:
             worker.revoked = True
-            self.counters.revoked += 1
+            self.tallies.revoked += 1
 
     def block(self, channel: Hashable, blocked: bool) -> None:
         """
@@ -298,10 +299,10 @@ class Ledger(Offering):
         """
         worker = self._workers.pop(channel)
         self._workersChanged()
-        self.counters.lostInService += (
-            len(worker.serving) - len(worker.copies) - len(worker.given)
-        )
-        self.counters.given += len(worker.given)
+        for tally in worker.talliesOfOwn():
+            tally.lostInService += 1
+        for tally in worker.talliesOfGiven():
+            tally.given += 1
         decisions = self._divideCopies(worker, touched)
         decisions += self._takeBack(worker, unusable)
         return decisions + self._dispatch(now)
@@ -364,10 +365,10 @@ class Ledger(Offering):
         Note that a worker has left, and keeps what it claimed.  A connection whose copy
         is held has not ended yet: another worker may get it.
         """
-        self.counters.given += len(worker.given)
-        self.counters.leftWithWorker += (
-            len(worker.serving) - len(worker.copies) - len(worker.given)
-        )
+        for tally in worker.talliesOfOwn():
+            tally.leftWithWorker += 1
+        for tally in worker.talliesOfGiven():
+            tally.given += 1
 
     def _takeBack(self, worker: Worker, unusable: Collection[Any]) -> list[Decision]:
         """
@@ -390,7 +391,7 @@ class Ledger(Offering):
         for entry in worker.copies.values():
             self._copies.discard(entry)
             if entry.connection in touched:
-                self.counters.lostInService += 1
+                entry.tally.lostInService += 1
                 decisions.append(GiveUp(entry.connection, Reason.LOST_IN_SERVICE))
             else:
                 self._redispatch(entry)
@@ -406,8 +407,8 @@ class Ledger(Offering):
         decisions: list[Decision] = []
         for queue in self._queues.values() if left else ():
             for connection in queue.remove(left):
+                self.tallies.by[queue.name].goneBeforeAdoption += 1
                 decisions.append(GiveUp(connection, Reason.GONE))
-        self.counters.goneBeforeAdoption += len(decisions)
         return decisions
 
     def clientsHalfClosed(
@@ -435,7 +436,7 @@ class Ledger(Offering):
         """
         for queue in self._queues.values():
             if queue.silent:
-                queue.spoke(connections)
+                queue.spoke(connections, now)
         return self._dispatch(now)
 
     def watched(self, connections: Collection[Any]) -> None:
@@ -492,7 +493,7 @@ class Ledger(Offering):
         decisions: list[Decision] = []
         for queue in self._queues.values():
             while queue.count:
-                self.counters.stopped += 1
+                self.tallies.by[queue.name].stopped += 1
                 entry = queue.popOldest()
                 decisions.append(GiveUp(entry.connection, Reason.STOPPED))
         for worker in self._workers.values():
@@ -500,7 +501,7 @@ class Ledger(Offering):
         for worker in (*self._workers.values(), *self._departed.values()):
             for entry in (*worker.offered.values(), *worker.copies.values()):
                 decisions.append(CloseCopy(entry.connection))
-                self.counters.leftWithWorker += 1
+                entry.tally.leftWithWorker += 1
             worker.offered.clear()
         self._unwatched.clear()
         self._workers.clear()
@@ -522,16 +523,16 @@ class Ledger(Offering):
         decisions: list[Decision] = []
         for queue in self._queues.values():
             while overdue(queue, now):
-                self.counters.timedOut += 1
+                self.tallies.by[queue.name].timedOut += 1
                 decisions.append(GiveUp(pop(queue).connection, Reason.TIMED_OUT))
         return decisions
 
     def _giveUpUnusable(self, entry: Entry) -> GiveUp:
-        self.counters.unusable += 1
+        entry.tally.unusable += 1
         return GiveUp(entry.connection, Reason.UNUSABLE)
 
     def _redispatch(self, entry: Entry) -> None:
-        self.counters.redispatched += 1
+        entry.tally.redispatched += 1
         self._wait(entry)
 
     def _limitAsleep(self) -> list[Decision]:
@@ -546,7 +547,7 @@ class Ledger(Offering):
         assert worker is not None
         del worker.copies[entry.id]
         if self._departed and self._departed.get(worker.channel) is worker:
-            self.counters.leftWithWorker += 1
+            entry.tally.leftWithWorker += 1
             if not worker.copies:
                 del self._departed[worker.channel]
         return CloseCopy(entry.connection)

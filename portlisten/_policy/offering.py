@@ -107,7 +107,7 @@ class Offering(Inventory):
     def _offer(self, entry: Entry, worker: Worker, now: float) -> HandOff:
         entry.worker, entry.id, entry.since = worker, worker.newId(), now
         worker.offered[entry.id] = entry
-        self.counters.offered += 1
+        entry.tally.offered += 1
         return HandOff(worker.channel, entry.id, entry.connection, entry.port)
 
     # Silent connections
@@ -153,6 +153,7 @@ class Offering(Inventory):
             workers = [each for each in able if not queue.hold or each.silentCapacity]
             if workers:
                 queue.silent.take(entry.connection)
+                entry.ready = min(now, queue.keptUntil(entry))
                 worker = self._balance.choose(workers)
                 decisions.append(self._offer(entry, worker, now))
                 if queue.hold and worker.limit is not None:
@@ -160,7 +161,7 @@ class Offering(Inventory):
                 crowded = False
             elif able and queue.mustGo(entry, now, crowded):
                 queue.silent.take(entry.connection)
-                self.counters.silentTooLong += 1
+                entry.tally.silentTooLong += 1
                 decisions.append(GiveUp(entry.connection, Reason.SILENT))
                 crowded = False
             else:

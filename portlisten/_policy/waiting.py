@@ -174,7 +174,7 @@ class WaitingQueue:
             self.silent.add(entry)
         return found
 
-    def spoke(self, connections: Iterable[Any]) -> None:
+    def spoke(self, connections: Iterable[Any], now: float) -> None:
         """
         Something has come from the clients of these connections.  Some of them may not
         be silent, or not wait here.
@@ -183,6 +183,7 @@ class WaitingQueue:
             entry = self.silent.take(each)
             if entry is not None:
                 entry.heard = True
+                entry.ready = now
                 heappush(self.heap, (entry.serial, entry))
 
     def wasKept(self, entry: Entry, now: float) -> bool:
@@ -192,6 +193,15 @@ class WaitingQueue:
         """
         kept = now - max(entry.accepted, self._holdBegan)
         return kept >= self.hold or now - entry.accepted >= self._patience
+
+    def keptUntil(self, entry: Entry) -> float:
+        """
+        Until when a silent connection is kept from the workers, in seconds.  If none is
+        kept any more, that is when it was accepted.
+        """
+        if not self.hold:
+            return entry.accepted
+        return max(entry.accepted, self._holdBegan) + self.hold
 
     def dueSilent(self, now: float, crowded: bool) -> Entry | None:
         """
@@ -235,7 +245,7 @@ class WaitingQueue:
             oldest if the connections are too many.
         """
         if self.silent.entries:
-            self.spoke(connections)
+            self.spoke(connections, now)
         found = sorted(each for each in self.heap if each[1].connection in connections)
         for _, entry in found:
             if entry.ended is None:

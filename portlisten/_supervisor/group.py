@@ -28,6 +28,8 @@ class Group:
         self._around = surroundings
         self.settings = settings
         self.workers: list[Worker] = []
+        # Of workers that are not here any more.
+        self._restarts = 0
 
     @property
     def name(self) -> str:
@@ -87,6 +89,7 @@ class Group:
         Forget a worker, which has no process any more.
         """
         self.workers.remove(worker)
+        self._restarts += worker.restarts
 
     def look(self) -> None:
         """
@@ -139,4 +142,5 @@ class Group:
             count=self.settings.count,
             ready=self.ready,
             processes=tuple(each.describe() for each in self.workers),
+            restarts=self._restarts + sum(each.restarts for each in self.workers),
         )

@@ -309,6 +309,7 @@ class SupervisorService(CommandService):
                 listener=self._listener.describe(),
                 groups=tuple(each.describe() for each in self._groups),
                 operation=self._replacements.running,
+                restarts=self._listener.restarts,
             ),
         )
 

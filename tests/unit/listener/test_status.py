@@ -6,11 +6,12 @@ from __future__ import annotations
 
 import os
 import socket
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import portlisten
 from portlisten._control.messages import Drain, StatusAnswer
 from portlisten._control.status import (
+    ClaimTimes,
     ListenerStatus,
     PortStatus,
     QueueStatus,
@@ -20,6 +21,7 @@ from portlisten._control.status import (
 from portlisten._listener.sharing import Sharing
 from portlisten._listener.status import Reporter
 from portlisten._model import InternetAddress, Kind, Port
+from portlisten._policy.claim_times import BOUNDS
 from portlisten._policy.counters import ENDS
 from portlisten._wire.frames import Claim, Closed, Serving
 from portlisten._wire.listener_session import Draining, Joined
@@ -164,13 +166,42 @@ class ReporterTests(RosterTestCase):
         self.clock.advance(0.1)
         self.web().number = 1
         self.assertEqual(
-            self.status().queues,
+            tuple(
+                replace(each, counters={}, claimTimes=ClaimTimes())
+                for each in self.status().queues
+            ),
             (
                 QueueStatus("", 0, 0, 0.0, 8, 0),
                 QueueStatus("web", 1, 0, 0.1, 8, 1),
                 QueueStatus("mail", 0, 0, 0.0, 8, 0),
             ),
         )
+
+    def test_counters(self) -> None:
+        """
+        What became of the connections is told by the names of the ports, and for all
+        together.
+        """
+        channel = self.web()
+        self.accept(2, name="web")
+        self.accept(1, name="mail")
+        self.clock.advance(0.2)
+        self.hear(channel, Claim((1,)))
+        status = self.status()
+        none, web, mail = status.queues
+        self.assertEqual(
+            [each.counters["accepted"] for each in (none, web, mail)], [0, 2, 1]
+        )
+        self.assertEqual((web.counters["offered"], web.counters["claimed"]), (2, 1))
+        for name in web.counters:
+            total = sum(each.counters[name] for each in status.queues)
+            self.assertEqual(total, status.counters[name], name)
+        self.assertEqual(status.counters.keys() - web.counters.keys(), {"revoked"})
+        self.assertEqual(web.claimTimes.counts[BOUNDS.index(0.25)], 1)
+        self.assertEqual(sum(web.claimTimes.counts), 1)
+        self.assertAlmostEqual(web.claimTimes.total, 0.2)
+        self.assertEqual(mail.claimTimes, ClaimTimes((0,) * (len(BOUNDS) + 1), 0.0))
+        self.assertEqual(status.claimTimes, web.claimTimes)
 
     def test_worker(self) -> None:
         """

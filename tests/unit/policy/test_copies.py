@@ -8,6 +8,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from portlisten._policy.copies import Copies
 from portlisten._policy.entries import Entry, Worker
+from portlisten._policy.tallies import Tally
 
 HOLD = 1.0
 
@@ -26,7 +27,7 @@ class CopiesTests(SynchronousTestCase):
         """
         worker = Worker("x", 8, 8, frozenset(), user)
         for id, each in enumerate(connections, 1):
-            entry = Entry(id, 1, "web", each, True, now)
+            entry = Entry(id, 1, "web", each, True, now, Tally())
             entry.worker, entry.id = worker, id
             worker.copies[id] = entry
             self.copies.add(entry, now)

@@ -766,6 +766,15 @@ class LedgerMachine(RuleBasedStateMachine):
             sum(len(side.serving) for side in self.sides),
             sum(len(side.copies) for side in self.departed),
         )
+        known = [*self.waiting]
+        for side in self.sides:
+            known += [*side.offered.values(), *side.serving.values()]
+        for side in self.departed:
+            known += side.copies
+        for name, tally in self.ledger.tallies.by.items():
+            own = sum(each.name == name for each in known)
+            assert tally.accepted == own + tally.ended
+            assert tally.claimed == sum(tally.claimTimes)
         for side in self.sides:
             oldest = min((each.since for each in side.offered.values()), default=None)
             assert self.ledger.holdings(side, self.now) == Holdings(

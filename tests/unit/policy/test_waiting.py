@@ -7,6 +7,7 @@ from __future__ import annotations
 from twisted.trial.unittest import SynchronousTestCase
 
 from portlisten._policy.entries import Entry
+from portlisten._policy.tallies import Tally
 from portlisten._policy.waiting import WaitingQueue
 
 PLACES = 4
@@ -27,7 +28,7 @@ class WaitingQueueTests(SynchronousTestCase):
         Let connections wait, which arrived in the order of the alphabet.
         """
         for each in connections:
-            self.queue.add(Entry(ord(each), 1, "web", each, True, now))
+            self.queue.add(Entry(ord(each), 1, "web", each, True, now, Tally()))
 
     def test_order(self) -> None:
         """

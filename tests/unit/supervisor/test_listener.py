@@ -391,8 +391,10 @@ class ReplaceTests(ListenerTestCase):
         self.assertEqual(self.listener.describe().failures, 0)
         # If it ends, it is started again with the same settings.
         new.end()
+        self.assertEqual(self.listener.restarts, 0)
         self.clock.advance(0.25)
         await eventually(lambda: b'"grace": 9.0' in self.made[2].received())
+        self.assertEqual(self.listener.restarts, 1)
 
     async def test_notReady(self) -> None:
         """
@@ -409,6 +411,7 @@ class ReplaceTests(ListenerTestCase):
         self.made[2].link.send(encodeReady(7))
         await eventually(lambda: self.view.ready)
         self.assertEqual(self.state(), "ready")
+        self.assertEqual(self.listener.restarts, 0)
 
     async def test_heirEnds(self) -> None:
         """

@@ -79,6 +79,7 @@ class ReplacementTests(SynchronousTestCase):
         self.assertEqual(progress.error, "")
         self.assertEqual(scene.states(), [("web-1", "ready"), ("web-3", "ready")])
         self.assertEqual(scene.replacements.running, "")
+        self.assertEqual(scene.group.describe().restarts, 0)
 
     def test_notReady(self) -> None:
         """

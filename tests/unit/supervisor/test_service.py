@@ -115,6 +115,7 @@ class FakeListener:
         self.view = view
         self.givenUp = givenUp
         self.answer: Answer | ControlError | None = None
+        self.restarts = 3
         self.asked: list[Deferred[Answer]] = []
 
     def start(self) -> None:
@@ -224,6 +225,7 @@ class ServiceTests(SynchronousTestCase):
         self.assertEqual(answer.listener, said)
         assert answer.supervisor is not None
         self.assertEqual(answer.supervisor.file, "/etc/web.toml")
+        self.assertEqual(answer.supervisor.restarts, 3)
         self.assertNotIn("its own problem", answer.problems)
 
     def test_silent(self) -> None:

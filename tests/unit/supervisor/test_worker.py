@@ -145,6 +145,24 @@ class RestartTests(SynchronousTestCase):
         self.assertEqual(scene.states(), [("web-1", "given up"), ("web-2", "ready")])
         self.assertTrue(scene.group.givenUp)
         self.assertTrue(scene.group.settled)
+        self.assertEqual(scene.group.describe().restarts, 2)
+
+    def test_replaced(self) -> None:
+        """
+        The restarts of a worker still count when another one has its place.  The
+        replacement is no restart.
+        """
+        scene = Scene(failures=2)
+        scene.startReady()
+        scene.process("web-1").end(1)
+        scene.pass_(0.3)
+        scene.process("web-1").end(1)
+        self.assertEqual(scene.states(), [("web-1", "given up")])
+        scene.replacements.restart(scene.groups)
+        scene.join("web-2")
+        scene.pass_(2)
+        self.assertEqual(scene.states(), [("web-2", "ready")])
+        self.assertEqual(scene.group.describe().restarts, 1)
 
     def test_cannotStart(self) -> None:
         """
@@ -173,6 +191,7 @@ class RestartTests(SynchronousTestCase):
             scene.join("web-1")
             scene.pass_(1.5)
             self.assertEqual(scene.states(), [("web-1", "ready")])
+        self.assertEqual(scene.group.describe().restarts, 5)
 
 
 class StopTests(SynchronousTestCase):
