@@ -32,20 +32,10 @@ class Browser:
     """
     A browser with one window, within a C{with} statement.
 
-    @param width: of the window, in pixels.
-    @param dark: whether it prefers dark colours.
     @param script: whether pages may run scripts.
     """
 
-    def __init__(
-        self,
-        width: int = 1200,
-        height: int = 1000,
-        dark: bool = False,
-        script: bool = True,
-    ) -> None:
-        self._size = width, height
-        self._dark = dark
+    def __init__(self, script: bool = True) -> None:
         self._script = script
         self._session = ""
 
@@ -85,7 +75,6 @@ class Browser:
         raise NoBrowser("chromedriver has ended")
 
     def _open(self, chromium: str) -> None:
-        width, height = self._size
         arguments = [
             "--headless=new",
             "--no-sandbox",
@@ -93,11 +82,8 @@ class Browser:
             "--disable-dev-shm-usage",
             "--hide-scrollbars",
             "--force-color-profile=srgb",
-            f"--window-size={width},{height}",
             f"--user-data-dir={self._profile.name}",
         ]
-        if self._dark:
-            arguments.append("--blink-settings=preferredColorScheme=0")
         if not self._script:
             arguments.append("--blink-settings=scriptEnabled=false")
         options = {"binary": chromium, "args": arguments}
@@ -107,14 +93,6 @@ class Browser:
         }
         value = self._call("POST", "", {"capabilities": {"alwaysMatch": wanted}})
         self._session = value["sessionId"]
-        # A window may not be narrower than 500 pixels, but what it shows may.
-        self.command(
-            "Emulation.setDeviceMetricsOverride",
-            width=width,
-            height=height,
-            deviceScaleFactor=1,
-            mobile=False,
-        )
 
     def _call(self, method: str, path: str, body: object = None) -> Any:
         """
@@ -139,6 +117,24 @@ class Browser:
             "POST", "/goog/cdp/execute", {"cmd": name, "params": parameters}
         )
 
+    def look(self, width: int, dark: bool = False) -> None:
+        """
+        Be another window.
+
+        @param width: in pixels.
+        @param dark: whether it prefers dark colours.
+        """
+        self.command(
+            "Emulation.setDeviceMetricsOverride",
+            width=width,
+            height=1000,
+            deviceScaleFactor=1,
+            mobile=False,
+        )
+        scheme = "dark" if dark else "light"
+        feature = {"name": "prefers-color-scheme", "value": scheme}
+        self.command("Emulation.setEmulatedMedia", features=[feature])
+
     def visit(self, address: str) -> None:
         """
         Load a page.
@@ -155,6 +151,27 @@ class Browser:
         return self._call(
             "POST", "/execute/sync", {"script": script, "args": list(arguments)}
         )
+
+    def title(self) -> str:
+        """
+        The title of the page.
+        """
+        return str(self._call("GET", "/title"))
+
+    def source(self) -> str:
+        """
+        The page as HTML.
+        """
+        return str(self._call("GET", "/source"))
+
+    def waitFor(self, what: Callable[[], object]) -> None:
+        """
+        Wait until something is so.
+        """
+        end = time.monotonic() + PATIENCE
+        while not what():
+            assert time.monotonic() < end
+            time.sleep(0.1)
 
     def until(self, script: str, what: Callable[[Any], object] = bool) -> Any:
         """
@@ -202,8 +219,10 @@ class Browser:
         """
         Write a picture of the whole page, as PNG.
         """
-        height = self.run("return document.documentElement.scrollHeight")
-        width, _ = self._size
+        width, height = self.run(
+            "const all = document.documentElement;"
+            "return [all.scrollWidth, all.scrollHeight]"
+        )
         found = self.command(
             "Page.captureScreenshot",
             format="png",
