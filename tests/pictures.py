@@ -2,7 +2,7 @@
 The pictures of the status page: C{python -m tests.pictures}.
 
 The test of the page makes them, with Chromium, and its clients come for some minutes.
-If ImageMagick is installed, the pictures get fewer colours, which makes them small.
+If C{pngquant} is installed, the pictures get fewer colours, which makes them small.
 """
 
 from __future__ import annotations
@@ -46,18 +46,18 @@ def main() -> None:
         subprocess.run(
             [
                 *(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"),
-                ROOT / "tests" / "integration" / "test_status_page.py",
+                str(ROOT / "tests" / "integration" / "test_status_page.py"),
             ],
             env={**os.environ, "PORTLISTEN_PICTURES": made},
             check=True,
         )
-        convert = shutil.which("convert")
+        quantize = shutil.which("pngquant")
         for name in SHOWN:
-            if convert is None:
+            if quantize is None:
                 shutil.copy(Path(made, name), folder / name)
             else:
-                colours = ["-colors", "64", "-define", "png:compression-level=9"]
-                words = [convert, Path(made, name), "-strip", *colours, folder / name]
+                output = ["--force", "--output", str(folder / name)]
+                words = [quantize, "64", *output, str(Path(made, name))]
                 subprocess.run(words, check=True)
             print(f"{folder / name}: {(folder / name).stat().st_size} bytes")
 

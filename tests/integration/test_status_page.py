@@ -143,7 +143,7 @@ def follow(browser: Browser, address: str, port: int) -> None:
     """
     browser.visit(address)
     state = "return document.getElementById('state').textContent"
-    assert browser.until(state).endswith("all is well")
+    browser.until(state, lambda found: found.endswith("all is well"))
     assert browser.run("return document.querySelector('details').open") is False
     browser.click("summary")
     assert browser.run("return document.querySelector('details').open") is True
