@@ -205,7 +205,7 @@ class Monitor(RestartedProcess):
         It has closed the link.
         """
         if self._process is not None and not self._final:
-            self._failure = "it closed its link"
+            self._failure = self._failure or "it closed its link"
             # It may be about to say why it ends.
             self._process.killAfter(END_SECONDS)
 
