@@ -57,6 +57,7 @@ async def shows(port: int, what: Callable[[Metrics], bool]) -> Metrics:
     while not what(found := await scrape(port)):
         assert time.monotonic() < end, found
         await sleep(0.1)
+    addsUp(found)
     return found
 
 
@@ -69,6 +70,31 @@ def sums(metrics: Metrics, name: str) -> dict[str, int]:
         for (each, *labels), value in metrics.items()
         if labels == [name] and each.endswith("_total") and value
     }
+
+
+#: Where a connection may be.
+PLACES = ("waiting", "in_flight", "in_service", "departed")
+
+#: What may become of a connection.
+ENDS = (
+    *("finished", "lost", "timed_out", "silent_too_long", "gone", "unusable"),
+    *("given", "left_with_worker", "stopped"),
+)
+
+
+def addsUp(metrics: Metrics) -> None:
+    """
+    Check that each connection is in one place, or has ended in one way.
+    """
+
+    def total(*names: str) -> float:
+        return sum(value for key, value in metrics.items() if key[0] in names)
+
+    places = total(*(f"connections_{each}" for each in PLACES))
+    ends = total(*(f"connections_{each}_total" for each in ENDS))
+    assert total("connections_accepted_total") == places + ends, metrics
+    claimed = total("connections_claimed_total")
+    assert total("claim_seconds_count") == claimed
 
 
 def refuseOnce(path: Path, count: int) -> int:
@@ -158,6 +184,7 @@ async def test_sums(twistd: Start, folder: Path) -> None:
             isinstance(each, bytes) and b"hello" in each for each, _ in answers
         )
         after = await scrape(monitor)
+        addsUp(after)
         assert not [
             key for key in before if "_total" in key[0] and after[key] < before[key]
         ]
