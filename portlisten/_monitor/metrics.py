@@ -86,7 +86,7 @@ class _Collector(Collector):
 
     def collect(self) -> Iterator[Family]:
         """
-        See L{Collector.collect}.
+        Make the families.
         """
         for metric, found in groupby(self._measurements, attrgetter("metric")):
             yield _family(metric, found)
