@@ -113,11 +113,18 @@ class _Metrics(_Answers):
 
     isLeaf = True
 
+    def __init__(self, source: Source) -> None:
+        super().__init__(source)
+        # Who asks at the same time gets the same.
+        self._made: tuple[StatusAnswer | None, str, str, bytes] | None = None
+
     def _answer(self, request: Request, answer: StatusAnswer | None) -> bytes:
-        accept = request.getHeader(b"Accept") or b""
-        kind, body = render(answer, accept.decode("utf-8", "replace"))
-        request.setHeader(b"Content-Type", kind.encode())
-        return body
+        accept = (request.getHeader(b"Accept") or b"").decode("utf-8", "replace")
+        made = self._made
+        if made is None or made[0] is not answer or made[1] != accept:
+            made = self._made = (answer, accept, *render(answer, accept))
+        request.setHeader(b"Content-Type", made[2].encode())
+        return made[3]
 
 
 class _NotFound(Resource):
