@@ -158,9 +158,10 @@ def _table(table: Table) -> str:
     )
     rows = "".join(f"<tr>{''.join(_cells(each, kinds))}</tr>" for each in fitted.rows)
     caption = escape(fitted.title or fitted.columns[0].name)
+    hidden = "" if fitted.title else ' class="hidden"'
     return (
         f'<div class="box" role="region" tabindex="0" aria-label="{caption}"><table>'
-        f"<caption>{caption}</caption><thead><tr>{heads}</tr></thead>"
+        f"<caption{hidden}>{caption}</caption><thead><tr>{heads}</tr></thead>"
         f"<tbody>{rows}</tbody></table></div>"
     )
 

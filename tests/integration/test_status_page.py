@@ -108,6 +108,10 @@ def picture(browser: Browser, name: str) -> None:
         prefers = "return matchMedia('(prefers-color-scheme: dark)').matches"
         assert browser.run(prefers) is dark
         if PICTURES:
+            browser.run(
+                "document.querySelector('details').open = false;"
+                "document.activeElement.blur();"
+            )
             kind = ("-phone" if width == 360 else "") + ("-dark" if dark else "")
             browser.picture(Path(PICTURES, f"status-{name}{kind}.png"))
     assert browser.errors() == []
