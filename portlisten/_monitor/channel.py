@@ -109,9 +109,9 @@ class BoundedChannel(HTTPChannel):
 
     def dataReceived(self, data: bytes) -> None:
         """
-        See L{HTTPChannel.dataReceived}.  A client that sends a request before the answer
-        to the last one gets that answer, and no other: thousands of requests, in one
-        piece, would hold up all other clients.
+        See L{HTTPChannel.dataReceived}.  A client that sends a request before the
+        answer to the last one gets that answer, and no other: thousands of requests, in
+        one piece, would hold up all other clients.
         """
         if self.busy:
             self.persistent = False

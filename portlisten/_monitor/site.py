@@ -17,7 +17,7 @@ from portlisten._monitor.channel import BoundedSite
 from portlisten._monitor.health import health
 from portlisten._monitor.history import History
 from portlisten._monitor.metrics import render
-from portlisten._monitor.page import Events, Page
+from portlisten._monitor.page import FILES, Events, Page, Static, View
 from portlisten._monitor.source import Source
 
 #: How old the status behind an answer may be, in seconds.
@@ -164,8 +164,13 @@ def makeSite(source: Source, history: History, reactor: Any = None) -> BoundedSi
     @param reactor: an L{IReactorTime}; by default the global one.
     """
     root = _Root()
-    root.putChild(b"", Page(source, history))
-    root.putChild(b"events", Events(source, history))
+    if reactor is None:
+        from twisted.internet import reactor
+    view = View(reactor, source, history)
+    root.putChild(b"", Page(view))
+    root.putChild(b"events", Events(view))
+    for name in FILES:
+        root.putChild(name.encode(), Static(name))
     root.putChild(b"metrics", _Metrics(source))
     root.putChild(b"healthz", _Health(source))
     return BoundedSite(root, reactor)
