@@ -59,10 +59,3 @@ def series() -> set[str]:
         else:
             found.add(each.name)
     return found
-
-
-def families() -> set[str]:
-    """
-    The names that stand only in comments: those of histograms.
-    """
-    return {each.family for each in METRICS if each.type is Type.HISTOGRAM}
