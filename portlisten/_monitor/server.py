@@ -56,9 +56,10 @@ def receiveStart(link: socket.socket) -> tuple[MonitorStart, list[socket.socket]
                 f"{len(descriptors)} descriptors came with the start message, which"
                 f" names {message.sockets}"
             )
-        sockets = [_listening(each) for each in descriptors]
+        for each in descriptors:
+            _checkListening(each)
         undo.pop_all()
-    return message, [socket.socket(fileno=each.detach()) for each in sockets]
+    return message, [socket.socket(fileno=each) for each in descriptors]
 
 
 def _readLine(link: socket.socket, undo: ExitStack) -> tuple[bytes, list[int]]:
@@ -91,12 +92,11 @@ def _readLine(link: socket.socket, undo: ExitStack) -> tuple[bytes, list[int]]:
     return received[:-1], descriptors
 
 
-def _listening(descriptor: int) -> socket.socket:
+def _checkListening(descriptor: int) -> None:
     """
-    Check that a descriptor leads to a listening socket.
+    Check that a descriptor leads to a listening socket, and let it not block.
 
     @param descriptor: stays the caller's.
-    @return: the socket, which must be detached.
     @raise ControlError: if it leads to nothing of that kind.
     """
     try:
@@ -110,9 +110,9 @@ def _listening(descriptor: int) -> socket.socket:
             raise WrongSocket("no listening socket")
         sock.setblocking(False)
     except WrongSocket as error:
-        sock.detach()
         raise ControlError(f"a socket does not fit: it is {error}") from None
-    return sock
+    finally:
+        sock.detach()
 
 
 class Server:

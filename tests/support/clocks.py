@@ -8,6 +8,7 @@ import select
 from typing import Any
 
 from twisted.internet.task import Clock
+from twisted.python.failure import Failure
 
 #: How much time passes at once for a process that runs, in seconds.
 STEP = 0.02
@@ -44,13 +45,20 @@ class ReadingClock(RunningClock):
         """
         See L{IReactorFDSet}.
         """
-        self.readers.append(reader)
+        if reader not in self.readers:
+            self.readers.append(reader)
 
     def removeReader(self, reader: Any) -> None:
         """
         See L{IReactorFDSet}.
         """
-        self.readers.remove(reader)
+        if reader in self.readers:
+            self.readers.remove(reader)
+
+    def removeWriter(self, writer: Any) -> None:
+        """
+        See L{IReactorFDSet}.  Nothing is written by this clock.
+        """
 
     def read(self) -> None:
         """
@@ -60,7 +68,10 @@ class ReadingClock(RunningClock):
             poll = select.poll()
             poll.register(reader, select.POLLIN)
             if poll.poll(0):
-                reader.doRead()
+                end = reader.doRead()
+                if end is not None:
+                    self.removeReader(reader)
+                    reader.connectionLost(Failure(end))
 
 
 class TurningClock(Clock):
