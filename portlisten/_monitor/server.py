@@ -56,10 +56,13 @@ def receiveStart(link: socket.socket) -> tuple[MonitorStart, list[socket.socket]
                 f"{len(descriptors)} descriptors came with the start message, which"
                 f" names {message.sockets}"
             )
-        for each in descriptors:
-            _checkListening(each)
+        for descriptor in descriptors:
+            _checkListening(descriptor)
         undo.pop_all()
-    return message, [socket.socket(fileno=each) for each in descriptors]
+    sockets = [socket.socket(fileno=each) for each in descriptors]
+    for each in sockets:
+        each.setblocking(False)
+    return message, sockets
 
 
 def _readLine(link: socket.socket, undo: ExitStack) -> tuple[bytes, list[int]]:
@@ -94,7 +97,7 @@ def _readLine(link: socket.socket, undo: ExitStack) -> tuple[bytes, list[int]]:
 
 def _checkListening(descriptor: int) -> None:
     """
-    Check that a descriptor leads to a listening socket, and let it not block.
+    Check that a descriptor leads to a listening socket.
 
     @param descriptor: stays the caller's.
     @raise ControlError: if it leads to nothing of that kind.
@@ -108,7 +111,6 @@ def _checkListening(descriptor: int) -> None:
     try:
         if _kernel.kindOf(sock) is not Kind.LISTENER:
             raise WrongSocket("no listening socket")
-        sock.setblocking(False)
     except WrongSocket as error:
         raise ControlError(f"a socket does not fit: it is {error}") from None
     finally:
