@@ -75,6 +75,7 @@ class MonitorHost:
         self._user = user
         self._place: BoundPlace | None = None
         self._monitor: Monitor | None = None
+        self._isOver = False
 
     def start(self, place: BoundPlace) -> None:
         """
@@ -103,19 +104,28 @@ class MonitorHost:
         Stop the monitor, and start another one elsewhere.
 
         @param place: where; L{None} for nowhere.  The host owns its ports from now on.
+            If it is told to stop meanwhile, it closes them, and starts nothing.
         """
 
         def stopped(_: None) -> None:
-            self.release()
-            if place is not None:
+            self._close()
+            if place is None:
+                return
+            if self._isOver:
+                place.close()
+            else:
                 self.start(place)
 
-        return self.stop().addCallback(stopped)
+        return self._stop().addCallback(stopped)
 
     def stop(self) -> Deferred[None]:
         """
-        Stop the monitor.  Its ports stay bound.
+        Stop the monitor for good.  Its ports stay bound.
         """
+        self._isOver = True
+        return self._stop()
+
+    def _stop(self) -> Deferred[None]:
         monitor, self._monitor = self._monitor, None
         return succeed(None) if monitor is None else monitor.stop()
 
@@ -124,6 +134,9 @@ class MonitorHost:
         Stop the monitor, and close its ports.
         """
         self.stop()
+        self._close()
+
+    def _close(self) -> None:
         place, self._place = self._place, None
         if place is not None:
             place.close()

@@ -24,7 +24,7 @@ from portlisten._children.logs import lineLogger
 from portlisten._children.process import CLEAN, Process
 from portlisten._children.restarted import RestartedProcess
 from portlisten._control.convert import ControlError
-from portlisten._control.messages import Status
+from portlisten._control.messages import Answer, Status
 from portlisten._control.server import ControlServer, Handler
 from portlisten._control.status import ProcessState
 from portlisten._monitor.place import BACKLOG
@@ -49,6 +49,34 @@ PACE_SECONDS = 0.1
 
 #: How long the monitor may take to end, in seconds.
 END_SECONDS = 2.0
+
+
+class _StatusServer(ControlServer):
+    """
+    The parent's end of the link.
+
+    @param status: answers the request for the status.
+    @param wrong: called with the reason if the monitor asks for anything else.  It
+        could ask for that all the time.
+    """
+
+    def __init__(
+        self, reactor: Any, status: Handler, wrong: Callable[[str], object]
+    ) -> None:
+        super().__init__(reactor, None, {Status: status}, ())
+        self._wrong = wrong
+
+    def answer(
+        self, line: bytes, credentials: _kernel.Credentials
+    ) -> Answer | Deferred[Any]:
+        """
+        See L{ControlServer.answer}.
+        """
+        try:
+            return super().answer(line, credentials)
+        except ControlError:
+            self._wrong("it asks for more than the status")
+            raise
 
 
 class Monitor(RestartedProcess):
@@ -127,8 +155,8 @@ class Monitor(RestartedProcess):
             self._wait(READY_SECONDS)
             try:
                 self._sendStart(ours)
-                self._server = server = ControlServer(
-                    self._reactor, None, {Status: self._answer}, ()
+                self._server = server = _StatusServer(
+                    self._reactor, self._answer, self._fail
                 )
                 undo.pop_all()
                 server.serve(ours, self._closed)

@@ -27,6 +27,8 @@ AGE_SECONDS = 0.2
 #: this name.
 NO_NAME = "-"
 
+_HEALTH = b"healthz"
+
 _TEXT = b"text/plain; charset=utf-8"
 
 
@@ -148,6 +150,14 @@ class _Root(Resource):
     The root of all paths.
     """
 
+    def getChildWithDefault(self, path: bytes, request: Request) -> Any:
+        """
+        See L{Resource.getChildWithDefault}.  Only the health has paths below its own.
+        """
+        if path != _HEALTH and any(request.postpath or ()):
+            return _NotFound()
+        return super().getChildWithDefault(path, request)
+
     def getChild(self, path: bytes, request: Request) -> Resource:
         """
         Answer for a path that has no resource of its own.
@@ -172,5 +182,5 @@ def makeSite(source: Source, history: History, reactor: Any = None) -> BoundedSi
     for name in FILES:
         root.putChild(name.encode(), Static(name))
     root.putChild(b"metrics", _Metrics(source))
-    root.putChild(b"healthz", _Health(source))
+    root.putChild(_HEALTH, _Health(source))
     return BoundedSite(root, reactor)
