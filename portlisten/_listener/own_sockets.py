@@ -84,7 +84,11 @@ class OwnSockets:
         if not successor.isStopping(path):
             # If the last listener was killed, its workers may stop at this moment.
             return self._handover if successor.isStale(path) else 0.0
-        self.log.info("waiting for the listener at {path} to stop", path=path)
+        self.log.info(
+            "waiting for the listener at {path} to stop",
+            event="listener-awaited",
+            path=path,
+        )
         if not successor.waitForEnd(path, signals.stopRequested):
             raise ToldToStop(f"told to stop while it waited for {path}")
         return self._handover
@@ -119,6 +123,7 @@ class OwnSockets:
                     self.log.info(
                         "{error}; waiting for up to {left:.0f} s, since workers of the"
                         " last listener may still have it",
+                        event="port-awaited",
                         error=error,
                         left=left,
                     )
@@ -152,6 +157,7 @@ class OwnSockets:
             self.log.warn(
                 "there is no control socket, since {path}{suffix} is too long for a"
                 " socket: --control can name another path",
+                event="control-limited",
                 path=path,
                 suffix=SUFFIX,
             )
@@ -194,6 +200,7 @@ class OwnSockets:
         user = self._user if os.geteuid() == 0 else None
         self.log.info(
             "the monitor serves at {places}, as uid {uid}",
+            event="monitor-serves",
             places=text or ", ".join(each.label for each in self._monitorPorts),
             uid=os.geteuid() if user is None else user,
         )
@@ -203,6 +210,7 @@ class OwnSockets:
             text,
             status,
             user,
+            logFormat=self._settings.logFormat,
         )
         self._monitor.start()
 

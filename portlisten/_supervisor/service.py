@@ -196,7 +196,7 @@ class SupervisorService(CommandService):
         """
         See L{CommandService.report}.
         """
-        log.info("{text}", text=self._describe())
+        log.info("{text}", event="report", text=self._describe())
 
     def finish(self) -> Deferred[None]:
         """
@@ -217,7 +217,7 @@ class SupervisorService(CommandService):
         await self._sockets.stopMonitor()
         shutDown(self._ports)
         self.release()
-        log.info("all processes have ended")
+        log.info("all processes have ended", event="stopped")
         if self._code or any(each.givenUp for each in self._groups):
             exits.endWith(self._code or 1)
 
@@ -230,6 +230,7 @@ class SupervisorService(CommandService):
     def _listenerGivenUp(self, reason: str) -> None:
         log.critical(
             "{reason}; nothing can be served without it, so all workers are stopped",
+            event="listener-given-up",
             reason=reason,
         )
         self._code = 1
@@ -270,7 +271,7 @@ class SupervisorService(CommandService):
         if all(each.settled for each in self._groups):
             self._isReady = True
             self._state.ready(text)
-            log.info("{text}", text=text)
+            log.info("{text}", event="ready", text=text)
 
     def _keepAlive(self) -> None:
         """
@@ -384,8 +385,9 @@ class SupervisorService(CommandService):
 
     def _logRequest(self, what: str, client: _kernel.Credentials) -> None:
         log.info(
-            "pid {pid} of uid {uid} asks for {what}",
-            pid=client.pid,
-            uid=client.uid,
+            "pid {askerPid} of uid {askerUid} asks for {what}",
+            event="operation-asked",
+            askerPid=client.pid,
+            askerUid=client.uid,
             what=what,
         )
