@@ -149,10 +149,11 @@ class Dispatcher:
         """
         ledger = self._ledger
         self.log.info(
-            "{workers} workers, {waiting} connections waiting{silent}, {unclaimed}"
+            "{workers} workers, {waiting} connections waiting{silence}, {unclaimed}"
             " offered, {held} held{shared}; since the start: {counters}",
             event="report",
-            silent=f" ({ledger.silent} silent)" if ledger.silent else "",
+            silence=f" ({ledger.silent} silent)" if ledger.silent else "",
+            silent=ledger.silent,
             shared=str(self._sharing),
             workers=ledger.workers,
             waiting=ledger.waiting,

@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
 from datetime import datetime, timezone
 from typing import Any
 
@@ -20,7 +21,10 @@ _CUT = 1000
 _ELLIPSIS = "…"
 
 #: Fields that are only for the text.
-_ONLY_TEXT = frozenset(["channel", "format", "line", "text"])
+_ONLY_TEXT = frozenset(["channel", "format", "line", "text", "silence"])
+
+#: Fields whose names differ from place to place, and the name of their key.
+_RENAMED = {"why": "reason", "error": "reason"}
 
 
 def timeOf(seconds: float) -> str:
@@ -38,7 +42,7 @@ def encode(
     level: str,
     message: str,
     seconds: float,
-    fields: Mapping[str, object] | None = None,
+    keys: Mapping[str, object] | None = None,
 ) -> str:
     """
     Write an event as a line of JSON, without its end.
@@ -46,8 +50,9 @@ def encode(
     @param event: its name.
     @param message: its text.
     @param seconds: its time, in seconds since 1970.
-    @param fields: its other keys.  Those that are L{None}, and those that are only for
-        the text, are left out.  A value that JSON does not have is written as text.
+    @param keys: its other keys.  Those that are L{None} or empty, and those that are
+        only for the text, are left out.  A dataclass is written as an object, and a
+        value that JSON does not have as text.
     """
     made: dict[str, Any] = {
         "time": timeOf(seconds),
@@ -55,10 +60,9 @@ def encode(
         "level": level,
         "message": message,
     }
-    for key, value in (fields or {}).items():
-        if key in made or key in _ONLY_TEXT or value is None:
-            continue
-        made[key] = _value(value)
+    for key, value in (keys or {}).items():
+        if key not in _ONLY_TEXT and value is not None and value != "":
+            made.setdefault(_RENAMED.get(key, key), _value(value))
     return _write(made)
 
 
@@ -105,6 +109,8 @@ def _value(value: object) -> Any:
         return value
     if isinstance(value, (list, tuple)):
         return [_value(each) for each in value]
+    if is_dataclass(value) and not isinstance(value, type):
+        return {each.name: _value(getattr(value, each.name)) for each in fields(value)}
     return str(value)
 
 

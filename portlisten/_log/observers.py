@@ -24,7 +24,7 @@ from portlisten._log.writer import Writer
 
 #: Keys of events that Twisted adds.
 _TWISTEDS = frozenset(
-    ["format", "message", "time", "system", "isError", "failure", "why", "event"]
+    ["format", "message", "time", "system", "isError", "failure", "event"]
 )
 
 #: What is said if lines were dropped.
