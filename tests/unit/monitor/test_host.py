@@ -83,7 +83,7 @@ class HostTests(SynchronousTestCase):
         self.host = MonitorHost(Clock(), nobodyAsks, NOBODY, "text")
         self.addCleanup(self.host.release)
 
-    def make(self, *arguments: Any) -> FakeMonitor:
+    def make(self, *arguments: Any, logFormat: str) -> FakeMonitor:
         """
         Make a monitor.
         """
