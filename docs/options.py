@@ -29,6 +29,7 @@ from portlisten._config.settings import (
     PauseSettings,
     ReloadSettings,
     RestartSettings,
+    RunCommandSettings,
     StatusSettings,
     StopSettings,
     UndrainSettings,
@@ -36,6 +37,7 @@ from portlisten._config.settings import (
 )
 from portlisten._config.toml import fileOptions
 from portlisten._config.values import Flag
+from portlisten._events import EVENTS
 
 ROOT = Path(__file__).parents[1]
 GUIDES = [ROOT / "README.md", *sorted(ROOT.glob("docs/**/*.md"))]
@@ -105,6 +107,14 @@ def keyTable(options: list[Option]) -> str:
 
 
 #: The tables, by the names that guides give them.
+def eventTable() -> str:
+    """
+    The table of all events of the log.
+    """
+    rows = [f"| `{name}` | {meaning} |\n" for name, meaning in EVENTS.items()]
+    return "| event | what happened |\n| --- | --- |\n" + "".join(rows)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "portlisten": lambda: commandTable(ListenerSettings),
     "hellofdpass": lambda: commandTable(WorkerSettings),
@@ -122,6 +132,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "drain": lambda: commandTable(DrainSettings),
     "pause": lambda: commandTable(PauseSettings),
     "undrain": lambda: commandTable(UndrainSettings),
+    "run": lambda: commandTable(RunCommandSettings),
+    "events": lambda: eventTable(),
     "endpoint": lambda: endpointTable(WorkerSettings),
 }
 

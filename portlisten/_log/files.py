@@ -5,7 +5,6 @@ The file of C{twistd --logfile}.
 from __future__ import annotations
 
 import os
-from contextlib import suppress
 
 from portlisten._log.writer import Sink
 
@@ -37,8 +36,11 @@ class LogFile(Sink):
         See L{Sink.write}.
         """
         if self._size >= self._maximum:
-            with suppress(OSError):  # it grows on
+            try:
                 self.rotate()
+            except OSError:
+                # It grows on.  Its user may have no right to rename it.
+                self._maximum += MAXIMUM_BYTES
         written = super().write(data)
         self._size += written
         return written
