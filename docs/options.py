@@ -133,7 +133,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "pause": lambda: commandTable(PauseSettings),
     "undrain": lambda: commandTable(UndrainSettings),
     "run": lambda: commandTable(RunCommandSettings),
-    "events": lambda: eventTable(),
+    "events": eventTable,
     "endpoint": lambda: endpointTable(WorkerSettings),
 }
 

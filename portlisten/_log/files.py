@@ -5,6 +5,7 @@ The file of C{twistd --logfile}.
 from __future__ import annotations
 
 import os
+import stat
 
 from portlisten._log.writer import Sink
 
@@ -52,12 +53,16 @@ class LogFile(Sink):
 
         @raise OSError: if that is impossible.  Then the file stays in use.
         """
+        mode = None
         if self._isAtPath():
+            mode = stat.S_IMODE(os.fstat(self.descriptor).st_mode)
             self._size = os.fstat(self.descriptor).st_size
             if not self._size:
                 return
             self._shift(1)
         new = self._open()
+        if mode is not None:
+            os.fchmod(new, mode)
         os.dup2(new, self.descriptor, inheritable=False)
         os.close(new)
         self._size = os.fstat(self.descriptor).st_size
