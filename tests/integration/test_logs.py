@@ -13,6 +13,7 @@ import subprocess
 import time
 from collections import Counter
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -271,6 +272,8 @@ async def test_rotation(folder: Path) -> None:
         for _ in range(2):
             one.signal(signal.SIGUSR1)
             await until(lambda: reports() % 2 == 1, "it reports", PATIENCE)
+            # The names of the old files have the time in seconds.
+            second = int(time.time())
             rotate = [program, "--force", "--state", str(folder / "state")]
             done = await deferToThread(
                 subprocess.run,
@@ -282,6 +285,11 @@ async def test_rotation(folder: Path) -> None:
             assert (done.returncode, done.stderr) == (0, ""), done
             await until(lambda: '"report"' in log.read_text(), "it goes on", PATIENCE)
             assert log.stat().st_mode & 0o777 == 0o640
+            await until(partial(_isAfter, second), "a second", PATIENCE)
         assert await deferToThread(one.stop) == 0
     assert one.output == ""
     assert '"Server Shut Down."' in log.read_text()
+
+
+def _isAfter(second: int) -> bool:
+    return time.time() >= second + 1
