@@ -336,6 +336,7 @@ class WorkerChannel:
                 log.error,
                 "a channel cannot be watched, and is tried again every {pause:g} s:"
                 " {error}",
+                event="channel-read-failed",
                 pause=KERNEL_RETRY_SECONDS,
                 error=error.strerror,
             )
@@ -389,6 +390,7 @@ class WorkerChannel:
             log.warning,
             "reading from a channel fails, and is tried again every {pause:g} s:"
             " {error}",
+            event="channel-read-failed",
             pause=KERNEL_RETRY_SECONDS,
             error=error.strerror,
         )
@@ -425,6 +427,7 @@ class WorkerChannel:
             self._logLimited(
                 log.warning,
                 "a descriptor came that cannot be used: {error}",
+                event="descriptor-unusable",
                 error=error,
             )
             os.close(descriptor)
@@ -458,7 +461,9 @@ class WorkerChannel:
                 self._carryOut(self._session.fail("an internal error"))
 
     def _logBug(self, bug: BaseException) -> None:
-        log.bug("a bug in portlisten ends the channel of the listener", bug)
+        log.bug(
+            "a bug in portlisten ends the channel of the listener", bug, event="bug"
+        )
 
     def _adopt(self, event: Adopt[int]) -> None:
         if self._inTurns and not self._lost:
@@ -466,7 +471,7 @@ class WorkerChannel:
         try:
             self._user.adopt(self, event.offer, event.token)
         except Exception as bug:
-            log.bug("a bug in portlisten loses a connection", bug)
+            log.bug("a bug in portlisten loses a connection", bug, event="bug")
 
     def _closeDescriptor(self, event: Close[int]) -> None:
         os.close(event.token)

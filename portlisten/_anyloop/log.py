@@ -1,12 +1,15 @@
 """
 The log of workers without Twisted: the logger C{portlisten} of L{logging}.
 
-The functions take a format and its fields, as a L{portlisten._reactor.log_limit} does.
+The functions take a format, and the fields of an event, as a
+L{portlisten._reactor.log_limit} does.
 """
 
 from __future__ import annotations
 
 import logging
+
+from portlisten._log.standard import FIELDS
 
 logger = logging.getLogger("portlisten")
 
@@ -15,32 +18,48 @@ def debug(format: str, **fields: object) -> None:
     """
     Log what matters only to find a fault.
     """
-    logger.debug("%s", format.format(**fields))
+    _log(logging.DEBUG, format, fields)
 
 
 def info(format: str, **fields: object) -> None:
     """
     Log what happened in good order.
     """
-    logger.info("%s", format.format(**fields))
+    _log(logging.INFO, format, fields)
 
 
 def warning(format: str, **fields: object) -> None:
     """
     Log what an operator may want to change.
     """
-    logger.warning("%s", format.format(**fields))
+    _log(logging.WARNING, format, fields)
 
 
 def error(format: str, **fields: object) -> None:
     """
     Log what an operator must change.
     """
-    logger.error("%s", format.format(**fields))
+    _log(logging.ERROR, format, fields)
 
 
 def bug(format: str, error: BaseException, **fields: object) -> None:
     """
     Log an exception with its traceback.
     """
-    logger.error("%s", format.format(**fields), exc_info=error)
+    _log(logging.ERROR, format, fields, error)
+
+
+def _log(
+    level: int,
+    format: str,
+    fields: dict[str, object],
+    error: BaseException | None = None,
+) -> None:
+    if logger.isEnabledFor(level):
+        logger.log(
+            level,
+            "%s",
+            format.format(**fields),
+            exc_info=error,
+            extra={FIELDS: fields},
+        )

@@ -193,6 +193,7 @@ class SharedPorts:
             log.error,
             "accepting pauses: {why}; clients wait in the backlog, or are served by"
             " others",
+            event="accepting-paused",
             why=why,
         )
         self._pause.begin(self._retry)

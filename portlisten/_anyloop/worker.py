@@ -187,6 +187,7 @@ class Worker(Generic[AdopterType]):
         self._logLimited(
             log.info,
             "joined the listener at {path}, which listens on {ports}",
+            event="listener-joined",
             path=self._settings.path,
             ports=", ".join(port.label for port in ports),
         )
@@ -203,6 +204,7 @@ class Worker(Generic[AdopterType]):
             self._logLimited(
                 log.warning,
                 "the listener at {path} is older than this worker, and ignores {names}",
+                event="listener-older",
                 path=self._settings.path,
                 names=" and ".join(names),
             )
@@ -254,6 +256,7 @@ class Worker(Generic[AdopterType]):
             log.info,
             "the listener at {path} asks this worker to drain, with {count} connections"
             " in service",
+            event="drain-asked",
             path=self._settings.path,
             count=len(self.adopter.connections),
         )
@@ -289,12 +292,15 @@ class Worker(Generic[AdopterType]):
                 log.warning,
                 "lost the listener at {path}, with {count} connections in service:"
                 " {reason}",
+                event="listener-lost",
                 path=self._settings.path,
                 count=len(self.adopter.connections),
                 reason=why,
             )
             if was.away:
-                self._logLimited(log.info, "this worker drains no longer")
+                self._logLimited(
+                    log.info, "this worker drains no longer", event="drain-ended"
+                )
             self._reconnection.begin(delay)
         else:
             self._waitForListener(why, delay)
@@ -316,6 +322,7 @@ class Worker(Generic[AdopterType]):
         self._logLimited(
             log.info,
             "the listener at {path} asks this worker to join again",
+            event="rejoin-asked",
             path=self._settings.path,
         )
         self._reconnection.begin(0)
@@ -383,6 +390,7 @@ class Worker(Generic[AdopterType]):
             self._logLimited(
                 log.warning,
                 "waiting for the listener at {path}: {why}",
+                event="listener-awaited",
                 path=self._settings.path,
                 why=SILENT,
             )
@@ -398,6 +406,7 @@ class Worker(Generic[AdopterType]):
             self._logLimited(
                 log.warning,
                 "waiting for a listener at {path}, trying every {delay:g} s: {why}",
+                event="listener-awaited",
                 path=self._settings.path,
                 delay=delay,
                 why=why,
@@ -434,6 +443,7 @@ class Worker(Generic[AdopterType]):
         if self.adopter.connections:
             log.warning(
                 "{count} connections are still in service after {grace:g} s",
+                event="connections-left",
                 count=len(self.adopter.connections),
                 grace=self._settings.grace,
             )

@@ -16,7 +16,11 @@ from twisted.logger import (
 )
 from zope.interface import implementer
 
-from portlisten._process.output import complain
+from portlisten._log.observers import jsonOf
+from portlisten._process.output import complain, write
+
+#: What stands before each line of text.
+PREFIX = "portlisten as-port"
 
 #: The levels that are shown while the program has no log.
 _SHOWN = (LogLevel.warn, LogLevel.error, LogLevel.critical)
@@ -26,30 +30,40 @@ def say(line: str) -> None:
     """
     Write a line to standard error.
     """
-    complain("portlisten as-port", line)
+    complain(PREFIX, line)
 
 
 @implementer(ILogObserver)
 class _Fallback:
     """
     Shows portlisten's warnings on standard error.
+
+    @param format: the format of the log.
     """
+
+    def __init__(self, format: str) -> None:
+        self._format = format
 
     def __call__(self, event: dict[str, Any]) -> None:
         namespace = event.get("log_namespace") or ""
         own = namespace.partition(".")[0] == "portlisten"
         if own and event.get("log_level") in _SHOWN:
-            say(formatEvent(event))
+            line = jsonOf(event) if self._format == "json" else None
+            write(line or f"{PREFIX}: {formatEvent(event)}")
 
 
 def showWarnings(
-    beginner: Any = globalLogBeginner, publisher: LogPublisher = globalLogPublisher
+    beginner: Any = globalLogBeginner,
+    publisher: LogPublisher = globalLogPublisher,
+    format: str = "text",
 ) -> None:
     """
     Show portlisten's warnings on standard error, until the program begins a log of
     Twisted's.
+
+    @param format: the format of the log.
     """
-    fallback = _Fallback()
+    fallback = _Fallback(format)
     publisher.addObserver(fallback)
     begin = beginner.beginLoggingTo
 

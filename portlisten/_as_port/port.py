@@ -110,6 +110,7 @@ class MappedPort:
                 self.log.warn(
                     "the program listens on {one} and on {other}, and the listener at"
                     " {path} gives each connection to either: map each address alone",
+                    event="mapping-ambiguous",
                     one=each.written,
                     other=self.written,
                     path=self.mapping.settings.path,
@@ -161,6 +162,7 @@ class MappedPort:
             self.log.warn(
                 "the program pauses its port {port}, and goes on to get connections:"
                 " say limit=N after {path} in the mapping for so many at a time",
+                event="port-pause-ignored",
                 port=self.written,
                 path=self.mapping.settings.path,
             )

@@ -168,6 +168,7 @@ class Interception:
             self.log.warn(
                 "the program binds UDP port {port} itself: as-port takes only the TCP"
                 " port of this number from a listener",
+                event="udp-not-mapped",
                 port=mapping.number,
             )
         made = self._original["listenUDP"](

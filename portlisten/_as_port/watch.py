@@ -102,7 +102,7 @@ class Watch:
     def _warn(self, what: str) -> None:
         text = self._complaint(what)
         if text:
-            self.log.warn("{text}", text=text)
+            self.log.warn("{text}", event="mapping-unused", text=text)
 
     # What it means
 

@@ -73,7 +73,7 @@ class Connection:
                 self.transport.get_protocol(), self.transport, self._adopter.grace
             )
         except Exception as error:
-            log.bug("a protocol failed to drain", error)
+            log.bug("a protocol failed to drain", error, event="protocol-failed")
 
     def ended(self) -> None:
         """
@@ -151,7 +151,7 @@ class Adopter:
                 descriptor, cookie, connection.ended, connection.escaped
             )
         except OSError as error:
-            log.bug("a connection cannot be adopted", error)
+            log.bug("a connection cannot be adopted", error, event="adoption-failed")
             reports.closed()
             return
         try:

@@ -88,6 +88,7 @@ def _complain(protocol: Any, error: Exception) -> None:
         _complained.add(kind)
         log.warning(
             "connections of {kind} cannot be asked to end, and are left alone: {error}",
+            event="protocol-unknown",
             kind=f"{kind.__module__}.{kind.__qualname__}",
             error=repr(error),
         )

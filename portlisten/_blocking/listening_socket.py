@@ -174,7 +174,11 @@ class ListeningSocket(socket.socket):
                         return made
                     continue
             except OSError as error:
-                log.warning("a connection cannot be accepted: {error}", error=error)
+                log.warning(
+                    "a connection cannot be accepted: {error}",
+                    event="adoption-failed",
+                    error=error,
+                )
                 continue
             if timeout == 0 or not self._waits:
                 raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
@@ -266,7 +270,7 @@ class ListeningSocket(socket.socket):
             " for TLS, give it the SSLContext, ListeningSocket(..., ssl=context);"
             " in an event loop, use portlisten.asyncio.create_server"
         )
-        log.error("{why}", why=why)
+        log.error("{why}", event="socket-misused", why=why)
         raise TypeError(why)
 
     def dup(self) -> Any:

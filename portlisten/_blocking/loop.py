@@ -56,7 +56,7 @@ class Handle:
         try:
             self._then(*self._arguments)
         except Exception as bug:
-            log.bug("a bug in portlisten", bug)
+            log.bug("a bug in portlisten", bug, event="bug")
 
 
 class Loop:

@@ -76,7 +76,9 @@ class Queue:
             try:
                 _, cookie = _kernel.identify(descriptor, [Kind.CONNECTIONS])
             except (OSError, WrongSocket) as error:
-                log.bug("a connection cannot be adopted", error)
+                log.bug(
+                    "a connection cannot be adopted", error, event="adoption-failed"
+                )
                 os.close(descriptor)
                 reports.closed()
                 return
@@ -282,6 +284,7 @@ class Worker(worker.Worker[Queue]):
                 "nothing calls accept() here, so nobody is served: a socket of"
                 " portlisten.blocking is for programs that call its accept(), and"
                 " event loops have portlisten.asyncio.create_server",
+                event="accept-not-called",
             )
 
     @property

@@ -297,7 +297,9 @@ def _logWaiting(name: str) -> None:
     from twisted.logger import Logger
 
     Logger(__name__).info(
-        "another process has locked {name}: waiting for it", name=name
+        "another process has locked {name}: waiting for it",
+        event="path-locked",
+        name=name,
     )
 
 

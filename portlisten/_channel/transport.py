@@ -235,6 +235,7 @@ class ChannelTransport(FileDescriptor):
                 logLimit(self._clock)(
                     self.log.error,
                     "descriptor {descriptor} cannot be handed off: {error}",
+                    event="descriptor-unusable",
                     descriptor=self._descriptors[0],
                     error=error.strerror,
                 )
@@ -253,6 +254,7 @@ class ChannelTransport(FileDescriptor):
             logLimit(self._clock)(
                 self.log.warn,
                 "handing off pauses for {pause:g} s: {error}",
+                event="hand-off-paused",
                 pause=KERNEL_RETRY_SECONDS,
                 error=error.strerror,
             )
@@ -323,6 +325,7 @@ class ChannelTransport(FileDescriptor):
                 self.log.warn,
                 "reading from a channel fails, and is tried again every {pause:g} s:"
                 " {error}",
+                event="channel-read-failed",
                 pause=KERNEL_RETRY_SECONDS,
                 error=error.strerror,
             )

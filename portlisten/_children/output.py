@@ -231,7 +231,11 @@ class Output:
             try:
                 self._onLine(line)
             except Exception:
-                log.failure("a line of {label} cannot be passed on", label=self._label)
+                log.failure(
+                    "a line of {process} cannot be passed on",
+                    event="output-lost",
+                    process=self._label,
+                )
             if self._done:
                 return
         self._pause()
@@ -249,6 +253,8 @@ class Output:
             self.start()
         except OSError:
             log.failure(
-                "the output of {label} cannot be read any more", label=self._label
+                "the output of {process} cannot be read any more",
+                event="output-lost",
+                process=self._label,
             )
             self._end()

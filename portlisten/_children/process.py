@@ -205,9 +205,10 @@ class Process:
         if not self._warned:
             self._warned = True
             log.warn(
-                "{label} (process {pid}) has become another user's, and this process"
+                "{worker} (process {pid}) has become another user's, and this process"
                 " may not end it: run the supervisor as root, or end it by hand",
-                label=self.label,
+                event="process-not-ours",
+                worker=self.label,
                 pid=self.pid,
             )
 

@@ -119,10 +119,11 @@ Examples, with 'twistd portlisten 80 /run/portlisten/web.sock':
             raise
         if program.flags:
             after = f"--warn-after={settings.warnAfter!r}"
-            execute(program, ["as-port", after, *settings.mappings, "--"])
+            format = f"--log-format={settings.logFormat}"
+            execute(program, ["as-port", after, format, *settings.mappings, "--"])
         watch = Watch([mapping for mapping, _ in mappings], settings.warnAfter)
         Interception(mappings, watch).install()
-        showWarnings()
+        showWarnings(format=settings.logFormat)
         try:
             run(program)
         except SystemExit as error:

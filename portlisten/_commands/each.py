@@ -14,6 +14,7 @@ from portlisten._commands.options import ProgramOptions
 from portlisten._config.settings import EachSettings
 from portlisten._each.environment import withoutConnection
 from portlisten._each.starting import Program
+from portlisten._log.standard import Handler
 from portlisten._process import forking, programs, users
 from portlisten._process.label import labelOf
 from portlisten.errors import CannotRun, PathError
@@ -113,21 +114,21 @@ def each(settings: EachSettings) -> None:
         settings.listenFds,
         settings.stderr == "connection",
     )
-    _log(settings.verbose)
+    _log(settings.verbose, settings.logFormat)
     try:
         service.run(settings, program, label)
     except OSError as error:
         raise CannotRun(f"cannot start: {error.strerror}") from None
 
 
-def _log(verbose: bool) -> None:
+def _log(verbose: bool, format: str) -> None:
     """
     Write the log to standard error.
     """
     # Without this, the log has a traceback for each line that cannot be written.
     logging.raiseExceptions = False
-    handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("portlisten each: %(message)s"))
+    handler = Handler("portlisten each", format)
+    handler.writer.start()
     logger = logging.getLogger("portlisten")
     logger.addHandler(handler)
     logger.setLevel(logging.DEBUG if verbose else logging.INFO)

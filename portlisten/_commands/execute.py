@@ -23,12 +23,13 @@ from typing import NoReturn
 from portlisten._channel import paths
 from portlisten._commands.options import ProgramOptions
 from portlisten._config.settings import ExecSettings
+from portlisten._log.standard import lineOf
 from portlisten._model import Port
 from portlisten._policy.complaints import Complaint
 from portlisten._policy.link import SILENT
 from portlisten._process import listen_fds, programs, users
 from portlisten._process.label import labelOf
-from portlisten._process.output import complain
+from portlisten._process.output import write
 from portlisten._worker.joining import receive
 from portlisten.errors import CannotRun, PathError, ProtocolError
 
@@ -93,8 +94,23 @@ Examples, with 'twistd portlisten --share http=tcp:80 /run/portlisten/web.sock':
         execute(settings)
 
 
-def _log(message: str) -> None:
-    complain("portlisten exec", message)
+class _Log:
+    """
+    Writes what happens to standard error.
+
+    @ivar format: the format of the log.
+    """
+
+    format = "text"
+
+    def __call__(
+        self, event: str, message: str, level: str = "info", **fields: object
+    ) -> None:
+        prefix = "portlisten exec"
+        write(lineOf(self.format, prefix, event, level, message, fields))
+
+
+_log = _Log()
 
 
 def obtain(
@@ -123,7 +139,8 @@ def obtain(
         if time.monotonic() >= end:
             raise CannotRun(f"no listener at {path} within {timeout:g} s: {found}")
         if complaint.isNew(found):
-            _log(f"waiting for a listener at {path}: {found}")
+            text = f"waiting for a listener at {path}: {found}"
+            _log("listener-awaited", text, path=path, why=found)
         time.sleep(RETRY_SECONDS)
 
 
@@ -157,7 +174,8 @@ def _request(
         if time.monotonic() >= end or not paths.maySpeakYet(path, place):
             return False
         if complaint.isNew(SILENT):
-            _log(f"waiting for the listener at {path}: {SILENT}")
+            text = f"waiting for the listener at {path}: {SILENT}"
+            _log("listener-awaited", text, path=path, why=SILENT)
         limitTime()
         return True
 
@@ -185,6 +203,7 @@ def execute(settings: ExecSettings) -> NoReturn:
 
     @raise CannotRun: if that fails.
     """
+    _log.format = settings.logFormat
     program, *arguments = settings.program
     _warnOfFork(program)
     environment = users.environmentOf(settings.user, os.environ)
@@ -200,7 +219,8 @@ def execute(settings: ExecSettings) -> NoReturn:
         settings.path, settings.names, settings.listenerUsers, settings.timeout, label
     )
     for number, (port, _) in enumerate(received, listen_fds.FIRST_DESCRIPTOR):
-        _log(f"{port.label} is descriptor {number}")
+        text = f"{port.label} is descriptor {number}"
+        _log("socket-given", text, port=port.label, descriptor=number)
     try:
         listen_fds.arrange([*(descriptor for _, descriptor in received), sock.detach()])
     except OSError as error:
@@ -228,6 +248,8 @@ def _warnOfFork(program: str) -> None:
             else "leave it out, and say --user"
         )
         _log(
+            "program-forks",
             f"{name} starts the server as a child, and LISTEN_PID names {name}: the"
-            f" server may listen elsewhere, or not at all; {instead}"
+            f" server may listen elsewhere, or not at all; {instead}",
+            "warn",
         )

@@ -114,6 +114,7 @@ class CommandOptions(Options):
         try:
             super().parseOptions(options)
             self.checkPrivileges()
+            self._checkLog()
         except UsageError as error:
             self.refuse(self._misplaced(str(error)) or str(error))
 
@@ -218,6 +219,13 @@ class CommandOptions(Options):
         if found is not None:
             raise UsageError(found)
 
+    def _checkLog(self) -> None:
+        if self.get("log-format") == "json" and (self._parent or {}).get("logger"):
+            raise UsageError(
+                "--log-format=json means nothing with twistd's --logger, which writes"
+                " the log itself: leave one of them out"
+            )
+
     @staticmethod
     def _checkChroot(parent: Mapping[str, Any]) -> None:
         chroot, pidFile = parent.get("chroot"), parent.get("pidfile")
@@ -246,7 +254,11 @@ class CommandOptions(Options):
         """
         The command with twistd's options, for the service.
         """
-        return exits.Command(self.command, self._parent or {})
+        return exits.Command(
+            self.command,
+            self._parent or {},
+            logFormat=self.get("log-format") or "text",
+        )
 
 
 class FileOptions(CommandOptions):

@@ -16,6 +16,8 @@ from portlisten import _kernel
 from portlisten._commands.check import EXAMPLE, check
 from portlisten._commands.listener import parsePorts
 from portlisten._commands.options import FileOptions
+from portlisten._config.file import RunSettings
+from portlisten._config.settings import RunCommandSettings
 from portlisten._config.wrong_file import WrongFile
 from portlisten._listener.own_sockets import OwnSockets
 from portlisten._process import exits
@@ -34,9 +36,9 @@ class RunOptions(FileOptions):
     The options of C{portlisten run}.
     """
 
-    command = "portlisten run"
+    settingsType = RunCommandSettings
 
-    synopsis = "FILE"
+    command = "portlisten run"
 
     longdesc = (
         "Runs a listener and its workers as FILE says, and stays in the foreground. It"
@@ -135,8 +137,17 @@ def makeService(options: RunOptions, reactor: Any = None) -> IService:
     """
     if reactor is None:
         from twisted.internet import reactor
+    wanted = options["log-format"]
+
+    def load(path: str) -> RunSettings:
+        settings = check(path)
+        if wanted is None:
+            return settings
+        listener = replace(settings.listener, logFormat=wanted)
+        return replace(settings, listener=listener)
+
     try:
-        settings = check(options["file"])
+        settings = load(options["file"])
     except WrongFile as error:
         for line in error.lines:
             complain(options.command, line)
@@ -151,7 +162,7 @@ def makeService(options: RunOptions, reactor: Any = None) -> IService:
     monotonic = monotonicReactor(reactor)
     return SupervisorService(
         monotonic,
-        options.process,
+        replace(options.process, logFormat=listener.logFormat),
         options["file"],
         settings,
         OwnSockets(
@@ -161,5 +172,5 @@ def makeService(options: RunOptions, reactor: Any = None) -> IService:
             settings.user,
             max((each.stop for each in settings.workers), default=0.0),
         ),
-        check,
+        load,
     )

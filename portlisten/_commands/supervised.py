@@ -1,17 +1,12 @@
 """
 What the processes have in common that a supervisor, or a listener, starts: descriptor 3
-is connected to the parent, and the log goes to standard error.
+is connected to the parent.
 """
 
 from __future__ import annotations
 
 import socket
-import sys
 from contextlib import suppress
-from typing import Any
-
-from twisted.logger import ILogObserver, LogLevel, eventAsText, globalLogBeginner
-from zope.interface import provider
 
 from portlisten._control.convert import ControlError
 from portlisten._process import forking
@@ -44,24 +39,3 @@ def takeLink(parent: str, command: str) -> socket.socket:
         raise ControlError(f"descriptor {LINK} is no Unix stream socket")
     link.set_inheritable(False)
     return link
-
-
-def logToStandardError() -> None:
-    """
-    Write the log to standard error.  The parent adds the time to each line.
-    """
-
-    @provider(ILogObserver)
-    def write(event: dict[str, Any]) -> None:
-        text = eventAsText(
-            event, includeTraceback=True, includeTimestamp=False, includeSystem=False
-        )
-        level = event.get("log_level", LogLevel.info)
-        if text:
-            line = f"{text}\n" if level is LogLevel.info else f"{level.name}: {text}\n"
-            # If nobody reads it any more, the log is lost.
-            with suppress(OSError, ValueError):
-                sys.stderr.write(line)
-                sys.stderr.flush()
-
-    globalLogBeginner.beginLoggingTo([write], redirectStandardIO=False)

@@ -13,12 +13,13 @@ from contextlib import suppress
 from typing import Any, NoReturn
 
 from portlisten import _kernel
-from portlisten._commands.supervised import logToStandardError, takeLink
+from portlisten._commands.supervised import takeLink
 from portlisten._control.convert import ControlError
 from portlisten._control.start import encodeLoaded
 from portlisten._listener.given_sockets import receiveStart
 from portlisten._listener.making import makeListener
 from portlisten._process import exits
+from portlisten._process.logs import logToStandardError
 from portlisten._process.output import complain
 
 COMMAND = "portlisten supervised-listener"
@@ -41,7 +42,7 @@ def run() -> NoReturn:
     except ControlError as error:
         complain(COMMAND, str(error))
         raise SystemExit(1) from None
-    logToStandardError()
+    logToStandardError(message.settings.logFormat)
     anyReactor: Any = reactor
     settings = message.settings
     sockets.stop = lambda: exits.stopReactor(anyReactor)

@@ -16,9 +16,10 @@ from typing import Any, NoReturn
 from twisted.logger import Logger
 
 from portlisten import _kernel
-from portlisten._commands.supervised import logToStandardError, takeLink
+from portlisten._commands.supervised import takeLink
 from portlisten._control.convert import ControlError
 from portlisten._process import exits
+from portlisten._process.logs import logToStandardError
 from portlisten._process.output import complain
 
 COMMAND = "portlisten supervised-monitor"
@@ -39,7 +40,6 @@ def run() -> NoReturn:
         complain(COMMAND, str(error))
         raise SystemExit(1) from None
     _dropPrivileges()
-    logToStandardError()
     # It takes a while to load, and is not needed for an error.
     from twisted.internet import reactor
 
@@ -52,11 +52,12 @@ def run() -> NoReturn:
     except ControlError as error:
         complain(COMMAND, str(error))
         raise SystemExit(1) from None
+    logToStandardError(message.logFormat)
     failures: list[str] = []
 
     def fail(reason: str) -> None:
         failures.append(reason)
-        log.error("{reason}", reason=reason)
+        log.error("{reason}", event="monitor-failed", reason=reason)
         exits.stopReactor(anyReactor)
 
     def begin() -> None:

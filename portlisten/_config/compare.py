@@ -17,7 +17,7 @@ from portlisten._config.settings import ListenerSettings
 from portlisten._config.wrong import Problem, key
 
 #: Keys of the listener that cannot change while it runs.
-FIXED = frozenset(["path", "control", "mode", "group", "wire"])
+FIXED = frozenset(["path", "control", "mode", "group", "wire", "logFormat"])
 
 #: Options of a port that can be set on a socket that is bound.
 SETTABLE = frozenset(["nodelay", "keepalive", "defer"])

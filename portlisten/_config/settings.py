@@ -40,6 +40,22 @@ from portlisten._config.values import (
 from portlisten._wire.codec import portNames
 from portlisten._wire.frames import MAXIMUM_LIMIT, MAXIMUM_WINDOW
 
+#: The formats of the log.  The first is the default.
+LOG_FORMATS = ("text", "json")
+
+
+def _logFormat() -> Any:
+    """
+    Make the option C{--log-format} of a command.
+    """
+    return option(
+        "text",
+        Choice(*LOG_FORMATS),
+        "How the log is written: as 'text', or as 'json', with a line of JSON for each"
+        " event.",
+        more="See [the log](logs.md).",
+    )
+
 
 @dataclass(frozen=True, kw_only=True)
 class ListenerSettings(ChannelSettings):
@@ -191,6 +207,7 @@ class ListenerSettings(ChannelSettings):
         "The most seconds that a stop may take to hand off the connections that wait.",
         more="The stop waits even if no worker is connected.",
     )
+    logFormat: str = _logFormat()
 
 
 def _listenerUsers() -> Any:
@@ -311,6 +328,7 @@ class WorkerSettings(ChannelSettings):
         " tried again.",
         inDescription=True,
     )
+    logFormat: str = _logFormat()
     privateKey: str | None = option(
         None,
         File(),
@@ -403,6 +421,7 @@ class ExecSettings(ProgramSettings):
         "The most seconds to wait for the listener.",
         shown="for ever",
     )
+    logFormat: str = _logFormat()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -454,6 +473,7 @@ class EachSettings(ProgramSettings):
     verbose: bool = option(
         False, Flag(), "Log the beginning and the end of each process."
     )
+    logFormat: str = _logFormat()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -472,6 +492,26 @@ class AsPortSettings(Settings):
         seconds(0),
         "Seconds that the program may run before a warning names the ports in MAPPING"
         " that it does not listen on.",
+    )
+    logFormat: str = _logFormat()
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunCommandSettings(Settings):
+    """
+    The settings of C{portlisten run}.
+
+    @ivar file: its file.
+    """
+
+    file: str
+    logFormat: str | None = option(
+        None,
+        Choice(*LOG_FORMATS),
+        "How the log is written: as 'text', or as 'json', with a line of JSON for each"
+        " event.",
+        more="See [the log](logs.md).",
+        shown="log-format in FILE, or text",
     )
 
 

@@ -164,7 +164,9 @@ class Client(Protocol):
         if failure.check(ControlError):
             reason = failure.getErrorMessage()
         else:
-            self.log.failure("a bug in portlisten spoils a request", failure)
+            self.log.failure(
+                "a bug in portlisten spoils a request", failure, event="bug"
+            )
             reason = "an internal error: the log has it"
         if not self._ended:
             self._inHand = False

@@ -47,9 +47,10 @@ class Pausing:
         if paused is not self.paused:
             self.paused = paused
             self.log.info(
-                "the listener {what}, as pid {pid} of uid {uid} asks",
+                "the listener {what}, as pid {askerPid} of uid {askerUid} asks",
+                event="paused" if paused else "resumed",
                 what=what,
-                pid=client.pid,
-                uid=client.uid,
+                askerPid=client.pid,
+                askerUid=client.uid,
             )
         return PauseAnswer(self.paused, self._metrics())

@@ -68,6 +68,7 @@ def bindControl(channel: str, path: str, owner: int | None = None) -> paths.Boun
             _log().warn(
                 "uid {owner} cannot use the control socket, and only root can:"
                 " {reason}",
+                event="control-limited",
                 owner=owner,
                 reason=reason,
             )

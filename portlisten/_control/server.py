@@ -186,6 +186,7 @@ class ControlServer:
                 self._logLimited(
                     self.log.warn,
                     "a client of the control socket is turned away: {error}",
+                    event="control-refused",
                     error=error.strerror,
                 )
 
@@ -200,6 +201,7 @@ class ControlServer:
             self._logLimited(
                 self.log.warn,
                 "process {pid} of uid {uid} may not use the control socket",
+                event="control-refused",
                 pid=credentials.pid,
                 uid=credentials.uid,
             )

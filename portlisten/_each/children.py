@@ -183,9 +183,10 @@ class Children:
         connection.began = self._clock.seconds()
         self.running[process] = connection
         log.debug(
-            "connection of {peer} is process {process}",
+            "connection of {peer} is process {pid}",
+            event="program-started",
             peer=connection.peer,
-            process=process,
+            pid=process,
         )
         self._startSoon()
 
@@ -195,6 +196,7 @@ class Children:
                 log.warning,
                 "{path} cannot be started, and is tried again every {delay:g} s, while"
                 " {count} connections wait: {why}",
+                event="program-not-started",
                 path=self._program.path,
                 delay=RETRY_SECONDS,
                 count=len(self._waiting),
@@ -238,16 +240,16 @@ class Children:
         elif code:
             write = log.info
         fields = {
-            "process": connection.process,
+            "pid": connection.process,
             "peer": connection.peer,
             "how": how,
             "seconds": self._clock.seconds() - connection.began,
         }
-        format = "process {process} ({peer}) {how} after {seconds:.1f} s"
+        format = "process {pid} ({peer}) {how} after {seconds:.1f} s"
         if code:
-            self._logLimited(write, format, **fields)
+            self._logLimited(write, format, event="program-ended", **fields)
         else:
-            write(format, **fields)
+            write(format, event="program-ended", **fields)
 
     def startNoMore(self) -> None:
         """

@@ -111,7 +111,9 @@ class Service:
 
     def _ignore(self, number: signal.Signals) -> None:
         log.info(
-            "received {name}, which means nothing to this command", name=number.name
+            "received {name}, which means nothing to this command",
+            event="signal-ignored",
+            name=number.name,
         )
 
     def stop(self, number: signal.Signals) -> None:
@@ -123,6 +125,7 @@ class Service:
         if self._stage is Stage.SERVING:
             log.info(
                 "received {name}, stopping, with {count} processes",
+                event="stopping",
                 name=number.name,
                 count=running,
             )
@@ -148,6 +151,7 @@ class Service:
         if self._children.running:
             log.warning(
                 "{count} processes have not ended, and get {name}",
+                event="program-not-ended",
                 count=len(self._children.running),
                 name=number.name,
             )

@@ -17,6 +17,7 @@ from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 
 from portlisten import _kernel
+from portlisten._listener.about import about
 from portlisten._listener.access import Access
 from portlisten._listener.interfaces import IChannel
 from portlisten._policy.places import Places
@@ -158,6 +159,7 @@ class Admission:
         self._logLimited(
             self.log.error,
             "{channel} is turned away, and may try again: {error}",
+            event="worker-refused",
             channel=label,
             error=str(error.strerror),
         )
@@ -168,6 +170,7 @@ class Admission:
         self._logLimited(
             self.log.warn,
             "process {pid} is turned away: {reason}",
+            event="worker-refused",
             pid=credentials.pid,
             reason=reason,
         )
@@ -212,7 +215,8 @@ class Newcomers:
         self._logLimited(
             self.log.warn,
             "{channel} must wait {delay:g} s: the workers before it died at once",
-            channel=channel.label,
+            event="worker-throttled",
+            **about(channel),
             delay=delay,
         )
         self._awaitingFirstOffer[channel] = self._reactor.callLater(

@@ -25,6 +25,7 @@ from portlisten._channel.limits import PEER_GONE
 from portlisten._channel.protocol import Channel
 from portlisten._channel.transport import ChannelTransport
 from portlisten._channel.unread import Unread
+from portlisten._listener.about import about
 from portlisten._listener.interfaces import IChannel, IConnection, IDispatcher
 from portlisten._wire.frames import Claim, ListenerHello
 from portlisten._wire.listener_session import (
@@ -84,7 +85,7 @@ class ListenerChannel(Channel):
         # Whether the worker closed its reading side, and so cannot read REVOKED.
         self._cannotRead = False
         self.number = number
-        self.label = f"worker {number}"
+        self.name = self.label = f"worker {number}"
         self.user = -1 if credentials is None else credentials.uid
         self.pid = 0
 
@@ -228,8 +229,9 @@ class ListenerChannel(Channel):
         except OSError as error:
             self._logLimited(
                 self.log.error,
-                "{label} left a descriptor that cannot be closed yet: {error}",
-                label=self.label,
+                "{channel} left a descriptor that cannot be closed yet: {error}",
+                event="descriptor-stuck",
+                **about(self),
                 error=error.strerror,
             )
             return False
@@ -310,6 +312,7 @@ class ListenerChannel(Channel):
         self._stopWaiting()
         self._joined = True
         if event.label:
+            self.name = event.label
             who = f"{event.label}, pid {self.pid}, uid {self.user}"
             self.label = f"worker {self.number} ({who})"
         self._report([replace(event, window=window)])
@@ -325,7 +328,10 @@ class ListenerChannel(Channel):
 
     def _logBug(self, failure: Failure) -> None:
         self.log.failure(
-            "a bug in portlisten ends the channel of {end}", failure, end=self
+            "a bug in portlisten ends the channel of {end}",
+            failure,
+            event="bug",
+            end=self,
         )
 
     def descriptorsCame(self) -> None:
@@ -364,8 +370,9 @@ class ListenerChannel(Channel):
         if self._session.ours is Ours.OPEN:
             self._logLimited(
                 self.log.warn,
-                "{label} is cut off: {reason}",
-                label=self.label,
+                "{channel} is cut off: {reason}",
+                event="worker-cut-off",
+                **about(self),
                 reason=reason,
             )
         self.revoke(reason)

@@ -185,6 +185,7 @@ class DatagramWire:
         """
         self.log.info(
             "{waiting} connections waiting; since the start: {counts}",
+            event="report",
             waiting=len(self._waiting),
             counts=", ".join(f"{name} {n}" for name, n in self._counts.items()),
         )
@@ -240,7 +241,12 @@ class DatagramWire:
     def _onSent(self) -> None:
         self._lastError = 0
         if self._complaint.clear():
-            self._logLimited(self.log.info, "a worker is at {path}", path=self._path)
+            self._logLimited(
+                self.log.info,
+                "a worker is at {path}",
+                event="worker-joined",
+                path=self._path,
+            )
 
     def _onFailure(self, error: OSError) -> None:
         again = self._lastError == error.errno
@@ -274,6 +280,7 @@ class DatagramWire:
             self._logLimited(
                 self.log.warn,
                 "waiting for a worker at {path}, trying every {retry:g} s: {why}",
+                event="worker-awaited",
                 path=self._path,
                 retry=self._retry,
                 why=why,
@@ -321,8 +328,10 @@ class DatagramWire:
         self._logLimited(
             self.log.info if reason is Reason.GONE else self.log.warn,
             "the connection of {peer} is closed: {reason}",
+            event="client-gone" if reason is Reason.GONE else "client-lost",
             peer=connection.peer,
             reason=reason.value,
+            cause=count,
         )
         connection.closeCopy()
 

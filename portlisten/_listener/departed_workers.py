@@ -23,6 +23,7 @@ from typing import Any
 from twisted.logger import Logger
 
 from portlisten import _kernel
+from portlisten._listener.about import about
 from portlisten._listener.connection import touched, unusable
 from portlisten._listener.interfaces import IChannel, IConnection
 from portlisten._policy.decisions import Decision
@@ -258,7 +259,8 @@ class DepartedWorkers:
         self._logLimited(
             self.log.info,
             "{channel} left, {again} connections to hand off again: {reason}",
-            channel=channel.label,
+            event="worker-left",
+            **about(channel),
             again=self._ledger.counters.redispatched - before,
             reason=reason,
         )
@@ -297,7 +299,8 @@ class DepartedWorkers:
         self._logLimited(
             self.log.warn,
             what + ", {again} connections to hand off again, {lost} lost in service",
-            channel=channel.label,
+            event="worker-lost",
+            **about(channel),
             again=after.redispatched - before.redispatched,
             lost=lost,
         )

@@ -15,6 +15,7 @@ from twisted.logger import Logger
 from zope.interface import implementer
 
 from portlisten import _kernel
+from portlisten._listener.about import about
 from portlisten._listener.admission import Newcomers
 from portlisten._listener.connection import AcceptedConnection, unusable
 from portlisten._listener.copy_check import CHECK_SECONDS, CopyCheck
@@ -22,6 +23,7 @@ from portlisten._listener.departed_clients import DepartedClients
 from portlisten._listener.departed_workers import DepartedWorkers
 from portlisten._listener.execution import Executor
 from portlisten._listener.interfaces import IChannel, IConnection, IDispatcher
+from portlisten._listener.lost_clients import LostClients
 from portlisten._listener.roster import Roster
 from portlisten._listener.sharing import Sharing
 from portlisten._listener.silent_clients import SilentClients
@@ -56,6 +58,7 @@ class Dispatcher:
     @param timedOut: called when the patience of connections ran out.
     @param flightLimit: how many descriptors the kernel lets a user have in flight.
 
+    @ivar lostClients: logs the clients that were lost.
     @ivar roster: the workers that have joined.
     @ivar departed: the workers that have left.
     @ivar capacityChanged: called when the listener may be able to accept again.
@@ -82,6 +85,7 @@ class Dispatcher:
         self._newcomers = Newcomers(reactor, throttle)
         self._copyCheck = CopyCheck(ledger.copies)
         self._departedClients = DepartedClients()
+        self.lostClients = LostClients(reactor)
         self._silentClients = SilentClients(reactor, self._somethingCame)
         self._executor = Executor(reactor, self._silentClients, timedOut)
         self.departed = DepartedWorkers(reactor, ledger, self._now, self._run)
@@ -145,9 +149,11 @@ class Dispatcher:
         """
         ledger = self._ledger
         self.log.info(
-            "{workers} workers, {waiting} connections waiting{silent}, {unclaimed}"
+            "{workers} workers, {waiting} connections waiting{silence}, {unclaimed}"
             " offered, {held} held{shared}; since the start: {counters}",
-            silent=f" ({ledger.silent} silent)" if ledger.silent else "",
+            event="report",
+            silence=f" ({ledger.silent} silent)" if ledger.silent else "",
+            silent=ledger.silent,
             shared=str(self._sharing),
             workers=ledger.workers,
             waiting=ledger.waiting,
@@ -204,7 +210,8 @@ class Dispatcher:
         self._logLimited(
             self.log.info,
             "{channel} refused {count} connections: {reason}",
-            channel=channel.label,
+            event="offers-refused",
+            **about(channel),
             count=len(ids),
             reason=reason,
         )
@@ -218,7 +225,12 @@ class Dispatcher:
         self._run(self._ledger.clientGone(channel, ids, self._now()))
 
     def draining(self, channel: IChannel) -> None:
-        self._logLimited(self.log.info, "{channel} drains", channel=channel.label)
+        self._logLimited(
+            self.log.info,
+            "{channel} drains",
+            event="worker-drains",
+            **about(channel),
+        )
         self.roster.drains(channel)
         if self._newcomers.waits(channel):
             self._newcomers.drain(channel)
@@ -250,7 +262,12 @@ class Dispatcher:
         self._newcomers.failed(channel)
         self._sharing.removeWorker(channel)
         if channel in self._onlySharing:
-            self._logLimited(self.log.info, "{channel} is gone", channel=channel.label)
+            self._logLimited(
+                self.log.info,
+                "{channel} is gone",
+                event="worker-left",
+                **about(channel),
+            )
             self._run(self._ledger.workerDied(channel, (), self._now()))
         else:
             self.departed.died(channel)
@@ -273,7 +290,8 @@ class Dispatcher:
                 self.log.warn,
                 "{channel} is turned away, and may try again: too many sockets are on"
                 " their way to workers that have not read them",
-                channel=channel.label,
+                event="worker-refused",
+                **about(channel),
             )
             self.roster.left(channel)
             channel.bye("too many shared sockets are on their way to workers")
@@ -287,7 +305,8 @@ class Dispatcher:
         self._logLimited(
             self.log.info,
             "{channel} joined, with a window of {window}, for {names}",
-            channel=channel.label,
+            event="worker-joined",
+            **about(channel),
             window=f"{event.window}{limit}",
             names=", ".join(dict.fromkeys(port.name or port.label for port in ports)),
         )
@@ -392,6 +411,8 @@ class Dispatcher:
                 self._notifying = False
 
     def _carryOut(self, decisions: Iterable[Decision]) -> None:
+        if self._ledger.ends:
+            self.lostClients.report(self._ledger.ends)
         watched, unwatched = self._executor.carryOut(decisions)
         if watched:
             self._ledger.watched(watched)

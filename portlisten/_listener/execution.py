@@ -10,6 +10,7 @@ from typing import Any
 from twisted.logger import Logger
 
 from portlisten import _kernel
+from portlisten._listener.about import about
 from portlisten._listener.interfaces import IConnection
 from portlisten._listener.silent_clients import SilentClients
 from portlisten._policy.decisions import (
@@ -78,7 +79,8 @@ class Executor:
                 self._logLimited(
                     self.log.warn,
                     "{channel} hangs, and is revoked: {reason}{ended}",
-                    channel=decision.channel.label,
+                    event="worker-revoked",
+                    **about(decision.channel),
                     reason=decision.reason,
                     ended=ENDED if ended else "",
                 )
@@ -99,12 +101,5 @@ class Executor:
         return list(found), unwatched
 
     def _giveUp(self, decision: GiveUp) -> None:
-        connection, reason = decision
-        self._logLimited(
-            self.log.info if reason is Reason.GONE else self.log.warn,
-            "the connection of {peer} is closed: {reason}",
-            peer=connection.peer,
-            reason=reason.value,
-        )
-        self._silentClients.discard(connection)
-        connection.closeCopy()
+        self._silentClients.discard(decision.connection)
+        decision.connection.closeCopy()

@@ -141,14 +141,14 @@ class GivenSockets:
         self._server.serve(link, self._supervisorGone)
 
     def _supervisorGone(self) -> None:
-        self.log.warn("the supervisor is gone, stopping")
+        self.log.warn("the supervisor is gone, stopping", event="stopping")
         self.stop()
 
     def _stopForGood(self, request: Any, client: _kernel.Credentials) -> StopAnswer:
         """
         Stop, because the supervisor is about to close the sockets as well.
         """
-        self.log.info("the supervisor ends the service, stopping")
+        self.log.info("the supervisor ends the service, stopping", event="stopping")
         self._final = True
         self.stop()
         return StopAnswer(os.getpid())

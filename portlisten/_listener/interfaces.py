@@ -155,7 +155,8 @@ class IChannel(Interface):
     The listener's end of a channel, as the dispatcher uses it.
     """
 
-    label: str = Attribute("The worker's name in the log.")
+    label: str = Attribute("The worker's name in the text of the log.")
+    name: str = Attribute("The label that the worker gave, or 'worker' and its number.")
     number: int = Attribute("The channel's number.  Later channels have higher ones.")
     user: int = Attribute("The worker's uid.")
     pid: int = Attribute("The number of the worker's process; 0 if it is not known.")

@@ -35,7 +35,7 @@ def makeListener(
 
     def timedOut() -> None:
         if settings.onTimeout == "exit":
-            log.critical("exiting, as --on-timeout=exit asks for")
+            log.critical("exiting, as --on-timeout=exit asks for", event="stopping")
             exits.exitWith(reactor, 1)
 
     wire: IWire

@@ -21,6 +21,7 @@ from typing import Any
 from twisted.logger import Logger
 
 from portlisten import _kernel
+from portlisten._listener.about import about
 from portlisten._listener.interfaces import IChannel
 from portlisten._model import Port
 from portlisten._reactor.log_limit import logLimit
@@ -92,6 +93,7 @@ class Orphans:
             " the child serves, as a daemon does, all is well; otherwise clients wait"
             " for ever: end the child, and start the server so that it is PROGRAM"
             " of 'portlisten exec' itself, and no child of PROGRAM",
-            channel=channel.label,
+            event="worker-orphaned",
+            **about(channel),
             ports=", ".join(port.label for port in ports),
         )

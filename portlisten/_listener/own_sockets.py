@@ -62,6 +62,7 @@ def bindUntil(wanted: PortSettings, end: float) -> list[BoundPort]:
                 log.info(
                     "{error}; waiting for up to {left:.0f} s, since workers of the"
                     " last listener may still have it",
+                    event="port-awaited",
                     error=error,
                     left=left,
                 )
@@ -112,7 +113,11 @@ class OwnSockets:
         if not successor.isStopping(path):
             # If the last listener was killed, its workers may stop at this moment.
             return self._handover if successor.isStale(path) else 0.0
-        log.info("waiting for the listener at {path} to stop", path=path)
+        log.info(
+            "waiting for the listener at {path} to stop",
+            event="listener-awaited",
+            path=path,
+        )
         if not successor.waitForEnd(path, signals.stopRequested):
             raise ToldToStop(f"told to stop while it waited for {path}")
         return self._handover
@@ -159,6 +164,7 @@ class OwnSockets:
             log.warn(
                 "there is no control socket, since {path}{suffix} is too long for a"
                 " socket: --control can name another path",
+                event="control-limited",
                 path=path,
                 suffix=SUFFIX,
             )
@@ -196,7 +202,9 @@ class OwnSockets:
         if place is not None:
             from portlisten._monitor.host import MonitorHost
 
-            self._monitor = MonitorHost(reactor, status, self._user)
+            self._monitor = MonitorHost(
+                reactor, status, self._user, self._settings.logFormat
+            )
             self._monitor.start(place)
 
     def stopMonitor(self) -> Deferred[None]:

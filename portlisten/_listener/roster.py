@@ -21,6 +21,7 @@ from twisted.logger import Logger
 from portlisten import _kernel
 from portlisten._control.messages import Drain, Undrain, Workers, WorkersAnswer
 from portlisten._control.status import State, WorkerState, WorkerStatus
+from portlisten._listener.about import about
 from portlisten._listener.admission import Newcomers
 from portlisten._listener.interfaces import IChannel
 from portlisten._listener.sharing import Sharing
@@ -137,7 +138,8 @@ class Roster:
             self._logLimited(
                 self.log.info,
                 "{channel} is drained; it had {count} connections when that began",
-                channel=channel.label,
+                event="worker-drained",
+                **about(channel),
                 count=entry.had,
             )
 
@@ -160,7 +162,9 @@ class Roster:
                 entry.asked = True
                 self._beginDrain(entry)
                 entry.had = self._describe(channel, entry).left
-                self._log("is told to drain", channel, client)
+                self._log(
+                    "is told to drain", channel, client, event="worker-drain-asked"
+                )
                 self._drain(channel)
         return self._answer(channels)
 
@@ -174,7 +178,7 @@ class Roster:
             # At BYE a worker serves what it was offered, claimed or not.  So each offer
             # must be answered first.
             if entry.asked and not self._ledger.offersTo(channel):
-                self._log("is undrained", channel, client)
+                self._log("is undrained", channel, client, event="worker-undrained")
                 self._undrain(channel, entry)
         return self._answer(each for each in channels if each in self._entries)
 
@@ -270,11 +274,18 @@ class Roster:
             self._ledger.undrain(channel)
             self._sharing.undrainWorker(channel, entry.hello.ports)
 
-    def _log(self, what: str, channel: IChannel, client: _kernel.Credentials) -> None:
+    def _log(
+        self,
+        what: str,
+        channel: IChannel,
+        client: _kernel.Credentials,
+        event: str,
+    ) -> None:
         self._logLimited(
             self.log.info,
-            "{channel} " + what + ", as pid {pid} of uid {uid} asks",
-            channel=channel.label,
-            pid=client.pid,
-            uid=client.uid,
+            "{channel} " + what + ", as pid {askerPid} of uid {askerUid} asks",
+            event=event,
+            **about(channel),
+            askerPid=client.pid,
+            askerUid=client.uid,
         )

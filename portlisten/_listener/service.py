@@ -118,6 +118,7 @@ class ListenerService(CommandService):
         ports = ", ".join(port.label for port in self._bound)
         self.log.info(
             "listening on {ports}, as uid {uid}; {workers}",
+            event="listening",
             ports=ports,
             uid=os.geteuid(),
             workers=str(self._wire),

@@ -286,6 +286,7 @@ class Sharing:
                 self.log.critical,
                 "a worker shut {port} down, for all workers, and that cannot be"
                 " repaired: {why}; restart the listener",
+                event="port-lost",
                 port=port.label,
                 why=why,
             )
@@ -296,6 +297,7 @@ class Sharing:
             self.log.error,
             "a worker shut {port} down, for all workers: what waited there was reset;"
             " it listens again",
+            event="port-shut-down",
             port=port.label,
         )
         for channel in self._assignment.holders(sock):

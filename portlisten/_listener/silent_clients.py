@@ -74,6 +74,7 @@ class SilentClients:
                 self.log.error,
                 "the connection of {peer} is offered before its client speaks, since it"
                 " cannot be watched: {error}",
+                event="silence-unknown",
                 peer=connection.peer,
                 error=error.strerror,
             )
@@ -162,6 +163,7 @@ class SilentClients:
         connections = list(self.watched.values())
         self.log.critical(
             "silent clients cannot be watched: {why}; {count} connections are offered",
+            event="silence-unknown",
             why=reason.getErrorMessage(),
             count=len(connections),
         )

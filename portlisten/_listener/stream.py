@@ -133,7 +133,8 @@ class StreamWire:
         if not self._refusesDescriptors:
             self.log.info(
                 "this kernel cannot refuse descriptors that workers send (Linux 6.16"
-                " can): a worker that sends one is cut off"
+                " can): a worker that sends one is cut off",
+                event="kernel-lacks",
             )
         settings = self._settings
         # The kernel counts a user's descriptors in flight against this limit:
@@ -166,6 +167,9 @@ class StreamWire:
             limit,
         )
         dispatcher.capacityChanged = self.capacityChanged
+        dispatcher.lostClients.ports = {
+            port.number: port.label for port in self._hello.ports
+        }
         dispatcher.handOffEnded = self._refuseWorkers
         self._admission = admission = Admission(
             self._reactor,

@@ -87,6 +87,7 @@ class Queues:
             self.log.info(
                 "the kernel does not say which clients wait on shared ports ({reason}):"
                 " if a program does not serve its port, that is not logged",
+                event="kernel-lacks",
                 reason=reason,
             )
         return frozenset()
@@ -103,6 +104,7 @@ class Queues:
                 " each socket that it gets, and be the process that LISTEN_PID names,"
                 " so nothing like runuser, su, sudo, npm or sh -c 'a; b' may start it"
                 " as a child",
+                event="port-unserved",
                 count=_waiting(queue.length),
                 port=port.label,
                 seconds=PATIENCE_SECONDS,
@@ -113,6 +115,7 @@ class Queues:
                 self.log.warn,
                 "{count} on {port}, {waited} of them for {seconds:g} s or longer,"
                 " though {workers} can accept: the server is overloaded",
+                event="port-slow",
                 count=_waiting(queue.length),
                 port=port.label,
                 waited=queue.waited,
@@ -121,7 +124,10 @@ class Queues:
             )
         elif verdict is Verdict.SERVED:
             self._logLimited(
-                self.log.info, "clients of {port} are served again", port=port.label
+                self.log.info,
+                "clients of {port} are served again",
+                event="port-served",
+                port=port.label,
             )
 
 

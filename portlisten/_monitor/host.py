@@ -65,14 +65,18 @@ class MonitorHost:
     @param reactor: see L{Monitor}.
     @param status: answers the request for the status.
     @param user: the user that the listener becomes; L{None} if it becomes no other.
+    @param logFormat: how the monitor writes its log.
     """
 
     log = Logger()
 
-    def __init__(self, reactor: Any, status: Handler, user: int | None) -> None:
+    def __init__(
+        self, reactor: Any, status: Handler, user: int | None, logFormat: str
+    ) -> None:
         self._reactor = reactor
         self._status = status
         self._user = user
+        self._logFormat = logFormat
         self._place: BoundPlace | None = None
         self._monitor: Monitor | None = None
         self._isOver = False
@@ -86,6 +90,7 @@ class MonitorHost:
         user = self._user if os.geteuid() == 0 else None
         self.log.info(
             "the monitor serves at {places}, as uid {uid}",
+            event="monitor-serves",
             places=str(place),
             uid=os.geteuid() if user is None else user,
         )
@@ -96,6 +101,7 @@ class MonitorHost:
             place.text,
             self._status,
             user,
+            logFormat=self._logFormat,
         )
         self._monitor.start()
 

@@ -150,7 +150,11 @@ class MonitorLink(Protocol):
 
     def _break(self, reason: str) -> None:
         if not self._isOver:
-            self.log.error("the link to the listener broke: {reason}", reason=reason)
+            self.log.error(
+                "the link to the listener broke: {reason}",
+                event="monitor-failed",
+                reason=reason,
+            )
             self._transport.abortConnection()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
@@ -207,7 +211,7 @@ class Poll:
         asked.addErrback(self._silent).addCallback(self._add)
         asked.addErrback(
             lambda failure: self.log.failure(
-                "a bug in portlisten spoils the history", failure
+                "a bug in portlisten spoils the history", failure, event="bug"
             )
         )
         asked.addBoth(self._next)

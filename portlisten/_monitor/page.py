@@ -56,6 +56,8 @@ class View:
     @param clock: says the time of day, for people.
     """
 
+    log = Logger()
+
     def __init__(
         self,
         reactor: Any,
@@ -87,8 +89,8 @@ class View:
             send(*self._make(answer))
 
         def failed(failure: Failure) -> None:
-            Logger(namespace="monitor").failure(
-                "a bug in portlisten spoils the status page", failure
+            self.log.failure(
+                "a bug in portlisten spoils the status page", failure, event="bug"
             )
 
         asked = self._source.latest(AGE_SECONDS)

@@ -20,7 +20,7 @@ from twisted.logger import Logger
 
 from portlisten import _kernel
 from portlisten._children.launch import Launch, environmentFor
-from portlisten._children.logs import lineLogger
+from portlisten._children.logs import LineLogger
 from portlisten._children.process import CLEAN, Process
 from portlisten._children.restarted import RestartedProcess
 from portlisten._control.convert import ControlError
@@ -88,6 +88,7 @@ class Monitor(RestartedProcess):
     @param status: answers the request for the status.
     @param user: the user of the monitor; L{None} for this process's own.
     @param makeProcess: makes a process, as L{Process} does.
+    @param logFormat: the format of its log.
     """
 
     log = Logger(namespace="monitor")
@@ -100,6 +101,7 @@ class Monitor(RestartedProcess):
         status: Handler,
         user: int | None,
         makeProcess: Callable[..., Process] = Process,
+        logFormat: str = "text",
     ) -> None:
         super().__init__(reactor, LABEL, 0)
         self._sockets = sockets
@@ -107,6 +109,7 @@ class Monitor(RestartedProcess):
         self._status = status
         self._user = user
         self._makeProcess = makeProcess
+        self._logFormat = logFormat
         self._server: ControlServer | None = None
         self._silence: Deadline | None = None
         self._answeredAt = -PACE_SECONDS
@@ -169,8 +172,11 @@ class Monitor(RestartedProcess):
         @raise OSError: if that is impossible.
         """
         link.setblocking(False)
-        line = encodeStart(MonitorStart(self._description, len(self._sockets)))
+        line = encodeStart(self._startMessage())
         _kernel.send(link, line, [each.fileno() for each in self._sockets])
+
+    def _startMessage(self) -> MonitorStart:
+        return MonitorStart(self._description, len(self._sockets), self._logFormat)
 
     def _startProcess(self, link: socket.socket) -> Process:
         launch = Launch(
@@ -181,7 +187,7 @@ class Monitor(RestartedProcess):
             descriptors=(link.fileno(),),
         )
         process = self._makeProcess(
-            self._reactor, launch, lineLogger(LABEL), self._ended
+            self._reactor, launch, LineLogger(LABEL), self._ended
         )
         process.start()
         return process
@@ -195,7 +201,7 @@ class Monitor(RestartedProcess):
         self._stopWaiting()
         if self.state is ProcessState.STARTING:
             self._isReady()
-            self.log.info("the monitor is ready")
+            self.log.info("the monitor is ready", event="monitor-ready")
         server = self._server
 
         def answer(_: None) -> Any:
@@ -242,7 +248,9 @@ class Monitor(RestartedProcess):
         """
         self._failure = reason
         if self._process is not None:
-            self.log.error("the monitor is killed: {reason}", reason=reason)
+            self.log.error(
+                "the monitor is killed: {reason}", event="monitor-killed", reason=reason
+            )
             self._process.kill()
 
     def _ended(self, process: Process) -> None:
@@ -267,6 +275,7 @@ class Monitor(RestartedProcess):
     def _startsAgain(self, pause: float) -> None:
         self.log.error(
             "the monitor has ended, and is started again in {pause:g} s: {reason}",
+            event="monitor-lost",
             pause=pause,
             reason=self.lastEnd,
         )

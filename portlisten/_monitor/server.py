@@ -201,6 +201,7 @@ class Server:
                 self._logLimited(
                     self.log.debug,
                     "a client is turned away: {error}",
+                    event="http-refused",
                     error=error.strerror,
                 )
             finally:

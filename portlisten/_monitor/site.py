@@ -61,7 +61,9 @@ class _Answers(Resource):
             failure.trap(ControlError)
 
         def failed(failure: Failure) -> None:
-            self.log.failure("a bug in portlisten spoils an answer by HTTP", failure)
+            self.log.failure(
+                "a bug in portlisten spoils an answer by HTTP", failure, event="bug"
+            )
             if not left and not request.startedWriting:
                 request.setResponseCode(500)
                 request.finish()

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, fields
 
+from portlisten._config.settings import LOG_FORMATS
 from portlisten._control.convert import ControlError, parseObject
 
 #: The version of the message.
@@ -30,10 +31,12 @@ class MonitorStart:
 
     @ivar description: the endpoint that it listens on itself; empty if it gets sockets.
     @ivar sockets: how many listening sockets come with the message.
+    @ivar logFormat: the format of its log.
     """
 
     description: str
     sockets: int
+    logFormat: str = "text"
 
 
 def encodeStart(message: MonitorStart) -> bytes:
@@ -59,8 +62,10 @@ def parseStart(line: bytes) -> MonitorStart:
     if set(message) != {each.name for each in fields(MonitorStart)}:
         raise ControlError("the start message has other fields than it must have")
     description, sockets = message["description"], message["sockets"]
+    if message["logFormat"] not in LOG_FORMATS:
+        raise ControlError("the start message names an unknown format of the log")
     if not isinstance(description, str) or type(sockets) is not int:
         raise ControlError("a field of the start message has a wrong type")
     if not 0 <= sockets <= MAXIMUM_SOCKETS or bool(description) == bool(sockets):
         raise ControlError("the start message has neither sockets nor a description")
-    return MonitorStart(description, sockets)
+    return MonitorStart(description, sockets, message["logFormat"])

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Hashable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from portlisten._policy.tallies import Tally
 from portlisten.errors import ProtocolError
@@ -81,6 +81,19 @@ class Entry:
         self.ended: float | None = None
 
 
+class End(NamedTuple):
+    """
+    How a connection ended, for the log.
+
+    @ivar counter: the counter that counts it, see
+        L{portlisten._policy.counters.Counters}.
+    @ivar entry: the connection.
+    """
+
+    counter: str
+    entry: Entry
+
+
 @dataclass(eq=False, slots=True)
 class Worker:
     """
@@ -122,7 +135,7 @@ class Worker:
     limit: int | None = None
     first: float | None = None
     offered: dict[int, Entry] = field(default_factory=dict)
-    serving: dict[int, Tally] = field(default_factory=dict)
+    serving: dict[int, Entry] = field(default_factory=dict)
     copies: dict[int, Entry] = field(default_factory=dict)
     gives: bool = False
     given: set[int] = field(default_factory=set)
@@ -186,11 +199,11 @@ class Worker:
             raise ProtocolError(f"{frame} of a connection that is not on offer to it")
         return [offered.pop(id) for id in ids]
 
-    def endService(self, ids: Collection[int]) -> list[Tally]:
+    def endService(self, ids: Collection[int]) -> list[Entry]:
         """
         Note that the worker serves these connections no more.
 
-        @return: the tallies of each.
+        @return: the entries of each.
         @raise ProtocolError: if it does not serve one of them.  Nothing changes then.
         """
         serving, named = self.serving, set(ids)
@@ -202,18 +215,18 @@ class Worker:
             self.silent.difference_update(ids)
         return [serving.pop(id) for id in ids]
 
-    def talliesOfOwn(self) -> Iterator[Tally]:
+    def own(self) -> Iterator[Entry]:
         """
-        Find the tallies of each connection that it serves, whose copy is closed, and
-        that it has not given to other processes.
+        Find each connection that it serves, whose copy is closed, and that it has not
+        given to other processes.
         """
-        for id, tally in self.serving.items():
+        for id, entry in self.serving.items():
             if id not in self.copies and id not in self.given:
-                yield tally
+                yield entry
 
-    def talliesOfGiven(self) -> list[Tally]:
+    def ofOthers(self) -> list[Entry]:
         """
-        Find the tallies of each connection that it has given to other processes.
+        Find each connection that it has given to other processes.
         """
         return [self.serving[id] for id in self.given]
 

@@ -13,7 +13,7 @@ from typing import Any
 from portlisten._policy.balance import Balance
 from portlisten._policy.copies import Copies
 from portlisten._policy.counters import Counters
-from portlisten._policy.entries import Worker
+from portlisten._policy.entries import End, Worker
 from portlisten._policy.tallies import Tallies
 from portlisten._policy.waiting import WaitingQueue
 from portlisten.errors import ProtocolError
@@ -97,6 +97,8 @@ class Inventory:
     @param names: the names of the ports.
 
     @ivar tallies: what became of the connections, by the names of their ports.
+    @ivar ends: the connections that were lost since the caller emptied this, for the
+        log: those whose clients left, and those that a revoked worker kept, as well.
     """
 
     def __init__(
@@ -112,6 +114,7 @@ class Inventory:
         silence: float = 5.0,
     ) -> None:
         self.tallies = Tallies(names)
+        self.ends: list[End] = []
         # If all other queues and the shares of copies are full, a quarter of the budget
         # is left for one name.
         others = len(set(names)) - 1

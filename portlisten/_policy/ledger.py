@@ -78,7 +78,7 @@ from portlisten._policy.decisions import (
     Reason,
     Revoke,
 )
-from portlisten._policy.entries import Entry, Worker
+from portlisten._policy.entries import End, Entry, Worker
 from portlisten._policy.offering import Offering
 from portlisten._policy.waiting import WaitingQueue
 
@@ -162,8 +162,8 @@ class Ledger(Offering):
         entries = worker.takeOffers(ids, "CLAIM")
         worker.usableWindow = min(worker.window, worker.usableWindow + 1)
         for entry in entries:
-            tally = worker.serving[entry.id] = entry.tally
-            tally.claim(now - entry.ready)
+            worker.serving[entry.id] = entry
+            entry.tally.claim(now - entry.ready)
             if not entry.canCheck:
                 decisions.append(CloseCopy(entry.connection))
                 continue
@@ -215,8 +215,8 @@ class Ledger(Offering):
         @raise ProtocolError: if it does not serve one of the ids.
         """
         worker = self._worker(channel)
-        for tally in worker.endService(ids):
-            tally.finished += 1
+        for entry in worker.endService(ids):
+            entry.tally.finished += 1
         return self._closeCopies(worker, ids) + self._dispatch(now)
 
     def give(self, channel: Hashable, ids: Collection[int]) -> list[Decision]:
@@ -237,8 +237,9 @@ class Ledger(Offering):
         adopt them.
         """
         worker = self._worker(channel)
-        for tally in worker.endService(ids):
-            tally.goneBeforeAdoption += 1
+        for entry in worker.endService(ids):
+            entry.tally.goneBeforeAdoption += 1
+            self.ends.append(End("goneBeforeAdoption", entry))
         return self._closeCopies(worker, ids) + self._dispatch(now)
 
     def _closeCopies(self, worker: Worker, ids: Collection[int]) -> list[Decision]:
@@ -299,10 +300,11 @@ class Ledger(Offering):
         """
         worker = self._workers.pop(channel)
         self._workersChanged()
-        for tally in worker.talliesOfOwn():
-            tally.lostInService += 1
-        for tally in worker.talliesOfGiven():
-            tally.given += 1
+        for entry in worker.own():
+            entry.tally.lostInService += 1
+            self.ends.append(End("lostInService", entry))
+        for entry in worker.ofOthers():
+            entry.tally.given += 1
         decisions = self._divideCopies(worker, touched)
         decisions += self._takeBack(worker, unusable)
         return decisions + self._dispatch(now)
@@ -365,10 +367,18 @@ class Ledger(Offering):
         Note that a worker has left, and keeps what it claimed.  A connection whose copy
         is held has not ended yet: another worker may get it.
         """
-        for tally in worker.talliesOfOwn():
-            tally.leftWithWorker += 1
-        for tally in worker.talliesOfGiven():
-            tally.given += 1
+        for entry in worker.own():
+            self._keeps(worker, entry)
+        for entry in worker.ofOthers():
+            entry.tally.given += 1
+
+    def _keeps(self, worker: Worker, entry: Entry) -> None:
+        """
+        A worker that has left keeps a connection.  If it was revoked, it may hang.
+        """
+        entry.tally.leftWithWorker += 1
+        if worker.revoked:
+            self.ends.append(End("leftWithWorker", entry))
 
     def _takeBack(self, worker: Worker, unusable: Collection[Any]) -> list[Decision]:
         """
@@ -392,6 +402,7 @@ class Ledger(Offering):
             self._copies.discard(entry)
             if entry.connection in touched:
                 entry.tally.lostInService += 1
+                self.ends.append(End("lostInService", entry))
                 decisions.append(GiveUp(entry.connection, Reason.LOST_IN_SERVICE))
             else:
                 self._redispatch(entry)
@@ -406,9 +417,10 @@ class Ledger(Offering):
         left = set(connections)
         decisions: list[Decision] = []
         for queue in self._queues.values() if left else ():
-            for connection in queue.remove(left):
-                self.tallies.by[queue.name].goneBeforeAdoption += 1
-                decisions.append(GiveUp(connection, Reason.GONE))
+            for entry in queue.remove(left):
+                entry.tally.goneBeforeAdoption += 1
+                self.ends.append(End("goneBeforeAdoption", entry))
+                decisions.append(GiveUp(entry.connection, Reason.GONE))
         return decisions
 
     def clientsHalfClosed(
@@ -493,8 +505,9 @@ class Ledger(Offering):
         decisions: list[Decision] = []
         for queue in self._queues.values():
             while queue.count:
-                self.tallies.by[queue.name].stopped += 1
                 entry = queue.popOldest()
+                entry.tally.stopped += 1
+                self.ends.append(End("stopped", entry))
                 decisions.append(GiveUp(entry.connection, Reason.STOPPED))
         for worker in self._workers.values():
             self._keepsOwn(worker)
@@ -523,12 +536,15 @@ class Ledger(Offering):
         decisions: list[Decision] = []
         for queue in self._queues.values():
             while overdue(queue, now):
-                self.tallies.by[queue.name].timedOut += 1
-                decisions.append(GiveUp(pop(queue).connection, Reason.TIMED_OUT))
+                entry = pop(queue)
+                entry.tally.timedOut += 1
+                self.ends.append(End("timedOut", entry))
+                decisions.append(GiveUp(entry.connection, Reason.TIMED_OUT))
         return decisions
 
     def _giveUpUnusable(self, entry: Entry) -> GiveUp:
         entry.tally.unusable += 1
+        self.ends.append(End("unusable", entry))
         return GiveUp(entry.connection, Reason.UNUSABLE)
 
     def _redispatch(self, entry: Entry) -> None:
@@ -547,7 +563,7 @@ class Ledger(Offering):
         assert worker is not None
         del worker.copies[entry.id]
         if self._departed and self._departed.get(worker.channel) is worker:
-            entry.tally.leftWithWorker += 1
+            self._keeps(worker, entry)
             if not worker.copies:
                 del self._departed[worker.channel]
         return CloseCopy(entry.connection)

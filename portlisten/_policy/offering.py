@@ -26,7 +26,7 @@ from operator import attrgetter
 from typing import Any
 
 from portlisten._policy.decisions import Decision, GiveUp, HandOff, Reason, Watch
-from portlisten._policy.entries import Entry, Worker
+from portlisten._policy.entries import End, Entry, Worker
 from portlisten._policy.inventory import Inventory
 
 #: The order of several queues: their first connections, the oldest first.
@@ -162,6 +162,7 @@ class Offering(Inventory):
             elif able and queue.mustGo(entry, now, crowded):
                 queue.silent.take(entry.connection)
                 entry.tally.silentTooLong += 1
+                self.ends.append(End("silentTooLong", entry))
                 decisions.append(GiveUp(entry.connection, Reason.SILENT))
                 crowded = False
             else:

@@ -133,11 +133,11 @@ class WaitingQueue:
         """
         return bool(self.heap) and now - self.heap[0][1].accepted >= self._patience
 
-    def remove(self, connections: Collection[Any]) -> list[Any]:
+    def remove(self, connections: Collection[Any]) -> list[Entry]:
         """
         Remove connections.  Some of them may not wait here.
 
-        @return: the removed connections.
+        @return: the entries of the removed connections.
         """
         removed: list[tuple[int, Entry]] = []
         stay: list[tuple[int, Entry]] = []
@@ -147,9 +147,10 @@ class WaitingQueue:
             self._placeless -= sum(entry.ended is not None for _, entry in removed)
             heapify(stay)
             self.heap = stay
-        found = [entry.connection for _, entry in removed]
+        found = [entry for _, entry in removed]
         if self.silent.entries:
-            found += [each for each in connections if self.silent.take(each)]
+            taken = [self.silent.take(each) for each in connections]
+            found += [each for each in taken if each is not None]
         return found
 
     # Silent connections

@@ -225,7 +225,7 @@ class Acceptor:
                 self._accepted(batch)
             except Exception:
                 # The bug must not end the port.
-                self.log.failure("a bug in portlisten loses connections")
+                self.log.failure("a bug in portlisten loses connections", event="bug")
             finally:
                 self._taking = False
         self._waitsForResume = backlog >= SUFFICIENT_BACKLOG and self._busy()
@@ -271,9 +271,10 @@ class Acceptor:
         if not self._exhausted:
             logLimit(self._reactor)(
                 self.log.error,
-                "accepting on {label} pauses: {error}; clients wait in the backlog,"
+                "accepting on {port} pauses: {error}; clients wait in the backlog,"
                 " and it tries again every {retry:g} s",
-                label=self._label,
+                event="accepting-paused",
+                port=self._label,
                 retry=self._retry,
                 error=error.strerror,
             )
@@ -283,8 +284,9 @@ class Acceptor:
 
     def _failed(self, why: str) -> None:
         self.log.critical(
-            "nothing can be accepted on {label} any more: {why}; restart the listener",
-            label=self._label,
+            "nothing can be accepted on {port} any more: {why}; restart the listener",
+            event="port-lost",
+            port=self._label,
             why=why,
         )
         self.close()

@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 from twisted.internet.error import ReactorNotRunning
 from twisted.logger import Logger
 
+from portlisten._log.writer import endAll
 from portlisten.errors import StartFailure
 
 log = Logger(namespace="portlisten")
@@ -29,11 +30,13 @@ class Command:
     @ivar name: its name.
     @ivar twistd: the options of C{twistd} itself.  Empty in a C{.tac} file.
     @ivar warnsOfRoot: whether the operator who starts the command chooses its user.
+    @ivar logFormat: the format of its log.
     """
 
     name: str
     twistd: MutableMapping[str, Any] = field(default_factory=dict)
     warnsOfRoot: bool = True
+    logFormat: str = "text"
 
     @property
     def logsElsewhere(self) -> bool:
@@ -56,7 +59,7 @@ def failToStart(command: Command, reason: str, code: int = 1) -> NoReturn:
     """
     message = f"{command.name}: {reason}"
     if command.logsElsewhere:
-        log.critical("{reason}", reason=message)
+        log.critical("{reason}", event="start-failed", reason=message)
     print(message, file=sys.__stderr__, flush=True)
     _removePidFile(command.twistd)
     raise StartFailure(reason, code)
@@ -102,6 +105,7 @@ def warnOfRoot(command: str) -> None:
         log.warn(
             "this process runs as root, and need not: start it with a uid of"
             " its own, as in 'twistd --uid nobody {command} …'",
+            event="runs-as-root",
             command=command,
         )
 
@@ -137,6 +141,7 @@ def endWith(code: int) -> None:
     def leave() -> None:
         sys.stdout.flush()
         sys.stderr.flush()
+        endAll()
         os._exit(code)
 
     atexit.register(leave)

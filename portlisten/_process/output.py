@@ -34,9 +34,16 @@ def complain(command: str, message: str) -> None:
     """
     Write a line to standard error, if that is possible.
     """
+    write(f"{command}: {message}")
+
+
+def write(line: str) -> None:
+    """
+    Write a line to standard error, if that is possible.
+    """
     if sys.stderr is None:
         return  # print() would write to standard output
     try:
-        print(f"{command}: {message}", file=sys.stderr, flush=True)
+        print(line, file=sys.stderr, flush=True)
     except (OSError, ValueError):  # it is full, or closed
         pass  # the exit code tells, or the program can do without a log

@@ -10,7 +10,7 @@ from typing import Any
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, succeed
 
-from portlisten._process import exits, signals, systemd_notify
+from portlisten._process import exits, logs, signals, systemd_notify
 from portlisten.errors import CannotBind, PathError, ToldToStop
 
 
@@ -68,6 +68,22 @@ class CommandService(Service):
         """
 
     # Twisted calls these
+
+    def setServiceParent(self, parent: Any) -> None:
+        """
+        See L{IService}.  C{twistd} calls this before it begins to log.
+
+        @raise SystemExit: if the log file cannot be opened.
+        """
+        command = self._command
+        try:
+            logs.install(self._reactor, command.twistd, command.logFormat, parent)
+        except OSError as error:
+            raise SystemExit(
+                f"{command.name}: the log cannot be written to {error.filename}:"
+                f" {error.strerror}"
+            ) from None
+        super().setServiceParent(parent)
 
     def privilegedStartService(self) -> None:
         """

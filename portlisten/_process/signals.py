@@ -79,7 +79,7 @@ def stop(reactor: Any, reason: str) -> None:
 
     @param reason: for the log.
     """
-    log.info("{reason}, stopping", reason=reason)
+    log.info("{reason}, stopping", event="stopping", reason=reason)
     stopReactor(reactor)
 
 
@@ -112,7 +112,10 @@ def handleSignals(reactor: Any) -> None:
 
 def _logIgnored(reactor: Any, name: str) -> None:
     logLimit(reactor)(
-        log.info, "received {name}, which means nothing to this command", name=name
+        log.info,
+        "received {name}, which means nothing to this command",
+        event="signal-ignored",
+        name=name,
     )
 
 

@@ -17,6 +17,9 @@ from weakref import WeakKeyDictionary
 #: How many lines of a kind are logged in an interval.
 MAXIMUM_LINES = 20
 
+#: Names of events that are not limited.
+neverLimited: frozenset[str] = frozenset()
+
 #: How long an interval is, in seconds.
 INTERVAL_SECONDS = 10.0
 
@@ -60,6 +63,10 @@ class LogLimit:
 
         @param log: a method of a L{twisted.logger.Logger}.
         """
+        event = fields.get("event")
+        if event in neverLimited:
+            log(format, **fields)
+            return
         now = self._seconds()
         kind = self._kinds.get(format)
         if kind is None or (
@@ -73,7 +80,7 @@ class LogLimit:
         kind.leftOut += 1
         if kind.summary is None:
             left = max(0.0, kind.began + INTERVAL_SECONDS - now)
-            kind.summarize = partial(self._summarize, log, format)
+            kind.summarize = partial(self._summarize, log, format, event)
             kind.summary = self._callLater(left, kind.summarize)
 
     def flush(self) -> None:
@@ -85,11 +92,13 @@ class LogLimit:
                 kind.summary.cancel()
                 kind.summarize()
 
-    def _summarize(self, log: Callable[..., None], format: str) -> None:
+    def _summarize(self, log: Callable[..., None], format: str, event: object) -> None:
         kind = self._kinds.pop(format)
         log(
             "{count} more lines like this one were left out in {interval:g} s:"
             " {example}",
+            event="lines-left-out",
+            of=event,
             count=kind.leftOut,
             interval=INTERVAL_SECONDS,
             example=format,

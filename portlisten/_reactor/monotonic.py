@@ -94,6 +94,7 @@ class MonotonicReactor(Persistent):
             except OSError as error:
                 log.error(
                     "cannot make a timer ({error}): durations follow the wall clock",
+                    event="clock-not-monotonic",
                     error=error.strerror,
                 )
         super().__init__(reactor, clock)

@@ -113,6 +113,7 @@ class Persistent:
             log.error(
                 "the reactor's registration fails: {error}; it is tried again every"
                 " {retry:g} s",
+                event="reactor-failed",
                 error=error.strerror,
                 retry=self.retry,
             )

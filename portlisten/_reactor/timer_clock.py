@@ -111,7 +111,7 @@ class TimerClock:
             try:
                 call.func(*call.args, **call.kw)
             except Exception:
-                log.failure("a timed call failed")
+                log.failure("a timed call failed", event="bug")
         self._schedule()
 
     def connectionLost(self, reason: Failure) -> None:

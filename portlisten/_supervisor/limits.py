@@ -99,9 +99,10 @@ class Limits:
         replaced.addCallback(done)
         replaced.addErrback(
             lambda failure: log.failure(
-                "a bug in portlisten spoils the replacement of {label}",
+                "a bug in portlisten spoils the replacement of {worker}",
                 failure,
-                label=worker.label,
+                event="bug",
+                worker=worker.label,
             )
         )
 

@@ -21,7 +21,7 @@ from twisted.python.failure import Failure
 
 from portlisten import _kernel
 from portlisten._children.launch import Launch, environmentFor
-from portlisten._children.logs import lineLogger
+from portlisten._children.logs import LineLogger
 from portlisten._children.process import CLEAN, Process
 from portlisten._children.restarted import RestartedProcess
 from portlisten._config.file import RunSettings
@@ -132,7 +132,11 @@ class SupervisedListener(RestartedProcess):
             self._hasEnded(str(error), clean=False)
             return
         self._process, self._link = process, link = heir
-        log.info("the listener is started as process {pid}", pid=process.pid)
+        log.info(
+            "the listener is started as process {pid}",
+            event="listener-started",
+            pid=process.pid,
+        )
         link.sendStart(self._settings.listener, self._ports, self._channel)
 
     def _launch(self) -> tuple[Process, ListenerLink]:
@@ -175,7 +179,7 @@ class SupervisedListener(RestartedProcess):
             descriptors=(link.fileno(),),
         )
         process = self._makeProcess(
-            self._reactor, launch, lineLogger(LABEL), self._ended
+            self._reactor, launch, LineLogger(LABEL), self._ended
         )
         process.start()
         return process
@@ -186,7 +190,7 @@ class SupervisedListener(RestartedProcess):
         self._isReady()
         if self._paused:
             self._tellPaused()
-        log.info("the listener is ready")
+        log.info("the listener is ready", event="listener-ready")
         self._view.begin(self.ask)
         change, self._change = self._change, None
         if change is not None:
@@ -294,7 +298,11 @@ class SupervisedListener(RestartedProcess):
     def _killNow(self) -> None:
         if self._process is not None:
             self._killed = True
-            log.error("the listener is killed: {reason}", reason=self._failure)
+            log.error(
+                "the listener is killed: {reason}",
+                event="listener-killed",
+                reason=self._failure,
+            )
             self._process.kill()
 
     def _endHeir(self) -> None:
@@ -316,7 +324,7 @@ class SupervisedListener(RestartedProcess):
                 self._endHeir()
             return
         self._tail = process.tail
-        log.info("the listener {ending}", ending=process.ending)
+        log.info("the listener {ending}", event="listener-ended", ending=process.ending)
         reason = self._failure if self._killed else f"it {process.ending}"
         self._hasEnded(reason, process.ending == CLEAN)
 
@@ -344,6 +352,7 @@ class SupervisedListener(RestartedProcess):
         log.error(
             "the listener does not get ready with the new settings: {reason}; it is"
             " started with the old ones",
+            event="listener-not-ready",
             reason=reason,
         )
         tail, self._tail = self._tail, ()
@@ -354,6 +363,7 @@ class SupervisedListener(RestartedProcess):
         log.error(
             "the listener has ended, and is started again in {pause:g} s: {reason};"
             " clients wait meanwhile",
+            event="listener-restarted",
             pause=pause,
             reason=self.lastEnd,
         )

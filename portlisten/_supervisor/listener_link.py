@@ -256,7 +256,9 @@ class ListenerLink(Protocol):
         except ControlError as error:
             self._break(str(error))
         except Exception:
-            log.failure("a bug in portlisten breaks the link to the listener")
+            log.failure(
+                "a bug in portlisten breaks the link to the listener", event="bug"
+            )
             self._break("an internal error")
 
     def _answerReceived(self, line: bytes) -> None:

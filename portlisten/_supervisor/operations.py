@@ -184,7 +184,12 @@ class Operations:
         return step
 
     def _spoiled(self, operation: Operation, failure: Any) -> None:
-        log.failure("a bug in portlisten spoils the {what}", failure, what="operation")
+        log.failure(
+            "a bug in portlisten spoils the {what}",
+            failure,
+            event="bug",
+            what="operation",
+        )
         operation.error = "an internal error: the supervisor's log has it"
         operation.done = True
         self._running = None
@@ -195,24 +200,25 @@ class Operations:
         work: Callable[[Operation], Coroutine[Any, Any, None]],
     ) -> None:
         self._running, what = operation, operation.what
-        log.info("the {what} begins", what=what)
+        log.info("the {what} begins", event="operation-began", what=what)
         try:
             await work(operation)
         except (NotReady, Failed) as error:
             if self._stopping:
                 operation.error = f"the supervisor stops before the {what} is done"
-                log.info("{error}", error=operation.error)
+                log.info("{error}", event="operation-failed", error=operation.error)
             else:
                 operation.error = str(error)
                 operation.log = error.log
                 log.error(
                     "{error}; the {what} stops here, and the workers that are left"
                     " serve on",
+                    event="operation-failed",
                     error=error,
                     what=what,
                 )
         else:
-            log.info("the {what} is done", what=what)
+            log.info("the {what} is done", event="operation-done", what=what)
         operation.done = True
         self._running = None
 

@@ -132,7 +132,11 @@ class Reloads:
         if self._signalled:
             return
         self._signalled = True
-        log.info("received SIGHUP: {file} is read again", file=self._file)
+        log.info(
+            "received SIGHUP: {file} is read again",
+            event="reload-asked",
+            file=self._file,
+        )
         self._replacements.carryOutLater("reload", self._carryOutSignalled)
 
     async def _carryOutSignalled(self, operation: Operation) -> None:
@@ -317,10 +321,10 @@ def _isSame(file: str, other: str) -> bool:
 def _logged(lines: Iterable[str]) -> tuple[str, ...]:
     found = tuple(lines)
     for each in found:
-        log.error("{line}", line=each)
+        log.error("{line}", event="reload-refused", line=each)
     return found
 
 
 def _say(plan: Plan) -> None:
     for each in plan.lines or (NOTHING,):
-        log.info("reload: {line}", line=each)
+        log.info("reload: {line}", event="reload-change", line=each)

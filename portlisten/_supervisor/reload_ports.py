@@ -241,6 +241,7 @@ class PortChanges:
             log.warn(
                 "{count} clients of port {port} are not served within {grace:g} s, and"
                 " turned away",
+                event="clients-turned-away",
                 count=left,
                 port=port.label,
                 grace=grace,
@@ -277,6 +278,7 @@ class PortChanges:
                     except OSError as error:
                         log.error(
                             "the options of port {port} cannot be set: {error}",
+                            event="port-option-failed",
                             port=port.label,
                             error=error.strerror,
                         )
@@ -336,7 +338,7 @@ def close(ports: Iterable[BoundPort]) -> None:
     for port in ports:
         shutDown([port])
         port.close()
-        log.info("port {port} is closed", port=port.label)
+        log.info("port {port} is closed", event="port-closed", port=port.label)
 
 
 async def together(work: Iterable[Coroutine[Any, Any, None]]) -> None:

@@ -73,7 +73,12 @@ class Replacements(Operations):
 
         @return: fires when that is done, with whether the worker was replaced.
         """
-        log.info("{label} is replaced: {reason}", label=worker.label, reason=reason)
+        log.info(
+            "{worker} is replaced: {reason}",
+            event="worker-replaced",
+            worker=worker.label,
+            reason=reason,
+        )
         operation = self._begin(
             f"replacement of {worker.label}", self._replaceAll, [(group, worker)]
         )
@@ -163,8 +168,9 @@ class Replacements(Operations):
                 return
             if now >= end:
                 log.warn(
-                    "{label} is not drained after {grace:g} s: {detail}",
-                    label=worker.label,
+                    "{worker} is not drained after {grace:g} s: {detail}",
+                    event="worker-not-drained",
+                    worker=worker.label,
                     grace=grace,
                     detail=step.detail or f"{plural(step.left or 0)} left",
                 )

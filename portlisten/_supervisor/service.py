@@ -101,7 +101,9 @@ class SupervisorService(CommandService):
         self._reloads: Reloads | None = None
         self._control: ControlServer | None = None
         self._place: BoundPlace | None = None
-        self._monitor = MonitorHost(reactor, self._answerStatus, settings.user)
+        self._monitor = MonitorHost(
+            reactor, self._answerStatus, settings.user, settings.listener.logFormat
+        )
         self._state = systemd_notify.manager().begin()
         self._isReady = False
         self._watchdog = pause.Pause(reactor, self._keepAlive)
@@ -214,7 +216,7 @@ class SupervisorService(CommandService):
         """
         See L{CommandService.report}.
         """
-        log.info("{text}", text=self._describe())
+        log.info("{text}", event="report", text=self._describe())
 
     def finish(self) -> Deferred[None]:
         """
@@ -235,7 +237,7 @@ class SupervisorService(CommandService):
         await self._monitor.stop()
         shutDown(self._ports)
         self.release()
-        log.info("all processes have ended")
+        log.info("all processes have ended", event="stopped")
         if self._code or any(each.givenUp for each in self._groups):
             exits.endWith(self._code or 1)
 
@@ -248,6 +250,7 @@ class SupervisorService(CommandService):
     def _listenerGivenUp(self, reason: str) -> None:
         log.critical(
             "{reason}; nothing can be served without it, so all workers are stopped",
+            event="listener-given-up",
             reason=reason,
         )
         self._code = 1
@@ -288,7 +291,7 @@ class SupervisorService(CommandService):
         if all(each.settled for each in self._groups):
             self._isReady = True
             self._state.ready(text)
-            log.info("{text}", text=text)
+            log.info("{text}", event="ready", text=text)
 
     def _keepAlive(self) -> None:
         """
@@ -410,8 +413,9 @@ class SupervisorService(CommandService):
 
     def _logRequest(self, what: str, client: _kernel.Credentials) -> None:
         log.info(
-            "pid {pid} of uid {uid} asks for {what}",
-            pid=client.pid,
-            uid=client.uid,
+            "pid {askerPid} of uid {askerUid} asks for {what}",
+            event="operation-asked",
+            askerPid=client.pid,
+            askerUid=client.uid,
             what=what,
         )

@@ -43,6 +43,7 @@ def restore(
         log.error(
             "the port {port} was shut down by the listener or a worker: what waited"
             " there was reset; it listens again",
+            event="port-shut-down",
             port=port.label,
         )
     return None

@@ -182,6 +182,7 @@ class View:
             "a bug in portlisten spoils what the supervisor does after an answer of the"
             " listener's",
             failure,
+            event="bug",
         )
 
     def _polled(self, result: object) -> None:

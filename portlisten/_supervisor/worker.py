@@ -15,7 +15,7 @@ from typing import Any
 from twisted.internet.defer import Deferred
 
 from portlisten._children.launch import Launch, environmentFor
-from portlisten._children.logs import lineLogger
+from portlisten._children.logs import LineLogger
 from portlisten._children.process import CLEAN, Process
 from portlisten._children.restarted import RestartedProcess
 from portlisten._config.compare import takeOver
@@ -142,7 +142,10 @@ class Worker(RestartedProcess):
             return
         self._process = process
         log.info(
-            "{label} is started as process {pid}", label=self.label, pid=process.pid
+            "{worker} is started as process {pid}",
+            event="worker-started",
+            worker=self.label,
+            pid=process.pid,
         )
         self._around.view.hurry()
 
@@ -161,10 +164,10 @@ class Worker(RestartedProcess):
             umask=settings.umask,
             openFiles=settings.openFiles,
         )
-        process = around.makeProcess(
-            around.reactor, launch, lineLogger(self.label), self._ended
-        )
+        lines = LineLogger(self.label, settings.name, self.slot)
+        process = around.makeProcess(around.reactor, launch, lines, self._ended)
         process.start()
+        lines.pid = process.pid
         return process
 
     def look(self) -> None:
@@ -187,7 +190,7 @@ class Worker(RestartedProcess):
             self._joined = now
         elif now - self._joined >= SETTLED_SECONDS:
             self._isReady()
-            log.info("{label} is ready", label=self.label)
+            log.info("{worker} is ready", event="worker-ready", worker=self.label)
             if self._trial:
                 self._trial = False
                 self.ready.callback(None)
@@ -196,7 +199,12 @@ class Worker(RestartedProcess):
         """
         End its process, since it does not get ready.
         """
-        log.warn("{label}: {reason}", label=self.label, reason=reason)
+        log.warn(
+            "{worker}: {reason}",
+            event="worker-not-ready",
+            worker=self.label,
+            reason=reason,
+        )
         self._failure = reason
         assert self._process is not None
         self._process.stop(self.settings.stop)
@@ -210,9 +218,14 @@ class Worker(RestartedProcess):
         self._tail = process.tail
         ending = process.ending
         if self.state is ProcessState.STOPPING and ending in _STOPPED:
-            log.info("{label} has stopped", label=self.label)
+            log.info("{worker} has stopped", event="worker-stopped", worker=self.label)
         else:
-            log.info("{label} {ending}", label=self.label, ending=ending)
+            log.info(
+                "{worker} {ending}",
+                event="worker-ended",
+                worker=self.label,
+                ending=ending,
+            )
         self._hasEnded(self._failure or f"it {ending}", ending == CLEAN)
 
     def _hasEnded(self, reason: str, clean: bool) -> None:
@@ -227,15 +240,17 @@ class Worker(RestartedProcess):
         if not self._restarts.failures:
             # A server may end with 0 to be started anew, as after many requests.
             log.info(
-                "{label} is started again in {pause:g} s: {reason}",
-                label=self.label,
+                "{worker} is started again in {pause:g} s: {reason}",
+                event="worker-restarted",
+                worker=self.label,
                 pause=pause,
                 reason=self.lastEnd,
             )
             return
         log.warn(
-            "{label} is started again in {pause:g} s, after failure {count}: {reason}",
-            label=self.label,
+            "{worker} is started again in {pause:g} s, after failure {count}: {reason}",
+            event="worker-restarted",
+            worker=self.label,
             pause=pause,
             count=self._restarts.failures,
             reason=self.lastEnd,
@@ -243,9 +258,10 @@ class Worker(RestartedProcess):
 
     def _isGivenUp(self) -> None:
         log.critical(
-            "{label} is given up after {count} failures in a row: {reason}; the"
+            "{worker} is given up after {count} failures in a row: {reason}; the"
             " others go on; 'portlisten restart' starts it again",
-            label=self.label,
+            event="worker-given-up",
+            worker=self.label,
             count=self._restarts.failures,
             reason=self.lastEnd,
         )

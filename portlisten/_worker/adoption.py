@@ -89,7 +89,9 @@ class AdoptedConnection:
         try:
             self._protocol.makeConnection(transport)
         except Exception:
-            self._adopter.log.failure("{protocol} failed", protocol=self._protocol)
+            self._adopter.log.failure(
+                "{protocol} failed", event="protocol-failed", protocol=self._protocol
+            )
             transport.abortConnection()
 
     def drain(self) -> None:
@@ -104,7 +106,9 @@ class AdoptedConnection:
             draining.drain(self._transport)
         except Exception:
             self._adopter.log.failure(
-                "{protocol} failed to drain", protocol=self._protocol
+                "{protocol} failed to drain",
+                event="protocol-failed",
+                protocol=self._protocol,
             )
 
     def _connectionLost(self, reason: Failure) -> None:
@@ -211,7 +215,9 @@ class Adopter:
         try:
             return self.factory.buildProtocol(addr)
         except Exception:
-            self.log.failure("no protocol for {addr}", addr=addr)
+            self.log.failure(
+                "no protocol for {addr}", event="protocol-failed", addr=addr
+            )
             return None
 
     def logUnfinished(self, grace: float) -> None:
@@ -223,6 +229,7 @@ class Adopter:
         if self.serving:
             self.log.warn(
                 "{count} connections are still in service after {grace:g} s",
+                event="connections-left",
                 count=len(self.serving),
                 grace=grace,
             )
@@ -309,7 +316,7 @@ class Adopter:
             if number == errno.ENOTCONN:
                 clientGone()
                 return
-            self.log.failure("a connection cannot be adopted")
+            self.log.failure("a connection cannot be adopted", event="adoption-failed")
             transport = None
         if transport is None:
             closed()
@@ -328,7 +335,10 @@ class Adopter:
         """
         if not self._exhausted:
             logLimit(self.reactor)(
-                self.log.error, "adopting pauses: {error}", error=error.strerror
+                self.log.error,
+                "adopting pauses: {error}",
+                event="adopting-paused",
+                error=error.strerror,
             )
         self._exhausted = True
         self._postponed += 1

@@ -184,6 +184,7 @@ class WorkerChannel(Channel):
             self._logLimited(
                 self.log.warn,
                 "a descriptor came that cannot be used: {error}",
+                event="descriptor-unusable",
                 error=error,
             )
             os.close(descriptor)
@@ -216,14 +217,17 @@ class WorkerChannel(Channel):
 
     def _logBug(self, failure: Failure) -> None:
         self.log.failure(
-            "a bug in portlisten ends the channel of {end}", failure, end=self
+            "a bug in portlisten ends the channel of {end}",
+            failure,
+            event="bug",
+            end=self,
         )
 
     def _adopt(self, event: Adopt[int]) -> None:
         try:
             self._adopter.adopt(self, event.offer, event.token)
         except Exception:
-            self.log.failure("a bug in portlisten loses a connection")
+            self.log.failure("a bug in portlisten loses a connection", event="bug")
 
     def _closeDescriptor(self, event: Close[int]) -> None:
         os.close(event.token)

@@ -99,7 +99,10 @@ class DatagramWorker:
         self._adopter.spare.reserve()
         self._reactor.addReader(self)
         self.log.info(
-            "receiving at {path} (mode {mode:04o})", path=self._path, mode=self._mode
+            "receiving at {path} (mode {mode:04o})",
+            event="receiving",
+            path=self._path,
+            mode=self._mode,
         )
         self._systemd.ready(f"receiving at {self._path}")
         return succeed(None)
@@ -110,6 +113,7 @@ class DatagramWorker:
         """
         self.log.info(
             "{count} connections in service; receiving at {path}",
+            event="report",
             count=len(self._adopter.serving),
             path=self._path,
         )
@@ -154,6 +158,7 @@ class DatagramWorker:
         """
         self.log.critical(
             "nothing can be received at {path} any more: {why}; restart the worker",
+            event="path-lost",
             path=self._path,
             why=reason.getErrorMessage(),
         )
@@ -213,13 +218,20 @@ class DatagramWorker:
             return False
         except OSError as error:
             self._logLimited(
-                self.log.error, "nothing was received: {why}", why=error.strerror
+                self.log.error,
+                "nothing was received: {why}",
+                event="receiving-failed",
+                why=error.strerror,
             )
             return False
         finally:
             spare.reserve()
         if not descriptors:
-            self._logLimited(self.log.warn, "a datagram without a descriptor came")
+            self._logLimited(
+                self.log.warn,
+                "a datagram without a descriptor came",
+                event="descriptor-unusable",
+            )
         for descriptor in descriptors:
             self._adopt(descriptor)
         return True
@@ -236,6 +248,7 @@ class DatagramWorker:
             self._logLimited(
                 self.log.warn,
                 "a descriptor came that cannot be used: {error}",
+                event="descriptor-unusable",
                 error=error,
             )
             os.close(descriptor)

@@ -165,7 +165,11 @@ def _drainSuccessor(connection: Any, protocol: Any) -> None:
         try:
             drain(connection)
         except Exception:
-            _log.failure("{connection} failed to drain", connection=connection)
+            _log.failure(
+                "{connection} failed to drain",
+                event="protocol-failed",
+                connection=connection,
+            )
 
 
 def _speaksHTTP2(protocol: Any) -> bool:

@@ -63,7 +63,9 @@ class SharedPorts(ABC):
             self._openLater(cookie, descriptor, error)
             return
         except Exception:
-            self.log.failure("a shared socket cannot be served")
+            self.log.failure(
+                "a shared socket cannot be served", event="adoption-failed"
+            )
         os.close(descriptor)
         self._adopter.spare.reserve()
         self._opened()
@@ -110,6 +112,7 @@ class SharedPorts(ABC):
         logLimit(self._reactor)(
             self.log.error,
             "a shared socket cannot be used yet: {error}; trying again in {retry:g} s",
+            event="accepting-paused",
             error=error.strerror,
             retry=self._retry,
         )

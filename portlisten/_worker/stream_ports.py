@@ -148,6 +148,7 @@ class StreamPorts(SharedPorts):
             self.log.error,
             "accepting pauses: {why}; clients wait in the backlog, or are served by"
             " others",
+            event="accepting-paused",
             why=why,
         )
         self._pause.begin(self._retry)

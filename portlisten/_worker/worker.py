@@ -133,6 +133,7 @@ class Worker:
         """
         self.log.info(
             "{count} connections in service; {state} the listener at {path}",
+            event="report",
             count=len(self.serving),
             state=self._describeLink(),
             path=self._path,
@@ -163,6 +164,7 @@ class Worker:
         self._logLimited(
             self.log.info,
             "joined the listener at {path}, which listens on {ports}",
+            event="listener-joined",
             path=self._path,
             ports=described,
         )
@@ -220,6 +222,7 @@ class Worker:
             self.log.info,
             "the listener at {path} asks this worker to drain, with {count} connections"
             " in service",
+            event="drain-asked",
             path=self._path,
             count=len(self.serving),
         )
@@ -256,12 +259,15 @@ class Worker:
                 self.log.warn,
                 "lost the listener at {path}, with {count} connections in service:"
                 " {reason}",
+                event="listener-lost",
                 path=self._path,
                 count=len(self.serving),
                 reason=why,
             )
             if wasAway:
-                self._logLimited(self.log.info, "this worker drains no longer")
+                self._logLimited(
+                    self.log.info, "this worker drains no longer", event="drain-ended"
+                )
             self._reconnection.begin(delay)
         else:
             self._waitForListener(why, delay)
@@ -327,6 +333,7 @@ class Worker:
             self._logLimited(
                 self.log.warn,
                 "the listener at {path} is older than this worker, and ignores {names}",
+                event="listener-older",
                 path=self._path,
                 names=" and ".join(names),
             )
@@ -349,6 +356,7 @@ class Worker:
         self._logLimited(
             self.log.info,
             "the listener at {path} asks this worker to join again",
+            event="rejoin-asked",
             path=self._path,
         )
         self._reconnection.begin(0)
@@ -384,6 +392,7 @@ class Worker:
             self._logLimited(
                 self.log.warn,
                 "waiting for the listener at {path}: {why}",
+                event="listener-awaited",
                 path=self._path,
                 why=SILENT,
             )
@@ -400,6 +409,7 @@ class Worker:
             self._logLimited(
                 self.log.warn,
                 "waiting for a listener at {path}, trying every {delay:g} s: {why}",
+                event="listener-awaited",
                 path=self._path,
                 delay=delay,
                 why=why,

@@ -65,7 +65,7 @@ class RecordingChannel:
     """
 
     def __init__(self, label: str, user: int = 1000) -> None:
-        self.label = label
+        self.name = self.label = label
         self.user = user
         self.pid = 0
         self.number = 0

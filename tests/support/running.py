@@ -167,6 +167,13 @@ class Run:
         self.process = self._start("/usr/bin/env", *given, *self._variables, *words)
         return self.process
 
+    def environment(self) -> dict[str, str]:
+        """
+        What a supervisor has in its environment that L{launch} does not start.
+        """
+        pairs = [each.split("=", 1) for each in self._variables if "=" in each]
+        return {MARK: str(self.folder), **dict(pairs)}
+
     def launchAs(
         self, ids: tuple[int, int], words: Sequence[str], variables: Mapping[str, str]
     ) -> Process:

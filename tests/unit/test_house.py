@@ -34,16 +34,17 @@ ROOMS = [
     ["_channel"],
     ["_process"],
     ["_reactor"],
+    ["_log"],
     ["_config"],
     ["_policy", "_wire"],
     ["_kernel"],
-    ["_model", "errors", "interfaces", "__init__"],
+    ["_model", "_events", "errors", "interfaces", "__init__"],
 ]
 
 FLOORS = {room: floor for floor, rooms in enumerate(ROOMS) for room in rooms}
 
 #: What decides and never acts, and what it must not import.
-MIDDLE = ["_wire", "_policy", "_config", "_model", "errors"]
+MIDDLE = ["_wire", "_policy", "_config", "_model", "_events", "errors"]
 ACTS = ["twisted", "zope", "select", "selectors", "time", "signal", "asyncio"]
 
 #: What needs the system all the same: addresses are packed, and users looked up.

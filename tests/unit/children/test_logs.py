@@ -7,12 +7,12 @@ from __future__ import annotations
 from twisted.logger import capturedLogs, formatEventAsClassicLogText
 from twisted.trial.unittest import SynchronousTestCase
 
-from portlisten._children.logs import lineLogger
+from portlisten._children.logs import LineLogger
 
 
 class LineLoggerTests(SynchronousTestCase):
     """
-    Tests for L{lineLogger}.
+    Tests for L{LineLogger}.
     """
 
     def test_line(self) -> None:
@@ -21,7 +21,7 @@ class LineLoggerTests(SynchronousTestCase):
         is not changed.
         """
         with capturedLogs() as logged:
-            lineLogger("web-1")("{a} %s {0!r}")
+            LineLogger("web-1", "web", 1)("{a} %s {0!r}")
         [event] = logged
         text = formatEventAsClassicLogText(event)
         assert text is not None

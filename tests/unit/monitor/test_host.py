@@ -58,6 +58,13 @@ class FakeMonitor:
             each.callback(None)
 
 
+def nobodyAsks(request: object, client: object) -> Any:
+    """
+    Answer no request.
+    """
+    raise AssertionError(request)
+
+
 class HostTests(SynchronousTestCase):
     """
     Tests for L{MonitorHost} and L{bindPlace}.
@@ -73,13 +80,20 @@ class HostTests(SynchronousTestCase):
         self.addCleanup(logs.__exit__, None, None, None)
         self.monitors: list[FakeMonitor] = []
         self.patch(host, "Monitor", self.make)
-        self.host = MonitorHost(Clock(), None, NOBODY)  # type: ignore[arg-type]
+        self.host = self.makeHost()
         self.addCleanup(self.host.release)
 
-    def make(self, *arguments: Any) -> FakeMonitor:
+    def makeHost(self) -> MonitorHost:
+        """
+        Make a host.
+        """
+        return MonitorHost(Clock(), nobodyAsks, NOBODY, "json")
+
+    def make(self, *arguments: Any, logFormat: str) -> FakeMonitor:
         """
         Make a monitor.
         """
+        self.assertEqual(logFormat, "json")
         self.monitors.append(FakeMonitor(*arguments))
         return self.monitors[-1]
 
@@ -167,7 +181,7 @@ class HostTests(SynchronousTestCase):
         If all stops while the old monitor ends, no new one starts.
         """
         for stop in (MonitorHost.stop, MonitorHost.release):
-            self.host = MonitorHost(Clock(), None, NOBODY)  # type: ignore[arg-type]
+            self.host = self.makeHost()
             old, new = self.place(), self.place()
             self.host.start(old)
             number = len(self.monitors)

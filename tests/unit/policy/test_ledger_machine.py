@@ -4,8 +4,9 @@ Stateful tests of L{portlisten._policy.ledger}: the ledger alone, against a mode
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterable
-from dataclasses import astuple
+from dataclasses import asdict, astuple
 
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -792,6 +793,21 @@ class LedgerMachine(RuleBasedStateMachine):
                 self.queue,
                 sum(side.open and side.wants(name) for side in self.sides),
             )
+
+    @invariant()
+    def eachEndIsListed(self) -> None:
+        """
+        The log gets each connection that was lost, once.
+        """
+        listed = Counter(end.counter for end in self.ledger.ends)
+        kept = listed.pop("leftWithWorker", 0)
+        counters = asdict(self.ledger.counters)
+        lost = [*("lostInService", "unusable", "timedOut", "silentTooLong")]
+        for name in [*lost, "goneBeforeAdoption", "stopped"]:
+            assert listed[name] == counters[name], name
+        assert kept <= counters["leftWithWorker"]
+        serials = [end.entry.serial for end in self.ledger.ends]
+        assert len(set(serials)) == len(serials)
 
     @invariant()
     def theBookIsRight(self) -> None:

@@ -64,7 +64,8 @@ class WaitingQueueTests(SynchronousTestCase):
         self.queue.clientsHalfClosed("ab", 0.0, False)
         self.assertEqual(self.queue.pop().connection, "a")
         self.assertEqual(self.queue.free, 2)
-        self.assertEqual(self.queue.remove("bz"), ["b"])
+        [removed] = self.queue.remove("bz")
+        self.assertEqual(removed.connection, "b")
         self.assertEqual(self.queue.free, 2)
 
     def test_addedAgain(self) -> None:

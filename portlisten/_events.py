@@ -1,0 +1,137 @@
+"""
+The names of all events that the log can have.
+
+A name is stable: programs may look for it, while the text beside it may become another
+one.  Each call that logs something gives one of these names, as the field C{event}.
+"""
+
+from __future__ import annotations
+
+#: What each event means.
+EVENTS = {
+    # Clients
+    "client-lost": "A client was accepted, and no worker finished serving it.",
+    "client-gone": "A client left by itself, before a worker served it.",
+    "client-kept": "A worker was revoked, and keeps a client that it serves.",
+    "clients-turned-away": "A port is closed, and clients still waited in the kernel.",
+    # Workers, as the listener sees them
+    "worker-joined": "A worker joined the listener.",
+    "worker-left": "A worker left the listener in good order, or was revoked.",
+    "worker-lost": "A worker died.",
+    "worker-revoked": "A worker does not claim what it is offered: it counts as hung.",
+    "worker-cut-off": "A worker broke the protocol.",
+    "worker-refused": "A process may not become a worker, or not now.",
+    "worker-throttled": "A worker must wait: the workers before it died at once.",
+    "worker-orphaned": "A worker's process has ended, and its child has the sockets.",
+    "worker-drains": "A worker takes no more connections.",
+    "worker-drain-asked": "An operator drains a worker.",
+    "worker-drained": "A worker has finished the connections that it had.",
+    "worker-undrained": "An operator lets a worker take connections again.",
+    "worker-awaited": "With --wire=datagram, no worker is at the path.",
+    "offers-refused": "A worker refused connections; others get them.",
+    "descriptor-stuck": "A worker left a descriptor that cannot be closed yet.",
+    # Workers, as the supervisor sees them
+    "worker-started": "The process of a worker is started.",
+    "worker-ready": "A worker has joined the listener, and goes on to live.",
+    "worker-not-ready": "A new worker did not join the listener in time.",
+    "worker-ended": "The process of a worker has ended.",
+    "worker-stopped": "A worker has stopped, as it was told.",
+    "worker-restarted": "A worker has ended, and is started again after a pause.",
+    "worker-given-up": "A worker has failed too often.",
+    "worker-replaced": "A worker is too large, or too old.",
+    "worker-not-drained": "A worker had connections left when its grace was over.",
+    "process-not-ours": "A process became another user's, and cannot be ended.",
+    "output": "A process wrote a line.",
+    "output-lost": "What a process writes cannot be passed on.",
+    # The listener
+    "listening": "The listener accepts.",
+    "ready": "The listener and all workers are ready.",
+    "report": "What became of the connections, and where the others are.",
+    "paused": "An operator pauses the listener: /healthz says 503.",
+    "resumed": "An operator ends the pause.",
+    "accepting-paused": "Nothing can be accepted for now: clients wait in the kernel.",
+    "hand-off-paused": "Nothing can be sent to a worker for now.",
+    "port-lost": "Nothing can be accepted on a port any more.",
+    "port-shut-down": "A process shut a port down for all; it listens again.",
+    "port-unserved": "Clients wait on a shared port, and no worker accepts them.",
+    "port-slow": "Clients wait on a shared port for long, though workers accept.",
+    "port-served": "Clients of a shared port are served again.",
+    "port-awaited": "A port is still in use by others: it is tried again.",
+    "port-closed": "A port is closed.",
+    "port-option-failed": "An option of a port cannot be set.",
+    "silence-unknown": "The kernel cannot say whether clients have spoken.",
+    "kernel-lacks": "The kernel lacks a feature.",
+    "path-locked": "Another process has locked the path of the channel.",
+    "control-limited": "The control socket is missing, or some cannot use it.",
+    "control-refused": "A process may not use the control socket, or not now.",
+    # The listener, as the supervisor sees it
+    "listener-started": "The process of the listener is started.",
+    "listener-ready": "The listener accepts.",
+    "listener-not-ready": "The listener does not start with new settings.",
+    "listener-ended": "The process of the listener has ended.",
+    "listener-restarted": "The listener has ended, and is started after a pause.",
+    "listener-killed": "The listener does not answer, and is killed.",
+    "listener-given-up": "The listener has failed too often: everything stops.",
+    # The monitor
+    "monitor-serves": "Where health, metrics and the status page are served.",
+    "monitor-ready": "The monitor serves.",
+    "monitor-failed": "The monitor cannot serve, or has lost the listener.",
+    "monitor-lost": "The monitor has ended, and is started again after a pause.",
+    "monitor-killed": "The monitor does not ask for anything, and is killed.",
+    "http-refused": "The monitor turned a client away.",
+    # What operators do
+    "operation-asked": "An operator asks for something.",
+    "operation-began": "A restart, a replacement or a reload begins.",
+    "operation-done": "It is done.",
+    "operation-failed": "It is not done.",
+    "reload-asked": "SIGHUP asks for a reload.",
+    "reload-change": "What a reload changes.",
+    "reload-refused": "Why a reload changes nothing.",
+    "signal-ignored": "A signal came that means nothing here.",
+    # A worker
+    "listener-joined": "This worker joined a listener.",
+    "listener-awaited": "No listener answers: it is tried again.",
+    "listener-lost": "This worker lost its listener.",
+    "listener-older": "The listener is older than this worker.",
+    "drain-asked": "The listener asks this worker to drain.",
+    "drain-ended": "This worker takes connections again.",
+    "rejoin-asked": "The listener asks this worker to join again.",
+    "adopting-paused": "This worker cannot adopt connections for now.",
+    "adoption-failed": "This worker cannot use a connection that it got.",
+    "protocol-failed": "The program of this worker failed with a connection.",
+    "protocol-unknown": "The program's protocol cannot be asked to end.",
+    "connections-left": "Connections were in service when the grace was over.",
+    "channel-read-failed": "The channel cannot be read for now.",
+    "descriptor-unusable": "A descriptor cannot be used, or not be sent.",
+    "receiving": "With --wire=datagram, this worker receives.",
+    "receiving-failed": "With --wire=datagram, this worker cannot receive now.",
+    "path-lost": "With --wire=datagram, this worker cannot receive any more.",
+    "accept-not-called": "The program does not call accept().",
+    "socket-misused": "The program uses a socket as it must not.",
+    "socket-given": "'portlisten exec' gives the program a socket.",
+    "program-forks": "'portlisten exec' runs a program that starts the server itself.",
+    # Programs that `each` starts
+    "program-started": "'portlisten each' started a program for a connection.",
+    "program-ended": "It has ended.",
+    "program-not-started": "A program cannot be started: it is tried again.",
+    "program-not-ended": "Programs have not ended in time, and get a signal.",
+    # `as-port`
+    "mapping-unused": "The program does not listen on a mapped port.",
+    "mapping-ambiguous": "The program listens twice on a mapped port.",
+    "port-pause-ignored": "The program pauses a port, which is not possible here.",
+    "udp-not-mapped": "The program binds a UDP port itself.",
+    # Any process
+    "start-failed": "The process cannot start.",
+    "runs-as-root": "The process runs as root, and need not.",
+    "stopping": "The process stops.",
+    "stopped": "All processes of a supervisor have ended.",
+    "clock-not-monotonic": "Durations follow the clock on the wall.",
+    "reactor-failed": "The reactor cannot watch a descriptor for now.",
+    "bug": "portlisten has a bug: please report it.",
+    "lines-left-out": "Lines like an earlier one were counted, and not written.",
+    "lines-dropped": "The log could not be written for a while.",
+    "log": "Twisted or another library logs something.",
+}
+
+#: Events of which each is a line of its own in JSON, however many there are.
+NEVER_SUMMED_UP = frozenset(["client-lost", "client-kept"])

@@ -1,0 +1,3 @@
+"""
+The log: its two formats, and how it is written without waiting for a reader.
+"""
