@@ -80,13 +80,20 @@ class HostTests(SynchronousTestCase):
         self.addCleanup(logs.__exit__, None, None, None)
         self.monitors: list[FakeMonitor] = []
         self.patch(host, "Monitor", self.make)
-        self.host = MonitorHost(Clock(), nobodyAsks, NOBODY, "text")
+        self.host = self.makeHost()
         self.addCleanup(self.host.release)
+
+    def makeHost(self) -> MonitorHost:
+        """
+        Make a host.
+        """
+        return MonitorHost(Clock(), nobodyAsks, NOBODY, "json")
 
     def make(self, *arguments: Any, logFormat: str) -> FakeMonitor:
         """
         Make a monitor.
         """
+        self.assertEqual(logFormat, "json")
         self.monitors.append(FakeMonitor(*arguments))
         return self.monitors[-1]
 
@@ -174,7 +181,7 @@ class HostTests(SynchronousTestCase):
         If all stops while the old monitor ends, no new one starts.
         """
         for stop in (MonitorHost.stop, MonitorHost.release):
-            self.host = MonitorHost(Clock(), nobodyAsks, NOBODY, "text")
+            self.host = self.makeHost()
             old, new = self.place(), self.place()
             self.host.start(old)
             number = len(self.monitors)
