@@ -29,6 +29,7 @@ from portlisten._config.settings import (
     PauseSettings,
     ReloadSettings,
     RestartSettings,
+    RunCommandSettings,
     StatusSettings,
     StopSettings,
     UndrainSettings,
@@ -36,6 +37,7 @@ from portlisten._config.settings import (
 )
 from portlisten._config.toml import fileOptions
 from portlisten._config.values import Flag
+from portlisten._events import EVENTS
 from portlisten._monitor.metric_names import METRICS
 
 ROOT = Path(__file__).parents[1]
@@ -125,6 +127,14 @@ def metricsTable() -> str:
     )
 
 
+def eventTable() -> str:
+    """
+    The table of all events of the log.
+    """
+    rows = [f"| `{name}` | {meaning} |\n" for name, meaning in EVENTS.items()]
+    return "| event | what happened |\n| --- | --- |\n" + "".join(rows)
+
+
 #: The tables, by the names that guides give them.
 TABLES: dict[str, Callable[[], str]] = {
     "portlisten": lambda: commandTable(ListenerSettings),
@@ -143,6 +153,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "drain": lambda: commandTable(DrainSettings),
     "pause": lambda: commandTable(PauseSettings),
     "undrain": lambda: commandTable(UndrainSettings),
+    "run": lambda: commandTable(RunCommandSettings),
+    "events": eventTable,
     "endpoint": lambda: endpointTable(WorkerSettings),
     "metrics": metricsTable,
 }

@@ -16,6 +16,8 @@ It counts:
   - I{answered twice}: clients that got two answers.  This must be 0 too.
   - I{lost in service}: clients whose connection a worker had adopted when it
     was killed.  Any server loses these.
+  - I{lost and not in the log}: clients that were lost, and that the listener's
+    log of JSON does not name with a reason.  This must be 0.
   - I{stalled}: clients whose connection was adopted so late that they must have
     waited for a stopped worker to go on.  For each stopped worker, up to a window's
     worth are right: the connections that it had claimed just before it was stopped.
@@ -326,12 +328,15 @@ def storm(
     folder = Path(tempfile.mkdtemp(prefix="storm."))
     path = str(folder / "socket")
     log = folder / "listener.log"
+    # The wire of 2002 tells the listener nothing of what becomes of a connection.
+    logged = not naive and wire == "stream"
     if naive:
         command = ["-m", "tests.support.naive", "0", path]
     else:
         command = ["-c", "from twisted.scripts.twistd import run; run()", "-n"]
         command += [f"--pidfile={folder}/pid", "portlisten", f"--wire={wire}"]
         command += [f"--claim-timeout={CLAIM_TIMEOUT}"] if rounds else []
+        command += ["--log-format=json"] if logged else []
         command += [f"tcp:0:interface=127.0.0.1{options}", path]
     with log.open("wb") as file:
         listener = subprocess.Popen(
@@ -369,13 +374,34 @@ def storm(
             os.waitpid(pid, 0)
         listener.terminate()
         listener.wait(30)
-    figures = count(*read(folder))
+    results, adoptionTimes = read(folder)
+    figures = count(results, adoptionTimes)
     figures.update(signals=signals, seconds=round(seconds, 1))
-    counters = re.search(r"since the start: (.*)", log.read_text())
+    if logged:
+        figures["lost and not in the log"] = unexplained(results, log)
+    counters = re.search(r"since the start: ([^\"\n]*)", log.read_text())
     if counters is not None:
         figures["listener"] = counters[1]
     shutil.rmtree(folder)
     return figures
+
+
+def unexplained(results: list[Result], log: Path) -> int:
+    """
+    Count the clients that were lost and that a log of JSON does not name with a reason.
+    Each line of the log must be JSON.
+    """
+    events = [json.loads(line) for line in log.read_text().splitlines()]
+    named = {
+        each["peer"]
+        for each in events
+        if each["event"] in ("client-lost", "client-kept") and each["reason"]
+    }
+    return sum(
+        f"{each.host}:{each.port}" not in named
+        for each in results
+        if each.kind in ("reset", "late")
+    )
 
 
 def forkClients(
@@ -873,7 +899,7 @@ def main() -> None:
     for name, value in figures.items():
         note = f" ({notes[name]})" if value and name in notes else ""
         print(f"{name}: {value}{note}")
-    failed = broken(figures)
+    failed = broken(figures) or figures.get("lost and not in the log", 0)
     if arguments.stop:
         allowed = 16 * arguments.stop
         failed = (

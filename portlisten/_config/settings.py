@@ -53,7 +53,6 @@ def _logFormat() -> Any:
         Choice(*LOG_FORMATS),
         "How the log is written: as 'text', or as 'json', with a line of JSON for each"
         " event.",
-        more="See [the log](logs.md).",
     )
 
 
@@ -510,7 +509,6 @@ class RunCommandSettings(Settings):
         Choice(*LOG_FORMATS),
         "How the log is written: as 'text', or as 'json', with a line of JSON for each"
         " event.",
-        more="See [the log](logs.md).",
         shown="log-format in FILE, or text",
     )
 

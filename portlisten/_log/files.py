@@ -5,7 +5,7 @@ The file of C{twistd --logfile}.
 from __future__ import annotations
 
 import os
-from contextlib import suppress
+import stat
 
 from portlisten._log.writer import Sink
 
@@ -37,8 +37,11 @@ class LogFile(Sink):
         See L{Sink.write}.
         """
         if self._size >= self._maximum:
-            with suppress(OSError):  # it grows on
+            try:
                 self.rotate()
+            except OSError:
+                # It grows on.  Its user may have no right to rename it.
+                self._maximum += MAXIMUM_BYTES
         written = super().write(data)
         self._size += written
         return written
@@ -50,12 +53,16 @@ class LogFile(Sink):
 
         @raise OSError: if that is impossible.  Then the file stays in use.
         """
+        mode = None
         if self._isAtPath():
+            mode = stat.S_IMODE(os.fstat(self.descriptor).st_mode)
             self._size = os.fstat(self.descriptor).st_size
             if not self._size:
                 return
             self._shift(1)
         new = self._open()
+        if mode is not None:
+            os.fchmod(new, mode)
         os.dup2(new, self.descriptor, inheritable=False)
         os.close(new)
         self._size = os.fstat(self.descriptor).st_size

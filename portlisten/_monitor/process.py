@@ -35,9 +35,6 @@ from portlisten.errors import CannotRun
 #: The label of the monitor, in the log.
 LABEL = "monitor"
 
-#: How often in a row the monitor may fail.
-FAILURES = 8
-
 #: How long the monitor may take from its start to its first request, in seconds.
 READY_SECONDS = 60.0
 
@@ -81,7 +78,8 @@ class _StatusServer(ControlServer):
 
 class Monitor(RestartedProcess):
     """
-    The monitor.
+    The monitor.  It is started again however often it fails: without it, load balancers
+    would take the machine for dead.
 
     @param reactor: an L{IReactorTime} and L{IReactorFDSet}.
     @param sockets: the listening sockets, which stay the caller's.
@@ -108,7 +106,7 @@ class Monitor(RestartedProcess):
         makeProcess: Callable[..., Process] = Process,
         logFormat: str = "text",
     ) -> None:
-        super().__init__(reactor, LABEL, FAILURES)
+        super().__init__(reactor, LABEL, 0)
         self._sockets = sockets
         self._description = description
         self._status = status
@@ -120,6 +118,7 @@ class Monitor(RestartedProcess):
         self._answeredAt = -PACE_SECONDS
         self._failure = ""
         self.begun: Deferred[tuple[str, ...]] = Deferred()
+        self._closedAt: float | None = None
 
     # Its start
 
@@ -128,7 +127,7 @@ class Monitor(RestartedProcess):
         See L{RestartedProcess.start}.
         """
         self._enter(ProcessState.STARTING)
-        self._failure = ""
+        self._failure, self._closedAt = "", None
         try:
             self._listenAgain()
             self._begin()
@@ -244,8 +243,8 @@ class Monitor(RestartedProcess):
         It has closed the link.
         """
         if self._process is not None and not self._final:
-            self._failure = self._failure or "it closed its link"
-            # It may be about to say why it ends.
+            # Mostly, it is about to end, and to say why.
+            self._closedAt = self._now()
             self._process.killAfter(END_SECONDS)
 
     def _fail(self, reason: str) -> None:
@@ -263,6 +262,9 @@ class Monitor(RestartedProcess):
         """
         Its process has ended.
         """
+        closedAt = self._closedAt
+        if closedAt is not None and self._now() - closedAt >= END_SECONDS:
+            self._failure = self._failure or "it closed its link, and did not end"
         reason = f"it {process.ending}"
         if self._failure:
             reason = f"{self._failure} ({process.ending})"
@@ -285,15 +287,6 @@ class Monitor(RestartedProcess):
             "the monitor has ended, and is started again in {pause:g} s: {reason}",
             event="monitor-lost",
             pause=pause,
-            reason=self.lastEnd,
-        )
-
-    def _isGivenUp(self) -> None:
-        self.log.critical(
-            "the monitor has failed {count} times in a row, and is given up: {reason};"
-            " metrics and /healthz are not served any more, and all else goes on",
-            event="monitor-given-up",
-            count=self._restarts.failures,
             reason=self.lastEnd,
         )
 

@@ -71,6 +71,7 @@ async def test_kills(module: Start, options: tuple[str, ...]) -> None:
     assert found["connections"] == 4000
     assert found[LOST] == 0
     assert found["answered twice"] == 0
+    assert found["lost and not in the log"] == 0
     assert found["lost in service"] <= found["signals"] * 16
     assert found["signals"] > 50
 

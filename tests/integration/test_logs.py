@@ -6,20 +6,25 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import socket
+import subprocess
 import time
 from collections import Counter
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
+import pytest
 from twisted.internet.threads import deferToThread
 
 from tests.support.asynchronous import asynchronous
 from tests.support.clients import ask, connect
 from tests.support.logs import KEEPER, NOISE, Pipe, Spawned, parse
 from tests.support.ports import freePort
+from tests.support.processes import SOURCE
 from tests.support.programs import command
 from tests.support.running import Run, workers
 from tests.support.waiting import PATIENCE, until
@@ -235,3 +240,56 @@ def _answers(port: int) -> bool:
             return bool(client.recv(10))
     except OSError:
         return False
+
+
+@asynchronous
+async def test_rotation(folder: Path) -> None:
+    """
+    logrotate moves the log file away, as C{contrib/logrotate} says: the process goes on
+    in the new file, and no line is lost.
+    """
+    program = shutil.which("logrotate", path="/usr/sbin:/usr/bin")
+    if program is None:
+        pytest.skip("needs logrotate")
+    recipe = (SOURCE / "contrib/logrotate/portlisten").read_text()
+    recipe = recipe.replace("/var/log/portlisten", str(folder))
+    recipe = recipe.replace("/run/portlisten", str(folder))
+    (folder / "recipe").write_text(recipe)
+    (folder / "recipe").chmod(0o600)
+    log = folder / "web.log"
+    log.touch(mode=0o640)
+    port = freePort(20000, 30000)
+    words = [command("twistd"), "-n", f"--pidfile={folder}/web.pid"]
+    words += [f"--logfile={log}", "portlisten", "--log-format=json"]
+    words += [f"tcp:{port}:interface=127.0.0.1", str(folder / "sock")]
+
+    def reports() -> int:
+        files = [each for each in folder.glob("web.log*") if each.suffix != ".gz"]
+        return sum(each.read_text().count('"event": "report"') for each in files)
+
+    with open(os.devnull, "wb") as null, Spawned(words, folder, null.fileno()) as one:
+        await until(lambda: '"listening"' in log.read_text(), "it serves", PATIENCE)
+        for _ in range(2):
+            one.signal(signal.SIGUSR1)
+            await until(lambda: reports() % 2 == 1, "it reports", PATIENCE)
+            # The names of the old files have the time in seconds.
+            second = int(time.time())
+            rotate = [program, "--force", "--state", str(folder / "state")]
+            done = await deferToThread(
+                subprocess.run,
+                [*rotate, str(folder / "recipe")],
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            assert (done.returncode, done.stderr) == (0, ""), done
+            await until(lambda: '"report"' in log.read_text(), "it goes on", PATIENCE)
+            assert log.stat().st_mode & 0o777 == 0o640
+            await until(partial(_isAfter, second), "a second", PATIENCE)
+        assert await deferToThread(one.stop) == 0
+    assert one.output == ""
+    assert '"Server Shut Down."' in log.read_text()
+
+
+def _isAfter(second: int) -> bool:
+    return time.time() >= second + 1

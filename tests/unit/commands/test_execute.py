@@ -547,7 +547,9 @@ class ProgramTests(ExecuteTestCase):
         listener = self.listen()
         self.patch(execute, "ANSWER_SECONDS", 0.05)
         lines: list[str] = []
-        self.patch(execute, "_log", lines.append)
+        self.patch(
+            execute, "_log", lambda event, message, **fields: lines.append(message)
+        )
         found: list[Any] = []
         thread = threading.Thread(
             target=lambda: found.append(execute.obtain(self.path, (), (), 20))

@@ -204,6 +204,7 @@ class OptionsTests(SynchronousTestCase):
                 "limit": None,
                 "first": None,
                 "label": None,
+                "log-format": "text",
             },
         )
 
@@ -215,7 +216,14 @@ class OptionsTests(SynchronousTestCase):
         given = parse(
             *("--retry", "2.5", "--grace", "0", "--listener-user", user),
             *("--listener-user", "0", "--name=http", "--name", "www-2"),
-            *("--limit=7", "--first=yes", "--label=web-1", "path", "hello"),
+            *(
+                "--limit=7",
+                "--first=yes",
+                "--label=web-1",
+                "--log-format=json",
+                "path",
+                "hello",
+            ),
         )
         self.assertEqual(
             dict(given),
@@ -233,6 +241,7 @@ class OptionsTests(SynchronousTestCase):
                 "limit": 7,
                 "first": 2.0,
                 "label": "web-1",
+                "log-format": "json",
             },
         )
 

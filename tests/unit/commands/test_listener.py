@@ -66,6 +66,7 @@ class OptionsTests(SynchronousTestCase):
                 "allow-user": [],
                 "allow-group": [],
                 "control": None,
+                "log-format": "text",
             },
         )
 
@@ -91,7 +92,7 @@ class OptionsTests(SynchronousTestCase):
                 "--metrics",
                 "82",
             ),
-            *("80", "path"),
+            *("--log-format=json", "80", "path"),
         )
         self.assertEqual(
             dict(given),
@@ -116,6 +117,7 @@ class OptionsTests(SynchronousTestCase):
                 "grace": 0.0,
                 "allow-user": [os.getuid()],
                 "allow-group": [os.getgid()],
+                "log-format": "json",
             },
         )
 

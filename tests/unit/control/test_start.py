@@ -89,7 +89,7 @@ class StartTests(SynchronousTestCase):
             for field in fields(SETTINGS)
             if getattr(SETTINGS, field.name) == getattr(default, field.name)
         ]
-        self.assertEqual(same, ["wire", "metrics"])
+        self.assertEqual(same, ["wire", "metrics", "logFormat"])
         line = encodeStart(MESSAGE)
         self.assertEqual(line.count(b"\n"), 1)
         self.assertEqual(parseStart(line), MESSAGE)

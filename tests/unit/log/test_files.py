@@ -37,6 +37,15 @@ class LogFileTests(SynchronousTestCase):
             self.texts(), {"": "l\n", ".1": "abcdefghijk\n", ".2": "1234567\n89\n"}
         )
 
+    def test_mode(self) -> None:
+        """
+        The new file has the mode of the old one.
+        """
+        self.path.chmod(0o604)
+        self.file.write(b"1\n")
+        self.file.rotate()
+        self.assertEqual(self.path.stat().st_mode & 0o777, 0o604)
+
     def test_moved(self) -> None:
         """
         If another program has moved the file, a rotation goes on at the path, whether

@@ -35,13 +35,11 @@ class FakeMonitor:
         description: str,
         status: Any,
         user: Any,
-        logFormat: str,
     ) -> None:
         self.sockets = sockets
         self.description = description
         self.user = user
         self.started = False
-        self.logFormat = logFormat
         self.gone: list[Deferred[None]] = []
         self.begun: Deferred[tuple[str, ...]] = Deferred()
 
@@ -90,14 +88,21 @@ class HostTests(SynchronousTestCase):
         self.addCleanup(logs.__exit__, None, None, None)
         self.monitors: list[FakeMonitor] = []
         self.patch(host, "Monitor", self.make)
-        self.host = MonitorHost(Clock(), nobodyAsks, NOBODY, "text")
+        self.host = self.makeHost()
         self.addCleanup(self.host.release)
 
-    def make(self, *arguments: Any, **more: Any) -> FakeMonitor:
+    def makeHost(self) -> MonitorHost:
+        """
+        Make a host.
+        """
+        return MonitorHost(Clock(), nobodyAsks, NOBODY, "json")
+
+    def make(self, *arguments: Any, logFormat: str) -> FakeMonitor:
         """
         Make a monitor.
         """
-        self.monitors.append(FakeMonitor(*arguments, **more))
+        self.assertEqual(logFormat, "json")
+        self.monitors.append(FakeMonitor(*arguments))
         return self.monitors[-1]
 
     def place(self) -> BoundPlace:
@@ -205,7 +210,7 @@ class HostTests(SynchronousTestCase):
         If all stops while the old monitor ends, no new one starts.
         """
         for stop in (MonitorHost.stop, MonitorHost.release):
-            self.host = MonitorHost(Clock(), nobodyAsks, NOBODY, "text")
+            self.host = self.makeHost()
             old, new = self.place(), self.place()
             self.host.start(old)
             number = len(self.monitors)

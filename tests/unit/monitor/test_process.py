@@ -29,7 +29,7 @@ from portlisten._control.status import ProcessState
 from portlisten._monitor import process
 from portlisten._monitor.process import Monitor
 from portlisten._monitor.start import MonitorStart, parseStart
-from portlisten._policy.restarts import FIRST_PAUSE_SECONDS
+from portlisten._policy.restarts import FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS
 from portlisten.errors import CannotRun
 from tests.support.channels import texts
 from tests.support.clocks import ReadingClock
@@ -252,29 +252,25 @@ class MonitorTests(SynchronousTestCase):
 
     def test_cannotStart(self) -> None:
         """
-        If it cannot be started, it is tried again after a pause that grows, and given
-        up in the end.
+        If it cannot be started, it is tried again after a pause that grows, for ever.
         """
         self.failure = CannotRun("no program")
         self.monitor.start()
-        pause = FIRST_PAUSE_SECONDS
-        for number in range(1, process.FAILURES):
+        for number in range(20):
+            pause = min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2**number)
             self.assertEqual(
                 self.lines("error"),
                 [
-                    "the monitor has ended, and is started again in"
-                    f" {min(30, pause):g} s: no program"
+                    f"the monitor has ended, and is started again in {pause:g} s:"
+                    " no program"
                 ],
             )
             self.assertIs(self.monitor.state, ProcessState.WAITING)
-            self.assertEqual(self.monitor.restarts, number - 1)
-            self.clock.advance(min(30, pause))
-            pause *= 2
-        (line,) = self.lines("critical")
-        self.assertIn("has failed 8 times in a row, and is given up: no program", line)
-        self.assertIn("/healthz are not served any more, and all else goes on", line)
-        self.assertIs(self.monitor.state, ProcessState.GIVEN_UP)
-        self.assertEqual(self.clock.getDelayedCalls(), [])
+            self.assertEqual(self.monitor.restarts, number)
+            self.clock.advance(pause)
+        self.failure = None
+        self.clock.advance(LONGEST_PAUSE_SECONDS)
+        self.readyAgain()
 
     def test_noLink(self) -> None:
         """
@@ -459,8 +455,19 @@ class MonitorTests(SynchronousTestCase):
         self.clock.read()
         self.clock.advance(0)
         self.assertEqual(self.process.told, ["kill after", process.END_SECONDS])
+        self.clock.advance(process.END_SECONDS / 2)
         self.process.end("exited with 1")
-        self.assertEqual(self.monitor.lastEnd, "it closed its link (exited with 1)")
+        self.assertEqual(self.monitor.lastEnd, "it exited with 1")
+        self.clock.advance(FIRST_PAUSE_SECONDS)
+        self.readyAgain()
+        self.process.link.close()
+        self.clock.read()
+        self.clock.advance(process.END_SECONDS)
+        self.process.end("was killed by SIGKILL")
+        self.assertEqual(
+            self.monitor.lastEnd,
+            "it closed its link, and did not end (was killed by SIGKILL)",
+        )
 
     def test_asksAndEnds(self) -> None:
         """

@@ -30,7 +30,7 @@ class StartTests(SynchronousTestCase):
         for message in (
             MonitorStart("ssl:1:privateKey=ü\n", 0),
             MonitorStart("", 1),
-            MonitorStart("", MAXIMUM_SOCKETS),
+            MonitorStart("", MAXIMUM_SOCKETS, "json"),
         ):
             line = encodeStart(message)
             self.assertEqual(line.index(b"\n"), len(line) - 1)
@@ -40,13 +40,15 @@ class StartTests(SynchronousTestCase):
         """
         Anything else is an error that says what is wrong.
         """
-        good = {"version": 1, "description": "", "sockets": 1}
+        good = {"version": 1, "description": "", "sockets": 1, "logFormat": "text"}
         many = MAXIMUM_SOCKETS + 1
         cases: list[tuple[dict[str, Any], str]] = [
             ({"version": 2}, "another version than 1"),
             ({"version": True}, "another version than 1"),
             ({"version": "1"}, "another version than 1"),
             ({"more": 1}, "other fields"),
+            ({"logFormat": "xml"}, "an unknown format of the log"),
+            ({"logFormat": ["text"]}, "an unknown format of the log"),
             ({"description": None}, "a wrong type"),
             ({"sockets": True}, "a wrong type"),
             ({"sockets": "1"}, "a wrong type"),

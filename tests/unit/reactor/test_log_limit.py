@@ -8,6 +8,7 @@ from twisted.internet.task import Clock
 from twisted.logger import Logger, capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 
+from portlisten._reactor import log_limit
 from portlisten._reactor.log_limit import (
     INTERVAL_SECONDS,
     MAXIMUM_LINES,
@@ -130,6 +131,26 @@ class LogLimitTests(SynchronousTestCase):
         self.assertEqual(self.clock.getDelayedCalls(), [])
         self.limit.flush()
         self.assertEqual(len(self.lines), 2 * MAXIMUM_LINES + 3)
+
+    def test_never(self) -> None:
+        """
+        Some events are never left out.  The line for those that were names the event.
+        """
+        self.patch(log_limit, "neverLimited", frozenset(["client-lost"]))
+        lines: list[tuple[str, object]] = []
+
+        def log(format: str, **fields: object) -> None:
+            lines.append((format, fields["event"]))
+            if fields["event"] == "lines-left-out":
+                lines.append(("of", fields["of"]))
+
+        for _ in range(2 * log_limit.MAXIMUM_LINES):
+            self.limit(log, "lost", event="client-lost")
+            self.limit(log, "gone", event="client-gone")
+        self.limit.flush()
+        self.assertEqual(lines.count(("lost", "client-lost")), 40)
+        self.assertEqual(lines.count(("gone", "client-gone")), 20)
+        self.assertEqual(lines[-1], ("of", "client-gone"))
 
     def test_shared(self) -> None:
         """
