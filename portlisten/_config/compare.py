@@ -48,9 +48,10 @@ class FilePort:
     @property
     def place(self) -> str:
         """
-        Its description without options.
+        Its description without options.  A number alone is a TCP port.
         """
-        return separate(self.text)[0]
+        place = separate(self.text)[0]
+        return f"tcp:{place}" if place.isdecimal() else place
 
     @property
     def key(self) -> str:

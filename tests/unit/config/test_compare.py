@@ -56,11 +56,15 @@ class CompareTests(SynchronousTestCase):
 
     def test_nothing(self) -> None:
         """
-        Two equal files, or files in another order, are no change.
+        Two equal files, or files in another order, are no change.  A number alone is a
+        TCP port.
         """
-        first = run(workers(), workers("api"), listen=("a=80", "b=81"))
-        second = run(workers("api"), workers(), listen=("b=81", "a=80"))
-        for new in (first, second):
+        first = run(workers(), workers("api"), listen=("a=80", "b=81:defer=3"))
+        second = run(workers("api"), workers(), listen=("b=81:defer=3", "a=80"))
+        third = replace(
+            first, listener=run(listen=("a=tcp:80", "b=tcp:81:defer=3")).listener
+        )
+        for new in (first, second, third):
             plan = self.plan(first, new)
             self.assertEqual((plan.listener, plan.groups), (False, ()))
 
