@@ -118,6 +118,17 @@ class CompareTests(SynchronousTestCase):
             self.assertTrue(plan.metrics)
             self.assertFalse(plan.listener)
         self.assertFalse(self.plan(run(metrics="1"), run(metrics="1")).metrics)
+        # Sockets of systemd's come at the start alone.
+        first, second = (f"systemd:domain=INET:index={index}" for index in (1, 2))
+        self.assertFalse(self.plan(run(metrics=first), run(metrics=first)).metrics)
+        self.assertEqual(
+            self.refused(run(metrics=first), run(metrics=second)),
+            [
+                f"metrics: {first} is bound by another process, and cannot be given"
+                " back",
+                f"metrics: {second} can be taken only at the start",
+            ],
+        )
 
     def test_optionsAlone(self) -> None:
         """
