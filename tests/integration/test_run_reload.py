@@ -155,6 +155,15 @@ def get(port: int, path: str = "/x") -> tuple[bytes, str]:
     return body, version[1].decode()
 
 
+def health(port: int) -> str:
+    """
+    Ask the monitor for the health of the port C{new}.
+    """
+    with connect(port) as client:
+        client.sendall(REQUEST.replace(b"/waited", b"/healthz/new"))
+        return read(client).decode()
+
+
 def refused(port: int) -> bool:
     """
     Say whether nobody listens on a port.
@@ -278,8 +287,8 @@ async def test_underLoad(run: Run) -> None:
 async def check_ways(made: Reloaded) -> None:
     """
     The port becomes one that workers accept on themselves, with an option, and another
-    such port comes and goes.  Then all is as before, and the supervisor has no more
-    descriptors than before.
+    such port comes and goes, and so does the monitor.  Then all is as before, and the
+    supervisor has no more descriptors than before.
     """
     run = made.run
     before = descriptors(run.process.pid)
@@ -291,14 +300,22 @@ async def check_ways(made: Reloaded) -> None:
         "other": run.address(other).strip('"'),
         "dns": f"udp:{udp}:interface=127.0.0.1",
     }
-    made.top.append("backlog = 100")
+    monitor = freePort(28000, 29000)
+    made.top += ["backlog = 100", f"metrics = {run.address(monitor)}"]
     said = await made.reload()
+    assert f"the monitor is started at tcp:{monitor}" in said
+    assert "monitor is ready" in said
+    await until(
+        lambda: health(monitor).startswith("HTTP/1.1 200 "), "the health of a port"
+    )
     assert "workers accept on it themselves from now on" in said
     assert "nodelay the host's -> yes" in said
     await until(lambda: get(other) == (b"hello x\n", "1"), "the shared port")
     made.ports, made.shared, made.top = ports, {}, top
     said = await made.reload()
     assert "handed to workers from now on" in said
+    assert f"the monitor at tcp:{monitor}:interface=127.0.0.1 is stopped" in said
+    assert refused(monitor)
     assert refused(other)
     assert descriptors(run.process.pid) == before
 
