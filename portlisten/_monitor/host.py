@@ -105,22 +105,36 @@ class MonitorHost:
         )
         self._monitor.start()
 
-    def change(self, place: BoundPlace | None) -> Deferred[None]:
+    def change(self, place: BoundPlace | None) -> Deferred[tuple[str, ...]]:
         """
-        Stop the monitor, and start another one elsewhere.
+        Stop the monitor, and start another one elsewhere.  If that does not get ready,
+        stop it too.
 
         @param place: where; L{None} for nowhere.  The host owns its ports from now on.
             If it is told to stop meanwhile, it closes them, and starts nothing.
+        @return: fires when the new one is ready, with nothing, or when it was stopped,
+            with the reason and the end of its log, in lines.
         """
 
-        def stopped(_: None) -> None:
+        def stopped(_: None) -> tuple[str, ...] | Deferred[tuple[str, ...]]:
             self._close()
             if place is None:
-                return
+                return ()
             if self._isOver:
                 place.close()
-            else:
-                self.start(place)
+                return ("it is told to stop",)
+            self.start(place)
+            assert self._monitor is not None
+            return self._monitor.begun.addCallback(begun)
+
+        def begun(lines: tuple[str, ...]) -> Any:
+            if not lines or self._isOver:
+                return lines
+            return self._stop().addCallback(failed, lines)
+
+        def failed(_: None, lines: tuple[str, ...]) -> tuple[str, ...]:
+            self._close()
+            return lines
 
         return self._stop().addCallback(stopped)
 

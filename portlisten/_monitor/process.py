@@ -89,6 +89,9 @@ class Monitor(RestartedProcess):
     @param user: the user of the monitor; L{None} for this process's own.
     @param makeProcess: makes a process, as L{Process} does.
     @param logFormat: the format of its log.
+
+    @ivar begun: fires when its first process is ready, with nothing, or has ended, with
+        the reason and the end of its log, in lines.
     """
 
     log = Logger(namespace="monitor")
@@ -115,6 +118,7 @@ class Monitor(RestartedProcess):
         self._answeredAt = -PACE_SECONDS
         self._failure = ""
         self._closedAt: float | None = None
+        self.begun: Deferred[tuple[str, ...]] = Deferred()
 
     # Its start
 
@@ -202,6 +206,7 @@ class Monitor(RestartedProcess):
         if self.state is ProcessState.STARTING:
             self._isReady()
             self.log.info("the monitor is ready", event="monitor-ready")
+            self._hasBegun()
         server = self._server
 
         def answer(_: None) -> Any:
@@ -263,14 +268,19 @@ class Monitor(RestartedProcess):
         reason = f"it {process.ending}"
         if self._failure:
             reason = f"{self._failure} ({process.ending})"
-        self._hasEnded(reason, process.ending == CLEAN)
+        self._hasEnded(reason, process.ending == CLEAN, process.tail)
 
-    def _hasEnded(self, reason: str, clean: bool) -> None:
+    def _hasEnded(self, reason: str, clean: bool, tail: tuple[str, ...] = ()) -> None:
         self._stopWaiting()
         server, self._server = self._server, None
         if server is not None:
             server.close()
         super()._hasEnded(reason, clean)
+        self._hasBegun(reason, *tail)
+
+    def _hasBegun(self, *lines: str) -> None:
+        if not self.begun.called:
+            self.begun.callback(lines)
 
     def _startsAgain(self, pause: float) -> None:
         self.log.error(

@@ -46,8 +46,8 @@ FAILURES = 8
 #: After its grace, how long the listener may take to end, in seconds.
 FAREWELL_SECONDS = 5.0
 
-#: How long a process may load before the listener before it is stopped, in seconds.
-LOADING_SECONDS = 10.0
+#: How long a process may load that is to replace the listener, in seconds.
+LOADING_SECONDS = 30.0
 
 #: If the listener closes its link, how long it may take to end, in seconds.
 END_SECONDS = 1.0
@@ -102,7 +102,7 @@ class SupervisedListener(RestartedProcess):
         self._makeProcess = makeProcess
         self._kill = pause.Pause(reactor, self._killNow)
         self._killed = False
-        self._loading = pause.Pause(reactor, self._retire)
+        self._loading = pause.Pause(reactor, self._loadsTooLong)
         self._link: ListenerLink | None = None
         self._failure = ""
         self._tail: tuple[str, ...] = ()
@@ -110,6 +110,7 @@ class SupervisedListener(RestartedProcess):
         # A process that has no start message yet: it loads what it needs, while the
         # listener before it ends.
         self._heir: tuple[Process, ListenerLink] | None = None
+        self._heirFailure = ""
         self._paused = False
 
     # Its start
@@ -126,6 +127,8 @@ class SupervisedListener(RestartedProcess):
             self._enter(ProcessState.GIVEN_UP)
             self._givenUp(lost)
             return
+        if self._heirFailure:
+            self._endHeir()
         try:
             heir, self._heir = self._heir or self._launch(), None
         except CannotRun as error:
@@ -205,9 +208,12 @@ class SupervisedListener(RestartedProcess):
 
         @param ports: the bound ports; they stay the caller's.
         @return: fires when the new process is ready.  Fails with L{NotReady} if it does
-            not get ready.  Then a process with the old settings and ports is started.
+            not get ready.  If it cannot even load, the old process goes on.  Otherwise
+            a process with the old settings and ports is started.
         """
         assert self._change is None
+        if self._final:
+            return fail(NotReady(LABEL, "the supervisor stops"))
         self._change = change = _Change(settings, ports)
         self._pause.cancel()
         if self._process is None:
@@ -215,10 +221,11 @@ class SupervisedListener(RestartedProcess):
             return change.done
         # Loading takes the longest, so the old one serves meanwhile.
         self._loading.begin(LOADING_SECONDS)
+        self._heirFailure = ""
         try:
             self._heir = self._launch()
-        except CannotRun:
-            self._retire()  # it is tried again when the old one has ended
+        except CannotRun as error:
+            self._abandon(str(error))
         else:
             self._heir[1].loaded.addCallback(lambda _: self._retire())
         return change.done
@@ -228,13 +235,45 @@ class SupervisedListener(RestartedProcess):
         Let the old process hand off what it has, and end.
         """
         self._loading.cancel()
-        change, process = self._change, self._process
-        if change is None or change.started or process is None or self._final:
+        if not self._mayAbandon:
             return
-        if self.state is not ProcessState.DRAINING:
-            self._enter(ProcessState.DRAINING)
-            self._kill.cancel()
-            process.stop(self._settings.listener.grace + FAREWELL_SECONDS)
+        assert self._process is not None
+        self._enter(ProcessState.DRAINING)
+        self._kill.cancel()
+        self._process.stop(self._settings.listener.grace + FAREWELL_SECONDS)
+
+    @property
+    def _mayAbandon(self) -> bool:
+        """
+        Whether a change is under way, and the old process was not told to end yet.
+        """
+        change = self._change
+        if change is None or change.started or self._final:
+            return False
+        return self._process is not None and self.state is not ProcessState.DRAINING
+
+    def _loadsTooLong(self) -> None:
+        self._endHeir()
+        self._abandon(f"it does not load within {LOADING_SECONDS:g} s")
+
+    def _abandon(self, reason: str, tail: tuple[str, ...] = ()) -> None:
+        """
+        The process that is to be the next one cannot load.  If the old one was not told
+        to end, it goes on.  Otherwise another one is tried when it has ended.
+
+        @param tail: the end of the log.
+        """
+        if not self._mayAbandon:
+            return
+        self._loading.cancel()
+        change, self._change = self._change, None
+        log.error(
+            "the next listener does not get ready: {reason}; the old one goes on",
+            event="listener-not-ready",
+            reason=reason,
+        )
+        assert change is not None
+        change.done.errback(NotReady(LABEL, reason, tail))
 
     def _startChanged(self, change: _Change) -> None:
         self._swap(change)
@@ -285,7 +324,9 @@ class SupervisedListener(RestartedProcess):
         The listener does not answer, answers nonsense, or has closed the link.
         """
         if self._heir is not None and link is self._heir[1]:
-            self._endHeir()
+            # It may be about to say why it ends.
+            self._heirFailure = reason
+            self._heir[0].killAfter(END_SECONDS)
         elif link is not self._link:
             pass  # its process has ended
         elif self.state is ProcessState.DRAINING:
@@ -321,7 +362,11 @@ class SupervisedListener(RestartedProcess):
         """
         if process is not self._process:
             if self._heir is not None and process is self._heir[0]:
+                reason = f"it {process.ending}"
+                if self._heirFailure and process.ending == "was killed by SIGKILL":
+                    reason = self._heirFailure
                 self._endHeir()
+                self._abandon(reason, process.tail)
             return
         self._tail = process.tail
         log.info("the listener {ending}", event="listener-ended", ending=process.ending)

@@ -75,8 +75,8 @@ class ListenerLink(Protocol):
         reason in one line.  All Deferreds have failed by then.
 
     @ivar onBroken: the same as the parameter.
-    @ivar loaded: fires when the process has loaded what it needs, or the link has
-        ended.
+    @ivar loaded: fires when the process has loaded what it needs.  If the link ends
+        before, it does not fire.
     @ivar ready: fires with the number that the listener gives as that of its process,
         when the listener accepts.  Fails with L{ControlError} if the link ends before.
     """
@@ -331,8 +331,6 @@ class ListenerLink(Protocol):
         self._requests.clear()
         if not self._isReady:
             failed.insert(0, self.ready)
-        if not self.loaded.called:
-            self.loaded.callback(None)
         for each in failed:
             if not each.called:
                 each.errback(ControlError(reason))

@@ -97,7 +97,8 @@ class PortChanges:
 
         @param withdrawn: gets shared ports that are to be closed when the workers that
             may have them have ended.
-        @raise Failed: if that fails.  Nothing has changed then.
+        @raise Failed: if that fails.  Nothing has changed then, unless the monitor is
+            what does not get ready: then it is stopped.
         """
         running = self._running
         backlog = wanted.listener.backlog or _kernel.longestBacklog()
@@ -129,9 +130,9 @@ class PortChanges:
                 except NotReady as error:
                     self._replacements.enter(step, StepState.FAILED, error.reason)
                     raise Failed(
-                        f"the listener does not get ready: {error.reason}; it is"
-                        " started again with the old settings and ports, and nothing"
-                        " has changed",
+                        f"the new listener does not get ready: {error.reason}; the old"
+                        " settings and ports are in use again, and nothing has"
+                        " changed",
                         error.log,
                     ) from None
                 self._replacements.enter(step, StepState.DONE)
@@ -142,15 +143,36 @@ class PortChanges:
         close(each for each in removed if each.kind is Kind.CONNECTIONS)
         self._setOptions(plan, backlog)
         if plan.metrics:
-            add, enter = self._replacements.addStep, self._replacements.enter
-            if place is None:
-                step = add(operation, old="monitor")
-                enter(step, StepState.STOPPING)
-            else:
-                step = add(operation, new="monitor")
-                enter(step, StepState.STARTING)
-            await running.monitor.change(place)
-            self._replacements.enter(step, StepState.DONE)
+            await self._changeMonitor(operation, place)
+
+    async def _changeMonitor(
+        self, operation: Operation, place: BoundPlace | None
+    ) -> None:
+        """
+        Start, stop or exchange the monitor.
+
+        @param place: where it serves; L{None} for nowhere.
+        @raise Failed: if the new one does not get ready.  It is stopped then.
+        """
+        running, enter = self._running, self._replacements.enter
+        if place is None:
+            step = self._replacements.addStep(operation, old="monitor")
+            enter(step, StepState.STOPPING)
+        else:
+            step = self._replacements.addStep(operation, new="monitor")
+            enter(step, StepState.STARTING)
+        lines = await running.monitor.change(place)
+        if lines:
+            reason, *tail = lines
+            enter(step, StepState.FAILED, reason)
+            # The next reload starts it again.
+            listener = replace(running.settings.listener, metrics=None)
+            running.settings = replace(running.settings, listener=listener)
+            raise Failed(
+                f"metrics: the monitor does not get ready: {reason}; it is stopped",
+                tuple(tail),
+            )
+        enter(step, StepState.DONE)
 
     def _bindMonitor(self, metrics: str) -> BoundPlace:
         """

@@ -118,6 +118,7 @@ class Replacements(Operations):
         @param settings: its settings; by default, those of the group.
         @raise NotReady: if it does not get ready.
         """
+        self.checkStopping()
         group = step.group
         assert group is not None
         self.enter(step, StepState.STARTING)

@@ -29,13 +29,21 @@ class FakeMonitor:
     """
 
     def __init__(
-        self, reactor: Any, sockets: Any, description: str, status: Any, user: Any
+        self,
+        reactor: Any,
+        sockets: Any,
+        description: str,
+        status: Any,
+        user: Any,
+        logFormat: str,
     ) -> None:
         self.sockets = sockets
         self.description = description
         self.user = user
         self.started = False
+        self.logFormat = logFormat
         self.gone: list[Deferred[None]] = []
+        self.begun: Deferred[tuple[str, ...]] = Deferred()
 
     def start(self) -> None:
         """
@@ -56,6 +64,8 @@ class FakeMonitor:
         """
         for each in self.gone:
             each.callback(None)
+        if not self.begun.called:
+            self.begun.callback(("it is told to stop",))
 
 
 def nobodyAsks(request: object, client: object) -> Any:
@@ -89,12 +99,11 @@ class HostTests(SynchronousTestCase):
         """
         return MonitorHost(Clock(), nobodyAsks, NOBODY, "json")
 
-    def make(self, *arguments: Any, logFormat: str) -> FakeMonitor:
+    def make(self, *arguments: Any, **more: Any) -> FakeMonitor:
         """
         Make a monitor.
         """
-        self.assertEqual(logFormat, "json")
-        self.monitors.append(FakeMonitor(*arguments))
+        self.monitors.append(FakeMonitor(*arguments, **more))
         return self.monitors[-1]
 
     def place(self) -> BoundPlace:
@@ -164,17 +173,38 @@ class HostTests(SynchronousTestCase):
         self.assertEqual(len(self.monitors), 1)
         self.assertTrue(self.isBound(old))
         self.monitors[0].end()
-        self.successResultOf(changed)
+        self.assertNoResult(changed)
         self.assertEqual(len(self.monitors), 2)
         self.assertTrue(self.monitors[1].started)
+        self.monitors[1].begun.callback(())
+        self.assertEqual(self.successResultOf(changed), ())
         self.assertEqual((self.isBound(old), self.isBound(new)), (False, True))
         changed = self.host.change(None)
         self.monitors[1].end()
-        self.successResultOf(changed)
+        self.assertEqual(self.successResultOf(changed), ())
         self.assertEqual((len(self.monitors), self.isBound(new)), (2, False))
         # And from nowhere.
-        self.successResultOf(self.host.change(last := self.place()))
+        changed = self.host.change(last := self.place())
+        self.monitors[2].begun.callback(())
+        self.assertEqual(self.successResultOf(changed), ())
         self.assertEqual((len(self.monitors), self.isBound(last)), (3, True))
+
+    def test_notReady(self) -> None:
+        """
+        A new monitor that does not get ready is stopped, and its ports are closed.
+        """
+        place = self.place()
+        changed = self.host.change(place)
+        (monitor,) = self.monitors
+        monitor.begun.callback(("it exited with 1", "no such file"))
+        self.assertNoResult(changed)
+        self.assertTrue(self.isBound(place))
+        monitor.end()
+        self.assertEqual(
+            self.successResultOf(changed), ("it exited with 1", "no such file")
+        )
+        self.assertFalse(self.isBound(place))
+        self.assertEqual(len(self.monitors), 1)
 
     def test_stopped(self) -> None:
         """

@@ -52,6 +52,7 @@ class MonitorProcess:
         self.pid = 0
         self.started = 0.0
         self.ending = ""
+        self.tail: tuple[str, ...] = ("why",)
         self.told: list[str | float] = []
         self.link = socket.socket()
         self.link.close()
@@ -419,6 +420,20 @@ class MonitorTests(SynchronousTestCase):
         self.assertEqual(self.monitor.lastEnd, "it was killed by SIGSEGV")
         self.clock.advance(FIRST_PAUSE_SECONDS)
         self.readyAgain()
+        self.assertEqual(self.successResultOf(self.monitor.begun), ())
+
+    def test_begun(self) -> None:
+        """
+        If the first process ends before it asks, the reason and its log are told once.
+        """
+        self.monitor.start()
+        self.assertNoResult(self.monitor.begun)
+        self.process.end("exited with 1")
+        self.assertEqual(
+            self.successResultOf(self.monitor.begun), ("it exited with 1", "why")
+        )
+        self.clock.advance(FIRST_PAUSE_SECONDS)
+        self.process.end("exited with 1")
 
     def readyAgain(self) -> None:
         """

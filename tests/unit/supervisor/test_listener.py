@@ -22,11 +22,11 @@ from portlisten._control.messages import Stop, StopAnswer, encodeAnswer, encodeR
 from portlisten._control.start import encodeLoaded, encodeReady
 from portlisten._ports.binding import bind
 from portlisten._ports.parsing import parse
+from portlisten._supervisor import listener
 from portlisten._supervisor.listener import (
     END_SECONDS,
     FAILURES,
     FAREWELL_SECONDS,
-    LOADING_SECONDS,
     SupervisedListener,
 )
 from portlisten._supervisor.view import View
@@ -427,16 +427,78 @@ class ReplaceTests(ListenerTestCase):
         await eventually(lambda: self.view.ready)
         self.successResultOf(done)
 
+    async def goesOn(self, done: Deferred[None], *, reason: str, log: str = "") -> None:
+        """
+        The replacement has failed, and the old process goes on as if nothing had been.
+        """
+        error = self.failureResultOf(done, NotReady).value
+        self.assertEqual((error.reason, "".join(error.log)), (reason, log))
+        self.assertEqual((self.state(), self.made[0].told), ("ready", []))
+        # The next replacement is as if this one had not been.
+        number = len(self.made)
+        done = self.listener.replace(self.settings(9.0), self.ports)
+        self.made[-1].link.send(encodeLoaded())
+        await eventually(lambda: self.made[0].told)
+        self.made[0].end("exited with 0")
+        self.made[-1].link.send(encodeReady(7))
+        await eventually(lambda: done.called)
+        self.successResultOf(done)
+        self.assertEqual(len(self.made), number + 1)
+        await eventually(lambda: b'"grace": 9.0' in self.made[-1].received())
+
     async def test_slow(self) -> None:
         """
-        If the new process takes too long to load, the old one is stopped all the same.
+        If the new process takes too long to load, the old one goes on.
         """
-        old = await self.start()
+        self.patch(listener, "LOADING_SECONDS", 1.0)
+        await self.start()
         done = self.listener.replace(self.settings(9.0), self.ports)
-        self.clock.advance(LOADING_SECONDS)
-        self.assertEqual(old.told, [("stop", 3 + FAREWELL_SECONDS)])
-        old.end("was killed by SIGTERM")
-        self.made[-1].link.send(encodeReady(7))
+        self.clock.advance(1.0)
+        self.assertEqual(self.made[1].ending, "was killed by SIGKILL")
+        reason = "it does not load within 1 s"
+        await self.goesOn(done, reason=reason)
+
+    async def test_cannotLoad(self) -> None:
+        """
+        If the new process ends before it has loaded, as if the installation is broken,
+        the old one goes on.
+        """
+        await self.start()
+        done = self.listener.replace(self.settings(9.0), self.ports)
+        new = self.made[1]
+        new.tail = ("no such module",)
+        new.link.shutdown(socket.SHUT_RDWR)
+        await eventually(lambda: new.told)
+        self.assertEqual(new.told, [("killAfter", END_SECONDS)])
+        self.assertNoResult(done)
+        new.end("exited with 1")
+        await self.goesOn(done, reason="it exited with 1", log="no such module")
+
+    async def test_otherVersion(self) -> None:
+        """
+        The same holds if it says something else, as another version may.
+        """
+        await self.start()
+        done = self.listener.replace(self.settings(9.0), self.ports)
+        self.made[1].link.send(b"hello\n")
+        await eventually(lambda: self.made[1].told)
+        self.made[1].kill()
+        await self.goesOn(
+            done,
+            reason="the link to the listener broke: it spoke without being asked",
+        )
+
+    async def test_brokenHeir(self) -> None:
+        """
+        If the link of the new process breaks while the old one ends, another process is
+        started in its place.
+        """
+        old, new, done = await self.replace()
+        new.link.shutdown(socket.SHUT_RDWR)
+        await eventually(lambda: new.told)
+        old.end("exited with 0")
+        self.assertEqual(new.ending, "was killed by SIGKILL")
+        self.made[2].link.send(encodeReady(7))
         await eventually(lambda: self.view.ready)
         self.successResultOf(done)
 
@@ -477,17 +539,27 @@ class ReplaceTests(ListenerTestCase):
         self.assertEqual(new.ending, "was killed by SIGKILL")
         self.failureResultOf(done, NotReady)
 
+    async def test_stopped(self) -> None:
+        """
+        After a stop, nothing is replaced.
+        """
+        process = await self.start()
+        stopped = await self.stop(process)
+        done = self.listener.replace(self.settings(9.0), self.ports)
+        self.failureResultOf(done, NotReady)
+        process.end("exited with 0")
+        self.successResultOf(stopped)
+        self.failureResultOf(
+            self.listener.replace(self.settings(9.0), self.ports), NotReady
+        )
+        self.assertEqual(len(self.made), 1)
+
     async def test_cannotStart(self) -> None:
         """
-        If no process can be started, the old settings are in use again.
+        If no process can be started, the old one goes on.
         """
-        old = await self.start()
+        await self.start()
         self.patch(FakeListener, "failure", "no such program")
         done = self.listener.replace(self.settings(9.0), self.ports)
-        self.assertEqual(old.told, [("stop", 3 + FAREWELL_SECONDS)])
-        old.end("exited with 0")
-        error = self.failureResultOf(done, NotReady).value
-        self.assertEqual(error.reason, "no such program")
         self.patch(FakeListener, "failure", "")
-        self.clock.advance(30)
-        await eventually(lambda: b'"grace": 3.0' in self.made[-1].received())
+        await self.goesOn(done, reason="no such program")

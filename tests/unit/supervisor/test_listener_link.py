@@ -462,7 +462,7 @@ class HostileTests(LinkTestCase):
         """
         self.listener.send(READY)
         await self.breaks("it spoke without being asked")
-        self.assertTrue(self.link.loaded.called)
+        self.assertNoResult(self.link.loaded)
 
     async def test_bug(self) -> None:
         """

@@ -94,19 +94,25 @@ class Manager:
 class FakeMonitor:
     """
     A monitor that is exchanged at once.
+
+    @ivar failure: why the next one does not get ready.
     """
 
     def __init__(self) -> None:
         self.place: BoundPlace | None = None
+        self.failure: tuple[str, ...] = ()
 
-    def change(self, place: BoundPlace | None) -> Deferred[None]:
+    def change(self, place: BoundPlace | None) -> Deferred[tuple[str, ...]]:
         """
         Take another place.
         """
         if self.place is not None:
             self.place.close()
         self.place = place
-        return succeed(None)
+        if place is not None and self.failure:
+            place.close()
+            self.place = None
+        return succeed(self.failure)
 
 
 class ReloadTestCase(SynchronousTestCase):
@@ -400,6 +406,31 @@ class PortsTests(ReloadTestCase):
             else:
                 place = str(monitor.place)
                 self.assertEqual(place[:4], metrics[:4])
+
+    def test_monitorNotReady(self) -> None:
+        """
+        If the monitor does not get ready, the reload ends with the end of its log, and
+        the next one starts it again.
+        """
+        monitor: Any = self.running.monitor
+        monitor.failure = ("it exited with 1", "no such file")
+        wanted = self.file(
+            replace(self.web, grace=9.0), metrics="tcp:0:interface=127.0.0.1"
+        )
+        progress = self.progress(self.reload(wanted))
+        self.assertEqual(
+            progress.error,
+            "metrics: the monitor does not get ready: it exited with 1; it is stopped",
+        )
+        self.assertEqual(progress.log, ("no such file",))
+        self.assertEqual(
+            [(each.new, each.state.value) for each in progress.steps],
+            [("monitor", "failed")],
+        )
+        monitor.failure = ()
+        id = self.reload(wanted)
+        self.done(id)
+        self.assertIsNotNone(monitor.place)
 
     def test_inUse(self) -> None:
         """
