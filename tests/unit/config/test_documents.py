@@ -167,7 +167,8 @@ class DocumentTests(SynchronousTestCase):
             before, _, after = text.partition(mark)
             table, _, rest = after.partition("\n<!-- end of options -->")
             broken = f"{before}{mark}| --{name} |\n\n<!-- end of options -->{rest}"
-            self.assertTrue(table.startswith(("| option | default |", "| key |")))
+            heads = ("| option | default |", "| key |", "| event |")
+            self.assertTrue(table.startswith(heads))
             self.assertEqual(options.fill(broken), text)
 
     def test_pages(self) -> None:
