@@ -15,7 +15,7 @@ setup(
     # Makes `pip install -e .` write a .pth file, which twisted.plugin can scan;
     # the import hook that it writes otherwise hides the plugins without a word.
     package_dir={"": "."},
-    package_data={"portlisten": ["py.typed"]},
+    package_data={"portlisten": ["py.typed", "_monitor/static/*"]},
     data_files=[
         (
             "share/man/man1",

@@ -1,6 +1,6 @@
 """
 Writes the documents on options: the tables of the guides, and the manual pages.  Both
-are made from the settings::
+are made from the settings.  The table of the metrics is made likewise::
 
     python -m docs.options           writes them
     python -m docs.options --check   exits with 1, and names stale documents, if any
@@ -38,12 +38,14 @@ from portlisten._config.settings import (
 from portlisten._config.toml import fileOptions
 from portlisten._config.values import Flag
 from portlisten._events import EVENTS
+from portlisten._monitor.metric_names import METRICS
 
 ROOT = Path(__file__).parents[1]
 GUIDES = [ROOT / "README.md", *sorted(ROOT.glob("docs/**/*.md"))]
 PAGES = ROOT / "docs" / "man"
 
 HEAD = "| option | default | what it does |\n| --- | --- | --- |\n"
+METRICS_HEAD = "| metric | type | labels | meaning |\n| --- | --- | --- | --- |\n"
 KEYS = "| key | value | default | what it does |\n| --- | --- | --- | --- |\n"
 
 
@@ -106,7 +108,25 @@ def keyTable(options: list[Option]) -> str:
     return KEYS + "".join(map(row, options))
 
 
-#: The tables, by the names that guides give them.
+def metricsTable() -> str:
+    """
+    The table of the metrics.
+    """
+
+    def row(name: str, kind: str, labels: tuple[str, ...], meaning: str) -> str:
+        shown = ", ".join(f"`{each}`" for each in labels)
+        meaning = re.sub(r"'(portlisten [a-z]+)'", r"`\1`", meaning)
+        meaning = re.sub(r"(/healthz)\b", r"`\1`", meaning)
+        return f"| `{name}` | {kind} | {shown} | {meaning}. |\n".replace("|  |", "| |")
+
+    return METRICS_HEAD + "".join(
+        row(each.name, each.type.value, each.labels, each.meaning)
+        for supervised in (False, True)
+        for each in METRICS
+        if each.supervised is supervised
+    )
+
+
 def eventTable() -> str:
     """
     The table of all events of the log.
@@ -115,6 +135,7 @@ def eventTable() -> str:
     return "| event | what happened |\n| --- | --- |\n" + "".join(rows)
 
 
+#: The tables, by the names that guides give them.
 TABLES: dict[str, Callable[[], str]] = {
     "portlisten": lambda: commandTable(ListenerSettings),
     "hellofdpass": lambda: commandTable(WorkerSettings),
@@ -135,6 +156,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "run": lambda: commandTable(RunCommandSettings),
     "events": eventTable,
     "endpoint": lambda: endpointTable(WorkerSettings),
+    "metrics": metricsTable,
 }
 
 

@@ -78,7 +78,6 @@ EVENTS = {
     "monitor-failed": "The monitor cannot serve, or has lost the listener.",
     "monitor-lost": "The monitor has ended, and is started again after a pause.",
     "monitor-killed": "The monitor does not ask for anything, and is killed.",
-    "monitor-given-up": "The monitor has failed too often.",
     "http-refused": "The monitor turned a client away.",
     # What operators do
     "operation-asked": "An operator asks for something.",

@@ -155,6 +155,7 @@ def parseMetrics(settings: ListenerSettings) -> Place | None:
     @return: L{None} if none is to run.
     @raise BadDescription: if the description cannot be understood, or the monitor
         cannot run.
+    @raise PathError: if it has the path of the channels, or of the control socket.
     """
     if settings.metrics is None:
         return None
@@ -162,6 +163,9 @@ def parseMetrics(settings: ListenerSettings) -> Place | None:
     from portlisten._monitor.place import parsePlace
 
     try:
-        return parsePlace(settings.metrics)
+        place = parsePlace(settings.metrics)
     except BadDescription as error:
         raise BadDescription(f"--metrics: {error}") from None
+    if isinstance(place, PortSettings):
+        checkPathsDiffer(place.path, settings)
+    return place

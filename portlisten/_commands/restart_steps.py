@@ -6,9 +6,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from portlisten._commands.tables import Mood, Text
 from portlisten._control.status import Progress, Step, StepState
 from portlisten._control.words import brief, duration, plural
+from portlisten._screen.tables import Mood, Text
 
 #: The states in their order, without the last ones.
 _ORDER = (

@@ -14,7 +14,7 @@ from twisted.scripts._twistd_unix import ServerOptions, UnixApplicationRunner
 
 from portlisten import _kernel
 from portlisten._commands.check import EXAMPLE, check
-from portlisten._commands.listener import parseMetrics, parsePorts
+from portlisten._commands.listener import parsePorts
 from portlisten._commands.options import FileOptions
 from portlisten._config.file import RunSettings
 from portlisten._config.settings import RunCommandSettings
@@ -171,7 +171,6 @@ def makeService(options: RunOptions, reactor: Any = None) -> IService:
             backlog,
             settings.user,
             max((each.stop for each in settings.workers), default=0.0),
-            parseMetrics(listener),
         ),
         load,
     )

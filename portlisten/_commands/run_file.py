@@ -8,10 +8,12 @@ import os
 import shlex
 import stat
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import partial
 
 from portlisten._config.caller import Caller
 from portlisten._config.file import RunSettings
+from portlisten._config.ports import PortSettings
 from portlisten._config.toml import parse, parseChannel
 from portlisten._config.wrong import Problem, key
 from portlisten._config.wrong_file import WrongFile
@@ -42,7 +44,12 @@ def load(path: str, hasSockets: bool = True) -> RunSettings:
         text, status = _read(path)
         if caller.uid == 0:
             problems = list(_writers(path, status))
-        settings = parse(text, caller, partial(_checkPort, hasSockets), _checkMetrics)
+        settings = parse(
+            text,
+            caller,
+            partial(_checkPort, hasSockets),
+            partial(_checkMetrics, hasSockets),
+        )
         problems += _pathsTwice(settings)
         if problems:
             raise WrongFile([], path=settings.listener.path, workers=settings.workers)
@@ -197,11 +204,15 @@ def _checkPort(hasSockets: bool, text: str, shared: bool) -> None:
         raise ValueError(str(error).replace("--share", "share")) from None
 
 
-def _checkMetrics(text: str) -> None:
+def _checkMetrics(hasSockets: bool, text: str) -> None:
     from portlisten._monitor.place import parsePlace
+    from portlisten._ports.parsing import NotPassed
 
     try:
         parsePlace(text)
+    except NotPassed as error:
+        if hasSockets:
+            raise ValueError(str(error)) from None
     except BadDescription as error:
         raise ValueError(str(error)) from None
 
@@ -211,6 +222,7 @@ def _pathsTwice(settings: RunSettings) -> Iterator[Problem]:
     Find ports that have the path of the channel or of the control socket.
     """
     from portlisten._listener.service import checkPathsDiffer
+    from portlisten._monitor.place import parsePlace
     from portlisten._ports.parsing import NotPassed
     from portlisten._ports.parsing import parse as parsePort
 
@@ -218,16 +230,22 @@ def _pathsTwice(settings: RunSettings) -> Iterator[Problem]:
     control = listener.control
     if control and os.path.realpath(control) == os.path.realpath(listener.path):
         yield Problem("control", f"{control} is path as well: give another one")
+
+    def check(port: PortSettings, where: str) -> Iterator[Problem]:
+        try:
+            checkPathsDiffer(port.path, listener)
+        except PathError as error:
+            text = str(error).replace("PATH, where", "the channel's path, where")
+            yield Problem(where, text)
+
     for kind, texts in (("listen", listener.listen), ("share", listener.share)):
         for text in texts:
-            try:
+            # Nobody knows the path of a socket that systemd passes to another process.
+            with suppress(NotPassed):
                 port = parsePort(text, 1, kind == "share")
-            except NotPassed:
-                continue  # nobody knows its path here
-            try:
-                checkPathsDiffer(port.path, listener)
-            except PathError as error:
-                yield Problem(
-                    f"{key('ports', port.name)}.{kind}",
-                    str(error).replace("PATH, where", "the channel's path, where"),
-                )
+                yield from check(port, f"{key('ports', port.name)}.{kind}")
+    if listener.metrics is not None:
+        with suppress(NotPassed):
+            place = parsePlace(listener.metrics)
+            if isinstance(place, PortSettings):
+                yield from check(place, "metrics")

@@ -14,13 +14,13 @@ from twisted.python.usage import CompleteFiles, UsageError
 
 from portlisten._commands.asking import NOT_ASKED, AskingOptions
 from portlisten._commands.progress import writable
-from portlisten._commands.status_screen import isWell, rates, screenOf
-from portlisten._commands.tables import Mood, Screen, Text, plainLines
 from portlisten._config.settings import StatusSettings
 from portlisten._control.client import ControlClient, UnknownCommand
 from portlisten._control.convert import ControlError
 from portlisten._control.messages import Status, StatusAnswer, encodeAnswer
 from portlisten._process.output import show
+from portlisten._screen.status_screen import isWell, rates, screenOf
+from portlisten._screen.tables import Mood, Screen, Text, plainLines
 
 #: The exit code if something is wrong.
 PROBLEMS = 1

@@ -10,10 +10,12 @@ process's requests.  When the parent closes it, as by dying, the monitor ends.
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from typing import Any, NoReturn
 
 from twisted.logger import Logger
 
+from portlisten import _kernel
 from portlisten._commands.supervised import takeLink
 from portlisten._control.convert import ControlError
 from portlisten._process import exits
@@ -37,7 +39,7 @@ def run() -> NoReturn:
     except ControlError as error:
         complain(COMMAND, str(error))
         raise SystemExit(1) from None
-    _dropSavedUser()
+    _dropPrivileges()
     # It takes a while to load, and is not needed for an error.
     from twisted.internet import reactor
 
@@ -76,11 +78,13 @@ def run() -> NoReturn:
     raise SystemExit(1 if failures else 0)
 
 
-def _dropSavedUser() -> None:
+def _dropPrivileges() -> None:
     """
     If the parent could become root again, as after C{twistd --euid}, let this process
-    not be able to.
+    not be able to.  No program that it becomes may have privileges either.
     """
+    with suppress(OSError):
+        _kernel.gainNoPrivileges()
     user = os.geteuid()
     if user != 0 and 0 in os.getresuid():
         os.setresuid(user, user, user)

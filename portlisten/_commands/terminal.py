@@ -17,8 +17,8 @@ from rich.text import Text as Words
 
 from portlisten._commands.progress import writable
 from portlisten._commands.restart_steps import replaced, stepWords
-from portlisten._commands.tables import Mood, Screen, Table, Text, joined
 from portlisten._control.status import Progress, Step, StepState
+from portlisten._screen.tables import Mood, Screen, Table, Text, joined
 
 #: How each mood looks.
 STYLES = {

@@ -17,7 +17,7 @@ from portlisten._config.settings import ListenerSettings
 from portlisten._config.wrong import Problem, key
 
 #: Keys of the listener that cannot change while it runs.
-FIXED = frozenset(["path", "control", "mode", "group", "wire", "metrics", "logFormat"])
+FIXED = frozenset(["path", "control", "mode", "group", "wire", "logFormat"])
 
 #: Options of a port that can be set on a socket that is bound.
 SETTABLE = frozenset(["nodelay", "keepalive", "defer"])
@@ -105,6 +105,7 @@ class Plan:
     @ivar kept: the ports that change and stay bound.
     @ivar listener: whether the listener must be started anew.
     @ivar backlog: whether the queues get another length.
+    @ivar metrics: whether the monitor is started, stopped, or listens elsewhere.
     @ivar groups: the groups of workers that change.
     """
 
@@ -115,6 +116,7 @@ class Plan:
     kept: tuple[KeptPort, ...]
     listener: bool
     backlog: bool
+    metrics: bool
     groups: tuple[GroupPlan, ...]
 
     @property
@@ -213,6 +215,8 @@ class _Comparison:
             said = f": {', '.join(changes)}" if changes else ""
             self._lines.append(f"the listener is started anew{said}")
         old, new = self._running.listener, self._wanted.listener
+        if old.metrics != new.metrics:
+            self._lines.append(_monitorLine(old.metrics, new.metrics))
         return Plan(
             groups=tuple(self._groups()),
             lines=tuple(self._lines),
@@ -222,6 +226,7 @@ class _Comparison:
             kept=tuple(kept),
             listener=bool(anew or changes),
             backlog=old.backlog != new.backlog,
+            metrics=old.metrics != new.metrics,
         )
 
     def _refuse(self, where: str, reason: str) -> None:
@@ -313,7 +318,7 @@ class _Comparison:
             self._refuse("user", "the listener's user cannot change while it runs")
         changes = []
         for option in optionsOf(ListenerSettings):
-            if option.field in ("listen", "share"):
+            if option.field in ("listen", "share", "metrics"):
                 continue
             values = [getattr(each.listener, option.field) for each in (old, new)]
             if values[0] == values[1]:
@@ -348,6 +353,14 @@ class _Comparison:
             if name not in after:
                 self._lines.append(f"workers {name} are removed")
                 yield GroupPlan(name, running, None)
+
+
+def _monitorLine(old: str | None, new: str | None) -> str:
+    if new is None:
+        return f"the monitor at {old} is stopped"
+    if old is None:
+        return f"the monitor is started at {new}"
+    return f"the monitor is started anew: metrics {old} -> {new}"
 
 
 def _optionValue(option: PortOption, value: object) -> str:

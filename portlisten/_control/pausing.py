@@ -7,6 +7,8 @@ load balancers send new clients elsewhere.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from twisted.logger import Logger
 
 from portlisten import _kernel
@@ -17,14 +19,15 @@ class Pausing:
     """
     Answers L{Pause} and L{Resume}.
 
-    @param metrics: where the monitor serves; empty if no monitor runs.
+    @param metrics: says where the monitor serves; it returns an empty text if no
+        monitor runs.
 
     @ivar paused: whether the listener is paused.
     """
 
     log = Logger()
 
-    def __init__(self, metrics: str) -> None:
+    def __init__(self, metrics: Callable[[], str]) -> None:
         self._metrics = metrics
         self.paused = False
 
@@ -50,4 +53,4 @@ class Pausing:
                 askerPid=client.pid,
                 askerUid=client.uid,
             )
-        return PauseAnswer(self.paused, self._metrics)
+        return PauseAnswer(self.paused, self._metrics())

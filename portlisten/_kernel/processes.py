@@ -20,6 +20,7 @@ _KILL = 1 << 5
 
 # linux/include/uapi/linux/prctl.h
 _PR_SET_PDEATHSIG = 1
+_PR_SET_NO_NEW_PRIVS = 38
 _PR_CAP_AMBIENT = 47
 _PR_CAP_AMBIENT_CLEAR_ALL = ctypes.c_ulong(4)
 
@@ -97,6 +98,19 @@ def dropAmbientCapabilities() -> None:
     """
     zero = ctypes.c_ulong(0)
     _libc.prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL, zero, zero, zero)
+
+
+def gainNoPrivileges() -> None:
+    """
+    Let no program that this process or a child becomes have more privileges, even if it
+    is set-user-ID or has capabilities: C{PR_SET_NO_NEW_PRIVS} in prctl(2).  That cannot
+    be undone.
+
+    @raise OSError: if the kernel refuses, as those before 3.5 do.
+    """
+    one, zero = ctypes.c_ulong(1), ctypes.c_ulong(0)
+    if _libc.prctl(_PR_SET_NO_NEW_PRIVS, one, zero, zero, zero):
+        raise lastError()
 
 
 def hasCapabilities() -> bool:

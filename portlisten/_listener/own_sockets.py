@@ -29,8 +29,10 @@ from portlisten._process import signals
 from portlisten.errors import CannotBind, ToldToStop
 
 if TYPE_CHECKING:
+    from portlisten._monitor.host import BoundPlace, MonitorHost
     from portlisten._monitor.place import Place
-    from portlisten._monitor.process import Monitor
+
+log = Logger()
 
 #: After a listener has ended, how long its workers may take to close their shared
 #: sockets, in seconds.
@@ -38,6 +40,35 @@ HANDOVER_SECONDS = 2.0
 
 #: The pause between two tries to bind a port that is in use, in milliseconds.
 BIND_RETRY_MILLISECONDS = 50
+
+
+def bindUntil(wanted: PortSettings, end: float) -> list[BoundPort]:
+    """
+    Bind a port.  If it is in use, try until a time of C{time.monotonic}.
+
+    @raise CannotBind: if it cannot be bound.
+    @raise ToldToStop: if the process is told to stop meanwhile.
+    """
+    waits = False
+    while True:
+        try:
+            return bind(wanted)
+        except CannotBind as error:
+            left = end - time.monotonic()
+            if error.errno != errno.EADDRINUSE or left <= 0:
+                raise
+            if not waits:
+                waits = True
+                log.info(
+                    "{error}; waiting for up to {left:.0f} s, since workers of the"
+                    " last listener may still have it",
+                    event="port-awaited",
+                    error=error,
+                    left=left,
+                )
+        if signals.stopRequested():
+            raise ToldToStop("told to stop while it waited for a port")
+        select.poll().poll(BIND_RETRY_MILLISECONDS)
 
 
 @implementer(ISockets)
@@ -53,8 +84,6 @@ class OwnSockets:
         L{HANDOVER_SECONDS} at the least.
     @param metrics: where the monitor listens; L{None} if none is to run.
     """
-
-    log = Logger()
 
     def __init__(
         self,
@@ -72,9 +101,9 @@ class OwnSockets:
         self._handover = max(HANDOVER_SECONDS, workersStop)
         self._startedBy = -1
         self._controlPath: paths.BoundPath | None = None
-        self._place = metrics
-        self._monitorPorts: list[BoundPort] = []
-        self._monitor: Monitor | None = None
+        self._wanted = metrics
+        self._place: BoundPlace | None = None
+        self._monitor: MonitorHost | None = None
 
     def waitForPredecessor(self) -> float:
         """
@@ -84,7 +113,7 @@ class OwnSockets:
         if not successor.isStopping(path):
             # If the last listener was killed, its workers may stop at this moment.
             return self._handover if successor.isStale(path) else 0.0
-        self.log.info(
+        log.info(
             "waiting for the listener at {path} to stop",
             event="listener-awaited",
             path=path,
@@ -100,36 +129,11 @@ class OwnSockets:
         bound: list[BoundPort] = []
         with ExitStack() as undo:
             for wanted in self._ports:
-                for port in self._bindUntil(wanted, end):
+                for port in bindUntil(wanted, end):
                     undo.callback(port.close)
                     bound.append(port)
             undo.pop_all()
         return bound
-
-    def _bindUntil(self, wanted: PortSettings, end: float) -> list[BoundPort]:
-        """
-        Bind a port.  If it is in use, try until a time of C{time.monotonic}.
-        """
-        waits = False
-        while True:
-            try:
-                return bind(wanted)
-            except CannotBind as error:
-                left = end - time.monotonic()
-                if error.errno != errno.EADDRINUSE or left <= 0:
-                    raise
-                if not waits:
-                    waits = True
-                    self.log.info(
-                        "{error}; waiting for up to {left:.0f} s, since workers of the"
-                        " last listener may still have it",
-                        event="port-awaited",
-                        error=error,
-                        left=left,
-                    )
-            if signals.stopRequested():
-                raise ToldToStop("told to stop while it waited for a port")
-            select.poll().poll(BIND_RETRY_MILLISECONDS)
 
     def bindChannel(self) -> paths.BoundPath:
         """
@@ -142,9 +146,12 @@ class OwnSockets:
         """
         See L{ISockets}.
         """
-        if isinstance(self._place, PortSettings):
+        if self._wanted is not None:
+            # Few listeners need it.
+            from portlisten._monitor.host import bindPlace
+
             end = time.monotonic() + self._handover
-            self._monitorPorts = self._bindUntil(self._place, end)
+            self._place = bindPlace(self._wanted, lambda port: bindUntil(port, end))
         path = self._settings.path
         control = controlPath(path, self._settings.control)
         if control:
@@ -154,7 +161,7 @@ class OwnSockets:
                 path, control, self._user if changes else None
             )
         elif control is None:
-            self.log.warn(
+            log.warn(
                 "there is no control socket, since {path}{suffix} is too long for a"
                 " socket: --control can name another path",
                 event="control-limited",
@@ -191,35 +198,20 @@ class OwnSockets:
         return server
 
     def _startMonitor(self, reactor: Any, status: Handler) -> None:
-        if self._place is None:
-            return
-        # Few listeners need it.
-        from portlisten._monitor.process import Monitor
+        place, self._place = self._place, None
+        if place is not None:
+            from portlisten._monitor.host import MonitorHost
 
-        text = self._place if isinstance(self._place, str) else ""
-        user = self._user if os.geteuid() == 0 else None
-        self.log.info(
-            "the monitor serves at {places}, as uid {uid}",
-            event="monitor-serves",
-            places=text or ", ".join(each.label for each in self._monitorPorts),
-            uid=os.geteuid() if user is None else user,
-        )
-        self._monitor = Monitor(
-            reactor,
-            [sock for each in self._monitorPorts for sock in each.sockets],
-            text,
-            status,
-            user,
-            logFormat=self._settings.logFormat,
-        )
-        self._monitor.start()
+            self._monitor = MonitorHost(
+                reactor, status, self._user, self._settings.logFormat
+            )
+            self._monitor.start(place)
 
     def stopMonitor(self) -> Deferred[None]:
         """
         See L{ISockets}.
         """
-        monitor, self._monitor = self._monitor, None
-        return succeed(None) if monitor is None else monitor.stop()
+        return succeed(None) if self._monitor is None else self._monitor.stop()
 
     def keepsPort(self, bound: BoundPort) -> bool:
         """
@@ -253,7 +245,9 @@ class OwnSockets:
             self._controlPath.remove()
             self._controlPath.socket.close()
             self._controlPath = None
-        self.stopMonitor()
-        ports, self._monitorPorts = self._monitorPorts, []
-        for port in ports:
-            port.close()
+        place, self._place = self._place, None
+        if place is not None:
+            place.close()
+        monitor, self._monitor = self._monitor, None
+        if monitor is not None:
+            monitor.release()

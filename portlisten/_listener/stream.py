@@ -75,7 +75,7 @@ class StreamWire:
         self._timedOut = timedOut
         self._path: ChannelPath | None = None
         self._control: ControlServer | None = None
-        self._pausing = Pausing(settings.metrics or "")
+        self._pausing = Pausing(lambda: settings.metrics or "")
         self._lastNumber = 0
         self.capacityChanged: Callable[[], None] = lambda: None
         self.backlogOf: Callable[[int], int] = lambda number: 0

@@ -66,6 +66,7 @@ class BoundedChannel(HTTPChannel):
         self._limit: IDelayedCall | None = None
         self._refused = False
         self._began = False
+        self._requests = 0
         self.busy = False
 
     @property
@@ -97,15 +98,29 @@ class BoundedChannel(HTTPChannel):
         self._refused = True
         self._ownTransport.abortConnection()
 
+    def loseConnection(self) -> None:
+        """
+        See L{HTTPChannel.loseConnection}.  What comes from now on means nothing.
+        """
+        self._refused = True
+        super().loseConnection()
+
     # Requests
 
     def dataReceived(self, data: bytes) -> None:
         """
-        See L{HTTPChannel.dataReceived}.
+        See L{HTTPChannel.dataReceived}.  A client that sends a request before the
+        answer to the last one gets that answer, and no other: thousands of requests, in
+        one piece, would hold up all other clients.
         """
-        if not self.busy and not self._began:
+        if self.busy:
+            self.persistent = False
+        if self.busy or self._refused:
+            return
+        if not self._began:
             self._began = True
             self._endAfter(REQUEST_SECONDS)
+        self._requests = 0
         super().dataReceived(data)
 
     def lineReceived(self, line: bytes) -> None:
@@ -137,7 +152,6 @@ class BoundedChannel(HTTPChannel):
             super().allHeadersReceived()
 
     def _refuse(self, answer: bytes) -> None:
-        self._refused = True
         self._ownTransport.write(answer)
         self.loseConnection()
         self._endAfter(READ_SECONDS)
@@ -147,6 +161,11 @@ class BoundedChannel(HTTPChannel):
         See L{HTTPChannel.allContentReceived}.
         """
         if self._refused:
+            return
+        self._requests += 1
+        if self._requests > 1:
+            self.loseConnection()
+            self._endAfter(READ_SECONDS)
             return
         self.busy, self._began = True, False
         self._endNever()

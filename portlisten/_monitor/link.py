@@ -62,8 +62,8 @@ class MonitorLink(Protocol):
         self._answeredAt = 0.0
         self._sentAt: float | None = None
         # Those who wait for the answer on its way, and for the one after it.
-        self._waiting: list[Deferred[StatusAnswer]] = []
-        self._late: list[Deferred[StatusAnswer]] = []
+        self._waiting: dict[Deferred[StatusAnswer], None] = {}
+        self._late: dict[Deferred[StatusAnswer], None] = {}
         _kernel.refuseDescriptors(sock)
         ChannelTransport(reactor, sock, self, descriptors=False).start()
 
@@ -84,18 +84,23 @@ class MonitorLink(Protocol):
             asked.errback(ControlError("the link to the listener has ended"))
             return asked
         if self._sentAt is not None and now - self._sentAt > age:
-            self._late.append(asked)
+            self._late[asked] = None
         else:
-            self._waiting.append(asked)
+            self._waiting[asked] = None
             if self._sentAt is None:
                 self._ask()
-        asked.addTimeout(ANSWER_SECONDS, self._reactor, self._timedOut)
-        return asked
 
-    def _timedOut(self, result: Any, seconds: float) -> Any:
-        if isinstance(result, Failure) and result.check(CancelledError, TimeoutError):
-            raise ControlError(f"no answer within {seconds:g} s")
-        return result
+        def timedOut(result: Any, seconds: float) -> Any:
+            self._waiting.pop(asked, None)
+            self._late.pop(asked, None)
+            if isinstance(result, Failure) and result.check(
+                CancelledError, TimeoutError
+            ):
+                raise ControlError(f"no answer within {seconds:g} s")
+            return result
+
+        asked.addTimeout(ANSWER_SECONDS, self._reactor, timedOut)
+        return asked
 
     def _ask(self) -> None:
         self._sentAt = self._reactor.seconds()
@@ -123,7 +128,7 @@ class MonitorLink(Protocol):
             self._break("it spoke without being asked")
             return
         waiting, self._waiting = self._waiting, self._late
-        self._late = []
+        self._late = {}
         result: StatusAnswer | Failure
         try:
             self._answer = result = parseAnswer(line, StatusAnswer)
@@ -133,8 +138,7 @@ class MonitorLink(Protocol):
         if self._waiting:
             self._ask()
         for each in waiting:
-            if not each.called:
-                each.callback(result)
+            each.callback(result)
 
     def descriptorsCame(self) -> None:
         """
@@ -159,10 +163,9 @@ class MonitorLink(Protocol):
         """
         self._isOver = True
         waiting = [*self._waiting, *self._late]
-        self._waiting, self._late = [], []
+        self._waiting, self._late = {}, {}
         for each in waiting:
-            if not each.called:
-                each.errback(ControlError("the link to the listener has ended"))
+            each.errback(ControlError("the link to the listener has ended"))
         self._ended()
 
 
@@ -187,6 +190,7 @@ class Poll:
         self._history = history
         self._pause = Pause(reactor, self._poll)
         self._due = 0.0
+        self._isOver = False
 
     def start(self) -> None:
         """
@@ -199,6 +203,7 @@ class Poll:
         """
         Ask no more.
         """
+        self._isOver = True
         self._pause.cancel()
 
     def _poll(self) -> None:
@@ -218,6 +223,8 @@ class Poll:
         self._history.add(self._reactor.seconds(), answer)
 
     def _next(self, result: object) -> None:
+        if self._isOver:
+            return
         # Beats that were missed are left out.
         now = self._reactor.seconds()
         self._due = max(self._due + POLL_SECONDS, now)

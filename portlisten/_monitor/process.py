@@ -24,7 +24,7 @@ from portlisten._children.logs import LineLogger
 from portlisten._children.process import CLEAN, Process
 from portlisten._children.restarted import RestartedProcess
 from portlisten._control.convert import ControlError
-from portlisten._control.messages import Status
+from portlisten._control.messages import Answer, Status
 from portlisten._control.server import ControlServer, Handler
 from portlisten._control.status import ProcessState
 from portlisten._monitor.place import BACKLOG
@@ -34,9 +34,6 @@ from portlisten.errors import CannotRun
 
 #: The label of the monitor, in the log.
 LABEL = "monitor"
-
-#: How often in a row the monitor may fail.
-FAILURES = 8
 
 #: How long the monitor may take from its start to its first request, in seconds.
 READY_SECONDS = 60.0
@@ -51,9 +48,38 @@ PACE_SECONDS = 0.1
 END_SECONDS = 2.0
 
 
+class _StatusServer(ControlServer):
+    """
+    The parent's end of the link.
+
+    @param status: answers the request for the status.
+    @param wrong: called with the reason if the monitor asks for anything else.  It
+        could ask for that all the time.
+    """
+
+    def __init__(
+        self, reactor: Any, status: Handler, wrong: Callable[[str], object]
+    ) -> None:
+        super().__init__(reactor, None, {Status: status}, ())
+        self._wrong = wrong
+
+    def answer(
+        self, line: bytes, credentials: _kernel.Credentials
+    ) -> Answer | Deferred[Any]:
+        """
+        See L{ControlServer.answer}.
+        """
+        try:
+            return super().answer(line, credentials)
+        except ControlError:
+            self._wrong("it asks for more than the status")
+            raise
+
+
 class Monitor(RestartedProcess):
     """
-    The monitor.
+    The monitor.  It is started again however often it fails: without it, load balancers
+    would take the machine for dead.
 
     @param reactor: an L{IReactorTime} and L{IReactorFDSet}.
     @param sockets: the listening sockets, which stay the caller's.
@@ -77,7 +103,7 @@ class Monitor(RestartedProcess):
         makeProcess: Callable[..., Process] = Process,
         logFormat: str = "text",
     ) -> None:
-        super().__init__(reactor, LABEL, FAILURES)
+        super().__init__(reactor, LABEL, 0)
         self._sockets = sockets
         self._description = description
         self._status = status
@@ -88,6 +114,7 @@ class Monitor(RestartedProcess):
         self._silence: Deadline | None = None
         self._answeredAt = -PACE_SECONDS
         self._failure = ""
+        self._closedAt: float | None = None
 
     # Its start
 
@@ -96,7 +123,7 @@ class Monitor(RestartedProcess):
         See L{RestartedProcess.start}.
         """
         self._enter(ProcessState.STARTING)
-        self._failure = ""
+        self._failure, self._closedAt = "", None
         try:
             self._listenAgain()
             self._begin()
@@ -130,8 +157,8 @@ class Monitor(RestartedProcess):
             self._wait(READY_SECONDS)
             try:
                 self._sendStart(ours)
-                self._server = server = ControlServer(
-                    self._reactor, None, {Status: self._answer}, ()
+                self._server = server = _StatusServer(
+                    self._reactor, self._answer, self._fail
                 )
                 undo.pop_all()
                 server.serve(ours, self._closed)
@@ -211,8 +238,8 @@ class Monitor(RestartedProcess):
         It has closed the link.
         """
         if self._process is not None and not self._final:
-            self._failure = self._failure or "it closed its link"
-            # It may be about to say why it ends.
+            # Mostly, it is about to end, and to say why.
+            self._closedAt = self._now()
             self._process.killAfter(END_SECONDS)
 
     def _fail(self, reason: str) -> None:
@@ -230,6 +257,9 @@ class Monitor(RestartedProcess):
         """
         Its process has ended.
         """
+        closedAt = self._closedAt
+        if closedAt is not None and self._now() - closedAt >= END_SECONDS:
+            self._failure = self._failure or "it closed its link, and did not end"
         reason = f"it {process.ending}"
         if self._failure:
             reason = f"{self._failure} ({process.ending})"
@@ -247,15 +277,6 @@ class Monitor(RestartedProcess):
             "the monitor has ended, and is started again in {pause:g} s: {reason}",
             event="monitor-lost",
             pause=pause,
-            reason=self.lastEnd,
-        )
-
-    def _isGivenUp(self) -> None:
-        self.log.critical(
-            "the monitor has failed {count} times in a row, and is given up: {reason};"
-            " metrics and /healthz are not served any more, and all else goes on",
-            event="monitor-given-up",
-            count=self._restarts.failures,
             reason=self.lastEnd,
         )
 

@@ -56,9 +56,13 @@ def receiveStart(link: socket.socket) -> tuple[MonitorStart, list[socket.socket]
                 f"{len(descriptors)} descriptors came with the start message, which"
                 f" names {message.sockets}"
             )
-        sockets = [_listening(each) for each in descriptors]
+        for descriptor in descriptors:
+            _checkListening(descriptor)
         undo.pop_all()
-    return message, [socket.socket(fileno=each.detach()) for each in sockets]
+    sockets = [socket.socket(fileno=each) for each in descriptors]
+    for each in sockets:
+        each.setblocking(False)
+    return message, sockets
 
 
 def _readLine(link: socket.socket, undo: ExitStack) -> tuple[bytes, list[int]]:
@@ -91,12 +95,11 @@ def _readLine(link: socket.socket, undo: ExitStack) -> tuple[bytes, list[int]]:
     return received[:-1], descriptors
 
 
-def _listening(descriptor: int) -> socket.socket:
+def _checkListening(descriptor: int) -> None:
     """
     Check that a descriptor leads to a listening socket.
 
     @param descriptor: stays the caller's.
-    @return: the socket, which must be detached.
     @raise ControlError: if it leads to nothing of that kind.
     """
     try:
@@ -108,11 +111,10 @@ def _listening(descriptor: int) -> socket.socket:
     try:
         if _kernel.kindOf(sock) is not Kind.LISTENER:
             raise WrongSocket("no listening socket")
-        sock.setblocking(False)
     except WrongSocket as error:
-        sock.detach()
         raise ControlError(f"a socket does not fit: it is {error}") from None
-    return sock
+    finally:
+        sock.detach()
 
 
 class Server:

@@ -17,7 +17,7 @@ from portlisten._monitor.channel import BoundedSite
 from portlisten._monitor.health import health
 from portlisten._monitor.history import History
 from portlisten._monitor.metrics import render
-from portlisten._monitor.page import Events, Page
+from portlisten._monitor.page import FILES, Events, Page, Static, View
 from portlisten._monitor.source import Source
 
 #: How old the status behind an answer may be, in seconds.
@@ -26,6 +26,8 @@ AGE_SECONDS = 0.2
 #: The part of an address that stands for the ports without a name.  No port can have
 #: this name.
 NO_NAME = "-"
+
+_HEALTH = b"healthz"
 
 _TEXT = b"text/plain; charset=utf-8"
 
@@ -115,11 +117,18 @@ class _Metrics(_Answers):
 
     isLeaf = True
 
+    def __init__(self, source: Source) -> None:
+        super().__init__(source)
+        # Who asks at the same time gets the same.
+        self._made: tuple[StatusAnswer | None, str, str, bytes] | None = None
+
     def _answer(self, request: Request, answer: StatusAnswer | None) -> bytes:
-        accept = request.getHeader(b"Accept") or b""
-        kind, body = render(answer, accept.decode("utf-8", "replace"))
-        request.setHeader(b"Content-Type", kind.encode())
-        return body
+        accept = (request.getHeader(b"Accept") or b"").decode("utf-8", "replace")
+        made = self._made
+        if made is None or made[0] is not answer or made[1] != accept:
+            made = self._made = (answer, accept, *render(answer, accept))
+        request.setHeader(b"Content-Type", made[2].encode())
+        return made[3]
 
 
 class _NotFound(Resource):
@@ -143,6 +152,14 @@ class _Root(Resource):
     The root of all paths.
     """
 
+    def getChildWithDefault(self, path: bytes, request: Request) -> Any:
+        """
+        See L{Resource.getChildWithDefault}.  Only the health has paths below its own.
+        """
+        if path != _HEALTH and any(request.postpath or ()):
+            return _NotFound()
+        return super().getChildWithDefault(path, request)
+
     def getChild(self, path: bytes, request: Request) -> Resource:
         """
         Answer for a path that has no resource of its own.
@@ -159,8 +176,13 @@ def makeSite(source: Source, history: History, reactor: Any = None) -> BoundedSi
     @param reactor: an L{IReactorTime}; by default the global one.
     """
     root = _Root()
-    root.putChild(b"", Page(source, history))
-    root.putChild(b"events", Events(source, history))
+    if reactor is None:
+        from twisted.internet import reactor
+    view = View(reactor, source, history)
+    root.putChild(b"", Page(view))
+    root.putChild(b"events", Events(view))
+    for name in FILES:
+        root.putChild(name.encode(), Static(name))
     root.putChild(b"metrics", _Metrics(source))
-    root.putChild(b"healthz", _Health(source))
+    root.putChild(_HEALTH, _Health(source))
     return BoundedSite(root, reactor)

@@ -194,8 +194,8 @@ class Worker:
         @param frame: the name of the frame that answers them.
         @raise ProtocolError: if one of the ids is not on offer.  Nothing is taken then.
         """
-        offered = self.offered
-        if len(set(ids)) < len(ids) or not offered.keys() >= set(ids):
+        offered, named = self.offered, set(ids)
+        if len(named) < len(ids) or not offered.keys() >= named:
             raise ProtocolError(f"{frame} of a connection that is not on offer to it")
         return [offered.pop(id) for id in ids]
 
@@ -206,8 +206,8 @@ class Worker:
         @return: the entries of each.
         @raise ProtocolError: if it does not serve one of them.  Nothing changes then.
         """
-        serving = self.serving
-        if len(set(ids)) < len(ids) or not serving.keys() >= set(ids):
+        serving, named = self.serving, set(ids)
+        if len(named) < len(ids) or not serving.keys() >= named:
             raise ProtocolError("CLOSED of a connection that it does not serve")
         if self.given:
             self.given.difference_update(ids)

@@ -67,6 +67,13 @@ class Reloads:
         self._ports = PortChanges(reactor, replacements, around.view, running)
         self._signalled = False
 
+    @property
+    def settings(self) -> RunSettings:
+        """
+        The settings in use.  Those of the groups are in the groups.
+        """
+        return self._running.settings
+
     # Who asks
 
     def compare(self, file: str) -> ReloadAnswer:

@@ -23,6 +23,8 @@ from portlisten._config.compare import FilePort, Plan, filePorts
 from portlisten._config.file import RunSettings
 from portlisten._control.status import StepState
 from portlisten._model import Kind
+from portlisten._monitor.host import BoundPlace, MonitorHost, bindPlace
+from portlisten._monitor.place import parsePlace
 from portlisten._ports.binding import BoundPort, bind, changed
 from portlisten._ports.parsing import parse
 from portlisten._ports.socket_options import setAnew
@@ -50,6 +52,7 @@ class Running:
     @ivar channel: the path that workers connect to; it stays the supervisor's.
     @ivar groups: the groups of workers.
     @ivar listener: the listener.
+    @ivar monitor: runs the monitor.
     """
 
     settings: RunSettings
@@ -57,6 +60,7 @@ class Running:
     channel: Any
     groups: list[Group]
     listener: SupervisedListener
+    monitor: MonitorHost
 
 
 class PortChanges:
@@ -97,8 +101,12 @@ class PortChanges:
         """
         running = self._running
         backlog = wanted.listener.backlog or _kernel.longestBacklog()
+        place = None
         with ExitStack() as undo:
             made = self._bind(plan, backlog, undo)
+            if plan.metrics and wanted.listener.metrics is not None:
+                place = self._bindMonitor(wanted.listener.metrics)
+                undo.callback(place.close)
             removed = [
                 port for each in plan.removed for port in _find(running.ports, each)
             ]
@@ -133,6 +141,31 @@ class PortChanges:
         withdrawn += [each for each in removed if each.kind is not Kind.CONNECTIONS]
         close(each for each in removed if each.kind is Kind.CONNECTIONS)
         self._setOptions(plan, backlog)
+        if plan.metrics:
+            add, enter = self._replacements.addStep, self._replacements.enter
+            if place is None:
+                step = add(operation, old="monitor")
+                enter(step, StepState.STOPPING)
+            else:
+                step = add(operation, new="monitor")
+                enter(step, StepState.STARTING)
+            await running.monitor.change(place)
+            self._replacements.enter(step, StepState.DONE)
+
+    def _bindMonitor(self, metrics: str) -> BoundPlace:
+        """
+        Bind what a new monitor listens on.
+
+        @raise Failed: if that cannot be bound.
+        """
+        try:
+            return bindPlace(parsePlace(metrics))
+        except (BadDescription, CannotBind) as error:
+            raise Failed(
+                f"metrics: {error}; the old monitor and the ports that the reload"
+                " removes are bound until its end: if one is in the way, remove it"
+                " first, and reload twice; nothing has changed"
+            ) from None
 
     def _bind(self, plan: Plan, backlog: int, undo: ExitStack) -> list[BoundPort]:
         """

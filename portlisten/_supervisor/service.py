@@ -40,7 +40,10 @@ from portlisten._control.problems import diagnosed
 from portlisten._control.server import ControlServer
 from portlisten._control.status import ListenerStatus, SupervisorStatus
 from portlisten._listener.interfaces import ChannelPath, ISockets
+from portlisten._listener.own_sockets import bindUntil
 from portlisten._model import Kind
+from portlisten._monitor.host import BoundPlace, MonitorHost, bindPlace
+from portlisten._monitor.place import parsePlace
 from portlisten._ports.binding import BoundPort
 from portlisten._process import exits, signals, systemd_notify
 from portlisten._process.service import CommandService
@@ -93,10 +96,14 @@ class SupervisorService(CommandService):
         self._groups = [Group(around, each) for each in settings.workers]
         self._replacements = Replacements(reactor, self._view, self._ask)
         self._limits = Limits(reactor, self._groups, self._replacements.replace)
-        self._pausing = Pausing(settings.listener.metrics or "")
+        self._pausing = Pausing(self._metrics)
         self._listener: SupervisedListener | None = None
         self._reloads: Reloads | None = None
         self._control: ControlServer | None = None
+        self._place: BoundPlace | None = None
+        self._monitor = MonitorHost(
+            reactor, self._answerStatus, settings.user, settings.listener.logFormat
+        )
         self._state = systemd_notify.manager().begin()
         self._isReady = False
         self._watchdog = pause.Pause(reactor, self._keepAlive)
@@ -118,6 +125,11 @@ class SupervisorService(CommandService):
             # is settled then.
             _kernel.refuseDescriptors(self._channel.socket)
             self._sockets.bindControl()
+            metrics = self._settings.listener.metrics
+            if metrics is not None:
+                self._place = bindPlace(
+                    parsePlace(metrics), lambda port: bindUntil(port, end)
+                )
             undo.pop_all()
         # If the process ends before it serves, no path stays behind.
         atexit.register(self.release)
@@ -138,6 +150,10 @@ class SupervisorService(CommandService):
         for port in self._ports:
             port.close()
         self._ports.clear()
+        place, self._place = self._place, None
+        if place is not None:
+            place.close()
+        self._monitor.release()
         self._sockets.release()
 
     def serve(self) -> None:
@@ -146,6 +162,9 @@ class SupervisorService(CommandService):
         """
         self._started = self._reactor.seconds()
         assert self._channel is not None
+        place, self._place = self._place, None
+        if place is not None:
+            self._monitor.start(place)
         self._control = self._sockets.startControl(
             self._reactor,
             {
@@ -182,6 +201,7 @@ class SupervisorService(CommandService):
                 self._channel,
                 self._groups,
                 self._listener,
+                self._monitor,
             ),
         )
         signals.onReloadSignal(self._reactor, self._reloads.signalled)
@@ -214,7 +234,7 @@ class SupervisorService(CommandService):
         # Nobody accepts there any more, and the workers may take a while to end.
         shutDown([each for each in self._ports if each.kind is Kind.CONNECTIONS])
         await DeferredList([each.stop() for each in self._groups])
-        await self._sockets.stopMonitor()
+        await self._monitor.stop()
         shutDown(self._ports)
         self.release()
         log.info("all processes have ended", event="stopped")
@@ -360,6 +380,14 @@ class SupervisorService(CommandService):
         answer = self._pausing.resume(request, client)
         self._tellPaused()
         return answer
+
+    def _metrics(self) -> str:
+        """
+        Say where the monitor serves.
+        """
+        reloads = self._reloads
+        settings = self._settings if reloads is None else reloads.settings
+        return settings.listener.metrics or ""
 
     def _tellPaused(self) -> None:
         """

@@ -195,6 +195,7 @@ async def test_alone(run: Run, twistd: Start) -> None:
     status = Path(f"/proc/{pid}/status").read_text()
     uid = userOf(LISTENER_USER)[0]
     assert re.search(rf"^Uid:(\t{uid}){{4}}$", status, re.MULTILINE), status
+    assert re.search("^NoNewPrivs:\t1$", status, re.MULTILINE), status
     if IS_ROOT:
         assert re.search("^CapEff:\t0+$", status, re.MULTILINE), status
     # The link, and the port.

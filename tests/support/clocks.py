@@ -8,6 +8,7 @@ import select
 from typing import Any
 
 from twisted.internet.task import Clock
+from twisted.python.failure import Failure
 
 #: How much time passes at once for a process that runs, in seconds.
 STEP = 0.02
@@ -31,36 +32,62 @@ class RunningClock(Clock):
 
 class ReadingClock(RunningClock):
     """
-    A running clock that also reads, when told.
+    A running clock that also reads and writes, when told.
 
     @ivar readers: what it reads from.
+    @ivar writers: what it writes to.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.readers: list[Any] = []
+        self.writers: list[Any] = []
 
     def addReader(self, reader: Any) -> None:
         """
         See L{IReactorFDSet}.
         """
-        self.readers.append(reader)
+        if reader not in self.readers:
+            self.readers.append(reader)
 
     def removeReader(self, reader: Any) -> None:
         """
         See L{IReactorFDSet}.
         """
-        self.readers.remove(reader)
+        if reader in self.readers:
+            self.readers.remove(reader)
+
+    def addWriter(self, writer: Any) -> None:
+        """
+        See L{IReactorFDSet}.
+        """
+        if writer not in self.writers:
+            self.writers.append(writer)
+
+    def removeWriter(self, writer: Any) -> None:
+        """
+        See L{IReactorFDSet}.
+        """
+        if writer in self.writers:
+            self.writers.remove(writer)
 
     def read(self) -> None:
         """
-        Let all readers read for which something has come.
+        Let all readers read for which something has come, and all writers write.
         """
         for reader in list(self.readers):
             poll = select.poll()
             poll.register(reader, select.POLLIN)
             if poll.poll(0):
-                reader.doRead()
+                self._end(reader, reader.doRead())
+        for writer in list(self.writers):
+            self._end(writer, writer.doWrite())
+
+    def _end(self, connection: Any, reason: BaseException | None) -> None:
+        if reason is not None:
+            self.removeReader(connection)
+            self.removeWriter(connection)
+            connection.connectionLost(Failure(reason))
 
 
 class TurningClock(Clock):

@@ -28,7 +28,7 @@ ROOMS = [
     ["_listener", "_worker", "_asyncio", "_blocking"],
     ["_anyloop"],
     ["_monitor"],
-    ["_children"],
+    ["_children", "_screen"],
     ["_control"],
     ["_ports"],
     ["_channel"],

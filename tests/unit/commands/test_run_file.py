@@ -13,7 +13,7 @@ from portlisten._commands.run_file import MAXIMUM_SIZE, channelOf, load
 from portlisten._config.wrong_file import WrongFile
 from portlisten._control.convert import ControlError
 from tests.support.descriptors import watchDescriptors
-from tests.support.run_files import runFile
+from tests.support.run_files import TOP, runFile
 
 
 class FilesTestCase(SynchronousTestCase):
@@ -114,6 +114,33 @@ class LoadTests(FilesTestCase):
         self.assertEqual(settings.listener.listen, ("a=systemd:domain=INET:name=a",))
         self.write(runFile(ports='[ports.a]\nlisten = "systemd:domain=INET:nme=a"'))
         self.assertRaises(WrongFile, load, self.path, hasSockets=False)
+        self.write(runFile(f'{TOP}\nmetrics = "systemd:domain=INET:name=a"'))
+        (line,) = self.refused(self.path)
+        self.assertIn("metrics: 'systemd:domain=INET:name=a' is not among", line)
+        settings = load(self.path, hasSockets=False)
+        self.assertEqual(settings.listener.metrics, "systemd:domain=INET:name=a")
+
+    def test_metrics(self) -> None:
+        """
+        The monitor has another path than the channel and the control socket.
+        """
+        for suffix, role in (
+            ("", "the channel's path, where workers connect"),
+            (".ctl", "the control socket"),
+        ):
+            path = f"/tmp/portlisten-none.sock{suffix}"
+            self.write(runFile(f'{TOP}\nmetrics = "unix:{path}"'))
+            (line,) = self.refused(self.path)
+            self.assertTrue(
+                line.endswith(
+                    f"metrics: {path} is both a port and {role}: give one of them"
+                    " another path"
+                ),
+                line,
+            )
+        for metrics in ("9100", "unix:/tmp/portlisten-none.monitor"):
+            self.write(runFile(f'{TOP}\nmetrics = "{metrics}"'))
+            self.assertEqual(load(self.path).listener.metrics, metrics)
 
     def test_writers(self) -> None:
         """

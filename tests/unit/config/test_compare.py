@@ -101,6 +101,20 @@ class CompareTests(SynchronousTestCase):
         back = compare(run(listen=(), share=("http=80",)), run())
         self.assertIn("handed to workers from now on", back.lines[0])
 
+    def test_metrics(self) -> None:
+        """
+        The monitor is a matter of its own.
+        """
+        for old, new, line in (
+            (None, "9100", "the monitor is started at 9100"),
+            ("9100", None, "the monitor at 9100 is stopped"),
+            ("1", "2", "the monitor is started anew: metrics 1 -> 2"),
+        ):
+            plan = self.plan(run(metrics=old), run(metrics=new), line)
+            self.assertTrue(plan.metrics)
+            self.assertFalse(plan.listener)
+        self.assertFalse(self.plan(run(metrics="1"), run(metrics="1")).metrics)
+
     def test_optionsAlone(self) -> None:
         """
         For options that can be set on a bound socket, the listener goes on.

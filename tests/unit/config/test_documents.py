@@ -167,7 +167,7 @@ class DocumentTests(SynchronousTestCase):
             before, _, after = text.partition(mark)
             table, _, rest = after.partition("\n<!-- end of options -->")
             broken = f"{before}{mark}| --{name} |\n\n<!-- end of options -->{rest}"
-            heads = ("| option | default |", "| key |", "| event |")
+            heads = ("| option | default |", "| key |", "| metric |", "| event |")
             self.assertTrue(table.startswith(heads))
             self.assertEqual(options.fill(broken), text)
 

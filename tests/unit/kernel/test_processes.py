@@ -135,6 +135,37 @@ print(signal.sigtimedwait([signal.SIGTERM], 30).si_signo)
         self.assertEqual(error.errno, errno.EINVAL)
 
 
+class GainNoPrivilegesTests(SynchronousTestCase):
+    """
+    Tests for L{processes.gainNoPrivileges}.
+    """
+
+    def test_set(self) -> None:
+        """
+        It is so for this process, and for the programs that it becomes.
+        """
+        program = """
+import os, sys
+from portlisten._kernel import processes
+for _ in range(2):
+    processes.gainNoPrivileges()
+show = "print(open('/proc/self/status').read())"
+os.execv(sys.executable, [sys.executable, "-c", show])
+"""
+        output = subprocess.run(
+            [sys.executable, "-c", program], stdout=subprocess.PIPE, check=True
+        )
+        self.assertIn(b"\nNoNewPrivs:\t1\n", output.stdout)
+
+    def test_refused(self) -> None:
+        """
+        An error of the kernel is an exception.
+        """
+        self.patch(processes, "_PR_SET_NO_NEW_PRIVS", -1)
+        error = self.assertRaises(OSError, processes.gainNoPrivileges)
+        self.assertEqual(error.errno, errno.EINVAL)
+
+
 class HasCapabilitiesTests(SynchronousTestCase):
     """
     Tests for L{processes.hasCapabilities}.

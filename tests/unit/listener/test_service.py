@@ -245,6 +245,7 @@ class StartTests(ListenerTestCase):
             ([], f"unix:{again}"),
             (["--share", f"name=unix:{again}:lockfile=0"], "tcp:0"),
             (["--wire=datagram"], f"unix:{self.path}"),
+            ([f"--metrics=unix:{again}"], "tcp:0"),
         ):
             exit = self.assertRaises(SystemExit, self.make, *arguments, port=port)
             self.assertIn(f"{self.path} is both a port and PATH", str(exit.code))

@@ -1,3 +1,3 @@
 """
-Tests for L{portlisten._supervisor}.
+Tests for L{portlisten._monitor}.
 """

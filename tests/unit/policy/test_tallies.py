@@ -11,7 +11,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from portlisten._policy.claim_times import BOUNDS
 from portlisten._policy.counters import Counters
 from portlisten._policy.tallies import COUNTED, Tallies, Tally
-from tests.support.ledgers import HOLD, LedgerTestCase
+from tests.support.ledgers import HOLD, PATIENCE, LedgerTestCase
 
 
 class TallyTests(SynchronousTestCase):
@@ -90,6 +90,21 @@ class NameTests(LedgerTestCase):
             lostInService=1,
             goneBeforeAdoption=2,
             stopped=1,
+        )
+
+    def test_givenUp(self) -> None:
+        """
+        So it is if they are given up.
+        """
+        self.join("one", 1, "mail", limit=2, first=2.0)
+        self.accept("ab", name="web")
+        self.accept("xyz", name="mail", silent="xyz")
+        self.tick(2.0)
+        self.ledger.refuse("one", [1], self.now, unusable="x")
+        self.tick(PATIENCE)
+        self.assertTallied("web", accepted=2, timedOut=2)
+        self.assertTallied(
+            "mail", accepted=3, offered=2, refused=1, unusable=1, timedOut=1
         )
 
     def test_leaves(self) -> None:

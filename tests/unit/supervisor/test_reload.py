@@ -21,6 +21,7 @@ from portlisten._config.wrong_file import WrongFile
 from portlisten._control.convert import ControlError
 from portlisten._control.status import Progress
 from portlisten._model import Kind
+from portlisten._monitor.host import BoundPlace
 from portlisten._ports.binding import BoundPort, bind
 from portlisten._ports.parsing import parse
 from portlisten._process import systemd_notify
@@ -90,6 +91,24 @@ class Manager:
         self.heard.append("reloaded")
 
 
+class FakeMonitor:
+    """
+    A monitor that is exchanged at once.
+    """
+
+    def __init__(self) -> None:
+        self.place: BoundPlace | None = None
+
+    def change(self, place: BoundPlace | None) -> Deferred[None]:
+        """
+        Take another place.
+        """
+        if self.place is not None:
+            self.place.close()
+        self.place = place
+        return succeed(None)
+
+
 class ReloadTestCase(SynchronousTestCase):
     """
     A group C{web} of two workers that are ready, and two ports.
@@ -114,6 +133,7 @@ class ReloadTestCase(SynchronousTestCase):
             Channel(),
             self.scene.groups,
             FakeListener(),  # type: ignore[arg-type]
+            FakeMonitor(),  # type: ignore[arg-type]
         )
         self.addCleanup(self.close)
         self.wanted: RunSettings | WrongFile = self.file(self.web)
@@ -140,6 +160,7 @@ class ReloadTestCase(SynchronousTestCase):
         self.running.channel.socket.close()
         for each in self.running.ports:
             each.close()
+        self.running.monitor.change(None)
 
     def load(self, path: str) -> RunSettings:
         """
@@ -350,6 +371,35 @@ class PortsTests(ReloadTestCase):
         self.scene.pass_(1.2)
         self.done(id)
         client.close()
+
+    def test_monitor(self) -> None:
+        """
+        The monitor is started, gets another place, and is stopped.  The listener goes
+        on as it is.
+        """
+        monitor: Any = self.running.monitor
+        for metrics in (
+            "tcp:0:interface=127.0.0.1",
+            "unix:/run/none/x",
+            "haproxy:tcp:0",
+            None,
+        ):
+            unbindable = metrics == "unix:/run/none/x"
+            before = monitor.place
+            id = self.reload(self.file(self.web, metrics=metrics))
+            if unbindable:
+                error = self.progress(id).error
+                self.assertIn("metrics: ", error)
+                self.assertIn("nothing has changed", error)
+                self.assertIs(monitor.place, before)
+                continue
+            self.done(id)
+            self.assertEqual(self.listener.replaced, [])
+            if metrics is None:
+                self.assertIsNone(monitor.place)
+            else:
+                place = str(monitor.place)
+                self.assertEqual(place[:4], metrics[:4])
 
     def test_inUse(self) -> None:
         """

@@ -64,13 +64,6 @@ class FakeSockets:
         See L{ISockets}.
         """
 
-    def stopMonitor(self) -> Deferred[None]:
-        """
-        Note that the monitor is to end.
-        """
-        self.calls.append("stopMonitor")
-        return succeed(None)
-
     def startControl(self, reactor: Any, handlers: Any) -> Any:
         """
         See L{ISockets}.
@@ -257,9 +250,7 @@ class ServiceTests(SynchronousTestCase):
         """
         stopped = self.service.stopService()
         self.successResultOf(stopped)
-        self.assertEqual(
-            self.sockets.calls, ["stopMonitor", "remove", "close", "release"]
-        )
+        self.assertEqual(self.sockets.calls, ["remove", "close", "release"])
         self.assertEqual(self.sockets.socket.fileno(), -1)
         self.clock.advance(100)
         self.assertEqual(self.clock.getDelayedCalls(), [])

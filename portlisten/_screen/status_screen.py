@@ -7,7 +7,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 
-from portlisten._commands.tables import Column, Mood, Screen, Table, Text
 from portlisten._control.messages import StatusAnswer
 from portlisten._control.status import (
     GroupStatus,
@@ -21,6 +20,7 @@ from portlisten._control.status import (
 )
 from portlisten._control.words import brief, duration, plural, size
 from portlisten._process.users import nameOf
+from portlisten._screen.tables import Column, Mood, Screen, Table, Text
 
 #: The counters that are shown even if they are 0.
 SHOWN = ("accepted", "offered", "claimed")

@@ -1,6 +1,6 @@
 """
-Tests for L{portlisten._commands.status_screen}, and for how its screens are shown:
-L{portlisten._commands.tables} and L{portlisten._commands.terminal}.
+Tests for L{portlisten._screen.status_screen}, and for how its screens are shown:
+L{portlisten._screen.tables} and L{portlisten._commands.terminal}.
 """
 
 from __future__ import annotations
@@ -14,8 +14,6 @@ from hypothesis import strategies as st
 from rich.console import Console
 from twisted.trial.unittest import SynchronousTestCase
 
-from portlisten._commands.status_screen import isWell, rates, screenOf
-from portlisten._commands.tables import Column, Mood, Screen, Table, Text, plainLines
 from portlisten._commands.terminal import ScreenView
 from portlisten._control.convert import ControlError
 from portlisten._control.messages import StatusAnswer, encodeAnswer
@@ -25,6 +23,8 @@ from portlisten._control.status import (
     QueueStatus,
     State,
 )
+from portlisten._screen.status_screen import isWell, rates, screenOf
+from portlisten._screen.tables import Column, Mood, Screen, Table, Text, plainLines
 from tests.support.settings import SETTINGS
 from tests.support.statuses import (
     ALONE,
