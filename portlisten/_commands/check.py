@@ -43,6 +43,12 @@ EXAMPLE = """\
   user = "web"
 """
 
+#: What may be wrong if the supervisor of a file cannot be asked.
+PLACE_HINT = (
+    "if path or control of the file was changed since the start, change it back: they"
+    " cannot change while it runs"
+)
+
 
 class CheckOptions(FileOptions):
     """
@@ -111,6 +117,7 @@ Examples, with this file:
                 answer = askForPlan(client, request)
         except ControlError as error:
             self._complain(f"it cannot be compared with what runs: {error}")
+            self._complain(PLACE_HINT)
             raise SystemExit(1) from None
         if answer.problems:
             for problem in answer.problems:

@@ -14,18 +14,22 @@ import time
 from twisted.python.usage import CompleteFiles, UsageError
 
 from portlisten._commands.asking import AskingOptions
-from portlisten._commands.check import askForPlan, check
+from portlisten._commands.check import PLACE_HINT, askForPlan, check
 from portlisten._commands.progress import Lines
 from portlisten._commands.restart import watch
 from portlisten._commands.restart_steps import isComplete, reloadFailure
 from portlisten._config.settings import ReloadSettings
 from portlisten._config.wrong_file import WrongFile
 from portlisten._control.client import ControlClient
+from portlisten._control.convert import ControlError
 from portlisten._control.messages import Reload
 from portlisten._control.words import duration
 
 #: The exit code if the file is wrong, or the reload failed.
 FAILED = 1
+
+#: What is said of a file that is wrong.
+NOTHING = "nothing changes"
 
 
 class ReloadOptions(AskingOptions):
@@ -54,19 +58,20 @@ that too, and changes nothing. Then these steps follow:
   2. If ports or options of the listener change, the listener is started anew. A port
      that is removed takes no new clients, and those that wait are served. Ports that
      stay are not closed: clients wait for a moment, until the new listener accepts.
-  3. New groups of workers, and more workers, are started.
-  4. If the command of a group or the like changes, its workers are replaced, one after
+  3. If metrics changes, the monitor is started, stopped, or started elsewhere.
+  4. New groups of workers, and more workers, are started.
+  5. If the command of a group or the like changes, its workers are replaced, one after
      the other, as by 'portlisten restart'. If only its grace, stop, ready, failures,
      max-memory or max-age changes, the workers stay.
-  5. Workers that are not wanted any more are drained, and stopped.
+  6. Workers that are not wanted any more are drained, and stopped.
 
-If the file has a mistake, or a port cannot be bound, nothing changes. If the listener
-does not get ready, it is started with the old ports and options, and nothing has
-changed. If a new worker does not get ready, the reload ends, and what was done stays:
-the next reload goes on from there.
+If the file has a mistake, or a port cannot be bound, nothing changes. If the new
+listener does not get ready, the old ports and options are in use again, and nothing has
+changed. If a new worker, or the monitor, does not get ready, the reload ends, and what
+was done stays: the next reload goes on from there.
 
-The keys path, control, mode, group and user, and the options mptcp, reuseport, freebind
-and device of a port, cannot change while it runs.
+The keys path, control, mode, group, user, wire and log-format, and the options mptcp,
+reuseport, freebind and device of a port, cannot change while it runs.
 
 If the command is interrupted, the reload goes on. 'portlisten status' shows it. Only
 root, and the user that started the supervisor, may reload.
@@ -101,9 +106,15 @@ Examples:
                 # The supervisor has the sockets of systemd's, and this process has not.
                 check(file, hasSockets=False)
             except WrongFile as error:
-                self.complain("\n".join(error.lines))
+                self.complain("\n".join([*error.lines, NOTHING]))
                 return FAILED
-        with self.connect(settings) as client:
+        try:
+            client = self.connect(settings)
+        except ControlError as error:
+            if file and settings.control is None:
+                raise ControlError(f"{error}\n{PLACE_HINT}") from None
+            raise
+        with client:
             try:
                 return self._carryOut(client, settings, file)
             except KeyboardInterrupt:
@@ -118,7 +129,7 @@ Examples:
         began = time.monotonic()
         answer = askForPlan(client, Reload((file,) if file else ()))
         if answer.problems:
-            self.complain("\n".join([*answer.problems, "nothing changes"]))
+            self.complain("\n".join([*answer.problems, NOTHING]))
             return FAILED
         lines = Lines(settings.quiet)
         for line in answer.lines:

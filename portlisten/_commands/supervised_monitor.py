@@ -73,8 +73,9 @@ def run() -> NoReturn:
         lambda: exits.stopReactor(anyReactor),
     )
     anyReactor.callWhenRunning(begin)
+    # Before the reactor drops the sockets, which would look like a failure.
+    anyReactor.addSystemEventTrigger("before", "shutdown", server.stop)
     anyReactor.run()
-    server.stop()
     raise SystemExit(1 if failures else 0)
 
 

@@ -14,6 +14,7 @@ import re
 import signal
 import socket
 import time
+from contextlib import suppress
 
 import pytest
 from twisted.internet.defer import Deferred
@@ -185,30 +186,34 @@ class Waiting:
         return found
 
 
-def lowPort() -> int:
+def usualPort(port: int, first: int) -> int:
     """
-    Find a free port; for root, one below 1024.
+    Find a free port: for root, a usual one if it is free.
+
+    @param first: the first of other ports, which anybody may bind.
     """
-    if not IS_ROOT:
-        return freePort(30000, 31000)
-    for port in range(900, 1000):
-        with socket.socket() as sock:
-            try:
-                sock.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return port
-    raise AssertionError("no port below 1024 is free")
+    if IS_ROOT:
+        with suppress(AssertionError):
+            return freePort(port, port + 1)
+    return freePort(first, first + 1000)
+
+
+def descriptors(pid: int) -> int:
+    """
+    Count the descriptors of a process.
+    """
+    return len(os.listdir(f"/proc/{pid}/fd"))
 
 
 @asynchronous
 async def test_underLoad(run: Run) -> None:
     """
-    A reload adds a port, and one below 1024, removes another, whose waiting clients are
-    served, and lowers a count.  No client of the port that stays has an error.
+    A reload adds the ports 8443 and 443, removes 80, whose waiting clients are served,
+    and lowers a count.  No client of the port that stays has an error.
     """
     made = Reloaded(run)
-    old, new, low = freePort(24000, 25000), freePort(25000, 26000), lowPort()
+    old, new = usualPort(80, 24000), usualPort(8443, 25000)
+    low = usualPort(443, 30000)
     made.ports["old"] = old
     await made.start()
     before = await made.pids()
@@ -277,7 +282,7 @@ async def check_ways(made: Reloaded) -> None:
     descriptors than before.
     """
     run = made.run
-    descriptors = len(os.listdir(f"/proc/{run.process.pid}/fd"))
+    before = descriptors(run.process.pid)
     ports, top = dict(made.ports), list(made.top)
     other, udp = freePort(26000, 27000), freePort(27000, 28000)
     port = made.ports.pop("http")
@@ -295,7 +300,7 @@ async def check_ways(made: Reloaded) -> None:
     said = await made.reload()
     assert "handed to workers from now on" in said
     assert refused(other)
-    assert len(os.listdir(f"/proc/{run.process.pid}/fd")) == descriptors
+    assert descriptors(run.process.pid) == before
 
 
 #: Wrong changes of the file: what is replaced, by what, and the key of the mistake.
@@ -491,18 +496,32 @@ async def test_failures(run: Run) -> None:
     assert "Traceback" not in run.process.output, run.process.output
 
 
+async def free(made: Reloaded) -> None:
+    """
+    Wait until no reload is under way.
+    """
+    while (await made.run.ask("status"))["supervisor"]["operation"]:
+        await sleep(0.1)
+
+
 @pytest.mark.skipif(not ROUNDS, reason="PORTLISTEN_ROUNDS is not set")
 @pytest.mark.parametrize("kills", [False, True], ids=["calm", "kills"])
 @asynchronous
 async def test_storm(run: Run, kills: bool) -> None:
     """
     Reload again and again, at random.  No client of the port that stays has an error,
-    unless processes are killed; and in the end, what runs is what the file says.
+    unless processes are killed; and in the end, what runs is what the file says.  When
+    the file is as it was, the supervisor and the listener have as many descriptors as
+    before.
     """
     chance = random.Random(7)
     made = Reloaded(run)
     made.table("web", "count = 2")
     await made.start()
+    first, firstText = await made.pids(), made.text()
+    before = [descriptors(run.process.pid), descriptors(first["listener"])]
+    monitors = [freePort(28000, 28500), freePort(28500, 29000)]
+    seconds: list[float] = []
     spare = [freePort(24000 + 100 * each, 24100 + 100 * each) for each in range(4)]
     results: list[int] = []
     with (
@@ -510,8 +529,15 @@ async def test_storm(run: Run, kills: bool) -> None:
         Requests(run.port, threads=2, keep=True) as keep,
     ):
         for version in range(ROUNDS):
-            top = [each for each in made.top if not each.startswith("patience")]
+            top = [
+                each
+                for each in made.top
+                if not each.startswith(("patience", "metrics"))
+            ]
             made.top = [*top, f"patience = {chance.choice([30, 40])}"]
+            if chance.random() < 0.5:
+                address = run.address(chance.choice(monitors))
+                made.top.append(f"metrics = {address}")
             chosen = chance.sample(spare, chance.randrange(4))
             made.ports = {"http": run.port}
             made.ports |= {f"p{spare.index(each)}": each for each in chosen}
@@ -526,6 +552,7 @@ async def test_storm(run: Run, kills: bool) -> None:
             if chance.random() < 0.3:
                 made.table("more", "count = 1")
             made.write()
+            began = time.monotonic()
             reload = Deferred.fromCoroutine(run.command("reload", run.path))
             if chance.random() < 0.3:
                 run.process.signal(signal.SIGHUP)
@@ -535,23 +562,16 @@ async def test_storm(run: Run, kills: bool) -> None:
                 if victim:
                     os.kill(victim, signal.SIGKILL)
             results.append((await reload).code)
-    print(f"{results}; {close.right} and {keep.right} answers, {keep.again} again")
+            await free(made)
+            seconds.append(time.monotonic() - began)
+    count = run.process.output.count("the reload begins")
+    print(f"{results}; {count} reloads, the longest took {max(seconds):.1f} s;")
+    print(f"{close.right} and {keep.right} answers, {keep.again} again")
+    print(f"slowest answers: {close.slowest:.2f} s and {keep.slowest:.2f} s")
     print(close.wrong[:5], keep.wrong[:5], len(close.wrong), len(keep.wrong))
     if not kills:
         assert close.wrong == keep.wrong == []
         assert set(results) <= {0, 2}
-    await until(
-        lambda: (
-            run.process.output.count("the reload begins")
-            == len(
-                re.findall(
-                    "the reload (?:is done|stops)|; the reload", run.process.output
-                )
-            )
-        ),
-        "the last reload",
-        60,
-    )
     await made.reload()
     assert await made.reload() == "nothing changes\n"
     status = await run.ready()
@@ -562,5 +582,17 @@ async def test_storm(run: Run, kills: bool) -> None:
     assert {each["name"] for each in status["listener"]["ports"]} == set(made.ports)
     for port in spare:
         assert refused(port) == (port not in made.ports.values())
+    for port in monitors:
+        assert refused(port) == (f":{port}:" not in made.top[-1])
+    # As it was at first.
+    run.file.write_text(firstText)
+    done = await run.command("reload", str(run.file))
+    assert done.code == 0, done.errors
+    await run.ready()
+    listener = (await made.pids())["listener"]
+    await until(
+        lambda: [descriptors(run.process.pid), descriptors(listener)] == before,
+        f"the descriptors of before: {before}",
+    )
     await run.stop()
     assert "Traceback" not in run.process.output, run.process.output

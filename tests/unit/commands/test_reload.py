@@ -152,8 +152,9 @@ class ReloadTests(ReloadTestCase):
         self.assertEqual((code, output), (1, ""))
         self.assertEqual(
             [line.rpartition(self.file)[2][:9] for line in errors.splitlines()],
-            [": patince", ": quueue:"],
+            [": patince", ": quueue:", "nothing c"],
         )
+        self.assertTrue(errors.endswith("\nnothing changes\n"), errors)
         self.write()
         script = self.serve(ReloadAnswer(("nothing changes",)))
         self.assertEqual(self.call("reload", self.file)[0], 0)
@@ -168,6 +169,18 @@ class ReloadTests(ReloadTestCase):
         code, _, errors = self.call("reload", self.path)
         self.assertEqual(code, 2)
         self.assertIn("a restart of web is not done yet", errors)
+        self.assertNotIn("change it back", errors)
+
+    def test_otherPlace(self) -> None:
+        """
+        If the supervisor of FILE is not where FILE says, its place may have changed.
+        """
+        self.write()
+        code, _, errors = self.call("reload", self.file)
+        self.assertEqual(code, 2)
+        self.assertIn("no listener runs at", errors)
+        self.assertIn("if path or control of the file was changed", errors)
+        self.assertNotIn("change it back", self.call("reload", self.path)[2])
 
     def test_alone(self) -> None:
         """
@@ -228,3 +241,4 @@ class AgainstRunningTests(ReloadTestCase):
         code, output, errors = self.check()
         self.assertEqual((code, output), (1, ""))
         self.assertIn("it cannot be compared with what runs", errors)
+        self.assertIn("if path or control of the file was changed", errors)
