@@ -68,6 +68,7 @@ from portlisten._asyncio.first_bytes import FirstBytes
 from portlisten._worker.datagram import DatagramWorker
 from portlisten._worker.worker import Worker
 from tests.support import asyncio_worker
+from tests.support.logs import unexplained
 
 RECORD = struct.Struct("!dI4sH")
 
@@ -378,30 +379,14 @@ def storm(
     figures = count(results, adoptionTimes)
     figures.update(signals=signals, seconds=round(seconds, 1))
     if logged:
-        figures["lost and not in the log"] = unexplained(results, log)
+        lost = [each for each in results if each.kind in ("reset", "late")]
+        names = [f"{each.host}:{each.port}" for each in lost]
+        figures["lost and not in the log"] = unexplained(names, log)
     counters = re.search(r"since the start: ([^\"\n]*)", log.read_text())
     if counters is not None:
         figures["listener"] = counters[1]
     shutil.rmtree(folder)
     return figures
-
-
-def unexplained(results: list[Result], log: Path) -> int:
-    """
-    Count the clients that were lost and that a log of JSON does not name with a reason.
-    Each line of the log must be JSON.
-    """
-    events = [json.loads(line) for line in log.read_text().splitlines()]
-    named = {
-        each["peer"]
-        for each in events
-        if each["event"] in ("client-lost", "client-kept") and each["reason"]
-    }
-    return sum(
-        f"{each.host}:{each.port}" not in named
-        for each in results
-        if each.kind in ("reset", "late")
-    )
 
 
 def forkClients(

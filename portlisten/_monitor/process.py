@@ -117,8 +117,8 @@ class Monitor(RestartedProcess):
         self._silence: Deadline | None = None
         self._answeredAt = -PACE_SECONDS
         self._failure = ""
-        self.begun: Deferred[tuple[str, ...]] = Deferred()
         self._closedAt: float | None = None
+        self.begun: Deferred[tuple[str, ...]] = Deferred()
 
     # Its start
 

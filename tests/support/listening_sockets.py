@@ -208,12 +208,35 @@ class SocketTestCase(SynchronousTestCase):
         """
         poll = select.poll()
         poll.register(sock, select.POLLIN)
-        found = bool(poll.poll(1000 * seconds))
-        self.assertEqual(bool(select.select([sock], [], [], 0)[0]), found)
-        epoll = select.epoll()
-        epoll.register(sock, select.EPOLLIN)
-        self.assertEqual(bool(epoll.poll(0)), found)
-        epoll.close()
+        with select.epoll() as epoll:
+            epoll.register(sock, select.EPOLLIN)
+            found = bool(poll.poll(1000 * seconds))
+            while True:
+                others = [bool(select.select([sock], [], [], 0)[0])]
+                others.append(bool(epoll.poll(0)))
+                before, found = found, bool(poll.poll(0))
+                if found == before:
+                    break
+                # It has changed meanwhile.
+        self.assertEqual(others, [found, found])
+        return found
+
+    def looks(self, listening: ListeningSocket) -> list[float]:
+        """
+        Note from now on how late each descriptor that was detached is looked at again.
+
+        @return: the list that they are added to, in seconds.
+        """
+        loop: Any = listening._receiver._loop  # type: ignore[union-attr]
+        later = loop.call_later
+        found: list[float] = []
+
+        def call_later(delay: float, then: Any, *arguments: object) -> Any:
+            if getattr(then, "__name__", None) == "_look":
+                found.append(delay)
+            return later(delay, then, *arguments)
+
+        loop.call_later = call_later
         return found
 
     def hear(self, client: socket.socket) -> bytes:

@@ -15,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from tests.support.waiting import PATIENCE
+from tests.support.processes import PATIENCE
 
 #: A worker that answers each piece of data with its process id, and keeps the
 #: connection.
@@ -53,6 +53,18 @@ def parse(text: str) -> list[dict[str, Any]]:
         assert {"time", "event", "level"} <= event.keys(), line
         found.append(event)
     return found
+
+
+def unexplained(peers: Sequence[str], log: Path) -> int:
+    """
+    Count the clients that were lost and that a log of JSON does not name with a reason.
+    """
+    named = {
+        each["peer"]
+        for each in parse(log.read_text())
+        if each["event"] in ("client-lost", "client-kept") and each["reason"]
+    }
+    return sum(each not in named for each in peers)
 
 
 class Pipe:

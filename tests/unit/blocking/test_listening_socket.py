@@ -610,10 +610,8 @@ class ConnectionTests(SocketTestCase):
         descriptor = self.sock.detach()
         time.sleep(0.1)
         self.assertEqual(self.listener.heard(Closed), [])
-        start = time.monotonic()
         os.close(descriptor)
         self.listener.hears(Closed((1,)))
-        self.assertLess(time.monotonic() - start, 1)
 
     def test_reused(self) -> None:
         """

@@ -14,6 +14,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from portlisten._blocking.loop import Loop
 from tests.support.channels import PATIENCE
 from tests.support.descriptors import watchDescriptors
+from tests.support.listening_sockets import eventually
 
 
 class LoopTests(SynchronousTestCase):
@@ -48,6 +49,13 @@ class LoopTests(SynchronousTestCase):
             ask(event.set)
         self.assertTrue(event.wait(PATIENCE))
         return time.monotonic() - start
+
+    def sleeps(self) -> bool:
+        """
+        Whether the loop has begun to sleep, and has let go of the lock.
+        """
+        with self.loop.lock:
+            return self.loop._asleep
 
     def test_soon(self) -> None:
         """
@@ -115,6 +123,7 @@ class LoopTests(SynchronousTestCase):
         A call is made in the caller's thread if the lock is free.
         """
         self.loop.start("test")
+        eventually(self.sleeps)
         threads: list[int] = []
         self.loop.call(lambda: threads.append(threading.get_ident()))
         self.assertEqual(threads, [threading.get_ident()])

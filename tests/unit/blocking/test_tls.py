@@ -14,6 +14,7 @@ import warnings
 from typing import Any
 
 from portlisten._blocking import connections as _connections
+from portlisten._blocking import listening_socket as _listening_socket
 from portlisten._wire.frames import Closed
 from portlisten.blocking import ListeningSocket
 from tests.support.channels import PATIENCE
@@ -121,6 +122,9 @@ class ListeningSocketTests(TLSTestCase):
         The handshake takes place when the program first reads.  The end is reported at
         once.
         """
+        # If the ends were looked for, that would be too late.
+        for module in (_connections, _listening_socket):
+            self.patch(module, "LATEST_SECONDS", 3 * PATIENCE)
         listening, listener = self.listen(ssl=self.context())
         self.assertEqual(self.hello.first, 2000)
         for id in range(1, 10):
@@ -128,10 +132,8 @@ class ListeningSocketTests(TLSTestCase):
             sock = self.take(listening)
             self.assertIsInstance(sock, ssl.SSLSocket)
             self.answer(sock)
-            start = time.monotonic()
             sock.close()
             listener.hears(Closed((id,)))
-            self.assertLess(time.monotonic() - start, 0.5)
             self.assertEqual(client.end(), b"answer")
         self.assertEqual(_connections._detached, {})
 
@@ -248,20 +250,22 @@ class ProgramsOwnTests(TLSTestCase):
         The end of a connection is noticed within a tenth of its age.
         """
         listening, listener = self.listen()
+        looks = self.looks(listening)
         context = self.context()
         for id, age in enumerate((0.0, 0.3), 1):
+            start = time.monotonic()
             client = self.client(listener, id)
             plain, _ = listening.accept()
             sock = context.wrap_socket(plain, server_side=True)
-            start = time.monotonic()
             time.sleep(age)
             self.answer(sock)
             self.assertFalse(listener.heard(Closed)[id - 1 :])
-            end = time.monotonic()
             sock.close()
             listener.hears(Closed((id,)))
-            late = time.monotonic() - end
-            self.assertLess(late, 0.05 + 0.2 * (end - start))
+            tenth = 0.1 * (time.monotonic() - start)
+            self.assertTrue(looks)
+            self.assertLessEqual(max(looks), max(tenth, _connections.SOONEST_SECONDS))
+            looks.clear()
             self.assertEqual(client.end(), b"answer")
         self.assertEqual(_connections._detached, {})
 

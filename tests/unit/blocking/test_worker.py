@@ -166,11 +166,9 @@ class ClaimTests(SocketTestCase):
         self.bound.close()
         listener.close()
         self.says("lost the listener")
-        start = time.monotonic()
         listening.close()
         self.assertEqual(self.hear(client), b"")
         self.noThread()
-        self.assertLess(time.monotonic() - start, 3)
 
     def test_left(self) -> None:
         """
@@ -231,9 +229,10 @@ class ClaimTests(SocketTestCase):
         self.take(listening)
         self.offer(listener, 2)
         self.assertTrue(self.isReadable(listening, PATIENCE))
-        start = time.monotonic()
+        self.patch(_receiver, "LAST_SECONDS", PATIENCE)
         _receiver._leave()
-        self.assertLess(time.monotonic() - start, 0.5)
+        receiver: Any = listening._receiver
+        self.assertFalse(receiver._loop._thread.is_alive())
         listener.hears(Bye("the worker stops"))
         self.assertEqual([each.ids for each in listener.heard(Refuse)], [(2,)])
         self.assertFalse(any("still in service" in each for each in self.log.lines))
@@ -249,7 +248,7 @@ class OldListenerTests(SocketTestCase):
         The worker asks for one offer at a time, leaves when it is full, and joins again
         as soon as it is not.
         """
-        listening, listener = self.listen(hello=OLD)
+        listening, listener = self.listen(f":retry={3 * PATIENCE:g}", OLD)
         self.assertEqual(self.hello.window, 1)
         for round in range(3):
             client = self.offer(listener, 1)
@@ -265,9 +264,7 @@ class OldListenerTests(SocketTestCase):
                 self.bound.settimeout(PATIENCE)
             sock.sendall(b"answer")
             sock.close()
-            start = time.monotonic()
             listener = self.join(OLD)
-            self.assertLess(time.monotonic() - start, 0.08)
             self.assertEqual(self.hear(client), b"answer")
 
     def test_window(self) -> None:
@@ -326,19 +323,23 @@ class SharedPortTests(SocketTestCase):
             self.assertTrue(self.isReadable(listening, PATIENCE))
             sock, address = listening.accept()
             self.assertEqual(address, client.getsockname())
-            self.assertEqual(self.waiting(), 3 - number)
+            self.leavesWaiting(3 - number)
             sock.sendall(b"answer")
             sock.close()
             self.assertEqual(self.hear(client), b"answer")
         self.assertFalse(self.isReadable(listening))
 
-    def waiting(self) -> int:
+    def leavesWaiting(self, count: int) -> None:
         """
-        How many connections wait in the backlog.
+        Check that so many connections wait in the backlog, when all have come.
         """
-        queued = _kernel.queued(self.port)
-        assert queued is not None
-        return queued[0]
+
+        def waiting() -> int:
+            queued = _kernel.queued(self.port)
+            assert queued is not None
+            return queued[0]
+
+        eventually(lambda: waiting() == count)
 
     def test_limit(self) -> None:
         """
@@ -382,7 +383,7 @@ class SharedPortTests(SocketTestCase):
         self.take(listening)
         listening.close()
         self.listener.hears(Drain())
-        self.assertEqual(self.waiting(), 1)
+        self.leavesWaiting(1)
 
     def test_listenerDies(self) -> None:
         """
@@ -410,7 +411,7 @@ class SharedPortTests(SocketTestCase):
         self.listener.say(Withdraw(_kernel.cookie(self.port)))
         eventually(lambda: self.accepts(listening) is None)
         eventually(lambda: not self.isReadable(listening))
-        self.assertEqual(self.waiting(), 1)
+        self.leavesWaiting(1)
 
     def accepts(self, listening: Any) -> Any:
         """
@@ -451,6 +452,7 @@ class LeakTests(SocketTestCase):
             self.fail_,
         )
         client = self.offer(listener, 1)
+        self.assertTrue(self.isReadable(listening, PATIENCE))
         listening.settimeout(0.2)
         with self.assertRaises(TimeoutError):
             listening.accept()

@@ -13,8 +13,10 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+from twisted.internet.task import Clock
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
 from portlisten._control import client as client_module
@@ -32,6 +34,7 @@ from portlisten._control.messages import (
 )
 from portlisten._control.server import MAXIMUM_CLIENTS
 from portlisten._control.status import State, WorkerState
+from tests.support.channels import PATIENCE
 from tests.support.control_script import ControlScript
 from tests.support.descriptors import watchDescriptors
 
@@ -50,7 +53,7 @@ class ClientTestCase(SynchronousTestCase):
         watchDescriptors(self)
         self.channel = os.path.join(os.path.dirname(self.mktemp()), "path")
         self.path = f"{self.channel}.ctl"
-        self.patch(client_module, "ANSWER_SECONDS", 5.0)
+        self.patch(client_module, "ANSWER_SECONDS", PATIENCE)
 
     def serve(self, speak: Callable[[socket.socket], object]) -> None:
         """
@@ -297,6 +300,7 @@ class ScriptTestCase(SynchronousTestCase):
     def setUp(self) -> None:
         watchDescriptors(self)
         self.channel = os.path.join(os.path.dirname(self.mktemp()), "path")
+        self.patch(client_module, "BUSY_SECONDS", PATIENCE)
         self.patch(client_module, "PAUSE_SECONDS", 0.005)
 
     def serve(self, *replies: Any) -> ControlScript:
@@ -333,11 +337,15 @@ class AgainTests(ScriptTestCase):
         """
         It gives up after a while.
         """
-        self.patch(client_module, "BUSY_SECONDS", 0.02)
+        clock = Clock()
+        time = SimpleNamespace(monotonic=clock.seconds, sleep=clock.advance)
+        self.patch(client_module, "time", time)
+        self.patch(client_module, "PAUSE_SECONDS", 0.5)
+        self.patch(client_module, "BUSY_SECONDS", 1.5)
         script = self.serve(BUSY)
         error = self.assertRaises(ControlError, self.connect().ask, Workers())
         self.assertEqual(str(error), BUSY)
-        self.assertGreater(script.clients, 1)
+        self.assertEqual(script.clients, 4)
 
     def test_otherErrors(self) -> None:
         """

@@ -440,9 +440,10 @@ class QuestionsTests(SynchronousTestCase):
         """
         client, accepted = connection(self)
         client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        over = threading.Event()
+        begun, over = threading.Event(), threading.Event()
 
         def write() -> None:
+            begun.wait()
             for _ in range(20_000):
                 client.send(b"x")
             over.set()
@@ -450,9 +451,11 @@ class QuestionsTests(SynchronousTestCase):
         thread = threading.Thread(target=write)
         thread.start()
         answers = set()
+        begun.set()
         while not over.is_set():
             answers.add(progress.untouched(accepted))
         thread.join()
+        answers.add(progress.untouched(accepted))
         self.assertIn(True, answers)
         self.assertNotIn(False, answers)
 

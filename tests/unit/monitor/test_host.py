@@ -35,11 +35,13 @@ class FakeMonitor:
         description: str,
         status: Any,
         user: Any,
+        logFormat: str,
     ) -> None:
         self.sockets = sockets
         self.description = description
         self.user = user
         self.started = False
+        self.logFormat = logFormat
         self.gone: list[Deferred[None]] = []
         self.begun: Deferred[tuple[str, ...]] = Deferred()
 
@@ -97,12 +99,11 @@ class HostTests(SynchronousTestCase):
         """
         return MonitorHost(Clock(), nobodyAsks, NOBODY, "json")
 
-    def make(self, *arguments: Any, logFormat: str) -> FakeMonitor:
+    def make(self, *arguments: Any, **more: Any) -> FakeMonitor:
         """
         Make a monitor.
         """
-        self.assertEqual(logFormat, "json")
-        self.monitors.append(FakeMonitor(*arguments))
+        self.monitors.append(FakeMonitor(*arguments, **more))
         return self.monitors[-1]
 
     def place(self) -> BoundPlace:

@@ -279,7 +279,7 @@ class ListeningTests(ListeningTestCase):
         (event,) = events
         self.assertEqual(event["log_level"], LogLevel.critical)
         self.assertEqual(
-            (event["label"], event["why"]), ("tcp:here", "Invalid argument")
+            (event["port"], event["why"]), ("tcp:here", "Invalid argument")
         )
         self.assertReading(self.listener, False)
         self.assertEqual(self.socket.fileno(), -1)
@@ -423,7 +423,7 @@ class ErrorTests(AcceptorTestCase):
         (event,) = events
         self.assertEqual(event["log_level"], LogLevel.error)
         self.assertEqual(
-            (event["label"], event["retry"], event["error"]),
+            (event["port"], event["retry"], event["error"]),
             ("tcp:here", RETRY, "Too many open files"),
         )
 
