@@ -188,11 +188,11 @@ def test_stopped(processes: Processes, loop: str) -> None:
             assert time.monotonic() < until, "a worker has no connection"
             time.sleep(0.02)
         for _ in range(3):
-            before = len(victim.output)
+            before, told = len(victim.output), len(pair.listener.output)
             # It has no more connections than the other one, so it gets the next offers.
             victim.signal(signal.SIGSTOP)
             with pair.crowd() as crowd:
-                time.sleep(0.5)
+                pair.listener.says("revoked", told)
                 victim.signal(signal.SIGCONT)
                 victim.says("lost the listener.*unclaimed", before)
                 victim.says("joined the listener", before)

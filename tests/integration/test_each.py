@@ -604,7 +604,7 @@ def test_revoked(processes: Processes, killed: bool) -> None:
     with closing(connect(listener.port())) as one:
         each.says("cannot be started")
         if killed:
-            time.sleep(0.2)  # until it has reported the client
+            time.sleep(1)  # until it has reported the client
         each.signal(signal.SIGSTOP)
         with closing(connect(listener.port())) as two:
             listener.says("left")

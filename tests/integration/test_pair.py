@@ -360,12 +360,12 @@ async def test_grace(twistd: Start) -> None:
     worker = twistd("hellofdpass", "--grace=1", "./socket", "hello")
     await listener.says("joined")
     with socket.create_connection(("127.0.0.1", port)) as client:
-        client.settimeout(10)
+        client.settimeout(60)
         await sleep(0.5)
         assert client.recv(100) == b"hello"
         before = time.monotonic()
         assert await worker.stop() == 0
-        assert time.monotonic() - before < 4
+        assert time.monotonic() - before < 8
     assert "1 connections are still in service after 1 s" in worker.output
     await listener.says("it says: the worker stops")
 
@@ -382,7 +382,7 @@ async def test_manyWorkers(twistd: Start) -> None:
     await listener.says("worker 3 .*joined")
     answers, _ = await askMany(port, 300, 8)
     assert set(answers) == {b"a", b"b", b"c"}
-    assert min(answers.count(name) for name in (b"a", b"b", b"c")) >= 90
+    assert min(answers.count(name) for name in (b"a", b"b", b"c")) >= 50
 
 
 @asynchronous

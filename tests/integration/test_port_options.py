@@ -161,6 +161,19 @@ def waits(port: int, send: bytes) -> float:
         return time.monotonic() - began
 
 
+def waitsFor(port: int, send: bytes, most: float) -> int:
+    """
+    Check that a client need not wait longer than so many seconds.  On a busy machine,
+    some do.
+
+    @return: how many clients there were.
+    """
+    for count in range(1, 11):
+        if waits(port, send) < most:
+            return count
+    raise AssertionError(f"{count} clients waited for {most} s or longer")
+
+
 @bothWays
 def test_defer(processes: Processes, way: str) -> None:
     """
@@ -174,15 +187,14 @@ def test_defer(processes: Processes, way: str) -> None:
     second, long, other = (
         int(listener.says(rf"\b{name}=tcp:\S+?:(\d+)\b")[1]) for name in ports
     )
-    assert waits(other, b"") < 0.9
-    assert waits(second, b"x") < 0.9
-    assert 0.9 < waits(second, b"") < 3
+    count = waitsFor(other, b"", 0.9) + waitsFor(second, b"x", 0.9)
+    assert 0.9 < waits(second, b"") < 5
     if way == "--listen":
         with socket.create_connection(("127.0.0.1", long), PATIENCE) as client:
             time.sleep(0.2)
             listener.signal(signal.SIGUSR1)
             # The silent client has not been accepted yet.
-            listener.says("since the start: accepted 3,")
+            listener.says(f"since the start: accepted {count + 1},")
             client.sendall(b"x")
             assert client.recv(99) == b"hello"
 

@@ -101,7 +101,7 @@ async def test_wormholeMailbox(twistd: Start, start: Start, folder: Path) -> Non
     await sleep(0.2)
     before = time.monotonic()
     await server.stop()
-    assert time.monotonic() - before < 5
+    assert time.monotonic() - before < 8
     assert "still in service" not in server.output
     assert "Traceback" not in server.output
 
@@ -213,7 +213,7 @@ async def test_goodbye(twistd: Start, folder: Path) -> None:
     for client in clients:
         client.socket.close()
     print(f"10 chats ended with a goodbye, and the server in {seconds:.2f} s")
-    assert seconds < 5
+    assert seconds < 8
     assert "still in service" not in server.output
     assert "Traceback" not in server.output
 
@@ -307,5 +307,5 @@ async def test_changedHands(
         client.socket.close()
     before = time.monotonic()
     await first.stop()
-    assert time.monotonic() - before < 5
+    assert time.monotonic() - before < 8
     assert "still in service" not in first.output

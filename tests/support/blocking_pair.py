@@ -4,14 +4,17 @@ A listener, and workers that block.
 
 from __future__ import annotations
 
+import re
+import signal
 import ssl
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 
 import pytest
 
-from tests.support.processes import Process, Processes
+from tests.support.processes import PATIENCE, Process, Processes
 from tests.support.programs import command
 from tests.support.releases import unpack
 from tests.support.requests import Requests
@@ -102,11 +105,24 @@ class Pair:
         Start a client.
         """
         return subprocess.Popen(
-            ["curl", "-sS", "--max-time", "20", f"http://127.0.0.1:{self.port}{path}"],
+            ["curl", "-sS", "--max-time", "60", f"http://127.0.0.1:{self.port}{path}"],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
         )
+
+    def reports(self, pattern: str) -> None:
+        """
+        Ask the listener for reports until one matches.
+
+        @raise AssertionError: if none does in time.
+        """
+        before = len(self.listener.output)
+        end = time.monotonic() + PATIENCE
+        while not re.search(pattern, self.listener.output[before:]):
+            assert time.monotonic() < end, f"no {pattern!r}:\n{self.listener.output}"
+            self.listener.signal(signal.SIGUSR1)
+            time.sleep(0.05)
 
     def requests(self, path: str = "/{number}", **options: object) -> Requests:
         """
@@ -136,4 +152,4 @@ def answer(client: subprocess.Popen[str]) -> str:
     """
     Wait for what a client hears.
     """
-    return str(client.communicate(timeout=30)[0])
+    return str(client.communicate(timeout=60)[0])

@@ -238,7 +238,11 @@ class Run:
         """
         Check that no process, no path and no bound port is left.
         """
-        assert self.members() == {}
+        # What was killed last may take a moment to end.
+        end = time.monotonic() + 5
+        while (members := self.members()) and time.monotonic() < end:
+            time.sleep(0.05)
+        assert members == {}
         assert not os.path.lexists(self.path)
         assert not os.path.lexists(f"{self.path}.ctl")
         with socket.socket() as sock:
