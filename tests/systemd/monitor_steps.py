@@ -92,9 +92,9 @@ def run(machine: Machine) -> str:
     assert processes(status(machine)) == before
     assert machine.processes(UNIT) == before
     return (
-        "switched on by a reload, as user portlisten without a capability; /healthz/http"
-        " 200; killed, and started again; paused: 503; resumed: 200; switched off by a"
-        f" reload: {load.check()}"
+        "switched on by a reload, as user portlisten without a capability;"
+        " /healthz/http 200; killed, and started again; paused: 503; resumed: 200;"
+        f" switched off by a reload: {load.check()}"
     )
 
 
@@ -142,8 +142,8 @@ def alone(machine: Machine) -> str:
         machine.remove(LISTENER_DROP)
         machine.systemctl("daemon-reload")
     return (
-        "--metrics, as user portlisten without a capability; /healthz/http 200; killed, and"
-        f" started again; paused: 503; resumed: 200: {load.check()}; the stop took"
+        "--metrics, as user portlisten without a capability; /healthz/http 200; killed,"
+        f" and started again; paused: 503; resumed: 200: {load.check()}; the stop took"
         f" {took:.1f} s"
     )
 
