@@ -71,7 +71,8 @@ changed. If a new worker, or the monitor, does not get ready, the reload ends, a
 was done stays: the next reload goes on from there.
 
 The keys path, control, mode, group, user, wire and log-format, and the options mptcp,
-reuseport, freebind and device of a port, cannot change while it runs.
+reuseport, freebind and device of a port, cannot change while it runs; nor can ports
+that systemd binds.
 
 If the command is interrupted, the reload goes on. 'portlisten status' shows it. Only
 root, and the user that started the supervisor, may reload.

@@ -30,6 +30,9 @@ _OTHERS = frozenset([*TAKEN_OVER, "name", "count"])
 
 _WHAT_TO_DO = "stop it, and run it again"
 
+_NOT_TAKEN = "can be taken only at the start"
+_NOT_GIVEN_BACK = "is bound by another process, and cannot be given back"
+
 
 @dataclass(frozen=True)
 class FilePort:
@@ -48,9 +51,10 @@ class FilePort:
     @property
     def place(self) -> str:
         """
-        Its description without options.
+        Its description without options.  A number alone is a TCP port.
         """
-        return separate(self.text)[0]
+        place = separate(self.text)[0]
+        return f"tcp:{place}" if place.isdecimal() else place
 
     @property
     def key(self) -> str:
@@ -187,11 +191,11 @@ def _written(option: Option, value: object) -> str:
     return option.type.write(value)
 
 
-def _inherited(port: FilePort) -> bool:
+def _isInherited(text: str) -> bool:
     """
-    Say whether another process, such as systemd, binds a port.
+    Say whether another process, such as systemd, binds what a description names.
     """
-    return port.text.startswith("systemd:")
+    return text.startswith("systemd:")
 
 
 class _Comparison:
@@ -216,7 +220,7 @@ class _Comparison:
             self._lines.append(f"the listener is started anew{said}")
         old, new = self._running.listener, self._wanted.listener
         if old.metrics != new.metrics:
-            self._lines.append(_monitorLine(old.metrics, new.metrics))
+            self._monitor(old.metrics, new.metrics)
         return Plan(
             groups=tuple(self._groups()),
             lines=tuple(self._lines),
@@ -261,15 +265,14 @@ class _Comparison:
             anew |= self._keptPort(running, wanted)
         for port in after:
             self._lines.append(f"port {port} is added")
-            if _inherited(port):
-                self._refuse(port.key, f"{port.text} can be taken only at the start")
+            if _isInherited(port.text):
+                self._refuse(port.key, f"{port.text} {_NOT_TAKEN}")
         for port in before:
             self._lines.append(f"port {port} is removed")
-            if _inherited(port):
+            if _isInherited(port.text):
                 self._refuse(
                     key("ports", port.name),
-                    f"{port.text} is bound by another process, and cannot be given"
-                    " back",
+                    f"{port.text} {_NOT_GIVEN_BACK}",
                 )
         return after, before, kept, bool(anew or before or after)
 
@@ -334,6 +337,20 @@ class _Comparison:
             before, after = old.listener.path, new.listener.path
             self._refuse("path", f"it is {before}, and cannot become {after}")
         return changes
+
+    # The monitor
+
+    def _monitor(self, old: str | None, new: str | None) -> None:
+        """
+        Say how the monitor changes.
+
+        @param old: where it serves; L{None} for nowhere.
+        @param new: where it is to serve.
+        """
+        self._lines.append(_monitorLine(old, new))
+        for text, reason in ((old, _NOT_GIVEN_BACK), (new, _NOT_TAKEN)):
+            if text is not None and _isInherited(text):
+                self._refuse("metrics", f"{text} {reason}")
 
     # Workers
 

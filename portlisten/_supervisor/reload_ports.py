@@ -184,9 +184,9 @@ class PortChanges:
             return bindPlace(parsePlace(metrics))
         except (BadDescription, CannotBind) as error:
             raise Failed(
-                f"metrics: {error}; the old monitor and the ports that the reload"
-                " removes are bound until its end: if one is in the way, remove it"
-                " first, and reload twice; nothing has changed"
+                f"metrics: {error}; what the reload removes is bound until its end: if"
+                " that is in the way, remove it first, and reload twice; nothing has"
+                " changed"
             ) from None
 
     def _bind(self, plan: Plan, backlog: int, undo: ExitStack) -> list[BoundPort]:
@@ -202,9 +202,9 @@ class PortChanges:
                 bound = bind(parse(str(each), backlog, each.shared))
             except (BadDescription, CannotBind) as error:
                 hint = (
-                    "; a port that the reload removes is bound until its end: if it is"
-                    " in the way, remove it first, and reload twice"
-                    if plan.removed
+                    "; what the reload removes is bound until its end: if that is in"
+                    " the way, remove it first, and reload twice"
+                    if plan.removed or plan.metrics
                     else ""
                 )
                 raise Failed(

@@ -155,6 +155,15 @@ def get(port: int, path: str = "/x") -> tuple[bytes, str]:
     return body, version[1].decode()
 
 
+def health(port: int) -> str:
+    """
+    Ask the monitor for the health of the port C{new}.
+    """
+    with connect(port) as client:
+        client.sendall(REQUEST.replace(b"/waited", b"/healthz/new"))
+        return read(client).decode()
+
+
 def refused(port: int) -> bool:
     """
     Say whether nobody listens on a port.
@@ -278,8 +287,8 @@ async def test_underLoad(run: Run) -> None:
 async def check_ways(made: Reloaded) -> None:
     """
     The port becomes one that workers accept on themselves, with an option, and another
-    such port comes and goes.  Then all is as before, and the supervisor has no more
-    descriptors than before.
+    such port comes and goes, and so does the monitor.  Then all is as before, and the
+    supervisor has no more descriptors than before.
     """
     run = made.run
     before = descriptors(run.process.pid)
@@ -291,14 +300,22 @@ async def check_ways(made: Reloaded) -> None:
         "other": run.address(other).strip('"'),
         "dns": f"udp:{udp}:interface=127.0.0.1",
     }
-    made.top.append("backlog = 100")
+    monitor = freePort(28000, 29000)
+    made.top += ["backlog = 100", f"metrics = {run.address(monitor)}"]
     said = await made.reload()
+    assert f"the monitor is started at tcp:{monitor}" in said
+    assert "monitor is ready" in said
+    await until(
+        lambda: health(monitor).startswith("HTTP/1.1 200 "), "the health of a port"
+    )
     assert "workers accept on it themselves from now on" in said
     assert "nodelay the host's -> yes" in said
     await until(lambda: get(other) == (b"hello x\n", "1"), "the shared port")
     made.ports, made.shared, made.top = ports, {}, top
     said = await made.reload()
     assert "handed to workers from now on" in said
+    assert f"the monitor at tcp:{monitor}:interface=127.0.0.1 is stopped" in said
+    assert refused(monitor)
     assert refused(other)
     assert descriptors(run.process.pid) == before
 
@@ -348,7 +365,8 @@ WRONG: list[tuple[str, str, str]] = [
 async def test_wrongFiles(run: Run) -> None:
     """
     A file with a mistake, or with a change that is not possible, changes nothing, and
-    the command names the key and the file.  It is the same by SIGHUP.
+    the answer names the key and the file, and all mistakes at once.  It is the same by
+    the command and by SIGHUP.
     """
     made = Reloaded(run)
     made.ports["http"] = run.port = run.port // 10 * 10 + 1
@@ -364,15 +382,16 @@ async def test_wrongFiles(run: Run) -> None:
             text = good.replace(old, new, 1)
         assert text != good, old
         run.file.write_text(text)
-        done = await run.command("reload", run.path)
-        assert done.code == 1, (new, done)
-        assert re.search(
-            rf"(?m)^(portlisten reload: )?{re.escape(f'{run.file}: {key}')}",
-            done.errors,
-        ), (key, done.errors)
-        assert done.output == ""
-        assert "Traceback" not in done.errors
+        answer = await run.ask("reload")
+        assert answer["progress"] is None, (new, answer)
+        problems = answer["problems"]
+        found = [each.startswith(f"{run.file}: {key}") for each in problems]
+        assert any(found), (key, problems)
     assert len(WRONG) >= 30
+    by_path = await run.command("reload", run.path)
+    assert by_path.code == 1
+    said = [f"portlisten reload: {problems[0]}", *problems[1:], "nothing changes"]
+    assert by_path.errors.splitlines() == said
     count = run.process.output.count(f"{run.file}: workers.web.environment")
     run.process.signal(signal.SIGHUP)
     await until(
@@ -386,6 +405,25 @@ async def test_wrongFiles(run: Run) -> None:
     assert f"{run.file}: workers.web.environment" in by_file.errors
     compared = await run.command("check", "--against-running", str(run.file))
     assert compared.code == 1
+    # Several mistakes, in several tables, and no file at all.
+    text = good.replace("count = 1", "count = 0\numask = 27")
+    text = text.replace("[ports.http]", "[ports.http]\nlistn = 81")
+    run.file.write_text(f"patince = 3\n{text}")
+    for by in (run.path, str(run.file)):
+        done = await run.command("reload", by)
+        assert done.code == 1
+        assert re.findall(r"(?m)^.*?web\.toml: ([\w.-]+): ", done.errors) == [
+            "patince",
+            "ports.http.listn",
+            "workers.web.count",
+            "workers.web.umask",
+        ], done.errors
+        assert done.errors.endswith("\nnothing changes\n")
+        assert done.output == ""
+    run.file.unlink()
+    done = await run.command("reload", run.path)
+    assert (done.code, done.output) == (1, "")
+    assert f"{run.file}: cannot read it: No such file" in done.errors
     run.file.write_text(good)
     assert await made.pids() == before
     assert await deferToThread(get, run.port) == (b"hello x\n", "1")
@@ -400,7 +438,7 @@ async def test_wrongFiles(run: Run) -> None:
 async def test_failures(run: Run) -> None:
     """
     A reload fails if a port is in use, the listener does not get ready, or a new worker
-    does not; the next one goes on from there.
+    does not; the next one goes on from there.  A stop ends a reload.
     """
     made = Reloaded(run)
     await made.start()
@@ -492,7 +530,20 @@ async def test_failures(run: Run) -> None:
     await run.ready()
     for _ in range(5):
         assert await deferToThread(get, run.port) == (b"hello x\n", "2")
+
+    # Everything stops during a reload.
+    late = made.ports["late"] = freePort(25000, 26000)
+    made.table("web", "count = 2", "ready = 30", version=3)
+    made.workers["web"][0] = 'command = ["sh", "-c", "echo so late; sleep 60"]'
+    made.write()
+    reloaded = Deferred.fromCoroutine(run.command("reload", run.path))
+    await run.process.says("so late", 60)
+    assert not refused(late)
     await run.stop()
+    done = await reloaded
+    assert done.code == 1, done
+    assert "the supervisor stops before the reload is done" in done.errors
+    assert refused(late)
     assert "Traceback" not in run.process.output, run.process.output
 
 

@@ -13,11 +13,11 @@ from typing import Any
 from portlisten._anyloop import channel as _channel
 from portlisten._anyloop.interfaces import NO_REPORTS, Reports
 from portlisten._anyloop.worker import Stage, Worker
-from portlisten._channel.limits import COPIES_SECONDS
 from portlisten._config.settings import WorkerSettings
 from portlisten._wire.codec import encode
 from portlisten._wire.frames import Bye, Claim, Closed, Given, Revoked
 from tests.support.asyncio_loops import HELLO, LoopTestCase, aMoment, eventually
+from tests.support.channels import PATIENCE
 
 KNOWING = replace(HELLO, frames=HELLO.frames | {Given.TYPE})
 
@@ -138,11 +138,10 @@ class GivingTests(LoopTestCase):
             await eventually(lambda: listener.heard(Given))
             adopter.end(0)
             await eventually(lambda: listener.heard(Closed))
-            begin = self.loop.time()
             listener.close()
             await eventually(lambda: self.isNothing(given))
-            self.assertLess(self.loop.time() - begin, COPIES_SECONDS)
 
+        self.patch(_channel, "COPIES_SECONDS", 3 * PATIENCE)
         self.complete(test())
 
     def test_busy(self) -> None:
@@ -176,9 +175,8 @@ class GivingTests(LoopTestCase):
             await eventually(listener.hasEnded)
             listener.close()
             await eventually(lambda: not self.worker._link.registered)
-            self.assertRaises(BlockingIOError, given)
             await eventually(lambda: self.isNothing(given))
-            self.assertGreater(self.loop.time() - begin, 0.3)
+            self.assertGreaterEqual(self.loop.time() - begin, 0.3)
 
         self.patch(_channel, "COPIES_SECONDS", 0.3)
         self.complete(test())

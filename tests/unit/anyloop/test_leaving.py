@@ -30,6 +30,7 @@ from tests.support.asyncio_loops import (
     hear,
     onUvloopToo,
 )
+from tests.support.channels import PATIENCE
 
 
 @implementer(IDrainable)
@@ -322,6 +323,6 @@ class StartTLSTests(LeavingTestCase):
             server.close()
             listener.say(Drained())
             self.assertEqual(await hear(client), b"bye")
-            await asyncio.wait_for(server.wait_closed(), 5)
+            await asyncio.wait_for(server.wait_closed(), PATIENCE)
 
         self.complete(test())

@@ -57,7 +57,7 @@ class FirstBytesTests(LoopTestCase):
     """
 
     async def connect(
-        self, factory: Any = None, options: str = ":first=yes"
+        self, factory: Any = None, options: str = ":first=60"
     ) -> tuple[Any, Any]:
         """
         Hand a connection off.

@@ -5,6 +5,7 @@ Tests for L{portlisten._channel.paths}.
 from __future__ import annotations
 
 import fcntl
+import itertools
 import os
 import socket
 import stat
@@ -12,6 +13,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 from unittest import skipUnless
 
@@ -22,6 +24,7 @@ from portlisten._channel import paths
 from portlisten._channel.paths import BoundPath
 from portlisten._kernel import MAXIMUM_PATH
 from portlisten.errors import PathError
+from tests.support.channels import PATIENCE
 from tests.support.descriptors import watchDescriptors
 
 asRoot = skipUnless(os.geteuid() == 0, "only root may give files to any group")
@@ -627,7 +630,7 @@ class LockTests(PathTestCase):
             daemon=True,
         )
         thread.start()
-        thread.join(5)
+        thread.join(PATIENCE)
         self.assertEqual(len(results), 1, "it hangs")
         self.assertIn(reason, results[0])
         self.assertFalse(os.path.exists(self.path))
@@ -637,6 +640,9 @@ class LockTests(PathTestCase):
         One that stays locked is told after a while, and meanwhile that this is what
         the start waits for.
         """
+        ticks = itertools.count()
+        clock = SimpleNamespace(monotonic=lambda: 0.05 * next(ticks))
+        self.patch(paths, "time", clock)
         with open(self.lock, "w") as file, capturedLogs() as logged:
             fcntl.flock(file, fcntl.LOCK_EX)
             self.assertRefusedSoon(f"another process has held {self.lock} locked")

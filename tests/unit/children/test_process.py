@@ -52,6 +52,13 @@ def ended(pid: int) -> bool:
         return True
 
 
+def stopped(pid: int) -> bool:
+    """
+    Whether a process was stopped by a signal.
+    """
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+
+
 class ProcessTestCase(TestCase):
     """
     A test that leaves no descriptor and no process.
@@ -171,7 +178,7 @@ class ProcessTests(ProcessTestCase):
         A process may close its output, and run on.
         """
         process = self.start("echo one; exec >&- 2>&-; kill -STOP $$; exit 4")
-        await self.until(lambda: process._outputEnded)
+        await self.until(lambda: process._outputEnded and stopped(process.pid))
         self.assertTrue(process.running)
         os.kill(process.pid, signal.SIGCONT)
         self.assertEqual(await self.end(), "exited with 4")
@@ -210,7 +217,7 @@ class ProcessTests(ProcessTestCase):
             " while :; do sleep 0.05; done"
         )
         process = self.start(text)
-        await self.until(lambda: self.lines)
+        await self.until(lambda: self.lines and stopped(process.pid))
         child = int(self.lines[0])
         with mock.patch.object(
             signal, "pidfd_send_signal", wraps=signal.pidfd_send_signal

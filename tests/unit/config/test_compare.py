@@ -56,11 +56,15 @@ class CompareTests(SynchronousTestCase):
 
     def test_nothing(self) -> None:
         """
-        Two equal files, or files in another order, are no change.
+        Two equal files, or files in another order, are no change.  A number alone is a
+        TCP port.
         """
-        first = run(workers(), workers("api"), listen=("a=80", "b=81"))
-        second = run(workers("api"), workers(), listen=("b=81", "a=80"))
-        for new in (first, second):
+        first = run(workers(), workers("api"), listen=("a=80", "b=81:defer=3"))
+        second = run(workers("api"), workers(), listen=("b=81:defer=3", "a=80"))
+        third = replace(
+            first, listener=run(listen=("a=tcp:80", "b=tcp:81:defer=3")).listener
+        )
+        for new in (first, second, third):
             plan = self.plan(first, new)
             self.assertEqual((plan.listener, plan.groups), (False, ()))
 
@@ -114,6 +118,17 @@ class CompareTests(SynchronousTestCase):
             self.assertTrue(plan.metrics)
             self.assertFalse(plan.listener)
         self.assertFalse(self.plan(run(metrics="1"), run(metrics="1")).metrics)
+        # Sockets of systemd's come at the start alone.
+        first, second = (f"systemd:domain=INET:index={index}" for index in (1, 2))
+        self.assertFalse(self.plan(run(metrics=first), run(metrics=first)).metrics)
+        self.assertEqual(
+            self.refused(run(metrics=first), run(metrics=second)),
+            [
+                f"metrics: {first} is bound by another process, and cannot be given"
+                " back",
+                f"metrics: {second} can be taken only at the start",
+            ],
+        )
 
     def test_optionsAlone(self) -> None:
         """

@@ -671,3 +671,15 @@ class WorkersTests(ReloadTestCase):
         self.listener.result.errback(NotReady("listener", "the supervisor stops"))
         self.assertIn("the supervisor stops before", self.progress(id).error)
         self.assertEqual(ports[0].socket.fileno(), -1)
+
+    def test_stopsLate(self) -> None:
+        """
+        If the listener gets ready all the same, no worker is started any more.
+        """
+        self.listener.result = Deferred()
+        wanted = self.file(replace(self.web, count=3), patience=30.0)
+        id = self.reload(wanted)
+        self.scene.replacements.stop()
+        self.listener.result.callback(None)
+        self.assertIn("the supervisor stops before", self.progress(id).error)
+        self.assertEqual(len(self.scene.group.workers), 2)

@@ -648,4 +648,4 @@ class OutOfDescriptorsTests(SynchronousTestCase):
             client.setblocking(False)
             self.assertRaises(BlockingIOError, client.recv, 1)
         listener.close()
-        self.assertEqual(child.wait(10), 0)
+        self.assertEqual(child.wait(PATIENCE), 0)
