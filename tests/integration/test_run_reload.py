@@ -344,7 +344,7 @@ WRONG: list[tuple[str, str, str]] = [
     ("listen = ", 'listen = "80:nodelay=maybe" # ', "ports.http.listen"),
     ("listen = ", 'listen = "unix:{path}" # ', "ports.http.listen"),
     ("listen = ", "listen = [] # ", "ports.http.listen"),
-    ("1:interface", "1:mptcp=yes:interface", "ports.http.listen"),
+    (":interface", ":mptcp=yes:interface", "ports.http.listen"),
     ("[workers.web]", "[workers.-web]", "workers.-web"),
     ("count = 1", "count = 0", "workers.web.count"),
     ("count = 1", "count = 1\numask = 27", "workers.web.umask"),
@@ -369,7 +369,6 @@ async def test_wrongFiles(run: Run) -> None:
     the command and by SIGHUP.
     """
     made = Reloaded(run)
-    made.ports["http"] = run.port = run.port // 10 * 10 + 1
     made.table("web", "count = 1")
     await made.start()
     before = await made.pids()

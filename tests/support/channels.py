@@ -34,7 +34,7 @@ from portlisten._wire.listener_session import Draining, Joined, News, Refused
 from portlisten._worker.interfaces import IAdopter, IWorkerChannel
 from tests.support.descriptors import watchDescriptors
 
-PATIENCE = 20.0
+PATIENCE = 60.0
 
 
 async def eventually(condition: Callable[..., Any], patience: float = PATIENCE) -> None:

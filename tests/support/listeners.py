@@ -20,7 +20,7 @@ from portlisten._reactor import log_limit
 from portlisten._wire import codec
 from portlisten._wire.frames import ListenerHello, WorkerHello
 from tests.support.addresses import internet
-from tests.support.channels import Peer, eventually, inReactor, texts
+from tests.support.channels import PATIENCE, Peer, eventually, inReactor, texts
 
 UDP = "udp:0:interface=127.0.0.1"
 
@@ -133,6 +133,6 @@ class ListenerTestCase(TestCase):
         Connect a client to one of the ports.
         """
         address = internet(hello.ports[port].address)
-        client = socket.create_connection((address.host, address.port), timeout=5)
+        client = socket.create_connection((address.host, address.port), PATIENCE)
         self.addCleanup(client.close)
         return client

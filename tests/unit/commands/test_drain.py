@@ -275,7 +275,7 @@ class CourseTests(DrainTestCase):
         self.serve(
             answer(living), answer(draining(living, 2, State.DRAINING)), answer()
         )
-        code, output, errors = self.drain("--timeout=0.4", "web-1")
+        code, output, errors = self.drain("--timeout=1.5", "web-1")
         self.assertEqual(code, 1)
         self.assertNotIn("has left", output)
         self.assertIn(

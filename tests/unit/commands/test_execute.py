@@ -93,7 +93,7 @@ class ListenerByHand:
         """
         Accept, and say something.
         """
-        self._socket.settimeout(20)
+        self._socket.settimeout(60)
         sock, _ = self._socket.accept()
         descriptors = [each.fileno() for each in sockets]
         socket.send_fds(sock, [b"".join(map(encode, frames))], descriptors)
@@ -475,7 +475,7 @@ class ProgramTests(ExecuteTestCase):
         """
         What a program found.
         """
-        out, err = process.communicate(timeout=30)
+        out, err = process.communicate(timeout=60)
         self.said = err.decode()
         self.assertEqual(process.returncode, 0, self.said)
         found: dict[str, object] = json.loads(out)
@@ -491,7 +491,7 @@ class ProgramTests(ExecuteTestCase):
         listener = self.listen()
         process = self.run_(self.path, str(file))
         with listener.speak(*self.frames, sockets=[self.tcp, self.udp]):
-            _, err = process.communicate(timeout=30)
+            _, err = process.communicate(timeout=60)
         self.assertEqual(process.returncode, 126)
         self.assertIn(reason, err.decode().splitlines()[-1])
 
@@ -536,7 +536,7 @@ class ProgramTests(ExecuteTestCase):
             process = self.run_(self.path, "true")
         with listener.speak(*self.frames, sockets=[self.tcp, self.udp]) as sock:
             (hello,) = Decoder(FROM_WORKER).feed(sock.recv(1000))
-            process.communicate(timeout=30)
+            process.communicate(timeout=60)
         assert isinstance(hello, WorkerHello)
         self.assertEqual((hello.label, process.returncode), ("web-1", 0))
 
@@ -578,7 +578,7 @@ class ProgramTests(ExecuteTestCase):
         """
         self.listen()
         with mock.patch.dict(os.environ, PORTLISTEN_LABEL="-"):
-            _, err = self.run_(self.path, "true").communicate(timeout=30)
+            _, err = self.run_(self.path, "true").communicate(timeout=60)
         self.assertIn("portlisten exec: PORTLISTEN_LABEL: '-' is no", err.decode())
 
     def become(self, *options: str) -> tuple[list[str], _kernel.Credentials]:
@@ -593,7 +593,7 @@ class ProgramTests(ExecuteTestCase):
         process = self.run_(*options, self.path, "--", "sh", "-c", USER)
         with listener.speak(*self.frames, sockets=[self.tcp, self.udp]) as sock:
             seen = _kernel.credentials(sock)
-            out, err = process.communicate(timeout=30)
+            out, err = process.communicate(timeout=60)
         self.assertEqual(process.returncode, 0, err)
         self.assertEqual(seen.pid, process.pid)
         return out.decode().splitlines(), seen
@@ -645,7 +645,7 @@ class ProgramTests(ExecuteTestCase):
         listener = self.listen()
         process = self.run_(self.path, "grep", "SigIgn", "/proc/self/status")
         with listener.speak(*self.frames, sockets=[self.tcp, self.udp]):
-            out, _ = process.communicate(timeout=30)
+            out, _ = process.communicate(timeout=60)
         ignored = int(out.split()[1], 16)
         for number in (signal.SIGPIPE, signal.SIGXFSZ):
             self.assertFalse(ignored & 1 << number - 1)
@@ -673,7 +673,7 @@ class ProgramTests(ExecuteTestCase):
         listener = self.listen()
         listener.speak(HELLO).close()
         with listener.speak(*self.frames, sockets=[self.tcp, self.udp]):
-            _, err = process.communicate(timeout=30)
+            _, err = process.communicate(timeout=60)
         self.assertEqual(process.returncode, 0)
         self.assertIn("it closed the channel without a reason", err.decode())
 
@@ -684,7 +684,7 @@ class ProgramTests(ExecuteTestCase):
         listener = self.listen()
         process = self.run_("--name=ftp", self.path, "true")
         with listener.speak(HELLO):
-            _, err = process.communicate(timeout=30)
+            _, err = process.communicate(timeout=60)
         self.assertEqual(process.returncode, 1)
         (line,) = err.decode().splitlines()
         self.assertIn("no port is called 'ftp' here, only http, smtp", line)
@@ -701,7 +701,7 @@ class ProgramTests(ExecuteTestCase):
         """
         self.listen()
         process = self.run_("--timeout=0.5", self.path, "true")
-        _, err = process.communicate(timeout=30)
+        _, err = process.communicate(timeout=60)
         self.assertEqual(process.returncode, 1)
         self.assertIn("within 0.5 s: it does not answer", err.decode())
 
@@ -713,7 +713,7 @@ class ProgramTests(ExecuteTestCase):
         process = self.run_(self.path, "true")
         resource.prlimit(process.pid, resource.RLIMIT_NOFILE, (7, 7))
         with listener.speak(*self.frames, sockets=[self.tcp, self.udp]):
-            _, err = process.communicate(timeout=30)
+            _, err = process.communicate(timeout=60)
         self.assertEqual(process.returncode, 1)
         self.assertIn("raise 'ulimit -n'", err.decode().splitlines()[-1])
         self.assertNotIn("Traceback", err.decode())
@@ -737,7 +737,7 @@ class ProgramTests(ExecuteTestCase):
                 stderr=full,
             )
         with listener.speak(*self.frames, sockets=[self.tcp, self.udp]):
-            out, _ = process.communicate(timeout=30)
+            out, _ = process.communicate(timeout=60)
         self.assertEqual(out, b"ran\n")
 
     def test_interrupt(self) -> None:
@@ -748,5 +748,5 @@ class ProgramTests(ExecuteTestCase):
         assert process.stderr is not None
         process.stderr.readline()
         process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=30)
+        _, err = process.communicate(timeout=60)
         self.assertEqual((process.returncode, err), (130, b""))

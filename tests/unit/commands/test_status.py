@@ -18,6 +18,7 @@ from typing import Any
 from portlisten._commands import asking, status
 from portlisten._control import client
 from portlisten._control.messages import Status, StatusAnswer, encodeAnswer
+from tests.support.channels import PATIENCE
 from tests.support.control_script import CommandTestCase, Terminal
 from tests.support.statuses import ALONE, BAD, LISTENER, WELL
 
@@ -276,6 +277,7 @@ class AnswerTests(StatusTestCase):
         While too many clients are connected, the command tries again, for a while.
         """
         self.patch(client, "PAUSE_SECONDS", 0.005)
+        self.patch(client, "BUSY_SECONDS", PATIENCE)
         script = self.serve(
             "8 clients are connected: wait", "8 clients are connected: wait", WELL
         )

@@ -11,6 +11,7 @@ import socket
 from twisted.trial.unittest import SynchronousTestCase
 
 from portlisten import _kernel
+from tests.support.channels import PATIENCE
 from tests.support.descriptors import watchDescriptors
 from tests.support.sockets import arrived, connection, pair, reset
 
@@ -83,13 +84,20 @@ class FirstBytesTests(SynchronousTestCase):
         self.descriptor = self.accepted.fileno()
         self.firstBytes.add(self.descriptor)
 
-    def isReadable(self) -> bool:
+    def isReadable(self, seconds: float = 0) -> bool:
         """
         Say whether a reactor would read.
         """
         poll = select.poll()
         poll.register(self.firstBytes, select.POLLIN)
-        return bool(poll.poll(0))
+        return bool(poll.poll(1000 * seconds))
+
+    def come(self) -> list[tuple[int, bool]]:
+        """
+        Wait until something has come.
+        """
+        self.assertTrue(self.isReadable(PATIENCE))
+        return self.firstBytes.come()
 
     def test_bytes(self) -> None:
         """
@@ -98,8 +106,8 @@ class FirstBytesTests(SynchronousTestCase):
         self.assertFalse(self.isReadable())
         self.assertEqual(self.firstBytes.come(), [])
         self.client.send(b"x")
-        self.assertTrue(self.isReadable())
-        self.assertEqual(self.firstBytes.come(), [(self.descriptor, False)])
+        self.assertTrue(self.isReadable(PATIENCE))
+        self.assertEqual(self.come(), [(self.descriptor, False)])
         self.client.send(b"y")
         self.assertFalse(self.isReadable())
         self.assertEqual(self.firstBytes.come(), [])
@@ -111,28 +119,28 @@ class FirstBytesTests(SynchronousTestCase):
         client, accepted = connection(self)
         client.send(b"x")
         self.firstBytes.add(accepted.fileno())
-        self.assertEqual(self.firstBytes.come(), [(accepted.fileno(), False)])
+        self.assertEqual(self.come(), [(accepted.fileno(), False)])
 
     def test_urgent(self) -> None:
         """
         Urgent bytes are something.
         """
         self.client.send(b"!", socket.MSG_OOB)
-        self.assertEqual(self.firstBytes.come(), [(self.descriptor, False)])
+        self.assertEqual(self.come(), [(self.descriptor, False)])
 
     def test_end(self) -> None:
         """
         The end of the client's side is something.
         """
         self.client.shutdown(socket.SHUT_WR)
-        self.assertEqual(self.firstBytes.come(), [(self.descriptor, False)])
+        self.assertEqual(self.come(), [(self.descriptor, False)])
 
     def test_reset(self) -> None:
         """
         If the client reset the connection, it has ended.
         """
         reset(self.client)
-        self.assertEqual(self.firstBytes.come(), [(self.descriptor, True)])
+        self.assertEqual(self.come(), [(self.descriptor, True)])
 
     def test_untouched(self) -> None:
         """
@@ -167,7 +175,7 @@ class FirstBytesTests(SynchronousTestCase):
         self.accepted.close()
         self.firstBytes.remove(self.descriptor)
         self.client.send(b"x")
-        self.assertEqual(self.firstBytes.come(), [(self.descriptor, False)])
+        self.assertEqual(self.come(), [(self.descriptor, False)])
         self.assertFalse(self.isReadable())
 
     def test_watchedAgain(self) -> None:
@@ -177,7 +185,7 @@ class FirstBytesTests(SynchronousTestCase):
         self.firstBytes.remove(self.descriptor)
         self.firstBytes.add(self.descriptor)
         self.client.send(b"x")
-        self.assertEqual(self.firstBytes.come(), [(self.descriptor, False)])
+        self.assertEqual(self.come(), [(self.descriptor, False)])
 
     def test_notPossible(self) -> None:
         """

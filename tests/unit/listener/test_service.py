@@ -475,7 +475,7 @@ class StopTests(ListenerTestCase):
         """
         A client that was in the backlog when it stops is handed off.
         """
-        self.start()
+        self.start("--grace", "30")
         worker, hello = await self.join()
         client = self.client(hello)
         stopped = self.service.stopService()
@@ -501,7 +501,7 @@ class StopTests(ListenerTestCase):
         While it hands off the rest, workers are still let in, and HELLO says that it
         is stopping.
         """
-        self.start("--grace", "5")
+        self.start("--grace", "30")
         first, hello = await self.greeted()
         self.assertFalse(hello.stopping)
         client = self.client(hello)
@@ -526,7 +526,7 @@ class StopTests(ListenerTestCase):
         may come.  Then it is removed, and not looked at again, even if a successor
         gets the same inode.
         """
-        self.start("--grace", "5")
+        self.start("--grace", "30")
         worker, hello = await self.join()
         self.client(hello)
         await eventually(lambda: worker.heard(Offer))

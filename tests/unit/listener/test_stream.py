@@ -36,7 +36,7 @@ from portlisten._wire.frames import (
 )
 from portlisten.errors import StartFailure
 from tests.support.addresses import internet
-from tests.support.channels import Peer, aMoment, eventually, texts
+from tests.support.channels import PATIENCE, Peer, aMoment, eventually, texts
 from tests.support.listeners import ListenerTestCase
 
 #: The uid of somebody else.
@@ -202,6 +202,7 @@ class SucceedTests(ListenerTestCase):
         port = socket.create_server(("127.0.0.1", 0))
         self.addCleanup(port.close)
         number = port.getsockname()[1]
+        self.patch(own_sockets, "HANDOVER_SECONDS", PATIENCE)
         self.predecessor(ended=True)
         timer = threading.Timer(0.2, port.close)
         timer.start()
