@@ -99,9 +99,7 @@ def run(machine: Machine) -> str:
 
 
 def end(machine: Machine) -> str:
-    fresh(machine, WITHOUT)
-    machine.write(FILE, WITH)
-    machine.systemctl("restart", UNIT)
+    fresh(machine, WITH, monitors=1)
     victim = _monitor(machine, UNIT)
     before = machine.processes(UNIT)
     restarts = int(machine.show(UNIT, "NRestarts"))
@@ -121,6 +119,17 @@ def end(machine: Machine) -> str:
         "SIGKILL of the supervisor: both are started again, and no process is left of"
         f" before; the stop took {took:.1f} s"
     )
+
+
+def stopHung(machine: Machine) -> str:
+    found = fresh(machine, f"grace = 2\n{WITH}", monitors=1)
+    machine.kill("STOP", _monitor(machine, UNIT))
+    machine.kill("STOP", found["listener"]["pid"])
+    took = machine.systemctl("stop", UNIT)
+    assert machine.show(UNIT, "Result") == "success"
+    assert not machine.processes(UNIT)
+    assert 2 < took < 30, took
+    return f"took {took:.1f} s, with grace = 2 in the file: the supervisor kills them"
 
 
 def alone(machine: Machine) -> str:
@@ -151,5 +160,6 @@ def alone(machine: Machine) -> str:
 STEPS = [
     Step(UNIT, "metrics = 9100, under load", run),
     Step(UNIT, "metrics = 9100, SIGKILL and systemctl stop", end),
+    Step(UNIT, "systemctl stop, the listener and the monitor hang", stopHung),
     Step(part_steps.LISTENER, "--metrics=9100, under load", alone),
 ]
