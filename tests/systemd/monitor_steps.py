@@ -129,7 +129,7 @@ def stopHung(machine: Machine) -> str:
     assert machine.show(UNIT, "Result") == "success"
     assert not machine.processes(UNIT)
     assert 2 < took < 30, took
-    return f"took {took:.1f} s, with grace = 2 in the file: the supervisor kills them"
+    return f"took {took:.1f} s, with grace = 2 in the file: the supervisor ends them"
 
 
 def alone(machine: Machine) -> str:
@@ -160,6 +160,6 @@ def alone(machine: Machine) -> str:
 STEPS = [
     Step(UNIT, "metrics = 9100, under load", run),
     Step(UNIT, "metrics = 9100, SIGKILL and systemctl stop", end),
-    Step(UNIT, "systemctl stop, the listener and the monitor hang", stopHung),
+    Step(UNIT, "SIGSTOP of the listener and the monitor, systemctl stop", stopHung),
     Step(part_steps.LISTENER, "--metrics=9100, under load", alone),
 ]
