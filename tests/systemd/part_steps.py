@@ -95,7 +95,9 @@ def start(machine: Machine) -> str:
     assert seen == "ok", seen
     _joined(machine)
     line = machine.show(LISTENER, "StatusText")
-    return f"active after {took:.1f} s, served; its status: {line}"
+    assert "https=tcp:0.0.0.0:443" in line, line
+    assert PATH in line, line
+    return f"active after {took:.1f} s, served; the status names the ports and the path"
 
 
 def restartWorkers(machine: Machine) -> str:
