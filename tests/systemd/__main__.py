@@ -10,6 +10,7 @@ units, while clients come.
 from __future__ import annotations
 
 import argparse
+import signal
 import subprocess
 import sys
 import tempfile
@@ -17,13 +18,18 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from tests.systemd import part_steps, run_steps, socket_steps
+from tests.systemd import monitor_steps, part_steps, run_steps, socket_steps
 from tests.systemd.machine import Machine
 from tests.systemd.root import Failed, check, made
 from tests.systemd.run_service import prepare
 from tests.systemd.step import Step
 
-STEPS = [*run_steps.STEPS, *socket_steps.STEPS, *part_steps.STEPS]
+STEPS = [
+    *run_steps.STEPS,
+    *monitor_steps.STEPS,
+    *socket_steps.STEPS,
+    *part_steps.STEPS,
+]
 
 MIRROR = "http://deb.debian.org/debian"
 
@@ -70,6 +76,9 @@ def main() -> int:
         if not arguments.words
         or any(word in f"{each.unit} {each.name}" for word in arguments.words)
     ]
+    # The end of the machine is at the end of this function, also if this is stopped.
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda number, _: sys.exit(128 + number))
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="portlisten.systemd.") as folder:
         root = Path(folder, "root")

@@ -12,11 +12,11 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
 from tests.systemd.control_groups import controlGroups, remove
+from tests.systemd.load import Load
 from tests.systemd.root import ENVIRONMENT, SOURCE, Failed
 
 _T = TypeVar("_T")
@@ -37,40 +37,6 @@ def until(condition: Callable[[], _T], what: str, patience: float = PATIENCE) ->
         assert time.monotonic() < end, f"not within {patience:g} s: {what}"
         time.sleep(0.05)
     return value
-
-
-@dataclass
-class Load:
-    """
-    What clients saw.  See L{tests.systemd.client.Clients}.
-
-    @ivar window: the time between the first and the last refusal, in seconds.
-    """
-
-    ok: int = 0
-    refused: int = 0
-    cut: int = 0
-    late: int = 0
-    wrong: int = 0
-    window: float = 0.0
-    longest: float = 0.0
-    errors: list[str] = field(default_factory=list)
-
-    def __str__(self) -> str:
-        names = ("refused", "cut", "late", "wrong")
-        bad = [f"{getattr(self, each)} {each}" for each in names if getattr(self, each)]
-        return f"{self.ok} clients, {', '.join(bad) or '0 errors'}"
-
-    def check(self, *allowed: str) -> Load:
-        """
-        Check that clients were served, and that nothing else happened to any.
-
-        @param allowed: what may happen to some.
-        """
-        assert self.ok > 20, f"too few clients: {self}"
-        for name in {"refused", "cut", "late", "wrong"} - set(allowed):
-            assert not getattr(self, name), f"{self}: {self.errors}"
-        return self
 
 
 class Machine:
@@ -358,6 +324,25 @@ class Machine:
         finally:
             process.kill()
             process.wait()
+
+    def code(self, port: int, path: str = "/healthz") -> int:
+        """
+        Ask by HTTP.
+
+        @return: the code of the answer; 0 if nothing answers.
+        """
+        words = ["curl", "-sS", "-m20", "-o/dev/null", "-w%{http_code}"]
+        done = subprocess.run(
+            [
+                *("nsenter", f"--target={self._pid}", "--net", *words),
+                f"http://127.0.0.1:{port}{path}",
+            ],
+            check=False,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+        return int(done.stdout)
 
     def ask(
         self,

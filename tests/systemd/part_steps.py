@@ -45,7 +45,7 @@ _DROP = f"/etc/systemd/system/{LISTENER}.service.d/socket.conf"
 _WORKER_DROP = "/etc/systemd/system/portlisten-worker@.service.d/tls.conf"
 
 
-def _fresh(machine: Machine) -> None:
+def fresh(machine: Machine) -> None:
     """
     Let all units run, and nothing else.
     """
@@ -95,11 +95,13 @@ def start(machine: Machine) -> str:
     assert seen == "ok", seen
     _joined(machine)
     line = machine.show(LISTENER, "StatusText")
-    return f"active after {took:.1f} s, served; its status: {line}"
+    assert "https=tcp:0.0.0.0:443" in line, line
+    assert PATH in line, line
+    return f"active after {took:.1f} s, served; the status names the ports and the path"
 
 
 def restartWorkers(machine: Machine) -> str:
-    _fresh(machine)
+    fresh(machine)
     with machine.clients() as load:
         for each in WORKERS:
             machine.systemctl("restart", each)
@@ -107,7 +109,7 @@ def restartWorkers(machine: Machine) -> str:
 
 
 def drainWorkers(machine: Machine) -> str:
-    _fresh(machine)
+    fresh(machine)
     with machine.clients() as load:
         for number, each in enumerate(WORKERS, 1):
             machine.out(PROGRAM, "drain", "--timeout", "60", PATH, f"web-{number}")
@@ -116,7 +118,7 @@ def drainWorkers(machine: Machine) -> str:
 
 
 def killWorker(machine: Machine) -> str:
-    _fresh(machine)
+    fresh(machine)
     victim = _pid(machine, WORKERS[0])
     with machine.clients() as load:
         machine.kill("KILL", victim)
@@ -126,7 +128,7 @@ def killWorker(machine: Machine) -> str:
 
 
 def killListener(machine: Machine) -> str:
-    _fresh(machine)
+    fresh(machine)
     workers = [_pid(machine, each) for each in WORKERS]
     victim = _pid(machine, LISTENER)
     with machine.clients() as load:
@@ -143,7 +145,7 @@ def killListener(machine: Machine) -> str:
 
 
 def restartListener(machine: Machine) -> str:
-    _fresh(machine)
+    fresh(machine)
     with machine.clients() as load:
         machine.systemctl("restart", LISTENER)
         _joined(machine)
@@ -165,7 +167,7 @@ def tls(machine: Machine) -> str:
     machine.write(_WORKER_DROP, TLS)
     machine.systemctl("daemon-reload")
     try:
-        _fresh(machine)
+        fresh(machine)
         machine.systemctl("restart", *WORKERS)
         seen = machine.ask(443, "https"), machine.ask(80)
         assert seen == ("ok", "ok"), seen
@@ -189,7 +191,7 @@ def exposure(machine: Machine) -> str:
 
 
 def stop(machine: Machine) -> str:
-    _fresh(machine)
+    fresh(machine)
     with machine.clients() as load:
         took = machine.systemctl("stop", LISTENER, *WORKERS)
         seen = machine.ask()

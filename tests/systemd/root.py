@@ -32,6 +32,12 @@ ENVIRONMENT = {
     "HOME": "/root",
 }
 
+#: Runs a program that leaves no mount and no process behind, even if it is killed.
+_CLEANLY = (
+    *("setpriv", "--pdeathsig=KILL"),
+    *("unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"),
+)
+
 #: What the checkout has that is not part of the package, or is made anew.
 _LEFT_OUT = (".git", ".venv", ".nox", ".mypy_cache", ".ruff_cache", "build", "*.log")
 
@@ -97,7 +103,7 @@ def cached(cache: Path, mirror: str) -> Path:
         partial.chmod(0o755)
         with tempfile.TemporaryDirectory(prefix="portlisten.bootstrap.") as folder:
             packages = f"--include={','.join(PACKAGES)}"
-            words = ["debootstrap", "--variant=minbase", packages, suite()]
+            words = [*_CLEANLY, "debootstrap", "--variant=minbase", packages, suite()]
             environment = {**ENVIRONMENT, "TMPDIR": folder}
             call([*words, partial, mirror], env=environment)
         inRoot(partial, "/usr/bin/python3", "-m", "venv", "/opt/portlisten")

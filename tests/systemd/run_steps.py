@@ -256,47 +256,6 @@ def startTaken(machine: Machine) -> str:
     return "fails, the journal says why; systemd tries on, and it serves when it can"
 
 
-def monitor(machine: Machine) -> str:
-    fresh(machine)
-    machine.write(FILE, f"metrics = 9100\n{file()}")
-    machine.systemctl("reload", UNIT)
-    program = (
-        "import urllib.request as r, urllib.error as e, sys\n"
-        "try: print(r.urlopen('http://127.0.0.1:9100' + sys.argv[1]).status)\n"
-        "except e.HTTPError as error: print(error.code)\n"
-        "except OSError: print(0)"
-    )
-
-    def code(path: str) -> int:
-        return int(machine.out("/usr/bin/python3", "-c", program, path))
-
-    until(lambda: code("/healthz/http") == 200, "the health is good")
-    seen = [code(path) for path in ("/metrics", "/", "/healthz/https")]
-    assert seen == [200, 200, 404], seen
-    [victim] = [
-        pid
-        for pid in machine.processes(UNIT)
-        if "supervised-monitor" in machine.out("cat", f"/proc/{pid}/cmdline")
-    ]
-    user = machine.out("stat", "-c", "%U", f"/proc/{victim}").strip()
-    assert user == "portlisten", user
-    with machine.clients() as load:
-        machine.kill("KILL", victim)
-        until(lambda: victim not in machine.processes(UNIT), "it is gone")
-        until(lambda: code("/healthz/http") == 200, "another serves")
-        machine.out(PROGRAM, "pause", FILE)
-        until(lambda: code("/healthz/http") == 503, "the health says that it is paused")
-        machine.out(PROGRAM, "resume", FILE)
-        until(lambda: code("/healthz/http") == 200, "the health is good again")
-        machine.write(FILE, file())
-        machine.systemctl("reload", UNIT)
-        assert code("/healthz") == 0
-    return (
-        f"added by a reload, served as user portlisten; killed, paused, resumed, and"
-        f" removed by a reload: {load.check()}"
-    )
-
-
 def reboot(machine: Machine) -> str:
     machine.write(FILE, file())
     machine.run("systemctl", "stop", UNIT)
@@ -320,7 +279,6 @@ STEPS = [
         ("portlisten restart, under load", restart),
         ("systemctl reload, under load", reload),
         ("systemctl reload, wrong file", reloadWrong),
-        ("the monitor, under load", monitor),
         ("SIGKILL of a worker, under load", killWorker),
         ("SIGKILL of the listener, under load", killListener),
         ("SIGKILL of the supervisor, under load", killSupervisor),

@@ -13,8 +13,10 @@ from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
 from docs import manual, options
 from portlisten._commands import hellofdpass
+from portlisten._config.caller import Caller
 from portlisten._config.options import DATAGRAM, option
 from portlisten._config.settings import WorkerSettings
+from portlisten._config.toml import parse
 from portlisten._config.values import count
 
 
@@ -214,3 +216,22 @@ class DocumentTests(SynchronousTestCase):
         for page in manual.PAGES:
             name = f"docs/man/{page.name}.{page.section}"
             self.assertIn(f'"{name}"', (root / "setup.py").read_text("utf-8"))
+
+
+class ExampleTests(SynchronousTestCase):
+    """
+    Tests for the file beside the units of systemd.
+    """
+
+    def test_file(self) -> None:
+        """
+        It is right, without and with the monitor that it mentions.
+        """
+        text = Path(options.ROOT, "contrib/systemd/web.toml").read_text("utf-8")
+        # This machine has other users.
+        text = text.replace('"portlisten"', '"nobody"').replace('"web"\n', '"daemon"\n')
+        switchedOn = text.replace("# metrics = ", "metrics = ")
+        for each, metrics in ((text, None), (switchedOn, "9100")):
+            settings = parse(each, Caller(0, 0))
+            self.assertEqual(settings.listener.metrics, metrics)
+            self.assertEqual([group.name for group in settings.workers], ["web"])
