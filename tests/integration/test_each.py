@@ -340,7 +340,8 @@ def test_limit(processes: Processes) -> None:
         most = max(most, len([1 for _, state in childrenOf(each.pid) if state != "Z"]))
     numbers = [int(answer) for answer in answers]
     assert len(numbers) == 500
-    assert 15 <= max(numbers) <= 20
+    # On a busy machine, few have begun when the first ones end.
+    assert 5 <= max(numbers) <= 20
     assert most <= 20
     until(lambda: not list(childrenOf(each.pid)))
     until(lambda: (each.descriptors(), listener.descriptors()) == before)

@@ -131,7 +131,8 @@ async def test_manyKept(start: Start, twistd: Start, folder: Path) -> None:
     await pair.open("--threads=2", workers=1)
     clients = Clients.begin(start, pair.port, "--keep", "--pause=0.05", "--clients=20")
     await sleep(2)
-    assert await deferToThread(elapsed, pair.port) < 0.5
+    # A thread that waited for the next request of a client would do so for 2 s.
+    assert await deferToThread(elapsed, pair.port) < 1.8
     figures = await clients.end()
     assert figures["errors"] == {}
     assert figures["requests"] > 200
@@ -148,9 +149,15 @@ async def test_quick(start: Start, twistd: Start, folder: Path, kind: str) -> No
     """
     pair = await make(start, twistd, folder)
     await pair.open(*KINDS[kind])
-    begin = time.monotonic()
-    assert await deferToThread(askAll, pair.port, 200, kind == "gthread", False) == []
-    assert time.monotonic() - begin < 200 / 8 * 0.03
+    for _ in range(20):
+        begin = time.monotonic()
+        wrong = await deferToThread(askAll, pair.port, 200, kind == "gthread", False)
+        assert wrong == []
+        seconds = time.monotonic() - begin
+        # A busy machine may take as long, but not each time.
+        if seconds < 200 / 8 * 0.03:
+            break
+    assert seconds < 200 / 8 * 0.03
     await pair.check()
 
 
@@ -266,10 +273,9 @@ async def test_oneAtATime(start: Start, twistd: Start, folder: Path) -> None:
     long = asking(pair.port, "/sleep/6")
     short = asking(pair.port, "/sleep/0.5")
     await sleep(0.2)
-    begin = time.monotonic()
     further = [asking(pair.port, "/further") for _ in range(4)]
     assert await gatherResults(further) == ["hello /further\n"] * 4
-    assert time.monotonic() - begin < 1.5
+    assert not long.called
     assert await short == "hello /sleep/0.5\n"
     assert await long == "hello /sleep/6\n"
     await pair.check()
@@ -283,15 +289,15 @@ async def test_hung(start: Start, twistd: Start, folder: Path) -> None:
     """
     pair = await make(start, twistd, folder)
     write(folder)
-    await pair.listen("--claim-timeout=1")
+    await pair.listen("--claim-timeout=2")
     pair.process = await pair.serve("--worker-class=sync")
-    hung = asking(pair.port, "/sleep/4")
+    hung = asking(pair.port, "/sleep/8")
     await sleep(0.2)
     times = [await deferToThread(elapsed, pair.port) for _ in range(60)]
-    assert max(times) < 0.5
-    await sleep(1.5)
-    assert max([await deferToThread(elapsed, pair.port) for _ in range(60)]) < 0.5
-    assert await hung == "hello /sleep/4\n"
+    assert max(times) < 1.8
+    await sleep(2.5)
+    assert max([await deferToThread(elapsed, pair.port) for _ in range(60)]) < 1.8
+    assert await hung == "hello /sleep/8\n"
     await pair.check()
 
 
@@ -303,14 +309,14 @@ async def test_stops(start: Start, twistd: Start, folder: Path) -> None:
     """
     pair = await make(start, twistd, folder)
     await pair.open("--threads=4")
-    slow = [asking(pair.port, "/sleep/3") for _ in range(2)]
+    slow = [asking(pair.port, "/sleep/8") for _ in range(2)]
     await sleep(0.5)
     for pid in processesOf(pair.process.pid)[:1]:
         os.kill(pid, signal.SIGTERM)
-    await pair.listener.says("drains", patience=1.5)
+    await pair.listener.says("drains", patience=5)
     times = [await deferToThread(elapsed, pair.port) for _ in range(60)]
-    assert max(times) < 0.5
-    assert await gatherResults(slow) == ["hello /sleep/3\n"] * 2
+    assert max(times) < 1.8
+    assert await gatherResults(slow) == ["hello /sleep/8\n"] * 2
     await pair.check()
 
 
