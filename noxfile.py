@@ -77,10 +77,11 @@ def runUnits(session: nox.Session, twisted: str, *options: str) -> None:
     # A short path, since those of Unix sockets are below it.
     with tempfile.TemporaryDirectory(prefix="units.") as folder:
         session.run(
-            *("python", "-m", "twisted.trial", "--reporter=text"),
+            "tests/trial",
             f"--temp-directory={folder}/trial",
             *options,
             *(session.posargs or ["tests.unit"]),
+            external=True,
             env={
                 # These runs are for the versions.  tests/run tries more.
                 "PORTLISTEN_EXAMPLES": os.environ.get("PORTLISTEN_EXAMPLES", "10"),

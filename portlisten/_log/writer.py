@@ -8,7 +8,7 @@ that, lines are counted and dropped.  As soon as lines fit again, a line says ho
 were dropped.
 
 A thread does not survive a fork, and C{twistd} forks when it becomes a daemon.  So the
-thread starts when the reactor runs.  Until then, lines only wait.
+thread starts after that.  Until then, lines only wait.
 """
 
 from __future__ import annotations

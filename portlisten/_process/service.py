@@ -10,6 +10,7 @@ from typing import Any
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, succeed
 
+from portlisten._log.writer import startAll
 from portlisten._process import exits, logs, signals, systemd_notify
 from portlisten.errors import CannotBind, PathError, ToldToStop
 
@@ -92,6 +93,9 @@ class CommandService(Service):
         @raise StartFailure: if it fails.  Nothing is left behind then.
         """
         super().privilegedStartService()
+        # By now, C{twistd} has become a daemon if it was to, and the log begins: the
+        # process may wait for long before its reactor runs.
+        startAll()
         exits.checkUser(self._command)
         try:
             self.bind()

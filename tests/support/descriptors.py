@@ -4,7 +4,9 @@ The descriptors that this process has open.
 
 from __future__ import annotations
 
+import gc
 import os
+import time
 from unittest import TestCase
 
 # Its descriptors stay open, so they must be open before the first count.
@@ -30,15 +32,21 @@ def descriptors() -> dict[int, str]:
     return found
 
 
-def watchDescriptors(test: TestCase) -> None:
+def watchDescriptors(test: TestCase, patience: float = 0.0) -> None:
     """
     Let a test fail if it leaves descriptors open, or closes a descriptor that was open
     before.  Call this first in C{setUp}: cleanups run in reverse order, so the check
     runs last.
+
+    @param patience: how long threads may take to close theirs, in seconds.
     """
     before = descriptors()
 
     def compare() -> None:
+        end = time.monotonic() + patience
+        while descriptors() != before and time.monotonic() < end:
+            gc.collect()
+            time.sleep(0.01)
         test.assertEqual(descriptors(), before)
 
     test.addCleanup(compare)

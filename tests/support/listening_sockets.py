@@ -111,7 +111,7 @@ class SocketTestCase(SynchronousTestCase):
     """
 
     def setUp(self) -> None:
-        watchDescriptors(self)
+        watchDescriptors(self, PATIENCE)
         self.addCleanup(gc.collect)
         self.addCleanup(self.noThread)
         self.log = Lines()

@@ -20,6 +20,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from portlisten import _kernel
 from portlisten._commands.listener import makeService
+from portlisten._listener import dispatcher
 from portlisten._listener import service as listenerService
 from portlisten._model import Kind
 from portlisten._process import exits
@@ -34,7 +35,7 @@ from portlisten._wire.frames import (
 )
 from portlisten.errors import StartFailure
 from tests.support.addresses import internet
-from tests.support.channels import aMoment, eventually, texts
+from tests.support.channels import PATIENCE, aMoment, eventually, texts
 from tests.support.descriptors import descriptors
 from tests.support.listeners import UDP, ListenerTestCase, parse
 
@@ -526,6 +527,7 @@ class StopTests(ListenerTestCase):
         may come.  Then it is removed, and not looked at again, even if a successor
         gets the same inode.
         """
+        self.patch(dispatcher, "FAREWELL_SECONDS", PATIENCE)
         self.start("--grace", "30")
         worker, hello = await self.join()
         self.client(hello)
