@@ -79,7 +79,7 @@ class Handler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """
-        See L{logging.Handler.emit}.
+        See C{logging.Handler.emit}.
         """
         try:
             line = jsonOf(record) if self._json else self.format(record)
