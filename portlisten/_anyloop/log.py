@@ -13,6 +13,8 @@ from portlisten._log.standard import FIELDS
 
 logger = logging.getLogger("portlisten")
 
+_PLAIN = (str, int, float, type(None))
+
 
 def debug(format: str, **fields: object) -> None:
     """
@@ -56,10 +58,16 @@ def _log(
     error: BaseException | None = None,
 ) -> None:
     if logger.isEnabledFor(level):
+        # A handler may keep what it gets, and an exception would keep the variables of
+        # its frames: connections, and their descriptors.
+        plain = {
+            name: value if isinstance(value, _PLAIN) else str(value)
+            for name, value in fields.items()
+        }
         logger.log(
             level,
             "%s",
             format.format(**fields),
             exc_info=error,
-            extra={FIELDS: fields},
+            extra={FIELDS: plain},
         )
