@@ -16,7 +16,9 @@ from twisted.logger import Logger
 from zope.interface import implementer
 
 from portlisten._channel import paths
+from portlisten._channel.interfaces import IAdopter, IWorkerChannel
 from portlisten._channel.transport import ChannelTransport
+from portlisten._channel.worker_end import WorkerChannel
 from portlisten._model import Port
 from portlisten._policy.complaints import Complaint
 from portlisten._policy.link import (
@@ -31,8 +33,7 @@ from portlisten._reactor.log_limit import logLimit
 from portlisten._reactor.pause import Pause
 from portlisten._wire.frames import Offer
 from portlisten._worker.adoption import AdoptedConnection, Adopter
-from portlisten._worker.channel import WorkerChannel
-from portlisten._worker.interfaces import IAdopter, IWorker, IWorkerChannel
+from portlisten._worker.interfaces import IWorker
 from portlisten._worker.recognition import firstSeconds
 from portlisten._worker.shared_ports import SharedPorts
 from portlisten._worker.shutdown import IConnectionSource, Shutdown

@@ -21,12 +21,12 @@ from zope.interface import implementer
 from portlisten import _kernel
 from portlisten._channel.transport import ChannelTransport
 from portlisten._channel.unread import Unread
+from portlisten._channel.worker_end import WorkerChannel
 from portlisten._listener.channel import ListenerChannel
 from portlisten._listener.interfaces import IConnection
 from portlisten._model import InternetAddress, Kind, Port, UnixAddress
 from portlisten._wire.codec import FROM_LISTENER, FROM_WORKER, Vocabulary
 from portlisten._wire.frames import ListenerHello, Offer, WorkerHello
-from portlisten._worker.channel import WorkerChannel
 from tests.support.channels import (
     Once,
     Peer,

@@ -18,6 +18,7 @@ from twisted.trial.unittest import TestCase
 from zope.interface import implementer
 
 from portlisten import _kernel
+from portlisten._channel.interfaces import IAdopter, IWorkerChannel
 from portlisten._listener.interfaces import IChannel, IDispatcher
 from portlisten._model import Port
 from portlisten._wire.codec import Decoder, Vocabulary, encode
@@ -31,7 +32,6 @@ from portlisten._wire.frames import (
     Serving,
 )
 from portlisten._wire.listener_session import Draining, Joined, News, Refused
-from portlisten._worker.interfaces import IAdopter, IWorkerChannel
 from tests.support.descriptors import watchDescriptors
 
 PATIENCE = 60.0

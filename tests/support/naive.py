@@ -18,13 +18,13 @@ import sys
 from collections import deque
 from typing import Any
 
+from portlisten._channel.worker_end import WorkerChannel
 from portlisten._model import Kind
 from portlisten._wire.codec import encode
 from portlisten._wire.frames import ListenerHello, Offer
 from portlisten._wire.session import Do
 from portlisten._wire.worker_events import Adopt, Event
 from portlisten._wire.worker_session import WorkerSession
-from portlisten._worker.channel import WorkerChannel
 
 
 def main(port: int, path: str) -> None:

@@ -186,7 +186,7 @@ class World(Protocol):
 
 class Worker:
     """
-    A worker's process: drives a L{WorkerSession}, as L{portlisten._worker.channel}
+    A worker's process: drives a L{WorkerSession}, as L{portlisten._channel.worker_end}
     does.
 
     @ivar unwritten: frames that the kernel has not taken.

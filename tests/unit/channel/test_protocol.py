@@ -15,12 +15,12 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
 from portlisten._channel import protocol as _channel
+from portlisten._channel.interfaces import IAdopter
+from portlisten._channel.worker_end import WorkerChannel
 from portlisten._listener.channel import ListenerChannel
 from portlisten._listener.interfaces import IConnection, IDispatcher
 from portlisten._wire.codec import FROM_LISTENER, FROM_WORKER, Vocabulary
 from portlisten._wire.frames import ListenerHello
-from portlisten._worker.channel import WorkerChannel
-from portlisten._worker.interfaces import IAdopter
 from tests.support.channel_ends import (
     ChannelTestCase,
     HeldConnection,

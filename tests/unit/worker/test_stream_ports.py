@@ -18,6 +18,7 @@ from twisted.python import reflect
 from twisted.trial.unittest import SynchronousTestCase
 
 from portlisten import _kernel
+from portlisten._channel.interfaces import IWorkerChannel
 from portlisten._model import Kind
 from portlisten._ports.accepting import BATCH_SIZE
 from portlisten._wire.frames import (
@@ -28,7 +29,6 @@ from portlisten._wire.frames import (
     WorkerHello,
 )
 from portlisten._worker import stream_ports
-from portlisten._worker.interfaces import IWorkerChannel
 from tests.support.channels import eventually, texts
 from tests.support.descriptors import watchDescriptors
 from tests.support.sharing import HELLO, SharingTestCase

@@ -15,10 +15,10 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyClass, verifyObject
 
 from portlisten import _kernel
+from portlisten._channel.interfaces import IAdopter
 from portlisten._kernel import Credentials
 from portlisten._policy.link import INCOMPATIBLE_RETRY_SECONDS
 from portlisten._wire.frames import Bye, Frame, WorkerHello
-from portlisten._worker.interfaces import IAdopter
 from portlisten._worker.worker import Worker
 from tests.support.channels import Peer, aMoment, eventually, texts
 from tests.support.workers import (

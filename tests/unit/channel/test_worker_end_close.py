@@ -1,5 +1,5 @@
 """
-Tests for L{portlisten._worker.channel}: how a channel ends.
+Tests for L{portlisten._channel.worker_end}: how a channel ends.
 """
 
 from __future__ import annotations

@@ -18,6 +18,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from portlisten import _kernel
+from portlisten._channel.interfaces import IAdopter, IWorkerChannel
 from portlisten._channel.limits import HELLO_SECONDS
 from portlisten._channel.protocol import Channel
 from portlisten._channel.transport import ChannelTransport
@@ -37,7 +38,6 @@ from portlisten._wire.worker_events import (
     Withdrawn,
 )
 from portlisten._wire.worker_session import WorkerSession
-from portlisten._worker.interfaces import IAdopter, IWorkerChannel
 from portlisten.errors import WrongSocket
 
 

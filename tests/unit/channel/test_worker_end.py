@@ -1,5 +1,5 @@
 """
-Tests for L{portlisten._worker.channel}: joining, claims and descriptors.
+Tests for L{portlisten._channel.worker_end}: joining, claims and descriptors.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyClass, verifyObject
 
 from portlisten import _kernel
+from portlisten._channel.interfaces import IWorkerChannel
+from portlisten._channel.worker_end import WorkerChannel
 from portlisten._model import Kind
 from portlisten._wire import worker_session
 from portlisten._wire.codec import FROM_WORKER, encode
@@ -38,8 +40,6 @@ from portlisten._wire.frames import (
     Withdraw,
     WorkerHello,
 )
-from portlisten._worker.channel import WorkerChannel
-from portlisten._worker.interfaces import IWorkerChannel
 from tests.support.channel_ends import (
     WorkerChannelTestCase,
     overTwistedToo,
@@ -553,7 +553,7 @@ class DrainTests(WorkerChannelTestCase):
 OUT_OF_DESCRIPTORS = """
 import os, resource, socket, sys
 from twisted.internet import reactor
-from portlisten._worker.channel import WorkerChannel
+from portlisten._channel.worker_end import WorkerChannel
 from tests.support.channels import Once, RecordingAdopter
 
 class Adopter(RecordingAdopter):
