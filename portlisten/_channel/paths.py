@@ -73,15 +73,42 @@ class BoundPath:
     """
     A bound Unix socket and its name.
 
+    @param owned: whether the name is this process's to remove.
+
     @ivar socket: the bound socket, non-blocking.  The user of this object closes it;
         L{remove} does not.
+    @ivar place: the device and the inode of the name.
+    @ivar owned: see above.
     """
 
-    def __init__(self, path: str, sock: socket.socket) -> None:
+    def __init__(self, path: str, sock: socket.socket, owned: bool = True) -> None:
         self.socket = sock
+        self.owned = owned
         self._path = path
         status = os.lstat(path)
-        self._identity = (status.st_dev, status.st_ino)
+        self.place: Place = (status.st_dev, status.st_ino)
+
+    def setMode(self, mode: int, user: int = -1, group: int = -1) -> None:
+        """
+        Change the permissions and the owner of the name, if they are others.  Another
+        file that is there by now never changes.
+
+        @param user: its new owner, or -1 to keep the owner.
+        @param group: likewise, its group.
+        @raise OSError: if that is impossible.
+        """
+        descriptor = os.open(self._path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            status = os.fstat(descriptor)
+            if (status.st_dev, status.st_ino) != self.place:
+                raise OSError(errno.ESTALE, f"another file is at {self._path} by now")
+            same = f"/proc/self/fd/{descriptor}"
+            if user not in (-1, status.st_uid) or group not in (-1, status.st_gid):
+                os.chown(same, user, group)
+            if stat.S_IMODE(status.st_mode) != mode:
+                os.chmod(same, mode)
+        finally:
+            os.close(descriptor)
 
     def moveTo(self, path: str) -> None:
         """
@@ -102,9 +129,11 @@ class BoundPath:
 
         @return: whether the name was removed.
         """
+        if not self.owned:
+            return False
         try:
             status = os.lstat(self._path)
-            if (status.st_dev, status.st_ino) != self._identity:
+            if (status.st_dev, status.st_ino) != self.place:
                 return False
             os.unlink(self._path)
         except OSError:

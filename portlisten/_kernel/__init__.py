@@ -70,7 +70,7 @@ from portlisten._kernel.sockets import (
     sendBytes,
 )
 from portlisten._kernel.spare import SpareDescriptor, descriptorsShort
-from portlisten._kernel.waiting import clientsWaiting, queueLength
+from portlisten._kernel.waiting import clientsWaiting, isAtPath, queueLength
 
 __all__ = [
     "ConnectionSocket",
@@ -106,6 +106,7 @@ __all__ = [
     "hasEnded",
     "hungUp",
     "identify",
+    "isAtPath",
     "initialEnvironment",
     "retry",
     "kindOf",

@@ -11,6 +11,7 @@ import errno
 import os
 import select
 import socket
+import stat
 import struct
 from collections.abc import Generator, Iterator
 from contextlib import closing
@@ -22,8 +23,8 @@ _NETLINK_SOCK_DIAG = 4
 _SOCK_DIAG_BY_FAMILY = 20
 _NLM_F_REQUEST, _NLM_F_DUMP = 1, 0x300
 _NLMSG_ERROR, _NLMSG_DONE = 2, 3
-_UDIAG_SHOW_ICONS = 8
-_UNIX_DIAG_ICONS = 3
+_UDIAG_SHOW_VFS, _UDIAG_SHOW_ICONS = 2, 8
+_UNIX_DIAG_VFS, _UNIX_DIAG_ICONS = 1, 3
 
 _HEADER = struct.Struct("=IHHII")
 _ATTRIBUTE = struct.Struct("=HH")
@@ -34,6 +35,8 @@ _INET_MESSAGE = struct.Struct("=8x16s20xQ16xI")
 # struct unix_diag_req
 _UNIX_REQUEST = struct.Struct("=BBHIIIQ")
 _UNIX_MESSAGE_BYTES = 16
+# struct unix_diag_vfs: the inode and the device
+_UNIX_PLACE = struct.Struct("=II")
 
 # linux/include/net/tcp_states.h: TCP_ESTABLISHED, and TCP_CLOSE_WAIT, for clients that
 # have sent all they have to say.
@@ -105,19 +108,53 @@ def _waitingAtPath(sock: socket.socket) -> frozenset[int]:
     """
     The kernel tells the inodes of the clients' own sockets.
     """
+    data = _ofUnixSocket(sock, _UDIAG_SHOW_ICONS, _UNIX_DIAG_ICONS)
+    return frozenset(struct.unpack(f"={len(data) // 4}I", data)) - {0}
+
+
+def isAtPath(sock: socket.socket, path: str) -> bool:
+    """
+    Say whether a path still leads to the Unix socket that was bound to it.  The kernel
+    gives the lower 32 bits of the inode: C{sk_diag_dump_vfs} in net/unix/diag.c.
+
+    If the kernel does not tell, the names are compared.
+    """
+    try:
+        status = os.lstat(path)
+    except OSError:
+        return False
+    if not stat.S_ISSOCK(status.st_mode):
+        return False
+    try:
+        data = _ofUnixSocket(sock, _UDIAG_SHOW_VFS, _UNIX_DIAG_VFS)
+        inode, device = _UNIX_PLACE.unpack(data)
+    except (OSError, struct.error):
+        return bool(sock.getsockname() == path)
+    own = os.major(status.st_dev) << 20 | os.minor(status.st_dev)
+    return (inode, device) == (status.st_ino & 0xFFFFFFFF, own)
+
+
+def _ofUnixSocket(sock: socket.socket, show: int, wanted: int) -> bytes:
+    """
+    Ask the kernel about a Unix socket.
+
+    @param show: what it must tell.
+    @param wanted: the attribute that has this.
+    @return: the attribute; empty if the answer has none.
+    @raise OSError: if the kernel does not tell.
+    """
     inode = os.fstat(sock.fileno()).st_ino
     request = _UNIX_REQUEST.pack(
-        socket.AF_UNIX, 0, 0, 0xFFFFFFFF, inode, _UDIAG_SHOW_ICONS, (1 << 64) - 1
+        socket.AF_UNIX, 0, 0, 0xFFFFFFFF, inode, show, (1 << 64) - 1
     )
     for message in _ask(request, 0):
         at = _UNIX_MESSAGE_BYTES
         while at + _ATTRIBUTE.size <= len(message):
             size, kind = _ATTRIBUTE.unpack_from(message, at)
-            if kind == _UNIX_DIAG_ICONS:
-                data = message[at + _ATTRIBUTE.size : at + size]
-                return frozenset(struct.unpack(f"={len(data) // 4}I", data)) - {0}
+            if kind == wanted:
+                return message[at + _ATTRIBUTE.size : at + size]
             at += max(_ATTRIBUTE.size, size + 3 & ~3)
-    return frozenset()
+    return b""
 
 
 def _ask(request: bytes, flags: int) -> Generator[bytes, None, None]:

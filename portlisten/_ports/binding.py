@@ -9,7 +9,7 @@ import os
 import socket
 import stat
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -25,7 +25,8 @@ from portlisten._model import (
     UnixAddress,
     describe,
 )
-from portlisten._ports.socket_options import CannotSet, openSocket
+from portlisten._ports.kept import KeptSockets
+from portlisten._ports.socket_options import CannotSet, openSocket, setAnew
 from portlisten._process import listen_fds
 from portlisten.errors import CannotBind, WrongSocket, firstLine
 
@@ -88,10 +89,12 @@ class BoundPort:
             sock.close()
 
 
-def bind(settings: PortSettings) -> list[BoundPort]:
+def bind(settings: PortSettings, kept: KeptSockets | None = None) -> list[BoundPort]:
     """
     Bind a port.
 
+    @param kept: sockets that are bound already.  The port takes those that fit.  If it
+        cannot be bound, it gives them back.
     @return: the port, or two for a number: IPv4 and IPv6.  The caller owns their
         sockets.  An inherited descriptor belongs to its L{BoundPort} from now on.
     @raise CannotBind: if that fails.  Nothing stays bound then, and an inherited
@@ -99,7 +102,7 @@ def bind(settings: PortSettings) -> list[BoundPort]:
     """
     try:
         with ExitStack() as undo:
-            bound = _BINDERS[settings.kind](settings, undo)
+            bound = _BINDERS[settings.kind](settings, undo, kept or KeptSockets())
             undo.pop_all()
     except (OSError, OverflowError, ValueError) as error:
         number = getattr(error, "errno", None) or 0
@@ -143,20 +146,23 @@ def boundElsewhere(sockets: list[socket.socket], name: str, kind: Kind) -> Bound
 
 
 # Each of these functions binds one kind of port, or raises an OSError, OverflowError or
-# ValueError.  It adds a call to `undo` for each socket, path and lock that it makes.
+# ValueError.  For each socket, path and lock that it makes, and for the sockets that it
+# takes from `kept`, it adds a call to `undo`.
 
 
-def _bindNumber(settings: PortSettings, undo: ExitStack) -> list[BoundPort]:
+def _bindNumber(
+    settings: PortSettings, undo: ExitStack, kept: KeptSockets
+) -> list[BoundPort]:
     """
     Bind a TCP port for IPv4, then for IPv6 if the host has it.
     """
-    first = _listen(settings, "0.0.0.0", settings.number, undo)  # noqa: S104
+    first = _listen(settings, "0.0.0.0", settings.number, undo, kept)  # noqa: S104
     bound = [_describe(settings, first)]
     # With port 0 the kernel has chosen one by now.
     number = first[0].getsockname()[1]
     try:
         with ExitStack() as half:
-            second = _listen(settings, "::", number, half)
+            second = _listen(settings, "::", number, half, kept)
             undo.push(half.pop_all())
     except OSError as error:
         if error.errno not in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL):
@@ -166,29 +172,44 @@ def _bindNumber(settings: PortSettings, undo: ExitStack) -> list[BoundPort]:
     return bound
 
 
-def _bindTCP(settings: PortSettings, undo: ExitStack) -> list[BoundPort]:
+def _bindTCP(
+    settings: PortSettings, undo: ExitStack, kept: KeptSockets
+) -> list[BoundPort]:
     """
     Bind a TCP port on one address.
     """
-    sockets = _listen(settings, settings.host, settings.number, undo)
+    sockets = _listen(settings, settings.host, settings.number, undo, kept)
     return [_describe(settings, sockets)]
 
 
-def _bindUDP(settings: PortSettings, undo: ExitStack) -> list[BoundPort]:
+def _bindUDP(
+    settings: PortSettings, undo: ExitStack, kept: KeptSockets
+) -> list[BoundPort]:
     """
     Bind a UDP port.
     """
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    taken = kept.take(family, socket.SOCK_DGRAM, settings.host, settings.number)
+    if taken:
+        undo.callback(kept.giveBack, taken)
+        return [_describe(settings, taken)]
     sock = _open(settings, settings.host, socket.SOCK_DGRAM, undo)
     sock.bind((settings.host, settings.number))
     return [_describe(settings, [sock])]
 
 
-def _bindUnix(settings: PortSettings, undo: ExitStack) -> list[BoundPort]:
+def _bindUnix(
+    settings: PortSettings, undo: ExitStack, kept: KeptSockets
+) -> list[BoundPort]:
     """
     Bind a path.  The umask sets its permissions at the bind.  A later chmod would be
     unsafe: another user might have put another file at the path.
     """
     assert settings.path is not None
+    taken = kept.takePath(settings.path)
+    if taken is not None:
+        undo.callback(kept.giveBack, [taken])
+        return [_describe(settings, [taken], _takePath(settings, taken))]
     unlock = _lock(settings.path) if settings.lock else lambda: None
     undo.callback(unlock)
     sock = undo.enter_context(
@@ -208,6 +229,48 @@ def _bindUnix(settings: PortSettings, undo: ExitStack) -> list[BoundPort]:
         unlock()
 
     return [_describe(settings, [sock], cleanUp)]
+
+
+def _takePath(settings: PortSettings, sock: socket.socket) -> Callable[[], None]:
+    """
+    Take over a path that another process has bound, and its lock.
+
+    @return: removes both.
+    """
+    assert settings.path is not None
+    path = BoundPath(settings.path, sock)
+    path.setMode(settings.mode)
+    sock.listen(settings.backlog)
+    unlock = _takeLock(settings.path) if settings.lock else lambda: None
+
+    def cleanUp() -> None:
+        path.remove()
+        unlock()
+
+    return cleanUp
+
+
+def _takeLock(path: str) -> Callable[[], None]:
+    """
+    Take over the lock of a path from the process that has it.  At every moment, the
+    lock is there.
+
+    @return: unlocks it.
+    @raise OSError: if that is impossible.
+    """
+    name = f"{path}.lock"
+    fresh = f"{name}.{os.getpid()}"
+    with suppress(FileNotFoundError):
+        os.remove(fresh)
+    os.symlink(str(os.getpid()), fresh)
+    os.rename(fresh, name)
+
+    def unlock() -> None:
+        with suppress(OSError):  # without its privileges, the process may not
+            if os.readlink(name) == str(os.getpid()):
+                os.remove(name)
+
+    return unlock
 
 
 def _lock(path: str) -> Callable[[], None]:
@@ -238,7 +301,9 @@ def _lock(path: str) -> Callable[[], None]:
     return unlock
 
 
-def _takeInherited(settings: PortSettings, undo: ExitStack) -> list[BoundPort]:
+def _takeInherited(
+    settings: PortSettings, undo: ExitStack, kept: KeptSockets
+) -> list[BoundPort]:
     """
     Take a socket that another process made and keeps.  So nothing shuts the socket
     down, removes its path, or changes the path's mode.  A Twisted port would do all
@@ -291,22 +356,38 @@ _BINDERS = {
 
 
 def _listen(
-    settings: PortSettings, host: str, number: int, undo: ExitStack
+    settings: PortSettings,
+    host: str,
+    number: int,
+    undo: ExitStack,
+    kept: KeptSockets,
 ) -> list[socket.socket]:
     """
     Bind listening TCP sockets: as many as the settings say, all on one port.
 
-    @param undo: closes the sockets.
+    @param undo: closes the sockets, or gives them back.
     @raise OSError: if that fails.
     """
-    shares = settings.options.reuseport is not None
-    if shares:
+    group = settings.options.reuseport or 0
+    shares = group > 0
+    sockets = kept.take(
+        socket.AF_INET6 if ":" in host else socket.AF_INET,
+        socket.SOCK_STREAM,
+        host,
+        number,
+        _kernel.IPPROTO_MPTCP if settings.options.mptcp else 0,
+        group,
+    )
+    undo.callback(kept.giveBack, list(sockets))
+    for sock in sockets:
+        setAnew(sock, settings.options)
+        sock.listen(settings.backlog)
+    if shares and not sockets:
         # SO_REUSEPORT would also let a port be bound that another process of this user
         # has, and that process would get a share of the connections.
         with ExitStack() as probe:
             _openTCP(settings, host, probe).bind((host, number))
-    sockets: list[socket.socket] = []
-    for _ in range(settings.options.reuseport or 1):
+    for _ in range((group or 1) - len(sockets)):
         sock = _openTCP(settings, host, undo)
         if shares:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
