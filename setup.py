@@ -22,6 +22,7 @@ setup(
             [
                 "docs/man/portlisten-status.1",
                 "docs/man/portlisten-reload.1",
+                "docs/man/portlisten-upgrade.1",
                 "docs/man/portlisten-restart.1",
                 "docs/man/portlisten-stop.1",
                 "docs/man/portlisten-exec.1",

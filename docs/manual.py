@@ -22,6 +22,7 @@ from portlisten._commands import (
     run,
     status,
     stop,
+    upgrade,
 )
 from portlisten._commands.options import CommandOptions
 from portlisten._config.options import WIRES, Option, optionsOf
@@ -190,6 +191,18 @@ PAGES = [
         {"SIGINT": "The command exits. The reload goes on."},
         "portlisten-run(8), portlisten-check(1), portlisten-status(1),"
         " portlisten-restart(1), portlisten-stop(1)",
+    ),
+    Page(
+        "portlisten-upgrade",
+        1,
+        "replace the listener of a supervisor, without refusing a client",
+        upgrade.UpgradeOptions,
+        "0 if the listener is replaced. 1 if the new one did not take over: the old one"
+        " goes on. 2 if the supervisor cannot be asked, or the arguments are wrong. 130"
+        " after SIGINT.",
+        {"SIGINT": "The command exits. The replacement goes on."},
+        "portlisten-run(8), portlisten-reload(1), portlisten-restart(1),"
+        " portlisten-status(1), portlisten(8)",
     ),
     Page(
         "portlisten-stop",

@@ -33,6 +33,7 @@ from portlisten._config.settings import (
     StatusSettings,
     StopSettings,
     UndrainSettings,
+    UpgradeSettings,
     WorkerSettings,
 )
 from portlisten._config.toml import fileOptions
@@ -149,6 +150,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "status": lambda: commandTable(StatusSettings),
     "restart": lambda: commandTable(RestartSettings),
     "reload": lambda: commandTable(ReloadSettings),
+    "upgrade": lambda: commandTable(UpgradeSettings),
     "stop": lambda: commandTable(StopSettings),
     "drain": lambda: commandTable(DrainSettings),
     "pause": lambda: commandTable(PauseSettings),

@@ -65,6 +65,11 @@ EVENTS = {
     "control-limited": "The control socket is missing, or some cannot use it.",
     "control-refused": "A process may not use the control socket, or not now.",
     # The listener, as the supervisor sees it
+    "handover-asked": "Another listener is about to take over.",
+    "handover-begun": "Another listener has taken over.",
+    "handover-done": "This listener has all that waited at the one before it.",
+    "handover-failed": "A listener does not take over, or has not all that waited.",
+    "handover-unneeded": "There is no listener to take over from.",
     "listener-started": "The process of the listener is started.",
     "listener-ready": "The listener accepts.",
     "listener-not-ready": "The listener does not start with new settings.",

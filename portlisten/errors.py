@@ -19,6 +19,7 @@ __all__ = [
     "PathError",
     "BadDescription",
     "CannotBind",
+    "CannotTakeOver",
     "CannotRun",
     "StartFailure",
     "EndpointError",
@@ -102,6 +103,12 @@ class CannotBind(Exception):
     def __init__(self, reason: str, errno: int = 0) -> None:
         super().__init__(reason)
         self.errno = errno
+
+
+class CannotTakeOver(Exception):
+    """
+    A listener cannot take over from another one, which goes on.
+    """
 
 
 class _Exit(SystemExit):

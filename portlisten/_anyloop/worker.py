@@ -28,6 +28,7 @@ from portlisten._policy.link import (
     SILENT,
     STOP_REASON,
     Link,
+    asksToJoinAgain,
     whyLost,
 )
 from portlisten._reactor.deadline import Deadline
@@ -281,7 +282,8 @@ class Worker(Generic[AdopterType]):
             self._settle()
             return
         self.adopter.undrain()
-        if was.away and channel.released and not channel.broken:
+        again = was.away or asksToJoinAgain(reason)
+        if again and channel.released and not channel.broken:
             self._rejoin()
             return
         why, delay = whyLost(

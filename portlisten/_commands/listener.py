@@ -17,6 +17,7 @@ from portlisten._listener.making import makeListener
 from portlisten._listener.own_sockets import OwnSockets
 from portlisten._listener.service import checkPathsDiffer
 from portlisten._ports import parsing as _ports
+from portlisten._process.pid_file import PidFile
 from portlisten.errors import BadDescription, PathError
 
 if TYPE_CHECKING:
@@ -31,6 +32,8 @@ class Options(CommandOptions):
     settingsType = ListenerSettings
 
     command = "portlisten"
+
+    pidFile: PidFile | None = None
 
     arguments = [Completer(descr="[NAME=]PORT"), CompleteFiles(descr="PATH")]
 
@@ -92,6 +95,15 @@ Examples:
         self.checkPath(self["path"])
         self["listen"][:0] = ports
 
+    def postOptions(self) -> None:
+        """
+        See L{CommandOptions.postOptions}.
+        """
+        super().postOptions()
+        if self["replace"] and self._parent is not None:
+            # Before twistd looks whether the process in it lives.
+            self.pidFile = PidFile(self._parent)
+
     def settings(self) -> ListenerSettings:
         """
         Make settings of the options and arguments.
@@ -120,7 +132,14 @@ def makeService(options: Options, reactor: Any = None) -> IService:
         options.refuse(
             "--metrics needs a program that --chroot hides: give one of them"
         )
-    sockets = OwnSockets(settings, ports, backlog, twistd.get("uid"), metrics=metrics)
+    sockets = OwnSockets(
+        settings,
+        ports,
+        backlog,
+        twistd.get("uid"),
+        metrics=metrics,
+        pidFile=options.pidFile,
+    )
     return makeListener(reactor, options.process, settings, sockets, backlog)
 
 

@@ -24,6 +24,7 @@ from portlisten._commands.restart import RestartOptions
 from portlisten._commands.run import RunOptions
 from portlisten._commands.status import StatusOptions
 from portlisten._commands.stop import StopOptions
+from portlisten._commands.upgrade import UpgradeOptions
 from portlisten._process.output import show
 
 
@@ -46,6 +47,7 @@ class Options(UsageOptions):
         ["status", None, StatusOptions, "Show what is going on, and what is wrong."],
         ["restart", None, RestartOptions, "Replace workers, one after the other."],
         ["reload", None, ReloadOptions, "Change what runs to what the file says."],
+        ["upgrade", None, UpgradeOptions, "Replace the listener while it serves."],
         ["stop", None, StopOptions, "Stop a supervisor, and all that it started."],
         ["exec", None, ExecOptions, "Run any program on the ports that are shared."],
         ["each", None, EachOptions, "Start a program for each connection."],

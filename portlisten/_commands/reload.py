@@ -101,7 +101,7 @@ Examples:
         Start the reload, and watch it to its end.
         """
         settings = ReloadSettings(target=self["target"], **self.given())
-        file = _fileOf(settings.target or "")
+        file = fileOf(settings.target or "")
         if file:
             try:
                 # The supervisor has the sockets of systemd's, and this process has not.
@@ -146,7 +146,7 @@ Examples:
         return 0
 
 
-def _fileOf(target: str) -> str:
+def fileOf(target: str) -> str:
     """
     Find the file that an argument means.
 

@@ -122,6 +122,14 @@ class ListenerSettings(ChannelSettings):
         several=True,
         wires=STREAM,
     )
+    replace: bool = option(
+        False,
+        Flag(),
+        "Take over from the listener that lives at PATH, and refuse no client.",
+        more="Give the arguments of a start: other ports and options are what this"
+        " listener has then. If none lives at PATH, this is an ordinary start.",
+        wires=STREAM,
+    )
     control: str | None = option(
         None,
         FileOrNone(),
@@ -574,6 +582,15 @@ class RestartSettings(TargetSettings):
 class ReloadSettings(TargetSettings):
     """
     The settings of C{portlisten reload}.
+    """
+
+    quiet: bool = option(False, Flag(), "Write only errors.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class UpgradeSettings(TargetSettings):
+    """
+    The settings of C{portlisten upgrade}.
     """
 
     quiet: bool = option(False, Flag(), "Write only errors.")

@@ -43,7 +43,7 @@ CheckPort = Callable[[str, bool], None]
 CheckMetrics = Callable[[str], None]
 
 #: Options of the listener that the file has elsewhere, or not at all.
-_ELSEWHERE = ("wire", "listen", "share")
+_ELSEWHERE = ("wire", "listen", "share", "replace")
 
 _PATH = Option(
     AbsolutePath(),

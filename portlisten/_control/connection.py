@@ -5,7 +5,9 @@ One client of the control socket, as the server sees it.
 from __future__ import annotations
 
 import select
+import socket
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from twisted.internet.defer import Deferred
@@ -27,6 +29,18 @@ from portlisten._reactor.deadline import Deadline
 
 #: How long a client may be silent, or may leave an answer unread, in seconds.
 SILENCE_SECONDS = 5.0
+
+
+@dataclass(frozen=True)
+class Detached(Answer):
+    """
+    No answer: the connection is no client's any more.
+
+    @ivar then: gets the socket of the connection, and owns it.
+    """
+
+    then: Callable[[socket.socket], None]
+
 
 #: Answers a line of a client, now or later.  It may raise any exception.
 Answerer: TypeAlias = "Callable[[bytes, _kernel.Credentials], Answer | Deferred[Any]]"
@@ -154,11 +168,22 @@ class Client(Protocol):
     def _answered(self, answer: Answer) -> None:
         if self._ended:
             return
+        if isinstance(answer, Detached):
+            self._detach(answer)
+            return
         data = encodeAnswer(answer)
         self._inHand = False
         self._active(self)
         self._listen()
         self._reply(data)
+
+    def _detach(self, answer: Detached) -> None:
+        try:
+            own = self._transport.getHandle().dup()
+        except OSError as error:
+            raise ControlError(f"this is impossible now: {error.strerror}") from None
+        self.end()
+        answer.then(own)
 
     def _failed(self, failure: Failure) -> None:
         if failure.check(ControlError):

@@ -178,6 +178,34 @@ class PauseAnswer(_PlainAnswer):
 
 
 @dataclass(frozen=True)
+class HandedSocket:
+    """
+    A socket that a listener hands over.
+
+    @ivar role: what it is: C{port}, C{channel} for the path that workers connect to,
+        C{control} for the control socket, or C{transfer} for the connection by which
+        the connections come that wait.
+    """
+
+    role: str
+
+
+@dataclass(frozen=True)
+class Manifest(_PlainAnswer):
+    """
+    What a listener hands over.  The descriptors go with the bytes of this answer.
+
+    @ivar handover: the version of the messages that follow.
+    @ivar pid: the number of the listener's process.
+    @ivar sockets: the sockets, in the order of their descriptors.
+    """
+
+    handover: int
+    pid: int
+    sockets: tuple[HandedSocket, ...]
+
+
+@dataclass(frozen=True)
 class Request:
     """
     The base of all requests.  Each field is a tuple of strings.
@@ -287,6 +315,17 @@ class Compare(Request):
 
 
 @dataclass(frozen=True)
+class Upgrade(Request):
+    """
+    Replace the listener while it serves.  The answer comes at once.  Only a supervisor
+    can do this.
+    """
+
+    COMMAND = "upgrade"
+    ANSWER = ProgressAnswer
+
+
+@dataclass(frozen=True)
 class Watch(Request):
     """
     Say how far an operation has come.
@@ -330,6 +369,20 @@ class Resume(Request):
     ANSWER = PauseAnswer
 
 
+@dataclass(frozen=True)
+class Replace(Request):
+    """
+    Hand over to another listener, which asks.  The connection then belongs to the
+    handover: L{portlisten._handover.messages}.
+
+    @ivar versions: the versions of the handover that it speaks.
+    """
+
+    COMMAND = "replace"
+    ANSWER = Manifest
+    versions: tuple[str, ...]
+
+
 #: All requests, by the names of their commands.
 REQUESTS: dict[str, type[Request]] = {
     each.COMMAND: each
@@ -341,10 +394,12 @@ REQUESTS: dict[str, type[Request]] = {
         Restart,
         Reload,
         Compare,
+        Upgrade,
         Watch,
         Stop,
         Pause,
         Resume,
+        Replace,
     )
 }
 

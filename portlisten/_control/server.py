@@ -120,6 +120,27 @@ class ControlServer:
         self._clients[client] = None
         ChannelTransport(self._reactor, sock, client, descriptors=False).start()
 
+    def suspend(self) -> None:
+        """
+        Accept no clients for now: they wait.
+        """
+        if self._acceptor is not None:
+            self._acceptor.park()
+
+    def resume(self) -> None:
+        """
+        Undo L{suspend}.
+        """
+        if self._acceptor is not None:
+            self._acceptor.unpark()
+
+    @property
+    def bound(self) -> BoundPath | None:
+        """
+        The socket and its path, which the server owns.
+        """
+        return self._bound
+
     def close(self) -> None:
         """
         Remove the path, and end all clients.  May be called again.

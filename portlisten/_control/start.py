@@ -27,6 +27,9 @@ VERSION = 1
 #: How many bytes the line of a start message may have.
 MAXIMUM_START_BYTES = 4 * 1024 * 1024
 
+#: What may come after the channel's socket.
+LINKS = ("successors", "predecessor")
+
 #: How many descriptors a start message may have.
 MAXIMUM_SOCKETS = 16384
 
@@ -62,18 +65,22 @@ class StartMessage:
     @ivar ports: the ports, in the order of their descriptors.
     @ivar channel: which descriptor is the socket of the channel's path; the first one
         is 0.
+    @ivar links: what the descriptors are that come after it: C{successors} for the
+        connection by which the supervisor gives the listener its successors, and
+        C{predecessor} for the one to the listener that it is to replace.
     """
 
     settings: ListenerSettings
     ports: tuple[GivenPort, ...]
     channel: int
+    links: tuple[str, ...] = ()
 
     @property
     def descriptors(self) -> int:
         """
         How many descriptors go with the message.
         """
-        return sum(port.sockets for port in self.ports) + 1
+        return sum(port.sockets for port in self.ports) + 1 + len(self.links)
 
 
 def encodeStart(message: StartMessage) -> bytes:
@@ -85,6 +92,7 @@ def encodeStart(message: StartMessage) -> bytes:
             "settings": asdict(message.settings),
             "ports": [asdict(port) for port in message.ports],
             "channel": message.channel,
+            "links": list(message.links),
         }
     )
 
@@ -96,7 +104,9 @@ def parseStart(line: bytes) -> StartMessage:
 
     @raise ControlError: if it is no start message of this version.
     """
-    message = _parse(line, "start message", ("settings", "ports", "channel"))
+    message = _parse(
+        line, "start message", ("settings", "ports", "channel"), ("links",)
+    )
     settings, ports = message["settings"], message["ports"]
     if not isinstance(settings, dict):
         raise ControlError("the settings are no object")
@@ -106,11 +116,13 @@ def parseStart(line: bytes) -> StartMessage:
         _make(ListenerSettings, settings, "the settings", ("path",)),
         tuple(_port(each, place) for place, each in enumerate(ports)),
         message["channel"],
+        _links(message.get("links", [])),
     )
     if made.settings.wire != "stream":
         raise ControlError("the wire must be stream: a supervisor has no other")
-    if type(made.channel) is not int or made.channel != made.descriptors - 1:
-        raise ControlError("the channel must be the last descriptor")
+    place = made.descriptors - 1 - len(made.links)
+    if type(made.channel) is not int or made.channel != place:
+        raise ControlError("the channel must come after the ports")
     if made.descriptors > MAXIMUM_SOCKETS:
         raise ControlError(
             f"{made.descriptors} sockets are too many: {MAXIMUM_SOCKETS} at the most"
@@ -158,11 +170,24 @@ def _line(message: Mapping[str, Any]) -> bytes:
     return json.dumps({"version": VERSION, **message}).encode() + b"\n"
 
 
-def _parse(line: bytes, what: str, names: Sequence[str]) -> dict[str, Any]:
+def _links(value: object) -> tuple[str, ...]:
+    if (
+        isinstance(value, list)
+        and all(each in LINKS for each in value)
+        and len(set(value)) == len(value)
+    ):
+        return tuple(value)
+    raise ControlError(f"the links must be some of {', '.join(LINKS)}")
+
+
+def _parse(
+    line: bytes, what: str, names: Sequence[str], more: Sequence[str] = ()
+) -> dict[str, Any]:
     """
     Read an object, and check its version and the names of its fields.
 
     @param what: the kind of message, for errors.
+    @param more: fields that it may have.
     @return: the fields without the version.
     @raise ControlError: if it is no such message.
     """
@@ -173,7 +198,7 @@ def _parse(line: bytes, what: str, names: Sequence[str]) -> dict[str, Any]:
             f"the {what} has another version than {VERSION}: portlisten was installed"
             " anew, so stop the supervisor, and start it again"
         )
-    if set(message) != set(names):
+    if set(message) - set(more) != set(names):
         raise ControlError(f"the {what} must have the fields {', '.join(names)}")
     return message
 

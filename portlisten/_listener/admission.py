@@ -83,6 +83,20 @@ class Admission:
         )
         self._acceptor.resume()
 
+    def suspend(self) -> None:
+        """
+        Leave processes in the backlog.
+        """
+        if self._acceptor is not None:
+            self._acceptor.park()
+
+    def resume(self) -> None:
+        """
+        Undo L{suspend}.
+        """
+        if self._acceptor is not None:
+            self._acceptor.unpark()
+
     def refuseAll(self, hello: bytes) -> None:
         """
         Let in no more processes, since the listener stops.

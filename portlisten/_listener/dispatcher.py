@@ -24,6 +24,7 @@ from portlisten._listener.departed_workers import DepartedWorkers
 from portlisten._listener.execution import Executor
 from portlisten._listener.interfaces import IChannel, IConnection, IDispatcher
 from portlisten._listener.lost_clients import LostClients
+from portlisten._listener.retirement import Retirement
 from portlisten._listener.roster import Roster
 from portlisten._listener.sharing import Sharing
 from portlisten._listener.silent_clients import SilentClients
@@ -98,6 +99,7 @@ class Dispatcher:
         self._onlySharing: set[IChannel] = set()
         self._timer: IDelayedCall | None = None
         self._stopped: Deferred[None] | None = None
+        self._retirement: Retirement | None = None
         self._deadline = 0.0
         self._overdueSeen = False
         self._byeSent = False
@@ -164,9 +166,13 @@ class Dispatcher:
 
     # Ports
 
-    def accepted(self, port: Port, batch: Sequence[Accepted]) -> None:
+    def accepted(
+        self, port: Port, batch: Sequence[Accepted], waited: float = 0.0
+    ) -> None:
         """
         Take connections that came in by a port, at least one.  Keeps their sockets.
+
+        @param waited: how long they have waited at another listener, in seconds.
         """
         connections = [AcceptedConnection(*each) for each in batch]
         canCheck = connections[0].canCheck
@@ -176,7 +182,7 @@ class Dispatcher:
             silent = self._silentClients.find(connections)
         self._run(
             self._ledger.addConnections(
-                port.number, connections, now, canCheck, port.name, silent
+                port.number, connections, now, canCheck, port.name, silent, waited
             )
         )
 
@@ -197,6 +203,10 @@ class Dispatcher:
         self._channels[channel] = None
 
     def joined(self, channel: IChannel, event: Joined) -> None:
+        retirement = self._retirement
+        if retirement is not None and channel is retirement.successor:
+            self._run(retirement.admit(channel, event, self._now()))
+            return
         self.roster.joined(channel, event)
         self._newcomers.add(channel, partial(self._admit, channel, event))
 
@@ -323,6 +333,7 @@ class Dispatcher:
                 event.gives,
             )
         )
+        self.roster.drainInherited(channel)
 
     def _blockSlowReaders(self) -> None:
         """
@@ -334,6 +345,71 @@ class Dispatcher:
         crowded = total > self._flightLimit // 2
         for channel, count in inFlight.items():
             self._ledger.block(channel, crowded and count > 0)
+
+    # The successor
+
+    def retire(
+        self,
+        grace: float,
+        names: Collection[str],
+        waits: Callable[[], Collection[str]],
+        more: Callable[[], bool],
+    ) -> Deferred[None]:
+        """
+        Hand over what waits to the next listener, and let the workers go.  The channel
+        of the next listener is the next one that L{succeededBy} names.
+
+        @param grace: how long that may take, in seconds.
+        @param names: the names of its ports.
+        @param waits: says which names of other ports have clients in their backlogs.
+        @param more: says whether more connections may come that wait.
+        @return: fires when this is done.
+        """
+        self._retirement = retirement = Retirement(
+            self, self._ledger, self._now() + grace, names, waits, more
+        )
+        return retirement.done
+
+    def succeededBy(self, channel: IChannel) -> None:
+        """
+        After L{retire}: name the channel of the next listener, which is about to join.
+        """
+        assert self._retirement is not None
+        self._retirement.successor = channel
+        self._retirement.step(self._now())
+        self._schedule()
+
+    def takeBack(self) -> None:
+        """
+        The next listener is dead: undo L{retire}.
+        """
+        retirement, self._retirement = self._retirement, None
+        if retirement is not None:
+            retirement.undo()
+            self._run([])
+
+    def workerChannels(self) -> list[IChannel]:
+        """
+        The channels that are not closed.
+        """
+        return list(self._channels)
+
+    def portsOf(self, channel: IChannel) -> Collection[str]:
+        """
+        The names of the ports that a worker serves; none if it has not joined.
+        """
+        return self.roster.ports(channel)
+
+    def letGo(self, channel: IChannel, reason: str) -> None:
+        """
+        Let a worker go that has no offers.  May be called again.
+        """
+        if self._ledger.knows(channel):
+            self.left(channel, reason)
+        else:
+            self._newcomers.leave(channel)
+            self.roster.left(channel)
+        channel.bye(reason)
 
     # The end
 
@@ -424,7 +500,10 @@ class Dispatcher:
         Let time pass in the ledger, as long as anything depends on time.
         """
         if self._timer is None and (
-            self._ledger.timed or self.departed.changes or self._stopped is not None
+            self._ledger.timed
+            or self.departed.changes
+            or self._stopped is not None
+            or self._retirement is not None
         ):
             self._timer = self._reactor.callLater(CHECK_SECONDS, self._tick)
 
@@ -452,6 +531,8 @@ class Dispatcher:
             return
         self._overdueSeen = False
         self._run(decisions + ledger.passTime(now))
+        if self._retirement is not None:
+            self._retirement.step(now)
         if self._stopped is not None:
             self._proceed(now)
 
@@ -482,6 +563,7 @@ class Dispatcher:
                     self._run(self._ledger.give(channel, event.ids))
                 elif isinstance(event, Serving):
                     self.roster.serving(channel, event.count)
+                    self._run(self._ledger.serving(channel, event.count, self._now()))
                 else:
                     self.joined(channel, event)
         finally:

@@ -35,9 +35,15 @@ from portlisten._control.start import (
     encodeReady,
     parseStart,
 )
+from portlisten._handover.handover import Handed
+from portlisten._handover.messages import Commit
+from portlisten._handover.successors import Successors
+from portlisten._handover.takeover import Takeover, Transfer
 from portlisten._listener.interfaces import ISockets
+from portlisten._listener.predecessor import takeOver
 from portlisten._model import Kind
 from portlisten._ports.binding import BoundPort, boundElsewhere
+from portlisten._process import signals
 from portlisten.errors import WrongSocket
 
 #: How long the start message may take, in seconds.
@@ -68,6 +74,8 @@ class GivenSockets:
     @param channel: the listening socket of the path that workers connect to.
     @param link: is connected to the supervisor.
     @param stop: called when the listener must stop.  May be called again.
+    @param successors: brings a connection to each listener that is to replace this one.
+    @param predecessor: is connected to the listener that this one replaces.
 
     All sockets belong to this object, until a method passes them on or L{close} is
     called.
@@ -81,7 +89,11 @@ class GivenSockets:
         channel: socket.socket,
         link: socket.socket,
         stop: Callable[[], object] = lambda: None,
+        successors: socket.socket | None = None,
+        predecessor: socket.socket | None = None,
     ) -> None:
+        self._successors = successors
+        self._predecessor = predecessor
         self._ports: Sequence[BoundPort] = ports
         self._channel: socket.socket | None = channel
         self._link: socket.socket | None = link
@@ -123,6 +135,7 @@ class GivenSockets:
         """
         See L{ISockets}.  The supervisor's requests are answered after L{sayReady}.
         """
+        self._reactor = reactor
         self._server = ControlServer(
             reactor, None, {**handlers, Stop: self._stopForGood}, ()
         )
@@ -136,6 +149,9 @@ class GivenSockets:
         assert self._link is not None
         assert self._server is not None
         link, self._link = self._link, None
+        successors, self._successors = self._successors, None
+        if successors is not None:
+            Successors(self._server.serve).listen(self._reactor, successors)
         with suppress(OSError):  # reading then finds that the supervisor is gone
             link.send(encodeReady(os.getpid()))
         self._server.serve(link, self._supervisorGone)
@@ -152,6 +168,40 @@ class GivenSockets:
         self._final = True
         self.stop()
         return StopAnswer(os.getpid())
+
+    # A predecessor, and a successor
+
+    def takeOver(self, ports: Sequence[BoundPort]) -> tuple[Commit, Transfer] | None:
+        """
+        See L{ISockets}.
+        """
+        link, self._predecessor = self._predecessor, None
+        if link is None:
+            return None
+        takeover = Takeover(link, "the listener before this one", signals.stopRequested)
+        if not takeover.ask():
+            return None
+        try:
+            return takeOver(takeover, ports)
+        except BaseException:
+            takeover.close()
+            raise
+
+    def settle(self) -> None:
+        """
+        See L{ISockets}.  The paths are the supervisor's.
+        """
+
+    def handed(self, ports: Sequence[BoundPort]) -> list[Handed]:
+        """
+        See L{ISockets}.  The supervisor gives the next listener its sockets.
+        """
+        return []
+
+    def disown(self) -> None:
+        """
+        See L{ISockets}.  The paths are the supervisor's.
+        """
 
     def stopMonitor(self) -> Deferred[None]:
         """
@@ -206,10 +256,11 @@ class GivenSockets:
         """
         for port in self._ports:
             port.close()
-        for sock in (self._channel, self._link):
+        for sock in (self._channel, self._link, self._successors, self._predecessor):
             if sock is not None:
                 sock.close()
         self._ports, self._channel, self._link = (), None, None
+        self._successors = self._predecessor = None
 
 
 def receiveStart(link: socket.socket) -> tuple[StartMessage, GivenSockets]:
@@ -231,10 +282,21 @@ def receiveStart(link: socket.socket) -> tuple[StartMessage, GivenSockets]:
                 f"{len(descriptors)} descriptors came with the start message, which"
                 f" names {message.descriptors}"
             )
-        ports, channel = _sort(message, descriptors)
+        count = len(descriptors) - len(message.links)
+        ports, channel = _sort(message, descriptors[:count])
+        links = {
+            name: socket.socket(fileno=each)
+            for name, each in zip(message.links, descriptors[count:], strict=True)
+        }
         undo.pop_all()
     link.setblocking(False)
-    return message, GivenSockets(ports, channel, link)
+    return message, GivenSockets(
+        ports,
+        channel,
+        link,
+        successors=links.get("successors"),
+        predecessor=links.get("predecessor"),
+    )
 
 
 def _read(link: socket.socket) -> tuple[bytes, list[int]]:

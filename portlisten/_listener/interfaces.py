@@ -4,7 +4,7 @@ The contracts between the parts of the listener.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from zope.interface import Attribute, Interface
@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
     from portlisten._control.messages import Request
     from portlisten._control.server import ControlServer, Handler
+    from portlisten._handover.handover import Handed
+    from portlisten._handover.messages import Commit
+    from portlisten._handover.takeover import Transfer
     from portlisten._model import Port
     from portlisten._ports.accepting import Accepted
     from portlisten._ports.binding import BoundPort
@@ -147,6 +150,59 @@ class IWire(Interface):
     def release() -> None:
         """
         Close what is still bound.
+        """
+
+
+class ISucceededWire(IWire):
+    """
+    A wire whose listener can be replaced while it serves.
+    """
+
+    handlers = Attribute(
+        "More functions that answer requests of the control socket, by the types of the"
+        " requests.  The user of the wire sets them before the start."
+    )
+
+    def inherit(commit: Commit, transfer: Transfer) -> None:
+        """
+        After the start: take the connections that wait at the listener before this one.
+
+        @param transfer: belongs to the wire from now on.
+        @raise OSError: if that is impossible.
+        """
+
+    def suspend() -> Commit:
+        """
+        Let in neither workers nor operators for now: they wait.
+
+        @return: what the next listener must know.
+        """
+
+    def resume() -> None:
+        """
+        Undo L{suspend}.
+        """
+
+    def retire(
+        grace: float,
+        names: Collection[str],
+        transfer: socket,
+        waits: Callable[[], Collection[str]],
+    ) -> Deferred[None]:
+        """
+        Hand over what waits to the next listener, and let the workers go.
+
+        @param grace: how long that may take, in seconds.
+        @param names: the names of the ports of the next listener.
+        @param transfer: is connected to the next listener, and belongs to the wire from
+            now on.
+        @param waits: says which names of other ports have clients in their backlogs.
+        @return: fires when this is done.
+        """
+
+    def takeBack() -> None:
+        """
+        The next listener is dead: undo L{retire}.
         """
 
 
@@ -341,6 +397,33 @@ class ISockets(Interface):
 
         @param handlers: see L{ControlServer}.
         @return: the server, which the caller closes; L{None} if nobody can ask.
+        """
+
+    def takeOver(ports: Sequence[BoundPort]) -> tuple[Commit, Transfer] | None:
+        """
+        After privileges were dropped: take over from the listener that L{bindPorts} and
+        the others have sockets of.  It goes on if this raises.
+
+        @param ports: all ports.
+        @return: what it says, and what goes on; the latter is the caller's.  L{None} if
+            no such listener lives.
+        @raise CannotTakeOver: if that is impossible.
+        """
+
+    def settle() -> None:
+        """
+        This listener serves: the paths belong to it from now on.
+        """
+
+    def handed(ports: Sequence[BoundPort]) -> list[Handed]:
+        """
+        List the sockets that the next listener gets from this one.  They stay this
+        object's.
+        """
+
+    def disown() -> None:
+        """
+        The next listener serves: the paths belong to it from now on.
         """
 
     def stopMonitor() -> Deferred[None]:

@@ -56,7 +56,7 @@ class LostClients:
             fields: dict[str, Any] = {
                 "peer": entry.connection.peer,
                 "port": self.ports.get(entry.port, entry.name),
-                "connection": entry.serial,
+                "connection": entry.order[1],
                 "cause": counter,
                 "reason": _REASONS[counter],
             }

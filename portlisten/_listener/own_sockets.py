@@ -7,9 +7,12 @@ from __future__ import annotations
 import errno
 import os
 import select
+import socket
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from twisted.internet.defer import Deferred, succeed
@@ -20,13 +23,19 @@ from portlisten._channel import paths
 from portlisten._config.ports import PortSettings
 from portlisten._config.settings import ListenerSettings
 from portlisten._control.messages import Request, Status
-from portlisten._control.place import SUFFIX, bindControl, controlPath
+from portlisten._control.place import BACKLOG, MODE, SUFFIX, bindControl, controlPath
 from portlisten._control.server import ControlServer, Handler
-from portlisten._listener import successor
+from portlisten._handover.handover import Handed
+from portlisten._handover.messages import Commit
+from portlisten._handover.takeover import Takeover, Transfer
+from portlisten._listener import predecessor, successor
 from portlisten._listener.interfaces import ISockets
+from portlisten._listener.predecessor import takeOver
 from portlisten._ports.binding import BoundPort, bind
+from portlisten._ports.kept import KeptSockets
 from portlisten._process import signals
-from portlisten.errors import CannotBind, ToldToStop
+from portlisten._process.pid_file import PidFile
+from portlisten.errors import CannotBind, PathError, ToldToStop
 
 if TYPE_CHECKING:
     from portlisten._monitor.host import BoundPlace, MonitorHost
@@ -42,17 +51,20 @@ HANDOVER_SECONDS = 2.0
 BIND_RETRY_MILLISECONDS = 50
 
 
-def bindUntil(wanted: PortSettings, end: float) -> list[BoundPort]:
+def bindUntil(
+    wanted: PortSettings, end: float, kept: KeptSockets | None = None
+) -> list[BoundPort]:
     """
     Bind a port.  If it is in use, try until a time of C{time.monotonic}.
 
+    @param kept: sockets that are bound already, of which the port takes those that fit.
     @raise CannotBind: if it cannot be bound.
     @raise ToldToStop: if the process is told to stop meanwhile.
     """
     waits = False
     while True:
         try:
-            return bind(wanted)
+            return bind(wanted, kept)
         except CannotBind as error:
             left = end - time.monotonic()
             if error.errno != errno.EADDRINUSE or left <= 0:
@@ -83,6 +95,7 @@ class OwnSockets:
         listener is gone, its workers may keep shared sockets open for so long, and for
         L{HANDOVER_SECONDS} at the least.
     @param metrics: where the monitor listens; L{None} if none is to run.
+    @param pidFile: the pid file, if the process may take over from another one.
     """
 
     def __init__(
@@ -93,6 +106,7 @@ class OwnSockets:
         user: int | None = None,
         workersStop: float = 0.0,
         metrics: Place | None = None,
+        pidFile: PidFile | None = None,
     ) -> None:
         self._settings = settings
         self._ports = ports
@@ -100,6 +114,15 @@ class OwnSockets:
         self._user = user
         self._handover = max(HANDOVER_SECONDS, workersStop)
         self._startedBy = -1
+        self._pidFile = pidFile
+        self._takeover: Takeover | None = None
+        self._kept = KeptSockets()
+        # The paths that were taken over, and are not this process's yet.
+        self._borrowed: list[paths.BoundPath] = []
+        # Whether the paths are the predecessor's, or the successor's.
+        self._isGuest = False
+        self._channelPath: paths.BoundPath | None = None
+        self._server: ControlServer | None = None
         self._controlPath: paths.BoundPath | None = None
         self._wanted = metrics
         self._place: BoundPlace | None = None
@@ -110,6 +133,8 @@ class OwnSockets:
         See L{ISockets}.
         """
         path = self._settings.path
+        if self._settings.replace and self._beginTakeover():
+            return 0.0
         if not successor.isStopping(path):
             # If the last listener was killed, its workers may stop at this moment.
             return self._handover if successor.isStale(path) else 0.0
@@ -129,18 +154,63 @@ class OwnSockets:
         bound: list[BoundPort] = []
         with ExitStack() as undo:
             for wanted in self._ports:
-                for port in bindUntil(wanted, end):
-                    undo.callback(port.close)
-                    bound.append(port)
+                for port in bindUntil(wanted, end, self._kept):
+                    own = replace(port, cleanUp=partial(self._cleanUp, port.cleanUp))
+                    undo.callback(own.close)
+                    bound.append(own)
             undo.pop_all()
         return bound
+
+    def _cleanUp(self, cleanUp: Callable[[], None]) -> None:
+        """
+        Remove the path of a port, and its lock, unless another process has them.
+        """
+        if not self._isGuest:
+            cleanUp()
 
     def bindChannel(self) -> paths.BoundPath:
         """
         See L{ISockets}.
         """
         settings = self._settings
-        return paths.bind(settings.path, settings.mode, settings.group, self._backlog)
+        sock = self._kept.takePath(settings.path)
+        if sock is None:
+            bound = paths.bind(
+                settings.path, settings.mode, settings.group, self._backlog
+            )
+        else:
+            group = -1 if settings.group is None else settings.group
+            bound = self._takePath(
+                settings.path, sock, settings.mode, self._backlog, group=group
+            )
+        self._channelPath = bound
+        return bound
+
+    def _takePath(
+        self,
+        path: str,
+        sock: socket.socket,
+        mode: int,
+        backlog: int,
+        user: int = -1,
+        group: int = -1,
+    ) -> paths.BoundPath:
+        """
+        Take over a path that another process has bound.
+
+        @param sock: the socket, which belongs to the result, unless this raises.
+        @raise PathError: if that is impossible.
+        """
+        try:
+            bound = paths.BoundPath(path, sock, owned=self._takeover is None)
+            bound.setMode(mode, user, group)
+            # From now on, SO_PEERCRED shows this process to those that connect.
+            sock.listen(backlog)
+        except OSError as error:
+            sock.close()
+            raise PathError(f"cannot take {path} over: {error.strerror}") from error
+        self._borrowed.append(bound)
+        return bound
 
     def bindControl(self) -> None:
         """
@@ -151,15 +221,24 @@ class OwnSockets:
             from portlisten._monitor.host import bindPlace
 
             end = time.monotonic() + self._handover
-            self._place = bindPlace(self._wanted, lambda port: bindUntil(port, end))
+            self._place = bindPlace(
+                self._wanted, lambda port: bindUntil(port, end, self._kept)
+            )
+        if self._pidFile is not None:
+            self._pidFile.open(self._takeover is not None)
         path = self._settings.path
         control = controlPath(path, self._settings.control)
         if control:
             self._startedBy = os.geteuid()
             changes = self._user is not None and self._startedBy == 0
-            self._controlPath = bindControl(
-                path, control, self._user if changes else None
-            )
+            owner = self._user if changes else None
+            sock = self._kept.takePath(control)
+            if sock is None:
+                self._controlPath = bindControl(path, control, owner)
+            else:
+                self._controlPath = self._takePath(
+                    control, sock, MODE, BACKLOG, -1 if owner is None else owner
+                )
         elif control is None:
             log.warn(
                 "there is no control socket, since {path}{suffix} is too long for a"
@@ -188,7 +267,9 @@ class OwnSockets:
         users = {0, self._startedBy, os.geteuid()}
         if self._user is not None:
             users.add(self._user)
-        server = ControlServer(reactor, self._controlPath, handlers, users)
+        self._server = server = ControlServer(
+            reactor, self._controlPath, handlers, users
+        )
         self._controlPath = None
         try:
             server.start()
@@ -207,6 +288,87 @@ class OwnSockets:
             )
             self._monitor.start(place)
 
+    # A predecessor, and a successor
+
+    def _beginTakeover(self) -> bool:
+        """
+        Get the sockets of the listener that lives at the path.
+
+        @return: whether one lives there.
+        @raise CannotTakeOver: if it cannot be replaced.
+        """
+        path = self._settings.path
+        takeover = predecessor.connect(
+            path, self._settings.control, {0, os.geteuid(), self._user or 0}
+        )
+        if takeover is None or not takeover.ask():
+            log.info(
+                "no listener lives at {path}, so there is none to take over from",
+                event="handover-unneeded",
+                path=path,
+            )
+            return False
+        self._takeover = takeover
+        self._isGuest = True
+        self._kept = KeptSockets(
+            sock
+            for role in ("port", "channel", "control")
+            for sock in takeover.take(role)
+        )
+        return True
+
+    def takeOver(self, ports: Sequence[BoundPort]) -> tuple[Commit, Transfer] | None:
+        """
+        See L{ISockets}.
+        """
+        takeover, self._takeover = self._takeover, None
+        if takeover is None:
+            return None
+        # What nobody has taken stays with the other listener, which drains it.
+        self._kept.close()
+        place = self._place
+        monitored = [] if place is None else place.ports
+        try:
+            return takeOver(takeover, [*ports, *monitored])
+        except BaseException:
+            takeover.close()
+            raise
+
+    def settle(self) -> None:
+        """
+        See L{ISockets}.
+        """
+        self._isGuest = False
+        if self._pidFile is not None:
+            self._pidFile.write()
+        for each in self._borrowed:
+            each.owned = True
+        self._borrowed.clear()
+
+    def handed(self, ports: Sequence[BoundPort]) -> list[Handed]:
+        """
+        See L{ISockets}.
+        """
+        handed = [Handed(each, "port") for port in ports for each in port.sockets]
+        if self._monitor is not None:
+            monitored = [each for port in self._monitor.ports for each in port.sockets]
+            handed += [Handed(each, "port") for each in monitored]
+        if self._channelPath is not None:
+            handed.append(Handed(self._channelPath.socket, "channel"))
+        if self._server is not None and self._server.bound is not None:
+            handed.append(Handed(self._server.bound.socket, "control"))
+        return handed
+
+    def disown(self) -> None:
+        """
+        See L{ISockets}.
+        """
+        self._isGuest = True
+        if self._channelPath is not None:
+            self._channelPath.owned = False
+        if self._server is not None and self._server.bound is not None:
+            self._server.bound.owned = False
+
     def stopMonitor(self) -> Deferred[None]:
         """
         See L{ISockets}.
@@ -217,7 +379,7 @@ class OwnSockets:
         """
         See L{ISockets}.
         """
-        return bound.inherited
+        return bound.inherited or self._isGuest
 
     def shutsPort(self, bound: BoundPort) -> bool:
         """
@@ -229,7 +391,7 @@ class OwnSockets:
         """
         See L{ISockets}.
         """
-        return False
+        return self._isGuest
 
     def expectsWorkers(self) -> bool:
         """
@@ -241,10 +403,17 @@ class OwnSockets:
         """
         See L{ISockets}.
         """
+        takeover, self._takeover = self._takeover, None
+        if takeover is not None:
+            takeover.close()
+        self._kept.close()
+        if self._pidFile is not None:
+            self._pidFile.close()
         if self._controlPath is not None:
             self._controlPath.remove()
             self._controlPath.socket.close()
             self._controlPath = None
+        self._server = None
         place, self._place = self._place, None
         if place is not None:
             place.close()

@@ -27,11 +27,12 @@ from portlisten._listener.interfaces import IChannel
 from portlisten._listener.sharing import Sharing
 from portlisten._model import Kind
 from portlisten._policy.ledger import Ledger
+from portlisten._policy.link import JOIN_AGAIN
 from portlisten._reactor.log_limit import logLimit
 from portlisten._wire.listener_session import Joined
 
 #: What a worker hears that is to serve again.
-UNDRAINED = "undrained: join again"
+UNDRAINED = f"undrained: {JOIN_AGAIN}"
 
 
 @dataclass
@@ -95,6 +96,7 @@ class Roster:
         self._entries: dict[IChannel, _Entry] = {}
         # Those that the operator drains, and that are not drained yet.
         self._awaited: set[IChannel] = set()
+        self._inherited: set[int] = set()
 
     # Events of the channels
 
@@ -103,6 +105,17 @@ class Roster:
         Note that a worker joined.
         """
         self._entries[channel] = _Entry(hello, self._seconds())
+
+    def drainInherited(self, channel: IChannel) -> None:
+        """
+        If a worker that was admitted is one of L{inherit}, drain it.
+        """
+        if channel.pid in self._inherited and channel in self._entries:
+            self._inherited.discard(channel.pid)
+            entry = self._entries[channel]
+            entry.asked = True
+            self._beginDrain(entry)
+            self._drain(channel)
 
     def serving(self, channel: IChannel, count: int) -> None:
         """
@@ -142,6 +155,31 @@ class Roster:
                 **about(channel),
                 count=entry.had,
             )
+
+    @property
+    def drained(self) -> tuple[int, ...]:
+        """
+        The processes of the workers that the operator drains, or has drained.
+        """
+        return tuple(
+            channel.pid for channel, entry in self._entries.items() if entry.asked
+        )
+
+    def inherit(self, drained: Iterable[int]) -> None:
+        """
+        Take over from another listener whose operator drains workers.
+
+        @param drained: their processes.  Each is drained when it joins.
+        """
+        self._inherited = set(drained)
+
+    def ports(self, channel: IChannel) -> frozenset[str]:
+        """
+        The names of the ports that a worker serves; none if it has not joined.
+        """
+        entry = self._entries.get(channel)
+        ports = () if entry is None else entry.hello.ports
+        return frozenset(port.name for port in ports)
 
     # Requests of the operator
 

@@ -19,12 +19,16 @@ from twisted.logger import Logger
 
 from portlisten import _kernel
 from portlisten._config.settings import ListenerSettings
+from portlisten._control.messages import Replace
 from portlisten._control.place import controlPath
-from portlisten._listener.interfaces import ISockets, IWire
+from portlisten._handover.messages import Commit
+from portlisten._handover.takeover import Transfer
+from portlisten._listener.interfaces import ISockets, ISucceededWire, IWire
+from portlisten._listener.succession import Succession
 from portlisten._model import Kind, Port
 from portlisten._ports.accepting import Acceptor
 from portlisten._ports.binding import BoundPort
-from portlisten._process import exits, systemd_notify
+from portlisten._process import exits, pid_file, signals, systemd_notify
 from portlisten._process.service import CommandService
 from portlisten.errors import PathError
 
@@ -61,6 +65,17 @@ class ListenerService(CommandService):
         self._bound: list[BoundPort] = []
         self._acceptors: deque[tuple[BoundPort, Acceptor]] = deque()
         self._stopping = False
+        self._succession: Succession | None = None
+        if ISucceededWire.providedBy(wire):
+            self._succession = Succession(
+                reactor,
+                sockets,
+                wire,
+                settings.grace,
+                lambda: signals.stop(reactor, "the next listener has taken over"),
+                lambda: signals.stop(reactor, "the next listener was told to stop"),
+            )
+            wire.handlers = {Replace: self._succession.asked}
         self._state = systemd_notify.manager().begin()
 
     def bind(self) -> None:
@@ -98,6 +113,21 @@ class ListenerService(CommandService):
         """
         atexit.unregister(self.release)
         self._stopping = False
+        inherited = self._sockets.takeOver(self._bound)
+        with ExitStack() as undo:
+            if inherited is not None:
+                # If this fails, the predecessor goes on.
+                undo.callback(inherited[1].close)
+            self._begin(inherited)
+            undo.pop_all()
+
+    def _begin(self, inherited: tuple[Commit, Transfer] | None) -> None:
+        """
+        Accept and hand off.
+
+        @param inherited: what the listener before this one says, and what goes on.
+        @raise OSError: if that fails.
+        """
         self._wire.capacityChanged = self._resume
         self._wire.backlogOf = self._backlogOf
         self._wire.start(*descriptorBudget())
@@ -114,6 +144,11 @@ class ListenerService(CommandService):
                 partial(self._wire.busy, port.name),
             )
             self._acceptors.append((bound, acceptor))
+        if inherited is not None and ISucceededWire.providedBy(self._wire):
+            self._wire.inherit(*inherited)
+        self._sockets.settle()
+        if self._succession is not None:
+            self._succession.begin(self._bound, list(self._acceptors))
         self._resume()
         ports = ", ".join(port.label for port in self._bound)
         self.log.info(
@@ -136,11 +171,23 @@ class ListenerService(CommandService):
         Hand off the connections that are held and those that wait in the backlogs.
         While no worker serves a port, leave its backlog as it is: a worker may come.
         """
+        succession = self._succession
+        if succession is not None and succession.cancel():
+            return succession.wait().addBoth(lambda _: self.finish())
+        if succession is not None and succession.isOver:
+            pid_file.leave(self._command.twistd)
+            for _, acceptor in self._acceptors:
+                acceptor.close()
+            self._acceptors.clear()
+            return self._finish(0.0)
+        return self._finish(self._settings.grace)
+
+    def _finish(self, grace: float) -> Deferred[None]:
         self._stopping = True
         for _, acceptor in self._acceptors:
             acceptor.park()
         self._resume()
-        stopped = self._wire.stop(self._settings.grace, self._backlogsWait)
+        stopped = self._wire.stop(grace, self._backlogsWait)
         # Until then, a load balancer hears that this listener stops.
         stopped.addBoth(lambda result: self._sockets.stopMonitor())
         return stopped.addBoth(lambda result: self.release())

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import resource
 import socket
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -22,6 +22,7 @@ from portlisten._config.settings import ListenerSettings
 from portlisten._control.messages import (
     Drain,
     Pause,
+    Request,
     Resume,
     Status,
     StatusAnswer,
@@ -29,12 +30,20 @@ from portlisten._control.messages import (
     Workers,
 )
 from portlisten._control.pausing import Pausing
-from portlisten._control.server import ControlServer
+from portlisten._control.server import ControlServer, Handler
+from portlisten._handover.messages import Commit
+from portlisten._handover.receiver import Receiver
+from portlisten._handover.takeover import Transfer
 from portlisten._listener.access import accessFor
 from portlisten._listener.admission import Admission
 from portlisten._listener.channel import ListenerChannel
 from portlisten._listener.dispatcher import Dispatcher
-from portlisten._listener.interfaces import ChannelPath, ISockets, IWire
+from portlisten._listener.interfaces import (
+    ChannelPath,
+    IChannel,
+    ISockets,
+    ISucceededWire,
+)
 from portlisten._listener.sharing import Sharing
 from portlisten._listener.status import Reporter
 from portlisten._model import Kind, Port
@@ -47,7 +56,7 @@ from portlisten._wire.frames import Given, ListenerHello, Serving
 from portlisten.errors import CannotBind
 
 
-@implementer(IWire)
+@implementer(ISucceededWire)
 class StreamWire:
     """
     See L{IWire}.
@@ -77,6 +86,9 @@ class StreamWire:
         self._control: ControlServer | None = None
         self._pausing = Pausing(lambda: settings.metrics or "")
         self._lastNumber = 0
+        self._receiver: Receiver | None = None
+        self._successor: ListenerChannel | None = None
+        self.handlers: dict[type[Request], Handler] = {}
         self.capacityChanged: Callable[[], None] = lambda: None
         self.backlogOf: Callable[[int], int] = lambda number: 0
 
@@ -179,7 +191,7 @@ class StreamWire:
             limit,
             self._letIn,
         )
-        dispatcher.departed.channelEnded = admission.leave
+        dispatcher.departed.channelEnded = self._channelEnded
         admission.listen(self._path.socket, settings.path, settings.retry)
         self._reporter = Reporter(
             self._reactor, settings.path, self._hello.ports, ledger, sharing, dispatcher
@@ -194,6 +206,7 @@ class StreamWire:
                 Status: self._status,
                 Pause: self._pausing.pause,
                 Resume: self._pausing.resume,
+                **self.handlers,
             },
         )
 
@@ -214,11 +227,13 @@ class StreamWire:
         """
         return self._dispatcher.busy(name)
 
-    def accepted(self, port: Port, batch: Sequence[Accepted]) -> None:
+    def accepted(
+        self, port: Port, batch: Sequence[Accepted], waited: float = 0.0
+    ) -> None:
         """
         See L{IWire}.
         """
-        self._dispatcher.accepted(port, batch)
+        self._dispatcher.accepted(port, batch, waited)
 
     def report(self) -> None:
         """
@@ -238,11 +253,76 @@ class StreamWire:
         """
         See L{IWire}.
         """
+        if self._receiver is not None:
+            self._receiver.stop()
         self._hello = replace(self._hello, stopping=True)
         stopped = self._dispatcher.stop(
             grace, waitsElsewhere, self._sockets.expectsWorkers
         )
         return stopped.addCallback(self._closePath)
+
+    # A predecessor, and a successor
+
+    def inherit(self, commit: Commit, transfer: Transfer) -> None:
+        """
+        See L{ISucceededWire}.
+        """
+        self._pausing.paused = commit.paused
+        self._dispatcher.roster.inherit(commit.drained)
+        self._receiver = Receiver(
+            self._reactor, transfer, self._hello.ports, self.accepted
+        )
+        self._receiver.start()
+
+    def suspend(self) -> Commit:
+        """
+        See L{ISucceededWire}.
+        """
+        self._admission.suspend()
+        if self._control is not None:
+            self._control.suspend()
+        return Commit(self._pausing.paused, self._dispatcher.roster.drained)
+
+    def resume(self) -> None:
+        """
+        See L{ISucceededWire}.
+        """
+        self._admission.resume()
+        if self._control is not None:
+            self._control.resume()
+
+    def retire(
+        self,
+        grace: float,
+        names: Collection[str],
+        transfer: socket.socket,
+        waits: Callable[[], Collection[str]],
+    ) -> Deferred[None]:
+        """
+        See L{ISucceededWire}.
+        """
+        done = self._dispatcher.retire(grace, names, waits, self._receives)
+        channel = self._makeChannel(_kernel.credentials(transfer))
+        self._successor = channel
+        self._dispatcher.succeededBy(channel)
+        self._connect(transfer, channel)
+        self._hello = replace(self._hello, stopping=True)
+        return done
+
+    def _receives(self) -> bool:
+        return self._receiver is not None and self._receiver.receives
+
+    def takeBack(self) -> None:
+        """
+        See L{ISucceededWire}.
+        """
+        self._hello = replace(self._hello, stopping=False)
+        self._successor = None
+        self._dispatcher.takeBack()
+
+    def _channelEnded(self, channel: IChannel) -> None:
+        if channel is not self._successor:
+            self._admission.leave(channel)
 
     def _refuseWorkers(self) -> None:
         """
@@ -269,6 +349,9 @@ class StreamWire:
         See L{IWire}.
         """
         self._closeControl()
+        if self._receiver is not None:
+            self._receiver.close()
+            self._receiver = None
         if self._path is not None:
             self._path.remove()
             self._path.socket.close()
@@ -283,15 +366,23 @@ class StreamWire:
     # Workers
 
     def _letIn(self, sock: socket.SocketType, credentials: _kernel.Credentials) -> None:
+        channel = self._makeChannel(credentials)
+        self._connect(socket.socket(fileno=sock.detach()), channel)
+
+    def _makeChannel(self, credentials: _kernel.Credentials) -> ListenerChannel:
         self._lastNumber += 1
-        channel = ListenerChannel(
+        return ListenerChannel(
             self._reactor,
             self._dispatcher,
             self._hello,
             self._lastNumber,
             credentials=credentials,
         )
-        own = socket.socket(fileno=sock.detach())
+
+    def _connect(self, own: socket.socket, channel: ListenerChannel) -> None:
+        """
+        @param own: the socket of the channel, which owns it.
+        """
         transport = ChannelTransport(
             self._reactor, own, channel, descriptors=False, sent=Unread()
         )

@@ -116,7 +116,7 @@ def waitForEnd(path: str, interrupted: Callable[[], bool]) -> bool:
                 ended = not os.path.lexists(path)
             else:
                 # A supervisor's listener may outlive it.
-                ended = paths.place(path) != place or not _isServed(path)
+                ended = paths.place(path) != place or not isServed(path)
             if ended:
                 return True
             select.poll().poll(CHECK_SECONDS * 1000)
@@ -126,7 +126,7 @@ def waitForEnd(path: str, interrupted: Callable[[], bool]) -> bool:
             os.close(process)
 
 
-def _isServed(path: str) -> bool:
+def isServed(path: str) -> bool:
     """
     Whether a process has the socket at a path open.
     """

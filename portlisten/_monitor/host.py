@@ -5,7 +5,7 @@ Who runs a monitor: binds its sockets, starts it, and exchanges it for another.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -104,6 +104,13 @@ class MonitorHost:
             logFormat=self._logFormat,
         )
         self._monitor.start()
+
+    @property
+    def ports(self) -> Sequence[BoundPort]:
+        """
+        The ports that it serves.  They stay this object's.
+        """
+        return () if self._place is None else self._place.ports
 
     def change(self, place: BoundPlace | None) -> Deferred[tuple[str, ...]]:
         """

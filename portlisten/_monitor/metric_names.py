@@ -207,6 +207,11 @@ COUNTERS: dict[str, Metric] = {
         _PORT,
         "Connections that a worker kept when it left the listener",
     ),
+    "handedOver": _counter(
+        "connections_handed_over",
+        _PORT,
+        "Connections that waited when the next listener took over, and went there",
+    ),
     "stopped": _counter(
         "connections_stopped",
         _PORT,

@@ -2,8 +2,8 @@
 Which worker gets the next connection.
 
 A worker is a candidate if it wants the port's name, has capacity, and does not pause.
-The next worker is the candidate with the fewest outstanding connections.  With round
-robin, the number of connections does not matter.  Among equals, the next worker is the
+The next worker is the candidate with the fewest connections.  With round robin, the
+number of connections does not matter.  Among equals, the next worker is the
 one whose last turn was the longest ago.
 """
 
@@ -42,9 +42,9 @@ class Candidate(Protocol):
         """
 
     @property
-    def outstanding(self) -> int:
+    def load(self) -> int:
         """
-        How many connections it has, offered or claimed.
+        How many connections it has, wherever they came from.
         """
 
 
@@ -60,7 +60,7 @@ class Balance:
 
     def __init__(self, roundRobin: bool = False) -> None:
         self._rank: Callable[[Candidate], Any] = (
-            attrgetter("turn") if roundRobin else _leastOutstanding
+            attrgetter("turn") if roundRobin else _leastLoaded
         )
         self._turn = 0
 
@@ -92,5 +92,5 @@ class Balance:
         return worker
 
 
-def _leastOutstanding(worker: Candidate) -> tuple[int, int]:
-    return (worker.outstanding, worker.turn)
+def _leastLoaded(worker: Candidate) -> tuple[int, int]:
+    return (worker.load, worker.turn)

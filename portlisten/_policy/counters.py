@@ -18,6 +18,7 @@ ENDS = (
     "goneBeforeAdoption",
     "given",
     "leftWithWorker",
+    "handedOver",
     "stopped",
 )
 
@@ -44,6 +45,7 @@ class Counters:
     @ivar given: how many a worker had given to other processes before it left or died.
     @ivar leftWithWorker: how many a worker kept that left its channel: it said BYE, or
         was revoked.  A worker also keeps its connections if the listener stops.
+    @ivar handedOver: how many waited when the next listener took over, and went there.
     @ivar stopped: how many waited when the listener stopped.
     """
 
@@ -61,6 +63,7 @@ class Counters:
     goneBeforeAdoption: int = 0
     given: int = 0
     leftWithWorker: int = 0
+    handedOver: int = 0
     stopped: int = 0
 
     @property

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Hashable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 from portlisten._policy.tallies import Tally
 from portlisten.errors import ProtocolError
@@ -14,12 +14,15 @@ from portlisten.errors import ProtocolError
 #: The largest id of an offer.
 MAXIMUM_ID = 0xFFFFFFFF
 
+#: When a connection was accepted, in seconds, and a number among all connections.
+Order: TypeAlias = "tuple[float, int]"
+
 
 class Entry:
     """
     One connection.
 
-    @ivar serial: its place in the order of arrival.
+    @ivar order: its place in the order of arrival.
     @ivar port: the number of its port.
     @ivar name: the name of its port.  Only workers that want the name get it.
     @ivar connection: the caller's object.
@@ -46,9 +49,9 @@ class Entry:
         "heard",
         "id",
         "name",
+        "order",
         "port",
         "ready",
-        "serial",
         "since",
         "tally",
         "watched",
@@ -57,7 +60,7 @@ class Entry:
 
     def __init__(
         self,
-        serial: int,
+        number: int,
         port: int,
         name: str,
         connection: Any,
@@ -65,7 +68,7 @@ class Entry:
         accepted: float,
         tally: Tally,
     ) -> None:
-        self.serial = serial
+        self.order: Order = (accepted, number)
         self.port = port
         self.name = name
         self.connection = connection
@@ -125,6 +128,9 @@ class Worker:
     @ivar revoked: whether it is being revoked.
     @ivar asleep: whether it left without having read the last frame that it was sent.
         Then the time of its copies is not counted.
+    @ivar elsewhere: how many connections it says it has that were not offered to it on
+        this channel.
+    @ivar takesOver: whether it is the next listener.
     """
 
     channel: Any
@@ -147,6 +153,8 @@ class Worker:
     resume: float = 0.0
     revoked: bool = False
     asleep: bool = False
+    elsewhere: int = 0
+    takesOver: bool = False
 
     @property
     def outstanding(self) -> int:
@@ -154,6 +162,13 @@ class Worker:
         How many connections it has, offered or claimed.
         """
         return len(self.offered) + len(self.serving)
+
+    @property
+    def load(self) -> int:
+        """
+        How many connections it has, wherever they came from.
+        """
+        return len(self.offered) + len(self.serving) + self.elsewhere
 
     @property
     def capacity(self) -> int:
@@ -164,7 +179,7 @@ class Worker:
             return 0
         room = self.usableWindow - len(self.offered)
         if self.limit is not None:
-            room = min(room, self.limit - self.outstanding)
+            room = min(room, self.limit - self.load)
         return max(0, room)
 
     @property

@@ -129,7 +129,7 @@ class Inventory:
         self._claimTimeout = claimTimeout
         self._pause = pause
         self._balance = Balance(roundRobin)
-        self._serial = 0
+        self._number = 0
         self._now = 0.0
 
     @property
@@ -138,6 +138,13 @@ class Inventory:
         What became of the connections of all names.
         """
         return self.tallies.sum()
+
+    @property
+    def names(self) -> Collection[str]:
+        """
+        The names of the ports.
+        """
+        return self._queues.keys()
 
     @property
     def waiting(self) -> int:
@@ -269,6 +276,26 @@ class Inventory:
             len(worker.serving),
             0.0 if oldest is None else max(0.0, now - oldest.since),
         )
+
+    def knows(self, channel: Hashable) -> bool:
+        """
+        Whether a worker has joined, and has not left.
+        """
+        return channel in self._workers
+
+    def waited(self, channel: Hashable, id: int, now: float) -> float:
+        """
+        How long a connection has waited that is offered to a worker, in seconds since
+        it was accepted.
+        """
+        return max(0.0, now - self._workers[channel].offered[id].accepted)
+
+    def waitingFor(self, name: str) -> int:
+        """
+        How many connections of a name wait for a worker.
+        """
+        queue = self._queues.get(name)
+        return 0 if queue is None else queue.count
 
     def outstanding(self, channel: Hashable) -> int:
         """

@@ -99,6 +99,7 @@ class Ledger(Offering):
         canCheck: bool = True,
         name: str = "",
         silent: Collection[Any] | None = None,
+        waited: float = 0.0,
     ) -> list[Decision]:
         """
         Add connections that came in.
@@ -109,12 +110,16 @@ class Ledger(Offering):
         @param silent: those of them from whose clients nothing has come.  L{None} if
             the caller did not check.  It needs to check only if L{Ledger.keeps}
             says so.
+        @param waited: how long they have waited at another listener, in seconds.
         """
+        accepted = now - waited
         tally = self.tallies.by[name]
         for connection in connections:
-            self._serial += 1
+            self._number += 1
             tally.accepted += 1
-            entry = Entry(self._serial, port, name, connection, canCheck, now, tally)
+            entry = Entry(
+                self._number, port, name, connection, canCheck, accepted, tally
+            )
             if silent is not None:
                 entry.heard = connection not in silent
             self._wait(entry)
@@ -130,6 +135,7 @@ class Ledger(Offering):
         limit: int | None = None,
         first: float | None = None,
         gives: bool = False,
+        takesOver: bool = False,
     ) -> list[Decision]:
         """
         Add a worker that said HELLO.
@@ -140,9 +146,12 @@ class Ledger(Offering):
         @param first: if its clients speak first, how long to keep a silent connection
             from it, in seconds.
         @param gives: whether it says before others touch its connections.
+        @param takesOver: whether it is the next listener.  What it claims belongs to
+            it: its worker may have touched a connection a moment later.
         """
         worker = Worker(channel, window, window, frozenset(names), user, limit, first)
         worker.gives = gives
+        worker.takesOver = takesOver
         self._workers[channel] = worker
         self._workersChanged(first is not None)
         return self._dispatch(now)
@@ -161,6 +170,8 @@ class Ledger(Offering):
         decisions: list[Decision] = []
         entries = worker.takeOffers(ids, "CLAIM")
         worker.usableWindow = min(worker.window, worker.usableWindow + 1)
+        if worker.takesOver:
+            return self._handOver(entries) + self._dispatch(now)
         for entry in entries:
             worker.serving[entry.id] = entry
             entry.tally.claim(now - entry.ready)
@@ -177,6 +188,25 @@ class Ledger(Offering):
         if worker.gives:
             decisions += self._limitAsleep()
         return decisions + self._dispatch(now)
+
+    def _handOver(self, entries: Iterable[Entry]) -> list[Decision]:
+        decisions: list[Decision] = []
+        for entry in entries:
+            entry.tally.claimed += 1
+            entry.tally.handedOver += 1
+            decisions.append(CloseCopy(entry.connection))
+        return decisions
+
+    def serving(self, channel: Hashable, count: int, now: float) -> list[Decision]:
+        """
+        A worker says how many connections it has that were not offered to it on this
+        channel.
+        """
+        worker = self._workers.get(channel)
+        if worker is None:
+            return []
+        worker.elsewhere = count
+        return self._dispatch(now)
 
     def refuse(
         self,

@@ -26,6 +26,17 @@ SILENT = "no HELLO has come yet"
 STOP_REASON = "the worker stops"
 
 
+#: How the reason of a BYE ends that asks the worker to join again at once.
+JOIN_AGAIN = "join again"
+
+
+def asksToJoinAgain(reason: str | None) -> bool:
+    """
+    Whether the reason of a BYE asks the worker to join again at once.
+    """
+    return reason is not None and reason.endswith(JOIN_AGAIN)
+
+
 class Link(Enum):
     """
     The state of a worker's connection to its listener.

@@ -148,7 +148,7 @@ class Offering(Inventory):
             }
             if not due:
                 break
-            queue, entry = min(due.items(), key=lambda item: item[1].serial)
+            queue, entry = min(due.items(), key=lambda item: item[1].order)
             able = self._balance.candidates(self._workers.values(), queue.name, now)
             workers = [each for each in able if not queue.hold or each.silentCapacity]
             if workers:

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from heapq import heapify, heappop, heappush
 from typing import Any
 
-from portlisten._policy.entries import Entry
+from portlisten._policy.entries import Entry, Order
 
 #: How many entries that were taken the heap may hold, beside one for each that was not.
 _SLACK = 64
@@ -27,7 +27,7 @@ class SilentConnections:
     def __init__(self) -> None:
         self.entries: dict[Any, Entry] = {}
         # This may hold entries that were taken.
-        self._heap: list[tuple[int, Entry]] = []
+        self._heap: list[tuple[Order, Entry]] = []
 
     def __len__(self) -> int:
         return len(self.entries)
@@ -41,7 +41,7 @@ class SilentConnections:
         """
         entry.watched = False
         self.entries[entry.connection] = entry
-        heappush(self._heap, (entry.serial, entry))
+        heappush(self._heap, (entry.order, entry))
 
     def watched(self, connections: Iterable[Any]) -> None:
         """
@@ -60,7 +60,7 @@ class SilentConnections:
         """
         entry = self.entries.pop(connection, None)
         if len(self._heap) > 2 * len(self.entries) + _SLACK:
-            self._heap = [(each.serial, each) for each in self.entries.values()]
+            self._heap = [(each.order, each) for each in self.entries.values()]
             heapify(self._heap)
         return entry
 

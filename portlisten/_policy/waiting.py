@@ -14,7 +14,7 @@ from collections.abc import Collection, Iterable
 from heapq import heapify, heappop, heappush
 from typing import Any
 
-from portlisten._policy.entries import Entry
+from portlisten._policy.entries import Entry, Order
 from portlisten._policy.silent import SilentConnections
 
 
@@ -33,7 +33,7 @@ class WaitingQueue:
         in seconds since that was seen.
 
     @ivar places: how many connections may wait.
-    @ivar heap: the ready connections, with their serial numbers: the first is the
+    @ivar heap: the ready connections, in their order: the first is the
         oldest.
     @ivar silent: the silent connections.
     @ivar hold: how long a silent connection is kept, in seconds.  If this is 0, no
@@ -58,7 +58,7 @@ class WaitingQueue:
         self._patience = patience
         self._silence = silence
         self._placeless = 0
-        self.heap: list[tuple[int, Entry]] = []
+        self.heap: list[tuple[Order, Entry]] = []
         self.silent = SilentConnections()
         self.hold = 0.0
         self._holdBegan = 0.0
@@ -90,7 +90,7 @@ class WaitingQueue:
         if self.hold and not entry.heard:
             self.silent.add(entry)
             return True
-        heappush(self.heap, (entry.serial, entry))
+        heappush(self.heap, (entry.order, entry))
         return False
 
     def pop(self) -> Entry:
@@ -107,7 +107,7 @@ class WaitingQueue:
         Take the oldest connection, ready or silent.
         """
         silent = self.silent.oldest
-        if silent is None or (self.heap and self.heap[0][0] < silent.serial):
+        if silent is None or (self.heap and self.heap[0][0] < silent.order):
             return self.pop()
         self.silent.take(silent.connection)
         return silent
@@ -139,8 +139,8 @@ class WaitingQueue:
 
         @return: the entries of the removed connections.
         """
-        removed: list[tuple[int, Entry]] = []
-        stay: list[tuple[int, Entry]] = []
+        removed: list[tuple[Order, Entry]] = []
+        stay: list[tuple[Order, Entry]] = []
         for each in self.heap:
             (removed if each[1].connection in connections else stay).append(each)
         if removed:
@@ -185,7 +185,7 @@ class WaitingQueue:
             if entry is not None:
                 entry.heard = True
                 entry.ready = now
-                heappush(self.heap, (entry.serial, entry))
+                heappush(self.heap, (entry.order, entry))
 
     def wasKept(self, entry: Entry, now: float) -> bool:
         """

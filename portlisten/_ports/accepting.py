@@ -125,10 +125,17 @@ class Acceptor:
 
     def park(self) -> None:
         """
-        Leave connections in the backlog until L{stop}.
+        Leave connections in the backlog until L{stop} or L{unpark}.
         """
         self._parked = True
         self.suspend()
+
+    def unpark(self) -> None:
+        """
+        Undo L{park}.
+        """
+        self._parked = False
+        self.resume()
 
     def suspend(self) -> None:
         """

@@ -12,7 +12,7 @@ from twisted.internet.defer import Deferred, succeed
 
 from portlisten._log.writer import startAll
 from portlisten._process import exits, logs, signals, systemd_notify
-from portlisten.errors import CannotBind, PathError, ToldToStop
+from portlisten.errors import CannotBind, CannotTakeOver, PathError, ToldToStop
 
 
 class CommandService(Service):
@@ -101,7 +101,7 @@ class CommandService(Service):
             self.bind()
         except ToldToStop as error:
             exits.failToStart(self._command, str(error), 0)
-        except (CannotBind, PathError, OSError) as error:
+        except (CannotBind, CannotTakeOver, PathError, OSError) as error:
             exits.failToStart(self._command, str(error))
         self._ready = True
 
@@ -123,6 +123,10 @@ class CommandService(Service):
             undo.callback(self._undoStart)
             try:
                 self.serve()
+            except ToldToStop as error:
+                exits.failToStart(self._command, str(error), 0)
+            except CannotTakeOver as error:
+                exits.failToStart(self._command, str(error))
             except OSError as error:
                 exits.failToStart(self._command, f"cannot start: {error}")
             undo.pop_all()

@@ -4,24 +4,23 @@ it ends.
 
 The supervisor keeps all sockets.  So while no listener runs, clients wait in the
 backlogs, and workers in that of the channel's path.
+
+A listener is replaced while it serves: the next one loads, gets the same sockets, and
+takes over from it, as L{portlisten._handover.handover} says.  Until then the old one
+serves, and it goes on if the next one fails.
 """
 
 from __future__ import annotations
 
-import os
 import socket
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
-from twisted.internet.defer import Deferred, fail
+from twisted.internet.defer import Deferred, DeferredList, fail
 from twisted.python.failure import Failure
 
 from portlisten import _kernel
-from portlisten._children.launch import Launch, environmentFor
-from portlisten._children.logs import LineLogger
 from portlisten._children.process import CLEAN, Process
 from portlisten._children.restarted import RestartedProcess
 from portlisten._config.file import RunSettings
@@ -30,15 +29,12 @@ from portlisten._control.messages import Answer, Pause, Request, Resume, Stop
 from portlisten._control.status import ProcessState
 from portlisten._ports.binding import BoundPort
 from portlisten._reactor import pause
-from portlisten._supervisor.listener_link import ListenerLink
+from portlisten._supervisor.listener_process import LABEL, ListenerProcess
 from portlisten._supervisor.logs import log
 from portlisten._supervisor.shut_down import restore
 from portlisten._supervisor.view import View
 from portlisten._supervisor.worker import NotReady
 from portlisten.errors import CannotRun
-
-#: The label of the listener, in the log.
-LABEL = "listener"
 
 #: How often in a row the listener may fail.
 FAILURES = 8
@@ -49,6 +45,9 @@ FAREWELL_SECONDS = 5.0
 #: How long a process may load that is to replace the listener, in seconds.
 LOADING_SECONDS = 30.0
 
+#: Why a process is killed that was about to start with old settings.
+CHANGED = "it is started with other settings"
+
 #: If the listener closes its link, how long it may take to end, in seconds.
 END_SECONDS = 1.0
 
@@ -56,17 +55,20 @@ END_SECONDS = 1.0
 @dataclass
 class _Change:
     """
-    A change of the settings and ports, which needs a new process.
+    The replacement of the listener, while it is under way.
 
-    @ivar settings: the new ones, until the new process starts; then the old ones.
-    @ivar ports: likewise.
-    @ivar started: whether the new process is started.
-    @ivar done: fires when the new process is ready.
+    @ivar settings: the new settings.
+    @ivar ports: the new ports.
+    @ivar heir: the process that is to take over; L{None} if there was none to take over
+        from, and an ordinary start is under way.
+    @ivar failure: why the heir is killed; empty if it is not.
+    @ivar done: fires when the heir is ready.
     """
 
     settings: RunSettings
     ports: Sequence[BoundPort]
-    started: bool = False
+    heir: ListenerProcess | None = None
+    failure: str = ""
     done: Deferred[None] = field(default_factory=Deferred)
 
 
@@ -97,20 +99,17 @@ class SupervisedListener(RestartedProcess):
         self._view = view
         self._ports = ports
         self._channel = channel
-        self._backlog = settings.listener.backlog or _kernel.longestBacklog()
         self._givenUp = givenUp
         self._makeProcess = makeProcess
         self._kill = pause.Pause(reactor, self._killNow)
         self._killed = False
         self._loading = pause.Pause(reactor, self._loadsTooLong)
-        self._link: ListenerLink | None = None
+        self._current: ListenerProcess | None = None
+        # Those whose successors have taken over, and what waits for their end.
+        self._retiring: dict[ListenerProcess, Deferred[None]] = {}
         self._failure = ""
         self._tail: tuple[str, ...] = ()
         self._change: _Change | None = None
-        # A process that has no start message yet: it loads what it needs, while the
-        # listener before it ends.
-        self._heir: tuple[Process, ListenerLink] | None = None
-        self._heirFailure = ""
         self._paused = False
 
     # Its start
@@ -122,163 +121,98 @@ class SupervisedListener(RestartedProcess):
         self._enter(ProcessState.STARTING)
         self._failure = ""
         self._killed = False
-        lost = restore(self._ports, self._channel, self._backlog)
+        backlog = self._settings.listener.backlog or _kernel.longestBacklog()
+        lost = restore(self._ports, self._channel, backlog)
         if lost is not None:
             self._enter(ProcessState.GIVEN_UP)
             self._givenUp(lost)
             return
-        if self._heirFailure:
-            self._endHeir()
         try:
-            heir, self._heir = self._heir or self._launch(), None
+            self._current = current = self._launch(self._settings)
         except CannotRun as error:
             self._hasEnded(str(error), clean=False)
             return
-        self._process, self._link = process, link = heir
-        log.info(
-            "the listener is started as process {pid}",
-            event="listener-started",
-            pid=process.pid,
-        )
-        link.sendStart(self._settings.listener, self._ports, self._channel)
+        self._process = current.process
+        current.sendStart(self._settings.listener, self._ports, self._channel)
 
-    def _launch(self) -> tuple[Process, ListenerLink]:
+    def _launch(self, settings: RunSettings) -> ListenerProcess:
         """
         Start a process, which waits for its start message.
 
         @raise CannotRun: if that is impossible.
         """
-        try:
-            ours, theirs = socket.socketpair()
-        except OSError as error:
-            raise CannotRun(f"no link to it can be made: {error.strerror}") from None
-        with theirs:
-            try:
-                link = ListenerLink(self._reactor, ours)
-            except OSError as error:
-                ours.close()
-                raise CannotRun(
-                    f"no link to it can be made: {error.strerror}"
-                ) from None
-            link.onBroken = partial(self._broken, link)
-            link.ready.addCallbacks(self._accepts, lambda failure: None)
-            try:
-                return self._startProcess(theirs), link
-            except CannotRun:
-                link.close()
-                raise
-
-    def _startProcess(self, link: socket.socket) -> Process:
-        """
-        @param link: the listener's end of its link.  It stays the caller's.
-        @raise CannotRun: if that is impossible.
-        """
-        user = self._settings.user
-        launch = Launch(
-            LABEL,
-            [sys.executable, "-m", "portlisten", "supervised-listener"],
-            environmentFor(os.environ, user, LABEL, {}),
-            uid=user,
-            descriptors=(link.fileno(),),
+        made = ListenerProcess(
+            self._reactor,
+            settings.user,
+            self._accepts,
+            self._ended,
+            self._broken,
+            self._makeProcess,
         )
-        process = self._makeProcess(
-            self._reactor, launch, LineLogger(LABEL), self._ended
+        log.info(
+            "the listener is started as process {pid}",
+            event="listener-started",
+            pid=made.process.pid,
         )
-        process.start()
-        return process
+        return made
 
-    def _accepts(self, pid: int) -> None:
+    def _accepts(self, ready: ListenerProcess) -> None:
         if self._final:
             return  # it was told to end while it started
+        change = self._change
+        if change is not None and ready is change.heir:
+            self._hasTakenOver(change, ready)
+        elif ready is not self._current:
+            return
         self._isReady()
         if self._paused:
             self._tellPaused()
         log.info("the listener is ready", event="listener-ready")
         self._view.begin(self.ask)
-        change, self._change = self._change, None
+        self._change = None
         if change is not None:
             change.done.callback(None)
+
+    # Its replacement
 
     def replace(
         self, settings: RunSettings, ports: Sequence[BoundPort]
     ) -> Deferred[None]:
         """
-        Replace the process by one with other settings and ports.  The old process hands
-        off what it has accepted, and leaves what waits in the backlogs to the new one.
+        Replace the process by one with other settings and ports, or the same.  The old
+        process serves until the new one takes over, and then hands over what waits.
 
         @param ports: the bound ports; they stay the caller's.
-        @return: fires when the new process is ready.  Fails with L{NotReady} if it does
-            not get ready.  If it cannot even load, the old process goes on.  Otherwise
-            a process with the old settings and ports is started.
+        @return: fires when the new process has taken over.  Fails with L{NotReady} if
+            it does not.  Then the old one goes on.
         """
         assert self._change is None
         if self._final:
             return fail(NotReady(LABEL, "the supervisor stops"))
         self._change = change = _Change(settings, ports)
-        self._pause.cancel()
-        if self._process is None:
+        if self._current is None or self._readySince is None:
+            # Nobody serves.  If this fails, the old settings are tried again.
             self._startChanged(change)
             return change.done
-        # Loading takes the longest, so the old one serves meanwhile.
-        self._loading.begin(LOADING_SECONDS)
-        self._heirFailure = ""
         try:
-            self._heir = self._launch()
+            change.heir = heir = self._launch(settings)
         except CannotRun as error:
             self._abandon(str(error))
         else:
-            self._heir[1].loaded.addCallback(lambda _: self._retire())
+            self._loading.begin(LOADING_SECONDS)
+            heir.link.loaded.addCallback(lambda _: self._handOver(change, heir))
         return change.done
 
-    def _retire(self) -> None:
-        """
-        Let the old process hand off what it has, and end.
-        """
-        self._loading.cancel()
-        if not self._mayAbandon:
-            return
-        assert self._process is not None
-        self._enter(ProcessState.DRAINING)
-        self._kill.cancel()
-        self._process.stop(self._settings.listener.grace + FAREWELL_SECONDS)
-
-    @property
-    def _mayAbandon(self) -> bool:
-        """
-        Whether a change is under way, and the old process was not told to end yet.
-        """
-        change = self._change
-        if change is None or change.started or self._final:
-            return False
-        return self._process is not None and self.state is not ProcessState.DRAINING
-
-    def _loadsTooLong(self) -> None:
-        self._endHeir()
-        self._abandon(f"it does not load within {LOADING_SECONDS:g} s")
-
-    def _abandon(self, reason: str, tail: tuple[str, ...] = ()) -> None:
-        """
-        The process that is to be the next one cannot load.  If the old one was not told
-        to end, it goes on.  Otherwise another one is tried when it has ended.
-
-        @param tail: the end of the log.
-        """
-        if not self._mayAbandon:
-            return
-        self._loading.cancel()
-        change, self._change = self._change, None
-        log.error(
-            "the next listener does not get ready: {reason}; the old one goes on",
-            event="listener-not-ready",
-            reason=reason,
-        )
-        assert change is not None
-        change.done.errback(NotReady(LABEL, reason, tail))
-
     def _startChanged(self, change: _Change) -> None:
+        self._pause.cancel()
         self._swap(change)
-        change.started = True
-        self.start()
+        if self._current is None:
+            self.start()
+        else:
+            # It is about to start with the old settings.
+            self._killed = True
+            self._failure = CHANGED
+            self._current.process.kill()
 
     def _swap(self, change: _Change) -> None:
         """
@@ -286,7 +220,69 @@ class SupervisedListener(RestartedProcess):
         """
         self._settings, change.settings = change.settings, self._settings
         self._ports, change.ports = change.ports, self._ports
-        self._backlog = self._settings.listener.backlog or _kernel.longestBacklog()
+
+    def _handOver(self, change: _Change, heir: ListenerProcess) -> None:
+        """
+        The next process has loaded: let it take over.
+        """
+        self._loading.cancel()
+        if change is not self._change or self._final:
+            return
+        try:
+            heir.sendStart(
+                change.settings.listener, change.ports, self._channel, self._current
+            )
+        except OSError as error:
+            reason = f"the old one cannot be told of it: {error.strerror}"
+            self._endHeir(change, reason)
+
+    def _hasTakenOver(self, change: _Change, heir: ListenerProcess) -> None:
+        old = self._current
+        self._swap(change)
+        self._current = heir
+        self._process = heir.process
+        self._kill.cancel()
+        self._failure = ""
+        self._killed = False
+        if old is not None:
+            self._retiring[old] = Deferred()
+            old.process.killAfter(change.settings.listener.grace + FAREWELL_SECONDS)
+
+    def _loadsTooLong(self) -> None:
+        if self._change is not None:
+            reason = f"it does not load within {LOADING_SECONDS:g} s"
+            self._endHeir(self._change, reason)
+
+    def _endHeir(self, change: _Change, reason: str) -> None:
+        """
+        End the process that is to take over.
+        """
+        change.failure = reason
+        if change.heir is not None:
+            change.heir.process.kill()
+
+    def _abandon(self, reason: str, tail: tuple[str, ...] = ()) -> None:
+        """
+        The next process does not take over: the old one goes on.
+
+        @param tail: the end of the log.
+        """
+        self._loading.cancel()
+        change, self._change = self._change, None
+        if change is None:
+            return
+        lives = self._current is not None
+        log.error(
+            "the next listener does not get ready: {reason}; {old}",
+            event="listener-not-ready",
+            reason=reason,
+            old="the old one goes on"
+            if lives
+            else "it is started with the old settings",
+        )
+        if not lives and not self._final:
+            self.start()
+        change.done.errback(NotReady(LABEL, reason, tail))
 
     def ask(self, request: Request) -> Deferred[Answer]:
         """
@@ -294,11 +290,11 @@ class SupervisedListener(RestartedProcess):
 
         @return: fires with the answer, or fails with L{ControlError}.
         """
-        if self._link is None or self._readySince is None:
+        if self._current is None or self._readySince is None:
             return fail(
                 ControlError("the listener is not ready: its supervisor starts it")
             )
-        return self._link.ask(request)
+        return self._current.link.ask(request)
 
     def setPaused(self, paused: bool) -> None:
         """
@@ -319,19 +315,16 @@ class SupervisedListener(RestartedProcess):
 
     # Its end
 
-    def _broken(self, link: ListenerLink, reason: str) -> None:
+    def _broken(self, broken: ListenerProcess, reason: str) -> None:
         """
         The listener does not answer, answers nonsense, or has closed the link.
         """
-        if self._heir is not None and link is self._heir[1]:
+        change = self._change
+        if change is not None and broken is change.heir:
             # It may be about to say why it ends.
-            self._heirFailure = reason
-            self._heir[0].killAfter(END_SECONDS)
-        elif link is not self._link:
-            pass  # its process has ended
-        elif self.state is ProcessState.DRAINING:
-            self._view.end()
-        elif self._process is not None and not self._final:
+            change.failure = reason
+            broken.process.killAfter(END_SECONDS)
+        elif broken is self._current and not self._final:
             self._view.end()
             self._failure = reason
             self._kill.begin(END_SECONDS)
@@ -346,51 +339,43 @@ class SupervisedListener(RestartedProcess):
             )
             self._process.kill()
 
-    def _endHeir(self) -> None:
+    def _ended(self, ended: ListenerProcess) -> None:
         """
-        End the process that waits for its start message, if any.
+        A process has ended.
         """
-        heir, self._heir = self._heir, None
-        if heir is not None:
-            process, link = heir
-            link.close()
-            process.kill()
-
-    def _ended(self, process: Process) -> None:
-        """
-        Its process has ended.
-        """
-        if process is not self._process:
-            if self._heir is not None and process is self._heir[0]:
-                reason = f"it {process.ending}"
-                if self._heirFailure and process.ending == "was killed by SIGKILL":
-                    reason = self._heirFailure
-                self._endHeir()
-                self._abandon(reason, process.tail)
+        process = ended.process
+        ended.close()
+        change = self._change
+        if change is not None and ended is change.heir:
+            reason = f"it {process.ending}"
+            if change.failure and process.ending == "was killed by SIGKILL":
+                reason = change.failure
+            self._abandon(reason, process.tail)
             return
-        self._tail = process.tail
         log.info("the listener {ending}", event="listener-ended", ending=process.ending)
-        reason = self._failure if self._killed else f"it {process.ending}"
-        self._hasEnded(reason, process.ending == CLEAN)
+        if ended in self._retiring:
+            self._retiring.pop(ended).callback(None)
+        elif ended is self._current:
+            self._tail = process.tail
+            reason = self._failure if self._killed else f"it {process.ending}"
+            self._hasEnded(reason, process.ending == CLEAN)
 
     def _hasEnded(self, reason: str, clean: bool) -> None:
         self._kill.cancel()
-        self._loading.cancel()
         self._view.end()
-        if self._link is not None:
-            self._link.close()
-            self._link = None
+        if self._current is not None:
+            self._current.close()
+            self._current = None
         change = self._change
         if change is None or self._final:
-            self._endHeir()
             super()._hasEnded(reason, clean)
-            if change is not None:
-                self._change = None
-                change.done.errback(NotReady(LABEL, "the supervisor stops"))
             return
         self._process = self._readySince = None
-        if not change.started:
-            self._startChanged(change)
+        self._enter(ProcessState.STARTING)
+        if change.heir is not None:
+            return  # it finds that the old one is gone, and serves
+        if self._killed and self._failure == CHANGED:
+            self.start()
             return
         self._change = None
         self._swap(change)
@@ -403,6 +388,23 @@ class SupervisedListener(RestartedProcess):
         tail, self._tail = self._tail, ()
         self.start()
         change.done.errback(NotReady(LABEL, reason, tail))
+
+    def stop(self) -> Deferred[None]:
+        """
+        See L{RestartedProcess.stop}.
+        """
+        self._loading.cancel()
+        gone = super().stop()
+        change, self._change = self._change, None
+        if change is not None:
+            if change.heir is not None:
+                self._retiring[change.heir] = Deferred()
+                change.heir.process.kill()
+            change.done.errback(NotReady(LABEL, "the supervisor stops"))
+        for each in self._retiring:
+            each.process.stop(END_SECONDS)
+        waiting = [gone, *self._retiring.values()]
+        return DeferredList(waiting).addCallback(lambda _: None)
 
     def _startsAgain(self, pause: float) -> None:
         log.error(

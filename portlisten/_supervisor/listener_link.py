@@ -27,6 +27,7 @@ from portlisten._config.settings import ListenerSettings
 from portlisten._control.convert import ControlError, Refusal
 from portlisten._control.messages import Answer, Request, encodeRequest, parseAnswer
 from portlisten._control.start import (
+    LINKS,
     GivenPort,
     StartMessage,
     encodeStart,
@@ -111,6 +112,7 @@ class ListenerLink(Protocol):
         settings: ListenerSettings,
         ports: Sequence[BoundPort],
         channel: socket.socket,
+        links: Sequence[socket.socket] = (),
     ) -> None:
         """
         Send the start message.  All sockets stay the caller's, and must stay open until
@@ -118,6 +120,7 @@ class ListenerLink(Protocol):
 
         @param ports: the ports, which listen.
         @param channel: the listening socket of the path that workers connect to.
+        @param links: see L{StartMessage}: at most as many as L{LINKS}, in their order.
         """
         assert not self._started
         self._started = True
@@ -136,8 +139,10 @@ class ListenerLink(Protocol):
                 for port in ports
             ),
             sum(len(port.sockets) for port in ports),
+            LINKS[: len(links)],
         )
-        for sock in [*(each for port in ports for each in port.sockets), channel]:
+        bound = [each for port in ports for each in port.sockets]
+        for sock in [*bound, channel, *links]:
             self._transport.sendFileDescriptor(sock.fileno())
         self._wait(READY_SECONDS, f"it does not get ready within {READY_SECONDS:g} s")
         # No descriptor comes after the end of the line: each message has some of them,

@@ -124,6 +124,14 @@ class Reloads:
 
         return self._replacements.carryOut("reload", work)
 
+    def upgrade(self) -> Progress:
+        """
+        Begin to replace the listener by one with the same settings.
+
+        @raise ControlError: if another operation is not done.
+        """
+        return self._replacements.carryOut("replacement", self._ports.upgrade)
+
     def signalled(self) -> None:
         """
         Reload because of SIGHUP, when all operations before are done.

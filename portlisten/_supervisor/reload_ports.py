@@ -123,19 +123,7 @@ class PortChanges:
             settings = replace(running.settings, listener=listener)
             if plan.listener:
                 await self._drainPorts(operation, removed, undo)
-                step = self._replacements.addStep(operation, new="listener")
-                self._replacements.enter(step, StepState.STARTING)
-                try:
-                    await running.listener.replace(settings, ports)
-                except NotReady as error:
-                    self._replacements.enter(step, StepState.FAILED, error.reason)
-                    raise Failed(
-                        f"the new listener does not get ready: {error.reason}; the old"
-                        " settings and ports are in use again, and nothing has"
-                        " changed",
-                        error.log,
-                    ) from None
-                self._replacements.enter(step, StepState.DONE)
+                await self._replaceListener(operation, settings, ports)
             undo.pop_all()
         running.settings = settings
         running.ports[:] = ports
@@ -144,6 +132,31 @@ class PortChanges:
         self._setOptions(plan, backlog)
         if plan.metrics:
             await self._changeMonitor(operation, place)
+
+    async def upgrade(self, operation: Operation) -> None:
+        """
+        Replace the listener by one with the same settings and ports.
+
+        @raise Failed: if the new one does not take over.
+        """
+        running = self._running
+        await self._replaceListener(operation, running.settings, running.ports)
+
+    async def _replaceListener(
+        self, operation: Operation, settings: RunSettings, ports: Sequence[BoundPort]
+    ) -> None:
+        step = self._replacements.addStep(operation, new="listener")
+        self._replacements.enter(step, StepState.STARTING)
+        try:
+            await self._running.listener.replace(settings, ports)
+        except NotReady as error:
+            self._replacements.enter(step, StepState.FAILED, error.reason)
+            raise Failed(
+                f"the new listener does not get ready: {error.reason}; the old one goes"
+                " on, and nothing has changed",
+                error.log,
+            ) from None
+        self._replacements.enter(step, StepState.DONE)
 
     async def _changeMonitor(
         self, operation: Operation, place: BoundPlace | None

@@ -25,6 +25,7 @@ from portlisten._control.messages import (
     Pause,
     ProgressAnswer,
     Reload,
+    Replace,
     Request,
     Restart,
     Resume,
@@ -32,6 +33,7 @@ from portlisten._control.messages import (
     Stop,
     StopAnswer,
     Undrain,
+    Upgrade,
     Watch,
     Workers,
 )
@@ -172,6 +174,8 @@ class SupervisorService(CommandService):
                 Restart: self._answerRestart,
                 Reload: self._answerReload,
                 Compare: self._answerCompare,
+                Upgrade: self._answerUpgrade,
+                Replace: self._answerReplace,
                 Watch: self._answerWatch,
                 Stop: self._answerStop,
                 Workers: self._forward,
@@ -361,6 +365,19 @@ class SupervisorService(CommandService):
         self._check(client)
         assert self._reloads is not None
         return self._reloads.compare("".join(request.file[:1]))
+
+    def _answerUpgrade(self, request: Upgrade, client: _kernel.Credentials) -> Answer:
+        self._check(client)
+        assert self._reloads is not None
+        progress = self._reloads.upgrade()
+        self._logRequest("another listener", client)
+        return ProgressAnswer(progress)
+
+    def _answerReplace(self, request: Replace, client: _kernel.Credentials) -> Answer:
+        raise ControlError(
+            f"a supervisor runs this listener: 'portlisten upgrade {self._file}'"
+            " replaces it"
+        )
 
     def _answerWatch(self, request: Watch, client: _kernel.Credentials) -> Answer:
         return ProgressAnswer(self._replacements.progress(request.operation[0]))

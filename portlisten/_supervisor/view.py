@@ -95,6 +95,7 @@ class View:
         """
         self._generation += 1
         self._ask = ask
+        self.listener = None  # it spoke of the workers of the listener before
         self.since = self._reactor.seconds()
         self._askLater(isIdle=False)
 

@@ -119,11 +119,11 @@ def encode(frame: Frame) -> bytes:
     return _HEADER.pack(frame.TYPE, 0, len(payload)) + payload
 
 
-def encodeOffer(id: int, port: int, cookie: int) -> bytes:
+def encodeOffer(id: int, port: int, cookie: int, waited: int = 0) -> bytes:
     """
     Do what L{encode} does with an L{Offer}, in less time.
     """
-    return _OFFER_FRAME.pack(Offer.TYPE, 0, _OFFER.size, id, port, 0, cookie)
+    return _OFFER_FRAME.pack(Offer.TYPE, 0, _OFFER.size, id, port, waited, cookie)
 
 
 def _encodeAddress(address: Address) -> bytes:
@@ -259,7 +259,7 @@ def _decodeWorkerHello(payload: bytes) -> WorkerHello:
 
 
 def _encodeOffer(frame: Offer) -> bytes:
-    return _OFFER.pack(frame.id, frame.port, 0, frame.cookie)
+    return _OFFER.pack(frame.id, frame.port, frame.waited, frame.cookie)
 
 
 def _decodeOffer(payload: bytes) -> Offer:
@@ -398,10 +398,10 @@ def _offers(buffer: bytes) -> Iterator[Offer]:
     """
     whole = len(buffer) - len(buffer) % _OFFER_FRAME.size
     for fields in _OFFER_FRAME.iter_unpack(buffer[:whole]):
-        kind, _, length, id, port, _, cookie = fields
+        kind, _, length, id, port, waited, cookie = fields
         if kind != Offer.TYPE or length != _OFFER.size:
             break
-        yield Offer(id, port, cookie)
+        yield Offer(id, port, cookie, waited)
 
 
 class Decoder:

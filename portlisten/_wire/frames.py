@@ -21,6 +21,7 @@ MAXIMUM_WINDOW = 128
 MAXIMUM_REASON = 255
 MAXIMUM_LIMIT = 2**32 - 1
 MAXIMUM_FIRST = 65535
+MAXIMUM_WAITED = 65535
 
 
 @dataclass(frozen=True)
@@ -127,12 +128,15 @@ class Offer:
     @ivar id: the offer's number on this channel, which the listener chose.
     @ivar port: the number of the L{Port} that accepted the connection.
     @ivar cookie: C{SO_COOKIE} of the socket, the same in every process.
+    @ivar waited: how long the connection has waited, in hundredths of a second.  Only
+        the next listener is told: it gives the connection the rest of its patience.
     """
 
     TYPE: ClassVar[int] = 3
     id: int
     port: int
     cookie: int
+    waited: int = 0
 
 
 @dataclass(frozen=True, slots=True)

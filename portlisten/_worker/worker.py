@@ -26,6 +26,7 @@ from portlisten._policy.link import (
     SILENT,
     STOP_REASON,
     Link,
+    asksToJoinAgain,
     whyLost,
 )
 from portlisten._process import systemd_notify
@@ -251,7 +252,8 @@ class Worker:
             self._settle()
             return
         self._adopter.undrain()
-        if wasAway and channel.released and not channel.broken:
+        again = wasAway or asksToJoinAgain(reason)
+        if again and channel.released and not channel.broken:
             self._rejoin()
             return
         why, delay = whyLost(wasRegistered, reason, channel.broken, self._retry)

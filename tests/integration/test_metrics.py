@@ -78,7 +78,7 @@ PLACES = ("waiting", "in_flight", "in_service", "departed")
 #: What may become of a connection.
 ENDS = (
     *("finished", "lost", "timed_out", "silent_too_long", "gone", "unusable"),
-    *("given", "left_with_worker", "stopped"),
+    *("given", "left_with_worker", "handed_over", "stopped"),
 )
 
 

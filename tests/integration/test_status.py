@@ -35,6 +35,7 @@ ENDS = (
     "goneBeforeAdoption",
     "given",
     "leftWithWorker",
+    "handedOver",
     "stopped",
 )
 

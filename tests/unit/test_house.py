@@ -26,7 +26,7 @@ ROOMS = [
     ["hypercorn", "aiohttp", "gunicorn", "_as_port", "_supervisor"],
     ["endpoints", "asyncio", "blocking", "_each"],
     ["_listener", "_worker", "_asyncio", "_blocking"],
-    ["_anyloop"],
+    ["_anyloop", "_handover"],
     ["_monitor"],
     ["_children", "_screen"],
     ["_control"],

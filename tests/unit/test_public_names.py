@@ -53,6 +53,7 @@ PUBLIC = {
         "PathError",
         "BadDescription",
         "CannotBind",
+        "CannotTakeOver",
         "CannotRun",
         "StartFailure",
         "EndpointError",

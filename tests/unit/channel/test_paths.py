@@ -348,7 +348,8 @@ class BindTests(PathTestCase):
         self.assertEqual(
             results,
             [
-                f"a listener lives at {self.path} already: stop it, or choose"
+                f"a listener lives at {self.path} already: stop it, take over from it"
+                " with 'twistd portlisten --replace' or 'portlisten upgrade', or choose"
                 " another path"
             ],
         )

@@ -60,6 +60,7 @@ class OptionsTests(SynchronousTestCase):
                 "balance": "least",
                 "claim-timeout": 5.0,
                 "throttle": 10.0,
+                "replace": False,
                 "window": 32,
                 "retry": 0.1,
                 "grace": 10.0,
@@ -112,6 +113,7 @@ class OptionsTests(SynchronousTestCase):
                 "balance": "round-robin",
                 "claim-timeout": 0.5,
                 "throttle": 0.0,
+                "replace": False,
                 "window": 128,
                 "retry": 0.2,
                 "grace": 0.0,
@@ -235,7 +237,7 @@ class OptionsTests(SynchronousTestCase):
             self.assertIn(line, text)
         options = parse("80", "path")
         for name in set(options) - {"path"}:
-            self.assertIn(f"--{name}=", text)
+            self.assertIn(f"--{name}" if name == "replace" else f"--{name}=", text)
 
     def test_helpSpaces(self) -> None:
         """

@@ -137,7 +137,7 @@ class ParseTests(SynchronousTestCase):
         names = {each.name for each in optionsOf(ListenerSettings)}
         self.assertEqual(
             {each.name for each in fileOptions()},
-            (names | {"path", "user"}) - {"wire", "listen", "share"},
+            (names | {"path", "user"}) - {"wire", "listen", "share", "replace"},
         )
 
     def test_elsewhere(self) -> None:

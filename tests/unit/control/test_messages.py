@@ -153,8 +153,8 @@ class RequestTests(SynchronousTestCase):
             self.assertEqual(
                 self.refusal({"version": 1, "command": command}),
                 f"unknown command {json.dumps(command)}: there are workers, drain,"
-                " undrain, status, restart, reload, compare, progress, stop, pause,"
-                " resume",
+                " undrain, status, restart, reload, compare, upgrade, progress, stop,"
+                " pause, resume, replace",
             )
 
     def test_longCommand(self) -> None:

@@ -89,7 +89,7 @@ class StartTests(SynchronousTestCase):
             for field in fields(SETTINGS)
             if getattr(SETTINGS, field.name) == getattr(default, field.name)
         ]
-        self.assertEqual(same, ["wire", "metrics", "logFormat"])
+        self.assertEqual(same, ["wire", "replace", "metrics", "logFormat"])
         line = encodeStart(MESSAGE)
         self.assertEqual(line.count(b"\n"), 1)
         self.assertEqual(parseStart(line), MESSAGE)
@@ -145,8 +145,8 @@ class StartTests(SynchronousTestCase):
             (self.port(sockets=0), "0 sockets do not fit the kind CONNECTIONS"),
             (self.port(sockets=2), "2 sockets do not fit the kind CONNECTIONS"),
             (self.port(sockets=True), "sockets has a wrong type"),
-            (self.changed(channel=0), "the channel must be the last descriptor"),
-            (self.changed(channel="5"), "the channel must be the last descriptor"),
+            (self.changed(channel=0), "the channel must come after the ports"),
+            (self.changed(channel="5"), "the channel must come after the ports"),
         ]:
             error = self.assertRaises(ControlError, parseStart, line)
             self.assertIn(expected, str(error))

@@ -74,7 +74,10 @@ class DashboardTests(SynchronousTestCase):
         shown = mentioned("\n".join(expressions()))
         self.assertEqual(shown - series(), set())
         # These only matter for the sum.
-        rare = ("departed", "unusable", "given", "left_with_worker", "stopped")
+        rare = (
+            *("departed", "unusable", "given", "left_with_worker"),
+            *("handed_over", "stopped"),
+        )
         rest = {
             each for each in series() - shown if not any(word in each for word in rare)
         }

@@ -209,7 +209,8 @@ class RenderTests(SynchronousTestCase):
                 f"portlisten_connections_unusable_total{http} 107.0",
                 f"portlisten_connections_given_total{http} 111.0",
                 f"portlisten_connections_left_with_worker_total{http} 112.0",
-                f"portlisten_connections_stopped_total{http} 113.0",
+                f"portlisten_connections_handed_over_total{http} 113.0",
+                f"portlisten_connections_stopped_total{http} 114.0",
                 "portlisten_workers_revoked_total 4.0",
             ],
         )

@@ -23,7 +23,7 @@ class Worker:
     """
 
     capacity: int = 1
-    outstanding: int = 0
+    load: int = 0
     names: tuple[str, ...] = NAMES
     resume: float = 0.0
     turn: int = 0
@@ -33,7 +33,7 @@ workers = st.lists(
     st.builds(
         Worker,
         capacity=st.integers(0, 2),
-        outstanding=st.integers(0, 3),
+        load=st.integers(0, 3),
         names=st.sampled_from([NAMES, ("web",), ("mail",), ()]),
         resume=st.sampled_from([0.0, 1.0, 2.0]),
     ),
@@ -86,11 +86,11 @@ class ChooseTests(SynchronousTestCase):
 
     def test_leastOutstanding(self) -> None:
         """
-        The worker with the fewest outstanding connections is next, though it had the
+        The worker with the fewest load connections is next, though it had the
         last turn.
         """
         balance = Balance()
-        few, many = Worker(outstanding=1), Worker(outstanding=2)
+        few, many = Worker(load=1), Worker(load=2)
         for _ in range(2):
             self.assertIs(balance.choose([many, few]), few)
 
@@ -99,7 +99,7 @@ class ChooseTests(SynchronousTestCase):
         Workers that have the same number have their turns.
         """
         balance = Balance()
-        three = [Worker(outstanding=1) for _ in range(3)]
+        three = [Worker(load=1) for _ in range(3)]
         chosen = [three.index(balance.choose(three)) for _ in range(6)]
         self.assertEqual(chosen, [0, 1, 2, 0, 1, 2])
 
@@ -108,7 +108,7 @@ class ChooseTests(SynchronousTestCase):
         With round robin, each worker has its turn, with few connections or many.
         """
         balance = Balance(roundRobin=True)
-        three = [Worker(outstanding=number) for number in range(3)]
+        three = [Worker(load=number) for number in range(3)]
         chosen = [three.index(balance.choose(three)) for _ in range(6)]
         self.assertEqual(chosen, [0, 1, 2, 0, 1, 2])
 
@@ -134,7 +134,7 @@ class PropertyTests(SynchronousTestCase):
     ) -> None:
         """
         No worker is chosen that lacks capacity, pauses or does not want the name; none
-        is passed over for another that has more outstanding connections; and none that
+        is passed over for another that has more load connections; and none that
         has as few waits for more turns than others have.
         """
         balance = Balance(roundRobin)
@@ -152,12 +152,10 @@ class PropertyTests(SynchronousTestCase):
                 break
             worker = balance.choose(candidates)
             if not roundRobin:
-                least = min(each.outstanding for each in candidates)
-                self.assertEqual(worker.outstanding, least)
+                least = min(each.load for each in candidates)
+                self.assertEqual(worker.load, least)
             equals = [
-                each
-                for each in candidates
-                if roundRobin or each.outstanding == worker.outstanding
+                each for each in candidates if roundRobin or each.load == worker.load
             ]
             lately = chosen[max(0, len(chosen) - len(equals) + 1) :]
             self.assertNotIn(worker, lately)

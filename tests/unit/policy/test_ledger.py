@@ -594,7 +594,8 @@ class CounterTests(LedgerTestCase):
             str(self.ledger.counters),
             "accepted 2, offered 2, claimed 1, refused 0, redispatched 0, revoked 0,"
             " finished 0, lostInService 0, unusable 0, timedOut 0, silentTooLong 0,"
-            " goneBeforeAdoption 0, given 0, leftWithWorker 0, stopped 0",
+            " goneBeforeAdoption 0, given 0, leftWithWorker 0, handedOver 0,"
+            " stopped 0",
         )
 
 

@@ -806,8 +806,8 @@ class LedgerMachine(RuleBasedStateMachine):
         for name in [*lost, "goneBeforeAdoption", "stopped"]:
             assert listed[name] == counters[name], name
         assert kept <= counters["leftWithWorker"]
-        serials = [end.entry.serial for end in self.ledger.ends]
-        assert len(set(serials)) == len(serials)
+        orders = [end.entry.order for end in self.ledger.ends]
+        assert len(set(orders)) == len(orders)
 
     @invariant()
     def theBookIsRight(self) -> None:

@@ -376,6 +376,6 @@ class WalkTests(SynchronousTestCase):
             ends.update(
                 name for name, count in asdict(walk.ledger.counters).items() if count
             )
-        # Workers spoil and give nothing here.
-        ends |= {"unusable", "given"}
+        # Workers spoil and give nothing here, and no listener takes over.
+        ends |= {"unusable", "given", "handedOver"}
         self.assertEqual(ends, asdict(walk.ledger.counters).keys())

@@ -14,6 +14,7 @@ from unittest.mock import patch
 from twisted.internet.defer import Deferred
 from twisted.trial.unittest import TestCase
 
+from portlisten import _kernel
 from portlisten._children.launch import Launch
 from portlisten._config.file import RunSettings
 from portlisten._config.settings import ListenerSettings
@@ -29,6 +30,7 @@ from portlisten._supervisor.listener import (
     FAREWELL_SECONDS,
     SupervisedListener,
 )
+from portlisten._supervisor.listener_process import ListenerProcess
 from portlisten._supervisor.view import View
 from portlisten._supervisor.worker import NotReady
 from portlisten.errors import CannotRun
@@ -61,6 +63,7 @@ class FakeListener:
         self.ending = ""
         self.told: list[tuple[str, float]] = []
         self._received = b""
+        self._held: list[int] = []
 
     def start(self) -> None:
         """
@@ -74,12 +77,15 @@ class FakeListener:
 
     def received(self) -> bytes:
         """
-        Read what came by the link, with what was read before.
+        Read what came by the link, with what was read before.  Keep the descriptors
+        until the end, as a listener does.
         """
         try:
-            self._received += self.link.recv(65536)
+            data, descriptors = _kernel.receive(self.link)
         except BlockingIOError:
-            pass
+            return self._received
+        self._received += data
+        self._held += descriptors
         return self._received
 
     def memory(self) -> int:
@@ -111,6 +117,8 @@ class FakeListener:
         End.
         """
         self.link.close()
+        for each in self._held:
+            os.close(each)
         self.ending = how
         self._onEnd(self)
 
@@ -177,6 +185,7 @@ class ListenerTestCase(TestCase):
         Start the listener, and let it be ready.
         """
         self.listener.start()
+        await eventually(lambda: b"links" in self.made[-1].received())
         self.made[-1].link.send(encodeReady(7))
         await eventually(lambda: self.view.ready)
         return self.made[-1]
@@ -357,36 +366,40 @@ class ReplaceTests(ListenerTestCase):
 
     async def replace(self) -> tuple[FakeListener, FakeListener, Deferred[None]]:
         """
-        Begin to replace a listener, until the new process has loaded.
+        Begin to replace a listener, until the new process has the sockets.
 
         @return: the old and the new process, and the result.
         """
         old = await self.start()
         done = self.listener.replace(self.settings(9.0), self.ports)
         new = self.made[-1]
-        self.assertEqual(old.told, [])
-        self.assertEqual(self.state(), "ready")
         new.link.send(encodeLoaded())
-        await eventually(lambda: old.told)
-        self.assertEqual(old.told, [("stop", 3 + FAREWELL_SECONDS)])
-        self.assertEqual(self.state(), "draining")
-        self.assertEqual(new.received(), b"")
+        await eventually(lambda: b'"grace": 9.0' in new.received())
+        self.assertIn(b'"links": ["successors", "predecessor"]', new.received())
+        self.assertEqual((old.told, self.state()), ([], "ready"))
+        self.assertNoResult(done)
         return old, new, done
+
+    async def takeOver(self, new: FakeListener, done: Deferred[None]) -> None:
+        """
+        The new process takes over.
+        """
+        new.link.send(encodeReady(7))
+        await eventually(lambda: done.called)
+        self.successResultOf(done)
 
     async def test_replace(self) -> None:
         """
-        The old process serves until the new one has loaded; the new one starts when the
-        old one has ended.
+        The old process serves until the new one has taken over, and may take its grace
+        to end.
         """
         old, new, done = await self.replace()
-        old.link.close()
-        await eventually(lambda: not self.view.ready)
+        await self.takeOver(new, done)
+        self.assertTrue(self.view.ready)
+        self.assertEqual(old.told, [("killAfter", 3 + FAREWELL_SECONDS)])
+        self.assertEqual(self.state(), "ready")
         old.end("exited with 0")
-        await eventually(lambda: b'"grace": 9.0' in new.received())
-        self.assertNoResult(done)
-        new.link.send(encodeReady(7))
-        await eventually(lambda: self.view.ready)
-        self.successResultOf(done)
+        self.assertTrue(self.view.ready)
         self.assertEqual(len(self.made), 2)
         self.assertEqual(self.listener.describe().failures, 0)
         # If it ends, it is started again with the same settings.
@@ -394,38 +407,72 @@ class ReplaceTests(ListenerTestCase):
         self.assertEqual(self.listener.restarts, 0)
         self.clock.advance(0.25)
         await eventually(lambda: b'"grace": 9.0' in self.made[2].received())
+        self.assertIn(b'"links": ["successors"]', self.made[2].received())
         self.assertEqual(self.listener.restarts, 1)
+
+    async def test_backToBack(self) -> None:
+        """
+        The next one may be replaced while the one before it has not ended.
+        """
+        old, new, done = await self.replace()
+        await self.takeOver(new, done)
+        done = self.listener.replace(self.settings(8.0), self.ports)
+        newest = self.made[-1]
+        newest.link.send(encodeLoaded())
+        await eventually(lambda: b'"grace": 8.0' in newest.received())
+        await self.takeOver(newest, done)
+        self.assertEqual(new.told, [("killAfter", 9 + FAREWELL_SECONDS)])
+        new.end("exited with 0")
+        old.end("exited with 0")
+        self.assertTrue(self.view.ready)
+        self.assertEqual(self.state(), "ready")
 
     async def test_notReady(self) -> None:
         """
-        If the new process does not get ready, one with the old settings is started.
+        If the new process does not take over, the old one goes on.
         """
-        old, new, done = await self.replace()
-        old.end("exited with 0")
+        _, new, done = await self.replace()
         new.tail = ("why",)
         new.end("exited with 1")
-        error = self.failureResultOf(done, NotReady).value
-        self.assertEqual((error.reason, error.log), ("it exited with 1", ("why",)))
-        self.assertEqual(len(self.made), 3)
-        await eventually(lambda: b'"grace": 3.0' in self.made[2].received())
-        self.made[2].link.send(encodeReady(7))
-        await eventually(lambda: self.view.ready)
-        self.assertEqual(self.state(), "ready")
-        self.assertEqual(self.listener.restarts, 0)
+        await self.goesOn(done, reason="it exited with 1", log="why")
 
-    async def test_heirEnds(self) -> None:
+    async def test_bothEnd(self) -> None:
         """
-        If the new process ends before the old one, another one is started in its place.
+        If the old process dies, and the new one as well, one with the old settings is
+        started.
         """
         old, new, done = await self.replace()
+        old.end("was killed by SIGKILL")
+        self.assertEqual((self.state(), len(self.made)), ("starting", 2))
         new.end("exited with 1")
-        self.assertNoResult(done)
-        old.end("exited with 0")
+        self.failureResultOf(done, NotReady)
         self.assertEqual(len(self.made), 3)
-        await eventually(lambda: b'"grace": 9.0' in self.made[2].received())
-        self.made[2].link.send(encodeReady(7))
-        await eventually(lambda: self.view.ready)
-        self.successResultOf(done)
+        await eventually(lambda: b'"grace": 3.0' in self.made[2].received())
+
+    async def test_oldEnds(self) -> None:
+        """
+        If the old process dies, the new one serves as soon as it is ready.
+        """
+        old, new, done = await self.replace()
+        old.end("was killed by SIGKILL")
+        self.assertFalse(self.view.ready)
+        await self.takeOver(new, done)
+        self.assertTrue(self.view.ready)
+        self.assertEqual((self.state(), len(self.made)), ("ready", 2))
+
+    async def test_cannotBeTold(self) -> None:
+        """
+        If the old process cannot be told of the new one, it goes on.
+        """
+        await self.start()
+        done = self.listener.replace(self.settings(9.0), self.ports)
+        new = self.made[-1]
+        with patch.object(
+            ListenerProcess, "introduce", side_effect=OSError(errno.EMFILE, "full")
+        ):
+            new.link.send(encodeLoaded())
+            await eventually(lambda: new.ending)
+        await self.goesOn(done, reason="the old one cannot be told of it: full")
 
     async def goesOn(self, done: Deferred[None], *, reason: str, log: str = "") -> None:
         """
@@ -438,13 +485,10 @@ class ReplaceTests(ListenerTestCase):
         number = len(self.made)
         done = self.listener.replace(self.settings(9.0), self.ports)
         self.made[-1].link.send(encodeLoaded())
-        await eventually(lambda: self.made[0].told)
-        self.made[0].end("exited with 0")
-        self.made[-1].link.send(encodeReady(7))
-        await eventually(lambda: done.called)
-        self.successResultOf(done)
-        self.assertEqual(len(self.made), number + 1)
         await eventually(lambda: b'"grace": 9.0' in self.made[-1].received())
+        await self.takeOver(self.made[-1], done)
+        self.made[0].end("exited with 0")
+        self.assertEqual(len(self.made), number + 1)
 
     async def test_slow(self) -> None:
         """
@@ -490,29 +534,39 @@ class ReplaceTests(ListenerTestCase):
 
     async def test_brokenHeir(self) -> None:
         """
-        If the link of the new process breaks while the old one ends, another process is
-        started in its place.
+        If the link of the new process breaks, it is killed, and the old one goes on.
         """
-        old, new, done = await self.replace()
+        _, new, done = await self.replace()
         new.link.shutdown(socket.SHUT_RDWR)
         await eventually(lambda: new.told)
-        old.end("exited with 0")
-        self.assertEqual(new.ending, "was killed by SIGKILL")
-        self.made[2].link.send(encodeReady(7))
-        await eventually(lambda: self.view.ready)
-        self.successResultOf(done)
+        new.kill()
+        reason = "the link to the listener broke: it closed the link"
+        await self.goesOn(done, reason=reason)
 
     async def test_oldDies(self) -> None:
         """
-        If the old process dies meanwhile, the new one starts at once.
+        If the old process dies before the new one has loaded, the new one starts alone.
         """
         old = await self.start()
         done = self.listener.replace(self.settings(9.0), self.ports)
         old.end("was killed by SIGKILL")
-        self.made[-1].link.send(encodeReady(7))
-        await eventually(lambda: self.view.ready)
-        self.successResultOf(done)
+        new = self.made[-1]
+        new.link.send(encodeLoaded())
+        await eventually(lambda: b'"links": ["successors"]' in new.received())
+        await self.takeOver(new, done)
         self.assertEqual(len(self.made), 2)
+
+    async def test_whileItStarts(self) -> None:
+        """
+        If the old process has not started yet, one with the new settings is started.
+        """
+        self.listener.start()
+        done = self.listener.replace(self.settings(9.0), self.ports)
+        self.assertEqual(self.made[0].ending, "was killed by SIGKILL")
+        self.assertEqual(len(self.made), 2)
+        await eventually(lambda: b'"grace": 9.0' in self.made[1].received())
+        await self.takeOver(self.made[1], done)
+        self.assertEqual(self.listener.restarts, 0)
 
     async def test_whileItWaits(self) -> None:
         """
@@ -534,10 +588,23 @@ class ReplaceTests(ListenerTestCase):
         """
         old, new, done = await self.replace()
         stopped = self.listener.stop()
-        old.end("exited with 0")
-        self.successResultOf(stopped)
         self.assertEqual(new.ending, "was killed by SIGKILL")
         self.failureResultOf(done, NotReady)
+        old.end("exited with 0")
+        self.successResultOf(stopped)
+
+    async def test_stopWhileItRetires(self) -> None:
+        """
+        A stop waits for the process that was replaced as well.
+        """
+        old, new, done = await self.replace()
+        await self.takeOver(new, done)
+        stopped = self.listener.stop()
+        self.assertIn(("stop", END_SECONDS), old.told)
+        new.end("exited with 0")
+        self.assertNoResult(stopped)
+        old.end("exited with 0")
+        self.successResultOf(stopped)
 
     async def test_stopped(self) -> None:
         """

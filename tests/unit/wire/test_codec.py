@@ -479,9 +479,18 @@ class DecoderTests(SynchronousTestCase):
         for vocabulary, data, frame in cases:
             decoder = Decoder(vocabulary)
             self.assertEqual(list(decoder.feed(bytes.fromhex(data))), [frame])
-        offer = bytes.fromhex("03 ff 0010 00000001 0002 ffff 0000000000000003")
+        offer = bytes.fromhex("03 ff 0010 00000001 0002 0000 0000000000000003")
         frames = Decoder(FROM_LISTENER).feed(LISTENER_HELLO + offer)
         self.assertEqual(list(frames)[1:], [Offer(1, 2, 3)])
+
+    def test_waited(self) -> None:
+        """
+        An offer to the next listener says how long the connection has waited.
+        """
+        offer = Offer(1, 2, 3, 65535)
+        frames = Decoder(FROM_LISTENER).feed(LISTENER_HELLO + encode(offer))
+        self.assertEqual(list(frames)[1:], [offer])
+        self.assertEqual(encodeOffer(1, 2, 3, 65535), encode(offer))
         refuse = bytes.fromhex("06 ff 0008 0001 ffff 00000002")
         frames = Decoder(FROM_WORKER).feed(WORKER_HELLO + refuse)
         self.assertEqual(list(frames)[1:], [Refuse(1, (2,))])

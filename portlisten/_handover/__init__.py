@@ -1,0 +1,3 @@
+"""
+The handover: a listener is replaced by its successor, and no client is refused.
+"""

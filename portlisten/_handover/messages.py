@@ -1,0 +1,139 @@
+"""
+The messages of a handover, as values.
+
+The successor asks for the handover with a request of the control socket,
+L{portlisten._control.messages.Replace}.  After the answer, the connection carries the
+messages of this module: a JSON object in one line each.  C{docs/control.md} describes
+them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar, TypeAlias
+
+from portlisten._control.convert import ControlError, Refusal, parseObject
+
+#: The versions of the handover that this release speaks, the best one first.  A later
+#: version may have other messages.
+VERSIONS = (1,)
+
+#: How many bytes a line may have.
+MAXIMUM_LINE_BYTES = 1024 * 1024
+
+
+@dataclass(frozen=True)
+class Ready:
+    """
+    The successor has all that it needs, and has dropped its privileges.
+
+    @ivar cookies: C{SO_COOKIE} of each of its sockets of ports.
+    @ivar names: the names of its ports.
+    """
+
+    KIND: ClassVar[str] = "ready"
+    cookies: tuple[int, ...]
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Commit:
+    """
+    The predecessor accepts nothing any more, neither clients nor workers.
+
+    @ivar paused: whether an operator has paused it.
+    @ivar drained: the processes of the workers that an operator has drained.
+    """
+
+    KIND: ClassVar[str] = "commit"
+    paused: bool
+    drained: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Running:
+    """
+    The successor takes over.  It accepts nothing before this message is in the kernel.
+
+    @ivar pid: the number of its process.
+    """
+
+    KIND: ClassVar[str] = "running"
+    pid: int
+
+
+@dataclass(frozen=True)
+class Stopping:
+    """
+    The successor was told to stop: the predecessor must stop, too, and not take back
+    what it has handed over.
+    """
+
+    KIND: ClassVar[str] = "stopping"
+
+
+Message: TypeAlias = "Ready | Commit | Running | Stopping"
+
+_KINDS: dict[str, type[Message]] = {
+    each.KIND: each for each in (Ready, Commit, Running, Stopping)
+}
+
+#: The type of the elements of each field that is a list.
+_ELEMENTS = {"cookies": int, "names": str, "drained": int}
+
+
+def encode(message: Message) -> bytes:
+    """
+    Write a message as a line.
+    """
+    return json.dumps({"handover": message.KIND, **asdict(message)}).encode() + b"\n"
+
+
+def decode(line: bytes) -> Message:
+    """
+    Read a message.
+
+    @raise Refusal: if the other end ends the handover, with its reason.
+    @raise ControlError: if the line is no message.
+    """
+    fields = parseObject(line, "message of the handover")
+    if "error" in fields:
+        raise Refusal(str(fields["error"])[:2000])
+    kind = _KINDS.get(str(fields.pop("handover", "")))
+    if kind is None:
+        raise ControlError("the message of the handover is of no known kind")
+    known: dict[str, Any] = {}
+    for name, hint in kind.__annotations__.items():
+        if hint.startswith("ClassVar"):
+            continue
+        if name not in fields:
+            raise ControlError(f"the message {kind.KIND} lacks {name}")
+        known[name] = _value(kind.KIND, name, fields[name])
+    return kind(**known)
+
+
+def _value(kind: str, name: str, given: object) -> object:
+    """
+    Check the value of a field.
+
+    @raise ControlError: if it is of a wrong type.
+    """
+    wanted = _ELEMENTS.get(name)
+    if wanted is not None:
+        if isinstance(given, list) and all(type(each) is wanted for each in given):
+            return tuple(given)
+    elif type(given) is (bool if name == "paused" else int):
+        return given
+    raise ControlError(f"the message {kind} has a wrong {name}")
+
+
+def agreed(versions: Sequence[str]) -> int | None:
+    """
+    Choose the version of a handover.
+
+    @param versions: those that the other end speaks.
+    @return: L{None} if the ends have none in common.
+    """
+    return next((each for each in VERSIONS if str(each) in versions), None)
