@@ -118,6 +118,12 @@ class Process(ProcessProtocol):
         """
         self._transport.write(line.encode() + b"\n")
 
+    def closeInput(self) -> None:
+        """
+        End its standard input.
+        """
+        self._transport.closeStdin()
+
     def signal(self, number: int) -> None:
         """
         Send it a signal.
