@@ -402,9 +402,12 @@ def _removeStaleSocket(
         probe.close()
     if replace:
         return
-    advice = "" if role == "listener" else " take over from it with --replace,"
+    way = "--replace"
+    if role == "listener":
+        way = "'twistd portlisten --replace' or 'portlisten upgrade'"
     raise PathError(
-        f"a {role} lives at {path} already: stop it,{advice} or choose another path"
+        f"a {role} lives at {path} already: stop it, take over from it with {way}, or"
+        " choose another path"
     )
 
 
