@@ -65,6 +65,7 @@ EVENTS = {
     "control-limited": "The control socket is missing, or some cannot use it.",
     "control-refused": "A process may not use the control socket, or not now.",
     # The listener, as the supervisor sees it
+    "descriptor-store-failed": "The service manager does not take a socket.",
     "handover-asked": "Another listener is about to take over.",
     "handover-begun": "Another listener has taken over.",
     "handover-done": "This listener has all that waited at the one before it.",

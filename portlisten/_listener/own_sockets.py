@@ -33,7 +33,7 @@ from portlisten._listener.interfaces import ISockets
 from portlisten._listener.predecessor import takeOver
 from portlisten._ports.binding import BoundPort, bind
 from portlisten._ports.kept import KeptSockets
-from portlisten._process import signals
+from portlisten._process import descriptor_store, signals
 from portlisten._process.pid_file import PidFile
 from portlisten.errors import CannotBind, PathError, ToldToStop
 
@@ -115,6 +115,7 @@ class OwnSockets:
         self._handover = max(HANDOVER_SECONDS, workersStop)
         self._startedBy = -1
         self._pidFile = pidFile
+        self._stores = descriptor_store.isThere()
         self._takeover: Takeover | None = None
         self._kept = KeptSockets()
         # The paths that were taken over, and are not this process's yet.
@@ -133,6 +134,9 @@ class OwnSockets:
         See L{ISockets}.
         """
         path = self._settings.path
+        self._kept = KeptSockets(descriptor_store.received())
+        if self._kept.hasPath(path):
+            return 0.0
         if self._settings.replace and self._beginTakeover():
             return 0.0
         if not successor.isStopping(path):
@@ -155,17 +159,28 @@ class OwnSockets:
         with ExitStack() as undo:
             for wanted in self._ports:
                 for port in bindUntil(wanted, end, self._kept):
-                    own = replace(port, cleanUp=partial(self._cleanUp, port.cleanUp))
+                    own = self._store(
+                        replace(port, cleanUp=partial(self._cleanUp, port.cleanUp))
+                    )
                     undo.callback(own.close)
                     bound.append(own)
             undo.pop_all()
         return bound
 
+    def _store(self, port: BoundPort) -> BoundPort:
+        """
+        If there is a descriptor store, put the sockets of a port there.
+        """
+        if not self._stores or port.inherited:
+            return port
+        descriptor_store.keep(port.sockets)
+        return replace(port, inherited=True, stored=True)
+
     def _cleanUp(self, cleanUp: Callable[[], None]) -> None:
         """
         Remove the path of a port, and its lock, unless another process has them.
         """
-        if not self._isGuest:
+        if not (self._isGuest or self._stores):
             cleanUp()
 
     def bindChannel(self) -> paths.BoundPath:
@@ -184,7 +199,17 @@ class OwnSockets:
                 settings.path, sock, settings.mode, self._backlog, group=group
             )
         self._channelPath = bound
+        self._storePath(bound)
         return bound
+
+    def _storePath(self, bound: paths.BoundPath) -> None:
+        """
+        If there is a descriptor store, put the socket of a path there.  The path stays
+        when this process ends, so that those that connect wait for the next one.
+        """
+        if self._stores:
+            descriptor_store.keep([bound.socket])
+            bound.owned = False
 
     def _takePath(
         self,
@@ -202,14 +227,15 @@ class OwnSockets:
         @raise PathError: if that is impossible.
         """
         try:
-            bound = paths.BoundPath(path, sock, owned=self._takeover is None)
+            bound = paths.BoundPath(path, sock, owned=not self._isGuest)
             bound.setMode(mode, user, group)
             # From now on, SO_PEERCRED shows this process to those that connect.
             sock.listen(backlog)
         except OSError as error:
             sock.close()
             raise PathError(f"cannot take {path} over: {error.strerror}") from error
-        self._borrowed.append(bound)
+        if self._isGuest:
+            self._borrowed.append(bound)
         return bound
 
     def bindControl(self) -> None:
@@ -239,6 +265,7 @@ class OwnSockets:
                 self._controlPath = self._takePath(
                     control, sock, MODE, BACKLOG, -1 if owner is None else owner
                 )
+            self._storePath(self._controlPath)
         elif control is None:
             log.warn(
                 "there is no control socket, since {path}{suffix} is too long for a"
@@ -254,9 +281,17 @@ class OwnSockets:
         """
         See L{ISockets}.
         """
+        self._dropLeft()
         server = self._startServer(reactor, handlers)
         self._startMonitor(reactor, handlers[Status])
         return server
+
+    def _dropLeft(self) -> None:
+        """
+        Take out of the descriptor store what no port has taken, and close it.
+        """
+        descriptor_store.drop(self._kept.left)
+        self._kept.close()
 
     def _startServer(
         self, reactor: Any, handlers: Mapping[type[Request], Handler]

@@ -44,6 +44,8 @@ class BoundPort:
     @ivar name: the operator's name for the port, or nothing.
     @ivar kind: what workers get of the port.
     @ivar inherited: whether another process holds the sockets as well, and keeps them.
+    @ivar stored: whether that process is the service manager, which has them in its
+        descriptor store.
     @ivar description: the text that it was bound by, without the name; empty if another
         process has bound it.
     """
@@ -54,6 +56,7 @@ class BoundPort:
     name: str = ""
     kind: Kind = Kind.CONNECTIONS
     inherited: bool = False
+    stored: bool = False
     description: str = ""
 
     @property
@@ -440,7 +443,7 @@ def _describe(
         settings.name,
         kind,
         inherited,
-        settings.description,
+        description=settings.description,
     )
 
 

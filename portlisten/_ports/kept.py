@@ -9,7 +9,7 @@ their type, their address and their place in a group, never by a text.
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from portlisten import _kernel
 from portlisten._model import Kind
@@ -83,6 +83,22 @@ class KeptSockets:
             ):
                 return self._taken([sock])[0]
         return None
+
+    def hasPath(self, path: str) -> bool:
+        """
+        Whether L{takePath} would find a socket.
+        """
+        sock = self.takePath(path)
+        if sock is not None:
+            self.giveBack([sock])
+        return sock is not None
+
+    @property
+    def left(self) -> Sequence[socket.socket]:
+        """
+        The sockets that were not taken, which stay this object's.
+        """
+        return tuple(self._sockets)
 
     def _taken(self, sockets: list[socket.socket]) -> list[socket.socket]:
         for sock in sockets:

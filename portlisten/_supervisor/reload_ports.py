@@ -28,6 +28,7 @@ from portlisten._monitor.place import parsePlace
 from portlisten._ports.binding import BoundPort, bind, changed
 from portlisten._ports.parsing import parse
 from portlisten._ports.socket_options import setAnew
+from portlisten._process import descriptor_store
 from portlisten._supervisor.group import Group
 from portlisten._supervisor.listener import SupervisedListener
 from portlisten._supervisor.logs import log
@@ -128,6 +129,7 @@ class PortChanges:
         running.settings = settings
         running.ports[:] = ports
         withdrawn += [each for each in removed if each.kind is not Kind.CONNECTIONS]
+        running.ports[:] = [_stored(each) for each in running.ports]
         close(each for each in removed if each.kind is Kind.CONNECTIONS)
         self._setOptions(plan, backlog)
         if plan.metrics:
@@ -321,7 +323,8 @@ class PortChanges:
             sockets = [
                 sock
                 for port in running.ports
-                if not port.inherited and port.kind is not Kind.DATAGRAMS
+                if (port.stored or not port.inherited)
+                and port.kind is not Kind.DATAGRAMS
                 for sock in port.sockets
             ]
             # The caller of listen(2) is the same as before, also for SO_PEERCRED.
@@ -366,11 +369,24 @@ def _waiting(port: BoundPort) -> int:
     return sum(map(_kernel.queueLength, port.sockets))
 
 
+def _stored(port: BoundPort) -> BoundPort:
+    """
+    If there is a descriptor store, put the sockets of a new port there.
+    """
+    if port.inherited or not descriptor_store.isThere():
+        return port
+    descriptor_store.keep(port.sockets)
+    return replace(port, inherited=True, stored=True)
+
+
 def close(ports: Iterable[BoundPort]) -> None:
     """
     Close ports, also for other processes that still have them.
     """
     for port in ports:
+        if port.stored:
+            descriptor_store.drop(port.sockets)
+            port = replace(port, inherited=False)  # noqa: PLW2901
         shutDown([port])
         port.close()
         log.info("port {port} is closed", event="port-closed", port=port.label)
