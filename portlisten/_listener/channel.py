@@ -49,6 +49,9 @@ class ListenerChannel(Channel):
     @param number: the worker's number, for the log.
     @param timeout: how long the worker's HELLO may take, in seconds.
     @param credentials: the worker's, or L{None} to ask the kernel.
+
+    @ivar waited: says of an offer how long the connection has waited, in hundredths of
+        a second.  L{None} if the other end is no listener.
     """
 
     def __init__(
@@ -85,6 +88,7 @@ class ListenerChannel(Channel):
         # Whether the worker closed its reading side, and so cannot read REVOKED.
         self._cannotRead = False
         self.number = number
+        self.waited: Callable[[int], int] | None = None
         self.name = self.label = f"worker {number}"
         self.user = -1 if credentials is None else credentials.uid
         self.pid = 0
@@ -123,7 +127,7 @@ class ListenerChannel(Channel):
         send = self._transport.sendFileDescriptor
         for descriptor in self._descriptors:
             send(descriptor)
-        frames = self._session.offer(self._offers)
+        frames = self._session.offer(self._offers, self.waited)
         self._dropOffers()
         self._unsent = True
         self._writeNow(frames)

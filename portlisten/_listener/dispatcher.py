@@ -35,7 +35,14 @@ from portlisten._policy.throttle import Throttle
 from portlisten._ports.accepting import Accepted
 from portlisten._reactor.deadline import RunningTime
 from portlisten._reactor.log_limit import logLimit
-from portlisten._wire.frames import Claim, ClientGone, Closed, Given, Serving
+from portlisten._wire.frames import (
+    LONGEST_WAIT,
+    Claim,
+    ClientGone,
+    Closed,
+    Given,
+    Serving,
+)
 from portlisten._wire.listener_session import Draining, Joined, News, Refused
 
 #: How much time can count as passed between two readings of the clock, in seconds.  The
@@ -378,6 +385,14 @@ class Dispatcher:
         self._retirement.successor = channel
         self._retirement.step(self._now())
         self._schedule()
+
+    def waited(self, channel: IChannel, id: int) -> int:
+        """
+        How long a connection has waited that is on offer to the next listener, in
+        hundredths of a second.
+        """
+        seconds = self._ledger.waited(channel, id, self._now())
+        return min(round(seconds * 100), LONGEST_WAIT)
 
     def takeBack(self) -> None:
         """

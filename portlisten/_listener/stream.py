@@ -9,6 +9,7 @@ import resource
 import socket
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -303,6 +304,7 @@ class StreamWire:
         """
         done = self._dispatcher.retire(grace, names, waits, self._receives)
         channel = self._makeChannel(_kernel.credentials(transfer))
+        channel.waited = partial(self._dispatcher.waited, channel)
         self._successor = channel
         self._dispatcher.succeededBy(channel)
         self._connect(transfer, channel)

@@ -119,6 +119,10 @@ class WorkerHello:
     first: int | None = None
 
 
+#: The longest time that an L{Offer} can tell of, in hundredths of a second.
+LONGEST_WAIT = 0xFFFF
+
+
 @dataclass(frozen=True, slots=True)
 class Offer:
     """

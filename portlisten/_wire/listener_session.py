@@ -294,16 +294,22 @@ class ListenerSession(Session):
         """
         return self._encode(self._hello)
 
-    def offer(self, offers: Iterable[tuple[int, int, int]]) -> bytes:
+    def offer(
+        self,
+        offers: Iterable[tuple[int, int, int]],
+        waited: Callable[[int], int] | None = None,
+    ) -> bytes:
         """
         Offer connections.
 
         @param offers: for each the id, the number of its port, and its cookie.
+        @param waited: says of an id how long the connection has waited, as in L{Offer}.
+            If L{None}, the other end is not told.
         """
         frames = []
         end = self._written
         for id, port, cookie in offers:
-            frame = encodeOffer(id, port, cookie)
+            frame = encodeOffer(id, port, cookie, waited(id) if waited else 0)
             end += len(frame)
             self._offerEnds[id] = end
             frames.append(frame)
