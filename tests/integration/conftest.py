@@ -17,6 +17,7 @@ import pytest_twisted
 
 from tests.support.processes import Processes
 from tests.support.programs import command
+from tests.support.replacing import Make, Replaced
 from tests.support.running import Run
 from tests.support.spawned import Process, Start
 
@@ -86,6 +87,22 @@ def run(folder: Path, start: Start) -> Iterator[Run]:
     made = Run(folder, start)
     yield made
     made.end()
+
+
+@pytest.fixture
+def replaced(folder: Path, start: Start, twistd: Start) -> Iterator[Make]:
+    """
+    A function that makes a L{Replaced} with arguments of its listeners.
+    """
+    every: list[Replaced] = []
+
+    def make(*arguments: str) -> Replaced:
+        every.append(Replaced(folder, start, twistd, *arguments))
+        return every[-1]
+
+    yield make
+    for each in every:
+        each.close()
 
 
 @pytest.fixture

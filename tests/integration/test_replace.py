@@ -13,22 +13,22 @@ from tests.support.asynchronous import asynchronous
 from tests.support.replacing import (
     ROUNDS,
     Clients,
+    Make,
     Ports,
-    Replaced,
     checkNotes,
 )
 from tests.support.spawned import Start
 
 
 @asynchronous
-async def test_underLoad(folder: Path, start: Start, twistd: Start) -> None:
+async def test_underLoad(folder: Path, start: Start, replaced: Make) -> None:
     """
     Each kind of port, with clients that keep their connections and others that do not,
     is taken over by one listener after the other.  No client is refused, reset or
     served twice, and the workers stay.
     """
     ports = Ports.free(folder)
-    made = Replaced(folder, start, twistd, *ports.arguments())
+    made = replaced(*ports.arguments())
     await made.replace()
     await made.work("twisted", "asyncio", "twisted", "asyncio")
     clients = Clients(folder, start, 8, ports.targets())
@@ -45,13 +45,13 @@ async def test_underLoad(folder: Path, start: Start, twistd: Start) -> None:
 
 
 @asynchronous
-async def test_naiveWay(folder: Path, start: Start, twistd: Start) -> None:
+async def test_naiveWay(folder: Path, start: Start, replaced: Make) -> None:
     """
     If the old listener is stopped before the next one starts, the same clients are
     refused: they can tell the difference.
     """
     ports = Ports.free(folder)
-    made = Replaced(folder, start, twistd, *ports.arguments())
+    made = replaced(*ports.arguments())
     await made.replace()
     await made.work("twisted", "asyncio")
     clients = Clients(folder, start, 8, [f"close=tcp:{ports.http}"])

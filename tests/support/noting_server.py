@@ -1,7 +1,8 @@
 """
 HTTP and UDP servers that are workers, and note what they answered:
-C{python -m tests.support.noting_server KIND PATH FILE}, where KIND is C{twisted} or
-C{asyncio}.
+C{python -m tests.support.noting_server KIND PATH FILE NAMES}, where KIND is C{twisted}
+or C{asyncio}, and NAMES are those of ports, with commas between them.  C{dns} is a UDP
+port, which Twisted alone serves.
 
 The body of an answer is the path of the request without its slash, and the number of
 the process.  A datagram is answered likewise.  Each request becomes a line of FILE.
@@ -15,9 +16,8 @@ import os
 import signal
 import sys
 
-#: The names of the ports for streams, and for datagrams.
-STREAMS = ("http", "local", "shared", "group")
-DATAGRAMS = ("dns",)
+#: The name of a UDP port.
+DATAGRAMS = "dns"
 
 
 class Notes:
@@ -59,7 +59,7 @@ async def serve(
     writer.close()
 
 
-async def inAsyncio(path: str, notes: Notes) -> None:
+async def inAsyncio(path: str, notes: Notes, names: list[str]) -> None:
     """
     Serve until SIGTERM.
     """
@@ -67,16 +67,18 @@ async def inAsyncio(path: str, notes: Notes) -> None:
 
     server = await portlisten.asyncio.start_server(
         lambda reader, writer: serve(notes, reader, writer),
-        f"portlisten:{path}:name={','.join(STREAMS)}",
+        f"portlisten:{path}:name={','.join(names)}",
     )
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGTERM, server.close)
     await server.wait_closed()
 
 
-def inTwisted(path: str, notes: Notes) -> None:
+def inTwisted(path: str, notes: Notes, names: list[str], datagrams: bool) -> None:
     """
     Serve until SIGTERM.
+
+    @param datagrams: whether to serve a UDP port as well.
     """
     from twisted.internet import reactor
     from twisted.internet.protocol import DatagramProtocol
@@ -104,20 +106,23 @@ def inTwisted(path: str, notes: Notes) -> None:
     globalLogBeginner.beginLoggingTo([textFileLogObserver(sys.stdout)])
     site = Site(Noting())
     site.noisy = False
-    PortlistenServerEndpoint(reactor, path, STREAMS).listen(site)
-    PortlistenUDPEndpoint(reactor, path, DATAGRAMS).listen(Datagrams)
+    PortlistenServerEndpoint(reactor, path, names).listen(site)
+    if datagrams:
+        PortlistenUDPEndpoint(reactor, path, [DATAGRAMS]).listen(Datagrams)
     reactor.run()
 
 
-def main(kind: str, path: str, file: str) -> None:
+def main(kind: str, path: str, file: str, names: str) -> None:
     """
     Serve.
     """
+    every = names.split(",")
+    streams = [each for each in every if each != DATAGRAMS]
     if kind == "twisted":
-        inTwisted(path, Notes(file))
+        inTwisted(path, Notes(file), streams, DATAGRAMS in every)
     else:
         logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
-        asyncio.run(inAsyncio(path, Notes(file)))
+        asyncio.run(inAsyncio(path, Notes(file), streams))
 
 
 if __name__ == "__main__":

@@ -6,24 +6,33 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import sys
+import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from twisted.internet.threads import deferToThread
+
+from tests.support.clients import connect
 from tests.support.ports import freePort
 from tests.support.processes import PATIENCE
 from tests.support.programs import command
 from tests.support.spawned import Process, Start
-from tests.support.waiting import together, until
+from tests.support.waiting import sleep, together, until
 
 #: How many listeners follow, if C{PORTLISTEN_ROUNDS} of the environment says so.
 ROUNDS = int(os.environ.get("PORTLISTEN_ROUNDS") or 0)
 
 #: What a listener says when it serves.
 SERVES = r"listening on .*workers connect"
+
+
+#: What the fixture C{replaced} is.
+Make = Callable[..., "Replaced"]
 
 
 @dataclass
@@ -157,7 +166,9 @@ class Replaced:
     @param arguments: what each listener gets, before the path.
 
     @ivar listeners: all listeners so far.
+    @ivar workers: all workers so far.
     @ivar notes: the file of the workers.
+    @ivar clients: the clients of L{connect}.
     """
 
     def __init__(
@@ -169,6 +180,7 @@ class Replaced:
         self.arguments = arguments
         self.listeners: list[Process] = []
         self.workers: list[Process] = []
+        self.clients: list[socket.socket] = []
         self._startProgram = start
         self._twistd = twistd
 
@@ -207,26 +219,75 @@ class Replaced:
         """
         Start workers, and wait until they have joined.
         """
+        names = [
+            each.split("=")[1]
+            for each in self.arguments
+            if each.startswith(("--listen=", "--share="))
+        ]
         started = [
             self._startProgram(
                 *(sys.executable, "-m", "tests.support.noting_server", kind),
-                *(self.path, str(self.notes)),
+                *(self.path, str(self.notes), ",".join(names)),
             )
             for kind in kinds
         ]
         await together([each.says("joined the listener") for each in started])
         self.workers += started
 
-    async def status(self) -> dict[str, Any]:
+    async def ask(self, command: str, **fields: Any) -> dict[str, Any]:
         """
-        What C{portlisten status} says.
+        Ask the listener that lives at the path.
         """
-        process = self._startProgram(
-            command("portlisten"), "status", "--json", self.path
-        )
-        await process.ended()
-        found: dict[str, Any] = json.loads(process.output)
+        line = json.dumps({"version": 1, "command": command, **fields})
+        found: dict[str, Any] = await deferToThread(self._ask, line)
         return found
+
+    def _ask(self, line: str) -> dict[str, Any]:
+        with socket.socket(socket.AF_UNIX) as sock, sock.makefile("rb") as file:
+            sock.settimeout(PATIENCE)
+            sock.connect(f"{self.path}.ctl")
+            sock.sendall(line.encode() + b"\n")
+            answer: dict[str, Any] = json.loads(file.readline())
+            return answer
+
+    async def shows(
+        self, what: Callable[[dict[str, Any]], bool], seconds: float = PATIENCE
+    ) -> dict[str, Any]:
+        """
+        Ask for the listener's status until it is as it should be.
+        """
+        end = time.monotonic() + seconds
+        while True:
+            found: dict[str, Any] = (await self.ask("status"))["listener"]
+            if what(found):
+                return found
+            assert time.monotonic() < end, found
+            await sleep(0.02)
+
+    async def command(self, *words: str) -> Process:
+        """
+        Run C{portlisten} for the path, and wait until it has ended.
+
+        @param words: the command, and what follows the path.
+        """
+        name, *others = words
+        process = self._startProgram(command("portlisten"), name, self.path, *others)
+        await process.ended()
+        return process
+
+    def connect(self, port: int) -> socket.socket:
+        """
+        Connect a client, which L{close} closes.
+        """
+        self.clients.append(connect(port))
+        return self.clients[-1]
+
+    def close(self) -> None:
+        """
+        Close all clients.  May be called again.
+        """
+        for each in self.clients:
+            each.close()
 
     def check(self) -> None:
         """
