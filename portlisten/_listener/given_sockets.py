@@ -203,6 +203,16 @@ class GivenSockets:
         See L{ISockets}.  The paths are the supervisor's.
         """
 
+    def pauseMonitor(self) -> None:
+        """
+        See L{ISockets}.  The supervisor has the monitor.
+        """
+
+    def resumeMonitor(self) -> None:
+        """
+        See L{ISockets}.  The supervisor has the monitor.
+        """
+
     def stopMonitor(self) -> Deferred[None]:
         """
         See L{ISockets}.  The supervisor has the monitor.

@@ -426,6 +426,16 @@ class ISockets(Interface):
         The next listener serves: the paths belong to it from now on.
         """
 
+    def pauseMonitor() -> None:
+        """
+        Stop the monitor for now, if one runs.
+        """
+
+    def resumeMonitor() -> None:
+        """
+        Undo L{pauseMonitor}.
+        """
+
     def stopMonitor() -> Deferred[None]:
         """
         Stop the monitor, if one runs.

@@ -404,6 +404,20 @@ class OwnSockets:
         if self._server is not None and self._server.bound is not None:
             self._server.bound.owned = False
 
+    def pauseMonitor(self) -> None:
+        """
+        See L{ISockets}.
+        """
+        if self._monitor is not None:
+            self._monitor.pause()
+
+    def resumeMonitor(self) -> None:
+        """
+        See L{ISockets}.
+        """
+        if self._monitor is not None:
+            self._monitor.resume()
+
     def stopMonitor(self) -> Deferred[None]:
         """
         See L{ISockets}.

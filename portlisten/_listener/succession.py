@@ -61,6 +61,7 @@ class Succession:
         self._unwanted: list[BoundPort] = []
         self._refused: list[socket.socket] = []
         self._waiting: list[Deferred[None]] = []
+        self._closed = False
         self.isOver = False
 
     def begin(
@@ -87,6 +88,8 @@ class Succession:
                 f" ({', '.join(map(str, VERSIONS))}) than the new one"
                 f" ({', '.join(request.versions)[:60]}): restart it"
             )
+        if self._closed:
+            raise ControlError("this listener stops: wait until it has ended")
         if self._handover is not None:
             raise ControlError("another listener is about to take over from this one")
 
@@ -115,6 +118,7 @@ class Succession:
 
         @return: whether it has.
         """
+        self._closed = True
         handover = self._handover
         return handover is not None and handover.cancel(
             "this listener was told to stop"
@@ -157,6 +161,8 @@ class Succession:
         """
         See L{IHost}.
         """
+        # A load balancer must not hear that this listener ends.
+        self._sockets.pauseMonitor()
         cookies = frozenset(ready.cookies)
         self._unwanted = [
             port
@@ -209,6 +215,7 @@ class Succession:
         """
         See L{IHost}.
         """
+        self._sockets.resumeMonitor()
         for sock in self._refused:
             _kernel.admitClients(sock)
         self._refused.clear()

@@ -62,26 +62,49 @@ def _close(sock: socket.socket) -> None:
 def isStopping(path: str) -> bool:
     """
     Whether the listener at a path was told to stop, or has lost its supervisor.
+
+    The process that called listen(2) may have ended for another reason: it was to take
+    over from the listener, and failed.  Then the listener says after a while, too, that
+    it does not stop.
     """
-    sock = _connect(path)
-    if sock is None:
-        return False
-    decoder = Decoder(FROM_LISTENER)
     end = time.monotonic() + HELLO_SECONDS
-    try:
-        if _kernel.processEnded(lambda: _binder(sock)):
-            return True
-        while time.monotonic() < end:
+    while True:
+        sock = _connect(path)
+        if sock is None:
+            return False
+        try:
+            ended = _kernel.processEnded(lambda sock=sock: _binder(sock))  # type: ignore[misc]
+            stops = _hello(sock, end)
+        except (OSError, ProtocolError):
+            return False
+        finally:
+            _close(sock)
+        late = time.monotonic() >= end
+        if stops or not ended or late:
+            return bool(stops) or (ended and stops is None)
+        select.poll().poll(CHECK_SECONDS * 1000)
+
+
+def _hello(sock: socket.socket, end: float) -> bool | None:
+    """
+    Read whether a listener stops.
+
+    @param end: until when to wait, as a time of C{time.monotonic}.
+    @return: L{None} if it has not said HELLO by then.
+    @raise OSError: if reading fails.
+    @raise ProtocolError: if it says nonsense.
+    """
+    decoder = Decoder(FROM_LISTENER)
+    while True:
+        sock.settimeout(max(0.001, end - time.monotonic()))
+        try:
             data, hasDescriptors = _kernel.receiveBytes(sock)
-            if not data or hasDescriptors:
-                return False
-            for frame in decoder.feed(data):
-                return isinstance(frame, ListenerHello) and frame.stopping
-    except (OSError, ProtocolError):
-        pass
-    finally:
-        _close(sock)
-    return False
+        except TimeoutError:
+            return None
+        if not data or hasDescriptors:
+            return False
+        for frame in decoder.feed(data):
+            return isinstance(frame, ListenerHello) and frame.stopping
 
 
 def isStale(path: str) -> bool:

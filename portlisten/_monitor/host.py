@@ -145,6 +145,19 @@ class MonitorHost:
 
         return self._stop().addCallback(stopped)
 
+    def pause(self) -> None:
+        """
+        Stop the monitor for now.  Those that ask wait in the backlogs of its ports.
+        """
+        self._stop()
+
+    def resume(self) -> None:
+        """
+        Undo L{pause}.
+        """
+        if self._place is not None and self._monitor is None and not self._isOver:
+            self.start(self._place)
+
     def stop(self) -> Deferred[None]:
         """
         Stop the monitor for good.  Its ports stay bound.

@@ -5,6 +5,7 @@ processes of their own.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import subprocess
@@ -177,13 +178,38 @@ class StopsTests(SuccessorTestCase):
 
     def test_orphan(self) -> None:
         """
-        If the process that bound the path has ended, the listener there stops, even if
-        it does not say so.
+        If the process that bound the path has ended, and nobody says HELLO there, the
+        listener stops.
         """
+        self.patch(successor, "HELLO_SECONDS", 0.1)
         self.orphan()
-        began = time.monotonic()
         self.assertIs(successor.isStopping(self.path), True)
-        self.assertLess(time.monotonic() - began, PATIENCE)
+
+    def test_orphanLives(self) -> None:
+        """
+        If that process has ended, and the listener says for long enough that it does
+        not stop, it was to be replaced, and was not.
+        """
+        self.patch(successor, "HELLO_SECONDS", 0.1)
+        self.patch(_kernel, "processEnded", lambda find: True)
+        listening = self.listen()
+        ended = threading.Event()
+
+        def serve() -> None:
+            listening.settimeout(0.01)
+            while not ended.is_set():
+                with contextlib.suppress(TimeoutError):
+                    sock, _ = listening.accept()
+                    with sock, contextlib.suppress(BrokenPipeError):
+                        sock.sendall(LIVING)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        try:
+            self.assertIs(successor.isStopping(self.path), False)
+        finally:
+            ended.set()
+            thread.join()
 
     def test_nothing(self) -> None:
         """
