@@ -241,6 +241,12 @@ class Newcomers:
         del self._awaitingFirstOffer[channel]
         begin()
 
+    def hold(self, channel: IChannel) -> None:
+        """
+        Add a worker that is to have no offers, instead of L{add}.
+        """
+        self._awaitingFirstOffer[channel] = None
+
     def begin(self, channel: IChannel) -> None:
         """
         Note that a worker is offered connections from now on.

@@ -215,7 +215,8 @@ class Dispatcher:
             self._run(retirement.admit(channel, event, self._now()))
             return
         self.roster.joined(channel, event)
-        self._newcomers.add(channel, partial(self._admit, channel, event))
+        if not self.roster.drainInherited(channel):
+            self._newcomers.add(channel, partial(self._admit, channel, event))
 
     def claimed(self, channel: IChannel, ids: Sequence[int]) -> None:
         self._sharing.workerReads(channel)
@@ -340,7 +341,6 @@ class Dispatcher:
                 event.gives,
             )
         )
-        self.roster.drainInherited(channel)
 
     def _blockSlowReaders(self) -> None:
         """

@@ -11,6 +11,7 @@ worker itself reports the number of the others.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from functools import partial
@@ -96,7 +97,8 @@ class Roster:
         self._entries: dict[IChannel, _Entry] = {}
         # Those that the operator drains, and that are not drained yet.
         self._awaited: set[IChannel] = set()
-        self._inherited: set[int] = set()
+        # How many channels of each process are to be drained when they join.
+        self._inherited: Counter[int] = Counter()
 
     # Events of the channels
 
@@ -106,16 +108,28 @@ class Roster:
         """
         self._entries[channel] = _Entry(hello, self._seconds())
 
-    def drainInherited(self, channel: IChannel) -> None:
+    def drainInherited(self, channel: IChannel) -> bool:
         """
-        If a worker that was admitted is one of L{inherit}, drain it.
+        If a worker that has just joined is one of L{inherit}, drain it before it gets
+        anything.
+
+        @return: whether it is.
         """
-        if channel.pid in self._inherited and channel in self._entries:
-            self._inherited.discard(channel.pid)
-            entry = self._entries[channel]
-            entry.asked = True
-            self._beginDrain(entry)
-            self._drain(channel)
+        if self._inherited[channel.pid] <= 0:
+            return False
+        self._inherited[channel.pid] -= 1
+        entry = self._entries[channel]
+        entry.asked = True
+        self._beginDrain(entry)
+        self._logLimited(
+            self.log.info,
+            "{channel} joined, and stays drained",
+            event="worker-drains",
+            **about(channel),
+        )
+        self._newcomers.hold(channel)
+        self._drain(channel)
+        return True
 
     def serving(self, channel: IChannel, count: int) -> None:
         """
@@ -159,7 +173,8 @@ class Roster:
     @property
     def drained(self) -> tuple[int, ...]:
         """
-        The processes of the workers that the operator drains, or has drained.
+        The processes of the workers that the operator drains, or has drained.  A
+        process may have several channels.
         """
         return tuple(
             channel.pid for channel, entry in self._entries.items() if entry.asked
@@ -169,9 +184,10 @@ class Roster:
         """
         Take over from another listener whose operator drains workers.
 
-        @param drained: their processes.  Each is drained when it joins.
+        @param drained: their processes, each as often as it has a channel that is to
+            be drained when it joins.
         """
-        self._inherited = set(drained)
+        self._inherited = Counter(drained)
 
     def ports(self, channel: IChannel) -> frozenset[str]:
         """
