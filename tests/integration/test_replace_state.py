@@ -163,14 +163,25 @@ async def test_leastLoaded(replaced: Make) -> None:
 @asynchronous
 async def test_operator(replaced: Make) -> None:
     """
-    A worker that an operator has drained stays drained, and a pause goes on, until the
-    operator takes that back, whichever listener serves by then.
+    A worker that an operator has drained stays drained, and gets no client even if it
+    joins first and clients wait.  A pause goes on, too.  The operator takes both back,
+    whichever listener serves by then.
     """
     made, port = web(replaced)
     await made.replace()
-    await made.work("twisted", "asyncio", "twisted")
-    drained, *others = [each.pid for each in made.workers]
+    await made.work("twisted")
+    drained = made.workers[0].pid
     assert (await made.command("drain", str(drained))).output
+    early = [made.connect(port) for _ in range(10)]
+    for each in early:
+        each.sendall(LAST)
+    await made.shows(lambda status: status["held"]["waiting"] == 10)
+    await made.replace()
+    await made.listener.says("stays drained")
+    await made.work("asyncio", "twisted")
+    others = [each.pid for each in made.workers[1:]]
+    for each in early:
+        assert await deferToThread(server, each, b"") in others
     assert "paused" in (await made.command("pause")).output
     for _ in range(2):
         await made.replace()
@@ -211,7 +222,7 @@ async def test_nothingIsLeft(replaced: Make, folder: Path) -> None:
     await made.work("twisted", "asyncio")
     inodes = [os.stat(each).st_ino for each in paths]
     names = sorted(os.listdir(folder))
-    locks = {each: os.readlink(folder / each) for each in names if "lock" in each}
+    lock = f"{ports.local}.lock"
     first = await steady(made.listener)
     worker = [await steady(each) for each in made.workers]
     await made.replace()
@@ -221,6 +232,7 @@ async def test_nothingIsLeft(replaced: Make, folder: Path) -> None:
         client = made.connect(ports.http)
         assert await deferToThread(server, client, LAST)
         assert [os.stat(each).st_ino for each in paths] == inodes
+        assert os.readlink(lock) == str(made.listener.pid)
     assert await settled(made.listener, first) == first
     for each, count in zip(made.workers, worker, strict=True):
         assert await settled(each, count) == count
@@ -229,10 +241,9 @@ async def test_nothingIsLeft(replaced: Make, folder: Path) -> None:
     assert {name for name in os.listdir(folder) if "pid" not in name} == {
         name for name in [*names, "notes"] if "pid" not in name
     }
-    print(locks)
     assert (await made.command("status")).output
     assert await made.listener.stop() == 0
-    assert not any(map(os.path.lexists, [*paths, *map(str, locks)]))
+    assert not any(map(os.path.lexists, [*paths, lock]))
     made.check()
 
 

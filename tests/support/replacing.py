@@ -69,6 +69,13 @@ class Ports:
             f"--share=dns=udp:{self.dns}:interface=127.0.0.1",
         ]
 
+    @staticmethod
+    def names() -> list[str]:
+        """
+        Their names.
+        """
+        return ["http", "local", "shared", "group", "dns"]
+
     def tables(self) -> str:
         """
         The same in a file of C{portlisten run}.
