@@ -29,6 +29,9 @@ It counts:
 With C{--asyncio}, the workers are servers of asyncio, without Twisted, on loops of
 asyncio and uvloop in turn.
 
+With C{--replace}, one listener after the other takes over from the one before it, all
+the time.
+
 With C{--naive} the listener is the control, which sends and closes; with
 C{--wire=datagram} it speaks the wire of 2002, which makes neither promise.
 """
@@ -69,6 +72,7 @@ from portlisten._worker.datagram import DatagramWorker
 from portlisten._worker.worker import Worker
 from tests.support import asyncio_worker
 from tests.support.logs import unexplained
+from tests.support.successions import Successions
 
 RECORD = struct.Struct("!dI4sH")
 
@@ -316,6 +320,7 @@ def storm(
     wire: str = "stream",
     loops: Sequence[str] = ("",),
     options: str = "",
+    replaces: bool = False,
 ) -> dict[str, Any]:
     """
     Run a storm.
@@ -324,6 +329,7 @@ def storm(
     @param options: the options of the port, with a colon before each.
     @param workers: how many there are at a time; on the wire of 2002, one.
     @param rounds: how many workers to stop; with 0, workers are killed.
+    @param replaces: whether the listener is replaced all the time.
     @return: the figures.
     """
     folder = Path(tempfile.mkdtemp(prefix="storm."))
@@ -345,6 +351,7 @@ def storm(
         )
     alive: set[int] = set()
     turns = itertools.cycle(loops)
+    successions = None
     try:
         port = int(waitFor(log, r"listening on tcp:127\.0\.0\.1:(\d+).*workers")[1])
         book = os.open(folder / "book", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
@@ -356,6 +363,11 @@ def storm(
         answers = forkClients(connections, atOnce, [port], enough)
         start = time.monotonic()
         chance = random.Random(2002)
+        if replaces:
+            where = f"tcp:{port}:interface=127.0.0.1{options}"
+            again = [*command[:-2], "--replace", where, path]
+            successions = Successions([sys.executable, *again], log, listener)
+            successions.start()
         if rounds:
             stopInTurn(alive, rounds, chance)
             enough.touch()
@@ -373,11 +385,16 @@ def storm(
         for pid in alive:
             os.kill(pid, signal.SIGKILL)
             os.waitpid(pid, 0)
+        if successions is not None:
+            listener = successions.stop()
         listener.terminate()
         listener.wait(30)
     results, adoptionTimes = read(folder)
     figures = count(results, adoptionTimes)
     figures.update(signals=signals, seconds=round(seconds, 1))
+    if successions is not None:
+        figures["listeners replaced"] = successions.count
+        figures["listeners that failed"] = len(successions.errors)
     if logged:
         lost = [each for each in results if each.kind in ("reset", "late")]
         names = [f"{each.host}:{each.port}" for each in lost]
@@ -818,6 +835,7 @@ def broken(figures: Mapping[str, Any]) -> bool:
         figures["lost before a worker touched them"]
         or figures["answered twice"]
         or figures.get("lost by a worker that was not killed")
+        or figures.get("listeners that failed")
     )
 
 
@@ -858,6 +876,11 @@ def main() -> None:
         help="with --mix: kill the listener so often in each part, too",
     )
     parser.add_argument(
+        "--replace",
+        action="store_true",
+        help="replace the listener all the time, too, one after the other",
+    )
+    parser.add_argument(
         "--minutes", type=float, default=1.5, help="with --mix: how long it lasts"
     )
     parser.add_argument("--seed", type=int, default=2002, help="with --mix")
@@ -867,6 +890,8 @@ def main() -> None:
         for name, value in total.items():
             print(f"{name}: {value}")
         sys.exit(1 if broken(total) else 0)
+    if arguments.replace and (arguments.naive or arguments.wire == "datagram"):
+        parser.error("--replace is for a listener of --wire=stream")
     others = arguments.stop or arguments.naive or arguments.asyncio
     if arguments.wire == "datagram" and others:
         parser.error("--stop, --naive and --asyncio are for --wire=stream")
@@ -879,6 +904,7 @@ def main() -> None:
         arguments.stop,
         arguments.wire,
         loops(arguments),
+        replaces=arguments.replace,
     )
     notes = STOPPED if arguments.stop else KILLED
     for name, value in figures.items():
