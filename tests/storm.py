@@ -345,7 +345,7 @@ def storm(
         command += [f"--claim-timeout={CLAIM_TIMEOUT}"] if rounds else []
         command += ["--log-format=json"] if logged else []
         command += [f"tcp:0:interface=127.0.0.1{options}", path]
-    with log.open("wb") as file:
+    with log.open("ab") as file:
         listener = subprocess.Popen(
             [sys.executable, *command], stdout=file, stderr=file
         )
