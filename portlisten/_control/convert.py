@@ -74,6 +74,13 @@ def toJSON(value: Any) -> dict[str, Any]:
     return asdict(value, dict_factory=made)
 
 
+def prepare() -> None:
+    """
+    Load what L{fromJSON} needs, while descriptors are free.
+    """
+    _converter()
+
+
 def fromJSON(message: Mapping[str, Any], kind: type[_T]) -> _T:
     """
     Make a dataclass of an object.  Fields that are not known are ignored.

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from twisted.logger import Logger
 
 from portlisten import _kernel
-from portlisten._control.convert import ControlError, Refusal
+from portlisten._control.convert import ControlError, Refusal, prepare
 from portlisten._control.messages import (
     Manifest,
     Replace,
@@ -112,6 +112,8 @@ class Takeover:
             on then, and this is closed.
         """
         try:
+            # What comes may take the last free descriptors.
+            prepare()
             request = Replace(tuple(map(str, VERSIONS)))
             if self._send(encodeRequest(request)):
                 line = self._read()
@@ -120,7 +122,7 @@ class Takeover:
                     return True
         except ControlError as error:
             self.close()
-            raise self._failure(error) from None
+            raise self.failure(error) from None
         except BaseException:
             self.close()
             raise
@@ -184,8 +186,8 @@ class Takeover:
             if message is None or isinstance(message, Commit):
                 return message
         except ControlError as error:
-            raise self._failure(error) from None
-        raise self._failure("it sends a wrong message")
+            raise self.failure(error) from None
+        raise self.failure("it sends a wrong message")
 
     def run(self) -> Transfer | None:
         """
@@ -201,7 +203,7 @@ class Takeover:
             if not self._send(encode(Running(os.getpid()))) and self._expect():
                 raise ControlError("it sends a wrong message")
         except ControlError as error:
-            raise self._failure(error) from None
+            raise self.failure(error) from None
         channel, self._channel = self._channel, None
         assert channel is not None
         return Transfer(self.link, channel, self.pid)
@@ -233,7 +235,12 @@ class Takeover:
                 " stopped"
             ) from None
 
-    def _failure(self, error: object) -> CannotTakeOver:
+    def failure(self, error: object) -> CannotTakeOver:
+        """
+        Make an error.
+
+        @param error: why this process cannot take over.
+        """
         text = str(error)
         if isinstance(error, Refusal) and text.startswith("unknown command"):
             text = (

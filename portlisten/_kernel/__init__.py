@@ -42,6 +42,7 @@ from portlisten._kernel.processes import (
     initialEnvironment,
     mayChangeUsers,
     maySignalUsers,
+    openDescriptors,
     reap,
 )
 from portlisten._kernel.progress import departed, untouched
@@ -117,6 +118,7 @@ __all__ = [
     "maySignalUsers",
     "mostOpenFiles",
     "offersThatFit",
+    "openDescriptors",
     "peerProcess",
     "processEnded",
     "queueLength",

@@ -9,7 +9,7 @@ import os
 import select
 import socket
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
@@ -160,7 +160,7 @@ class OwnSockets:
             for wanted in self._ports:
                 for port in bindUntil(wanted, end, self._kept):
                     own = self._store(
-                        replace(port, cleanUp=partial(self._cleanUp, port.cleanUp))
+                        replace(port, cleanUp=partial(self._cleanUp, port))
                     )
                     undo.callback(own.close)
                     bound.append(own)
@@ -176,12 +176,14 @@ class OwnSockets:
         descriptor_store.keep(port.sockets)
         return replace(port, inherited=True, stored=True)
 
-    def _cleanUp(self, cleanUp: Callable[[], None]) -> None:
+    def _cleanUp(self, port: BoundPort) -> None:
         """
         Remove the path of a port, and its lock, unless another process has them.
         """
-        if not (self._isGuest or self._stores):
-            cleanUp()
+        if self._isGuest:
+            port.giveBack()
+        elif not self._stores:
+            port.cleanUp()
 
     def bindChannel(self) -> paths.BoundPath:
         """

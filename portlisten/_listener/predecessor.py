@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 import socket
 from collections.abc import Collection, Sequence
 
@@ -17,6 +18,9 @@ from portlisten._listener import successor
 from portlisten._ports.binding import BoundPort
 from portlisten._process import signals
 from portlisten.errors import CannotTakeOver
+
+#: How many descriptors must be free, or this process could not serve.
+LEAST_DESCRIPTORS = 32
 
 
 def connect(path: str, control: str | None, users: Collection[int]) -> Takeover | None:
@@ -78,6 +82,12 @@ def takeOver(
         L{None} if it is dead.  The L{Takeover} is closed then.
     @raise CannotTakeOver: if that is impossible.  The L{Takeover} stays open then.
     """
+    _, limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+    free = limit - _kernel.openDescriptors()
+    if free < LEAST_DESCRIPTORS:
+        raise takeover.failure(
+            f"only {free} descriptors are left for this process (ulimit -n)"
+        )
     cookies = [_kernel.cookie(each) for port in ports for each in port.sockets]
     commit = takeover.commit(cookies, [port.name for port in ports])
     transfer = None if commit is None else takeover.run()

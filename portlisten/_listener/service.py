@@ -252,23 +252,9 @@ def descriptorBudget() -> tuple[int, int]:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    free = hard - _openDescriptors() - RESERVED_DESCRIPTORS
+    free = hard - _kernel.openDescriptors() - RESERVED_DESCRIPTORS
     channels = max(1, min(MAXIMUM_CHANNELS, free // 8))
     return max(1, free - 2 * channels), channels
-
-
-def _openDescriptors() -> int:
-    """
-    Count the open descriptors.  Without /proc, this counts only the descriptors below
-    the lowest free number.
-    """
-    try:
-        return len(os.listdir("/proc/self/fd"))
-    except OSError:
-        lowest, second = os.pipe()
-        os.close(lowest)
-        os.close(second)
-        return lowest
 
 
 def checkPathsDiffer(port: str | None, settings: ListenerSettings) -> None:

@@ -110,6 +110,8 @@ class Succession:
 
     def _ended(self) -> None:
         self._handover = None
+        for port in self._bound:
+            port.takeBack()
 
     def cancel(self) -> bool:
         """

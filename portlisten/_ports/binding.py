@@ -7,13 +7,11 @@ from __future__ import annotations
 import errno
 import os
 import socket
-import stat
 from collections.abc import Callable
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from typing import Any, Literal
-
-from twisted.python.lockfile import FilesystemLock
+from functools import partial
+from typing import Literal
 
 from portlisten import _kernel
 from portlisten._channel.paths import BoundPath
@@ -25,6 +23,7 @@ from portlisten._model import (
     UnixAddress,
     describe,
 )
+from portlisten._ports import locks
 from portlisten._ports.kept import KeptSockets
 from portlisten._ports.socket_options import CannotSet, openSocket, setAnew
 from portlisten._process import listen_fds
@@ -48,6 +47,10 @@ class BoundPort:
         descriptor store.
     @ivar description: the text that it was bound by, without the name; empty if another
         process has bound it.
+    @ivar giveBack: if this process has taken the path over from another one, and fails:
+        gives the lock back to that process.
+    @ivar takeBack: if another process was to take the path over, and has failed: takes
+        the lock back from it.
     """
 
     sockets: list[socket.socket]
@@ -58,6 +61,8 @@ class BoundPort:
     inherited: bool = False
     stored: bool = False
     description: str = ""
+    giveBack: Callable[[], None] = lambda: None
+    takeBack: Callable[[], None] = lambda: None
 
     @property
     def socket(self) -> socket.socket:
@@ -212,8 +217,8 @@ def _bindUnix(
     taken = kept.takePath(settings.path)
     if taken is not None:
         undo.callback(kept.giveBack, [taken])
-        return [_describe(settings, [taken], _takePath(settings, taken))]
-    unlock = _lock(settings.path) if settings.lock else lambda: None
+        return [_takePath(settings, taken)]
+    unlock = locks.lock(settings.path) if settings.lock else lambda: None
     undo.callback(unlock)
     sock = undo.enter_context(
         socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
@@ -231,77 +236,33 @@ def _bindUnix(
         path.remove()
         unlock()
 
-    return [_describe(settings, [sock], cleanUp)]
+    return [_withLock(settings, _describe(settings, [sock], cleanUp))]
 
 
-def _takePath(settings: PortSettings, sock: socket.socket) -> Callable[[], None]:
+def _takePath(settings: PortSettings, sock: socket.socket) -> BoundPort:
     """
     Take over a path that another process has bound, and its lock.
-
-    @return: removes both.
     """
     assert settings.path is not None
     path = BoundPath(settings.path, sock)
     path.setMode(settings.mode)
     sock.listen(settings.backlog)
-    unlock = _takeLock(settings.path) if settings.lock else lambda: None
+    unlock = giveBack = lambda: None
+    if settings.lock:
+        unlock, giveBack = locks.take(settings.path)
 
     def cleanUp() -> None:
         path.remove()
         unlock()
 
-    return cleanUp
+    port = _describe(settings, [sock], cleanUp)
+    return _withLock(settings, replace(port, giveBack=giveBack))
 
 
-def _takeLock(path: str) -> Callable[[], None]:
-    """
-    Take over the lock of a path from the process that has it.  At every moment, the
-    lock is there.
-
-    @return: unlocks it.
-    @raise OSError: if that is impossible.
-    """
-    name = f"{path}.lock"
-    fresh = f"{name}.{os.getpid()}"
-    with suppress(FileNotFoundError):
-        os.remove(fresh)
-    os.symlink(str(os.getpid()), fresh)
-    os.rename(fresh, name)
-
-    def unlock() -> None:
-        with suppress(OSError):  # without its privileges, the process may not
-            if os.readlink(name) == str(os.getpid()):
-                os.remove(name)
-
-    return unlock
-
-
-def _lock(path: str) -> Callable[[], None]:
-    """
-    Lock a path, and remove it if its last owner died.
-
-    @return: unlocks it.
-    @raise ValueError: if another process has the lock.
-    """
-    lock: Any = FilesystemLock(f"{path}.lock")
-    if not lock.lock():
-        raise ValueError(
-            f"Cannot acquire lock {lock.name}: a process that lives has it"
-        )
-    if not lock.clean:
-        try:
-            if stat.S_ISSOCK(os.lstat(path).st_mode):
-                os.remove(path)
-        except OSError:
-            pass  # bind(2) fails then, and its error says why
-
-    def unlock() -> None:
-        try:
-            lock.unlock()
-        except (OSError, ValueError):
-            pass  # without its privileges, the process may not be allowed to
-
-    return unlock
+def _withLock(settings: PortSettings, port: BoundPort) -> BoundPort:
+    if not settings.lock or settings.path is None:
+        return port
+    return replace(port, takeBack=partial(locks.takeBack, settings.path))
 
 
 def _takeInherited(

@@ -42,7 +42,7 @@ class KeptSockets:
 
         @param family: C{AF_INET} or C{AF_INET6}; the latter for IPv6 alone.
         @param kind: C{SOCK_STREAM} or C{SOCK_DGRAM}.
-        @param host: the address, or its name.
+        @param host: the address, or its name; empty for all addresses.
         @param number: the port's number; nothing fits 0.
         @param protocol: L{_kernel.IPPROTO_MPTCP}, or 0 for the usual one.
         @param group: how many sockets share the port; 0 if none does.
@@ -50,8 +50,9 @@ class KeptSockets:
         """
         if not number or not self._sockets:
             return []
+        every = "::" if family == socket.AF_INET6 else "0.0.0.0"  # noqa: S104
         try:
-            wanted = socket.getaddrinfo(host, number, family, kind)[0][4]
+            wanted = socket.getaddrinfo(host or every, number, family, kind)[0][4]
         except OSError:
             return []  # bind(2) says why
         multipath = protocol == _kernel.IPPROTO_MPTCP
