@@ -62,11 +62,11 @@ class Ports:
         The options of a listener.
         """
         return [
-            f"--listen=http=tcp:{self.http}:interface=127.0.0.1",
+            f"--listen=http=tcp:{self.http}",
             f"--listen=local=unix:{self.local}",
             f"--share=shared=tcp:{self.shared}:interface=127.0.0.1",
             f"--share=group=tcp:{self.group}:interface=127.0.0.1:reuseport=4",
-            f"--share=dns=udp:{self.dns}:interface=127.0.0.1",
+            f"--share=dns=udp:{self.dns}",
         ]
 
     @staticmethod
@@ -206,7 +206,7 @@ class Replaced:
         @param options: of C{twistd}.
         """
         return self._twistd(
-            "portlisten", "--replace", *also, *self.arguments, self.path, **options
+            "portlisten", "--replace", *self.arguments, *also, self.path, **options
         )
 
     async def replace(self, *also: str, **options: Any) -> Process:
