@@ -177,7 +177,9 @@ async def test_operator(replaced: Make) -> None:
         each.sendall(LAST)
     await made.shows(lambda status: status["held"]["waiting"] == 10)
     await made.replace()
-    await made.listener.says("stays drained")
+    await made.shows(
+        lambda status: [each["state"] for each in status["workers"]] == ["drained"]
+    )
     await made.work("asyncio", "twisted")
     others = [each.pid for each in made.workers[1:]]
     for each in early:
