@@ -29,8 +29,8 @@ from portlisten._wire.frames import (
     WorkerHello,
 )
 from portlisten._worker import worker as _worker
-from tests.storm import work
 from tests.support.naive import ByOrder
+from tests.support.storm_workers import work
 
 
 def limited(path: str, spare: int, byOrder: bool) -> None:

@@ -7,12 +7,9 @@ from __future__ import annotations
 import errno
 import os
 import select
-import socket
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from twisted.internet.defer import Deferred, succeed
@@ -27,15 +24,15 @@ from portlisten._control.place import BACKLOG, MODE, SUFFIX, bindControl, contro
 from portlisten._control.server import ControlServer, Handler
 from portlisten._handover.handover import Handed
 from portlisten._handover.messages import Commit
-from portlisten._handover.takeover import Takeover, Transfer
-from portlisten._listener import predecessor, successor
+from portlisten._handover.takeover import Transfer
+from portlisten._listener import successor
+from portlisten._listener.heritage import Heritage
 from portlisten._listener.interfaces import ISockets
-from portlisten._listener.predecessor import takeOver
 from portlisten._ports.binding import BoundPort, bind
 from portlisten._ports.kept import KeptSockets
-from portlisten._process import descriptor_store, signals
+from portlisten._process import signals
 from portlisten._process.pid_file import PidFile
-from portlisten.errors import CannotBind, PathError, ToldToStop
+from portlisten.errors import CannotBind, ToldToStop
 
 if TYPE_CHECKING:
     from portlisten._monitor.host import BoundPlace, MonitorHost
@@ -114,14 +111,7 @@ class OwnSockets:
         self._user = user
         self._handover = max(HANDOVER_SECONDS, workersStop)
         self._startedBy = -1
-        self._pidFile = pidFile
-        self._stores = descriptor_store.isThere()
-        self._takeover: Takeover | None = None
-        self._kept = KeptSockets()
-        # The paths that were taken over, and are not this process's yet.
-        self._borrowed: list[paths.BoundPath] = []
-        # Whether the paths are the predecessor's, or the successor's.
-        self._isGuest = False
+        self._heritage = Heritage(settings, user, pidFile)
         self._channelPath: paths.BoundPath | None = None
         self._server: ControlServer | None = None
         self._controlPath: paths.BoundPath | None = None
@@ -134,10 +124,7 @@ class OwnSockets:
         See L{ISockets}.
         """
         path = self._settings.path
-        self._kept = KeptSockets(descriptor_store.received())
-        if self._kept.hasPath(path):
-            return 0.0
-        if self._settings.replace and self._beginTakeover():
+        if self._heritage.enter():
             return 0.0
         if not successor.isStopping(path):
             # If the last listener was killed, its workers may stop at this moment.
@@ -158,86 +145,24 @@ class OwnSockets:
         bound: list[BoundPort] = []
         with ExitStack() as undo:
             for wanted in self._ports:
-                for port in bindUntil(wanted, end, self._kept):
-                    own = self._store(
-                        replace(port, cleanUp=partial(self._cleanUp, port))
-                    )
+                for port in bindUntil(wanted, end, self._heritage.kept):
+                    own = self._heritage.ownPort(port)
                     undo.callback(own.close)
                     bound.append(own)
             undo.pop_all()
         return bound
-
-    def _store(self, port: BoundPort) -> BoundPort:
-        """
-        If there is a descriptor store, put the sockets of a port there.
-        """
-        if not self._stores or port.inherited:
-            return port
-        descriptor_store.keep(port.sockets)
-        return replace(port, inherited=True, stored=True)
-
-    def _cleanUp(self, port: BoundPort) -> None:
-        """
-        Remove the path of a port, and its lock, unless another process has them.
-        """
-        if self._isGuest:
-            port.giveBack()
-        elif not self._stores:
-            port.cleanUp()
 
     def bindChannel(self) -> paths.BoundPath:
         """
         See L{ISockets}.
         """
         settings = self._settings
-        sock = self._kept.takePath(settings.path)
-        if sock is None:
-            bound = paths.bind(
-                settings.path, settings.mode, settings.group, self._backlog
-            )
-        else:
-            group = -1 if settings.group is None else settings.group
-            bound = self._takePath(
-                settings.path, sock, settings.mode, self._backlog, group=group
-            )
+        path, mode, group = settings.path, settings.mode, settings.group
+        bound = self._heritage.takePath(
+            path, mode, self._backlog, group=-1 if group is None else group
+        ) or paths.bind(path, mode, group, self._backlog)
         self._channelPath = bound
-        self._storePath(bound)
-        return bound
-
-    def _storePath(self, bound: paths.BoundPath) -> None:
-        """
-        If there is a descriptor store, put the socket of a path there.  The path stays
-        when this process ends, so that those that connect wait for the next one.
-        """
-        if self._stores:
-            descriptor_store.keep([bound.socket])
-            bound.owned = False
-
-    def _takePath(
-        self,
-        path: str,
-        sock: socket.socket,
-        mode: int,
-        backlog: int,
-        user: int = -1,
-        group: int = -1,
-    ) -> paths.BoundPath:
-        """
-        Take over a path that another process has bound.
-
-        @param sock: the socket, which belongs to the result, unless this raises.
-        @raise PathError: if that is impossible.
-        """
-        try:
-            bound = paths.BoundPath(path, sock, owned=not self._isGuest)
-            bound.setMode(mode, user, group)
-            # From now on, SO_PEERCRED shows this process to those that connect.
-            sock.listen(backlog)
-        except OSError as error:
-            sock.close()
-            raise PathError(f"cannot take {path} over: {error.strerror}") from error
-        if self._isGuest:
-            self._borrowed.append(bound)
+        self._heritage.keepPath(bound)
         return bound
 
     def bindControl(self) -> None:
@@ -250,24 +175,19 @@ class OwnSockets:
 
             end = time.monotonic() + self._handover
             self._place = bindPlace(
-                self._wanted, lambda port: bindUntil(port, end, self._kept)
+                self._wanted, lambda port: bindUntil(port, end, self._heritage.kept)
             )
-        if self._pidFile is not None:
-            self._pidFile.open(self._takeover is not None)
+        self._heritage.openPidFile()
         path = self._settings.path
         control = controlPath(path, self._settings.control)
         if control:
             self._startedBy = os.geteuid()
             changes = self._user is not None and self._startedBy == 0
             owner = self._user if changes else None
-            sock = self._kept.takePath(control)
-            if sock is None:
-                self._controlPath = bindControl(path, control, owner)
-            else:
-                self._controlPath = self._takePath(
-                    control, sock, MODE, BACKLOG, -1 if owner is None else owner
-                )
-            self._storePath(self._controlPath)
+            self._controlPath = self._heritage.takePath(
+                control, MODE, BACKLOG, -1 if owner is None else owner
+            ) or bindControl(path, control, owner)
+            self._heritage.keepPath(self._controlPath)
         elif control is None:
             log.warn(
                 "there is no control socket, since {path}{suffix} is too long for a"
@@ -283,17 +203,10 @@ class OwnSockets:
         """
         See L{ISockets}.
         """
-        self._dropLeft()
+        self._heritage.dropLeft()
         server = self._startServer(reactor, handlers)
         self._startMonitor(reactor, handlers[Status])
         return server
-
-    def _dropLeft(self) -> None:
-        """
-        Take out of the descriptor store what no port has taken, and close it.
-        """
-        descriptor_store.drop(self._kept.left)
-        self._kept.close()
 
     def _startServer(
         self, reactor: Any, handlers: Mapping[type[Request], Handler]
@@ -327,60 +240,19 @@ class OwnSockets:
 
     # A predecessor, and a successor
 
-    def _beginTakeover(self) -> bool:
-        """
-        Get the sockets of the listener that lives at the path.
-
-        @return: whether one lives there.
-        @raise CannotTakeOver: if it cannot be replaced.
-        """
-        path = self._settings.path
-        takeover = predecessor.connect(
-            path, self._settings.control, {0, os.geteuid(), self._user or 0}
-        )
-        if takeover is None or not takeover.ask():
-            log.info(
-                "no listener lives at {path}, so there is none to take over from",
-                event="handover-unneeded",
-                path=path,
-            )
-            return False
-        self._takeover = takeover
-        self._isGuest = True
-        self._kept = KeptSockets(
-            sock
-            for role in ("port", "channel", "control")
-            for sock in takeover.take(role)
-        )
-        return True
-
     def takeOver(self, ports: Sequence[BoundPort]) -> tuple[Commit, Transfer] | None:
         """
         See L{ISockets}.
         """
-        takeover, self._takeover = self._takeover, None
-        if takeover is None:
-            return None
-        # What nobody has taken stays with the other listener, which drains it.
-        self._kept.close()
         place = self._place
         monitored = [] if place is None else place.ports
-        try:
-            return takeOver(takeover, [*ports, *monitored])
-        except BaseException:
-            takeover.close()
-            raise
+        return self._heritage.takeOver([*ports, *monitored])
 
     def settle(self) -> None:
         """
         See L{ISockets}.
         """
-        self._isGuest = False
-        if self._pidFile is not None:
-            self._pidFile.write()
-        for each in self._borrowed:
-            each.owned = True
-        self._borrowed.clear()
+        self._heritage.settle()
 
     def handed(self, ports: Sequence[BoundPort]) -> list[Handed]:
         """
@@ -400,11 +272,7 @@ class OwnSockets:
         """
         See L{ISockets}.
         """
-        self._isGuest = True
-        if self._channelPath is not None:
-            self._channelPath.owned = False
-        if self._server is not None and self._server.bound is not None:
-            self._server.bound.owned = False
+        self._heritage.disown()
 
     def pauseMonitor(self) -> None:
         """
@@ -430,7 +298,7 @@ class OwnSockets:
         """
         See L{ISockets}.
         """
-        return bound.inherited or self._isGuest
+        return bound.inherited or self._heritage.isGuest
 
     def shutsPort(self, bound: BoundPort) -> bool:
         """
@@ -442,7 +310,7 @@ class OwnSockets:
         """
         See L{ISockets}.
         """
-        return self._isGuest
+        return self._heritage.isGuest or self._heritage.stores
 
     def expectsWorkers(self) -> bool:
         """
@@ -454,12 +322,7 @@ class OwnSockets:
         """
         See L{ISockets}.
         """
-        takeover, self._takeover = self._takeover, None
-        if takeover is not None:
-            takeover.close()
-        self._kept.close()
-        if self._pidFile is not None:
-            self._pidFile.close()
+        self._heritage.close()
         if self._controlPath is not None:
             self._controlPath.remove()
             self._controlPath.socket.close()

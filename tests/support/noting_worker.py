@@ -37,7 +37,7 @@ def stream(book: str, description: str) -> None:
     from twisted.internet.endpoints import serverFromString
     from twisted.internet.protocol import Factory, Protocol
 
-    from tests.storm import note
+    from tests.support.storm_workers import note
 
     reactor: Any = anyReactor
     descriptor = os.open(book, os.O_WRONLY | os.O_APPEND)
