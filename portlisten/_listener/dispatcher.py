@@ -419,6 +419,7 @@ class Dispatcher:
         """
         Let a worker go that has no offers.  May be called again.
         """
+        self.roster.letGo(channel)
         if self._ledger.knows(channel):
             self.left(channel, reason)
         else:

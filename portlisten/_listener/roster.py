@@ -153,6 +153,15 @@ class Roster:
         self._entries.pop(channel, None)
         self._awaited.discard(channel)
 
+    def letGo(self, channel: IChannel) -> None:
+        """
+        Note that a worker is about to leave, since the next listener has taken over.
+        If that one dies, a worker that the operator drains is drained when it is back.
+        """
+        entry = self._entries.get(channel)
+        if entry is not None and entry.asked:
+            self._inherited[channel.pid] += 1
+
     def check(self, channel: IChannel) -> None:
         """
         After events of a worker: see whether it is drained by now.
