@@ -154,6 +154,8 @@ class Handover(Protocol):
         self._transfer: tuple[socket.socket, socket.socket] | None = None
         self._deadline: Deadline | None = None
         self._pid = 0
+        # Whether what the successor says does not count any more.
+        self._isDeaf = False
         self.state = State.ASKED
 
     @property
@@ -201,8 +203,10 @@ class Handover(Protocol):
         """
         See L{Protocol.dataReceived}.
         """
+        if self._isDeaf:
+            return
         self._received += data
-        while self.state is not State.ENDED:
+        while self.state is not State.ENDED and not self._isDeaf:
             line, end, rest = self._received.partition(b"\n")
             if len(line) > MAXIMUM_LINE_BYTES:
                 self._fail("it sends too long a line")
@@ -304,7 +308,7 @@ class Handover(Protocol):
                 pid=self._pid,
                 reason=reason,
             )
-            self._transport.stopReading()
+            self._isDeaf = True
             return
         with suppress(OSError):
             _kernel.send(self._socket, encodeError(reason), [])

@@ -64,6 +64,7 @@ class Receiver:
         self._ports = [port for port in ports if port.kind is Kind.CONNECTIONS]
         self._accepted = accepted
         self._sameAs: dict[int, Port] = {}
+        self._transports: list[ChannelTransport] = []
         self.receives = False
         self.count = 0
 
@@ -82,9 +83,14 @@ class Receiver:
             # It may stand still for a while.
             waitsOn=lambda: True,
         )
+        for sock, protocol in (
+            (self._transfer.link, _Link()),
+            (self._transfer.channel, channel),
+        ):
+            transport = ChannelTransport(self._reactor, sock, protocol)
+            self._transports.append(transport)
+            transport.start()
         self.receives = True
-        ChannelTransport(self._reactor, self._transfer.link, _Link()).start()
-        ChannelTransport(self._reactor, self._transfer.channel, channel).start()
 
     def stop(self) -> None:
         """
@@ -99,8 +105,10 @@ class Receiver:
         in the place of this one, unless L{stop} was called.
         """
         transfer, self._transfer = self._transfer, None
-        if transfer is not None:
+        if transfer is not None and not self._transports:
             transfer.close()
+        for each in self._transports:
+            each.abortConnection()
 
     # IAdopter
 

@@ -199,13 +199,16 @@ class Takeover:
             then.
         """
         try:
-            # If the predecessor has closed its end for a reason, it says so first.
-            if not self._send(encode(Running(os.getpid()))) and self._expect():
-                raise ControlError("it sends a wrong message")
+            if not self._send(encode(Running(os.getpid()))):
+                # If the predecessor has closed its end for a reason, it says so first.
+                if self._expect() is not None:
+                    raise ControlError("it sends a wrong message")
+                return None
         except ControlError as error:
             raise self.failure(error) from None
         channel, self._channel = self._channel, None
         assert channel is not None
+        self._closeGiven()
         return Transfer(self.link, channel, self.pid)
 
     def _expect(self) -> Message | None:
@@ -250,15 +253,18 @@ class Takeover:
         who = f"{self.where} (pid {self.pid})" if self.pid else self.where
         return CannotTakeOver(f"cannot take over from {who}: {text}; it goes on")
 
+    def _closeGiven(self) -> None:
+        for sockets in self.given.values():
+            for each in sockets:
+                each.close()
+        self.given.clear()
+
     def close(self) -> None:
         """
         Close all that was not taken.
         """
         self._reader.close()
-        for sockets in self.given.values():
-            for each in sockets:
-                each.close()
-        self.given.clear()
+        self._closeGiven()
         if self._channel is not None:
             self._channel.close()
             self._channel = None
