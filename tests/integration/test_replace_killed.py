@@ -16,12 +16,12 @@ from twisted.internet.threads import deferToThread
 
 from tests.support.asynchronous import asynchronous
 from tests.support.clients import read
-from tests.support.killing import dying, points, recording, some
+from tests.support.killing import BY_TIME, attached, dying, points, recording, some
 from tests.support.ports import freePort
 from tests.support.programs import command
-from tests.support.replacing import ROUNDS, Make, Replaced
+from tests.support.replacing import ROUNDS, SERVES, Make, Replaced
 from tests.support.spawned import Process, Start
-from tests.support.waiting import sleep
+from tests.support.waiting import PATIENCE, sleep, until
 
 REQUEST = b"GET /word HTTP/1.1\r\nHost: here\r\nConnection: close\r\n\r\n"
 
@@ -61,15 +61,16 @@ class Scene:
         Drain the worker.
         """
         worker = str(self.made.workers[0].pid)
+        await self.isInState("serving")
         await self.made.ask("drain", workers=[worker])
-        await self.isDrained()
+        await self.isInState("drained")
 
-    async def isDrained(self) -> None:
+    async def isInState(self, state: str) -> None:
         """
-        Wait until the worker is drained.
+        Wait until the worker has joined, and is in a state.
         """
         await self.made.shows(
-            lambda status: [each["state"] for each in status["workers"]] == ["drained"]
+            lambda status: [each["state"] for each in status["workers"]] == [state]
         )
 
     async def wait(self) -> None:
@@ -140,6 +141,20 @@ def _answer(client: socket.socket) -> bool:
     return False
 
 
+async def killed(process: Process) -> None:
+    """
+    Wait until a successor is killed.  It may not come to the last calls so often as the
+    one that was recorded, so it is killed at the end of its takeover at the latest.
+    """
+    await until(
+        lambda: not process.running or "has handed over" in process.output,
+        "the death of the successor",
+        PATIENCE,
+    )
+    assert await process.kill() == -signal.SIGKILL, process.output
+    assert "Traceback" not in process.output
+
+
 def handedOver(old: Process) -> int:
     """
     What a listener says at its end of how many clients it has handed over.
@@ -171,7 +186,7 @@ async def test_successor(replaced: Make, folder: Path, start: Start) -> None:
         lambda line: line.startswith("connect(") and ".ctl" in line,
         lambda line: "all is handed over" in line,
     )
-    await scene.isDrained()
+    await scene.isInState("drained")
     await scene.undrain()
     assert await deferToThread(scene.answers) == CLIENTS
     lost: list[int] = []
@@ -181,19 +196,65 @@ async def test_successor(replaced: Make, folder: Path, start: Start) -> None:
         before = (await made.ask("status"))["listener"]["counters"]["handedOver"]
         await scene.wait()
         process = scene.successor(*dying(point))
-        assert await process.ended() == -signal.SIGKILL, process.output
-        assert "Traceback" not in process.output
+        await killed(process)
         if await scene.settled(old):
-            await scene.isDrained()
+            await scene.isInState("drained")
             status = await made.ask("status")
             count = status["listener"]["counters"]["handedOver"] - before
             await scene.undrain()
         else:
-            count = handedOver(old)
+            count = handedOver(old) - before
             await made.replace()
         answered = await deferToThread(scene.answers)
         print(point, f"{count} handed over, {answered} answered")
         assert answered == CLIENTS - count, (point, old.output)
         lost.append(count)
     assert lost[0] == 0
+    made.check()
+
+
+@asynchronous
+async def test_old(replaced: Make, folder: Path, start: Start) -> None:
+    """
+    The old one is killed: the next one answers everybody whom the old one had not
+    accepted, or has handed over.
+    """
+    scene = Scene(replaced, folder, start, 10)
+    made = scene.made
+    await scene.begin()
+    file = folder / "calls"
+    await scene.wait()
+    async with attached(start, made.listener, *recording(file)):
+        await made.replace()
+    every = points(
+        file,
+        lambda line: "SCM_RIGHTS" in line,
+        lambda line: "all is handed over" in line,
+        without=BY_TIME,
+    )
+    await scene.undrain()
+    assert await deferToThread(scene.answers) == CLIENTS
+    came: list[int] = []
+    for point in some(every[1:], ROUNDS or 5):
+        old = made.listener
+        await scene.drain()
+        await scene.wait()
+        async with attached(start, old, *dying(point)):
+            process = made.launch()
+            await process.says(SERVES)
+            code = await old.ended()
+        made.listeners.append(process)
+        await made.shows(lambda status: len(status["workers"]) == 1)
+        await scene.undrain()
+        answered = await deferToThread(scene.answers)
+        match = re.search(r"(?:handed over|lost;) (\d+) connections", process.output)
+        count = int(match[1]) if match is not None else 0
+        print(point, code, f"{count} came, {answered} answered")
+        assert code == -signal.SIGKILL
+        # Up to then, the sockets are the old one's alone, and end with it.
+        early = "there is none to take over from" in process.output
+        expected = 0 if early else CLIENTS - 10 + count
+        assert answered == expected, (point, old.output, process.output)
+        came.append(count)
+    assert came[0] == 0
     made.check()

@@ -6,12 +6,15 @@ from __future__ import annotations
 
 import re
 import shutil
+import signal
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
 
+from tests.support.spawned import Process, Start
 from tests.support.tracing import canTrace
 
 #: The calls of a takeover.
@@ -19,6 +22,9 @@ CALLS = (
     "sendto,sendmsg,recvmsg,connect,accept4,listen,setsockopt,epoll_ctl,epoll_wait,poll,"
     "rename,symlink,shutdown"
 )
+
+#: Those whose count depends on the time that passes.
+BY_TIME = ("epoll_wait", "poll")
 
 #: A call: its name, and the how-manieth of this name it is, as strace counts.
 Point = tuple[str, int]
@@ -51,14 +57,37 @@ def dying(point: Point) -> list[str]:
     return [strace(), "-D", "-o", "/dev/null", "-e", f"trace={name}", "-e", inject]
 
 
+@asynccontextmanager
+async def attached(
+    start: Start, process: Process, *words: str
+) -> AsyncIterator[Process]:
+    """
+    Attach strace to a process that runs.
+
+    @param words: as from L{recording} or L{dying}.
+    """
+    own = [each for each in words if each != "-D"]
+    tracer = start(*own, "-p", str(process.pid))
+    await tracer.says("attached")
+    yield tracer
+    with suppress(ProcessLookupError):  # the process has ended
+        # It lets go of the process then.
+        tracer.signal(signal.SIGTERM)
+    await tracer.ended()
+
+
 def points(
-    file: Path, first: Callable[[str], bool], last: Callable[[str], bool]
+    file: Path,
+    first: Callable[[str], bool],
+    last: Callable[[str], bool],
+    without: Sequence[str] = (),
 ) -> list[Point]:
     """
     Read a recording.
 
     @param first: says of a line whether it is the first that counts.
     @param last: says of a line after that whether it is the last.
+    @param without: the names of calls that do not count.
     @return: the calls in between.
     """
     seen: Counter[str] = Counter()
@@ -71,7 +100,8 @@ def points(
         seen[match[1]] += 1
         begun = begun or first(line)
         if begun:
-            found.append((match[1], seen[match[1]]))
+            if match[1] not in without:
+                found.append((match[1], seen[match[1]]))
             if last(line):
                 return found
     raise AssertionError(f"the recording lacks a call: {found}")
@@ -79,7 +109,10 @@ def points(
 
 def some(every: Sequence[Point], count: int) -> list[Point]:
     """
-    Choose points that are spread over all of them.
+    Choose points that are spread over all of them, with the first and the last.
+
+    @param count: how many, two at the least.
     """
-    step = max(1, len(every) // count)
-    return [*every[step // 2 :: step]][:count]
+    step = (len(every) - 1) / (count - 1)
+    chosen = {round(number * step) for number in range(count)}
+    return [every[place] for place in sorted(chosen)]
