@@ -58,6 +58,17 @@ from twisted.scripts.twistd import run
 run()
 """
 
+#: The same with one that stands still when the old one has stopped to accept.
+LATE = STANDING.replace("Takeover.commit", "Takeover.run")
+
+#: A listener that does not wait for long for one that is about to run.
+HASTY = """
+from portlisten._handover import handover
+handover.RUNNING_SECONDS = 0.5
+from twisted.scripts.twistd import run
+run()
+"""
+
 
 class Serving:
     """
@@ -221,6 +232,27 @@ async def test_stopped(serving: Serving, start: Start) -> None:
         old.signal(signal.SIGCONT)
     await serving.goesOn()
     await serving.made.replace()
+    await serving.goesOn()
+
+
+@asynchronous
+async def test_late(serving: Serving, start: Start) -> None:
+    """
+    If the next one stands still while nobody accepts, the old one goes on after a
+    while, and the next one gives up when it moves again.
+    """
+    await serving.start()
+    made = serving.made
+    first, hasty = made.listener, start(*serving.words(HASTY))
+    await hasty.says(SERVES)
+    assert await first.ended() == 0
+    made.listeners.append(hasty)
+    late = start(*serving.words(LATE))
+    await hasty.says("does not go on within 0.5 s; this listener goes on")
+    await serving.goesOn()
+    late.signal(signal.SIGCONT)
+    await serving.fails(late, "it does not go on within 0.5 s; it goes on")
+    await made.replace()
     await serving.goesOn()
 
 

@@ -8,15 +8,22 @@ If C{PORTLISTEN_ROUNDS} is set, so many listeners follow one another.
 from __future__ import annotations
 
 import os
+import random
+import re
 import signal
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from twisted.internet.defer import Deferred
+from twisted.internet.threads import deferToThread
+
 from tests.support.asynchronous import asynchronous
+from tests.support.clients import connect, read
 from tests.support.replacing import ROUNDS, Clients, Make, Ports, checkNotes
 from tests.support.running import IS_ROOT, LISTENER_USER, WORKER_USER, Run
 from tests.support.spawned import Start, settled, steady
-from tests.support.waiting import until
+from tests.support.waiting import sleep, until
 
 
 class Supervised:
@@ -172,6 +179,81 @@ async def test_operator(run: Run) -> None:
     assert set(states) == {"drained", "serving"}
     await run.stop()
     assert "Traceback" not in run.process.output, run.process.output
+
+
+@asynchronous
+async def test_killed(run: Run, folder: Path, start: Start) -> None:
+    """
+    The old listener or the next one is killed during a replacement, early or late.  One
+    serves then, no process and no descriptor is left, and the next replacement goes
+    well.
+    """
+    chance = random.Random(9)
+    made = Supervised(run)
+    await made.start()
+    before = await steady(run.process)
+    for number in range(ROUNDS or 4):
+        old = await made.listener()
+        began = len(run.process.output)
+        asked = Deferred.fromCoroutine(run.command("upgrade", str(run.file)))
+        heir = await startedSince(run, began)
+        await sleep(chance.random() * 0.5)
+        with suppress(ProcessLookupError):  # the old one may have ended
+            os.kill((old, heir)[number % 2], signal.SIGKILL)
+        done = await asked
+        assert done.code in (0, 1), done.errors
+        assert "Traceback" not in done.errors
+        status = await run.shows(hasWorkers)
+        print(("old", "heir")[number % 2], done.code, done.errors.splitlines()[:1])
+        assert status["listener"]["pid"] in run.members()
+        for target in made.ports.targets():
+            if target.startswith("close=tcp"):
+                assert await deferToThread(get, int(target.partition(":")[2]))
+        assert await settled(run.process, before) == before
+    clients = Clients(folder, start, 4, made.ports.targets())
+    await clients.progress()
+    await made.upgrade()
+    await clients.progress()
+    assert (await clients.finish())["wrong"] == {}
+    assert await settled(run.process, before) == before
+    assert len(run.members()) == 6
+    await run.stop()
+    assert "Traceback" not in run.process.output, run.process.output
+
+
+def hasWorkers(status: dict[str, Any]) -> bool:
+    """
+    Whether a listener serves, and all workers have joined it.
+    """
+    found = status.get("listener") or {"workers": []}
+    return len({each["pid"] for each in found["workers"]}) == 4
+
+
+async def startedSince(run: Run, began: int) -> int:
+    """
+    Wait for the next process of a listener.
+
+    @param began: how long the supervisor's output was.
+    """
+
+    def found() -> re.Match[str] | None:
+        return re.search(
+            r"the listener is started as process (\d+)", run.process.output[began:]
+        )
+
+    await until(lambda: found() is not None, "another listener")
+    match = found()
+    assert match is not None
+    return int(match[1])
+
+
+def get(port: int) -> bytes:
+    """
+    Ask a web server.
+    """
+    with connect(port) as client:
+        client.sendall(b"GET /x HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        return read(client)
 
 
 @asynchronous
