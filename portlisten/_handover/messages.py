@@ -20,6 +20,9 @@ from portlisten._control.convert import ControlError, Refusal, parseObject
 #: version may have other messages.
 VERSIONS = (1,)
 
+#: Why a predecessor ends a handover if it was told to stop.
+TOLD_TO_STOP = "this listener was told to stop"
+
 #: How many bytes a line may have.
 MAXIMUM_LINE_BYTES = 1024 * 1024
 

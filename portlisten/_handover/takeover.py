@@ -28,6 +28,7 @@ from portlisten._control.messages import (
 from portlisten._handover.lines import LineReader
 from portlisten._handover.messages import (
     MAXIMUM_LINE_BYTES,
+    TOLD_TO_STOP,
     VERSIONS,
     Commit,
     Message,
@@ -251,7 +252,8 @@ class Takeover:
                 " and start this one without --replace"
             )
         who = f"{self.where} (pid {self.pid})" if self.pid else self.where
-        return CannotTakeOver(f"cannot take over from {who}: {text}; it goes on")
+        end = "" if text == TOLD_TO_STOP else "; it goes on"
+        return CannotTakeOver(f"cannot take over from {who}: {text}{end}")
 
     def _closeGiven(self) -> None:
         for sockets in self.given.values():

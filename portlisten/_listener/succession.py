@@ -17,7 +17,7 @@ from portlisten._control.connection import Detached
 from portlisten._control.convert import ControlError
 from portlisten._control.messages import Replace
 from portlisten._handover.handover import Handover
-from portlisten._handover.messages import VERSIONS, Commit, Ready, agreed
+from portlisten._handover.messages import TOLD_TO_STOP, VERSIONS, Commit, Ready, agreed
 from portlisten._listener.interfaces import ISockets, ISucceededWire
 from portlisten._model import Kind
 from portlisten._ports.accepting import Acceptor
@@ -122,9 +122,7 @@ class Succession:
         """
         self._closed = True
         handover = self._handover
-        return handover is not None and handover.cancel(
-            "this listener was told to stop"
-        )
+        return handover is not None and handover.cancel(TOLD_TO_STOP)
 
     def wait(self) -> Deferred[None]:
         """
