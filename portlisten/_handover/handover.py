@@ -22,6 +22,7 @@ L{portlisten._handover.takeover} has the successor's end.
 
 from __future__ import annotations
 
+import select
 import socket
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -63,6 +64,9 @@ READY_SECONDS = 60.0
 
 #: How long it may take from COMMIT to RUNNING, in seconds.  Nobody accepts meanwhile.
 RUNNING_SECONDS = 5.0
+
+#: If reading cannot tell that the successor has ended, how often to look, in seconds.
+LOOK_SECONDS = 0.5
 
 
 @dataclass
@@ -154,8 +158,8 @@ class Handover(Protocol):
         self._transfer: tuple[socket.socket, socket.socket] | None = None
         self._deadline: Deadline | None = None
         self._pid = 0
-        # Whether what the successor says does not count any more.
-        self._isDeaf = False
+        # Whether the successor serves, and has broken the rules.
+        self._ignores = False
         self.state = State.ASKED
 
     @property
@@ -203,10 +207,10 @@ class Handover(Protocol):
         """
         See L{Protocol.dataReceived}.
         """
-        if self._isDeaf:
+        if self._ignores:
             return
         self._received += data
-        while self.state is not State.ENDED and not self._isDeaf:
+        while self.state is not State.ENDED and not self._ignores:
             line, end, rest = self._received.partition(b"\n")
             if len(line) > MAXIMUM_LINE_BYTES:
                 self._fail("it sends too long a line")
@@ -244,6 +248,7 @@ class Handover(Protocol):
             assert transfer is not None
             self._host.retire(self._ready, transfer)
         elif isinstance(message, Stopping) and self.state is State.RETIRING:
+            self._stopWaiting()
             self.state = State.ENDED
             self._host.stop()
         else:
@@ -254,6 +259,8 @@ class Handover(Protocol):
         The successor sent a descriptor, which stays in the socket, unread.
         """
         self._fail("it sent a descriptor")
+        if self.state is State.RETIRING:
+            self._look()
 
     def _wait(self, seconds: float) -> None:
         self._stopWaiting()
@@ -286,14 +293,38 @@ class Handover(Protocol):
         """
         with suppress(OSError):  # the other end is closed
             self._socket.shutdown(socket.SHUT_RD)
+        self._readRest()
+        if self.state is State.RETIRING:
+            # The end of what can be read tells nothing any more.
+            self._transport.stopReading()
+            self._look()
+        elif self.state is not State.ENDED:
+            self._fail(reason)
+
+    def _readRest(self) -> None:
         with suppress(OSError):
             while self.state is not State.ENDED:
-                data, _ = _kernel.receiveBytes(self._socket)
+                data, came = _kernel.receiveBytes(self._socket)
+                if came:
+                    # These bytes stay in the socket.
+                    self._fail("it sent a descriptor")
+                    return
                 if not data:
-                    break
+                    return
                 self.dataReceived(data)
-        if self.state is not State.RETIRING:
-            self._fail(reason)
+
+    def _look(self) -> None:
+        """
+        See whether the successor has ended, now and then: it has closed the connection,
+        and not only its writing side.
+        """
+        poll = select.poll()
+        poll.register(self._socket, 0)
+        if poll.poll(0):
+            self._over("it has ended")
+        else:
+            self._stopWaiting()
+            self._deadline = Deadline(self._reactor, LOOK_SECONDS, self._look)
 
     def _fail(self, reason: str) -> None:
         """
@@ -301,6 +332,7 @@ class Handover(Protocol):
         """
         if self.state is State.RETIRING:
             # It serves, so the connection must only tell whether it lives.
+            self._ignores = True
             self.log.error(
                 "process {pid}, which has taken over, breaks the rules of the"
                 " handover: {reason}",
@@ -308,7 +340,6 @@ class Handover(Protocol):
                 pid=self._pid,
                 reason=reason,
             )
-            self._isDeaf = True
             return
         with suppress(OSError):
             _kernel.send(self._socket, encodeError(reason), [])
@@ -354,6 +385,7 @@ class Handover(Protocol):
         """
         All is handed over, and the process ends.
         """
+        self._stopWaiting()
         self.state = State.ENDED
         self._transport.abortConnection()
 

@@ -63,6 +63,8 @@ class LineReader:
             if not self._readOnce(end):
                 return None
         line, _, self._received = self._received.partition(b"\n")
+        if len(line) > self._maximumBytes:
+            raise ControlError(f"a line of more than {self._maximumBytes} bytes")
         return line
 
     def _readOnce(self, end: float) -> bool:

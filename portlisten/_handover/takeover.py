@@ -115,12 +115,12 @@ class Takeover:
         try:
             # What comes may take the last free descriptors.
             prepare()
-            request = Replace(tuple(map(str, VERSIONS)))
-            if self._send(encodeRequest(request)):
-                line = self._read()
-                if line is not None:
-                    self._take(parseAnswer(line, Manifest))
-                    return True
+            # If it has closed its end for a reason, it says so first.
+            self._send(encodeRequest(Replace(tuple(map(str, VERSIONS)))))
+            line = self._read()
+            if line is not None:
+                self._take(parseAnswer(line, Manifest))
+                return True
         except ControlError as error:
             self.close()
             raise self.failure(error) from None
@@ -154,7 +154,7 @@ class Takeover:
                 del descriptors[0]
                 undo.callback(sock.close)
                 sock.setblocking(False)
-                if entry.role == "transfer":
+                if entry.role == "transfer" and self._channel is None:
                     self._channel = sock
                 else:
                     self.given.setdefault(entry.role, []).append(sock)
@@ -190,21 +190,19 @@ class Takeover:
             raise self.failure(error) from None
         raise self.failure("it sends a wrong message")
 
-    def run(self) -> Transfer | None:
+    def run(self) -> Transfer:
         """
         Say that this process takes over.  It does from now on, unless this raises.
+        After that, this has nothing that is open.
 
-        @return: what goes on, which is the caller's; L{None} if the predecessor is
-            dead.
+        @return: what goes on, which is the caller's.  The predecessor may be dead.
         @raise CannotTakeOver: if the predecessor has waited for too long.  It goes on
             then.
         """
         try:
-            if not self._send(encode(Running(os.getpid()))):
-                # If the predecessor has closed its end for a reason, it says so first.
-                if self._expect() is not None:
-                    raise ControlError("it sends a wrong message")
-                return None
+            # If the predecessor has closed its end for a reason, it says so first.
+            if not self._send(encode(Running(os.getpid()))) and self._expect():
+                raise ControlError("it sends a wrong message")
         except ControlError as error:
             raise self.failure(error) from None
         channel, self._channel = self._channel, None

@@ -10,6 +10,8 @@ import resource
 import socket
 from collections.abc import Collection, Sequence
 
+from twisted.logger import Logger
+
 from portlisten import _kernel
 from portlisten._control.place import SUFFIX, controlPath
 from portlisten._handover.messages import Commit
@@ -21,6 +23,9 @@ from portlisten.errors import CannotTakeOver
 
 #: How many descriptors must be free, or this process could not serve.
 LEAST_DESCRIPTORS = 32
+
+
+log = Logger()
 
 
 def connect(path: str, control: str | None, users: Collection[int]) -> Takeover | None:
@@ -79,7 +84,7 @@ def takeOver(
 
     @param ports: the ports of this process.
     @return: what the other listener says, and what goes on, which is the caller's.
-        L{None} if it is dead.  The L{Takeover} is closed then.
+        L{None} if it is dead.  In both cases, the L{Takeover} has nothing open then.
     @raise CannotTakeOver: if that is impossible.  The L{Takeover} stays open then.
     """
     _, limit = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -90,8 +95,12 @@ def takeOver(
         )
     cookies = [_kernel.cookie(each) for port in ports for each in port.sockets]
     commit = takeover.commit(cookies, [port.name for port in ports])
-    transfer = None if commit is None else takeover.run()
-    if commit is None or transfer is None:
+    if commit is None:
+        log.warn(
+            "{where} has ended meanwhile, so this one serves at once",
+            event="handover-unneeded",
+            where=takeover.where,
+        )
         takeover.close()
         return None
-    return commit, transfer
+    return commit, takeover.run()

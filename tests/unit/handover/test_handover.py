@@ -1,388 +1,236 @@
 """
-Tests for L{portlisten._handover.handover}, with a successor that is a socket.
+Tests for L{portlisten._handover.handover}: the successor gets the sockets.
 """
 
 from __future__ import annotations
 
+import errno
+import json
 import os
 import socket
-from collections.abc import Sequence
-
-from twisted.trial.unittest import TestCase
 
 from portlisten import _kernel
-from portlisten._control.convert import Refusal
-from portlisten._control.messages import HandedSocket, Manifest, parseAnswer
 from portlisten._handover.handover import (
     READY_SECONDS,
-    RUNNING_SECONDS,
     Handed,
-    Handover,
     State,
 )
 from portlisten._handover.messages import (
     MAXIMUM_LINE_BYTES,
-    Commit,
     Message,
-    Ready,
     Running,
     Stopping,
-    decode,
     encode,
 )
-from tests.support.channels import aMoment, eventually, inReactor
-from tests.support.workers import ClockedReactor
+from tests.support.handovers import (
+    COMMIT,
+    READY,
+    HandoverTestCase,
+    closed,
+    sendDescriptor,
+)
+from tests.support.sockets import listening
 
-READY = Ready((1, 2), ("http",))
-COMMIT = Commit(True, (7,))
+RUNNING = Running(4711)
 
 
-class Host:
+class OfferedTests(HandoverTestCase):
     """
-    Notes what the listener is told.
-
-    @ivar told: the names of the methods that were called.
-    @ivar transfer: what L{retire} got.
-    """
-
-    def __init__(self) -> None:
-        self.told: list[str] = []
-        self.transfer: socket.socket | None = None
-        self.fails = False
-
-    def suspend(self) -> Commit:
-        """
-        See L{portlisten._handover.handover.IHost}.
-        """
-        self.told.append("suspend")
-        if self.fails:
-            raise RuntimeError("a bug")
-        return COMMIT
-
-    def resume(self) -> None:
-        """
-        See L{portlisten._handover.handover.IHost}.
-        """
-        self.told.append("resume")
-
-    def retire(self, ready: Ready, transfer: socket.socket) -> None:
-        """
-        See L{portlisten._handover.handover.IHost}.
-        """
-        assert ready == READY
-        self.told.append("retire")
-        self.transfer = transfer
-
-    def takeBack(self) -> None:
-        """
-        See L{portlisten._handover.handover.IHost}.
-        """
-        self.told.append("takeBack")
-
-    def stop(self) -> None:
-        """
-        See L{portlisten._handover.handover.IHost}.
-        """
-        self.told.append("stop")
-
-
-class HandoverTests(TestCase):
-    """
-    Tests for L{Handover}.
+    The successor gets the sockets, and the predecessor serves.
     """
 
-    async def setUp(self) -> None:
-        await inReactor(self)
-        self.reactor = ClockedReactor()
-        self.host = Host()
-        self.ended: list[None] = []
-        ours, self.successor = socket.socketpair()
-        self.successor.setblocking(False)
-        self.port = socket.socket()
-        self.handover = Handover(
-            self.reactor, ours, self.host, lambda: self.ended.append(None)
-        )
-        self.received = b""
-        self.descriptors: list[int] = []
-        self.addCleanup(self.end)
-
-    async def end(self) -> None:
+    def test_manifest(self) -> None:
         """
-        Close everything.
+        The successor gets each socket with its role, and one end of the transfer.
         """
-        self.successor.close()
-        self.port.close()
-        if self.host.transfer is not None:
-            self.host.transfer.close()
-        for each in self.descriptors:
-            os.close(each)
-        await self.until(State.ENDED)
-        self.reactor.clock.advance(1)
-        await aMoment()
-        self.assertEqual(self.reactor.clock.getDelayedCalls(), [])
-
-    def read(self) -> bool:
-        """
-        Read what has come.
-
-        @return: whether the end has come.
-        """
-        try:
-            data, descriptors = _kernel.receive(self.successor)
-        except BlockingIOError:
-            return False
-        except ConnectionResetError:
-            return True
-        self.received += data
-        self.descriptors += descriptors
-        return not data
-
-    async def line(self) -> bytes:
-        """
-        Wait for a line.
-        """
-
-        def has() -> bool:
-            self.read()
-            return b"\n" in self.received
-
-        await eventually(has)
-        line, _, self.received = self.received.partition(b"\n")
-        return line
-
-    async def begin(self, sockets: Sequence[Handed] = ()) -> Manifest:
-        """
-        Begin, and wait for the manifest.
-        """
-        self.handover.begin(1, 4711, sockets)
-        return parseAnswer(await self.line(), Manifest)
-
-    def say(self, message: Message) -> None:
-        """
-        Send a message.
-        """
-        self.successor.sendall(encode(message))
-
-    async def until(self, state: State) -> None:
-        """
-        Wait until the handover has come so far.
-        """
-        await eventually(lambda: self.handover.state is state)
-
-    async def commit(self) -> None:
-        """
-        Come so far that nobody accepts.
-        """
-        await self.begin()
-        self.say(READY)
-        self.assertEqual(decode(await self.line()), COMMIT)
-
-    async def run_(self) -> None:
-        """
-        Come so far that the successor serves.
-        """
-        await self.commit()
-        self.say(Running(99))
-        await self.until(State.RETIRING)
-
-    async def refused(self, *told: str) -> str:
-        """
-        The handover has failed, the successor hears why, and the listener goes on.
-
-        @return: what the successor hears.
-        """
-        line = await self.line()
-        error = self.assertRaises(Refusal, decode, line)
-        await eventually(self.read)
-        self.assertIs(self.handover.state, State.ENDED)
-        self.assertEqual((self.host.told, len(self.ended)), ([*told], 1))
-        return str(error)
-
-    async def test_manifest(self) -> None:
-        """
-        The manifest says what each socket is, and the last is the transfer.
-        """
-        manifest = await self.begin([Handed(self.port, "port")])
-        roles = (HandedSocket("port"), HandedSocket("transfer"))
-        self.assertEqual(manifest, Manifest(1, 4711, roles))
-        same, transfer = self.descriptors
-        with socket.socket(fileno=os.dup(same)) as port:
-            self.assertEqual(_kernel.cookie(port), _kernel.cookie(self.port))
-        self.assertTrue(os.fstat(transfer))
+        port, path = listening(self), listening(self)
+        self.begin(Handed(port, "port"), Handed(path, "channel"))
+        (line,) = self.lines()
+        manifest = json.loads(line)
+        self.assertEqual(manifest["handover"], 1)
+        self.assertEqual(manifest["pid"], os.getpid())
+        roles = [each["role"] for each in manifest["sockets"]]
+        self.assertEqual(roles, ["port", "channel", "transfer"])
+        inodes = [os.fstat(each).st_ino for each in self.descriptors]
+        own = [os.fstat(each.fileno()).st_ino for each in (port, path)]
+        self.assertEqual(inodes[:2], own)
+        self.assertEqual(len(inodes), 3)
         self.assertIs(self.handover.state, State.OFFERED)
-        self.assertEqual(self.host.told, [])
+        self.assertEqual(self.host.calls, [])
 
-    async def test_all(self) -> None:
+    def test_manySockets(self) -> None:
         """
-        The listener accepts nothing after COMMIT, and retires after RUNNING.  The two
-        ends of the transfer are connected.
+        More sockets go than fit into one message of the kernel.
         """
-        await self.run_()
-        self.assertEqual(self.host.told, ["suspend", "retire"])
-        assert self.host.transfer is not None
-        self.host.transfer.send(b"hello")
-        with socket.socket(fileno=self.descriptors.pop()) as transfer:
-            self.assertEqual(transfer.recv(9), b"hello")
-        self.reactor.clock.advance(RUNNING_SECONDS + READY_SECONDS)
-        self.assertIs(self.handover.state, State.RETIRING)
-        self.assertTrue(self.handover.cancel("too late"))
-        self.handover.retired()
-        await aMoment()
-        self.reactor.clock.advance(0)
-        await eventually(self.read)
-        self.assertEqual(self.host.told, ["suspend", "retire"])
+        port = listening(self)
+        count = 2 * _kernel.MAXIMUM_DESCRIPTORS + 1
+        self.begin(*[Handed(port, "port")] * count)
+        for _ in range(10):
+            self.lines()
+            self.turn()
+        self.assertEqual(len(self.lines()), 1)
+        self.assertEqual(len(self.descriptors), count + 1)
 
-    async def test_endsBeforeReady(self) -> None:
+    def test_transferEndCloses(self) -> None:
         """
-        If the successor ends before it is ready, nothing has changed.
+        The predecessor keeps only its own end of the transfer.
         """
-        await self.begin()
-        self.successor.close()
-        await self.until(State.ENDED)
-        self.assertEqual((self.host.told, len(self.ended)), ([], 1))
+        before = len(os.listdir("/proc/self/fd"))
+        self.begin()
+        self.assertEqual(len(os.listdir("/proc/self/fd")), before + 1)
+        self.handover.stopProducing()
 
-    async def test_endsBeforeRunning(self) -> None:
+    def test_noSocket(self) -> None:
         """
-        If it ends before it runs, the listener accepts again.
+        If no transfer can be made, the connection is closed, and the caller knows.
         """
-        await self.commit()
-        self.successor.close()
-        await self.until(State.ENDED)
-        self.assertEqual(self.host.told, ["suspend", "resume"])
 
-    async def test_endsWhileItRuns(self) -> None:
-        """
-        If it ends when it runs, the listener takes everything back.
-        """
-        await self.run_()
-        self.successor.close()
-        await self.until(State.ENDED)
-        self.assertEqual(self.host.told, ["suspend", "retire", "takeBack"])
-        self.assertEqual(len(self.ended), 1)
+        def fail() -> None:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
-    async def test_stops(self) -> None:
-        """
-        If it is told to stop when it runs, the listener stops as well.
-        """
-        await self.run_()
-        self.say(Stopping())
-        await self.until(State.ENDED)
-        self.successor.close()
-        await aMoment()
-        self.assertEqual(self.host.told, ["suspend", "retire", "stop"])
+        self.patch(socket, "socketpair", fail)
+        self.assertRaises(OSError, self.begin)
+        self.assertTrue(closed(self.sock))
+        self.assertEqual(self.host.calls, [])
 
-    async def test_notReadyInTime(self) -> None:
+    def test_successorDies(self) -> None:
         """
-        A successor that does not get ready in time hears so.
+        If the successor dies, the predecessor goes on.
         """
-        await self.begin()
-        self.reactor.clock.advance(READY_SECONDS)
-        self.reactor.clock.advance(0)
-        self.assertIn("does not go on within 60 s", await self.refused())
+        self.begin()
+        self.peer.shutdown(socket.SHUT_RDWR)
+        self.assertGoesOn()
+        self.assertEqual(
+            self.errors(),
+            [
+                f"process {os.getpid()} does not take over: it has ended; this listener"
+                " goes on"
+            ],
+        )
 
-    async def test_notRunningInTime(self) -> None:
+    def test_successorIsDeadAlready(self) -> None:
         """
-        If it does not run in time, it can never say so afterwards.
+        The successor may be dead before the sockets are sent.
         """
-        await self.commit()
-        self.reactor.clock.advance(RUNNING_SECONDS)
-        self.assertRaises(BrokenPipeError, self.say, Running(99))
-        self.reactor.clock.advance(0)
-        error = await self.refused("suspend", "resume")
-        self.assertIn("does not go on within 5 s", error)
+        self.peer.shutdown(socket.SHUT_RDWR)
+        self.begin()
+        self.assertGoesOn()
 
-    async def test_runningJustInTime(self) -> None:
+    def test_successorTakesTooLong(self) -> None:
         """
-        What it said before the time was over counts, even if nobody had read it.
+        If the successor does not become ready in time, it hears so, and may not go on.
         """
-        await self.commit()
-        self.say(Running(99))
-        self.reactor.clock.advance(RUNNING_SECONDS)
-        self.assertIs(self.handover.state, State.RETIRING)
-        self.assertEqual(self.host.told, ["suspend", "retire"])
+        self.begin()
+        self.clock.advance(READY_SECONDS - 0.1)
+        self.assertEqual(self.host.calls, [])
+        self.clock.advance(0.2)
+        self.assertGoesOn()
+        self.assertIn(b"it does not go on within 60 s", self.lines()[-1])
+        self.assertRaises(OSError, self.write, READY)
 
-    async def test_cancel(self) -> None:
+    def test_readyAtTheLastMoment(self) -> None:
         """
-        A listener that is told to stop ends the handover, unless the successor runs.
+        If READY is in the kernel when the time is over, it counts as nothing: the
+        predecessor goes on, whatever had come.
         """
-        await self.commit()
-        self.assertFalse(self.handover.cancel("it stops"))
-        self.reactor.clock.advance(0)
-        self.assertEqual(await self.refused("suspend", "resume"), "it stops")
-        self.assertFalse(self.handover.cancel("again"))
+        self.begin()
+        self.write(b"\n")
+        self.clock.advance(READY_SECONDS)
+        self.assertGoesOn()
 
-    async def test_wrongTime(self) -> None:
+    def refuses(self, message: Message | bytes, reason: bytes) -> None:
         """
-        A message at a wrong time ends the handover.
+        A message ends the handover.
         """
-        await self.begin()
-        self.say(Running(99))
-        await self.until(State.ENDED)
-        self.reactor.clock.advance(0)
-        self.assertIn("running at a wrong time", await self.refused())
+        self.begin()
+        self.say(message)
+        self.assertGoesOn()
+        self.assertIn(reason, self.lines()[-1])
 
-    async def test_nonsense(self) -> None:
+    def test_running(self) -> None:
         """
-        So does nonsense.
+        RUNNING may not come first.
         """
-        await self.commit()
-        self.successor.sendall(b"hello\n")
-        await self.until(State.ENDED)
-        self.reactor.clock.advance(0)
-        self.assertIn("is no JSON", await self.refused("suspend", "resume"))
+        self.refuses(RUNNING, b"it sends the message running at a wrong time")
 
-    async def test_longLine(self) -> None:
+    def test_stopping(self) -> None:
         """
-        So does too long a line.
+        STOPPING may not come first.
         """
-        await self.begin()
-        left = MAXIMUM_LINE_BYTES + 1
+        self.refuses(Stopping(), b"it sends the message stopping at a wrong time")
 
-        def send() -> bool:
-            nonlocal left
-            if self.handover.state is State.ENDED:
-                return True
-            try:
-                left -= self.successor.send(b"x" * min(left, 65536))
-            except OSError:
-                pass
-            return False
+    def test_commit(self) -> None:
+        """
+        COMMIT is the predecessor's to say.
+        """
+        self.refuses(COMMIT, b"it sends the message commit at a wrong time")
 
-        await eventually(send)
-        self.reactor.clock.advance(0)
-        self.assertIn("too long a line", await self.refused())
+    def test_malformed(self) -> None:
+        """
+        A line that is no message ends the handover.
+        """
+        self.refuses(b"\xff\n", b"is no JSON")
 
-    async def test_descriptor(self) -> None:
+    def test_unknown(self) -> None:
         """
-        So does a descriptor.
+        So does a message that is not known.
         """
-        await self.begin()
-        try:
-            socket.send_fds(self.successor, [b"x"], [self.port.fileno()])
-        except PermissionError:
-            return  # this kernel refuses it
-        await self.until(State.ENDED)
-        self.reactor.clock.advance(0)
-        self.assertIn("a descriptor", await self.refused())
+        self.refuses(b'{"handover": "x"}\n', b"of no known kind")
 
-    async def test_nonsenseWhileItRuns(self) -> None:
+    def test_refused(self) -> None:
         """
-        A successor that serves is not given up for nonsense: only its end counts.
+        The successor may say why it ends the handover.
         """
-        await self.run_()
-        self.successor.sendall(b"hello\n")
-        await aMoment()
-        self.assertIs(self.handover.state, State.RETIRING)
-        self.assertEqual(self.host.told, ["suspend", "retire"])
+        self.begin()
+        self.say(b'{"error": "no port"}\n')
+        self.assertGoesOn()
+        self.assertIn("does not take over: no port;", self.errors()[0])
 
-    async def test_bug(self) -> None:
+    def test_tooLong(self) -> None:
         """
-        A bug ends the handover, and the listener goes on.
+        A line has a limit, whether its end comes or not.
         """
-        self.host.fails = True
-        await self.begin()
-        self.say(READY)
-        await self.until(State.ENDED)
-        self.reactor.clock.advance(0)
-        self.assertIn("internal error", await self.refused("suspend", "resume"))
-        self.assertEqual(len(self.flushLoggedErrors(RuntimeError)), 1)
+        self.begin()
+        self.handover.dataReceived(b"x" * MAXIMUM_LINE_BYTES)
+        self.assertIs(self.handover.state, State.OFFERED)
+        self.handover.dataReceived(b"x")
+        self.assertGoesOn()
+        self.assertIn(b"it sends too long a line", self.lines()[-1])
+
+    def test_inPieces(self) -> None:
+        """
+        A message may come in pieces.
+        """
+        self.begin()
+        data = encode(READY)
+        self.say(data[:10])
+        self.assertIs(self.handover.state, State.OFFERED)
+        self.say(data[10:])
+        self.assertIs(self.handover.state, State.COMMITTED)
+
+    def test_descriptor(self) -> None:
+        """
+        A descriptor ends the handover.
+        """
+        self.begin()
+        sendDescriptor(self.peer, encode(READY))
+        self.clock.read()
+        self.assertGoesOn()
+        self.assertIn(b"it sent a descriptor", self.lines()[-1])
+
+    def test_cancel(self) -> None:
+        """
+        If the predecessor is told to stop, the handover ends.
+        """
+        self.begin()
+        self.assertIs(self.handover.cancel("told to stop"), False)
+        self.assertGoesOn()
+        self.assertIn(b"told to stop", self.lines()[-1])
+        self.assertIs(self.handover.cancel("told to stop"), False)
+
+    def test_cancelUnbegun(self) -> None:
+        """
+        A handover that has not begun has nothing to cancel.
+        """
+        self.assertIs(self.handover.cancel("told to stop"), False)
+        self.assertEqual(self.host.calls, [])

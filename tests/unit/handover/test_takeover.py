@@ -1,20 +1,14 @@
 """
-Tests for L{portlisten._handover.takeover}, with a predecessor that has said everything
-before it is asked.
+Tests for L{portlisten._handover.takeover}.  The predecessor's bytes are in the kernel
+before they are read.
 """
 
 from __future__ import annotations
 
-import json
 import os
-import resource
 import socket
-from collections.abc import Sequence
-
-from twisted.trial.unittest import SynchronousTestCase
 
 from portlisten import _kernel
-from portlisten._control.convert import prepare
 from portlisten._control.messages import (
     HandedSocket,
     Manifest,
@@ -23,268 +17,234 @@ from portlisten._control.messages import (
     encodeError,
     parseRequest,
 )
-from portlisten._handover import takeover
 from portlisten._handover.messages import (
-    Commit,
-    Ready,
-    Running,
-    Stopping,
-    decode,
-    encode,
+    MAXIMUM_LINE_BYTES,
 )
-from portlisten._handover.takeover import Takeover, Transfer
-from portlisten.errors import CannotTakeOver, ToldToStop
-from tests.support.channels import PATIENCE
-from tests.support.descriptors import watchDescriptors
-
-COMMIT = Commit(False, ())
+from portlisten.errors import ToldToStop
+from tests.support.sockets import listening, pair
+from tests.support.takeovers import TakeoverTestCase
 
 
-class TakeoverTests(SynchronousTestCase):
+class AskTests(TakeoverTestCase):
     """
-    Tests for L{Takeover}.
+    Tests for L{Takeover.ask}.
     """
 
-    def setUp(self) -> None:
-        watchDescriptors(self)
-        self.patch(takeover, "ANSWER_SECONDS", PATIENCE)
-        ours, self.other = socket.socketpair()
-        self.addCleanup(self.other.close)
-        self.port = socket.create_server(("127.0.0.1", 0))
-        self.addCleanup(self.port.close)
-        self.stop = False
-        self.takeover = Takeover(ours, "the listener at /s", lambda: self.stop)
-        self.addCleanup(self.takeover.close)
+    def closed(self) -> bool:
+        """
+        Whether the takeover has closed its end.
+        """
+        return self.takeover.link.fileno() == -1
 
-    def manifest(
-        self, *roles: str, sockets: Sequence[socket.socket] | None = None
-    ) -> None:
+    def refused(self) -> str:
         """
-        Send a manifest.
+        L{Takeover.ask} fails, and everything is closed.
+        """
+        text = self.fails(self.takeover.ask)
+        self.assertTrue(self.closed())
+        self.assertEqual(self.takeover.given, {})
+        return text
 
-        @param sockets: what comes with it; by default, what fits.
+    def test_request(self) -> None:
         """
-        answer = Manifest(1, 4711, tuple(map(HandedSocket, roles)))
-        if sockets is None:
-            sockets = [self.port] * len(roles)
-        descriptors = [each.fileno() for each in sockets]
-        _kernel.send(self.other, encodeAnswer(answer), descriptors)
+        The request has the versions.
+        """
+        self.answer("transfer")
+        self.takeover.ask()
+        (line,) = self.heard()
+        self.assertEqual(parseRequest(line), Replace(("1",)))
 
-    def said(self) -> list[bytes]:
+    def test_sockets(self) -> None:
         """
-        Read the lines that the takeover has said.
+        The sockets come by their roles, in their order.
         """
-        return self.other.recv(65536).splitlines()
+        sockets = [listening(self) for _ in range(3)] + [pair(self)[0]]
+        self.answer("port", "channel", "port", "transfer", sockets=sockets)
+        self.assertIs(self.takeover.ask(), True)
+        self.assertEqual(self.takeover.pid, 4711)
+        ports = self.takeover.take("port")
+        self.assertEqual(
+            [each.getsockname() for each in ports],
+            [sockets[0].getsockname(), sockets[2].getsockname()],
+        )
+        self.assertEqual([each.gettimeout() for each in ports], [0, 0])
+        self.assertEqual([each.get_inheritable() for each in ports], [False] * 2)
+        self.assertEqual(self.takeover.take("port"), [])
+        self.assertEqual(self.takeover.take("control"), [])
+        for each in ports:
+            each.close()
 
-    def fails(self) -> str:
+    def test_manySockets(self) -> None:
         """
-        Ask, which fails.  Everything is closed then.
-
-        @return: why.
+        More sockets come than fit into one message of the kernel.
         """
-        error = self.assertRaises(CannotTakeOver, self.takeover.ask)
-        self.assertTrue(str(error).startswith("cannot take over from the listener"))
-        self.assertTrue(str(error).endswith("; it goes on"))
-        self.assertEqual(self.takeover.link.fileno(), -1)
-        return str(error)
-
-    def test_all(self) -> None:
-        """
-        The sockets come by their roles, and the takeover goes on to its end.
-        """
-        near, far = socket.socketpair()
-        with near, far:
-            self.manifest(
-                "port", "control", "new", "transfer", sockets=[self.port] * 3 + [far]
-            )
-            self.assertTrue(self.takeover.ask())
-            (line,) = self.said()
-            self.assertEqual(parseRequest(line), Replace(("1",)))
-            for role in ("port", "control"):
-                (sock,) = self.takeover.take(role)
-                self.assertEqual(_kernel.cookie(sock), _kernel.cookie(self.port))
-                sock.close()
-                self.assertEqual(self.takeover.take(role), [])
-            self.other.send(encode(COMMIT))
-            self.assertEqual(self.takeover.commit([5], ["", "web", ""]), COMMIT)
-            (line,) = self.said()
-            self.assertEqual(decode(line), Ready((5,), ("", "web")))
-            transfer = self.takeover.run()
-            (line,) = self.said()
-            self.assertEqual(decode(line), Running(os.getpid()))
-            assert transfer is not None
-            self.assertEqual(transfer.pid, 4711)
-            near.send(b"hello")
-            self.assertEqual(transfer.channel.recv(9), b"hello")
-            transfer.sayStopping()
-            (line,) = self.said()
-            self.assertEqual(decode(line), Stopping())
-            transfer.close()
-            self.assertEqual(self.other.recv(9), b"")
+        count = _kernel.MAXIMUM_DESCRIPTORS + 5
+        port = listening(self)
+        roles = tuple([HandedSocket("port")] * (count - 1) + [HandedSocket("transfer")])
+        data = encodeAnswer(Manifest(1, 4711, roles))
+        descriptors = [port.fileno()] * count
+        first = descriptors[: _kernel.MAXIMUM_DESCRIPTORS]
+        socket.send_fds(self.peer, [data[:1]], first)
+        socket.send_fds(self.peer, [data[1:]], descriptors[len(first) :])
+        self.assertIs(self.takeover.ask(), True)
+        self.assertEqual(len(self.takeover.given["port"]), count - 1)
 
     def test_dead(self) -> None:
         """
-        A predecessor that ends before it has answered is dead.
+        If the predecessor has ended before the request, there is none.
         """
-        self.other.close()
-        self.assertFalse(self.takeover.ask())
-        self.assertEqual(self.takeover.link.fileno(), -1)
+        self.peer.close()
+        self.assertIs(self.takeover.ask(), False)
+        self.assertTrue(self.closed())
 
-    def test_deadAfterwards(self) -> None:
+    def test_diesBeforeTheAnswer(self) -> None:
         """
-        So is one that ends without an answer to READY.
+        If the predecessor ends before it answers, there is none.
         """
-        self.manifest("transfer")
-        self.assertTrue(self.takeover.ask())
-        self.other.close()
-        self.assertIsNone(self.takeover.commit([], []))
-
-    def test_deadAtLast(self) -> None:
-        """
-        So is one that ends before RUNNING.
-        """
-        self.manifest("transfer")
-        self.assertTrue(self.takeover.ask())
-        self.other.send(encode(COMMIT))
-        self.takeover.commit([], [])
-        self.other.close()
-        self.assertIsNone(self.takeover.run())
-
-    def test_tooLate(self) -> None:
-        """
-        One that says why it goes on is not dead.
-        """
-        self.manifest("transfer")
-        self.assertTrue(self.takeover.ask())
-        self.other.send(encode(COMMIT))
-        self.takeover.commit([], [])
-        self.other.send(encodeError("too late"))
-        self.other.close()
-        error = self.assertRaises(CannotTakeOver, self.takeover.run)
-        self.assertIn("(pid 4711): too late; it goes on", str(error))
+        self.say(b'{"version"')
+        self.peer.shutdown(socket.SHUT_WR)
+        self.assertIs(self.takeover.ask(), False)
+        self.assertTrue(self.closed())
 
     def test_refused(self) -> None:
         """
-        It may refuse.
+        The predecessor may refuse, and say why.
         """
-        self.other.send(encodeError("another one takes over"))
-        self.assertIn("at /s: another one takes over;", self.fails())
+        self.say(encodeError("not now"))
+        self.assertEqual(self.refused(), ": not now")
+
+    def test_refusedAndClosed(self) -> None:
+        """
+        The predecessor's reason is heard if it has closed before the request.
+        """
+        self.say(encodeError("not now"))
+        self.peer.close()
+        self.assertEqual(self.refused(), ": not now")
 
     def test_older(self) -> None:
         """
-        It may not know the request.
+        A predecessor of an older release does not know the request.
         """
-        self.other.send(encodeError('unknown command "replace": there are workers'))
-        self.assertIn("start this one without --replace", self.fails())
+        self.say(encodeError("unknown command: replace"))
+        self.assertEqual(
+            self.refused(),
+            ": it is of a release that cannot be replaced while it serves: stop it, and"
+            " start this one without --replace",
+        )
 
-    def test_refusedLater(self) -> None:
+    def test_noManifest(self) -> None:
         """
-        It may end the handover while this one binds.
+        Another answer is an error.
         """
-        self.manifest("transfer")
-        self.assertTrue(self.takeover.ask())
-        self.other.send(encodeError("it stops"))
-        error = self.assertRaises(CannotTakeOver, self.takeover.commit, [], [])
-        self.assertIn("it stops", str(error))
+        self.say(b'{"version": 1}\n')
+        self.refused()
 
-    def test_wrongMessages(self) -> None:
+    def test_noAnswer(self) -> None:
         """
-        It may say something else.
+        Bytes that are no answer are an error.
         """
-        self.manifest("transfer")
-        self.assertTrue(self.takeover.ask())
-        self.other.send(encode(Running(3)))
-        error = self.assertRaises(CannotTakeOver, self.takeover.commit, [], [])
-        self.assertIn("a wrong message", str(error))
+        self.say(b"\xff\n")
+        self.refused()
 
-    def test_nonsense(self) -> None:
+    def test_tooLong(self) -> None:
         """
-        It may say nonsense.
+        The answer has a limit.
         """
-        for line in [b"hello", json.dumps({"version": 2}).encode()]:
-            self.other.send(line + b"\n")
-        self.assertIn("is no JSON", self.fails())
+        self.takeover._reader._received = b"x" * (MAXIMUM_LINE_BYTES + 1)
+        self.assertIn("a line of more than", self.refused())
 
     def test_hangs(self) -> None:
         """
-        It may not answer.
+        If the predecessor does not answer in time, it may be stopped.
         """
-        self.patch(takeover, "ANSWER_SECONDS", 0.01)
-        self.assertIn("does not answer within 0.01 s", self.fails())
+        self.patience(0.02)
+        self.assertEqual(
+            self.refused(),
+            ": it does not answer within 0.02 s: see whether it is stopped",
+        )
+
+    def test_told(self) -> None:
+        """
+        The wait ends if this process is told to stop.
+        """
+        self.told = True
+        self.assertRaises(ToldToStop, self.takeover.ask)
+        self.assertTrue(self.closed())
 
     def test_doesNotRead(self) -> None:
         """
-        It may not read.
+        If the request does not fit the buffer, the predecessor does not read.
         """
-        self.takeover.link.setblocking(False)
+        self.fill()
+        self.assertEqual(self.refused(), ": it does not read what it is sent")
+
+    def fill(self) -> None:
+        """
+        Let nothing more fit the buffer.
+        """
         try:
             while True:
                 self.takeover.link.send(bytes(65536))
         except BlockingIOError:
             pass
-        self.assertIn("does not read", self.fails())
 
-    def test_stop(self) -> None:
+    def test_fitsInPart(self) -> None:
         """
-        This process may be told to stop.
+        So it is if the request fits in part.
         """
-        self.stop = True
-        self.assertRaises(ToldToStop, self.takeover.ask)
-        self.assertEqual(self.takeover.link.fileno(), -1)
+        self.patch(_kernel, "send", lambda sock, data, descriptors: len(data) - 1)
+        self.assertEqual(self.refused(), ": it does not read what it is sent")
 
-    def test_fewSockets(self) -> None:
+    def test_tooFew(self) -> None:
         """
-        All sockets must come.
+        If this process has too few descriptors, fewer sockets come.
         """
-        self.manifest("port", "transfer", sockets=[self.port])
-        self.assertIn("1 of its 2 sockets came", self.fails())
+        self.answer("port", "port", "transfer", sockets=[listening(self)])
+        self.assertEqual(
+            self.refused(),
+            " (pid 4711): 1 of its 3 sockets came: this process may have too few"
+            " descriptors (ulimit -n)",
+        )
 
-    def test_fewDescriptors(self) -> None:
+    def test_tooMany(self) -> None:
         """
-        If this process has too few descriptors for them, it says so.
+        More sockets than the answer names are an error.
         """
-        prepare()
-        self.manifest(*["port"] * 9, "transfer")
-        limits = resource.getrlimit(resource.RLIMIT_NOFILE)
-        free = os.dup(0)
-        os.close(free)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (free + 4, limits[1]))
-        try:
-            error = self.fails()
-        finally:
-            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
-        self.assertIn("too few descriptors", error)
-
-    def test_noTransfer(self) -> None:
-        """
-        The transfer must be among them.
-        """
-        self.manifest("port")
-        self.assertIn("no socket for what waits", self.fails())
+        self.answer("transfer", sockets=pair(self))
+        self.assertIn("2 of its 1 sockets came", self.refused())
 
     def test_noSocket(self) -> None:
         """
-        Each must be a socket.
+        A descriptor that leads to no socket is an error, and all are closed.
         """
-        answer = Manifest(1, 4711, (HandedSocket("transfer"),))
-        with open(os.devnull) as file:
-            _kernel.send(self.other, encodeAnswer(answer), [file.fileno()])
-        self.assertIn("leads to no socket", self.fails())
+        ends = os.pipe()
+        roles = (HandedSocket("port"), HandedSocket("port"), HandedSocket("transfer"))
+        data = encodeAnswer(Manifest(1, 4711, roles))
+        socket.send_fds(self.peer, [data], [listening(self).fileno(), *ends])
+        for each in ends:
+            os.close(each)
+        self.assertIn("a descriptor leads to no socket: ", self.refusedButGiven())
 
-
-class TransferTests(SynchronousTestCase):
-    """
-    Tests for L{Transfer}.
-    """
-
-    def test_ended(self) -> None:
+    def refusedButGiven(self) -> str:
         """
-        The predecessor may have ended.
+        L{Takeover.ask} fails after sockets were taken, and all are closed.
         """
-        watchDescriptors(self)
-        link, other = socket.socketpair()
-        other.close()
-        channel = socket.socket()
-        transfer = Transfer(link, channel, 1)
-        transfer.sayStopping()
-        transfer.close()
+        text = self.fails(self.takeover.ask)
+        self.assertTrue(self.closed())
+        return text
+
+    def test_noTransfer(self) -> None:
+        """
+        An answer without a socket for what waits is an error.
+        """
+        self.answer("port")
+        self.assertIn("no socket for what waits", self.refusedButGiven())
+
+    def test_twoTransfers(self) -> None:
+        """
+        A second socket for what waits is closed, like one of an unknown role.
+        """
+        self.answer("transfer", "transfer", "later")
+        self.assertIs(self.takeover.ask(), True)
+        self.takeover.close()
+        self.takeover.close()
