@@ -96,6 +96,12 @@ def inTwisted(path: str, notes: Notes, names: list[str], datagrams: bool) -> Non
             request.setHeader("content-length", str(len(body)))
             return body
 
+    class Quiet(Site):
+        def log(self, request: Request) -> None:
+            """
+            Log nothing.
+            """
+
     class Datagrams(DatagramProtocol):
         noisy = False
 
@@ -104,7 +110,7 @@ def inTwisted(path: str, notes: Notes, names: list[str], datagrams: bool) -> Non
             self.transport.write(notes.answer(datagram), addr)
 
     globalLogBeginner.beginLoggingTo([textFileLogObserver(sys.stdout)])
-    site = Site(Noting())
+    site = Quiet(Noting())
     site.noisy = False
     PortlistenServerEndpoint(reactor, path, names).listen(site)
     if datagrams:

@@ -233,7 +233,8 @@ class Replaced:
         ]
         started = [
             self._startProgram(
-                *(sys.executable, "-m", "tests.support.noting_server", kind),
+                *("nice", "-n9", sys.executable, "-m", "tests.support.noting_server"),
+                kind,
                 *(self.path, str(self.notes), ",".join(names)),
             )
             for kind in kinds
