@@ -10,6 +10,7 @@ with the data at the header of TCP.
 from __future__ import annotations
 
 import ctypes
+import errno
 import socket
 import struct
 
@@ -53,13 +54,17 @@ def refuseClients(sock: socket.socket) -> bool:
     return True
 
 
-def admitClients(sock: socket.socket) -> None:
+def admitClients(sock: socket.socket) -> bool:
     """
     Undo L{refuseClients}.
 
     @param sock: stays the caller's.
+    @return: whether no filter is left.  Each process that holds the socket
+        can lock a filter: C{SO_LOCK_FILTER} in socket(7).
     """
     try:
         sock.setsockopt(socket.SOL_SOCKET, _SO_DETACH_FILTER, 0)
-    except OSError:
-        pass  # it has no filter
+    except OSError as error:
+        # It has none, or can have none, unless it is locked.
+        return error.errno != errno.EPERM
+    return True

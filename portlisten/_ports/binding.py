@@ -108,9 +108,11 @@ def bind(settings: PortSettings, kept: KeptSockets | None = None) -> list[BoundP
     @raise CannotBind: if that fails.  Nothing stays bound then, and an inherited
         descriptor stays open.
     """
+    if kept is None:
+        kept = KeptSockets()
     try:
         with ExitStack() as undo:
-            bound = _BINDERS[settings.kind](settings, undo, kept or KeptSockets())
+            bound = _BINDERS[settings.kind](settings, undo, kept)
             undo.pop_all()
     except (OSError, OverflowError, ValueError) as error:
         number = getattr(error, "errno", None) or 0
@@ -151,6 +153,26 @@ def boundElsewhere(sockets: list[socket.socket], name: str, kind: Kind) -> Bound
     return BoundPort(
         sockets, _addressOf(sockets[0]), name=name, kind=kind, inherited=True
     )
+
+
+def takeFitting(settings: PortSettings, kept: KeptSockets) -> list[socket.socket]:
+    """
+    Take the sockets that L{bind} would take.
+
+    @return: the sockets, which are the caller's.
+    """
+    if settings.kind is PortKind.UNIX:
+        assert settings.path is not None
+        sock = kept.takePath(settings.path)
+        return [] if sock is None else [sock]
+    if settings.kind is PortKind.INHERITED:
+        return []
+    hosts = ("0.0.0.0", "::") if settings.kind is PortKind.NUMBER else (settings.host,)  # noqa: S104
+    return [
+        sock
+        for host in hosts
+        for sock in _takeInternet(settings, host, settings.number, kept)
+    ]
 
 
 # Each of these functions binds one kind of port, or raises an OSError, OverflowError or
@@ -196,8 +218,7 @@ def _bindUDP(
     """
     Bind a UDP port.
     """
-    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    taken = kept.take(family, socket.SOCK_DGRAM, settings.host, settings.number)
+    taken = _takeInternet(settings, settings.host, settings.number, kept)
     if taken:
         undo.callback(kept.giveBack, taken)
         return [_describe(settings, taken)]
@@ -334,14 +355,7 @@ def _listen(
     """
     group = settings.options.reuseport or 0
     shares = group > 0
-    sockets = kept.take(
-        socket.AF_INET6 if ":" in host else socket.AF_INET,
-        socket.SOCK_STREAM,
-        host,
-        number,
-        _kernel.IPPROTO_MPTCP if settings.options.mptcp else 0,
-        group,
-    )
+    sockets = _takeInternet(settings, host, number, kept)
     undo.callback(kept.giveBack, list(sockets))
     for sock in sockets:
         setAnew(sock, settings.options)
@@ -360,6 +374,26 @@ def _listen(
         number = sock.getsockname()[1]
         sockets.append(sock)
     return sockets
+
+
+def _takeInternet(
+    settings: PortSettings, host: str, number: int, kept: KeptSockets
+) -> list[socket.socket]:
+    """
+    Take the sockets of a TCP or UDP port that fit.
+
+    @return: the sockets, which are the caller's.
+    """
+    options = settings.options
+    return kept.take(
+        socket.AF_INET6 if ":" in host else socket.AF_INET,
+        socket.SOCK_DGRAM if settings.kind is PortKind.UDP else socket.SOCK_STREAM,
+        host,
+        number,
+        _kernel.IPPROTO_MPTCP if options.mptcp else 0,
+        options.reuseport or 0,
+        options.device or "",
+    )
 
 
 def _openTCP(settings: PortSettings, host: str, undo: ExitStack) -> socket.socket:

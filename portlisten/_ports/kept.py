@@ -8,6 +8,7 @@ their type, their address and their place in a group, never by a text.
 
 from __future__ import annotations
 
+import os
 import socket
 from collections.abc import Iterable, Sequence
 
@@ -15,14 +16,18 @@ from portlisten import _kernel
 from portlisten._model import Kind
 from portlisten.errors import WrongSocket
 
+#: C{IFNAMSIZ} in linux/include/uapi/linux/if.h.
+_DEVICE_BYTES = 16
+
 
 class KeptSockets:
     """
     The sockets that no port has taken.
 
     @param sockets: the sockets, in the order in which they were bound.  They belong to
-        this object until they are taken.  Those that do not listen, and are no UDP
-        sockets, are never taken.
+        this object until they are taken.  Sockets that no client can reach are never
+        taken: those that do not listen and are no UDP sockets, those that a process has
+        shut down, and those with a filter that a process has locked.
     """
 
     def __init__(self, sockets: Iterable[socket.socket] = ()) -> None:
@@ -36,6 +41,7 @@ class KeptSockets:
         number: int,
         protocol: int = 0,
         group: int = 0,
+        device: str = "",
     ) -> list[socket.socket]:
         """
         Take the sockets of a TCP or UDP port.
@@ -46,6 +52,7 @@ class KeptSockets:
         @param number: the port's number; nothing fits 0.
         @param protocol: L{_kernel.IPPROTO_MPTCP}, or 0 for the usual one.
         @param group: how many sockets share the port; 0 if none does.
+        @param device: the network device that the port is bound to; empty for all.
         @return: as many as fit and are wanted, which are the caller's.
         """
         if not number or not self._sockets:
@@ -65,6 +72,7 @@ class KeptSockets:
             and sock.getsockname() == wanted
             and _isAlone(sock) is not bool(group)
             and _onlyOneFamily(sock)
+            and _device(sock) == device
             and _isUsable(sock)
         ]
         return self._taken(found[: group or 1])
@@ -133,8 +141,21 @@ def _onlyOneFamily(sock: socket.socket) -> bool:
     return bool(sock.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY))
 
 
+def _device(sock: socket.socket) -> str:
+    name = sock.getsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, _DEVICE_BYTES)
+    return os.fsdecode(name.rstrip(b"\0"))
+
+
 def _isUsable(sock: socket.socket) -> bool:
+    """
+    Whether clients can reach a socket.  A filter that refuses them is removed.
+    """
     try:
-        return _kernel.kindOf(sock) in (Kind.LISTENER, Kind.DATAGRAMS)
+        kind = _kernel.kindOf(sock)
     except (WrongSocket, OSError):
         return False
+    return (
+        kind in (Kind.LISTENER, Kind.DATAGRAMS)
+        and not _kernel.isShutDown(sock)
+        and _kernel.admitClients(sock)
+    )

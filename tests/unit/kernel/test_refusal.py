@@ -11,6 +11,9 @@ from twisted.trial.unittest import SkipTest, SynchronousTestCase
 from portlisten import _kernel
 from tests.support.descriptors import watchDescriptors
 
+#: asm-generic/socket.h; Python has no name for it.
+SO_LOCK_FILTER = 44
+
 
 class RefusalTests(SynchronousTestCase):
     """
@@ -63,4 +66,14 @@ class RefusalTests(SynchronousTestCase):
         ):
             with socket.socket(family, kind) as sock:
                 self.assertFalse(_kernel.refuseClients(sock))
-                _kernel.admitClients(sock)
+                self.assertTrue(_kernel.admitClients(sock))
+
+    def test_locked(self) -> None:
+        """
+        It is known if a process has locked a filter.
+        """
+        with socket.create_server(("127.0.0.1", 0)) as sock:
+            if not _kernel.refuseClients(sock):
+                raise SkipTest("this kernel lets only root set filters")
+            sock.setsockopt(socket.SOL_SOCKET, SO_LOCK_FILTER, 1)
+            self.assertFalse(_kernel.admitClients(sock))

@@ -177,3 +177,61 @@ class WaitingTests(SynchronousTestCase):
         sock.shutdown(socket.SHUT_RDWR)
         self.assertEqual(waiting.queueLength(sock), 0)
         self.assertEqual(waiting.clientsWaiting(sock), frozenset())
+
+
+class PathTests(SynchronousTestCase):
+    """
+    Tests for L{waiting.isAtPath}.
+    """
+
+    def setUp(self) -> None:
+        watchDescriptors(self)
+        self.path = os.path.relpath(self.mktemp())
+
+    def bound(self) -> socket.socket:
+        """
+        Bind a socket to the path.
+        """
+        sock = socket.socket(socket.AF_UNIX)
+        self.addCleanup(sock.close)
+        sock.bind(self.path)
+        return sock
+
+    def test_there(self) -> None:
+        """
+        The path leads to the socket that was bound to it, also by another name.
+        """
+        sock = self.bound()
+        self.assertTrue(waiting.isAtPath(sock, self.path))
+        os.rename(self.path, f"{self.path}2")
+        self.assertTrue(waiting.isAtPath(sock, f"{self.path}2"))
+
+    def test_gone(self) -> None:
+        """
+        The path is gone.
+        """
+        sock = self.bound()
+        os.remove(self.path)
+        self.assertFalse(waiting.isAtPath(sock, self.path))
+
+    def test_another(self) -> None:
+        """
+        Another file, or another socket, is at the path.
+        """
+        sock = self.bound()
+        os.rename(self.path, f"{self.path}2")
+        self.bound()
+        self.assertFalse(waiting.isAtPath(sock, self.path))
+        os.remove(self.path)
+        with open(self.path, "w"):
+            self.assertFalse(waiting.isAtPath(sock, self.path))
+
+    def test_unknown(self) -> None:
+        """
+        If the kernel does not tell, a socket at the path is taken for the right one.
+        """
+        sock = self.bound()
+        refused = OSError(errno.ENOENT, "No such file or directory")
+        for answer in ({"side_effect": refused}, {"return_value": b""}):
+            with mock.patch.object(waiting, "_ofUnixSocket", **answer):
+                self.assertTrue(waiting.isAtPath(sock, self.path))
