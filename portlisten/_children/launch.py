@@ -46,10 +46,11 @@ PARENT_SIGNAL = signal.SIGTERM
 _OWN_SIGNALS = frozenset([signal.SIGTERM, signal.SIGCHLD])
 
 #: Variables of the supervisor that its processes must not get: those of sd_notify(3),
-#: sd_watchdog_enabled(3) and sd_listen_fds(3).
+#: sd_pid_notify_with_fds(3), sd_watchdog_enabled(3) and sd_listen_fds(3).
 _OWN_VARIABLES = frozenset(
     [
         "NOTIFY_SOCKET",
+        "FDSTORE",
         "WATCHDOG_USEC",
         "WATCHDOG_PID",
         "LISTEN_FDS",

@@ -6,19 +6,24 @@ process whose sockets the service manager kept.
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 
 from twisted.logger import Logger
 
 from portlisten._channel import paths
+from portlisten._config.ports import PortSettings
 from portlisten._config.settings import ListenerSettings
+from portlisten._control.place import controlPath
 from portlisten._handover.messages import Commit
 from portlisten._handover.takeover import Takeover, Transfer
 from portlisten._listener import predecessor
-from portlisten._ports.binding import BoundPort
+from portlisten._ports.binding import BoundPort, addressOf, takeFitting
 from portlisten._ports.kept import KeptSockets
+from portlisten._ports.stored import stored
 from portlisten._process import descriptor_store
 from portlisten._process.pid_file import PidFile
 from portlisten.errors import PathError
@@ -30,30 +35,33 @@ class Heritage:
     """
     The sockets that are bound already, and the paths that may be another process's.
 
+    @param ports: the ports that the listener wants.
     @param user: the user that the listener becomes; L{None} if it becomes no other.
     @param pidFile: the pid file, if the process may take over from another one.
 
     @ivar kept: the sockets that nothing has taken yet.
     @ivar isGuest: whether the paths are another process's: the predecessor's before
         L{settle}, or the successor's after L{disown}.
-    @ivar stores: whether the service manager keeps the sockets for the next process.
-        Then the paths stay as well.
+    @ivar dropped: whether sockets were closed that the service manager had kept.
     """
 
     def __init__(
         self,
         settings: ListenerSettings,
+        ports: Sequence[PortSettings] = (),
         user: int | None = None,
         pidFile: PidFile | None = None,
     ) -> None:
         self._settings = settings
+        self._ports = ports
         self._user = user
         self._pidFile = pidFile
         self._takeover: Takeover | None = None
         self._paths: list[paths.BoundPath] = []
         self.kept = KeptSockets()
         self.isGuest = False
-        self.stores = descriptor_store.isThere()
+        self.dropped = False
+        self._received = False
 
     def enter(self) -> bool:
         """
@@ -64,10 +72,48 @@ class Heritage:
         @raise CannotTakeOver: if the listener that lives there cannot be replaced.
         """
         path = self._settings.path
-        self.kept = KeptSockets(descriptor_store.received())
+        self.receive()
         if self.kept.hasPath(path):
             return True
         return self._settings.replace and self._beginTakeover(path)
+
+    def receive(self) -> None:
+        """
+        Get the sockets that the descriptor store has kept for this process.  Those that
+        it needs no more leave the store and are closed, before others are bound: they
+        may be in the way.  May be called again.
+        """
+        if self._received:
+            return
+        self._received = True
+        kept = KeptSockets(descriptor_store.received())
+        wanted = [sock for each in self._ports for sock in takeFitting(each, kept)]
+        found = [kept.takePath(each) for each in self._ownPaths()]
+        wanted += [sock for sock in found if sock is not None]
+        for each in kept.left:
+            log.info(
+                "the socket {address} is closed: it was kept while this listener was"
+                " restarted, and no port needs it",
+                event="port-closed",
+                address=str(addressOf(each)),
+            )
+            # The service manager closes its own later, and a worker may have one.
+            with suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)
+        self.dropped = bool(kept.left)
+        descriptor_store.drop(kept.left)
+        kept.close()
+        self.kept = KeptSockets(wanted)
+
+    def _ownPaths(self) -> Sequence[str]:
+        """
+        The paths of the channels and of the control socket.
+        """
+        settings = self._settings
+        if settings.wire != "stream":
+            return ()
+        control = controlPath(settings.path, settings.control)
+        return (settings.path, control) if control else (settings.path,)
 
     def _beginTakeover(self, path: str) -> bool:
         takeover = predecessor.connect(
@@ -97,16 +143,12 @@ class Heritage:
         Let a port leave its path to another process that has it, and put its sockets
         into the descriptor store, if there is one.
         """
-        own = replace(port, cleanUp=partial(self._cleanUp, port))
-        if not self.stores or port.inherited:
-            return own
-        descriptor_store.keep(port.sockets)
-        return replace(own, inherited=True, stored=True)
+        return stored(replace(port, cleanUp=partial(self._cleanUp, port)))
 
     def _cleanUp(self, port: BoundPort) -> None:
         if self.isGuest:
             port.giveBack()
-        elif not self.stores:
+        else:
             port.cleanUp()
 
     def takePath(
@@ -131,16 +173,20 @@ class Heritage:
             raise PathError(f"cannot take {path} over: {error.strerror}") from error
         return bound
 
-    def keepPath(self, bound: paths.BoundPath) -> None:
+    def keepPath(self, bound: paths.BoundPath) -> bool:
         """
         Note a path of this listener's.  If there is a descriptor store, its socket goes
         there, and the path stays when this process ends: those that connect wait for
         the next one.
+
+        @return: whether the socket is stored.
         """
-        self._paths.append(bound)
-        if self.stores:
-            descriptor_store.keep([bound.socket])
+        isStored = descriptor_store.keep([bound.socket])
+        if isStored:
             bound.owned = False
+        else:
+            self._paths.append(bound)
+        return isStored
 
     def openPidFile(self) -> None:
         """
@@ -168,13 +214,6 @@ class Heritage:
             takeover.close()
             raise
 
-    def dropLeft(self) -> None:
-        """
-        Close the sockets that nothing has taken, since they are not wanted any more.
-        """
-        descriptor_store.drop(self.kept.left)
-        self.kept.close()
-
     def settle(self) -> None:
         """
         This listener serves: the paths belong to it from now on.
@@ -182,7 +221,7 @@ class Heritage:
         self.isGuest = False
         if self._pidFile is not None:
             self._pidFile.write()
-        self._setOwned(not self.stores)
+        self._setOwned(True)
 
     def disown(self) -> None:
         """

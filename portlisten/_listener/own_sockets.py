@@ -111,7 +111,8 @@ class OwnSockets:
         self._user = user
         self._handover = max(HANDOVER_SECONDS, workersStop)
         self._startedBy = -1
-        self._heritage = Heritage(settings, user, pidFile)
+        self._heritage = Heritage(settings, ports, user, pidFile)
+        self._channelStored = False
         self._channelPath: paths.BoundPath | None = None
         self._server: ControlServer | None = None
         self._controlPath: paths.BoundPath | None = None
@@ -142,6 +143,9 @@ class OwnSockets:
         """
         See L{ISockets}.
         """
+        self._heritage.receive()
+        if self._heritage.dropped:
+            end = max(end, time.monotonic() + self._handover)
         bound: list[BoundPort] = []
         with ExitStack() as undo:
             for wanted in self._ports:
@@ -162,7 +166,7 @@ class OwnSockets:
             path, mode, self._backlog, group=-1 if group is None else group
         ) or paths.bind(path, mode, group, self._backlog)
         self._channelPath = bound
-        self._heritage.keepPath(bound)
+        self._channelStored = self._heritage.keepPath(bound)
         return bound
 
     def bindControl(self) -> None:
@@ -203,7 +207,6 @@ class OwnSockets:
         """
         See L{ISockets}.
         """
-        self._heritage.dropLeft()
         server = self._startServer(reactor, handlers)
         self._startMonitor(reactor, handlers[Status])
         return server
@@ -310,7 +313,7 @@ class OwnSockets:
         """
         See L{ISockets}.
         """
-        return self._heritage.isGuest or self._heritage.stores
+        return self._heritage.isGuest or self._channelStored
 
     def expectsWorkers(self) -> bool:
         """

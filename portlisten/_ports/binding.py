@@ -90,9 +90,10 @@ class BoundPort:
 
     def close(self) -> None:
         """
-        Clean up, and close the sockets.
+        Clean up, unless the sockets are stored, and close the sockets.
         """
-        self.cleanUp()
+        if not self.stored:
+            self.cleanUp()
         for sock in self.sockets:
             sock.close()
 
@@ -151,7 +152,7 @@ def boundElsewhere(sockets: list[socket.socket], name: str, kind: Kind) -> Bound
             raise WrongSocket(f"no {what}, and {kind.name} needs one")
         sock.setblocking(False)
     return BoundPort(
-        sockets, _addressOf(sockets[0]), name=name, kind=kind, inherited=True
+        sockets, addressOf(sockets[0]), name=name, kind=kind, inherited=True
     )
 
 
@@ -429,7 +430,7 @@ def _describe(
     cleanUp: Callable[[], None] = lambda: None,
     inherited: bool = False,
 ) -> BoundPort:
-    address = _addressOf(sockets[0])
+    address = addressOf(sockets[0])
     kind = _kindOf(settings, sockets)
     return BoundPort(
         sockets,
@@ -442,7 +443,10 @@ def _describe(
     )
 
 
-def _addressOf(sock: socket.socket) -> Address:
+def addressOf(sock: socket.socket) -> Address:
+    """
+    The address that a socket of TCP or UDP, or a Unix socket, is bound to.
+    """
     name = sock.getsockname()
     if sock.family == socket.AF_UNIX:
         return UnixAddress(os.fsencode(name))

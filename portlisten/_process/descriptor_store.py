@@ -30,15 +30,18 @@ log = Logger()
 #: The beginning of the name of each socket in the store.
 PREFIX = "portlisten-"
 
+# The names of the sockets that the store has.
+_stored: set[str] = set()
 
-def isThere() -> bool:
+
+def capacity() -> int:
     """
-    Whether this process has a descriptor store.
+    How many descriptors the store takes; 0 if this process has none.
     """
     count = os.environ.get("FDSTORE", "")
-    return bool(os.environ.get("NOTIFY_SOCKET")) and bool(
-        re.fullmatch("[1-9][0-9]*", count)
-    )
+    if not os.environ.get("NOTIFY_SOCKET") or not re.fullmatch("[0-9]{1,9}", count):
+        return 0
+    return int(count)
 
 
 def received() -> list[socket.socket]:
@@ -59,16 +62,34 @@ def received() -> list[socket.socket]:
                 sock = socket.socket(fileno=descriptor)
                 sock.set_inheritable(False)
                 found.append(sock)
+                _stored.add(name)
     return found
 
 
-def keep(sockets: Iterable[socket.socket]) -> None:
+def keep(sockets: Iterable[socket.socket]) -> bool:
     """
     Put sockets into the store.  What is there already stays.  They stay the caller's.
+
+    @return: whether the store has all of them now.
     """
-    for sock in sockets:
+    named = {_nameOf(each): each for each in sockets}
+    most = capacity()
+    if not most:
+        return False
+    if len(_stored | named.keys()) > most:
+        log.error(
+            "the service manager keeps {most} sockets, and more are bound: raise"
+            " FileDescriptorStoreMax=, or a restart refuses clients",
+            event="descriptor-store-failed",
+            most=most,
+        )
+        return False
+    for name, sock in named.items():
         # FDPOLL=0: an error of a UDP socket would take it out of the store.
-        _send(f"FDSTORE=1\nFDPOLL=0\nFDNAME={_nameOf(sock)}", sock)
+        if not _send(f"FDSTORE=1\nFDPOLL=0\nFDNAME={name}", sock):
+            return False
+        _stored.add(name)
+    return True
 
 
 def drop(sockets: Iterable[socket.socket]) -> None:
@@ -76,7 +97,9 @@ def drop(sockets: Iterable[socket.socket]) -> None:
     Take sockets out of the store.  They stay the caller's.
     """
     for sock in sockets:
-        _send(f"FDSTOREREMOVE=1\nFDNAME={_nameOf(sock)}")
+        name = _nameOf(sock)
+        if name in _stored and _send(f"FDSTOREREMOVE=1\nFDNAME={name}"):
+            _stored.remove(name)
 
 
 def _nameOf(sock: socket.socket) -> str:
@@ -86,10 +109,16 @@ def _nameOf(sock: socket.socket) -> str:
     return f"{PREFIX}{_kernel.cookie(sock):x}"
 
 
-def _send(message: str, sock: socket.socket | None = None) -> None:
+def _send(message: str, sock: socket.socket | None = None) -> bool:
+    """
+    Send a message to the service manager.
+
+    @param sock: goes with the message; it stays the caller's.
+    @return: whether it was sent.
+    """
     address = os.environ.get("NOTIFY_SOCKET", "")
-    if not isThere():
-        return
+    if not address:
+        return False
     if address.startswith("@"):
         address = "\0" + address[1:]
     ancillary = []
@@ -106,3 +135,5 @@ def _send(message: str, sock: socket.socket | None = None) -> None:
             event="descriptor-store-failed",
             error=error.strerror,
         )
+        return False
+    return True

@@ -28,7 +28,7 @@ from portlisten._monitor.place import parsePlace
 from portlisten._ports.binding import BoundPort, bind, changed
 from portlisten._ports.parsing import parse
 from portlisten._ports.socket_options import setAnew
-from portlisten._process import descriptor_store
+from portlisten._ports.stored import stored, unstored
 from portlisten._supervisor.group import Group
 from portlisten._supervisor.listener import SupervisedListener
 from portlisten._supervisor.logs import log
@@ -129,7 +129,6 @@ class PortChanges:
         running.settings = settings
         running.ports[:] = ports
         withdrawn += [each for each in removed if each.kind is not Kind.CONNECTIONS]
-        running.ports[:] = [_stored(each) for each in running.ports]
         close(each for each in removed if each.kind is Kind.CONNECTIONS)
         self._setOptions(plan, backlog)
         if plan.metrics:
@@ -226,8 +225,10 @@ class PortChanges:
                     f"{each.key}: {error}{hint}; nothing has changed"
                 ) from None
             for port in bound:
-                undo.callback(port.close)
-            made += bound
+                # Before the listener hears that another process keeps it.
+                kept = stored(port)
+                undo.callback(_discard, kept)
+                made.append(kept)
         return made
 
     async def _drainPorts(
@@ -369,24 +370,19 @@ def _waiting(port: BoundPort) -> int:
     return sum(map(_kernel.queueLength, port.sockets))
 
 
-def _stored(port: BoundPort) -> BoundPort:
+def _discard(port: BoundPort) -> None:
     """
-    If there is a descriptor store, put the sockets of a new port there.
+    Close a port that no listener has accepted on.
     """
-    if port.inherited or not descriptor_store.isThere():
-        return port
-    descriptor_store.keep(port.sockets)
-    return replace(port, inherited=True, stored=True)
+    unstored(port).close()
 
 
 def close(ports: Iterable[BoundPort]) -> None:
     """
     Close ports, also for other processes that still have them.
     """
-    for port in ports:
-        if port.stored:
-            descriptor_store.drop(port.sockets)
-            port = replace(port, inherited=False)  # noqa: PLW2901
+    for each in ports:
+        port = unstored(each)
         shutDown([port])
         port.close()
         log.info("port {port} is closed", event="port-closed", port=port.label)

@@ -1,126 +1,245 @@
 """
-Tests for L{portlisten._process.descriptor_store}, with a service manager that is a
-socket.
+Tests for L{portlisten._process.descriptor_store}.
 """
 
 from __future__ import annotations
 
 import os
 import socket
+from typing import Any
 
+from twisted.logger import capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 
 from portlisten import _kernel
 from portlisten._process import descriptor_store
 from tests.support.descriptors import watchDescriptors
+from tests.support.service_manager import ServiceManager, managed, restarted
 
 
-class StoreTests(SynchronousTestCase):
+class StoreCase(SynchronousTestCase):
     """
-    Tests for L{descriptor_store}.
+    A process with sockets.
     """
 
     def setUp(self) -> None:
         watchDescriptors(self)
-        self.manager = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self.addCleanup(self.manager.close)
-        self.manager.bind("")  # in the abstract namespace
-        self.manager.setblocking(False)
-        self.name = "@" + self.manager.getsockname()[1:].decode()
-        self.port = socket.create_server(("127.0.0.1", 0))
-        self.addCleanup(self.port.close)
-        self.environment(NOTIFY_SOCKET=self.name, FDSTORE="8")
 
-    def environment(self, **variables: str | None) -> None:
+    def sockets(self, count: int) -> list[socket.socket]:
         """
-        Set variables, or remove them.
+        Bind sockets.
         """
-        for name, value in variables.items():
-            before = os.environ.get(name)
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
-            self.addCleanup(self.restore, name, before)
+        made = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+        for each in made:
+            self.addCleanup(each.close)
+        return made
 
-    def restore(self, name: str, value: str | None) -> None:
+    def cookies(self, manager: ServiceManager) -> list[int]:
         """
-        Set a variable as it was.
+        The sockets of the store.
         """
-        if value is None:
-            os.environ.pop(name, None)
-        else:
-            os.environ[name] = value
+        return [_kernel.cookie(each) for each in manager.read().values()]
 
-    def received(self) -> tuple[list[str], list[int]]:
-        """
-        Read a message.
 
-        @return: its lines and its descriptors.
-        """
-        data, descriptors = _kernel.receive(self.manager)
-        for each in descriptors:
-            self.addCleanup(os.close, each)
-        return data.decode().split("\n"), descriptors
+class KeepTests(StoreCase):
+    """
+    Tests for L{descriptor_store.keep} and L{descriptor_store.drop}.
+    """
 
     def test_keep(self) -> None:
         """
-        Each socket is sent, with the same name each time.
+        The store gets the sockets, each with a name of its own, and the process keeps
+        them.
         """
-        descriptor_store.keep([self.port, self.port])
-        first, (descriptor,) = self.received()
-        self.assertEqual(first[:2], ["FDSTORE=1", "FDPOLL=0"])
-        self.assertTrue(first[2].startswith("FDNAME=portlisten-"))
-        with socket.socket(fileno=os.dup(descriptor)) as same:
-            self.assertEqual(_kernel.cookie(same), _kernel.cookie(self.port))
-        self.assertEqual(self.received()[0], first)
-        descriptor_store.drop([self.port])
-        self.assertEqual(self.received(), (["FDSTOREREMOVE=1", first[2]], []))
-        self.assertRaises(BlockingIOError, self.received)
+        manager = managed(self)
+        sockets = self.sockets(3)
+        self.assertTrue(descriptor_store.keep(sockets))
+        self.assertEqual(self.cookies(manager), [_kernel.cookie(s) for s in sockets])
+        self.assertTrue(all(name.startswith("portlisten-") for name in manager.store))
+        self.assertTrue(all(each.fileno() != -1 for each in sockets))
 
-    def test_noStore(self) -> None:
+    def test_again(self) -> None:
         """
-        Without a store, nothing is sent.
+        What is there already stays, and takes no second place.
         """
-        for name, value in [
-            ("FDSTORE", None),
-            ("FDSTORE", "0"),
-            ("FDSTORE", "many"),
-            ("NOTIFY_SOCKET", None),
-        ]:
-            self.environment(NOTIFY_SOCKET=self.name, FDSTORE="8")
-            self.environment(**{name: value})
-            self.assertFalse(descriptor_store.isThere())
-            descriptor_store.keep([self.port])
-            descriptor_store.drop([self.port])
-        self.assertRaises(BlockingIOError, self.received)
+        manager = managed(self, most=2)
+        sockets = self.sockets(2)
+        self.assertTrue(descriptor_store.keep(sockets[:1]))
+        self.assertTrue(descriptor_store.keep(sockets))
+        self.assertTrue(descriptor_store.keep(sockets))
+        self.assertEqual(self.cookies(manager), [_kernel.cookie(s) for s in sockets])
+
+    def test_drop(self) -> None:
+        """
+        A socket leaves the store, and the others stay.
+        """
+        manager = managed(self)
+        sockets = self.sockets(3)
+        descriptor_store.keep(sockets)
+        descriptor_store.drop(sockets[1:2])
+        left = [_kernel.cookie(each) for each in (sockets[0], sockets[2])]
+        self.assertEqual(self.cookies(manager), left)
+
+    def test_dropUnknown(self) -> None:
+        """
+        If the store does not have a socket, nothing is sent.
+        """
+        manager = managed(self)
+        descriptor_store.drop(self.sockets(1))
+        manager.read()
+        self.assertEqual(manager.texts, [])
 
     def test_noManager(self) -> None:
         """
-        If the manager does not listen, that is logged, and the process goes on.
+        Without a service manager, or without a store, no socket is stored.
         """
-        self.environment(NOTIFY_SOCKET="/does/not/exist")
-        self.assertTrue(descriptor_store.isThere())
-        descriptor_store.keep([self.port])
+        sockets = self.sockets(1)
+        manager = managed(self)
+        for name, value in (
+            ("FDSTORE", ""),
+            ("FDSTORE", "0"),
+            ("FDSTORE", "x"),
+            ("NOTIFY_SOCKET", ""),
+        ):
+            environment: Any = {**manager.environment, name: value}
+            self.patch(os, "environ", environment)
+            self.assertEqual(descriptor_store.capacity(), 0)
+            self.assertFalse(descriptor_store.keep(sockets))
+        self.patch(os, "environ", {})
+        self.assertFalse(descriptor_store.keep(sockets))
+        descriptor_store.drop(sockets)
+        manager.read()
+        self.assertEqual(manager.texts, [])
 
-    def test_received(self) -> None:
+    def test_full(self) -> None:
         """
-        The sockets of the store are found by the beginning of their names, and only by
-        the process that they are for.
+        If the store is too small for all sockets of a port, it gets none of them, and
+        the log says so.  When others have left, it gets them.
         """
-        self.patch(descriptor_store, "FIRST_DESCRIPTOR", 900)
-        os.dup2(self.port.fileno(), 901)
-        passed = {
-            "LISTEN_PID": str(os.getpid()),
-            "LISTEN_FDNAMES": "http:portlisten-1f",
-        }
+        manager = managed(self, most=3)
+        sockets = self.sockets(4)
+        self.assertTrue(descriptor_store.keep(sockets[:2]))
+        with capturedLogs() as events:
+            self.assertFalse(descriptor_store.keep(sockets[2:]))
+        self.assertIn("keeps 3 sockets, and more are bound", formatEvent(events[0]))
+        self.assertEqual(len(manager.read()), 2)
+        descriptor_store.drop(sockets[:1])
+        self.assertTrue(descriptor_store.keep(sockets[2:]))
+        self.assertEqual(len(manager.read()), 3)
+
+    def test_noAnswer(self) -> None:
+        """
+        If the service manager is gone, the log says so, and the process goes on.
+        """
+        sockets = self.sockets(2)
+        manager = managed(self)
+        self.assertTrue(descriptor_store.keep(sockets[:1]))
+        manager.close()
+        with capturedLogs() as events:
+            self.assertFalse(descriptor_store.keep(sockets[1:]))
+        self.assertIn("cannot be told of a socket", formatEvent(events[0]))
+        descriptor_store.drop(sockets)
+
+    def test_path(self) -> None:
+        """
+        The service manager may have a path.
+        """
+        path = os.path.relpath(self.mktemp())
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+            manager.bind(path)
+            managed(self)
+            os.environ["NOTIFY_SOCKET"] = path
+            self.assertTrue(descriptor_store.keep(self.sockets(1)))
+            _, descriptors, _, _ = socket.recv_fds(manager, 4096, 10)
+            for each in descriptors:
+                os.close(each)
+            self.assertEqual(len(descriptors), 1)
+
+
+class ReceivedTests(StoreCase):
+    """
+    Tests for L{descriptor_store.received}.
+    """
+
+    def received(self) -> list[socket.socket]:
+        """
+        Take what came back.
+        """
+        found = descriptor_store.received()
+        for each in found:
+            self.addCleanup(each.close)
+        return found
+
+    def test_sockets(self) -> None:
+        """
+        The next process gets the sockets.  Its programs do not inherit them.
+        """
+        manager = managed(self)
+        sockets = self.sockets(3)
+        descriptor_store.keep(sockets)
+        restarted(self, manager)
+        found = self.received()
+        self.assertEqual(
+            [_kernel.cookie(each) for each in found],
+            [_kernel.cookie(each) for each in sockets],
+        )
+        self.assertFalse(any(each.get_inheritable() for each in found))
+
+    def test_dropped(self) -> None:
+        """
+        The next process can take them out of the store.
+        """
+        manager = managed(self)
+        descriptor_store.keep(self.sockets(2))
+        restarted(self, manager)
+        first, second = self.received()
+        descriptor_store.drop([first])
+        self.assertEqual(self.cookies(manager), [_kernel.cookie(second)])
+
+    def test_full(self) -> None:
+        """
+        They count.
+        """
+        manager = managed(self, most=2)
+        descriptor_store.keep(self.sockets(2))
+        restarted(self, manager)
+        found = self.received()
+        self.assertTrue(descriptor_store.keep(found))
+        self.assertFalse(descriptor_store.keep(self.sockets(1)))
+
+    def test_socketUnits(self) -> None:
+        """
+        Sockets of socket units, which come first, are left alone.
+        """
+        manager = managed(self)
+        unit, *own = self.sockets(3)
+        manager.store["http"] = unit.dup()
+        descriptor_store.keep(own)
+        restarted(self, manager)
+        found = self.received()
+        self.assertEqual(
+            [_kernel.cookie(each) for each in found],
+            [_kernel.cookie(each) for each in own],
+        )
+        os.close(300)
+
+    def test_otherProcess(self) -> None:
+        """
+        The sockets are another process's.
+        """
+        manager = managed(self)
+        passed = manager.passed(os.getpid() + 1)
         self.patch(_kernel, "initialEnvironment", lambda: passed)
-        (sock,) = descriptor_store.received()
-        self.assertEqual(sock.fileno(), 901)
-        self.assertFalse(sock.get_inheritable())
-        sock.close()
-        self.assertEqual(descriptor_store.received(), [])
-        passed["LISTEN_PID"] = "1"
-        self.assertEqual(descriptor_store.received(), [])
-        passed.clear()
-        self.assertEqual(descriptor_store.received(), [])
+        self.assertEqual(self.received(), [])
+        self.patch(_kernel, "initialEnvironment", dict)
+        self.assertEqual(self.received(), [])
+
+    def test_noSocket(self) -> None:
+        """
+        A descriptor that is no socket's any more is left out.
+        """
+        manager = managed(self)
+        descriptor_store.keep(self.sockets(2))
+        restarted(self, manager)
+        os.close(300)
+        self.assertEqual(len(self.received()), 1)
