@@ -5,6 +5,7 @@ with real sockets, and processes made by hand.
 
 from __future__ import annotations
 
+import os
 import socket
 from collections.abc import Sequence
 from dataclasses import replace
@@ -24,11 +25,14 @@ from portlisten._model import Kind
 from portlisten._monitor.host import BoundPlace
 from portlisten._ports.binding import BoundPort, bind
 from portlisten._ports.parsing import parse
+from portlisten._ports.stored import stored, unstored
 from portlisten._process import systemd_notify
 from portlisten._supervisor.reload import NOTHING, Reloads
 from portlisten._supervisor.reload_ports import Running
 from portlisten._supervisor.worker import NotReady
+from tests.support.backlogs import backlogOf
 from tests.support.descriptors import watchDescriptors
+from tests.support.service_manager import managed
 from tests.support.supervisor_scene import Scene
 
 FILE = "/etc/web.toml"
@@ -528,6 +532,87 @@ class PortsTests(ReloadTestCase):
         self.assertEqual(self.listener.replaced, [])
         self.assertTrue(http.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
         self.assertEqual(self.reloads.compare("").lines, (NOTHING,))
+
+
+class StoredTests(ReloadTestCase):
+    """
+    Tests for ports in a descriptor store.
+    """
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.store = managed(self)
+        self.running.ports[:] = [stored(each) for each in self.running.ports]
+        self.path = os.path.relpath(self.mktemp())
+        self.unix = f"unix=unix:{self.path}"
+
+    def stored(self) -> list[int]:
+        """
+        What the store has.
+        """
+        return [_kernel.cookie(each) for each in self.store.read().values()]
+
+    def cookies(self) -> list[int]:
+        """
+        The sockets of the ports.
+        """
+        return [_kernel.cookie(each.socket) for each in self.running.ports]
+
+    def close(self) -> None:
+        """
+        Close what the supervisor has, and empty the store.
+        """
+        self.running.ports[:] = [unstored(each) for each in self.running.ports]
+        super().close()
+
+    def test_added(self) -> None:
+        """
+        A port that is added is stored before the listener gets it, so that the listener
+        knows who keeps it.
+        """
+        listen = (f"http={HTTP}", f"old={OLD}", self.unix)
+        self.done(self.reload(self.file(self.web, listen=listen)))
+        self.assertEqual(self.stored(), self.cookies())
+        ((_, ports),) = self.listener.replaced
+        self.assertTrue(all(each.inherited and each.stored for each in ports))
+
+    def test_removed(self) -> None:
+        """
+        A port that is removed leaves the store, with its path and the lock, and can be
+        added again.
+        """
+        first = (f"http={HTTP}", f"old={OLD}")
+        for _ in range(2):
+            self.done(self.reload(self.file(self.web, listen=(*first, self.unix))))
+            self.assertEqual(len(self.stored()), 3)
+            id = self.reload(self.file(self.web, listen=first[:1]))
+            self.scene.pass_(1)
+            self.done(id)
+            self.assertEqual(self.stored(), self.cookies())
+            self.assertEqual(len(self.stored()), 1)
+            self.assertEqual(os.listdir(os.path.dirname(self.path)), [])
+
+    def test_failed(self) -> None:
+        """
+        If the reload fails, the store is as before.
+        """
+        before = self.stored()
+        self.listener.result = Deferred()
+        listen = (f"http={HTTP}", f"old={OLD}", self.unix)
+        id = self.reload(self.file(self.web, listen=listen))
+        self.assertEqual(len(self.stored()), 3)
+        self.listener.result.errback(NotReady("listener", "why", ()))
+        self.assertIn("does not get ready: why", self.progress(id).error)
+        self.assertEqual(self.stored(), before)
+        self.assertFalse(os.path.exists(self.path))
+
+    def test_backlog(self) -> None:
+        """
+        A new backlog is that of stored sockets as well.
+        """
+        self.done(self.reload(self.file(self.web, backlog=9)))
+        for each in self.running.ports:
+            self.assertEqual(backlogOf(each.socket), 9)
 
 
 class WorkersTests(ReloadTestCase):
