@@ -44,12 +44,19 @@ ExecStart=/opt/portlisten/bin/twistd --nodaemon --pidfile= web --path /srv/www \
 #: How often the listener is restarted.
 RESTARTS = 20
 
-WITHOUT_443 = """
+#: How often the listener is killed.
+KILLS = 10
+
+_LISTENER = """
 [Service]
 ExecStart=
 ExecStart=/opt/portlisten/bin/twistd --nodaemon --pidfile= portlisten \
---listen http=80 /run/portlisten/web.sock
+--listen http=80 {} /run/portlisten/web.sock
 """
+
+#: Its other socket has the same number and another address; or it is a Unix socket.
+LOOPBACK_443 = "--listen https=tcp:443:interface=127.0.0.1"
+UNIX = "--listen http=unix:/run/portlisten/http.sock"
 
 _DROP = f"/etc/systemd/system/{LISTENER}.service.d/socket.conf"
 _WORKER_DROP = "/etc/systemd/system/portlisten-worker@.service.d/tls.conf"
@@ -59,7 +66,7 @@ def fresh(machine: Machine) -> None:
     """
     Let all units run, and nothing else.
     """
-    machine.run("systemctl", "stop", RUN, check=False)
+    machine.run("systemctl", "stop", RUN, f"{RUN}.socket", check=False)
     machine.systemctl("start", LISTENER, *WORKERS)
     _joined(machine)
 
@@ -99,7 +106,7 @@ def _runsAlone(machine: Machine, unit: str, former: int) -> None:
 
 
 def start(machine: Machine) -> str:
-    machine.run("systemctl", "stop", RUN, check=False)
+    machine.run("systemctl", "stop", RUN, f"{RUN}.socket", check=False)
     took = machine.systemctl("start", LISTENER, *WORKERS)
     seen = machine.ask()
     assert seen == "ok", seen
@@ -140,13 +147,15 @@ def killWorker(machine: Machine) -> str:
 def killListener(machine: Machine) -> str:
     fresh(machine)
     workers = [_pid(machine, each) for each in WORKERS]
-    victim = _pid(machine, LISTENER)
     with machine.clients() as load:
-        machine.kill("KILL", victim)
-        _runsAlone(machine, LISTENER, victim)
-        _joined(machine)
+        for _ in range(KILLS):
+            victim = _pid(machine, LISTENER)
+            machine.kill("KILL", victim)
+            _runsAlone(machine, LISTENER, victim)
+            _joined(machine)
     assert workers == [_pid(machine, each) for each in WORKERS], "the workers ended"
-    return f"restarted by systemd: {load.check('cut')}; the workers stay"
+    load.check("cut")
+    return f"{KILLS} times, restarted by systemd: {load}; the workers stay"
 
 
 def restartListener(machine: Machine) -> str:
@@ -185,7 +194,7 @@ def portRemoved(machine: Machine) -> str:
     """
     fresh(machine)
     before = int(machine.show(LISTENER, "NFileDescriptorStore"))
-    machine.write(_DROP, WITHOUT_443)
+    machine.write(_DROP, _LISTENER.format(""))
     machine.systemctl("daemon-reload")
     try:
         machine.systemctl("restart", LISTENER)
@@ -201,7 +210,70 @@ def portRemoved(machine: Machine) -> str:
     return f"port 443 is closed; {before} sockets in the store, then {after}"
 
 
+def addressChanged(machine: Machine) -> str:
+    """
+    A stored socket is not in the way of a port that has changed its address.
+    """
+    fresh(machine)
+    stored = machine.show(LISTENER, "NFileDescriptorStore")
+    drops = (_LISTENER.format(LOOPBACK_443), _LISTENER.format("--listen https=443"))
+    counts = []
+    try:
+        with machine.clients() as load:
+            for drop in drops:
+                machine.write(_DROP, drop)
+                machine.systemctl("daemon-reload")
+                machine.systemctl("restart", LISTENER)
+                _joined(machine)
+                counts.append(machine.show(LISTENER, "NFileDescriptorStore"))
+                line = machine.show(LISTENER, "StatusText")
+                assert (
+                    f"tcp:{'0.0.0.0' if len(counts) > 1 else '127.0.0.1'}:443" in line
+                )
+        assert counts == [str(int(stored) - 1), stored], (stored, counts)
+    finally:
+        machine.run("systemctl", "stop", LISTENER)
+        machine.remove(_DROP)
+        machine.systemctl("daemon-reload")
+    return f"port 443 on 127.0.0.1 alone, and on all addresses again: {load.check()}"
+
+
+def unixPort(machine: Machine) -> str:
+    """
+    A Unix port stays the same file, with the same socket.
+    """
+    machine.run("systemctl", "stop", LISTENER)
+    machine.write(_DROP, _LISTENER.format(UNIX))
+    machine.systemctl("daemon-reload")
+    path = "/run/portlisten/http.sock"
+    places = set()
+    try:
+        fresh(machine)
+        for number in range(5):
+            seen = machine.askPath(path)
+            assert seen == "ok", seen
+            places.add(machine.out("stat", "--format=%i", path))
+            lock = machine.out("readlink", f"{path}.lock")
+            assert lock == str(_pid(machine, LISTENER)), lock
+            if number % 2:
+                machine.systemctl("restart", LISTENER)
+            else:
+                victim = _pid(machine, LISTENER)
+                machine.kill("KILL", victim)
+                seen = machine.askPath(path)
+                assert seen == "ok", seen
+                _runsAlone(machine, LISTENER, victim)
+            _joined(machine)
+        assert len(places) == 1, places
+    finally:
+        machine.run("systemctl", "stop", LISTENER)
+        machine.remove(_DROP)
+        machine.systemctl("daemon-reload")
+    return "restarted and killed: the path leads to the same socket, and is served"
+
+
 def tls(machine: Machine) -> str:
+    machine.place("/etc/portlisten").mkdir(exist_ok=True)
     call(
         [
             *("openssl", "req", "-x509", "-newkey", "rsa:2048", "-noenc"),
@@ -253,7 +325,7 @@ def stop(machine: Machine) -> str:
 
 def _withSocket(machine: Machine) -> None:
     machine.write(_DROP, SYSTEMD_HOLDS)
-    machine.run("systemctl", "stop", RUN, LISTENER, check=False)
+    machine.run("systemctl", "stop", RUN, f"{RUN}.socket", LISTENER, check=False)
     machine.systemctl("daemon-reload")
     machine.systemctl("start", SOCKET)
     machine.systemctl("start", LISTENER, *WORKERS)
@@ -312,6 +384,8 @@ STEPS = [
         (LISTENER, "SIGKILL, under load", killListener),
         (LISTENER, "systemctl restart, no store", withoutStore),
         (LISTENER, "systemctl restart, a port is removed", portRemoved),
+        (LISTENER, "systemctl restart, other address, under load", addressChanged),
+        (LISTENER, "restart and SIGKILL, a Unix port", unixPort),
         (LISTENER, "systemctl stop of all, under load", stop),
         ("portlisten-worker@", "start with TLS", tls),
         (SOCKET, "systemctl restart portlisten, under load", socketRestart),
