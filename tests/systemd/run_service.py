@@ -14,10 +14,6 @@ SOCKET = "portlisten-run.socket"
 FILE = "/etc/portlisten/web.toml"
 PROGRAM = "/opt/portlisten/bin/portlisten"
 
-#: How long clients may be refused after the supervisor was killed, and while systemd
-#: restarts it, in seconds: RestartSec=, and the start on a slow machine.
-REFUSED_SECONDS = 20.0
-
 #: A page that takes a moment, so that requests are in service.
 SLOW = """
 from twisted.internet import reactor

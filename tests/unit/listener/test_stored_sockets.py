@@ -4,11 +4,13 @@ Tests for L{portlisten._listener.own_sockets}, with a descriptor store.
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import time
 from collections.abc import Sequence
 from typing import Any
+from unittest import mock
 
 from twisted.logger import capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
@@ -20,7 +22,7 @@ from portlisten._model import InternetAddress
 from portlisten._ports.binding import BoundPort
 from portlisten._ports.parsing import parse
 from portlisten._process import signals
-from portlisten.errors import CannotBind
+from portlisten.errors import CannotBind, PathError
 from tests.support.descriptors import descriptors, watchDescriptors
 from tests.support.service_manager import managed, restarted
 
@@ -42,18 +44,19 @@ class Process:
             parse(text, 5, "reuseport" in text or text[:3] == "udp") for text in ports
         ]
         self.own = OwnSockets(settings, wanted, 5)
-        self.channel = None
-        if wire == "stream":
-            self.wait = self.own.waitForPredecessor()
+        self.channel: Any = None
+        self.wait = 0.0
         self.ports: list[BoundPort] = []
         try:
+            if wire == "stream":
+                self.wait = self.own.waitForPredecessor()
             self.ports = self.own.bindPorts(time.monotonic())
-        except CannotBind:
-            self.own.release()
+            if wire == "stream":
+                self.channel = self.own.bindChannel()
+                self.own.bindControl()
+        except (CannotBind, PathError):
+            self.end()
             raise
-        if wire == "stream":
-            self.channel = self.own.bindChannel()
-            self.own.bindControl()
 
     def end(self) -> None:
         """
@@ -321,6 +324,20 @@ class StoreTests(SynchronousTestCase):
             self.assertEqual(descriptors(), before)
         self.assertLess(cookies, self.stored())
         self.assertLess(cookies, self.start(*texts).cookies())
+
+    def test_mode(self) -> None:
+        """
+        The path of the channels gets other permissions, if that is possible.
+        """
+        self.start("0", mode=0o600).end()
+
+        def fail(path: str, mode: int) -> None:
+            raise PermissionError(errno.EPERM, "Operation not permitted")
+
+        with mock.patch.object(os, "chmod", fail), self.assertRaises(PathError):
+            self.start("0", mode=0o660)
+        self.start("0", mode=0o660)
+        self.assertEqual(os.lstat(self.path).st_mode & 0o777, 0o660)
 
     def test_full(self) -> None:
         """

@@ -19,7 +19,7 @@ from portlisten._model import Kind
 from portlisten._ports.binding import BoundPort, bind, takeFitting
 from portlisten._ports.kept import KeptSockets
 from portlisten._ports.parsing import parse
-from portlisten.errors import CannotBind
+from portlisten.errors import CannotBind, WrongSocket
 from tests.support.addresses import internet
 from tests.support.backlogs import backlogOf, backlogOfUNIX
 from tests.support.descriptors import watchDescriptors
@@ -369,6 +369,35 @@ class LeftTests(KeptCase):
             own = sock.getsockname()[1]
             kept = KeptSockets([sock])
             self.assertLeft(f"tcp:{own}:interface=127.0.0.1", kept)
+
+    def test_unknownName(self) -> None:
+        """
+        If the name of an address is not known, no socket is taken.  The bind then says
+        why it fails.
+        """
+
+        def fail(*args: object) -> None:
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+        [port] = self.bind("tcp:0")
+        kept = self.kept(port)
+        self.patch(socket, "getaddrinfo", fail)
+        self.assertLeft(f"tcp:{number(port)}:interface=localhost", kept)
+        kept.close()
+
+    def test_unknownKind(self) -> None:
+        """
+        A socket is not taken if its kind cannot be found out.
+        """
+
+        def fail(sock: socket.socket) -> None:
+            raise WrongSocket("no socket")
+
+        [port] = self.bind("tcp:0")
+        kept = self.kept(port)
+        self.patch(_kernel, "kindOf", fail)
+        self.assertLeft(f"tcp:{number(port)}", kept)
+        kept.close()
 
     def test_noSocketOfAPort(self) -> None:
         """

@@ -111,6 +111,17 @@ class KeepTests(StoreCase):
         manager.read()
         self.assertEqual(manager.texts, [])
 
+    def test_managerGone(self) -> None:
+        """
+        If the process has no service manager any more, nothing can leave the store.
+        """
+        manager = managed(self)
+        sockets = self.sockets(1)
+        descriptor_store.keep(sockets)
+        del os.environ["NOTIFY_SOCKET"]
+        descriptor_store.drop(sockets)
+        self.assertEqual(len(manager.read()), 1)
+
     def test_full(self) -> None:
         """
         If the store is too small for all sockets of a port, it gets none of them, and
