@@ -146,6 +146,9 @@ class Retirement:
         ledger = self._ledger
         if not self._joined or self._more():
             return True
+        if not ledger.knows(self.successor):
+            # It has died, and the end of the handover's connection is about to tell.
+            return True
         others = [
             each
             for each in self._workers.workerChannels()
