@@ -151,7 +151,10 @@ async def killed(process: Process) -> None:
         "the death of the successor",
         PATIENCE,
     )
-    assert await process.kill() == -signal.SIGKILL, process.output
+    code = await process.kill()
+    # On a busy machine, the old one may take too long to say that it does not stop.
+    early = code == 1 and "there is none to take over from" in process.output
+    assert early or code == -signal.SIGKILL, process.output
     assert "Traceback" not in process.output
 
 
