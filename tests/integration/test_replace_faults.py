@@ -181,7 +181,7 @@ async def test_options(serving: Serving, start: Start) -> None:
             await serving.fails(process, "portlisten: ", *lines)
             await serving.goesOn()
     for limit, line in (
-        (9, r"[12] of its 8 sockets came.* \(ulimit -n\); it goes on"),
+        (9, r"\d of its \d sockets came.* \(ulimit -n\); it goes on"),
         (40, r"only \d+ descriptors are left .* it goes on"),
     ):
         process = start(
