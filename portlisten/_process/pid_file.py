@@ -25,6 +25,8 @@ class PidFile:
         self._path: str = twistd.get("pidfile") or ""
         self._descriptor: int | None = None
         if self._path:
+            # Before twistd changes to its folder, as twistd itself does.
+            self._path = os.path.abspath(self._path)
             twistd["pidfile"] = ""
 
     def open(self, takesOver: bool) -> None:

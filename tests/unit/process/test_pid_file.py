@@ -24,7 +24,7 @@ class PidFileTests(SynchronousTestCase):
 
     def setUp(self) -> None:
         watchDescriptors(self)
-        self.path = Path(self.mktemp())
+        self.path = Path(self.mktemp()).absolute()
         self.twistd: dict[str, Any] = {"pidfile": str(self.path)}
 
     def make(self) -> PidFile:
