@@ -90,6 +90,11 @@ class Succession:
             )
         if self._closed:
             raise ControlError("this listener stops: wait until it has ended")
+        if any(port.stored for port in self._bound):
+            raise ControlError(
+                "the service manager keeps the sockets of this listener: restart its"
+                " unit, as by 'systemctl restart'"
+            )
         if self._handover is not None:
             raise ControlError("another listener is about to take over from this one")
 
@@ -99,6 +104,7 @@ class Succession:
             try:
                 handover.begin(version, os.getpid(), self._sockets.handed(self._bound))
             except OSError as error:
+                sock.close()
                 self._handover = None
                 self.log.error(
                     "this listener cannot be handed over now: {error}",
