@@ -30,6 +30,13 @@ class Connection:
     watched: bool = False
 
     @property
+    def order(self) -> tuple[float, int]:
+        """
+        Its place in the order of arrival, here or at another listener.
+        """
+        return self.accepted, self.number
+
+    @property
     def port(self) -> int:
         return self.number % 3
 
@@ -42,6 +49,9 @@ class Connection:
 class Side:
     """
     What the ledger should know of one channel.
+
+    @ivar elsewhere: how many connections it says it has that came another way.
+    @ivar takesOver: whether it is the next listener.
     """
 
     window: int
@@ -60,6 +70,8 @@ class Side:
     given: set[int] = field(default_factory=set)
     resume: float = 0.0
     turn: int = 0
+    elsewhere: int = 0
+    takesOver: bool = False
 
     def wants(self, name: str) -> bool:
         return name in self.names
@@ -71,7 +83,7 @@ class Side:
         if not self.open or self.resume > now:
             return 0
         limit = 1000 if self.limit is None else self.limit
-        return max(0, min(self.usable - len(self.offered), limit - self.outstanding))
+        return max(0, min(self.usable - len(self.offered), limit - self.load))
 
     def mayHaveSilent(self) -> bool:
         """
@@ -82,6 +94,10 @@ class Side:
     @property
     def outstanding(self) -> int:
         return len(self.offered) + len(self.serving)
+
+    @property
+    def load(self) -> int:
+        return self.outstanding + self.elsewhere
 
     @property
     def untimed(self) -> bool:

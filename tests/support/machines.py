@@ -39,6 +39,7 @@ crews = st.lists(
     min_size=1,
     max_size=3,
 )
+waits = st.sampled_from([0.0, 0.0, 0.0, 0.5, 5.0, 59.0, 100.0])
 delays = st.sampled_from([0.02, 0.1, 0.5, 1.0, 5.0, 30.0])
 
 

@@ -52,6 +52,7 @@ from tests.support.machines import (
     sizes,
     some,
     spoils,
+    waits,
     wants,
 )
 from tests.support.settings import SETTINGS
@@ -235,11 +236,11 @@ class LedgerMachine(RuleBasedStateMachine):
             candidates = [each for each in self.due() if self.sidesForSilent(each)]
             able = self.sidesForSilent(decision.connection)
         assert candidates, "it is too early"
-        oldest = min(candidates, key=lambda each: each.number)
+        oldest = min(candidates, key=lambda each: each.order)
         assert decision.connection is oldest, "another one waits longer"
         first = min(
             able,
-            key=lambda each: (0 if self.roundRobin else each.outstanding, each.turn),
+            key=lambda each: (0 if self.roundRobin else each.load, each.turn),
         )
         assert side is first, "another worker had less, or a longer wait"
         assert decision.port == oldest.port
@@ -347,14 +348,23 @@ class LedgerMachine(RuleBasedStateMachine):
 
     # What happens
 
-    @rule(count=few, speak=st.sets(one), witness=mostly)
-    def accept(self, count: int, speak: set[int], witness: bool = True) -> None:
+    @rule(count=few, speak=st.sets(one), witness=mostly, waited=waits)
+    def accept(
+        self,
+        count: int,
+        speak: set[int],
+        witness: bool = True,
+        waited: float = 0.0,
+    ) -> None:
+        """
+        Connections come in, from clients, or from the listener before this one.
+        """
         for _ in range(count):
             self.last += 1
-            connection = Connection(self.last, self.now, witness)
+            connection = Connection(self.last, self.now - waited, witness)
             if self.room(connection.name):
                 spoken = [connection] if self.last % 8 in speak else []
-                self.add(connection.port, [connection], spoken, witness)
+                self.add(connection.port, [connection], spoken, witness, waited)
 
     def add(
         self,
@@ -362,11 +372,13 @@ class LedgerMachine(RuleBasedStateMachine):
         batch: list[Connection],
         spoken: list[Connection],
         witness: bool = True,
+        waited: float = 0.0,
     ) -> None:
         """
         Connections come in.
 
         @param spoken: those of them from whose clients something has come.
+        @param waited: how long they have waited at another listener, in seconds.
         """
         name = NAMES[port]
         self.updateHolds()
@@ -379,7 +391,13 @@ class LedgerMachine(RuleBasedStateMachine):
         self.wait(batch)
         self.obey(
             self.ledger.addConnections(
-                port, batch, self.now, witness, name, silent if keeps else None
+                port,
+                batch,
+                self.now,
+                witness,
+                name,
+                silent if keeps else None,
+                waited,
             )
         )
 
@@ -426,6 +444,26 @@ class LedgerMachine(RuleBasedStateMachine):
             )
         )
 
+    @precondition(lambda self: not any(side.takesOver for side in self.sides))
+    @rule(window=sizes, names=wants)
+    def beSucceeded(self, window: int, names: tuple[str, ...]) -> None:
+        """
+        The next listener joins as a worker.
+        """
+        side = Side(window, window, names, takesOver=True)
+        self.sides.append(side)
+        self.obey(self.ledger.addWorker(side, window, self.now, names, takesOver=True))
+
+    @precondition(lambda self: self.sides)
+    @rule(which=one, count=few)
+    def serveOthers(self, which: int, count: int) -> None:
+        """
+        A worker says how many connections it has from another listener.
+        """
+        side = pick(which, self.sides)
+        side.elsewhere = count
+        self.obey(self.ledger.serving(side, count, self.now))
+
     @precondition(lambda self: self.waiting)
     @rule(what=some)
     def clientsSpeak(self, what: set[int]) -> None:
@@ -447,7 +485,12 @@ class LedgerMachine(RuleBasedStateMachine):
         side.usable = min(side.window, side.usable + 1)
         expected = []
         for id in ids:
-            connection = side.serving[id] = side.offered.pop(id)
+            connection = side.offered.pop(id)
+            if side.takesOver:
+                self.counters.handedOver += 1
+                expected.append(CloseCopy(connection))
+                continue
+            side.serving[id] = connection
             if connection.witness:
                 self.claims += 1
                 connection.since, connection.claim = self.now, self.claims
@@ -540,6 +583,8 @@ class LedgerMachine(RuleBasedStateMachine):
         assert refuses(lambda: self.ledger.revoke(stranger))
         assert self.ledger.outstanding(stranger) == 0
         assert self.ledger.copiesOf(stranger) == []
+        assert not self.ledger.knows(stranger)
+        assert self.ledger.serving(stranger, 1, self.now) == []
 
     @precondition(lambda self: self.sides)
     @rule(which=one)
@@ -728,11 +773,11 @@ class LedgerMachine(RuleBasedStateMachine):
         )
         self.waiting = [each for each in self.waiting if each not in over]
 
-    def order(self, connection: Connection) -> tuple[int, int]:
+    def order(self, connection: Connection) -> tuple[int, tuple[float, int]]:
         """
         The order in which connections are given up: name by name.
         """
-        return NAMES.index(connection.name), connection.number
+        return NAMES.index(connection.name), connection.order
 
     def teardown(self) -> None:
         if not hasattr(self, "ledger"):
@@ -775,8 +820,14 @@ class LedgerMachine(RuleBasedStateMachine):
         for name, tally in self.ledger.tallies.by.items():
             own = sum(each.name == name for each in known)
             assert tally.accepted == own + tally.ended
-            assert tally.claimed == sum(tally.claimTimes)
+            # A successor's workers claim what was handed over.
+            assert tally.claimed == sum(tally.claimTimes) + tally.handedOver
+            assert self.ledger.waitingFor(name) == len(self.queued(name))
         for side in self.sides:
+            assert self.ledger.knows(side)
+            for id, each in side.offered.items():
+                waited = self.ledger.waited(side, id, self.now)
+                assert waited == self.now - each.accepted
             oldest = min((each.since for each in side.offered.values()), default=None)
             assert self.ledger.holdings(side, self.now) == Holdings(
                 len(side.offered),
@@ -857,7 +908,8 @@ class MachineTests(SynchronousTestCase):
     def test_ledger(self) -> None:
         """
         In any order of events, the ledger is right.  It keeps to its limits and the
-        workers', to the order of arrival, and to the names that each worker wants.  It
+        workers', to the order of arrival, here or at the listener before, and to the
+        names that each worker wants.  What the next listener claims belongs to it.  It
         offers a silent connection neither too early, nor before one that is ready.
         """
         run_state_machine_as_test(LedgerMachine, settings=SETTINGS)
