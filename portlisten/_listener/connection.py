@@ -26,7 +26,8 @@ class AcceptedConnection:
     See L{IConnection}.
 
     @param sock: the connection's socket.  This keeps it until L{closeCopy}.
-    @param address: the client's address, as C{accept} gave it.
+    @param address: the client's address, as C{accept} gave it; L{None} if the client
+        had left before the connection came from another listener.
     """
 
     __slots__ = ("_address", "_socket", "cookie")
@@ -41,6 +42,8 @@ class AcceptedConnection:
         """
         See L{IConnection}.
         """
+        if self._address is None:
+            return "a client that has left"
         if isinstance(self._address, tuple):
             host, port = self._address[:2]
             return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -44,6 +44,7 @@ class AcceptedConnectionTests(SynchronousTestCase):
             (b"\0abstract", "@abstract"),
             (b"\0forged\nline", "@forged\\nline"),
             ("", "a client on a Unix socket"),
+            (None, "a client that has left"),
         ]:
             self.assertEqual(self.connectionFrom(address).peer, text)
 
