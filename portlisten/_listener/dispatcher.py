@@ -472,6 +472,7 @@ class Dispatcher:
                 channel.bye("the listener stops")
         if self._stopped is not None and (not self.channels or now >= self._deadline):
             stopped, self._stopped = self._stopped, None
+            self._retirement = None
             self._sharing.stop()
             self._run(ledger.stop())
             self._silentClients.close()

@@ -85,7 +85,7 @@ class Retirement:
         self._waits = waits
         self._more = more
         # The workers that get no more offers because of this.
-        self._drained: set[IChannel] = set()
+        self._parked: set[IChannel] = set()
         self._joined = False
         self._over = False
         self.deadline = deadline
@@ -136,9 +136,9 @@ class Retirement:
         if not left.isdisjoint(self._workers.portsOf(channel)):
             return
         if ledger.offersTo(channel):
-            if channel not in self._drained:
-                self._drained.add(channel)
-                ledger.drain(channel)
+            if channel not in self._parked:
+                self._parked.add(channel)
+                ledger.park(channel, True)
             return
         self._workers.letGo(channel, LET_GO)
 
@@ -171,6 +171,5 @@ class Retirement:
         The successor is dead: give the workers offers again.
         """
         self._over = True
-        for channel in self._drained:
-            if self._ledger.knows(channel):
-                self._ledger.undrain(channel)
+        for channel in self._parked:
+            self._ledger.park(channel, False)

@@ -124,6 +124,7 @@ class Worker:
     @ivar turn: the number of its last turn.  Later turns have larger numbers.
     @ivar open: whether it may have further offers.
     @ivar blocked: whether it may have no offers for now.
+    @ivar parked: likewise, since the next listener serves.
     @ivar resume: when its pause after a refusal ends, in seconds.
     @ivar revoked: whether it is being revoked.
     @ivar asleep: whether it left without having read the last frame that it was sent.
@@ -150,6 +151,7 @@ class Worker:
     turn: int = 0
     open: bool = True
     blocked: bool = False
+    parked: bool = False
     resume: float = 0.0
     revoked: bool = False
     asleep: bool = False
@@ -175,7 +177,7 @@ class Worker:
         """
         How many more offers it may have now.
         """
-        if not self.open or self.blocked:
+        if not self.open or self.blocked or self.parked:
             return 0
         room = self.usableWindow - len(self.offered)
         if self.limit is not None:

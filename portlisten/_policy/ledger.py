@@ -311,6 +311,18 @@ class Ledger(Offering):
         if worker is not None:
             worker.blocked = blocked
 
+    def park(self, channel: Hashable, parked: bool) -> None:
+        """
+        Give a worker no offers while the next listener serves, or give it offers again,
+        unless it is drained or revoked.
+
+        @param parked: whether to give it no offers.
+        """
+        worker = self._workers.get(channel)
+        if worker is not None:
+            worker.parked = parked
+            self._workersChanged()
+
     # How workers end
 
     def workerDied(

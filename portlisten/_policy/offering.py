@@ -127,7 +127,7 @@ class Offering(Inventory):
             holds = {
                 worker.first or 0.0
                 for worker in self._workers.values()
-                if worker.open and queue.name in worker.names
+                if worker.open and not worker.parked and queue.name in worker.names
             }
             hold = min(holds, default=0.0) if self._keepsSilent else 0.0
             self._unwatched += queue.setHold(hold, now)
