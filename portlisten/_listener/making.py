@@ -49,4 +49,4 @@ def makeListener(
         from portlisten._listener.stream import StreamWire
 
         wire = StreamWire(monotonic, settings, backlog, timedOut, sockets)
-    return ListenerService(monotonic, command, settings, sockets, wire)
+    return ListenerService(monotonic, command, settings, sockets, wire, backlog)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import atexit
 import os
 import resource
+import socket
 import time
 from collections import deque
 from contextlib import ExitStack
@@ -46,6 +47,7 @@ class ListenerService(CommandService):
 
     @param sockets: where the ports come from.
     @param wire: takes the connections.
+    @param backlog: the length of the queue of Unix ports that must listen again.
     """
 
     log = Logger()
@@ -57,6 +59,7 @@ class ListenerService(CommandService):
         settings: ListenerSettings,
         sockets: ISockets,
         wire: IWire,
+        backlog: int = socket.SOMAXCONN,
     ) -> None:
         super().__init__(reactor, command)
         self._settings = settings
@@ -74,6 +77,7 @@ class ListenerService(CommandService):
                 settings.grace,
                 lambda: signals.stop(reactor, "the next listener has taken over"),
                 lambda: signals.stop(reactor, "the next listener was told to stop"),
+                backlog,
             )
             wire.handlers = {Replace: self._succession.asked}
         self._state = systemd_notify.manager().begin()

@@ -7,6 +7,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Callable, Collection, Sequence
+from functools import partial
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -35,6 +36,7 @@ class Succession:
     @param retired: called when all is handed over: the process must end.
     @param told: called when the successor was told to stop, and this listener must stop
         as well.
+    @param backlog: the length of the queue of a Unix port that must listen again.
     """
 
     log = Logger()
@@ -47,6 +49,7 @@ class Succession:
         grace: float,
         retired: Callable[[], object],
         told: Callable[[], object],
+        backlog: int = socket.SOMAXCONN,
     ) -> None:
         self._reactor = reactor
         self._sockets = sockets
@@ -54,12 +57,14 @@ class Succession:
         self._grace = grace
         self._retired = retired
         self._told = told
+        self._backlog = backlog
         self._handover: Handover | None = None
         self._acceptors: Sequence[tuple[BoundPort, Acceptor]] = ()
         self._bound: Sequence[BoundPort] = ()
         # The ports that the successor does not have, while this listener retires.
         self._unwanted: list[BoundPort] = []
-        self._refused: list[socket.socket] = []
+        # What undoes that they take no new clients.
+        self._refused: list[Callable[[], object]] = []
         self._waiting: list[Deferred[None]] = []
         self._closed = False
         self.isOver = False
@@ -192,9 +197,11 @@ class Succession:
         Let no new client connect.
         """
         if _kernel.refuseClients(sock):
-            self._refused.append(sock)
-        else:
-            sock.listen(0)
+            self._refused.append(partial(_kernel.admitClients, sock))
+            return
+        _, backlog = _kernel.queued(sock) or (0, self._backlog)
+        self._refused.append(partial(sock.listen, backlog))
+        sock.listen(0)
 
     def _waits(self) -> Collection[str]:
         """
@@ -222,8 +229,8 @@ class Succession:
         See L{IHost}.
         """
         self._sockets.resumeMonitor()
-        for sock in self._refused:
-            _kernel.admitClients(sock)
+        for undo in self._refused:
+            undo()
         self._refused.clear()
         self._unwanted.clear()
         self._wire.takeBack()
