@@ -83,14 +83,13 @@ class Receiver:
             # It may stand still for a while.
             waitsOn=lambda: True,
         )
-        for sock, protocol in (
-            (self._transfer.link, _Link()),
-            (self._transfer.channel, channel),
-        ):
-            transport = ChannelTransport(self._reactor, sock, protocol)
-            self._transports.append(transport)
-            transport.start()
         self.receives = True
+        self._transports = [
+            ChannelTransport(self._reactor, self._transfer.link, _Link()),
+            ChannelTransport(self._reactor, self._transfer.channel, channel),
+        ]
+        for each in self._transports:
+            each.start()
 
     def stop(self) -> None:
         """
@@ -105,10 +104,10 @@ class Receiver:
         in the place of this one, unless L{stop} was called.
         """
         transfer, self._transfer = self._transfer, None
-        if transfer is not None and not self._transports:
+        if transfer is not None:
+            for each in self._transports:
+                each.abortConnection()
             transfer.close()
-        for each in self._transports:
-            each.abortConnection()
 
     # IAdopter
 
@@ -168,6 +167,8 @@ class Receiver:
         See L{IAdopter}.
         """
         self.receives = False
+        if self._transfer is None:
+            return
         if channel.released:
             self.log.info(
                 "the listener before this one, process {pid}, has handed over {count}"

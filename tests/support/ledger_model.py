@@ -4,8 +4,11 @@ What the stateful tests of the ledger know of its connections and workers.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
 
+from portlisten._policy.ledger import Ledger
 from tests.support.machines import NAMES
 
 
@@ -105,3 +108,32 @@ class Side:
         Whether its copies are held without a limit of time.
         """
         return self.asleep or self.gives
+
+
+def checkEnds(ledger: Ledger) -> None:
+    """
+    Check that each lost connection is listed for the log, once.
+    """
+    listed = Counter(end.counter for end in ledger.ends)
+    kept = listed.pop("leftWithWorker", 0)
+    counters = asdict(ledger.counters)
+    lost = [*("lostInService", "unusable", "timedOut", "silentTooLong")]
+    for name in [*lost, "goneBeforeAdoption", "stopped"]:
+        assert listed[name] == counters[name], name
+    assert kept <= counters["leftWithWorker"]
+    orders = [end.entry.order for end in ledger.ends]
+    assert len(set(orders)) == len(orders)
+
+
+def checkSides(ledger: Ledger, sides: Iterable[Side], departed: Iterable[Side]) -> None:
+    """
+    Check that the ledger knows what each worker has.
+
+    @param departed: the workers that have left.
+    """
+    for side in sides:
+        assert ledger.outstanding(side) == side.outstanding
+        assert ledger.copiesOf(side) == side.copies
+    for side in departed:
+        assert ledger.outstanding(side) == 0
+        assert ledger.copiesOf(side) == side.copies

@@ -5,33 +5,40 @@ Tests for L{portlisten._handover.lines}.
 from __future__ import annotations
 
 import os
+import select
 import socket
 import time
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from portlisten import _kernel
 from portlisten._control.convert import ControlError
 from portlisten._handover.lines import LineReader
 from portlisten.errors import ToldToStop
-from tests.support.channels import PATIENCE
 from tests.support.descriptors import watchDescriptors
+from tests.support.handovers import sendDescriptor
+from tests.support.sockets import pair, reset
+
+#: More than any of these tests takes, in seconds.
+LONG = 60.0
 
 
-class LineTests(SynchronousTestCase):
+class LineReaderTests(SynchronousTestCase):
     """
     Tests for L{LineReader}.
     """
 
     def setUp(self) -> None:
+        """
+        Connect both ends.
+        """
         watchDescriptors(self)
-        self.near, self.far = socket.socketpair()
-        self.addCleanup(self.near.close)
-        self.addCleanup(self.far.close)
-        self.stop = False
-        self.reader = LineReader(self.near, 10, 2, lambda: self.stop)
+        self.sock, self.peer = pair(self)
+        self.told = False
+        self.reader = LineReader(self.sock, 10, 2, lambda: self.told)
         self.addCleanup(self.reader.close)
 
-    def read(self, seconds: float = PATIENCE) -> bytes | None:
+    def read(self, seconds: float = LONG) -> bytes | None:
         """
         Read a line.
         """
@@ -39,68 +46,156 @@ class LineTests(SynchronousTestCase):
 
     def test_lines(self) -> None:
         """
-        Each line comes alone, without its end.
+        Lines may come at once, and in pieces.
         """
-        self.far.send(b"one\ntwo\nth")
-        self.assertEqual([self.read(), self.read()], [b"one", b"two"])
-        self.far.send(b"ree\n")
+        self.peer.send(b"one\ntwo\nth")
+        self.assertEqual(self.read(), b"one")
+        self.assertEqual(self.read(), b"two")
+        self.peer.send(b"ree\n\n")
         self.assertEqual(self.read(), b"three")
+        self.assertEqual(self.read(), b"")
 
     def test_end(self) -> None:
         """
-        The other end may close: what came of a line is dropped.
+        If the other end closes the connection, no line comes any more.
         """
-        self.far.send(b"one\ntw")
-        self.far.close()
-        self.assertEqual([self.read(), self.read()], [b"one", None])
-
-    def test_reset(self) -> None:
-        """
-        That may look like a reset.
-        """
-        self.near.send(b"unread")
-        self.far.close()
+        self.peer.send(b"one\nrest")
+        self.peer.close()
+        self.assertEqual(self.read(), b"one")
         self.assertIsNone(self.read())
 
-    def test_time(self) -> None:
+    def test_broken(self) -> None:
         """
-        A line must come in time.
+        So it is if the connection breaks.
         """
-        self.far.send(b"one")
+        self.sock.send(b"unread")
+        reset(self.peer)
+        self.assertIsNone(self.read())
+
+    def test_timeout(self) -> None:
+        """
+        If no line comes in time, the reader says so.
+        """
+        self.peer.send(b"half")
         self.assertRaises(TimeoutError, self.read, 0.01)
+        self.assertRaises(TimeoutError, self.read, 0)
+        self.peer.send(b"\n")
+        self.assertEqual(self.read(), b"half")
 
     def test_interrupted(self) -> None:
         """
-        The process may be told to stop meanwhile.
+        The wait ends if the process is told to stop.
         """
-        self.stop = True
+        self.told = True
         self.assertRaises(ToldToStop, self.read)
 
-    def test_long(self) -> None:
+    def test_checksOften(self) -> None:
         """
-        A line has a limit.
+        While it waits, the reader checks often whether it is told to stop.
         """
-        self.far.send(b"x" * 11)
+        asked = 0
+
+        def interrupted() -> bool:
+            nonlocal asked
+            asked += 1
+            return asked > 2
+
+        self.reader = LineReader(self.sock, 10, 2, interrupted)
+        began = time.monotonic()
+        self.assertRaises(ToldToStop, self.read)
+        self.assertEqual(asked, 3)
+        self.assertLess(time.monotonic() - began, LONG / 2)
+
+    def test_longestLine(self) -> None:
+        """
+        A line may have as many bytes as the limit says.
+        """
+        self.peer.send(b"0123456789\n")
+        self.assertEqual(self.read(), b"0123456789")
+
+    def test_tooLong(self) -> None:
+        """
+        A line has a limit, whether its end comes or not.
+        """
+        self.peer.send(b"0123456789x")
+        error = self.assertRaises(ControlError, self.read)
+        self.assertEqual(str(error), "a line of more than 10 bytes")
+
+    def test_tooLongAtOnce(self) -> None:
+        """
+        The limit holds if the line comes at once.
+        """
+        self.peer.send(b"0123456789x\n")
         self.assertRaises(ControlError, self.read)
 
     def test_descriptors(self) -> None:
         """
-        Descriptors are kept until they are taken or closed.
+        Descriptors come in their order, and are the caller's to take.
         """
-        with open(os.devnull) as file:
-            socket.send_fds(self.far, [b"one\n"], [file.fileno()])
-        self.assertEqual(self.read(), b"one")
+        ends = os.pipe()
+        for each in ends:
+            socket.send_fds(self.peer, [b"x"], [each])
+        self.peer.send(b"\n")
+        self.assertEqual(self.read(), b"xx")
+        found = [os.fstat(each).st_ino for each in self.reader.descriptors]
+        self.assertEqual(found, [os.fstat(each).st_ino for each in ends])
+        for each in ends:
+            os.close(each)
+
+    def test_closeTwice(self) -> None:
+        """
+        The reader closes the descriptors that came, once.
+        """
+        sendDescriptor(self.peer, b"x\n")
+        self.read()
         (descriptor,) = self.reader.descriptors
-        self.assertTrue(os.fstat(descriptor))
-        self.assertFalse(os.get_inheritable(descriptor))
         self.reader.close()
         self.assertRaises(OSError, os.fstat, descriptor)
+        self.assertEqual(self.reader.descriptors, [])
         self.reader.close()
 
-    def test_manyDescriptors(self) -> None:
+    def test_tooManyDescriptors(self) -> None:
         """
-        Their number has a limit.
+        Descriptors have a limit, and those beyond it are closed as well.
         """
-        with open(os.devnull) as file:
-            socket.send_fds(self.far, [b"one\n"], [file.fileno()] * 3)
+        for _ in range(3):
+            sendDescriptor(self.peer, b"x")
+        error = self.assertRaises(ControlError, self.read)
+        self.assertEqual(str(error), "too many descriptors came")
+
+    def test_noneAllowed(self) -> None:
+        """
+        By default, no descriptor may come.
+        """
+        sendDescriptor(self.peer, b"x\n")
+        self.reader = LineReader(self.sock, 10)
         self.assertRaises(ControlError, self.read)
+        self.reader.close()
+
+    def test_nothingCame(self) -> None:
+        """
+        If the kernel says that something has come, and there is nothing, the wait goes
+        on.
+        """
+        receive = _kernel.receive
+        tries: list[int] = []
+
+        def first(sock: socket.socket, size: int = 65536) -> tuple[bytes, list[int]]:
+            tries.append(1)
+            if len(tries) == 1:
+                raise BlockingIOError
+            return receive(sock, size)
+
+        self.patch(_kernel, "receive", first)
+        self.peer.send(b"one\n")
+        self.assertEqual(self.read(), b"one")
+        self.assertEqual(len(tries), 2)
+
+    def test_blocking(self) -> None:
+        """
+        The reader makes the socket non-blocking, so it never waits for ever.
+        """
+        self.assertEqual(self.sock.gettimeout(), 0)
+        poll = select.poll()
+        poll.register(self.sock, select.POLLIN)
+        self.assertEqual(poll.poll(0), [])

@@ -1,310 +1,289 @@
 """
-Tests for L{portlisten._handover.receiver} and L{portlisten._handover.successors}.
+Tests for L{portlisten._handover.receiver}, against a predecessor that is spoken by
+hand.
 """
 
 from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from twisted.internet import reactor
-from twisted.trial.unittest import TestCase
+from twisted.logger import capturedLogs
+from twisted.trial.unittest import SynchronousTestCase
 
 from portlisten import _kernel
-from portlisten._handover.messages import Stopping, encode
-from portlisten._handover.receiver import Receiver
-from portlisten._handover.successors import Successors
+from portlisten._channel.limits import HELLO_SECONDS
+from portlisten._handover.messages import Stopping, decode
+from portlisten._handover.receiver import KINDS, Receiver
 from portlisten._handover.takeover import Transfer
 from portlisten._model import InternetAddress, Kind, Port
 from portlisten._ports.accepting import Accepted
-from portlisten._wire import frames
-from portlisten._wire.codec import FROM_WORKER, Decoder
-from portlisten._wire.codec import encode as encodeFrame
-from portlisten._wire.frames import Bye, Claim, Frame, ListenerHello, Offer, WorkerHello
-from tests.support.channels import aMoment, eventually, inReactor, tcpPair
-
-
-def port(number: int, address: int, name: str, kind: Kind = Kind.CONNECTIONS) -> Port:
-    """
-    Make a port of this host.
-    """
-    return Port(number, InternetAddress("TCP", "127.0.0.1", address), name, kind)
-
-
-#: The ports of the predecessor, and of its successor.
-BEFORE = (
-    port(0, 80, "http"),
-    port(1, 81, "http"),
-    port(2, 443, "https"),
-    port(3, 53, "dns", Kind.LISTENER),
+from portlisten._wire.codec import FROM_WORKER
+from portlisten._wire.frames import (
+    Bye,
+    Claim,
+    Closed,
+    Listener,
+    ListenerHello,
+    Offer,
+    WorkerHello,
 )
-AFTER = (port(0, 443, "https"), port(1, 82, "http"), port(2, 81, "http"))
+from tests.support.channels import Peer, texts
+from tests.support.clocks import ReadingClock
+from tests.support.descriptors import watchDescriptors
+from tests.support.sockets import connection, listening, pair
 
 
-class ReceiverTests(TestCase):
+def tcp(number: int, port: int, name: str = "", kind: Kind = Kind.CONNECTIONS) -> Port:
     """
-    Tests for L{Receiver}, with a predecessor that is made of bytes.
+    Describe a port.
+    """
+    return Port(number, InternetAddress("TCP", "192.0.2.1", port), name, kind)
+
+
+class ReceiverTests(SynchronousTestCase):
+    """
+    Tests for L{Receiver}.
     """
 
-    async def setUp(self) -> None:
-        await inReactor(self)
-        link, self.link = socket.socketpair()
-        channel, self.channel = socket.socketpair()
-        self.channel.setblocking(False)
-        self.decoder = Decoder(FROM_WORKER)
-        self.frames: list[Frame] = []
-        self.accepted: list[tuple[Port, Sequence[Accepted], float]] = []
+    #: The ports of this listener.
+    own = (
+        tcp(0, 443, "web"),
+        tcp(1, 80, "web"),
+        tcp(2, 22, "ssh"),
+        tcp(3, 53, "dns", Kind.LISTENER),
+    )
+
+    #: Those of the predecessor.
+    theirs = (
+        tcp(0, 80, "web"),
+        tcp(1, 2222, "ssh"),
+        tcp(2, 25, "mail"),
+        tcp(3, 53, "dns", Kind.LISTENER),
+    )
+
+    def setUp(self) -> None:
+        """
+        Begin.
+        """
+        watchDescriptors(self)
+        logs = capturedLogs()
+        self.logged = logs.__enter__()
+        self.addCleanup(logs.__exit__, None, None, None)
+        self.clock = ReadingClock()
+        self.accepted: list[tuple[Port, Accepted, float]] = []
+        link, self.link = pair(self)
+        channel, other = pair(self)
+        self.predecessor = Peer(other, FROM_WORKER)
+        self.addCleanup(self.predecessor.close)
         self.receiver = Receiver(
-            reactor, Transfer(link, channel, 4711), AFTER, self.accept
+            self.clock, Transfer(link, channel, 4711), self.own, self.take
         )
+        self.sockets = [link, channel]
         self.addCleanup(self.end)
-
-    def accept(self, port: Port, batch: Sequence[Accepted], waited: float) -> None:
-        """
-        Note connections.
-        """
-        self.accepted.append((port, batch, waited))
-
-    async def end(self) -> None:
-        """
-        Close everything.
-        """
-        self.link.close()
-        self.channel.close()
-        await eventually(lambda: not self.receiver.receives)
-        await aMoment()
-        self.receiver.close()
-        for _, batch, _ in self.accepted:
-            for sock, _ in batch:
-                sock.close()
-
-    def begin(self) -> None:
-        """
-        Begin, and let the predecessor say HELLO.
-        """
         self.receiver.start()
-        self.channel.send(encodeFrame(ListenerHello(8, BEFORE)))
 
-    def offer(self, id: int, number: int, waited: int = 0) -> socket.socket:
+    def end(self) -> None:
         """
-        Offer a connection.
+        End the predecessor, and see that this end is closed.
+        """
+        self.predecessor.socket.close()
+        self.link.close()
+        for _ in range(3):
+            self.turn()
+        self.assertEqual([each.fileno() for each in self.sockets], [-1, -1])
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+        for _, (sock, _), _ in self.accepted:
+            sock.close()
 
-        @return: its client.
+    def take(self, port: Port, batch: Sequence[Accepted], waited: float) -> None:
         """
-        client, sock = tcpPair()
-        self.addCleanup(client.close)
-        with sock:
-            offer = encodeFrame(Offer(id, number, _kernel.cookie(sock), waited))
-            _kernel.send(self.channel, offer, [sock.fileno()])
-        return client
+        Take connections.
+        """
+        self.accepted += [(port, each, waited) for each in batch]
 
-    async def heard(self, kind: type[Frame]) -> Frame:
+    def turn(self) -> None:
         """
-        Wait for a frame.
+        Let the receiver read and write.
         """
+        self.clock.read()
+        self.clock.advance(0)
 
-        def has() -> bool:
-            try:
-                self.frames += self.decoder.feed(self.channel.recv(65536))
-            except BlockingIOError:
-                pass
-            return any(isinstance(each, kind) for each in self.frames)
+    def say(self, *what: Any, sockets: Sequence[socket.socket] = ()) -> None:
+        """
+        Let the predecessor write, and the receiver read.
+        """
+        self.predecessor.say(*what, descriptors=[each.fileno() for each in sockets])
+        self.turn()
 
-        await eventually(has)
-        found = next(each for each in self.frames if isinstance(each, kind))
-        self.frames.remove(found)
-        return found
+    def join(self) -> None:
+        """
+        Let the predecessor say what it has.
+        """
+        self.say(ListenerHello(4, self.theirs))
 
-    async def test_joins(self) -> None:
+    def offer(self, port: int, sock: socket.socket, waited: int = 0) -> None:
         """
-        The successor joins as a worker of all names and kinds.
+        Offer a connection that waits.
         """
-        self.begin()
-        hello = await self.heard(WorkerHello)
-        assert isinstance(hello, WorkerHello)
-        self.assertEqual(hello.names, ())
-        self.assertEqual(
-            hello.takes, {Kind.CONNECTIONS, Kind.LISTENER, Kind.GROUP, Kind.DATAGRAMS}
-        )
+        cookie = _kernel.cookie(sock)
+        self.say(Offer(1, port, cookie, waited), sockets=[sock])
 
-    async def test_connection(self) -> None:
+    def test_hello(self) -> None:
         """
-        A connection is claimed, and comes by the port of the same address and name,
-        with the time that it has waited.
+        The successor joins as a worker that takes all ports, of all kinds.
         """
-        self.begin()
-        for id, number in enumerate([2, 1], 1):
-            client = self.offer(id, number, 250 * id)
-            await eventually(lambda: len(self.accepted) == id)  # noqa: B023
-            found, ((_, address),), waited = self.accepted[-1]
-            self.assertEqual(found, AFTER[0] if number == 2 else AFTER[2])
-            self.assertEqual(address, client.getsockname())
-            self.assertEqual(waited, 2.5 * id)
-            self.assertEqual(await self.heard(Claim), Claim((id,)))
-        self.assertEqual(self.receiver.count, 2)
+        self.turn()
+        (hello,) = self.predecessor.heard(WorkerHello)
+        self.assertEqual((hello.names, hello.label), ((), "next-listener"))
+        self.assertEqual(set(hello.takes), set(KINDS))
+        self.assertIs(self.receiver.receives, True)
 
-    async def test_otherPort(self) -> None:
+    def test_connection(self) -> None:
         """
-        If the port is gone, it comes by another one of the same name.
+        A connection that waits is claimed, and comes in by the port of the same
+        address, with the time that it has waited.
         """
-        self.begin()
-        self.offer(1, 0)
-        await eventually(lambda: self.accepted)
-        self.assertEqual(self.accepted[0][0], AFTER[1])
+        self.join()
+        client, sock = connection(self)
+        self.offer(0, sock, 150)
+        ((port, (own, address), waited),) = self.accepted
+        self.assertEqual(port, self.own[1])
+        self.assertEqual(waited, 1.5)
+        self.assertEqual(address, client.getsockname())
+        self.assertEqual(_kernel.cookie(own), _kernel.cookie(sock))
+        self.assertEqual([each.ids for each in self.predecessor.heard(Claim)], [(1,)])
+        self.assertEqual(self.predecessor.heard(Closed), [])
+        self.assertEqual(self.receiver.count, 1)
 
-    async def test_noPort(self) -> None:
+    def test_otherAddress(self) -> None:
         """
-        If none has the name, it is closed.
+        If no port has the same address, one of the same name takes the connection.
         """
-        self.begin()
-        client = self.offer(1, 3)
-        client.setblocking(False)
+        self.join()
+        self.offer(1, connection(self)[1])
+        self.assertEqual(self.accepted[0][0], self.own[2])
 
-        def closed() -> bool:
-            try:
-                return client.recv(1) == b""
-            except BlockingIOError:
-                return False
+    def test_noPort(self) -> None:
+        """
+        A connection of a port that this listener lacks is closed: the predecessor
+        offers none.
+        """
+        self.join()
+        client, sock = connection(self)
+        self.offer(2, sock)
+        sock.close()
+        self.assertEqual(self.accepted, [])
+        client.settimeout(10)
+        self.assertEqual(client.recv(1), b"")
+        self.assertEqual(self.receiver.count, 0)
 
-        await eventually(closed)
+    def test_clientLeft(self) -> None:
+        """
+        If the client has left meanwhile, its address is not known.
+        """
+        self.join()
+        client, sock = connection(self)
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0" + bytes(4))
+        client.close()
+        self.offer(0, sock)
+        ((_, (_, address), _),) = self.accepted
+        self.assertIsNone(address)
+
+    def test_sharedSocket(self) -> None:
+        """
+        A shared socket came with the manifest, so a second copy is closed.
+        """
+        self.join()
+        sock = listening(self)
+        self.say(Listener(3, _kernel.cookie(sock)), sockets=[sock])
         self.assertEqual(self.accepted, [])
 
-    async def test_clientGone(self) -> None:
+    def test_done(self) -> None:
         """
-        Its client may have left.
+        BYE means that all is handed over.
         """
-        self.begin()
-        client, sock = tcpPair()
-        client.setsockopt(
-            socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0" + b"\0\0\0\0"
+        self.join()
+        self.offer(0, connection(self)[1])
+        self.say(Bye("all is handed over"))
+        self.predecessor.read()
+        self.predecessor.socket.close()
+        self.turn()
+        self.assertIs(self.receiver.receives, False)
+        self.assertEqual(
+            texts(self.logged, "info"),
+            [
+                "the listener before this one, process 4711, has handed over 1"
+                " connections that waited, and ends"
+            ],
         )
-        client.close()
-        await aMoment()
-        with sock:
-            offer = encodeFrame(Offer(1, 2, _kernel.cookie(sock)))
-            _kernel.send(self.channel, offer, [sock.fileno()])
-        await eventually(lambda: self.accepted)
-        self.assertIsNone(self.accepted[0][1][0][1])
+        self.assertEqual(texts(self.logged, "error"), [])
 
-    async def test_sharedSocket(self) -> None:
+    def test_predecessorDies(self) -> None:
         """
-        A shared socket is closed: it came with the manifest.
+        If the predecessor ends without BYE, something may be lost.
         """
-        self.begin()
-        with socket.create_server(("127.0.0.1", 0)) as sock:
-            frame = encodeFrame(frames.Listener(3, _kernel.cookie(sock)))
-            _kernel.send(self.channel, frame, [sock.fileno()])
-            await aMoment()
-        self.assertTrue(self.receiver.receives)
+        self.join()
+        self.predecessor.read()
+        self.predecessor.socket.close()
+        self.turn()
+        self.assertIs(self.receiver.receives, False)
+        (error,) = texts(self.logged, "error")
+        self.assertIn("process 4711, has ended early", error)
+        self.assertIn("; 0 connections came", error)
 
-    async def test_done(self) -> None:
+    def test_predecessorHangs(self) -> None:
         """
-        BYE ends it.
+        The predecessor may stand still for as long as it likes.
         """
-        self.begin()
-        await self.heard(WorkerHello)
-        self.channel.send(encodeFrame(Bye("all is handed over")))
-        self.channel.close()
-        await eventually(lambda: not self.receiver.receives)
+        self.clock.advance(3 * HELLO_SECONDS)
+        self.assertIs(self.receiver.receives, True)
+        self.join()
+        self.offer(0, connection(self)[1])
+        self.assertEqual(self.receiver.count, 1)
 
-    async def test_dies(self) -> None:
+    def test_silentEvents(self) -> None:
         """
-        So does the end of the predecessor.
+        The other events of a worker mean nothing here.
         """
-        self.begin()
-        await self.heard(WorkerHello)
-        self.channel.close()
-        await eventually(lambda: not self.receiver.receives)
+        channel: Any = object()
+        self.receiver.withdrawn(channel, 1)
+        self.receiver.drained(channel)
+        self.receiver.leaveRequested(channel)
+        self.assertEqual(self.accepted, [])
+        self.assertIs(self.receiver.receives, True)
 
-    async def test_stop(self) -> None:
+    def test_stop(self) -> None:
         """
-        A listener that is told to stop says so.
+        If this listener is told to stop, the predecessor hears so.
         """
-        self.begin()
         self.receiver.stop()
-        self.assertEqual(self.link.recv(99), encode(Stopping()))
+        self.assertEqual(decode(self.link.recv(1000).strip()), Stopping())
 
-    async def test_close(self) -> None:
+    def test_close(self) -> None:
         """
-        When the listener ends, the predecessor sees the end of the link.
+        If this listener ends, the predecessor finds out by the ends of both.
         """
-        self.begin()
-        await self.heard(WorkerHello)
         self.receiver.close()
         self.receiver.close()
         self.receiver.stop()
-        self.link.setblocking(False)
+        self.assertEqual(self.link.recv(1), b"")
+        self.assertEqual(self.clock.readers, [])
+        self.clock.advance(0)
+        self.assertTrue(self.predecessor.hasEnded())
+        self.assertIs(self.receiver.receives, False)
+        self.assertEqual(texts(self.logged, "error"), [])
 
-        def ended() -> bool:
-            try:
-                return self.link.recv(99) == b""
-            except BlockingIOError:
-                return False
-
-        await eventually(ended)
-
-
-class SuccessorsTests(TestCase):
-    """
-    Tests for L{Successors}.
-    """
-
-    async def setUp(self) -> None:
-        await inReactor(self)
-        ours, self.supervisor = socket.socketpair()
-        self.served: list[socket.socket] = []
-        self.fails = False
-        Successors(self.serve).listen(reactor, ours)
-        self.addCleanup(self.end)
-
-    def serve(self, sock: socket.socket, ended: Callable[[], Any]) -> None:
+    def test_closeUnbegun(self) -> None:
         """
-        Note a connection.
+        A receiver that has not begun closes what it has.
         """
-        if self.fails:
-            sock.close()
-            raise OSError(24, "no descriptors")
-        ended()
-        self.served.append(sock)
-
-    async def end(self) -> None:
-        """
-        Close everything.
-        """
-        self.supervisor.close()
-        for each in self.served:
-            each.close()
-        await aMoment()
-
-    async def test_connections(self) -> None:
-        """
-        Each connection is served.
-        """
-        for count in (1, 2):
-            one, other = socket.socketpair()
-            with one, other:
-                socket.send_fds(self.supervisor, [b"\n"], [other.fileno()])
-                await eventually(lambda: len(self.served) == count)  # noqa: B023
-
-    async def test_noSocket(self) -> None:
-        """
-        What is no socket is closed.
-        """
-        with open(os.devnull) as file:
-            socket.send_fds(self.supervisor, [b"\n"], [file.fileno()])
-        await aMoment()
-        self.assertEqual(self.served, [])
-
-    async def test_fails(self) -> None:
-        """
-        If a connection cannot be served, the next one may be.
-        """
-        self.fails = True
-        with socket.socket() as sock:
-            socket.send_fds(self.supervisor, [b"\n"], [sock.fileno()])
-            await aMoment()
-            self.fails = False
-            socket.send_fds(self.supervisor, [b"\n"], [sock.fileno()])
-            await eventually(lambda: self.served)
+        ends = [*pair(self), *pair(self)]
+        receiver = Receiver(
+            self.clock, Transfer(ends[0], ends[2], os.getpid()), (), self.take
+        )
+        self.assertIs(receiver.receives, False)
+        receiver.close()
+        self.assertEqual([ends[0].fileno(), ends[2].fileno()], [-1, -1])

@@ -4,9 +4,8 @@ Stateful tests of L{portlisten._policy.ledger}: the ledger alone, against a mode
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Collection, Iterable
-from dataclasses import asdict, astuple
+from dataclasses import astuple
 
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -31,7 +30,7 @@ from portlisten._policy.decisions import (
 )
 from portlisten._policy.inventory import Holdings, QueueSummary, Whereabouts
 from portlisten._policy.ledger import Ledger
-from tests.support.ledger_model import Connection, Side
+from tests.support.ledger_model import Connection, Side, checkEnds, checkSides
 from tests.support.machines import (
     CLAIM_TIMEOUT,
     HOLD,
@@ -850,15 +849,7 @@ class LedgerMachine(RuleBasedStateMachine):
         """
         The log gets each connection that was lost, once.
         """
-        listed = Counter(end.counter for end in self.ledger.ends)
-        kept = listed.pop("leftWithWorker", 0)
-        counters = asdict(self.ledger.counters)
-        lost = [*("lostInService", "unusable", "timedOut", "silentTooLong")]
-        for name in [*lost, "goneBeforeAdoption", "stopped"]:
-            assert listed[name] == counters[name], name
-        assert kept <= counters["leftWithWorker"]
-        orders = [end.entry.order for end in self.ledger.ends]
-        assert len(set(orders)) == len(orders)
+        checkEnds(self.ledger)
 
     @invariant()
     def theBookIsRight(self) -> None:
@@ -876,17 +867,11 @@ class LedgerMachine(RuleBasedStateMachine):
         assert ledger.timed == bool(
             ledger.held or any(side.resume > self.now for side in self.sides)
         )
+        takers = [side for side in self.sides if side.open]
         assert ledger.hasTakers == any(
-            side.open and side.wants(each.name)
-            for side in self.sides
-            for each in self.waiting
+            side.wants(each.name) for side in takers for each in self.waiting
         )
-        for side in self.sides:
-            assert ledger.outstanding(side) == side.outstanding
-            assert ledger.copiesOf(side) == side.copies
-        for side in self.departed:
-            assert ledger.outstanding(side) == 0
-            assert ledger.copiesOf(side) == side.copies
+        checkSides(ledger, self.sides, self.departed)
 
     @invariant()
     def theLimitsHold(self) -> None:
