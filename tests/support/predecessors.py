@@ -25,6 +25,7 @@ from portlisten._control.messages import (
     parseRequest,
 )
 from portlisten._handover.messages import Commit, Message, decode, encode
+from portlisten._listener import successor
 from portlisten._wire.codec import FROM_WORKER
 from tests.support.channels import PATIENCE, Peer
 from tests.support.descriptors import watchDescriptors
@@ -155,6 +156,8 @@ class TakingOverTestCase(SynchronousTestCase):
         self.addCleanup(rmtree, self.folder)
         self.path = f"{self.folder}/s"
         self.predecessor: Any = None
+        # Nobody says HELLO here.
+        self.patch(successor, "HELLO_SECONDS", 0.001)
 
     def live(self, *ports: socket.socket, **others: Any) -> Predecessor:
         """

@@ -1,6 +1,6 @@
 """
-Tests for how L{portlisten._listener.own_sockets} takes over from another listener, which
-is spoken by hand in a thread.
+Tests for how L{portlisten._listener.own_sockets} takes over from another listener,
+which is spoken by hand in a thread.
 """
 
 from __future__ import annotations
