@@ -30,6 +30,7 @@ from portlisten._kernel.peers import (
     credentials,
     hasEnded,
     hungUp,
+    lives,
     peerProcess,
     processEnded,
 )
@@ -105,6 +106,7 @@ __all__ = [
     "gainNoPrivileges",
     "hasCapabilities",
     "hasEnded",
+    "lives",
     "hungUp",
     "identify",
     "isAtPath",

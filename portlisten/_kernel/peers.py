@@ -120,6 +120,23 @@ def peerProcess(sock: socket.SocketType, pid: int) -> int | None:
         return None
 
 
+def lives(pid: int) -> bool:
+    """
+    Whether a process runs.  One that has ended does not, even if nobody has waited for
+    it yet.  L{os.kill} takes such a process for alive.
+    """
+    try:
+        process = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return os.path.exists(f"/proc/{pid}")  # before Linux 5.3
+    try:
+        return not hasEnded(process)
+    finally:
+        os.close(process)
+
+
 def hasEnded(pidfd: int) -> bool:
     """
     Whether a process has ended.  If so, all its descriptors are closed.

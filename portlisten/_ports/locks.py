@@ -13,6 +13,8 @@ from typing import Any
 
 from twisted.python.lockfile import FilesystemLock
 
+from portlisten import _kernel
+
 
 def lock(path: str) -> Callable[[], None]:
     """
@@ -21,17 +23,15 @@ def lock(path: str) -> Callable[[], None]:
     @return: unlocks it.
     @raise ValueError: if another process has the lock.
     """
+    _dropStale(path)
     made: Any = FilesystemLock(_nameOf(path))
     if not made.lock():
         raise ValueError(
             f"Cannot acquire lock {made.name}: a process that lives has it"
         )
     if not made.clean:
-        try:
-            if stat.S_ISSOCK(os.lstat(path).st_mode):
-                os.remove(path)
-        except OSError:
-            pass  # bind(2) fails then, and its error says why
+        with suppress(OSError):  # bind(2) fails then, and its error says why
+            _removeSocket(path)
 
     def unlock() -> None:
         try:
@@ -40,6 +40,26 @@ def lock(path: str) -> Callable[[], None]:
             pass  # without its privileges, the process may not be allowed to
 
     return unlock
+
+
+def _dropStale(path: str) -> None:
+    """
+    Remove the lock of a process that has ended and that nobody has waited for yet, such
+    as a listener that was just killed.  Twisted takes it for alive.
+    """
+    owner = _owner(_nameOf(path))
+    if owner.isdecimal() and not _kernel.lives(int(owner)):
+        with suppress(OSError):
+            os.remove(_nameOf(path))
+            _removeSocket(path)
+
+
+def _removeSocket(path: str) -> None:
+    """
+    @raise OSError: if that is impossible.
+    """
+    if stat.S_ISSOCK(os.lstat(path).st_mode):
+        os.remove(path)
 
 
 def take(path: str) -> tuple[Callable[[], None], Callable[[], None]]:

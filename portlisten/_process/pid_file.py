@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import MutableMapping
-from contextlib import suppress
 from typing import Any
+
+from portlisten import _kernel
 
 
 class PidFile:
@@ -39,7 +40,7 @@ class PidFile:
         if not self._path:
             return
         pid = _read(self._path)
-        if pid is not None and not takesOver and _lives(pid):
+        if pid is not None and not takesOver and _kernel.lives(pid):
             raise OSError(
                 f"process {pid} has the pid file {self._path}: end it, or name another"
                 " file with --pidfile"
@@ -86,10 +87,3 @@ def _read(path: str) -> int | None:
             return int(file.read())
     except (OSError, ValueError):
         return None
-
-
-def _lives(pid: int) -> bool:
-    with suppress(ProcessLookupError, PermissionError):
-        os.kill(pid, 0)
-        return True
-    return os.path.exists(f"/proc/{pid}")
