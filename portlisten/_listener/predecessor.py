@@ -38,7 +38,8 @@ def connect(path: str, control: str | None, users: Collection[int]) -> Takeover 
     @return: L{None} if no listener lives there, or it stops.
     @raise CannotTakeOver: if it cannot be asked.
     """
-    if not successor.isServed(path) or successor.isStopping(path):
+    # One that is busy may take a while to say HELLO, and answers its control socket.
+    if not successor.isServed(path) or successor.isStopping(path, silent=False):
         return None
     where = controlPath(path, control)
     if not where:

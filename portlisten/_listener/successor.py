@@ -59,13 +59,16 @@ def _close(sock: socket.socket) -> None:
         sock.close()
 
 
-def isStopping(path: str) -> bool:
+def isStopping(path: str, silent: bool = True) -> bool:
     """
     Whether the listener at a path was told to stop, or has lost its supervisor.
 
     The process that called listen(2) may have ended for another reason: it was to take
     over from the listener, and failed.  Then the listener says after a while, too, that
     it does not stop.
+
+    @param silent: whether it counts as stopping if that process has ended, and the
+        listener says nothing.
     """
     end = time.monotonic() + HELLO_SECONDS
     while True:
@@ -81,7 +84,7 @@ def isStopping(path: str) -> bool:
             _close(sock)
         late = time.monotonic() >= end
         if stops or not ended or late:
-            return bool(stops) or (ended and stops is None)
+            return bool(stops) or (silent and ended and stops is None)
         select.poll().poll(CHECK_SECONDS * 1000)
 
 

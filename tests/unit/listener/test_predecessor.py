@@ -68,7 +68,7 @@ class ConnectTests(TakingOverTestCase):
         If the listener stops, it is not taken over.
         """
         self.live()
-        self.patch(successor, "isStopping", lambda path: True)
+        self.patch(successor, "isStopping", lambda path, silent: True)
         self.assertIsNone(self.connect())
 
     def test_noControl(self) -> None:

@@ -184,6 +184,8 @@ class StopsTests(SuccessorTestCase):
         self.patch(successor, "HELLO_SECONDS", 0.1)
         self.orphan()
         self.assertIs(successor.isStopping(self.path), True)
+        # To take over from it, one asks it.
+        self.assertIs(successor.isStopping(self.path, silent=False), False)
 
     def test_orphanLives(self) -> None:
         """
