@@ -492,9 +492,9 @@ def _explain(settings: PortSettings, error: Exception) -> str:
     number = getattr(error, "errno", None)
     if isinstance(error, CannotSet):
         return f"cannot listen on {settings}: {error.strerror}"
-    if number is None:
-        reason = firstLine(error)
-    elif isinstance(error, OSError) and number < 0:
+    if number is None or isinstance(error, locks.Locked):
+        return f"cannot listen on {settings}: {firstLine(error)}"
+    if isinstance(error, OSError) and number < 0:
         reason = str(error.strerror)  # its errno is getaddrinfo's
     else:
         reason = os.strerror(number)

@@ -5,6 +5,7 @@ number of the process that has it.
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Callable
@@ -16,19 +17,27 @@ from twisted.python.lockfile import FilesystemLock
 from portlisten import _kernel
 
 
+class Locked(ValueError):
+    """
+    Another process has the lock of a path.
+
+    @ivar errno: as if that process had the port.
+    """
+
+    errno = errno.EADDRINUSE
+
+
 def lock(path: str) -> Callable[[], None]:
     """
     Lock a path, and remove it if its last owner died.
 
     @return: unlocks it.
-    @raise ValueError: if another process has the lock.
+    @raise Locked: if another process has the lock.
     """
     _dropStale(path)
     made: Any = FilesystemLock(_nameOf(path))
     if not made.lock():
-        raise ValueError(
-            f"Cannot acquire lock {made.name}: a process that lives has it"
-        )
+        raise Locked(f"Cannot acquire lock {made.name}: a process that lives has it")
     if not made.clean:
         with suppress(OSError):  # bind(2) fails then, and its error says why
             _removeSocket(path)
