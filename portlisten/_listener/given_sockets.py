@@ -293,11 +293,16 @@ def receiveStart(link: socket.socket) -> tuple[StartMessage, GivenSockets]:
                 f" names {message.descriptors}"
             )
         count = len(descriptors) - len(message.links)
+        links = {}
+        for name, each in zip(message.links, descriptors[count:], strict=True):
+            try:
+                links[name] = sock = socket.socket(fileno=each)
+            except OSError as error:
+                raise ControlError(
+                    f"a descriptor leads to no socket: {error.strerror}"
+                ) from None
+            undo.callback(sock.detach)
         ports, channel = _sort(message, descriptors[:count])
-        links = {
-            name: socket.socket(fileno=each)
-            for name, each in zip(message.links, descriptors[count:], strict=True)
-        }
         undo.pop_all()
     link.setblocking(False)
     return message, GivenSockets(
