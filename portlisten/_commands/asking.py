@@ -11,6 +11,8 @@ import stat
 from contextlib import suppress
 from typing import NoReturn
 
+from twisted.python.usage import CompleteFiles, UsageError
+
 from portlisten._commands.options import CommandOptions
 from portlisten._commands.run_file import channelOf
 from portlisten._config.options import Settings
@@ -29,6 +31,12 @@ NOT_ASKED = 2
 
 #: Where control sockets are, usually.
 FOLDER = "/run/portlisten"
+
+#: What may be wrong if the supervisor of a file cannot be asked.
+PLACE_HINT = (
+    "if path or control of the file was changed since the start, change it back: they"
+    " cannot change while it runs"
+)
 
 
 class AskingOptions(CommandOptions):
@@ -94,6 +102,42 @@ class AskingOptions(CommandOptions):
         )
 
 
+class TargetOptions(AskingOptions):
+    """
+    The options of a command that asks one supervisor, which must be named.
+    """
+
+    arguments = [CompleteFiles(descr="FILE or PATH")]
+
+    synopsis = "[options] FILE|PATH"
+
+    def parseArgs(self, *args: str) -> None:
+        """
+        Take FILE or PATH.
+        """
+        self.checkOrder(args)
+        if len(args) != 1:
+            raise UsageError(f"expected FILE or PATH, got {len(args)} arguments")
+        (self["target"],) = args
+        self.checkPath(self["target"])
+
+    def connectOrHint(self, settings: TargetSettings) -> ControlClient:
+        """
+        Connect to the control socket that the arguments mean.  If a file says where it
+        is, an error says what may be wrong with that.
+
+        @return: the client, which the caller owns.
+        @raise ControlError: if that fails.
+        @raise CannotRun: if the file cannot be read.
+        """
+        try:
+            return self.connect(settings)
+        except ControlError as error:
+            if fileOf(settings.target or "") and settings.control is None:
+                raise ControlError(f"{error}\n{PLACE_HINT}") from None
+            raise
+
+
 def onlyChannel() -> str:
     """
     Find the only listener in L{FOLDER}.
@@ -121,3 +165,16 @@ def _controlSockets() -> list[str]:
             if stat.S_ISSOCK(os.stat(path).st_mode):
                 found.append(path)
     return found
+
+
+def fileOf(target: str) -> str:
+    """
+    Find the file that an argument means.
+
+    @return: its absolute path; empty if the argument is no regular file.
+    """
+    try:
+        isFile = stat.S_ISREG(os.stat(target).st_mode)
+    except (OSError, ValueError):
+        return ""
+    return os.path.abspath(target) if isFile else ""

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import NoReturn
 
 from portlisten._commands import obstacles
+from portlisten._commands.asking import PLACE_HINT
 from portlisten._commands.obstacles import groupName
 from portlisten._commands.options import FileOptions
 from portlisten._commands.run_file import load
@@ -42,12 +43,6 @@ EXAMPLE = """\
   count = 4
   user = "web"
 """
-
-#: What may be wrong if the supervisor of a file cannot be asked.
-PLACE_HINT = (
-    "if path or control of the file was changed since the start, change it back: they"
-    " cannot change while it runs"
-)
 
 
 class CheckOptions(FileOptions):

@@ -7,21 +7,16 @@ The supervisor compares the file with what runs, and does the work.
 
 from __future__ import annotations
 
-import os
-import stat
 import time
 
-from twisted.python.usage import CompleteFiles, UsageError
-
-from portlisten._commands.asking import AskingOptions
-from portlisten._commands.check import PLACE_HINT, askForPlan, check
+from portlisten._commands.asking import TargetOptions, fileOf
+from portlisten._commands.check import askForPlan, check
 from portlisten._commands.progress import Lines
 from portlisten._commands.restart import watch
 from portlisten._commands.restart_steps import isComplete, reloadFailure
 from portlisten._config.settings import ReloadSettings
 from portlisten._config.wrong_file import WrongFile
 from portlisten._control.client import ControlClient
-from portlisten._control.convert import ControlError
 from portlisten._control.messages import Reload
 from portlisten._control.words import duration
 
@@ -32,17 +27,13 @@ FAILED = 1
 NOTHING = "nothing changes"
 
 
-class ReloadOptions(AskingOptions):
+class ReloadOptions(TargetOptions):
     """
     The options of C{portlisten reload}.
     """
 
     settingsType = ReloadSettings
     command = "portlisten reload"
-
-    arguments = [CompleteFiles(descr="FILE or PATH")]
-
-    synopsis = "[options] FILE|PATH"
 
     longdesc = (
         "Lets a supervisor read its file again, and changes what runs to what the file"
@@ -86,16 +77,6 @@ Examples:
   portlisten reload --quiet /run/portlisten/web.sock && echo reloaded
 """
 
-    def parseArgs(self, *args: str) -> None:
-        """
-        Take FILE or PATH.
-        """
-        self.checkOrder(args)
-        if len(args) != 1:
-            raise UsageError(f"expected FILE or PATH, got {len(args)} arguments")
-        (self["target"],) = args
-        self.checkPath(self["target"])
-
     def work(self) -> int:
         """
         Start the reload, and watch it to its end.
@@ -109,13 +90,7 @@ Examples:
             except WrongFile as error:
                 self.complain("\n".join([*error.lines, NOTHING]))
                 return FAILED
-        try:
-            client = self.connect(settings)
-        except ControlError as error:
-            if file and settings.control is None:
-                raise ControlError(f"{error}\n{PLACE_HINT}") from None
-            raise
-        with client:
+        with self.connectOrHint(settings) as client:
             try:
                 return self._carryOut(client, settings, file)
             except KeyboardInterrupt:
@@ -144,16 +119,3 @@ Examples:
         seconds = duration(time.monotonic() - began, exact=True)
         lines.say(f"reloaded in {seconds}")
         return 0
-
-
-def fileOf(target: str) -> str:
-    """
-    Find the file that an argument means.
-
-    @return: its absolute path; empty if the argument is no regular file.
-    """
-    try:
-        isFile = stat.S_ISREG(os.stat(target).st_mode)
-    except (OSError, ValueError):
-        return ""
-    return os.path.abspath(target) if isFile else ""

@@ -9,9 +9,7 @@ import select
 import time
 from time import sleep
 
-from twisted.python.usage import CompleteFiles, UsageError
-
-from portlisten._commands.asking import TIME_OVER, AskingOptions
+from portlisten._commands.asking import TIME_OVER, TargetOptions
 from portlisten._config.settings import StopSettings
 from portlisten._control.client import ControlClient, UnknownCommand
 from portlisten._control.convert import ControlError
@@ -24,17 +22,13 @@ from portlisten._process.output import show
 INTERVAL_SECONDS = 0.1
 
 
-class StopOptions(AskingOptions):
+class StopOptions(TargetOptions):
     """
     The options of C{portlisten stop}.
     """
 
     settingsType = StopSettings
     command = "portlisten stop"
-
-    arguments = [CompleteFiles(descr="FILE or PATH")]
-
-    synopsis = "[options] FILE|PATH"
 
     longdesc = (
         "Stops a supervisor, with its listener and its workers, and waits until it has"
@@ -56,16 +50,6 @@ Examples:
   portlisten stop /etc/portlisten/web.toml
   portlisten stop --timeout 120 /run/portlisten/web.sock
 """
-
-    def parseArgs(self, *args: str) -> None:
-        """
-        Take FILE or PATH.
-        """
-        self.checkOrder(args)
-        if len(args) != 1:
-            raise UsageError(f"expected FILE or PATH, got {len(args)} arguments")
-        (self["target"],) = args
-        self.checkPath(self["target"])
 
     def work(self) -> int:
         """

@@ -6,17 +6,12 @@ from __future__ import annotations
 
 import time
 
-from twisted.python.usage import CompleteFiles, UsageError
-
-from portlisten._commands.asking import AskingOptions
-from portlisten._commands.check import PLACE_HINT
+from portlisten._commands.asking import TargetOptions
 from portlisten._commands.progress import Lines
-from portlisten._commands.reload import fileOf
 from portlisten._commands.restart import watch
 from portlisten._commands.restart_steps import isComplete
 from portlisten._config.settings import UpgradeSettings
 from portlisten._control.client import ControlClient
-from portlisten._control.convert import ControlError
 from portlisten._control.messages import ProgressAnswer, Upgrade
 from portlisten._control.words import duration
 
@@ -24,17 +19,13 @@ from portlisten._control.words import duration
 FAILED = 1
 
 
-class UpgradeOptions(AskingOptions):
+class UpgradeOptions(TargetOptions):
     """
     The options of C{portlisten upgrade}.
     """
 
     settingsType = UpgradeSettings
     command = "portlisten upgrade"
-
-    arguments = [CompleteFiles(descr="FILE or PATH")]
-
-    synopsis = "[options] FILE|PATH"
 
     longdesc = (
         "Lets a supervisor replace its listener while it serves. No client is refused"
@@ -61,28 +52,12 @@ Examples:
   portlisten upgrade --quiet /run/portlisten/web.sock
 """
 
-    def parseArgs(self, *args: str) -> None:
-        """
-        Take FILE or PATH.
-        """
-        self.checkOrder(args)
-        if len(args) != 1:
-            raise UsageError(f"expected FILE or PATH, got {len(args)} arguments")
-        (self["target"],) = args
-        self.checkPath(self["target"])
-
     def work(self) -> int:
         """
         Ask for the replacement, and watch it to its end.
         """
         settings = UpgradeSettings(target=self["target"], **self.given())
-        try:
-            client = self.connect(settings)
-        except ControlError as error:
-            if fileOf(settings.target or "") and settings.control is None:
-                raise ControlError(f"{error}\n{PLACE_HINT}") from None
-            raise
-        with client:
+        with self.connectOrHint(settings) as client:
             try:
                 return self._carryOut(client, settings)
             except KeyboardInterrupt:
