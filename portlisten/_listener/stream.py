@@ -10,7 +10,7 @@ import socket
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
@@ -33,7 +33,6 @@ from portlisten._control.messages import (
 from portlisten._control.pausing import Pausing
 from portlisten._control.server import ControlServer, Handler
 from portlisten._handover.messages import Commit
-from portlisten._handover.receiver import Receiver
 from portlisten._handover.takeover import Transfer
 from portlisten._listener.access import accessFor
 from portlisten._listener.admission import Admission
@@ -55,6 +54,9 @@ from portlisten._ports.accepting import Accepted
 from portlisten._wire.codec import encode
 from portlisten._wire.frames import Given, ListenerHello, Serving
 from portlisten.errors import CannotBind
+
+if TYPE_CHECKING:
+    from portlisten._handover.receiver import Receiver
 
 
 @implementer(ISucceededWire)
@@ -268,6 +270,9 @@ class StreamWire:
         """
         See L{ISucceededWire}.
         """
+        # Few listeners need it.
+        from portlisten._handover.receiver import Receiver
+
         self._pausing.paused = commit.paused
         self._dispatcher.roster.inherit(commit.drained)
         self._receiver = Receiver(
