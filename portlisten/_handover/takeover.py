@@ -15,8 +15,6 @@ from collections.abc import Callable, Iterable
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 
-from twisted.logger import Logger
-
 from portlisten import _kernel
 from portlisten._control.convert import ControlError, Refusal, prepare
 from portlisten._control.messages import (
@@ -39,8 +37,6 @@ from portlisten._handover.messages import (
     encode,
 )
 from portlisten.errors import CannotTakeOver
-
-log = Logger()
 
 #: How long the predecessor may take for each answer, in seconds.
 ANSWER_SECONDS = 10.0

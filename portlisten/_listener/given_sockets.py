@@ -181,11 +181,7 @@ class GivenSockets:
         takeover = Takeover(link, "the listener before this one", signals.stopRequested)
         if not takeover.ask():
             return None
-        try:
-            return takeOver(takeover, ports)
-        except BaseException:
-            takeover.close()
-            raise
+        return takeOver(takeover, ports)
 
     def settle(self) -> None:
         """

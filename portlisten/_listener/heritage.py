@@ -208,11 +208,7 @@ class Heritage:
             return None
         # What no port has taken stays with the other listener, which drains it.
         self.kept.close()
-        try:
-            return predecessor.takeOver(takeover, ports)
-        except BaseException:
-            takeover.close()
-            raise
+        return predecessor.takeOver(takeover, ports)
 
     def settle(self) -> None:
         """

@@ -81,12 +81,32 @@ def takeOver(
     takeover: Takeover, ports: Sequence[BoundPort]
 ) -> tuple[Commit, Transfer] | None:
     """
-    Take over.
+    Take over.  Whatever comes of it, the L{Takeover} has nothing open then.
 
     @param ports: the ports of this process.
     @return: what the other listener says, and what goes on, which is the caller's.
-        L{None} if it is dead.  In both cases, the L{Takeover} has nothing open then.
-    @raise CannotTakeOver: if that is impossible.  The L{Takeover} stays open then.
+        L{None} if it is dead.
+    @raise CannotTakeOver: if that is impossible.
+    """
+    try:
+        commit = _commit(takeover, ports)
+        if commit is not None:
+            return commit, takeover.run()
+    except BaseException:
+        takeover.close()
+        raise
+    log.warn(
+        "{where} has ended meanwhile, so this one serves at once",
+        event="handover-unneeded",
+        where=takeover.where,
+    )
+    takeover.close()
+    return None
+
+
+def _commit(takeover: Takeover, ports: Sequence[BoundPort]) -> Commit | None:
+    """
+    @return: L{None} if the other listener is dead.
     """
     _, limit = resource.getrlimit(resource.RLIMIT_NOFILE)
     free = limit - _kernel.openDescriptors()
@@ -95,13 +115,4 @@ def takeOver(
             f"only {free} descriptors are left for this process (ulimit -n)"
         )
     cookies = [_kernel.cookie(each) for port in ports for each in port.sockets]
-    commit = takeover.commit(cookies, [port.name for port in ports])
-    if commit is None:
-        log.warn(
-            "{where} has ended meanwhile, so this one serves at once",
-            event="handover-unneeded",
-            where=takeover.where,
-        )
-        takeover.close()
-        return None
-    return commit, takeover.run()
+    return takeover.commit(cookies, [port.name for port in ports])

@@ -16,7 +16,6 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Protocol
 
 from twisted.internet.defer import Deferred
-from twisted.logger import Logger
 
 from portlisten._listener.interfaces import IChannel
 from portlisten._model import Kind
@@ -68,8 +67,6 @@ class Retirement:
     @ivar successor: the channel of the successor.
     """
 
-    log = Logger()
-
     def __init__(
         self,
         workers: Workers,
@@ -96,7 +93,6 @@ class Retirement:
         """
         Offer the successor what waits, from now on.
         """
-        self.successor = channel
         self._joined = True
         names = {port.name for port in event.ports if port.kind is Kind.CONNECTIONS}
         return self._ledger.addWorker(
