@@ -39,6 +39,7 @@ IPPROTO_MPTCP = 262
 MAXIMUM_PATH = 107
 
 _COOKIE = struct.Struct("=Q")
+_IS_INODE = 1 << 63
 _HANGUP = select.POLLHUP | select.POLLRDHUP
 _NO_LINGER = struct.pack("=ii", 0, 0)
 
@@ -76,12 +77,16 @@ def cookie(sock: socket.SocketType) -> int:
     net/core/sock_diag.c.  It is the same in each process that has a descriptor of the
     socket, and the kernel never uses it again.
 
+    For a socket of Multipath TCP it is C{st_ino} of fstat(2) with the highest bit set,
+    and C{SO_COOKIE} is not asked for.  A connection of Multipath TCP is a clone of the
+    listening socket, with its cookie, if anybody has asked for that before:
+    C{mptcp_sk_clone_init} in net/mptcp/protocol.c.  C{ss -M} asks.
+
     @raise OSError: C{ENOTSOCK} if the descriptor leads to no socket.
     """
-    try:
-        data = sock.getsockopt(SOL_SOCKET, SO_COOKIE, _COOKIE.size)
-    except OSError:
-        data = retry(sock.getsockopt, SOL_SOCKET, SO_COOKIE, _COOKIE.size)
+    if retry(sock.getsockopt, SOL_SOCKET, SO_PROTOCOL) == IPPROTO_MPTCP:
+        return _IS_INODE | os.fstat(sock.fileno()).st_ino
+    data = retry(sock.getsockopt, SOL_SOCKET, SO_COOKIE, _COOKIE.size)
     number: int = _COOKIE.unpack(data)[0]
     return number
 
