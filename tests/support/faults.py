@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import random
 import resource
+import time
 from pathlib import Path
 
 import pytest
@@ -87,7 +88,8 @@ class Clock:
 
 class NoDescriptors:
     """
-    As a context manager: a process that cannot open anything.
+    As a context manager: a process that cannot open anything.  It first waits until the
+    process has closed what it is about to close.
 
     @param pid: the process, which must be of this user.
     """
@@ -96,7 +98,10 @@ class NoDescriptors:
         self._pid = pid
 
     def __enter__(self) -> None:
-        used = {int(each.name) for each in Path(f"/proc/{self._pid}/fd").iterdir()}
+        used = self._used()
+        before: set[int] = set()
+        while used != before:
+            before, used = used, self._used()
         free = next(number for number in range(len(used) + 1) if number not in used)
         self._limits = resource.prlimit(self._pid, resource.RLIMIT_NOFILE)
         limits = (free, self._limits[1])
@@ -104,3 +109,7 @@ class NoDescriptors:
 
     def __exit__(self, *exc: object) -> None:
         resource.prlimit(self._pid, resource.RLIMIT_NOFILE, self._limits)
+
+    def _used(self) -> set[int]:
+        time.sleep(0.1)
+        return {int(each.name) for each in Path(f"/proc/{self._pid}/fd").iterdir()}
