@@ -65,7 +65,8 @@ class InsistTests(SynchronousTestCase):
         A cookie is asked for again if the kernel lacks memory.
         """
         sock = pair(self)[0]
-        answers: list[Any] = [OSError(errno.ENOMEM, "no memory"), None]
+        lacking = OSError(errno.ENOMEM, "no memory")
+        answers: list[Any] = [lacking, None, lacking, None]
 
         class Forgetful:
             def getsockopt(self, *args: int) -> Any:
@@ -76,3 +77,4 @@ class InsistTests(SynchronousTestCase):
 
         forgetful: Any = Forgetful()
         self.assertEqual(sockets.cookie(forgetful), sockets.cookie(sock))
+        self.assertEqual(answers, [])

@@ -24,6 +24,7 @@ from tests.support.sockets import (
     listening,
     pair,
     pipe,
+    speaksMultipath,
     stream,
 )
 
@@ -57,6 +58,26 @@ class CookieTests(SynchronousTestCase):
         """
         cookies = {sockets.cookie(sock) for sock in connection(self) + pair(self)}
         self.assertEqual(len(cookies), 4)
+
+    def test_multipath(self) -> None:
+        """
+        That holds for Multipath TCP too, whoever has asked for the listening socket's.
+        """
+        if not speaksMultipath():
+            raise SkipTest("this host has no Multipath TCP")
+        listener = listening(self, protocol=IPPROTO_MPTCP)
+        listener.getsockopt(socket.SOL_SOCKET, sockets.SO_COOKIE, 8)
+        found = {sockets.cookie(listener)}
+        for _ in range(2):
+            client = socket.socket(socket.AF_INET, socket.SOCK_STREAM, IPPROTO_MPTCP)
+            self.addCleanup(client.close)
+            client.connect(listener.getsockname())
+            accepted, _address = listener.accept()
+            self.addCleanup(accepted.close)
+            number = sockets.cookie(accepted)
+            self.assertEqual(number, sockets.cookie(duplicate(self, accepted)))
+            found.add(number)
+        self.assertEqual(len(found), 3)
 
     def test_noSocket(self) -> None:
         """
