@@ -102,6 +102,7 @@ EVENTS = {
     "drain-asked": "The listener asks this worker to drain.",
     "drain-ended": "This worker takes connections again.",
     "rejoin-asked": "The listener asks this worker to join again.",
+    "loads-not-shared": "This worker cannot tell others how many connections it has.",
     "adopting-paused": "This worker cannot adopt connections for now.",
     "adoption-failed": "This worker cannot use a connection that it got.",
     "protocol-failed": "The program of this worker failed with a connection.",

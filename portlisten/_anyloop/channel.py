@@ -53,6 +53,7 @@ from portlisten._wire.worker_events import (
     Joined,
     LeaveRequested,
     Left,
+    ShareLoads,
     UseSocket,
     Withdrawn,
 )
@@ -77,11 +78,20 @@ class ChannelUser(Protocol):
         @param descriptor: owned by the user of the channel from now on.
         """
 
-    def socketShared(self, cookie: int, descriptor: int) -> None:
+    def loadsShared(self, loads: ShareLoads[int]) -> None:
+        """
+        The worker may tell others how many connections it has, until the channel has
+        ended.  Only if the session knows of this.
+
+        @param loads: its descriptors are owned by the user of the channel from now on.
+        """
+
+    def socketShared(self, port: int, cookie: int, descriptor: int) -> None:
         """
         The worker may use a shared socket until it is withdrawn or the channel has
         ended.
 
+        @param port: the number of the port that the socket belongs to.
         @param cookie: C{SO_COOKIE} of the socket.
         @param descriptor: owned by the user of the channel from now on.
         """
@@ -168,6 +178,7 @@ class WorkerChannel:
             Close: self._closeDescriptor,
             Joined: self._onJoined,
             UseSocket: self._useSocket,
+            ShareLoads: self._shareLoads,
             Withdrawn: self._onWithdrawn,
             DrainConfirmed: self._onDrainConfirmed,
             LeaveRequested: self._onLeaveRequested,
@@ -424,6 +435,10 @@ class WorkerChannel:
         try:
             kind, cookie = _kernel.identify(descriptor, session.takes)
         except (OSError, WrongSocket) as error:
+            number = _kernel.memoryNumber(descriptor) if session.wantsMemories else None
+            if number is not None:
+                self._carryOut(session.memoryArrived(number, descriptor))
+                return
             self._logLimited(
                 log.warning,
                 "a descriptor came that cannot be used: {error}",
@@ -485,7 +500,14 @@ class WorkerChannel:
         if self._session.ended:
             os.close(event.token)
         else:
-            self._user.socketShared(event.cookie, event.token)
+            self._user.socketShared(event.port, event.cookie, event.token)
+
+    def _shareLoads(self, event: ShareLoads[int]) -> None:
+        if self._session.ended:
+            os.close(event.loads)
+            os.close(event.members)
+        else:
+            self._user.loadsShared(event)
 
     def _onWithdrawn(self, event: Withdrawn) -> None:
         self._user.withdrawn(event.cookie)

@@ -18,8 +18,10 @@ from portlisten._anyloop.clock import Clock
 from portlisten._anyloop.interfaces import Adopting
 from portlisten._anyloop.poller import READ, Poller
 from portlisten._model import Kind
+from portlisten._ports.turns import Board, Turns
 from portlisten._reactor.log_limit import LogLimit
 from portlisten._reactor.pause import Pause
+from portlisten._wire.worker_events import ShareLoads
 
 #: The most connections that a port accepts in one turn of the loop.
 BATCH_SIZE = 64
@@ -35,11 +37,21 @@ MAXIMUM_LAST = 65536
 class Port:
     """
     A shared socket, and whether it can be used.
+
+    @ivar turns: the worker's turns, if it leaves clients to others.
     """
 
     socket: socket.socket
     family: int
     usable: bool = True
+    turns: Turns | None = None
+
+    @property
+    def watched(self) -> bool:
+        """
+        Whether to look for clients.
+        """
+        return self.usable and not (self.turns is not None and self.turns.waiting)
 
 
 class SharedPorts:
@@ -51,8 +63,11 @@ class SharedPorts:
     @param retry: how long to wait before trying again if the process is out of
         descriptors or memory, in seconds.
     @param logLimited: limits the lines of the log.
+
+    @cvar balances: whether the ports have use for L{Board}.
     """
 
+    balances = True
     TAKES = frozenset([Kind.CONNECTIONS, Kind.LISTENER, Kind.GROUP])
 
     def __init__(
@@ -64,6 +79,7 @@ class SharedPorts:
         retry: float,
         logLimited: LogLimit,
     ) -> None:
+        self._clock = clock
         self._poller = poller
         self._adopter = adopter
         self._limit = limit
@@ -71,14 +87,49 @@ class SharedPorts:
         self._logLimited = logLimited
         self._pause = Pause(clock, self._resume)
         self._ports: dict[int, Port] = {}
+        self._board: Board | None = None
         self._watching = True
         most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         self._descriptorLimit = most - min(RESERVED_DESCRIPTORS, most // 4)
 
-    def open(self, cookie: int, descriptor: int) -> None:
+    def shareLoads(self, loads: ShareLoads[int]) -> None:
+        """
+        Tell the other workers of each port that is opened from now on how many
+        connections this worker has, and leave clients to those that have fewer.  If
+        that cannot be done, accept without it.
+
+        @param loads: its descriptors are owned by this object from now on.
+        """
+        self._closeBoard()
+        try:
+            self._board = Board(loads.slot, loads.ports, loads.loads, loads.members)
+        except (OSError, _kernel.WrongMemory) as error:
+            self._logLimited(
+                log.warning,
+                "this worker accepts whatever the others have: {error}",
+                event="loads-not-shared",
+                error=error,
+            )
+        self._tell()
+
+    def _closeBoard(self) -> None:
+        if self._board is not None:
+            self._board.close()
+            self._board = None
+
+    def _tell(self) -> None:
+        """
+        Tell the other workers how many connections this one has.
+        """
+        if self._board is not None:
+            accepts = self._watching and self._ports
+            self._board.write(len(self._adopter.connections) if accepts else None)
+
+    def open(self, number: int, cookie: int, descriptor: int) -> None:
         """
         Use a socket.
 
+        @param number: the number of the socket's port.
         @param cookie: C{SO_COOKIE} of the socket.
         @param descriptor: owned by this object from now on.
         """
@@ -86,7 +137,22 @@ class SharedPorts:
         family = _kernel.family(descriptor)
         sock = socket.socket(family, socket.SOCK_STREAM, 0, descriptor)
         self._ports[cookie] = port = Port(sock, family)
+        port.turns = self._turns(number, port)
         self._watch(port)
+        self._tell()
+
+    def _turns(self, number: int, port: Port) -> Turns | None:
+        fairness = None if self._board is None else self._board.fairness(number)
+        if self._board is None or fairness is None:
+            return None
+        return Turns(
+            self._clock,
+            port.socket,
+            self._board,
+            fairness,
+            lambda watched: self._watch(port),
+            lambda: self._ready(port),
+        )
 
     def close(self, cookie: int) -> None:
         """
@@ -94,6 +160,8 @@ class SharedPorts:
         """
         port = self._ports.pop(cookie, None)
         if port is not None:
+            if port.turns is not None:
+                port.turns.stop()
             self._poller.forget(port.socket.fileno())
             port.socket.close()
 
@@ -103,6 +171,7 @@ class SharedPorts:
         """
         for cookie in list(self._ports):
             self.close(cookie)
+        self._closeBoard()
         self._pause.cancel()
 
     def finish(self) -> None:
@@ -128,6 +197,7 @@ class SharedPorts:
             self._watching = should
             for port in self._ports.values():
                 self._watch(port)
+        self._tell()
 
     def _shouldWatch(self) -> bool:
         return not self._pause.active and self._room() > 0
@@ -138,7 +208,7 @@ class SharedPorts:
         return self._limit - len(self._adopter.connections)
 
     def _watch(self, port: Port) -> None:
-        watched = self._watching and port.usable
+        watched = self._watching and port.watched
         descriptor = port.socket.fileno()
         try:
             self._poller.watch(
@@ -148,7 +218,10 @@ class SharedPorts:
             self._pauseAll(str(error.strerror))
 
     def _ready(self, port: Port) -> None:
-        self._accept(port, min(BATCH_SIZE, self._room()))
+        most = min(BATCH_SIZE, self._room())
+        if port.turns is not None:
+            most = min(most, port.turns.next())
+        self._accept(port, most)
 
     def _accept(self, port: Port, most: int) -> int:
         """

@@ -35,6 +35,7 @@ from portlisten._reactor.deadline import Deadline
 from portlisten._reactor.log_limit import LogLimit
 from portlisten._reactor.pause import Pause
 from portlisten._wire.frames import MAXIMUM_WINDOW, Offer
+from portlisten._wire.worker_events import ShareLoads
 from portlisten._wire.worker_session import WorkerSession
 
 AdopterType = TypeVar("AdopterType", bound=Adopting)
@@ -224,12 +225,22 @@ class Worker(Generic[AdopterType]):
             ),
         )
 
-    def socketShared(self, cookie: int, descriptor: int) -> None:
+    def loadsShared(self, loads: ShareLoads[int]) -> None:
         """
         See L{portlisten._anyloop.channel.ChannelUser}.
         """
         if self.stage is Stage.SERVING and not self._link.away:
-            self._ownPorts.open(cookie, descriptor)
+            self._ownPorts.shareLoads(loads)
+        else:
+            os.close(loads.loads)
+            os.close(loads.members)
+
+    def socketShared(self, port: int, cookie: int, descriptor: int) -> None:
+        """
+        See L{portlisten._anyloop.channel.ChannelUser}.
+        """
+        if self.stage is Stage.SERVING and not self._link.away:
+            self._ownPorts.open(port, cookie, descriptor)
         else:
             os.close(descriptor)
 
@@ -368,6 +379,7 @@ class Worker(Generic[AdopterType]):
             label=self._label,
             first=self._first or None,
             leaves=True,
+            balances=self.portsType.balances,
             gives=self.adopter.gives,
             claimsAll=claimsAll,
         )

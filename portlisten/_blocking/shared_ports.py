@@ -20,6 +20,8 @@ class SharedPorts(shared_ports.SharedPorts):
         it.  Meanwhile the ports watch no more.
     """
 
+    balances = False
+
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
         self.ready = False

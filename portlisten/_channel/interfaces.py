@@ -12,6 +12,7 @@ from zope.interface import Attribute, Interface
 if TYPE_CHECKING:
     from portlisten._model import Port
     from portlisten._wire.frames import Offer
+    from portlisten._wire.worker_events import ShareLoads
 
 
 class IWorkerChannel(Interface):
@@ -92,6 +93,14 @@ class IAdopter(Interface):
         @param cookie: C{SO_COOKIE} of the socket.
         @param descriptor: owned by the adopter from now on.  The socket is of one of
             the kinds that the worker takes.
+        """
+
+    def loadsShared(channel: IWorkerChannel, loads: ShareLoads[int]) -> None:
+        """
+        The worker may tell others how many connections it has, until the channel has
+        ended.  Only for adopters whose channels were made with C{balances}.
+
+        @param loads: its descriptors are owned by the adopter from now on.
         """
 
     def withdrawn(channel: IWorkerChannel, cookie: int) -> None:

@@ -34,6 +34,7 @@ from portlisten._wire.worker_events import (
     Joined,
     LeaveRequested,
     Left,
+    ShareLoads,
     UseSocket,
     Withdrawn,
 )
@@ -55,6 +56,7 @@ class WorkerChannel(Channel):
     @param first: if the worker's clients speak first, how long the listener keeps a
         connection whose client is silent, in seconds, or L{None}.
     @param label: the worker's name for the operator, or nothing.
+    @param balances: whether the adopter takes C{loadsShared}.
     @param waitsOn: called each time that the listener's HELLO takes too long.  Says
         whether to wait for as long again.
     """
@@ -70,10 +72,18 @@ class WorkerChannel(Channel):
         limit: int | None = None,
         first: float | None = None,
         label: str = "",
+        balances: bool = False,
         waitsOn: Callable[[], bool] = lambda: False,
     ) -> None:
         session: WorkerSession[int] = WorkerSession(
-            window, names, takes, limit=limit, label=label, first=first, leaves=True
+            window,
+            names,
+            takes,
+            limit=limit,
+            label=label,
+            first=first,
+            leaves=True,
+            balances=balances,
         )
         super().__init__(reactor, session, timeout)
         self._session: WorkerSession[int] = session
@@ -87,6 +97,7 @@ class WorkerChannel(Channel):
             Close: self._closeDescriptor,
             Joined: self._onJoined,
             UseSocket: self._useSocket,
+            ShareLoads: self._shareLoads,
             Withdrawn: self._onWithdrawn,
             DrainConfirmed: self._onDrainConfirmed,
             LeaveRequested: self._onLeaveRequested,
@@ -181,6 +192,10 @@ class WorkerChannel(Channel):
         try:
             kind, cookie = _kernel.identify(descriptor, session.takes)
         except (OSError, WrongSocket) as error:
+            number = _kernel.memoryNumber(descriptor) if session.wantsMemories else None
+            if number is not None:
+                self._carryOut(session.memoryArrived(number, descriptor))
+                return
             self._logLimited(
                 self.log.warn,
                 "a descriptor came that cannot be used: {error}",
@@ -242,6 +257,13 @@ class WorkerChannel(Channel):
             os.close(event.token)
         else:
             self._adopter.socketShared(self, event.port, event.cookie, event.token)
+
+    def _shareLoads(self, event: ShareLoads[int]) -> None:
+        if self._session.ended:
+            os.close(event.loads)
+            os.close(event.members)
+        else:
+            self._adopter.loadsShared(self, event)
 
     def _onWithdrawn(self, event: Withdrawn) -> None:
         self._adopter.withdrawn(self, event.cookie)

@@ -20,7 +20,7 @@ from portlisten._config.wrong import Problem, key
 FIXED = frozenset(["path", "control", "mode", "group", "wire", "logFormat"])
 
 #: Options of a port that can be set on a socket that is bound.
-SETTABLE = frozenset(["nodelay", "keepalive", "defer"])
+SETTABLE = frozenset(["nodelay", "keepalive", "defer", "balance"])
 
 #: Settings of a group of workers that hold for processes that run already.
 TAKEN_OVER = ("grace", "stop", "ready", "failures", "maxMemory", "maxAge")
@@ -306,7 +306,11 @@ class _Comparison:
                 continue
             first, second = (_optionValue(option, value) for value in values)
             self._lines.append(f"port {wanted}: {name} {first} -> {second}")
-        return running.name != wanted.name or running.shared != wanted.shared
+        return (
+            running.name != wanted.name
+            or running.shared != wanted.shared
+            or old.balance != new.balance
+        )
 
     # The listener
 

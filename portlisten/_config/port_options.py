@@ -149,6 +149,7 @@ PORT_OPTIONS = {
         PortOption("mptcp", Flag(), unit="SocketProtocol=mptcp"),
         PortOption("freebind", Flag(), datagrams=True, unit="FreeBind="),
         PortOption("device", _Device(), datagrams=True, unit="BindToDevice="),
+        PortOption("balance", Flag()),
     )
 }
 
@@ -169,6 +170,8 @@ class PortOptions:
     @ivar freebind: whether the address may be bound that the host does not have (yet):
         C{IP_FREEBIND}, C{IPV6_FREEBIND}.
     @ivar device: the network device through which clients come: C{SO_BINDTODEVICE}.
+    @ivar balance: whether the workers of a shared port leave clients to those that have
+        fewer connections.
     """
 
     reuseport: int | None = None
@@ -178,6 +181,7 @@ class PortOptions:
     mptcp: bool | None = None
     freebind: bool | None = None
     device: str | None = None
+    balance: bool | None = None
 
     def __post_init__(self) -> None:
         """

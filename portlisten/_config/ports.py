@@ -102,8 +102,19 @@ class PortSettings:
         Check that a port of this kind can have an option.
         """
         name = option.name
-        if name == "reuseport" and not self.shared:
-            raise ValueError(f"{self.description!r}: reuseport is for --share")
+        if name in ("reuseport", "balance") and not self.shared:
+            raise ValueError(f"{self.description!r}: {name} is for --share")
+        if name == "balance":
+            if self.kind is PortKind.UDP:
+                raise ValueError(
+                    f"{self.description!r}: balance is for TCP and Unix ports only"
+                )
+            if self.options.balance and self.options.reuseport is not None:
+                raise ValueError(
+                    f"{self.description!r}: with reuseport, the kernel distributes the"
+                    " clients: leave balance out"
+                )
+            return
         if self.kind in (PortKind.NUMBER, PortKind.TCP):
             return
         if self.kind is PortKind.INHERITED and option.unit:

@@ -47,6 +47,8 @@ class GivenPort:
     @ivar sockets: how many sockets it has.
     @ivar kept: whether another process, such as systemd, keeps the sockets when the
         supervisor ends.
+    @ivar balanced: whether workers leave clients to those that have fewer connections,
+        if they accept on the port themselves.
     """
 
     name: str
@@ -54,6 +56,7 @@ class GivenPort:
     address: str
     sockets: int
     kept: bool = False
+    balanced: bool = True
 
 
 @dataclass(frozen=True)

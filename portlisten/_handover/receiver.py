@@ -6,6 +6,7 @@ is offered.
 
 from __future__ import annotations
 
+import os
 import socket
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -21,6 +22,7 @@ from portlisten._handover.takeover import Transfer
 from portlisten._model import Kind, Port
 from portlisten._ports.accepting import Accepted
 from portlisten._wire.frames import Offer
+from portlisten._wire.worker_events import ShareLoads
 
 #: The kinds of the predecessor's ports.  Connections come of one kind alone, but a
 #: worker that cannot take the others would be turned away.
@@ -146,6 +148,13 @@ class Receiver:
         See L{IAdopter}.  Shared sockets came with the manifest.
         """
         socket.SocketType(fileno=descriptor).close()
+
+    def loadsShared(self, channel: IWorkerChannel, loads: ShareLoads[int]) -> None:
+        """
+        See L{IAdopter}.  The channel does not balance.
+        """
+        os.close(loads.loads)
+        os.close(loads.members)
 
     def withdrawn(self, channel: IWorkerChannel, cookie: int) -> None:
         """

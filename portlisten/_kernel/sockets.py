@@ -43,8 +43,13 @@ _IS_INODE = 1 << 63
 _HANGUP = select.POLLHUP | select.POLLRDHUP
 _NO_LINGER = struct.pack("=ii", 0, 0)
 
-# linux/include/uapi/linux/tcp.h, struct tcp_info: tcpi_unacked and tcpi_sacked
+# linux/include/uapi/linux/tcp.h, struct tcp_info: tcpi_unacked and tcpi_sacked; and
+# tcpi_state and tcpi_unacked
 _ACCEPT_QUEUE = struct.Struct("=24xII")
+_STATE_AND_QUEUE = struct.Struct("=B23xI")
+
+# linux/include/net/tcp_states.h
+_TCP_LISTEN = 10
 
 #: Looking up a member is faster than making it from its number.
 _FAMILIES = {int(family): family for family in socket.AddressFamily}
@@ -267,6 +272,22 @@ def queued(sock: socket.socket) -> tuple[int, int] | None:
     except (OSError, struct.error):
         return None
     return count, most
+
+
+def listenQueue(sock: socket.socket) -> int | None:
+    """
+    How many connections wait to be accepted, as L{queued} says it.
+
+    @return: L{None} if the kernel does not tell, or the socket listens no more.
+    """
+    try:
+        info = sock.getsockopt(
+            socket.IPPROTO_TCP, socket.TCP_INFO, _STATE_AND_QUEUE.size
+        )
+        state, count = _STATE_AND_QUEUE.unpack(info)
+    except (OSError, struct.error):
+        return None
+    return count if state == _TCP_LISTEN else None
 
 
 def queuedBytes(sock: socket.SocketType, request: int) -> int:

@@ -143,6 +143,20 @@ class ListenerChannel(Channel):
             self._transport.sendFileDescriptor(sock.fileno())
             self._write(frames)
 
+    def shareLoads(
+        self,
+        slot: int,
+        ports: int,
+        loads: _kernel.SharedMemory,
+        members: _kernel.SharedMemory,
+    ) -> None:
+        self.flush()
+        frames = self._session.shareLoads(slot, ports, loads.number, members.number)
+        if frames:
+            self._transport.sendFileDescriptor(loads.descriptor)
+            self._transport.sendFileDescriptor(members.descriptor)
+            self._write(frames)
+
     def withdraw(self, sock: socket.socket) -> None:
         self._send(self._session.withdraw, _kernel.cookie(sock))
 

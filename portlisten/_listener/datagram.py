@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import errno
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from socket import socket
 from typing import Any
 
@@ -140,7 +140,10 @@ class DatagramWire:
         return 0.0
 
     def bind(
-        self, ports: Sequence[Port], shared: Mapping[int, Sequence[socket]]
+        self,
+        ports: Sequence[Port],
+        shared: Mapping[int, Sequence[socket]],
+        balanced: Collection[int] = (),
     ) -> None:
         """
         See L{IWire}.  This wire has no shared ports.

@@ -303,7 +303,7 @@ class Dispatcher:
 
     def _admit(self, channel: IChannel, event: Joined) -> None:
         ports = event.ports
-        if not self._sharing.addWorker(channel, ports):
+        if not self._sharing.addWorker(channel, ports, event.balances):
             self._logLimited(
                 self.log.warn,
                 "{channel} is turned away, and may try again: too many sockets are on"

@@ -409,4 +409,4 @@ def _port(place: int, port: GivenPort, sockets: list[socket.socket]) -> BoundPor
             f"the socket of port {place}, {port.address}, is bound to {bound.address}"
         )
     # The supervisor's own ports end with it.
-    return replace(bound, inherited=port.kept)
+    return replace(bound, inherited=port.kept, balanced=port.balanced)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from portlisten._handover.handover import Handed
     from portlisten._handover.messages import Commit
     from portlisten._handover.takeover import Transfer
+    from portlisten._kernel import SharedMemory
     from portlisten._model import Port
     from portlisten._ports.accepting import Accepted
     from portlisten._ports.binding import BoundPort
@@ -89,13 +90,19 @@ class IWire(Interface):
         @raise ToldToStop: if this process is told to stop meanwhile.
         """
 
-    def bind(ports: Sequence[Port], shared: Mapping[int, Sequence[socket]]) -> None:
+    def bind(
+        ports: Sequence[Port],
+        shared: Mapping[int, Sequence[socket]],
+        balanced: Collection[int] = (),
+    ) -> None:
         """
         Bind what the wire needs, before privileges are dropped.
 
         @param ports: the ports that the listener listens on.
         @param shared: the sockets of the shared ports, by the numbers of the ports.
             They stay the caller's.  The caller keeps them open until L{stop} is done.
+        @param balanced: the numbers of those whose workers leave clients to the workers
+            that have fewer connections.
         @raise CannotBind: if that is impossible.  Nothing stays bound then.
         @raise PathError: likewise, because of the path.
         @raise OSError: likewise.
@@ -235,6 +242,17 @@ class IChannel(Interface):
         Let the worker use a socket of a shared port.  The socket stays the caller's.
 
         @param port: the port's number.
+        """
+
+    def shareLoads(
+        slot: int, ports: int, loads: SharedMemory, members: SharedMemory
+    ) -> None:
+        """
+        Let the worker and others tell each other how many connections they have.  The
+        memory stays the caller's.
+
+        @param slot: the worker's place in it.
+        @param ports: one more than the largest number of a port in it.
         """
 
     def withdraw(sock: socket) -> None:

@@ -100,6 +100,11 @@ class ListenerService(CommandService):
                     for port, bound in zip(ports, self._bound, strict=True)
                     if port.kind is not Kind.CONNECTIONS
                 },
+                {
+                    port.number
+                    for port, bound in zip(ports, self._bound, strict=True)
+                    if port.kind is Kind.LISTENER and bound.balanced
+                },
             )
             undo.pop_all()
         # If privileges cannot be dropped, the service is never started.

@@ -15,7 +15,7 @@ time.
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
@@ -24,6 +24,7 @@ from twisted.logger import Logger
 from portlisten import _kernel
 from portlisten._control.status import PortStatus
 from portlisten._listener.interfaces import IChannel
+from portlisten._listener.loads import MEMORIES, Loads
 from portlisten._listener.orphans import Orphans
 from portlisten._listener.unserved import Queues
 from portlisten._model import Kind, Port
@@ -45,12 +46,14 @@ class _Unread:
     @ivar limited: whether the worker must read within the timeout.
     @ivar waited: for how long the worker has not read, at least, in seconds.  It
         begins below 0, since the first check may come at once.
+    @ivar memories: how many descriptors of memory the worker was sent.
     """
 
     sockets: list[socket.socket] = field(default_factory=list)
     later: dict[socket.socket, int] = field(default_factory=dict)
     limited: bool = False
     waited: float = -CHECK_SECONDS
+    memories: int = 0
 
 
 class Sharing:
@@ -62,7 +65,9 @@ class Sharing:
         caller's.  The caller keeps them open while the listener has workers.
     @param backlog: the length of their queues.
     @param timeout: how long a worker may take to read its shared sockets, in seconds.
-    @param budget: how many sockets may be on their way to workers.
+    @param budget: how many descriptors may be on their way to workers.
+    @param balanced: the numbers of the ports whose workers leave clients to those that
+        have fewer connections.
     """
 
     log = Logger()
@@ -75,6 +80,7 @@ class Sharing:
         backlog: int,
         timeout: float,
         budget: int,
+        balanced: Collection[int] = (),
     ) -> None:
         self._reactor = reactor
         self._ports = [port for port in ports if port.number in sockets]
@@ -85,6 +91,7 @@ class Sharing:
         self._assignment = Assignment(self._ports, sockets)
         self._queues = Queues(reactor, self._ports, sockets)
         self._orphans = Orphans(reactor)
+        self._loads = Loads(reactor, balanced)
         self._groupSockets = {
             sock
             for port in self._ports
@@ -125,10 +132,13 @@ class Sharing:
             bool(waiting and holders) and any(map(self._queues.unserved, sockets)),
         )
 
-    def addWorker(self, channel: IChannel, ports: Iterable[Port]) -> bool:
+    def addWorker(
+        self, channel: IChannel, ports: Iterable[Port], balances: bool = False
+    ) -> bool:
         """
         Share the sockets of these ports with a worker, as far as they are shared ports.
 
+        @param balances: whether the worker can leave clients to others.
         @return: whether this was possible.
         """
         wanted = list(ports)
@@ -136,12 +146,17 @@ class Sharing:
         if not shared:
             return True
         count = sum(len(self._sockets[port.number]) for port in shared)
-        onTheirWay = sum(len(each.sockets) for each in self._unread.values())
+        count += MEMORIES * balances
+        onTheirWay = sum(
+            len(each.sockets) + each.memories for each in self._unread.values()
+        )
         if onTheirWay and onTheirWay + count > self._budget:
             return False
         self._workers[channel] = len(shared) < len(wanted)
         self._orphans.joined(channel, shared)
-        self._unread[channel] = _Unread(limited=True)
+        self._unread[channel] = unread = _Unread(limited=True)
+        if balances and self._loads.join(channel, shared):
+            unread.memories = MEMORIES
         self._run(self._assignment.addWorker(channel, shared))
         self._schedule()
         return True
@@ -153,6 +168,7 @@ class Sharing:
         if channel in self._workers:
             del self._workers[channel]
             self._orphans.left(channel)
+            self._loads.leave(channel)
             self._unread.pop(channel, None)
             self._run(self._assignment.removeWorker(channel))
             self._repair()
@@ -197,6 +213,7 @@ class Sharing:
         """
         Stop checking the sockets.
         """
+        self._loads.close()
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -258,6 +275,7 @@ class Sharing:
         self._repair()
         self._queues.look(self._assignment.holders)
         self._orphans.check()
+        self._loads.check()
         self._schedule()
 
     def _repair(self) -> None:

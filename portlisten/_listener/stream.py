@@ -106,13 +106,17 @@ class StreamWire:
         return self._sockets.waitForPredecessor()
 
     def bind(
-        self, ports: Sequence[Port], shared: Mapping[int, Sequence[socket.socket]]
+        self,
+        ports: Sequence[Port],
+        shared: Mapping[int, Sequence[socket.socket]],
+        balanced: Collection[int] = (),
     ) -> None:
         """
         See L{IWire}.
         """
         self._hello = self._makeHello(ports)
         self._shared = shared
+        self._balanced = balanced
         self._path = self._sockets.bindChannel()
         self._refusesDescriptors = _kernel.refuseDescriptors(self._path.socket)
         self._sockets.bindControl()
@@ -172,6 +176,7 @@ class StreamWire:
             self._backlog,
             settings.claimTimeout,
             connections // 4,
+            self._balanced,
         )
         self._dispatcher = dispatcher = Dispatcher(
             self._reactor,

@@ -60,6 +60,7 @@ class BoundPort:
     kind: Kind = Kind.CONNECTIONS
     inherited: bool = False
     stored: bool = False
+    balanced: bool = True
     description: str = ""
     giveBack: Callable[[], None] = lambda: None
     takeBack: Callable[[], None] = lambda: None
@@ -131,6 +132,7 @@ def changed(port: BoundPort, settings: PortSettings) -> BoundPort:
         port,
         name=settings.name,
         kind=_kindOf(settings, port.sockets),
+        balanced=settings.options.balance is not False,
         description=settings.description,
     )
 
@@ -439,6 +441,7 @@ def _describe(
         settings.name,
         kind,
         inherited,
+        balanced=settings.options.balance is not False,
         description=settings.description,
     )
 

@@ -135,6 +135,7 @@ class ListenerLink(Protocol):
                     str(port.address),
                     len(port.sockets),
                     port.inherited,
+                    port.balanced,
                 )
                 for port in ports
             ),

@@ -22,7 +22,7 @@ from portlisten import _kernel
 from portlisten._config.compare import FilePort, Plan, filePorts
 from portlisten._config.file import RunSettings
 from portlisten._control.status import StepState
-from portlisten._model import Kind
+from portlisten._model import Kind, UnixAddress
 from portlisten._monitor.host import BoundPlace, MonitorHost, bindPlace
 from portlisten._monitor.place import parsePlace
 from portlisten._ports.binding import BoundPort, bind, changed
@@ -310,6 +310,8 @@ class PortChanges:
                 continue
             options = parse(str(each.wanted), backlog, each.wanted.shared).options
             for port in _find(running.ports, each.wanted):
+                if isinstance(port.address, UnixAddress):
+                    continue
                 for sock in port.sockets:
                     try:
                         setAnew(sock, options)

@@ -36,6 +36,7 @@ from portlisten._wire.frames import (
     MAXIMUM_LIMIT,
     MAXIMUM_PAYLOAD,
     MAXIMUM_REASON,
+    MAXIMUM_SLOTS,
     MAXIMUM_WINDOW,
     Bye,
     Claim,
@@ -48,6 +49,7 @@ from portlisten._wire.frames import (
     Leave,
     Listener,
     ListenerHello,
+    Loads,
     Offer,
     Refuse,
     Revoked,
@@ -82,6 +84,7 @@ _OFFER_FRAME = struct.Struct("!BBHIHHQ")
 _LISTENER = struct.Struct("!HHQ")
 _COOKIE = struct.Struct("!Q")
 _SERVING = struct.Struct("!I")
+_LOADS = struct.Struct("!HHIQQ")
 _REFUSE = struct.Struct("!HH")
 _INET = struct.Struct("!4sH")
 _INET6 = struct.Struct("!16sHI")
@@ -99,7 +102,7 @@ def portNames(names: Iterable[str]) -> tuple[str, ...]:
             1,
             distinct,
             limit=MAXIMUM_LIMIT,
-            frames=frozenset([Leave.TYPE, Given.TYPE]),
+            frames=frozenset([Leave.TYPE, Given.TYPE, Loads.TYPE]),
             label="x" * 63,
             first=MAXIMUM_FIRST,
         )
@@ -298,6 +301,19 @@ def _decodeServing(payload: bytes) -> Serving:
     return Serving(*_SERVING.unpack(payload))
 
 
+def _encodeLoads(frame: Loads) -> bytes:
+    return _LOADS.pack(frame.slot, 0, frame.ports, frame.loads, frame.members)
+
+
+def _decodeLoads(payload: bytes) -> Loads:
+    if len(payload) != _LOADS.size:
+        raise MalformedFrame(f"LOADS of {len(payload)} bytes")
+    slot, _, ports, loads, members = _LOADS.unpack(payload)
+    if slot >= MAXIMUM_SLOTS or not 1 <= ports <= 65536:
+        raise MalformedFrame(f"LOADS with slot {slot} and {ports} ports")
+    return Loads(slot, ports, loads, members)
+
+
 def _encodeIds(frame: Claim | Closed | ClientGone | Given) -> bytes:
     return struct.pack(f"!{len(frame.ids)}I", *frame.ids)
 
@@ -363,6 +379,7 @@ _encoders: dict[type[Frame], Callable[..., bytes]] = {
     Leave: _encodeEmpty,
     Serving: _encodeServing,
     Given: _encodeIds,
+    Loads: _encodeLoads,
 }
 
 Vocabulary: TypeAlias = "dict[int, Callable[[bytes], Frame]]"
@@ -376,6 +393,7 @@ FROM_LISTENER: Vocabulary = {
     Revoked.TYPE: _decodeEmpty(Revoked),
     Bye.TYPE: _decodeBye,
     Leave.TYPE: _decodeEmpty(Leave),
+    Loads.TYPE: _decodeLoads,
 }
 
 FROM_WORKER: Vocabulary = {

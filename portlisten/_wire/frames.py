@@ -118,6 +118,9 @@ class WorkerHello:
     first: int | None = None
 
 
+#: The most slots of L{Loads}.
+MAXIMUM_SLOTS = 1024
+
 #: The longest time that an L{Offer} can tell of, in hundredths of a second.
 LONGEST_WAIT = 0xFFFF
 
@@ -289,13 +292,33 @@ class Given:
     ids: tuple[int, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Loads:
+    """
+    Memory in which the workers that share ports tell each other how many connections
+    they have.  Two descriptors of it come as a L{Listener}'s does.  The layout is in
+    L{portlisten._policy.fairness}.
+
+    @ivar slot: the worker's place in it.
+    @ivar ports: one more than the largest number of a port in it.
+    @ivar loads: the inode of the memory that workers write.
+    @ivar members: the inode of the memory that the listener writes.
+    """
+
+    TYPE: ClassVar[int] = 17
+    slot: int
+    ports: int
+    loads: int
+    members: int
+
+
 #: The types of frames that a peer must have announced.
 ANNOUNCED = range(14, 46)
 
 Frame: TypeAlias = (
     "ListenerHello | WorkerHello | Offer | Listener | Withdraw | Claim | Refuse"
     " | Closed | ClientGone | Drain | Drained | Revoked | Bye"
-    " | Leave | Serving | Given"
+    " | Leave | Serving | Given | Loads"
 )
 
 MISSING_DESCRIPTOR = 1

@@ -36,7 +36,8 @@ is the next one.  Nothing is read in the state LEFT.::
 
 This table shows what the listener does in each state of C{ours}.  Each step of revoking
 leads to the next state.  Sharing stands for L{ListenerSession.shareSocket},
-L{ListenerSession.withdraw}, L{ListenerSession.leave} and L{ListenerSession.drained}.
+L{ListenerSession.shareLoads}, L{ListenerSession.withdraw}, L{ListenerSession.leave} and
+L{ListenerSession.drained}.
 After OPEN these say nothing.::
 
     ours      revoke    revocation  shut  bye    sharing
@@ -73,6 +74,7 @@ from portlisten._wire.frames import (
     Leave,
     Listener,
     ListenerHello,
+    Loads,
     Refuse,
     Revoked,
     Serving,
@@ -130,6 +132,7 @@ class Joined:
     @ivar label: what the worker says that the operator calls it; may be empty.
     @ivar leaves: whether the worker knows LEAVE.
     @ivar gives: whether the worker says GIVEN before others touch its connections.
+    @ivar balances: whether the worker knows LOADS.
     """
 
     window: int
@@ -139,6 +142,7 @@ class Joined:
     label: str = ""
     leaves: bool = False
     gives: bool = False
+    balances: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,6 +242,7 @@ class ListenerSession(Session):
                 frame.label,
                 self._knowsLeave,
                 Given.TYPE in frame.frames,
+                Loads.TYPE in frame.frames,
             )
         )
 
@@ -323,6 +328,15 @@ class ListenerSession(Session):
         @return: empty if C{ours} is past OPEN.
         """
         return self._encodeIfOpen(Listener(port, cookie))
+
+    def shareLoads(self, slot: int, ports: int, loads: int, members: int) -> bytes:
+        """
+        Let the worker and others tell each other how many connections they have.  See
+        L{Loads}.  The worker must know this frame.
+
+        @return: empty if C{ours} is past OPEN.
+        """
+        return self._encodeIfOpen(Loads(slot, ports, loads, members))
 
     def withdraw(self, cookie: int) -> bytes:
         """

@@ -75,6 +75,24 @@ class UseSocket(Generic[Token]):
 
 
 @dataclass(frozen=True, slots=True)
+class ShareLoads(Generic[Token]):
+    """
+    Tell the other workers how many connections this one has, by memory that all share,
+    until the channel has ended.
+
+    @ivar slot: this worker's place in it.
+    @ivar ports: one more than the largest number of a port in it.
+    @ivar loads: the token of the memory that workers write.
+    @ivar members: the token of the memory that the listener writes.
+    """
+
+    slot: int
+    ports: int
+    loads: Token
+    members: Token
+
+
+@dataclass(frozen=True, slots=True)
 class Withdrawn:
     """
     Stop using a shared socket.
@@ -122,6 +140,6 @@ class Left:
 
 
 Event: TypeAlias = (
-    "Joined | Adopt[Token] | Close[Token] | UseSocket[Token] | Withdrawn"
-    " | DrainConfirmed | LeaveRequested | ByeReceived | Broken | Left"
+    "Joined | Adopt[Token] | Close[Token] | UseSocket[Token] | ShareLoads[Token]"
+    " | Withdrawn | DrainConfirmed | LeaveRequested | ByeReceived | Broken | Left"
 )

@@ -32,11 +32,11 @@ The rules:
 This table shows what the listener may say in each state of C{theirs}.  A state in a
 cell is the next one.::
 
-    theirs    HELLO  OFFER    LISTENER  WITHDRAW  LEAVE  DRAINED  REVOKED  BYE
-    GREETING  OPEN   error    error     error     error  error    error    yes
-    OPEN      error  yes      yes       yes       yes    DRAINED  REVOKED  yes
-    DRAINED   error  yes      yes       yes       yes    yes      REVOKED  yes
-    REVOKED   error  refused  yes       yes       yes    yes      yes      yes
+    theirs    HELLO  OFFER    LISTENER  WITHDRAW  LOADS  LEAVE  DRAINED  REVOKED  BYE
+    GREETING  OPEN   error    error     error     error  error  error    error    yes
+    OPEN      error  yes      yes       yes       yes    yes    DRAINED  REVOKED  yes
+    DRAINED   error  yes      yes       yes       yes    yes    yes      REVOKED  yes
+    REVOKED   error  refused  yes       yes       yes    yes    yes      yes      yes
 
 Three cells allow more than the protocol: a listener must send DRAINED once, and no
 OFFER and no LISTENER after it.  The worker treats such frames as before DRAINED: if it
@@ -72,6 +72,7 @@ from portlisten._wire.frames import (
     Given,
     Leave,
     ListenerHello,
+    Loads,
     Offer,
     Serving,
     WorkerHello,
@@ -92,6 +93,7 @@ from portlisten._wire.worker_events import (
     Joined,
     LeaveRequested,
     Left,
+    ShareLoads,
     UseSocket,
     Withdrawn,
 )
@@ -99,6 +101,9 @@ from portlisten.errors import ProtocolError
 
 #: The most shared sockets that a worker holds before their frames come.
 MAXIMUM_SOCKETS = 1024
+
+#: The most memories that a worker holds before their frame comes.
+MAXIMUM_MEMORIES = 2
 
 
 class Theirs(Enum):
@@ -142,6 +147,7 @@ class WorkerSession(Session, Generic[Token]):
     @param first: if the worker's clients speak first, how long the listener keeps a
         connection whose client is silent, in seconds.  L{None} if they need not.
     @param leaves: whether the driver carries out L{LeaveRequested}.
+    @param balances: whether the driver carries out L{ShareLoads}.
     @param claimsAll: whether the session claims all offers as they come.  Otherwise
         each waits for L{claim}.
     @param gives: whether the driver gives each connection to another process, and
@@ -171,6 +177,7 @@ class WorkerSession(Session, Generic[Token]):
         label: str = "",
         first: float | None = None,
         leaves: bool = False,
+        balances: bool = False,
         claimsAll: bool = True,
         gives: bool = False,
     ) -> None:
@@ -184,17 +191,21 @@ class WorkerSession(Session, Generic[Token]):
             tuple(names),
             self.takes,
             limit,
-            frozenset([Leave.TYPE] * leaves + [Given.TYPE] * gives),
+            frozenset(
+                [Leave.TYPE] * leaves + [Given.TYPE] * gives + [Loads.TYPE] * balances
+            ),
             label,
             None if first is None else min(max(1, round(first * 1000)), MAXIMUM_FIRST),
         )
         self._claims: Claims[Token] = Claims(window, claimsAll)
         self._gives = gives
+        self._balances = balances
         self._knowsGiven = False
         self._reportsServing = False
         self._serving: int | None = None
         self.inService = 0
         self._sockets: dict[int, Token] = {}
+        self._memories: dict[int, Token] = {}
         self._reason: str | None = None
         self._byeReason = ""
         self.ours = Ours.OPEN
@@ -221,7 +232,7 @@ class WorkerSession(Session, Generic[Token]):
         """
         How many tokens this holds.
         """
-        return self._claims.pending + len(self._sockets)
+        return self._claims.pending + len(self._sockets) + len(self._memories)
 
     # What comes
 
@@ -246,6 +257,27 @@ class WorkerSession(Session, Generic[Token]):
         except ProtocolError as error:
             self._broken(str(error))
         return self._take() if self._events else []
+
+    @property
+    def wantsMemories(self) -> bool:
+        """
+        Whether the session takes memory.
+        """
+        return self._balances and self.wantsDescriptors
+
+    def memoryArrived(self, number: int, token: Token) -> list[Event[Token]]:
+        """
+        Hold a descriptor of memory that came in.
+
+        @param number: the number of its inode.
+        """
+        if not self.wantsMemories:
+            return [Close(token)]
+        self._close([self._memories.pop(number)] if number in self._memories else [])
+        self._memories[number] = token
+        if len(self._memories) > MAXIMUM_MEMORIES:
+            self._broken(f"more than {MAXIMUM_MEMORIES} memories without their frame")
+        return self._take()
 
     def _keepSocket(self, cookie: int, token: Token) -> None:
         """
@@ -287,6 +319,19 @@ class WorkerSession(Session, Generic[Token]):
         except KeyError:
             raise ProtocolError("a shared socket got lost on its way") from None
         self._events.append(UseSocket(frame.port, frame.cookie, token))
+
+    def _onLoads(self, frame: Loads) -> None:
+        if frame.loads == frame.members:
+            raise ProtocolError("LOADS has one memory twice")
+        found = [
+            self._memories.pop(number, None) for number in (frame.loads, frame.members)
+        ]
+        loads, members = found
+        if loads is None or members is None:
+            # The process had no free descriptor.  It serves without this.
+            self._close([token for token in found if token is not None])
+        else:
+            self._events.append(ShareLoads(frame.slot, frame.ports, loads, members))
 
     def _onWithdraw(self, frame: frames.Withdraw) -> None:
         self._events.append(Withdrawn(frame.cookie))
@@ -479,8 +524,9 @@ class WorkerSession(Session, Generic[Token]):
             self._events.extend(Adopt(offer, token) for offer, token in adopted)
         else:
             self._close(self._claims.channelEndedAfterRevoke())
-        self._close(list(self._sockets.values()))
+        self._close([*self._sockets.values(), *self._memories.values()])
         self._sockets.clear()
+        self._memories.clear()
         self._events.append(Left(self._reason))
         self.end()
         return self._take()
@@ -502,6 +548,7 @@ _OPEN: Row = {
     frames.Listener: Do(WorkerSession._onListener),
     frames.Withdraw: Do(WorkerSession._onWithdraw),
     Leave: Do(WorkerSession._onLeave),
+    Loads: Do(WorkerSession._onLoads),
     frames.Drained: Do(WorkerSession._onDrained, Theirs.DRAINED),
     frames.Revoked: Do(WorkerSession._onRevoked, Theirs.REVOKED),
     **_BYE,
@@ -514,6 +561,7 @@ WorkerSession.table = {
             frames.Listener,
             frames.Withdraw,
             Leave,
+            Loads,
             frames.Drained,
             frames.Revoked,
         ),

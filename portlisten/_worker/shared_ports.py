@@ -19,9 +19,11 @@ from twisted.logger import Logger
 
 from portlisten import _kernel
 from portlisten._model import Kind
+from portlisten._ports.turns import Board
 from portlisten._reactor.log_limit import logLimit
 from portlisten._reactor.monotonic import makePersistent
 from portlisten._reactor.pause import Pause
+from portlisten._wire.worker_events import ShareLoads
 from portlisten._worker.adoption import Adopter
 
 
@@ -35,9 +37,11 @@ class SharedPorts(ABC):
         descriptors or memory, in seconds.
 
     @cvar takes: the kinds of sockets that a worker with such ports takes.
+    @cvar balances: whether the ports have use for L{Board}.
     """
 
     takes: frozenset[Kind]
+    balances = False
     log = Logger()
 
     def __init__(self, reactor: Any, adopter: Adopter, retry: float) -> None:
@@ -46,21 +50,47 @@ class SharedPorts(ABC):
         self._retry = retry
         self._ports: dict[int, Any] = {}
         self._waiting: dict[int, tuple[int, Pause]] = {}
+        self._board: Board | None = None
 
-    def open(self, cookie: int, descriptor: int) -> None:
+    def shareLoads(self, loads: ShareLoads[int]) -> None:
+        """
+        Tell the other workers of each port that is opened from now on how many
+        connections this worker has, and leave clients to those that have fewer.  If
+        that cannot be done, accept without it.
+
+        @param loads: its descriptors are owned by this object from now on.
+        """
+        self._closeBoard()
+        try:
+            self._board = Board(loads.slot, loads.ports, loads.loads, loads.members)
+        except (OSError, _kernel.WrongMemory) as error:
+            logLimit(self._reactor)(
+                self.log.warn,
+                "this worker accepts whatever the others have: {error}",
+                event="loads-not-shared",
+                error=error,
+            )
+
+    def _closeBoard(self) -> None:
+        if self._board is not None:
+            self._board.close()
+            self._board = None
+
+    def open(self, number: int, cookie: int, descriptor: int) -> None:
         """
         Use a socket.
 
+        @param number: the number of the socket's port.
         @param cookie: C{SO_COOKIE} of the socket.
         @param descriptor: owned by this object from now on.
         """
         self.close(cookie)
         try:
             # Opening needs a second descriptor for a moment.
-            port = self._adopter.spare.use(partial(self._open, descriptor))
+            port = self._adopter.spare.use(partial(self._open, number, descriptor))
             self._ports[cookie] = port
         except OSError as error:
-            self._openLater(cookie, descriptor, error)
+            self._openLater(number, cookie, descriptor, error)
             return
         except Exception:
             self.log.failure(
@@ -81,11 +111,14 @@ class SharedPorts(ABC):
         """
         port = self._ports.pop(cookie, None)
         if port is not None:
-            port.stopListening()
+            self._stop(port)
         if cookie in self._waiting:
             descriptor, pause = self._waiting.pop(cookie)
             pause.cancel()
             os.close(descriptor)
+
+    def _stop(self, port: Any) -> None:
+        port.stopListening()
 
     def closeAll(self) -> None:
         """
@@ -93,6 +126,7 @@ class SharedPorts(ABC):
         """
         for cookie in [*self._ports, *self._waiting]:
             self.close(cookie)
+        self._closeBoard()
 
     def finish(self) -> None:
         """
@@ -108,7 +142,9 @@ class SharedPorts(ABC):
         Accept the connections that wait in the backlog of a port.
         """
 
-    def _openLater(self, cookie: int, descriptor: int, error: OSError) -> None:
+    def _openLater(
+        self, number: int, cookie: int, descriptor: int, error: OSError
+    ) -> None:
         logLimit(self._reactor)(
             self.log.error,
             "a shared socket cannot be used yet: {error}; trying again in {retry:g} s",
@@ -119,17 +155,18 @@ class SharedPorts(ABC):
 
         def again() -> None:
             del self._waiting[cookie]
-            self.open(cookie, descriptor)
+            self.open(number, cookie, descriptor)
 
         pause = Pause(self._reactor, again)
         pause.begin(self._retry)
         self._waiting[cookie] = (descriptor, pause)
 
     @abstractmethod
-    def _open(self, descriptor: int) -> Any:
+    def _open(self, number: int, descriptor: int) -> Any:
         """
         Make a port that uses a socket.  Leaves the descriptor open.
 
+        @param number: the port's number.
         @return: the port, which has C{stopListening}.
         @raise OSError: if that fails for now.
         """
@@ -157,7 +194,7 @@ class DatagramPorts(SharedPorts):
         self._makeProtocol = makeProtocol
         self._maxPacketSize = maxPacketSize
 
-    def _open(self, descriptor: int) -> Any:
+    def _open(self, number: int, descriptor: int) -> Any:
         protocol = self._makeProtocol()
         try:
             port = self._reactor.adoptDatagramPort(

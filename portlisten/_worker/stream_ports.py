@@ -19,15 +19,13 @@ from twisted.python import reflect
 from portlisten import _kernel
 from portlisten._model import Kind, socketName
 from portlisten._ports.accepting import BATCH_SIZE, Accepted, Acceptor
+from portlisten._ports.turns import Turns
 from portlisten._reactor.log_limit import logLimit
 from portlisten._reactor.monotonic import makePersistent
 from portlisten._reactor.pause import Pause
+from portlisten._wire.worker_events import ShareLoads
 from portlisten._worker.adoption import AdoptedConnection, Adopter, logPrefix
-from portlisten._worker.shared_ports import (
-    SharedPorts,
-    beforeReading,
-    makeNonBlocking,
-)
+from portlisten._worker.shared_ports import SharedPorts, makeNonBlocking
 
 #: How many descriptors the ports leave free for the rest of the process.  If a Twisted
 #: port is out of descriptors, it accepts connections in order to close them.  This
@@ -52,6 +50,7 @@ class StreamPorts(SharedPorts):
     """
 
     takes = frozenset([Kind.CONNECTIONS, Kind.LISTENER, Kind.GROUP])
+    balances = True
 
     def __init__(self, reactor: Any, adopter: Adopter, retry: float) -> None:
         super().__init__(reactor, adopter, retry)
@@ -59,30 +58,88 @@ class StreamPorts(SharedPorts):
         self._pause = Pause(reactor, self._resume)
         self._reading = True
         self._finishing = False
+        self._turns: dict[Any, Turns] = {}
         self._descriptorLimit = 0
         self.accepted = 0
         self.acceptsPerTurn = 1
-        if adopter.limit is not None:
-            adopter.watch(self._adjustReading)
+        adopter.watch(self._loadChanged)
 
-    def _open(self, descriptor: int) -> Any:
+    def shareLoads(self, loads: ShareLoads[int]) -> None:
+        """
+        See L{SharedPorts.shareLoads}.
+        """
+        super().shareLoads(loads)
+        self._tell()
+
+    def _loadChanged(self) -> None:
+        if self._adopter.limit is not None:
+            self._adjustReading()
+        self._tell()
+
+    def _tell(self) -> None:
+        """
+        Tell the other workers how many connections this one has.
+        """
+        if self._board is not None:
+            accepts = self._reading and self._ports
+            self._board.write(self._adopter.count if accepts else None)
+
+    def _open(self, number: int, descriptor: int) -> Any:
         family = _kernel.family(descriptor)
         if family == socket.AF_UNIX:
-            return _UNIXPort(
+            port = _UNIXPort(
                 self._reactor, self._adopter, self._retry, descriptor, self._room
             )
+            port.turns = self._takeTurns(number, port, port.socket, port.doRead)
+            return port
         factory = _PortFactory(self, self._adopter)
         port = self._reactor.adoptStreamPort(descriptor, family, factory)
         makePersistent(port, self._reactor)
         port.socket = _AcceptGuard(port.socket, self._exhausted, self._room)
         port.logPrefix = partial(reflect.qual, type(self._adopter.factory))
-        beforeReading(port, partial(self._prepare, port))
+        read = port.doRead
+        port.doRead = partial(self._read, port, read)
+        self._takeTurns(number, port, port.socket, port.doRead)
         return port
 
-    def _prepare(self, port: Any) -> None:
-        # Twisted's port raises this number while many clients wait.
-        port.numberAccepts = min(port.numberAccepts, self.acceptsPerTurn)
+    def _takeTurns(
+        self, number: int, port: Any, sock: Any, read: Callable[[], object]
+    ) -> Turns | None:
+        """
+        Let the worker leave clients of a port to others, if the listener wants that.
+        """
+        fairness = None if self._board is None else self._board.fairness(number)
+        if self._board is None or fairness is None:
+            return None
+        watch = partial(self._watch, port)
+        turns = Turns(self._reactor, sock, self._board, fairness, watch, read)
+        self._turns[port] = turns
+        return turns
+
+    def _watch(self, port: Any, watched: bool) -> None:
+        if not watched:
+            port.stopReading()
+        elif self._reading:
+            port.startReading()
+
+    def _read(self, port: Any, read: Callable[[], object]) -> None:
+        turns = self._turns.get(port)
+        if turns is None or self._finishing:
+            # Twisted's port raises this number while many clients wait.
+            port.numberAccepts = min(port.numberAccepts, self.acceptsPerTurn)
+        else:
+            most = turns.next()
+            if not most:
+                return
+            port.numberAccepts = min(most, self.acceptsPerTurn)
         makeNonBlocking(port)
+        read()
+
+    def _stop(self, port: Any) -> None:
+        turns = self._turns.pop(port, None)
+        if turns is not None:
+            turns.stop()
+        super()._stop(port)
 
     def _opened(self) -> None:
         limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -93,6 +150,7 @@ class StreamPorts(SharedPorts):
         if not self._reading:
             for port in self._ports.values():
                 port.stopReading()
+        self._tell()
 
     def _room(self) -> int:
         """
@@ -173,6 +231,7 @@ class StreamPorts(SharedPorts):
                 port.startReading()
             else:
                 port.stopReading()
+        self._tell()
 
 
 class _AcceptGuard:
@@ -276,6 +335,9 @@ class _UNIXPort:
     @param descriptor: the socket's descriptor.  Leaves it open.
     @param room: returns how many more connections the worker wants.
     @raise OSError: if the process has no free descriptor.
+
+    @ivar socket: the same socket; it stays this object's.
+    @ivar turns: the worker's turns, if it leaves clients to others.
     """
 
     def __init__(
@@ -287,18 +349,34 @@ class _UNIXPort:
         room: Callable[[], int],
     ) -> None:
         self._adopter = adopter
-        sock = socket.socket(fileno=os.dup(descriptor))
+        self._most = BATCH_SIZE
+        self.turns: Turns | None = None
+        self.socket = sock = socket.socket(fileno=os.dup(descriptor))
         sock.setblocking(False)
         self._acceptor = Acceptor(
             reactor,
             sock,
             f"unix:{socketName(sock.getsockname())}",
-            lambda: min(room(), BATCH_SIZE),
+            lambda: min(room(), self._most),
             self._accepted,
             retry,
         )
-        beforeReading(self._acceptor, partial(makeNonBlocking, self._acceptor))
+        self._read = self._acceptor.doRead
+        self._acceptor.doRead = self.doRead  # type: ignore[method-assign]
         self.startReading()
+
+    def doRead(self) -> None:
+        """
+        Accept, if it is this worker's turn.
+        """
+        if self.turns is not None:
+            most = self.turns.next()
+            if not most:
+                return
+            self._most = most
+        makeNonBlocking(self._acceptor)
+        self._read()
+        self._most = BATCH_SIZE
 
     def _accepted(self, batch: list[Accepted]) -> None:
         for sock, _ in batch:

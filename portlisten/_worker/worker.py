@@ -33,6 +33,7 @@ from portlisten._process import systemd_notify
 from portlisten._reactor.log_limit import logLimit
 from portlisten._reactor.pause import Pause
 from portlisten._wire.frames import Offer
+from portlisten._wire.worker_events import ShareLoads
 from portlisten._worker.adoption import AdoptedConnection, Adopter
 from portlisten._worker.interfaces import IWorker
 from portlisten._worker.recognition import firstSeconds
@@ -198,7 +199,17 @@ class Worker:
         if self._shutdown.requested or self._link.away:
             os.close(descriptor)
         else:
-            self._sharedPorts.open(cookie, descriptor)
+            self._sharedPorts.open(port, cookie, descriptor)
+
+    def loadsShared(self, channel: IWorkerChannel, loads: ShareLoads[int]) -> None:
+        """
+        See L{IAdopter}.
+        """
+        if self._shutdown.requested or self._link.away:
+            os.close(loads.loads)
+            os.close(loads.members)
+        else:
+            self._sharedPorts.shareLoads(loads)
 
     def withdrawn(self, channel: IWorkerChannel, cookie: int) -> None:
         """
@@ -374,6 +385,7 @@ class Worker:
             limit=self._limit,
             first=self._first,
             label=self._label,
+            balances=self._sharedPorts.balances,
             waitsOn=partial(self._waitsOn, place),
         )
         try:

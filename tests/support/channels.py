@@ -32,6 +32,7 @@ from portlisten._wire.frames import (
     Serving,
 )
 from portlisten._wire.listener_session import Draining, Joined, News, Refused
+from portlisten._wire.worker_events import ShareLoads
 from tests.support.descriptors import watchDescriptors
 
 PATIENCE = 60.0
@@ -253,6 +254,10 @@ class RecordingAdopter:
     ) -> None:
         self.sharedDescriptors.append(descriptor)
         self._keep("socketShared", Listener(port, cookie))
+
+    def loadsShared(self, channel: IWorkerChannel, loads: ShareLoads[int]) -> None:
+        self.sharedDescriptors += [loads.loads, loads.members]
+        self._keep("loadsShared", loads)
 
     def withdrawn(self, channel: IWorkerChannel, cookie: int) -> None:
         self._keep("withdrawn", cookie)

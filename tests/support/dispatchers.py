@@ -14,6 +14,7 @@ from twisted.logger import capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 
+from portlisten._kernel import SharedMemory
 from portlisten._listener.copy_check import CHECK_SECONDS
 from portlisten._listener.dispatcher import FAREWELL_SECONDS, Dispatcher
 from portlisten._listener.interfaces import IChannel, IConnection
@@ -89,6 +90,11 @@ class RecordingChannel:
 
     def shareSocket(self, port: int, sock: socket.socket) -> None:
         self.calls.append(("lend", port, sock))
+
+    def shareLoads(
+        self, slot: int, ports: int, loads: SharedMemory, members: SharedMemory
+    ) -> None:
+        self.calls.append(("loads", slot, ports, loads, members))
 
     def withdraw(self, sock: socket.socket) -> None:
         self.calls.append(("withdraw", sock))

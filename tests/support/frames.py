@@ -11,10 +11,13 @@ from portlisten._model import (
     Port,
     UnixAddress,
 )
-from portlisten._wire.frames import Leave
+from portlisten._wire.frames import Leave, Loads
 
 #: The frames that a worker announces, if it knows LEAVE.
 LEAVES = frozenset([Leave.TYPE])
+
+#: The same, if it also takes shared sockets.
+SHARES = LEAVES | {Loads.TYPE}
 
 PORTS = (
     Port(0, InternetAddress("TCP", "192.0.2.1", 80), "http"),

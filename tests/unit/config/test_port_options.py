@@ -242,4 +242,5 @@ class DocumentedTests(SynchronousTestCase):
             for option in PORT_OPTIONS.values()
         }
         expected["reuseport=N"] = ("TCP, with `--share`", [])
+        expected["balance=yes|no"] = ("TCP, Unix, with `--share`", [])
         self.assertEqual(documented, expected)

@@ -82,6 +82,40 @@ class PortSettingsTests(SynchronousTestCase):
             PortSettings(kind, "it", shared=True, options=options)
             self.assertBad("'it': reuseport is for --share", kind, options=options)
 
+    def test_balance(self) -> None:
+        """
+        TCP ports and Unix sockets may be balanced if they are shared, and have one
+        socket.
+        """
+        for value in (False, True):
+            options = PortOptions(balance=value)
+            PortSettings(PortKind.UNIX, "it", path="/it", shared=True, options=options)
+            PortSettings(
+                PortKind.INHERITED, "it", descriptor=3, shared=True, options=options
+            )
+            for kind in (PortKind.NUMBER, PortKind.TCP):
+                PortSettings(kind, "it", shared=True, options=options)
+                self.assertBad("'it': balance is for --share", kind, options=options)
+            self.assertBad(
+                "'it': balance is for TCP and Unix ports only",
+                PortKind.UDP,
+                shared=True,
+                options=options,
+            )
+        PortSettings(
+            PortKind.TCP,
+            "it",
+            shared=True,
+            options=PortOptions(balance=False, reuseport=2),
+        )
+        self.assertBad(
+            "'it': with reuseport, the kernel distributes the clients: leave balance"
+            " out",
+            PortKind.TCP,
+            shared=True,
+            options=PortOptions(balance=True, reuseport=2),
+        )
+
     def test_options(self) -> None:
         """
         TCP ports can have every option, shared or not.
@@ -94,7 +128,7 @@ class PortSettingsTests(SynchronousTestCase):
             freebind=True,
             device="eth0",
         )
-        self.assertEqual(len(options.given), len(PORT_OPTIONS) - 1)
+        self.assertEqual(len(options.given), len(PORT_OPTIONS) - 2)
         for kind in (PortKind.NUMBER, PortKind.TCP):
             for shared in (False, True):
                 PortSettings(kind, "it", shared=shared, options=options)

@@ -297,7 +297,7 @@ class OptionsTests(SynchronousTestCase):
         self.assertBad(
             "80:nodely=yes",
             "'80:nodely=yes' is no endpoint description: the options of a number are"
-            " reuseport, nodelay, keepalive, defer, mptcp, freebind, device",
+            " reuseport, nodelay, keepalive, defer, mptcp, freebind, device, balance",
         )
         for description, meant in (
             ("80:backlog=7", "tcp:80:backlog=7"),

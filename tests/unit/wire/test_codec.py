@@ -15,7 +15,6 @@ from portlisten._model import (
     InternetAddress,
     Kind,
     Port,
-    UnixAddress,
 )
 from portlisten._wire.codec import (
     FROM_LISTENER,
@@ -26,7 +25,6 @@ from portlisten._wire.codec import (
     encodeOffer,
 )
 from portlisten._wire.frames import (
-    DRAINING,
     MAXIMUM_IDS,
     MAXIMUM_PAYLOAD,
     MAXIMUM_REASON,
@@ -43,6 +41,7 @@ from portlisten._wire.frames import (
     Leave,
     Listener,
     ListenerHello,
+    Loads,
     Offer,
     Refuse,
     Revoked,
@@ -60,6 +59,7 @@ from portlisten.errors import (
     WrongKind,
 )
 from tests.support.frames import PORTS, hello, raw
+from tests.support.golden import GOLDEN
 
 PROTOCOL = Path(__file__).parents[3] / "docs" / "protocol.md"
 
@@ -70,6 +70,7 @@ LISTENER_FRAMES: list[Frame] = [
     Listener(1, 10776),
     Withdraw(0xFFFFFFFFFFFFFFFF),
     Leave(),
+    Loads(1023, 65536, 1, 0xFFFFFFFFFFFFFFFF),
     Drained(),
     Revoked(),
     Bye("the listener stops"),
@@ -94,106 +95,6 @@ STREAMS: list[tuple[Vocabulary, list[Frame]]] = [
     (FROM_LISTENER, LISTENER_FRAMES),
     (FROM_WORKER, WORKER_FRAMES),
 ]
-
-# What docs/protocol.md promises to authors of workers in other languages.
-GOLDEN: list[tuple[Frame, str]] = [
-    (
-        ListenerHello(16, ()),
-        "01 00 0010  706f72746c73746e 0001 0010 0000 0000",
-    ),
-    (
-        ListenerHello(
-            128,
-            (
-                Port(0, InternetAddress("TCP", "192.0.2.1", 80), "a"),
-                Port(258, InternetAddress("TCP", "2001:db8::1", 443, scope=7)),
-                Port(3, UnixAddress(b"/s"), "b-1"),
-                Port(4, UnixAddress(b"\0a")),
-                Port(5, UnixAddress(b"")),
-            ),
-        ),
-        "01 00 0052  706f72746c73746e 0001 0080 0005 0000"
-        "0000 00 07  04 c0000201 0050"
-        "0102 00 17  06 20010db8000000000000000000000001 01bb 00000007"
-        "0003 00 03  01 2f73"
-        "0004 00 03  01 0061"
-        "0005 00 01  01"
-        "01 61  00  03 622d31  00  00",
-    ),
-    (
-        ListenerHello(
-            16,
-            (
-                Port(0, InternetAddress("TCP", "192.0.2.1", 80), "a", Kind.LISTENER),
-                Port(1, InternetAddress("TCP", "192.0.2.1", 81), "b", Kind.GROUP),
-                Port(2, InternetAddress("UDP", "192.0.2.1", 53), "c", Kind.DATAGRAMS),
-                Port(3, InternetAddress("UDP", "2001:db8::1", 53), "c", Kind.DATAGRAMS),
-            ),
-        ),
-        "01 00 0054  706f72746c73746e 0001 0010 0004 0000"
-        "0000 01 07  04 c0000201 0050"
-        "0001 02 07  04 c0000201 0051"
-        "0002 03 07  04 c0000201 0035"
-        "0003 03 17  06 20010db8000000000000000000000001 0035 00000000"
-        "01 61  01 62  01 63  01 63",
-    ),
-    (WorkerHello(8), "02 00 0010  706f72746c73746e 0001 0008 0000 0001"),
-    (
-        WorkerHello(8, ("b-1", "a")),
-        "02 00 0016  706f72746c73746e 0001 0008 0002 0001  03 622d31  01 61",
-    ),
-    (
-        WorkerHello(8, (), frozenset(list(Kind)[:3])),
-        "02 00 0010  706f72746c73746e 0001 0008 0000 0007",
-    ),
-    (
-        WorkerHello(8, (), frozenset([Kind.DATAGRAMS])),
-        "02 00 0010  706f72746c73746e 0001 0008 0000 0008",
-    ),
-    (
-        ListenerHello(
-            16,
-            (),
-            False,
-            honoursLimit=True,
-            honoursFirst=True,
-            frames=frozenset([15]),
-            claimTimeout=5000,
-        ),
-        "01 00 0028  706f72746c73746e 0001 0010 0000 0000"
-        "0001 0004 00000003  0002 0004 00000002  0003 0004 00001388",
-    ),
-    (
-        WorkerHello(8, (), limit=100, frames=frozenset([14]), label="w-1", first=2000),
-        "02 00 002d  706f72746c73746e 0001 0008 0000 0001"
-        "0001 0004 00000064  0002 0004 00000001  0003 0003 772d31  0004 0002 07d0",
-    ),
-    (Leave(), "0e 00 0000"),
-    (Serving(0x01020304), "0f 00 0004  01020304"),
-    (Given((1, 0x01020304)), "10 00 0008  00000001 01020304"),
-    (
-        Listener(0x0506, 0x0708090A0B0C0D0E),
-        "04 00 000c  0506 0000 0708090a0b0c0d0e",
-    ),
-    (Withdraw(0x0708090A0B0C0D0E), "0d 00 0008  0708090a0b0c0d0e"),
-    (
-        Offer(0x01020304, 0x0506, 0x0708090A0B0C0D0E),
-        "03 00 0010  01020304 0506 0000 0708090a0b0c0d0e",
-    ),
-    (Claim((1, 0xFFFFFFFF)), "05 00 0008  00000001 ffffffff"),
-    (
-        Refuse(MISSING_DESCRIPTOR, (2, 3)),
-        "06 00 000c  0001 0000 00000002 00000003",
-    ),
-    (Refuse(DRAINING, (4,)), "06 00 0008  0002 0000 00000004"),
-    (Closed((5, 6)), "07 00 0008  00000005 00000006"),
-    (Drain(), "08 00 0000"),
-    (Drained(), "09 00 0000"),
-    (Revoked(), "0a 00 0000"),
-    (Bye("stops ü"), "0b 00 0008  73746f707320c3bc"),
-    (ClientGone((7,)), "0c 00 0004  00000007"),
-]
-
 
 #: A port in a HELLO, and what it is if it has no name.
 PORT = bytes.fromhex("0000 00 07 04 c0000201 0050")
@@ -656,7 +557,7 @@ class MalformedTests(SynchronousTestCase):
         """
         There are types of frames that nobody may send.
         """
-        for kind in (0, 17, 255):
+        for kind in (0, 18, 255):
             text = f"a frame of the unknown type {kind}"
             self.fromWorker(raw(kind), UnknownFrame, text)
             self.fromListener(raw(kind), UnknownFrame, text)
@@ -676,7 +577,7 @@ class MalformedTests(SynchronousTestCase):
         """
         Each side has its own types of frames, and BYE is of both.
         """
-        self.assertEqual(set(FROM_LISTENER), {1, 3, 4, 9, 10, 11, 13, 14})
+        self.assertEqual(set(FROM_LISTENER), {1, 3, 4, 9, 10, 11, 13, 14, 17})
         self.assertEqual(set(FROM_WORKER), {2, 5, 6, 7, 8, 11, 12, 15, 16})
 
     def test_oversized(self) -> None:
@@ -876,9 +777,9 @@ class MalformedTests(SynchronousTestCase):
         for vocabulary, frames in STREAMS:
             self.refused(
                 vocabulary,
-                raw(17),
+                raw(18),
                 UnknownFrame,
-                "a frame of the unknown type 17",
+                "a frame of the unknown type 18",
                 frames,
             )
 

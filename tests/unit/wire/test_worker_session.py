@@ -30,6 +30,7 @@ from portlisten._wire.frames import (
     Leave,
     Listener,
     ListenerHello,
+    Loads,
     Offer,
     Refuse,
     Revoked,
@@ -62,6 +63,7 @@ FRAMES: dict[type[Frame], Frame] = {
     Listener: Listener(1, 2001),
     Withdraw: Withdraw(2001),
     Leave: Leave(),
+    Loads: Loads(3, 2, 5001, 5002),
     Drained: Drained(),
     Revoked: Revoked(),
     Bye: Bye("enough"),
@@ -208,7 +210,7 @@ class TableTests(SessionTestCase):
                     self.session.flushed()
                     self.assertSays(Bye(cell.reason))
                     self.assertTrue(self.session.ended)
-        self.assertEqual(count, 9)
+        self.assertEqual(count, 10)
 
     def test_allowed(self) -> None:
         """

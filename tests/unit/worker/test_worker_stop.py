@@ -20,7 +20,7 @@ from portlisten._wire.frames import (
 )
 from portlisten._worker.stream_ports import StreamPorts
 from tests.support.channels import aMoment, eventually, texts
-from tests.support.frames import LEAVES
+from tests.support.frames import SHARES
 from tests.support.workers import (
     GRACE,
     RETRY,
@@ -86,7 +86,7 @@ class StopTests(WorkerTestCase):
         self.assertEqual(
             listener.channel.frames,
             [
-                WorkerHello(MAXIMUM_WINDOW, (), StreamPorts.takes, frames=LEAVES),
+                WorkerHello(MAXIMUM_WINDOW, (), StreamPorts.takes, frames=SHARES),
                 Drain(),
                 Bye("the worker stops"),
             ],
