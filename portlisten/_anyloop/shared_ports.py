@@ -18,6 +18,7 @@ from portlisten._anyloop.clock import Clock
 from portlisten._anyloop.interfaces import Adopting
 from portlisten._anyloop.poller import READ, Poller
 from portlisten._model import Kind
+from portlisten._policy.fairness import CLOSED
 from portlisten._ports.turns import Board, Turns
 from portlisten._reactor.log_limit import LogLimit
 from portlisten._reactor.pause import Pause
@@ -123,7 +124,7 @@ class SharedPorts:
         """
         if self._board is not None:
             accepts = self._watching and self._ports
-            self._board.write(len(self._adopter.connections) if accepts else None)
+            self._board.write(len(self._adopter.connections) if accepts else CLOSED)
 
     def open(self, number: int, cookie: int, descriptor: int) -> None:
         """

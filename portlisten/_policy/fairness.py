@@ -13,9 +13,13 @@ accepts at once.  So at a high rate nobody waits, and the workers are as fast as
 this.
 
 Nothing depends on the truth of what the others write.  A worker that is stopped, hung
-or lying lets the others wait in vain.  After a few times, they ignore its number until
-the number changes.  So it costs each of the others a few moments, and if its number
-changes all the time, one moment for each client.
+or lying lets the others wait in vain.  After a few times, they ignore its entry until
+the entry changes.  So it costs each of the others a few moments, and if its entry
+changes all the time, one or two moments for each client.
+
+One that only waits for somebody else must not be taken for one that hangs, or a single
+hung worker would make the others ignore each other.  So each entry also has a I{tick},
+which changes each time that its worker looks for clients.
 """
 
 from __future__ import annotations
@@ -27,7 +31,7 @@ from collections.abc import Iterable
 SLOTS = 1024
 
 #: The load of a worker that accepts nothing.
-CLOSED = 0xFFFFFFFF
+CLOSED = 0xFFFFFF
 
 #: The sizes of a table's two parts, in bytes: the loads, and for one port the members.
 LOADS_BYTES = 4 * SLOTS
@@ -53,6 +57,7 @@ TOLERANCE = 64
 BATCH = 16
 
 _ROW_WORDS = ROW_BYTES // 4
+_TICKS = 256
 
 
 def membersBytes(ports: int) -> int:
@@ -68,8 +73,9 @@ class LoadTable:
     """
     Who shares which port, and how many connections each has.
 
-    Each worker has a I{slot}, which is a number.  The loads are L{SLOTS} numbers of 32
-    bits, and each worker writes its own.  The members are written by the listener
+    Each worker has a I{slot}, which is a number.  The loads are L{SLOTS} entries of 32
+    bits, and each worker writes its own: its load in the upper 24, and its tick in the
+    lower 8.  The members are written by the listener
     alone: first a number that changes with every change, and then for each port a row
     of L{SLOTS} bits.
 
@@ -89,7 +95,7 @@ class LoadTable:
         """
         Let a worker share ports.  It accepts nothing until it writes its load.
         """
-        self._loads[slot] = CLOSED
+        self.write(slot, CLOSED, 0)
         for port in ports:
             self._members[self._word(slot, port)] |= 1 << slot % 32
         self._changed()
@@ -111,11 +117,14 @@ class LoadTable:
 
     # What workers read and write
 
-    def write(self, slot: int, load: int) -> None:
+    def write(self, slot: int, load: int, tick: int) -> None:
         """
-        Write a worker's load.
+        Write a worker's entry.
+
+        @param load: how many connections it has, or L{CLOSED}.
+        @param tick: how often it has looked for clients.
         """
-        self._loads[slot] = min(load, CLOSED)
+        self._loads[slot] = min(load, CLOSED) * _TICKS + tick % _TICKS
 
     def members(self, port: int) -> tuple[int, ...]:
         """
@@ -143,11 +152,11 @@ class LoadTable:
             if word >> bit & 1
         )
 
-    def load(self, slot: int) -> int:
+    def entry(self, slot: int) -> tuple[int, int]:
         """
-        The load that a worker has written.
+        What a worker has written: its load and its tick.
         """
-        return self._loads[slot]
+        return divmod(self._loads[slot], _TICKS)
 
 
 class Fairness:
@@ -162,10 +171,10 @@ class Fairness:
         self._table = table
         self._slot = slot
         self._port = port
-        # The slots that this worker waits for, with their loads at the beginning.
-        self._awaited: dict[int, int] = {}
-        # The slots that it has waited for in vain: the load meanwhile, and how often.
-        self._vain: dict[int, tuple[int, int]] = {}
+        # The slots that this worker waits for, with their entries at the beginning.
+        self._awaited: dict[int, tuple[int, int]] = {}
+        # Those that it has waited for in vain: the entry meanwhile, and how often.
+        self._vain: dict[int, tuple[tuple[int, int], int]] = {}
         self._waits = 0
 
     def take(self, own: int, waiting: int | None) -> int:
@@ -182,7 +191,7 @@ class Fairness:
         if not others or not most:
             return most
         plenty = 0 if waiting is None else waiting - MOST_WAITING
-        more = own - min(others.values())
+        more = own - min(load for load, _ in others.values())
         if self._waits and self._waits >= (1 if more < MUCH_MORE else MOST_WAITS):
             self._waits = 0
             return most if waiting is None else min(most, max(1, plenty))
@@ -191,7 +200,9 @@ class Fairness:
             self._waits = 0
             return count
         self._awaited = {
-            slot: load for slot, load in others.items() if load + own // TOLERANCE < own
+            slot: entry
+            for slot, entry in others.items()
+            if entry[0] + own // TOLERANCE < own
         }
         return 0
 
@@ -206,26 +217,26 @@ class Fairness:
         awaited, self._awaited = self._awaited, {}
         if not waiting:
             return
-        for slot, count in awaited.items():
-            if self._table.load(slot) == count:
-                before, times = self._vain.get(slot, (count, 0))
-                self._vain[slot] = (count, times + 1 if before == count else 1)
+        for slot, entry in awaited.items():
+            if self._table.entry(slot) == entry:
+                before, times = self._vain.get(slot, (entry, 0))
+                self._vain[slot] = (entry, times + 1 if before == entry else 1)
 
-    def _others(self) -> dict[int, int]:
+    def _others(self) -> dict[int, tuple[int, int]]:
         """
-        The loads of the workers that are worth waiting for.
+        The entries of the workers that are worth waiting for.
         """
         found = {}
         for slot in self._table.members(self._port):
-            load = self._table.load(slot)
-            if slot == self._slot or load == CLOSED:
+            entry = self._table.entry(slot)
+            if slot == self._slot or entry[0] == CLOSED:
                 continue
-            before, times = self._vain.get(slot, (load, 0))
-            if before != load:
+            before, times = self._vain.get(slot, (entry, 0))
+            if before != entry:
                 del self._vain[slot]
             elif times >= TRIES:
                 continue
-            found[slot] = load
+            found[slot] = entry
         return found
 
 

@@ -40,6 +40,7 @@ class Board:
 
     def __init__(self, slot: int, ports: int, loads: int, members: int) -> None:
         self._slot = slot
+        self._tick = 0
         self.load = CLOSED
         memories = []
         try:
@@ -55,15 +56,22 @@ class Board:
         self._memories = memories
         self._table = LoadTable(*(memory.view for memory in memories))
 
-    def write(self, load: int | None) -> None:
+    def write(self, load: int) -> None:
         """
         Tell the others how many connections the worker has.
 
-        @param load: L{None} if it accepts nothing now.
+        @param load: L{CLOSED} if it accepts nothing now.
         """
-        self.load = CLOSED if load is None else load
+        self.load = load
         if self._memories:
-            self._table.write(self._slot, self.load)
+            self._table.write(self._slot, self.load, self._tick)
+
+    def look(self) -> None:
+        """
+        Tell the others that the worker looks for clients.
+        """
+        self._tick += 1
+        self.write(self.load)
 
     def fairness(self, port: int) -> Fairness | None:
         """
@@ -79,7 +87,7 @@ class Board:
         """
         Say that the worker accepts nothing, and unmap the memory.  May be called again.
         """
-        self.write(None)
+        self.write(CLOSED)
         memories, self._memories = self._memories, []
         for memory in memories:
             memory.close()
@@ -128,6 +136,7 @@ class Turns:
         """
         if self._wait.active:
             return 0
+        self._board.look()
         waiting = _kernel.listenQueue(self._socket)
         count = self._fairness.take(self._board.load, waiting)
         if not count and waiting != 0:

@@ -18,6 +18,7 @@ from twisted.python import reflect
 
 from portlisten import _kernel
 from portlisten._model import Kind, socketName
+from portlisten._policy.fairness import CLOSED
 from portlisten._ports.accepting import BATCH_SIZE, Accepted, Acceptor
 from portlisten._ports.turns import Turns
 from portlisten._reactor.log_limit import logLimit
@@ -82,7 +83,7 @@ class StreamPorts(SharedPorts):
         """
         if self._board is not None:
             accepts = self._reading and self._ports
-            self._board.write(self._adopter.count if accepts else None)
+            self._board.write(self._adopter.count if accepts else CLOSED)
 
     def _open(self, number: int, descriptor: int) -> Any:
         family = _kernel.family(descriptor)
