@@ -82,7 +82,8 @@ class ListenerSettings(ChannelSettings):
         "Let each worker accept on this [NAME=]PORT itself.",
         more="Workers get the listening socket. With this option, the argument PORT may"
         " be left out. A shared PORT may also be `udp:53` or `udp6:53`. With"
-        " `80:reuseport=4`, a TCP port has four sockets.",
+        " `80:reuseport=4`, a TCP port has four sockets. With `80:balance=no`, workers"
+        " take clients whatever the others have.",
         several=True,
         wires=STREAM,
     )
