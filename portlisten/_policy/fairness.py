@@ -50,14 +50,13 @@ MOST_WAITS = 2
 #: How often a worker waits in vain for one that does nothing.
 TRIES = 3
 
-#: Loads count as equal if they differ by one in so many.
+#: Loads count as equal if they differ by one, or by one in so many.
 TOLERANCE = 64
 
 #: The most clients that a worker accepts in a turn.
 BATCH = 16
 
 _ROW_WORDS = ROW_BYTES // 4
-_TICKS = 256
 
 
 def membersBytes(ports: int) -> int:
@@ -124,7 +123,7 @@ class LoadTable:
         @param load: how many connections it has, or L{CLOSED}.
         @param tick: how often it has looked for clients.
         """
-        self._loads[slot] = min(load, CLOSED) * _TICKS + tick % _TICKS
+        self._loads[slot] = (load if load < CLOSED else CLOSED) << 8 | tick & 255
 
     def members(self, port: int) -> tuple[int, ...]:
         """
@@ -152,11 +151,19 @@ class LoadTable:
             if word >> bit & 1
         )
 
-    def entry(self, slot: int) -> tuple[int, int]:
+    def entry(self, slot: int) -> int:
         """
-        What a worker has written: its load and its tick.
+        What a worker has written: its load in the upper 24 bits, and its tick in the
+        lower 8.
         """
-        return divmod(self._loads[slot], _TICKS)
+        return self._loads[slot]
+
+    @property
+    def entries(self) -> memoryview[int]:
+        """
+        What all have written, by their slots.
+        """
+        return self._loads
 
 
 class Fairness:
@@ -169,12 +176,13 @@ class Fairness:
 
     def __init__(self, table: LoadTable, slot: int, port: int) -> None:
         self._table = table
+        self._entries = table.entries
         self._slot = slot
         self._port = port
         # The slots that this worker waits for, with their entries at the beginning.
-        self._awaited: dict[int, tuple[int, int]] = {}
+        self._awaited: dict[int, int] = {}
         # Those that it has waited for in vain: the entry meanwhile, and how often.
-        self._vain: dict[int, tuple[tuple[int, int], int]] = {}
+        self._vain: dict[int, tuple[int, int]] = {}
         self._waits = 0
 
     def take(self, own: int, waiting: int | None) -> int:
@@ -186,23 +194,24 @@ class Fairness:
         @return: if none although some wait, the worker leaves them to others for
             L{MOMENT}, and then calls L{waited}.
         """
-        most = BATCH if waiting is None else min(waiting, BATCH)
-        others = self._others()
-        if not others or not most:
+        most = BATCH if waiting is None or waiting > BATCH else waiting
+        least = self._least()
+        if least == CLOSED or not most:
             return most
         plenty = 0 if waiting is None else waiting - MOST_WAITING
-        more = own - min(load for load, _ in others.values())
+        more = own - least
         if self._waits and self._waits >= (1 if more < MUCH_MORE else MOST_WAITS):
             self._waits = 0
             return most if waiting is None else min(most, max(1, plenty))
-        count = min(most, max(1 + own // TOLERANCE - more, plenty))
+        count = min(most, max(2 + own // TOLERANCE - more, plenty))
         if count > 0:
             self._waits = 0
             return count
+        bound = own - own // TOLERANCE - 1
         self._awaited = {
             slot: entry
-            for slot, entry in others.items()
-            if entry[0] + own // TOLERANCE < own
+            for slot in self._table.members(self._port)
+            if (entry := self._entries[slot]) >> 8 < bound and self._counts(slot, entry)
         }
         return 0
 
@@ -218,26 +227,33 @@ class Fairness:
         if not waiting:
             return
         for slot, entry in awaited.items():
-            if self._table.entry(slot) == entry:
+            if self._entries[slot] == entry:
                 before, times = self._vain.get(slot, (entry, 0))
                 self._vain[slot] = (entry, times + 1 if before == entry else 1)
 
-    def _others(self) -> dict[int, tuple[int, int]]:
+    def _least(self) -> int:
         """
-        The entries of the workers that are worth waiting for.
+        The smallest load among the workers that are worth waiting for.
         """
-        found = {}
+        entries, vain = self._entries, self._vain
+        least = CLOSED << 8
         for slot in self._table.members(self._port):
-            entry = self._table.entry(slot)
-            if slot == self._slot or entry[0] == CLOSED:
-                continue
-            before, times = self._vain.get(slot, (entry, 0))
-            if before != entry:
-                del self._vain[slot]
-            elif times >= TRIES:
-                continue
-            found[slot] = entry
-        return found
+            entry = entries[slot]
+            if entry < least and slot != self._slot:
+                if vain and not self._counts(slot, entry):
+                    continue
+                least = entry
+        return least >> 8
+
+    def _counts(self, slot: int, entry: int) -> bool:
+        """
+        Whether a worker with this entry is worth waiting for.
+        """
+        before, times = self._vain.get(slot, (entry, 0))
+        if before != entry:
+            del self._vain[slot]
+            return True
+        return times < TRIES
 
 
 class Slots:

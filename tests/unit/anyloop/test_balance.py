@@ -77,8 +77,9 @@ class BalanceTests(LoopTestCase):
             loads = SharedLoads(self)
             loads.other(9)
             _, sock = await self.begin(loads)
-            self.connect(sock)
-            await eventually(lambda: loads.own == 1)
+            for _ in range(2):
+                self.connect(sock)
+            await eventually(lambda: loads.own == 2)
             loads.other(0)
             port = next(iter(self.ports._ports.values()))
             seen = []
@@ -91,8 +92,8 @@ class BalanceTests(LoopTestCase):
 
             turns._wait._then = then
             self.connect(sock)
-            await eventually(lambda: loads.own == 2)
-            self.assertEqual(seen, [1])
+            await eventually(lambda: loads.own == 3)
+            self.assertEqual(seen, [2])
             self.assertFalse(turns.waiting)
 
         self.complete(test())

@@ -62,14 +62,14 @@ class BoardTests(BoardTestCase):
         """
         board = self.board()
         board.write(5)
-        self.assertEqual(self.table.entry(0), (5, 0))
+        self.assertEqual(self.table.entry(0), 5 << 8 | 0)
         board.look()
-        self.assertEqual(self.table.entry(0), (5, 1))
+        self.assertEqual(self.table.entry(0), 5 << 8 | 1)
         board.close()
         board.close()
-        self.assertEqual(self.table.entry(0), (CLOSED, 1))
+        self.assertEqual(self.table.entry(0), CLOSED << 8 | 1)
         board.write(6)
-        self.assertEqual(self.table.entry(0), (CLOSED, 1))
+        self.assertEqual(self.table.entry(0), CLOSED << 8 | 1)
 
     def test_fairness(self) -> None:
         """
@@ -171,7 +171,7 @@ class TurnsTests(BoardTestCase):
         self.other(0)
         self.assertEqual(self.turns.next(), 0)
         self.assertEqual(self.calls, [])
-        self.assertEqual(self.table.entry(0), (5, 1))
+        self.assertEqual(self.table.entry(0), 5 << 8 | 1)
 
     def test_own(self) -> None:
         """
@@ -240,7 +240,7 @@ class TurnsTests(BoardTestCase):
         self.begin(port)
         self.other(7)
         self.connect(port)
-        self.assertEqual(self.turns.next(), 3)
+        self.assertEqual(self.turns.next(), 4)
         self.other(0)
         self.assertEqual(self.turns.next(), 0)
         self.clock.advance(MOMENT)
