@@ -296,6 +296,8 @@ class _Comparison:
         old, new = separate(running.text)[1], separate(wanted.text)[1]
         for name, option in PORT_OPTIONS.items():
             values = getattr(old, name), getattr(new, name)
+            if name == "balance":
+                values = old.balanced, new.balanced
             if values[0] == values[1]:
                 continue
             if name not in SETTABLE:
@@ -309,7 +311,7 @@ class _Comparison:
         return (
             running.name != wanted.name
             or running.shared != wanted.shared
-            or old.balance != new.balance
+            or old.balanced != new.balanced
         )
 
     # The listener

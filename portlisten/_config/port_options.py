@@ -196,6 +196,13 @@ class PortOptions:
                 raise ValueError(f"{option.name}: {error}") from None
 
     @property
+    def balanced(self) -> bool:
+        """
+        C{balance}, or what it is if it is not given.
+        """
+        return self.balance is not False
+
+    @property
     def given(self) -> list[PortOption]:
         """
         The options that are given.

@@ -132,7 +132,7 @@ def changed(port: BoundPort, settings: PortSettings) -> BoundPort:
         port,
         name=settings.name,
         kind=_kindOf(settings, port.sockets),
-        balanced=settings.options.balance is not False,
+        balanced=settings.options.balanced,
         description=settings.description,
     )
 
@@ -441,7 +441,7 @@ def _describe(
         settings.name,
         kind,
         inherited,
-        balanced=settings.options.balance is not False,
+        balanced=settings.options.balanced,
         description=settings.description,
     )
 

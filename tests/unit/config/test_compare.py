@@ -142,6 +142,24 @@ class CompareTests(SynchronousTestCase):
         self.assertFalse(plan.listener)
         self.assertEqual(len(plan.kept), 1)
 
+    def test_balance(self) -> None:
+        """
+        The listener tells its workers whether to balance, so it is started anew.
+        """
+        plan = self.plan(
+            run(listen=(), share=("http=80",)),
+            run(listen=(), share=("http=80:balance=no",)),
+            "port http=80:balance=no: balance yes -> no",
+            "the listener is started anew",
+        )
+        self.assertTrue(plan.listener)
+        same = compare(
+            run(listen=(), share=("http=80:balance=yes",)),
+            run(listen=(), share=("http=80",)),
+        )
+        self.assertFalse(same.listener)
+        self.assertEqual(same.lines, ())
+
     def test_listener(self) -> None:
         """
         Each option of the listener that changes is named, with both values.
