@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 from zope.interface import Attribute, Interface
 
 if TYPE_CHECKING:
+    from socket import socket
+
     from portlisten._model import Port
     from portlisten._wire.frames import Offer
 
@@ -74,11 +76,12 @@ class IAdopter(Interface):
         @param ports: the ports whose connections or sockets the listener sends.
         """
 
-    def adopt(channel: IWorkerChannel, offer: Offer, descriptor: int) -> None:
+    def adopt(channel: IWorkerChannel, offer: Offer, sock: socket) -> None:
         """
         A connection belongs to this worker.
 
-        @param descriptor: owned by the adopter from now on.
+        @param sock: owned by the adopter from now on.  Its C{type} and C{proto} are
+            placeholders.
         """
 
     def socketShared(

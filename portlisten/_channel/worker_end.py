@@ -6,6 +6,7 @@ L{portlisten._wire.worker_session.WorkerSession}.
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
 
@@ -72,19 +73,27 @@ class WorkerChannel(Channel):
         label: str = "",
         waitsOn: Callable[[], bool] = lambda: False,
     ) -> None:
-        session: WorkerSession[int] = WorkerSession(
-            window, names, takes, limit=limit, label=label, first=first, leaves=True
+        session: WorkerSession[socket.socket] = WorkerSession(
+            window,
+            names,
+            takes,
+            limit=limit,
+            label=label,
+            first=first,
+            leaves=True,
+            hasCookie=_kernel.hasCookie,
+            identify=self._identify,
         )
         super().__init__(reactor, session, timeout)
-        self._session: WorkerSession[int] = session
+        self._session: WorkerSession[socket.socket] = session
         self._adopter = adopter
         self._waitsOn = waitsOn
         self._closing = False
         self._saidBye = False
         self._ignored: Sequence[str] = ()
-        self._handlers: dict[type[Event[int]], Callable[[Any], None]] = {
+        self._handlers: dict[type[Event[socket.socket]], Callable[[Any], None]] = {
             Adopt: self._adopt,
-            Close: self._closeDescriptor,
+            Close: self._closeSocket,
             Joined: self._onJoined,
             UseSocket: self._useSocket,
             Withdrawn: self._onWithdrawn,
@@ -179,20 +188,30 @@ class WorkerChannel(Channel):
         if self._inheritable:
             os.set_inheritable(descriptor, False)
         try:
-            kind, cookie = _kernel.identify(descriptor, session.takes)
-        except (OSError, WrongSocket) as error:
-            self._logLimited(
-                self.log.warn,
-                "a descriptor came that cannot be used: {error}",
-                event="descriptor-unusable",
-                error=error,
-            )
+            sock = _kernel.received(descriptor)
+        except OSError as error:
             os.close(descriptor)
+            self._complainOf(error)
         else:
-            events = session.descriptorArrived(kind, cookie, descriptor)
+            events = session.descriptorCame(sock)
             if events:
                 self._carryOut(events)
                 self._pump()
+
+    def _identify(self, sock: socket.socket) -> tuple[Kind, int] | None:
+        try:
+            return _kernel.recognize(sock, self._session.takes)
+        except (OSError, WrongSocket) as error:
+            self._complainOf(error)
+            return None
+
+    def _complainOf(self, error: Exception) -> None:
+        self._logLimited(
+            self.log.warn,
+            "a descriptor came that cannot be used: {error}",
+            event="descriptor-unusable",
+            error=error,
+        )
 
     def _receive(self) -> bytes:
         data, descriptors = _kernel.receive(self._socket)
@@ -206,7 +225,7 @@ class WorkerChannel(Channel):
 
     # Events of the session
 
-    def _carryOut(self, events: Iterable[Event[int]]) -> None:
+    def _carryOut(self, events: Iterable[Event[socket.socket]]) -> None:
         for event in events:
             try:
                 self._handlers[type(event)](event)
@@ -223,25 +242,26 @@ class WorkerChannel(Channel):
             end=self,
         )
 
-    def _adopt(self, event: Adopt[int]) -> None:
+    def _adopt(self, event: Adopt[socket.socket]) -> None:
         try:
             self._adopter.adopt(self, event.offer, event.token)
         except Exception:
             self.log.failure("a bug in portlisten loses a connection", event="bug")
 
-    def _closeDescriptor(self, event: Close[int]) -> None:
-        os.close(event.token)
+    def _closeSocket(self, event: Close[socket.socket]) -> None:
+        event.token.close()
 
     def _onJoined(self, event: Joined) -> None:
         self._stopWaiting()
         self._ignored = event.ignored
         self._adopter.registered(self, event.ports)
 
-    def _useSocket(self, event: UseSocket[int]) -> None:
+    def _useSocket(self, event: UseSocket[socket.socket]) -> None:
         if self._session.ended:
-            os.close(event.token)
+            event.token.close()
         else:
-            self._adopter.socketShared(self, event.port, event.cookie, event.token)
+            descriptor = event.token.detach()
+            self._adopter.socketShared(self, event.port, event.cookie, descriptor)
 
     def _onWithdrawn(self, event: Withdrawn) -> None:
         self._adopter.withdrawn(self, event.cookie)

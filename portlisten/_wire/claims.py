@@ -112,18 +112,31 @@ class Claims(Generic[Token]):
             )
         return []
 
-    def offered(self, offer: Offer) -> list[Token]:
+    @property
+    def unmatched(self) -> bool:
+        """
+        Whether this holds descriptors without their offers.
+        """
+        return bool(self._unmatched)
+
+    def offered(self, offer: Offer, token: Token | None = None) -> list[Token]:
         """
         Enter an offer that came in.  If its descriptor has not come before it, the
         descriptor never comes.
 
+        @param token: the offer's descriptor, if nothing is L{unmatched}.  Otherwise it
+            is one of those that L{descriptorArrived} holds.
         @return: tokens to close.
-        @raise ProtocolError: if the offer exceeds the window, or came before.
+        @raise ProtocolError: if the offer exceeds the window, or came before.  The
+            token is held all the same.
         """
         id, unclaimed = offer.id, self._unclaimed
         if id in unclaimed or id in self._claiming:
+            if token is not None:
+                self._unmatched[offer.cookie] = token
             raise ProtocolError(f"a second OFFER of {id}")
-        token = self._unmatched.pop(offer.cookie, None)
+        if token is None:
+            token = self._unmatched.pop(offer.cookie, None)
         if token is None or self._draining:
             reason = MISSING_DESCRIPTOR if token is None else DRAINING
             self._refusals.append((reason, id))

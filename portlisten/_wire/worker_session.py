@@ -3,10 +3,9 @@ The worker's end of a channel, without input and output.
 
 A driver connects, writes L{WorkerSession.hello}, and then does four things:
 
-  - It reads.  For each descriptor that comes, it asks the kernel for the kind and the
-    cookie, and calls L{WorkerSession.descriptorArrived}.  Then it calls
-    L{WorkerSession.receive} with the bytes: a descriptor never comes later than its
-    frame.
+  - It reads.  For each descriptor that comes, it calls L{WorkerSession.descriptorCame},
+    in the order in which they came.  Then it calls L{WorkerSession.receive} with the
+    bytes: a descriptor never comes later than its frame.
   - It carries out each event that a method returns, in order.
   - It writes what L{WorkerSession.outgoing} returns, after each of these calls and
     after each command.  When all of it is in the kernel, it calls
@@ -17,6 +16,12 @@ A driver connects, writes L{WorkerSession.hello}, and then does four things:
 A I{token} stands for a descriptor.  The session holds each token and returns it exactly
 once: to be served (L{Adopt}), used (L{UseSocket}) or closed (L{Close}).  All events are
 in L{portlisten._wire.worker_events}.
+
+The cookie in a frame tells which descriptor belongs to the frame.  Most descriptors
+come in the order of their frames.  So for an OFFER, the session first asks whether the
+oldest descriptor has the offer's cookie, which takes one system call.  If it has not,
+as after one was lost on its way, the session asks for the kinds and the cookies of all
+descriptors that have come, and finds the right one by its cookie.
 
 The rules:
 
@@ -56,7 +61,8 @@ if it has nothing to write, and no claim is being written.::
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections import deque
+from collections.abc import Callable, Collection, Iterable
 from enum import Enum
 from typing import Generic
 
@@ -147,6 +153,10 @@ class WorkerSession(Session, Generic[Token]):
     @param gives: whether the driver gives each connection to another process, and
         writes L{given} first.  The session then takes only a listener that knows this
         frame and keeps to the limit.
+    @param hasCookie: says whether the socket of a token has a cookie.  It is asked only
+        of a token that may be a connection's.
+    @param identify: says of a token which kind its socket has, and its cookie; L{None}
+        if it is not of one of the kinds, or the kernel does not tell.
 
     @ivar ours: what the worker has said.
     @ivar takes: the kinds of sockets that the worker can take.
@@ -173,6 +183,8 @@ class WorkerSession(Session, Generic[Token]):
         leaves: bool = False,
         claimsAll: bool = True,
         gives: bool = False,
+        hasCookie: Callable[[Token, int], bool] = lambda token, cookie: False,
+        identify: Callable[[Token], tuple[Kind, int] | None] = lambda token: None,
     ) -> None:
         super().__init__(FROM_LISTENER, Theirs.GREETING)
         self.takes = frozenset(takes)
@@ -189,6 +201,11 @@ class WorkerSession(Session, Generic[Token]):
             None if first is None else min(max(1, round(first * 1000)), MAXIMUM_FIRST),
         )
         self._claims: Claims[Token] = Claims(window, claimsAll)
+        self._window = window
+        self._hasCookie = hasCookie
+        self._identify = identify
+        # The tokens that came and were not identified, the oldest first.
+        self._arrived: deque[Token] = deque()
         self._gives = gives
         self._knowsGiven = False
         self._reportsServing = False
@@ -221,21 +238,49 @@ class WorkerSession(Session, Generic[Token]):
         """
         How many tokens this holds.
         """
-        return self._claims.pending + len(self._sockets)
+        return self._claims.pending + len(self._sockets) + len(self._arrived)
 
     # What comes
+
+    def descriptorCame(self, token: Token) -> list[Event[Token]]:
+        """
+        Hold a descriptor that came in.  Its frame tells later what it is.
+        """
+        if not self.wantsDescriptors:
+            return [Close(token)]
+        self._arrived.append(token)
+        if len(self._arrived) > self._window:
+            # Perhaps more than may come without their frames.
+            self._identifyArrived()
+        return self._take() if self._events else []
+
+    def _identifyArrived(self) -> None:
+        """
+        Find out what all the descriptors are that have come.
+        """
+        while self._arrived:
+            token = self._arrived.popleft()
+            found = self._identify(token)
+            if found is None:
+                self._close([token])
+            else:
+                self._hold(*found, token)
 
     def descriptorArrived(
         self, kind: Kind, cookie: int, token: Token
     ) -> list[Event[Token]]:
         """
-        Hold a descriptor that came in.
+        Hold a descriptor that came in, of which it is known what it is.
 
         @param kind: the kind of its socket, which is one of L{takes}.
         @param cookie: C{SO_COOKIE} of its socket.
         """
         if not self.wantsDescriptors:
             return [Close(token)]
+        self._hold(kind, cookie, token)
+        return self._take() if self._events else []
+
+    def _hold(self, kind: Kind, cookie: int, token: Token) -> None:
         try:
             if kind is _CONNECTIONS:
                 older = self._claims.descriptorArrived(cookie, token)
@@ -245,7 +290,6 @@ class WorkerSession(Session, Generic[Token]):
                 self._keepSocket(cookie, token)
         except ProtocolError as error:
             self._broken(str(error))
-        return self._take() if self._events else []
 
     def _keepSocket(self, cookie: int, token: Token) -> None:
         """
@@ -277,11 +321,19 @@ class WorkerSession(Session, Generic[Token]):
         self._reportsServing = Serving.TYPE in frame.frames
 
     def _onOffer(self, frame: Offer) -> None:
-        refused = self._claims.offered(frame)
+        claims, arrived = self._claims, self._arrived
+        token = None
+        if arrived:
+            if not claims.unmatched and self._hasCookie(arrived[0], frame.cookie):
+                token = arrived.popleft()
+            else:
+                self._identifyArrived()
+        refused = claims.offered(frame, token)
         if refused:
             self._close(refused)
 
     def _onListener(self, frame: frames.Listener) -> None:
+        self._identifyArrived()
         try:
             token = self._sockets.pop(frame.cookie)
         except KeyError:
@@ -299,6 +351,7 @@ class WorkerSession(Session, Generic[Token]):
 
     def _onRevoked(self, frame: frames.Revoked) -> None:
         self.wantsDescriptors = False
+        self._identifyArrived()
         self._close(self._claims.revoked())
 
     def _onBye(self, frame: Bye) -> None:
@@ -473,6 +526,9 @@ class WorkerSession(Session, Generic[Token]):
         if self._reason is None:
             self._reason = error
         self.listenerDied = listenerDied and self.deathMatters
+        # No frame of theirs can come.
+        self._close(list(self._arrived))
+        self._arrived.clear()
         if self.listenerDied:
             adopted, loose = self._claims.listenerDied()
             self._close(loose)

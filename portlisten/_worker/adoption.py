@@ -6,7 +6,7 @@ protocol of an ordinary Twisted factory, and reporting its end.
 from __future__ import annotations
 
 import errno
-import os
+import socket
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -234,28 +234,40 @@ class Adopter:
                 grace=grace,
             )
 
-    def adopt(
+    def adopt(self, descriptor: int) -> None:
+        """
+        Adopt a connection of which nobody is to be told.
+
+        @param descriptor: of a socket.  Owned by this object from now on.
+        """
+        self.adoptSocket(_kernel.received(descriptor))
+
+    def adoptSocket(
         self,
-        descriptor: int,
+        sock: socket.socket,
         closed: Callable[[], None] = lambda: None,
         clientGone: Callable[[], None] = lambda: None,
     ) -> None:
         """
         Adopt a connection.
 
-        @param descriptor: owned by this object from now on.
+        @param sock: made by L{_kernel.received}.  Owned by this object from now on.
         @param closed: called when the connection has ended.
         @param clientGone: called instead if the client had left before the connection
             could be adopted.
         """
         try:
-            # Adopting needs a second descriptor for a moment.
-            self.spare.use(lambda: self._adopt(descriptor, closed, clientGone))
+            try:
+                self._adopt(sock, closed, clientGone)
+            except OSError:
+                # Adopting needs a second descriptor for a moment.
+                self.spare.release()
+                self._adopt(sock, closed, clientGone)
         except OSError as error:
-            self._postpone(descriptor, closed, clientGone, error)
+            self._postpone(sock, closed, clientGone, error)
             return
         self._exhausted = False
-        os.close(descriptor)
+        sock.close()
         self.spare.reserve()
 
     def connectionBegan(self, connection: AdoptedConnection) -> None:
@@ -295,7 +307,7 @@ class Adopter:
 
     def _adopt(
         self,
-        descriptor: int,
+        sock: socket.socket,
         closed: Callable[[], None],
         clientGone: Callable[[], None],
     ) -> None:
@@ -307,7 +319,7 @@ class Adopter:
         connection = AdoptedConnection(self, closed)
         try:
             transport = self.reactor.adoptStreamConnection(
-                descriptor, _kernel.family(descriptor), connection
+                sock.fileno(), sock.family, connection
             )
         except Exception as error:
             number = getattr(error, "errno", None)
@@ -325,13 +337,13 @@ class Adopter:
 
     def _postpone(
         self,
-        descriptor: int,
+        sock: socket.socket,
         closed: Callable[[], None],
         clientGone: Callable[[], None],
         error: OSError,
     ) -> None:
         """
-        Adopt a connection later.  Until then this keeps the descriptor.
+        Adopt a connection later.  Until then this keeps the socket.
         """
         if not self._exhausted:
             logLimit(self.reactor)(
@@ -346,7 +358,7 @@ class Adopter:
 
         def again() -> None:
             self._postponed -= 1
-            self.adopt(descriptor, closed, clientGone)
+            self.adoptSocket(sock, closed, clientGone)
             self._countChanged()
             self._settled()
 

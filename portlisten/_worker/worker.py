@@ -6,6 +6,7 @@ connections that come through the channel.
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from typing import Any
@@ -179,12 +180,12 @@ class Worker:
         if started is not None:
             started.callback(None)
 
-    def adopt(self, channel: IWorkerChannel, offer: Offer, descriptor: int) -> None:
+    def adopt(self, channel: IWorkerChannel, offer: Offer, sock: socket.socket) -> None:
         """
         See L{IAdopter}.
         """
-        self._adopter.adopt(
-            descriptor,
+        self._adopter.adoptSocket(
+            sock,
             partial(channel.closed, offer.id),
             partial(channel.clientGone, offer.id),
         )
@@ -345,7 +346,7 @@ class Worker:
         """
         Report the number of connections a little later.
         """
-        if self._link.registered and not self._servingReport.active:
+        if not self._servingReport.active and self._link.registered:
             self._servingReport.begin(REPORT_SECONDS)
 
     def _reportServing(self) -> None:

@@ -244,8 +244,8 @@ class RecordingAdopter:
     def registered(self, channel: IWorkerChannel, ports: Sequence[Port]) -> None:
         self._keep("registered", ports)
 
-    def adopt(self, channel: IWorkerChannel, offer: Offer, descriptor: int) -> None:
-        self.descriptors[offer.id] = descriptor
+    def adopt(self, channel: IWorkerChannel, offer: Offer, sock: socket.socket) -> None:
+        self.descriptors[offer.id] = sock.detach()
         self._keep("adopt", offer)
 
     def socketShared(

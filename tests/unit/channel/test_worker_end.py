@@ -458,7 +458,7 @@ class SharedSocketTests(WorkerChannelTestCase):
         """
         self.patch(worker_session, "MAXIMUM_SOCKETS", 2)
         await self.register()
-        for _ in range(3):
+        for _ in range(self.window + 1):
             with socket.create_server(("127.0.0.1", 0)) as sock:
                 self.lend(Drained(), sock=sock)
         await eventually(self.listener.hasEnded)
@@ -557,9 +557,9 @@ from portlisten._channel.worker_end import WorkerChannel
 from tests.support.channels import Once, RecordingAdopter
 
 class Adopter(RecordingAdopter):
-    def adopt(self, channel, offer, descriptor):
-        os.write(descriptor, b"%d" % offer.id)
-        os.close(descriptor)
+    def adopt(self, channel, offer, sock):
+        sock.send(b"%d" % offer.id)
+        sock.close()
         channel.closed(offer.id)
 
     def lost(self, channel, reason):
