@@ -48,6 +48,7 @@ from portlisten._kernel.processes import (
 )
 from portlisten._kernel.progress import departed, untouched
 from portlisten._kernel.refusal import admitClients, refuseClients
+from portlisten._kernel.scheduling import runAsBefore, runInBatches
 from portlisten._kernel.sessions import (
     runs,
     sessionSizes,
@@ -130,6 +131,8 @@ __all__ = [
     "queueLength",
     "queued",
     "sendBytes",
+    "runAsBefore",
+    "runInBatches",
     "runs",
     "sessionSizes",
     "signalSession",
