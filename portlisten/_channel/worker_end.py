@@ -41,6 +41,11 @@ from portlisten._wire.worker_events import (
 from portlisten._wire.worker_session import WorkerSession
 from portlisten.errors import WrongSocket
 
+#: How many connections are claimed at a time.  They are adopted in the turn of the loop
+#: in which the claim is written, and the next ones in the next turn.  So the first
+#: clients are answered before the last connections are adopted.
+CLAIMS_PER_WRITE = 16
+
 
 @implementer(IWorkerChannel, IFileDescriptorReceiver)
 class WorkerChannel(Channel):
@@ -81,6 +86,7 @@ class WorkerChannel(Channel):
             label=label,
             first=first,
             leaves=True,
+            most=CLAIMS_PER_WRITE,
             hasCookie=_kernel.hasCookie,
             identify=self._identify,
         )

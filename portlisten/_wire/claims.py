@@ -14,7 +14,9 @@ in the kernel.  Then the claim is in the kernel if and only if all of the write 
 While a write is under way, L{Claims} collects the next frames.  They are written in one
 piece, with the claims last.  Batches save time as well.
 
-A worker claims all offers at once, or only as many as it asks for: C{claimsAll}.
+A worker claims offers as they come, or only as many as it asks for: C{claimsAll}.  If
+it claims them as they come, one write claims only some of them.  The offers that it has
+not claimed yet are for another worker if this one stops or dies.
 
 Like the ledger, this decides and never acts.  A I{token} stands for a descriptor.
 L{Claims} holds each token and returns it exactly once: to be served or to be closed.
@@ -29,6 +31,7 @@ from typing import Generic, TypeVar
 from portlisten._wire.frames import (
     DRAINING,
     MAXIMUM_IDS,
+    MAXIMUM_WINDOW,
     MISSING_DESCRIPTOR,
     Claim,
     ClientGone,
@@ -51,12 +54,16 @@ class Claims(Generic[Token]):
     @param window: the most unclaimed offers that the listener may send.
     @param claimsAll: whether offers are claimed as they come.  Otherwise each waits for
         L{claim}.
+    @param most: how many offers one write claims, if they are claimed as they come.
 
     @ivar writing: whether a write is under way.
     """
 
-    def __init__(self, window: int, claimsAll: bool = True) -> None:
+    def __init__(
+        self, window: int, claimsAll: bool = True, most: int = MAXIMUM_WINDOW
+    ) -> None:
         self._window = window
+        self._most = most
         self._claimsAll = claimsAll
         self._asked = 0
         self._unmatched: dict[int, Token] = {}
@@ -205,15 +212,15 @@ class Claims(Generic[Token]):
         if self._draining and not self._drainSent:
             self._drainSent = True
             frames.append(Drain())
-        if self._claimsAll:
-            if self._unclaimed:
-                frames.append(Claim(tuple(self._unclaimed)))
-                self._claiming, self._unclaimed = self._unclaimed, {}
-        elif self._asked:
-            ids = tuple(islice(self._unclaimed, self._asked))
+        count = self._most if self._claimsAll else self._asked
+        self._asked = 0
+        if count >= len(self._unclaimed) > 0:
+            frames.append(Claim(tuple(self._unclaimed)))
+            self._claiming, self._unclaimed = self._unclaimed, {}
+        elif count and self._unclaimed:
+            ids = tuple(islice(self._unclaimed, count))
             frames.append(Claim(ids))
             self._claiming = {id: self._unclaimed.pop(id) for id in ids}
-            self._asked = 0
         self.writing = bool(frames)
         return frames
 

@@ -150,6 +150,8 @@ class WorkerSession(Session, Generic[Token]):
     @param leaves: whether the driver carries out L{LeaveRequested}.
     @param claimsAll: whether the session claims all offers as they come.  Otherwise
         each waits for L{claim}.
+    @param most: how many of them it claims in one write.  The next write follows after
+        L{flushed}.
     @param gives: whether the driver gives each connection to another process, and
         writes L{given} first.  The session then takes only a listener that knows this
         frame and keeps to the limit.
@@ -182,6 +184,7 @@ class WorkerSession(Session, Generic[Token]):
         first: float | None = None,
         leaves: bool = False,
         claimsAll: bool = True,
+        most: int = MAXIMUM_WINDOW,
         gives: bool = False,
         hasCookie: Callable[[Token, int], bool] = lambda token, cookie: False,
         identify: Callable[[Token], tuple[Kind, int] | None] = lambda token: None,
@@ -200,7 +203,7 @@ class WorkerSession(Session, Generic[Token]):
             label,
             None if first is None else min(max(1, round(first * 1000)), MAXIMUM_FIRST),
         )
-        self._claims: Claims[Token] = Claims(window, claimsAll)
+        self._claims: Claims[Token] = Claims(window, claimsAll, most)
         self._window = window
         self._hasCookie = hasCookie
         self._identify = identify
