@@ -62,6 +62,7 @@ class Worker:
         seconds; 0 if clients need not speak first; if L{None}: as usual for what the
         factory serves.
     @param label: the worker's name for the operator, or nothing.
+    @param direct: see L{Adopter}.
 
     @ivar ports: the ports that the worker serves, as the listener said last.  Empty
         until the worker has joined.
@@ -82,6 +83,7 @@ class Worker:
         limit: int | None = None,
         first: float | None = None,
         label: str = "",
+        direct: bool = False,
     ) -> None:
         self._reactor = reactor
         self._path = path
@@ -98,7 +100,7 @@ class Worker:
         self._link = Link.ABSENT
         self._channel: WorkerChannel | None = None
         self._started: Deferred[None] | None = None
-        self._adopter = Adopter(reactor, factory, retry, self._settle, limit)
+        self._adopter = Adopter(reactor, factory, retry, self._settle, limit, direct)
         self._adopter.watch(self._servingChanged)
         self._servingReport = Pause(reactor, self._reportServing)
         self._shutdown = Shutdown(reactor, grace, self, self._adopter)
