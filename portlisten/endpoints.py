@@ -168,6 +168,7 @@ class PortlistenServerEndpoint(_Endpoint):
             limit=self._limit,
             first=self._first,
             label=self._label,
+            direct=True,
         )
 
 

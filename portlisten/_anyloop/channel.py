@@ -48,6 +48,7 @@ from portlisten._wire.worker_events import (
     Adopt,
     ByeReceived,
     Close,
+    CloseMemory,
     DrainConfirmed,
     Event,
     Joined,
@@ -78,7 +79,7 @@ class ChannelUser(Protocol):
         @param descriptor: owned by the user of the channel from now on.
         """
 
-    def loadsShared(self, loads: ShareLoads[int]) -> None:
+    def loadsShared(self, loads: ShareLoads) -> None:
         """
         The worker may tell others how many connections it has, until the channel has
         ended.  Only if the session knows of this.
@@ -179,6 +180,7 @@ class WorkerChannel:
             Joined: self._onJoined,
             UseSocket: self._useSocket,
             ShareLoads: self._shareLoads,
+            CloseMemory: self._closeMemory,
             Withdrawn: self._onWithdrawn,
             DrainConfirmed: self._onDrainConfirmed,
             LeaveRequested: self._onLeaveRequested,
@@ -502,12 +504,15 @@ class WorkerChannel:
         else:
             self._user.socketShared(event.port, event.cookie, event.token)
 
-    def _shareLoads(self, event: ShareLoads[int]) -> None:
+    def _shareLoads(self, event: ShareLoads) -> None:
         if self._session.ended:
             os.close(event.loads)
             os.close(event.members)
         else:
             self._user.loadsShared(event)
+
+    def _closeMemory(self, event: CloseMemory) -> None:
+        os.close(event.descriptor)
 
     def _onWithdrawn(self, event: Withdrawn) -> None:
         self._user.withdrawn(event.cookie)

@@ -93,7 +93,7 @@ class SharedPorts:
         most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         self._descriptorLimit = most - min(RESERVED_DESCRIPTORS, most // 4)
 
-    def shareLoads(self, loads: ShareLoads[int]) -> None:
+    def shareLoads(self, loads: ShareLoads) -> None:
         """
         Tell the other workers of each port that is opened from now on how many
         connections this worker has, and leave clients to those that have fewer.  If

@@ -225,7 +225,7 @@ class Worker(Generic[AdopterType]):
             ),
         )
 
-    def loadsShared(self, loads: ShareLoads[int]) -> None:
+    def loadsShared(self, loads: ShareLoads) -> None:
         """
         See L{portlisten._anyloop.channel.ChannelUser}.
         """

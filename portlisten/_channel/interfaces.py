@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 from zope.interface import Attribute, Interface
 
 if TYPE_CHECKING:
+    from socket import socket
+
     from portlisten._model import Port
     from portlisten._wire.frames import Offer
     from portlisten._wire.worker_events import ShareLoads
@@ -75,11 +77,12 @@ class IAdopter(Interface):
         @param ports: the ports whose connections or sockets the listener sends.
         """
 
-    def adopt(channel: IWorkerChannel, offer: Offer, descriptor: int) -> None:
+    def adopt(channel: IWorkerChannel, offer: Offer, sock: socket) -> None:
         """
         A connection belongs to this worker.
 
-        @param descriptor: owned by the adopter from now on.
+        @param sock: owned by the adopter from now on.  Its C{type} and C{proto} are
+            placeholders.
         """
 
     def socketShared(
@@ -95,7 +98,7 @@ class IAdopter(Interface):
             the kinds that the worker takes.
         """
 
-    def loadsShared(channel: IWorkerChannel, loads: ShareLoads[int]) -> None:
+    def loadsShared(channel: IWorkerChannel, loads: ShareLoads) -> None:
         """
         The worker may tell others how many connections it has, until the channel has
         ended.  Only for adopters whose channels were made with C{balances}.

@@ -6,6 +6,7 @@ L{portlisten._wire.worker_session.WorkerSession}.
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
 
@@ -29,6 +30,7 @@ from portlisten._wire.worker_events import (
     Adopt,
     ByeReceived,
     Close,
+    CloseMemory,
     DrainConfirmed,
     Event,
     Joined,
@@ -40,6 +42,11 @@ from portlisten._wire.worker_events import (
 )
 from portlisten._wire.worker_session import WorkerSession
 from portlisten.errors import WrongSocket
+
+#: How many connections are claimed at a time.  They are adopted in the turn of the loop
+#: in which the claim is written, and the next ones in the next turn.  So the first
+#: clients are answered before the last connections are adopted.
+CLAIMS_PER_WRITE = 16
 
 
 @implementer(IWorkerChannel, IFileDescriptorReceiver)
@@ -75,7 +82,7 @@ class WorkerChannel(Channel):
         balances: bool = False,
         waitsOn: Callable[[], bool] = lambda: False,
     ) -> None:
-        session: WorkerSession[int] = WorkerSession(
+        session: WorkerSession[socket.socket] = WorkerSession(
             window,
             names,
             takes,
@@ -84,20 +91,24 @@ class WorkerChannel(Channel):
             first=first,
             leaves=True,
             balances=balances,
+            most=CLAIMS_PER_WRITE,
+            hasCookie=_kernel.hasCookie,
+            identify=self._identify,
         )
         super().__init__(reactor, session, timeout)
-        self._session: WorkerSession[int] = session
+        self._session: WorkerSession[socket.socket] = session
         self._adopter = adopter
         self._waitsOn = waitsOn
         self._closing = False
         self._saidBye = False
         self._ignored: Sequence[str] = ()
-        self._handlers: dict[type[Event[int]], Callable[[Any], None]] = {
+        self._handlers: dict[type[Event[socket.socket]], Callable[[Any], None]] = {
             Adopt: self._adopt,
-            Close: self._closeDescriptor,
+            Close: self._closeSocket,
             Joined: self._onJoined,
             UseSocket: self._useSocket,
             ShareLoads: self._shareLoads,
+            CloseMemory: self._closeMemory,
             Withdrawn: self._onWithdrawn,
             DrainConfirmed: self._onDrainConfirmed,
             LeaveRequested: self._onLeaveRequested,
@@ -190,24 +201,34 @@ class WorkerChannel(Channel):
         if self._inheritable:
             os.set_inheritable(descriptor, False)
         try:
-            kind, cookie = _kernel.identify(descriptor, session.takes)
-        except (OSError, WrongSocket) as error:
+            sock = _kernel.received(descriptor)
+        except OSError as error:
             number = _kernel.memoryNumber(descriptor) if session.wantsMemories else None
-            if number is not None:
-                self._carryOut(session.memoryArrived(number, descriptor))
+            if number is None:
+                os.close(descriptor)
+                self._complainOf(error)
                 return
-            self._logLimited(
-                self.log.warn,
-                "a descriptor came that cannot be used: {error}",
-                event="descriptor-unusable",
-                error=error,
-            )
-            os.close(descriptor)
+            self._carryOut(session.memoryArrived(number, descriptor))
         else:
-            events = session.descriptorArrived(kind, cookie, descriptor)
+            events = session.descriptorCame(sock)
             if events:
                 self._carryOut(events)
                 self._pump()
+
+    def _identify(self, sock: socket.socket) -> tuple[Kind, int] | None:
+        try:
+            return _kernel.recognize(sock, self._session.takes)
+        except (OSError, WrongSocket) as error:
+            self._complainOf(error)
+            return None
+
+    def _complainOf(self, error: Exception) -> None:
+        self._logLimited(
+            self.log.warn,
+            "a descriptor came that cannot be used: {error}",
+            event="descriptor-unusable",
+            error=error,
+        )
 
     def _receive(self) -> bytes:
         data, descriptors = _kernel.receive(self._socket)
@@ -221,7 +242,7 @@ class WorkerChannel(Channel):
 
     # Events of the session
 
-    def _carryOut(self, events: Iterable[Event[int]]) -> None:
+    def _carryOut(self, events: Iterable[Event[socket.socket]]) -> None:
         for event in events:
             try:
                 self._handlers[type(event)](event)
@@ -238,32 +259,36 @@ class WorkerChannel(Channel):
             end=self,
         )
 
-    def _adopt(self, event: Adopt[int]) -> None:
+    def _adopt(self, event: Adopt[socket.socket]) -> None:
         try:
             self._adopter.adopt(self, event.offer, event.token)
         except Exception:
             self.log.failure("a bug in portlisten loses a connection", event="bug")
 
-    def _closeDescriptor(self, event: Close[int]) -> None:
-        os.close(event.token)
+    def _closeSocket(self, event: Close[socket.socket]) -> None:
+        event.token.close()
 
     def _onJoined(self, event: Joined) -> None:
         self._stopWaiting()
         self._ignored = event.ignored
         self._adopter.registered(self, event.ports)
 
-    def _useSocket(self, event: UseSocket[int]) -> None:
+    def _useSocket(self, event: UseSocket[socket.socket]) -> None:
         if self._session.ended:
-            os.close(event.token)
+            event.token.close()
         else:
-            self._adopter.socketShared(self, event.port, event.cookie, event.token)
+            descriptor = event.token.detach()
+            self._adopter.socketShared(self, event.port, event.cookie, descriptor)
 
-    def _shareLoads(self, event: ShareLoads[int]) -> None:
+    def _shareLoads(self, event: ShareLoads) -> None:
         if self._session.ended:
             os.close(event.loads)
             os.close(event.members)
         else:
             self._adopter.loadsShared(self, event)
+
+    def _closeMemory(self, event: CloseMemory) -> None:
+        os.close(event.descriptor)
 
     def _onWithdrawn(self, event: Withdrawn) -> None:
         self._adopter.withdrawn(self, event.cookie)

@@ -320,6 +320,7 @@ class _Child:
 
     def _prepare(self) -> None:
         launch = self._launch
+        _kernel.runAsBefore()
         if launch.openFiles is not None:
             _limitOpenFiles(launch.openFiles)
         if launch.umask is not None:

@@ -125,11 +125,14 @@ class Receiver:
             if own is not None:
                 self._sameAs[port.number] = own
 
-    def adopt(self, channel: IWorkerChannel, offer: Offer, descriptor: int) -> None:
+    def adopt(
+        self, channel: IWorkerChannel, offer: Offer, received: socket.socket
+    ) -> None:
         """
         See L{IAdopter}.
         """
-        sock = socket.SocketType(fileno=descriptor)
+        # The real protocol is needed.
+        sock = socket.SocketType(fileno=received.detach())
         port = self._sameAs.get(offer.port)
         if port is None:
             sock.close()
@@ -149,7 +152,7 @@ class Receiver:
         """
         socket.SocketType(fileno=descriptor).close()
 
-    def loadsShared(self, channel: IWorkerChannel, loads: ShareLoads[int]) -> None:
+    def loadsShared(self, channel: IWorkerChannel, loads: ShareLoads) -> None:
         """
         See L{IAdopter}.  The channel does not balance.
         """

@@ -48,6 +48,7 @@ from portlisten._kernel.processes import (
 )
 from portlisten._kernel.progress import departed, untouched
 from portlisten._kernel.refusal import admitClients, refuseClients
+from portlisten._kernel.scheduling import runAsBefore, runInBatches
 from portlisten._kernel.sessions import (
     runs,
     sessionSizes,
@@ -71,12 +72,15 @@ from portlisten._kernel.sockets import (
     datagramSocket,
     duplicate,
     family,
+    hasCookie,
     identify,
     isShutDown,
     kindOf,
     listenQueue,
     listens,
     queued,
+    received,
+    recognize,
     sendBytes,
 )
 from portlisten._kernel.spare import SpareDescriptor, descriptorsShort
@@ -117,6 +121,7 @@ __all__ = [
     "family",
     "gainNoPrivileges",
     "hasCapabilities",
+    "hasCookie",
     "hasEnded",
     "lives",
     "hungUp",
@@ -140,12 +145,16 @@ __all__ = [
     "queueLength",
     "queued",
     "sendBytes",
+    "runAsBefore",
+    "runInBatches",
     "runs",
     "sessionSizes",
     "signalSession",
     "reap",
     "receive",
     "receiveBytes",
+    "received",
+    "recognize",
     "refuseClients",
     "refuseDescriptors",
     "refusesDescriptors",

@@ -96,6 +96,22 @@ def cookie(sock: socket.SocketType) -> int:
     return number
 
 
+def hasCookie(sock: socket.SocketType, number: int) -> bool:
+    """
+    Whether a socket is not of Multipath TCP and has a cookie.  This takes one system
+    call, where L{cookie} takes two.
+
+    @param number: what L{cookie} returned, perhaps in another process.  The cookie of a
+        socket of Multipath TCP has its highest bit set, and C{SO_COOKIE} never has.
+    @return: also L{False} if the kernel does not tell.
+    """
+    try:
+        data = sock.getsockopt(SOL_SOCKET, SO_COOKIE, _COOKIE.size)
+    except OSError:
+        return False
+    return bool(_COOKIE.unpack(data)[0] == number)
+
+
 def kindOf(sock: socket.SocketType) -> Kind:
     """
     Find out the kind of a socket from another process.
@@ -149,12 +165,30 @@ def identify(
     """
     sock = _peek(descriptor)
     try:
-        kind = kindOf(sock)
-        if kind not in takes:
-            raise WrongSocket(_KINDS[kind])
-        return kind, cookie(sock)
+        return recognize(sock, takes)
     finally:
         sock.detach()
+
+
+def recognize(sock: socket.SocketType, takes: Collection[Kind]) -> tuple[Kind, int]:
+    """
+    Do what L{identify} does, for a socket.
+    """
+    kind = kindOf(sock)
+    if kind not in takes:
+        raise WrongSocket(_KINDS[kind])
+    return kind, cookie(sock)
+
+
+def received(descriptor: int) -> socket.socket:
+    """
+    Make a socket of a descriptor from another process.  The kernel is asked for its
+    family alone; its type and protocol are placeholders.
+
+    @param descriptor: the socket owns it.  If this fails, it remains the caller's.
+    @raise OSError: if the descriptor leads to no socket.
+    """
+    return socket.socket(-1, socket.SOCK_STREAM, 0, descriptor)
 
 
 def duplicate(descriptor: int) -> socket.socket:

@@ -6,8 +6,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from twisted.internet.interfaces import IReactorCore
 from twisted.logger import Logger
 
+from portlisten import _kernel
 from portlisten._config.settings import ListenerSettings
 from portlisten._listener.interfaces import ISockets, IWire
 from portlisten._listener.service import ListenerService
@@ -32,6 +34,10 @@ def makeListener(
     @param backlog: the length of the queue of shared ports that must listen again.
     """
     signals.ownProcess(reactor, settings.retry)
+    # Other services may run in the process of a .tac file, or of a test.
+    alone = bool(command.twistd) and IReactorCore.providedBy(reactor)
+    if alone and not reactor.running:
+        reactor.callWhenRunning(_kernel.runInBatches)
 
     def timedOut() -> None:
         if settings.onTimeout == "exit":

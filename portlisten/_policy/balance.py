@@ -9,9 +9,9 @@ one whose last turn was the longest ago.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
-from operator import attrgetter
-from typing import Any, Protocol, TypeVar
+from collections.abc import Collection, Iterable
+from heapq import heapify, heappop, heapreplace
+from typing import Protocol, TypeVar
 
 
 class Candidate(Protocol):
@@ -59,9 +59,7 @@ class Balance:
     """
 
     def __init__(self, roundRobin: bool = False) -> None:
-        self._rank: Callable[[Candidate], Any] = (
-            attrgetter("turn") if roundRobin else _leastLoaded
-        )
+        self._roundRobin = roundRobin
         self._turn = 0
 
     def candidates(
@@ -84,13 +82,39 @@ class Balance:
 
         @param candidates: at least one worker.
         """
-        worker = (
-            min(candidates, key=self._rank) if len(candidates) > 1 else candidates[0]
-        )
-        self._turn += 1
-        worker.turn = self._turn
-        return worker
+        return self.assign(candidates, 1)[0]
 
+    def assign(self, candidates: list[AnyCandidate], count: int) -> list[AnyCandidate]:
+        """
+        Choose the workers that get the next connections, one after the other, and count
+        each choice as a turn.
 
-def _leastLoaded(worker: Candidate) -> tuple[int, int]:
-    return (worker.load, worker.turn)
+        @param candidates: workers with capacity.
+        @param count: how many connections there are.
+        @return: a worker for each connection; fewer if the capacity of all is less.
+        """
+        if len(candidates) == 1:
+            self._turn += 1
+            [worker] = candidates
+            worker.turn = self._turn
+            return [worker] * min(count, worker.capacity)
+        chosen: list[AnyCandidate] = []
+        step = 0 if self._roundRobin else 1
+        ranks = [
+            (worker.load * step, worker.turn, place)
+            for place, worker in enumerate(candidates)
+        ]
+        heapify(ranks)
+        capacities = [worker.capacity for worker in candidates]
+        while ranks and len(chosen) < count:
+            load, _, place = ranks[0]
+            self._turn += 1
+            worker = candidates[place]
+            worker.turn = self._turn
+            chosen.append(worker)
+            capacities[place] -= 1
+            if capacities[place] > 0:
+                heapreplace(ranks, (load + step, self._turn, place))
+            else:
+                heappop(ranks)
+        return chosen

@@ -114,16 +114,19 @@ class Ledger(Offering):
         """
         accepted = now - waited
         tally = self.tallies.by[name]
-        for connection in connections:
-            self._number += 1
-            tally.accepted += 1
-            entry = Entry(
-                self._number, port, name, connection, canCheck, accepted, tally
-            )
-            if silent is not None:
-                entry.heard = connection not in silent
+        entries = [
+            Entry(number, port, name, connection, canCheck, accepted, tally)
+            for number, connection in enumerate(connections, self._number + 1)
+        ]
+        self._number += len(entries)
+        tally.accepted += len(entries)
+        if silent is not None:
+            for entry in entries:
+                entry.heard = entry.connection not in silent
+        decisions = self._offerNew(entries, now)
+        for entry in entries:
             self._wait(entry)
-        return self._dispatch(now)
+        return decisions + self._dispatch(now)
 
     def addWorker(
         self,
@@ -172,19 +175,20 @@ class Ledger(Offering):
         worker.usableWindow = min(worker.window, worker.usableWindow + 1)
         if worker.takesOver:
             return self._handOver(entries) + self._dispatch(now)
+        serving, copies, hold = worker.serving, worker.copies, self._copies.add
         for entry in entries:
-            worker.serving[entry.id] = entry
+            serving[entry.id] = entry
             entry.tally.claim(now - entry.ready)
             if not entry.canCheck:
                 decisions.append(CloseCopy(entry.connection))
                 continue
-            worker.copies[entry.id] = entry
-            self._copies.add(entry, now)
+            copies[entry.id] = entry
+            hold(entry, now)
         # If a worker dies, its channel may hold claims for a whole window.  Their
         # copies are needed to offer the connections to other workers.
         share = max(worker.window, self._budget // 2 // len(self._workers))
-        while len(worker.copies) > share:
-            decisions.append(self._closeCopy(next(iter(worker.copies.values()))))
+        while len(copies) > share:
+            decisions.append(self._closeCopy(next(iter(copies.values()))))
         if worker.gives:
             decisions += self._limitAsleep()
         return decisions + self._dispatch(now)
@@ -274,7 +278,13 @@ class Ledger(Offering):
 
     def _closeCopies(self, worker: Worker, ids: Collection[int]) -> list[Decision]:
         copies = worker.copies
-        return [self._closeCopy(copies[id]) for id in ids if id in copies]
+        decisions: list[Decision] = []
+        for id in ids:
+            entry = copies.pop(id, None)
+            if entry is not None:
+                self._copies.discard(entry)
+                decisions.append(CloseCopy(entry.connection))
+        return decisions
 
     def drain(self, channel: Hashable) -> None:
         """

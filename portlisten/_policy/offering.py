@@ -84,6 +84,11 @@ class Offering(Inventory):
         if not queues:
             return []
         decisions: list[Decision] = []
+        if len(queues) == 1:
+            [queue] = queues
+            for worker in self._choose(queue.name, len(queue.heap), now):
+                decisions.append(self._offer(queue.pop(), worker, now))
+            return decisions
         candidates = {
             queue: self._balance.candidates(self._workers.values(), queue.name, now)
             for queue in queues
@@ -104,11 +109,38 @@ class Offering(Inventory):
                         able.remove(worker)
         return decisions
 
+    def _offerNew(self, entries: list[Entry], now: float) -> list[Decision]:
+        """
+        Offer connections of one name that have just come in, if they need not wait.
+
+        @param entries: loses those that are offered.
+        """
+        if self._usesFirst or any(queue.heap for queue in self._queues.values()):
+            return []
+        workers = self._choose(entries[0].name, len(entries), now) if entries else []
+        decisions: list[Decision] = [
+            self._offer(entry, worker, now)
+            for entry, worker in zip(entries, workers, strict=False)
+        ]
+        del entries[: len(workers)]
+        return decisions
+
+    def _choose(self, name: str, count: int, now: float) -> list[Worker]:
+        """
+        Choose the workers that get the next connections of a name; fewer if not so many
+        are able.
+        """
+        able = self._balance.candidates(self._workers.values(), name, now)
+        return self._balance.assign(able, count) if able else []
+
     def _offer(self, entry: Entry, worker: Worker, now: float) -> HandOff:
-        entry.worker, entry.id, entry.since = worker, worker.newId(), now
-        worker.offered[entry.id] = entry
+        id = worker.newId()
+        entry.worker = worker
+        entry.id = id
+        entry.since = now
+        worker.offered[id] = entry
         entry.tally.offered += 1
-        return HandOff(worker.channel, entry.id, entry.connection, entry.port)
+        return HandOff(worker.channel, id, entry.connection, entry.port)
 
     # Silent connections
 

@@ -20,6 +20,7 @@ from weakref import WeakKeyDictionary
 
 from twisted.internet.base import ReactorBase
 from twisted.internet.interfaces import IDelayedCall
+from twisted.internet.posixbase import PosixReactorBase
 from twisted.logger import Logger
 
 from portlisten._reactor.persistent import RETRY_SECONDS, Persistent
@@ -66,6 +67,28 @@ def monotonicReactor(reactor: Any) -> Any:
     return _reactors[reactor]
 
 
+def posixReactor(reactor: Any) -> Any:
+    """
+    Get the reactor for transports of Twisted's that are made without
+    C{adoptStreamConnection}.  As with L{makePersistent}, its registrations are
+    L{Persistent}.  So to make a transport fails neither for lack of memory nor of
+    watches.
+
+    @return: L{None} if the reactor is not made by L{monotonicReactor}, or is not
+        Twisted's, or adopts connections in a way of its own.
+    """
+    if not isinstance(reactor, MonotonicReactor):
+        return None
+    inner = reactor.wrapped
+    adopts = getattr(type(inner), "adoptStreamConnection", None)
+    if (
+        adopts is not PosixReactorBase.adoptStreamConnection
+        or "adoptStreamConnection" in vars(inner)
+    ):
+        return None
+    return inner if reactor.takenOver else reactor.persistent
+
+
 def makePersistent(transport: Any, reactor: Any) -> None:
     """
     Make a transport of a server's protocol use L{Persistent} registrations, and the
@@ -83,6 +106,7 @@ class MonotonicReactor(Persistent):
     is monotonic.
 
     @ivar persistent: the reactor for other programs' transports.
+    @ivar wrapped: the reactor.
     @ivar takenOver: whether the reactor itself tries registrations again.
     """
 
@@ -98,6 +122,7 @@ class MonotonicReactor(Persistent):
                     error=error.strerror,
                 )
         super().__init__(reactor, clock)
+        self.wrapped = reactor
         self.persistent = Persistent(reactor, clock)
         self.takenOver = False
         self.seconds: Callable[[], float] = clock.seconds

@@ -14,7 +14,9 @@ in the kernel.  Then the claim is in the kernel if and only if all of the write 
 While a write is under way, L{Claims} collects the next frames.  They are written in one
 piece, with the claims last.  Batches save time as well.
 
-A worker claims all offers at once, or only as many as it asks for: C{claimsAll}.
+A worker claims offers as they come, or only as many as it asks for: C{claimsAll}.  If
+it claims them as they come, one write claims only some of them.  The offers that it has
+not claimed yet are for another worker if this one stops or dies.
 
 Like the ledger, this decides and never acts.  A I{token} stands for a descriptor.
 L{Claims} holds each token and returns it exactly once: to be served or to be closed.
@@ -29,6 +31,7 @@ from typing import Generic, TypeVar
 from portlisten._wire.frames import (
     DRAINING,
     MAXIMUM_IDS,
+    MAXIMUM_WINDOW,
     MISSING_DESCRIPTOR,
     Claim,
     ClientGone,
@@ -51,12 +54,16 @@ class Claims(Generic[Token]):
     @param window: the most unclaimed offers that the listener may send.
     @param claimsAll: whether offers are claimed as they come.  Otherwise each waits for
         L{claim}.
+    @param most: how many offers one write claims, if they are claimed as they come.
 
     @ivar writing: whether a write is under way.
     """
 
-    def __init__(self, window: int, claimsAll: bool = True) -> None:
+    def __init__(
+        self, window: int, claimsAll: bool = True, most: int = MAXIMUM_WINDOW
+    ) -> None:
         self._window = window
+        self._most = most
         self._claimsAll = claimsAll
         self._asked = 0
         self._unmatched: dict[int, Token] = {}
@@ -112,18 +119,31 @@ class Claims(Generic[Token]):
             )
         return []
 
-    def offered(self, offer: Offer) -> list[Token]:
+    @property
+    def unmatched(self) -> bool:
+        """
+        Whether this holds descriptors without their offers.
+        """
+        return bool(self._unmatched)
+
+    def offered(self, offer: Offer, token: Token | None = None) -> list[Token]:
         """
         Enter an offer that came in.  If its descriptor has not come before it, the
         descriptor never comes.
 
+        @param token: the offer's descriptor, if nothing is L{unmatched}.  Otherwise it
+            is one of those that L{descriptorArrived} holds.
         @return: tokens to close.
-        @raise ProtocolError: if the offer exceeds the window, or came before.
+        @raise ProtocolError: if the offer exceeds the window, or came before.  The
+            token is held all the same.
         """
         id, unclaimed = offer.id, self._unclaimed
         if id in unclaimed or id in self._claiming:
+            if token is not None:
+                self._unmatched[offer.cookie] = token
             raise ProtocolError(f"a second OFFER of {id}")
-        token = self._unmatched.pop(offer.cookie, None)
+        if token is None:
+            token = self._unmatched.pop(offer.cookie, None)
         if token is None or self._draining:
             reason = MISSING_DESCRIPTOR if token is None else DRAINING
             self._refusals.append((reason, id))
@@ -192,15 +212,15 @@ class Claims(Generic[Token]):
         if self._draining and not self._drainSent:
             self._drainSent = True
             frames.append(Drain())
-        if self._claimsAll:
-            if self._unclaimed:
-                frames.append(Claim(tuple(self._unclaimed)))
-                self._claiming, self._unclaimed = self._unclaimed, {}
-        elif self._asked:
-            ids = tuple(islice(self._unclaimed, self._asked))
+        count = self._most if self._claimsAll else self._asked
+        self._asked = 0
+        if count >= len(self._unclaimed) > 0:
+            frames.append(Claim(tuple(self._unclaimed)))
+            self._claiming, self._unclaimed = self._unclaimed, {}
+        elif count and self._unclaimed:
+            ids = tuple(islice(self._unclaimed, count))
             frames.append(Claim(ids))
             self._claiming = {id: self._unclaimed.pop(id) for id in ids}
-            self._asked = 0
         self.writing = bool(frames)
         return frames
 

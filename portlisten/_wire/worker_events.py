@@ -1,7 +1,8 @@
 """
 The events that a L{portlisten._wire.worker_session.WorkerSession} gives its driver.
 
-A I{token} stands for a descriptor.  The driver owns it once it has the event.
+A I{token} stands for the descriptor of a socket.  The driver owns it once it has the
+event.  Memory has descriptors, and no tokens.
 """
 
 from __future__ import annotations
@@ -75,21 +76,30 @@ class UseSocket(Generic[Token]):
 
 
 @dataclass(frozen=True, slots=True)
-class ShareLoads(Generic[Token]):
+class ShareLoads:
     """
     Tell the other workers how many connections this one has, by memory that all share,
     until the channel has ended.
 
     @ivar slot: this worker's place in it.
     @ivar ports: one more than the largest number of a port in it.
-    @ivar loads: the token of the memory that workers write.
-    @ivar members: the token of the memory that the listener writes.
+    @ivar loads: the descriptor of the memory that workers write.
+    @ivar members: the descriptor of the memory that the listener writes.
     """
 
     slot: int
     ports: int
-    loads: Token
-    members: Token
+    loads: int
+    members: int
+
+
+@dataclass(frozen=True, slots=True)
+class CloseMemory:
+    """
+    Close a descriptor of memory.
+    """
+
+    descriptor: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +150,7 @@ class Left:
 
 
 Event: TypeAlias = (
-    "Joined | Adopt[Token] | Close[Token] | UseSocket[Token] | ShareLoads[Token]"
-    " | Withdrawn | DrainConfirmed | LeaveRequested | ByeReceived | Broken | Left"
+    "Joined | Adopt[Token] | Close[Token] | UseSocket[Token] | ShareLoads"
+    " | CloseMemory | Withdrawn | DrainConfirmed | LeaveRequested | ByeReceived"
+    " | Broken | Left"
 )

@@ -3,10 +3,9 @@ The worker's end of a channel, without input and output.
 
 A driver connects, writes L{WorkerSession.hello}, and then does four things:
 
-  - It reads.  For each descriptor that comes, it asks the kernel for the kind and the
-    cookie, and calls L{WorkerSession.descriptorArrived}.  Then it calls
-    L{WorkerSession.receive} with the bytes: a descriptor never comes later than its
-    frame.
+  - It reads.  For each descriptor that comes, it calls L{WorkerSession.descriptorCame},
+    in the order in which they came.  Then it calls L{WorkerSession.receive} with the
+    bytes: a descriptor never comes later than its frame.
   - It carries out each event that a method returns, in order.
   - It writes what L{WorkerSession.outgoing} returns, after each of these calls and
     after each command.  When all of it is in the kernel, it calls
@@ -17,6 +16,12 @@ A driver connects, writes L{WorkerSession.hello}, and then does four things:
 A I{token} stands for a descriptor.  The session holds each token and returns it exactly
 once: to be served (L{Adopt}), used (L{UseSocket}) or closed (L{Close}).  All events are
 in L{portlisten._wire.worker_events}.
+
+The cookie in a frame tells which descriptor belongs to the frame.  Most descriptors
+come in the order of their frames.  So for an OFFER, the session first asks whether the
+oldest descriptor has the offer's cookie, which takes one system call.  If it has not,
+as after one was lost on its way, the session asks for the kinds and the cookies of all
+descriptors that have come, and finds the right one by its cookie.
 
 The rules:
 
@@ -56,7 +61,8 @@ if it has nothing to write, and no claim is being written.::
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections import deque
+from collections.abc import Callable, Collection, Iterable
 from enum import Enum
 from typing import Generic
 
@@ -88,6 +94,7 @@ from portlisten._wire.worker_events import (
     Adopt,
     ByeReceived,
     Close,
+    CloseMemory,
     DrainConfirmed,
     Event,
     Joined,
@@ -150,9 +157,15 @@ class WorkerSession(Session, Generic[Token]):
     @param balances: whether the driver carries out L{ShareLoads}.
     @param claimsAll: whether the session claims all offers as they come.  Otherwise
         each waits for L{claim}.
+    @param most: how many of them it claims in one write.  The next write follows after
+        L{flushed}.
     @param gives: whether the driver gives each connection to another process, and
         writes L{given} first.  The session then takes only a listener that knows this
         frame and keeps to the limit.
+    @param hasCookie: says whether the socket of a token has a cookie.  It is asked only
+        of a token that may be a connection's.
+    @param identify: says of a token which kind its socket has, and its cookie; L{None}
+        if it is not of one of the kinds, or the kernel does not tell.
 
     @ivar ours: what the worker has said.
     @ivar takes: the kinds of sockets that the worker can take.
@@ -179,7 +192,10 @@ class WorkerSession(Session, Generic[Token]):
         leaves: bool = False,
         balances: bool = False,
         claimsAll: bool = True,
+        most: int = MAXIMUM_WINDOW,
         gives: bool = False,
+        hasCookie: Callable[[Token, int], bool] = lambda token, cookie: False,
+        identify: Callable[[Token], tuple[Kind, int] | None] = lambda token: None,
     ) -> None:
         super().__init__(FROM_LISTENER, Theirs.GREETING)
         self.takes = frozenset(takes)
@@ -197,7 +213,12 @@ class WorkerSession(Session, Generic[Token]):
             label,
             None if first is None else min(max(1, round(first * 1000)), MAXIMUM_FIRST),
         )
-        self._claims: Claims[Token] = Claims(window, claimsAll)
+        self._claims: Claims[Token] = Claims(window, claimsAll, most)
+        self._window = window
+        self._hasCookie = hasCookie
+        self._identify = identify
+        # The tokens that came and were not identified, the oldest first.
+        self._arrived: deque[Token] = deque()
         self._gives = gives
         self._balances = balances
         self._knowsGiven = False
@@ -205,7 +226,7 @@ class WorkerSession(Session, Generic[Token]):
         self._serving: int | None = None
         self.inService = 0
         self._sockets: dict[int, Token] = {}
-        self._memories: dict[int, Token] = {}
+        self._memories: dict[int, int] = {}
         self._reason: str | None = None
         self._byeReason = ""
         self.ours = Ours.OPEN
@@ -232,21 +253,50 @@ class WorkerSession(Session, Generic[Token]):
         """
         How many tokens this holds.
         """
-        return self._claims.pending + len(self._sockets) + len(self._memories)
+        held = len(self._sockets) + len(self._memories) + len(self._arrived)
+        return self._claims.pending + held
 
     # What comes
+
+    def descriptorCame(self, token: Token) -> list[Event[Token]]:
+        """
+        Hold a descriptor that came in.  Its frame tells later what it is.
+        """
+        if not self.wantsDescriptors:
+            return [Close(token)]
+        self._arrived.append(token)
+        if len(self._arrived) > self._window:
+            # Perhaps more than may come without their frames.
+            self._identifyArrived()
+        return self._take() if self._events else []
+
+    def _identifyArrived(self) -> None:
+        """
+        Find out what all the descriptors are that have come.
+        """
+        while self._arrived:
+            token = self._arrived.popleft()
+            found = self._identify(token)
+            if found is None:
+                self._close([token])
+            else:
+                self._hold(*found, token)
 
     def descriptorArrived(
         self, kind: Kind, cookie: int, token: Token
     ) -> list[Event[Token]]:
         """
-        Hold a descriptor that came in.
+        Hold a descriptor that came in, of which it is known what it is.
 
         @param kind: the kind of its socket, which is one of L{takes}.
         @param cookie: C{SO_COOKIE} of its socket.
         """
         if not self.wantsDescriptors:
             return [Close(token)]
+        self._hold(kind, cookie, token)
+        return self._take() if self._events else []
+
+    def _hold(self, kind: Kind, cookie: int, token: Token) -> None:
         try:
             if kind is _CONNECTIONS:
                 older = self._claims.descriptorArrived(cookie, token)
@@ -256,7 +306,6 @@ class WorkerSession(Session, Generic[Token]):
                 self._keepSocket(cookie, token)
         except ProtocolError as error:
             self._broken(str(error))
-        return self._take() if self._events else []
 
     @property
     def wantsMemories(self) -> bool:
@@ -265,16 +314,17 @@ class WorkerSession(Session, Generic[Token]):
         """
         return self._balances and self.wantsDescriptors
 
-    def memoryArrived(self, number: int, token: Token) -> list[Event[Token]]:
+    def memoryArrived(self, number: int, descriptor: int) -> list[Event[Token]]:
         """
         Hold a descriptor of memory that came in.
 
         @param number: the number of its inode.
         """
         if not self.wantsMemories:
-            return [Close(token)]
-        self._close([self._memories.pop(number)] if number in self._memories else [])
-        self._memories[number] = token
+            return [CloseMemory(descriptor)]
+        if number in self._memories:
+            self._closeMemories([self._memories[number]])
+        self._memories[number] = descriptor
         if len(self._memories) > MAXIMUM_MEMORIES:
             self._broken(f"more than {MAXIMUM_MEMORIES} memories without their frame")
         return self._take()
@@ -309,11 +359,19 @@ class WorkerSession(Session, Generic[Token]):
         self._reportsServing = Serving.TYPE in frame.frames
 
     def _onOffer(self, frame: Offer) -> None:
-        refused = self._claims.offered(frame)
+        claims, arrived = self._claims, self._arrived
+        token = None
+        if arrived:
+            if not claims.unmatched and self._hasCookie(arrived[0], frame.cookie):
+                token = arrived.popleft()
+            else:
+                self._identifyArrived()
+        refused = claims.offered(frame, token)
         if refused:
             self._close(refused)
 
     def _onListener(self, frame: frames.Listener) -> None:
+        self._identifyArrived()
         try:
             token = self._sockets.pop(frame.cookie)
         except KeyError:
@@ -329,7 +387,7 @@ class WorkerSession(Session, Generic[Token]):
         loads, members = found
         if loads is None or members is None:
             # The process had no free descriptor.  It serves without this.
-            self._close([token for token in found if token is not None])
+            self._closeMemories(each for each in found if each is not None)
         else:
             self._events.append(ShareLoads(frame.slot, frame.ports, loads, members))
 
@@ -344,6 +402,7 @@ class WorkerSession(Session, Generic[Token]):
 
     def _onRevoked(self, frame: frames.Revoked) -> None:
         self.wantsDescriptors = False
+        self._identifyArrived()
         self._close(self._claims.revoked())
 
     def _onBye(self, frame: Bye) -> None:
@@ -357,6 +416,9 @@ class WorkerSession(Session, Generic[Token]):
 
     def _close(self, tokens: list[Token]) -> None:
         self._events.extend(map(Close, tokens))
+
+    def _closeMemories(self, descriptors: Iterable[int]) -> None:
+        self._events.extend(map(CloseMemory, descriptors))
 
     # What the worker does
 
@@ -518,13 +580,17 @@ class WorkerSession(Session, Generic[Token]):
         if self._reason is None:
             self._reason = error
         self.listenerDied = listenerDied and self.deathMatters
+        # No frame of theirs can come.
+        self._close(list(self._arrived))
+        self._arrived.clear()
         if self.listenerDied:
             adopted, loose = self._claims.listenerDied()
             self._close(loose)
             self._events.extend(Adopt(offer, token) for offer, token in adopted)
         else:
             self._close(self._claims.channelEndedAfterRevoke())
-        self._close([*self._sockets.values(), *self._memories.values()])
+        self._close(list(self._sockets.values()))
+        self._closeMemories(self._memories.values())
         self._sockets.clear()
         self._memories.clear()
         self._events.append(Left(self._reason))

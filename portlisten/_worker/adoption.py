@@ -6,24 +6,26 @@ protocol of an ordinary Twisted factory, and reporting its end.
 from __future__ import annotations
 
 import errno
-import os
+import socket
 import sys
 from collections.abc import Callable
 from typing import Any
 
+from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.interfaces import (
     IAddress,
     ILoggingContext,
     IProtocol,
     IProtocolFactory,
 )
+from twisted.internet.tcp import Server
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from portlisten import _kernel
 from portlisten._reactor.log_limit import logLimit
-from portlisten._reactor.monotonic import makePersistent
+from portlisten._reactor.monotonic import makePersistent, posixReactor
 from portlisten._worker import draining
 
 
@@ -36,6 +38,23 @@ def logPrefix(thing: object) -> str:
         context: Any = thing
         return str(context.logPrefix())
     return type(thing).__name__
+
+
+class TCPServer(Server):
+    """
+    The transport of a TCP connection, as C{adoptStreamConnection} makes it, but of the
+    very descriptor that came, and not of a copy.
+    """
+
+    def __repr__(self) -> str:
+        """
+        Name the protocol and the port.  Few ask, and this is a system call.
+        """
+        try:
+            name, port = type(self.protocol).__name__, self.getHost().port
+        except (AttributeError, OSError):
+            return f"<connection #{self.sessionno} that has ended>"
+        return f"<{name} #{self.sessionno} on {port}>"
 
 
 @implementer(ILoggingContext)
@@ -75,6 +94,26 @@ class AdoptedConnection:
         Get the protocol's prefix.
         """
         return logPrefix(self._protocol)
+
+    def serve(self, sock: socket.socket, peer: tuple[Any, ...], reactor: Any) -> bool:
+        """
+        Make the transport of a TCP connection.
+
+        @param sock: the transport owns it, unless this raises an exception, or the
+            factory refuses the connection.
+        @param peer: its client's address, without a scope.
+        @return: whether the factory takes the connection.
+        @raise Exception: if the reactor cannot watch the socket, now or later.
+        """
+        family = IPv4Address if len(peer) == 2 else IPv6Address
+        if self.buildProtocol(family("TCP", *peer)) is None:
+            return False
+        # A transport of Twisted's has no port here.
+        port: Any = None
+        self.makeConnection(
+            TCPServer(sock, self._protocol, peer, port, peer[1], reactor)
+        )
+        return True
 
     def makeConnection(self, transport: Any) -> None:
         """
@@ -130,6 +169,8 @@ class Adopter:
         descriptors or memory, in seconds.
     @param settled: called each time that a connection has ended.
     @param limit: the most connections that the worker wants to have, or L{None}.
+    @param direct: whether to make the transports of TCP connections here, if the
+        reactor is one of Twisted's.  Otherwise C{adoptStreamConnection} makes all.
 
     @ivar limit: the same.
     @ivar serving: the adopted connections that have not ended.
@@ -145,8 +186,10 @@ class Adopter:
         retry: float,
         settled: Callable[[], None],
         limit: int | None = None,
+        direct: bool = False,
     ) -> None:
         self.reactor = reactor
+        self._direct = posixReactor(reactor) if direct else None
         self.limit = limit
         self.factory = factory
         self._retry = retry
@@ -234,28 +277,41 @@ class Adopter:
                 grace=grace,
             )
 
-    def adopt(
+    def adopt(self, descriptor: int) -> None:
+        """
+        Adopt a connection of which nobody is to be told.
+
+        @param descriptor: of a socket.  Owned by this object from now on.
+        """
+        self.adoptSocket(_kernel.received(descriptor))
+
+    def adoptSocket(
         self,
-        descriptor: int,
+        sock: socket.socket,
         closed: Callable[[], None] = lambda: None,
         clientGone: Callable[[], None] = lambda: None,
     ) -> None:
         """
         Adopt a connection.
 
-        @param descriptor: owned by this object from now on.
+        @param sock: made by L{_kernel.received}.  Owned by this object from now on.
         @param closed: called when the connection has ended.
         @param clientGone: called instead if the client had left before the connection
             could be adopted.
         """
         try:
-            # Adopting needs a second descriptor for a moment.
-            self.spare.use(lambda: self._adopt(descriptor, closed, clientGone))
+            try:
+                owned = self._adopt(sock, closed, clientGone)
+            except OSError:
+                # Adopting needs a second descriptor for a moment.
+                self.spare.release()
+                owned = self._adopt(sock, closed, clientGone)
         except OSError as error:
-            self._postpone(descriptor, closed, clientGone, error)
+            self._postpone(sock, closed, clientGone, error)
             return
         self._exhausted = False
-        os.close(descriptor)
+        if not owned:
+            sock.close()
         self.spare.reserve()
 
     def connectionBegan(self, connection: AdoptedConnection) -> None:
@@ -295,43 +351,54 @@ class Adopter:
 
     def _adopt(
         self,
-        descriptor: int,
+        sock: socket.socket,
         closed: Callable[[], None],
         clientGone: Callable[[], None],
-    ) -> None:
+    ) -> bool:
         """
         Adopt a connection.  If that can never succeed, report the end.
 
+        @return: whether a transport owns the socket.
         @raise OSError: if the process is out of descriptors or memory for now.
         """
         connection = AdoptedConnection(self, closed)
+        direct = False
         try:
-            transport = self.reactor.adoptStreamConnection(
-                descriptor, _kernel.family(descriptor), connection
-            )
+            if self._direct is not None:
+                peer = sock.getpeername()
+                direct = _isPlain(peer)
+            if direct:
+                adopted = connection.serve(sock, peer, self._direct)
+            else:
+                transport = self.reactor.adoptStreamConnection(
+                    sock.fileno(), sock.family, connection
+                )
+                adopted = transport is not None
         except Exception as error:
             number = getattr(error, "errno", None)
             if number in _kernel.TEMPORARY_ERRORS:
                 raise
             if number == errno.ENOTCONN:
                 clientGone()
-                return
+                return False
             self.log.failure("a connection cannot be adopted", event="adoption-failed")
-            transport = None
-        if transport is None:
+            adopted = False
+        if not adopted:
             closed()
-        elif self._draining:
+            return False
+        if self._draining:
             connection.drain()
+        return direct
 
     def _postpone(
         self,
-        descriptor: int,
+        sock: socket.socket,
         closed: Callable[[], None],
         clientGone: Callable[[], None],
         error: OSError,
     ) -> None:
         """
-        Adopt a connection later.  Until then this keeps the descriptor.
+        Adopt a connection later.  Until then this keeps the socket.
         """
         if not self._exhausted:
             logLimit(self.reactor)(
@@ -346,8 +413,18 @@ class Adopter:
 
         def again() -> None:
             self._postponed -= 1
-            self.adopt(descriptor, closed, clientGone)
+            self.adoptSocket(sock, closed, clientGone)
             self._countChanged()
             self._settled()
 
         self.reactor.callLater(self._retry, again)
+
+
+def _isPlain(peer: Any) -> bool:
+    """
+    Whether an address is that of a TCP client, without a scope of IPv6, which Twisted
+    writes in another way.
+    """
+    if not isinstance(peer, tuple) or not isinstance(peer[0], str):
+        return False
+    return len(peer) == 2 or (len(peer) == 4 and not peer[3])

@@ -52,7 +52,7 @@ class SharedPorts(ABC):
         self._waiting: dict[int, tuple[int, Pause]] = {}
         self._board: Board | None = None
 
-    def shareLoads(self, loads: ShareLoads[int]) -> None:
+    def shareLoads(self, loads: ShareLoads) -> None:
         """
         Tell the other workers of each port that is opened from now on how many
         connections this worker has, and leave clients to those that have fewer.  If

@@ -65,7 +65,7 @@ class StreamPorts(SharedPorts):
         self.acceptsPerTurn = 1
         adopter.watch(self._loadChanged)
 
-    def shareLoads(self, loads: ShareLoads[int]) -> None:
+    def shareLoads(self, loads: ShareLoads) -> None:
         """
         See L{SharedPorts.shareLoads}.
         """

@@ -6,6 +6,7 @@ connections that come through the channel.
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from typing import Any
@@ -62,6 +63,7 @@ class Worker:
         seconds; 0 if clients need not speak first; if L{None}: as usual for what the
         factory serves.
     @param label: the worker's name for the operator, or nothing.
+    @param direct: see L{Adopter}.
 
     @ivar ports: the ports that the worker serves, as the listener said last.  Empty
         until the worker has joined.
@@ -82,6 +84,7 @@ class Worker:
         limit: int | None = None,
         first: float | None = None,
         label: str = "",
+        direct: bool = False,
     ) -> None:
         self._reactor = reactor
         self._path = path
@@ -98,7 +101,7 @@ class Worker:
         self._link = Link.ABSENT
         self._channel: WorkerChannel | None = None
         self._started: Deferred[None] | None = None
-        self._adopter = Adopter(reactor, factory, retry, self._settle, limit)
+        self._adopter = Adopter(reactor, factory, retry, self._settle, limit, direct)
         self._adopter.watch(self._servingChanged)
         self._servingReport = Pause(reactor, self._reportServing)
         self._shutdown = Shutdown(reactor, grace, self, self._adopter)
@@ -180,12 +183,12 @@ class Worker:
         if started is not None:
             started.callback(None)
 
-    def adopt(self, channel: IWorkerChannel, offer: Offer, descriptor: int) -> None:
+    def adopt(self, channel: IWorkerChannel, offer: Offer, sock: socket.socket) -> None:
         """
         See L{IAdopter}.
         """
-        self._adopter.adopt(
-            descriptor,
+        self._adopter.adoptSocket(
+            sock,
             partial(channel.closed, offer.id),
             partial(channel.clientGone, offer.id),
         )
@@ -201,7 +204,7 @@ class Worker:
         else:
             self._sharedPorts.open(port, cookie, descriptor)
 
-    def loadsShared(self, channel: IWorkerChannel, loads: ShareLoads[int]) -> None:
+    def loadsShared(self, channel: IWorkerChannel, loads: ShareLoads) -> None:
         """
         See L{IAdopter}.
         """
@@ -356,7 +359,7 @@ class Worker:
         """
         Report the number of connections a little later.
         """
-        if self._link.registered and not self._servingReport.active:
+        if not self._servingReport.active and self._link.registered:
             self._servingReport.begin(REPORT_SECONDS)
 
     def _reportServing(self) -> None:

@@ -23,7 +23,7 @@ from tests.support.asking import ask, askMany
 from tests.support.asynchronous import asynchronous
 from tests.support.ports import backlogOverflows, freePort
 from tests.support.spawned import Start, listening, settled, steady
-from tests.support.waiting import PATIENCE, reactor, sleep
+from tests.support.waiting import PATIENCE, reactor, sleep, until
 
 ANSWER = b"hello, world"
 HELLO = ("hellofdpass", "./socket", ANSWER.decode())
@@ -404,3 +404,21 @@ async def test_tac(twistd: Start, folder: Path) -> None:
     results = await gatherResults([listener.stop(), worker.stop()])
     assert results == [0, 0]
     assert reactor.running
+
+
+@asynchronous
+async def test_scheduling(twistd: Start) -> None:
+    """
+    The listener alone has the policy of programs that need not run at once: neither its
+    worker has it, nor what the listener starts.
+    """
+    metrics = f"--metrics=tcp:{freePort(20000, 30000)}:interface=127.0.0.1"
+    listener = twistd("portlisten", metrics, "tcp:0", "./socket")
+    worker = twistd(*HELLO)
+    await listener.says("joined")
+    task = Path(f"/proc/{listener.pid}/task/{listener.pid}")
+    await until(lambda: bool((task / "children").read_text()), "the monitor is there")
+    [child] = map(int, (task / "children").read_text().split())
+    assert os.sched_getscheduler(listener.pid) == os.SCHED_BATCH
+    assert os.sched_getscheduler(worker.pid) == os.SCHED_OTHER
+    assert os.sched_getscheduler(child) == os.SCHED_OTHER

@@ -245,8 +245,8 @@ class RecordingAdopter:
     def registered(self, channel: IWorkerChannel, ports: Sequence[Port]) -> None:
         self._keep("registered", ports)
 
-    def adopt(self, channel: IWorkerChannel, offer: Offer, descriptor: int) -> None:
-        self.descriptors[offer.id] = descriptor
+    def adopt(self, channel: IWorkerChannel, offer: Offer, sock: socket.socket) -> None:
+        self.descriptors[offer.id] = sock.detach()
         self._keep("adopt", offer)
 
     def socketShared(
@@ -255,7 +255,7 @@ class RecordingAdopter:
         self.sharedDescriptors.append(descriptor)
         self._keep("socketShared", Listener(port, cookie))
 
-    def loadsShared(self, channel: IWorkerChannel, loads: ShareLoads[int]) -> None:
+    def loadsShared(self, channel: IWorkerChannel, loads: ShareLoads) -> None:
         self.sharedDescriptors += [loads.loads, loads.members]
         self._keep("loadsShared", loads)
 

@@ -19,7 +19,6 @@ from collections import deque
 from typing import Any
 
 from portlisten._channel.worker_end import WorkerChannel
-from portlisten._model import Kind
 from portlisten._wire.codec import encode
 from portlisten._wire.frames import ListenerHello, Offer
 from portlisten._wire.session import Do
@@ -89,18 +88,16 @@ def cookie(sock: socket.socket) -> int:
     return int.from_bytes(sock.getsockopt(socket.SOL_SOCKET, 57, 8), sys.byteorder)
 
 
-class SessionByOrder(WorkerSession[int]):
+class SessionByOrder(WorkerSession[socket.socket]):
     """
     Takes the first descriptor that came for the first offer, without a claim.
     """
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
-        self._came: deque[int] = deque()
+        self._came: deque[socket.socket] = deque()
 
-    def descriptorArrived(
-        self, kind: Kind, cookie: int, token: int
-    ) -> list[Event[int]]:
+    def descriptorCame(self, token: socket.socket) -> list[Event[socket.socket]]:
         """
         See L{WorkerSession}.
         """

@@ -7,9 +7,10 @@ from __future__ import annotations
 import os
 import resource
 import socket
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 from twisted.internet import reactor, tcp
 from twisted.internet.interfaces import IHalfCloseableProtocol
@@ -24,6 +25,7 @@ from portlisten import _kernel
 from portlisten._model import InternetAddress, Port
 from portlisten._wire.codec import FROM_WORKER
 from portlisten._wire.frames import Frame, ListenerHello, Offer
+from portlisten._worker import adoption
 from portlisten._worker.worker import Worker
 from tests.support.channels import Peer, aMoment, eventually, inReactor, tcpPair, texts
 from tests.support.clocks import RunningClock
@@ -288,17 +290,69 @@ class ClockedTestCase(TestCase):
         return client, accepted
 
 
+_TestClass = TypeVar("_TestClass", bound="WorkerTestCase")
+
+
+def directlyToo(testClass: type[_TestClass]) -> type[_TestClass]:
+    """
+    Run a class of tests once more, with transports that are made without
+    C{adoptStreamConnection}.
+    """
+    name = "Direct" + testClass.__name__
+    content = {
+        "direct": True,
+        "__doc__": testClass.__doc__,
+        "__module__": testClass.__module__,
+    }
+    module = sys.modules[testClass.__module__]
+    metaclass: Any = type(testClass)
+    setattr(module, name, metaclass(name, (testClass,), content))
+    return testClass
+
+
+class DirectReactor:
+    """
+    The reactor of transports that are made without C{adoptStreamConnection}.
+
+    @param clocked: its C{adopting} is called before a reader is added.
+    """
+
+    def __init__(self, clocked: ClockedReactor) -> None:
+        self._clocked = clocked
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(reactor, name)
+
+    def addReader(self, reader: Any) -> None:
+        self._clocked.adopting()
+        real: Any = reactor
+        real.addReader(reader)
+
+
 class WorkerTestCase(ClockedTestCase):
     """
     A L{Worker} whose time is a L{Clock}'s.
+
+    @cvar direct: whether it makes transports without C{adoptStreamConnection}.
     """
+
+    direct = False
 
     async def setUp(self) -> None:
         await super().setUp()
         self.factory = Conversations()
-        self.worker = Worker(self.reactor, self.path, self.factory, RETRY, GRACE)
+        self.patch(adoption, "posixReactor", DirectReactor)
+        self.makeWorker()
         self.started = False
         self.addCleanup(self.end)
+
+    def makeWorker(self) -> None:
+        """
+        Make the worker.
+        """
+        self.worker = Worker(
+            self.reactor, self.path, self.factory, RETRY, GRACE, direct=self.direct
+        )
 
     async def end(self) -> None:
         """

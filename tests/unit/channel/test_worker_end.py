@@ -12,12 +12,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from twisted.internet import reactor
 from twisted.internet.interfaces import IFileDescriptorReceiver
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyClass, verifyObject
 
 from portlisten import _kernel
+from portlisten._channel import worker_end
 from portlisten._channel.interfaces import IWorkerChannel
 from portlisten._channel.worker_end import WorkerChannel
 from portlisten._model import Kind
@@ -253,6 +255,76 @@ class ClaimTests(WorkerChannelTestCase):
 
 
 @overTwistedToo
+class TurnTests(WorkerChannelTestCase):
+    """
+    A worker that claims two connections at a time.
+    """
+
+    async def setUp(self) -> None:
+        self.patch(worker_end, "CLAIMS_PER_WRITE", 2)
+        await super().setUp()
+
+    async def test_turns(self) -> None:
+        """
+        The others are claimed and adopted in the next turns of the loop.
+        """
+        turns: list[list[int]] = []
+        later: Any = reactor
+        self.adopter.react = lambda event: (
+            later.callLater(0, lambda: turns.append(self.adopter.adopted))
+            if event[0] == "adopt"
+            else None
+        )
+        await self.register()
+        await self.adopt(4)
+        await eventually(lambda: len(turns) == 4)
+        self.assertEqual(turns[:2], [[1, 2], [1, 2]])
+        self.assertEqual(self.listener.heard(Claim), [Claim((1, 2)), Claim((3, 4))])
+
+    async def test_drains(self) -> None:
+        """
+        A worker that drains between them refuses the others.
+        """
+        self.adopter.react = lambda event: (
+            self.channel.drain() if event[0] == "adopt" and event[1].id == 2 else None
+        )
+        await self.register()
+        self.offer(*[(id, pair[1]) for id, pair in enumerate(self.connections(4), 1)])
+        await eventually(lambda: self.listener.heard(Drain))
+        self.assertEqual(self.adopter.adopted, [1, 2])
+        self.assertEqual(self.listener.heard(Claim), [Claim((1, 2))])
+        self.assertEqual(self.listener.heard(Refuse), [Refuse(DRAINING, (3, 4))])
+
+    async def test_listenerDies(self) -> None:
+        """
+        If the listener dies between them, the worker serves all.
+        """
+        self.adopter.react = lambda event: (
+            self.listener.close() if event[0] == "adopt" and event[1].id == 2 else None
+        )
+        await self.register()
+        self.offer(*[(id, pair[1]) for id, pair in enumerate(self.connections(4), 1)])
+        await self.gone()
+        self.assertEqual(self.adopter.adopted, [1, 2, 3, 4])
+
+    async def test_leaves(self) -> None:
+        """
+        A worker that says BYE between them refuses the others first.
+        """
+        self.adopter.react = lambda event: (
+            self.channel.bye("enough")
+            if event[0] == "adopt" and event[1].id == 2
+            else None
+        )
+        await self.register()
+        self.offer(*[(id, pair[1]) for id, pair in enumerate(self.connections(4), 1)])
+        await eventually(lambda: self.listener.heard(Bye))
+        self.assertEqual(self.adopter.adopted, [1, 2])
+        self.assertEqual(self.listener.heard(Claim), [Claim((1, 2))])
+        self.assertEqual(self.listener.heard(Refuse), [Refuse(DRAINING, (3, 4))])
+
+
+@overTwistedToo
 class UselessDescriptorTests(WorkerChannelTestCase):
     """
     Descriptors of what is no stream connection.
@@ -458,7 +530,7 @@ class SharedSocketTests(WorkerChannelTestCase):
         """
         self.patch(worker_session, "MAXIMUM_SOCKETS", 2)
         await self.register()
-        for _ in range(3):
+        for _ in range(self.window + 1):
             with socket.create_server(("127.0.0.1", 0)) as sock:
                 self.lend(Drained(), sock=sock)
         await eventually(self.listener.hasEnded)
@@ -557,9 +629,9 @@ from portlisten._channel.worker_end import WorkerChannel
 from tests.support.channels import Once, RecordingAdopter
 
 class Adopter(RecordingAdopter):
-    def adopt(self, channel, offer, descriptor):
-        os.write(descriptor, b"%d" % offer.id)
-        os.close(descriptor)
+    def adopt(self, channel, offer, sock):
+        sock.send(b"%d" % offer.id)
+        sock.close()
         channel.closed(offer.id)
 
     def lost(self, channel, reason):

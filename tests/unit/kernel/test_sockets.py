@@ -243,6 +243,47 @@ class IdentifyTests(SynchronousTestCase):
             (Kind.CONNECTIONS, sockets.cookie(accepted)),
         )
 
+    def test_received(self) -> None:
+        """
+        A socket of a descriptor has the kernel's family, and owns the descriptor.
+        """
+        pairs = [connection(self, family) for family in LOOPBACK]
+        for _, accepted in [*pairs, pair(self)]:
+            family = accepted.family
+            with sockets.received(os.dup(accepted.fileno())) as sock:
+                self.assertEqual(sock.family, family)
+                self.assertTrue(sockets.hasCookie(sock, sockets.cookie(accepted)))
+
+    def test_receivedFile(self) -> None:
+        """
+        The descriptor of a file remains the caller's.
+        """
+        with open(os.devnull) as file:
+            self.assertRaises(OSError, sockets.received, file.fileno())
+            os.fstat(file.fileno())
+
+    def test_hasCookie(self) -> None:
+        """
+        Another socket's cookie, or a cookie that the kernel does not tell, is none.
+        """
+        one, accepted = connection(self, socket.AF_INET)
+        self.assertFalse(sockets.hasCookie(one, sockets.cookie(accepted)))
+        number = sockets.cookie(one)
+        self.assertTrue(sockets.hasCookie(one, number))
+        one.close()
+        self.assertFalse(sockets.hasCookie(one, number))
+
+    def test_hasCookieMultipath(self) -> None:
+        """
+        A socket of Multipath TCP has none, whatever C{SO_COOKIE} is.
+        """
+        try:
+            sock = socket.socket(socket.AF_INET, proto=IPPROTO_MPTCP)
+        except OSError as error:
+            raise SkipTest("this kernel has no Multipath TCP") from error
+        self.addCleanup(sock.close)
+        self.assertFalse(sockets.hasCookie(sock, sockets.cookie(sock)))
+
     def test_wrong(self) -> None:
         """
         The error names the kind of a socket that cannot be taken.

@@ -4,7 +4,7 @@ Tests for L{portlisten._policy.balance}.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -160,3 +160,35 @@ class PropertyTests(SynchronousTestCase):
             lately = chosen[max(0, len(chosen) - len(equals) + 1) :]
             self.assertNotIn(worker, lately)
             chosen.append(worker)
+
+    @SETTINGS
+    @given(workers, st.booleans(), st.integers(0, 12), st.integers(1, 3))
+    def test_severalAtOnce(
+        self, workers: list[Worker], roundRobin: bool, count: int, rounds: int
+    ) -> None:
+        """
+        To choose for several connections is to choose for one after the other.
+        """
+        others = [replace(each) for each in workers]
+        balance, other = Balance(roundRobin), Balance(roundRobin)
+        for _ in range(rounds):
+            able = balance.candidates(workers, "web", 1.0)
+            chosen = balance.assign(able, count) if able else []
+            for worker in chosen:
+                worker.load += 1
+                worker.capacity -= 1
+            expected: list[Worker] = []
+            while len(expected) < count:
+                able = other.candidates(others, "web", 1.0)
+                if not able:
+                    break
+                worker = other.choose(able)
+                worker.load += 1
+                worker.capacity -= 1
+                expected.append(worker)
+            self.assertEqual(
+                [workers.index(each) for each in chosen],
+                [others.index(each) for each in expected],
+            )
+            for each in (*workers, *others):
+                each.capacity += 1

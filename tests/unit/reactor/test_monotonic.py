@@ -9,6 +9,7 @@ import os
 import time
 from typing import Any
 
+from twisted.internet.posixbase import PosixReactorBase
 from twisted.internet.task import Clock
 from twisted.logger import capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
@@ -19,6 +20,7 @@ from portlisten._reactor.monotonic import (
     makeMonotonic,
     makePersistent,
     monotonicReactor,
+    posixReactor,
 )
 from portlisten._reactor.timer_clock import TimerClock
 from tests.support.channels import texts
@@ -235,3 +237,36 @@ class OursTests(SynchronousTestCase):
             transport = Transport()
             makePersistent(transport, each)
             self.assertEqual(transport.reactor, "its own")
+
+    def test_posix(self) -> None:
+        """
+        Transports that are made without the reactor get registrations that are tried
+        again.
+        """
+
+        class Posix(BareReactor, PosixReactorBase):
+            pass
+
+        reactor = Posix()
+        our = monotonicReactor(reactor)
+        self.addCleanup(os.close, our.callLater.__self__.fileno())
+        self.assertIs(posixReactor(our), our.persistent)
+        makeMonotonic(reactor)
+        self.assertIs(posixReactor(our), reactor)
+
+    def test_notPosix(self) -> None:
+        """
+        If a reactor may adopt in another way, they are not made.
+        """
+
+        class Own(BareReactor, PosixReactorBase):
+            def adoptStreamConnection(self, *arguments: Any) -> Any:
+                return None
+
+        reactor = Own()
+        makeMonotonic(reactor)
+        self.assertIsNone(posixReactor(monotonicReactor(reactor)))
+        self.assertIsNone(posixReactor(reactor))
+        _, our = self.make()
+        self.assertIsNone(posixReactor(our))
+        self.assertIsNone(posixReactor(Clock()))

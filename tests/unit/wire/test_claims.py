@@ -211,6 +211,60 @@ class ClaimTests(ClaimsTestCase):
         self.assertFlushed(1)
 
 
+class SomeTests(ClaimsTestCase):
+    """
+    Tests for claims of which one write has only some.
+    """
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.claims = Claims(WINDOW, most=2)
+
+    def test_some(self) -> None:
+        """
+        The oldest offers are claimed, and the others with the next write, together with
+        what came meanwhile.
+        """
+        self.offer(1, 2, 3)
+        self.assertSays(Claim((1, 2)))
+        self.offer(4)
+        self.assertSays()
+        self.assertFlushed(1, 2)
+        self.assertSays(Claim((3, 4)))
+        self.assertFlushed(3, 4)
+        self.assertSays()
+
+    def test_refused(self) -> None:
+        """
+        A worker that drains refuses those that it has not claimed.
+        """
+        self.offer(1, 2, 3)
+        self.assertSays(Claim((1, 2)))
+        self.assertEqual(self.claims.draining(), tokens(3))
+        self.assertFlushed(1, 2)
+        self.assertSays(Refuse(DRAINING, (3,)), Drain())
+
+    def test_revoked(self) -> None:
+        """
+        If they are revoked, only those are served whose claim is written.
+        """
+        self.offer(1, 2, 3)
+        self.assertSays(Claim((1, 2)))
+        self.assertEqual(self.claims.revoked(), tokens(3))
+        self.assertFlushed(1, 2)
+        self.assertSays()
+
+    def test_listenerDied(self) -> None:
+        """
+        If the listener dies, all are served.
+        """
+        self.offer(1, 2, 3)
+        self.assertSays(Claim((1, 2)))
+        mine, loose = self.claims.listenerDied()
+        self.assertEqual([offer.id for offer, _ in mine], [1, 2, 3])
+        self.assertEqual(loose, [])
+
+
 class AskedTests(ClaimsTestCase):
     """
     Tests for claims that are made one by one, as they are asked for.

@@ -53,9 +53,12 @@ class ClaimsMachine(RuleBasedStateMachine):
         self.tokens = 0
         self.held: set[int] = set()
 
-    @initialize(window=st.integers(1, 4), claimsAll=st.booleans())
-    def begin(self, window: int, claimsAll: bool) -> None:
-        self.claims: Claims[int] = Claims(window, claimsAll)
+    @initialize(
+        window=st.integers(1, 4), claimsAll=st.booleans(), most=st.integers(1, 4)
+    )
+    def begin(self, window: int, claimsAll: bool, most: int) -> None:
+        self.claims: Claims[int] = Claims(window, claimsAll, most)
+        self.most = most
         self.window = window
         self.claimsAll = claimsAll
         self.asked = 0
@@ -187,7 +190,7 @@ class ClaimsMachine(RuleBasedStateMachine):
         if self.written:
             assert frames == []
         else:
-            count = len(self.unclaimed) if self.claimsAll else self.asked
+            count = self.most if self.claimsAll else self.asked
             for id in list(self.unclaimed)[:count]:
                 self.claiming[id] = self.unclaimed.pop(id)
                 self.unsaid.add((Claim, id))
@@ -235,8 +238,15 @@ class ClaimsMachine(RuleBasedStateMachine):
         self.loose.clear()
         self.asked = 0
 
-    @rule(window=st.integers(1, 4), claimsAll=st.booleans(), arrivals=arrivals)
-    def loseChannel(self, window: int, claimsAll: bool, arrivals: Arrivals) -> None:
+    @rule(
+        window=st.integers(1, 4),
+        claimsAll=st.booleans(),
+        most=st.integers(1, 4),
+        arrivals=arrivals,
+    )
+    def loseChannel(
+        self, window: int, claimsAll: bool, most: int, arrivals: Arrivals
+    ) -> None:
         """
         And find the listener again, with a new book.
         """
@@ -250,11 +260,11 @@ class ClaimsMachine(RuleBasedStateMachine):
             self.close(loose)
         assert not self.held
         assert self.claims.pending == 0
-        self.begin(window, claimsAll)
+        self.begin(window, claimsAll, most)
 
     def teardown(self) -> None:
         if hasattr(self, "claims"):
-            self.loseChannel(1, True, [])
+            self.loseChannel(1, True, 4, [])
 
     # What always holds
 

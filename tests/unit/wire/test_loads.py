@@ -20,7 +20,7 @@ from portlisten._wire.frames import (
 from portlisten._wire.listener_session import Joined as WorkerJoined
 from portlisten._wire.listener_session import ListenerSession
 from portlisten._wire.session import Broken
-from portlisten._wire.worker_events import Close, Left, ShareLoads
+from portlisten._wire.worker_events import CloseMemory, Left, ShareLoads
 from portlisten._wire.worker_session import MAXIMUM_MEMORIES, WorkerSession
 
 PORT = Port(0, UnixAddress(b"/run/www"), "", Kind.LISTENER)
@@ -55,7 +55,7 @@ class WorkerTests(SynchronousTestCase):
         """
         events: list[Any] = []
         for number in numbers:
-            events += self.session.memoryArrived(number, f"memory {number}")
+            events += self.session.memoryArrived(number, 100 + number)
         return events
 
     def test_shared(self) -> None:
@@ -65,9 +65,7 @@ class WorkerTests(SynchronousTestCase):
         for numbers in ((71, 72), (72, 71)):
             self.assertEqual(self.arrive(*numbers), [])
             self.assertEqual(self.session.pending, 2)
-            self.assertEqual(
-                self.hear(LOADS), [ShareLoads(3, 1, "memory 71", "memory 72")]
-            )
+            self.assertEqual(self.hear(LOADS), [ShareLoads(3, 1, 171, 172)])
             self.assertEqual(self.session.pending, 0)
 
     def test_lost(self) -> None:
@@ -77,7 +75,7 @@ class WorkerTests(SynchronousTestCase):
         self.assertEqual(self.hear(LOADS), [])
         for number in (71, 72):
             self.arrive(number)
-            self.assertEqual(self.hear(LOADS), [Close(f"memory {number}")])
+            self.assertEqual(self.hear(LOADS), [CloseMemory(100 + number)])
         self.assertFalse(self.session.broken)
 
     def test_twice(self) -> None:
@@ -85,9 +83,9 @@ class WorkerTests(SynchronousTestCase):
         The older of two descriptors is closed; what has no frame, at the end.
         """
         self.arrive(71)
-        self.assertEqual(self.arrive(71), [Close("memory 71")])
+        self.assertEqual(self.arrive(71), [CloseMemory(171)])
         self.assertEqual(
-            self.session.channelEnded(False), [Close("memory 71"), Left(None)]
+            self.session.channelEnded(False), [CloseMemory(171), Left(None)]
         )
 
     def test_oneMemory(self) -> None:
@@ -112,7 +110,7 @@ class WorkerTests(SynchronousTestCase):
         """
         other: WorkerSession[str] = WorkerSession()
         self.assertFalse(other.wantsMemories)
-        self.assertEqual(other.memoryArrived(71, "it"), [Close("it")])
+        self.assertEqual(other.memoryArrived(71, 171), [CloseMemory(171)])
         self.assertTrue(self.session.wantsMemories)
         self.hear(Revoked())
         self.assertFalse(self.session.wantsMemories)

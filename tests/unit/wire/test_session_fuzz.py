@@ -94,8 +94,9 @@ class SessionFuzzTests(SynchronousTestCase):
         broken = 0
         for number in range(max(1, COUNT // 10)):
             data = mutate(streams[number % len(streams)], source)
-            whole, session = self.work([data])
-            cut, _ = self.work(pieces(data, source))
+            identified = bool(number % 2)
+            whole, session = self.work([data], identified)
+            cut, _ = self.work(pieces(data, source), identified)
             if cut != whole:
                 self.fail(f"it depends on the pieces: {data.hex()}")
             broken += session.broken
@@ -111,15 +112,28 @@ class SessionFuzzTests(SynchronousTestCase):
 
     cookies = (*range(8), 77, 78, 79, 81, 82)
 
-    def work(self, parts: Iterable[bytes]) -> tuple[list[Any], WorkerSession[int]]:
+    def work(
+        self, parts: Iterable[bytes], identified: bool
+    ) -> tuple[list[Any], WorkerSession[int]]:
         """
         Feed a new worker's session, to which descriptors have come already.
+
+        @param identified: whether it was told what they are.
         """
-        session: WorkerSession[int] = WorkerSession(16, takes=TAKES)
+
+        def identify(cookie: int) -> tuple[Kind, int]:
+            return Kind.LISTENER if cookie > 80 else Kind.CONNECTIONS, cookie
+
+        session: WorkerSession[int] = WorkerSession(
+            16, takes=TAKES, hasCookie=int.__eq__, identify=identify
+        )
         events: list[Any] = []
         for cookie in self.cookies:
-            kind = Kind.LISTENER if cookie > 80 else Kind.CONNECTIONS
-            events += session.descriptorArrived(kind, cookie, cookie)
+            if identified:
+                kind, _ = identify(cookie)
+                events += session.descriptorArrived(kind, cookie, cookie)
+            else:
+                events += session.descriptorCame(cookie)
         return events + self.feed(session, parts), session
 
     def endWork(self, session: WorkerSession[int], source: random.Random) -> list[Any]:

@@ -6,13 +6,19 @@ served are with the worker's.
 
 from __future__ import annotations
 
+import errno
+import os
+import socket
 from typing import Any
 
+from twisted.internet import reactor
 from twisted.internet.protocol import Protocol
 from twisted.protocols.policies import ProtocolWrapper, WrappingFactory
 from zope.interface import implementer
 
+from portlisten._reactor.persistent import Persistent
 from portlisten._wire.frames import Closed, Drain, Drained
+from portlisten._worker import adoption
 from portlisten.interfaces import IDrainable
 from tests.support import workers
 from tests.support.channels import eventually
@@ -47,6 +53,7 @@ class AdoptionTestCase(workers.WorkerTestCase):
         self.assertEqual(self.worker.serving, set())
 
 
+@workers.directlyToo
 class TransportTests(AdoptionTestCase):
     """
     The transport is as a port's would be.
@@ -132,6 +139,7 @@ class TransportTests(AdoptionTestCase):
         self.assertNotIn("connectionLost", vars(transport))
 
 
+@workers.directlyToo
 class DrainTests(AdoptionTestCase):
     """
     Tests for connections when the worker stops.
@@ -258,3 +266,82 @@ class DrainTests(AdoptionTestCase):
         self.worker.stop()
         client.sendall(b"still there?")
         await eventually(lambda: conversation.received == b"still there?")
+
+
+class DirectTests(AdoptionTestCase):
+    """
+    Transports that are made without C{adoptStreamConnection}.
+    """
+
+    direct = True
+
+    async def test_repr(self) -> None:
+        """
+        They are called like others, and can be when they have ended, too.
+        """
+        listener = await self.join()
+        client, conversation = await self.serve(listener)
+        transport = conversation.transport
+        port, own = client.getsockname()[1], client.getpeername()[1]
+        self.assertEqual(repr(transport), f"<Conversation #{port} on {own}>")
+        client.close()
+        await eventually(lambda: conversation.lost)
+        self.assertEqual(repr(transport), f"<connection #{port} that has ended>")
+
+    async def test_descriptor(self) -> None:
+        """
+        The descriptor that came is theirs: there is no copy.
+        """
+
+        def fail() -> None:
+            raise AssertionError("it was copied")
+
+        listener = await self.join()
+        await self.serve(listener)
+        self.patch(socket, "fromfd", fail)
+        _, conversation = await self.serve(listener, id=2)
+        self.assertEqual(type(conversation.transport), adoption.TCPServer)
+
+    async def test_notWatchable(self) -> None:
+        """
+        If the reactor cannot watch the connection for now, it is served as soon as it
+        can be watched, and neither made twice nor lost.
+        """
+        real: Any = reactor
+        failures = [errno.ENOSPC, errno.ENOMEM]
+
+        def addReader(reader: Any) -> None:
+            if failures:
+                number = failures.pop()
+                raise OSError(number, os.strerror(number))
+            real.addReader(reader)
+
+        failing = workers.DirectReactor(self.reactor)
+        self.patch(failing, "addReader", addReader)
+        persistent = Persistent(failing, self.clock)
+        self.patch(adoption, "posixReactor", lambda reactor: persistent)
+        self.makeWorker()
+        listener = await self.join()
+        client, conversation = await self.serve(listener)
+        client.sendall(b"ping")
+        self.assertEqual(failures, [errno.ENOSPC])
+        for _ in range(2):
+            self.clock.advance(persistent.retry)
+        await eventually(lambda: conversation.received == b"ping")
+        self.assertEqual(len(self.factory.conversations), 1)
+        client.close()
+        await self.closed(listener, 1)
+
+    def test_plain(self) -> None:
+        """
+        Only a TCP client without a scope is plain.
+        """
+        for address, plain in [
+            (("192.0.2.1", 80), True),
+            (("2001:db8::1", 80, 0, 0), True),
+            (("fe80::1", 80, 0, 2), False),
+            ("", False),
+            (b"\0name", False),
+            ((2, 1024), False),
+        ]:
+            self.assertIs(adoption._isPlain(address), plain)

@@ -28,11 +28,13 @@ from tests.support.workers import (
     HalfConversation,
     Listener,
     WorkerTestCase,
+    directlyToo,
     exhausted,
     hear,
 )
 
 
+@directlyToo
 class ServiceTests(WorkerTestCase):
     """
     How connections are served.
@@ -160,6 +162,7 @@ class ServiceTests(WorkerTestCase):
         await eventually(lambda: not self.worker.serving)
 
 
+@directlyToo
 class TroubleTests(WorkerTestCase):
     """
     Connections that cannot be served.
