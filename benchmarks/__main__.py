@@ -17,9 +17,14 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import questions, report
-from benchmarks.contestants import ALL
+from benchmarks.bench import FIRST_PORT, Bench
+from benchmarks.contestants import ALL, present
+from benchmarks.hop import BASES as PARTS
 
 ROOT = Path(__file__).parents[1]
+
+#: The folder of the kept figures.
+KEPT = ROOT / "docs" / "benchmarks"
 
 
 def machine() -> dict[str, Any]:
@@ -43,9 +48,9 @@ def machine() -> dict[str, Any]:
     }
 
 
-def main() -> None:
+def parse() -> argparse.Namespace:
     """
-    Ask the questions that the command line names.
+    Read the command line.
     """
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
@@ -72,41 +77,63 @@ def main() -> None:
     parser.add_argument(
         "--output",
         type=Path,
-        default=ROOT / "docs" / "benchmarks",
+        default=KEPT,
         help="the folder for tables, charts and figures [docs/benchmarks]",
     )
+    parser.add_argument(
+        "--port",
+        type=int,
+        default=FIRST_PORT,
+        help=f"the port of the first contestant; the next 50 are taken [{FIRST_PORT}]",
+    )
+    parser.add_argument(
+        "--part",
+        action="append",
+        choices=list(PARTS),
+        help="ask this part of the question 'hop' alone; may be given several times",
+    )
     arguments = parser.parse_args()
+    arguments.output = arguments.output.absolute()
     if arguments.rounds < 1 or not 0 < arguments.scale <= 10:
         parser.error("--rounds is at least 1, and --scale from 0 to 10")
-    compiler = shutil.which("cc")
-    if compiler is None:
+    if arguments.part and arguments.output == KEPT:
+        parser.error(
+            "--part leaves figures out: name another folder than docs/benchmarks by"
+            " --output"
+        )
+    if shutil.which("cc") is None:
         parser.error(
             "the clients are in C, and cc is missing: apt install gcc libc6-dev"
         )
+    arguments.only = arguments.only or list(questions.ALL)
+    return arguments
+
+
+def main() -> None:
+    """
+    Ask the questions that the command line names.
+    """
+    arguments = parse()
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    contestants = []
-    for each in ALL:
-        if each.missing:
-            print(each.missing, file=sys.stderr)
-        else:
-            contestants.append(each)
     folder = Path(tempfile.mkdtemp(prefix="benchmarks."))
     os.chdir(ROOT)
     try:
-        subprocess.run(
-            [
-                *(compiler, "-O2", "-o", folder / "load"),
-                ROOT / "benchmarks" / "load.c",
-            ],
-            check=True,
+        source = ROOT / "benchmarks" / "load.c"
+        subprocess.run(["cc", "-O2", "-o", folder / "load", source], check=True)
+        bench = Bench(
+            folder,
+            present(ALL),
+            arguments.rounds,
+            arguments.scale,
+            arguments.part or (),
+            arguments.port,
         )
-        bench = questions.Bench(folder, contestants, arguments.rounds, arguments.scale)
-        figures: dict[str, Any] = {"machine": machine()}
-        for name in arguments.only or questions.ALL:
+        here = machine() | {"rounds": arguments.rounds, "scale": arguments.scale}
+        for name in arguments.only:
             print(f"== {name}", file=sys.stderr, flush=True)
-            figures[name] = questions.ALL[name](bench)
-            report.write(arguments.output, name, figures[name], figures["machine"])
+            figures = questions.ALL[name](bench)
+            report.write(arguments.output, name, figures, here)
         report.summarize(arguments.output)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
