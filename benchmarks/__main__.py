@@ -1,5 +1,6 @@
 """
-C{python -m benchmarks}: measures, and writes the results into C{docs}.
+C{python -m benchmarks}: measures, and writes the results into C{docs}, or compares them
+with those that are kept there.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks import questions, report
+from benchmarks import compare, questions, report
 from benchmarks.bench import FIRST_PORT, Bench
 from benchmarks.contestants import ALL, present
 from benchmarks.hop import BASES as PARTS
@@ -50,7 +51,7 @@ def machine() -> dict[str, Any]:
 
 def parse() -> argparse.Namespace:
     """
-    Read the command line.
+    Read the command line.  C{kept} has the figures to compare with.
     """
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
@@ -92,11 +93,19 @@ def parse() -> argparse.Namespace:
         choices=list(PARTS),
         help="ask this part of the question 'hop' alone; may be given several times",
     )
+    parser.add_argument(
+        "--check",
+        action="store_true",
+        help=(
+            "compare with the figures in the folder, and write nothing: say what got"
+            " worse, and exit with 1 if anything did"
+        ),
+    )
     arguments = parser.parse_args()
     arguments.output = arguments.output.absolute()
     if arguments.rounds < 1 or not 0 < arguments.scale <= 10:
         parser.error("--rounds is at least 1, and --scale from 0 to 10")
-    if arguments.part and arguments.output == KEPT:
+    if arguments.part and not arguments.check and arguments.output == KEPT:
         parser.error(
             "--part leaves figures out: name another folder than docs/benchmarks by"
             " --output"
@@ -106,6 +115,17 @@ def parse() -> argparse.Namespace:
             "the clients are in C, and cc is missing: apt install gcc libc6-dev"
         )
     arguments.only = arguments.only or list(questions.ALL)
+    arguments.kept = {}
+    if arguments.check:
+        try:
+            for name in arguments.only:
+                arguments.kept[name] = compare.read(arguments.output, name)
+        except compare.NoFigures as error:
+            parser.error(str(error))
+        if arguments.part and "hop" in arguments.kept:
+            figures = arguments.kept["hop"]["figures"]
+            for name in figures.keys() - set(arguments.part):
+                del figures[name]
     return arguments
 
 
@@ -118,6 +138,7 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     folder = Path(tempfile.mkdtemp(prefix="benchmarks."))
     os.chdir(ROOT)
+    verdicts: list[compare.Verdict] = []
     try:
         source = ROOT / "benchmarks" / "load.c"
         subprocess.run(["cc", "-O2", "-o", folder / "load", source], check=True)
@@ -133,10 +154,34 @@ def main() -> None:
         for name in arguments.only:
             print(f"== {name}", file=sys.stderr, flush=True)
             figures = questions.ALL[name](bench)
-            report.write(arguments.output, name, figures, here)
-        report.summarize(arguments.output)
+            if arguments.check:
+                verdicts += check(name, arguments.kept[name], figures, here)
+            else:
+                report.write(arguments.output, name, figures, here)
+        if not arguments.check:
+            report.summarize(arguments.output)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+    if arguments.check:
+        worse = [each for each in verdicts if each.word == "worse"]
+        print(f"{len(worse)} of {len(verdicts)} got worse", *worse, sep="\n")
+        sys.exit(1 if worse else 0)
+
+
+def check(name: str, kept: Any, figures: Any, here: Any) -> list[compare.Verdict]:
+    """
+    Print how the figures of a question compare with those that are kept.
+    """
+    verdicts, alone = compare.compare(name, kept["figures"], figures)
+    print(f"== {name}")
+    for change in compare.changes(kept["machine"], here):
+        print(f"measured otherwise: {change}")
+    for each in verdicts:
+        print(each)
+    for what in alone:
+        print(f"in one of the runs only: {what}")
+    sys.stdout.flush()
+    return verdicts
 
 
 if __name__ == "__main__":
