@@ -1,5 +1,6 @@
 """
-C{python -m benchmarks}: measures, and writes the results into C{docs}.
+C{python -m benchmarks}: measures, and writes the results into C{docs}, or compares them
+with those that are kept there.
 """
 
 from __future__ import annotations
@@ -16,10 +17,15 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks import questions, report
-from benchmarks.contestants import ALL
+from benchmarks import compare, questions, report
+from benchmarks.bench import FIRST_PORT, Bench
+from benchmarks.contestants import ALL, present
+from benchmarks.hop import BASES as PARTS
 
 ROOT = Path(__file__).parents[1]
+
+#: The folder of the kept figures.
+KEPT = ROOT / "docs" / "benchmarks"
 
 
 def machine() -> dict[str, Any]:
@@ -43,9 +49,9 @@ def machine() -> dict[str, Any]:
     }
 
 
-def main() -> None:
+def parse() -> argparse.Namespace:
     """
-    Ask the questions that the command line names.
+    Read the command line.  C{kept} has the figures to compare with.
     """
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
@@ -72,44 +78,110 @@ def main() -> None:
     parser.add_argument(
         "--output",
         type=Path,
-        default=ROOT / "docs" / "benchmarks",
+        default=KEPT,
         help="the folder for tables, charts and figures [docs/benchmarks]",
     )
+    parser.add_argument(
+        "--port",
+        type=int,
+        default=FIRST_PORT,
+        help=f"the port of the first contestant; the next 50 are taken [{FIRST_PORT}]",
+    )
+    parser.add_argument(
+        "--part",
+        action="append",
+        choices=list(PARTS),
+        help="ask this part of the question 'hop' alone; may be given several times",
+    )
+    parser.add_argument(
+        "--check",
+        action="store_true",
+        help=(
+            "compare with the figures in the folder, and write nothing: say what got"
+            " worse, and exit with 1 if anything did"
+        ),
+    )
     arguments = parser.parse_args()
+    arguments.output = arguments.output.absolute()
     if arguments.rounds < 1 or not 0 < arguments.scale <= 10:
         parser.error("--rounds is at least 1, and --scale from 0 to 10")
-    compiler = shutil.which("cc")
-    if compiler is None:
+    if arguments.part and not arguments.check and arguments.output == KEPT:
+        parser.error(
+            "--part leaves figures out: name another folder than docs/benchmarks by"
+            " --output"
+        )
+    if shutil.which("cc") is None:
         parser.error(
             "the clients are in C, and cc is missing: apt install gcc libc6-dev"
         )
+    arguments.only = arguments.only or list(questions.ALL)
+    arguments.kept = {}
+    if arguments.check:
+        try:
+            for name in arguments.only:
+                arguments.kept[name] = compare.read(arguments.output, name)
+        except compare.NoFigures as error:
+            parser.error(str(error))
+        if arguments.part and "hop" in arguments.kept:
+            figures = arguments.kept["hop"]["figures"]
+            for name in figures.keys() - set(arguments.part):
+                del figures[name]
+    return arguments
+
+
+def main() -> None:
+    """
+    Ask the questions that the command line names.
+    """
+    arguments = parse()
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    contestants = []
-    for each in ALL:
-        if each.missing:
-            print(each.missing, file=sys.stderr)
-        else:
-            contestants.append(each)
     folder = Path(tempfile.mkdtemp(prefix="benchmarks."))
     os.chdir(ROOT)
+    verdicts: list[compare.Verdict] = []
     try:
-        subprocess.run(
-            [
-                *(compiler, "-O2", "-o", folder / "load"),
-                ROOT / "benchmarks" / "load.c",
-            ],
-            check=True,
+        source = ROOT / "benchmarks" / "load.c"
+        subprocess.run(["cc", "-O2", "-o", folder / "load", source], check=True)
+        bench = Bench(
+            folder,
+            present(ALL),
+            arguments.rounds,
+            arguments.scale,
+            arguments.part or (),
+            arguments.port,
         )
-        bench = questions.Bench(folder, contestants, arguments.rounds, arguments.scale)
-        figures: dict[str, Any] = {"machine": machine()}
-        for name in arguments.only or questions.ALL:
+        here = machine() | {"rounds": arguments.rounds, "scale": arguments.scale}
+        for name in arguments.only:
             print(f"== {name}", file=sys.stderr, flush=True)
-            figures[name] = questions.ALL[name](bench)
-            report.write(arguments.output, name, figures[name], figures["machine"])
-        report.summarize(arguments.output)
+            figures = questions.ALL[name](bench)
+            if arguments.check:
+                verdicts += check(name, arguments.kept[name], figures, here)
+            else:
+                report.write(arguments.output, name, figures, here)
+        if not arguments.check:
+            report.summarize(arguments.output)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+    if arguments.check:
+        worse = [each for each in verdicts if each.word == "worse"]
+        print(f"{len(worse)} of {len(verdicts)} got worse", *worse, sep="\n")
+        sys.exit(1 if worse else 0)
+
+
+def check(name: str, kept: Any, figures: Any, here: Any) -> list[compare.Verdict]:
+    """
+    Print how the figures of a question compare with those that are kept.
+    """
+    verdicts, alone = compare.compare(name, kept["figures"], figures)
+    print(f"== {name}")
+    for change in compare.changes(kept["machine"], here):
+        print(f"measured otherwise: {change}")
+    for each in verdicts:
+        print(each)
+    for what in alone:
+        print(f"in one of the runs only: {what}")
+    sys.stdout.flush()
+    return verdicts
 
 
 if __name__ == "__main__":

@@ -5,21 +5,19 @@ processes.  Its C{back} processes serve, and its C{front} processes accept for t
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import resource
 import shutil
-import signal
-import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
-#: Seconds that a process may take to be ready.
-PATIENCE = 20.0
+from benchmarks.running import Running
+from benchmarks.serve import STRING
 
 #: How many descriptors a process may have.
 LIMIT = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
@@ -30,149 +28,7 @@ PROXIED = min(30_000, (LIMIT - 200) // 2)
 #: A listener for the wire of 2002, as the tests have it.
 SOURCE = Path(__file__).parents[1] / "tests" / "peers" / "portlisten.c"
 
-TICK = os.sysconf("SC_CLK_TCK")
-
-Start = Callable[["Running"], None]
-
-
-@dataclass
-class Running:
-    """
-    A running contestant.
-
-    @ivar port: the port that clients connect to.
-    @ivar protocol: the protocol of the server.
-    @ivar front: the processes before the server.
-    @ivar back: the processes of the server.
-    @ivar served: how many connections each process of the server had served when it
-        ended.
-    """
-
-    folder: Path
-    port: int
-    protocol: str
-    front: list[subprocess.Popen[bytes]] = field(default_factory=list)
-    back: list[subprocess.Popen[bytes]] = field(default_factory=list)
-    served: list[int] = field(default_factory=list)
-
-    def serve(self, description: str, count: int = 1) -> None:
-        """
-        Start a server, and wait until it is ready.
-        """
-        with (self.folder / f"server{len(self.back)}.log").open("wb") as log:
-            process = subprocess.Popen(
-                [
-                    *(sys.executable, "-m", "benchmarks.serve"),
-                    *(self.protocol, description, str(count)),
-                ],
-                stdout=subprocess.PIPE,
-                stderr=log,
-                env={**os.environ, "PYTHONWARNINGS": "ignore"},
-            )
-        self.back.append(process)
-        assert process.stdout is not None
-        for _ in range(count):
-            if process.stdout.readline() != b"ready\n":
-                raise RuntimeError(f"the server on {description} did not start")
-
-    def before(self, *command: str) -> None:
-        """
-        Start a process that stands before the server.
-        """
-        name = self.folder / f"front{len(self.front)}.log"
-        with name.open("wb") as log:
-            self.front.append(
-                subprocess.Popen(
-                    command, stdin=subprocess.DEVNULL, stdout=log, stderr=log
-                )
-            )
-
-    def reachable(self) -> None:
-        """
-        Wait until the port accepts connections.
-        """
-        deadline = time.monotonic() + PATIENCE
-        while True:
-            try:
-                socket.create_connection(("127.0.0.1", self.port), 5).close()
-            except OSError:
-                if time.monotonic() > deadline:
-                    raise RuntimeError(f"nobody listens on {self.port}") from None
-                time.sleep(0.05)
-            else:
-                break
-        time.sleep(0.3)
-
-    def restart(self) -> None:
-        """
-        Replace the only server.
-        """
-        process = self.back.pop()
-        arguments = process.args
-        assert isinstance(arguments, list)
-        process.send_signal(signal.SIGTERM)
-        process.wait()
-        self.serve(str(arguments[4]), int(arguments[5]))
-
-    def stop(self) -> None:
-        """
-        End all processes.
-        """
-        for process in self.back:
-            process.send_signal(signal.SIGTERM)
-        for process in self.back:
-            output, _ = process.communicate()
-            self.served += [int(line.split()[1]) for line in output.splitlines()]
-        for process in self.front:
-            process.send_signal(signal.SIGTERM)
-            try:
-                process.wait(15)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-
-    def used(self) -> tuple[float, float]:
-        """
-        Return the processor time of the front and of the server, in seconds.
-        """
-        return cpu([each.pid for each in self.front]), cpu(
-            [each.pid for each in self.back]
-        )
-
-
-def descendants(pids: list[int]) -> list[int]:
-    """
-    List processes and all their descendants.
-    """
-    found = []
-    for pid in pids:
-        try:
-            text = Path(f"/proc/{pid}/task/{pid}/children").read_text()
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-        found += [pid, *descendants([int(each) for each in text.split()])]
-    return found
-
-
-def cpu(pids: list[int]) -> float:
-    """
-    Return the processor time of processes, in seconds.  It is the time of their
-    threads, which C{schedstat} in proc(5) gives in nanoseconds, and of their ended
-    children, C{cutime} and C{cstime} in C{stat}.
-    """
-    used = 0.0
-    for pid in descendants(pids):
-        place = Path(f"/proc/{pid}")
-        try:
-            text = (place / "stat").read_text()
-            threads = [
-                (each / "schedstat").read_text() for each in (place / "task").iterdir()
-            ]
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-        used += sum(map(int, text.rpartition(")")[2].split()[13:15])) / TICK
-        used += sum(int(each.split()[0]) for each in threads) / 1e9
-    return used
+Start = Callable[[Running], None]
 
 
 @dataclass(frozen=True)
@@ -182,22 +38,32 @@ class Contestant:
 
     @ivar needs: a required program, and the Debian package that has it.
     @ivar proxy: whether the contestant copies bytes.
+    @ivar request: what a client sends first.
+    @ivar answer: what the client expects.
+    @ivar stayRequest: what a client that stays sends first.
+    @ivar module: a required module of Python.
     """
 
     name: str
     start: Start
     needs: tuple[str, str] = ("", "")
     proxy: bool = False
+    request: str = ""
+    answer: bytes = STRING
+    stayRequest: str = ""
+    module: str = ""
 
     @property
     def missing(self) -> str:
         """
-        The message if the required program is missing; empty if it is not.
+        How to install what is missing; empty if nothing is.
         """
         program, package = self.needs
-        if not program or shutil.which(program) or os.path.exists(program):
-            return ""
-        return f"{self.name} is left out: apt install {package}"
+        if program and not shutil.which(program) and not os.path.exists(program):
+            return f"apt install {package}"
+        if self.module and importlib.util.find_spec(self.module) is None:
+            return f"pip install {self.module}"
+        return ""
 
     @contextmanager
     def running(self, folder: Path, port: int, protocol: str) -> Iterator[Running]:
@@ -213,6 +79,23 @@ class Contestant:
             yield running
         finally:
             running.stop()
+
+
+def present(contestants: Iterable[Contestant]) -> list[Contestant]:
+    """
+    Return those of which nothing is missing.  Say how to install what is missing, in a
+    line for each.
+    """
+    there: list[Contestant] = []
+    left: dict[str, list[str]] = {}
+    for each in contestants:
+        if each.missing:
+            left.setdefault(each.missing, []).append(each.name)
+        else:
+            there.append(each)
+    for remedy, names in left.items():
+        print(f"left out: {', '.join(names)}: {remedy}", file=sys.stderr)
+    return there
 
 
 def direct(running: Running) -> None:
@@ -368,6 +251,7 @@ def tcpserver(running: Running) -> None:
 
 ALL = [
     Contestant("direct", direct),
+    Contestant("inherited x1", processes("inherited", 1)),
     Contestant("inherited x2", processes("inherited", 2)),
     Contestant("inherited x4", processes("inherited", 4)),
     Contestant("reuseport x2", processes("reuseport", 2)),
@@ -378,6 +262,9 @@ ALL = [
     Contestant("share x1", portlisten(1, "--share")),
     Contestant("share x2", portlisten(2, "--share")),
     Contestant("share x4", portlisten(4, "--share")),
+    Contestant("unbalanced x1", portlisten(1, "--share", suffix=":balance=no")),
+    Contestant("unbalanced x2", portlisten(2, "--share", suffix=":balance=no")),
+    Contestant("unbalanced x4", portlisten(4, "--share", suffix=":balance=no")),
     Contestant("groups x4", portlisten(4, "--share", suffix=":reuseport=4")),
     Contestant("datagram", datagram),
     Contestant("C of 2002", original),

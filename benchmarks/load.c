@@ -2,15 +2,18 @@
    a time, from many addresses in 127.0.0.0/8.  Each must hear every byte of what is
    expected, and then the end.
 
-   load PORT TOTAL AT-ONCE EXPECTED [MOST]
+   load PORT TOTAL AT-ONCE EXPECTED [MOST [REQUEST]]
 
    With MOST, the server does not close, but says it again for each byte that it is
    sent: a client asks for it up to so many times, each client another number of
-   times, and closes.
+   times, and closes.  If MOST is 0, the server closes.
 
-   It prints one line of JSON: seconds, how many answers there were, and of the waits
-   for them in microseconds the median, the 99th percentile and the longest; and how
-   many clients were answered wrongly, and how many not at all. */
+   With REQUEST, each client sends it first.
+
+   It prints one line of JSON: seconds, the clients' processor time in seconds, how many
+   answers there were, and of the waits for them in microseconds the median, the 99th
+   percentile and the longest; and how many clients were answered wrongly, and how many
+   not at all. */
 
 #include <arpa/inet.h>
 #include <errno.h>
@@ -33,10 +36,11 @@ struct client {
     uint64_t began;
     size_t heard;
     long left;
+    int asked;
 };
 
 static struct client *clients;
-static const char *expected;
+static const char *expected, *request;
 static size_t length;
 static int epoll;
 static struct sockaddr_in server = {.sin_family = AF_INET};
@@ -48,6 +52,11 @@ static uint64_t now(void)
     struct timespec time;
     clock_gettime(CLOCK_MONOTONIC, &time);
     return time.tv_sec * 1000000000ull + time.tv_nsec;
+}
+
+static double seconds(struct timeval time)
+{
+    return time.tv_sec + time.tv_usec / 1e6;
 }
 
 static void die(const char *what)
@@ -74,6 +83,9 @@ static void start(struct client *client)
         die("bind");
     client->fd = fd;
     client->heard = 0;
+    client->asked = !request;
+    if (request)
+        event.events |= EPOLLOUT | EPOLLET;
     client->began = now();
     started++;
     if (connect(fd, (struct sockaddr *)&server, sizeof server) < 0 &&
@@ -107,6 +119,14 @@ static void hear(struct client *client)
     char data[4096];
     ssize_t count;
 
+    if (!client->asked) {
+        ssize_t size = strlen(request);
+        if (write(client->fd, request, size) != size) {
+            finish(client, 0);
+            return;
+        }
+        client->asked = 1;
+    }
     while ((count = read(client->fd, data, sizeof data)) > 0) {
         if (client->heard + count > length ||
             memcmp(expected + client->heard, data, count)) {
@@ -142,11 +162,12 @@ int main(int count, char **arguments)
 {
     struct epoll_event events[512];
     struct rlimit limit;
+    struct rusage usage;
     uint64_t began, seen;
     long atOnce;
 
-    if (count != 5 && count != 6) {
-        fprintf(stderr, "usage: load PORT TOTAL AT-ONCE EXPECTED [MOST]\n");
+    if (count < 5 || count > 7) {
+        fprintf(stderr, "usage: load PORT TOTAL AT-ONCE EXPECTED [MOST [REQUEST]]\n");
         return 2;
     }
     server.sin_port = htons(atoi(arguments[1]));
@@ -155,7 +176,8 @@ int main(int count, char **arguments)
     atOnce = atol(arguments[3]);
     expected = arguments[4];
     length = strlen(expected);
-    most = count == 6 ? atol(arguments[5]) : 0;
+    most = count > 5 ? atol(arguments[5]) : 0;
+    request = count > 6 ? arguments[6] : NULL;
     getrlimit(RLIMIT_NOFILE, &limit);
     limit.rlim_cur = limit.rlim_max;
     setrlimit(RLIMIT_NOFILE, &limit);
@@ -177,10 +199,11 @@ int main(int count, char **arguments)
             hear(events[each].data.ptr);
     }
     lost = total - ended;
+    getrusage(RUSAGE_SELF, &usage);
     qsort(waits, answers, sizeof *waits, compare);
-    printf("{\"seconds\": %.6f, \"answers\": %ld, \"p50\": %u, \"p99\": %u,"
-           " \"longest\": %u, \"wrong\": %ld, \"lost\": %ld}\n",
-           (now() - began) / 1e9, answers, answers ? waits[answers / 2] : 0,
+    printf("{\"seconds\": %.6f, \"cpu\": %.6f, \"answers\": %ld, \"p50\": %u,"
+           " \"p99\": %u, \"longest\": %u, \"wrong\": %ld, \"lost\": %ld}\n",
+           (now() - began) / 1e9, seconds(usage.ru_utime) + seconds(usage.ru_stime), answers, answers ? waits[answers / 2] : 0,
            answers ? waits[answers * 99 / 100] : 0, answers ? waits[answers - 1] : 0,
            wrong, lost);
     return wrong || lost ? 1 : 0;

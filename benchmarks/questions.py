@@ -5,30 +5,21 @@ the other, in rounds, and returns the raw figures.
 
 from __future__ import annotations
 
-import json
-import shutil
 import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from benchmarks.contestants import (
-    LIMIT,
-    PROXIED,
-    Contestant,
-    Running,
-    descendants,
-)
+from benchmarks.bench import Bench, Figures, Measure
+from benchmarks.contestants import LIMIT, PROXIED, Contestant
+from benchmarks.hop import connect, hop, share
+from benchmarks.running import Running, descendants
 from benchmarks.serve import AMOUNT, STRING
-
-#: The port of the first contestant.  A proxy's server is on the next port.
-FIRST_PORT = 21000
+from benchmarks.staying import stay
 
 #: How many connections are made, by how many clients connect at a time.
 TOTALS = {1: 2000, 8: 6000, 64: 8000, 512: 8000, 2000: 8000}
@@ -36,129 +27,12 @@ TOTALS = {1: 2000, 8: 6000, 64: 8000, 512: 8000, 2000: 8000}
 #: The most connections that one process of staying clients holds.
 HELD = 8000
 
-#: Contestants with a process for each connection.  They get fewer clients.
-FORKING = frozenset(["socat", "tcpserver"])
-
-Figures = dict[str, Any]
-
-#: Measures a contestant once.
-Measure = Callable[[Contestant, Running], Figures]
-
-
-@dataclass
-class Bench:
-    """
-    The tools and the parameters of all questions.
-
-    @ivar folder: the folder for files, with the clients' program in it.
-    @ivar rounds: how often each contestant is measured.
-    @ivar scale: the factor for the number of clients.
-    """
-
-    folder: Path
-    contestants: list[Contestant]
-    rounds: int
-    scale: float
-
-    def chosen(self, names: Iterable[str]) -> list[Contestant]:
-        """
-        Return the available contestants of these names.
-        """
-        wanted = set(names)
-        return [each for each in self.contestants if each.name in wanted]
-
-    def load(
-        self, port: int, total: int, atOnce: int, expected: bytes, most: int = 0
-    ) -> Figures:
-        """
-        Run many clients.
-
-        @param most: the most requests of each client, which then closes; with 0, the
-            server closes.
-        @raise RuntimeError: if a client got a wrong answer, or none.
-        """
-        process = subprocess.run(
-            [
-                str(self.folder / "load"),
-                *(str(port), str(total), str(atOnce), expected.decode()),
-                *([str(most)] if most else []),
-            ],
-            stdout=subprocess.PIPE,
-            check=False,
-        )
-        if process.returncode:
-            raise RuntimeError(f"not all were answered: {process.stdout.decode()}")
-        found: Figures = json.loads(process.stdout)
-        return found
-
-    def total(self, contestant: Contestant, total: int) -> int:
-        """
-        Return how many clients to run.
-        """
-        share = 8 if contestant.name in FORKING else 1
-        return max(20, int(total * self.scale / share))
-
-    def interleave(
-        self,
-        protocol: str,
-        contestants: list[Contestant],
-        cases: dict[str, Measure],
-    ) -> tuple[dict[str, dict[str, list[Figures]]], dict[str, list[int]]]:
-        """
-        Run all contestants, and measure one after the other, in rounds.
-
-        @param cases: the measurements, by their names.
-        @return: the figures of each contestant in each case; and for each contestant,
-            how many connections each process of its server had.
-        """
-        found: dict[str, dict[str, list[Figures]]] = {
-            case: {each.name: [] for each in contestants} for case in cases
-        }
-        running: dict[str, Running] = {}
-        with ExitStack() as stack:
-            for number, each in enumerate(contestants):
-                port = FIRST_PORT + 2 * number
-                running[each.name] = stack.enter_context(
-                    each.running(self.folder, port, protocol)
-                )
-            for turn in range(self.rounds):
-                print(f"round {turn + 1}", file=sys.stderr, flush=True)
-                for case, measure in cases.items():
-                    for each in contestants:
-                        figures = measure(each, running[each.name])
-                        found[case][each.name].append(figures)
-        for one in running.values():
-            for file in one.folder.glob("*.log"):
-                if b"Traceback" in file.read_bytes():
-                    raise RuntimeError(f"{file}:\n{file.read_text()}")
-            shutil.rmtree(one.folder)
-        return found, {name: one.served for name, one in running.items()}
-
 
 def rate(bench: Bench) -> Figures:
     """
     Connections per second, how long a client waits, and what a connection costs.
     """
-
-    def case(atOnce: int, total: int) -> Measure:
-        def measure(each: Contestant, running: Running) -> Figures:
-            count = bench.total(each, total)
-            front, back = running.used()
-            found = bench.load(running.port, count, atOnce, STRING)
-            frontNow, backNow = running.used()
-            return {
-                "rate": count / found["seconds"],
-                "p50": found["p50"],
-                "p99": found["p99"],
-                "longest": found["longest"],
-                "front": (frontNow - front) / count * 1e6,
-                "back": (backNow - back) / count * 1e6,
-            }
-
-        return measure
-
-    cases = {str(atOnce): case(atOnce, total) for atOnce, total in TOTALS.items()}
-    return bench.interleave("hello", bench.contestants, cases)[0]
+    return connect(bench, "hello", bench.contestants, TOTALS)
 
 
 def tail(
@@ -180,6 +54,8 @@ def tail(
             "rate": found["answers"] / found["seconds"],
             "p50": found["p50"],
             "p99": found["p99"],
+            "clients": found["cpu"] / found["answers"] * 1e6,
+            "taken": found["taken"],
         }
 
     found, served = bench.interleave(protocol, bench.chosen(names), {"": measure})
@@ -264,7 +140,7 @@ def size(bench: Bench) -> Figures:
     names = ["listen x2", "share x2", "HAProxy", "nginx", "socket-proxyd"]
     figures: Figures = {}
     for number, each in enumerate(bench.chosen(names)):
-        port = FIRST_PORT + 2 * number
+        port = bench.port + 2 * number
         rows: list[Figures] = []
         figures[each.name] = rows
         with each.running(bench.folder, port, "held") as running, ExitStack() as stack:
@@ -374,12 +250,14 @@ def burst(bench: Bench) -> Figures:
         threads = [threading.Thread(target=ask) for _ in range(8)]
         for thread in threads:
             thread.start()
-        time.sleep(0.5)
-        running.restart()
-        time.sleep(0.5)
-        over = True
-        for thread in threads:
-            thread.join()
+        try:
+            time.sleep(0.5)
+            running.restart()
+            time.sleep(0.5)
+        finally:
+            over = True
+            for thread in threads:
+                thread.join()
         return {"asked": asked, "lost": lost, "longest": longest}
 
     return bench.interleave(
@@ -388,6 +266,9 @@ def burst(bench: Bench) -> Figures:
 
 
 ALL: dict[str, Callable[[Bench], Figures]] = {
+    "hop": hop,
+    "stay": stay,
+    "share": share,
     "rate": rate,
     "busy": busy,
     "kept": kept,

@@ -7,77 +7,22 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from html import escape
 from pathlib import Path
 from statistics import median
-from typing import Any
 
-from benchmarks.contestants import ALL
-
-Figures = Any
-
-#: What the others are compared with.
-BASE = "direct"
-
-#: The listener that does what the one of 2002 did.
-ORIGINAL = "C of 2002"
-
-
-@dataclass
-class Bar:
-    """
-    A bar of a chart.
-
-    @ivar low: the least measured value.
-    @ivar high: the greatest measured value.
-    """
-
-    label: str
-    value: float
-    low: float
-    high: float
-
-
-def bars(title: str, unit: str, found: Sequence[Bar]) -> str:
-    """
-    Draw a chart, as SVG.
-    """
-    width, left, row, top = 720, 150, 24, 44
-    most = max((bar.high for bar in found), default=1.0) or 1.0
-    scale = (width - left - 90) / most
-    height = top + row * len(found) + 12
-    parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}"'
-        f' font-family="sans-serif" font-size="13" role="img">',
-        f"<title>{escape(title)}</title>",
-        f'<rect width="{width}" height="{height}" fill="#ffffff"/>',
-        f'<text x="12" y="24" font-size="15" font-weight="bold" fill="#222222">'
-        f"{escape(title)}</text>",
-    ]
-    for number, bar in enumerate(found):
-        y = top + number * row
-        own = bar.label.split()[0] in ("listen", "share", "groups", "datagram")
-        colour = "#2b6cb0" if own else "#a0aec0"
-        parts += [
-            f'<text x="{left - 8}" y="{y + 14}" text-anchor="end" fill="#222222">'
-            f"{escape(bar.label)}</text>",
-            f'<rect x="{left}" y="{y + 2}" width="{max(1.0, bar.value * scale):.1f}"'
-            f' height="{row - 8}" fill="{colour}"/>',
-            f'<path d="M{left + bar.low * scale:.1f} {y + 10}H'
-            f'{left + bar.high * scale:.1f}" stroke="#222222"/>',
-            f'<text x="{left + bar.high * scale + 8:.1f}" y="{y + 14}"'
-            f' fill="#222222">{number_(bar.value)} {escape(unit)}</text>',
-        ]
-    return "\n".join([*parts, "</svg>"]) + "\n"
-
-
-def number_(value: float) -> str:
-    """
-    Write a number with about three significant digits.
-    """
-    if value >= 100:
-        return f"{value:,.0f}"
-    return f"{value:.1f}" if value >= 10 else f"{value:.2f}"
+from benchmarks.charts import Split, bar, bars, rates, splits
+from benchmarks.goals import GOALS
+from benchmarks.hop import BASES
+from benchmarks.ratios import (
+    BASE,
+    Figures,
+    collect,
+    cost,
+    mostToFewest,
+    number_,
+    ratios,
+    spread,
+)
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -86,42 +31,6 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
-
-
-def ratios(
-    found: dict[str, list[Figures]], name: str, key: str, base: str = BASE
-) -> list[float]:
-    """
-    Compare two contestants, round by round.
-    """
-    return [
-        mine[key] / other[key]
-        for mine, other in zip(found[name], found[base], strict=True)
-        if other[key]
-    ]
-
-
-def spread(values: Sequence[float]) -> str:
-    """
-    The median, and the range.
-    """
-    return f"{median(values):.2f} ({min(values):.2f} to {max(values):.2f})"
-
-
-def bar(label: str, values: Sequence[float]) -> Bar:
-    """
-    Make a bar of several measured values.
-    """
-    return Bar(label, median(values), min(values), max(values))
-
-
-def rates(found: dict[str, list[Figures]]) -> list[Bar]:
-    """
-    Make a bar for the rate of each contestant.
-    """
-    return [
-        bar(name, [each["rate"] for each in rounds]) for name, rounds in found.items()
-    ]
 
 
 @dataclass
@@ -292,126 +201,129 @@ def burst(figures: Figures) -> Page:
     )
 
 
-@dataclass
-class Goal:
+def hop(figures: Figures) -> Page:
     """
-    A goal, and the measured values.
-
-    @ivar what: the comparison, in words.
-    @ivar values: the measured values: one for each round, or one for all.
-    @ivar aim: the goal, in words.
-    @ivar least: the least value that meets the goal.
-    @ivar most: the greatest value that meets the goal.
+    What the hand-off costs, in each part of the question.
     """
-
-    what: str
-    values: Sequence[float]
-    aim: str
-    least: float = 0.0
-    most: float = float("inf")
-
-    @property
-    def row(self) -> tuple[str, ...]:
-        """
-        A row of a table.
-        """
-        found = median(self.values)
-        reached = "yes" if self.least <= found <= self.most else "no"
-        measured = spread(self.values) if len(self.values) > 1 else f"{found:.2f}"
-        return self.what, measured, self.aim, reached
-
-
-def between(what: str, values: Sequence[float], least: float, most: float) -> Goal:
-    """
-    Make a goal with a least and a greatest value.
-    """
-    return Goal(what, values, f"{least:g} to {most:g}", least, most)
-
-
-def rateGoals(figures: Figures) -> Iterable[Goal]:
-    """
-    The goals for the cost of a listener.
-    """
-    found = figures["64"]
-
-    def goal(name: str, base: str, least: float) -> Goal:
-        return Goal(
-            f"{name} to {base}, connections per second, 64 at a time",
-            ratios(found, name, "rate", base),
-            f"at least {least:g}",
-            least,
-        )
-
-    yield goal("listen x1", BASE, 0.95)
-    proxies = [each.name for each in ALL if each.proxy and each.name in found]
-    if proxies:
-        best = max(proxies, key=lambda name: median(ratios(found, name, "rate")))
-        yield goal("listen x1", best, 1.25)
-    for count in (2, 4):
-        yield goal(f"share x{count}", f"inherited x{count}", 0.98)
-    if ORIGINAL in found:
-        yield Goal(
-            f"listen x1 to {ORIGINAL}, processor time in front, 64 at a time",
-            ratios(found, "listen x1", "front", ORIGINAL),
-            "at most 1.3",
-            most=1.3,
-        )
+    text = "# The hand-off\n\n"
+    chart = []
+    for part, cases in figures.items():
+        base = BASES[part]
+        text += f"## {PARTS[part]}\n\n"
+        for atOnce, found in cases.items():
+            costs = {name: cost(rounds) for name, rounds in found.items()}
+            rows = [
+                [
+                    name,
+                    number_(median(each["rate"] for each in rounds)),
+                    spread(ratios(found, name, "rate", base)),
+                    *(
+                        number_(median(each[key] for each in rounds))
+                        for key in ("front", "back", "clients")
+                    ),
+                    spread(ratios(costs, name, "cost", base)),
+                ]
+                for name, rounds in found.items()
+            ]
+            header = [
+                f"{atOnce} at a time",
+                "connections/s",
+                f"to {base}",
+                "listener µs",
+                "worker µs",
+                "clients µs",
+                f"listener and worker, to {base}",
+            ]
+            text += table(header, rows) + "\n"
+        if part != "hello" and "64" in cases:
+            chart += [
+                bar(name, ratios(cases["64"], name, "rate", base))
+                for name in cases["64"]
+                if name != base
+            ]
+    title = "Connections per second, to a server of the same kind that listens itself"
+    return Page(text, {"hop.svg": bars(title, "", chart, (1.0, "listens itself"))})
 
 
-def throughputGoals(figures: Figures) -> Iterable[Goal]:
-    """
-    The goals for throughput: nothing is between server and client.
-    """
-    for case, found in figures.items():
-        what = f"listen x1 to {BASE}, bytes per second, {case}"
-        yield between(what, ratios(found, "listen x1", "rate"), 0.98, 1.02)
-
-
-def evenGoals(what: str, figures: Figures) -> Iterable[Goal]:
-    """
-    The goals for evenness: workers have equal shares, and no client waits long.
-    """
-    found = figures["found"]
-    if "listen x2" in found:
-        yield Goal(
-            f"listen x2 to {BASE}, answers per second, {what}",
-            ratios(found, "listen x2", "rate"),
-            "at least 1.6",
-            1.6,
-        )
-    served = figures["served"]["listen x4"]
-    yield Goal(
-        f"listen x4, most to fewest connections of a worker, {what}",
-        [max(served) / min(served)],
-        "at most 1.05",
-        most=1.05,
-    )
-    for base in ("inherited x4", "reuseport x4"):
-        yield Goal(
-            f"listen x4 to {base}, 99th percentile, {what}",
-            ratios(found, "listen x4", "p99", base),
-            "below 1",
-            most=0.9999,
-        )
-
-
-def sizeGoals(figures: Figures) -> Iterable[Goal]:
-    """
-    The goals for connections in service: they cost the listener nothing.
-    """
-    rows = figures["listen x2"]
-    for key in ("descriptors", "resident"):
-        what = f"listener, {key} with {rows[-1]['alive']:,} alive to {key} with none"
-        yield between(what, [rows[-1][key] / rows[0][key]], 0.95, 1.05)
-
-
-GOALS: dict[str, Callable[[Figures], Iterable[Goal]]] = {
-    "rate": rateGoals,
-    "busy": lambda figures: evenGoals("busy servers", figures),
-    "kept": lambda figures: evenGoals("keep-alive", figures),
-    "throughput": throughputGoals,
-    "size": sizeGoals,
+#: The headings of the parts of the question about the hand-off.
+PARTS = {
+    "minimal": "The least that a Twisted server can do",
+    "hello": "The sample worker's protocol",
+    "C": "The same hand-off without Python",
+    "Node": "Node and its cluster",
+    "uvicorn": "uvicorn",
 }
+
+
+def stay(figures: Figures) -> Page:
+    """
+    Connections that stay.
+    """
+    rows, chart = [], []
+    for name, rounds in figures.items():
+        row = [name]
+        for when in ("first", "later"):
+            found = sorted(rounds, key=lambda each: mostToFewest(each[when]))
+            middle = found[(len(found) - 1) // 2][when]
+            values = [mostToFewest(each[when]) for each in rounds]
+            row += [spread(values), ", ".join(map(str, middle))]
+            title = name if when == "first" else ""
+            chart.append(Split(title, middle, f"{number_(median(values))}", name))
+        rows.append(row)
+    header = [
+        "",
+        "most to fewest",
+        "alive in each worker",
+        "most to fewest, one replaced",
+        "alive then",
+    ]
+    drawing = splits(
+        "They stay: living connections in each of four workers, and most to fewest",
+        "Above: all have arrived. Below: one worker was replaced, and more arrived.",
+        chart,
+    )
+    return Page(f"# They stay\n\n{table(header, rows)}", {"stay.svg": drawing})
+
+
+def share(figures: Figures) -> Page:
+    """
+    Sharing, beside the inherited socket with as many processes.
+    """
+    text = "# Sharing\n\n"
+    for atOnce, found in figures.items():
+        rows = []
+        for name, rounds in found.items():
+            base = f"inherited {name.split()[-1]}" if name != BASE else BASE
+            rows.append(
+                [
+                    name,
+                    number_(median(each["rate"] for each in rounds)),
+                    spread(ratios(found, name, "rate")),
+                    spread(ratios(found, name, "rate", base)),
+                    number_(median(each["p99"] for each in rounds) / 1000),
+                    spread(ratios(found, name, "p99", base)),
+                    number_(median(each["back"] for each in rounds)),
+                    number_(median(each["clients"] for each in rounds)),
+                ]
+            )
+        header = [
+            f"{atOnce} at a time",
+            "connections/s",
+            f"to {BASE}",
+            "to inherited, as many",
+            "p99 ms",
+            "p99 to inherited, as many",
+            "server µs",
+            "clients µs",
+        ]
+        text += table(header, rows) + "\n"
+    charts = {
+        f"share-{atOnce}.svg": bars(
+            f"Connections per second, {atOnce} at a time", "/s", rates(found)
+        )
+        for atOnce, found in figures.items()
+    }
+    return Page(text, charts)
 
 
 def summarize(folder: Path) -> None:
@@ -429,6 +341,9 @@ def summarize(folder: Path) -> None:
 
 
 PAGES: dict[str, Callable[[Figures], Page]] = {
+    "hop": hop,
+    "stay": stay,
+    "share": share,
     "rate": rate,
     "busy": lambda figures: even("Busy servers", figures),
     "kept": lambda figures: even("Keep-alive", figures),
@@ -452,5 +367,19 @@ def write(folder: Path, name: str, figures: Figures, machine: Figures) -> None:
     described = ", ".join(f"{key} {value}" for key, value in machine.items())
     images = "".join(f"\n![{file[:-4]}]({file})\n" for file in page.charts)
     (folder / f"{name}.md").write_text(
-        f"{page.text}{images}\nMeasured on: {described}.\n"
+        f"{page.text}{images}\n{clients(figures, machine)}Measured on: {described}.\n"
+    )
+
+
+def clients(figures: Figures, machine: Figures) -> str:
+    """
+    Say what the clients took of the processors.
+    """
+    taken = [100 * each for each in collect(figures, "taken")]
+    if not taken:
+        return ""
+    return (
+        f"The machine has {machine['processors']} processors, for the clients as well."
+        f" The clients took {median(taken):.0f} % of all processor time"
+        f" ({min(taken):.0f} to {max(taken):.0f} %).\n\n"
     )

@@ -22,8 +22,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
 
-from benchmarks.contestants import Contestant, Running, cpu, descendants, portlisten
-from benchmarks.questions import Bench
+from benchmarks.bench import Bench
+from benchmarks.contestants import Contestant, portlisten
+from benchmarks.running import Running, cpu, descendants
 from benchmarks.serve import STRING
 from benchmarks.supervisor import spread
 

@@ -4,8 +4,9 @@ or on an inherited socket.
 
 C{python -m benchmarks.serve PROTOCOL DESCRIPTION [COUNT]} runs COUNT processes.  With
 C{inherited:PORT} as the description, the processes share one listening socket.  With
-C{reuseport:PORT}, each binds a socket of its own.  SIGTERM ends the server.  Each
-process then prints how many connections it served.
+C{reuseport:PORT}, each binds a socket of its own.  If one of several processes is
+killed by SIGKILL, another is started.  SIGTERM ends the server.  Each process then
+prints how many connections it served.
 """
 
 from __future__ import annotations
@@ -71,6 +72,27 @@ class Kept(Protocol):
         transport.write(STRING)
 
 
+class Short(Protocol):
+    """
+    Says hello and closes, with as little work as possible.
+    """
+
+    def connectionMade(self) -> None:
+        transport: Any = self.transport
+        transport.write(STRING)
+        transport.loseConnection()
+
+
+class Stay(Protocol):
+    """
+    Says which process serves, and leaves the rest to the client.
+    """
+
+    def connectionMade(self) -> None:
+        transport: Any = self.transport
+        transport.write(b"pid %d\n" % os.getpid())
+
+
 class Held(Protocol):
     """
     Says hello, and leaves the rest to the client.
@@ -134,6 +156,8 @@ def protocols(reactor: Any) -> dict[str, Callable[[], Protocol]]:
         "busy": lambda: Busy(reactor, STRING),
         "kept": Kept,
         "held": Held,
+        "short": Short,
+        "stay": Stay,
         "bulk": Bulk,
     }
 
@@ -186,26 +210,37 @@ def bind(port: int, reuse: bool) -> socket.socket:
     return sock
 
 
-def fork(name: str, count: int, make: Callable[[], str | socket.socket]) -> None:
+def fork(count: int, run: Callable[[], None]) -> None:
     """
-    Run COUNT processes, and end when they have ended.
+    Run a function in COUNT processes, and end when they have ended.  In the place of a
+    process that SIGKILL ends, start another.
     """
-    children = []
-    for _ in range(count):
-        where = make()
+    children: set[int] = set()
+    ending = False
+
+    def start() -> None:
         pid = os.fork()
         if pid == 0:
-            serve(name, where)
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            run()
             os._exit(0)
-        children.append(pid)
+        children.add(pid)
 
     def end(*_: Any) -> None:
+        nonlocal ending
+        ending = True
         for child in children:
             os.kill(child, signal.SIGTERM)
 
+    for _ in range(count):
+        start()
     signal.signal(signal.SIGTERM, end)
-    for child in children:
-        os.waitpid(child, 0)
+    while children:
+        pid, status = os.wait()
+        children.remove(pid)
+        killed = os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
+        if killed and not ending:
+            start()
 
 
 def main() -> None:
@@ -219,11 +254,11 @@ def main() -> None:
     kind, _, rest = where.partition(":")
     if kind == "inherited":
         sock = bind(int(rest), False)
-        fork(name, count, lambda: sock)
+        fork(count, lambda: serve(name, sock))
     elif kind == "reuseport":
-        fork(name, count, lambda: bind(int(rest), True))
+        fork(count, lambda: serve(name, bind(int(rest), True)))
     elif count > 1:
-        fork(name, count, lambda: where)
+        fork(count, lambda: serve(name, where))
     else:
         serve(name, where)
 

@@ -24,8 +24,9 @@ from functools import partial
 from pathlib import Path
 from statistics import median
 
-from benchmarks.contestants import PATIENCE, Contestant, Running, descendants
-from benchmarks.questions import FIRST_PORT, Bench
+from benchmarks.bench import FIRST_PORT, Bench
+from benchmarks.contestants import Contestant
+from benchmarks.running import PATIENCE, Running, descendants
 from benchmarks.serve import STRING
 from tests.support.run_service import (
     LISTENER_USER,
