@@ -122,7 +122,8 @@ class WorkerHello:
 LONGEST_WAIT = 0xFFFF
 
 
-@dataclass(frozen=True, slots=True)
+# There is one for each connection, and a frozen one would take twice as long to make.
+@dataclass(slots=True, unsafe_hash=True)
 class Offer:
     """
     A connection for the worker.  Its descriptor comes with these bytes or with earlier
