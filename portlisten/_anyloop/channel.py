@@ -59,7 +59,6 @@ from portlisten._wire.worker_events import (
     Withdrawn,
 )
 from portlisten._wire.worker_session import Theirs, WorkerSession
-from portlisten.errors import WrongSocket
 
 
 class ChannelUser(Protocol):
@@ -427,29 +426,15 @@ class WorkerChannel:
 
     def _descriptorReceived(self, descriptor: int) -> None:
         """
-        Give a descriptor to the session.  If the descriptor cannot be used, or comes
-        too late, close it.
+        Give a descriptor to the session.  If the descriptor comes too late, close it.
         """
         session = self._session
         if not session.wantsDescriptors:
             os.close(descriptor)
             return
-        try:
-            kind, cookie = _kernel.identify(descriptor, session.takes)
-        except (OSError, WrongSocket) as error:
-            number = _kernel.memoryNumber(descriptor) if session.wantsMemories else None
-            if number is not None:
-                self._carryOut(session.memoryArrived(number, descriptor))
-                return
-            self._logLimited(
-                log.warning,
-                "a descriptor came that cannot be used: {error}",
-                event="descriptor-unusable",
-                error=error,
-            )
-            os.close(descriptor)
-        else:
-            self._carryOut(session.descriptorArrived(kind, cookie, descriptor))
+        events = session.descriptorCame(descriptor)
+        if events:
+            self._carryOut(events)
 
     def _awaitHello(self) -> None:
         self._deadline = Deadline(self._clock, HELLO_SECONDS, self._helloTimedOut)

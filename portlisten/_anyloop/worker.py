@@ -12,6 +12,7 @@ from enum import Enum
 from functools import partial
 from typing import Generic, TypeVar
 
+from portlisten import _kernel
 from portlisten._anyloop import log
 from portlisten._anyloop.channel import WorkerChannel
 from portlisten._anyloop.clock import Clock
@@ -20,7 +21,7 @@ from portlisten._anyloop.poller import Poller
 from portlisten._anyloop.shared_ports import SharedPorts
 from portlisten._channel import paths
 from portlisten._config.settings import WorkerSettings
-from portlisten._model import Port
+from portlisten._model import Kind, Port
 from portlisten._policy.complaints import Complaint
 from portlisten._policy.link import (
     DISCONNECT_SECONDS,
@@ -37,6 +38,7 @@ from portlisten._reactor.pause import Pause
 from portlisten._wire.frames import MAXIMUM_WINDOW, Offer
 from portlisten._wire.worker_events import ShareLoads
 from portlisten._wire.worker_session import WorkerSession
+from portlisten.errors import WrongSocket
 
 AdopterType = TypeVar("AdopterType", bound=Adopting)
 
@@ -382,6 +384,8 @@ class Worker(Generic[AdopterType]):
             balances=self.portsType.balances,
             gives=self.adopter.gives,
             claimsAll=claimsAll,
+            hasCookie=_kernel.leadsToCookie,
+            identify=self._identify,
         )
         return WorkerChannel(
             self._clock,
@@ -393,6 +397,24 @@ class Worker(Generic[AdopterType]):
             inTurns,
             waitsOn,
         )
+
+    def _identify(self, descriptor: int) -> tuple[Kind | None, int] | None:
+        """
+        Find out what a descriptor is.  If it cannot be used, log that.
+        """
+        try:
+            return _kernel.identify(descriptor, SharedPorts.TAKES)
+        except (OSError, WrongSocket) as error:
+            number = _kernel.memoryNumber(descriptor)
+            if number is not None and self.portsType.balances:
+                return None, number
+            self._logLimited(
+                log.warning,
+                "a descriptor came that cannot be used: {error}",
+                event="descriptor-unusable",
+                error=error,
+            )
+            return None
 
     def _waitsOn(self, place: paths.Place | None) -> bool:
         """

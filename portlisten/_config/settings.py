@@ -200,7 +200,7 @@ class ListenerSettings(ChannelSettings):
         count(1, MAXIMUM_WINDOW),
         "The most connections that one worker may have been offered and not yet"
         " claimed.",
-        more="No more are offered than fit in the channel's buffer, usually 26.",
+        more="No more are offered than fit in the channel's buffer, usually 52.",
         wires=STREAM,
     )
     retry: float = option(

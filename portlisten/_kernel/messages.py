@@ -9,6 +9,7 @@ import errno
 import os
 import socket
 import termios
+from contextlib import suppress
 from functools import cache
 from socket import SOL_SOCKET
 
@@ -19,6 +20,10 @@ SO_PASSRIGHTS = 83
 
 #: SCM_MAX_FD in linux/include/net/scm.h: no message carries more.
 MAXIMUM_DESCRIPTORS = 253
+
+#: SK_WMEM_MAX in net/core/sock.c: the usual C{net.core.wmem_default}, and the least
+#: that C{net.core.wmem_max} usually is.
+_SEND_BUFFER = 212_992
 
 _CONTROL = socket.CMSG_SPACE(MAXIMUM_DESCRIPTORS * array.array("i").itemsize)
 
@@ -123,12 +128,23 @@ def refusesDescriptors(sock: socket.SocketType) -> bool:
         return False
 
 
+def enlargeSendBuffer(sock: socket.SocketType) -> None:
+    """
+    Let a Unix socket hold twice as much that its peer has not read as it usually does.
+    If it holds more already, or the kernel refuses, nothing changes.
+    """
+    with suppress(OSError):
+        # The kernel doubles what it is told: SO_SNDBUF in socket(7).
+        if sock.getsockopt(SOL_SOCKET, socket.SO_SNDBUF) < 2 * _SEND_BUFFER:
+            sock.setsockopt(SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)
+
+
 def offersThatFit(sock: socket.socket) -> int:
     """
     How many offers a Unix socket takes before epoll calls it unwritable.  That is when
     a quarter of its buffer is in use (C{unix_writable} in net/unix/af_unix.c).  An
     offer is two messages, and the kernel charges each message with the memory that it
-    takes.  35 offers fitted the usual buffer of 212,992 bytes.
+    takes.  35 offers fitted a buffer of 212,992 bytes.
     """
     return max(1, sock.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) // 8192)
 

@@ -2,7 +2,7 @@
 Let a listening TCP socket take no new clients, while the clients that wait on it can
 still be accepted.
 
-A socket filter drops their first segments (SYN).  L{close} or shutdown(2) would reset
+A socket filter drops their first segments (SYN).  close(2) or shutdown(2) would reset
 the clients that wait as well.  C{tcp_filter} in net/ipv4/tcp_ipv4.c runs the filter,
 with the data at the header of TCP.
 """

@@ -112,6 +112,22 @@ def hasCookie(sock: socket.SocketType, number: int) -> bool:
     return bool(_COOKIE.unpack(data)[0] == number)
 
 
+def leadsToCookie(descriptor: int, number: int) -> bool:
+    """
+    Do what L{hasCookie} does.  Does not keep the descriptor.
+
+    @return: also L{False} if the descriptor leads to no socket.
+    """
+    try:
+        sock = _peek(descriptor)
+    except OSError:
+        return False
+    try:
+        return hasCookie(sock, number)
+    finally:
+        sock.detach()
+
+
 def kindOf(sock: socket.SocketType) -> Kind:
     """
     Find out the kind of a socket from another process.

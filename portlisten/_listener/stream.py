@@ -395,6 +395,8 @@ class StreamWire:
         """
         @param own: the socket of the channel, which owns it.
         """
+        # The more offers fit, the more go in one message.
+        _kernel.enlargeSendBuffer(own)
         transport = ChannelTransport(
             self._reactor, own, channel, descriptors=False, sent=Unread()
         )

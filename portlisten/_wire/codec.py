@@ -409,17 +409,19 @@ FROM_WORKER: Vocabulary = {
 }
 
 
-def _offers(buffer: bytes) -> Iterator[Offer]:
+def _offers(buffer: bytes) -> list[Offer]:
     """
     Read the offers at the beginning of some bytes, in one step.  Each connection has an
     OFFER, and most offers come several at a time.
     """
     whole = len(buffer) - len(buffer) % _OFFER_FRAME.size
+    offers = []
     for fields in _OFFER_FRAME.iter_unpack(buffer[:whole]):
         kind, _, length, id, port, waited, cookie = fields
         if kind != Offer.TYPE or length != _OFFER.size:
             break
-        yield Offer(id, port, cookie, waited)
+        offers.append(Offer(id, port, cookie, waited))
+    return offers
 
 
 class Decoder:

@@ -125,7 +125,8 @@ MAXIMUM_SLOTS = 1024
 LONGEST_WAIT = 0xFFFF
 
 
-@dataclass(frozen=True, slots=True)
+# There is one for each connection, and a frozen one would take twice as long to make.
+@dataclass(slots=True, unsafe_hash=True)
 class Offer:
     """
     A connection for the worker.  Its descriptor comes with these bytes or with earlier

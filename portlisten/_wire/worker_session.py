@@ -64,7 +64,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Collection, Iterable
 from enum import Enum
-from typing import Generic
+from typing import Generic, cast
 
 from portlisten._model import Kind
 from portlisten._wire import frames
@@ -165,7 +165,9 @@ class WorkerSession(Session, Generic[Token]):
     @param hasCookie: says whether the socket of a token has a cookie.  It is asked only
         of a token that may be a connection's.
     @param identify: says of a token which kind its socket has, and its cookie; L{None}
-        if it is not of one of the kinds, or the kernel does not tell.
+        if it is not of one of the kinds, or the kernel does not tell.  If tokens are
+        descriptors, a token may be memory that the session wants: then L{None} in place
+        of the kind, and the number of its inode.
 
     @ivar ours: what the worker has said.
     @ivar takes: the kinds of sockets that the worker can take.
@@ -195,7 +197,9 @@ class WorkerSession(Session, Generic[Token]):
         most: int = MAXIMUM_WINDOW,
         gives: bool = False,
         hasCookie: Callable[[Token, int], bool] = lambda token, cookie: False,
-        identify: Callable[[Token], tuple[Kind, int] | None] = lambda token: None,
+        identify: Callable[[Token], tuple[Kind | None, int] | None] = lambda token: (
+            None
+        ),
     ) -> None:
         super().__init__(FROM_LISTENER, Theirs.GREETING)
         self.takes = frozenset(takes)
@@ -279,8 +283,10 @@ class WorkerSession(Session, Generic[Token]):
             found = self._identify(token)
             if found is None:
                 self._close([token])
+            elif found[0] is None:
+                self._keepMemory(found[1], cast(int, token))
             else:
-                self._hold(*found, token)
+                self._hold(found[0], found[1], token)
 
     def descriptorArrived(
         self, kind: Kind, cookie: int, token: Token
@@ -320,14 +326,18 @@ class WorkerSession(Session, Generic[Token]):
 
         @param number: the number of its inode.
         """
+        self._keepMemory(number, descriptor)
+        return self._take()
+
+    def _keepMemory(self, number: int, descriptor: int) -> None:
         if not self.wantsMemories:
-            return [CloseMemory(descriptor)]
+            self._closeMemories([descriptor])
+            return
         if number in self._memories:
             self._closeMemories([self._memories[number]])
         self._memories[number] = descriptor
         if len(self._memories) > MAXIMUM_MEMORIES:
             self._broken(f"more than {MAXIMUM_MEMORIES} memories without their frame")
-        return self._take()
 
     def _keepSocket(self, cookie: int, token: Token) -> None:
         """
@@ -379,6 +389,7 @@ class WorkerSession(Session, Generic[Token]):
         self._events.append(UseSocket(frame.port, frame.cookie, token))
 
     def _onLoads(self, frame: Loads) -> None:
+        self._identifyArrived()
         if frame.loads == frame.members:
             raise ProtocolError("LOADS has one memory twice")
         found = [

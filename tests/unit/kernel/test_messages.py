@@ -10,7 +10,7 @@ import os
 import select
 import socket
 from typing import Any
-from unittest import SkipTest
+from unittest import SkipTest, mock
 
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -333,6 +333,41 @@ class OffersThatFitTests(SynchronousTestCase):
         """
         self.ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
         self.assertEqual(messages.offersThatFit(self.ours), 1)
+
+    def test_enlarged(self) -> None:
+        """
+        More fit a buffer that was enlarged, which never gets smaller.
+        """
+
+        def size() -> int:
+            return self.ours.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
+
+        before = size()
+        messages.enlargeSendBuffer(self.ours)
+        self.assertGreaterEqual(size(), before)
+        self.ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        small = messages.offersThatFit(self.ours)
+        messages.enlargeSendBuffer(self.ours)
+        self.assertGreater(messages.offersThatFit(self.ours), small)
+
+    def test_largeEnough(self) -> None:
+        """
+        A larger buffer stays as it is.
+        """
+        sock = mock.Mock()
+        sock.getsockopt.return_value = 1 << 22
+        messages.enlargeSendBuffer(sock)
+        sock.setsockopt.assert_not_called()
+
+    def test_notEnlarged(self) -> None:
+        """
+        If the kernel refuses, the buffer stays as it is.
+        """
+        sock = mock.Mock()
+        sock.getsockopt.return_value = 4096
+        sock.setsockopt.side_effect = PermissionError
+        messages.enlargeSendBuffer(sock)
+        sock.setsockopt.assert_called_once()
 
 
 class UnreadTests(SynchronousTestCase):

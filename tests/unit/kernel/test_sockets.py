@@ -270,6 +270,9 @@ class IdentifyTests(SynchronousTestCase):
         self.assertFalse(sockets.hasCookie(one, sockets.cookie(accepted)))
         number = sockets.cookie(one)
         self.assertTrue(sockets.hasCookie(one, number))
+        self.assertTrue(sockets.leadsToCookie(one.fileno(), number))
+        self.assertFalse(sockets.leadsToCookie(accepted.fileno(), number))
+        self.assertFalse(sockets.leadsToCookie(pipe(self).fileno(), number))
         one.close()
         self.assertFalse(sockets.hasCookie(one, number))
 
