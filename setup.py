@@ -3,9 +3,31 @@ What a static file cannot say about the packaging; the rest is in
 C{pyproject.toml}.
 """
 
-from setuptools import find_packages, setup
+import os
+import sysconfig
+
+from setuptools import Extension, find_packages, setup
+
+# Without it, the package is the same for every machine and every Python.
+COMPILE = not os.environ.get("PORTLISTEN_PURE")
+
+# One library for all versions of Python from 3.10 on.  Those without the interpreter's
+# lock have another binary interface.
+STABLE = not sysconfig.get_config_var("Py_GIL_DISABLED")
+
+BATCH = Extension(
+    "portlisten._kernel._batch",
+    ["portlisten/_kernel/_batch.c"],
+    # What it does in C, the package can do in Python: if there is no compiler, that is
+    # no failure.
+    optional=True,
+    py_limited_api=STABLE,
+    define_macros=[("Py_LIMITED_API", "0x030A0000")] if STABLE else [],
+)
 
 setup(
+    ext_modules=[BATCH] if COMPILE else [],
+    options={"bdist_wheel": {"py_limited_api": "cp310"}} if STABLE and COMPILE else {},
     # find_packages() misses the plugin folder, which is no package, and the namespace
     # finder would ship the tests.
     packages=[
