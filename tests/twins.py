@@ -21,6 +21,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -132,22 +133,54 @@ def chooseErrors(rng: random.Random, errors: list[int], most: int) -> list[int]:
     return chosen
 
 
-def compare(library: Any, failing: Any, rng: random.Random, folder: str) -> None:
+@dataclass
+class Case:
+    """
+    What both are given.
+
+    @ivar family: the address family of the listening socket.
+    @ivar clients: how many clients have connected.
+    @ivar most: how many attempts to make.
+    @ivar accepting: the errors of the first calls of accept(2), or 0.
+    @ivar asking: the errors of the first calls of getsockopt(2) for a cookie, or 0.
+    """
+
+    family: int
+    clients: int
+    most: int
+    accepting: list[int]
+    asking: list[int]
+
+
+def choose(rng: random.Random) -> Case:
+    """
+    Choose a case at random.
+    """
+    return Case(
+        rng.choice([socket.AF_INET, socket.AF_INET6, socket.AF_UNIX]),
+        rng.randrange(7),
+        rng.randrange(9),
+        chooseErrors(rng, ACCEPT_ERRORS, 5),
+        chooseErrors(rng, COOKIE_ERRORS, 3),
+    )
+
+
+#: A client with a path, to whom nobody can be told, and then one without.
+KNOWN = Case(socket.AF_UNIX, 4, 9, [], [0, 0, errno.EPERM])
+
+
+def compare(library: Any, failing: Any, case: Case, folder: str) -> None:
     """
     Let both accept the same, and compare what they return.
     """
-    kind = rng.choice([socket.AF_INET, socket.AF_INET6, socket.AF_UNIX])
-    count, most = rng.randrange(7), rng.randrange(9)
-    accepting = chooseErrors(rng, ACCEPT_ERRORS, 5)
-    asking = chooseErrors(rng, COOKIE_ERRORS, 3)
     results = []
     for twin in (batch, library):
-        place = Place(kind, folder, count)
+        place = Place(case.family, folder, case.clients)
         before = descriptors()
-        failing.fail_accept(*numbers(accepting))
-        failing.fail_cookie(*numbers(asking))
+        failing.fail_accept(*numbers(case.accepting))
+        failing.fail_cookie(*numbers(case.asking))
         connections, number = twin.acceptMany(
-            twin.Connection, place.listening, kind, most
+            twin.Connection, place.listening, case.family, case.most
         )
         failing.fail_accept(*numbers([]))
         failing.fail_cookie(*numbers([]))
@@ -155,7 +188,7 @@ def compare(library: Any, failing: Any, rng: random.Random, folder: str) -> None
         for each in connections:
             peek = socket.socket(fileno=os.dup(each.fileno()))
             with peek:
-                assert peek.getpeername() == each.address
+                assert peek.getpeername() == each.address, (twin, case)
                 assert sockets.cookie(peek) == each.cookie
                 assert (peek.family, 0) == (each.family, each.proto)
                 assert not os.get_inheritable(each.fileno())
@@ -166,7 +199,7 @@ def compare(library: Any, failing: Any, rng: random.Random, folder: str) -> None
         assert descriptors() == before
         results.append((known, number, place.rest()))
         place.close()
-    assert results[0] == results[1], (results, kind, count, most, accepting, asking)
+    assert results[0] == results[1], (results, case)
 
 
 def starve(library: Any, kind: int, folder: str) -> int:
@@ -221,31 +254,30 @@ def main() -> None:
     library = TWINS["C"]
     assert library is not None, "it was not built"
     with tempfile.TemporaryDirectory(prefix="twins.") as folder:
+        compare(library, failing, KNOWN, folder)
         for number in range(arguments.rounds):
             rng = random.Random(arguments.seed + number)
-            compare(library, failing, rng, folder)
+            compare(library, failing, choose(rng), folder)
         for kind in (socket.AF_INET, socket.AF_INET6, socket.AF_UNIX):
             assert starve(library, kind, folder), "no call failed in the middle"
     print(f"{arguments.rounds} rounds, and the twins are the same")
 
 
-def run(
-    compiler: str, folder: str, *options: str, **environment: str
-) -> subprocess.CompletedProcess[str]:
+def run(compiler: str, folder: str, *options: str) -> subprocess.CompletedProcess[str]:
     """
     Build C{failing.c}, and run this program with it.
 
+    @param folder: where to put what is built.
     @param options: of this program.
-    @param environment: of the process, besides this process's.
     """
     library = os.path.join(folder, "failing.so")
     subprocess.run(
         [compiler, "-shared", "-fPIC", "-o", library, str(SOURCE), "-ldl"], check=True
     )
-    preload = " ".join([environment.pop("LD_PRELOAD", ""), library]).strip()
+    preload = f"{os.environ.get('LD_PRELOAD', '')} {library}".strip()
     return subprocess.run(
         [sys.executable, "-m", "tests.twins", *options],
-        env={**os.environ, **environment, "LD_PRELOAD": preload},
+        env={**os.environ, "LD_PRELOAD": preload},
         cwd=Path(__file__).parents[1],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

@@ -169,16 +169,16 @@ makeAddress(const Connection *self)
                              (unsigned int)in->sin6_scope_id);
     }
     case AF_UNIX: {
-        const struct sockaddr_un *un = (const struct sockaddr_un *)&self->raw;
         size_t start = offsetof(struct sockaddr_un, sun_path);
+        const char *path = (const char *)&self->raw + start;
         size_t length = self->size > start ? self->size - start : 0;
 
         if (length > sizeof self->raw - start)
             length = sizeof self->raw - start;
-        if (length > 0 && un->sun_path[0] == '\0')
-            return PyBytes_FromStringAndSize(un->sun_path, (Py_ssize_t)length);
-        /* raw is larger than the longest address, and was zeroed. */
-        return PyUnicode_DecodeFSDefault((const char *)&self->raw + start);
+        if (length > 0 && path[0] == '\0')
+            return PyBytes_FromStringAndSize(path, (Py_ssize_t)length);
+        /* The longest path has no zero at its end. */
+        return PyUnicode_DecodeFSDefaultAndSize(path, (Py_ssize_t)strnlen(path, length));
     }
     default:
         Py_RETURN_NONE;
