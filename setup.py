@@ -38,6 +38,7 @@ setup(
     # the import hook that it writes otherwise hides the plugins without a word.
     package_dir={"": "."},
     package_data={"portlisten": ["py.typed", "_monitor/static/*"]},
+    exclude_package_data={"": ["*.c"]},
     data_files=[
         (
             "share/man/man1",
