@@ -92,7 +92,7 @@ from portlisten._kernel.sockets import (
 from portlisten._kernel.spare import SpareDescriptor, descriptorsShort
 from portlisten._kernel.waiting import clientsWaiting, isAtPath, queueLength
 
-_batch = _compiled.load("portlisten._kernel._batch")
+_batch = _compiled.accepting()
 if not TYPE_CHECKING and _batch is not None:
     Connection, acceptMany = _batch.Connection, _batch.acceptMany
 

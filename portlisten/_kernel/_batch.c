@@ -31,7 +31,7 @@
 #include <unistd.h>
 
 /*
- * The next number for a change that callers notice: PARTS in portlisten/_compiled.py.
+ * The next number for a change that callers notice: INTERFACE in portlisten/_compiled.py.
  * A library that was built before that change is not used.
  */
 #define INTERFACE 1

@@ -16,12 +16,11 @@ def library() -> Any:
     The library in C, even if the process uses the code in Python.  L{None} if it was
     not built, or was built from other sources.
     """
-    name = "portlisten._kernel._batch"
     try:
-        found = import_module(name)
+        found = import_module(_compiled.ACCEPTING)
     except ImportError:
         return None
-    return found if _compiled.PARTS[name].interface == found.INTERFACE else None
+    return found if _compiled.INTERFACE == found.INTERFACE else None
 
 
 #: By name, for the classes of tests.
