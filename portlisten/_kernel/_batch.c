@@ -71,6 +71,18 @@ typedef struct {
     struct sockaddr_storage raw;
 } Connection;
 
+/*
+ * Return None.  With the headers of Python 3.12 and 3.13.0, Py_RETURN_NONE adds no
+ * reference, even if older versions are to load the library, which count references of
+ * None as of any other object.
+ */
+static PyObject *
+none(void)
+{
+    Py_INCREF(Py_None);
+    return Py_None;
+}
+
 /* Whether a later try of any call may succeed: TEMPORARY_ERRORS in errors.py. */
 static int
 isTemporary(int number)
@@ -150,7 +162,7 @@ makeAddress(const Connection *self)
     char host[INET6_ADDRSTRLEN];
 
     if (self->size == 0)
-        Py_RETURN_NONE;
+        return none();
     switch (self->raw.ss_family) {
     case AF_INET: {
         const struct sockaddr_in *in = (const struct sockaddr_in *)&self->raw;
@@ -181,7 +193,7 @@ makeAddress(const Connection *self)
         return PyUnicode_DecodeFSDefaultAndSize(path, (Py_ssize_t)strnlen(path, length));
     }
     default:
-        Py_RETURN_NONE;
+        return none();
     }
 }
 
@@ -240,7 +252,7 @@ Connection_closeCopy(PyObject *object, PyObject *Py_UNUSED(ignored))
     int descriptor = self->descriptor;
 
     if (descriptor < 0)
-        Py_RETURN_NONE;
+        return none();
     /* Reading the option is faster than setting it, which locks the socket. */
     if (getsockopt(descriptor, SOL_SOCKET, SO_LINGER, &linger, &size) ||
         linger.l_onoff) {
@@ -252,7 +264,7 @@ Connection_closeCopy(PyObject *object, PyObject *Py_UNUSED(ignored))
         return PyObject_CallMethod(self->sock, "close", NULL);
     /* The descriptor is free even if this fails: close(2). */
     (void)close(descriptor);
-    Py_RETURN_NONE;
+    return none();
 }
 
 /* Take a number that a call or an attribute of a socket gives, and drop the reference. */

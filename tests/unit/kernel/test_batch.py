@@ -337,6 +337,17 @@ class LibraryTests(BatchTests):
         kinds[1] = sys.getrefcount(self.twin.Connection)
         self.assertEqual(*kinds)
 
+    def test_none(self) -> None:
+        """
+        References of L{None} are counted, as Pythons before 3.12 want it.
+        """
+        (connection,), _ = self.accept(self.place(1))
+        connection.closeCopy()
+        before = sys.getrefcount(None)
+        for _ in range(10000):
+            connection.closeCopy()
+        self.assertLess(abs(sys.getrefcount(None) - before), 1000)
+
 
 class ComparisonTests(SynchronousTestCase):
     """
