@@ -83,6 +83,8 @@ def runUnits(session: nox.Session, twisted: str, *options: str) -> None:
             *(session.posargs or ["tests.unit"]),
             external=True,
             env={
+                # One end of the range does without the library in C.
+                "PORTLISTEN_PURE": "1" if twisted == "oldest" else "",
                 # These runs are for the versions.  tests/run tries more.
                 "PORTLISTEN_EXAMPLES": os.environ.get("PORTLISTEN_EXAMPLES", "10"),
                 "PORTLISTEN_FUZZ": os.environ.get("PORTLISTEN_FUZZ", "5000"),

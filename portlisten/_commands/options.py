@@ -21,7 +21,7 @@ from twisted.python.usage import (
     UsageError,
 )
 
-from portlisten import __version__
+from portlisten import __version__, _compiled
 from portlisten._commands import generated
 from portlisten._config.options import Settings, useless
 from portlisten._config.settings import ProgramSettings
@@ -33,11 +33,13 @@ from twisted import copyright
 
 def printVersion() -> NoReturn:
     """
-    Print the versions of portlisten and Twisted, and end the process.
+    Print the versions of portlisten and Twisted, and which parts of portlisten are
+    compiled, and end the process.
 
     @raise SystemExit: always.
     """
-    show(f"portlisten {__version__}, with Twisted {copyright.version}")
+    parts = _compiled.describe()
+    show(f"portlisten {__version__} ({parts}), with Twisted {copyright.version}")
     raise SystemExit(0)
 
 

@@ -5,9 +5,18 @@ The package relies on facts about the kernel.  All of them are in this folder, e
 its source.  The other folders use the names that this module exports.
 """
 
+from typing import TYPE_CHECKING
+
+from portlisten import _compiled
+from portlisten._kernel.batch import Connection, acceptMany, acceptSockets
 from portlisten._kernel.clock import setTimer, timer
 from portlisten._kernel.connections import ConnectionSocket, leadsTo
-from portlisten._kernel.errors import EXHAUSTION_ERRORS, TEMPORARY_ERRORS, retry
+from portlisten._kernel.errors import (
+    EXHAUSTION_ERRORS,
+    TEMPORARY_ERRORS,
+    UNUSABLE_ERRORS,
+    retry,
+)
 from portlisten._kernel.first_bytes import FirstBytes, silent
 from portlisten._kernel.host import longestBacklog, mostOpenFiles
 from portlisten._kernel.messages import (
@@ -67,6 +76,7 @@ from portlisten._kernel.sockets import (
     IPPROTO_MPTCP,
     MAXIMUM_PATH,
     SO_COOKIE,
+    HasOptions,
     accept,
     closeCopy,
     cookie,
@@ -88,16 +98,23 @@ from portlisten._kernel.sockets import (
 from portlisten._kernel.spare import SpareDescriptor, descriptorsShort
 from portlisten._kernel.waiting import clientsWaiting, isAtPath, queueLength
 
+_batch = _compiled.accepting()
+if not TYPE_CHECKING and _batch is not None:
+    Connection, acceptMany = _batch.Connection, _batch.acceptMany
+
 __all__ = [
+    "Connection",
     "ConnectionSocket",
     "Credentials",
     "EXHAUSTION_ERRORS",
     "FirstBytes",
     "SharedMemory",
+    "HasOptions",
     "IPPROTO_MPTCP",
     "MAXIMUM_DESCRIPTORS",
     "MAXIMUM_PATH",
     "TEMPORARY_ERRORS",
+    "UNUSABLE_ERRORS",
     "SO_COOKIE",
     "SO_PASSRIGHTS",
     "SO_PEERGROUPS",
@@ -106,6 +123,8 @@ __all__ = [
     "WrongMemory",
     "accept",
     "attachMemory",
+    "acceptMany",
+    "acceptSockets",
     "admitClients",
     "charge",
     "clientsWaiting",

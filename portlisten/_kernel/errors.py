@@ -14,6 +14,10 @@ from typing import Any
 #: memory.  The connection stays in the backlog, and a later try may succeed.
 EXHAUSTION_ERRORS = frozenset([errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM])
 
+#: Errors of accept(2) if the port itself is unusable, as after another holder of its
+#: socket called shutdown(2).
+UNUSABLE_ERRORS = frozenset([errno.EBADF, errno.EINVAL, errno.ENOTSOCK])
+
 #: Errors of any call after which a later try may succeed.  epoll_ctl(2) fails with
 #: ENOSPC if the user has too many watches.
 TEMPORARY_ERRORS = EXHAUSTION_ERRORS | {errno.EINTR, errno.ENOSPC, errno.EAGAIN}

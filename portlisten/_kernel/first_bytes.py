@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import select
 from collections.abc import Iterable
-from socket import SocketType
+from typing import Protocol, TypeVar
 
 # Bytes, urgent bytes, and the end of the client's side.  Errors and hang-ups are always
 # reported: poll(2).
@@ -21,11 +21,22 @@ _SOMETHING_ONCE = (
 )
 _ENDED = select.EPOLLHUP | select.EPOLLERR
 
+
+class HasDescriptor(Protocol):
+    """
+    A socket, or what has one.
+    """
+
+    def fileno(self) -> int: ...
+
+
+T = TypeVar("T", bound=HasDescriptor)
+
 #: How many connections one call reports at the most.
 MAXIMUM_EVENTS = 512
 
 
-def silent(socks: Iterable[SocketType]) -> list[SocketType]:
+def silent(socks: Iterable[T]) -> list[T]:
     """
     Find the connections from whose clients nothing has come: no bytes, no end, and no
     error.

@@ -49,9 +49,16 @@ import socket
 import struct
 import termios
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
-from portlisten._kernel.sockets import IPPROTO_MPTCP, queuedBytes
+from portlisten._kernel.sockets import (
+    IPPROTO_MPTCP,
+    HasOptions,
+    peekBytes,
+    queuedBytes,
+)
+
+T = TypeVar("T", bound=HasOptions)
 
 # linux/include/uapi/linux/tcp.h, struct tcp_info
 _STATE = struct.Struct("=B")
@@ -98,7 +105,7 @@ class _Progress(NamedTuple):
     handshaking: bool
 
 
-def _progress(sock: socket.SocketType) -> _Progress | None:
+def _progress(sock: HasOptions) -> _Progress | None:
     """
     Read C{TCP_INFO}.  All its fields are of the same moment, except for the state: the
     kernel reads the state before it locks the socket (C{tcp_get_info} in
@@ -122,7 +129,7 @@ def _progress(sock: socket.SocketType) -> _Progress | None:
     )
 
 
-def _multipathProgress(sock: socket.SocketType) -> _Progress | None:
+def _multipathProgress(sock: HasOptions) -> _Progress | None:
     """
     Read C{MPTCP_INFO}: C{mptcp_diag_fill_info} in net/mptcp/sockopt.c.
 
@@ -138,7 +145,7 @@ def _multipathProgress(sock: socket.SocketType) -> _Progress | None:
     return _Progress(received, touched or bool(_events(sock) & _CLOSED), False)
 
 
-def _events(sock: socket.SocketType) -> int:
+def _events(sock: HasOptions) -> int:
     """
     Ask poll(2) for the ends of a connection, and for its error.
     """
@@ -147,7 +154,7 @@ def _events(sock: socket.SocketType) -> int:
     return sum(events for _, events in poll.poll(0))
 
 
-def untouched(sock: socket.SocketType) -> bool | None:
+def untouched(sock: HasOptions) -> bool | None:
     """
     Whether a connection is untouched: no process read from it, wrote to it, or shut its
     writing side down.  The docstring of this module explains how this is found out.
@@ -181,7 +188,7 @@ def untouched(sock: socket.SocketType) -> bool | None:
     return None
 
 
-def _readable(sock: socket.SocketType) -> int:
+def _readable(sock: HasOptions) -> int:
     """
     How many bytes wait to be read: C{SIOCINQ}, which is C{FIONREAD}.
     """
@@ -191,20 +198,18 @@ def _readable(sock: socket.SocketType) -> int:
     return waiting
 
 
-def _peekable(sock: socket.SocketType) -> int:
+def _peekable(sock: HasOptions) -> int:
     """
     How many bytes wait to be read from a connection whose handshake is not over yet.
     These are only the bytes that fit the SYN and the segments that may follow it.
     """
     try:
-        return len(sock.recv(65536, socket.MSG_PEEK | socket.MSG_DONTWAIT))
+        return len(peekBytes(sock.fileno(), 65536))
     except BlockingIOError:
         return 0
 
 
-def departed(
-    socks: Iterable[socket.SocketType],
-) -> tuple[list[socket.SocketType], list[socket.SocketType]]:
+def departed(socks: Iterable[T]) -> tuple[list[T], list[T]]:
     """
     Find the connections whose clients have left, or may have left.
 

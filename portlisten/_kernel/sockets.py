@@ -12,7 +12,7 @@ import os
 import select
 import socket
 import struct
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from socket import (
     IPPROTO_TCP,
     SO_ACCEPTCONN,
@@ -22,7 +22,7 @@ from socket import (
     SO_TYPE,
     SOL_SOCKET,
 )
-from typing import Any
+from typing import Any, Protocol
 
 from portlisten._kernel.errors import retry
 from portlisten._model import Kind
@@ -76,6 +76,23 @@ _KINDS = {
 }
 
 
+class HasOptions(Protocol):
+    """
+    What a socket and a L{portlisten._kernel.batch.Connection} have in common.
+    """
+
+    @property
+    def family(self) -> int: ...
+
+    @property
+    def proto(self) -> int: ...
+
+    def fileno(self) -> int: ...
+
+    @property
+    def getsockopt(self) -> Callable[..., Any]: ...
+
+
 def cookie(sock: socket.SocketType) -> int:
     """
     The number that identifies a socket: C{SO_COOKIE}, C{sock_gen_cookie} in
@@ -89,7 +106,14 @@ def cookie(sock: socket.SocketType) -> int:
 
     @raise OSError: C{ENOTSOCK} if the descriptor leads to no socket.
     """
-    if retry(sock.getsockopt, SOL_SOCKET, SO_PROTOCOL) == IPPROTO_MPTCP:
+    return cookieOf(sock, retry(sock.getsockopt, SOL_SOCKET, SO_PROTOCOL))
+
+
+def cookieOf(sock: socket.SocketType, protocol: int) -> int:
+    """
+    Do what L{cookie} does, if the protocol of the socket is known.
+    """
+    if protocol == IPPROTO_MPTCP:
         return _IS_INODE | os.fstat(sock.fileno()).st_ino
     data = retry(sock.getsockopt, SOL_SOCKET, SO_COOKIE, _COOKIE.size)
     number: int = _COOKIE.unpack(data)[0]
@@ -251,7 +275,7 @@ def _peek(descriptor: int) -> socket.SocketType:
     return socket.SocketType(socket.AF_UNIX, socket.SOCK_STREAM, 0, descriptor)
 
 
-def listens(sock: socket.SocketType) -> bool:
+def listens(sock: HasOptions) -> bool:
     """
     Whether a socket listens.  A former connection listens if a process disconnected it
     and then called listen(2): see connect(2) on C{AF_UNSPEC}.
@@ -340,7 +364,7 @@ def listenQueue(sock: socket.socket) -> int | None:
     return count if state == _TCP_LISTEN else None
 
 
-def queuedBytes(sock: socket.SocketType, request: int) -> int:
+def queuedBytes(sock: HasOptions, request: int) -> int:
     """
     Get the number of bytes that are queued in a socket.
 
@@ -362,6 +386,21 @@ def sendBytes(descriptor: int, data: bytes) -> None:
     sock = _peek(descriptor)
     try:
         sock.send(data, socket.MSG_NOSIGNAL)
+    finally:
+        sock.detach()
+
+
+def peekBytes(descriptor: int, size: int) -> bytes:
+    """
+    Read bytes that a socket has, and leave them there.  Does not keep the descriptor.
+
+    @param size: the most bytes to read.
+    @raise BlockingIOError: if there are none now.
+    @raise OSError: if the read failed.
+    """
+    sock = _peek(descriptor)
+    try:
+        return sock.recv(size, socket.MSG_PEEK | socket.MSG_DONTWAIT)
     finally:
         sock.detach()
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterable
-from typing import Any
+from functools import partial
 
 from zope.interface import implementer
 
@@ -21,71 +21,51 @@ TRIES = 20
 
 
 @implementer(IConnection)
-class AcceptedConnection:
+class AcceptedConnection(_kernel.Connection):
     """
-    See L{IConnection}.
-
-    @param sock: the connection's socket.  This keeps it until L{closeCopy}.
-    @param address: the client's address, as C{accept} gave it; L{None} if the client
-        had left before the connection came from another listener.
+    See L{IConnection} and L{_kernel.Connection}.  The address is L{None} if the client
+    had left before the connection came from another listener.
     """
 
-    __slots__ = ("_address", "_socket", "cookie")
-
-    def __init__(self, sock: socket.SocketType, address: Any) -> None:
-        self._socket = sock
-        self._address = address
-        self.cookie = _kernel.cookie(sock)
+    __slots__ = ()
 
     @property
     def peer(self) -> str:
         """
         See L{IConnection}.
         """
-        if self._address is None:
+        address = self.address
+        if address is None:
             return "a client that has left"
-        if isinstance(self._address, tuple):
-            host, port = self._address[:2]
+        if isinstance(address, tuple):
+            host, port = address[:2]
             return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-        return socketName(self._address) or "a client on a Unix socket"
+        return socketName(address) or "a client on a Unix socket"
 
     @property
     def canCheck(self) -> bool:
         """
         Whether the kernel can tell if the connection is untouched.
         """
-        return self._socket.family != socket.AF_UNIX
-
-    def fileno(self) -> int:
-        """
-        See L{IConnection}.
-        """
-        return self._socket.fileno()
-
-    @property
-    def socket(self) -> socket.SocketType:
-        """
-        See L{IConnection}.
-        """
-        return self._socket
+        return self.family != socket.AF_UNIX
 
     def untouched(self) -> bool | None:
         """
         See L{IConnection}.
         """
-        return _kernel.untouched(self._socket) if self.canCheck else False
+        return _kernel.untouched(self) if self.canCheck else False
 
     def unusable(self) -> bool:
         """
         See L{IConnection}.
         """
-        return _kernel.listens(self._socket)
+        return _kernel.listens(self)
 
-    def closeCopy(self) -> None:
-        """
-        See L{IConnection}.
-        """
-        _kernel.closeCopy(self._socket)
+
+acceptConnections = partial(_kernel.acceptMany, AcceptedConnection)
+"""
+Accepts for an L{Acceptor<portlisten._ports.accepting.Acceptor>}.
+"""
 
 
 def touched(connections: Iterable[IConnection]) -> set[IConnection]:

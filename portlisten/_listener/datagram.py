@@ -36,7 +36,6 @@ from portlisten._listener.interfaces import IWire
 from portlisten._model import Port
 from portlisten._policy.complaints import Complaint
 from portlisten._policy.decisions import Reason
-from portlisten._ports.accepting import Accepted
 from portlisten._reactor.deadline import RunningTime
 from portlisten._reactor.log_limit import logLimit
 from portlisten._reactor.pause import Pause
@@ -172,13 +171,13 @@ class DatagramWire:
         """
         return False
 
-    def accepted(self, port: Port, batch: Sequence[Accepted]) -> None:
+    def accepted(self, port: Port, batch: Sequence[AcceptedConnection]) -> None:
         """
         See L{IWire}.
         """
         now = self._now()
         self._counts["accepted"] += len(batch)
-        self._waiting.extend((now, AcceptedConnection(*each)) for each in batch)
+        self._waiting.extend((now, each) for each in batch)
         if not self._pause.active:
             self._send()
 

@@ -8,21 +8,11 @@ them, and the next call checks the next slice.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from socket import SocketType
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 from portlisten import _kernel
 
-
-class _HasSocket(Protocol):
-    @property
-    def socket(self) -> SocketType:
-        """
-        The socket of a connection.
-        """
-
-
-Connection = TypeVar("Connection", bound=_HasSocket)
+T = TypeVar("T", bound=_kernel.HasOptions)
 
 #: If few clients wait, how often each is checked, in seconds.
 CLIENT_CHECK_SECONDS = 0.25
@@ -41,8 +31,8 @@ class DepartedClients:
         self._began = 0.0
 
     def check(
-        self, waiting: Callable[[], Sequence[Connection]], now: float
-    ) -> tuple[list[Connection], list[Connection]]:
+        self, waiting: Callable[[], Sequence[T]], now: float
+    ) -> tuple[list[T], list[T]]:
         """
         Check the next slice.
 
@@ -61,6 +51,4 @@ class DepartedClients:
         self._next += SLICE
         if self._next >= len(connections):
             self._next = 0
-        by = {connection.socket: connection for connection in some}
-        gone, ended = _kernel.departed(by)
-        return [by[sock] for sock in gone], [by[sock] for sock in ended]
+        return _kernel.departed(some)

@@ -32,7 +32,6 @@ from portlisten._model import Kind, Port
 from portlisten._policy.decisions import Decision
 from portlisten._policy.ledger import Ledger
 from portlisten._policy.throttle import Throttle
-from portlisten._ports.accepting import Accepted
 from portlisten._reactor.deadline import RunningTime
 from portlisten._reactor.log_limit import logLimit
 from portlisten._wire.frames import (
@@ -174,14 +173,16 @@ class Dispatcher:
     # Ports
 
     def accepted(
-        self, port: Port, batch: Sequence[Accepted], waited: float = 0.0
+        self,
+        port: Port,
+        connections: Sequence[AcceptedConnection],
+        waited: float = 0.0,
     ) -> None:
         """
-        Take connections that came in by a port, at least one.  Keeps their sockets.
+        Take connections that came in by a port, at least one.  Owns them afterwards.
 
         @param waited: how long they have waited at another listener, in seconds.
         """
-        connections = [AcceptedConnection(*each) for each in batch]
         canCheck = connections[0].canCheck
         now = self._now()
         silent: set[IConnection] | None = None

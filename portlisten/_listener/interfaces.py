@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from zope.interface import Attribute, Interface
 
 if TYPE_CHECKING:
-    from socket import SocketType, socket
+    from socket import socket
 
     from twisted.internet.defer import Deferred
 
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from portlisten._handover.takeover import Transfer
     from portlisten._kernel import SharedMemory
     from portlisten._model import Port
-    from portlisten._ports.accepting import Accepted
     from portlisten._ports.binding import BoundPort
     from portlisten._wire.listener_session import News
 
@@ -38,8 +37,6 @@ class IConnection(Interface):
         """
         The descriptor, which stays this object's.
         """
-
-    socket: SocketType = Attribute("The socket, which stays this object's.")
 
     def untouched() -> bool | None:
         """
@@ -127,9 +124,12 @@ class IWire(Interface):
         despite their L{capacity}.  If so, C{capacityChanged} is called before long.
         """
 
-    def accepted(port: Port, batch: Sequence[Accepted]) -> None:
+    def accepted(port: Port, batch: Sequence[Any]) -> None:
         """
-        Take connections that came in by a port, at least one.  Keeps their sockets.
+        Take connections that came in by a port, at least one.  They belong to the wire
+        from now on.
+
+        @param batch: L{AcceptedConnection<portlisten._listener.connection>}s.
         """
 
     def report() -> None:

@@ -24,6 +24,7 @@ from portlisten._control.messages import Replace
 from portlisten._control.place import controlPath
 from portlisten._handover.messages import Commit
 from portlisten._handover.takeover import Transfer
+from portlisten._listener.connection import acceptConnections
 from portlisten._listener.interfaces import ISockets, ISucceededWire, IWire
 from portlisten._listener.succession import Succession
 from portlisten._model import Kind, Port
@@ -151,6 +152,7 @@ class ListenerService(CommandService):
                 partial(self._wire.accepted, port),
                 self._settings.retry,
                 partial(self._wire.busy, port.name),
+                acceptConnections,
             )
             self._acceptors.append((bound, acceptor))
         if inherited is not None and ISucceededWire.providedBy(self._wire):

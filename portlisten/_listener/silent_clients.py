@@ -53,9 +53,8 @@ class SilentClients:
         """
         Find the connections from whose clients nothing has come.
         """
-        by = {connection.socket: connection for connection in connections}
         try:
-            return {by[sock] for sock in _kernel.silent(by)}
+            return set(_kernel.silent(connections))
         except OSError:
             # Whoever watches them will know.
             return set(connections)
@@ -172,13 +171,12 @@ class SilentClients:
             self._come(connections, [])
 
 
-def _gone(connections: Sequence[IConnection]) -> list[IConnection]:
+def _gone(connections: Sequence[Any]) -> list[IConnection]:
     """
     Find the connections whose clients have left.
     """
-    by = {connection.socket: connection for connection in connections}
     try:
-        gone, _ = _kernel.departed(by)
+        gone, _ = _kernel.departed(connections)
     except OSError:
         return []
-    return [by[sock] for sock in gone]
+    return gone

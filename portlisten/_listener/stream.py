@@ -37,6 +37,7 @@ from portlisten._handover.takeover import Transfer
 from portlisten._listener.access import accessFor
 from portlisten._listener.admission import Admission
 from portlisten._listener.channel import ListenerChannel
+from portlisten._listener.connection import AcceptedConnection
 from portlisten._listener.dispatcher import Dispatcher
 from portlisten._listener.interfaces import (
     ChannelPath,
@@ -236,12 +237,18 @@ class StreamWire:
         return self._dispatcher.busy(name)
 
     def accepted(
-        self, port: Port, batch: Sequence[Accepted], waited: float = 0.0
+        self, port: Port, batch: Sequence[AcceptedConnection], waited: float = 0.0
     ) -> None:
         """
         See L{IWire}.
         """
         self._dispatcher.accepted(port, batch, waited)
+
+    def _received(self, port: Port, batch: Sequence[Accepted], waited: float) -> None:
+        """
+        Take connections that waited at the predecessor.
+        """
+        self.accepted(port, [AcceptedConnection(*each) for each in batch], waited)
 
     def report(self) -> None:
         """
@@ -281,7 +288,7 @@ class StreamWire:
         self._pausing.paused = commit.paused
         self._dispatcher.roster.inherit(commit.drained)
         self._receiver = Receiver(
-            self._reactor, transfer, self._hello.ports, self.accepted
+            self._reactor, transfer, self._hello.ports, self._received
         )
         self._receiver.start()
 

@@ -13,7 +13,7 @@ from typing import Any
 from portlisten._policy.balance import Balance
 from portlisten._policy.copies import Copies
 from portlisten._policy.counters import Counters
-from portlisten._policy.entries import End, Worker
+from portlisten._policy.entries import End, Entry, Worker
 from portlisten._policy.tallies import Tallies
 from portlisten._policy.waiting import WaitingQueue
 from portlisten.errors import ProtocolError
@@ -131,6 +131,12 @@ class Inventory:
         self._balance = Balance(roundRobin)
         self._number = 0
         self._now = 0.0
+        # Whether a worker has joined whose clients speak first.
+        self._usesFirst = False
+        self._keepsSilent = True
+        self._holdsAreOld = False
+        # Connections that became silent, and for which there was no Watch yet.
+        self._unwatched: list[Entry] = []
 
     @property
     def counters(self) -> Counters:

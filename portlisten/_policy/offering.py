@@ -23,7 +23,6 @@ all others out.
 from __future__ import annotations
 
 from operator import attrgetter
-from typing import Any
 
 from portlisten._policy.decisions import Decision, GiveUp, HandOff, Reason, Watch
 from portlisten._policy.entries import End, Entry, Worker
@@ -37,15 +36,6 @@ class Offering(Inventory):
     """
     An inventory that offers what waits.
     """
-
-    def __init__(self, *args: Any, **named: Any) -> None:
-        super().__init__(*args, **named)
-        # Whether a worker has joined whose clients speak first.
-        self._usesFirst = False
-        self._keepsSilent = True
-        self._holdsAreOld = False
-        # Connections that became silent, and for which there was no Watch yet.
-        self._unwatched: list[Entry] = []
 
     def keeps(self, name: str, now: float) -> bool:
         """

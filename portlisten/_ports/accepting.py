@@ -34,11 +34,11 @@ BATCH_SIZE = 256
 #: busy.
 SUFFICIENT_BACKLOG = 1024
 
-# The errors of accept(2) if the port itself is unusable, as after another holder of its
-# socket called shutdown(2).
-_UNUSABLE = frozenset([errno.EBADF, errno.EINVAL, errno.ENOTSOCK])
-
 Accepted: TypeAlias = "tuple[socket.SocketType, Any]"
+
+#: Takes a listening socket, its address family, and how many attempts to make.  Returns
+#: what was accepted, and the number of the port's error, or 0.
+Accept: TypeAlias = "Callable[[socket.socket, int, int], tuple[list[Any], int]]"
 
 
 @implementer(IReadDescriptor)
@@ -51,11 +51,13 @@ class Acceptor:
         closes it in L{stop} or L{close}.
     @param label: the port, for the log.
     @param capacity: returns how many connections may be accepted now.
-    @param accepted: takes each batch, and owns the sockets in it.
+    @param accepted: takes each batch, and owns the connections in it.
     @param retry: how long to pause if the process or the machine is out of descriptors
         or memory, in seconds.
     @param busy: returns whether to wait for the next L{resume}, although connections
         fit.
+    @param accept: accepts from the socket.  By default, C{accepted} gets a list of
+        L{Accepted}.
     """
 
     log = Logger()
@@ -66,9 +68,10 @@ class Acceptor:
         sock: socket.socket,
         label: str,
         capacity: Callable[[], int],
-        accepted: Callable[[list[Accepted]], None],
+        accepted: Callable[[list[Any]], None],
         retry: float,
         busy: Callable[[], bool] = lambda: False,
+        accept: Accept = _kernel.acceptSockets,
     ) -> None:
         self._reactor = reactor
         self._socket = sock
@@ -76,6 +79,7 @@ class Acceptor:
         self._label = label
         self._capacity = capacity
         self._accepted = accepted
+        self._accept = accept
         self._retry = retry
         self._busy = busy
         self._pause = Pause(reactor, self.resume)
@@ -224,7 +228,17 @@ class Acceptor:
         most = min(self._capacity(), BATCH_SIZE)
         count, backlog = _kernel.queued(self._socket) or (most, 0)
         # An accept that finds nothing costs as much as any other.
-        batch, exhausted = self._accept(min(most, max(least, count)))
+        try:
+            batch, number = self._accept(
+                self._socket, self._family, min(most, max(least, count))
+            )
+        except MemoryError:
+            batch, number = [], errno.ENOMEM
+        exhausted = number in _kernel.EXHAUSTION_ERRORS
+        if exhausted:
+            self._pauseFor(number)
+        elif number:
+            self._failed(os.strerror(number))
         if batch:
             self._exhausted = False
             self._taking = True
@@ -240,37 +254,13 @@ class Acceptor:
             self.suspend()
         return len(batch), exhausted
 
-    def _accept(self, most: int) -> tuple[list[Accepted], bool]:
-        """
-        Accept some connections.
-
-        @return: the connections, which the caller owns, and whether descriptors or
-            memory ran out.
-        """
-        batch: list[Accepted] = []
-        for _ in range(most):
-            try:
-                batch.append(_kernel.accept(self._socket, self._family))
-            except BlockingIOError:
-                break
-            except OSError as error:
-                if error.errno in _kernel.EXHAUSTION_ERRORS:
-                    self._pauseFor(error)
-                    return batch, True
-                if error.errno in _UNUSABLE:
-                    self._failed(os.strerror(error.errno))
-                    break
-                # Any other error is the connection's, not the port's: see
-                # "Error handling" in accept(2).
-        return batch, False
-
     def connectionLost(self, reason: Failure) -> None:
         """
         The reactor cannot poll the socket any more.
         """
         self._failed(reason.getErrorMessage())
 
-    def _pauseFor(self, error: OSError) -> None:
+    def _pauseFor(self, number: int) -> None:
         """
         Leave clients in the backlog for a while.  Log the first pause after each
         accepted connection.
@@ -283,7 +273,7 @@ class Acceptor:
                 event="accepting-paused",
                 port=self._label,
                 retry=self._retry,
-                error=error.strerror,
+                error=os.strerror(number),
             )
         self._exhausted = True
         self.suspend()

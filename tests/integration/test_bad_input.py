@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 
 import portlisten
+from portlisten import _compiled
 from tests.support.asking import ask
 from tests.support.asynchronous import asynchronous
 from tests.support.ports import freePort
@@ -470,14 +471,16 @@ async def test_withoutCapabilities(start: Start, folder: Path) -> None:
 @asynchronous
 async def test_version(start: Start, arguments: list[str]) -> None:
     """
-    Each command prints the versions of portlisten and Twisted.
+    Each command prints the versions of portlisten and Twisted, and what is compiled.
     """
     process = start(command(arguments[0]), *arguments[1:])
     assert await process.ended() == 0
     installed = importlib.metadata.version("portlisten")
     assert installed == portlisten.__version__
     twisted = importlib.metadata.version("twisted")
-    assert process.output == f"portlisten {installed}, with Twisted {twisted}\n"
+    parts = _compiled.describe()
+    expected = f"portlisten {installed} ({parts}), with Twisted {twisted}\n"
+    assert process.output == expected
 
 
 @asynchronous

@@ -15,6 +15,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 
 from portlisten._kernel import SharedMemory
+from portlisten._listener.connection import AcceptedConnection
 from portlisten._listener.copy_check import CHECK_SECONDS
 from portlisten._listener.dispatcher import FAREWELL_SECONDS, Dispatcher
 from portlisten._listener.interfaces import IChannel, IConnection
@@ -200,7 +201,7 @@ class DispatcherTestCase(SynchronousTestCase):
             client.setblocking(False)
             clients.append(client)
             self.clients.append(client)
-            batch.append((accepted, client.getsockname()))
+            batch.append(AcceptedConnection(accepted, client.getsockname()))
         self.dispatcher.accepted(portOf(name, port), batch)
         return clients
 

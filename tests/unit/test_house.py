@@ -38,7 +38,7 @@ ROOMS = [
     ["_config"],
     ["_policy", "_wire"],
     ["_kernel"],
-    ["_model", "_events", "errors", "interfaces", "__init__"],
+    ["_model", "_events", "_compiled", "errors", "interfaces", "__init__"],
 ]
 
 FLOORS = {room: floor for floor, rooms in enumerate(ROOMS) for room in rooms}

@@ -28,7 +28,7 @@ from unittest import SkipTest, mock
 from twisted.python.filepath import FilePath
 from twisted.trial.unittest import SynchronousTestCase
 
-from portlisten import __version__, _kernel
+from portlisten import __version__, _compiled, _kernel
 from portlisten._commands import execute, portlisten
 from portlisten._model import InternetAddress, Kind, Port
 from portlisten._wire.codec import FROM_WORKER, Decoder, encode
@@ -277,7 +277,8 @@ class CommandLineTests(ExecuteTestCase):
             self.assertEqual(exit.code, 0)
             self.assertEqual(
                 said.getvalue(),
-                f"portlisten {__version__}, with Twisted {copyright.version}\n",
+                f"portlisten {__version__} ({_compiled.describe()}), with Twisted"
+                f" {copyright.version}\n",
             )
 
     def test_program(self) -> None:

@@ -15,7 +15,7 @@ from twisted.python.usage import Options, UsageError
 from twisted.scripts.twistd import ServerOptions  # type: ignore[attr-defined]
 from twisted.trial.unittest import SynchronousTestCase
 
-from portlisten import __version__, _kernel
+from portlisten import __version__, _compiled, _kernel
 from portlisten._commands.options import CommandOptions
 from portlisten._config.options import Settings, option
 from portlisten._config.values import count
@@ -95,7 +95,8 @@ class OptionsTests(SynchronousTestCase):
         self.assertEqual(exit.code, 0)
         self.assertEqual(
             output.getvalue(),
-            f"portlisten {__version__}, with Twisted {copyright.version}\n",
+            f"portlisten {__version__} ({_compiled.describe()}), with Twisted"
+            f" {copyright.version}\n",
         )
 
     def test_twistdsOptions(self) -> None:

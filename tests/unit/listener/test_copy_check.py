@@ -4,6 +4,7 @@ Tests for L{portlisten._listener.copy_check}.
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
@@ -109,7 +110,7 @@ class DispatcherTests(DispatcherTestCase):
         clients = self.accept(5)
         self.dispatcher.claimed(worker, worker.ids)
         for _, connection in worker.offers:
-            connection.socket.send(b"x")
+            os.write(connection.fileno(), b"x")
         self.clock.advance(CHECK_SECONDS)
         self.assertEqual(self.ledger.held, 3)
         self.dispatcher.closed(worker, [3, 4])

@@ -23,6 +23,7 @@ from zope.interface.verify import verifyObject
 
 from portlisten import _kernel
 from portlisten._config.settings import ListenerSettings
+from portlisten._listener.connection import AcceptedConnection
 from portlisten._listener.datagram import DatagramWire
 from portlisten._listener.interfaces import IWire
 from portlisten._model import Port
@@ -133,7 +134,7 @@ class WireTestCase(workers.ClockedTestCase):
         """
         pairs = [self.client() for _ in range(count)]
         cookies = [_kernel.cookie(accepted) for _, accepted in pairs]
-        batch = [(accepted, client.getsockname()) for client, accepted in pairs]
+        batch = [AcceptedConnection(sock, it.getsockname()) for it, sock in pairs]
         self.wire.accepted(PORT, batch)
         return [client for client, _ in pairs], cookies
 

@@ -24,15 +24,6 @@ from tests.support.dispatchers import (
 )
 
 
-class Waiting:
-    """
-    A connection that waits.
-    """
-
-    def __init__(self, sock: socket.socket) -> None:
-        self.socket = sock
-
-
 class DepartedClientsTests(SynchronousTestCase):
     """
     Tests for L{DepartedClients}.
@@ -42,7 +33,7 @@ class DepartedClientsTests(SynchronousTestCase):
         watchDescriptors(self)
         self.departed = DepartedClients()
         self.clients: list[socket.socket] = []
-        self.waiting: list[Waiting] = []
+        self.waiting: list[socket.socket] = []
 
     def connect(self, count: int) -> None:
         """
@@ -53,7 +44,7 @@ class DepartedClientsTests(SynchronousTestCase):
             self.addCleanup(client.close)
             self.addCleanup(accepted.close)
             self.clients.append(client)
-            self.waiting.append(Waiting(accepted))
+            self.waiting.append(accepted)
 
     def leave(self, number: int, reset: bool) -> None:
         """
@@ -64,7 +55,7 @@ class DepartedClientsTests(SynchronousTestCase):
             self.clients[number].setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
         self.clients[number].close()
         poll = select.poll()
-        poll.register(self.waiting[number].socket, select.POLLRDHUP)
+        poll.register(self.waiting[number], select.POLLRDHUP)
         assert poll.poll(10_000)
 
     def test_found(self) -> None:
@@ -89,7 +80,7 @@ class DepartedClientsTests(SynchronousTestCase):
         """
         asked: list[float] = []
 
-        def waiting() -> list[Waiting]:
+        def waiting() -> list[socket.socket]:
             asked.append(now)
             return self.waiting
 
@@ -143,7 +134,7 @@ class DispatcherTests(DispatcherTestCase):
         Make a client close its connection, and wait until the kernel has noticed.
         """
         by = {
-            connection.socket.getpeername(): connection.socket
+            connection.address: connection
             for connection in self.ledger.waitingConnections()
         }
         accepted = by[client.getsockname()]

@@ -465,7 +465,7 @@ class CopyTests(DispatcherTestCase):
         client, accepted = socket.socketpair()
         self.addCleanup(client.close)
         client.setblocking(False)
-        self.dispatcher.accepted(portOf(), [(accepted, "")])
+        self.dispatcher.accepted(portOf(), [AcceptedConnection(accepted, "")])
         self.assertTrue(self.isOpen(client))
         self.dispatcher.claimed(worker, worker.ids)
         self.assertFalse(self.isOpen(client))
@@ -572,7 +572,7 @@ class TurnTests(SynchronousTestCase):
         self.dispatcher = Dispatcher(self.clock, self.ledger, Throttle(), NOTHING)
         self.client, accepted = tcpPair()
         self.addCleanup(self.client.close)
-        batch = [(accepted, self.client.getsockname())]
+        batch = [AcceptedConnection(accepted, self.client.getsockname())]
         self.dispatcher.accepted(portOf(), batch)
         self.worker = RecordingChannel("worker 1")
         self.addCleanup(self.end)
@@ -642,7 +642,9 @@ class TurnTests(SynchronousTestCase):
         self.clock.advance(0)
         client, accepted = tcpPair()
         self.addCleanup(client.close)
-        self.dispatcher.accepted(portOf(), [(accepted, client.getsockname())])
+        self.dispatcher.accepted(
+            portOf(), [AcceptedConnection(accepted, client.getsockname())]
+        )
         self.test_patience()
 
     def test_workerComes(self) -> None:
@@ -722,6 +724,8 @@ class PatienceTests(DispatcherTestCase):
         dispatcher = Dispatcher(clock, ledger, Throttle(), NOTHING)
         client, accepted = tcpPair()
         self.addCleanup(client.close)
-        dispatcher.accepted(portOf(), [(accepted, client.getsockname())])
+        dispatcher.accepted(
+            portOf(), [AcceptedConnection(accepted, client.getsockname())]
+        )
         clock.advance(PATIENCE)
         self.assertEqual(client.recv(1), b"")

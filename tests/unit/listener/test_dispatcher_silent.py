@@ -28,7 +28,8 @@ class SilentTests(DispatcherTestCase):
         """
         Return the local ports of the clients whose connections a worker was offered.
         """
-        return [connection.socket.getpeername()[1] for _, connection in channel.offers]
+        peers = [connection.peer for _, connection in channel.offers]
+        return [int(peer.rpartition(":")[2]) for peer in peers]
 
     def test_kept(self) -> None:
         """

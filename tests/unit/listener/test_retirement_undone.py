@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import socket
 
+from portlisten._listener.connection import AcceptedConnection
 from portlisten._wire.frames import Serving
 from portlisten._wire.listener_session import Draining
 from tests.support.dispatchers import (
@@ -132,7 +133,8 @@ class ServingTests(DispatcherTestCase):
         self.clock.advance(1)
         client, accepted = socket.socketpair()
         self.addCleanup(client.close)
-        self.dispatcher.accepted(portOf(), [(accepted, None)], 59.5)
+        connection = AcceptedConnection(accepted, None)
+        self.dispatcher.accepted(portOf(), [connection], 59.5)
         self.clock.advance(1)
         self.assertEqual(self.ledger.counters.timedOut, 1)
         self.assertEqual(client.recv(1), b"")

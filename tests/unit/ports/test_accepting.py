@@ -19,6 +19,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
 from portlisten import _kernel
+from portlisten._kernel import sockets
 from portlisten._ports import accepting as _accept
 from portlisten._ports.accepting import Accepted
 from tests.support.acceptors import (
@@ -194,15 +195,15 @@ class ListeningTests(ListeningTestCase):
         Those that cannot be accepted for want of descriptors are taken when they can.
         """
         addresses = self.connectFrom(1)
-        accept = _kernel.accept
+        accept = sockets.accept
 
         def fail(sock: socket.socket, family: int) -> Any:
             raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
-        self.patch(_kernel, "accept", fail)
+        self.patch(sockets, "accept", fail)
         self.listener.stop(leave=False)
         self.assertNotEqual(self.socket.fileno(), -1)
-        self.patch(_kernel, "accept", accept)
+        self.patch(sockets, "accept", accept)
         self.listener.stop(leave=False)
         self.assertEqual(self.batches, [addresses])
         self.assertEqual(self.socket.fileno(), -1)

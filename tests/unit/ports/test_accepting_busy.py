@@ -12,7 +12,7 @@ from typing import Any
 
 from twisted.logger import capturedLogs
 
-from portlisten import _kernel
+from portlisten._kernel import sockets
 from portlisten._ports import accepting as _accept
 from portlisten._ports.accepting import Accepted
 from tests.support.acceptors import (
@@ -84,12 +84,12 @@ class BusyTests(ListeningTestCase):
             def fail(sock: socket.socket, family: int, number: int = number) -> Any:
                 raise OSError(number, os.strerror(number))
 
-            accept = _kernel.accept
-            self.patch(_kernel, "accept", fail)
+            accept = sockets.accept
+            self.patch(sockets, "accept", fail)
             with capturedLogs():
                 self.listener.resume()
             self.assertReading(self.listener, False)
-            self.patch(_kernel, "accept", accept)
+            self.patch(sockets, "accept", accept)
             self.reactor.advance(RETRY)
 
     def test_stopPastErrors(self) -> None:
@@ -97,7 +97,7 @@ class BusyTests(ListeningTestCase):
         One connection that cannot be accepted does not keep the others from being
         taken at the end.
         """
-        accept = _kernel.accept
+        accept = sockets.accept
         errors = [errno.ECONNABORTED]
 
         def fail(sock: socket.socket, family: int) -> Accepted:
@@ -107,7 +107,7 @@ class BusyTests(ListeningTestCase):
                 raise OSError(number, os.strerror(number))
             return accept(sock, family)
 
-        self.patch(_kernel, "accept", fail)
+        self.patch(sockets, "accept", fail)
         self.patch(_accept, "BATCH_SIZE", 1)
         addresses = self.connectFrom(2)
         self.listener.stop()
@@ -191,14 +191,14 @@ class BusyTests(ListeningTestCase):
         """
         It asks for no more than the connections that wait.
         """
-        accept = _kernel.accept
+        accept = sockets.accept
         asked = []
 
         def spy(sock: socket.socket, family: int) -> Accepted:
             asked.append(sock)
             return accept(sock, family)
 
-        self.patch(_kernel, "accept", spy)
+        self.patch(sockets, "accept", spy)
         self.connect(3)
         self.listener.doRead()
         self.assertEqual(len(asked), 3)

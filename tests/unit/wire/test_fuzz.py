@@ -19,6 +19,7 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from portlisten._listener.channel import ListenerChannel
+from portlisten._listener.connection import AcceptedConnection
 from portlisten._listener.departed_workers import PROCESS_END_SECONDS
 from portlisten._listener.dispatcher import Dispatcher
 from portlisten._listener.sharing import Sharing
@@ -322,7 +323,8 @@ class MutatedWorkerTests(SynchronousTestCase):
         """
         sockets = [self.accepted.dup() for _ in range(count)]
         self.held += sockets
-        dispatcher.accepted(port, [(each, self.address) for each in sockets])
+        connections = [AcceptedConnection(each, self.address) for each in sockets]
+        dispatcher.accepted(port, connections)
 
     def stream(self, source: random.Random) -> tuple[bytes, bytes]:
         """
