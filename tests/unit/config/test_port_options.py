@@ -38,6 +38,7 @@ OPTIONS = st.builds(
     mptcp=st.none() | st.booleans(),
     freebind=st.none() | st.booleans(),
     device=st.none() | DEVICES,
+    balance=st.none() | st.booleans(),
 )
 
 #: Parts of descriptions that are no options of L{PortOptions}.
