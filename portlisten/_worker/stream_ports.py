@@ -75,7 +75,8 @@ class StreamPorts(SharedPorts):
     def _loadChanged(self) -> None:
         if self._adopter.limit is not None:
             self._adjustReading()
-        self._tell()
+        if self._board is not None:
+            self._tell()
 
     def _tell(self) -> None:
         """
