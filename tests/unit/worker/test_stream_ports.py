@@ -461,6 +461,29 @@ class PatientSocketTests(SynchronousTestCase):
             sock, lambda error: self.told.append(error.errno), lambda: self.room
         )
 
+    def test_alike(self) -> None:
+        """
+        Its connections are as those of the socket.
+        """
+        for take in (self.socket.accept, self.patient.accept):
+            with socket.create_connection(self.socket.getsockname()) as client:
+                sock, address = take()
+                with sock:
+                    self.assertEqual(address, client.getsockname())
+                    self.assertEqual(
+                        (sock.family, sock.type, sock.proto),
+                        (self.socket.family, self.socket.type, self.socket.proto),
+                    )
+                    self.assertFalse(os.get_inheritable(sock.fileno()))
+
+    def test_unlimited(self) -> None:
+        """
+        A worker without a limit is not asked how many more it wants.
+        """
+        patient: Any = stream_ports._AcceptGuard(self.socket, print, None)
+        with socket.create_connection(self.socket.getsockname()):
+            patient.accept()[0].close()
+
     def fail(self, number: int) -> OSError:
         """
         Make accept(2) fail.
@@ -468,10 +491,10 @@ class PatientSocketTests(SynchronousTestCase):
         @return: what comes of it.
         """
 
-        def accept(sock: socket.socket) -> None:
+        def accept() -> None:
             raise OSError(number, os.strerror(number))
 
-        self.patch(socket.socket, "accept", accept)
+        self.patch(self.patient, "_accept", accept)
         error = self.assertRaises(OSError, self.patient.accept)
         assert isinstance(error, OSError)
         return error
