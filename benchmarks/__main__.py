@@ -21,6 +21,7 @@ from benchmarks import compare, questions, report
 from benchmarks.bench import FIRST_PORT, Bench
 from benchmarks.contestants import ALL, present
 from benchmarks.hop import BASES as PARTS
+from portlisten import _compiled
 
 ROOT = Path(__file__).parents[1]
 
@@ -30,7 +31,7 @@ KEPT = ROOT / "docs" / "benchmarks"
 
 def machine() -> dict[str, Any]:
     """
-    Describe the machine.
+    Describe the machine, and which parts of portlisten are compiled.
     """
     model = "unknown"
     for line in Path("/proc/cpuinfo").read_text().splitlines():
@@ -45,6 +46,7 @@ def machine() -> dict[str, Any]:
         "kernel": platform.release(),
         "python": platform.python_version(),
         "twisted": str(twisted.__version__),
+        "portlisten": f"({_compiled.describe()})",
         "date": time.strftime("%Y-%m-%d"),
     }
 

@@ -34,7 +34,9 @@ SPREADS = 1.5
 ENOUGH = 3
 
 #: What of the machine, and of the run, changes the figures.
-CONDITIONS = ("processors", "model", "kernel", "python", "twisted", "scale")
+CONDITIONS = (
+    *("processors", "model", "kernel", "python", "twisted", "portlisten", "scale"),
+)
 
 
 class NoFigures(Exception):

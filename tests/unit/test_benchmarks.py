@@ -13,9 +13,11 @@ from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from benchmarks import charts, goals, questions, report
+from benchmarks import charts, compare, goals, questions, report
+from benchmarks.__main__ import machine
 from benchmarks.contestants import Contestant, present
 from benchmarks.running import Running
+from portlisten import _compiled
 
 
 def rounds(key: str, *values: float) -> list[dict[str, float]]:
@@ -304,6 +306,22 @@ class PageTests(SynchronousTestCase):
         Figures that do not say it leave it out.
         """
         self.assertEqual(report.clients({"1 up": {}}, {"processors": 2}), "")
+
+    def test_compiled(self) -> None:
+        """
+        The page says which parts of portlisten were compiled, and a comparison says if
+        others are now.
+        """
+        here = machine()
+        self.assertEqual(here["portlisten"], f"({_compiled.describe()})")
+        other = {**here, "portlisten": "(others)"}
+        (change,) = compare.changes(other, here)
+        self.assertIn("was (others)", change)
+        folder = Path(self.mktemp())
+        report.write(folder, "hop", {"minimal": {}}, here)
+        self.assertIn(
+            f"portlisten {here['portlisten']}", (folder / "hop.md").read_text("utf-8")
+        )
 
     def test_pictures(self) -> None:
         """
