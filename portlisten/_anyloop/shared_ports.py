@@ -220,7 +220,7 @@ class SharedPorts:
 
     def _ready(self, port: Port) -> None:
         most = min(BATCH_SIZE, self._room())
-        if port.turns is not None:
+        if port.turns is not None and not port.turns.alone:
             most = min(most, port.turns.next())
         self._accept(port, most)
 

@@ -9,8 +9,9 @@ others for a moment, and then takes what is still there.
 
 How long a worker waits does not depend on how much more it has.  What waits decides:
 if more than L{MOST_WAITING} clients wait, the others have enough, and the worker
-accepts at once.  So at a high rate nobody waits, and the workers are as fast as without
-this.
+accepts at once.  And while clients come so fast that a worker has just accepted some,
+it only minds that others have many fewer.  So at a high rate nobody waits, and the
+workers are as fast as without this.
 
 Nothing depends on the truth of what the others write.  A worker that is stopped, hung
 or lying lets the others wait in vain.  After a few times, they ignore its entry until
@@ -50,11 +51,16 @@ MOST_WAITS = 2
 #: How often a worker waits in vain for one that does nothing.
 TRIES = 3
 
-#: Loads count as equal if they differ by one, or by one in so many.
+#: Loads count as equal if they differ by one, and one in so many.
 TOLERANCE = 64
 
 #: The most clients that a worker accepts in a turn.
 BATCH = 16
+
+#: A worker that has accepted clients so lately, in seconds, is I{busy}.  Its load then
+#: counts as equal to others even if it has so many connections more.
+LATELY = 0.002
+BUSY_TOLERANCE = 16
 
 _ROW_WORDS = ROW_BYTES // 4
 
@@ -185,12 +191,20 @@ class Fairness:
         self._vain: dict[int, tuple[int, int]] = {}
         self._waits = 0
 
-    def take(self, own: int, waiting: int | None) -> int:
+    @property
+    def alone(self) -> bool:
+        """
+        Whether no other worker shares the port.
+        """
+        return len(self._table.members(self._port)) == 1
+
+    def take(self, own: int, waiting: int | None, busy: bool = False) -> int:
         """
         Decide how many clients to accept now.
 
         @param own: how many connections the worker has.
         @param waiting: how many clients wait; L{None} if the kernel does not tell.
+        @param busy: whether the worker has accepted clients within L{LATELY}.
         @return: if none although some wait, the worker leaves them to others for
             L{MOMENT}, and then calls L{waited}.
         """
@@ -203,11 +217,12 @@ class Fairness:
         if self._waits and self._waits >= (1 if more < MUCH_MORE else MOST_WAITS):
             self._waits = 0
             return most if waiting is None else min(most, max(1, plenty))
-        count = min(most, max(2 + own // TOLERANCE - more, plenty))
+        spare = own // TOLERANCE + (BUSY_TOLERANCE if busy else 1)
+        count = min(most, max(1 + spare - more, plenty))
         if count > 0:
             self._waits = 0
             return count
-        bound = own - own // TOLERANCE - 1
+        bound = own - spare
         self._awaited = {
             slot: entry
             for slot in self._table.members(self._port)

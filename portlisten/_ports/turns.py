@@ -5,6 +5,7 @@ L{portlisten._policy.fairness} decides.
 
 from __future__ import annotations
 
+import math
 import os
 import socket
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from typing import Any
 from portlisten import _kernel
 from portlisten._policy.fairness import (
     CLOSED,
+    LATELY,
     LOADS_BYTES,
     MOMENT,
     Fairness,
@@ -120,6 +122,8 @@ class Turns:
         self._fairness = fairness
         self._watch = watch
         self._accept = accept
+        self._clock = clock
+        self._accepted = -math.inf
         self._wait = Pause(clock, self._over)
 
     @property
@@ -128,6 +132,13 @@ class Turns:
         Whether the worker leaves its turn to others.
         """
         return self._wait.active
+
+    @property
+    def alone(self) -> bool:
+        """
+        Whether no other worker is there to leave clients to.
+        """
+        return self._fairness.alone
 
     def next(self) -> int:
         """
@@ -138,8 +149,14 @@ class Turns:
             return 0
         self._board.look()
         waiting = _kernel.listenQueue(self._socket)
-        count = self._fairness.take(self._board.load, waiting)
-        if not count and waiting != 0:
+        if waiting == 0:
+            return 0
+        now = self._clock.seconds()
+        busy = now - self._accepted < LATELY
+        count = self._fairness.take(self._board.load, waiting, busy)
+        if count:
+            self._accepted = now
+        else:
             self._wait.begin(MOMENT)
             self._watch(False)
         return count

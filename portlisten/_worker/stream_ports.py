@@ -127,7 +127,7 @@ class StreamPorts(SharedPorts):
 
     def _read(self, port: Any, read: Callable[[], object]) -> None:
         turns = self._turns.get(port)
-        if turns is None or self._finishing:
+        if turns is None or turns.alone or self._finishing:
             # Twisted's port raises this number while many clients wait.
             port.numberAccepts = min(port.numberAccepts, self.acceptsPerTurn)
         else:
@@ -377,7 +377,7 @@ class _UNIXPort:
         """
         Accept, if it is this worker's turn.
         """
-        if self.turns is not None:
+        if self.turns is not None and not self.turns.alone:
             most = self.turns.next()
             if not most:
                 return

@@ -9,7 +9,7 @@ import socket
 from typing import Any
 
 from portlisten import _kernel
-from portlisten._policy.fairness import CLOSED
+from portlisten._policy.fairness import CLOSED, LATELY
 from portlisten._wire.frames import Leave, Listener
 from tests.support.asyncio_loops import LoopTestCase, eventually, onUvloopToo
 from tests.support.boards import SharedLoads
@@ -80,6 +80,7 @@ class BalanceTests(LoopTestCase):
             for _ in range(2):
                 self.connect(sock)
             await eventually(lambda: loads.own == 2)
+            await asyncio.sleep(2 * LATELY)
             loads.other(0)
             port = next(iter(self.ports._ports.values()))
             seen = []

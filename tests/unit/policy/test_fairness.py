@@ -14,6 +14,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from portlisten._policy.fairness import (
     BATCH,
+    BUSY_TOLERANCE,
     CLOSED,
     LOADS_BYTES,
     MOMENT,
@@ -218,6 +219,24 @@ class FairnessTests(SynchronousTestCase):
         self.others(127, 200)
         self.assertEqual(self.fairness.take(130, 1), 1)
         self.assertEqual(self.fairness.take(131, 1), 0)
+
+    def test_busy(self) -> None:
+        """
+        One that has just accepted some minds only that another has many fewer.
+        """
+        self.others(5, 9)
+        busy = BUSY_TOLERANCE
+        self.assertEqual(self.fairness.take(5 + busy, 1, busy=True), 1)
+        self.assertEqual(self.fairness.take(6 + busy, 1, busy=True), 0)
+
+    def test_aloneOrNot(self) -> None:
+        """
+        A worker is alone while no other one shares the port.
+        """
+        self.assertFalse(self.fairness.alone)
+        self.table.remove(1)
+        self.table.remove(2)
+        self.assertTrue(self.fairness.alone)
 
     def test_manyWait(self) -> None:
         """

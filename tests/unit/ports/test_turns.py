@@ -13,6 +13,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from portlisten import _kernel
 from portlisten._policy.fairness import (
     CLOSED,
+    LATELY,
     LOADS_BYTES,
     MOMENT,
     LoadTable,
@@ -198,6 +199,19 @@ class TurnsTests(BoardTestCase):
         self.assertEqual(self.calls, [False, True, "accept"])
         self.assertEqual(self.turns.next(), 1)
 
+    def test_busy(self) -> None:
+        """
+        A worker that has just accepted a client takes the next one as well, and some
+        time later leaves it.
+        """
+        self.other(5)
+        self.connect(self.port)
+        self.assertEqual(self.turns.next(), 1)
+        self.own.write(9)
+        self.assertEqual(self.turns.next(), 1)
+        self.clock.advance(LATELY)
+        self.assertEqual(self.turns.next(), 0)
+
     def test_taken(self) -> None:
         """
         If the other has taken the client meanwhile, it only watches again.
@@ -241,6 +255,7 @@ class TurnsTests(BoardTestCase):
         self.other(7)
         self.connect(port)
         self.assertEqual(self.turns.next(), 4)
+        self.clock.advance(LATELY)
         self.other(0)
         self.assertEqual(self.turns.next(), 0)
         self.clock.advance(MOMENT)

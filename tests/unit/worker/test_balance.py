@@ -9,7 +9,7 @@ import socket
 from typing import Any
 
 from portlisten import _kernel
-from portlisten._policy.fairness import CLOSED, MOMENT
+from portlisten._policy.fairness import CLOSED, LATELY, MOMENT
 from portlisten._wire.frames import Withdraw
 from tests.support.boards import SharedLoads
 from tests.support.channels import eventually, texts
@@ -65,6 +65,7 @@ class BalanceTests(SharingTestCase):
         loads.other(9)
         for _ in range(2):
             await self.accepted(sock)
+        self.clock.advance(LATELY)
         loads.other(0)
         self.connect(sock)
         await eventually(self.clock.getDelayedCalls)
@@ -82,6 +83,7 @@ class BalanceTests(SharingTestCase):
         loads.other(9)
         for _ in range(2):
             await self.accepted(sock)
+        self.clock.advance(LATELY)
         loads.other(0)
         self.connect(sock)
         await eventually(self.clock.getDelayedCalls)
@@ -97,6 +99,7 @@ class BalanceTests(SharingTestCase):
         loads.other(9)
         for _ in range(2):
             await self.accepted(sock)
+        self.clock.advance(LATELY)
         loads.other(0)
         clients = [self.connect(sock) for _ in range(2)]
         await eventually(self.clock.getDelayedCalls)
