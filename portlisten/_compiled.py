@@ -57,7 +57,7 @@ def accepting() -> Any:
         library = import_module(ACCEPTING)
     except ImportError:
         return None
-    return library if library.INTERFACE == INTERFACE else None
+    return library if getattr(library, "INTERFACE", 0) == INTERFACE else None
 
 
 class _Sources(MetaPathFinder):

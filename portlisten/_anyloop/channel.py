@@ -326,6 +326,8 @@ class WorkerChannel:
         for event in self._session.channelEnded(False):
             if isinstance(event, Close):
                 os.close(event.token)
+            elif isinstance(event, CloseMemory):
+                os.close(event.descriptor)
 
     # What is received
 

@@ -208,7 +208,7 @@ class SharedPorts:
             return BATCH_SIZE
         return self._limit - len(self._adopter.connections)
 
-    def _watch(self, port: Port) -> None:
+    def _watch(self, port: Port) -> bool:
         watched = self._watching and port.watched
         descriptor = port.socket.fileno()
         try:
@@ -217,6 +217,7 @@ class SharedPorts:
             )
         except OSError as error:
             self._pauseAll(str(error.strerror))
+        return watched
 
     def _ready(self, port: Port) -> None:
         most = min(BATCH_SIZE, self._room())

@@ -25,6 +25,10 @@ from portlisten._reactor.log_limit import logLimit
 #: How many descriptors a worker is sent.
 MEMORIES = 2
 
+#: How many workers that have left and live are remembered.  Each costs a descriptor.
+#: The slot of an older one is used again after all others.
+MAXIMUM_LEFT = 64
+
 
 @dataclass(frozen=True)
 class _Left:
@@ -120,8 +124,15 @@ class Loads:
             process = None
         if process is None:
             self._slots.giveBack(slot)
-        else:
-            self._left.append(_Left(slot, channel.user, channel.pid, process))
+            return
+        self._left.append(_Left(slot, channel.user, channel.pid, process))
+        if len(self._left) > MAXIMUM_LEFT:
+            self._giveBack(self._left[0])
+
+    def _giveBack(self, left: _Left) -> None:
+        self._left.remove(left)
+        os.close(left.process)
+        self._slots.giveBack(left.slot)
 
     def check(self) -> None:
         """
@@ -129,14 +140,12 @@ class Loads:
         """
         for each in list(self._left):
             if _kernel.hasEnded(each.process):
-                self._left.remove(each)
-                os.close(each.process)
-                self._slots.giveBack(each.slot)
+                self._giveBack(each)
 
     def close(self) -> None:
         """
-        Unmap the memory, and let go of what else this holds: no worker is left.  The
-        next one gets other memory.  May be called again.
+        Unmap the memory, and let go of what else this holds: no channel is left that
+        may still have to send the memory.  May be called again.
         """
         self._table = None
         for memory in self._memories:
@@ -146,4 +155,3 @@ class Loads:
             os.close(each.process)
         self._left.clear()
         self._used.clear()
-        self._slots = Slots()

@@ -173,7 +173,7 @@ class Sharing:
             self._run(self._assignment.removeWorker(channel))
             self._repair()
         if not self._workers:
-            self.stop()
+            self._stopChecking()
 
     def drainWorker(self, channel: IChannel) -> None:
         """
@@ -211,9 +211,12 @@ class Sharing:
 
     def stop(self) -> None:
         """
-        Stop checking the sockets.
+        Let go of what this holds: all channels have ended.
         """
+        self._stopChecking()
         self._loads.close()
+
+    def _stopChecking(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

@@ -13,6 +13,7 @@ from typing import Any
 
 from portlisten import _kernel
 from portlisten._policy.fairness import (
+    BATCH,
     CLOSED,
     LATELY,
     LOADS_BYTES,
@@ -103,7 +104,8 @@ class Turns:
     @param sock: the listening socket; it stays the caller's.
     @param board: has the worker's load.  Both objects end before the board is closed.
     @param fairness: decides.
-    @param watch: called with whether to watch the socket.
+    @param watch: called with whether to watch the socket, and returns whether it is
+        watched now.
     @param accept: called to accept after the worker has waited, and the socket is
         watched again.
     """
@@ -114,7 +116,7 @@ class Turns:
         sock: socket.socket,
         board: Board,
         fairness: Fairness,
-        watch: Callable[[bool], None],
+        watch: Callable[[bool], bool],
         accept: Callable[[], object],
     ) -> None:
         self._socket = sock
@@ -124,6 +126,7 @@ class Turns:
         self._accept = accept
         self._clock = clock
         self._accepted = -math.inf
+        self._isUnix = sock.family == socket.AF_UNIX
         self._wait = Pause(clock, self._over)
 
     @property
@@ -149,6 +152,8 @@ class Turns:
             return 0
         self._board.look()
         waiting = _kernel.listenQueue(self._socket)
+        if waiting is None and not self._isUnix:
+            return BATCH  # accepting finds out what is wrong with the socket
         if waiting == 0:
             return 0
         now = self._clock.seconds()
@@ -162,10 +167,13 @@ class Turns:
         return count
 
     def _over(self) -> None:
-        waiting = bool(_kernel.queueLength(self._socket))
-        self._fairness.waited(waiting)
-        self._watch(True)
-        if waiting:
+        waiting = watched = False
+        try:
+            waiting = bool(_kernel.queueLength(self._socket))
+            self._fairness.waited(waiting)
+        finally:
+            watched = self._watch(True)
+        if watched and waiting:
             self._accept()
 
     def stop(self) -> None:

@@ -7,6 +7,8 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from contextlib import suppress
+from typing import TextIO
 
 
 def show(text: str) -> None:
@@ -19,15 +21,23 @@ def show(text: str) -> None:
     try:
         print(text, flush=True)
     except OSError as error:
-        # Otherwise Python writes the rest again when it ends, and fails again.
-        null = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(null, sys.stdout.fileno())
-        os.close(null)
+        _discard(sys.stdout)
         if isinstance(error, BrokenPipeError):
             raise SystemExit(128 + signal.SIGPIPE) from None
         raise SystemExit(
             f"portlisten: cannot write to standard output: {error.strerror}"
         ) from None
+
+
+def _discard(stream: TextIO) -> None:
+    """
+    Write nothing more to a stream that fails.  Otherwise Python writes the rest again
+    when it ends, fails again, and ends with another exit code.
+    """
+    with suppress(OSError):
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, stream.fileno())
+        os.close(null)
 
 
 def complain(command: str, message: str) -> None:
@@ -45,5 +55,7 @@ def write(line: str) -> None:
         return  # print() would write to standard output
     try:
         print(line, file=sys.stderr, flush=True)
-    except (OSError, ValueError):  # it is full, or closed
+    except ValueError:  # it is closed
         pass  # the exit code tells, or the program can do without a log
+    except OSError:  # it is full
+        _discard(sys.stderr)

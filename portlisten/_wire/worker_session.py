@@ -231,6 +231,7 @@ class WorkerSession(Session, Generic[Token]):
         self.inService = 0
         self._sockets: dict[int, Token] = {}
         self._memories: dict[int, int] = {}
+        self._loadsCame = False
         self._reason: str | None = None
         self._byeReason = ""
         self.ours = Ours.OPEN
@@ -390,8 +391,9 @@ class WorkerSession(Session, Generic[Token]):
 
     def _onLoads(self, frame: Loads) -> None:
         self._identifyArrived()
-        if frame.loads == frame.members:
-            raise ProtocolError("LOADS has one memory twice")
+        if self._loadsCame or frame.loads == frame.members:
+            raise ProtocolError("a second LOADS, or one memory twice")
+        self._loadsCame = True
         found = [
             self._memories.pop(number, None) for number in (frame.loads, frame.members)
         ]

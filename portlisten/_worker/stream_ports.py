@@ -119,24 +119,27 @@ class StreamPorts(SharedPorts):
         self._turns[port] = turns
         return turns
 
-    def _watch(self, port: Any, watched: bool) -> None:
-        if not watched:
-            port.stopReading()
-        elif self._reading:
+    def _watch(self, port: Any, watched: bool) -> bool:
+        if watched and self._reading:
             port.startReading()
+            return True
+        port.stopReading()
+        return False
+
+    def _watchAll(self) -> None:
+        for port in self._ports.values():
+            turns = self._turns.get(port)
+            self._watch(port, turns is None or not turns.waiting)
 
     def _read(self, port: Any, read: Callable[[], object]) -> None:
-        turns = self._turns.get(port)
-        if turns is None or turns.alone or self._finishing:
-            # Twisted's port raises this number while many clients wait.
-            port.numberAccepts = min(port.numberAccepts, self.acceptsPerTurn)
-        else:
-            most = turns.next()
-            if not most:
-                return
+        # Twisted's port raises this number while many clients wait.
+        most = port.numberAccepts
+        if not self._finishing:
+            most = _turn(self._turns.get(port), most)
+        if most:
             port.numberAccepts = min(most, self.acceptsPerTurn)
-        makeNonBlocking(port)
-        read()
+            makeNonBlocking(port)
+            read()
 
     def _stop(self, port: Any) -> None:
         turns = self._turns.pop(port, None)
@@ -229,12 +232,23 @@ class StreamPorts(SharedPorts):
         if reading is self._reading:
             return
         self._reading = reading
-        for port in self._ports.values():
-            if reading:
-                port.startReading()
-            else:
-                port.stopReading()
+        self._watchAll()
         self._tell()
+
+
+def _turn(turns: Turns | None, otherwise: int) -> int:
+    """
+    How many connections a port may accept now.  Whatever happens here, the port goes
+    on.
+
+    @param otherwise: how many if the worker leaves none to others.
+    """
+    try:
+        if turns is not None and not turns.alone:
+            return turns.next()
+    except Exception:
+        StreamPorts.log.failure("a bug in portlisten delays clients", event="bug")
+    return otherwise
 
 
 class _AcceptGuard:
@@ -377,11 +391,10 @@ class _UNIXPort:
         """
         Accept, if it is this worker's turn.
         """
-        if self.turns is not None and not self.turns.alone:
-            most = self.turns.next()
-            if not most:
-                return
-            self._most = most
+        self._most = _turn(self.turns, BATCH_SIZE)
+        if not self._most:
+            self._most = BATCH_SIZE
+            return
         makeNonBlocking(self._acceptor)
         self._read()
         self._most = BATCH_SIZE

@@ -16,6 +16,7 @@ from twisted.logger import capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 
 from portlisten import _kernel
+from portlisten._listener import loads as _loads
 from portlisten._listener.loads import Loads
 from portlisten._model import InternetAddress, Kind, Port
 from portlisten._policy.fairness import LoadTable
@@ -131,18 +132,34 @@ class LoadsTests(SynchronousTestCase):
             self.loads.leave(worker)
         self.assertEqual(list(self.loads._slots._free)[-1], 0)
 
+    def test_manyLeft(self) -> None:
+        """
+        Only so many of the living are remembered, and no descriptor stays open for the
+        others.
+        """
+        self.patch(_loads, "MAXIMUM_LEFT", 2)
+        workers = [self.worker(str(number), child=True) for number in range(3)]
+        for worker in workers:
+            self.join(worker)
+        before = len(os.listdir("/proc/self/fd"))
+        for worker in workers:
+            self.loads.leave(worker)
+        self.assertEqual(len(os.listdir("/proc/self/fd")), before + 2)
+        self.assertEqual(list(self.loads._slots._free)[-1], 0)
+
     def test_close(self) -> None:
         """
-        When no worker is left, nothing is, and the next one gets other memory.
+        The memory stays when no worker is left, since it may still be on its way to
+        one, and is closed once.
         """
         worker = self.worker("1", child=True)
         self.join(worker)
-        number = worker.calls[-1][3].number
+        loads = worker.calls[-1][3]
         self.loads.leave(worker)
+        self.assertGreaterEqual(loads.descriptor, 0)
         self.loads.close()
         self.loads.close()
-        self.join(worker)
-        self.assertNotEqual(worker.calls[-1][3].number, number)
+        self.assertEqual(loads.descriptor, -1)
 
     def test_noMemory(self) -> None:
         """

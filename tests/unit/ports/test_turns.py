@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 import socket
+from unittest import mock
 
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
@@ -137,6 +138,7 @@ class TurnsTests(BoardTestCase):
         """
         self.clock = Clock()
         self.calls: list[object] = []
+        self.mayWatch = True
         self.own = self.board()
         self.own.write(5)
         fairness = self.own.fairness(0)
@@ -146,9 +148,16 @@ class TurnsTests(BoardTestCase):
             port,
             self.own,
             fairness,
-            self.calls.append,
+            self.watch,
             lambda: self.calls.append("accept"),
         )
+
+    def watch(self, watched: bool) -> bool:
+        """
+        Note whether to watch the socket.
+        """
+        self.calls.append(watched)
+        return watched and self.mayWatch
 
     def connect(self, port: socket.socket) -> socket.socket:
         """
@@ -237,11 +246,35 @@ class TurnsTests(BoardTestCase):
 
     def test_shutDown(self) -> None:
         """
-        If somebody has shut the socket down, accepting finds out.
+        If somebody has shut the socket down, accepting finds out, whatever the others
+        have.
         """
-        self.other(9)
+        self.other(0)
         self.port.shutdown(socket.SHUT_RDWR)
         self.assertGreater(self.turns.next(), 0)
+
+    def test_pausesMeanwhile(self) -> None:
+        """
+        A worker that pauses meanwhile does not accept.
+        """
+        self.other(0)
+        self.connect(self.port)
+        self.turns.next()
+        self.mayWatch = False
+        self.clock.advance(MOMENT)
+        self.assertEqual(self.calls, [False, True])
+
+    def test_noMemory(self) -> None:
+        """
+        If there is no memory when it has waited, the socket is watched all the same.
+        """
+        self.other(0)
+        self.connect(self.port)
+        self.turns.next()
+        self.patch(_kernel, "queueLength", mock.Mock(side_effect=MemoryError))
+        self.assertRaises(MemoryError, self.clock.advance, MOMENT)
+        self.assertEqual(self.calls, [False, True])
+        self.assertFalse(self.turns.waiting)
 
     def test_unix(self) -> None:
         """

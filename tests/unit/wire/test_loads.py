@@ -63,6 +63,7 @@ class WorkerTests(SynchronousTestCase):
         The memory is used when its frame is there, in whichever order it came.
         """
         for numbers in ((71, 72), (72, 71)):
+            self.setUp()
             self.assertEqual(self.arrive(*numbers), [])
             self.assertEqual(self.session.pending, 2)
             self.assertEqual(self.hear(LOADS), [ShareLoads(3, 1, 171, 172)])
@@ -74,9 +75,10 @@ class WorkerTests(SynchronousTestCase):
         """
         self.assertEqual(self.hear(LOADS), [])
         for number in (71, 72):
+            self.setUp()
             self.arrive(number)
             self.assertEqual(self.hear(LOADS), [CloseMemory(100 + number)])
-        self.assertFalse(self.session.broken)
+            self.assertFalse(self.session.broken)
 
     def test_twice(self) -> None:
         """
@@ -90,10 +92,19 @@ class WorkerTests(SynchronousTestCase):
 
     def test_oneMemory(self) -> None:
         """
-        The parts are different memories.
+        The parts are different memories, and the frame comes once.
         """
-        reason = "LOADS has one memory twice"
+        reason = "a second LOADS, or one memory twice"
         self.assertEqual(self.hear(Loads(0, 1, 71, 71)), [Broken(reason)])
+        self.setUp()
+        self.arrive(71, 72)
+        self.hear(LOADS)
+        self.arrive(73, 74)
+        self.assertEqual(self.hear(Loads(3, 1, 73, 74)), [Broken(reason)])
+        self.assertEqual(
+            self.session.channelEnded(False),
+            [CloseMemory(173), CloseMemory(174), Left(reason)],
+        )
 
     def test_tooMany(self) -> None:
         """

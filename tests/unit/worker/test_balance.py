@@ -7,6 +7,7 @@ from __future__ import annotations
 import os
 import socket
 from typing import Any
+from unittest import mock
 
 from portlisten import _kernel
 from portlisten._policy.fairness import CLOSED, LATELY, MOMENT
@@ -125,6 +126,19 @@ class BalanceTests(SharingTestCase):
                 " where 4096 are needed"
             ],
         )
+
+    async def test_noMemory(self) -> None:
+        """
+        If there is no memory to decide, the port goes on.
+        """
+        sock = self.makePort()
+        _, loads = await self.begin(sock)
+        loads.other(9)
+        await self.accepted(sock)
+        self.patch(_kernel, "listenQueue", mock.Mock(side_effect=MemoryError))
+        for _ in range(2):
+            await self.accepted(sock)
+        self.assertTrue(self.flushLoggedErrors(MemoryError))
 
     async def test_notWanted(self) -> None:
         """
