@@ -95,7 +95,7 @@ class AdoptedConnection:
         """
         return logPrefix(self._protocol)
 
-    def serve(self, sock: socket.socket, peer: tuple[Any, ...], reactor: Any) -> bool:
+    def serve(self, sock: Any, peer: tuple[Any, ...], reactor: Any) -> bool:
         """
         Make the transport of a TCP connection.
 
@@ -366,7 +366,7 @@ class Adopter:
         try:
             if self._direct is not None:
                 peer = sock.getpeername()
-                direct = _isPlain(peer)
+                direct = isPlain(peer)
             if direct:
                 adopted = connection.serve(sock, peer, self._direct)
             else:
@@ -420,7 +420,7 @@ class Adopter:
         self.reactor.callLater(self._retry, again)
 
 
-def _isPlain(peer: Any) -> bool:
+def isPlain(peer: Any) -> bool:
     """
     Whether an address is that of a TCP client, without a scope of IPv6, which Twisted
     writes in another way.

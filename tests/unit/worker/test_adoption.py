@@ -344,4 +344,4 @@ class DirectTests(AdoptionTestCase):
             (b"\0name", False),
             ((2, 1024), False),
         ]:
-            self.assertIs(adoption._isPlain(address), plain)
+            self.assertIs(adoption.isPlain(address), plain)

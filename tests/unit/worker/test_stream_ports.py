@@ -10,6 +10,7 @@ import resource
 import socket
 import stat
 from typing import Any, cast
+from unittest import mock
 
 from twisted.internet import reactor
 from twisted.internet.address import IPv4Address
@@ -120,6 +121,138 @@ class AcceptTests(SharingTestCase):
         self.share(listener, sock)
         await self.settle()
         self.assertEqual(self.holders(sock), 2)
+        await self.accepted(sock)
+
+
+class DirectTests(SharingTestCase):
+    """
+    A port that accepts many connections in one call.
+    """
+
+    async def open(self) -> socket.socket:
+        """
+        Share a socket, as if the reactor were one of Twisted's.
+        """
+        listener = await self.join()
+        ports: Any = self.worker._sharedPorts
+        ports._direct = reactor
+        sock = self.port()
+        self.share(listener, sock)
+        await eventually(lambda: ports._ports)
+        return sock
+
+    async def failing(self, outcome: Any) -> socket.socket:
+        """
+        Share a socket, and let accepting fail once.
+        """
+        sock = await self.open()
+        await self.accepted(sock)
+        accept = _kernel.acceptSockets
+
+        def fail(*arguments: Any) -> Any:
+            self.patch(_kernel, "acceptSockets", accept)
+            if isinstance(outcome, BaseException):
+                raise outcome
+            return [], outcome
+
+        self.patch(_kernel, "acceptSockets", fail)
+        return sock
+
+    async def test_service(self) -> None:
+        """
+        Connections are served as usual, and their ends are noticed.
+        """
+        sock = await self.open()
+        client, conversation = await self.accepted(sock)
+        self.assertEqual(
+            self.factory.addresses, [IPv4Address("TCP", *client.getsockname())]
+        )
+        client.send(b"hello")
+        await eventually(lambda: conversation.received == b"hello")
+        self.assertEqual(len(self.worker.serving), 1)
+        self.assertIs(conversation.transport.protocol, conversation)
+        clients = [self.connect(sock) for _ in range(30)]
+        await eventually(lambda: len(self.factory.conversations) == 31)
+        for each in self.factory.conversations:
+            each.transport.loseConnection()
+        for each in [client, *clients]:
+            self.assertEqual(await hear(each), b"")
+        await eventually(lambda: not self.worker.serving)
+
+    async def test_refused(self) -> None:
+        """
+        The factory may not want a connection.
+        """
+        sock = await self.open()
+        self.factory.build = lambda factory: None
+        self.assertEqual(await hear(self.connect(sock)), b"")
+        self.assertEqual(self.worker.serving, set())
+
+    async def test_scope(self) -> None:
+        """
+        A client whose address Twisted writes in another way is adopted.
+        """
+        sock = await self.open()
+        self.patch(stream_ports, "isPlain", lambda peer: False)
+        await self.accepted(sock)
+        self.assertEqual(len(self.worker.serving), 1)
+
+    async def test_limit(self) -> None:
+        """
+        No more are accepted than the worker wants.
+        """
+        sock = await self.open()
+        self.worker._adopter.limit = 1
+        await self.accepted(sock)
+        self.connect(sock)
+        await self.settle()
+        self.assertEqual(len(self.factory.conversations), 1)
+
+    async def paused(self, outcome: Any) -> None:
+        """
+        Expect that the port pauses, and goes on later.
+        """
+        sock = await self.failing(outcome)
+        self.connect(sock)
+        await eventually(lambda: texts(self.logged, "error"))
+        self.assertIn("accepting pauses", texts(self.logged, "error")[-1])
+        self.assertEqual(len(self.factory.conversations), 1)
+        self.clock.advance(RETRY)
+        await eventually(lambda: len(self.factory.conversations) == 2)
+
+    async def test_noMemory(self) -> None:
+        """
+        Without memory, the port pauses.
+        """
+        await self.paused(MemoryError())
+
+    async def test_noDescriptors(self) -> None:
+        """
+        So it does without descriptors.
+        """
+        await self.paused(errno.EMFILE)
+
+    async def test_otherError(self) -> None:
+        """
+        Twisted's port finds out what else is wrong.
+        """
+        sock = await self.failing(errno.EINVAL)
+        await self.accepted(sock)
+
+    async def test_protocolFails(self) -> None:
+        """
+        A connection whose transport cannot be made is closed, and the port goes on.
+        """
+        sock = await self.open()
+        serve = stream_ports.LocallyAccepted.serve
+        self.patch(
+            stream_ports.LocallyAccepted,
+            "serve",
+            mock.Mock(side_effect=ZeroDivisionError),
+        )
+        self.assertEqual(await hear(self.connect(sock)), b"")
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+        self.patch(stream_ports.LocallyAccepted, "serve", serve)
         await self.accepted(sock)
 
 
