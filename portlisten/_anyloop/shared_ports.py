@@ -19,7 +19,7 @@ from portlisten._anyloop.interfaces import Adopting
 from portlisten._anyloop.poller import READ, Poller
 from portlisten._model import Kind
 from portlisten._policy.fairness import CLOSED
-from portlisten._ports.turns import Board, Turns
+from portlisten._ports.turns import Board, Turns, turnsAt
 from portlisten._reactor.log_limit import LogLimit
 from portlisten._reactor.pause import Pause
 from portlisten._wire.worker_events import ShareLoads
@@ -138,22 +138,16 @@ class SharedPorts:
         family = _kernel.family(descriptor)
         sock = socket.socket(family, socket.SOCK_STREAM, 0, descriptor)
         self._ports[cookie] = port = Port(sock, family)
-        port.turns = self._turns(number, port)
-        self._watch(port)
-        self._tell()
-
-    def _turns(self, number: int, port: Port) -> Turns | None:
-        fairness = None if self._board is None else self._board.fairness(number)
-        if self._board is None or fairness is None:
-            return None
-        return Turns(
-            self._clock,
-            port.socket,
+        port.turns = turnsAt(
             self._board,
-            fairness,
+            number,
+            self._clock,
+            sock,
             lambda watched: self._watch(port),
             lambda: self._ready(port),
         )
+        self._watch(port)
+        self._tell()
 
     def close(self, cookie: int) -> None:
         """

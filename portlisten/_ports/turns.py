@@ -181,3 +181,25 @@ class Turns:
         Take no more turns.
         """
         self._wait.cancel()
+
+
+def turnsAt(
+    board: Board | None,
+    port: int,
+    clock: Any,
+    sock: socket.socket,
+    watch: Callable[[bool], bool],
+    accept: Callable[[], object],
+) -> Turns | None:
+    """
+    Let a worker leave clients of a port to others, if the listener wants that.
+
+    @param board: L{None} if the worker has none.
+    @param port: the port's number.
+    @return: L{None} if the worker takes clients as they come.  See L{Turns} for the
+        other parameters.
+    """
+    fairness = None if board is None else board.fairness(port)
+    if board is None or fairness is None:
+        return None
+    return Turns(clock, sock, board, fairness, watch, accept)

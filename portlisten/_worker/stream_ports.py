@@ -20,7 +20,7 @@ from portlisten import _kernel
 from portlisten._model import Kind, socketName
 from portlisten._policy.fairness import CLOSED
 from portlisten._ports.accepting import BATCH_SIZE, Accepted, Acceptor
-from portlisten._ports.turns import Turns
+from portlisten._ports.turns import Turns, turnsAt
 from portlisten._reactor.log_limit import logLimit
 from portlisten._reactor.monotonic import makePersistent, posixReactor
 from portlisten._reactor.pause import Pause
@@ -118,14 +118,12 @@ class StreamPorts(SharedPorts):
         self, number: int, port: Any, sock: Any, read: Callable[[], object]
     ) -> Turns | None:
         """
-        Let the worker leave clients of a port to others, if the listener wants that.
+        See L{turnsAt}.
         """
-        fairness = None if self._board is None else self._board.fairness(number)
-        if self._board is None or fairness is None:
-            return None
         watch = partial(self._watch, port)
-        turns = Turns(self._reactor, sock, self._board, fairness, watch, read)
-        self._turns[port] = turns
+        turns = turnsAt(self._board, number, self._reactor, sock, watch, read)
+        if turns is not None:
+            self._turns[port] = turns
         return turns
 
     def _accept(

@@ -42,6 +42,18 @@ class BalanceTests(SharingTestCase):
         await eventually(lambda: self.worker._sharedPorts._ports)
         return listener, loads
 
+    async def beginWithMore(self, sock: socket.socket) -> tuple[Listener, SharedLoads]:
+        """
+        Begin, and let the worker have two connections, and the other one none.
+        """
+        listener, loads = await self.begin(sock)
+        loads.other(9)
+        for _ in range(2):
+            await self.accepted(sock)
+        self.clock.advance(LATELY)
+        loads.other(0)
+        return listener, loads
+
     async def test_told(self) -> None:
         """
         The worker tells how many connections it has, while it accepts.
@@ -62,12 +74,7 @@ class BalanceTests(SharingTestCase):
         It leaves a client to the other one for a moment, and then accepts it.
         """
         sock = self.makePort()
-        _, loads = await self.begin(sock)
-        loads.other(9)
-        for _ in range(2):
-            await self.accepted(sock)
-        self.clock.advance(LATELY)
-        loads.other(0)
+        await self.beginWithMore(sock)
         self.connect(sock)
         await eventually(self.clock.getDelayedCalls)
         await self.settle()
@@ -80,12 +87,7 @@ class BalanceTests(SharingTestCase):
         A worker that is told to stop waits no more.
         """
         sock = self.makePort()
-        _, loads = await self.begin(sock)
-        loads.other(9)
-        for _ in range(2):
-            await self.accepted(sock)
-        self.clock.advance(LATELY)
-        loads.other(0)
+        _, loads = await self.beginWithMore(sock)
         self.connect(sock)
         await eventually(self.clock.getDelayedCalls)
         self.worker.stop()
@@ -96,12 +98,7 @@ class BalanceTests(SharingTestCase):
         When the listener is dead, the worker takes all that waits, whoever has fewer.
         """
         sock = self.makePort()
-        listener, loads = await self.begin(sock)
-        loads.other(9)
-        for _ in range(2):
-            await self.accepted(sock)
-        self.clock.advance(LATELY)
-        loads.other(0)
+        listener, loads = await self.beginWithMore(sock)
         clients = [self.connect(sock) for _ in range(2)]
         await eventually(self.clock.getDelayedCalls)
         listener.close()
