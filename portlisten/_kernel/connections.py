@@ -132,11 +132,7 @@ def leadsTo(descriptor: int, cookie: int) -> bool:
     @param cookie: C{SO_COOKIE} of the socket.
     """
     try:
-        # Without SOCK_NONBLOCK, and with a default time-out for sockets, this would
-        # make the descriptor non-blocking.
-        sock = socket.SocketType(
-            socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK, 0, descriptor
-        )
+        sock = sockets.peek(descriptor)
     except OSError:
         return False
     try:

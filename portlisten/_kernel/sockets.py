@@ -143,7 +143,7 @@ def leadsToCookie(descriptor: int, number: int) -> bool:
     @return: also L{False} if the descriptor leads to no socket.
     """
     try:
-        sock = _peek(descriptor)
+        sock = peek(descriptor)
     except OSError:
         return False
     try:
@@ -203,7 +203,7 @@ def identify(
     @raise WrongSocket: if the socket is of another kind.
     @raise OSError: if the kernel does not tell the cookie.
     """
-    sock = _peek(descriptor)
+    sock = peek(descriptor)
     try:
         return recognize(sock, takes)
     finally:
@@ -228,7 +228,8 @@ def received(descriptor: int) -> socket.socket:
     @param descriptor: the socket owns it.  If this fails, it remains the caller's.
     @raise OSError: if the descriptor leads to no socket.
     """
-    return socket.socket(-1, socket.SOCK_STREAM, 0, descriptor)
+    # SOCK_NONBLOCK leaves the descriptor as it is: see peek.
+    return socket.socket(-1, socket.SOCK_STREAM | socket.SOCK_NONBLOCK, 0, descriptor)
 
 
 def duplicate(descriptor: int) -> socket.socket:
@@ -253,7 +254,7 @@ def family(descriptor: int) -> socket.AddressFamily:
 
     @raise OSError: if the descriptor leads to no socket.
     """
-    sock = _peek(descriptor)
+    sock = peek(descriptor)
     try:
         try:
             domain = sock.getsockopt(SOL_SOCKET, SO_DOMAIN)
@@ -264,15 +265,18 @@ def family(descriptor: int) -> socket.AddressFamily:
         sock.detach()
 
 
-def _peek(descriptor: int) -> socket.SocketType:
+def peek(descriptor: int) -> socket.SocketType:
     """
     Make an object that reads a socket's options.  Its family, type and protocol are
-    placeholders.  Without them, it would ask the kernel for the real ones, and whether
-    the descriptor leads to a socket.
+    placeholders.  Without them, it would ask the kernel for the real ones.  Without
+    C{SOCK_NONBLOCK}, and with a default time-out for sockets, it would make the
+    descriptor non-blocking.
 
     @return: the object, which the caller must detach.
+    @raise OSError: if the descriptor leads to no socket.
     """
-    return socket.SocketType(socket.AF_UNIX, socket.SOCK_STREAM, 0, descriptor)
+    kind = socket.SOCK_STREAM | socket.SOCK_NONBLOCK
+    return socket.SocketType(socket.AF_UNIX, kind, 0, descriptor)
 
 
 def listens(sock: HasOptions) -> bool:
@@ -324,7 +328,7 @@ def _protocol(descriptor: int) -> int:
 
     @return: L{IPPROTO_MPTCP} as well if the kernel does not tell.
     """
-    sock = _peek(descriptor)
+    sock = peek(descriptor)
     try:
         return int(retry(sock.getsockopt, SOL_SOCKET, SO_PROTOCOL))
     except OSError:
@@ -383,7 +387,7 @@ def sendBytes(descriptor: int, data: bytes) -> None:
 
     @raise OSError: if the socket has no room now, or the other end reads no more.
     """
-    sock = _peek(descriptor)
+    sock = peek(descriptor)
     try:
         sock.send(data, socket.MSG_NOSIGNAL)
     finally:
@@ -398,7 +402,7 @@ def peekBytes(descriptor: int, size: int) -> bytes:
     @raise BlockingIOError: if there are none now.
     @raise OSError: if the read failed.
     """
-    sock = _peek(descriptor)
+    sock = peek(descriptor)
     try:
         return sock.recv(size, socket.MSG_PEEK | socket.MSG_DONTWAIT)
     finally:

@@ -86,6 +86,22 @@ class CookieTests(SynchronousTestCase):
         error = self.assertRaises(OSError, sockets.cookie, pipe(self))
         self.assertEqual(error.errno, errno.ENOTSOCK)
 
+    def test_defaultTimeout(self) -> None:
+        """
+        To look at a descriptor does not make it non-blocking, even with a default
+        time-out: all holders share the flag.
+        """
+        self.addCleanup(socket.setdefaulttimeout, socket.getdefaulttimeout())
+        _, accepted = connection(self)
+        accepted.setblocking(True)
+        socket.setdefaulttimeout(7)
+        descriptor = os.dup(accepted.fileno())
+        sockets.identify(descriptor)
+        self.assertTrue(sockets.leadsToCookie(descriptor, sockets.cookie(accepted)))
+        with sockets.received(descriptor) as sock:
+            self.assertEqual(sock.type, socket.SOCK_STREAM)
+            self.assertTrue(os.get_blocking(descriptor))
+
 
 class KindTests(SynchronousTestCase):
     """
