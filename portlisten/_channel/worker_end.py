@@ -349,9 +349,11 @@ class WorkerChannel(Channel):
             self._transport.startWriting()
 
     def _flushed(self) -> None:
-        for event in self._session.flushed():
+        adopted = self._session.flushed()
+        for event in adopted:
             self._adopt(event)
-        self._pump()
+        # More claims would adopt more connections in this turn.
+        self._pump(now=not adopted)
 
     # The end
 

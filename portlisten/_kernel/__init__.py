@@ -58,7 +58,7 @@ from portlisten._kernel.processes import (
 )
 from portlisten._kernel.progress import departed, untouched
 from portlisten._kernel.refusal import admitClients, refuseClients
-from portlisten._kernel.scheduling import runAsBefore, runInBatches
+from portlisten._kernel.scheduling import giveWay, runAsBefore, runInBatches
 from portlisten._kernel.sessions import (
     runs,
     sessionSizes,
@@ -142,6 +142,7 @@ __all__ = [
     "duplicate",
     "family",
     "gainNoPrivileges",
+    "giveWay",
     "hasCapabilities",
     "hasCookie",
     "hasEnded",

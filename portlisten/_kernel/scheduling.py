@@ -34,6 +34,16 @@ def runInBatches() -> bool:
     return bool(_before)
 
 
+def giveWay() -> None:
+    """
+    Let the other processes of this processor run first, if any is ready to.  A process
+    that has just given others something to do finds more to do itself afterwards:
+    sched_yield(2).
+    """
+    with suppress(OSError):  # a filter of system calls may refuse it
+        os.sched_yield()
+
+
 def runAsBefore() -> None:
     """
     Undo L{runInBatches}.  A child process calls this before it becomes a program.  If

@@ -193,6 +193,8 @@ class Dispatcher:
                 port.number, connections, now, canCheck, port.name, silent, waited
             )
         )
+        if len(connections) > 1:
+            self._giveWay()
 
     def _somethingCame(
         self, spoken: Collection[IConnection], gone: Collection[IConnection]
@@ -513,6 +515,15 @@ class Dispatcher:
         if unwatched:
             self._carryOut(self._ledger.spoke(unwatched, self._now()))
 
+    def _giveWay(self) -> None:
+        """
+        If there are several workers, let them and the clients run before the next turn
+        of the loop, which then has the claims of all of them.  A single worker would
+        only wait the longer for its next connections.
+        """
+        if len(self._channels) > 1:
+            _kernel.giveWay()
+
     def _schedule(self) -> None:
         """
         Let time pass in the ledger, as long as anything depends on time.
@@ -588,3 +599,4 @@ class Dispatcher:
             self._batch = None
             self._run(gathered)
             self.roster.check(channel)
+            self._giveWay()

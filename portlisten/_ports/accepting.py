@@ -84,6 +84,7 @@ class Acceptor:
         self._busy = busy
         self._pause = Pause(reactor, self.resume)
         self._waitsForResume = False
+        self._lone = False
         self._taking = False
         self._reading = False
         self._exhausted = False
@@ -214,7 +215,11 @@ class Acceptor:
         """
         Accept a batch.
         """
-        self._take()
+        if self._lone and self._busy():
+            self._waitsForResume = True
+            self.suspend()
+        else:
+            self._take()
 
     def _take(self, least: int = 1) -> tuple[int, bool]:
         """
@@ -225,7 +230,8 @@ class Acceptor:
         @return: how many connections were taken, and whether descriptors or memory ran
             out.
         """
-        most = min(self._capacity(), BATCH_SIZE)
+        capacity = self._capacity()
+        most = min(capacity, BATCH_SIZE)
         count, backlog = _kernel.queued(self._socket) or (most, 0)
         # An accept that finds nothing costs as much as any other.
         try:
@@ -249,8 +255,11 @@ class Acceptor:
                 self.log.failure("a bug in portlisten loses connections", event="bug")
             finally:
                 self._taking = False
-        self._waitsForResume = backlog >= SUFFICIENT_BACKLOG and self._busy()
-        if self._waitsForResume or self._capacity() <= 0:
+        sufficient = backlog >= SUFFICIENT_BACKLOG
+        # Often a claim comes before the next client, and then not to rest costs less.
+        self._lone = sufficient and count == 1
+        self._waitsForResume = sufficient and not self._lone and self._busy()
+        if self._waitsForResume or (capacity <= len(batch) and self._capacity() <= 0):
             self.suspend()
         return len(batch), exhausted
 

@@ -21,6 +21,7 @@ from zope.interface.verify import verifyClass, verifyObject
 from portlisten import _kernel
 from portlisten._channel import worker_end
 from portlisten._channel.interfaces import IWorkerChannel
+from portlisten._channel.transport import ChannelTransport
 from portlisten._channel.worker_end import WorkerChannel
 from portlisten._model import Kind
 from portlisten._wire import worker_session
@@ -46,6 +47,7 @@ from tests.support.channel_ends import (
     WorkerChannelTestCase,
     overTwistedToo,
     stuff,
+    transportOf,
     unstuff,
 )
 from tests.support.channels import (
@@ -252,6 +254,28 @@ class ClaimTests(WorkerChannelTestCase):
         self.channel.closed(2)
         await eventually(lambda: self.listener.heard(Closed))
         self.assertEqual(self.listener.heard(Closed), [Closed((2,))])
+
+    async def test_closedSoon(self) -> None:
+        """
+        The reactor is asked once to report an end.
+        """
+        [(_, accepted)] = self.connections(1)
+        await self.register()
+        self.offer((1, accepted))
+        await eventually(lambda: self.adopter.adopted)
+        transport = transportOf(self.channel)
+        asked: list[object] = []
+        add = transport.reactor.addWriter
+
+        def spy(writer: object) -> None:
+            asked.append(writer)
+            add(writer)
+
+        self.patch(transport.reactor, "addWriter", spy)
+        self.channel.closed(1)
+        await eventually(lambda: self.listener.heard(Closed))
+        if isinstance(transport, ChannelTransport):
+            self.assertEqual(asked, [transport])
 
 
 @overTwistedToo

@@ -72,3 +72,18 @@ class SchedulingTests(SynchronousTestCase):
         If the kernel refuses, the process goes on.
         """
         self.assertEqual(inChild(refused), str([os.SCHED_BATCH]))
+
+
+class GiveWayTests(SynchronousTestCase):
+    """
+    Tests for L{scheduling.giveWay}.
+    """
+
+    def test_refused(self) -> None:
+        """
+        If the kernel refuses, the process goes on.
+        """
+        yields = mock.Mock(side_effect=PermissionError)
+        self.patch(os, "sched_yield", yields)
+        scheduling.giveWay()
+        yields.assert_called_once_with()

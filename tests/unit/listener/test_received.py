@@ -6,7 +6,9 @@ a worker said in one read.
 from __future__ import annotations
 
 from typing import Any
+from unittest import mock
 
+from portlisten import _kernel
 from portlisten._wire.frames import Claim, ClientGone, Closed
 from portlisten._wire.listener_session import Draining, Joined, Refused
 from portlisten.errors import ProtocolError
@@ -43,6 +45,23 @@ class ReceivedTests(DispatcherTestCase):
         self.assertEqual(self.worker.flushes, [4])
         self.assertEqual(self.roomChanges, 1)
         self.assertEqual(self.ledger.counters.claimed, 2)
+
+    def test_givesWay(self) -> None:
+        """
+        If there are other workers, it lets other processes run before it reads or
+        accepts more.  A single worker would wait for it.
+        """
+        yields = mock.Mock()
+        self.patch(_kernel, "giveWay", yields)
+        self.say(Claim((1,)))
+        self.accept(2)
+        yields.assert_not_called()
+        self.join("worker 2")
+        self.accept(1)
+        yields.assert_not_called()
+        self.accept(2)
+        self.say(Claim((2,)))
+        self.assertEqual(yields.call_count, 2)
 
     def test_clientGone(self) -> None:
         """

@@ -154,6 +154,42 @@ class BusyTests(ListeningTestCase):
         self.assertEqual(self.batches, [addresses])
         self.assertEqual(added, [])
 
+    def test_lone(self) -> None:
+        """
+        After a single connection it goes on looking: often the worker is free before
+        the next client comes.
+        """
+        [address] = self.connectFrom(1)
+        self.busy = True
+        asked: list[object] = []
+        self.patch(self.reactor, "removeReader", asked.append)
+        self.patch(self.reactor, "addReader", asked.append)
+        self.listener.doRead()
+        self.busy = False
+        self.listener.resume()
+        [next] = self.connectFrom(1)
+        self.listener.doRead()
+        self.assertEqual(self.batches, [[address], [next]])
+        self.assertEqual(asked, [])
+
+    def test_loneNoMore(self) -> None:
+        """
+        If the next client comes before the worker is free, it rests.
+        """
+        [address] = self.connectFrom(1)
+        self.busy = True
+        self.listener.doRead()
+        self.assertReading(self.listener, True)
+        more = self.connectFrom(2)
+        self.listener.doRead()
+        self.assertReading(self.listener, False)
+        self.listener.resume()
+        self.assertEqual(self.batches, [[address]])
+        self.busy = False
+        self.listener.resume()
+        self.assertEqual(self.batches, [[address], more])
+        self.assertReading(self.listener, True)
+
     def test_nobody(self) -> None:
         """
         If no connection waits, the acceptor polls.
