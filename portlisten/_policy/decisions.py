@@ -20,6 +20,7 @@ class Reason(Enum):
     GONE = "its client left while it waited"
     STOPPED = "the listener stopped while it waited"
     SILENT = "its client sent nothing for too long"
+    QUEUE_FULL = "its source had as many connections that wait as it may"
     UNUSABLE = "a worker that did not take it made it unusable"
 
 

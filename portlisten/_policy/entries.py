@@ -8,6 +8,7 @@ from collections.abc import Collection, Hashable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeAlias
 
+from portlisten._policy.source_limits import Source
 from portlisten._policy.tallies import Tally
 from portlisten.errors import ProtocolError
 
@@ -16,6 +17,10 @@ MAXIMUM_ID = 0xFFFFFFFF
 
 #: When a connection was accepted, in seconds, and a number among all connections.
 Order: TypeAlias = "tuple[float, int]"
+
+#: Where a connection stands among those that wait.  If sources take turns: whether it
+#: is late, its turn, and its number among all connections.
+Turn: TypeAlias = "tuple[float, int] | tuple[bool, int, int]"
 
 
 class Entry:
@@ -37,6 +42,12 @@ class Entry:
     @ivar heard: whether something has come from its client: bytes, or the end of its
         side.  If this is false, nothing has come, or nobody has checked.
     @ivar watched: whether the caller watches it since it became silent.
+    @ivar source: the source of its client, if the port has limits; otherwise L{None}.
+    @ivar turn: its place among those that wait, if sources take turns; otherwise
+        L{None}.
+    @ivar waits: whether it counts as waiting for its source.
+    @ivar late: whether a limit keeps it out, or did: it waits behind all others.
+    @ivar parked: whether a limit keeps it out.
     @ivar ended: when its client was first seen to have ended its side and sent nothing,
         in seconds.  L{None} if that was not seen since it waits.
     """
@@ -48,12 +59,17 @@ class Entry:
         "ended",
         "heard",
         "id",
+        "late",
         "name",
         "order",
+        "parked",
         "port",
         "ready",
         "since",
+        "source",
         "tally",
+        "turn",
+        "waits",
         "watched",
         "worker",
     )
@@ -81,6 +97,11 @@ class Entry:
         self.ready = accepted
         self.heard = False
         self.watched = False
+        self.source: Source | None = None
+        self.turn: Turn | None = None
+        self.waits = False
+        self.late = False
+        self.parked = False
         self.ended: float | None = None
 
 

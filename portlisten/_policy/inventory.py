@@ -14,6 +14,7 @@ from portlisten._policy.balance import Balance
 from portlisten._policy.copies import Copies
 from portlisten._policy.counters import Counters
 from portlisten._policy.entries import End, Entry, Worker
+from portlisten._policy.source_limits import SourceLimits
 from portlisten._policy.tallies import Tallies
 from portlisten._policy.waiting import WaitingQueue
 from portlisten.errors import ProtocolError
@@ -95,10 +96,15 @@ class Inventory:
         in seconds since that was seen.
     @param roundRobin: whether to ignore how many connections the workers have.
     @param names: the names of the ports.
+    @param tables: the sources of the ports that have limits.
+    @param fair: the names of the ports whose sources take turns.
 
     @ivar tallies: what became of the connections, by the names of their ports.
     @ivar ends: the connections that were lost since the caller emptied this, for the
         log: those whose clients left, and those that a revoked worker kept, as well.
+    @ivar left: the connections of sources with limits whose ends nobody will report,
+        since the caller emptied this.  They count until the caller learns from the
+        kernel that they have ended.
     """
 
     def __init__(
@@ -112,6 +118,8 @@ class Inventory:
         roundRobin: bool = False,
         names: Collection[str] = ("",),
         silence: float = 5.0,
+        tables: Collection[SourceLimits] = (),
+        fair: Collection[str] = (),
     ) -> None:
         self.tallies = Tallies(names)
         self.ends: list[End] = []
@@ -120,8 +128,11 @@ class Inventory:
         others = len(set(names)) - 1
         places = min(queue, budget // 4 // others) if others > 0 else queue
         self._queues = {
-            name: WaitingQueue(name, places, patience, silence) for name in names
+            name: WaitingQueue(name, places, patience, silence, name in fair)
+            for name in names
         }
+        self._tables = tuple(tables)
+        self.left: list[Entry] = []
         self._copies = Copies(hold, budget // 4)
         self._workers: dict[Hashable, Worker] = {}
         self._departed: dict[Hashable, Worker] = {}
@@ -322,11 +333,11 @@ class Inventory:
         The connections that wait for a worker and are not silent.  The caller watches
         the silent ones.
         """
-        return [
-            entry.connection
-            for queue in self._queues.values()
-            for _, entry in queue.heap
-        ]
+        found: list[Any] = []
+        for queue in self._queues.values():
+            found += [entry.connection for _, entry in queue.heap]
+            found += queue.parked
+        return found
 
     def copiesOf(self, channel: Hashable) -> list[Any]:
         """

@@ -68,7 +68,7 @@ the next worker.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Hashable, Iterable
+from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
 from typing import Any
 
 from portlisten._policy.decisions import (
@@ -80,6 +80,7 @@ from portlisten._policy.decisions import (
 )
 from portlisten._policy.entries import End, Entry, Worker
 from portlisten._policy.offering import Offering
+from portlisten._policy.source_limits import Source
 from portlisten._policy.waiting import WaitingQueue
 
 
@@ -100,6 +101,8 @@ class Ledger(Offering):
         name: str = "",
         silent: Collection[Any] | None = None,
         waited: float = 0.0,
+        sources: Sequence[Source] | None = None,
+        parked: Collection[Any] = (),
     ) -> list[Decision]:
         """
         Add connections that came in.
@@ -111,6 +114,9 @@ class Ledger(Offering):
             the caller did not check.  It needs to check only if L{Ledger.keeps}
             says so.
         @param waited: how long they have waited at another listener, in seconds.
+        @param sources: the source of each, if their port has limits.  They count for
+            them, except those of C{parked}.
+        @param parked: those of them that a limit keeps out for now.
         """
         accepted = now - waited
         tally = self.tallies.by[name]
@@ -123,10 +129,46 @@ class Ledger(Offering):
         if silent is not None:
             for entry in entries:
                 entry.heard = entry.connection not in silent
+        if sources is not None:
+            for entry, source in zip(entries, sources, strict=True):
+                entry.source = source
+            if parked:
+                late = [entry for entry in entries if entry.connection in parked]
+                entries = [entry for entry in entries if entry.connection not in parked]
         decisions = self._offerNew(entries, now)
-        for entry in entries:
-            self._wait(entry)
+        if sources is not None:
+            decisions += self._refuseMany(entries, False)
+            if parked:
+                decisions += self._refuseMany(late, True)
+        else:
+            for entry in entries:
+                self._wait(entry)
         return decisions + self._dispatch(now)
+
+    def _refuseMany(self, entries: Iterable[Entry], park: bool) -> list[Decision]:
+        """
+        Let connections of sources with limits wait.  One source may have as many that
+        wait as there are places left: so it takes half of them at the most, and each
+        other source finds one.
+
+        @param park: whether a limit keeps them out.
+        """
+        decisions: list[Decision] = []
+        for entry in entries:
+            source = entry.source
+            assert source is not None
+            if source.waiting >= max(1, self._queues[entry.name].free):
+                source.table.refuse(source, "queue-full")
+                entry.tally.accepted -= 1
+                if park:
+                    entry.source = None
+                self._ended(entry)
+                decisions.append(GiveUp(entry.connection, Reason.QUEUE_FULL))
+            elif park:
+                self._park(entry)
+            else:
+                self._wait(entry)
+        return decisions
 
     def addWorker(
         self,
@@ -198,6 +240,7 @@ class Ledger(Offering):
         for entry in entries:
             entry.tally.claimed += 1
             entry.tally.handedOver += 1
+            self._ended(entry)
             decisions.append(CloseCopy(entry.connection))
         return decisions
 
@@ -251,6 +294,8 @@ class Ledger(Offering):
         worker = self._worker(channel)
         for entry in worker.endService(ids):
             entry.tally.finished += 1
+            if entry.source is not None:
+                self._ended(entry)
         return self._closeCopies(worker, ids) + self._dispatch(now)
 
     def give(self, channel: Hashable, ids: Collection[int]) -> list[Decision]:
@@ -274,6 +319,7 @@ class Ledger(Offering):
         for entry in worker.endService(ids):
             entry.tally.goneBeforeAdoption += 1
             self.ends.append(End("goneBeforeAdoption", entry))
+            self._ended(entry)
         return self._closeCopies(worker, ids) + self._dispatch(now)
 
     def _closeCopies(self, worker: Worker, ids: Collection[int]) -> list[Decision]:
@@ -355,8 +401,10 @@ class Ledger(Offering):
         for entry in worker.own():
             entry.tally.lostInService += 1
             self.ends.append(End("lostInService", entry))
+            self._ended(entry)
         for entry in worker.ofOthers():
             entry.tally.given += 1
+            self._leaves(entry)
         decisions = self._divideCopies(worker, touched)
         decisions += self._takeBack(worker, unusable)
         return decisions + self._dispatch(now)
@@ -423,12 +471,21 @@ class Ledger(Offering):
             self._keeps(worker, entry)
         for entry in worker.ofOthers():
             entry.tally.given += 1
+            self._leaves(entry)
+
+    def _leaves(self, entry: Entry) -> None:
+        """
+        Nobody will say when a connection ends.
+        """
+        if entry.source is not None:
+            self.left.append(entry)
 
     def _keeps(self, worker: Worker, entry: Entry) -> None:
         """
         A worker that has left keeps a connection.  If it was revoked, it may hang.
         """
         entry.tally.leftWithWorker += 1
+        self._leaves(entry)
         if worker.revoked:
             self.ends.append(End("leftWithWorker", entry))
 
@@ -455,6 +512,7 @@ class Ledger(Offering):
             if entry.connection in touched:
                 entry.tally.lostInService += 1
                 self.ends.append(End("lostInService", entry))
+                self._ended(entry)
                 decisions.append(GiveUp(entry.connection, Reason.LOST_IN_SERVICE))
             else:
                 self._redispatch(entry)
@@ -472,6 +530,7 @@ class Ledger(Offering):
             for entry in queue.remove(left):
                 entry.tally.goneBeforeAdoption += 1
                 self.ends.append(End("goneBeforeAdoption", entry))
+                self._ended(entry)
                 decisions.append(GiveUp(entry.connection, Reason.GONE))
         return decisions
 
@@ -526,7 +585,7 @@ class Ledger(Offering):
         """
         Time has passed.
         """
-        decisions = self._giveUp(WaitingQueue.readyOverdue, WaitingQueue.pop, now)
+        decisions = self._giveUp(WaitingQueue.takeReadyOverdue, now)
         while (copy := self._copies.overdue(now)) is not None:
             decisions.append(self._closeCopy(copy))
         for worker in self._workers.values():
@@ -534,11 +593,18 @@ class Ledger(Offering):
                 self.revoke(worker.channel)
                 reason = f"an offer unclaimed for {self._claimTimeout:g} s"
                 decisions.append(Revoke(worker.channel, reason))
+        self._releaseParked(now, True)
         decisions += self._dispatch(now)
         # If a silent connection is overdue, a worker that is able may still have it.
-        return decisions + self._giveUp(
-            WaitingQueue.overdue, WaitingQueue.popOldest, now
-        )
+        return decisions + self._giveUp(WaitingQueue.takeOverdue, now)
+
+    def releaseAll(self, now: float) -> list[Decision]:
+        """
+        Let in all connections that limits keep out: the listener is about to end.
+        """
+        for table in self._tables:
+            self._release(table.releaseAll(now))
+        return self._dispatch(now)
 
     def keepNoSilent(self, now: float) -> list[Decision]:
         """
@@ -560,6 +626,7 @@ class Ledger(Offering):
                 entry = queue.popOldest()
                 entry.tally.stopped += 1
                 self.ends.append(End("stopped", entry))
+                self._ended(entry)
                 decisions.append(GiveUp(entry.connection, Reason.STOPPED))
         for worker in self._workers.values():
             self._keepsOwn(worker)
@@ -569,6 +636,7 @@ class Ledger(Offering):
                 entry.tally.leftWithWorker += 1
             worker.offered.clear()
         self._unwatched.clear()
+        self.left.clear()
         self._workers.clear()
         self._departed.clear()
         self._copies.clear()
@@ -577,26 +645,24 @@ class Ledger(Offering):
     # The inside
 
     def _giveUp(
-        self,
-        overdue: Callable[[WaitingQueue, float], bool],
-        pop: Callable[[WaitingQueue], Entry],
-        now: float,
+        self, take: Callable[[WaitingQueue, float], list[Entry]], now: float
     ) -> list[Decision]:
         """
         Give up connections whose patience is over.
         """
         decisions: list[Decision] = []
         for queue in self._queues.values():
-            while overdue(queue, now):
-                entry = pop(queue)
+            for entry in take(queue, now):
                 entry.tally.timedOut += 1
                 self.ends.append(End("timedOut", entry))
+                self._ended(entry)
                 decisions.append(GiveUp(entry.connection, Reason.TIMED_OUT))
         return decisions
 
     def _giveUpUnusable(self, entry: Entry) -> GiveUp:
         entry.tally.unusable += 1
         self.ends.append(End("unusable", entry))
+        self._ended(entry)
         return GiveUp(entry.connection, Reason.UNUSABLE)
 
     def _redispatch(self, entry: Entry) -> None:

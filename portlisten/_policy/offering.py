@@ -22,14 +22,17 @@ all others out.
 
 from __future__ import annotations
 
-from operator import attrgetter
-
 from portlisten._policy.decisions import Decision, GiveUp, HandOff, Reason, Watch
-from portlisten._policy.entries import End, Entry, Worker
+from portlisten._policy.entries import End, Entry, Order, Worker
 from portlisten._policy.inventory import Inventory
+from portlisten._policy.waiting import WaitingQueue
 
-#: The order of several queues: their first connections, the oldest first.
-_OLDEST = attrgetter("heap")
+
+def _oldest(queue: WaitingQueue) -> Order:
+    """
+    The order of several queues: their first connections, the oldest first.
+    """
+    return queue.heap[0][1].order
 
 
 class Offering(Inventory):
@@ -50,14 +53,79 @@ class Offering(Inventory):
         """
         Let a connection wait.
         """
+        self._countWaiting(entry)
         if self._queues[entry.name].add(entry):
             self._unwatched.append(entry)
+
+    # Sources with limits
+
+    def _countWaiting(self, entry: Entry) -> None:
+        source = entry.source
+        if source is not None and not entry.waits:
+            entry.waits = True
+            source.waiting += 1
+
+    def _waitsNoMore(self, entry: Entry) -> None:
+        source = entry.source
+        if source is not None and entry.waits:
+            entry.waits = False
+            source.waiting -= 1
+
+    def _ended(self, entry: Entry) -> None:
+        """
+        A connection has ended.  If its source has limits, it does not count any more.
+        """
+        source = entry.source
+        if source is None:
+            return
+        if entry.waits:
+            self._waitsNoMore(entry)
+            if self._queues[entry.name].parked.get(entry.connection) is entry:
+                del self._queues[entry.name].parked[entry.connection]
+        if entry.parked:
+            entry.parked = False
+            source.table.unpark(source, entry)
+        else:
+            source.depart()
+        entry.source = None
+
+    def _park(self, entry: Entry) -> None:
+        """
+        Let a connection wait that is beyond a limit.
+        """
+        source = entry.source
+        assert source is not None
+        entry.parked = entry.late = True
+        self._countWaiting(entry)
+        self._queues[entry.name].park(entry)
+        source.table.park(source, entry)
+
+    def _release(self, entries: list[Entry]) -> None:
+        """
+        Let parked connections wait like all others.
+        """
+        for entry in entries:
+            entry.parked = False
+            if self._queues[entry.name].release(entry):
+                self._unwatched.append(entry)
+
+    def _releaseParked(self, now: float, everybody: bool = False) -> None:
+        """
+        Let the parked connections wait like all others that no limit keeps out.
+        """
+        for table in self._tables:
+            if table.parked:
+                self._release(table.released(now, everybody))
+
+    # Offers
 
     def _dispatch(self, now: float) -> list[Decision]:
         """
         Offer the connections that wait to workers with capacity.
         """
         self._now = now
+        if self._tables:
+            self._releaseParked(now)
         if self._holdsAreOld:
             self._updateHolds(now)
         decisions = self._offerReady(now)
@@ -84,7 +152,7 @@ class Offering(Inventory):
             for queue in queues
         }
         while queues:
-            queue = min(queues, key=_OLDEST) if len(queues) > 1 else queues[0]
+            queue = min(queues, key=_oldest) if len(queues) > 1 else queues[0]
             able = candidates[queue]
             if not able:
                 queues.remove(queue)
@@ -124,6 +192,8 @@ class Offering(Inventory):
         return self._balance.assign(able, count) if able else []
 
     def _offer(self, entry: Entry, worker: Worker, now: float) -> HandOff:
+        if entry.waits:
+            self._waitsNoMore(entry)
         id = worker.newId()
         entry.worker = worker
         entry.id = id
@@ -185,6 +255,7 @@ class Offering(Inventory):
                 queue.silent.take(entry.connection)
                 entry.tally.silentTooLong += 1
                 self.ends.append(End("silentTooLong", entry))
+                self._ended(entry)
                 decisions.append(GiveUp(entry.connection, Reason.SILENT))
                 crowded = False
             else:

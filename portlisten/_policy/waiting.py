@@ -4,18 +4,31 @@ Connections that wait for a worker.
 The connections of each name have a queue of their own.  If no worker wants one name,
 the connections of other names go on.
 
-A queue has two parts.  A connection in the I{silent} part is kept until something comes
-from its client, or until it has been kept for long enough.  All others are I{ready}.
+A queue has three parts.  A connection in the I{silent} part is kept until something
+comes from its client, or until it has been kept for long enough.  One in the I{parked}
+part is beyond a limit of its source or of its port, and waits until the limit lets it
+in.  All others are I{ready}.
+
+In a I{fair} queue, the sources of the ready connections take turns.  Each connection
+gets the number of a turn when it begins to wait: the one after the turn of the source's
+connection before it, or the present turn if the source has none that waits.  The lowest
+number is offered first.  So the first connection of a source waits for no more than one
+turn of all others, however many of one source wait.  This is start-time fair queueing,
+and a deficit round robin in which all connections have one size.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 from heapq import heapify, heappop, heappush
+from operator import attrgetter
 from typing import Any
 
-from portlisten._policy.entries import Entry, Order
+from portlisten._policy.entries import Entry, Turn
 from portlisten._policy.silent import SilentConnections
+
+#: The order of arrival.
+_ORDER = attrgetter("order")
 
 
 class WaitingQueue:
@@ -29,12 +42,14 @@ class WaitingQueue:
     @param name: the name.
     @param places: how many connections may wait, the silent ones among them.
     @param patience: how long a connection may wait, in seconds since it was accepted.
+    @param fair: whether sources take turns.
     @param silence: if a client ended its side and sent nothing, how long it may wait,
         in seconds since that was seen.
 
     @ivar places: how many connections may wait.
     @ivar heap: the ready connections, in their order: the first is the
-        oldest.
+        oldest, or the one whose turn it is.
+    @ivar parked: the parked connections, by the caller's objects, the oldest first.
     @ivar silent: the silent connections.
     @ivar hold: how long a silent connection is kept, in seconds.  If this is 0, no
         further connections become silent.
@@ -45,20 +60,33 @@ class WaitingQueue:
         "_patience",
         "_placeless",
         "_silence",
+        "_turn",
+        "fair",
         "heap",
         "hold",
         "name",
+        "parked",
         "places",
         "silent",
     )
 
-    def __init__(self, name: str, places: int, patience: float, silence: float) -> None:
+    def __init__(
+        self,
+        name: str,
+        places: int,
+        patience: float,
+        silence: float,
+        fair: bool = False,
+    ) -> None:
         self.name = name
         self.places = places
         self._patience = patience
         self._silence = silence
         self._placeless = 0
-        self.heap: list[tuple[Order, Entry]] = []
+        self._turn = 0
+        self.fair = fair
+        self.heap: list[tuple[Turn, Entry]] = []
+        self.parked: dict[Any, Entry] = {}
         self.silent = SilentConnections()
         self.hold = 0.0
         self._holdBegan = 0.0
@@ -68,7 +96,7 @@ class WaitingQueue:
         """
         How many connections wait.
         """
-        return len(self.heap) + len(self.silent.entries)
+        return len(self.heap) + len(self.silent.entries) + len(self.parked)
 
     @property
     def free(self) -> int:
@@ -85,13 +113,46 @@ class WaitingQueue:
 
         @return: whether it is silent.
         """
+        again = entry.worker is not None
         entry.worker = None
         entry.ended = None
         if self.hold and not entry.heard:
             self.silent.add(entry)
             return True
-        heappush(self.heap, (entry.order, entry))
+        heappush(self.heap, (self._place(entry, again), entry))
         return False
+
+    def _place(self, entry: Entry, again: bool = False) -> Turn:
+        """
+        Find the place of a connection among those that are ready.
+
+        @param again: whether it was offered before.  Then it goes before others.
+        """
+        source = entry.source
+        if not self.fair or source is None:
+            return (False, self._turn, entry.order[1]) if self.fair else entry.order
+        if entry.turn is None:
+            turn = self._turn
+            if not again:
+                turn = max(turn, source.finish)
+                source.finish = turn + 1
+            entry.turn = (entry.late, turn, entry.order[1])
+        return entry.turn
+
+    def park(self, entry: Entry) -> None:
+        """
+        Let a connection wait until L{release}.
+        """
+        self.parked[entry.connection] = entry
+
+    def release(self, entry: Entry) -> bool:
+        """
+        Let a parked connection wait like all others, behind them.
+
+        @return: whether it is silent.
+        """
+        del self.parked[entry.connection]
+        return self.add(entry)
 
     def pop(self) -> Entry:
         """
@@ -100,17 +161,52 @@ class WaitingQueue:
         entry = heappop(self.heap)[1]
         if entry.ended is not None:
             self._placeless -= 1
+        turn = entry.turn
+        if turn is not None and not turn[0]:
+            self._turn = max(self._turn, int(turn[1]))
         return entry
 
     def popOldest(self) -> Entry:
         """
         Take the oldest connection, ready or silent.
         """
-        silent = self.silent.oldest
-        if silent is None or (self.heap and self.heap[0][0] < silent.order):
-            return self.pop()
-        self.silent.take(silent.connection)
-        return silent
+        found = [each for each in self._oldest() if each is not None]
+        entry = min(found, key=_ORDER)
+        self.remove([entry.connection])
+        return entry
+
+    def takeReadyOverdue(self, now: float) -> list[Entry]:
+        """
+        Take the ready and parked connections whose patience is over.
+        """
+        if not self.fair and not self.parked:
+            found = []
+            while self.readyOverdue(now):
+                found.append(self.pop())
+            return found
+        entries = [*[entry for _, entry in self.heap], *self.parked.values()]
+        due = [each for each in entries if now - each.accepted >= self._patience]
+        return self.remove([each.connection for each in due]) if due else []
+
+    def takeOverdue(self, now: float) -> list[Entry]:
+        """
+        Take all connections whose patience is over.
+        """
+        found = self.takeReadyOverdue(now)
+        while self.overdue(now):
+            found.append(self.popOldest())
+        return found
+
+    def _oldest(self) -> tuple[Entry | None, Entry | None, Entry | None]:
+        """
+        The oldest of each part: ready, parked and silent.
+        """
+        ready: Entry | None = None
+        if self.heap:
+            entries = [entry for _, entry in self.heap]
+            ready = min(entries, key=_ORDER) if self.fair else entries[0]
+        parked = next(iter(self.parked.values())) if self.parked else None
+        return ready, parked, self.silent.oldest if self.silent.entries else None
 
     def overdue(self, now: float) -> bool:
         """
@@ -123,15 +219,20 @@ class WaitingQueue:
 
     def oldestReady(self, now: float) -> float:
         """
-        How long the oldest ready connection has waited, in seconds; 0 if none waits.
+        How long the oldest ready or parked connection has waited, in seconds; 0 if none
+        waits.
         """
-        return max(0.0, now - self.heap[0][1].accepted) if self.heap else 0.0
+        ready, parked, _ = self._oldest()
+        found = [each.accepted for each in (ready, parked) if each is not None]
+        return max(0.0, now - min(found)) if found else 0.0
 
     def readyOverdue(self, now: float) -> bool:
         """
-        Whether the patience of the oldest ready connection is over.
+        Whether the patience of the oldest ready or parked connection is over.
         """
-        return bool(self.heap) and now - self.heap[0][1].accepted >= self._patience
+        if not self.fair and not self.parked:
+            return bool(self.heap) and now - self.heap[0][1].accepted >= self._patience
+        return self.oldestReady(now) >= self._patience
 
     def remove(self, connections: Collection[Any]) -> list[Entry]:
         """
@@ -139,8 +240,9 @@ class WaitingQueue:
 
         @return: the entries of the removed connections.
         """
-        removed: list[tuple[Order, Entry]] = []
-        stay: list[tuple[Order, Entry]] = []
+        connections = set(connections)
+        removed: list[tuple[Turn, Entry]] = []
+        stay: list[tuple[Turn, Entry]] = []
         for each in self.heap:
             (removed if each[1].connection in connections else stay).append(each)
         if removed:
@@ -148,6 +250,9 @@ class WaitingQueue:
             heapify(stay)
             self.heap = stay
         found = [entry for _, entry in removed]
+        if self.parked:
+            parked = [self.parked.pop(each, None) for each in connections]
+            found += [each for each in parked if each is not None]
         if self.silent.entries:
             taken = [self.silent.take(each) for each in connections]
             found += [each for each in taken if each is not None]
@@ -185,7 +290,7 @@ class WaitingQueue:
             if entry is not None:
                 entry.heard = True
                 entry.ready = now
-                heappush(self.heap, (entry.order, entry))
+                heappush(self.heap, (self._place(entry), entry))
 
     def wasKept(self, entry: Entry, now: float) -> bool:
         """
@@ -247,7 +352,8 @@ class WaitingQueue:
         """
         if self.silent.entries:
             self.spoke(connections, now)
-        found = sorted(each for each in self.heap if each[1].connection in connections)
+        entries = [entry for _, entry in self.heap if entry.connection in connections]
+        found = [(entry.order, entry) for entry in sorted(entries, key=_ORDER)]
         for _, entry in found:
             if entry.ended is None:
                 entry.ended = now
