@@ -39,7 +39,7 @@ ACCEPTING = "portlisten._kernel._batch"
 
 #: What C{INTERFACE} of L{ACCEPTING} must be.  The library may have been built from
 #: older sources, as in a checkout that has moved on.
-INTERFACE = 1
+INTERFACE = 2
 
 #: The module that stands for all that mypyc compiles.
 LEDGER = "portlisten._policy.ledger"

@@ -34,7 +34,7 @@
  * The next number for a change that callers notice: INTERFACE in portlisten/_compiled.py.
  * A library that was built before that change is not used.
  */
-#define INTERFACE 1
+#define INTERFACE 2
 
 /* linux/include/uapi: the headers of the C library may lack them. */
 #ifndef SO_COOKIE
@@ -211,6 +211,57 @@ Connection_getAddress(PyObject *object, void *Py_UNUSED(closure))
     return self->address;
 }
 
+/* The bytes of an address of IPv4 or IPv6: those of IPv4 if it is mapped to IPv6. */
+static PyObject *
+packed(const void *address, int family)
+{
+    const char *bytes = address;
+
+    if (family == AF_INET)
+        return PyBytes_FromStringAndSize(bytes, 4);
+    if (IN6_IS_ADDR_V4MAPPED((const struct in6_addr *)address))
+        return PyBytes_FromStringAndSize(bytes + 12, 4);
+    return PyBytes_FromStringAndSize(bytes, 16);
+}
+
+static PyObject *
+Connection_getPacked(PyObject *object, void *Py_UNUSED(closure))
+{
+    Connection *self = (Connection *)object;
+    const char *text;
+    char host[INET6_ADDRSTRLEN + 1];
+    struct in6_addr address;
+    PyObject *first;
+
+    if (self->sock == NULL) {
+        if (self->size == 0)
+            return PyBytes_FromStringAndSize(NULL, 0);
+        if (self->raw.ss_family == AF_INET)
+            return packed(&((const struct sockaddr_in *)&self->raw)->sin_addr, AF_INET);
+        if (self->raw.ss_family == AF_INET6)
+            return packed(&((const struct sockaddr_in6 *)&self->raw)->sin6_addr,
+                          AF_INET6);
+        return PyBytes_FromStringAndSize(NULL, 0);
+    }
+    if (!PyTuple_Check(self->address) || PyTuple_Size(self->address) < 2)
+        return PyBytes_FromStringAndSize(NULL, 0);
+    first = PyTuple_GetItem(self->address, 0);
+    if (first == NULL)
+        return NULL;
+    text = PyUnicode_AsUTF8AndSize(first, NULL);
+    if (text == NULL)
+        return NULL;
+    /* IPv6 may have a scope behind the address. */
+    memset(host, 0, sizeof host);
+    for (size_t i = 0; i < sizeof host - 1 && text[i] != '\0' && text[i] != '%'; i++)
+        host[i] = text[i];
+    if (inet_pton(AF_INET, host, &address) == 1)
+        return packed(&address, AF_INET);
+    if (inet_pton(AF_INET6, host, &address) == 1)
+        return packed(&address, AF_INET6);
+    return PyBytes_FromStringAndSize(NULL, 0);
+}
+
 static PyObject *
 Connection_fileno(PyObject *object, PyObject *Py_UNUSED(ignored))
 {
@@ -243,6 +294,32 @@ Connection_getsockopt(PyObject *object, PyObject *args)
     return PyBytes_FromStringAndSize(data, (Py_ssize_t)got);
 }
 
+/* Close the descriptor, which is not -1. */
+static PyObject *
+closeDescriptor(Connection *self)
+{
+    int descriptor = self->descriptor;
+
+    self->descriptor = -1;
+    if (self->sock != NULL)
+        return PyObject_CallMethod(self->sock, "close", NULL);
+    /* The descriptor is free even if this fails: close(2). */
+    (void)close(descriptor);
+    return none();
+}
+
+static PyObject *
+Connection_reset(PyObject *object, PyObject *Py_UNUSED(ignored))
+{
+    Connection *self = (Connection *)object;
+    struct linger linger = {1, 0};
+
+    if (self->descriptor < 0)
+        return none();
+    (void)setsockopt(self->descriptor, SOL_SOCKET, SO_LINGER, &linger, sizeof linger);
+    return closeDescriptor(self);
+}
+
 static PyObject *
 Connection_closeCopy(PyObject *object, PyObject *Py_UNUSED(ignored))
 {
@@ -259,12 +336,7 @@ Connection_closeCopy(PyObject *object, PyObject *Py_UNUSED(ignored))
         memset(&linger, 0, sizeof linger);
         (void)setsockopt(descriptor, SOL_SOCKET, SO_LINGER, &linger, sizeof linger);
     }
-    self->descriptor = -1;
-    if (self->sock != NULL)
-        return PyObject_CallMethod(self->sock, "close", NULL);
-    /* The descriptor is free even if this fails: close(2). */
-    (void)close(descriptor);
-    return none();
+    return closeDescriptor(self);
 }
 
 /* Take a number that a call or an attribute of a socket gives, and drop the reference. */
@@ -334,6 +406,7 @@ static PyMethodDef connectionMethods[] = {
     {"fileno", Connection_fileno, METH_NOARGS, NULL},
     {"getsockopt", Connection_getsockopt, METH_VARARGS, NULL},
     {"closeCopy", Connection_closeCopy, METH_NOARGS, NULL},
+    {"reset", Connection_reset, METH_NOARGS, NULL},
     {NULL, NULL, 0, NULL},
 };
 
@@ -346,6 +419,7 @@ static PyMemberDef connectionMembers[] = {
 
 static PyGetSetDef connectionGetters[] = {
     {"address", Connection_getAddress, NULL, NULL, NULL},
+    {"packed", Connection_getPacked, NULL, NULL, NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };
 

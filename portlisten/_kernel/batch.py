@@ -43,6 +43,14 @@ class Connection:
         self.proto = sock.proto
         self.cookie = sockets.cookieOf(sock, sock.proto)
 
+    @property
+    def packed(self) -> bytes:
+        """
+        The bytes of the client's address: 4 for IPv4, also if it is mapped to IPv6, and
+        16 for IPv6.  Empty if it has none.
+        """
+        return sockets.packed(self.address)
+
     def fileno(self) -> int:
         """
         The descriptor, which stays this object's.  -1 after L{closeCopy}.
@@ -66,6 +74,14 @@ class Connection:
         """
         if self._socket.fileno() >= 0:
             sockets.closeCopy(self._socket)
+
+    def reset(self) -> None:
+        """
+        End the connection for its client, and close the descriptor.  If no other
+        process has the connection, the client sees a reset.  May be called again.
+        """
+        if self._socket.fileno() >= 0:
+            sockets.resetCopy(self._socket)
 
 
 def acceptMany(

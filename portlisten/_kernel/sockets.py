@@ -13,6 +13,7 @@ import select
 import socket
 import struct
 from collections.abc import Callable, Collection
+from contextlib import suppress
 from socket import (
     IPPROTO_TCP,
     SO_ACCEPTCONN,
@@ -42,6 +43,10 @@ _COOKIE = struct.Struct("=Q")
 _IS_INODE = 1 << 63
 _HANGUP = select.POLLHUP | select.POLLRDHUP
 _NO_LINGER = struct.pack("=ii", 0, 0)
+_RESET = struct.pack("=ii", 1, 0)
+
+#: The first bytes of an IPv6 address that has an IPv4 address in it.
+_MAPPED = bytes(10) + b"\xff\xff"
 
 # linux/include/uapi/linux/tcp.h, struct tcp_info: tcpi_unacked and tcpi_sacked; and
 # tcpi_state and tcpi_unacked
@@ -416,6 +421,36 @@ def datagramSocket() -> socket.socket:
     @return: the socket, which the caller owns.
     """
     return socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+
+
+def packed(address: Any) -> bytes:
+    """
+    The bytes of the address of a client: 4 for IPv4, also if it is mapped to IPv6, and
+    16 for IPv6.
+
+    @param address: as C{accept} gives it.
+    @return: empty if it is no such address.
+    """
+    if not isinstance(address, tuple) or len(address) < 2:
+        return b""
+    host = address[0].partition("%")[0]
+    for family in (socket.AF_INET, socket.AF_INET6):
+        with suppress(OSError):
+            found = socket.inet_pton(family, host)
+            return found[12:] if found.startswith(_MAPPED) else found
+    return b""
+
+
+def resetCopy(sock: socket.SocketType) -> None:
+    """
+    End a connection, and close this process's descriptor.  If no other process has the
+    connection, the client sees a reset: SO_LINGER in socket(7), with 0 seconds.
+
+    @param sock: owned and closed by this function.
+    """
+    with suppress(OSError):
+        sock.setsockopt(SOL_SOCKET, SO_LINGER, _RESET)
+    sock.close()
 
 
 def closeCopy(sock: socket.SocketType) -> None:

@@ -204,6 +204,49 @@ class BatchTests(SynchronousTestCase):
             other.sendall(b"still here")
             self.assertEqual(place.clients[0].recv(100), b"still here")
 
+    def test_reset(self) -> None:
+        """
+        A client whose connection is reset sees that.  It can be done twice.
+        """
+        place = self.place(1)
+        (connection,), _ = self.accept(place)
+        connection.reset()
+        connection.reset()
+        self.assertEqual(connection.fileno(), -1)
+        self.assertRaises(ConnectionResetError, place.clients[0].recv, 1)
+
+    def test_packed(self) -> None:
+        """
+        Each knows the bytes of its client's address, if it has one.
+        """
+        expected = {
+            socket.AF_INET: socket.inet_pton(socket.AF_INET, "127.0.0.1"),
+            socket.AF_INET6: socket.inet_pton(socket.AF_INET6, "::1"),
+            socket.AF_UNIX: b"",
+        }
+        for family in FAMILIES:
+            (connection,), _ = self.accept(self.place(1, family))
+            self.assertEqual(connection.packed, expected[family])
+
+    def test_packedOf(self) -> None:
+        """
+        So it is if the address is given: an IPv4 address that is mapped to IPv6 is one
+        of IPv4, a scope does not count, and no address has no bytes.
+        """
+        for address, expected in (
+            (("192.0.2.7", 80), bytes([192, 0, 2, 7])),
+            (("::ffff:192.0.2.7", 80, 0, 0), bytes([192, 0, 2, 7])),
+            (("fe80::1%lo", 80, 0, 1), bytes.fromhex("fe80" + 27 * "0" + "1")),
+            (("nonsense", 80), b""),
+            (("x" * 200, 80), b""),
+            (("::1",), b""),
+            ("/run/client", b""),
+            (None, b""),
+        ):
+            with socket.socket() as sock:
+                connection = self.twin.Connection(sock, address)
+                self.assertEqual(connection.packed, expected, address)
+
     def test_dropped(self) -> None:
         """
         A connection that nobody has any more is closed.
