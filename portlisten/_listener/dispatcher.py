@@ -23,6 +23,7 @@ from portlisten._listener.departed_clients import DepartedClients
 from portlisten._listener.departed_workers import DepartedWorkers
 from portlisten._listener.execution import Executor
 from portlisten._listener.interfaces import IChannel, IConnection, IDispatcher
+from portlisten._listener.limits import Limiter
 from portlisten._listener.lost_clients import LostClients
 from portlisten._listener.retirement import Retirement
 from portlisten._listener.roster import Roster
@@ -31,6 +32,7 @@ from portlisten._listener.silent_clients import SilentClients
 from portlisten._model import Kind, Port
 from portlisten._policy.decisions import Decision
 from portlisten._policy.ledger import Ledger
+from portlisten._policy.source_limits import Source
 from portlisten._policy.throttle import Throttle
 from portlisten._reactor.deadline import RunningTime
 from portlisten._reactor.log_limit import logLimit
@@ -64,6 +66,7 @@ class Dispatcher:
     @param sharing: lets workers use the sockets of shared ports.
     @param timedOut: called when the patience of connections ran out.
     @param flightLimit: how many descriptors the kernel lets a user have in flight.
+    @param limiter: says who comes in; L{None} if everybody does.
 
     @ivar lostClients: logs the clients that were lost.
     @ivar roster: the workers that have joined.
@@ -82,6 +85,7 @@ class Dispatcher:
         sharing: Sharing,
         timedOut: Callable[[], None] = lambda: None,
         flightLimit: int = 1024,
+        limiter: Limiter | None = None,
     ) -> None:
         self._reactor = reactor
         self._now = RunningTime(reactor.seconds, LONGEST_TICK_SECONDS)
@@ -94,7 +98,16 @@ class Dispatcher:
         self._departedClients = DepartedClients()
         self.lostClients = LostClients(reactor)
         self._silentClients = SilentClients(reactor, self._somethingCame)
-        self._executor = Executor(reactor, self._silentClients, timedOut)
+        self._limiter = limiter
+        if limiter is not None:
+            limiter.now = self._now
+            limiter.enter = self._enter
+        self._executor = Executor(
+            reactor,
+            self._silentClients,
+            timedOut,
+            (lambda: None) if limiter is None else limiter.refused,
+        )
         self.departed = DepartedWorkers(reactor, ledger, self._now, self._run)
         self.roster = Roster(
             reactor, ledger, sharing, self._newcomers, self.left, self._admit
@@ -121,7 +134,10 @@ class Dispatcher:
         """
         How many connections may be accepted now on ports of this name.
         """
-        return self._ledger.capacity(name)
+        capacity = self._ledger.capacity(name)
+        if self._limiter is None:
+            return capacity
+        return max(0, capacity - self._limiter.held)
 
     def busy(self, name: str) -> bool:
         """
@@ -129,6 +145,8 @@ class Dispatcher:
         little longer.  If accepted now, they would only wait at a worker, and the
         listener would wake up once more.
         """
+        if self._limiter is not None and self._limiter.trips(name):
+            return False
         now = self._now()
         return self._ledger.busy(name, now, now - CHECK_SECONDS)
 
@@ -183,6 +201,43 @@ class Dispatcher:
 
         @param waited: how long they have waited at another listener, in seconds.
         """
+        limiter = self._limiter
+        if limiter is None or not limiter.concerns(port.number):
+            self._add(port, connections, waited)
+            return
+        connections, addresses = limiter.arrived(port, connections)
+        if connections:
+            self._enter(port, connections, addresses, waited)
+
+    def _enter(
+        self,
+        port: Port,
+        connections: Sequence[AcceptedConnection],
+        addresses: Sequence[bytes],
+        waited: float = 0.0,
+    ) -> None:
+        """
+        Take the connections that their port's limits let in.
+
+        @param addresses: the bytes of the addresses that they come from.
+        """
+        assert self._limiter is not None
+        admitted = self._limiter.judge(port, connections, addresses, waited > 0)
+        if admitted.connections:
+            self._add(
+                port, admitted.connections, waited, admitted.sources, admitted.parked
+            )
+        else:
+            self._run([])
+
+    def _add(
+        self,
+        port: Port,
+        connections: Sequence[AcceptedConnection],
+        waited: float,
+        sources: Sequence[Source] | None = None,
+        parked: Collection[IConnection] = (),
+    ) -> None:
         canCheck = connections[0].canCheck
         now = self._now()
         silent: set[IConnection] | None = None
@@ -190,7 +245,15 @@ class Dispatcher:
             silent = self._silentClients.find(connections)
         self._run(
             self._ledger.addConnections(
-                port.number, connections, now, canCheck, port.name, silent, waited
+                port.number,
+                connections,
+                now,
+                canCheck,
+                port.name,
+                silent,
+                waited,
+                sources,
+                parked,
             )
         )
         if len(connections) > 1:
@@ -375,9 +438,12 @@ class Dispatcher:
         @param more: says whether more connections may come that wait.
         @return: fires when this is done.
         """
+        now = self._now()
         self._retirement = retirement = Retirement(
-            self, self._ledger, self._now() + grace, names, waits, more
+            self, self._ledger, now + grace, names, waits, more
         )
+        # The next listener has limits of its own.
+        self._run(self._ledger.releaseAll(now))
         return retirement.done
 
     def succeededBy(self, channel: IChannel) -> None:
@@ -452,7 +518,7 @@ class Dispatcher:
         self._expectsWorkers = expectsWorkers
         now = self._now()
         self._deadline = now + grace
-        self._run(self._ledger.keepNoSilent(now))
+        self._run(self._ledger.releaseAll(now) + self._ledger.keepNoSilent(now))
         return self._stopped
 
     def _proceed(self, now: float) -> None:
@@ -479,6 +545,8 @@ class Dispatcher:
             self._sharing.stop()
             self._run(ledger.stop())
             self._silentClients.close()
+            if self._limiter is not None:
+                self._limiter.stop()
             self.departed.stop()
             if self._timer is not None:
                 self._timer.cancel()
@@ -509,6 +577,8 @@ class Dispatcher:
     def _carryOut(self, decisions: Iterable[Decision]) -> None:
         if self._ledger.ends:
             self.lostClients.report(self._ledger.ends)
+        if self._ledger.left and self._limiter is not None:
+            self._limiter.left(self._ledger.left)
         watched, unwatched = self._executor.carryOut(decisions)
         if watched:
             self._ledger.watched(watched)

@@ -34,16 +34,22 @@ class Executor:
     @param reactor: an L{IReactorTime}.
     @param silentClients: watches the connections of silent clients.
     @param timedOut: called when the patience of connections ran out.
+    @param refused: called when connections could not wait because of their sources.
     """
 
     log = Logger()
 
     def __init__(
-        self, reactor: Any, silentClients: SilentClients, timedOut: Callable[[], None]
+        self,
+        reactor: Any,
+        silentClients: SilentClients,
+        timedOut: Callable[[], None],
+        refused: Callable[[], None] = lambda: None,
     ) -> None:
         self._logLimited = logLimit(reactor)
         self._silentClients = silentClients
         self._timedOut = timedOut
+        self._refused = refused
 
     def carryOut(
         self, decisions: Iterable[Decision]
@@ -54,7 +60,7 @@ class Executor:
         @return: of the connections that were to be watched, those that are, and those
             from whose clients something has come, or may have.
         """
-        timedOut = False
+        timedOut = refused = False
         offered = set()
         watched: list[IConnection] = []
         unwatched: list[IConnection] = []
@@ -71,6 +77,7 @@ class Executor:
             elif isinstance(decision, GiveUp):
                 self._giveUp(decision)
                 timedOut = timedOut or decision.reason is Reason.TIMED_OUT
+                refused = refused or decision.reason is Reason.QUEUE_FULL
             elif isinstance(decision, Watch):
                 able = silent.watch(decision.connection)
                 (watched if able else unwatched).append(decision.connection)
@@ -89,6 +96,8 @@ class Executor:
             channel.flush()
         if timedOut:
             self._timedOut()
+        if refused:
+            self._refused()
         if not watched:
             return [], unwatched
         # Later decisions may have ended some.
@@ -102,4 +111,7 @@ class Executor:
 
     def _giveUp(self, decision: GiveUp) -> None:
         self._silentClients.discard(decision.connection)
+        if decision.reason is Reason.QUEUE_FULL:
+            decision.connection.reset()
+            return
         decision.connection.closeCopy()

@@ -51,6 +51,12 @@ class IConnection(Interface):
         that has a descriptor of a connection can do that.
         """
 
+    def reset() -> None:
+        """
+        End the connection, and close the descriptor.  If no other process has the
+        connection, the client sees a reset.
+        """
+
     def closeCopy() -> None:
         """
         Close the listener's descriptor, and leave the connection to the process that

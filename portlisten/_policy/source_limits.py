@@ -229,12 +229,18 @@ class SourceLimits:
         """
         Let a connection in, whatever the limits say.
         """
-        source.alive += 1
-        self.alive += 1
+        self.count(source)
         if self._interval:
             source.due = max(source.due, now) + self._interval
         if self._allInterval:
             self._due = max(self._due, now) + self._allInterval
+
+    def count(self, source: Source) -> None:
+        """
+        Count a connection that came in some time ago.
+        """
+        source.alive += 1
+        self.alive += 1
 
     def refuse(self, source: Source | None, reason: str) -> None:
         """

@@ -1,0 +1,503 @@
+"""
+The limits of the listener's ports: whom each lets in.
+
+L{portlisten._policy.source_limits} decides.  This module finds out where a client comes
+from, ends the connections that are refused, and asks the kernel about connections whose
+ends no worker reports: those of workers that have left, and those that were there when
+the listener started.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from ipaddress import ip_address, ip_network
+from typing import Any, NamedTuple
+
+from twisted.internet.interfaces import IDelayedCall
+from twisted.logger import Logger
+
+from portlisten import _kernel
+from portlisten._listener.connection import AcceptedConnection
+from portlisten._listener.proxied_clients import ProxiedClients
+from portlisten._model import InternetAddress, Kind, Port
+from portlisten._policy.entries import Entry
+from portlisten._policy.networks import Networks, prefixed
+from portlisten._policy.source_limits import Beyond, Limits, Source, SourceLimits
+from portlisten._reactor.log_limit import logLimit
+
+#: How often the kernel is asked which connections live, in seconds, as long as there
+#: are some whose ends no worker reports.
+CHECK_SECONDS = 1.0
+
+#: How often it is asked at the most, if a source with such connections is refused.
+LEAST_CHECK_SECONDS = 0.1
+
+#: How often refusals are logged, in seconds.
+LOG_SECONDS = 10.0
+
+#: How long after a refusal the listener accepts although all workers are busy, in
+#: seconds: other clients may wait behind those that are refused.
+TRIPPED_SECONDS = 1.0
+
+#: Takes connections of a port, and the bytes of the addresses that they come from.
+Enter = Callable[[Port, Sequence[AcceptedConnection], Sequence[bytes]], None]
+
+
+@dataclass(frozen=True)
+class SourceSummary:
+    """
+    A source, for the status.
+
+    @ivar source: an address or a network.
+    @ivar connections: how many connections it has.
+    @ivar waiting: how many of its connections wait.
+    @ivar refused: how many of its connections were refused.
+    """
+
+    source: str
+    connections: int
+    waiting: int
+    refused: int
+
+
+class Admitted(NamedTuple):
+    """
+    Connections that come in, or wait.
+
+    @ivar connections: the connections.
+    @ivar sources: the source of each.
+    @ivar parked: those that a limit keeps out for now.
+    """
+
+    connections: list[AcceptedConnection]
+    sources: list[Source]
+    parked: set[AcceptedConnection]
+
+
+class _PortLimits:
+    """
+    The limits of one port, and its sources.
+    """
+
+    def __init__(self, port: Port, limits: Limits) -> None:
+        self.port = port
+        self.limits = limits
+        self.table = SourceLimits(limits)
+        self.allow = Networks(limits.allow)
+        self.deny = Networks(limits.deny)
+        self.proxies = Networks(limits.proxies)
+        self.lists = bool(limits.allow or limits.deny)
+        self.counts = limits.maxPerSource is not None or limits.most is not None
+        self.checked = 0.0
+        self.refused: Counter[str] = Counter()
+        self.worst: Counter[str] = Counter()
+
+    def key(self, address: bytes) -> bytes:
+        """
+        Find what the connections of a source have in common.
+
+        @param address: the bytes of the address of its client.
+        """
+        if len(address) == 4:
+            prefix = self.limits.prefix
+            return address if prefix == 32 else prefixed(address, prefix)
+        prefix = self.limits.prefix6
+        if prefix == 64:
+            return address[:8]
+        return prefixed(address, prefix) if address else address
+
+    def describe(self, key: Any) -> str:
+        """
+        Write a source in readable form.
+        """
+        if not key:
+            return "unknown"
+        if len(key) == 8:
+            key += bytes(8)
+        prefix = self.limits.prefix if len(key) == 4 else self.limits.prefix6
+        address = ip_address(key)
+        if prefix == address.max_prefixlen:
+            return str(address)
+        return str(ip_network((key, prefix)))
+
+
+class Limiter:
+    """
+    Says who comes in at the ports of a listener.
+
+    @param reactor: an L{IReactorTime} and L{IReactorFDSet}.
+    @param ports: the listener's ports.
+    @param limits: the limits of those that have some, by their numbers.
+    @param counts: whether workers report the ends of connections, so that connections
+        are counted.
+
+    @ivar tables: the sources of all ports that have limits.
+    @ivar fair: the names of the ports whose sources take turns while they wait.
+    @ivar now: the ledger's clock.
+    @ivar enter: takes connections whose sources are known now.
+    """
+
+    log = Logger()
+
+    def __init__(
+        self,
+        reactor: Any,
+        ports: Sequence[Port],
+        limits: Mapping[int, Limits],
+        counts: bool = True,
+    ) -> None:
+        self._reactor = reactor
+        self._stopped = False
+        self.now: Callable[[], float] = reactor.seconds
+        self._counts = counts
+        self._logLimited = logLimit(reactor)
+        self._checking: IDelayedCall | None = None
+        self._logging: IDelayedCall | None = None
+        self._tripped: dict[str, float] = {}
+        self._denied = Networks()
+        self.enter: Enter = lambda port, connections, addresses: None
+        taken = [each for each in ports if each.kind is Kind.CONNECTIONS]
+        perSource = [
+            each.name
+            for each in taken
+            if (own := limits.get(each.number)) is not None and own.fair
+        ]
+        self.fair = frozenset(perSource if counts else ())
+        self._ports = {
+            each.number: _PortLimits(each, limits.get(each.number, Limits()))
+            for each in taken
+            if each.number in limits or each.name in self.fair
+        }
+        self._proxied = {
+            number: ProxiedClients(reactor, partial(self._known, own.port))
+            for number, own in self._ports.items()
+            if own.limits.proxies
+        }
+
+    @property
+    def tables(self) -> list[SourceLimits]:
+        """
+        The sources of all ports that have limits.
+        """
+        return [each.table for each in self._ports.values()]
+
+    @property
+    def held(self) -> int:
+        """
+        How many connections are held whose sources are not known yet.
+        """
+        return sum([each.count for each in self._proxied.values()])
+
+    def concerns(self, number: int) -> bool:
+        """
+        Whether a port has limits.
+
+        @param number: its number.
+        """
+        return number in self._ports
+
+    def trips(self, name: str) -> bool:
+        """
+        Whether a client was refused a moment ago on a port of this name.
+        """
+        last = self._tripped.get(name)
+        return last is not None and self.now() - last < TRIPPED_SECONDS
+
+    # Connections
+
+    def begin(self) -> None:
+        """
+        Count the connections that are there already: the listener before this one has
+        accepted them, and workers have them.
+        """
+        now = self.now()
+        for own in self._ports.values():
+            if not (self._counts and own.counts):
+                continue
+            for each in self._living(own):
+                address = _kernel.packed((each.peer, 0))
+                if address not in own.proxies:
+                    source = own.table.find(own.key(address), now)
+                    own.table.count(source)
+                    own.table.keep(source, each.cookie)
+        self._watch()
+
+    def arrived(
+        self, port: Port, connections: Sequence[AcceptedConnection]
+    ) -> tuple[Sequence[AcceptedConnection], Sequence[bytes]]:
+        """
+        Find the addresses that connections come from.  Keeps those whose proxies have
+        not said it yet, for L{enter}.
+
+        @param connections: owned by this object from now on, except those that are
+            returned.
+        @return: the others, and the bytes of their addresses.
+        """
+        own = self._ports[port.number]
+        addresses = [each.packed for each in connections]
+        if not own.limits.proxies:
+            return connections, addresses
+        trusted = own.proxies
+        direct = [
+            (each, address)
+            for each, address in zip(connections, addresses, strict=True)
+            if address not in trusted
+        ]
+        if len(direct) < len(connections):
+            others = {each for each, _ in direct}
+            self._proxied[port.number].add(
+                [each for each in connections if each not in others]
+            )
+        return [each for each, _ in direct], [address for _, address in direct]
+
+    def _known(
+        self, port: Port, found: Sequence[tuple[AcceptedConnection, str | None]]
+    ) -> None:
+        """
+        The sources of connections are known that came by a proxy.
+        """
+        taken = []
+        addresses = []
+        for connection, host in found:
+            if host is None:
+                self._refuse(self._ports[port.number], connection, None, "no-header")
+            else:
+                taken.append(connection)
+                addresses.append(_kernel.packed((host, 0)))
+        if taken:
+            self.enter(port, taken, addresses)
+
+    def judge(
+        self,
+        port: Port,
+        connections: Sequence[AcceptedConnection],
+        addresses: Sequence[bytes],
+        again: bool = False,
+    ) -> Admitted:
+        """
+        Say which connections come in, and end the others.
+
+        @param connections: those that do not come in are closed; the caller owns the
+            others.
+        @param addresses: the bytes of the addresses that they come from.
+        @param again: whether they have come in at the listener before this one.
+        """
+        now = self.now()
+        own = self._ports[port.number]
+        table = own.table
+        arrive, key = table.arrive, own.key
+        guarded = own.lists or bool(self._denied)
+        waits = own.limits.beyond is Beyond.WAIT
+        taken: list[AcceptedConnection] = []
+        sources: list[Source] = []
+        parked: set[AcceptedConnection] = set()
+        if again and table.kept:
+            table.gone([each.cookie for each in connections])
+        for connection, address in zip(connections, addresses, strict=True):
+            if guarded and not again and (reason := self._listed(own, address)):
+                self._refuse(own, connection, None, reason)
+                continue
+            source, reason = arrive(key(address), now)
+            if reason and source.kept and self._learns(own, now):
+                reason = table.reached(source, now)
+                if not reason:
+                    table.admit(source, now)
+            if reason and waits:
+                parked.add(connection)
+            elif reason and again:
+                table.count(source)
+            elif reason:
+                self._refuse(own, connection, source, reason)
+                continue
+            taken.append(connection)
+            sources.append(source)
+        if parked:
+            self._tripped[port.name] = now
+        if not self._counts:
+            for source in sources:
+                source.depart()
+        return Admitted(taken, sources, parked)
+
+    def left(self, entries: list[Entry]) -> None:
+        """
+        Nobody will report the ends of these connections.  Empties the list.
+        """
+        taken, entries[:] = entries[:], []
+        for entry in taken:
+            source, entry.source = entry.source, None
+            if source is not None:
+                source.table.keep(source, entry.connection.cookie)
+        self._watch()
+
+    def refused(self) -> None:
+        """
+        Connections were refused that could not wait.
+        """
+        now = self.now()
+        self._tripped.update((name, now) for name in self.fair)
+        if self._logging is None:
+            self._logRefusals()
+
+    def stop(self) -> None:
+        """
+        Let nobody in any more, and log what is left to say.
+        """
+        self._stopped = True
+        for call in (self._checking, self._logging):
+            if call is not None:
+                call.cancel()
+        self._checking = None
+        self._logRefusals()
+        for proxied in self._proxied.values():
+            for connection in proxied.close():
+                connection.closeCopy()
+        self._proxied = {}
+
+    def _listed(self, own: _PortLimits, address: bytes) -> str:
+        """
+        Say why the lists keep an address out; empty if they do not.
+        """
+        if address in self._denied or address in own.deny:
+            return "denied"
+        if own.allow and address not in own.allow:
+            return "not-allowed"
+        return ""
+
+    def _refuse(
+        self,
+        own: _PortLimits,
+        connection: AcceptedConnection,
+        source: Source | None,
+        reason: str,
+    ) -> None:
+        own.table.refuse(source, reason)
+        self._tripped[own.port.name] = self.now()
+        if source is not None:
+            where = own.describe(source.key)
+        else:
+            where = str(connection.address[0] if connection.address else "unknown")
+        if len(own.worst) < 1000 or where in own.worst:
+            own.worst[where] += 1
+        if own.limits.beyond is Beyond.CLOSE:
+            connection.closeCopy()
+        else:
+            connection.reset()
+        if self._logging is None:
+            self._logRefusals()
+
+    # What the kernel knows
+
+    def _living(self, own: _PortLimits) -> Collection[_kernel.LiveConnection]:
+        """
+        Ask the kernel for the connections of a port that live.
+        """
+        address = own.port.address
+        assert isinstance(address, InternetAddress)
+        try:
+            return _kernel.liveConnections(address.port)
+        except OSError as error:
+            self._logLimited(
+                self.log.warn,
+                "the kernel does not say which connections of {port} live: {error};"
+                " those that workers keep when they leave are not counted any more",
+                event="connections-unknown",
+                port=own.port.label,
+                error=error.strerror,
+            )
+            return []
+
+    def _learns(self, own: _PortLimits, now: float) -> bool:
+        """
+        Ask the kernel which connections have ended, unless that was just done.
+
+        @return: whether it was asked.
+        """
+        if now - own.checked < LEAST_CHECK_SECONDS:
+            return False
+        self._check(own, now)
+        return True
+
+    def _check(self, own: _PortLimits, now: float) -> None:
+        own.checked = now
+        living = {each.cookie for each in self._living(own)}
+        own.table.gone([each for each in own.table.kept if each not in living])
+
+    def _watch(self) -> None:
+        """
+        As long as there are connections whose ends no worker reports, ask the kernel.
+        """
+        if self._checking is None and not self._stopped and any(each.kept for each in self.tables):
+            self._checking = self._reactor.callLater(CHECK_SECONDS, self._checkAll)
+
+    def _checkAll(self) -> None:
+        self._checking = None
+        try:
+            now = self.now()
+            for own in self._ports.values():
+                if own.table.kept:
+                    self._check(own, now)
+        finally:
+            self._watch()
+
+    # What others are told
+
+    def busiest(self, most: int = 10) -> list[SourceSummary]:
+        """
+        Describe the sources with the most connections, and after these, those that were
+        refused most often.
+
+        @param most: how many.
+        """
+        found: dict[str, list[int]] = {}
+        for own in self._ports.values():
+            for source in own.table.sources:
+                if source.alive or source.waiting or source.refused:
+                    sums = found.setdefault(own.describe(source.key), [0, 0, 0])
+                    sums[0] += source.alive
+                    sums[1] += source.waiting
+                    sums[2] += source.refused
+        chosen = sorted(found.items(), key=lambda each: (each[1], each[0]))[-most:]
+        return [SourceSummary(name, *sums) for name, sums in reversed(chosen)]
+
+    def refusals(self) -> dict[str, dict[str, int]]:
+        """
+        Say how many connections were refused, by the names of the ports, and by
+        reasons.
+        """
+        found: dict[str, dict[str, int]] = {}
+        for own in self._ports.values():
+            by = found.setdefault(own.port.name, {})
+            for reason, count in own.table.refusals.items():
+                by[reason] = by.get(reason, 0) + count
+        return found
+
+    def _logRefusals(self) -> None:
+        """
+        Log what was refused since the last time, and look again later if there was any.
+        """
+        self._logging = None
+        found = False
+        for own in self._ports.values():
+            counts = Counter(own.table.refusals)
+            fresh = counts - own.refused
+            own.refused = counts
+            worst, own.worst = own.worst, Counter()
+            if not fresh:
+                continue
+            found = True
+            [(source, most)] = worst.most_common(1) or [("unknown", 0)]
+            self.log.warn(
+                "{port} refused {count} connections: {reasons}; {most} of them came"
+                " from {source}",
+                event="limits-refused",
+                port=own.port.label,
+                count=fresh.total(),
+                reasons=", ".join(f"{name} {n}" for name, n in fresh.items()),
+                source=source,
+                most=most,
+            )
+        if found and not self._stopped:
+            self._logging = self._reactor.callLater(LOG_SECONDS, self._logRefusals)
