@@ -19,6 +19,12 @@ from portlisten._kernel.errors import (
 )
 from portlisten._kernel.first_bytes import FirstBytes, silent
 from portlisten._kernel.host import longestBacklog, mostOpenFiles
+from portlisten._kernel.living import (
+    LiveConnection,
+    findLive,
+    liveConnections,
+    seesPort,
+)
 from portlisten._kernel.messages import (
     MAXIMUM_DESCRIPTORS,
     SO_PASSRIGHTS,
@@ -112,6 +118,7 @@ __all__ = [
     "SharedMemory",
     "HasOptions",
     "IPPROTO_MPTCP",
+    "LiveConnection",
     "MAXIMUM_DESCRIPTORS",
     "MAXIMUM_PATH",
     "TEMPORARY_ERRORS",
@@ -142,6 +149,7 @@ __all__ = [
     "enlargeSendBuffer",
     "duplicate",
     "family",
+    "findLive",
     "gainNoPrivileges",
     "giveWay",
     "hasCapabilities",
@@ -158,6 +166,7 @@ __all__ = [
     "leadsToCookie",
     "listenQueue",
     "listens",
+    "liveConnections",
     "longestBacklog",
     "mayChangeUsers",
     "maySignalUsers",
@@ -174,6 +183,7 @@ __all__ = [
     "runAsBefore",
     "runInBatches",
     "runs",
+    "seesPort",
     "sessionSizes",
     "signalSession",
     "reap",

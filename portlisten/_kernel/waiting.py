@@ -13,23 +13,16 @@ import select
 import socket
 import stat
 import struct
-from collections.abc import Generator, Iterator
 from contextlib import closing
 
+from portlisten._kernel.sock_diag import ask, askForTcp
 from portlisten._kernel.sockets import queued
 
-# linux/include/uapi/linux/netlink.h, sock_diag.h, inet_diag.h, unix_diag.h
-_NETLINK_SOCK_DIAG = 4
-_SOCK_DIAG_BY_FAMILY = 20
-_NLM_F_REQUEST, _NLM_F_DUMP = 1, 0x300
-_NLMSG_ERROR, _NLMSG_DONE = 2, 3
+# linux/include/uapi/linux/inet_diag.h, unix_diag.h
 _UDIAG_SHOW_VFS, _UDIAG_SHOW_ICONS = 2, 8
 _UNIX_DIAG_VFS, _UNIX_DIAG_ICONS = 1, 3
 
-_HEADER = struct.Struct("=IHHII")
 _ATTRIBUTE = struct.Struct("=HH")
-# struct inet_diag_req_v2, up to the local port, and the rest of it
-_INET_REQUEST = struct.Struct("=BBBxI2s46x")
 # struct inet_diag_msg: the local address, the cookie and the inode
 _INET_MESSAGE = struct.Struct("=8x16s20xQ16xI")
 # struct unix_diag_req
@@ -41,8 +34,6 @@ _UNIX_PLACE = struct.Struct("=II")
 # linux/include/net/tcp_states.h: TCP_ESTABLISHED, and TCP_CLOSE_WAIT, for clients that
 # have sent all they have to say.
 _STATES = 1 << 1 | 1 << 8
-
-_BUFFER_BYTES = 1 << 18
 
 #: The most connections of a port that are looked through.
 MAXIMUM_CONNECTIONS = 20_000
@@ -88,12 +79,9 @@ def _waitingAtPort(sock: socket.socket) -> frozenset[int]:
     address, port = sock.getsockname()[:2]
     local = socket.inet_pton(sock.family, address.partition("%")[0])
     bound = local.ljust(16, b"\0") if any(local) else None
-    request = _INET_REQUEST.pack(
-        sock.family, socket.IPPROTO_TCP, 0, _STATES, port.to_bytes(2, "big")
-    )
     found = set()
     count = 0
-    with closing(_ask(request, _NLM_F_DUMP)) as messages:
+    with closing(askForTcp(sock.family, _STATES, port)) as messages:
         for message in messages:
             count += 1
             if count > MAXIMUM_CONNECTIONS:
@@ -147,7 +135,7 @@ def _ofUnixSocket(sock: socket.socket, show: int, wanted: int) -> bytes:
     request = _UNIX_REQUEST.pack(
         socket.AF_UNIX, 0, 0, 0xFFFFFFFF, inode, show, (1 << 64) - 1
     )
-    for message in _ask(request, 0):
+    for message in ask(request, _UNIX_MESSAGE_BYTES, dump=False):
         at = _UNIX_MESSAGE_BYTES
         while at + _ATTRIBUTE.size <= len(message):
             size, kind = _ATTRIBUTE.unpack_from(message, at)
@@ -155,44 +143,3 @@ def _ofUnixSocket(sock: socket.socket, show: int, wanted: int) -> bytes:
                 return message[at + _ATTRIBUTE.size : at + size]
             at += max(_ATTRIBUTE.size, size + 3 & ~3)
     return b""
-
-
-def _ask(request: bytes, flags: int) -> Generator[bytes, None, None]:
-    """
-    Ask the kernel about sockets.
-
-    @return: its messages, without their headers.
-    @raise OSError: if it does not answer.
-    """
-    size = _HEADER.size + len(request)
-    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_SOCK_DIAG) as sock:
-        sock.setblocking(False)
-        header = _HEADER.pack(size, _SOCK_DIAG_BY_FAMILY, _NLM_F_REQUEST | flags, 1, 0)
-        sock.send(header + request)
-        while True:
-            for kind, message in _split(sock.recv(_BUFFER_BYTES)):
-                if kind == _NLMSG_ERROR:
-                    (code,) = struct.unpack_from("=i", message)
-                    raise OSError(-code, os.strerror(-code))
-                if kind == _NLMSG_DONE:
-                    return
-                if kind == _SOCK_DIAG_BY_FAMILY:
-                    yield message
-            if not flags & _NLM_F_DUMP:
-                return
-
-
-def _split(data: bytes) -> Iterator[tuple[int, bytes]]:
-    """
-    Split an answer of the kernel: netlink(7).
-
-    @return: for each message its type, and the message without its header.
-    @raise struct.error: if a message is not whole.
-    """
-    at = 0
-    while at < len(data):
-        length, kind, *_ = _HEADER.unpack_from(data, at)
-        if not _HEADER.size <= length <= len(data) - at:
-            raise struct.error
-        yield kind, data[at + _HEADER.size : at + length]
-        at += length + 3 & ~3

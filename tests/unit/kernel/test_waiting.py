@@ -13,7 +13,7 @@ from unittest import mock
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from portlisten._kernel import waiting
+from portlisten._kernel import sock_diag, waiting
 from tests.support.descriptors import watchDescriptors
 
 IPV4 = ("127.0.0.1", 0)
@@ -164,7 +164,7 @@ class WaitingTests(SynchronousTestCase):
         """
         If the kernel refuses, that is an error, and nothing stays open.
         """
-        self.patch(waiting, "_SOCK_DIAG_BY_FAMILY", 4711)
+        self.patch(sock_diag, "_SOCK_DIAG_BY_FAMILY", 4711)
         for sock in self.listeners():
             self.assertRaises(OSError, waiting.clientsWaiting, sock)
 

@@ -1,0 +1,113 @@
+"""
+Questions to the kernel about the sockets of this machine: sock_diag(7).
+
+No privilege is needed.  The kernel tells of the sockets of all processes, but only of
+those in the network namespace of this process.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import struct
+from collections.abc import Generator, Iterator
+
+# linux/include/uapi/linux/netlink.h, sock_diag.h
+_NETLINK_SOCK_DIAG = 4
+_SOCK_DIAG_BY_FAMILY = 20
+_NLM_F_REQUEST, _NLM_F_DUMP = 1, 0x300
+_NLM_F_DUMP_INTR = 0x10
+_NLMSG_ERROR, _NLMSG_DONE = 2, 3
+
+_HEADER = struct.Struct("=IHHII")
+_CODE = struct.Struct("=i")
+
+# linux/include/uapi/linux/inet_diag.h: struct inet_diag_req_v2, up to the local port,
+# and the rest of it
+_INET_REQUEST = struct.Struct("=BBBxI2s46x")
+
+# struct inet_diag_msg
+_INET_MESSAGE_BYTES = 72
+
+_BUFFER_BYTES = 1 << 18
+
+
+def askForTcp(family: int, states: int, port: int) -> Generator[bytes, None, None]:
+    """
+    Ask which TCP sockets there are.  The kernel looks through all of them, and tells of
+    those that fit: C{inet_diag_dump_icsk} in net/ipv4/inet_diag.c.
+
+    @param states: a bit for each state of linux/include/net/tcp_states.h.
+    @param port: the local port.
+    @return: messages that begin with a C{struct inet_diag_msg}.  See L{ask}.
+    @raise OSError: as L{ask} does.
+    """
+    request = _INET_REQUEST.pack(
+        family, socket.IPPROTO_TCP, 0, states, port.to_bytes(2, "big")
+    )
+    return ask(request, _INET_MESSAGE_BYTES, dump=True)
+
+
+def ask(request: bytes, least: int, dump: bool) -> Generator[bytes, None, None]:
+    """
+    Ask the kernel about sockets.
+
+    @param request: the question, without a header.
+    @param least: how many bytes each message of the answer has at the least.
+    @param dump: whether many sockets may fit the question, and not just one.
+    @return: the messages of the answer, without their headers.  The generator has a
+        descriptor until it is closed or has come to its end.
+    @raise InterruptedError: at the end, if sockets changed in the meantime so that the
+        answer is of no use.
+    @raise OSError: if the kernel does not answer, or its answer is malformed.
+    """
+    try:
+        for message in _ask(request, dump):
+            if len(message) < least:
+                raise struct.error
+            yield message
+    except struct.error:
+        raise OSError(errno.EBADMSG, os.strerror(errno.EBADMSG)) from None
+
+
+def _ask(request: bytes, dump: bool) -> Iterator[bytes]:
+    size = _HEADER.size + len(request)
+    flags = _NLM_F_REQUEST | dump * _NLM_F_DUMP
+    interrupted = 0
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_SOCK_DIAG) as sock:
+        sock.setblocking(False)
+        header = _HEADER.pack(size, _SOCK_DIAG_BY_FAMILY, flags, 1, 0)
+        sock.send(header + request)
+        while True:
+            for kind, flags, message in _split(sock.recv(_BUFFER_BYTES)):
+                interrupted |= flags & _NLM_F_DUMP_INTR
+                if kind == _SOCK_DIAG_BY_FAMILY:
+                    yield message
+                elif kind in (_NLMSG_ERROR, _NLMSG_DONE):
+                    # A dump that fails ends with its error: netlink_dump in
+                    # net/netlink/af_netlink.c.
+                    (code,) = _CODE.unpack_from(message)
+                    if code < 0:
+                        raise OSError(-code, os.strerror(-code))
+                    if interrupted:
+                        raise InterruptedError(errno.EINTR, os.strerror(errno.EINTR))
+                    return
+            if not dump:
+                return
+
+
+def _split(data: bytes) -> Iterator[tuple[int, int, bytes]]:
+    """
+    Split an answer of the kernel: netlink(7).
+
+    @return: for each message its type, its flags, and the message without its header.
+    @raise struct.error: if a message is not whole.
+    """
+    at = 0
+    while at < len(data):
+        length, kind, flags, _, _ = _HEADER.unpack_from(data, at)
+        if not _HEADER.size <= length <= len(data) - at:
+            raise struct.error
+        yield kind, flags, data[at + _HEADER.size : at + length]
+        at += length + 3 & ~3
