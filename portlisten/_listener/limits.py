@@ -429,7 +429,11 @@ class Limiter:
         """
         As long as there are connections whose ends no worker reports, ask the kernel.
         """
-        if self._checking is None and not self._stopped and any(each.kept for each in self.tables):
+        if (
+            self._checking is None
+            and not self._stopped
+            and any(each.kept for each in self.tables)
+        ):
             self._checking = self._reactor.callLater(CHECK_SECONDS, self._checkAll)
 
     def _checkAll(self) -> None:

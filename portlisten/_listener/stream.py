@@ -45,11 +45,13 @@ from portlisten._listener.interfaces import (
     ISockets,
     ISucceededWire,
 )
+from portlisten._listener.limits import Limiter
 from portlisten._listener.sharing import Sharing
 from portlisten._listener.status import Reporter
 from portlisten._model import Kind, Port
 from portlisten._policy.ledger import Ledger
 from portlisten._policy.places import Places
+from portlisten._policy.source_limits import Limits
 from portlisten._policy.throttle import Throttle
 from portlisten._ports.accepting import Accepted
 from portlisten._wire.codec import encode
@@ -89,6 +91,7 @@ class StreamWire:
         self._path: ChannelPath | None = None
         self._control: ControlServer | None = None
         self._pausing = Pausing(lambda: settings.metrics or "")
+        self._limits: Mapping[int, Limits] = {}
         self._lastNumber = 0
         self._receiver: Receiver | None = None
         self._successor: ListenerChannel | None = None
@@ -160,6 +163,9 @@ class StreamWire:
         # The kernel counts a user's descriptors in flight against this limit:
         # too_many_unix_fds in net/core/scm.c.
         limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        limiter: Limiter | None = None
+        if self._limits:
+            limiter = Limiter(self._reactor, self._hello.ports, self._limits)
         ledger = Ledger(
             settings.queue,
             connections,
@@ -169,6 +175,8 @@ class StreamWire:
             names=[
                 port.name for port in self._hello.ports if port.kind is Kind.CONNECTIONS
             ],
+            tables=() if limiter is None else limiter.tables,
+            fair=() if limiter is None else limiter.fair,
         )
         sharing = Sharing(
             self._reactor,
@@ -186,7 +194,10 @@ class StreamWire:
             sharing,
             self._timedOut,
             limit,
+            limiter,
         )
+        if limiter is not None:
+            limiter.begin()
         dispatcher.capacityChanged = self.capacityChanged
         dispatcher.lostClients.ports = {
             port.number: port.label for port in self._hello.ports
