@@ -13,7 +13,8 @@ In a I{fair} queue, the sources of the ready connections take turns.  Each conne
 gets the number of a turn when it begins to wait: the one after the turn of the source's
 connection before it, or the present turn if the source has none that waits.  The lowest
 number is offered first.  So the first connection of a source waits for no more than one
-turn of all others, however many of one source wait.  This is start-time fair queueing,
+turn of all others, however many of one source wait; and if the source was just served,
+for what is left of that turn as well.  This is start-time fair queueing,
 and a deficit round robin in which all connections have one size.
 """
 
@@ -57,6 +58,7 @@ class WaitingQueue:
 
     __slots__ = (
         "_holdBegan",
+        "_last",
         "_patience",
         "_placeless",
         "_silence",
@@ -83,7 +85,9 @@ class WaitingQueue:
         self._patience = patience
         self._silence = silence
         self._placeless = 0
+        # The present turn, and the last that a source may have next.
         self._turn = 0
+        self._last = 0
         self.fair = fair
         self.heap: list[tuple[Turn, Entry]] = []
         self.parked: dict[Any, Entry] = {}
@@ -135,7 +139,7 @@ class WaitingQueue:
             turn = self._turn
             if not again:
                 turn = max(turn, source.finish)
-                source.finish = turn + 1
+                self._last = source.finish = turn + 1
             entry.turn = (entry.late, turn, entry.order[1])
         return entry.turn
 
@@ -164,6 +168,9 @@ class WaitingQueue:
         turn = entry.turn
         if turn is not None and not turn[0]:
             self._turn = max(self._turn, int(turn[1]))
+        if not self.heap:
+            # Nobody has a debt to those who come next.
+            self._turn = max(self._turn, self._last)
         return entry
 
     def popOldest(self) -> Entry:
@@ -186,7 +193,8 @@ class WaitingQueue:
             return found
         entries = [*[entry for _, entry in self.heap], *self.parked.values()]
         due = [each for each in entries if now - each.accepted >= self._patience]
-        return self.remove([each.connection for each in due]) if due else []
+        self.remove([each.connection for each in due])
+        return sorted(due, key=_ORDER)
 
     def takeOverdue(self, now: float) -> list[Entry]:
         """

@@ -62,6 +62,8 @@ class LedgerMachine(RuleBasedStateMachine):
     The ledger gets all possible events in any possible order.
     """
 
+    LEDGER: type[Ledger] = Ledger
+
     @initialize(
         queue=st.integers(0, 5),
         budget=st.integers(1, 20),
@@ -79,7 +81,7 @@ class LedgerMachine(RuleBasedStateMachine):
         firsts: bool,
         clients: int,
     ) -> None:
-        self.ledger = Ledger(
+        self.ledger = self.LEDGER(
             queue, budget, PATIENCE, HOLD, CLAIM_TIMEOUT, PAUSE, roundRobin, NAMES
         )
         self.queue = min(queue, budget // 4)
@@ -819,7 +821,6 @@ class LedgerMachine(RuleBasedStateMachine):
         for name, tally in self.ledger.tallies.by.items():
             own = sum(each.name == name for each in known)
             assert tally.accepted == own + tally.ended
-            # A successor's workers claim what was handed over.
             assert tally.claimed == sum(tally.claimTimes) + tally.handedOver
             assert self.ledger.waitingFor(name) == len(self.queued(name))
         for side in self.sides:
@@ -875,8 +876,7 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @invariant()
     def theLimitsHold(self) -> None:
-        for name in NAMES:
-            assert self.ledger.capacity(name) == self.room(name)
+        assert all(self.ledger.capacity(name) == self.room(name) for name in NAMES)
         for side in self.sides:
             assert len(side.offered) <= side.window
             if side.limit is not None:
