@@ -50,6 +50,7 @@ from portlisten._listener.status import Reporter
 from portlisten._model import Kind, Port
 from portlisten._policy.ledger import Ledger
 from portlisten._policy.places import Places
+from portlisten._policy.source_limits import Limits
 from portlisten._policy.throttle import Throttle
 from portlisten._ports.accepting import Accepted
 from portlisten._wire.codec import encode
@@ -111,6 +112,7 @@ class StreamWire:
         ports: Sequence[Port],
         shared: Mapping[int, Sequence[socket.socket]],
         balanced: Collection[int] = (),
+        limits: Mapping[int, Limits] = {},
     ) -> None:
         """
         See L{IWire}.
@@ -118,6 +120,7 @@ class StreamWire:
         self._hello = self._makeHello(ports)
         self._shared = shared
         self._balanced = balanced
+        self._limits = limits
         self._path = self._sockets.bindChannel()
         self._refusesDescriptors = _kernel.refuseDescriptors(self._path.socket)
         self._sockets.bindControl()
