@@ -74,6 +74,18 @@ Accepted connections inherit them. A UDP port may have freebind and device:
 For example:
   http=80:nodelay=yes             tcp:80:interface=192.0.2.1:freebind=yes
 
+A TCP port of --listen may limit its clients. A source is an address, or a network of
+source-prefix (IPv4) or source-prefix6 (IPv6, 64 unless given):
+  max-per-source=20, max=1000     connections at a time, of each source, of all
+  'rate-per-source=20/s burst 40', rate=500/s
+                                  new connections per second (/s), minute (/m) or
+                                  hour (/h), of each source, of all
+  allow=10.0.0.0/8,192.0.2.7      only clients of these networks come in
+  deny=198.51.100.0/24            clients of these networks do not come in
+  beyond=reset, close, wait       what happens to clients beyond a limit
+  fair=yes                        sources take turns while connections wait
+  proxy-from=10.0.0.1             believe PROXY headers from these networks
+
 Examples:
   twistd -n portlisten 10000 ./socket
   twistd --uid nobody --gid nogroup portlisten --group www-data \\
@@ -158,6 +170,10 @@ def parsePorts(settings: ListenerSettings, backlog: int) -> list[PortSettings]:
     ]
     for port in [*listened, *shared]:
         checkPathsDiffer(port.path, settings)
+        try:
+            port.checkWire(settings.wire)
+        except ValueError as error:
+            raise BadDescription(str(error)) from None
     for port in listened:
         if port.name and port.name in (each.name for each in shared):
             raise BadDescription(

@@ -5,6 +5,7 @@ The file of C{portlisten run}: it is opened, checked and read.
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import stat
 from collections.abc import Iterator
@@ -201,7 +202,8 @@ def _checkPort(hasSockets: bool, text: str, shared: bool) -> None:
         if hasSockets:
             raise ValueError(str(error)) from None
     except BadDescription as error:
-        raise ValueError(str(error).replace("--share", "share")) from None
+        text = re.sub("--(listen|share)", r"\1", str(error))
+        raise ValueError(text) from None
 
 
 def _checkMetrics(hasSockets: bool, text: str) -> None:

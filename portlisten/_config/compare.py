@@ -11,16 +11,26 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 
 from portlisten._config.file import RunSettings, WorkersSettings
+from portlisten._config.limits import NO_LIMITS
 from portlisten._config.options import Option, optionsOf
-from portlisten._config.port_options import PORT_OPTIONS, PortOption, separate
+from portlisten._config.port_options import (
+    LIMIT_OPTIONS,
+    PORT_OPTIONS,
+    PortOption,
+    PortOptions,
+    separate,
+)
 from portlisten._config.settings import ListenerSettings
 from portlisten._config.wrong import Problem, key
 
 #: Keys of the listener that cannot change while it runs.
 FIXED = frozenset(["path", "control", "mode", "group", "wire", "logFormat"])
 
-#: Options of a port that can be set on a socket that is bound.
-SETTABLE = frozenset(["nodelay", "keepalive", "defer", "balance"])
+#: Options of a port that can be set on a socket that is bound, or need a new listener.
+SETTABLE = frozenset(
+    ["nodelay", "keepalive", "defer", "balance"]
+    + [option.name for option in LIMIT_OPTIONS]
+)
 
 #: Settings of a group of workers that hold for processes that run already.
 TAKEN_OVER = ("grace", "stop", "ready", "failures", "maxMemory", "maxAge")
@@ -295,9 +305,7 @@ class _Comparison:
             self._lines.append(f"port {wanted}: {how}")
         old, new = separate(running.text)[1], separate(wanted.text)[1]
         for name, option in PORT_OPTIONS.items():
-            values = getattr(old, name), getattr(new, name)
-            if name == "balance":
-                values = old.balanced, new.balanced
+            values = _valueOf(old, option), _valueOf(new, option)
             if values[0] == values[1]:
                 continue
             if name not in SETTABLE:
@@ -312,6 +320,7 @@ class _Comparison:
             running.name != wanted.name
             or running.shared != wanted.shared
             or old.balanced != new.balanced
+            or old.limits != new.limits
         )
 
     # The listener
@@ -386,9 +395,20 @@ def _monitorLine(old: str | None, new: str | None) -> str:
     return f"the monitor is started anew: metrics {old} -> {new}"
 
 
+def _valueOf(options: PortOptions, option: PortOption) -> object:
+    """
+    The value of an option of a port that has effect, whether it is given or not.
+    """
+    if option.limit:
+        return getattr(options.limits or NO_LIMITS, option.limit)
+    return (
+        options.balanced if option.name == "balance" else getattr(options, option.field)
+    )
+
+
 def _optionValue(option: PortOption, value: object) -> str:
-    if value is None:
-        return "the host's"
+    if value is None or value == ():
+        return "none" if option.limit else "the host's"
     if isinstance(value, bool):
         return "yes" if value else "no"
     return option.value.write(value)

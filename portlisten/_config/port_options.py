@@ -1,117 +1,44 @@
 """
-The options of a port's sockets, which its description may have: C{80:nodelay=yes}.
+The options that the description of a port may have: those of its sockets, as in
+C{80:nodelay=yes}, and the limits of its clients, as in C{80:max-per-source=20}.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
-from portlisten._config.values import Flag, Number, ValueType, count
+from portlisten._config.limits import limitsOf
+from portlisten._config.options import STREAM, WIRES
+from portlisten._config.port_values import (
+    BeyondValue,
+    Device,
+    Keepalive,
+    Networks,
+    PlainCount,
+    RateValue,
+)
+from portlisten._config.values import Flag, ValueType
+from portlisten._policy.source_limits import Beyond, Limits, Network, Rate
 from portlisten.errors import BadDescription
 
 #: The most sockets that a port may have.
 MAXIMUM_REUSEPORT = 64
 
-#: The most seconds of C{keepalive}: C{MAX_TCP_KEEPIDLE} and C{MAX_TCP_KEEPINTVL} in
-#: include/net/tcp.h.
-MAXIMUM_KEEPALIVE = 32767
-
 #: The most seconds of C{defer}.  The kernel keeps them as a number of retransmissions,
 #: of which it counts 255 (C{secs_to_retrans} in net/ipv4/tcp.c).
 MAXIMUM_DEFER = 29887
 
-#: The most bytes of the name of a network device: C{IFNAMSIZ} in netdevice(7), less the
-#: zero at its end.
-_MAXIMUM_DEVICE = 15
+#: The most of C{max} and C{max-per-source}.
+MAXIMUM_CONNECTIONS = 1_000_000
 
 _SEPARATOR = re.compile(r"\\.|(:)", re.DOTALL)
 _ESCAPED = re.compile(r"\\(.)", re.DOTALL)
-_DIGITS = re.compile("[0-9]{1,9}")
-
-
-def _read(number: Number, text: str) -> int:
-    """
-    Read a whole number.  It has only the digits of ASCII, without a sign.
-    """
-    value: Any = int(text) if _DIGITS.fullmatch(text) else text
-    number.check(value)
-    return int(value)
-
-
-class _Count(ValueType):
-    """
-    A whole number in a range.
-    """
-
-    def __init__(self, metavar: str, minimum: int, maximum: int) -> None:
-        super().__init__(metavar)
-        self._number = count(minimum, maximum)
-
-    def parse(self, text: str) -> int:
-        """
-        See L{ValueType.parse}.
-        """
-        return _read(self._number, text)
-
-    def check(self, value: Any) -> None:
-        """
-        See L{ValueType.check}.
-        """
-        self._number.check(value)
-
-
-class _Keepalive(ValueType):
-    """
-    Whether to probe clients that are silent, and after how many seconds.  The value is
-    a number, or whether to probe at all, at the times of the host.
-    """
-
-    def __init__(self) -> None:
-        super().__init__("yes|no|SECONDS")
-        self._number = count(1, MAXIMUM_KEEPALIVE)
-
-    def parse(self, text: str) -> bool | int:
-        """
-        See L{ValueType.parse}.
-        """
-        if text in ("yes", "no"):
-            return text == "yes"
-        try:
-            return _read(self._number, text)
-        except ValueError as error:
-            raise ValueError(f"{error}, and neither yes nor no") from None
-
-    def check(self, value: Any) -> None:
-        """
-        See L{ValueType.check}.
-        """
-        if not isinstance(value, bool):
-            self._number.check(value)
-
-
-class _Device(ValueType):
-    """
-    The name of a network device, as the kernel checks it (C{dev_valid_name} in
-    net/core/dev.c).
-    """
-
-    def __init__(self) -> None:
-        super().__init__("NAME")
-
-    def check(self, value: Any) -> None:
-        """
-        See L{ValueType.check}.
-        """
-        super().check(value)
-        size = len(value.encode("utf-8", "surrogateescape"))
-        wrong = not 1 <= size <= _MAXIMUM_DEVICE or value in (".", "..")
-        if wrong or any(c in "/:\0" or c.isspace() for c in value):
-            raise ValueError(
-                f"{value!r} is no name of a network device: give up to"
-                f" {_MAXIMUM_DEVICE} bytes, such as eth0"
-            )
+_SPECIAL = re.compile(r"([\\:])")
+_BACKSLASH = r"\\\1"
 
 
 @dataclass(frozen=True)
@@ -119,45 +46,78 @@ class PortOption:
     """
     An option that the description of a port may have.
 
-    @ivar name: its name, which is that of a field of L{PortOptions}.
+    @ivar name: its name.
     @ivar value: the type of its values.
     @ivar datagrams: whether it goes with UDP, and not only with TCP.
     @ivar unit: what systemd calls it in a socket unit, systemd.socket(5); empty if
         such a socket cannot have it.
+    @ivar limit: the field of L{Limits} that it sets; empty if it sets none.
+    @ivar wires: the wires that it goes with.
     """
 
     name: str
     value: ValueType
     datagrams: bool = False
     unit: str = ""
+    limit: str = ""
+    wires: Sequence[str] = WIRES
+
+    @property
+    def field(self) -> str:
+        """
+        The field of L{PortOptions}.
+        """
+        return self.limit or self.name
 
 
 #: Each option that a description may have, by its name.
 PORT_OPTIONS = {
     option.name: option
     for option in (
-        PortOption("reuseport", _Count("N", 1, MAXIMUM_REUSEPORT)),
+        PortOption("reuseport", PlainCount("N", 1, MAXIMUM_REUSEPORT)),
         PortOption("nodelay", Flag(), unit="NoDelay="),
         PortOption(
             "keepalive",
-            _Keepalive(),
+            Keepalive(),
             unit="KeepAlive=, KeepAliveTimeSec= and KeepAliveIntervalSec=",
         ),
         PortOption(
-            "defer", _Count("SECONDS", 1, MAXIMUM_DEFER), unit="DeferAcceptSec="
+            "defer", PlainCount("SECONDS", 1, MAXIMUM_DEFER), unit="DeferAcceptSec="
         ),
         PortOption("mptcp", Flag(), unit="SocketProtocol=mptcp"),
         PortOption("freebind", Flag(), datagrams=True, unit="FreeBind="),
-        PortOption("device", _Device(), datagrams=True, unit="BindToDevice="),
+        PortOption("device", Device(), datagrams=True, unit="BindToDevice="),
         PortOption("balance", Flag()),
+        PortOption(
+            "max-per-source",
+            PlainCount("N", 1, MAXIMUM_CONNECTIONS),
+            limit="maxPerSource",
+            wires=STREAM,
+        ),
+        PortOption("rate-per-source", RateValue(), limit="ratePerSource"),
+        PortOption(
+            "max", PlainCount("N", 1, MAXIMUM_CONNECTIONS), limit="most", wires=STREAM
+        ),
+        PortOption("rate", RateValue(), limit="rate"),
+        PortOption("allow", Networks(), limit="allow"),
+        PortOption("deny", Networks(), limit="deny"),
+        PortOption("beyond", BeyondValue(), limit="beyond"),
+        PortOption("fair", Flag(), limit="fair", wires=STREAM),
+        PortOption("source-prefix", PlainCount("N", 1, 32), limit="prefix"),
+        PortOption("source-prefix6", PlainCount("N", 1, 128), limit="prefix6"),
+        PortOption("proxy-from", Networks(), limit="proxies", wires=STREAM),
     )
 }
+
+#: Those that set limits.
+LIMIT_OPTIONS = [option for option in PORT_OPTIONS.values() if option.limit]
 
 
 @dataclass(frozen=True)
 class PortOptions:
     """
-    The options of a port's sockets.  L{None} leaves an option as the host has it.
+    The options of a port.  L{None} leaves an option of a socket as the host has it, and
+    gives no limit.  The fields of the limits are those of L{Limits}.
 
     @ivar reuseport: how many sockets share a TCP port by C{SO_REUSEPORT}; L{None} for
         one socket without it.
@@ -182,18 +142,45 @@ class PortOptions:
     freebind: bool | None = None
     device: str | None = None
     balance: bool | None = None
+    maxPerSource: int | None = None
+    ratePerSource: Rate | None = None
+    most: int | None = None
+    rate: Rate | None = None
+    allow: tuple[Network, ...] | None = None
+    deny: tuple[Network, ...] | None = None
+    beyond: Beyond | None = None
+    fair: bool | None = None
+    prefix: int | None = None
+    prefix6: int | None = None
+    proxies: tuple[Network, ...] | None = None
 
     def __post_init__(self) -> None:
         """
         Check the values.
 
-        @raise ValueError: if an option cannot have its value.
+        @raise ValueError: if an option cannot have its value, or options contradict
+            each other.
         """
         for option in self.given:
             try:
-                option.value.check(getattr(self, option.name))
+                option.value.check(getattr(self, option.field))
             except ValueError as error:
                 raise ValueError(f"{option.name}: {error}") from None
+        counted = countedNames(self.limits)
+        if self.mptcp:
+            for name in counted:
+                raise ValueError(
+                    f"{name}: the kernel does not say which connections of Multipath"
+                    f" TCP live: leave out {name} or mptcp=yes"
+                )
+
+    @cached_property
+    def limits(self) -> Limits | None:
+        """
+        The limits of the port; L{None} if it has none.
+        """
+        given = [option.field for option in self.given if option.limit]
+        return limitsOf({name: getattr(self, name) for name in given})
 
     @property
     def balanced(self) -> bool:
@@ -209,9 +196,57 @@ class PortOptions:
         """
         return [
             option
-            for name, option in PORT_OPTIONS.items()
-            if getattr(self, name) is not None
+            for option in PORT_OPTIONS.values()
+            if getattr(self, option.field) is not None
         ]
+
+    @property
+    def limitNames(self) -> list[str]:
+        """
+        The names of the given options that set limits.
+        """
+        return [option.name for option in self.given if option.limit]
+
+
+def countedNames(limits: Limits | None) -> list[str]:
+    """
+    Name the options of limits that count the connections that live.
+    """
+    if limits is None:
+        return []
+    counts = {"max-per-source": limits.maxPerSource, "max": limits.most}
+    return [name for name, count in counts.items() if count is not None]
+
+
+def writeLimits(limits: Limits | None) -> str:
+    """
+    Write limits as options of a description, for L{readLimits}.
+
+    @return: empty if there are none.
+    """
+    if limits is None:
+        return ""
+    perSource = limits.maxPerSource is not None or limits.ratePerSource is not None
+    usual = Limits(fair=perSource)
+    return ":".join(
+        f"{option.name}={_SPECIAL.sub(_BACKSLASH, option.value.write(value))}"
+        for option in LIMIT_OPTIONS
+        if (value := getattr(limits, option.field)) != getattr(usual, option.field)
+    )
+
+
+def readLimits(text: str) -> Limits | None:
+    """
+    Undo L{writeLimits}.
+
+    @raise BadDescription: if the text is no options that set limits.
+    """
+    if not text:
+        return None
+    rest, options = separate(f"0:{text}")
+    if rest != "0" or any(not option.limit for option in options.given):
+        raise BadDescription(f"{text!r} has other options than limits")
+    return options.limits
 
 
 def separate(description: str) -> tuple[str, PortOptions]:
@@ -221,7 +256,7 @@ def separate(description: str) -> tuple[str, PortOptions]:
 
     @return: the rest of the description, and the options.
     @raise BadDescription: if an option is given twice, or has no value, or one that it
-        cannot have.
+        cannot have, or if options contradict each other.
     """
     rest, *parts = _split(description)
     values: dict[str, Any] = {}
@@ -236,10 +271,14 @@ def separate(description: str) -> tuple[str, PortOptions]:
                 f"{description!r}: {name} has no value: write"
                 f" {name}={option.value.metavar}"
             )
-        if name in values:
+        if option.field in values:
             raise BadDescription(f"{description!r} has {name} twice")
-        values[name] = _value(description, option, _ESCAPED.sub(r"\1", text))
-    return rest, PortOptions(**values)
+        text = _ESCAPED.sub(r"\1", text)
+        values[option.field] = _value(description, option, text)
+    try:
+        return rest, PortOptions(**values)
+    except ValueError as error:
+        raise BadDescription(f"{description!r}: {error}") from None
 
 
 def _split(description: str) -> list[str]:

@@ -7,8 +7,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import Enum
 
+from portlisten._config.options import WIRES
 from portlisten._config.port_options import PortOption, PortOptions
 from portlisten._model import portName
+from portlisten._policy.source_limits import Beyond, Limits
 
 
 class PortKind(Enum):
@@ -78,6 +80,8 @@ class PortSettings:
             )
         for option in self.options.given:
             self._checkOption(option)
+        if self.kind is PortKind.TCP:
+            self._checkFamily()
         self._checkGiven(
             PortKind.UNIX, "a Unix socket", "a path", self.path is not None
         )
@@ -97,11 +101,80 @@ class PortSettings:
         if self.kind is kind and not given:
             raise ValueError(f"{self.description!r}: {what} needs {part}")
 
+    @property
+    def limits(self) -> Limits | None:
+        """
+        The limits of its clients; L{None} if there are none.
+        """
+        return self.options.limits
+
+    def checkWire(self, wire: str) -> None:
+        """
+        Check that the port can have its options with a wire.
+
+        @raise ValueError: if it cannot.
+        """
+        for option in self.options.given:
+            if wire not in option.wires:
+                raise ValueError(
+                    f"{self.description!r}: {option.name} goes with"
+                    f" --wire={option.wires[0]} only: with the wire {wire}, the"
+                    " listener does not know when connections end, and keeps no queue"
+                    f" of sources: leave {option.name} out, or limit by rate"
+                )
+        if wire != WIRES[0] and self.options.beyond is Beyond.WAIT:
+            raise ValueError(
+                f"{self.description!r}: beyond=wait goes with --wire={WIRES[0]} only:"
+                f" with the wire {wire}, write beyond=reset or beyond=close"
+            )
+
+    def _checkFamily(self) -> None:
+        """
+        Check that the networks are not all of the other version of IP.
+        """
+        version = 6 if ":" in self.host else 4
+        options = self.options
+        # A PROXY header may have an address of the other version.
+        lists = (
+            {"proxy-from": options.proxies}
+            if options.proxies
+            else {"allow": options.allow}
+        )
+        for name, networks in lists.items():
+            if networks and all(each.version != version for each in networks):
+                raise ValueError(
+                    f"{self.description!r}: {name}: clients of this port are of"
+                    f" IPv{version}, and no network in it is: give one of"
+                    f" IPv{version}, or leave {name} out"
+                )
+
+    def _checkLimit(self, name: str) -> None:
+        """
+        Check that a port of this kind can have an option that sets limits.
+        """
+        if self.kind is PortKind.UNIX:
+            raise ValueError(
+                f"{self.description!r}: {name} is for TCP ports only, since clients of"
+                f" a Unix socket have no address: leave {name} out"
+            )
+        if self.kind is PortKind.UDP:
+            raise ValueError(
+                f"{self.description!r}: {name} is for TCP ports only: leave it out"
+            )
+        if self.shared:
+            raise ValueError(
+                f"{self.description!r}: {name} is not for --share, since workers accept"
+                f" on this port themselves: use --listen, or leave {name} out"
+            )
+
     def _checkOption(self, option: PortOption) -> None:
         """
         Check that a port of this kind can have an option.
         """
         name = option.name
+        if option.limit:
+            self._checkLimit(name)
+            return
         if name in ("reuseport", "balance") and not self.shared:
             raise ValueError(f"{self.description!r}: {name} is for --share")
         if name == "balance":

@@ -73,7 +73,8 @@ class ListenerSettings(ChannelSettings):
         ValueType("[NAME=]PORT"),
         "Listen on this [NAME=]PORT as well.",
         more="With this option, the argument PORT may be left out. A TCP port may have"
-        " options of its sockets, such as `80:nodelay=yes`.",
+        " options of its sockets, such as `80:nodelay=yes`, and limits of its clients,"
+        " such as `80:max-per-source=20`.",
         several=True,
     )
     share: tuple[str, ...] = option(

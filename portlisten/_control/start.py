@@ -17,9 +17,11 @@ from dataclasses import MISSING, asdict, dataclass, fields
 from types import UnionType
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
+from portlisten._config.port_options import readLimits
 from portlisten._config.settings import ListenerSettings
 from portlisten._control.convert import ControlError, parseObject
 from portlisten._model import Kind
+from portlisten.errors import BadDescription
 
 #: The version of the messages.
 VERSION = 1
@@ -49,6 +51,7 @@ class GivenPort:
         supervisor ends.
     @ivar balanced: whether workers leave clients to those that have fewer connections,
         if they accept on the port themselves.
+    @ivar limits: the limits of its clients, as L{writeLimits} writes them.
     """
 
     name: str
@@ -57,6 +60,7 @@ class GivenPort:
     sockets: int
     kept: bool = False
     balanced: bool = True
+    limits: str = ""
 
 
 @dataclass(frozen=True)
@@ -216,6 +220,10 @@ def _port(value: object, place: int) -> GivenPort:
         raise ControlError(
             f"port {place}: {port.sockets} sockets do not fit the kind {port.kind}"
         )
+    try:
+        readLimits(port.limits)
+    except BadDescription as error:
+        raise ControlError(f"port {place}: {error}") from None
     return port
 
 

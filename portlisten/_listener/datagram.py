@@ -36,6 +36,7 @@ from portlisten._listener.interfaces import IWire
 from portlisten._model import Port
 from portlisten._policy.complaints import Complaint
 from portlisten._policy.decisions import Reason
+from portlisten._policy.source_limits import Limits
 from portlisten._reactor.deadline import RunningTime
 from portlisten._reactor.log_limit import logLimit
 from portlisten._reactor.pause import Pause
@@ -143,11 +144,13 @@ class DatagramWire:
         ports: Sequence[Port],
         shared: Mapping[int, Sequence[socket]],
         balanced: Collection[int] = (),
+        limits: Mapping[int, Limits] = {},
     ) -> None:
         """
         See L{IWire}.  This wire has no shared ports.
         """
         paths.check(self._path)
+        self._limits = limits
 
     def start(self, connections: int, channels: int) -> None:
         """

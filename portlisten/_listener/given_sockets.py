@@ -24,6 +24,7 @@ from twisted.logger import Logger
 from zope.interface import implementer
 
 from portlisten import _kernel
+from portlisten._config.port_options import readLimits
 from portlisten._control.convert import ControlError
 from portlisten._control.messages import Request, Stop, StopAnswer
 from portlisten._control.server import ControlServer, Handler
@@ -409,4 +410,9 @@ def _port(place: int, port: GivenPort, sockets: list[socket.socket]) -> BoundPor
             f"the socket of port {place}, {port.address}, is bound to {bound.address}"
         )
     # The supervisor's own ports end with it.
-    return replace(bound, inherited=port.kept, balanced=port.balanced)
+    return replace(
+        bound,
+        inherited=port.kept,
+        balanced=port.balanced,
+        limits=readLimits(port.limits),
+    )

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from portlisten._handover.takeover import Transfer
     from portlisten._kernel import SharedMemory
     from portlisten._model import Port
+    from portlisten._policy.source_limits import Limits
     from portlisten._ports.binding import BoundPort
     from portlisten._wire.listener_session import News
 
@@ -97,6 +98,7 @@ class IWire(Interface):
         ports: Sequence[Port],
         shared: Mapping[int, Sequence[socket]],
         balanced: Collection[int] = (),
+        limits: Mapping[int, Limits] = {},
     ) -> None:
         """
         Bind what the wire needs, before privileges are dropped.
@@ -106,6 +108,7 @@ class IWire(Interface):
             They stay the caller's.  The caller keeps them open until L{stop} is done.
         @param balanced: the numbers of those whose workers leave clients to the workers
             that have fewer connections.
+        @param limits: the limits of clients, by the numbers of the ports that have any.
         @raise CannotBind: if that is impossible.  Nothing stays bound then.
         @raise PathError: likewise, because of the path.
         @raise OSError: likewise.

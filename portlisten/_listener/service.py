@@ -106,6 +106,11 @@ class ListenerService(CommandService):
                     for port, bound in zip(ports, self._bound, strict=True)
                     if port.kind is Kind.LISTENER and bound.balanced
                 },
+                {
+                    port.number: bound.limits
+                    for port, bound in zip(ports, self._bound, strict=True)
+                    if bound.limits is not None
+                },
             )
             undo.pop_all()
         # If privileges cannot be dropped, the service is never started.

@@ -114,6 +114,7 @@ class StreamWire:
         ports: Sequence[Port],
         shared: Mapping[int, Sequence[socket.socket]],
         balanced: Collection[int] = (),
+        limits: Mapping[int, Limits] = {},
     ) -> None:
         """
         See L{IWire}.
@@ -121,6 +122,7 @@ class StreamWire:
         self._hello = self._makeHello(ports)
         self._shared = shared
         self._balanced = balanced
+        self._limits = limits
         self._path = self._sockets.bindChannel()
         self._refusesDescriptors = _kernel.refuseDescriptors(self._path.socket)
         self._sockets.bindControl()

@@ -52,6 +52,12 @@ def parsePlace(description: str) -> Place:
         place = parsePort(text, BACKLOG)
     except NotPlain:
         place = text
+    else:
+        for name in place.options.limitNames:
+            raise BadDescription(
+                f"{description!r}: {name} is for ports whose connections are handed to"
+                f" workers: leave it out"
+            )
     for module, package in _NEEDED.items():
         if importlib.util.find_spec(module) is None:
             raise BadDescription(

@@ -15,6 +15,7 @@ from typing import Literal
 
 from portlisten import _kernel
 from portlisten._channel.paths import BoundPath
+from portlisten._config.port_options import countedNames
 from portlisten._config.ports import PortKind, PortSettings
 from portlisten._model import (
     Address,
@@ -23,6 +24,7 @@ from portlisten._model import (
     UnixAddress,
     describe,
 )
+from portlisten._policy.source_limits import Limits
 from portlisten._ports import locks
 from portlisten._ports.kept import KeptSockets
 from portlisten._ports.socket_options import CannotSet, openSocket, setAnew
@@ -45,6 +47,7 @@ class BoundPort:
     @ivar inherited: whether another process holds the sockets as well, and keeps them.
     @ivar stored: whether that process is the service manager, which has them in its
         descriptor store.
+    @ivar limits: the limits of its clients; L{None} if there are none.
     @ivar description: the text that it was bound by, without the name; empty if another
         process has bound it.
     @ivar giveBack: if this process has taken the path over from another one, and fails:
@@ -61,6 +64,7 @@ class BoundPort:
     inherited: bool = False
     stored: bool = False
     balanced: bool = True
+    limits: Limits | None = None
     description: str = ""
     giveBack: Callable[[], None] = lambda: None
     takeBack: Callable[[], None] = lambda: None
@@ -126,13 +130,19 @@ def changed(port: BoundPort, settings: PortSettings) -> BoundPort:
     """
     Describe a bound port anew, with another name, or another way to serve it.
 
-    @param port: its sockets belong to the result from now on.
+    @param port: its sockets belong to the result from now on, unless this raises.
+    @raise CannotBind: if its clients cannot have the limits.
     """
+    try:
+        _checkLimits(settings, port.socket)
+    except ValueError as error:
+        raise CannotBind(_explain(settings, error)) from None
     return replace(
         port,
         name=settings.name,
         kind=_kindOf(settings, port.sockets),
         balanced=settings.options.balanced,
+        limits=settings.limits,
         description=settings.description,
     )
 
@@ -303,6 +313,7 @@ def _takeInherited(
     sock = socket.socket(fileno=settings.descriptor)
     undo.callback(sock.detach)
     _checkInherited(sock, settings.shared)
+    _checkLimits(settings, sock)
     sock.set_inheritable(False)
     sock.setblocking(False)
     return [_describe(settings, [sock], inherited=True)]
@@ -331,6 +342,28 @@ def _checkInherited(sock: socket.socket, shared: bool) -> None:
         raise ValueError(
             "the inherited descriptor is a stream socket that does not listen: its"
             " socket unit should have Accept=no"
+        )
+
+
+def _checkLimits(settings: PortSettings, sock: socket.socket) -> None:
+    """
+    Check that the clients of a socket can have the limits of its port.  Nobody knows
+    before what another process has bound.
+
+    @raise ValueError: if they cannot.
+    """
+    names = settings.options.limitNames
+    if names and sock.family not in (socket.AF_INET, socket.AF_INET6):
+        raise ValueError(
+            "the inherited descriptor is a Unix socket, whose clients have no address:"
+            f" leave out {', '.join(names)}"
+        )
+    counted = countedNames(settings.limits)
+    if counted and sock.proto == _kernel.IPPROTO_MPTCP:
+        raise ValueError(
+            "the inherited descriptor is a socket of Multipath TCP, and the kernel does"
+            " not say which of its connections live: leave out"
+            f" {' and '.join(counted)}, or SocketProtocol=mptcp in its socket unit"
         )
 
 
@@ -442,6 +475,7 @@ def _describe(
         kind,
         inherited,
         balanced=settings.options.balanced,
+        limits=settings.limits,
         description=settings.description,
     )
 

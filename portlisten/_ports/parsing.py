@@ -51,8 +51,8 @@ def parse(description: str, backlog: int, shared: bool = False) -> PortSettings:
     a name and C{=} before it.
 
     A shared port may also be C{udp:} or C{udp6:}, with the options of Twisted's C{tcp:}
-    and C{tcp6:} except C{backlog}.  A port of TCP or UDP may have options of its
-    sockets, such as C{nodelay=yes}: see L{portlisten._config.port_options}.
+    and C{tcp6:} except C{backlog}.  A port of TCP or UDP may have options, such as
+    C{nodelay=yes} or C{max-per-source=20}: see L{portlisten._config.port_options}.
 
     @param backlog: for a description that has no backlog of its own.
     @param shared: whether workers get the port's sockets, and not its connections.

@@ -23,6 +23,7 @@ from twisted.python.failure import Failure
 
 from portlisten import _kernel
 from portlisten._channel.transport import ChannelTransport
+from portlisten._config.port_options import writeLimits
 from portlisten._config.settings import ListenerSettings
 from portlisten._control.convert import ControlError, Refusal
 from portlisten._control.messages import Answer, Request, encodeRequest, parseAnswer
@@ -136,6 +137,7 @@ class ListenerLink(Protocol):
                     len(port.sockets),
                     port.inherited,
                     port.balanced,
+                    writeLimits(port.limits),
                 )
                 for port in ports
             ),

@@ -348,11 +348,16 @@ def _changed(
 ) -> BoundPort:
     """
     Describe a port that stays bound as the file does now.
+
+    @raise Failed: if it cannot be so.
     """
     wanted = changes.get(_asInFile(port))
     if wanted is None:
         return port
-    return changed(port, parse(str(wanted), backlog, wanted.shared))
+    try:
+        return changed(port, parse(str(wanted), backlog, wanted.shared))
+    except CannotBind as error:
+        raise Failed(f"{wanted.key}: {error}; nothing has changed") from None
 
 
 def _withoutPlace(wanted: RunSettings) -> dict[str, Any]:

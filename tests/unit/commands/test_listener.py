@@ -19,12 +19,12 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
 from portlisten import _kernel
-from portlisten._commands.listener import Options, makeService
+from portlisten._commands.listener import Options, makeService, parsePorts
 from portlisten._config.ports import PortSettings
 from portlisten._listener.access import Access, accessFor
 from portlisten._listener.service import ListenerService
 from portlisten._ports import parsing
-from tests.support.commands import commandRefusal
+from tests.support.commands import assertOneLine, commandRefusal
 from tests.support.listeners import ListenerTestCase, parse
 
 
@@ -211,6 +211,21 @@ class OptionsTests(SynchronousTestCase):
         self.assertIn(
             "--allow-user: the user 'no such' does not exist",
             self.refusal("--allow-user=no such", "80", "path"),
+        )
+
+    def test_limits(self) -> None:
+        """
+        With the wire of 2002, only some limits are possible.
+        """
+        for name in ("max=5", "max-per-source=5", "fair=yes", "rate=5/s:beyond=wait"):
+            port = f"http=80:{name}"
+            options = parse("--wire=datagram", f"--listen={port}", "path")
+            exit = self.assertRaises(SystemExit, makeService, options)
+            self.assertIn("with the wire datagram, ", str(exit.code))
+            self.assertIn(f"'80:{name}': ", str(exit.code))
+            assertOneLine(self, "portlisten", str(exit.code))
+        parsePorts(
+            parse("--wire=datagram", "80:rate-per-source=5/s", "path").settings(), 5
         )
 
     def test_help(self) -> None:

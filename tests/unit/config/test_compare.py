@@ -160,6 +160,51 @@ class CompareTests(SynchronousTestCase):
         self.assertFalse(same.listener)
         self.assertEqual(same.lines, ())
 
+    def test_limits(self) -> None:
+        """
+        The listener that is started anew has other limits, and its port stays bound.
+        """
+        for old, new, lines in (
+            (
+                "80",
+                "80:max-per-source=5:deny=10.0.0.0/8,192.0.2.7",
+                [
+                    "max-per-source none -> 5",
+                    "deny none -> 10.0.0.0/8,192.0.2.7",
+                    "fair no -> yes",
+                ],
+            ),
+            (
+                "80:rate=20/s:source-prefix=24:fair=yes",
+                "80:rate=30/m burst 5:beyond=wait",
+                [
+                    "rate 20/s burst 20 -> 30/m burst 5",
+                    "beyond reset -> wait",
+                    "fair yes -> no",
+                    "source-prefix 24 -> 32",
+                ],
+            ),
+            ("80:max=5", "80", ["max 5 -> none"]),
+            (
+                "systemd:domain=INET:index=0",
+                "systemd:domain=INET:index=0:max=5",
+                ["max none -> 5"],
+            ),
+        ):
+            plan = self.plan(
+                run(listen=(f"http={old}",)),
+                run(listen=(f"http={new}",)),
+                *(f"port http={new}: {line}" for line in lines),
+                "the listener is started anew",
+            )
+            self.assertTrue(plan.listener)
+            self.assertEqual((plan.added, plan.removed, len(plan.kept)), ((), (), 1))
+        same = self.plan(
+            run(listen=("http=80:max=5",)),
+            run(listen=("http=80:max=5:beyond=reset:fair=no",)),
+        )
+        self.assertFalse(same.listener)
+
     def test_listener(self) -> None:
         """
         Each option of the listener that changes is named, with both values.

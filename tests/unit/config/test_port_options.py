@@ -15,12 +15,12 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from portlisten._config.port_options import (
     MAXIMUM_DEFER,
-    MAXIMUM_KEEPALIVE,
     MAXIMUM_REUSEPORT,
     PORT_OPTIONS,
     PortOptions,
     separate,
 )
+from portlisten._config.port_values import MAXIMUM_KEEPALIVE
 from portlisten.errors import BadDescription
 
 DEVICES = st.text(
@@ -40,6 +40,11 @@ OPTIONS = st.builds(
     device=st.none() | DEVICES,
     balance=st.none() | st.booleans(),
 )
+
+#: The options of the sockets of a port.
+SOCKET_OPTIONS = {
+    name: option for name, option in PORT_OPTIONS.items() if not option.limit
+}
 
 #: Parts of descriptions that are no options of L{PortOptions}.
 OTHERS = st.sampled_from(
@@ -124,7 +129,7 @@ class SeparateTests(SynchronousTestCase):
         """
         An option may be given once.
         """
-        for option in PORT_OPTIONS:
+        for option in SOCKET_OPTIONS:
             text = "2" if option in ("reuseport", "defer") else "no"
             self.assertBad(
                 f"80:{option}={text}:{option}={text}", f" has {option} twice"
@@ -178,7 +183,8 @@ class PortOptionsTests(SynchronousTestCase):
         Each option that a description may have is a field.  None is given by default.
         """
         self.assertEqual(
-            {field.name for field in fields(PortOptions)}, set(PORT_OPTIONS)
+            {field.name for field in fields(PortOptions)},
+            {option.field for option in PORT_OPTIONS.values()},
         )
         self.assertEqual(PortOptions().given, [])
 
@@ -240,7 +246,7 @@ class DocumentedTests(SynchronousTestCase):
                 "TCP, UDP" if option.datagrams else "TCP",
                 re.findall(r"\w+=\w*", option.unit),
             )
-            for option in PORT_OPTIONS.values()
+            for option in SOCKET_OPTIONS.values()
         }
         expected["reuseport=N"] = ("TCP, with `--share`", [])
         expected["balance=yes|no"] = ("TCP, Unix, with `--share`", [])

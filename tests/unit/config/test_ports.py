@@ -9,7 +9,7 @@ from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from portlisten._config.port_options import PORT_OPTIONS, PortOptions
+from portlisten._config.port_options import LIMIT_OPTIONS, PORT_OPTIONS, PortOptions
 from portlisten._config.ports import PortKind, PortSettings
 
 
@@ -128,7 +128,8 @@ class PortSettingsTests(SynchronousTestCase):
             freebind=True,
             device="eth0",
         )
-        self.assertEqual(len(options.given), len(PORT_OPTIONS) - 2)
+        own = len(PORT_OPTIONS) - len(LIMIT_OPTIONS)
+        self.assertEqual(len(options.given), own - 2)
         for kind in (PortKind.NUMBER, PortKind.TCP):
             for shared in (False, True):
                 PortSettings(kind, "it", shared=shared, options=options)

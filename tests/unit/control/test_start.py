@@ -43,7 +43,7 @@ SETTINGS = ListenerSettings(
     grace=4.0,
 )
 PORTS = (
-    GivenPort("http", "CONNECTIONS", "tcp:192.0.2.1:80", 1, kept=True),
+    GivenPort("http", "CONNECTIONS", "tcp:192.0.2.1:80", 1, kept=True, limits="max=5"),
     GivenPort("", "GROUP", "tcp:192.0.2.1:81", 3),
     GivenPort("dns", "DATAGRAMS", "udp:192.0.2.1:53", 1),
 )
@@ -145,6 +145,8 @@ class StartTests(SynchronousTestCase):
             (self.port(sockets=0), "0 sockets do not fit the kind CONNECTIONS"),
             (self.port(sockets=2), "2 sockets do not fit the kind CONNECTIONS"),
             (self.port(sockets=True), "sockets has a wrong type"),
+            (self.port(limits=5), "limits has a wrong type"),
+            (self.port(limits="max=0"), "port 0: '0:max=0': max: 0 is not a whole"),
             (self.changed(channel=0), "the channel must come after the ports"),
             (self.changed(channel="5"), "the channel must come after the ports"),
         ]:

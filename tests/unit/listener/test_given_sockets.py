@@ -30,6 +30,7 @@ from portlisten._listener import given_sockets
 from portlisten._listener.given_sockets import GivenSockets, receiveStart
 from portlisten._listener.making import makeListener
 from portlisten._model import Kind
+from portlisten._policy.source_limits import Limits, Rate
 from portlisten._ports.binding import boundElsewhere
 from portlisten._process import exits
 from tests.support.channels import aMoment, eventually, inReactor
@@ -226,6 +227,7 @@ class ReceiveStartTests(SynchronousTestCase):
                     "address": f"tcp:127.0.0.1:{number}",
                     "sockets": 1,
                     "kept": True,
+                    "limits": "rate=5/s burst 9",
                 },
                 {
                     "name": "",
@@ -270,6 +272,8 @@ class ReceiveStartTests(SynchronousTestCase):
         self.assertEqual(http.socket.getsockname(), self.tcp.getsockname())
         self.assertEqual(dns.socket.getsockname(), self.udp.getsockname())
         self.assertEqual((http.inherited, dns.inherited), (True, False))
+        self.assertEqual(http.limits, Limits(rate=Rate(5.0, 9), fair=False))
+        self.assertIsNone(dns.limits)
         self.assertEqual(http.socket.gettimeout(), 0)
         path = given.bindChannel()
         self.assertFalse(path.remove())

@@ -23,6 +23,7 @@ from portlisten._commands.listener import makeService
 from portlisten._listener import dispatcher
 from portlisten._listener import service as listenerService
 from portlisten._model import Kind
+from portlisten._policy.source_limits import Limits, Rate
 from portlisten._process import exits
 from portlisten._wire import codec
 from portlisten._wire.frames import (
@@ -38,6 +39,8 @@ from tests.support.addresses import internet
 from tests.support.channels import PATIENCE, aMoment, eventually, texts
 from tests.support.descriptors import descriptors
 from tests.support.listeners import UDP, ListenerTestCase, parse
+
+LOCAL = "tcp:0:interface=127.0.0.1"
 
 
 class LimitsTests(SynchronousTestCase):
@@ -316,6 +319,27 @@ class StartTests(ListenerTestCase):
         self.patch(codec, "MAXIMUM_PAYLOAD", 30)
         reason = self.failure("--listen", "tcp:0:interface=127.0.0.1")
         self.assertIn("2 ports are more than a listener can tell", reason)
+
+
+class PortLimitsTests(ListenerTestCase):
+    """
+    The limits of ports.
+    """
+
+    async def test_given(self) -> None:
+        """
+        The wire gets the limits of each port that has any, by its number.
+        """
+        for wire in ("stream", "datagram"):
+            self.start(
+                f"--wire={wire}",
+                f"--listen=b={LOCAL}:rate=5/s",
+                port=f"a={LOCAL}",
+            )
+            self.assertEqual(
+                self.service._wire._limits, {1: Limits(rate=Rate(5.0, 5), fair=False)}
+            )
+            await self.service.stopService()
 
 
 class ShareTests(ListenerTestCase):

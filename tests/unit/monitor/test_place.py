@@ -37,6 +37,17 @@ class PlaceTests(SynchronousTestCase):
         ):
             self.assertIsInstance(parsePlace(description), PortSettings)
 
+    def test_limits(self) -> None:
+        """
+        The monitor hands nothing to workers, and has no limits.
+        """
+        error = self.assertRaises(BadDescription, parsePlace, "9100:max=5")
+        self.assertEqual(
+            str(error),
+            "'9100:max=5': max is for ports whose connections are handed to workers:"
+            " leave it out",
+        )
+
     def test_notPassed(self) -> None:
         """
         A socket of systemd's must have been passed.

@@ -16,8 +16,9 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from portlisten._config.ports import PortKind, PortSettings
 from portlisten._model import InternetAddress, Kind, UnixAddress
+from portlisten._policy.source_limits import Limits
 from portlisten._ports import binding
-from portlisten._ports.binding import BoundPort, bind
+from portlisten._ports.binding import BoundPort, bind, changed
 from portlisten._ports.parsing import parse
 from portlisten.errors import CannotBind
 from tests.support.addresses import internet
@@ -603,6 +604,23 @@ class SharedBindTests(SynchronousTestCase):
         (port,) = self.bind("dns=systemd:domain=INET:name=dns")
         self.assertEqual(port.kind, Kind.DATAGRAMS)
         self.assertEqual(internet(port.address).port, sock.getsockname()[1])
+
+
+class LimitsTests(SynchronousTestCase):
+    """
+    The limits of ports.
+    """
+
+    def test_bound(self) -> None:
+        """
+        Each port of a description has its limits, and loses them with another one.
+        """
+        watchDescriptors(self)
+        ports = bind(parse("0:max=5", 5))
+        for port in ports:
+            self.addCleanup(port.close)
+            self.assertEqual(port.limits, Limits(most=5, fair=False))
+            self.assertIsNone(changed(port, parse("0", 5)).limits)
 
 
 class BindTests(SynchronousTestCase):

@@ -17,7 +17,8 @@ from twisted.trial.unittest import SkipTest, SynchronousTestCase
 from portlisten._config.ports import PortSettings
 from portlisten._kernel import IPPROTO_MPTCP
 from portlisten._model import InternetAddress, Kind, UnixAddress
-from portlisten._ports.binding import BoundPort, bind
+from portlisten._policy.source_limits import Limits
+from portlisten._ports.binding import BoundPort, bind, changed
 from portlisten._ports.parsing import parse
 from portlisten.errors import CannotBind
 from tests.support.addresses import internet
@@ -46,17 +47,20 @@ class InheritedPortTests(SynchronousTestCase):
         sock.listen(3)
         return sock
 
-    def inherit(self, sock: socket.socket, domain: str = "INET") -> PortSettings:
+    def inherit(
+        self, sock: socket.socket, domain: str = "INET", options: str = ""
+    ) -> PortSettings:
         """
         Have the same socket passed by systemd.
 
+        @param options: the options of the port.
         @return: the port that it becomes.
         """
         self.descriptor = os.dup(sock.fileno())
         os.set_inheritable(self.descriptor, True)
         passed = ListenFDs([self.descriptor], ["web"])
         self.patch(endpoints._SystemdParser, "_sddaemon", passed)
-        return parse(f"systemd:domain={domain}:name=web", 77)
+        return parse(f"systemd:domain={domain}:name=web{options}", 77)
 
     def bind(self, sock: socket.socket, domain: str = "INET") -> BoundPort:
         """
@@ -100,6 +104,52 @@ class InheritedPortTests(SynchronousTestCase):
         It does not block.
         """
         self.assertRaises(BlockingIOError, self.bind(self.tcp()).socket.accept)
+
+    def test_limits(self) -> None:
+        """
+        A TCP socket may have limits.
+        """
+        (port,) = bind(self.inherit(self.tcp(), options=":max-per-source=3"))
+        self.addCleanup(port.socket.close)
+        self.assertEqual(port.limits, Limits(maxPerSource=3))
+        (wanted,) = (self.inherit(self.tcp(), options=":max=4"),)
+        os.close(self.descriptor)
+        self.assertEqual(changed(port, wanted).limits, Limits(most=4, fair=False))
+
+    def test_limitsOfUnix(self) -> None:
+        """
+        A Unix socket can have none, at the start and at a reload.
+        """
+        sock = self.unix("")
+        wanted = self.inherit(sock, "UNIX", ":max-per-source=3:deny=192.0.2.7")
+        reason = (
+            f"cannot listen on {wanted}: the inherited descriptor is a Unix socket,"
+            " whose clients have no address: leave out max-per-source, deny"
+        )
+        error = self.assertRaises(CannotBind, bind, wanted)
+        self.assertEqual(str(error), reason)
+        os.close(self.descriptor)
+        port = self.bind(sock, "UNIX")
+        error = self.assertRaises(CannotBind, changed, port, wanted)
+        self.assertEqual(str(error), reason)
+
+    def test_limitsOfMultipath(self) -> None:
+        """
+        A socket of Multipath TCP can have limits that count nothing that lives.
+        """
+        try:
+            sock = socket.socket(proto=IPPROTO_MPTCP)
+        except OSError:
+            raise SkipTest("this host has no Multipath TCP") from None
+        self.listen(sock, ("127.0.0.1", 0))
+        wanted = self.inherit(sock, options=":max-per-source=3:max=5:rate=5/s")
+        error = self.assertRaises(CannotBind, bind, wanted)
+        self.assertIn(
+            "leave out max-per-source and max, or SocketProtocol=mptcp", str(error)
+        )
+        os.close(self.descriptor)
+        (port,) = bind(self.inherit(sock, options=":rate=5/s"))
+        self.addCleanup(port.socket.close)
 
     def test_notInherited(self) -> None:
         """

@@ -297,7 +297,9 @@ class OptionsTests(SynchronousTestCase):
         self.assertBad(
             "80:nodely=yes",
             "'80:nodely=yes' is no endpoint description: the options of a number are"
-            " reuseport, nodelay, keepalive, defer, mptcp, freebind, device, balance",
+            " reuseport, nodelay, keepalive, defer, mptcp, freebind, device, balance,"
+            " max-per-source, rate-per-source, max, rate, allow, deny, beyond, fair,"
+            " source-prefix, source-prefix6, proxy-from",
         )
         for description, meant in (
             ("80:backlog=7", "tcp:80:backlog=7"),

@@ -68,7 +68,7 @@ class LinkTestCase(TestCase):
         """
         Send a start message with one port.
         """
-        ports = bind(parse("http=tcp:0:interface=127.0.0.1", 5))
+        ports = bind(parse("http=tcp:0:interface=127.0.0.1:max-per-source=7", 5))
         with socket.socket(socket.AF_UNIX) as channel:
             self.link.sendStart(SETTINGS, ports, channel)
         for port in ports:
@@ -131,6 +131,7 @@ class StartTests(LinkTestCase):
         self.assertEqual(
             (port.name, port.kind, port.sockets), ("http", "CONNECTIONS", 1)
         )
+        self.assertEqual(port.limits, "max-per-source=7")
         self.assertTrue(port.address.startswith("tcp:127.0.0.1:"))
         self.assertEqual((message.channel, len(descriptors)), (1, 2))
         self.assertEqual(self.started, [])

@@ -11,7 +11,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from twisted.internet import endpoints
 from twisted.internet.defer import Deferred, succeed
+from twisted.python.systemd import ListenFDs
 from twisted.trial.unittest import SynchronousTestCase
 
 from portlisten import _kernel
@@ -23,6 +25,7 @@ from portlisten._control.convert import ControlError
 from portlisten._control.status import Progress
 from portlisten._model import Kind
 from portlisten._monitor.host import BoundPlace
+from portlisten._policy.source_limits import Limits
 from portlisten._ports.binding import BoundPort, bind
 from portlisten._ports.parsing import parse
 from portlisten._ports.stored import stored, unstored
@@ -532,6 +535,49 @@ class PortsTests(ReloadTestCase):
         self.assertEqual(self.listener.replaced, [])
         self.assertTrue(http.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
         self.assertEqual(self.reloads.compare("").lines, (NOTHING,))
+
+    def test_limits(self) -> None:
+        """
+        With other limits, the listener is replaced, and the port stays open.
+        """
+        http, _ = self.running.ports
+        client = self.connect(http)
+        listen = (f"http={HTTP}:max-per-source=5", f"old={OLD}")
+        self.done(self.reload(self.file(self.web, listen=listen)))
+        ((_, (port, other)),) = self.listener.replaced
+        self.assertIs(port.sockets, http.sockets)
+        self.assertEqual(port.limits, Limits(maxPerSource=5))
+        self.assertIsNone(other.limits)
+        client.close()
+
+    def test_limitsOfUnix(self) -> None:
+        """
+        A Unix socket that systemd has bound gets no limits.
+        """
+        path = os.path.relpath(self.mktemp())
+        sock = socket.socket(socket.AF_UNIX)
+        self.addCleanup(sock.close)
+        sock.bind(path)
+        sock.listen()
+        passed = ListenFDs([os.dup(sock.fileno())], ["web"])
+        self.patch(endpoints._SystemdParser, "_sddaemon", passed)
+        text = "systemd:domain=UNIX:name=web"
+        ports = bind(parse(f"unix={text}", 5))
+        self.running.ports += ports
+        old = self.running.settings
+        listen = (f"http={HTTP}", f"old={OLD}")
+        self.running.settings = replace(
+            old, listener=replace(old.listener, listen=(*listen, f"unix={text}"))
+        )
+        id = self.reload(self.file(self.web, listen=(*listen, f"unix={text}:max=5")))
+        progress = self.progress(id)
+        self.assertEqual(
+            progress.error,
+            f"ports.unix.listen: cannot listen on {text}:max=5: the inherited"
+            " descriptor is a Unix socket, whose clients have no address: leave out"
+            " max; nothing has changed",
+        )
+        self.assertEqual(self.listener.replaced, [])
 
 
 class StoredTests(ReloadTestCase):
