@@ -60,6 +60,7 @@ EVENTS = {
     "port-closed": "A port is closed.",
     "port-option-failed": "An option of a port cannot be set.",
     "silence-unknown": "The kernel cannot say whether clients have spoken.",
+    "header-unknown": "The kernel cannot say whether PROXY headers have come.",
     "kernel-lacks": "The kernel lacks a feature.",
     "path-locked": "Another process has locked the path of the channel.",
     "control-limited": "The control socket is missing, or some cannot use it.",

@@ -19,6 +19,8 @@ _SOMETHING = select.POLLIN | select.POLLPRI | select.POLLRDHUP
 _SOMETHING_ONCE = (
     select.EPOLLIN | select.EPOLLPRI | select.EPOLLRDHUP | select.EPOLLONESHOT
 )
+# With EPOLLET, each arrival is reported, though nothing is read: epoll(7).
+_EACH_ARRIVAL = select.EPOLLIN | select.EPOLLPRI | select.EPOLLRDHUP | select.EPOLLET
 _ENDED = select.EPOLLHUP | select.EPOLLERR
 
 
@@ -72,14 +74,16 @@ class FirstBytes:
         """
         return self._epoll.fileno()
 
-    def add(self, descriptor: int) -> None:
+    def add(self, descriptor: int, again: bool = False) -> None:
         """
         Watch a connection.  The descriptor stays the caller's.
 
+        @param again: whether it is reported each time that more comes, and not just
+            once.
         @raise OSError: if that is impossible, as for lack of memory, or if the user has
             C{fs.epoll.max_user_watches} watches.
         """
-        self._epoll.register(descriptor, _SOMETHING_ONCE)
+        self._epoll.register(descriptor, _EACH_ARRIVAL if again else _SOMETHING_ONCE)
 
     def remove(self, descriptor: int) -> None:
         """
@@ -93,7 +97,8 @@ class FirstBytes:
     def come(self) -> list[tuple[int, bool]]:
         """
         Find the connections of whose clients something has come.  They are still
-        watched for the kernel, but are not reported again: remove them.
+        watched for the kernel: remove them.  Unless L{add} was told otherwise, they are
+        not reported again.
 
         @return: their descriptors; and for each, whether both sides of the connection
             have ended, or it has an error.

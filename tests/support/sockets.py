@@ -14,6 +14,7 @@ from typing import Any
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
 from portlisten._kernel import IPPROTO_MPTCP
+from portlisten._kernel.first_bytes import HasDescriptor
 
 LOOPBACK = {socket.AF_INET: "127.0.0.1", socket.AF_INET6: "::1"}
 
@@ -117,7 +118,7 @@ def duplicate(test: SynchronousTestCase, sock: socket.socket) -> socket.socket:
     return copy
 
 
-def arrived(sock: socket.socket, event: int = select.POLLIN) -> None:
+def arrived(sock: HasDescriptor, event: int = select.POLLIN) -> None:
     """
     Wait for the bytes that the other end has sent.
     """

@@ -112,6 +112,20 @@ class FirstBytesTests(SynchronousTestCase):
         self.assertFalse(self.isReadable())
         self.assertEqual(self.firstBytes.come(), [])
 
+    def test_again(self) -> None:
+        """
+        If that is asked for, each arrival is reported once, though nothing is read.
+        """
+        client, accepted = connection(self)
+        self.firstBytes.add(accepted.fileno(), again=True)
+        for data in (b"x", b"y", b"z"):
+            client.send(data)
+            self.assertEqual(self.come(), [(accepted.fileno(), False)])
+            self.assertFalse(self.isReadable())
+            self.assertEqual(self.firstBytes.come(), [])
+        reset(client)
+        self.assertEqual(self.come(), [(accepted.fileno(), True)])
+
     def test_earlier(self) -> None:
         """
         A connection is reported as well if something came before it was watched.
