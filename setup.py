@@ -90,6 +90,8 @@ setup(
                 "docs/man/portlisten-as-port.1",
                 "docs/man/portlisten-check.1",
                 "docs/man/portlisten-drain.1",
+                "docs/man/portlisten-deny.1",
+                "docs/man/portlisten-allow.1",
                 "docs/man/portlisten-pause.1",
                 "docs/man/portlisten-resume.1",
                 "docs/man/portlisten-undrain.1",

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from portlisten._commands import (
     as_port,
     check,
+    deny,
     drain,
     each,
     execute,
@@ -224,6 +225,27 @@ PAGES = [
         " listener cannot be asked, or the arguments are wrong. 130 after SIGINT.",
         {"SIGINT": "The command exits. The workers stay drained."},
         "portlisten-undrain(1), portlisten(8)",
+    ),
+    Page(
+        "portlisten-deny",
+        1,
+        "reset new connections of an address, or list these addresses",
+        deny.DenyOptions,
+        "0 if the addresses are denied, or listed. 2 if the listener cannot be asked,"
+        " or the arguments are wrong.",
+        {},
+        "portlisten-allow(1), portlisten-status(1), portlisten(8), fail2ban(1)",
+    ),
+    Page(
+        "portlisten-allow",
+        1,
+        "let clients of an address come in again",
+        deny.AllowOptions,
+        "0 if the addresses are not denied. 1 if one is still denied, by the settings"
+        " or as a part of a larger network. 2 if the listener cannot be asked, or the"
+        " arguments are wrong.",
+        {},
+        "portlisten-deny(1), portlisten(8)",
     ),
     Page(
         "portlisten-pause",

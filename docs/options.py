@@ -22,6 +22,7 @@ from portlisten._config.options import Option, Settings, optionsOf
 from portlisten._config.settings import (
     AsPortSettings,
     CheckSettings,
+    DenySettings,
     DrainSettings,
     EachSettings,
     ExecSettings,
@@ -153,6 +154,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "upgrade": lambda: commandTable(UpgradeSettings),
     "stop": lambda: commandTable(StopSettings),
     "drain": lambda: commandTable(DrainSettings),
+    "deny": lambda: commandTable(DenySettings),
     "pause": lambda: commandTable(PauseSettings),
     "undrain": lambda: commandTable(UndrainSettings),
     "run": lambda: commandTable(RunCommandSettings),

@@ -14,6 +14,7 @@ from twisted.python.usage import UsageError
 
 from portlisten._commands.as_port import AsPortOptions
 from portlisten._commands.check import CheckOptions
+from portlisten._commands.deny import AllowOptions, DenyOptions
 from portlisten._commands.drain import DrainOptions, UndrainOptions
 from portlisten._commands.each import EachOptions
 from portlisten._commands.execute import ExecOptions
@@ -59,6 +60,8 @@ class Options(UsageOptions):
         ],
         ["pause", None, PauseOptions, "Let load balancers send clients elsewhere."],
         ["resume", None, ResumeOptions, "Let load balancers send clients here again."],
+        ["deny", None, DenyOptions, "Reset clients of an address, or list these."],
+        ["allow", None, AllowOptions, "Let clients of an address come in again."],
         ["drain", None, DrainOptions, "Let workers finish what they serve."],
         ["undrain", None, UndrainOptions, "Let drained workers serve again."],
     ]

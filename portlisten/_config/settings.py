@@ -24,6 +24,7 @@ from portlisten._config.options import (
 )
 from portlisten._config.values import (
     Choice,
+    Duration,
     File,
     FileOrNone,
     First,
@@ -618,6 +619,34 @@ class PauseSettings(TargetSettings):
     """
 
     quiet: bool = option(False, Flag(), "Write only errors.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AllowSettings(TargetSettings):
+    """
+    The settings of C{portlisten allow}.
+
+    @ivar networks: addresses and networks.
+    """
+
+    networks: tuple[str, ...]
+    quiet: bool = option(False, Flag(), "Write only errors.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DenySettings(AllowSettings):
+    """
+    The settings of C{portlisten deny}.
+    """
+
+    seconds: float | None = option(
+        None,
+        Duration(),
+        "For how long ADDRESS is denied, such as 90s, 10m, 2h or 1d. A number without a"
+        " unit is in seconds. Without this option, it is denied until it is allowed, or"
+        " the listener ends.",
+        name="for",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -219,6 +219,49 @@ def seconds(minimum: float) -> Number:
     return Number("SECONDS", float, minimum)
 
 
+#: How many seconds the units of a duration have.
+UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+@dataclass(frozen=True)
+class Duration(ValueType):
+    """
+    A duration, such as 90, 90s, 10m, 2h or 1d.  The value is the seconds, a number
+    above 0.
+    """
+
+    metavar: str = "TIME"
+
+    def parse(self, text: str) -> float:
+        """
+        See L{ValueType.parse}.
+        """
+        unit = text[-1:]
+        number = text[:-1] if unit in UNITS else text
+        try:
+            # float() knows more, such as 1_0, 1e3 and inf.
+            value = float(number) if set(number) <= set("0123456789.") else 0.0
+        except ValueError:
+            value = 0.0
+        seconds = value * UNITS.get(unit, 1)
+        if not 0 < seconds < math.inf:
+            raise ValueError(f"{text!r} is no time such as 90s, 10m, 2h or 1d")
+        return seconds
+
+    def check(self, value: Any) -> None:
+        """
+        See L{ValueType.check}.
+        """
+        if value is not None and not 0 < value < math.inf:
+            raise ValueError(f"{value!r} is no number of seconds above 0")
+
+    def write(self, value: Any) -> str:
+        """
+        See L{ValueType.write}.
+        """
+        return f"{value:g}s"
+
+
 class Count(Number):
     """
     A whole number in a range.

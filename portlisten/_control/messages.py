@@ -25,6 +25,7 @@ from portlisten._control.convert import (
     toJSON,
 )
 from portlisten._control.status import (
+    DenialStatus,
     ListenerStatus,
     Progress,
     SupervisorStatus,
@@ -36,6 +37,9 @@ VERSION = 1
 
 #: How many bytes the line of a request may have.
 MAXIMUM_REQUEST_BYTES = 65536
+
+#: How many denied networks an answer lists: its line must fit the supervisor's limit.
+MAXIMUM_LISTED = 20000
 
 #: How many characters of the reason of a refusal count.
 MAXIMUM_REASON = 2000
@@ -175,6 +179,47 @@ class PauseAnswer(_PlainAnswer):
 
     paused: bool
     metrics: str = ""
+
+
+@dataclass(frozen=True)
+class DenialsAnswer(_PlainAnswer):
+    """
+    The networks that operators have denied.
+
+    @ivar count: how many there are.
+    @ivar networks: those that the request names, or of all those that were denied last,
+        L{MAXIMUM_LISTED} at the most.
+    """
+
+    count: int
+    networks: tuple[DenialStatus, ...] = ()
+
+
+@dataclass(frozen=True)
+class Allowed:
+    """
+    What became of a network that was to be allowed.
+
+    @ivar network: the network.
+    @ivar wasDenied: whether an operator had denied it.
+    @ivar deniedBy: the denied network that contains it, so that it is still denied; or
+        empty.
+    @ivar bySettings: whether the settings deny that one.  If not, an operator did.
+    """
+
+    network: str
+    wasDenied: bool
+    deniedBy: str = ""
+    bySettings: bool = False
+
+
+@dataclass(frozen=True)
+class AllowAnswer(_PlainAnswer):
+    """
+    What became of the networks that were to be allowed, in their order.
+    """
+
+    networks: tuple[Allowed, ...]
 
 
 @dataclass(frozen=True)
@@ -370,6 +415,47 @@ class Resume(Request):
 
 
 @dataclass(frozen=True)
+class Deny(Request):
+    """
+    Deny the clients of some networks on all ports.  If one is denied already, the new
+    time counts.
+
+    @ivar networks: addresses and networks.
+    @ivar seconds: for how many seconds, a number above 0; if it is missing, until
+        L{Allow}.
+    """
+
+    COMMAND = "deny"
+    ANSWER = DenialsAnswer
+    MAY_BE_EMPTY = frozenset(["seconds"])
+    networks: tuple[str, ...]
+    seconds: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Allow(Request):
+    """
+    Undo L{Deny}.  To allow a network that is not denied changes nothing.
+
+    @ivar networks: addresses and networks, as they were denied.
+    """
+
+    COMMAND = "allow"
+    ANSWER = AllowAnswer
+    networks: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class ListDenials(Request):
+    """
+    List the networks that operators have denied.
+    """
+
+    COMMAND = "denials"
+    ANSWER = DenialsAnswer
+
+
+@dataclass(frozen=True)
 class Replace(Request):
     """
     Hand over to another listener, which asks.  The connection then belongs to the
@@ -399,6 +485,9 @@ REQUESTS: dict[str, type[Request]] = {
         Stop,
         Pause,
         Resume,
+        Deny,
+        Allow,
+        ListDenials,
         Replace,
     )
 }

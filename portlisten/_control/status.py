@@ -126,6 +126,8 @@ class QueueStatus:
         those of L{ListenerStatus}.  C{revoked} is missing: a worker may serve several
         names.
     @ivar claimTimes: how long they waited until a worker claimed them.
+    @ivar limited: how many connections the limits of these ports kept out since the
+        start, by the reason.
     """
 
     name: str
@@ -136,6 +138,52 @@ class QueueStatus:
     workers: int
     counters: dict[str, int] = field(default_factory=dict)
     claimTimes: ClaimTimes = ClaimTimes()
+    limited: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class SourceStatus:
+    """
+    The clients of one source: an address, or a network of the length that the port's
+    limits say.
+
+    @ivar source: the address, or the network.
+    @ivar connections: how many connections it has.
+    @ivar waiting: how many of them wait for a worker.
+    @ivar refused: how many connections the limits kept out, as far as it is known.
+    """
+
+    source: str
+    connections: int
+    waiting: int
+    refused: int
+
+
+@dataclass(frozen=True)
+class DenialStatus:
+    """
+    A network that an operator has denied.
+
+    @ivar network: the address, or the network.
+    @ivar seconds: for how long it is still denied; L{None} for as long as nobody allows
+        it.
+    """
+
+    network: str
+    seconds: float | None = None
+
+
+@dataclass(frozen=True)
+class DeniedStatus:
+    """
+    The networks that an operator has denied.
+
+    @ivar count: how many there are.
+    @ivar networks: some of them, those that were denied last first.
+    """
+
+    count: int = 0
+    networks: tuple[DenialStatus, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -189,6 +237,9 @@ class ListenerStatus:
     @ivar paused: whether an operator has paused it: it accepts, and its health says
         that it does not.
     @ivar claimTimes: how long connections waited until a worker claimed them.
+    @ivar sources: the sources that have the most connections, if a port has limits of
+        sources.
+    @ivar denied: the networks that an operator has denied.
     """
 
     version: str
@@ -204,6 +255,8 @@ class ListenerStatus:
     held: dict[str, int] = field(default_factory=dict)
     paused: bool = False
     claimTimes: ClaimTimes = ClaimTimes()
+    sources: tuple[SourceStatus, ...] = ()
+    denied: DeniedStatus = DeniedStatus()
 
 
 class ProcessState(Enum):

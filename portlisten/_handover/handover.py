@@ -26,7 +26,7 @@ import select
 import socket
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any
 from typing import Protocol as Contract
@@ -47,6 +47,7 @@ from portlisten._control.messages import (
     encodeError,
 )
 from portlisten._handover.messages import (
+    DENIED_VERSION,
     MAXIMUM_LINE_BYTES,
     Commit,
     Message,
@@ -158,6 +159,7 @@ class Handover(Protocol):
         self._transfer: tuple[socket.socket, socket.socket] | None = None
         self._deadline: Deadline | None = None
         self._pid = 0
+        self._version = 0
         # Whether the successor serves, and has broken the rules.
         self._ignores = False
         self.state = State.ASKED
@@ -188,6 +190,7 @@ class Handover(Protocol):
         )
         transport.start()
         transport.registerProducer(self, False)
+        self._version = version
         self.state = State.OFFERED
         self.log.info(
             "process {pid} is to take over from this listener",
@@ -231,6 +234,8 @@ class Handover(Protocol):
             self._ready = message
             self.state = State.COMMITTED
             commit = self._host.suspend()
+            if self._version < DENIED_VERSION:
+                commit = replace(commit, denied=())
             self._wait(RUNNING_SECONDS)
             self._transport.writeNow(encode(commit))
         elif isinstance(message, Running) and self.state is State.COMMITTED:

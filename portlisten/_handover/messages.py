@@ -10,21 +10,27 @@ them.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, TypeAlias
 
 from portlisten._control.convert import ControlError, Refusal, parseObject
+from portlisten._policy.denials import networkOf
 
 #: The versions of the handover that this release speaks, the best one first.  A later
 #: version may have other messages.
-VERSIONS = (1,)
+VERSIONS = (2, 1)
+
+#: The first version whose COMMIT has C{denied}.
+DENIED_VERSION = 2
 
 #: Why a predecessor ends a handover if it was told to stop.
 TOLD_TO_STOP = "this listener was told to stop"
 
-#: How many bytes a line may have.
-MAXIMUM_LINE_BYTES = 1024 * 1024
+#: How many bytes a line may have.  The longest one has all networks that operators have
+#: denied: L{portlisten._policy.denials.MAXIMUM_DENIALS}.
+MAXIMUM_LINE_BYTES = 8 * 1024 * 1024
 
 
 @dataclass(frozen=True)
@@ -48,11 +54,15 @@ class Commit:
 
     @ivar paused: whether an operator has paused it.
     @ivar drained: the processes of the workers that an operator has drained.
+    @ivar denied: the networks that an operator has denied, those that were denied last
+        last: each with the seconds for which it is still denied, or with L{None} if it
+        has no end.  Version 1 does not have them.
     """
 
     KIND: ClassVar[str] = "commit"
     paused: bool
     drained: tuple[int, ...]
+    denied: tuple[tuple[str, float | None], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -112,6 +122,8 @@ def decode(line: bytes) -> Message:
         if hint.startswith("ClassVar"):
             continue
         if name not in fields:
+            if hasattr(kind, name):
+                continue  # it has a default: the other end speaks an older version
             raise ControlError(f"the message {kind.KIND} lacks {name}")
         known[name] = _value(kind.KIND, name, fields[name])
     return kind(**known)
@@ -124,12 +136,32 @@ def _value(kind: str, name: str, given: object) -> object:
     @raise ControlError: if it is of a wrong type.
     """
     wanted = _ELEMENTS.get(name)
-    if wanted is not None:
+    if name == "denied":
+        if isinstance(given, list) and all(map(_isDenial, given)):
+            return tuple(map(tuple, given))
+    elif wanted is not None:
         if isinstance(given, list) and all(type(each) is wanted for each in given):
             return tuple(given)
     elif type(given) is (bool if name == "paused" else int):
         return given
     raise ControlError(f"the message {kind} has a wrong {name}")
+
+
+def _isDenial(given: object) -> bool:
+    """
+    Say whether this is a network, and for how many seconds it is denied.
+    """
+    if not isinstance(given, list) or len(given) != 2:
+        return False
+    network, seconds = given
+    isTime = type(seconds) in (int, float) and math.isfinite(seconds)
+    if not isinstance(network, str) or not (seconds is None or isTime):
+        return False
+    try:
+        networkOf(network)
+    except ValueError:
+        return False
+    return True
 
 
 def agreed(versions: Sequence[str]) -> int | None:

@@ -202,6 +202,10 @@ class Dispatcher:
         @param waited: how long they have waited at another listener, in seconds.
         """
         limiter = self._limiter
+        if limiter is not None and limiter.denies and not waited:
+            connections = limiter.undenied(port, connections)
+            if not connections:
+                return
         if limiter is None or not limiter.concerns(port.number):
             self._add(port, connections, waited)
             return

@@ -23,9 +23,16 @@ from portlisten import _kernel
 from portlisten._listener.connection import AcceptedConnection
 from portlisten._listener.proxied_clients import ProxiedClients
 from portlisten._model import InternetAddress, Kind, Port
+from portlisten._policy.denials import Denial, Denials, nameOf, plain
 from portlisten._policy.entries import Entry
 from portlisten._policy.networks import Networks, prefixed
-from portlisten._policy.source_limits import Beyond, Limits, Source, SourceLimits
+from portlisten._policy.source_limits import (
+    Beyond,
+    Limits,
+    Network,
+    Source,
+    SourceLimits,
+)
 from portlisten._reactor.log_limit import logLimit
 
 #: How often the kernel is asked which connections live, in seconds, as long as there
@@ -157,7 +164,7 @@ class Limiter:
         self._checking: IDelayedCall | None = None
         self._logging: IDelayedCall | None = None
         self._tripped: dict[str, float] = {}
-        self._denied = Networks()
+        self._denials = Denials()
         self.enter: Enter = lambda port, connections, addresses: None
         taken = [each for each in ports if each.kind is Kind.CONNECTIONS]
         perSource = [
@@ -168,6 +175,10 @@ class Limiter:
         self.fair = frozenset(perSource if counts else ())
         self._ports = {
             each.number: _PortLimits(each, limits.get(each.number, Limits()))
+            for each in taken
+        }
+        self._limited = {
+            each.number: self._ports[each.number]
             for each in taken
             if each.number in limits or each.name in self.fair
         }
@@ -182,7 +193,7 @@ class Limiter:
         """
         The sources of all ports that have limits.
         """
-        return [each.table for each in self._ports.values()]
+        return [each.table for each in self._limited.values()]
 
     @property
     def held(self) -> int:
@@ -197,7 +208,7 @@ class Limiter:
 
         @param number: its number.
         """
-        return number in self._ports
+        return number in self._limited
 
     def trips(self, name: str) -> bool:
         """
@@ -205,6 +216,80 @@ class Limiter:
         """
         last = self._tripped.get(name)
         return last is not None and self.now() - last < TRIPPED_SECONDS
+
+    # Clients that an operator denies
+
+    def deny(self, network: Network, seconds: float | None) -> None:
+        """
+        Deny the clients of a network on all ports.
+
+        @param seconds: for how long; L{None} until L{allow}.
+        """
+        for each in self._denials.deny(network, seconds, self.now()):
+            self.log.warn(
+                "{network} is denied no more: {count} networks are denied, which is the"
+                " most",
+                event="denial-forgotten",
+                network=nameOf(each.network),
+                count=len(self._denials),
+            )
+
+    def allow(self, network: Network) -> bool:
+        """
+        Undo L{deny}.
+
+        @return: whether the network was denied.
+        """
+        return self._denials.allow(network, self.now())
+
+    def denials(self) -> list[Denial]:
+        """
+        List what L{deny} has denied, those that were denied last first.
+        """
+        return list(self._denials.all(self.now()))
+
+    def deniedBy(self, network: Network) -> tuple[Network, bool] | None:
+        """
+        Say why a network is denied.
+
+        @return: the denied network that contains it, and whether the settings deny that
+            one; L{None} if none does.
+        """
+        found = self._denials.containing(network, self.now())
+        if found is not None:
+            return found, False
+        network = plain(network)
+        for own in self._limited.values():
+            for each in own.limits.deny:
+                if each.version == network.version and network.subnet_of(each):  # type: ignore[arg-type]
+                    return each, True
+        return None
+
+    @property
+    def denies(self) -> bool:
+        """
+        Whether L{deny} has denied anybody.
+        """
+        return len(self._denials) > 0
+
+    def undenied(
+        self, port: Port, connections: Sequence[AcceptedConnection]
+    ) -> Sequence[AcceptedConnection]:
+        """
+        Refuse connections of clients that L{deny} has denied.
+
+        @param connections: the caller owns those that are returned.
+        @return: the others.
+        """
+        now, own = self.now(), self._ports[port.number]
+        taken = []
+        for each in connections:
+            host = str(each.address[0]) if isinstance(each.address, tuple) else ""
+            if host and self._denials.denies(host, now):
+                self._refuse(own, each, None, "denied")
+            else:
+                taken.append(each)
+        return taken
 
     # Connections
 
@@ -214,7 +299,7 @@ class Limiter:
         accepted them, and workers have them.
         """
         now = self.now()
-        for own in self._ports.values():
+        for own in self._limited.values():
             if not (self._counts and own.counts):
                 continue
             for each in self._living(own):
@@ -264,6 +349,8 @@ class Limiter:
         for connection, host in found:
             if host is None:
                 self._refuse(self._ports[port.number], connection, None, "no-header")
+            elif self.denies and self._denials.denies(host, self.now()):
+                self._refuse(self._ports[port.number], connection, None, "denied")
             else:
                 taken.append(connection)
                 addresses.append(_kernel.packed((host, 0)))
@@ -289,7 +376,6 @@ class Limiter:
         own = self._ports[port.number]
         table = own.table
         arrive, key = table.arrive, own.key
-        guarded = own.lists or bool(self._denied)
         waits = own.limits.beyond is Beyond.WAIT
         taken: list[AcceptedConnection] = []
         sources: list[Source] = []
@@ -297,7 +383,7 @@ class Limiter:
         if again and table.kept:
             table.gone([each.cookie for each in connections])
         for connection, address in zip(connections, addresses, strict=True):
-            if guarded and not again and (reason := self._listed(own, address)):
+            if own.lists and not again and (reason := self._listed(own, address)):
                 self._refuse(own, connection, None, reason)
                 continue
             source, reason = arrive(key(address), now)
@@ -360,7 +446,7 @@ class Limiter:
         """
         Say why the lists keep an address out; empty if they do not.
         """
-        if address in self._denied or address in own.deny:
+        if address in own.deny:
             return "denied"
         if own.allow and address not in own.allow:
             return "not-allowed"
@@ -440,7 +526,7 @@ class Limiter:
         self._checking = None
         try:
             now = self.now()
-            for own in self._ports.values():
+            for own in self._limited.values():
                 if own.table.kept:
                     self._check(own, now)
         finally:
@@ -456,7 +542,7 @@ class Limiter:
         @param most: how many.
         """
         found: dict[str, list[int]] = {}
-        for own in self._ports.values():
+        for own in self._limited.values():
             for source in own.table.sources:
                 if source.alive or source.waiting or source.refused:
                     sums = found.setdefault(own.describe(source.key), [0, 0, 0])

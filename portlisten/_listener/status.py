@@ -15,16 +15,23 @@ from portlisten._control.messages import StatusAnswer
 from portlisten._control.problems import diagnosed
 from portlisten._control.status import (
     ClaimTimes,
+    DeniedStatus,
     ListenerStatus,
     PortStatus,
     QueueStatus,
+    SourceStatus,
 )
+from portlisten._listener.denying import described
 from portlisten._listener.dispatcher import Dispatcher
+from portlisten._listener.limits import Limiter
 from portlisten._listener.sharing import Sharing
 from portlisten._model import Kind, Port
 from portlisten._policy.inventory import QueueSummary
 from portlisten._policy.ledger import Ledger
 from portlisten._policy.tallies import COUNTED, Tally
+
+#: How many denied networks the status names.
+MAXIMUM_NETWORKS = 100
 
 
 class Reporter:
@@ -44,6 +51,7 @@ class Reporter:
         ledger: Ledger,
         sharing: Sharing,
         dispatcher: Dispatcher,
+        limiter: Limiter,
     ) -> None:
         self._seconds: Callable[[], float] = reactor.seconds
         self._began = self._seconds()
@@ -52,6 +60,7 @@ class Reporter:
         self._ledger = ledger
         self._sharing = sharing
         self._dispatcher = dispatcher
+        self._limiter = limiter
 
     def status(
         self,
@@ -70,6 +79,8 @@ class Reporter:
         ledger = self._ledger
         now = self._dispatcher.now()
         queues = ledger.queues(now)
+        limited = self._limiter.refusals()
+        denials = self._limiter.denials()
         listener = ListenerStatus(
             version=__version__,
             pid=os.getpid(),
@@ -90,6 +101,7 @@ class Reporter:
                     queue.workers,
                     _counters(ledger.tallies.by[name]),
                     _claimTimes([ledger.tallies.by[name]]),
+                    limited.get(name, {}),
                 )
                 for name, queue in queues.items()
             ),
@@ -98,6 +110,11 @@ class Reporter:
             held=asdict(ledger.whereabouts()),
             paused=paused,
             claimTimes=_claimTimes(ledger.tallies.by.values()),
+            sources=tuple(
+                SourceStatus(each.source, each.connections, each.waiting, each.refused)
+                for each in self._limiter.busiest()
+            ),
+            denied=DeniedStatus(len(denials), described(denials[:MAXIMUM_NETWORKS])),
         )
         return diagnosed(listener)
 

@@ -21,7 +21,10 @@ from portlisten._channel.transport import ChannelTransport
 from portlisten._channel.unread import Unread
 from portlisten._config.settings import ListenerSettings
 from portlisten._control.messages import (
+    Allow,
+    Deny,
     Drain,
+    ListDenials,
     Pause,
     Request,
     Resume,
@@ -38,6 +41,7 @@ from portlisten._listener.access import accessFor
 from portlisten._listener.admission import Admission
 from portlisten._listener.channel import ListenerChannel
 from portlisten._listener.connection import AcceptedConnection
+from portlisten._listener.denying import Denying
 from portlisten._listener.dispatcher import Dispatcher
 from portlisten._listener.interfaces import (
     ChannelPath,
@@ -49,6 +53,7 @@ from portlisten._listener.limits import Limiter
 from portlisten._listener.sharing import Sharing
 from portlisten._listener.status import Reporter
 from portlisten._model import Kind, Port
+from portlisten._policy.denials import nameOf, networkOf
 from portlisten._policy.ledger import Ledger
 from portlisten._policy.places import Places
 from portlisten._policy.source_limits import Limits
@@ -165,9 +170,8 @@ class StreamWire:
         # The kernel counts a user's descriptors in flight against this limit:
         # too_many_unix_fds in net/core/scm.c.
         limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-        limiter: Limiter | None = None
-        if self._limits:
-            limiter = Limiter(self._reactor, self._hello.ports, self._limits)
+        limiter = Limiter(self._reactor, self._hello.ports, self._limits)
+        self._limiter = limiter
         ledger = Ledger(
             settings.queue,
             connections,
@@ -177,8 +181,8 @@ class StreamWire:
             names=[
                 port.name for port in self._hello.ports if port.kind is Kind.CONNECTIONS
             ],
-            tables=() if limiter is None else limiter.tables,
-            fair=() if limiter is None else limiter.fair,
+            tables=limiter.tables,
+            fair=limiter.fair,
         )
         sharing = Sharing(
             self._reactor,
@@ -198,8 +202,7 @@ class StreamWire:
             limit,
             limiter,
         )
-        if limiter is not None:
-            limiter.begin()
+        limiter.begin()
         dispatcher.capacityChanged = self.capacityChanged
         dispatcher.lostClients.ports = {
             port.number: port.label for port in self._hello.ports
@@ -216,9 +219,16 @@ class StreamWire:
         dispatcher.departed.channelEnded = self._channelEnded
         admission.listen(self._path.socket, settings.path, settings.retry)
         self._reporter = Reporter(
-            self._reactor, settings.path, self._hello.ports, ledger, sharing, dispatcher
+            self._reactor,
+            settings.path,
+            self._hello.ports,
+            ledger,
+            sharing,
+            dispatcher,
+            self._limiter,
         )
         roster = dispatcher.roster
+        denying = Denying(self._limiter)
         self._control = self._sockets.startControl(
             self._reactor,
             {
@@ -228,6 +238,9 @@ class StreamWire:
                 Status: self._status,
                 Pause: self._pausing.pause,
                 Resume: self._pausing.resume,
+                Deny: denying.deny,
+                Allow: denying.allow,
+                ListDenials: denying.list,
                 **self.handlers,
             },
         )
@@ -300,6 +313,8 @@ class StreamWire:
 
         self._pausing.paused = commit.paused
         self._dispatcher.roster.inherit(commit.drained)
+        for network, seconds in commit.denied:
+            self._limiter.deny(networkOf(network), seconds)
         self._receiver = Receiver(
             self._reactor, transfer, self._hello.ports, self._received
         )
@@ -312,7 +327,14 @@ class StreamWire:
         self._admission.suspend()
         if self._control is not None:
             self._control.suspend()
-        return Commit(self._pausing.paused, self._dispatcher.roster.drained)
+        return Commit(
+            self._pausing.paused,
+            self._dispatcher.roster.drained,
+            tuple(
+                (nameOf(each.network), each.seconds)
+                for each in reversed(self._limiter.denials())
+            ),
+        )
 
     def resume(self) -> None:
         """

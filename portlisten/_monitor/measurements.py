@@ -100,9 +100,13 @@ def _ofConnections(listener: ListenerStatus) -> Iterator[Measurement]:
         yield Measurement(names.WAITING_LIMIT, labels, queue.limit)
         for name, metric in names.COUNTERS.items():
             yield Measurement(metric, labels, queue.counters.get(name, 0))
+        # An operator may deny clients of any port, and a series begins with 0.
+        for reason, count in {"denied": 0, **queue.limited}.items():
+            yield Measurement(names.LIMITED, (*labels, reason), count)
         times = queue.claimTimes
         if len(times.counts) == len(BOUNDS) + 1:
             yield Measurement(names.CLAIM_SECONDS, labels, times.total, times.counts)
+    yield Measurement(names.DENIED, value=listener.denied.count)
     yield Measurement(names.REVOKED, value=listener.counters.get("revoked", 0))
     held = listener.held
     yield Measurement(names.IN_FLIGHT, value=held.get("offered", 0))

@@ -218,6 +218,14 @@ COUNTERS: dict[str, Metric] = {
         "Connections that were closed, since they waited when the listener stopped",
     ),
 }
+LIMITED = _counter(
+    "connections_limited",
+    ("port", "reason"),
+    "Connections that the limits of a port kept out, or that an operator denied",
+)
+DENIED = _gauge(
+    "denied_networks", (), "How many networks 'portlisten deny' denies at the moment"
+)
 REVOKED = _counter(
     "workers_revoked",
     (),
@@ -306,6 +314,8 @@ METRICS: tuple[Metric, ...] = (
     DEPARTED,
     CLAIM_SECONDS,
     *COUNTERS.values(),
+    LIMITED,
+    DENIED,
     REVOKED,
     WORKER_IN_FLIGHT,
     WORKER_SERVING,

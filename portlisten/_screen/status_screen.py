@@ -60,6 +60,19 @@ _COUNTERS = (
     Column("a second", 1, right=True),
 )
 
+_SOURCES = (
+    Column("source"),
+    Column("connections", 1, right=True),
+    Column("waiting", 2, right=True),
+    Column("kept out", 0, right=True),
+)
+
+_LIMITED = (
+    Column("port"),
+    Column("reason"),
+    Column("kept out since the start", 0, right=True),
+)
+
 
 def isWell(answer: StatusAnswer) -> bool:
     """
@@ -110,6 +123,8 @@ def screenOf(answer: StatusAnswer, rates: Mapping[str, float]) -> Screen:
     tables.append(_workers(listener, supervisor))
     if listener is not None:
         tables.append(_counters(listener, rates))
+        tables.append(_limited(listener))
+        tables.append(_sources(listener))
     return Screen(
         tuple(_verdict(answer)),
         tuple((name, tuple(words)) for name, words in facts),
@@ -148,6 +163,8 @@ def _listener(listener: ListenerStatus, process: ProcessStatus | None) -> list[s
     if process is not None:
         words += [size(process.memory)] if process.memory > 0 else []
         words += [_failures(process)] if process.failures > 0 else []
+    if listener.denied.count:
+        words.append(f"{plural(listener.denied.count, 'network')} denied")
     if listener.stopping:
         words.append("stopping")
     return words
@@ -349,6 +366,38 @@ def _counters(listener: ListenerStatus, rates: Mapping[str, float]) -> Table:
             )
             for name, count in listener.counters.items()
             if count or name in SHOWN
+        ),
+    )
+
+
+def _limited(listener: ListenerStatus) -> Table:
+    """
+    Show how many connections the limits kept out.
+    """
+    return Table(
+        "",
+        _LIMITED,
+        tuple(
+            (_portName(queue.name), Text(brief(reason)), Text(f"{count:,}"))
+            for queue in listener.queues
+            for reason, count in queue.limited.items()
+            if count
+        ),
+    )
+
+
+def _sources(listener: ListenerStatus) -> Table:
+    return Table(
+        "the busiest sources",
+        _SOURCES,
+        tuple(
+            (
+                Text(brief(each.source, 60)),
+                Text(f"{each.connections:,}"),
+                Text(f"{each.waiting:,}", Mood.BUSY) if each.waiting else _DASH,
+                Text(f"{each.refused:,}") if each.refused else _DASH,
+            )
+            for each in listener.sources
         ),
     )
 

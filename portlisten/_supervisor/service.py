@@ -19,9 +19,12 @@ from portlisten import _kernel
 from portlisten._config.file import RunSettings
 from portlisten._control.convert import ControlError
 from portlisten._control.messages import (
+    Allow,
     Answer,
     Compare,
+    Deny,
     Drain,
+    ListDenials,
     Pause,
     ProgressAnswer,
     Reload,
@@ -181,6 +184,9 @@ class SupervisorService(CommandService):
                 Workers: self._forward,
                 Drain: self._forward,
                 Undrain: self._forward,
+                Deny: self._forward,
+                Allow: self._forward,
+                ListDenials: self._forward,
                 Pause: self._answerPause,
                 Resume: self._answerResume,
             },

@@ -165,6 +165,9 @@ class HeldConnection:
     def unusable(self) -> bool:
         return False
 
+    def reset(self) -> None:
+        self.socket.close()
+
     def closeCopy(self) -> None:
         self.socket.close()
 

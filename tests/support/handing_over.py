@@ -37,7 +37,10 @@ class Successor:
     @ivar roles: the roles of the sockets that came.
     @ivar sockets: the sockets.
     @ivar transfer: its end of the channel to the predecessor.
+    @ivar versions: the versions of the handover that it speaks.
     """
+
+    versions: tuple[str, ...] = ("1",)
 
     def __init__(self, path: str) -> None:
         self.link = socket.socket(socket.AF_UNIX)
@@ -88,11 +91,11 @@ class Successor:
 
     async def ask(self) -> dict[str, Any]:
         """
-        Ask for the sockets.
+        Ask for the sockets, in one of L{versions}.
 
         @return: the manifest.
         """
-        self.say(encodeRequest(Replace(("1",))))
+        self.say(encodeRequest(Replace(self.versions)))
         manifest: dict[str, Any] = json.loads(await self.hear())
         self.roles = [each["role"] for each in manifest["sockets"]]
         self.sockets = [socket.socket(fileno=each) for each in self.descriptors]

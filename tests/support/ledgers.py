@@ -4,6 +4,7 @@ Helpers for tests of the ledger.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import asdict, astuple
 from typing import Any
 
@@ -54,7 +55,7 @@ def letsGo(connections: str) -> list[Decision]:
     return [CloseCopy(connection) for connection in connections]
 
 
-def givesUp(connections: str, reason: Reason) -> list[Decision]:
+def givesUp(connections: Iterable[str], reason: Reason) -> list[Decision]:
     """
     Expect that these connections are closed.
     """

@@ -16,12 +16,19 @@ from twisted.trial.unittest import SynchronousTestCase
 from portlisten._control import messages
 from portlisten._control.convert import ControlError
 from portlisten._control.messages import (
+    Allow,
+    AllowAnswer,
+    Allowed,
     Answer,
+    DenialsAnswer,
+    Deny,
     Drain,
+    ListDenials,
     ProgressAnswer,
     Request,
     Restart,
     Status,
+    StatusAnswer,
     Stop,
     StopAnswer,
     Undrain,
@@ -34,8 +41,16 @@ from portlisten._control.messages import (
     parseAnswer,
     parseRequest,
 )
-from portlisten._control.status import State, WorkerState
+from portlisten._control.status import (
+    DenialStatus,
+    DeniedStatus,
+    QueueStatus,
+    SourceStatus,
+    State,
+    WorkerState,
+)
 from tests.support.settings import SETTINGS
+from tests.support.statuses import WELL
 
 WORKER = WorkerState(
     "worker 3 (web-1, pid 12, uid 7)", "web-1", 12, 7, 4, 2, State.DRAINING
@@ -50,6 +65,10 @@ REQUESTS = [
     Restart(("web", "api")),
     Watch(("7",)),
     Stop(),
+    Deny(("192.0.2.7", "2001:db8::/32")),
+    Deny(("192.0.2.7",), ("600",)),
+    Allow(("192.0.2.7",)),
+    ListDenials(),
 ]
 
 JSON = st.recursive(
@@ -84,6 +103,42 @@ class NumberTests(SynchronousTestCase):
         for text in ("NaN", "Infinity", "-Infinity", "1" + "0" * 400, '"1"', "true"):
             for line, kind in answers(text):
                 self.assertRaises(ControlError, parseAnswer, line, kind)
+
+
+class OlderTests(SynchronousTestCase):
+    """
+    Tests for answers of older versions.
+    """
+
+    def test_status(self) -> None:
+        """
+        An older listener says nothing of limits.
+        """
+        made = json.loads(encodeAnswer(WELL))
+        del made["listener"]["sources"], made["listener"]["denied"]
+        for each in made["listener"]["queues"]:
+            del each["limited"]
+        self.assertEqual(parseAnswer(json.dumps(made).encode(), StatusAnswer), WELL)
+
+    def test_limits(self) -> None:
+        """
+        What a listener of this version says of limits arrives as it was.
+        """
+        assert WELL.listener is not None
+        listener = replace(
+            WELL.listener,
+            queues=(QueueStatus("http", 0, 0, 0.0, 9, 1, limited={"rate": 2}),),
+            sources=(SourceStatus("192.0.2.7", 1, 2, 3),),
+            denied=DeniedStatus(
+                2, (DenialStatus("192.0.2.7", 1.5), DenialStatus("2001:db8::/32"))
+            ),
+        )
+        for answer in (
+            StatusAnswer(listener),
+            DenialsAnswer(7, listener.denied.networks),
+            AllowAnswer((Allowed("192.0.2.7", False, "192.0.2.0/24", True),)),
+        ):
+            self.assertEqual(parseAnswer(encodeAnswer(answer), type(answer)), answer)
 
 
 class RequestTests(SynchronousTestCase):
@@ -154,14 +209,14 @@ class RequestTests(SynchronousTestCase):
                 self.refusal({"version": 1, "command": command}),
                 f"unknown command {json.dumps(command)}: there are workers, drain,"
                 " undrain, status, restart, reload, compare, upgrade, progress, stop,"
-                " pause, resume, replace",
+                " pause, resume, deny, allow, denials, replace",
             )
 
     def test_longCommand(self) -> None:
         """
         A refusal does not repeat a long text.
         """
-        self.assertLess(len(self.refusal({"version": 1, "command": "x" * 60000})), 200)
+        self.assertLess(len(self.refusal({"version": 1, "command": "x" * 60000})), 250)
 
     def test_fields(self) -> None:
         """

@@ -26,6 +26,7 @@ MESSAGES: list[Message] = [
     Ready((2**63 + 1, 5), ("http", "")),
     Commit(True, (12, 13)),
     Commit(False, ()),
+    Commit(False, (), (("192.0.2.7", 1.5), ("2001:db8::/32", None))),
     Running(7),
     Stopping(),
 ]
@@ -52,6 +53,16 @@ class MessageTests(SynchronousTestCase):
         line = json.dumps({"handover": "running", "pid": 3, "later": 1}).encode()
         self.assertEqual(decode(line), Running(3))
 
+    def test_older(self) -> None:
+        """
+        A listener that speaks version 1 says nothing of what is denied, and can read
+        what one says that denies nothing.
+        """
+        line = json.dumps({"handover": "commit", "paused": True, "drained": [3]})
+        self.assertEqual(decode(line.encode()), Commit(True, (3,)))
+        fields = json.loads(encode(Commit(True, (3,))))
+        self.assertEqual(fields, {**json.loads(line), "denied": []})
+
     def test_refusal(self) -> None:
         """
         The other end may say why it ends the handover.
@@ -73,6 +84,21 @@ class MessageTests(SynchronousTestCase):
             {"handover": "ready", "names": "a", "cookies": []},
             {"handover": "commit", "paused": 1, "drained": []},
             {"handover": "commit", "paused": False, "drained": ["1"]},
+            *(
+                {"handover": "commit", "paused": False, "drained": [], "denied": each}
+                for each in (
+                    None,
+                    "192.0.2.7",
+                    ["192.0.2.7"],
+                    [["192.0.2.7"]],
+                    [["192.0.2.7", "1"]],
+                    [["192.0.2.7", True]],
+                    [["192.0.2.7", float("nan")]],
+                    [["192.0.2.7", 1, 2]],
+                    [[7, 1]],
+                    [["192.0.2.7/24", 1]],
+                )
+            ),
             {"handover": "running", "pid": True},
             {"handover": "running", "pid": None},
             [],

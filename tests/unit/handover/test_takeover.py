@@ -52,7 +52,7 @@ class AskTests(TakeoverTestCase):
         self.answer("transfer")
         self.takeover.ask()
         (line,) = self.heard()
-        self.assertEqual(parseRequest(line), Replace(("1",)))
+        self.assertEqual(parseRequest(line), Replace(("2", "1")))
 
     def test_sockets(self) -> None:
         """

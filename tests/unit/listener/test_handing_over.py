@@ -12,6 +12,7 @@ import socket
 
 from portlisten import _kernel
 from portlisten._control.messages import (
+    Deny,
     Drain,
     Pause,
     Replace,
@@ -148,16 +149,30 @@ class CommittedTests(HandingOverTestCase):
     async def test_inherited(self) -> None:
         """
         The successor hears whether the listener is paused, and which workers are
-        drained.
+        drained, and what is denied if it knows of that.
         """
         self.start()
         await self.join()
         operator = self.successor()
+        operator.say(encodeRequest(Deny(("192.0.2.7",))))
+        await operator.hear()
+        operator.say(encodeRequest(Deny(("2001:db8::/32",), ("600",))))
+        self.assertIn(b'"count": 2', await operator.hear())
         operator.say(encodeRequest(Pause()))
         await operator.hear()
         operator.say(encodeRequest(Drain((str(os.getpid()),))))
         self.assertIn(str(os.getpid()).encode(), await operator.hear())
-        self.assertEqual(await self.successor().commit(), Commit(True, (os.getpid(),)))
+        older = self.successor()
+        self.assertEqual(await older.commit(), Commit(True, (os.getpid(),)))
+        older.close()
+        await eventually(lambda: self.service._succession._handover is None)
+        newer = self.successor()
+        newer.versions = ("1", "2")
+        commit = await newer.commit()
+        first, (network, seconds) = commit.denied
+        self.assertEqual((first, network), (("192.0.2.7", None), "2001:db8::/32"))
+        assert seconds is not None
+        self.assertGreater(seconds, 500)
 
 
 class RetiringTests(HandingOverTestCase):

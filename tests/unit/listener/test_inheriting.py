@@ -15,6 +15,7 @@ from portlisten import _kernel
 from portlisten._control.messages import Status, Workers, encodeRequest
 from portlisten._handover.messages import Commit, Running, Stopping
 from portlisten._listener import successor
+from portlisten._policy.denials import Denial, networkOf
 from portlisten._wire.frames import (
     Bye,
     Claim,
@@ -116,9 +117,16 @@ class ServeTests(InheritingTestCase):
 
     async def test_state(self) -> None:
         """
-        It is paused if the other one was, and drains the workers that were drained.
+        It is paused if the other one was, drains the workers that were drained, and
+        denies what was denied.
         """
-        await self.takeOver(Commit(True, (os.getpid(),)))
+        denied = (("192.0.2.7", None), ("2001:db8::/32", 600.0))
+        await self.takeOver(Commit(True, (os.getpid(),), denied))
+        newest, oldest = self.service._wire._limiter.denials()
+        self.assertEqual(oldest, Denial(networkOf("192.0.2.7")))
+        self.assertEqual(newest.network, networkOf("2001:db8::/32"))
+        assert newest.seconds is not None
+        self.assertGreater(newest.seconds, 500)
         worker, _ = await self.greeted()
         worker.say(WorkerHello(16, frames=frozenset([Leave.TYPE])))
         await eventually(lambda: worker.heard(Leave))

@@ -12,17 +12,22 @@ import portlisten
 from portlisten._control.messages import Drain, StatusAnswer
 from portlisten._control.status import (
     ClaimTimes,
+    DenialStatus,
+    DeniedStatus,
     ListenerStatus,
     PortStatus,
     QueueStatus,
+    SourceStatus,
     State,
     WorkerStatus,
 )
+from portlisten._listener.limits import Limiter, SourceSummary
 from portlisten._listener.sharing import Sharing
 from portlisten._listener.status import Reporter
 from portlisten._model import InternetAddress, Kind, Port
 from portlisten._policy.claim_times import BOUNDS
 from portlisten._policy.counters import ENDS
+from portlisten._policy.denials import networkOf
 from portlisten._wire.frames import Claim, Closed, Serving
 from portlisten._wire.listener_session import Draining, Joined
 from tests.support.dispatchers import RecordingChannel
@@ -54,6 +59,7 @@ class ReporterTests(RosterTestCase):
 
     def setUp(self) -> None:
         super().setUp()
+        self.limiter = Limiter(self.clock, (), {})
         self.reporter = Reporter(
             self.clock,
             "/run/web.sock",
@@ -61,6 +67,7 @@ class ReporterTests(RosterTestCase):
             self.ledger,
             self.dispatcher._sharing,
             self.dispatcher,
+            self.limiter,
         )
 
     def answer(self) -> StatusAnswer:
@@ -128,6 +135,34 @@ class ReporterTests(RosterTestCase):
         assert stopping is not None
         self.assertTrue(stopping.stopping)
         self.assertEqual(status.counters, asdict(self.ledger.counters))
+
+    def test_limits(self) -> None:
+        """
+        The sources with the most connections are described, how many connections were
+        kept out, and what is denied, or the newest of that.
+        """
+        status = self.status()
+        self.assertEqual(status.sources, ())
+        self.assertEqual(status.denied, DeniedStatus())
+        self.assertEqual(status.queues[0].limited, {})
+        for number in range(101):
+            self.limiter.deny(networkOf(f"192.0.2.{number}"), None)
+        self.limiter.deny(networkOf("2001:db8::/32"), 60.0)
+        busy = SourceSummary("192.0.2.7", 20, 3, 400)
+        self.patch(self.limiter, "busiest", lambda: [busy])
+        limited = {"max-per-source": 400, "rate": 0}
+        self.patch(self.limiter, "refusals", lambda: {"web": limited, "other": {}})
+        self.clock.advance(20.0)
+        status = self.status()
+        self.assertEqual(status.sources, (SourceStatus("192.0.2.7", 20, 3, 400),))
+        found = {each.name: each.limited for each in status.queues}
+        self.assertEqual(found, {"": {}, "web": limited, "mail": {}})
+        self.assertEqual(status.denied.count, 102)
+        self.assertEqual(len(status.denied.networks), 100)
+        self.assertEqual(
+            status.denied.networks[:2],
+            (DenialStatus("2001:db8::/32", 40.0), DenialStatus("192.0.2.100")),
+        )
 
     def test_ports(self) -> None:
         """

@@ -20,7 +20,13 @@ from twisted.trial.unittest import SynchronousTestCase
 
 import twisted
 from portlisten._control.messages import StatusAnswer, encodeAnswer, parseAnswer
-from portlisten._control.status import ClaimTimes, QueueStatus
+from portlisten._control.status import (
+    ClaimTimes,
+    DenialStatus,
+    DeniedStatus,
+    QueueStatus,
+    SourceStatus,
+)
 from portlisten._model import printable
 from portlisten._monitor.metric_names import COUNTERS, METRICS, Type
 from portlisten._monitor.metrics import render
@@ -61,6 +67,7 @@ QUEUE = QueueStatus(
     workers=2,
     counters={name: 100 + number for number, name in enumerate(COUNTED)},
     claimTimes=ClaimTimes((3, *(0 for _ in BOUNDS[1:]), 2), 130.25),
+    limited={"denied": 3, "rate": 0},
 )
 LISTENING = replace(
     LISTENER,
@@ -211,6 +218,9 @@ class RenderTests(SynchronousTestCase):
                 f"portlisten_connections_left_with_worker_total{http} 112.0",
                 f"portlisten_connections_handed_over_total{http} 113.0",
                 f"portlisten_connections_stopped_total{http} 114.0",
+                'portlisten_connections_limited_total{port="http",reason="denied"} 3.0',
+                'portlisten_connections_limited_total{port="http",reason="rate"} 0.0',
+                "portlisten_denied_networks 0.0",
                 "portlisten_workers_revoked_total 4.0",
             ],
         )
@@ -262,6 +272,30 @@ class RenderTests(SynchronousTestCase):
         self.assertEqual(self.value(answer, "paused"), 1)
         self.assertEqual(set(self.values(answer, "port_healthy").values()), {0})
         self.assertEqual(self.value(answer, "up"), 1)
+
+    def test_limits(self) -> None:
+        """
+        What the limits keep out is counted by the port and the reason.  No label has an
+        address.
+        """
+        denied = DeniedStatus(7, (DenialStatus("192.0.2.7"),))
+        sources = (SourceStatus("192.0.2.8", 1, 2, 3),)
+        unnamed = replace(QUEUE, name="", limited={"max-per-source": 4})
+        answer = StatusAnswer(
+            replace(LISTENING, queues=(QUEUE, unnamed), denied=denied, sources=sources)
+        )
+        self.assertEqual(
+            self.values(answer, "connections_limited_total"),
+            {
+                "http,denied": 3,
+                "http,rate": 0,
+                "-,denied": 0,
+                "-,max-per-source": 4,
+            },
+        )
+        self.assertEqual(self.value(answer, "denied_networks"), 7)
+        self.assertNotIn("192.0.2", repr(samples(answer)))
+        self.assertEqual(self.value(ALONE, "denied_networks"), 0)
 
     def test_labels(self) -> None:
         """

@@ -5,7 +5,7 @@ each source is counted right, in any order of events.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Any
 
 from hypothesis.stateful import invariant, run_state_machine_as_test
@@ -26,16 +26,18 @@ class CountedLedger(Ledger):
 
     def __init__(self, *arguments: Any) -> None:
         self.table = SourceLimits(Limits())
-        super().__init__(*arguments, tables=[self.table])
+        options: Any = {"tables": [self.table]}
+        super().__init__(*arguments, **options)
 
-    def addConnections(  # type: ignore[override]
-        self, port: int, batch: Sequence[Any], now: float, *more: Any
+    def addConnections(
+        self, port: int, connections: Iterable[Any], now: float, *more: Any, **_: Any
     ) -> list[Decision]:
         """
         See L{Ledger.addConnections}.
         """
-        sources = [self.table.arrive(object(), now)[0] for _ in batch]
-        return super().addConnections(port, batch, now, *more, sources)
+        batch = list(connections)
+        options: Any = {"sources": [self.table.arrive(object(), now)[0] for _ in batch]}
+        return super().addConnections(port, batch, now, *more, **options)
 
 
 class LimitedMachine(LedgerMachine):

@@ -18,9 +18,12 @@ from portlisten._commands.terminal import ScreenView
 from portlisten._control.convert import ControlError
 from portlisten._control.messages import StatusAnswer, encodeAnswer
 from portlisten._control.status import (
+    DenialStatus,
+    DeniedStatus,
     PortStatus,
     ProcessState,
     QueueStatus,
+    SourceStatus,
     State,
 )
 from portlisten._screen.status_screen import isWell, rates, screenOf
@@ -95,6 +98,41 @@ accepted           1,204,345
 offered                    4
 claimed                    0
 timed out                  3""",  # noqa: E501
+        )
+
+    def test_limits(self) -> None:
+        """
+        What the limits keep out, and the sources with the most connections, are shown
+        if there are any.
+        """
+        self.assertNotIn("kept out", plain(BAD))
+        self.assertNotIn("denied", plain(BAD))
+        queue = QueueStatus("http", 0, 0, 0.0, 1024, 4)
+        limited = {"max-per-source": 12_345, "rate": 0, "denied": 2}
+        listener = replace(
+            LISTENER,
+            queues=(replace(queue, limited=limited),),
+            sources=(
+                SourceStatus("192.0.2.7", 1_020, 1_000, 12_345),
+                SourceStatus("2001:db8:1:2::/64", 3, 0, 0),
+            ),
+            denied=DeniedStatus(1, (DenialStatus("192.0.2.9"),)),
+        )
+        shown = plain(StatusAnswer(listener))
+        self.assertIn(", 1 network denied\n", shown)
+        self.assertTrue(
+            shown.endswith(
+                """
+port  reason          kept out since the start
+http  max-per-source                    12,345
+http  denied                                 2
+
+the busiest sources
+source             connections  waiting  kept out
+192.0.2.7                1,020    1,000    12,345
+2001:db8:1:2::/64            3        -         -"""
+            ),
+            shown,
         )
 
     def test_alone(self) -> None:

@@ -1,0 +1,256 @@
+"""
+The clients that an operator denies while the listener runs: a table of networks, each
+denied until a time, or until it is allowed again.
+
+A lookup costs one step for each length of prefix in the table, however many networks
+it has.  The table is bounded: fail2ban may deny a network for each line of a log.
+
+This module keeps no time: the caller says what time it is, in seconds of a clock that
+never goes back.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from heapq import heapify, heappop, heappush
+from ipaddress import (
+    IPv4Network,
+    IPv6Address,
+    IPv6Network,
+    ip_network,
+)
+
+from portlisten._policy.source_limits import Network
+
+#: How many networks may be denied at a time.
+MAXIMUM_DENIALS = 65536
+
+#: How an IPv6 socket writes an IPv4 address, and how many of its bits come before it.
+_MAPPED = "::ffff:"
+_MAPPED_BITS = 96
+_MAPPED_NETWORK = IPv6Network(f"{_MAPPED}0:0/{_MAPPED_BITS}")
+
+
+@dataclass(frozen=True)
+class Denial:
+    """
+    A network that is denied.
+
+    @ivar network: the network.
+    @ivar seconds: for how long; L{None} for as long as nobody allows it.
+    """
+
+    network: Network
+    seconds: float | None = None
+
+
+class Denials:
+    """
+    The networks that are denied.
+
+    @param most: how many there may be.
+    """
+
+    def __init__(self, most: int = MAXIMUM_DENIALS) -> None:
+        self._most = most
+        # When the denial of each network ends, in the order of the denials; and which
+        # denial that is, so that an entry of the heap can be out of date.
+        self._ends: dict[Network, tuple[float, int]] = {}
+        self._numbered = 0
+        self._heap: list[tuple[float, int, Network]] = []
+        # The networks of each length of prefix, as numbers without their last bits.
+        self._v4: dict[int, set[int]] = {}
+        self._v6: dict[int, set[int]] = {}
+        self._next = math.inf
+
+    def __len__(self) -> int:
+        """
+        How many networks are denied.  One whose time is over may still count.
+        """
+        return len(self._ends)
+
+    def deny(self, network: Network, seconds: float | None, now: float) -> list[Denial]:
+        """
+        Deny a network.  If it is denied already, the new time counts.
+
+        @param seconds: for how long; L{None} until L{allow}.
+        @return: what had to be forgotten for it: the denials that would have ended
+            first.
+        """
+        self._expire(now)
+        network = plain(network)
+        forgotten = []
+        while len(self._ends) >= self._most and network not in self._ends:
+            self._dropStale()
+            end, _, first = self._heap[0]
+            self._remove(first)
+            forgotten.append(Denial(first, _left(end, now)))
+        # The newest comes last.
+        self._ends.pop(network, None)
+        end = math.inf if seconds is None else now + seconds
+        self._numbered += 1
+        self._ends[network] = end, self._numbered
+        heappush(self._heap, (end, self._numbered, network))
+        table, shift = self._tableOf(network)
+        table.setdefault(shift, set()).add(int(network.network_address) >> shift)
+        self._tidy()
+        return forgotten
+
+    def allow(self, network: Network, now: float) -> bool:
+        """
+        Deny a network no more.  Other denied networks may contain it, or be a part of
+        it, and stay.
+
+        @return: whether it was denied.
+        """
+        self._expire(now)
+        network = plain(network)
+        if network not in self._ends:
+            return False
+        self._remove(network)
+        self._tidy()
+        return True
+
+    def denies(self, host: str, now: float) -> bool:
+        """
+        Say whether an address is denied.
+
+        @param host: the address, as the kernel writes it.  Anything else is not denied.
+        """
+        if not self._ends:
+            return False
+        if now >= self._next:
+            self._expire(now)
+        try:
+            if ":" not in host:
+                table, number = self._v4, _number4(host)
+            elif host.startswith(_MAPPED) and "." in host:
+                table, number = self._v4, _number4(host[len(_MAPPED) :])
+            else:
+                table = self._v6
+                number = int(IPv6Address(host.partition("%")[0])) if table else 0
+        except ValueError:
+            return False
+        return any(number >> shift in found for shift, found in table.items())
+
+    def containing(self, network: Network, now: float) -> Network | None:
+        """
+        Find a denied network that contains another one, or is the same.
+
+        @return: the smallest one; L{None} if there is none.
+        """
+        self._expire(now)
+        network = plain(network)
+        table, own = self._tableOf(network)
+        number = int(network.network_address)
+        for shift in sorted(table):
+            if shift >= own and number >> shift in table[shift]:
+                kind = type(network)
+                bits = network.max_prefixlen - shift
+                return kind((number >> shift << shift, bits))
+        return None
+
+    def all(self, now: float) -> Iterator[Denial]:
+        """
+        List all, those that were denied last first.
+        """
+        self._expire(now)
+        for network, (end, _) in reversed(self._ends.items()):
+            yield Denial(network, _left(end, now))
+
+    def _tableOf(self, network: Network) -> tuple[dict[int, set[int]], int]:
+        table = self._v4 if network.version == 4 else self._v6
+        return table, network.max_prefixlen - network.prefixlen
+
+    def _remove(self, network: Network) -> None:
+        del self._ends[network]
+        table, shift = self._tableOf(network)
+        table[shift].remove(int(network.network_address) >> shift)
+        if not table[shift]:
+            del table[shift]
+
+    def _expire(self, now: float) -> None:
+        """
+        Remove the denials whose time is over.
+        """
+        if now < self._next:
+            return
+        while self._heap and self._heap[0][0] <= now:
+            _, number, network = heappop(self._heap)
+            if self._isCurrent(number, network):
+                self._remove(network)
+        self._tidy()
+
+    def _isCurrent(self, number: int, network: Network) -> bool:
+        return self._ends.get(network, (0.0, 0))[1] == number
+
+    def _dropStale(self) -> None:
+        """
+        Remove from the top of the heap what is out of date.
+        """
+        while self._heap and not self._isCurrent(*self._heap[0][1:]):
+            heappop(self._heap)
+
+    def _tidy(self) -> None:
+        """
+        Keep the heap as small as the table, and note when the next denial ends.
+        """
+        if len(self._heap) > 2 * len(self._ends) + 16:
+            self._heap = [
+                (end, number, network) for network, (end, number) in self._ends.items()
+            ]
+            heapify(self._heap)
+        self._dropStale()
+        self._next = self._heap[0][0] if self._heap else math.inf
+
+
+def plain(network: Network) -> Network:
+    """
+    Write a network of IPv4 addresses as one, also if it comes as IPv6 sockets write it.
+    """
+    if isinstance(network, IPv6Network) and network.subnet_of(_MAPPED_NETWORK):
+        number = int(network.network_address) & 0xFFFFFFFF
+        return IPv4Network((number, network.prefixlen - _MAPPED_BITS))
+    return network
+
+
+def networkOf(text: str) -> Network:
+    """
+    Read an address, or a network such as C{192.0.2.0/24}.
+
+    @raise ValueError: if it is neither.  The error says why.
+    """
+    try:
+        return plain(ip_network(text))
+    except ValueError:
+        pass
+    try:
+        wider = ip_network(text, strict=False)
+    except ValueError:
+        raise ValueError(
+            f"{text!r} is neither an address nor a network, such as 192.0.2.7,"
+            " 192.0.2.0/24 or 2001:db8::/32"
+        ) from None
+    raise ValueError(
+        f"{text!r} is an address with the length of a network: the network is {wider},"
+        f" and the address is {text.partition('/')[0]}"
+    )
+
+
+def nameOf(network: Network) -> str:
+    """
+    Write a network: one of a single address as that address.
+    """
+    alone = network.prefixlen == network.max_prefixlen
+    return str(network.network_address if alone else network)
+
+
+def _number4(host: str) -> int:
+    first, second, third, fourth = host.split(".")
+    return int(first) << 24 | int(second) << 16 | int(third) << 8 | int(fourth)
+
+
+def _left(end: float, now: float) -> float | None:
+    return None if end == math.inf else end - now
