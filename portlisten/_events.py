@@ -52,6 +52,8 @@ EVENTS = {
     "denied": "An operator denies the clients of a network.",
     "allowed": "An operator denies the clients of a network no more.",
     "denial-forgotten": "Too many networks are denied, and one is denied no more.",
+    "limits-refused": "Clients were refused: they were beyond a limit, or denied.",
+    "connections-unknown": "The kernel does not say which connections live.",
     "accepting-paused": "Nothing can be accepted for now: clients wait in the kernel.",
     "hand-off-paused": "Nothing can be sent to a worker for now.",
     "port-lost": "Nothing can be accepted on a port any more.",

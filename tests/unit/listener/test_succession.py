@@ -43,7 +43,7 @@ class AskTests(SuccessionTestCase):
         error = self.assertRaises(ControlError, self.succession.asked, request, CLIENT)
         self.assertEqual(
             str(error),
-            "this listener speaks other versions of the handover (1) than the new one"
+            "this listener speaks other versions of the handover (2, 1) than the new one"
             " (7, 8): restart it",
         )
 

@@ -56,7 +56,7 @@ class AskedTests(SynchronousTestCase):
         """
         One that speaks no known version hears so.
         """
-        self.assertIn("other versions of the handover (1)", self.refusal("8", "9"))
+        self.assertIn("other versions of the handover (2, 1)", self.refusal("8", "9"))
 
     def test_stops(self) -> None:
         """
