@@ -33,6 +33,7 @@ from portlisten._listener.connection import AcceptedConnection
 from portlisten._listener.departed_clients import DepartedClients
 from portlisten._listener.dispatcher import LONGEST_TICK_SECONDS
 from portlisten._listener.interfaces import IWire
+from portlisten._listener.limits import Limiter
 from portlisten._model import Port
 from portlisten._policy.complaints import Complaint
 from portlisten._policy.decisions import Reason
@@ -150,7 +151,7 @@ class DatagramWire:
         See L{IWire}.  This wire has no shared ports.
         """
         paths.check(self._path)
-        self._limits = limits
+        self._limiter = Limiter(self._reactor, ports, limits, counts=False)
 
     def start(self, connections: int, channels: int) -> None:
         """
@@ -178,6 +179,9 @@ class DatagramWire:
         """
         See L{IWire}.
         """
+        if self._limiter.concerns(port.number):
+            taken, addresses = self._limiter.arrived(port, batch)
+            batch = self._limiter.judge(port, taken, addresses).connections
         now = self._now()
         self._counts["accepted"] += len(batch)
         self._waiting.extend((now, each) for each in batch)
@@ -353,6 +357,7 @@ class DatagramWire:
         if self._waiting and self._now() < self._deadline:
             return
         self._cancel()
+        self._limiter.stop()
         while self._waiting:
             self._giveUp(self._waiting.popleft()[1], "stopped", Reason.STOPPED)
         self._socket.close()

@@ -580,8 +580,8 @@ class Limiter:
             found = True
             [(source, most)] = worst.most_common(1) or [("unknown", 0)]
             self.log.warn(
-                "{port} refused {count} connections: {reasons}; {most} of them came"
-                " from {source}",
+                "clients of {port} were refused: {reasons}; {most} of {count} came from"
+                " {source}",
                 event="limits-refused",
                 port=own.port.label,
                 count=fresh.total(),

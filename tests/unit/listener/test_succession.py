@@ -43,8 +43,8 @@ class AskTests(SuccessionTestCase):
         error = self.assertRaises(ControlError, self.succession.asked, request, CLIENT)
         self.assertEqual(
             str(error),
-            "this listener speaks other versions of the handover (2, 1) than the new one"
-            " (7, 8): restart it",
+            "this listener speaks other versions of the handover (2, 1) than the new"
+            " one (7, 8): restart it",
         )
 
     def test_another(self) -> None:
