@@ -14,7 +14,8 @@ from setuptools import Extension, find_packages, setup
 #: The modules of C{portlisten/_policy} that decide about each connection.
 LEDGER = [
     *("balance", "claim_times", "copies", "counters", "decisions", "entries"),
-    *("inventory", "ledger", "offering", "silent", "tallies", "waiting"),
+    *("inventory", "ledger", "offering", "silent", "source_limits", "tallies"),
+    "waiting",
 ]
 
 PURE = bool(os.environ.get("PORTLISTEN_PURE"))

@@ -376,28 +376,30 @@ class Limiter:
         own = self._ports[port.number]
         table = own.table
         arrive, key = table.arrive, own.key
-        waits = own.limits.beyond is Beyond.WAIT
+        # Most addresses are sources themselves.
+        whole = own.limits.prefix == 32
         taken: list[AcceptedConnection] = []
         sources: list[Source] = []
         parked: set[AcceptedConnection] = set()
         if again and table.kept:
             table.gone([each.cookie for each in connections])
         for connection, address in zip(connections, addresses, strict=True):
-            if own.lists and not again and (reason := self._listed(own, address)):
-                self._refuse(own, connection, None, reason)
+            if own.lists and not again and (listed := self._listed(own, address)):
+                self._refuse(own, connection, None, listed)
                 continue
-            source, reason = arrive(key(address), now)
-            if reason and source.kept and self._learns(own, now):
-                reason = table.reached(source, now)
-                if not reason:
-                    table.admit(source, now)
-            if reason and waits:
-                parked.add(connection)
-            elif reason and again:
-                table.count(source)
-            elif reason:
-                self._refuse(own, connection, source, reason)
-                continue
+            source, reason = arrive(
+                address if whole and len(address) == 4 else key(address), now
+            )
+            if reason:
+                reason = self._reconsider(own, source, reason, now)
+            if reason:
+                if own.limits.beyond is Beyond.WAIT:
+                    parked.add(connection)
+                elif again:
+                    table.count(source)
+                else:
+                    self._refuse(own, connection, source, reason)
+                    continue
             taken.append(connection)
             sources.append(source)
         if parked:
@@ -406,6 +408,22 @@ class Limiter:
             for source in sources:
                 source.depart()
         return Admitted(taken, sources, parked)
+
+    def _reconsider(
+        self, own: _PortLimits, source: Source, reason: str, now: float
+    ) -> str:
+        """
+        Before a connection is refused, ask the kernel whether others of its source have
+        ended, if no worker reports that.
+
+        @return: the limit that keeps it out; empty if it comes in.
+        """
+        table = own.table
+        if table.kept and self._learns(own, now):
+            reason = table.reached(source, now)
+            if not reason:
+                table.admit(source, now)
+        return reason
 
     def left(self, entries: list[Entry]) -> None:
         """

@@ -132,6 +132,8 @@ class Inventory:
             for name in names
         }
         self._tables = tuple(tables)
+        # Whether a limit keeps connections out that wait.
+        self._parks = False
         self.left: list[Entry] = []
         self._copies = Copies(hold, budget // 4)
         self._workers: dict[Hashable, Worker] = {}

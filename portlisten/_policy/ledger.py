@@ -137,27 +137,32 @@ class Ledger(Offering):
                 entries = [entry for entry in entries if entry.connection not in parked]
         decisions = self._offerNew(entries, now)
         if sources is not None:
-            decisions += self._refuseMany(entries, False)
+            again = waited > 0
+            decisions += self._waitOrRefuse(entries, again, False)
             if parked:
-                decisions += self._refuseMany(late, True)
+                decisions += self._waitOrRefuse(late, again, True)
         else:
             for entry in entries:
                 self._wait(entry)
         return decisions + self._dispatch(now)
 
-    def _refuseMany(self, entries: Iterable[Entry], park: bool) -> list[Decision]:
+    def _waitOrRefuse(
+        self, entries: Iterable[Entry], again: bool, park: bool
+    ) -> list[Decision]:
         """
         Let connections of sources with limits wait.  One source may have as many that
         wait as there are places left: so it takes half of them at the most, and each
         other source finds one.
 
+        @param again: whether they have waited at another listener.  Then they wait on.
         @param park: whether a limit keeps them out.
         """
         decisions: list[Decision] = []
         for entry in entries:
             source = entry.source
             assert source is not None
-            if source.waiting >= max(1, self._queues[entry.name].free):
+            most = max(1, self._queues[entry.name].free)
+            if source.waiting >= most and not again:
                 source.table.refuse(source, "queue-full")
                 entry.tally.accepted -= 1
                 if park:
@@ -294,8 +299,11 @@ class Ledger(Offering):
         worker = self._worker(channel)
         for entry in worker.endService(ids):
             entry.tally.finished += 1
-            if entry.source is not None:
-                self._ended(entry)
+            source = entry.source
+            if source is not None:
+                # It is neither parked, nor does it wait.
+                entry.source = None
+                source.depart()
         return self._closeCopies(worker, ids) + self._dispatch(now)
 
     def give(self, channel: Hashable, ids: Collection[int]) -> list[Decision]:
@@ -593,7 +601,8 @@ class Ledger(Offering):
                 self.revoke(worker.channel)
                 reason = f"an offer unclaimed for {self._claimTimeout:g} s"
                 decisions.append(Revoke(worker.channel, reason))
-        self._releaseParked(now, True)
+        if self._parks:
+            self._releaseParked(now, True)
         decisions += self._dispatch(now)
         # If a silent connection is overdue, a worker that is able may still have it.
         return decisions + self._giveUp(WaitingQueue.takeOverdue, now)

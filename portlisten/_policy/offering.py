@@ -95,7 +95,7 @@ class Offering(Inventory):
         """
         source = entry.source
         assert source is not None
-        entry.parked = entry.late = True
+        entry.parked = entry.late = self._parks = True
         self._countWaiting(entry)
         self._queues[entry.name].park(entry)
         source.table.park(source, entry)
@@ -116,6 +116,7 @@ class Offering(Inventory):
         for table in self._tables:
             if table.parked:
                 self._release(table.released(now, everybody))
+        self._parks = any([table.parked for table in self._tables])
 
     # Offers
 
@@ -124,7 +125,7 @@ class Offering(Inventory):
         Offer the connections that wait to workers with capacity.
         """
         self._now = now
-        if self._tables:
+        if self._parks:
             self._releaseParked(now)
         if self._holdsAreOld:
             self._updateHolds(now)

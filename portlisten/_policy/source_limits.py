@@ -101,7 +101,7 @@ class Source:
     @ivar recent: whether it came since it was last looked at, to be forgotten.
     @ivar finish: the turn after its last one in the queue.
     @ivar parked: its connections that wait until a limit lets them in, the oldest
-        first.
+        first; L{None} if it never had any.
     """
 
     __slots__ = (
@@ -127,7 +127,7 @@ class Source:
         self.due = 0.0
         self.recent = True
         self.finish = 0
-        self.parked: deque[Any] = deque()
+        self.parked: deque[Any] | None = None
 
     def depart(self) -> None:
         """
@@ -206,10 +206,24 @@ class SourceLimits:
         if source is None:
             source = self.find(key, now)
         source.recent = True
-        reason = self.reached(source, now)
-        if not reason:
-            self.admit(source, now)
-        return source, reason
+        # This is reached() and admit() without their calls: each connection comes by.
+        alive, all = source.alive, self.alive
+        if self._all is not None and all >= self._all:
+            return source, "max"
+        if self._perSource is not None and alive >= self._perSource:
+            return source, "max-per-source"
+        interval, due = self._interval, source.due
+        if interval and due - now > self._tolerance:
+            return source, "rate-per-source"
+        if self._allInterval:
+            if self._due - now > self._allTolerance:
+                return source, "rate"
+            self._due = max(self._due, now) + self._allInterval
+        if interval:
+            source.due = (due if due > now else now) + interval
+        source.alive = alive + 1
+        self.alive = all + 1
+        return source, ""
 
     def reached(self, source: Source, now: float) -> str:
         """
@@ -279,6 +293,8 @@ class SourceLimits:
         """
         Let a connection wait until no limit keeps it out.
         """
+        if source.parked is None:
+            source.parked = deque()
         source.parked.append(connection)
         self.parked += 1
         self._parking[source] = None
@@ -288,6 +304,7 @@ class SourceLimits:
         A connection does not wait any more: its client has left, or waited for too
         long.
         """
+        assert source.parked is not None
         source.parked.remove(connection)
         self._unparked(source)
 
