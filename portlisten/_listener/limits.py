@@ -9,6 +9,7 @@ the listener started.
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -41,6 +42,10 @@ CHECK_SECONDS = 1.0
 
 #: How often it is asked at the most, if a source with such connections is refused.
 LEAST_CHECK_SECONDS = 0.1
+
+#: The kernel looks at all TCP sockets of the host.  So after a question that took long,
+#: it is not asked again for this many times as long.
+PAUSE_FACTOR = 20
 
 #: How often refusals are logged, in seconds.
 LOG_SECONDS = 10.0
@@ -99,6 +104,9 @@ class _PortLimits:
         self.lists = bool(limits.allow or limits.deny)
         self.counts = limits.maxPerSource is not None or limits.most is not None
         self.checked = 0.0
+        self.pause = LEAST_CHECK_SECONDS
+        # The connections that the last answer of the kernel lacked.
+        self.missing: set[int] = set()
         self.refused: Counter[str] = Counter()
         self.worst: Counter[str] = Counter()
 
@@ -519,15 +527,24 @@ class Limiter:
 
         @return: whether it was asked.
         """
-        if now - own.checked < LEAST_CHECK_SECONDS:
+        if now - own.checked < own.pause:
             return False
         self._check(own, now)
         return True
 
     def _check(self, own: _PortLimits, now: float) -> None:
-        own.checked = now
+        """
+        Ask the kernel.  An answer may lack a connection, if others end meanwhile.  So
+        one has ended if two answers lack it.
+        """
+        began = time.monotonic()
         living = {each.cookie for each in self._living(own)}
-        own.table.gone([each for each in own.table.kept if each not in living])
+        missing = own.table.kept.keys() - living
+        own.table.gone(missing & own.missing)
+        own.missing = missing - own.missing
+        own.checked = now
+        took = time.monotonic() - began
+        own.pause = max(LEAST_CHECK_SECONDS, PAUSE_FACTOR * took)
 
     def _watch(self) -> None:
         """
@@ -546,7 +563,7 @@ class Limiter:
             now = self.now()
             for own in self._limited.values():
                 if own.table.kept:
-                    self._check(own, now)
+                    self._learns(own, now)
         finally:
             self._watch()
 

@@ -116,7 +116,7 @@ class Offering(Inventory):
         for table in self._tables:
             if table.parked:
                 self._release(table.released(now, everybody))
-        self._parks = any([table.parked for table in self._tables])
+        self._parks = any(table.parked for table in self._tables)
 
     # Offers
 
