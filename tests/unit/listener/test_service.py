@@ -337,7 +337,8 @@ class PortLimitsTests(ListenerTestCase):
                 port=f"a={LOCAL}",
             )
             self.assertEqual(
-                self.service._wire._limits, {1: Limits(rate=Rate(5.0, 5), fair=False)}
+                self.service._wire._limiter.tables[0].limits,
+                Limits(rate=Rate(5.0, 5), fair=False),
             )
             await self.service.stopService()
 
