@@ -1,13 +1,20 @@
 """
-Wrong limits of sources, through the real commands: each is one clear error.
+Limits of sources in settings, through the real commands: each that is wrong is one
+clear error, and a reload changes those that are right.
 """
 
 from __future__ import annotations
 
 import os
 
+from twisted.internet.threads import deferToThread
+
+from tests.support.asynchronous import asynchronous
+from tests.support.clients import Crowd, ask, connect
 from tests.support.processes import Processes
 from tests.support.programs import command
+from tests.support.running import Run
+from tests.support.waiting import sleep
 
 #: Wrong arguments of C{twistd portlisten}, and what is said of them.
 WRONG = [
@@ -123,8 +130,51 @@ def test_systemd(processes: Processes) -> None:
     twistd = [command("twistd"), "-n", "--pidfile=", "portlisten"]
     process = processes.python("-c", PASS, *twistd, port, "./socket")
     assert process.wait() == 1
-    line = process.output.splitlines()[-1]
-    assert (
-        f"cannot listen on {port}: the inherited descriptor is a Unix socket, whose"
-        " clients have no address: leave out max-per-source" in line
-    )
+    # The lines of twistd's own log come before it, or after it.
+    said = [line for line in process.output.splitlines() if "portlisten: " in line]
+    assert said == [
+        f"portlisten: cannot listen on {port}: the inherited descriptor is a Unix"
+        " socket, whose clients have no address: leave out max-per-source"
+    ]
+
+
+def isServed(port: int) -> bool:
+    """
+    Whether a client gets an answer.
+    """
+    return bool(ask(port, send=b"who\n"))
+
+
+@asynchronous
+async def test_reload(run: Run) -> None:
+    """
+    A reload that changes limits refuses no client, and its limits count the connections
+    from before it.  They heal.
+    """
+    await run.begin(run.table("web"))
+    held = [await deferToThread(connect, run.port) for _ in range(3)]
+    port = run.address(run.port, ":max-per-source=6").strip('"')
+    run.write(run.table("web"), ports=f'[ports.http]\nlisten = "{port}"')
+    plan = await run.command("check", "--against-running", str(run.file))
+    assert plan.output.splitlines() == [
+        f"port http={port}: max-per-source none -> 6",
+        f"port http={port}: fair no -> yes",
+        "the listener is started anew",
+    ], plan
+    with Crowd(run.port, 1, pause=0.005, send=lambda: b"who\n") as crowd:
+        done = await run.command("reload", str(run.file))
+        assert done.code == 0, done.errors + run.process.output
+        await sleep(0.5)
+    assert crowd.answers
+    assert not {None, b""} & crowd.answers.keys(), crowd.answers
+    more = [await deferToThread(connect, run.port) for _ in range(3)]
+    assert not await deferToThread(isServed, run.port)
+    for each in [*held, *more]:
+        each.close()
+    for _ in range(100):
+        if await deferToThread(isServed, run.port):
+            break
+        await sleep(0.1)
+    assert await deferToThread(isServed, run.port)
+    await run.stop()
+    assert "Traceback" not in run.process.output, run.process.output
