@@ -54,6 +54,9 @@ LOG_SECONDS = 10.0
 #: seconds: other clients may wait behind those that are refused.
 TRIPPED_SECONDS = 1.0
 
+# All addresses of IPv4, and of IPv6.
+_ANY = ("0.0.0.0", "::")  # noqa: S104
+
 #: Takes connections of a port, and the bytes of the addresses that they come from.
 Enter = Callable[[Port, Sequence[AcceptedConnection], Sequence[bytes]], None]
 
@@ -91,11 +94,15 @@ class Admitted(NamedTuple):
 
 class _PortLimits:
     """
-    The limits of one port, and its sources.
+    The limits of one port, and its sources.  If a port is on all addresses of IPv4 and
+    of IPv6, its two sockets share them.
+
+    @ivar ports: the port, or both of its halves.
     """
 
     def __init__(self, port: Port, limits: Limits) -> None:
         self.port = port
+        self.ports = [port]
         self.limits = limits
         self.table = SourceLimits(limits)
         self.allow = Networks(limits.allow)
@@ -109,6 +116,35 @@ class _PortLimits:
         self.missing: set[int] = set()
         self.refused: Counter[str] = Counter()
         self.worst: Counter[str] = Counter()
+
+    def isOtherHalf(self, port: Port, limits: Limits) -> bool:
+        """
+        Whether a port is the same one on all addresses of the other family.
+        """
+        own, other = self.port.address, port.address
+        return (
+            isinstance(own, InternetAddress)
+            and isinstance(other, InternetAddress)
+            and {own.host, other.host} == {*_ANY}
+            and (own.port, self.port.name, self.limits)
+            == (other.port, port.name, limits)
+        )
+
+    def has(self, host: str) -> bool:
+        """
+        Whether a connection to a local host came in by this port.
+
+        @param host: as the kernel writes it.
+        """
+        for each in self.ports:
+            assert isinstance(each.address, InternetAddress)
+            bound = each.address.host
+            if bound in _ANY:
+                if (":" in bound) == (":" in host):
+                    return True
+            elif _kernel.packed((bound, 0)) == _kernel.packed((host, 0)):
+                return True
+        return False
 
     def key(self, address: bytes) -> bytes:
         """
@@ -181,10 +217,11 @@ class Limiter:
             if (own := limits.get(each.number)) is not None and own.fair
         ]
         self.fair = frozenset(perSource if counts else ())
-        self._ports = {
-            each.number: _PortLimits(each, limits.get(each.number, Limits()))
-            for each in taken
-        }
+        self._ports: dict[int, _PortLimits] = {}
+        for each in taken:
+            self._ports[each.number] = self._share(
+                each, limits.get(each.number, Limits())
+            )
         self._limited = {
             each.number: self._ports[each.number]
             for each in taken
@@ -196,12 +233,33 @@ class Limiter:
             if own.limits.proxies
         }
 
+    def _share(self, port: Port, limits: Limits) -> _PortLimits:
+        for own in self._ports.values():
+            if own.isOtherHalf(port, limits):
+                own.ports.append(port)
+                return own
+        return _PortLimits(port, limits)
+
+    @property
+    def _own(self) -> Collection[_PortLimits]:
+        """
+        The limits of all ports, each once.
+        """
+        return dict.fromkeys(self._ports.values())
+
+    @property
+    def _ownLimited(self) -> Collection[_PortLimits]:
+        """
+        The limits of all ports that have some, each once.
+        """
+        return dict.fromkeys(self._limited.values())
+
     @property
     def tables(self) -> list[SourceLimits]:
         """
         The sources of all ports that have limits.
         """
-        return [each.table for each in self._limited.values()]
+        return [each.table for each in self._ownLimited]
 
     @property
     def held(self) -> int:
@@ -267,7 +325,7 @@ class Limiter:
         if found is not None:
             return found, False
         network = plain(network)
-        for own in self._limited.values():
+        for own in self._ownLimited:
             for each in own.limits.deny:
                 if each.version == network.version and network.subnet_of(each):  # type: ignore[arg-type]
                     return each, True
@@ -307,7 +365,7 @@ class Limiter:
         accepted them, and workers have them.
         """
         now = self.now()
-        for own in self._limited.values():
+        for own in self._ownLimited:
             if not (self._counts and own.counts):
                 continue
             for each in self._living(own):
@@ -509,7 +567,7 @@ class Limiter:
         address = own.port.address
         assert isinstance(address, InternetAddress)
         try:
-            return _kernel.liveConnections(address.port)
+            found = _kernel.liveConnections(address.port)
         except OSError as error:
             self._logLimited(
                 self.log.warn,
@@ -520,6 +578,7 @@ class Limiter:
                 error=error.strerror,
             )
             return []
+        return [each for each in found if own.has(each.host)]
 
     def _learns(self, own: _PortLimits, now: float) -> bool:
         """
@@ -561,7 +620,7 @@ class Limiter:
         self._checking = None
         try:
             now = self.now()
-            for own in self._limited.values():
+            for own in self._ownLimited:
                 if own.table.kept:
                     self._learns(own, now)
         finally:
@@ -577,7 +636,7 @@ class Limiter:
         @param most: how many.
         """
         found: dict[str, list[int]] = {}
-        for own in self._limited.values():
+        for own in self._ownLimited:
             for source in own.table.sources:
                 if source.alive or source.waiting or source.refused:
                     sums = found.setdefault(own.describe(source.key), [0, 0, 0])
@@ -593,7 +652,7 @@ class Limiter:
         reasons.
         """
         found: dict[str, dict[str, int]] = {}
-        for own in self._ports.values():
+        for own in self._own:
             by = found.setdefault(own.port.name, {})
             for reason, count in own.table.refusals.items():
                 by[reason] = by.get(reason, 0) + count
@@ -605,7 +664,7 @@ class Limiter:
         """
         self._logging = None
         found = False
-        for own in self._ports.values():
+        for own in self._own:
             counts = Counter(own.table.refusals)
             fresh = counts - own.refused
             own.refused = counts

@@ -387,6 +387,41 @@ class KernelTests(LimiterTestCase):
         self.assertEqual(self.limiter.busiest(), [])
         self.assertEqual(len(clients), 3)
 
+    def test_others(self) -> None:
+        """
+        Connections of other ports with the same number do not count.
+        """
+        self.connect("127.0.0.2")
+        held = self.accept()
+        for host, count in (
+            ("0.0.0.0", 1),
+            ("127.0.0.1", 1),
+            ("127.0.0.2", 0),
+            ("::", 0),
+            ("::1", 0),
+        ):
+            self.port = Port(3, InternetAddress("TCP", host, self.number), "web")
+            self.start(self.limits)
+            self.assertEqual(self.limiter.tables[0].alive, count, host)
+        self.assertEqual(len(held), 1)
+
+    def test_halves(self) -> None:
+        """
+        A port on all addresses of IPv4 and of IPv6 is one, if its limits are.
+        """
+        other = Port(4, InternetAddress("TCP", "::", self.number), "web")
+        limits = {3: self.limits, 4: self.limits}
+        limiter = Limiter(self.clock, [self.port, other], limits)
+        self.assertEqual(len(limiter.tables), 1)
+        self.assertTrue(limiter.concerns(3) and limiter.concerns(4))
+        for number, name in ((self.number + 1, "web"), (self.number, "mail")):
+            another = Port(4, InternetAddress("TCP", "::", number), name)
+            limiter = Limiter(self.clock, [self.port, another], limits)
+            self.assertEqual(len(limiter.tables), 2)
+        limits[4] = Limits(maxPerSource=3)
+        limiter = Limiter(self.clock, [self.port, other], limits)
+        self.assertEqual(len(limiter.tables), 2)
+
     def test_again(self) -> None:
         """
         What waited at the listener before counts once, and comes in whatever the limit
