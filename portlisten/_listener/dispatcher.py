@@ -100,7 +100,6 @@ class Dispatcher:
         self._silentClients = SilentClients(reactor, self._somethingCame)
         self._limiter = limiter
         if limiter is not None:
-            limiter.now = self._now
             limiter.enter = self._enter
         self._executor = Executor(
             reactor,
@@ -633,6 +632,8 @@ class Dispatcher:
             self._run(decisions)
             return
         self._overdueSeen = False
+        if self._limiter is not None:
+            self._limiter.passTime()
         self._run(decisions + ledger.passTime(now))
         if self._retirement is not None:
             self._retirement.step(now)

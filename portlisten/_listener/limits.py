@@ -187,7 +187,7 @@ class Limiter:
 
     @ivar tables: the sources of all ports that have limits.
     @ivar fair: the names of the ports whose sources take turns while they wait.
-    @ivar now: the ledger's clock.
+    @ivar now: says what time it is, in seconds.
     @ivar enter: takes connections whose sources are known now.
     """
 
@@ -202,6 +202,8 @@ class Limiter:
     ) -> None:
         self._reactor = reactor
         self._stopped = False
+        # Buckets fill up, and denials end, while the listener does nothing.  So this is
+        # not the ledger's time.
         self.now: Callable[[], float] = reactor.seconds
         self._counts = counts
         self._logLimited = logLimit(reactor)
@@ -501,6 +503,14 @@ class Limiter:
             if source is not None:
                 source.table.keep(source, entry.connection.cookie)
         self._watch()
+
+    def passTime(self) -> None:
+        """
+        Tell the sources what time it is.
+        """
+        now = self.now()
+        for each in self.tables:
+            each.now = now
 
     def refused(self) -> None:
         """

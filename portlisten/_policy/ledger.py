@@ -602,7 +602,7 @@ class Ledger(Offering):
                 reason = f"an offer unclaimed for {self._claimTimeout:g} s"
                 decisions.append(Revoke(worker.channel, reason))
         if self._parks:
-            self._releaseParked(now, True)
+            self._releaseParked(True)
         decisions += self._dispatch(now)
         # If a silent connection is overdue, a worker that is able may still have it.
         return decisions + self._giveUp(WaitingQueue.takeOverdue, now)
@@ -612,7 +612,7 @@ class Ledger(Offering):
         Let in all connections that limits keep out: the listener is about to end.
         """
         for table in self._tables:
-            self._release(table.releaseAll(now))
+            self._release(table.releaseAll())
         return self._dispatch(now)
 
     def keepNoSilent(self, now: float) -> list[Decision]:

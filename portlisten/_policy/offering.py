@@ -109,13 +109,13 @@ class Offering(Inventory):
             if self._queues[entry.name].release(entry):
                 self._unwatched.append(entry)
 
-    def _releaseParked(self, now: float, everybody: bool = False) -> None:
+    def _releaseParked(self, everybody: bool = False) -> None:
         """
         Let the parked connections wait like all others that no limit keeps out.
         """
         for table in self._tables:
             if table.parked:
-                self._release(table.released(now, everybody))
+                self._release(table.released(everybody))
         self._parks = any(table.parked for table in self._tables)
 
     # Offers
@@ -126,7 +126,7 @@ class Offering(Inventory):
         """
         self._now = now
         if self._parks:
-            self._releaseParked(now)
+            self._releaseParked()
         if self._holdsAreOld:
             self._updateHolds(now)
         decisions = self._offerReady(now)

@@ -7,7 +7,7 @@ source.  All times are in seconds.
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Collection, Hashable, Iterable
 from dataclasses import dataclass
 from enum import Enum
@@ -127,7 +127,7 @@ class Source:
         self.due = 0.0
         self.recent = True
         self.finish = 0
-        self.parked: deque[Any] | None = None
+        self.parked: OrderedDict[Any, None] | None = None
 
     def depart(self) -> None:
         """
@@ -153,6 +153,7 @@ class SourceLimits:
     @param most: how many sources are known at a time.
 
     @ivar limits: the limits.
+    @ivar now: the time, in seconds, as the caller said last.
     @ivar alive: how many connections of all sources came in and have not ended.
     @ivar parked: how many connections wait until a limit lets them in.
     @ivar freed: the sources whose connections ended while some were parked.
@@ -162,6 +163,7 @@ class SourceLimits:
 
     def __init__(self, limits: Limits, most: int = MAXIMUM_SOURCES) -> None:
         self.limits = limits
+        self.now = 0.0
         self.alive = 0
         self.parked = 0
         self.freed: list[Source] = []
@@ -206,6 +208,7 @@ class SourceLimits:
         if source is None:
             source = self.find(key, now)
         source.recent = True
+        self.now = now
         # This is reached() and admit() without their calls: each connection comes by.
         alive, all = source.alive, self.alive
         if self._all is not None and all >= self._all:
@@ -294,8 +297,8 @@ class SourceLimits:
         Let a connection wait until no limit keeps it out.
         """
         if source.parked is None:
-            source.parked = deque()
-        source.parked.append(connection)
+            source.parked = OrderedDict()
+        source.parked[connection] = None
         self.parked += 1
         self._parking[source] = None
 
@@ -305,15 +308,16 @@ class SourceLimits:
         long.
         """
         assert source.parked is not None
-        source.parked.remove(connection)
+        del source.parked[connection]
         self._unparked(source)
 
-    def released(self, now: float, everybody: bool = False) -> list[Any]:
+    def released(self, everybody: bool = False) -> list[Any]:
         """
-        Find the connections that come in now.  They count from now on.
+        Find the connections that come in at the time L{now}.  They count from then on.
 
         @param everybody: whether time has passed, so that a bucket may have a token.
         """
+        now = self.now
         found: list[Any] = []
         if everybody or self._all is not None:
             count = len(self._parking) if everybody else _SOURCES_PER_EVENT
@@ -321,15 +325,15 @@ class SourceLimits:
         freed, self.freed = self.freed, []
         return found + self._letIn(freed, now)
 
-    def releaseAll(self, now: float) -> list[Any]:
+    def releaseAll(self) -> list[Any]:
         """
         Let all of them in, whatever the limits say.
         """
         found: list[Any] = []
         for source in list(self._parking):
             while source.parked:
-                self.admit(source, now)
-                found.append(source.parked.popleft())
+                self.admit(source, self.now)
+                found.append(source.parked.popitem(last=False)[0])
                 self._unparked(source)
         return found
 
@@ -345,7 +349,7 @@ class SourceLimits:
                 if not source.parked or self.reached(source, now):
                     continue
                 self.admit(source, now)
-                found.append(source.parked.popleft())
+                found.append(source.parked.popitem(last=False)[0])
                 self._unparked(source)
                 others.append(source)
             turn = others

@@ -51,6 +51,13 @@ class LimitedTests(LedgerTestCase):
             },
         )
 
+    def tick(self, seconds: float = 0) -> list[Decision]:
+        """
+        Let time pass.
+        """
+        self.table.now = self.now + seconds
+        return super().tick(seconds)
+
     def alive(self, source: str = "a") -> int:
         """
         How many connections of a source count.

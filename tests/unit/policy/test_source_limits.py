@@ -143,7 +143,8 @@ class SourceLimitsTests(SynchronousTestCase):
             elif mine := [each for each in alive if each.key == key]:
                 alive.remove(mine[0])
                 mine[0].depart()
-            for owner, which in table.released(now, isinstance(what, int)):
+            table.now = now
+            for owner, which in table.released(isinstance(what, int)):
                 self.assertEqual(which, parked[owner].popleft())
                 alive.append(table.find(owner, now))
             self.assertEqual(table.parked, sum(map(len, parked.values())))
@@ -152,7 +153,7 @@ class SourceLimitsTests(SynchronousTestCase):
                 for owner, waiting in parked.items():
                     found = table.find(owner, now)
                     self.assertTrue(not waiting or table.reached(found, now))
-        table.releaseAll(now)
+        table.releaseAll()
         self.assertEqual(table.parked, 0)
 
     def test_unpark(self) -> None:
@@ -165,10 +166,10 @@ class SourceLimitsTests(SynchronousTestCase):
             table.park(source, each)
         table.unpark(source, "x")
         source.depart()
-        self.assertEqual(table.released(0.0), ["y"])
+        self.assertEqual(table.released(), ["y"])
         table.unpark(source, "z")
         source.depart()
-        self.assertEqual((table.released(0.0), table.parked), ([], 0))
+        self.assertEqual((table.released(), table.parked), ([], 0))
 
     def test_turns(self) -> None:
         """
@@ -176,14 +177,14 @@ class SourceLimitsTests(SynchronousTestCase):
         """
         table = SourceLimits(Limits(most=1))
         first, _ = table.arrive("first", 0.0)
-        for key in "aab":
+        for number, key in enumerate("aab"):
             source, _ = table.arrive(key, 0.0)
-            table.park(source, key)
+            table.park(source, (key, number))
         order = []
         source = first
         while table.parked:
             source.depart()
-            [key] = table.released(0.0)
+            [(key, _)] = table.released()
             order.append(key)
             source = table.find(key, 0.0)
         self.assertEqual(order, ["a", "b", "a"])
