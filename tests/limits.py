@@ -3,7 +3,8 @@ Floods, with limits per source and without: C{python -m tests.limits --help}.
 
 Ten sources ask a slow site, first alone, and then while another source opens 5,000
 connections as fast as it can.  When one of these ends, that source opens the next a
-second later.  After the flood, the source waits, and asks the site as the others do.
+second or two later.  After the flood, the source waits, and asks the site as the others
+do.
 
 This is done once without limits, and once for each thing that can happen to a client
 beyond its limit.  With limits, the 99th percentile of the ten must stay within 1.5

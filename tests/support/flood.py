@@ -3,10 +3,10 @@ One source that wants many connections, in a process of its own:
 C{python -m tests.support.flood PORT COUNT SOURCE}.
 
 It opens COUNT connections from the address SOURCE as fast as it can, and sends a
-request on each.  When a connection ends, it opens another a second later.  So COUNT
-clients of that source try again and again.  With C{--drip}, each connection sends the
-beginning of a request and then a header every second, for ever: a slow
-loris.  Otherwise, C{--path} is what it asks for.
+request on each.  When a connection ends, it opens another a second or two later.  So
+COUNT clients of that source try again and again.  With C{--drip}, each connection sends
+the beginning of a request and then a header every second, for ever: a slow loris.
+Otherwise, C{--path} is what it asks for.
 
 It prints C{opened} when it has tried COUNT connections for the first time.  At SIGTERM,
 it closes all of them, and prints what became of them as JSON: how many it has tried,
@@ -19,6 +19,7 @@ import argparse
 import errno
 import heapq
 import json
+import random
 import resource
 import select
 import signal
@@ -30,8 +31,8 @@ from typing import Any
 BEGINNING = b"GET / HTTP/1.1\r\nHost: here\r\n"
 HEADER = b"X-More: more\r\n"
 
-#: How long to wait before the next connection in the place of one that has ended, and
-#: between headers, in seconds.
+#: The time between headers, and the shortest time before the next connection in the
+#: place of one that has ended, in seconds.  The longest is twice as long.
 PAUSE = 1.0
 
 #: From Linux's C{include/uapi/linux/in.h}.  The port is then chosen for the pair of
@@ -101,7 +102,8 @@ class Flood:
 
     def _later(self, what: str) -> None:
         self.counts[what] += 1
-        heapq.heappush(self._due, (time.monotonic() + PAUSE, -1))
+        due = time.monotonic() + random.uniform(PAUSE, 2 * PAUSE)
+        heapq.heappush(self._due, (due, -1))
 
     def _turn(self, seconds: float) -> None:
         for number, _ in self._poll.poll(seconds, 1000):
