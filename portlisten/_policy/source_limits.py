@@ -192,8 +192,12 @@ class SourceLimits:
         source = self._sources.get(key)
         if source is None:
             if len(self._sources) >= self._mostSources:
-                self._forget(now)
-            source = self._sources[key] = Source(key, self)
+                source = self._forget(now)
+            if source is None:
+                source = Source(key, self)
+            else:
+                source.key = key
+            self._sources[key] = source
         return source
 
     def arrive(self, key: Hashable, now: float) -> tuple[Source, str]:
@@ -362,20 +366,25 @@ class SourceLimits:
         else:
             del self._parking[source]
 
-    def _forget(self, now: float) -> None:
+    def _forget(self, now: float) -> Source | None:
         """
         Make a place for a source.
+
+        @return: the one that is forgotten, as if it were new; L{None} if somebody still
+            needs it.
         """
         sources = self._sources
         for _ in range(_CANDIDATES):
             key, source = sources.popitem(last=False)
-            if not source.alive and not source.parked and source.due <= now:
-                return
+            if not (source.alive or source.parked or source.due > now):
+                source.refused = source.finish = 0
+                return source
             if not source.recent:
-                return
+                return None
             source.recent = False
             sources[key] = source
         sources.popitem(last=False)
+        return None
 
 
 def _bucket(rate: Rate | None) -> tuple[float, float]:
