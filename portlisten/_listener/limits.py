@@ -14,7 +14,9 @@ from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from heapq import nlargest
 from ipaddress import ip_address, ip_network
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 from twisted.internet.interfaces import IDelayedCall
@@ -53,6 +55,9 @@ LOG_SECONDS = 10.0
 #: How long after a refusal the listener accepts although all workers are busy, in
 #: seconds: other clients may wait behind those that are refused.
 TRIPPED_SECONDS = 1.0
+
+# What makes a source busy, as SourceSummary has it.
+_BUSY = attrgetter("alive", "waiting", "refused")
 
 # All addresses of IPv4, and of IPv6.
 _ANY = ("0.0.0.0", "::")  # noqa: S104
@@ -647,13 +652,13 @@ class Limiter:
         """
         found: dict[str, list[int]] = {}
         for own in self._ownLimited:
-            for source in own.table.sources:
-                if source.alive or source.waiting or source.refused:
-                    sums = found.setdefault(own.describe(source.key), [0, 0, 0])
-                    sums[0] += source.alive
-                    sums[1] += source.waiting
-                    sums[2] += source.refused
-        chosen = sorted(found.items(), key=lambda each: (each[1], each[0]))[-most:]
+            # There may be many, and few are described.
+            for source in nlargest(most, own.table.sources, key=_BUSY):
+                sums = found.setdefault(own.describe(source.key), [0, 0, 0])
+                for place, count in enumerate(_BUSY(source)):
+                    sums[place] += count
+        busy = [each for each in found.items() if any(each[1])]
+        chosen = sorted(busy, key=lambda each: (each[1], each[0]))[-most:]
         return [SourceSummary(name, *sums) for name, sums in reversed(chosen)]
 
     def refusals(self) -> dict[str, dict[str, int]]:
