@@ -443,11 +443,22 @@ class Dispatcher:
         """
         now = self._now()
         self._retirement = retirement = Retirement(
-            self, self._ledger, now + grace, names, waits, more
+            self,
+            self._ledger,
+            now + grace,
+            names,
+            waits,
+            lambda: more() or self._awaitsHeaders(),
         )
         # The next listener has limits of its own.
         self._run(self._ledger.releaseAll(now))
         return retirement.done
+
+    def _awaitsHeaders(self) -> bool:
+        """
+        Whether connections are held until their proxies say where they come from.
+        """
+        return self._limiter is not None and self._limiter.held > 0
 
     def succeededBy(self, channel: IChannel) -> None:
         """
@@ -530,9 +541,13 @@ class Dispatcher:
         """
         ledger = self._ledger
         if not self._byeSent:
-            busy = ledger.unclaimed or (
-                (ledger.waiting or self._waitsElsewhere())
-                and (ledger.workers or self._expectsWorkers())
+            busy = (
+                ledger.unclaimed
+                or self._awaitsHeaders()
+                or (
+                    (ledger.waiting or self._waitsElsewhere())
+                    and (ledger.workers or self._expectsWorkers())
+                )
             )
             if busy and now < self._deadline:
                 return

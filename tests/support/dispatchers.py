@@ -19,6 +19,7 @@ from portlisten._listener.connection import AcceptedConnection
 from portlisten._listener.copy_check import CHECK_SECONDS
 from portlisten._listener.dispatcher import FAREWELL_SECONDS, Dispatcher
 from portlisten._listener.interfaces import IChannel, IConnection
+from portlisten._listener.limits import Limiter
 from portlisten._listener.sharing import Sharing
 from portlisten._model import InternetAddress, Port
 from portlisten._policy.ledger import Ledger
@@ -154,8 +155,14 @@ class DispatcherTestCase(SynchronousTestCase):
             self.queue, 100, PATIENCE, HOLD, CLAIM_TIMEOUT, PAUSE, names=NAMES
         )
         self.throttle = Throttle(free=1, first=2.0, longest=10.0)
+        limiter = self.makeLimiter()
         self.dispatcher = Dispatcher(
-            self.clock, self.ledger, self.throttle, self.sharing(), self.timedOut
+            self.clock,
+            self.ledger,
+            self.throttle,
+            self.sharing(),
+            self.timedOut,
+            limiter=limiter,
         )
         self.dispatcher.capacityChanged = self.capacityChanged
         self.clients: list[socket.socket] = []
@@ -166,6 +173,12 @@ class DispatcherTestCase(SynchronousTestCase):
         Make what lends the sockets of shared ports.
         """
         return NOTHING
+
+    def makeLimiter(self) -> Limiter | None:
+        """
+        Make what says who comes in.
+        """
+        return None
 
     def end(self) -> None:
         """
