@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from itertools import islice
 
 from twisted.logger import Logger
 
@@ -60,7 +59,7 @@ class Denying:
                 askerUid=client.uid,
             )
         return DenialsAnswer(
-            len(self._limiter.denials()),
+            self._limiter.denials(0)[0],
             described(Denial(each, seconds) for each in networks),
         )
 
@@ -93,8 +92,8 @@ class Denying:
         """
         List what is denied.
         """
-        found = self._limiter.denials()
-        return DenialsAnswer(len(found), described(islice(found, MAXIMUM_LISTED)))
+        count, found = self._limiter.denials(MAXIMUM_LISTED)
+        return DenialsAnswer(count, described(found))
 
 
 def described(denials: Iterable[Denial]) -> tuple[DenialStatus, ...]:

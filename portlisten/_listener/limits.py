@@ -315,11 +315,15 @@ class Limiter:
         """
         return self._denials.allow(network, self.now())
 
-    def denials(self) -> list[Denial]:
+    def denials(self, most: int | None = None) -> tuple[int, list[Denial]]:
         """
         List what L{deny} has denied, those that were denied last first.
+
+        @param most: how many to list; L{None} for all.
+        @return: how many there are, and the list.
         """
-        return list(self._denials.all(self.now()))
+        found = self._denials.all(self.now(), most)
+        return len(self._denials), found
 
     def deniedBy(self, network: Network) -> tuple[Network, bool] | None:
         """

@@ -80,7 +80,7 @@ class Reporter:
         now = self._dispatcher.now()
         queues = ledger.queues(now)
         limited = self._limiter.refusals()
-        denials = self._limiter.denials()
+        denied, networks = self._limiter.denials(MAXIMUM_NETWORKS)
         listener = ListenerStatus(
             version=__version__,
             pid=os.getpid(),
@@ -114,7 +114,7 @@ class Reporter:
                 SourceStatus(each.source, each.connections, each.waiting, each.refused)
                 for each in self._limiter.busiest()
             ),
-            denied=DeniedStatus(len(denials), described(denials[:MAXIMUM_NETWORKS])),
+            denied=DeniedStatus(denied, described(networks)),
         )
         return diagnosed(listener)
 

@@ -332,7 +332,7 @@ class StreamWire:
             self._dispatcher.roster.drained,
             tuple(
                 (nameOf(each.network), each.seconds)
-                for each in reversed(self._limiter.denials())
+                for each in reversed(self._limiter.denials()[1])
             ),
         )
 

@@ -12,15 +12,10 @@ never goes back.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from heapq import heapify, heappop, heappush
-from ipaddress import (
-    IPv4Network,
-    IPv6Address,
-    IPv6Network,
-    ip_network,
-)
+from ipaddress import IPv4Network, IPv6Address, ip_network
+from itertools import islice
 
 from portlisten._policy.source_limits import Network
 
@@ -30,7 +25,6 @@ MAXIMUM_DENIALS = 65536
 #: How an IPv6 socket writes an IPv4 address, and how many of its bits come before it.
 _MAPPED = "::ffff:"
 _MAPPED_BITS = 96
-_MAPPED_NETWORK = IPv6Network(f"{_MAPPED}0:0/{_MAPPED_BITS}")
 
 
 @dataclass(frozen=True)
@@ -152,13 +146,17 @@ class Denials:
                 return kind((number >> shift << shift, bits))
         return None
 
-    def all(self, now: float) -> Iterator[Denial]:
+    def all(self, now: float, most: int | None = None) -> list[Denial]:
         """
         List all, those that were denied last first.
+
+        @param most: how many to list; L{None} for all.
         """
         self._expire(now)
-        for network, (end, _) in reversed(self._ends.items()):
-            yield Denial(network, _left(end, now))
+        return [
+            Denial(network, _left(end, now))
+            for network, (end, _) in islice(reversed(self._ends.items()), most)
+        ]
 
     def _tableOf(self, network: Network) -> tuple[dict[int, set[int]], int]:
         table = self._v4 if network.version == 4 else self._v6
@@ -210,9 +208,10 @@ def plain(network: Network) -> Network:
     """
     Write a network of IPv4 addresses as one, also if it comes as IPv6 sockets write it.
     """
-    if isinstance(network, IPv6Network) and network.subnet_of(_MAPPED_NETWORK):
-        number = int(network.network_address) & 0xFFFFFFFF
-        return IPv4Network((number, network.prefixlen - _MAPPED_BITS))
+    if network.version == 6 and network.prefixlen >= _MAPPED_BITS:
+        number = int(network.network_address)
+        if number >> 32 == 0xFFFF:
+            return IPv4Network((number & 0xFFFFFFFF, network.prefixlen - _MAPPED_BITS))
     return network
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import socket
 import subprocess
 import time
 from collections.abc import AsyncIterator, Callable
@@ -36,12 +37,33 @@ dbmaxmatches = 10
 """
 
 
-def web(replaced: Make) -> Replaced:
+REQUEST = b"GET /word HTTP/1.1\r\nHost: here\r\nConnection: close\r\n\r\n"
+
+
+def web(replaced: Make) -> tuple[Replaced, int]:
     """
     Make a listener with one port.
     """
     port = freePort(24000, 25000)
-    return replaced(f"--listen=http=tcp:{port}:interface=127.0.0.1")
+    return replaced(f"--listen=http=tcp:{port}:interface=127.0.0.1"), port
+
+
+async def comesIn(port: int, address: str) -> bool:
+    """
+    Say whether a client of an address is served, and not reset.
+    """
+    return await deferToThread(_comesIn, port, address)
+
+
+def _comesIn(port: int, address: str) -> bool:
+    try:
+        with socket.create_connection(
+            ("127.0.0.1", port), PATIENCE, (address, 0)
+        ) as client:
+            client.sendall(REQUEST)
+            return client.recv(100).startswith(b"HTTP/1.1 200")
+    except (ConnectionResetError, BrokenPipeError):
+        return False
 
 
 async def denied(made: Replaced) -> list[str]:
@@ -58,7 +80,7 @@ async def test_operator(replaced: Make) -> None:
     A denial ends with its time, or when it is allowed.  The next listener goes on to
     deny, and one that is started after a crash does not.
     """
-    made = web(replaced)
+    made, port = web(replaced)
     await made.replace()
     for words, output in (
         (["deny"], "nothing is denied\n"),
@@ -77,9 +99,18 @@ async def test_operator(replaced: Make) -> None:
     assert first == {"network": "2001:db8::/32", "seconds": None}
     assert second["network"] == "192.0.2.7"
     assert 3500 < second["seconds"] < 3600
+    await made.work("twisted")
+    assert await comesIn(port, "127.0.0.7")
+    await made.command("deny", "127.0.0.7")
     for _ in range(2):
         await made.replace()
-        assert await denied(made) == ["2001:db8::/32", "192.0.2.7"]
+        assert await denied(made) == ["127.0.0.7", "2001:db8::/32", "192.0.2.7"]
+        assert not await comesIn(port, "127.0.0.7")
+        assert await comesIn(port, "127.0.0.8")
+    status = await made.shows(lambda status: True)
+    assert status["queues"][0]["limited"] == {"denied": 1}
+    await made.command("allow", "127.0.0.7")
+    assert await comesIn(port, "127.0.0.7")
     part = await made.command("allow", "2001:db8::7")
     assert await part.ended() == 1
     assert "2001:db8::7 is still denied, as a part of 2001:db8::/32" in part.errors
@@ -88,7 +119,6 @@ async def test_operator(replaced: Make) -> None:
     assert await denied(made) == ["192.0.2.7"]
     made.check()
     await made.listener.kill()
-    await made.command("deny")
     made.listeners.clear()
     await made.replace()
     assert (await made.command("deny")).output == "nothing is denied\n"
@@ -147,7 +177,8 @@ class Fail2Ban:
         for old, new in (
             ("/var/log/portlisten/access.log", str(folder / "access.log")),
             ("listener=/run/portlisten/web.sock", own),
-            ("maxretry = 5", "maxretry = 2"),
+            # By default, it bans no address of its own machine.
+            ("maxretry = 5", "maxretry = 2\nignoreself = false"),
         ):
             assert old in jail
             jail = jail.replace(old, new)
@@ -222,19 +253,24 @@ async def test_fail2ban(replaced: Make) -> None:
     fail2ban denies whoever is refused a password again and again, for the time of its
     jail, and lifts bans.  If the listener crashes, a restart of the jail denies again.
     """
-    made = web(replaced)
+    made, port = web(replaced)
     await made.replace()
+    await made.work("twisted")
     async with fail2ban(made) as running:
-        for address in ("192.0.2.1", "192.0.2.7", "2001:db8::7", "192.0.2.7"):
+        assert await comesIn(port, "127.0.0.7")
+        for address in ("192.0.2.1", "127.0.0.7", "2001:db8::7", "127.0.0.7"):
             running.write(address, 401)
         running.write("2001:db8::7", 401)
         for _ in range(3):
             running.write("192.0.2.2", 200)
-        await until(made, lambda found: {"192.0.2.7", "2001:db8::7"} == {*found})
+        await until(made, lambda found: {"127.0.0.7", "2001:db8::7"} == {*found})
+        assert not await comesIn(port, "127.0.0.7")
+        assert await comesIn(port, "127.0.0.8")
         status = await made.shows(lambda status: True)
         for each in status["denied"]["networks"]:
             assert 3000 < each["seconds"] <= 3600
-        await running.ask("set", "portlisten-web", "unbanip", "192.0.2.7")
+        await running.ask("set", "portlisten-web", "unbanip", "127.0.0.7")
+        assert await comesIn(port, "127.0.0.7")
         assert await denied(made) == ["2001:db8::7"]
         # Somebody has allowed it already.
         await running.ask("set", "portlisten-web", "banip", "192.0.2.9")

@@ -16,6 +16,55 @@ from tests.support.users import unusedUID
 NOBODY = pwd.getpwnam("nobody").pw_uid
 
 
+class DurationTests(SynchronousTestCase):
+    """
+    Tests for L{Duration}.
+    """
+
+    def test_units(self) -> None:
+        """
+        A number is in seconds, unless a unit follows it.
+        """
+        type = values.Duration()
+        for text, seconds in (
+            ("90", 90.0),
+            ("90s", 90.0),
+            ("0.5", 0.5),
+            ("10m", 600.0),
+            ("1.5h", 5400.0),
+            ("1d", 86400.0),
+        ):
+            self.assertEqual(type.parse(text), seconds)
+            type.check(seconds)
+            self.assertEqual(type.parse(type.write(seconds)), seconds)
+        type.check(None)
+
+    def test_refused(self) -> None:
+        """
+        Everything else is refused.
+        """
+        type = values.Duration()
+        for text in (
+            "",
+            "s",
+            "0",
+            "0m",
+            "-1",
+            "1w",
+            "1 h",
+            "1_0",
+            "1e3",
+            "inf",
+            "1.2.3",
+        ):
+            error = self.assertRaises(ValueError, type.parse, text)
+            self.assertEqual(
+                str(error), f"{text!r} is no time such as 90s, 10m, 2h or 1d"
+            )
+        for seconds in (0, -1.0, float("inf"), float("nan")):
+            self.assertRaises(ValueError, type.check, seconds)
+
+
 class NumberTests(SynchronousTestCase):
     """
     Tests for L{Number}.

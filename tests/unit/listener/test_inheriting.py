@@ -122,7 +122,7 @@ class ServeTests(InheritingTestCase):
         """
         denied = (("192.0.2.7", None), ("2001:db8::/32", 600.0))
         await self.takeOver(Commit(True, (os.getpid(),), denied))
-        newest, oldest = self.service._wire._limiter.denials()
+        _, (newest, oldest) = self.service._wire._limiter.denials()
         self.assertEqual(oldest, Denial(networkOf("192.0.2.7")))
         self.assertEqual(newest.network, networkOf("2001:db8::/32"))
         assert newest.seconds is not None

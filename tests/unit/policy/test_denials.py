@@ -116,7 +116,7 @@ class Machine(RuleBasedStateMachine):
         All are listed, and nothing else is kept.
         """
         expected = [self.described(*each) for each in reversed(self.naive)]
-        assert list(self.denials.all(self.now)) == expected
+        assert self.denials.all(self.now) == expected
         assert len(self.denials) == len(expected)
         assert len(self.denials._heap) <= 2 * MOST + 16
 
