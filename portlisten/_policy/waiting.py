@@ -139,7 +139,8 @@ class WaitingQueue:
             turn = self._turn
             if not again:
                 turn = max(turn, source.finish)
-                self._last = source.finish = turn + 1
+                source.finish = turn + 1
+                self._last = max(self._last, source.finish)
             entry.turn = (entry.late, turn, entry.order[1])
         return entry.turn
 

@@ -2,7 +2,9 @@
 Limits per source hold in front of servers that know nothing of them, heal by
 themselves, and count what the kernel counts.
 
-L{tests.limits} does the same for longer, as a command.
+L{tests.limits} does the same for longer, as a command.  It compares the 99th
+percentiles of answers.  Here, other tests run at the same time, so the 90th are
+compared.
 """
 
 from __future__ import annotations
@@ -35,6 +37,9 @@ from tests.support.ports import freePort
 from tests.support.processes import PATIENCE, Process, Processes
 from tests.support.programs import command
 
+#: The quantile that is compared.
+SHARE = 0.9
+
 #: What HAProxy does before a listener.
 HAPROXY = """
 defaults
@@ -56,9 +61,9 @@ def test_flood(processes: Processes, beyond: str) -> None:
     """
     seen = underFlood(processes, beyond, seconds=4, pause=3)
     print(seen)
-    assert isNear(seen.others, seen.flooded), seen
+    assert isNear(seen.others, seen.flooded, SHARE), seen
     assert seen.fate["tried"] > 5000, seen
-    assert isNear(seen.source, seen.after), seen
+    assert isNear(seen.source, seen.after, SHARE), seen
 
 
 def test_floodWithoutLimits(processes: Processes) -> None:
@@ -67,7 +72,7 @@ def test_floodWithoutLimits(processes: Processes) -> None:
     """
     seen = underFlood(processes, "", seconds=4, pause=0)
     print(seen)
-    assert not isNear(seen.others, seen.flooded), seen
+    assert not isNear(seen.others, seen.flooded, SHARE), seen
     assert quantile(seen.flooded, 0.5) > 1, seen
 
 
@@ -77,23 +82,23 @@ def test_rate(processes: Processes, beyond: str) -> None:
     Beyond its rate, a source is refused or waits, and others are not.  Its tokens come
     again.
     """
-    limits = f":rate-per-source=5/s burst 5:beyond={beyond}"
+    limits = f":rate-per-source=2/s burst 3:beyond={beyond}"
     scene = Scene(processes, limits)
     scene.listen()
     scene.site()
     for _ in range(2):
         with Clients() as clients:
             began = time.monotonic()
-            answers = [clients.ask(scene.port, FLOOD) for _ in range(10)]
+            answers = [clients.ask(scene.port, FLOOD) for _ in range(6)]
             took = time.monotonic() - began
             if beyond == "wait":
                 assert all(answers), answers
-                assert took > 0.8, took
+                assert took > 1.4, took
             else:
-                assert all(answers[:5]), answers
+                assert all(answers[:3]), answers
                 assert not all(answers), answers
             assert clients.ask(scene.port, OTHERS[0])
-        time.sleep(1.5)
+        time.sleep(2)
 
 
 def test_all(processes: Processes) -> None:

@@ -211,6 +211,7 @@ class Seen:
         rows += [("source", self.source), ("after", self.after)]
         shown = [
             f"{name}: p50 {quantile(each, 0.5) * 1000:.1f},"
+            f" p90 {quantile(each, 0.9) * 1000:.1f},"
             f" p99 {quantile(each, 0.99) * 1000:.1f} ms of {len(each)}"
             for name, each in rows
             if each
@@ -247,12 +248,12 @@ def underFlood(processes: Processes, beyond: str, seconds: float, pause: float) 
     return Seen(others, flooded, source, after, fate)
 
 
-def isNear(before: Times, now: Times) -> bool:
+def isNear(before: Times, now: Times, share: float = 0.99) -> bool:
     """
-    Whether the 99th percentile is within 1.5 times of what it was.  The processes of
-    all sides share a few processors, so 5 ms more are for their scheduler.
+    Whether a quantile is within 1.5 times of what it was.  The processes of all sides
+    share a few processors, so 5 ms more are for their scheduler.
     """
-    return quantile(now, 0.99) <= 1.5 * quantile(before, 0.99) + 0.005
+    return quantile(now, share) <= 1.5 * quantile(before, share) + 0.005
 
 
 def ended(flood: Process) -> dict[str, int]:
