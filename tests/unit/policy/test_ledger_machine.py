@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 from dataclasses import astuple
+from typing import Any
 
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -62,7 +63,7 @@ class LedgerMachine(RuleBasedStateMachine):
     The ledger gets all possible events in any possible order.
     """
 
-    LEDGER: type[Ledger] = Ledger
+    LEDGER: Any = Ledger
 
     @initialize(
         queue=st.integers(0, 5),
@@ -81,7 +82,7 @@ class LedgerMachine(RuleBasedStateMachine):
         firsts: bool,
         clients: int,
     ) -> None:
-        self.ledger = self.LEDGER(
+        self.ledger: Ledger = self.LEDGER(
             queue, budget, PATIENCE, HOLD, CLAIM_TIMEOUT, PAUSE, roundRobin, NAMES
         )
         self.queue = min(queue, budget // 4)
@@ -378,7 +379,7 @@ class LedgerMachine(RuleBasedStateMachine):
         """
         Connections come in.
 
-        @param spoken: those of them from whose clients something has come.
+        @param spoken: those from whose clients something has come.
         @param waited: how long they have waited at another listener, in seconds.
         """
         name = NAMES[port]
@@ -411,10 +412,8 @@ class LedgerMachine(RuleBasedStateMachine):
         port = pick(which, self.rooms())
         name = NAMES[port]
         first = self.last - self.last % 3 + 3 + port
-        batch = [
-            Connection(first + 3 * each, self.now, True)
-            for each in range(self.room(name))
-        ]
+        numbers = [first + 3 * each for each in range(self.room(name))]
+        batch = [Connection(each, self.now, True) for each in numbers]
         self.last = batch[-1].number
         spoken = [each for each in batch if each.number % 8 in speak]
         room = sum(side.room(self.now) for side in self.sides if side.wants(name))
