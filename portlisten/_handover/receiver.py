@@ -142,7 +142,9 @@ class Receiver:
         except OSError:
             address = None  # its client has left
         self.count += 1
-        self._accepted(port, [(sock, address)], offer.waited / 100)
+        # It has waited, even if that was too short to be counted.
+        waited = max(offer.waited, 1) / 100
+        self._accepted(port, [(sock, address)], waited)
 
     def socketShared(
         self, channel: IWorkerChannel, port: int, cookie: int, descriptor: int

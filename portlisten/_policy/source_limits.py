@@ -185,6 +185,13 @@ class SourceLimits:
         """
         return self._sources.values()
 
+    @property
+    def full(self) -> bool:
+        """
+        Whether the port has as many connections as it may have.
+        """
+        return self._all is not None and self.alive >= self._all
+
     def find(self, key: Hashable, now: float) -> Source:
         """
         Find a source.  If it is not known, add it.
@@ -277,9 +284,12 @@ class SourceLimits:
 
     def keep(self, source: Source, cookie: int) -> None:
         """
-        A connection counts until L{gone}: nobody will say when it ends.
+        A connection counts until L{gone}: nobody will say when it ends.  If it is kept
+        already, it was counted twice, and counts once from now on.
         """
-        if cookie not in self.kept:
+        if cookie in self.kept:
+            source.depart()
+        else:
             self.kept[cookie] = source
             source.kept += 1
 

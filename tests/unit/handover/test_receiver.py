@@ -158,6 +158,14 @@ class ReceiverTests(SynchronousTestCase):
         self.assertEqual(self.predecessor.heard(Closed), [])
         self.assertEqual(self.receiver.count, 1)
 
+    def test_justCame(self) -> None:
+        """
+        One that has hardly waited has waited all the same.
+        """
+        self.join()
+        self.offer(0, connection(self)[1], 0)
+        self.assertGreater(self.accepted[0][2], 0)
+
     def test_otherAddress(self) -> None:
         """
         If no port has the same address, one of the same name takes the connection.

@@ -197,6 +197,7 @@ class SourceLimitsTests(SynchronousTestCase):
         table = SourceLimits(Limits(maxPerSource=1))
         source, _ = table.arrive("a", 0.0)
         table.keep(source, 7)
+        table.count(source)
         table.keep(source, 7)
         self.assertEqual((source.kept, source.alive), (1, 1))
         table.gone([8])
