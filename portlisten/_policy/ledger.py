@@ -150,9 +150,11 @@ class Ledger(Offering):
         self, entries: Iterable[Entry], again: bool, park: bool
     ) -> list[Decision]:
         """
-        Let connections of sources with limits wait.  One source may have as many that
-        wait as there are places left: so it takes half of them at the most, and each
-        other source finds one.
+        Let connections of sources with limits wait.  If sources take turns, one source
+        may have as many that wait as there are places left: so it takes half of them at
+        the most, and each other source finds one.  If no place is left, nobody waits
+        whom a limit keeps out.  It would keep others out that a worker could serve,
+        unless the limit is that of all.
 
         @param again: whether they have waited at another listener.  Then they wait on.
         @param park: whether a limit keeps them out.
@@ -161,8 +163,12 @@ class Ledger(Offering):
         for entry in entries:
             source = entry.source
             assert source is not None
-            most = max(1, self._queues[entry.name].free)
-            if source.waiting >= most and not again:
+            queue = self._queues[entry.name]
+            free = queue.free
+            full = source.waiting >= max(1, free) or (
+                park and free <= 0 and not source.table.full
+            )
+            if full and queue.fair and not again:
                 source.table.refuse(source, "queue-full")
                 entry.tally.accepted -= 1
                 if park:
@@ -631,8 +637,7 @@ class Ledger(Offering):
         """
         decisions: list[Decision] = []
         for queue in self._queues.values():
-            while queue.count:
-                entry = queue.popOldest()
+            for entry in queue.takeAll():
                 entry.tally.stopped += 1
                 self.ends.append(End("stopped", entry))
                 self._ended(entry)

@@ -157,6 +157,8 @@ class WaitingQueue:
         @return: whether it is silent.
         """
         del self.parked[entry.connection]
+        if entry.ended is not None:
+            self._placeless -= 1
         return self.add(entry)
 
     def pop(self) -> Entry:
@@ -174,14 +176,14 @@ class WaitingQueue:
             self._turn = max(self._turn, self._last)
         return entry
 
-    def popOldest(self) -> Entry:
+    def takeAll(self) -> list[Entry]:
         """
-        Take the oldest connection, ready or silent.
+        Take all connections, the oldest first.
         """
-        found = [each for each in self._oldest() if each is not None]
-        entry = min(found, key=_ORDER)
-        self.remove([entry.connection])
-        return entry
+        entries = [entry for _, entry in self.heap]
+        entries += [*self.parked.values(), *self.silent.entries.values()]
+        self.remove([each.connection for each in entries])
+        return sorted(entries, key=_ORDER)
 
     def takeReadyOverdue(self, now: float) -> list[Entry]:
         """
@@ -202,20 +204,24 @@ class WaitingQueue:
         Take all connections whose patience is over.
         """
         found = self.takeReadyOverdue(now)
-        while self.overdue(now):
-            found.append(self.popOldest())
+        silent = self.silent
+        while (
+            oldest := silent.oldest
+        ) is not None and now - oldest.accepted >= self._patience:
+            silent.take(oldest.connection)
+            found.append(oldest)
         return found
 
-    def _oldest(self) -> tuple[Entry | None, Entry | None, Entry | None]:
+    def _oldest(self) -> tuple[Entry | None, Entry | None]:
         """
-        The oldest of each part: ready, parked and silent.
+        The oldest of those that are ready, and of those that are parked.
         """
         ready: Entry | None = None
         if self.heap:
             entries = [entry for _, entry in self.heap]
             ready = min(entries, key=_ORDER) if self.fair else entries[0]
         parked = next(iter(self.parked.values())) if self.parked else None
-        return ready, parked, self.silent.oldest if self.silent.entries else None
+        return ready, parked
 
     def overdue(self, now: float) -> bool:
         """
@@ -231,8 +237,7 @@ class WaitingQueue:
         How long the oldest ready or parked connection has waited, in seconds; 0 if none
         waits.
         """
-        ready, parked, _ = self._oldest()
-        found = [each.accepted for each in (ready, parked) if each is not None]
+        found = [each.accepted for each in self._oldest() if each is not None]
         return max(0.0, now - min(found)) if found else 0.0
 
     def readyOverdue(self, now: float) -> bool:
@@ -260,8 +265,10 @@ class WaitingQueue:
             self.heap = stay
         found = [entry for _, entry in removed]
         if self.parked:
-            parked = [self.parked.pop(each, None) for each in connections]
-            found += [each for each in parked if each is not None]
+            popped = [self.parked.pop(each, None) for each in connections]
+            parked = [each for each in popped if each is not None]
+            self._placeless -= sum(entry.ended is not None for entry in parked)
+            found += parked
         if self.silent.entries:
             taken = [self.silent.take(each) for each in connections]
             found += [each for each in taken if each is not None]
@@ -362,6 +369,9 @@ class WaitingQueue:
         if self.silent.entries:
             self.spoke(connections, now)
         entries = [entry for _, entry in self.heap if entry.connection in connections]
+        if self.parked:
+            parked = [self.parked.get(each) for each in connections]
+            entries += [each for each in parked if each is not None]
         found = [(entry.order, entry) for entry in sorted(entries, key=_ORDER)]
         for _, entry in found:
             if entry.ended is None:

@@ -183,6 +183,49 @@ class LimitedTests(LedgerTestCase):
         self.assertEqual(self.alive(), QUEUE // 2)
         self.assertCounted(accepted=QUEUE // 2 + 2)
 
+    def test_queueFullParked(self) -> None:
+        """
+        What a limit keeps out takes no more than the places, so the worker's window is
+        for those whom no limit keeps out.
+        """
+        self.limits = Limits(ratePerSource=Rate(0.001, 1))
+        self.ledger = self.open()
+        self.join("x", window=5)
+        sources = [chr(ord("a") + n) for n in range(QUEUE + 10)]
+        for id, each in enumerate(sources, 1):
+            self.come(f"{each}1")
+            self.ledger.claim("x", [id], self.now)
+            self.ledger.close("x", [id], self.now)
+        for each in sources:
+            self.come(f"{each}2")
+        self.assertEqual(self.ledger.waiting, QUEUE)
+        self.assertEqual(self.table.refusals, {"queue-full": 10})
+        self.assertEqual(self.ledger.capacity(""), 5)
+
+    def test_queueFullOfAll(self) -> None:
+        """
+        If the limit of all keeps them out, they may wait: nobody else comes in either.
+        """
+        self.limits = Limits(most=1, maxPerSource=1)
+        self.ledger = self.open()
+        self.join("x", window=5)
+        self.come("A1")
+        for n in range(QUEUE):
+            self.come(f"{chr(ord('a') + n)}1")
+        self.come("Z1")
+        self.assertEqual(self.table.refusals, {})
+        self.assertEqual(self.ledger.waiting, QUEUE + 1)
+
+    def test_queueNotFair(self) -> None:
+        """
+        If sources do not take turns, one source may have all places.
+        """
+        self.limits = Limits(most=1000, fair=False)
+        self.table = SourceLimits(self.limits)
+        self.ledger = super().open(tables=[self.table])
+        self.assertEqual(self.come(*[f"a{n}" for n in range(QUEUE)]), [])
+        self.assertEqual(self.ledger.waiting, QUEUE)
+
     def test_turns(self) -> None:
         """
         Sources take turns while they wait.

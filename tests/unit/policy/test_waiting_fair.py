@@ -153,7 +153,7 @@ class FairTests(SynchronousTestCase):
         self.assertEqual(self.pop(1), ["b1"])
         self.assertEqual(self.queue.count, 0)
 
-    def test_popOldest(self) -> None:
+    def test_takeAll(self) -> None:
         """
         The oldest goes first if all must go.
         """
@@ -161,8 +161,36 @@ class FairTests(SynchronousTestCase):
         late = self.make("c1")
         self.queue.park(late)
         self.add("d1")
-        order = [self.queue.popOldest().connection for _ in range(5)]
+        order = [each.connection for each in self.queue.takeAll()]
         self.assertEqual(order, ["a1", "a2", "b1", "c1", "d1"])
+        self.assertEqual(self.queue.count, 0)
+
+    def test_parkedHalfClosed(self) -> None:
+        """
+        A parked connection whose client has ended its side takes no place, and is given
+        up like others.
+        """
+        late = self.make("a1")
+        free = self.queue.free
+        self.queue.park(late)
+        self.assertEqual(self.queue.clientsHalfClosed({"a1"}, 1.0, False), [])
+        self.assertEqual(self.queue.free, free)
+        self.assertEqual(self.queue.clientsHalfClosed({"a1"}, 6.0, False), ["a1"])
+        self.queue.remove(["a1"])
+        self.assertEqual(self.queue.free, free)
+
+    def test_releasedHalfClosed(self) -> None:
+        """
+        If it is released, it takes a place like others.
+        """
+        late = self.make("a1")
+        free = self.queue.free
+        self.queue.park(late)
+        self.queue.clientsHalfClosed({"a1"}, 1.0, False)
+        self.queue.release(late)
+        self.assertEqual(self.queue.free, free - 1)
+        self.pop(1)
+        self.assertEqual(self.queue.free, free)
 
     def test_remove(self) -> None:
         """
