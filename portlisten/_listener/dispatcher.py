@@ -133,10 +133,11 @@ class Dispatcher:
         """
         How many connections may be accepted now on ports of this name.
         """
-        capacity = self._ledger.capacity(name)
-        if self._limiter is None:
-            return capacity
-        return max(0, capacity - self._limiter.held)
+        limiter = self._limiter
+        held = 0 if limiter is None else limiter.held
+        if limiter is None or not held:
+            return self._ledger.capacity(name)
+        return self._ledger.capacity(name, limiter.heldFor(name), held)
 
     def busy(self, name: str) -> bool:
         """
@@ -208,7 +209,7 @@ class Dispatcher:
         if limiter is None or not limiter.concerns(port.number):
             self._add(port, connections, waited)
             return
-        connections, addresses = limiter.arrived(port, connections)
+        connections, addresses = limiter.arrived(port, connections, waited)
         if connections:
             self._enter(port, connections, addresses, waited)
 
@@ -649,6 +650,9 @@ class Dispatcher:
         self._overdueSeen = False
         if self._limiter is not None:
             self._limiter.passTime()
+        if self._retirement is not None or self._stopped is not None:
+            # More may have come that limits keep out.
+            decisions += ledger.releaseAll(now)
         self._run(decisions + ledger.passTime(now))
         if self._retirement is not None:
             self._retirement.step(now)

@@ -63,7 +63,8 @@ _BUSY = attrgetter("alive", "waiting", "refused")
 _ANY = ("0.0.0.0", "::")  # noqa: S104
 
 #: Takes connections of a port, and the bytes of the addresses that they come from.
-Enter = Callable[[Port, Sequence[AcceptedConnection], Sequence[bytes]], None]
+#: For how long the connections have waited at another listener, in seconds, comes last.
+Enter = Callable[[Port, Sequence[AcceptedConnection], Sequence[bytes], float], None]
 
 
 @dataclass(frozen=True)
@@ -216,7 +217,10 @@ class Limiter:
         self._logging: IDelayedCall | None = None
         self._tripped: dict[str, float] = {}
         self._denials = Denials()
-        self.enter: Enter = lambda port, connections, addresses: None
+        self.enter: Enter = lambda port, connections, addresses, waited: None
+        # For how long connections that are held have waited at another listener, in
+        # seconds.
+        self._waited: dict[AcceptedConnection, float] = {}
         taken = [each for each in ports if each.kind is Kind.CONNECTIONS]
         perSource = [
             each.name
@@ -274,6 +278,18 @@ class Limiter:
         How many connections are held whose sources are not known yet.
         """
         return sum([each.count for each in self._proxied.values()])
+
+    def heldFor(self, name: str) -> int:
+        """
+        How many of these came by ports of one name.
+        """
+        return sum(
+            [
+                each.count
+                for number, each in self._proxied.items()
+                if self._ports[number].port.name == name
+            ]
+        )
 
     def concerns(self, number: int) -> bool:
         """
@@ -379,7 +395,7 @@ class Limiter:
         for own in self._ownLimited:
             if not (self._counts and own.counts):
                 continue
-            for each in self._living(own):
+            for each in self._living(own) or ():
                 address = _kernel.packed((each.peer, 0))
                 if address not in own.proxies:
                     source = own.table.find(own.key(address), now)
@@ -388,7 +404,10 @@ class Limiter:
         self._watch()
 
     def arrived(
-        self, port: Port, connections: Sequence[AcceptedConnection]
+        self,
+        port: Port,
+        connections: Sequence[AcceptedConnection],
+        waited: float = 0.0,
     ) -> tuple[Sequence[AcceptedConnection], Sequence[bytes]]:
         """
         Find the addresses that connections come from.  Keeps those whose proxies have
@@ -396,6 +415,7 @@ class Limiter:
 
         @param connections: owned by this object from now on, except those that are
             returned.
+        @param waited: how long they have waited at another listener, in seconds.
         @return: the others, and the bytes of their addresses.
         """
         own = self._ports[port.number]
@@ -410,9 +430,10 @@ class Limiter:
         ]
         if len(direct) < len(connections):
             others = {each for each, _ in direct}
-            self._proxied[port.number].add(
-                [each for each in connections if each not in others]
-            )
+            proxied = [each for each in connections if each not in others]
+            if waited:
+                self._waited.update(dict.fromkeys(proxied, waited))
+            self._proxied[port.number].add(proxied)
         return [each for each, _ in direct], [address for _, address in direct]
 
     def _known(
@@ -421,18 +442,19 @@ class Limiter:
         """
         The sources of connections are known that came by a proxy.
         """
-        taken = []
-        addresses = []
+        taken: dict[float, list[AcceptedConnection]] = {}
+        addresses: dict[float, list[bytes]] = {}
         for connection, host in found:
+            waited = self._waited.pop(connection, 0.0)
             if host is None:
                 self._refuse(self._ports[port.number], connection, None, "no-header")
-            elif self.denies and self._denials.denies(host, self.now()):
+            elif not waited and self.denies and self._denials.denies(host, self.now()):
                 self._refuse(self._ports[port.number], connection, None, "denied")
             else:
-                taken.append(connection)
-                addresses.append(_kernel.packed((host, 0)))
-        if taken:
-            self.enter(port, taken, addresses)
+                taken.setdefault(waited, []).append(connection)
+                addresses.setdefault(waited, []).append(_kernel.packed((host, 0)))
+        for waited, connections in taken.items():
+            self.enter(port, connections, addresses[waited], waited)
 
     def judge(
         self,
@@ -544,6 +566,7 @@ class Limiter:
             for connection in proxied.close():
                 connection.closeCopy()
         self._proxied = {}
+        self._waited.clear()
 
     def _listed(self, own: _PortLimits, address: bytes) -> str:
         """
@@ -579,15 +602,28 @@ class Limiter:
 
     # What the kernel knows
 
-    def _living(self, own: _PortLimits) -> Collection[_kernel.LiveConnection]:
+    def _living(self, own: _PortLimits) -> Collection[_kernel.LiveConnection] | None:
         """
         Ask the kernel for the connections of a port that live.
+
+        @return: L{None} if it cannot say now, for lack of descriptors or memory, or
+            because too many connections come and go.
         """
         address = own.port.address
         assert isinstance(address, InternetAddress)
         try:
             found = _kernel.liveConnections(address.port)
         except OSError as error:
+            if error.errno in _kernel.TEMPORARY_ERRORS:
+                self._logLimited(
+                    self.log.warn,
+                    "the kernel cannot say now which connections of {port} live:"
+                    " {error}; it is asked again",
+                    event="connections-unknown",
+                    port=own.port.label,
+                    error=error.strerror,
+                )
+                return None
             self._logLimited(
                 self.log.warn,
                 "the kernel does not say which connections of {port} live: {error};"
@@ -616,10 +652,11 @@ class Limiter:
         one has ended if two answers lack it.
         """
         began = time.monotonic()
-        living = {each.cookie for each in self._living(own)}
-        missing = own.table.kept.keys() - living
-        own.table.gone(missing & own.missing)
-        own.missing = missing - own.missing
+        living = self._living(own)
+        if living is not None:
+            missing = own.table.kept.keys() - {each.cookie for each in living}
+            own.table.gone(missing & own.missing)
+            own.missing = missing - own.missing
         own.checked = now
         took = time.monotonic() - began
         own.pause = max(LEAST_CHECK_SECONDS, PAUSE_FACTOR * took)

@@ -227,17 +227,20 @@ class Inventory:
             worker.resume > self._now for worker in self._workers.values()
         )
 
-    def capacity(self, name: str = "") -> int:
+    def capacity(self, name: str = "", coming: int = 0, held: int = 0) -> int:
         """
         How many connections may be accepted now on ports of this name.
+
+        @param coming: how many of this name the caller holds, and will add.
+        @param held: how many of all names.
         """
         now = self._now
         windows = 0
         for worker in self._workers.values():
             if worker.resume <= now and name in worker.names:
                 windows += worker.capacity
-        places = windows + self._queues[name].free
-        return max(0, min(places, self._budget - self.held))
+        places = windows + self._queues[name].free - coming
+        return max(0, min(places, self._budget - self.held - held))
 
     def busy(self, name: str, now: float, since: float) -> bool:
         """

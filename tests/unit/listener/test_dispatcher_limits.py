@@ -6,12 +6,14 @@ from __future__ import annotations
 
 from ipaddress import ip_network
 
+from portlisten._listener.connection import AcceptedConnection
 from portlisten._listener.dispatcher import FAREWELL_SECONDS
 from portlisten._listener.limits import Limiter
 from portlisten._listener.proxied_clients import TIMEOUT_SECONDS
 from portlisten._policy.ledger import Ledger
 from portlisten._policy.source_limits import Beyond, Limits
 from portlisten._wire.frames import Claim, Closed
+from tests.support.channels import tcpPair
 from tests.support.dispatchers import DispatcherTestCase, portOf
 
 
@@ -21,6 +23,7 @@ class LimitedTestCase(DispatcherTestCase):
     """
 
     queue = 100
+    names: tuple[str, ...] = ("",)
     limits = Limits(maxPerSource=1)
 
     def makeLimiter(self) -> Limiter:
@@ -28,7 +31,9 @@ class LimitedTestCase(DispatcherTestCase):
         See L{DispatcherTestCase.makeLimiter}.
         """
         self.made = Limiter(self.clock, [portOf("", 0)], {0: self.limits})
-        self.ledger = Ledger(self.queue, 100, 60.0, names=[""], tables=self.made.tables)
+        self.ledger = Ledger(
+            self.queue, 100, 60.0, names=self.names, tables=self.made.tables
+        )
         return self.made
 
 
@@ -101,12 +106,25 @@ class WaitingTests(LimitedTestCase):
         self.dispatcher.stop(10.0)
         self.assertEqual(worker.ids, [1, 2, 3])
 
+    def test_late(self) -> None:
+        """
+        It offers also those that limits keep out while it ends.
+        """
+        worker = self.join()
+        self.accept(1)
+        self.dispatcher.stop(10.0)
+        self.accept(2)
+        self.assertEqual(worker.ids, [1])
+        self.check()
+        self.assertEqual(worker.ids, [1, 2, 3])
+
 
 class ProxiedTests(LimitedTestCase):
     """
     Tests for clients that come by a proxy.
     """
 
+    names = ("", "mail")
     limits = Limits(maxPerSource=1, proxies=(ip_network("127.0.0.0/8"),))
 
     def test_sources(self) -> None:
@@ -124,6 +142,38 @@ class ProxiedTests(LimitedTestCase):
         self.assertEqual((worker.ids, self.made.held), ([1, 2], 0))
         self.assertEqual(self.dispatcher.capacity(""), capacity + 1)
         self.assertRaises(ConnectionResetError, clients[1].recv, 1)
+
+    def test_again(self) -> None:
+        """
+        What waited at the listener before comes in whatever the limits say, and has
+        waited since then.
+        """
+        worker = self.join(window=1)
+        self.made.deny(ip_network("192.0.2.1/32"), None)
+        for _ in range(2):
+            client, accepted = tcpPair()
+            self.addCleanup(client.close)
+            self.clients.append(client)
+            connection = AcceptedConnection(accepted, client.getsockname())
+            self.dispatcher.accepted(portOf("", 0), [connection], 5.0)
+            client.send(b"PROXY TCP4 192.0.2.1 192.0.2.9 1 2\r\n")
+            for reader in list(self.clock.readers):
+                reader.doRead()
+        self.assertEqual((worker.ids, self.ledger.waiting), ([1], 1))
+        queue = self.ledger.queues(self.dispatcher.now())[""]
+        self.assertGreaterEqual(queue.oldest, 5.0)
+        self.assertEqual(self.made.refusals(), {"": {}})
+
+    def test_otherPort(self) -> None:
+        """
+        What is held takes no places of other ports.
+        """
+        capacity = self.dispatcher.capacity("mail")
+        self.accept(10)
+        self.assertEqual(self.dispatcher.capacity("mail"), capacity)
+        self.assertEqual(self.made.held, 10)
+        self.accept(80)
+        self.assertEqual(self.dispatcher.capacity("mail"), 10)
 
     def test_stop(self) -> None:
         """

@@ -9,6 +9,7 @@ import os
 import socket
 from collections.abc import Sequence
 from ipaddress import ip_network
+from unittest import mock
 
 from twisted.internet.task import Clock
 from twisted.logger import capturedLogs
@@ -437,6 +438,29 @@ class KernelTests(LimiterTestCase):
         )
         self.assertEqual(admitted.sources[0].alive, 3)
         self.assertEqual(admitted.sources[0].kept, 0)
+
+    def test_exhausted(self) -> None:
+        """
+        If the kernel cannot say for lack of descriptors, they count on.
+        """
+
+        def fail(port: int) -> None:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+        self.start(self.limits)
+        _, admitted = self.come("127.0.0.2", "127.0.0.2")
+        kept = self.leave(admitted)
+        with mock.patch.object(_kernel, "liveConnections", fail):
+            self.start(self.limits).stop()
+            self.clock.pump([CHECK_SECONDS] * 3)
+        self.assertEqual(admitted.sources[0].alive, 2)
+        self.assertEqual(
+            {event["event"] for event in self.logged}, {"connections-unknown"}
+        )
+        for each in kept:
+            each.close()
+        self.clock.pump([CHECK_SECONDS] * 2)
+        self.assertEqual(admitted.sources[0].alive, 0)
 
     def test_silentKernel(self) -> None:
         """
