@@ -3,9 +3,6 @@ Wait for the headers of proxies, to know where clients come from.
 
 A header is only looked at.  It stays in the connection, which is untouched for the
 kernel: see L{portlisten._kernel.progress}.  The worker reads the header.
-
-The reactor reads the descriptor of an epoll(7) of our own, as in
-L{portlisten._listener.silent_clients}.
 """
 
 from __future__ import annotations
@@ -14,14 +11,13 @@ from collections.abc import Callable, Iterable
 from itertools import takewhile
 from typing import Any
 
-from twisted.internet.interfaces import IDelayedCall, IReadDescriptor
+from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
-from zope.interface import implementer
 
 from portlisten import _kernel
+from portlisten._listener.client_watch import ClientWatch
 from portlisten._listener.connection import AcceptedConnection
-from portlisten._reactor.log_limit import logLimit
 from portlisten._wire.proxy_header import MAXIMUM_BYTES, Header, sourceOf
 
 #: How long to wait for a header, in seconds.  The specification demands no less, for a
@@ -29,8 +25,7 @@ from portlisten._wire.proxy_header import MAXIMUM_BYTES, Header, sourceOf
 TIMEOUT_SECONDS = 3.0
 
 
-@implementer(IReadDescriptor)
-class ProxiedClients:
+class ProxiedClients(ClientWatch):
     """
     Holds connections from proxies until their headers have come.
 
@@ -49,15 +44,12 @@ class ProxiedClients:
         known: Callable[[list[tuple[AcceptedConnection, str | None]]], None],
         timeout: float = TIMEOUT_SECONDS,
     ) -> None:
-        self._reactor = reactor
+        super().__init__(reactor)
         self._known = known
         self._timeout = timeout
-        self._logLimited = logLimit(reactor)
         # The connections and when their time is over, by descriptors: the oldest first.
         self._held: dict[int, tuple[AcceptedConnection, float]] = {}
         self._timer: IDelayedCall | None = None
-        # Made for the first connection that waits.
-        self._firstBytes: _kernel.FirstBytes | None = None
 
     @property
     def count(self) -> int:
@@ -119,28 +111,6 @@ class ProxiedClients:
                 timeout=self._timeout,
             )
 
-    def _open(self) -> _kernel.FirstBytes:
-        """
-        Make the epoll, if there is none.
-
-        @raise OSError: if that is impossible.
-        """
-        if self._firstBytes is None:
-            self._firstBytes = _kernel.FirstBytes()
-            try:
-                self._reactor.addReader(self)
-            except OSError:
-                self._firstBytes.close()
-                self._firstBytes = None
-                raise
-        return self._firstBytes
-
-    def _closeEpoll(self) -> None:
-        firstBytes, self._firstBytes = self._firstBytes, None
-        if firstBytes is not None:
-            self._reactor.removeReader(self)
-            firstBytes.close()
-
     def _remove(self, connection: AcceptedConnection) -> None:
         descriptor = connection.fileno()
         del self._held[descriptor]
@@ -170,18 +140,6 @@ class ProxiedClients:
         self._report([(each, _source(each, _look(each))) for each in over])
 
     # IReadDescriptor
-
-    def fileno(self) -> int:
-        """
-        Return the descriptor of the epoll, or -1 if there is none.
-        """
-        return -1 if self._firstBytes is None else self._firstBytes.fileno()
-
-    def logPrefix(self) -> str:
-        """
-        See L{ILoggingContext}.
-        """
-        return "portlisten"
 
     def doRead(self) -> None:
         """

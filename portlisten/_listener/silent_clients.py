@@ -1,9 +1,5 @@
 """
 Watch the connections of silent clients, until something comes.
-
-The reactor reads the descriptor of an epoll(7) of our own, in which the connections
-are.  If they were in the reactor's own, each would need a reader, and a reactor that
-uses select(2) could not have many.
 """
 
 from __future__ import annotations
@@ -11,18 +7,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from twisted.internet.interfaces import IReadDescriptor
 from twisted.logger import Logger
 from twisted.python.failure import Failure
-from zope.interface import implementer
 
 from portlisten import _kernel
+from portlisten._listener.client_watch import ClientWatch
 from portlisten._listener.interfaces import IConnection
-from portlisten._reactor.log_limit import logLimit
 
 
-@implementer(IReadDescriptor)
-class SilentClients:
+class SilentClients(ClientWatch):
     """
     Watches connections.  Their descriptors stay the caller's, which calls L{discard}
     before it sends or closes one.
@@ -42,12 +35,9 @@ class SilentClients:
         reactor: Any,
         come: Callable[[list[IConnection], list[IConnection]], None],
     ) -> None:
-        self._reactor = reactor
+        super().__init__(reactor)
         self._come = come
-        self._logLimited = logLimit(reactor)
         self.watched: dict[int, IConnection] = {}
-        # Made for the first connection.
-        self._firstBytes: _kernel.FirstBytes | None = None
 
     def find(self, connections: Sequence[IConnection]) -> set[IConnection]:
         """
@@ -98,27 +88,8 @@ class SilentClients:
         """
         Stop watching all connections.
         """
-        firstBytes, self._firstBytes = self._firstBytes, None
         self.watched.clear()
-        if firstBytes is not None:
-            self._reactor.removeReader(self)
-            firstBytes.close()
-
-    def _open(self) -> _kernel.FirstBytes:
-        """
-        Make the epoll, if there is none.
-
-        @raise OSError: if that is impossible.
-        """
-        if self._firstBytes is None:
-            self._firstBytes = _kernel.FirstBytes()
-            try:
-                self._reactor.addReader(self)
-            except OSError:
-                self._firstBytes.close()
-                self._firstBytes = None
-                raise
-        return self._firstBytes
+        self._closeEpoll()
 
     def _remove(self, descriptor: int) -> IConnection:
         assert self._firstBytes is not None
@@ -126,18 +97,6 @@ class SilentClients:
         return self.watched.pop(descriptor)
 
     # IReadDescriptor
-
-    def fileno(self) -> int:
-        """
-        Return the descriptor of the epoll, or -1 if there is none.
-        """
-        return -1 if self._firstBytes is None else self._firstBytes.fileno()
-
-    def logPrefix(self) -> str:
-        """
-        See L{ILoggingContext}.
-        """
-        return "portlisten"
 
     def doRead(self) -> None:
         """
