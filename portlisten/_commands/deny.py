@@ -28,7 +28,7 @@ from portlisten._control.messages import (
 from portlisten._control.place import SUFFIX
 from portlisten._control.status import DenialStatus
 from portlisten._control.words import duration, plural
-from portlisten._policy.denials import nameOf, networkOf
+from portlisten._policy.networks import nameOf, networkOf
 from portlisten._process.output import show
 
 #: The exit code if an address is still denied.

@@ -7,8 +7,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from portlisten._config.port_values import RateValue, writeNetwork
-from portlisten._policy.source_limits import Beyond, Limits, Network
+from portlisten._config.port_values import RateValue
+from portlisten._policy.networks import Network, nameOf
+from portlisten._policy.source_limits import Beyond, Limits
 
 #: What a port without limits has: sources do not take turns.
 NO_LIMITS = Limits(fair=False)
@@ -78,10 +79,10 @@ def _checkLists(limits: Limits) -> None:
             where = (
                 "in deny as well"
                 if each == allowed
-                else f"within {writeNetwork(each)} of deny"
+                else f"within {nameOf(each)} of deny"
             )
             raise ValueError(
-                f"allow: {writeNetwork(allowed)} is {where}, so its clients do not come"
+                f"allow: {nameOf(allowed)} is {where}, so its clients do not come"
                 " in: leave it out of allow or of deny"
             )
 

@@ -22,7 +22,8 @@ from portlisten._config.port_values import (
     RateValue,
 )
 from portlisten._config.values import Flag, ValueType
-from portlisten._policy.source_limits import Beyond, Limits, Network, Rate
+from portlisten._policy.networks import Network
+from portlisten._policy.source_limits import Beyond, Limits, Rate
 from portlisten.errors import BadDescription
 
 #: The most sockets that a port may have.

@@ -5,11 +5,12 @@ The types of values that the options of a port have.
 from __future__ import annotations
 
 import re
-from ipaddress import IPv6Network, ip_interface, ip_network
+from ipaddress import ip_interface
 from typing import Any
 
 from portlisten._config.values import Choice, Number, ValueType, count
-from portlisten._policy.source_limits import Beyond, Network, Rate
+from portlisten._policy.networks import Network, nameOf, plain
+from portlisten._policy.source_limits import Beyond, Rate
 
 #: The most seconds of C{keepalive}: C{MAX_TCP_KEEPIDLE} and C{MAX_TCP_KEEPINTVL} in
 #: include/net/tcp.h.
@@ -32,9 +33,6 @@ _START_OF_IPV6 = re.compile("[0-9A-Fa-f]{0,4}|/[0-9]+")
 
 #: The units of a rate, in seconds.
 _UNITS = {"s": 1, "m": 60, "h": 3600}
-
-#: IPv4 addresses, as IPv6 sockets show them.
-_MAPPED = IPv6Network("::ffff:0.0.0.0/96")
 
 
 def _read(number: Number, text: str) -> int:
@@ -220,22 +218,14 @@ class Networks(ValueType):
         seen: set[Network] = set()
         for each in value:
             if each in seen:
-                raise ValueError(f"{writeNetwork(each)} is there twice: leave out one")
+                raise ValueError(f"{nameOf(each)} is there twice: leave out one")
             seen.add(each)
 
     def write(self, value: tuple[Network, ...]) -> str:
         """
         See L{ValueType.write}.
         """
-        return ",".join(map(writeNetwork, value))
-
-
-def writeNetwork(network: Network) -> str:
-    """
-    Write a network, or the address if it has only one.
-    """
-    alone = network.prefixlen == network.max_prefixlen
-    return str(network.network_address if alone else network)
+        return ",".join(map(nameOf, value))
 
 
 def _network(text: str) -> Network:
@@ -267,10 +257,9 @@ def _network(text: str) -> Network:
             f"{text!r} is no network, since it has bits behind the prefix: write"
             f" {network} for the network, or {found.ip} for the address"
         )
-    if isinstance(network, IPv6Network) and network.subnet_of(_MAPPED):
-        address = network.network_address.ipv4_mapped
-        meant = ip_network(f"{address}/{network.prefixlen - 96}")
-        raise ValueError(f"{text!r} is of IPv4: write {writeNetwork(meant)}")
+    meant = plain(network)
+    if meant is not network:
+        raise ValueError(f"{text!r} is of IPv4: write {nameOf(meant)}")
     return network
 
 

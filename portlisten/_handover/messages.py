@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, TypeAlias
 
 from portlisten._control.convert import ControlError, Refusal, parseObject
-from portlisten._policy.denials import networkOf
+from portlisten._policy.networks import networkOf
 
 #: The versions of the handover that this release speaks, the best one first.  A later
 #: version may have other messages.

@@ -23,8 +23,8 @@ from portlisten._control.messages import (
 from portlisten._control.status import DenialStatus
 from portlisten._control.words import duration
 from portlisten._listener.limits import Limiter
-from portlisten._policy.denials import Denial, nameOf, networkOf
-from portlisten._policy.source_limits import Network
+from portlisten._policy.denials import Denial
+from portlisten._policy.networks import Network, nameOf, networkOf
 
 
 class Denying:

@@ -26,13 +26,12 @@ from portlisten import _kernel
 from portlisten._listener.connection import AcceptedConnection
 from portlisten._listener.proxied_clients import ProxiedClients
 from portlisten._model import InternetAddress, Kind, Port
-from portlisten._policy.denials import Denial, Denials, nameOf, plain
+from portlisten._policy.denials import Denial, Denials
 from portlisten._policy.entries import Entry
-from portlisten._policy.networks import Networks, prefixed
+from portlisten._policy.networks import Network, Networks, nameOf, plain, prefixed
 from portlisten._policy.source_limits import (
     Beyond,
     Limits,
-    Network,
     Source,
     SourceLimits,
 )
@@ -353,9 +352,9 @@ class Limiter:
             return found, False
         network = plain(network)
         for own in self._ownLimited:
-            for each in own.limits.deny:
-                if each.version == network.version and network.subnet_of(each):  # type: ignore[arg-type]
-                    return each, True
+            by = own.deny.containing(network)
+            if by is not None:
+                return by, True
         return None
 
     @property
@@ -377,8 +376,7 @@ class Limiter:
         now, own = self.now(), self._ports[port.number]
         taken = []
         for each in connections:
-            host = str(each.address[0]) if isinstance(each.address, tuple) else ""
-            if host and self._denials.denies(host, now):
+            if self._denials.denies(each.packed, now):
                 self._refuse(own, each, None, "denied")
             else:
                 taken.append(each)
@@ -446,13 +444,14 @@ class Limiter:
         addresses: dict[float, list[bytes]] = {}
         for connection, host in found:
             waited = self._waited.pop(connection, 0.0)
+            address = _kernel.packed((host, 0)) if host is not None else b""
             if host is None:
                 self._refuse(self._ports[port.number], connection, None, "no-header")
-            elif not waited and self.denies and self._denials.denies(host, self.now()):
+            elif not waited and self._denials.denies(address, self.now()):
                 self._refuse(self._ports[port.number], connection, None, "denied")
             else:
                 taken.setdefault(waited, []).append(connection)
-                addresses.setdefault(waited, []).append(_kernel.packed((host, 0)))
+                addresses.setdefault(waited, []).append(address)
         for waited, connections in taken.items():
             self.enter(port, connections, addresses[waited], waited)
 

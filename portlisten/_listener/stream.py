@@ -53,8 +53,8 @@ from portlisten._listener.limits import Limiter
 from portlisten._listener.sharing import Sharing
 from portlisten._listener.status import Reporter
 from portlisten._model import Kind, Port
-from portlisten._policy.denials import nameOf, networkOf
 from portlisten._policy.ledger import Ledger
+from portlisten._policy.networks import nameOf, networkOf
 from portlisten._policy.places import Places
 from portlisten._policy.source_limits import Limits
 from portlisten._policy.throttle import Throttle

@@ -14,17 +14,12 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from heapq import heapify, heappop, heappush
-from ipaddress import IPv4Network, IPv6Address, ip_network
 from itertools import islice
 
-from portlisten._policy.source_limits import Network
+from portlisten._policy.networks import Network, Networks, plain
 
 #: How many networks may be denied at a time.
 MAXIMUM_DENIALS = 65536
-
-#: How an IPv6 socket writes an IPv4 address, and how many of its bits come before it.
-_MAPPED = "::ffff:"
-_MAPPED_BITS = 96
 
 
 @dataclass(frozen=True)
@@ -54,9 +49,7 @@ class Denials:
         self._ends: dict[Network, tuple[float, int]] = {}
         self._numbered = 0
         self._heap: list[tuple[float, int, Network]] = []
-        # The networks of each length of prefix, as numbers without their last bits.
-        self._v4: dict[int, set[int]] = {}
-        self._v6: dict[int, set[int]] = {}
+        self._networks = Networks()
         self._next = math.inf
 
     def __len__(self) -> int:
@@ -87,8 +80,7 @@ class Denials:
         self._numbered += 1
         self._ends[network] = end, self._numbered
         heappush(self._heap, (end, self._numbered, network))
-        table, shift = self._tableOf(network)
-        table.setdefault(shift, set()).add(int(network.network_address) >> shift)
+        self._networks.add(network)
         self._tidy()
         return forgotten
 
@@ -107,27 +99,18 @@ class Denials:
         self._tidy()
         return True
 
-    def denies(self, host: str, now: float) -> bool:
+    def denies(self, address: bytes, now: float) -> bool:
         """
         Say whether an address is denied.
 
-        @param host: the address, as the kernel writes it.  Anything else is not denied.
+        @param address: its bytes, as in L{portlisten._policy.networks}.  Anything else
+            is not denied.
         """
         if not self._ends:
             return False
         if now >= self._next:
             self._expire(now)
-        try:
-            if ":" not in host:
-                table, number = self._v4, _number4(host)
-            elif host.startswith(_MAPPED) and "." in host:
-                table, number = self._v4, _number4(host[len(_MAPPED) :])
-            else:
-                table = self._v6
-                number = int(IPv6Address(host.partition("%")[0])) if table else 0
-        except ValueError:
-            return False
-        return any(number >> shift in found for shift, found in table.items())
+        return address in self._networks
 
     def containing(self, network: Network, now: float) -> Network | None:
         """
@@ -136,15 +119,7 @@ class Denials:
         @return: the smallest one; L{None} if there is none.
         """
         self._expire(now)
-        network = plain(network)
-        table, own = self._tableOf(network)
-        number = int(network.network_address)
-        for shift in sorted(table):
-            if shift >= own and number >> shift in table[shift]:
-                kind = type(network)
-                bits = network.max_prefixlen - shift
-                return kind((number >> shift << shift, bits))
-        return None
+        return self._networks.containing(plain(network))
 
     def all(self, now: float, most: int | None = None) -> list[Denial]:
         """
@@ -158,16 +133,9 @@ class Denials:
             for network, (end, _) in islice(reversed(self._ends.items()), most)
         ]
 
-    def _tableOf(self, network: Network) -> tuple[dict[int, set[int]], int]:
-        table = self._v4 if network.version == 4 else self._v6
-        return table, network.max_prefixlen - network.prefixlen
-
     def _remove(self, network: Network) -> None:
         del self._ends[network]
-        table, shift = self._tableOf(network)
-        table[shift].remove(int(network.network_address) >> shift)
-        if not table[shift]:
-            del table[shift]
+        self._networks.remove(network)
 
     def _expire(self, now: float) -> None:
         """
@@ -202,53 +170,6 @@ class Denials:
             heapify(self._heap)
         self._dropStale()
         self._next = self._heap[0][0] if self._heap else math.inf
-
-
-def plain(network: Network) -> Network:
-    """
-    Write a network of IPv4 addresses as one, also if it comes as IPv6 sockets write it.
-    """
-    if network.version == 6 and network.prefixlen >= _MAPPED_BITS:
-        number = int(network.network_address)
-        if number >> 32 == 0xFFFF:
-            return IPv4Network((number & 0xFFFFFFFF, network.prefixlen - _MAPPED_BITS))
-    return network
-
-
-def networkOf(text: str) -> Network:
-    """
-    Read an address, or a network such as C{192.0.2.0/24}.
-
-    @raise ValueError: if it is neither.  The error says why.
-    """
-    try:
-        return plain(ip_network(text))
-    except ValueError:
-        pass
-    try:
-        wider = ip_network(text, strict=False)
-    except ValueError:
-        raise ValueError(
-            f"{text!r} is neither an address nor a network, such as 192.0.2.7,"
-            " 192.0.2.0/24 or 2001:db8::/32"
-        ) from None
-    raise ValueError(
-        f"{text!r} is an address with the length of a network: the network is {wider},"
-        f" and the address is {text.partition('/')[0]}"
-    )
-
-
-def nameOf(network: Network) -> str:
-    """
-    Write a network: one of a single address as that address.
-    """
-    alone = network.prefixlen == network.max_prefixlen
-    return str(network.network_address if alone else network)
-
-
-def _number4(host: str) -> int:
-    first, second, third, fourth = host.split(".")
-    return int(first) << 24 | int(second) << 16 | int(third) << 8 | int(fourth)
 
 
 def _left(end: float, now: float) -> float | None:

@@ -11,11 +11,10 @@ from collections import OrderedDict
 from collections.abc import Collection, Hashable, Iterable
 from dataclasses import dataclass
 from enum import Enum
-from ipaddress import IPv4Network, IPv6Network
 from itertools import islice
-from typing import Any, TypeAlias
+from typing import Any
 
-Network: TypeAlias = "IPv4Network | IPv6Network"
+from portlisten._policy.networks import Network
 
 
 class Beyond(Enum):

@@ -22,8 +22,7 @@ from portlisten._control.status import DenialStatus
 from portlisten._listener import denying
 from portlisten._listener.denying import Denying
 from portlisten._listener.limits import Limiter
-from portlisten._policy.denials import networkOf
-from portlisten._policy.source_limits import Network
+from portlisten._policy.networks import Network, networkOf
 from tests.support.channels import texts
 
 CLIENT = _kernel.Credentials(12, 7, 8)

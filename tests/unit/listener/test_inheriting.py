@@ -15,7 +15,8 @@ from portlisten import _kernel
 from portlisten._control.messages import Status, Workers, encodeRequest
 from portlisten._handover.messages import Commit, Running, Stopping
 from portlisten._listener import successor
-from portlisten._policy.denials import Denial, networkOf
+from portlisten._policy.denials import Denial
+from portlisten._policy.networks import networkOf
 from portlisten._wire.frames import (
     Bye,
     Claim,

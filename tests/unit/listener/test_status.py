@@ -27,7 +27,7 @@ from portlisten._listener.status import Reporter
 from portlisten._model import InternetAddress, Kind, Port
 from portlisten._policy.claim_times import BOUNDS
 from portlisten._policy.counters import ENDS
-from portlisten._policy.denials import networkOf
+from portlisten._policy.networks import networkOf
 from portlisten._wire.frames import Claim, Closed, Serving
 from portlisten._wire.listener_session import Draining, Joined
 from tests.support.dispatchers import RecordingChannel
