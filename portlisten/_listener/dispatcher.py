@@ -66,7 +66,7 @@ class Dispatcher:
     @param sharing: lets workers use the sockets of shared ports.
     @param timedOut: called when the patience of connections ran out.
     @param flightLimit: how many descriptors the kernel lets a user have in flight.
-    @param limiter: says who comes in; L{None} if everybody does.
+    @param limiter: says who comes in; by default, everybody does.
 
     @ivar lostClients: logs the clients that were lost.
     @ivar roster: the workers that have joined.
@@ -98,14 +98,10 @@ class Dispatcher:
         self._departedClients = DepartedClients()
         self.lostClients = LostClients(reactor)
         self._silentClients = SilentClients(reactor, self._somethingCame)
-        self._limiter = limiter
-        if limiter is not None:
-            limiter.enter = self._enter
+        self._limiter = limiter = limiter or Limiter(reactor, (), {})
+        limiter.enter = self._enter
         self._executor = Executor(
-            reactor,
-            self._silentClients,
-            timedOut,
-            (lambda: None) if limiter is None else limiter.refused,
+            reactor, self._silentClients, timedOut, limiter.refused
         )
         self.departed = DepartedWorkers(reactor, ledger, self._now, self._run)
         self.roster = Roster(
@@ -134,10 +130,8 @@ class Dispatcher:
         How many connections may be accepted now on ports of this name.
         """
         limiter = self._limiter
-        held = 0 if limiter is None else limiter.held
-        if limiter is None or not held:
-            return self._ledger.capacity(name)
-        return self._ledger.capacity(name, limiter.heldFor(name), held)
+        held = limiter.held
+        return self._ledger.capacity(name, limiter.heldFor(name) if held else 0, held)
 
     def busy(self, name: str) -> bool:
         """
@@ -145,7 +139,7 @@ class Dispatcher:
         little longer.  If accepted now, they would only wait at a worker, and the
         listener would wake up once more.
         """
-        if self._limiter is not None and self._limiter.trips(name):
+        if self._limiter.trips(name):
             return False
         now = self._now()
         return self._ledger.busy(name, now, now - CHECK_SECONDS)
@@ -202,11 +196,11 @@ class Dispatcher:
         @param waited: how long they have waited at another listener, in seconds.
         """
         limiter = self._limiter
-        if limiter is not None and limiter.denies and not waited:
+        if limiter.denies and not waited:
             connections = limiter.undenied(port, connections)
             if not connections:
                 return
-        if limiter is None or not limiter.concerns(port.number):
+        if not limiter.concerns(port.number):
             self._add(port, connections, waited)
             return
         connections, addresses = limiter.arrived(port, connections, waited)
@@ -225,7 +219,6 @@ class Dispatcher:
 
         @param addresses: the bytes of the addresses that they come from.
         """
-        assert self._limiter is not None
         admitted = self._limiter.judge(port, connections, addresses, waited > 0)
         if admitted.connections:
             self._add(
@@ -459,7 +452,7 @@ class Dispatcher:
         """
         Whether connections are held until their proxies say where they come from.
         """
-        return self._limiter is not None and self._limiter.held > 0
+        return self._limiter.held > 0
 
     def succeededBy(self, channel: IChannel) -> None:
         """
@@ -564,8 +557,7 @@ class Dispatcher:
             self._sharing.stop()
             self._run(ledger.stop())
             self._silentClients.close()
-            if self._limiter is not None:
-                self._limiter.stop()
+            self._limiter.stop()
             self.departed.stop()
             if self._timer is not None:
                 self._timer.cancel()
@@ -596,7 +588,7 @@ class Dispatcher:
     def _carryOut(self, decisions: Iterable[Decision]) -> None:
         if self._ledger.ends:
             self.lostClients.report(self._ledger.ends)
-        if self._ledger.left and self._limiter is not None:
+        if self._ledger.left:
             self._limiter.left(self._ledger.left)
         watched, unwatched = self._executor.carryOut(decisions)
         if watched:
@@ -648,8 +640,7 @@ class Dispatcher:
             self._run(decisions)
             return
         self._overdueSeen = False
-        if self._limiter is not None:
-            self._limiter.passTime()
+        self._limiter.passTime()
         if self._retirement is not None or self._stopped is not None:
             # More may have come that limits keep out.
             decisions += ledger.releaseAll(now)

@@ -12,7 +12,6 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from heapq import nlargest
 from ipaddress import ip_address, ip_network
@@ -23,6 +22,7 @@ from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 
 from portlisten import _kernel
+from portlisten._control.status import SourceStatus
 from portlisten._listener.connection import AcceptedConnection
 from portlisten._listener.proxied_clients import ProxiedClients
 from portlisten._model import InternetAddress, Kind, Port
@@ -55,7 +55,7 @@ LOG_SECONDS = 10.0
 #: seconds: other clients may wait behind those that are refused.
 TRIPPED_SECONDS = 1.0
 
-# What makes a source busy, as SourceSummary has it.
+# What makes a source busy, as SourceStatus has it.
 _BUSY = attrgetter("alive", "waiting", "refused")
 
 # All addresses of IPv4, and of IPv6.
@@ -64,23 +64,6 @@ _ANY = ("0.0.0.0", "::")  # noqa: S104
 #: Takes connections of a port, and the bytes of the addresses that they come from.
 #: For how long the connections have waited at another listener, in seconds, comes last.
 Enter = Callable[[Port, Sequence[AcceptedConnection], Sequence[bytes], float], None]
-
-
-@dataclass(frozen=True)
-class SourceSummary:
-    """
-    A source, for the status.
-
-    @ivar source: an address or a network.
-    @ivar connections: how many connections it has.
-    @ivar waiting: how many of its connections wait.
-    @ivar refused: how many of its connections were refused.
-    """
-
-    source: str
-    connections: int
-    waiting: int
-    refused: int
 
 
 class Admitted(NamedTuple):
@@ -237,6 +220,10 @@ class Limiter:
             for each in taken
             if each.number in limits or each.name in self.fair
         }
+        # The limits of all ports, and of those that have some: each once.
+        self._own = tuple(dict.fromkeys(self._ports.values()))
+        self._ownLimited = tuple(dict.fromkeys(self._limited.values()))
+        self.tables = tuple(each.table for each in self._ownLimited)
         self._proxied = {
             number: ProxiedClients(reactor, partial(self._known, own.port))
             for number, own in self._ports.items()
@@ -249,27 +236,6 @@ class Limiter:
                 own.ports.append(port)
                 return own
         return _PortLimits(port, limits)
-
-    @property
-    def _own(self) -> Collection[_PortLimits]:
-        """
-        The limits of all ports, each once.
-        """
-        return dict.fromkeys(self._ports.values())
-
-    @property
-    def _ownLimited(self) -> Collection[_PortLimits]:
-        """
-        The limits of all ports that have some, each once.
-        """
-        return dict.fromkeys(self._limited.values())
-
-    @property
-    def tables(self) -> list[SourceLimits]:
-        """
-        The sources of all ports that have limits.
-        """
-        return [each.table for each in self._ownLimited]
 
     @property
     def held(self) -> int:
@@ -683,7 +649,7 @@ class Limiter:
 
     # What others are told
 
-    def busiest(self, most: int = 10) -> list[SourceSummary]:
+    def busiest(self, most: int = 10) -> list[SourceStatus]:
         """
         Describe the sources with the most connections, and after these, those that were
         refused most often.
@@ -699,7 +665,7 @@ class Limiter:
                     sums[place] += count
         busy = [each for each in found.items() if any(each[1])]
         chosen = sorted(busy, key=lambda each: (each[1], each[0]))[-most:]
-        return [SourceSummary(name, *sums) for name, sums in reversed(chosen)]
+        return [SourceStatus(name, *sums) for name, sums in reversed(chosen)]
 
     def refusals(self) -> dict[str, dict[str, int]]:
         """

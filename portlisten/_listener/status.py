@@ -19,7 +19,6 @@ from portlisten._control.status import (
     ListenerStatus,
     PortStatus,
     QueueStatus,
-    SourceStatus,
 )
 from portlisten._listener.denying import described
 from portlisten._listener.dispatcher import Dispatcher
@@ -110,10 +109,7 @@ class Reporter:
             held=asdict(ledger.whereabouts()),
             paused=paused,
             claimTimes=_claimTimes(ledger.tallies.by.values()),
-            sources=tuple(
-                SourceStatus(each.source, each.connections, each.waiting, each.refused)
-                for each in self._limiter.busiest()
-            ),
+            sources=tuple(self._limiter.busiest()),
             denied=DeniedStatus(denied, described(networks)),
         )
         return diagnosed(listener)

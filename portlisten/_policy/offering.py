@@ -80,8 +80,6 @@ class Offering(Inventory):
             return
         if entry.waits:
             self._waitsNoMore(entry)
-            if self._queues[entry.name].parked.get(entry.connection) is entry:
-                del self._queues[entry.name].parked[entry.connection]
         if entry.parked:
             entry.parked = False
             source.table.unpark(source, entry)

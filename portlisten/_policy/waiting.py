@@ -217,9 +217,10 @@ class WaitingQueue:
         The oldest of those that are ready, and of those that are parked.
         """
         ready: Entry | None = None
-        if self.heap:
-            entries = [entry for _, entry in self.heap]
-            ready = min(entries, key=_ORDER) if self.fair else entries[0]
+        if self.fair:
+            ready = min([entry for _, entry in self.heap], key=_ORDER, default=None)
+        elif self.heap:
+            ready = self.heap[0][1]
         parked = next(iter(self.parked.values())) if self.parked else None
         return ready, parked
 

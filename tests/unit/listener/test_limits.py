@@ -16,6 +16,7 @@ from twisted.logger import capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 
 from portlisten import _kernel
+from portlisten._control.status import SourceStatus
 from portlisten._listener import limits as limiting
 from portlisten._listener.connection import AcceptedConnection, acceptConnections
 from portlisten._listener.limits import (
@@ -24,7 +25,6 @@ from portlisten._listener.limits import (
     TRIPPED_SECONDS,
     Admitted,
     Limiter,
-    SourceSummary,
 )
 from portlisten._model import InternetAddress, Kind, Port
 from portlisten._policy.entries import Entry
@@ -294,7 +294,7 @@ class BothFamiliesTests(LimiterTestCase):
         self.assertEqual(
             [self.outcome(each) for each in clients], ["open", "reset", "reset"]
         )
-        self.assertEqual(self.limiter.busiest(), [SourceSummary("127.0.0.2", 1, 0, 1)])
+        self.assertEqual(self.limiter.busiest(), [SourceStatus("127.0.0.2", 1, 0, 1)])
 
     def test_prefix(self) -> None:
         """
@@ -302,12 +302,12 @@ class BothFamiliesTests(LimiterTestCase):
         """
         self.start(Limits(maxPerSource=1))
         _, admitted = self.come("::1", "::1")
-        self.assertEqual(self.limiter.busiest(), [SourceSummary("::/64", 1, 0, 1)])
+        self.assertEqual(self.limiter.busiest(), [SourceStatus("::/64", 1, 0, 1)])
         self.depart(admitted)
         self.start(Limits(maxPerSource=1, prefix6=128))
         _, admitted = self.come("::1")
         self.assertEqual([each.alive for each in admitted.sources], [1])
-        self.assertEqual(self.limiter.busiest(), [SourceSummary("::1", 1, 0, 0)])
+        self.assertEqual(self.limiter.busiest(), [SourceStatus("::1", 1, 0, 0)])
 
 
 class KernelTests(LimiterTestCase):
@@ -380,7 +380,7 @@ class KernelTests(LimiterTestCase):
         self.start(self.limits)
         self.assertEqual(
             self.limiter.busiest(),
-            [SourceSummary("127.0.0.2", 2, 0, 0), SourceSummary("127.0.0.3", 1, 0, 0)],
+            [SourceStatus("127.0.0.2", 2, 0, 0), SourceStatus("127.0.0.3", 1, 0, 0)],
         )
         for each in held:
             each.closeCopy()

@@ -21,7 +21,7 @@ from portlisten._control.status import (
     State,
     WorkerStatus,
 )
-from portlisten._listener.limits import Limiter, SourceSummary
+from portlisten._listener.limits import Limiter
 from portlisten._listener.sharing import Sharing
 from portlisten._listener.status import Reporter
 from portlisten._model import InternetAddress, Kind, Port
@@ -148,7 +148,7 @@ class ReporterTests(RosterTestCase):
         for number in range(101):
             self.limiter.deny(networkOf(f"192.0.2.{number}"), None)
         self.limiter.deny(networkOf("2001:db8::/32"), 60.0)
-        busy = SourceSummary("192.0.2.7", 20, 3, 400)
+        busy = SourceStatus("192.0.2.7", 20, 3, 400)
         self.patch(self.limiter, "busiest", lambda: [busy])
         limited = {"max-per-source": 400, "rate": 0}
         self.patch(self.limiter, "refusals", lambda: {"web": limited, "other": {}})
