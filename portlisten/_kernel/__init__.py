@@ -21,9 +21,7 @@ from portlisten._kernel.first_bytes import FirstBytes, silent
 from portlisten._kernel.host import longestBacklog, mostOpenFiles
 from portlisten._kernel.living import (
     LiveConnection,
-    findLive,
     liveConnections,
-    seesPort,
 )
 from portlisten._kernel.messages import (
     MAXIMUM_DESCRIPTORS,
@@ -150,7 +148,6 @@ __all__ = [
     "enlargeSendBuffer",
     "duplicate",
     "family",
-    "findLive",
     "gainNoPrivileges",
     "giveWay",
     "hasCapabilities",
@@ -185,7 +182,6 @@ __all__ = [
     "runAsBefore",
     "runInBatches",
     "runs",
-    "seesPort",
     "sessionSizes",
     "signalSession",
     "reap",

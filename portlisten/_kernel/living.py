@@ -7,19 +7,12 @@ from __future__ import annotations
 import errno
 import os
 import socket
-import struct
 from collections.abc import Generator
 from contextlib import closing
 from itertools import islice
 from typing import NamedTuple
 
-from portlisten._kernel.sock_diag import askForTcp
-from portlisten._kernel.sockets import cookie
-
-# linux/include/uapi/linux/inet_diag.h, struct inet_diag_msg: the local address and the
-# client's, both halves of the cookie (the lower one first: sock_diag_save_cookie in
-# net/core/sock_diag.c), and the inode, which is 0 if no process holds the socket
-_MESSAGE = struct.Struct("=8x16s16s4xII16xI")
+from portlisten._kernel.sock_diag import TcpSocket, askForTcp
 
 # linux/include/net/tcp_states.h.  TCP_TIME_WAIT and TCP_NEW_SYN_RECV are states of what
 # no process holds.
@@ -60,7 +53,7 @@ def liveConnections(port: int) -> list[LiveConnection]:
     nor is one that was reset, even if a process still has its descriptor.
 
     On the loopback, a connection I{from} the port is found as well.  If the port is of
-    another network namespace than this process, nothing is found: see L{seesPort}.
+    another network namespace than this process, nothing is found.
 
     @param port: the local port.
     @raise OSError: if the kernel does not tell, as for lack of the module C{tcp_diag},
@@ -94,47 +87,28 @@ def findLive(port: int) -> Generator[list[LiveConnection], None, None]:
     """
     left = MAXIMUM_SOCKETS
     for family in _ADDRESS_BYTES:
-        with closing(askForTcp(family, _CONNECTED, port)) as messages:
-            while some := list(islice(messages, STEP)):
+        with closing(askForTcp(family, _CONNECTED, port)) as sockets:
+            while some := list(islice(sockets, STEP)):
                 left -= len(some)
                 if left < 0:
                     raise OSError(errno.EOVERFLOW, os.strerror(errno.EOVERFLOW))
                 yield _held(family, some)
 
 
-def _held(family: socket.AddressFamily, messages: list[bytes]) -> list[LiveConnection]:
+def _held(
+    family: socket.AddressFamily, sockets: list[TcpSocket]
+) -> list[LiveConnection]:
     """
-    Read the kernel's messages about sockets.
-
-    @return: those that a process holds.
+    Find the sockets that a process holds.
     """
     size = _ADDRESS_BYTES[family]
     texts: dict[bytes, str] = {}
     found = []
-    for message in messages:
-        host, peer, low, high, inode = _MESSAGE.unpack_from(message)
-        if not inode:
+    for each in sockets:
+        if not each.inode:
             continue
-        for packed in (host, peer):
+        for packed in (each.host, each.peer):
             if packed not in texts:
                 texts[packed] = socket.inet_ntop(family, packed[:size])
-        found.append(LiveConnection(high << 32 | low, texts[peer], texts[host]))
+        found.append(LiveConnection(each.cookie, texts[each.peer], texts[each.host]))
     return found
-
-
-def seesPort(sock: socket.socket) -> bool:
-    """
-    Whether L{liveConnections} finds the connections of a listening TCP socket.  The
-    socket may be of another network namespace, as if systemd gave it to a service with
-    C{PrivateNetwork=yes}.
-
-    @raise OSError: if the kernel does not tell.
-    """
-    number = cookie(sock)
-    port = sock.getsockname()[1]
-    with closing(askForTcp(sock.family, _LISTEN, port)) as messages:
-        for message in messages:
-            _, _, low, high, _ = _MESSAGE.unpack_from(message)
-            if high << 32 | low == number:
-                return True
-    return False

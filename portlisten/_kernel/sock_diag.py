@@ -12,6 +12,8 @@ import os
 import socket
 import struct
 from collections.abc import Generator, Iterator
+from contextlib import closing
+from typing import NamedTuple
 
 # linux/include/uapi/linux/netlink.h, sock_diag.h
 _NETLINK_SOCK_DIAG = 4
@@ -27,26 +29,46 @@ _CODE = struct.Struct("=i")
 # and the rest of it
 _INET_REQUEST = struct.Struct("=BBBxI2s46x")
 
-# struct inet_diag_msg
-_INET_MESSAGE_BYTES = 72
+# struct inet_diag_msg: the local address and the client's, both halves of the cookie
+# (the lower one first: sock_diag_save_cookie in net/core/sock_diag.c), and the inode
+_INET_MESSAGE = struct.Struct("=8x16s16s4xII16xI")
 
 _BUFFER_BYTES = 1 << 18
 
 
-def askForTcp(family: int, states: int, port: int) -> Generator[bytes, None, None]:
+class TcpSocket(NamedTuple):
+    """
+    What the kernel tells of a TCP socket.
+
+    @ivar host: the local address, in 16 bytes.  One of IPv4 has zeros behind it.
+    @ivar peer: the client's, likewise.
+    @ivar cookie: C{SO_COOKIE}.
+    @ivar inode: 0 if no process holds the socket.
+    """
+
+    host: bytes
+    peer: bytes
+    cookie: int
+    inode: int
+
+
+def askForTcp(family: int, states: int, port: int) -> Generator[TcpSocket, None, None]:
     """
     Ask which TCP sockets there are.  The kernel looks through all of them, and tells of
     those that fit: C{inet_diag_dump_icsk} in net/ipv4/inet_diag.c.
 
     @param states: a bit for each state of linux/include/net/tcp_states.h.
     @param port: the local port.
-    @return: messages that begin with a C{struct inet_diag_msg}.  See L{ask}.
+    @return: the sockets.  The generator is like that of L{ask}.
     @raise OSError: as L{ask} does.
     """
     request = _INET_REQUEST.pack(
         family, socket.IPPROTO_TCP, 0, states, port.to_bytes(2, "big")
     )
-    return ask(request, _INET_MESSAGE_BYTES, dump=True)
+    with closing(ask(request, _INET_MESSAGE.size, dump=True)) as messages:
+        for message in messages:
+            host, peer, low, high, inode = _INET_MESSAGE.unpack_from(message)
+            yield TcpSocket(host, peer, high << 32 | low, inode)
 
 
 def ask(request: bytes, least: int, dump: bool) -> Generator[bytes, None, None]:

@@ -18,13 +18,11 @@ from contextlib import closing
 from portlisten._kernel.sock_diag import ask, askForTcp
 from portlisten._kernel.sockets import queued
 
-# linux/include/uapi/linux/inet_diag.h, unix_diag.h
+# linux/include/uapi/linux/unix_diag.h
 _UDIAG_SHOW_VFS, _UDIAG_SHOW_ICONS = 2, 8
 _UNIX_DIAG_VFS, _UNIX_DIAG_ICONS = 1, 3
 
 _ATTRIBUTE = struct.Struct("=HH")
-# struct inet_diag_msg: the local address, the cookie and the inode
-_INET_MESSAGE = struct.Struct("=8x16s20xQ16xI")
 # struct unix_diag_req
 _UNIX_REQUEST = struct.Struct("=BBHIIIQ")
 _UNIX_MESSAGE_BYTES = 16
@@ -81,14 +79,13 @@ def _waitingAtPort(sock: socket.socket) -> frozenset[int]:
     bound = local.ljust(16, b"\0") if any(local) else None
     found = set()
     count = 0
-    with closing(askForTcp(sock.family, _STATES, port)) as messages:
-        for message in messages:
+    with closing(askForTcp(sock.family, _STATES, port)) as sockets:
+        for each in sockets:
             count += 1
             if count > MAXIMUM_CONNECTIONS:
                 return frozenset()
-            where, cookie, inode = _INET_MESSAGE.unpack_from(message)
-            if not inode and bound in (None, where):
-                found.add(cookie)
+            if not each.inode and bound in (None, each.host):
+                found.add(each.cookie)
     return frozenset(found)
 
 
