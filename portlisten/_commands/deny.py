@@ -8,7 +8,7 @@ from __future__ import annotations
 import getopt
 import os
 import re
-from typing import Any
+from typing import Any, TypeVar
 
 from twisted.python.usage import CompleteFiles, Completer, UsageError
 
@@ -20,16 +20,18 @@ from portlisten._control.messages import (
     Allow,
     AllowAnswer,
     Allowed,
+    Answer,
     DenialsAnswer,
     Deny,
     ListDenials,
     Request,
 )
 from portlisten._control.place import SUFFIX
-from portlisten._control.status import DenialStatus
-from portlisten._control.words import duration, plural
+from portlisten._control.words import howLong, plural
 from portlisten._policy.networks import nameOf, networkOf
 from portlisten._process.output import show
+
+_Answer = TypeVar("_Answer", bound=Answer)
 
 #: The exit code if an address is still denied.
 STILL_DENIED = 1
@@ -85,14 +87,16 @@ class _NetworkOptions(AskingOptions):
             target=self["target"], networks=tuple(self["networks"]), **self.given()
         )
 
-    def ask(self, client: ControlClient, request: Request) -> Any:
+    def ask(
+        self, client: ControlClient, request: Request, kind: type[_Answer]
+    ) -> _Answer:
         """
         Ask the listener.
 
         @raise ControlError: if that is impossible.
         """
         try:
-            return client.ask(request)
+            return client.askFor(request, kind)
         except UnknownCommand:
             raise ControlError(
                 f"the listener at {client.channel} is older, and cannot deny clients:"
@@ -144,17 +148,18 @@ Examples:
             self.refuse("--for needs ADDRESS")
         seconds = () if settings.seconds is None else (f"{settings.seconds!r}",)
         with self.connect(settings) as client:
-            answer: DenialsAnswer = self.ask(
+            answer = self.ask(
                 client,
                 Deny(settings.networks, seconds)
                 if settings.networks
                 else ListDenials(),
+                DenialsAnswer,
             )
         if not settings.networks:
             show("\n".join(_listed(answer)))
         elif not settings.quiet:
             for each in answer.networks:
-                show(f"{each.network} is denied {_time(each)}")
+                show(f"{each.network} is denied {howLong(each.seconds)}")
         return 0
 
 
@@ -196,7 +201,7 @@ Examples:
         """
         settings = self.settings()
         with self.connect(settings) as client:
-            answer: AllowAnswer = self.ask(client, Allow(settings.networks))
+            answer = self.ask(client, Allow(settings.networks), AllowAnswer)
         for each in answer.networks:
             if each.deniedBy:
                 self.complain(_still(each))
@@ -218,17 +223,13 @@ def _isTarget(word: str) -> bool:
     return False
 
 
-def _time(denial: DenialStatus) -> str:
-    if denial.seconds is None:
-        return "until it is allowed"
-    return f"for {duration(denial.seconds)}"
-
-
 def _listed(answer: DenialsAnswer) -> list[str]:
     if not answer.count:
         return ["nothing is denied"]
     width = max((len(each.network) for each in answer.networks), default=0)
-    lines = [f"{each.network:{width}}  {_time(each)}" for each in answer.networks]
+    lines = [
+        f"{each.network:{width}}  {howLong(each.seconds)}" for each in answer.networks
+    ]
     if answer.count > len(lines):
         lines.append(f"and {plural(answer.count - len(lines), 'other network')}")
     return lines

@@ -36,6 +36,15 @@ def duration(seconds: float, exact: bool = False) -> str:
     return " ".join(f"{count} {unit}" for count, unit in shown)
 
 
+def howLong(seconds: float | None) -> str:
+    """
+    Write for how long a network is denied.
+
+    @param seconds: L{None} if it is for as long as nobody allows it.
+    """
+    return "until it is allowed" if seconds is None else f"for {duration(seconds)}"
+
+
 def size(count: int) -> str:
     """
     Write a number of bytes.

@@ -21,7 +21,7 @@ from portlisten._control.messages import (
     ListDenials,
 )
 from portlisten._control.status import DenialStatus
-from portlisten._control.words import duration
+from portlisten._control.words import howLong
 from portlisten._listener.limits import Limiter
 from portlisten._policy.denials import Denial
 from portlisten._policy.networks import Network, nameOf, networkOf
@@ -53,7 +53,7 @@ class Denying:
                 " asks",
                 event="denied",
                 network=nameOf(network),
-                howLong=_howLong(seconds),
+                howLong=howLong(seconds),
                 seconds=seconds,
                 askerPid=client.pid,
                 askerUid=client.uid,
@@ -107,15 +107,6 @@ def described(denials: Iterable[Denial]) -> tuple[DenialStatus, ...]:
         )
         for each in denials
     )
-
-
-def _howLong(seconds: float | None) -> str:
-    """
-    Write for how long a network is denied.
-    """
-    if seconds is None:
-        return "until it is allowed"
-    return f"for {duration(seconds)}"
 
 
 def _networks(words: Sequence[str]) -> list[Network]:
