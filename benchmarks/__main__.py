@@ -10,7 +10,6 @@ import os
 import platform
 import resource
 import shutil
-import subprocess
 import sys
 import tempfile
 import time
@@ -18,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import compare, questions, report
-from benchmarks.bench import FIRST_PORT, Bench
+from benchmarks.bench import FIRST_PORT, Bench, buildClients, needsCompiler
 from benchmarks.contestants import ALL, present
 from benchmarks.hop import BASES as PARTS
 from portlisten import _compiled
@@ -112,10 +111,7 @@ def parse() -> argparse.Namespace:
             "--part leaves figures out: name another folder than docs/benchmarks by"
             " --output"
         )
-    if shutil.which("cc") is None:
-        parser.error(
-            "the clients are in C, and cc is missing: apt install gcc libc6-dev"
-        )
+    needsCompiler(parser)
     arguments.only = arguments.only or list(questions.ALL)
     arguments.kept = {}
     if arguments.check:
@@ -142,8 +138,7 @@ def main() -> None:
     os.chdir(ROOT)
     verdicts: list[compare.Verdict] = []
     try:
-        source = ROOT / "benchmarks" / "load.c"
-        subprocess.run(["cc", "-O2", "-o", folder / "load", source], check=True)
+        buildClients(folder)
         bench = Bench(
             folder,
             present(ALL),

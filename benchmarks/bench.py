@@ -9,6 +9,7 @@ import os
 import shutil
 import subprocess
 import sys
+from argparse import ArgumentParser
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -28,6 +29,24 @@ Figures = dict[str, Any]
 
 #: Measures a contestant once.
 Measure = Callable[[Contestant, Running], Figures]
+
+
+def needsCompiler(parser: ArgumentParser) -> None:
+    """
+    End the program with an error if the clients cannot be built.
+    """
+    if shutil.which("cc") is None:
+        parser.error(
+            "the clients are in C, and cc is missing: apt install gcc libc6-dev"
+        )
+
+
+def buildClients(folder: Path) -> None:
+    """
+    Build the clients' program, for a L{Bench} with this folder.
+    """
+    source = Path(__file__).with_name("load.c")
+    subprocess.run(["cc", "-O2", "-o", folder / "load", source], check=True)
 
 
 @dataclass

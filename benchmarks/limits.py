@@ -22,7 +22,6 @@ import argparse
 import errno
 import os
 import select
-import shutil
 import socket
 import subprocess
 import sys
@@ -34,7 +33,7 @@ from itertools import islice
 from pathlib import Path
 from statistics import median
 
-from benchmarks.bench import FIRST_PORT, Bench
+from benchmarks.bench import FIRST_PORT, Bench, buildClients, needsCompiler
 from benchmarks.contestants import Contestant, portlisten, twistd
 from benchmarks.running import PATIENCE, Running, cpu
 from benchmarks.serve import STRING
@@ -292,13 +291,8 @@ def main() -> None:
         if arguments.live:
             measureLive(folder, arguments.live)
             return
-        compiler = shutil.which("cc")
-        if compiler is None:
-            parser.error(
-                "the clients are in C, and cc is missing: apt install gcc libc6-dev"
-            )
-        source = ROOT / "benchmarks" / "load.c"
-        subprocess.run([compiler, "-O2", "-o", folder / "load", source], check=True)
+        needsCompiler(parser)
+        buildClients(folder)
         print(
             f"{arguments.pairs} rounds of {arguments.total} connections,"
             f" {AT_ONCE} at a time, {WORKERS} workers:"

@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
-import subprocess
 import sys
 import tempfile
 import threading
@@ -22,7 +21,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
 
-from benchmarks.bench import Bench
+from benchmarks.bench import Bench, buildClients, needsCompiler
 from benchmarks.contestants import Contestant, portlisten
 from benchmarks.running import Running, cpu, descendants
 from benchmarks.serve import STRING
@@ -137,16 +136,11 @@ def main() -> None:
         "--total", type=int, default=60_000, help="connections in each [60000]"
     )
     arguments = parser.parse_args()
-    compiler = shutil.which("cc")
-    if compiler is None:
-        parser.error(
-            "the clients are in C, and cc is missing: apt install gcc libc6-dev"
-        )
+    needsCompiler(parser)
     os.chdir(ROOT)
     folder = Path(tempfile.mkdtemp(prefix="benchmarks."))
     try:
-        source = ROOT / "benchmarks" / "load.c"
-        subprocess.run([compiler, "-O2", "-o", folder / "load", source], check=True)
+        buildClients(folder)
         print(
             f"{arguments.pairs} pairs of {arguments.total} connections,"
             f" {AT_ONCE} at a time, {WORKERS} workers:"

@@ -13,7 +13,6 @@ import argparse
 import os
 import re
 import shutil
-import subprocess
 import sys
 import tempfile
 import time
@@ -24,7 +23,7 @@ from functools import partial
 from pathlib import Path
 from statistics import median
 
-from benchmarks.bench import FIRST_PORT, Bench
+from benchmarks.bench import FIRST_PORT, Bench, buildClients, needsCompiler
 from benchmarks.contestants import Contestant
 from benchmarks.running import PATIENCE, Running, descendants
 from benchmarks.serve import STRING
@@ -238,11 +237,7 @@ def main() -> None:
     parser.add_argument("--periods", type=int, default=3, help="without connections")
     parser.add_argument("--rounds", type=int, default=9, help="of the hand-off [9]")
     arguments = parser.parse_args()
-    compiler = shutil.which("cc")
-    if compiler is None:
-        parser.error(
-            "the clients are in C, and cc is missing: apt install gcc libc6-dev"
-        )
+    needsCompiler(parser)
     try:
         pythonFor()
     except NoPython as error:
@@ -251,8 +246,7 @@ def main() -> None:
     folder = Path(tempfile.mkdtemp(prefix="benchmarks."))
     folder.chmod(0o755)
     try:
-        source = ROOT / "benchmarks" / "load.c"
-        subprocess.run([compiler, "-O2", "-o", folder / "load", source], check=True)
+        buildClients(folder)
         if arguments.periods:
             place = folder / "idle"
             place.mkdir()

@@ -9,6 +9,7 @@ import socket
 from typing import Any
 
 from twisted.internet import reactor
+from twisted.internet.address import IPv4Address
 from twisted.internet.task import deferLater
 
 from portlisten import _kernel
@@ -90,6 +91,22 @@ class SharingTestCase(WorkerTestCase):
         await eventually(lambda: len(self.factory.conversations) > count)
         await aMoment()
         return client, self.factory.conversations[-1]
+
+    async def conversed(
+        self, sock: socket.socket
+    ) -> tuple[socket.socket, Conversation]:
+        """
+        Connect a client, and see that the worker accepts and serves it.
+        """
+        client, conversation = await self.accepted(sock)
+        self.assertEqual(
+            self.factory.addresses, [IPv4Address("TCP", *client.getsockname())]
+        )
+        client.send(b"hello")
+        await eventually(lambda: conversation.received == b"hello")
+        self.assertEqual(len(self.worker.serving), 1)
+        self.assertIs(conversation.transport.protocol, conversation)
+        return client, conversation
 
     async def settle(self) -> None:
         """

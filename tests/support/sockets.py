@@ -9,6 +9,7 @@ import os
 import select
 import socket
 import struct
+from collections.abc import Callable
 from typing import Any
 
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
@@ -158,3 +159,14 @@ def spoil(descriptor: int) -> None:
     unspecified = struct.pack("=H14x", socket.AF_UNSPEC)
     assert libc.connect(descriptor, unspecified, len(unspecified)) == 0
     assert libc.listen(descriptor, 1) == 0
+
+
+def failing(number: int) -> Callable[..., Any]:
+    """
+    Make a function that fails with an error of the system.
+    """
+
+    def fail(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    return fail

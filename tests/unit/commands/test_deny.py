@@ -5,15 +5,7 @@ with a listener made by hand.
 
 from __future__ import annotations
 
-import contextlib
-import io
-import os
-import socket
-import threading
-
-from twisted.trial.unittest import SynchronousTestCase
-
-from portlisten._commands import asking, portlisten
+from portlisten._commands import asking
 from portlisten._control.messages import (
     Allow,
     AllowAnswer,
@@ -23,61 +15,15 @@ from portlisten._control.messages import (
     Deny,
     ListDenials,
     Request,
-    encodeAnswer,
-    encodeError,
-    parseRequest,
 )
 from portlisten._control.status import DenialStatus
-from tests.support.descriptors import watchDescriptors
+from tests.support.control_commands import ControlCommandTestCase
 
 
-class NetworksTestCase(SynchronousTestCase):
+class NetworksTestCase(ControlCommandTestCase):
     """
     A command, and a listener.
     """
-
-    def setUp(self) -> None:
-        watchDescriptors(self)
-        self.folder = os.path.dirname(self.mktemp())
-        self.path = os.path.join(self.folder, "path")
-        self.requests: list[Request] = []
-
-    def serve(self, answer: Answer | str, path: str = "") -> None:
-        """
-        Answer one request.
-
-        @param answer: the answer.  A string is an error.
-        @param path: the control socket.
-        """
-        path = path or f"{self.path}.ctl"
-        listening = socket.socket(socket.AF_UNIX)
-        listening.bind(path)
-        listening.listen()
-
-        def run() -> None:
-            with listening:
-                sock, _ = listening.accept()
-            with sock, sock.makefile("rb") as lines:
-                self.requests.append(parseRequest(lines.readline()))
-                if isinstance(answer, str):
-                    sock.sendall(encodeError(answer))
-                else:
-                    sock.sendall(encodeAnswer(answer))
-            os.unlink(path)
-
-        self.thread = threading.Thread(target=run)
-        self.thread.start()
-
-    def run_(self, *arguments: str) -> tuple[object, str, str]:
-        """
-        Run a command.
-
-        @return: the exit code, the output, and the errors.
-        """
-        out, errors = io.StringIO(), io.StringIO()
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(errors):
-            exit = self.assertRaises(SystemExit, portlisten.main, arguments)
-        return exit.code, out.getvalue(), errors.getvalue()
 
     def ask(
         self, answer: Answer | str, *arguments: str

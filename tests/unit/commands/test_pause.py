@@ -5,77 +5,22 @@ with a listener made by hand.
 
 from __future__ import annotations
 
-import contextlib
-import io
-import os
-import socket
-import threading
-
-from twisted.trial.unittest import SynchronousTestCase
-
-from portlisten._commands import asking, portlisten
+from portlisten._commands import asking
 from portlisten._control.messages import (
     Pause,
     PauseAnswer,
-    Request,
     Resume,
-    encodeAnswer,
-    encodeError,
-    parseRequest,
 )
-from tests.support.descriptors import watchDescriptors
+from tests.support.control_commands import ControlCommandTestCase
 
 PAUSED = PauseAnswer(True, "9100")
 RESUMED = PauseAnswer(False, "9100")
 
 
-class PauseTests(SynchronousTestCase):
+class PauseTests(ControlCommandTestCase):
     """
     Tests for C{portlisten pause} and C{portlisten resume}.
     """
-
-    def setUp(self) -> None:
-        watchDescriptors(self)
-        self.folder = os.path.dirname(self.mktemp())
-        self.path = os.path.join(self.folder, "path")
-        self.requests: list[Request] = []
-
-    def serve(self, answer: PauseAnswer | str | None, suffix: str = ".ctl") -> None:
-        """
-        Answer one request.
-
-        @param answer: the answer.  A string is an error, and L{None} ends the listener.
-        """
-        listening = socket.socket(socket.AF_UNIX)
-        listening.bind(f"{self.path}{suffix}")
-        listening.listen()
-
-        def run() -> None:
-            with listening:
-                sock, _ = listening.accept()
-            with sock, sock.makefile("rb") as lines:
-                self.requests.append(parseRequest(lines.readline()))
-                if isinstance(answer, str):
-                    sock.sendall(encodeError(answer))
-                elif answer is not None:
-                    sock.sendall(encodeAnswer(answer))
-            os.unlink(f"{self.path}{suffix}")
-
-        thread = threading.Thread(target=run)
-        thread.start()
-        self.addCleanup(thread.join)
-        self.thread = thread
-
-    def run_(self, *arguments: str) -> tuple[object, str, str]:
-        """
-        Run a command.
-
-        @return: the exit code, the output, and the errors.
-        """
-        out, errors = io.StringIO(), io.StringIO()
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(errors):
-            exit = self.assertRaises(SystemExit, portlisten.main, arguments)
-        return exit.code, out.getvalue(), errors.getvalue()
 
     def test_usage(self) -> None:
         """
@@ -127,7 +72,7 @@ class PauseTests(SynchronousTestCase):
         """
         The control socket may be elsewhere.
         """
-        self.serve(PAUSED, ".other")
+        self.serve(PAUSED, f"{self.path}.other")
         code, _, errors = self.run_("pause", f"--control={self.path}.other", self.path)
         self.assertEqual((code, errors), (0, ""))
 

@@ -10,7 +10,6 @@ import select
 import socket
 import struct
 from collections.abc import Callable
-from typing import Any
 from unittest import mock
 
 from twisted.internet.interfaces import IReadDescriptor
@@ -24,7 +23,7 @@ from portlisten._listener.proxied_clients import TIMEOUT_SECONDS, ProxiedClients
 from tests.support.channels import tcpPair, texts
 from tests.support.clocks import ReadingClock
 from tests.support.descriptors import watchDescriptors
-from tests.support.sockets import arrived, reset
+from tests.support.sockets import arrived, failing, reset
 
 LINE = b"PROXY TCP4 192.0.2.1 198.51.100.7 56324 443\r\n"
 BINARY = (
@@ -35,17 +34,6 @@ BINARY = (
     + struct.pack("!HH", 56324, 443)
 )
 UNKNOWN = b"PROXY UNKNOWN\r\n"
-
-
-def failing(number: int) -> Callable[..., None]:
-    """
-    Make a function that fails with an error of the system.
-    """
-
-    def fail(*args: Any) -> None:
-        raise OSError(number, os.strerror(number))
-
-    return fail
 
 
 class ProxiedClientsTests(SynchronousTestCase):

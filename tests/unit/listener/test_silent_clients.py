@@ -23,18 +23,7 @@ from portlisten._listener.silent_clients import SilentClients
 from tests.support.channels import tcpPair, texts
 from tests.support.clocks import ReadingClock
 from tests.support.descriptors import watchDescriptors
-from tests.support.sockets import reset
-
-
-def fail(number: int) -> Any:
-    """
-    Make a function that fails with an error of the system.
-    """
-
-    def failing(*args: Any) -> None:
-        raise OSError(number, os.strerror(number))
-
-    return failing
+from tests.support.sockets import failing, reset
 
 
 class SilentClientsTests(SynchronousTestCase):
@@ -108,7 +97,7 @@ class SilentClientsTests(SynchronousTestCase):
         """
         client, connection = self.connect()
         client.send(b"x")
-        self.patch(_kernel, "silent", fail(errno.ENOMEM))
+        self.patch(_kernel, "silent", failing(errno.ENOMEM))
         self.assertEqual(self.silent.find([connection]), {connection})
 
     def test_nobody(self) -> None:
@@ -176,7 +165,7 @@ class SilentClientsTests(SynchronousTestCase):
         """
         client, connection = self.watched()
         reset(client)
-        self.patch(_kernel, "departed", fail(errno.ENOMEM))
+        self.patch(_kernel, "departed", failing(errno.ENOMEM))
         self.clock.read()
         self.assertEqual((self.spoken, self.gone), ([connection], []))
 
@@ -218,7 +207,7 @@ class SilentClientsTests(SynchronousTestCase):
         If the kernel has no watch left, that is logged.
         """
         _, connection = self.connect()
-        self.patch(_kernel.FirstBytes, "add", fail(errno.ENOSPC))
+        self.patch(_kernel.FirstBytes, "add", failing(errno.ENOSPC))
         self.assertFalse(self.silent.watch(connection))
         self.assertEqual(
             texts(self.logged, "error"),
@@ -255,7 +244,7 @@ class SilentClientsTests(SynchronousTestCase):
         """
         Make a function fail for a while.
         """
-        return _Patched(owner, name, fail(number))
+        return _Patched(owner, name, failing(number))
 
     def test_close(self) -> None:
         """

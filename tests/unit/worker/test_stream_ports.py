@@ -13,7 +13,6 @@ from typing import Any, cast
 from unittest import mock
 
 from twisted.internet import reactor
-from twisted.internet.address import IPv4Address
 from twisted.internet.task import deferLater
 from twisted.python import reflect
 from twisted.trial.unittest import SynchronousTestCase
@@ -62,14 +61,7 @@ class AcceptTests(SharingTestCase):
         """
         sock = self.port()
         await self.joinAndShare(sock)
-        client, conversation = await self.accepted(sock)
-        self.assertEqual(
-            self.factory.addresses, [IPv4Address("TCP", *client.getsockname())]
-        )
-        client.send(b"hello")
-        await eventually(lambda: conversation.received == b"hello")
-        self.assertEqual(len(self.worker.serving), 1)
-        self.assertIs(conversation.transport.protocol, conversation)
+        client, conversation = await self.conversed(sock)
         self.assertRegex(conversation.transport.logPrefix(), "^Conversation,[0-9]+,")
         conversation.transport.loseConnection()
         self.assertEqual(await hear(client), b"")
@@ -163,14 +155,7 @@ class DirectTests(SharingTestCase):
         Connections are served as usual, and their ends are noticed.
         """
         sock = await self.open()
-        client, conversation = await self.accepted(sock)
-        self.assertEqual(
-            self.factory.addresses, [IPv4Address("TCP", *client.getsockname())]
-        )
-        client.send(b"hello")
-        await eventually(lambda: conversation.received == b"hello")
-        self.assertEqual(len(self.worker.serving), 1)
-        self.assertIs(conversation.transport.protocol, conversation)
+        client, _ = await self.conversed(sock)
         clients = [self.connect(sock) for _ in range(30)]
         await eventually(lambda: len(self.factory.conversations) == 31)
         for each in self.factory.conversations:
