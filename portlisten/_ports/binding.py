@@ -31,6 +31,9 @@ from portlisten._ports.socket_options import CannotSet, openSocket, setAnew
 from portlisten._process import listen_fds
 from portlisten.errors import CannotBind, WrongSocket, firstLine
 
+#: How often the kernel may choose a number that is free for IPv4 alone.
+_CHOICES = 50
+
 
 @dataclass(frozen=True)
 class BoundPort:
@@ -194,6 +197,26 @@ def takeFitting(settings: PortSettings, kept: KeptSockets) -> list[socket.socket
 
 
 def _bindNumber(
+    settings: PortSettings, undo: ExitStack, kept: KeptSockets
+) -> list[BoundPort]:
+    """
+    Bind a TCP port for IPv4 and IPv6.  With port 0 the kernel chooses the number for
+    IPv4, and somebody may have it for IPv6: then let it choose another one.
+    """
+    for _ in range(1 if settings.number else _CHOICES):
+        try:
+            with ExitStack() as attempt:
+                bound = _bindBoth(settings, attempt, kept)
+                undo.push(attempt.pop_all())
+                return bound
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise
+            inUse = error
+    raise inUse
+
+
+def _bindBoth(
     settings: PortSettings, undo: ExitStack, kept: KeptSockets
 ) -> list[BoundPort]:
     """

@@ -173,6 +173,39 @@ class NumberedPortTests(SynchronousTestCase):
             " 'ss -lntup' shows who has it",
         )
 
+    def occupyChosen(self, times: int) -> None:
+        """
+        Let somebody have the first numbers that the kernel chooses, for IPv6.
+        """
+        original = socket.socket.bind
+
+        def bind(sock: socket.socket, address: Any) -> None:
+            nonlocal times
+            original(sock, address)
+            if sock.family == socket.AF_INET and times > 0:
+                times -= 1
+                other = socket.socket(socket.AF_INET6)
+                self.addCleanup(other.close)
+                other.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+                original(other, ("::", sock.getsockname()[1]))
+
+        self.patch(socket.socket, "bind", bind)
+
+    def test_chosenBusy(self) -> None:
+        """
+        With port 0, a number that is free for IPv4 alone is not taken.
+        """
+        self.occupyChosen(5)
+        first, second = (port.socket.getsockname()[1] for port in self.bind(0))
+        self.assertEqual(first, second)
+
+    def test_chosenAlwaysBusy(self) -> None:
+        """
+        If none is free for both, it fails, and nothing stays bound.
+        """
+        self.occupyChosen(1000)
+        self.assertIn("Address already in use", self.assertCannotBind(0))
+
     def test_secondBusy(self) -> None:
         """
         When it can be bound for IPv4 and not for IPv6, neither stays bound.
