@@ -565,6 +565,11 @@ class StatusSettings(TargetSettings):
     The settings of C{portlisten status}.
     """
 
+    alive: bool = option(
+        False,
+        Flag(),
+        "Show nothing, and exit with 0 if the listener answers, whatever is wrong.",
+    )
     json: bool = option(False, Flag(), "Write all of it as JSON, in one line.")
     watch: bool = option(False, Flag(), "Show the status anew every second.")
 
