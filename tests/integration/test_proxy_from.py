@@ -11,6 +11,7 @@ import ssl
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -119,14 +120,12 @@ def ask(
     with socket.create_connection(address, PATIENCE, (source, 0)) as sock:
         sock.sendall(before)
         try:
+            talking = sock
             if trusting is not None:
-                sock = trusting.wrap_socket(sock, server_hostname="localhost")
-            with sock:
-                sock.sendall(REQUEST)
-                answer = b""
-                while data := sock.recv(1000):
-                    answer += data
-                return answer
+                talking = trusting.wrap_socket(sock, server_hostname="localhost")
+            with talking:
+                talking.sendall(REQUEST)
+                return b"".join(iter(partial(talking.recv, 1000), b""))
         except (ssl.SSLError, ConnectionError):
             return b""
 
