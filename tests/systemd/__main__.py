@@ -18,9 +18,10 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from tests.support.debian import MIRROR, Failed
 from tests.systemd import monitor_steps, part_steps, run_steps, socket_steps
 from tests.systemd.machine import Machine
-from tests.systemd.root import Failed, check, made
+from tests.systemd.root import check, made
 from tests.systemd.run_service import prepare
 from tests.systemd.step import Step
 
@@ -30,8 +31,6 @@ STEPS = [
     *socket_steps.STEPS,
     *part_steps.STEPS,
 ]
-
-MIRROR = "http://deb.debian.org/debian"
 
 
 def parse() -> argparse.Namespace:

@@ -16,9 +16,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
+from tests.support.debian import ENVIRONMENT, Failed
 from tests.systemd.control_groups import controlGroups, remove
 from tests.systemd.load import Load
-from tests.systemd.root import ENVIRONMENT, SOURCE, Failed
+from tests.systemd.root import SOURCE
 
 _T = TypeVar("_T")
 

@@ -14,6 +14,8 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from tests.support.debian import ENVIRONMENT, Failed, bootstrap, call, suite
+
 SOURCE = Path(__file__).parents[2]
 
 UNITS = SOURCE / "contrib" / "systemd"
@@ -25,46 +27,8 @@ PACKAGES = ("systemd", "systemd-sysv", "dbus", "adduser", "python3", "python3-ve
 #: needs.
 ALSO = ("twisted[tls]", "prometheus_client")
 
-#: The environment inside, which nothing of this process's goes into.
-ENVIRONMENT = {
-    "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-    "LANG": "C.UTF-8",
-    "HOME": "/root",
-}
-
-#: Runs a program that leaves no mount and no process behind, even if it is killed.
-_CLEANLY = (
-    *("setpriv", "--pdeathsig=KILL"),
-    *("unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"),
-)
-
 #: What the checkout has that is not part of the package, or is made anew.
 _LEFT_OUT = (".git", ".venv", ".nox", ".mypy_cache", ".ruff_cache", "build", "*.log")
-
-
-class Failed(Exception):
-    """
-    The machine cannot be built or started.
-    """
-
-
-def call(words: Sequence[str | Path], **also: object) -> None:
-    """
-    Run a program that must succeed.
-
-    @raise Failed: if it does not, with the end of its output.
-    """
-    done = subprocess.run(
-        [*map(str, words)],
-        check=False,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        **also,  # type: ignore[call-overload]
-    )
-    if done.returncode:
-        raise Failed(f"{' '.join(map(str, words))}:\n{done.stdout[-3000:]}")
 
 
 def inRoot(root: Path, *words: str) -> None:
@@ -74,16 +38,6 @@ def inRoot(root: Path, *words: str) -> None:
     @raise Failed: if it does not succeed.
     """
     call(["chroot", root, *words], env=ENVIRONMENT)
-
-
-def suite() -> str:
-    """
-    The Debian of the machine: that of this host, since wheels that are built by this
-    host's Python go into it.
-    """
-    text = Path("/etc/os-release").read_text()
-    values = dict(line.split("=", 1) for line in text.splitlines() if "=" in line)
-    return values.get("VERSION_CODENAME", "bookworm").strip('"')
 
 
 def cached(cache: Path, mirror: str) -> Path:
@@ -101,11 +55,7 @@ def cached(cache: Path, mirror: str) -> Path:
     partial = Path(tempfile.mkdtemp(prefix="partial.", dir=cache))
     try:
         partial.chmod(0o755)
-        with tempfile.TemporaryDirectory(prefix="portlisten.bootstrap.") as folder:
-            packages = f"--include={','.join(PACKAGES)}"
-            words = [*_CLEANLY, "debootstrap", "--variant=minbase", packages, suite()]
-            environment = {**ENVIRONMENT, "TMPDIR": folder}
-            call([*words, partial, mirror], env=environment)
+        bootstrap(partial, mirror, PACKAGES)
         inRoot(partial, "/usr/bin/python3", "-m", "venv", "/opt/portlisten")
         _install(partial, ALSO)
         shutil.rmtree(partial / "var/cache/apt")
