@@ -156,6 +156,15 @@ class Demand:
         processes = LISTENER_MIB + (self.workers + 1) * self.workerMib
         return processes + self.alive * self.kib / 1024
 
+    @property
+    def fits(self) -> bool:
+        """
+        Whether one machine is enough.
+        """
+        busy = self.listener + self.serving
+        room = SHARE * self.memory * 1024
+        return busy <= SHARE * self.cores and self.mib <= room
+
 
 #: A line of a plan: what, the arithmetic, and what comes of it.
 Line = tuple[str, str, str]
@@ -254,15 +263,27 @@ def one(demand: Demand) -> list[Line]:
     ]
 
 
+def part(demand: Demand, machines: int) -> Demand:
+    """
+    What is asked of each of several machines.
+    """
+    return replace(
+        demand, rate=ceil(demand.rate / machines), alive=ceil(demand.alive / machines)
+    )
+
+
 def machinesFor(demand: Demand) -> int:
     """
-    How many machines are needed, without one to spare.  The listener of each gets a
-    processor.
+    How many machines are needed, without one to spare.
+
+    @raise ValueError: if such a machine has too little memory for its processes.
     """
-    processors = demand.serving / (SHARE * demand.cores - 1)
-    fixed = replace(demand, alive=0).mib
-    memory = (demand.mib - fixed) / (SHARE * demand.memory * 1024 - fixed)
-    return max(1, ceil(processors), ceil(memory))
+    if not replace(demand, rate=0, alive=0).fits:
+        raise ValueError("the machines have too little memory for their processes")
+    machines = 1
+    while not part(demand, machines).fits:
+        machines += 1
+    return machines
 
 
 def many(demand: Demand) -> list[Line]:
@@ -271,14 +292,14 @@ def many(demand: Demand) -> list[Line]:
     """
     rate, alive, cores = demand.rate, demand.alive, demand.cores
     machines = machinesFor(demand)
-    each = replace(demand, rate=ceil(rate / machines), alive=ceil(alive / machines))
+    each = part(demand, machines)
     busy = rate * PROXY_US / 1e6
     proxied = PROXY_KIB + 2 * (SOCKET_KIB + BUFFERED_KIB)
     pairs = ceil(alive / PORTS)
     return [
         (
             "machines that serve",
-            f"{demand.serving:.1f} / ({SHARE} × {cores} - 1) processors; one to spare",
+            f"the fewest that are {SHARE:.0%} full at the most, and one to spare",
             f"{machines} + 1",
         ),
         (
@@ -378,6 +399,8 @@ def main() -> None:
         "--write", action="store_true", help="put the examples into docs/capacity.md"
     )
     arguments = parser.parse_args()
+    if arguments.cores < 1 or arguments.memory < 1:
+        parser.error("a machine has a core and a GiB at least")
     if arguments.write:
         PAGE.write_text(fill(PAGE.read_text("utf-8")), "utf-8")
     elif arguments.rate is None or arguments.alive is None:
@@ -392,7 +415,10 @@ def main() -> None:
             arguments.cores,
             arguments.memory,
         )
-        print(write((many if arguments.many else one)(demand)))
+        try:
+            print(write((many if arguments.many else one)(demand)))
+        except ValueError as error:
+            parser.error(str(error))
 
 
 if __name__ == "__main__":

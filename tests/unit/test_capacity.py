@@ -80,8 +80,17 @@ class PlanningTests(SynchronousTestCase):
             (Demand(11_000, 10), 1),
             (Demand(12_000, 10), 2),
             (Demand(10, 1_000_000, memory=16), 5),
+            (Demand(1000, 10, cores=1), 2),
         ):
             self.assertEqual(planning.machinesFor(demand), count)
+            self.assertTrue(planning.part(demand, count).fits)
+
+    def test_noMachine(self) -> None:
+        """
+        A machine that has no memory for its processes is never enough.
+        """
+        with self.assertRaisesRegex(ValueError, "too little memory"):
+            planning.machinesFor(Demand(1, 1, cores=64, memory=1))
 
     def test_power(self) -> None:
         """
