@@ -383,9 +383,8 @@ def _body(option: Option, *sentences: str) -> Iterator[str]:
 
 def _value(option: Option) -> str:
     words = option.type.metavar.split("|")
-    return "|".join(
-        rf"\f{'I' if word.isupper() else 'B'}{word}\fR" for word in words
-    ).replace("-", r"\-")
+    text = "|".join(rf"\f{'I' if word.isupper() else 'B'}{word}\fR" for word in words)
+    return text.replace("-", r"\-").replace("…", r"\|.\|.\|.")
 
 
 def _paragraphs(text: str) -> Iterator[str]:

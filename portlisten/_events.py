@@ -105,6 +105,7 @@ EVENTS = {
     "listener-awaited": "No listener answers: it is tried again.",
     "listener-lost": "This worker lost its listener.",
     "listener-older": "The listener is older than this worker.",
+    "header-missing": "A connection of a proxy did not begin with a PROXY header.",
     "drain-asked": "The listener asks this worker to drain.",
     "drain-ended": "This worker takes connections again.",
     "rejoin-asked": "The listener asks this worker to join again.",

@@ -26,9 +26,10 @@ from portlisten._config.descriptions import workerSettings
 from portlisten._config.options import optionsOf
 from portlisten._config.settings import WorkerSettings
 from portlisten._config.values import File
+from portlisten._policy.networks import Network, nameOf, networkOf
 from portlisten._process import systemd_notify
 from portlisten._process.label import labelOf
-from portlisten._reactor.monotonic import monotonicReactor
+from portlisten._reactor.monotonic import monotonicReactor, posixReactor
 from portlisten._wire.codec import portNames
 from portlisten._worker import tls
 from portlisten._worker.addresses import twistedAddress
@@ -55,6 +56,20 @@ def _portNames(names: Collection[str]) -> tuple[str, ...]:
     @raise ValueError: if a name cannot be a port's.
     """
     return portNames([names] if isinstance(names, str) else names)
+
+
+def _networks(reactor: Any, texts: Collection[str]) -> list[Network]:
+    """
+    Read the networks of proxies.
+
+    @raise ValueError: if a text is no network, or the reactor makes transports in a way
+        of its own.
+    """
+    if texts and posixReactor(monotonicReactor(reactor)) is None:
+        raise ValueError(
+            f"proxyFrom needs one of Twisted's own reactors, and this is {reactor!r}"
+        )
+    return [networkOf(each) for each in texts]
 
 
 class _Endpoint:
@@ -128,7 +143,12 @@ class PortlistenServerEndpoint(_Endpoint):
         WebSockets and TLS, and otherwise 0.
     @param label: the worker's name for the operator.  If L{None}: the value of
         C{PORTLISTEN_LABEL} in the environment.
-    @raise ValueError: if a name cannot be a port's, or the label cannot be a worker's.
+    @param proxyFrom: networks of IPv4 and IPv6, such as C{10.0.0.0/8}, or addresses.
+        Each connection from there begins with a PROXY header, which is read before
+        anything else, and C{getPeer} gives the client that the header names.  No other
+        header is believed.
+    @raise ValueError: if a name cannot be a port's, the label cannot be a worker's, a
+        text is no network, or the reactor cannot have C{proxyFrom}.
     """
 
     def __init__(
@@ -144,10 +164,12 @@ class PortlistenServerEndpoint(_Endpoint):
         limit: int | None = None,
         first: float | None = None,
         label: str | None = None,
+        proxyFrom: Collection[str] = (),
     ) -> None:
         self._reactor = reactor
         self._path = path
         self._names = _portNames(names)
+        self._proxies = _networks(reactor, proxyFrom)
         self._grace = grace
         self._listenerUsers = listenerUsers
         self._retry = retry
@@ -169,6 +191,7 @@ class PortlistenServerEndpoint(_Endpoint):
             first=self._first,
             label=self._label,
             direct=True,
+            proxies=self._proxies,
         )
 
 
@@ -464,6 +487,7 @@ def endpointFor(
             limit=settings.limit,
             first=settings.first,
             label=settings.label,
+            proxyFrom=[nameOf(each) for each in settings.proxies or ()],
         )
     except ValueError as error:
         raise EndpointError(str(error)) from None

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from portlisten import _kernel
@@ -16,6 +16,10 @@ from portlisten._anyloop.clock import Clock
 from portlisten._anyloop.interfaces import NO_REPORTS, Reports
 from portlisten._asyncio import draining
 from portlisten._asyncio.first_bytes import FirstBytes
+from portlisten._policy.networks import Network
+from portlisten._ports.proxies import NO_HEADER, Proxies, addressOf, pauses, takeHeader
+from portlisten._reactor.log_limit import LogLimit
+from portlisten._wire.proxy_header import Header, ProxyHeader
 
 #: How often a descriptor that a program has detached is looked at, in seconds.
 ESCAPED_SECONDS = 1.0
@@ -104,6 +108,7 @@ class Adopter:
     @param tls: the arguments for TLS of C{connect_accepted_socket}.
     @param changed: called each time that the number of connections has changed.
     @param grace: how long idle connections may stay when the server stops, in seconds.
+    @param proxies: the networks of proxies whose headers are believed.
 
     @ivar connections: the connections that have not ended.
     @ivar draining: whether each connection is asked to end.
@@ -119,8 +124,11 @@ class Adopter:
         tls: Mapping[str, Any],
         changed: Callable[[], None],
         grace: float,
+        proxies: Iterable[Network] = (),
     ) -> None:
         self._loop = loop
+        self._proxies = Proxies(proxies)
+        self._logLimited = LogLimit(clock)
         self._tls = tls
         self._changed = changed
         self._tasks: set[asyncio.Task[None]] = set()
@@ -155,7 +163,7 @@ class Adopter:
             reports.closed()
             return
         try:
-            sock.getpeername()
+            peer = sock.getpeername()
         except OSError as error:
             sock.forget(close=True)
             gone = error.errno == errno.ENOTCONN
@@ -164,16 +172,40 @@ class Adopter:
         connection.socket = sock
         self.connections.add(connection)
         self._changed()
-        task = self._loop.create_task(self._serve(connection, sock))
+        task = self._loop.create_task(self._serve(connection, sock, peer))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
+    async def _identify(self, sock: _kernel.ConnectionSocket, peer: Any) -> bool:
+        """
+        Read the header of a proxy, and note who the client is.
+
+        @param peer: the address of the proxy.
+        @return: whether there is such a header.
+        """
+        left = pauses()
+        header = takeHeader(sock)
+        while header is Header.INCOMPLETE:
+            pause = next(left, None)
+            if pause is None:
+                break
+            await asyncio.sleep(pause)
+            header = takeHeader(sock)
+        if isinstance(header, ProxyHeader):
+            sock.client = addressOf(header, peer)
+            return True
+        self._logLimited(log.warning, NO_HEADER, event="header-missing", host=peer[0])
+        return False
+
     async def _serve(
-        self, connection: Connection, sock: _kernel.ConnectionSocket
+        self, connection: Connection, sock: _kernel.ConnectionSocket, peer: Any
     ) -> None:
         """
         Make a transport.  It owns the socket, even if TLS fails.
         """
+        if self._proxies.believes(peer) and not await self._identify(sock, peer):
+            sock.close()
+            return
         try:
             protocol = connection.makeProtocol()
         except Exception as error:

@@ -16,6 +16,7 @@ from portlisten._anyloop.worker import Stage, Worker
 from portlisten._asyncio.connections import Adopter
 from portlisten._asyncio.recognition import firstSeconds
 from portlisten._asyncio.servers import prepare
+from portlisten.errors import EndpointError
 
 
 def tlsArguments(ssl: Any, **timeouts: float | None) -> Mapping[str, Any]:
@@ -61,6 +62,11 @@ class Server(asyncio.AbstractServer):
             "use the server's own options for TLS, such as --ssl-keyfile, or ssl= in"
             " code",
         )
+        if settings.proxies and not isinstance(loop, asyncio.BaseEventLoop):
+            raise EndpointError(
+                f"proxyFrom needs asyncio's own loop: {type(loop).__name__} asks the"
+                " kernel for the client's address; use portlisten.asyncio:asyncioLoop"
+            )
         self._loop = loop
         self._path = settings.path
         self._done = loop.create_future()
@@ -72,7 +78,14 @@ class Server(asyncio.AbstractServer):
             first,
             label,
             lambda clock, changed: Adopter(
-                loop, clock, factory, first, tls, changed, settings.grace
+                loop,
+                clock,
+                factory,
+                first,
+                tls,
+                changed,
+                settings.grace,
+                settings.proxies or (),
             ),
             self._onDone,
         )

@@ -32,6 +32,7 @@ from portlisten._blocking.shared_ports import SharedPorts
 from portlisten._config.settings import WorkerSettings
 from portlisten._model import Kind, Port
 from portlisten._policy.link import Link
+from portlisten._ports.proxies import NO_HEADER
 from portlisten._wire.frames import MAXIMUM_WINDOW
 from portlisten.errors import WrongSocket
 
@@ -190,6 +191,14 @@ class Worker(worker.Worker[Queue]):
         self._left = False
         self._hung = False
         self._wasAsked = False
+
+    def noHeader(self, peer: Any) -> None:
+        """
+        Log that a connection did not begin with the header of a proxy.
+
+        @param peer: the address of the proxy.
+        """
+        self._logLimited(log.warning, NO_HEADER, event="header-missing", host=peer[0])
 
     # What the program does
 

@@ -223,4 +223,5 @@ def makeWorker(
         limit=settings.limit,
         first=settings.first,
         label=labelOf(settings.label),
+        proxies=settings.proxies or (),
     )

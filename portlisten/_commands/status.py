@@ -74,6 +74,10 @@ apart. With --json, it asks once. With --watch, it asks every second, until you 
 Ctrl-C; with --watch and --json, each answer is a line. The exit code is then that of
 the last answer. The extra portlisten[terminal] installs rich, for colours.
 
+For a check that starts the listener again if it hangs, such as the health check of a
+container, use --alive. The exit code without it is 1 also if no worker runs, and then
+another listener would not help.
+
 Only root, the user that started the listener, and the listener's own user may ask it.
 
 Examples:
@@ -81,6 +85,7 @@ Examples:
   portlisten status /etc/portlisten/web.toml
   portlisten status --watch /run/portlisten/web.sock
   portlisten status --json | jq -r '.problems[]'
+  portlisten status --alive /run/portlisten/web.sock
 """
 
     def parseArgs(self, *args: str) -> None:
@@ -99,7 +104,11 @@ Examples:
         Ask, and show the answer.
         """
         settings = StatusSettings(target=self["target"], **self.given())
+        if settings.alive and (settings.json or settings.watch):
+            self.refuse("--alive shows nothing: leave out --json and --watch")
         with self.connect(settings) as client:
+            if settings.alive:
+                return _life(client)
             if settings.watch:
                 return _watch(client, settings, self.complain)
             answer = _ask(client)
@@ -119,6 +128,20 @@ def _ask(client: ControlClient) -> StatusAnswer:
             f"the listener at {client.channel} is older, and cannot describe itself:"
             " restart it; 'portlisten drain PATH' lists its workers"
         ) from None
+
+
+def _life(client: ControlClient) -> int:
+    """
+    Find out whether the listener answers.
+
+    @return: the exit code.
+    @raise ControlError: if it does not, or its supervisor has none just then.
+    """
+    if _ask(client).listener is None:
+        raise ControlError(
+            f"no listener runs at {client.channel} just now: its supervisor starts it"
+        )
+    return 0
 
 
 def _sample(

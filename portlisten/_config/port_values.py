@@ -197,9 +197,10 @@ class Networks(ValueType):
         """
         See L{ValueType.parse}.
         """
-        if not text.strip():
-            return ()
-        return tuple(_network(each.strip()) for each in text.split(","))
+        texts = text.split(",") if text.strip() else []
+        networks = tuple(_network(each.strip()) for each in texts)
+        self.check(networks)
+        return networks
 
     def check(self, value: Any) -> None:
         """

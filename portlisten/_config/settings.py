@@ -22,6 +22,7 @@ from portlisten._config.options import (
     Settings,
     option,
 )
+from portlisten._config.port_values import Networks
 from portlisten._config.values import (
     Choice,
     Duration,
@@ -38,6 +39,7 @@ from portlisten._config.values import (
     count,
     seconds,
 )
+from portlisten._policy.networks import Network
 from portlisten._wire.codec import portNames
 from portlisten._wire.frames import MAXIMUM_LIMIT, MAXIMUM_WINDOW
 
@@ -307,6 +309,16 @@ class WorkerSettings(ChannelSettings):
         inDescription=True,
     )
     label: str | None = _label()
+    proxies: tuple[Network, ...] | None = option(
+        None,
+        Networks(),
+        "Each connection from these networks begins with a PROXY header, which says"
+        " who the client is; no other header is believed.",
+        name="proxy-from",
+        shown="none",
+        wires=STREAM,
+        inDescription=True,
+    )
     mode: int = option(
         0o660,
         Mode(),
@@ -565,6 +577,11 @@ class StatusSettings(TargetSettings):
     The settings of C{portlisten status}.
     """
 
+    alive: bool = option(
+        False,
+        Flag(),
+        "Show nothing, and exit with 0 if the listener answers, whatever is wrong.",
+    )
     json: bool = option(False, Flag(), "Write all of it as JSON, in one line.")
     watch: bool = option(False, Flag(), "Show the status anew every second.")
 

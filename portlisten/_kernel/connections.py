@@ -8,6 +8,7 @@ import os
 import socket
 from collections.abc import Callable
 from contextlib import suppress
+from typing import Any
 
 from portlisten._kernel import sockets
 
@@ -26,6 +27,8 @@ class ConnectionSocket(socket.socket):
     @param escaped: called with the descriptor and the socket's cookie if a program has
         detached the descriptor, which is still open.  The program then owns it.
     @param blocking: whether the socket is blocking.
+    @ivar client: the client's address, if a proxy is at the other end, as
+        C{getpeername} gives it.
     @raise OSError: if the kernel does not tell what the socket is.
     """
 
@@ -39,6 +42,7 @@ class ConnectionSocket(socket.socket):
     ) -> None:
         self._ended: Callable[[], None] | None = None
         self._duplicated = False
+        self.client: Any = None
         try:
             family = sockets.family(descriptor)
             # asyncio sets TCP_NODELAY if the number of the protocol is given.
@@ -56,6 +60,12 @@ class ConnectionSocket(socket.socket):
             raise
         self._ended = ended
         self._escaped = escaped
+
+    def getpeername(self) -> Any:
+        """
+        Get the client's address.
+        """
+        return super().getpeername() if self.client is None else self.client
 
     def forget(self, close: bool) -> None:
         """

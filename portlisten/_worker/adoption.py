@@ -8,7 +8,7 @@ from __future__ import annotations
 import errno
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from twisted.internet.address import IPv4Address, IPv6Address
@@ -24,9 +24,12 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from portlisten import _kernel
+from portlisten._policy.networks import Network
+from portlisten._ports.proxies import Proxies
 from portlisten._reactor.log_limit import logLimit
 from portlisten._reactor.monotonic import makePersistent, posixReactor
 from portlisten._worker import draining
+from portlisten._worker.proxied import ProxiedConnections
 
 
 def logPrefix(thing: object) -> str:
@@ -70,19 +73,35 @@ class AdoptedConnection:
 
     @param adopter: notified of the beginning and the end.
     @param report: called at the end.
+    @param client: the client's address, if a proxy is at the other end.
     """
 
-    __slots__ = ("_adopter", "_drainSent", "_protocol", "_report", "_transport")
+    __slots__ = (
+        "_adopter",
+        "_client",
+        "_drainSent",
+        "_protocol",
+        "_report",
+        "_transport",
+    )
 
-    def __init__(self, adopter: Adopter, report: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        adopter: Adopter,
+        report: Callable[[], None],
+        client: IAddress | None = None,
+    ) -> None:
         self._adopter = adopter
         self._report = report
+        self._client = client
         self._drainSent = False
 
     def buildProtocol(self, addr: IAddress | None) -> AdoptedConnection | None:
         """
         See L{IProtocolFactory}.
         """
+        if self._client is not None:
+            addr = self._client
         protocol = self._adopter.buildProtocol(addr)
         if protocol is None:
             return None
@@ -121,6 +140,9 @@ class AdoptedConnection:
         would stay open in the reactor otherwise.
         """
         self._transport = transport
+        client = self._client
+        if client is not None:
+            transport.getPeer = lambda: client
         transport.protocol = self._protocol
         makePersistent(transport, self._adopter.reactor)
         transport.connectionLost = self._connectionLost
@@ -171,6 +193,7 @@ class Adopter:
     @param limit: the most connections that the worker wants to have, or L{None}.
     @param direct: whether to make the transports of TCP connections here, if the
         reactor is one of Twisted's.  Otherwise C{adoptStreamConnection} makes all.
+    @param proxies: the networks of proxies whose headers are believed.
 
     @ivar limit: the same.
     @ivar serving: the adopted connections that have not ended.
@@ -187,8 +210,12 @@ class Adopter:
         settled: Callable[[], None],
         limit: int | None = None,
         direct: bool = False,
+        proxies: Iterable[Network] = (),
     ) -> None:
         self.reactor = reactor
+        self._proxied = ProxiedConnections(
+            reactor, Proxies(proxies), self._countChanged
+        )
         self._direct = posixReactor(reactor) if direct else None
         self.limit = limit
         self.factory = factory
@@ -214,7 +241,7 @@ class Adopter:
         """
         How many connections are in service, or wait to be adopted.
         """
-        return len(self.serving) + self._postponed
+        return len(self.serving) + self._postponed + self._proxied.count
 
     @property
     def room(self) -> int:
@@ -299,15 +326,49 @@ class Adopter:
         @param clientGone: called instead if the client had left before the connection
             could be adopted.
         """
+        if not self._proxied.has(sock):
+            self._adoptFrom(None, sock, closed, clientGone)
+            return
+
+        def adopt(client: IAddress | None) -> None:
+            self._adoptFrom(client, sock, closed, clientGone)
+
+        def refused() -> None:
+            closed()
+            self._settled()
+
+        self._proxied.identify(sock, adopt, refused)
+
+    def believes(self, peer: Any) -> bool:
+        """
+        Whether a connection begins with the header of a proxy, which
+        L{adoptSocket} reads.
+
+        @param peer: the address of the other end, as C{getpeername} gives it.
+        """
+        return self._proxied.believes(peer)
+
+    def _adoptFrom(
+        self,
+        client: IAddress | None,
+        sock: socket.socket,
+        closed: Callable[[], None],
+        clientGone: Callable[[], None],
+    ) -> None:
+        """
+        Adopt a connection.
+
+        @param client: the client's address, if a proxy is at the other end.
+        """
         try:
             try:
-                owned = self._adopt(sock, closed, clientGone)
+                owned = self._adopt(client, sock, closed, clientGone)
             except OSError:
                 # Adopting needs a second descriptor for a moment.
                 self.spare.release()
-                owned = self._adopt(sock, closed, clientGone)
+                owned = self._adopt(client, sock, closed, clientGone)
         except OSError as error:
-            self._postpone(sock, closed, clientGone, error)
+            self._postpone(client, sock, closed, clientGone, error)
             return
         self._exhausted = False
         if not owned:
@@ -351,6 +412,7 @@ class Adopter:
 
     def _adopt(
         self,
+        client: IAddress | None,
         sock: socket.socket,
         closed: Callable[[], None],
         clientGone: Callable[[], None],
@@ -361,7 +423,7 @@ class Adopter:
         @return: whether a transport owns the socket.
         @raise OSError: if the process is out of descriptors or memory for now.
         """
-        connection = AdoptedConnection(self, closed)
+        connection = AdoptedConnection(self, closed, client)
         direct = False
         try:
             if self._direct is not None:
@@ -392,6 +454,7 @@ class Adopter:
 
     def _postpone(
         self,
+        client: IAddress | None,
         sock: socket.socket,
         closed: Callable[[], None],
         clientGone: Callable[[], None],
@@ -413,7 +476,7 @@ class Adopter:
 
         def again() -> None:
             self._postponed -= 1
-            self.adoptSocket(sock, closed, clientGone)
+            self._adoptFrom(client, sock, closed, clientGone)
             self._countChanged()
             self._settled()
 

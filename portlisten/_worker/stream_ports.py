@@ -158,7 +158,7 @@ class StreamPorts(SharedPorts):
         @param sock: owned by this object from now on.
         """
         self.accepted += 1
-        if not isPlain(peer):
+        if not isPlain(peer) or self._adopter.believes(peer):
             descriptor = sock.detach()
             self._adopter.adopt(descriptor)
             self.onAccepted(descriptor)

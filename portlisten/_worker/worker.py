@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import partial
 from typing import Any
 
@@ -30,6 +30,7 @@ from portlisten._policy.link import (
     asksToJoinAgain,
     whyLost,
 )
+from portlisten._policy.networks import Network
 from portlisten._process import systemd_notify
 from portlisten._reactor.log_limit import logLimit
 from portlisten._reactor.pause import Pause
@@ -64,6 +65,7 @@ class Worker:
         factory serves.
     @param label: the worker's name for the operator, or nothing.
     @param direct: see L{Adopter}.
+    @param proxies: see L{Adopter}.
 
     @ivar ports: the ports that the worker serves, as the listener said last.  Empty
         until the worker has joined.
@@ -85,6 +87,7 @@ class Worker:
         first: float | None = None,
         label: str = "",
         direct: bool = False,
+        proxies: Iterable[Network] = (),
     ) -> None:
         self._reactor = reactor
         self._path = path
@@ -101,7 +104,9 @@ class Worker:
         self._link = Link.ABSENT
         self._channel: WorkerChannel | None = None
         self._started: Deferred[None] | None = None
-        self._adopter = Adopter(reactor, factory, retry, self._settle, limit, direct)
+        self._adopter = Adopter(
+            reactor, factory, retry, self._settle, limit, direct, proxies
+        )
         self._adopter.watch(self._servingChanged)
         self._servingReport = Pause(reactor, self._reportServing)
         self._shutdown = Shutdown(reactor, grace, self, self._adopter)

@@ -109,7 +109,7 @@ class HostTests(LoopTestCase):
         refuse = self.refuse
         refuse(
             "no option 'nme', only name, grace, listenerUser, limit, first, label,"
-            " retry$",
+            " proxyFrom, retry$",
             "portlisten:channel:nme=http",
         )
         refuse("one path", "portlisten:")
@@ -119,6 +119,7 @@ class HostTests(LoopTestCase):
         refuse("wire=datagram is for Twisted", "portlisten:a:wire=datagram")
         refuse("grace: ", "portlisten:a:grace=soon")
         refuse("limit: ", "portlisten:a:limit=0")
+        refuse("proxyFrom: ", "portlisten:a:proxyFrom=here")
         refuse("no label", "portlisten:a:label=123")
         refuse("choose a shorter one", "portlisten:" + "x" * 200)
         refuse("make it first", "portlisten:nowhere/channel")

@@ -11,6 +11,7 @@ import pwd
 import signal
 import socket
 import sys
+from ipaddress import IPv4Network, IPv6Network
 from typing import Any, cast
 
 from twisted.application.service import IService
@@ -206,6 +207,7 @@ class OptionsTests(SynchronousTestCase):
                 "limit": None,
                 "first": None,
                 "label": None,
+                "proxy-from": None,
                 "log-format": "text",
             },
         )
@@ -222,6 +224,7 @@ class OptionsTests(SynchronousTestCase):
                 "--limit=7",
                 "--first=yes",
                 "--label=web-1",
+                "--proxy-from=192.0.2.0/24,2001:db8::1",
                 "--log-format=json",
                 "path",
                 "hello",
@@ -243,6 +246,10 @@ class OptionsTests(SynchronousTestCase):
                 "limit": 7,
                 "first": 2.0,
                 "label": "web-1",
+                "proxy-from": (
+                    IPv4Network("192.0.2.0/24"),
+                    IPv6Network("2001:db8::1/128"),
+                ),
                 "log-format": "json",
             },
         )

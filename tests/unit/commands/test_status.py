@@ -55,6 +55,7 @@ class ArgumentTests(StatusTestCase):
             (["--fast"], "option --fast not recognized"),
             (["a", "--json"], "options come before the arguments"),
             (["--", "-a"], "PATH would be '-a'"),
+            (["--alive", "--json", "a"], "--alive shows nothing: leave out --json"),
         ]:
             code, output, errors = self.call("status", *arguments)
             self.assertEqual((code, output), (2, ""))
@@ -218,6 +219,23 @@ class AnswerTests(StatusTestCase):
         self.assertEqual(code, 1)
         self.assertTrue(output.startswith("! the listener does not answer\n"))
         self.assertEqual(len(script.requests), 1)
+
+    def test_alive(self) -> None:
+        """
+        C{--alive} tells only whether the listener answers, and not how it is.
+        """
+        script = self.serve(BAD)
+        self.assertEqual(self.status("--alive"), (0, "", ""))
+        self.assertEqual(script.requests, [Status()])
+
+    def test_notAlive(self) -> None:
+        """
+        With C{--alive}, a supervisor without a listener is not enough.
+        """
+        self.serve(replace(BAD, listener=None))
+        code, output, errors = self.status("--alive")
+        self.assertEqual((code, output), (2, ""))
+        self.assertIn("no listener runs at", errors)
 
     def test_json(self) -> None:
         """

@@ -119,16 +119,17 @@ class InventedTests(SynchronousTestCase):
         for text, names in [
             (
                 options.commandTable(MoreSettings),
-                "`--name`, `--listener-user`, `--limit`, `--first` and `--label`",
+                "`--name`, `--listener-user`, `--limit`, `--first`, `--label` and"
+                " `--proxy-from`",
             ),
             (
                 options.endpointTable(MoreSettings),
-                "`name`, `listenerUser`, `limit`, `first` and `label`",
+                "`name`, `listenerUser`, `limit`, `first`, `label` and `proxyFrom`",
             ),
         ]:
             self.assertIn(f" With `datagram`, {names} mean nothing. |\n", text)
         self.assertIn(
-            " \\fB\\-\\-first\\fR and \\fB\\-\\-label\\fR mean nothing.\n",
+            " \\fB\\-\\-label\\fR and \\fB\\-\\-proxy\\-from\\fR mean nothing.\n",
             manual.write(manual.PAGES[1]),
         )
 

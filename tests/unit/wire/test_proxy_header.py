@@ -15,7 +15,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from portlisten._wire.proxy_header import MAXIMUM_BYTES, Header, sourceOf
+from portlisten._wire.proxy_header import (
+    MAXIMUM_BYTES,
+    Header,
+    ProxyHeader,
+    parseHeader,
+    sourceOf,
+)
 from tests.support.streams import COUNT, SEED, extreme, flipBits, insert, remove
 
 SIGNATURE = b"\r\n\r\n\0\r\nQUIT\n"
@@ -71,6 +77,47 @@ def headers(draw: st.DrawFn) -> tuple[bytes, int, str]:
     kind = (0x10 if version == 4 else 0x20) + draw(st.sampled_from([1, 2]))
     data = binary(rest + draw(st.binary(max_size=300)), kind=kind)
     return data, 16 + len(rest), expected
+
+
+class ParseTests(SynchronousTestCase):
+    """
+    Tests for L{parseHeader}.
+    """
+
+    def test_client(self) -> None:
+        """
+        The client's host and port are found, and the length of the header, of which
+        the end need not have come.
+        """
+        more = binary(addresses("192.0.2.1", "198.51.100.7") + b"x" * 700)
+        for data, client in [
+            (IPV4, ("192.0.2.1", 56324)),
+            (IPV6, ("2001:db8::1", 65535)),
+            (BINARY4, ("192.0.2.1", 56324)),
+            (BINARY6, ("2001:db8::1", 56324)),
+            (more, ("192.0.2.1", 56324)),
+            (WORST, None),
+            (b"PROXY UNKNOWN\r\n", None),
+            (binary(b"x" * 300, 0x20, 0), None),
+            (binary(b"x" * 9, 0x21, 0x00), None),
+            (binary(b"x" * 216, 0x21, 0x31), None),
+        ]:
+            expected = ProxyHeader(len(data), client)
+            self.assertEqual(parseHeader(data), expected)
+            self.assertEqual(parseHeader(data + b"GET / HTTP/1.1"), expected)
+        self.assertEqual(parseHeader(more[:28]), parseHeader(more))
+
+    @given(headers())
+    def test_agrees(self, header: tuple[bytes, int, str]) -> None:
+        """
+        The client's host is the source.
+        """
+        data, enough, expected = header
+        found = parseHeader(data)
+        assert isinstance(found, ProxyHeader)
+        assert found.client is not None
+        self.assertEqual((found.size, found.client[0]), (len(data), expected))
+        self.assertIs(parseHeader(data[: enough - 1]), Header.INCOMPLETE)
 
 
 class SourceTests(SynchronousTestCase):

@@ -1,0 +1,108 @@
+"""
+The proxies whose PROXY headers a worker believes, and the headers of their connections.
+
+A worker reads the header off a connection before anything else does: before TLS begins,
+and before the server's protocol sees a byte.  Anybody can write such a header, so only
+the address of the other end says whether to believe it.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from portlisten import _kernel
+from portlisten._policy.networks import Network, Networks
+from portlisten._wire.proxy_header import Header, ProxyHeader, parseHeader
+
+#: The longest header that is read.  Proxies append what they know of their client's
+#: TLS, some hundred bytes.
+MAXIMUM_HEADER_BYTES = 4096
+
+#: How long to wait for a header, in seconds.  The specification demands no less, for a
+#: segment that must be sent twice.
+TIMEOUT_SECONDS = 3.0
+
+#: The line of the log if none comes.
+NO_HEADER = (
+    "a connection from the proxy {host} is closed: it does not begin with a PROXY"
+    " header"
+)
+
+_FIRST_PAUSE = 0.001
+_LONGEST_PAUSE = 0.05
+
+
+class Proxies:
+    """
+    The proxies that a worker believes.
+
+    @param networks: their addresses.
+    """
+
+    def __init__(self, networks: Iterable[Network] = ()) -> None:
+        self._networks = Networks(networks)
+
+    def __bool__(self) -> bool:
+        return bool(self._networks)
+
+    def believes(self, peer: Any) -> bool:
+        """
+        Whether a connection begins with a header.
+
+        @param peer: the address of the other end, as C{getpeername} gives it.
+        """
+        return _kernel.packed(peer) in self._networks
+
+
+def takeHeader(sock: socket.socket) -> Header | ProxyHeader:
+    """
+    Read the header off a connection, if all of it has come.  Nothing else is read.
+
+    @param sock: stays the caller's.  May be blocking: this does not wait.
+    @return: the header; or L{Header.INCOMPLETE} or L{Header.WRONG}, and then nothing
+        was read.
+    """
+    try:
+        data = sock.recv(MAXIMUM_HEADER_BYTES, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        header = parseHeader(data) if data else Header.WRONG
+        if isinstance(header, Header):
+            return header
+        if header.size > len(data):
+            fits = header.size <= MAXIMUM_HEADER_BYTES
+            return Header.INCOMPLETE if fits else Header.WRONG
+        left = header.size
+        while left:
+            left -= len(sock.recv(left, socket.MSG_DONTWAIT))
+        return header
+    except BlockingIOError:
+        return Header.INCOMPLETE
+    except OSError:
+        return Header.WRONG
+
+
+def pauses() -> Iterator[float]:
+    """
+    Say when to look for a header that is incomplete: its first bytes stay where they
+    are, so the kernel would call the connection readable all the time.
+
+    @return: seconds, each from one look to the next; L{TIMEOUT_SECONDS} in all.
+    """
+    left, pause = TIMEOUT_SECONDS, _FIRST_PAUSE
+    while left > 0:
+        yield min(pause, left)
+        left -= pause
+        pause = min(2 * pause, _LONGEST_PAUSE)
+
+
+def addressOf(header: ProxyHeader, peer: Any) -> Any:
+    """
+    The address of a client, as C{getpeername} would give it.
+
+    @param peer: the address of the other end of the connection.
+    """
+    if header.client is None:
+        return peer
+    host, port = header.client
+    return (host, port, 0, 0) if ":" in host else (host, port)
