@@ -184,13 +184,13 @@ class Adopter:
         @return: whether there is such a header.
         """
         left = pauses()
-        header = takeHeader(sock)
+        header = takeHeader(sock.fileno())
         while header is Header.INCOMPLETE:
             pause = next(left, None)
             if pause is None:
                 break
             await asyncio.sleep(pause)
-            header = takeHeader(sock)
+            header = takeHeader(sock.fileno())
         if isinstance(header, ProxyHeader):
             sock.client = addressOf(header, peer)
             return True

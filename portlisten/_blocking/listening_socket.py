@@ -247,12 +247,12 @@ class ListeningSocket(socket.socket):
         @param peer: the address of the proxy.
         @return: whether there is such a header.
         """
-        header = takeHeader(sock)
+        header = takeHeader(sock.fileno())
         for pause in pauses():
             if header is not Header.INCOMPLETE:
                 break
             time.sleep(pause)
-            header = takeHeader(sock)
+            header = takeHeader(sock.fileno())
         if isinstance(header, ProxyHeader):
             sock.client = addressOf(header, peer)
             return True

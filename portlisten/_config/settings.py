@@ -269,6 +269,22 @@ def _label() -> Any:
     )
 
 
+def _proxies() -> Any:
+    """
+    Make the option C{--proxy-from} of a worker.
+    """
+    return option(
+        None,
+        Networks(),
+        "Each connection from these networks begins with a PROXY header, which says"
+        " who the client is; no other header is believed.",
+        name="proxy-from",
+        shown="none",
+        wires=STREAM,
+        inDescription=True,
+    )
+
+
 @dataclass(frozen=True, kw_only=True)
 class WorkerSettings(ChannelSettings):
     """
@@ -309,16 +325,7 @@ class WorkerSettings(ChannelSettings):
         inDescription=True,
     )
     label: str | None = _label()
-    proxies: tuple[Network, ...] | None = option(
-        None,
-        Networks(),
-        "Each connection from these networks begins with a PROXY header, which says"
-        " who the client is; no other header is believed.",
-        name="proxy-from",
-        shown="none",
-        wires=STREAM,
-        inDescription=True,
-    )
+    proxies: tuple[Network, ...] | None = _proxies()
     mode: int = option(
         0o660,
         Mode(),
@@ -487,6 +494,7 @@ class EachSettings(ProgramSettings):
         shown="no",
     )
     label: str | None = _label()
+    proxies: tuple[Network, ...] | None = _proxies()
     retry: float = option(
         0.1,
         seconds(0.001),

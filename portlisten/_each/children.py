@@ -2,7 +2,8 @@
 The processes that serve connections: starting one for each, and noticing its end.
 
 A connection is I{waiting} until there is a process for it, and I{running} from then on.
-Nobody touches a waiting connection.  So if this process ends, the listener hands it to
+Nobody touches a waiting connection: the header of a proxy is looked at, and is read
+just before the program begins.  So if this process ends, the listener hands it to
 another worker.  Only one waiting connection at a time is tried.  If its program cannot
 be executed although it looks as if it could, the listener may have been told already
 that others touch it.  Then that one connection depends on this process.
@@ -17,7 +18,9 @@ import errno
 import os
 import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from dataclasses import replace
 
 from portlisten import _kernel
 from portlisten._anyloop import log
@@ -26,9 +29,18 @@ from portlisten._anyloop.interfaces import NO_REPORTS, Reports
 from portlisten._each.environment import Internet, Unix
 from portlisten._each.starting import CannotStart, NotAnnounced, Program
 from portlisten._policy.complaints import Complaint
+from portlisten._policy.networks import Network
+from portlisten._ports.proxies import (
+    NO_HEADER,
+    Proxies,
+    lookAtHeader,
+    pauses,
+    takeHeader,
+)
 from portlisten._process.forking import signalName
 from portlisten._reactor.log_limit import LogLimit
 from portlisten._reactor.pause import Pause
+from portlisten._wire.proxy_header import Header, ProxyHeader
 
 #: How long to wait before a program that could not be started is tried again, in
 #: seconds.
@@ -44,13 +56,14 @@ class Connection:
 
     @ivar descriptor: the descriptor, until the program has begun.
     @ivar peer: the two ends.
+    @ivar begun: whether the header of a proxy, if there is one, was read.
     @ivar closed: reports the end.
     @ivar given: finds out what is to be said before another process touches it.
     @ivar process: the number of its process, or 0 if it has none yet.
     @ivar began: when the program began, in seconds.
     """
 
-    __slots__ = ("began", "closed", "descriptor", "given", "peer", "process")
+    __slots__ = ("began", "begun", "closed", "descriptor", "given", "peer", "process")
 
     def __init__(
         self,
@@ -63,6 +76,7 @@ class Connection:
         self.peer = peer
         self.closed = closed
         self.given = given
+        self.begun = True
         self.process = 0
         self.began = 0.0
 
@@ -73,6 +87,7 @@ class Children:
 
     @param limit: the most processes at a time.
     @param changed: called each time that the number of connections has changed.
+    @param proxies: the networks of proxies whose headers are believed.
 
     @ivar connections: all connections that have not ended.
     @ivar running: those that have a process, by its number.
@@ -86,7 +101,10 @@ class Children:
         program: Program,
         limit: int,
         changed: Callable[[], None],
+        proxies: Iterable[Network] = (),
     ) -> None:
+        self._proxies = Proxies(proxies)
+        self._unknown: set[Connection] = set()
         self._clock = clock
         self._program = program
         self._limit = limit
@@ -120,9 +138,54 @@ class Children:
             return
         connection = Connection(descriptor, peer, reports.closed, reports.given)
         self.connections.add(connection)
-        self._waiting.append(connection)
+        if isinstance(peer, Internet) and self._proxies.believes(
+            (peer.remoteHost, peer.remotePort)
+        ):
+            self._unknown.add(connection)
+            self._identify(connection, peer, pauses())
+        else:
+            self._waiting.append(connection)
         self._changed()
         self._startSoon()
+
+    def _identify(
+        self, connection: Connection, proxy: Internet, left: Iterator[float]
+    ) -> None:
+        """
+        Find out who the client of a proxy is.
+
+        @param proxy: the two ends, as the kernel knows them.
+        @param left: when to look again.
+        """
+        if connection not in self._unknown:
+            return
+        header = lookAtHeader(connection.descriptor)
+        pause = next(left, None) if header is Header.INCOMPLETE else None
+        if pause is not None:
+            self._clock.callLater(pause, self._identify, connection, proxy, left)
+            return
+        self._unknown.discard(connection)
+        if isinstance(header, ProxyHeader):
+            connection.begun = False
+            if header.client is not None:
+                host, port = header.client
+                connection.peer = replace(proxy, remoteHost=host, remotePort=port)
+            self._waiting.append(connection)
+            self._startSoon()
+        else:
+            self._refuse(connection, proxy.remoteHost)
+
+    def _refuse(self, connection: Connection, proxy: str) -> None:
+        """
+        Close a connection whose proxy does not say who the client is.
+        """
+        self._logLimited(log.warning, NO_HEADER, event="header-missing", host=proxy)
+        with _kernel.received(connection.descriptor) as sock, suppress(OSError):
+            # While the listener has its copy, closing sends nothing.
+            sock.shutdown(socket.SHUT_RDWR)
+        self.connections.discard(connection)
+        connection.closed()
+        self._changed()
 
     def drain(self) -> None:
         """
@@ -139,10 +202,11 @@ class Children:
         Close the connections that no program has.
         """
         self.startNoMore()
-        for connection in self._waiting:
+        for connection in [*self._waiting, *self._unknown]:
             os.close(connection.descriptor)
             self.connections.discard(connection)
         self._waiting.clear()
+        self._unknown.clear()
         self._logLimited.flush()
 
     # Starting
@@ -164,6 +228,9 @@ class Children:
         if not self._waiting or len(self.running) >= self._limit:
             return
         connection = self._waiting[0]
+        if not connection.begun:
+            connection.begun = True
+            takeHeader(connection.descriptor)
         try:
             process = self._program.start(
                 connection.descriptor, connection.peer.variables(), connection.given()

@@ -77,7 +77,11 @@ class Service:
             settings.first or 0.0,
             label,
             lambda clock, changed: Children(
-                clock, program, settings.limit, self._after(changed)
+                clock,
+                program,
+                settings.limit,
+                self._after(changed),
+                settings.proxies or (),
             ),
             self._finished,
         )

@@ -8,7 +8,7 @@ the address of the other end says whether to believe it.
 
 from __future__ import annotations
 
-import socket
+import os
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -56,30 +56,43 @@ class Proxies:
         return _kernel.packed(peer) in self._networks
 
 
-def takeHeader(sock: socket.socket) -> Header | ProxyHeader:
+def lookAtHeader(descriptor: int) -> Header | ProxyHeader:
     """
-    Read the header off a connection, if all of it has come.  Nothing else is read.
+    Look at the header of a connection, and read nothing.  Does not wait, and does not
+    keep the descriptor.
 
-    @param sock: stays the caller's.  May be blocking: this does not wait.
-    @return: the header; or L{Header.INCOMPLETE} or L{Header.WRONG}, and then nothing
-        was read.
+    @return: the header, if all of it has come; or L{Header.INCOMPLETE} or
+        L{Header.WRONG}.
     """
     try:
-        data = sock.recv(MAXIMUM_HEADER_BYTES, socket.MSG_PEEK | socket.MSG_DONTWAIT)
-        header = parseHeader(data) if data else Header.WRONG
-        if isinstance(header, Header):
-            return header
-        if header.size > len(data):
-            fits = header.size <= MAXIMUM_HEADER_BYTES
-            return Header.INCOMPLETE if fits else Header.WRONG
-        left = header.size
-        while left:
-            left -= len(sock.recv(left, socket.MSG_DONTWAIT))
-        return header
+        data = _kernel.peekBytes(descriptor, MAXIMUM_HEADER_BYTES)
     except BlockingIOError:
         return Header.INCOMPLETE
-    except OSError:
-        return Header.WRONG
+    except (OSError, ValueError):
+        return Header.WRONG  # it was reset, or is closed
+    header = parseHeader(data) if data else Header.WRONG
+    if isinstance(header, ProxyHeader) and header.size > len(data):
+        fits = header.size <= MAXIMUM_HEADER_BYTES
+        return Header.INCOMPLETE if fits else Header.WRONG
+    return header
+
+
+def takeHeader(descriptor: int) -> Header | ProxyHeader:
+    """
+    Read the header off a connection, if all of it has come.  Nothing else is read.
+    Does not wait, and does not keep the descriptor.
+
+    @return: what L{lookAtHeader} says.
+    """
+    header = lookAtHeader(descriptor)
+    if isinstance(header, ProxyHeader):
+        left = header.size
+        try:
+            while left:
+                left -= len(os.read(descriptor, left))
+        except OSError:
+            return Header.WRONG
+    return header
 
 
 def pauses() -> Iterator[float]:

@@ -78,7 +78,7 @@ class ProxiedConnections:
         refused: Callable[[], None],
         left: Iterator[float],
     ) -> None:
-        header = takeHeader(sock)
+        header = takeHeader(sock.fileno())
         if isinstance(header, ProxyHeader):
             adopt(_address(header))
             return

@@ -6,11 +6,12 @@ ones.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import os
 import signal
 import socket
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 from unittest import mock
 
@@ -22,6 +23,8 @@ from portlisten._each import children as _children
 from portlisten._each.children import Children, identify
 from portlisten._each.environment import Internet, Unix
 from portlisten._each.starting import CannotStart, NotAnnounced, Program
+from portlisten._policy.networks import Network, networkOf
+from portlisten._ports import proxies
 from tests.support.asyncio_loops import aMoment, eventually
 from tests.support.channels import PATIENCE, tcpPair
 from tests.support.descriptors import watchDescriptors
@@ -56,9 +59,12 @@ class ChildrenTestCase(SynchronousTestCase):
     """
     A test in a loop of its own.
 
+    @cvar proxies: the networks of proxies whose headers are believed.
     @ivar changes: how often the number of connections may have changed.
     @ivar events: the connections that have ended.
     """
+
+    proxies: Sequence[Network] = ()
 
     def setUp(self) -> None:
         watchDescriptors(self)
@@ -93,7 +99,7 @@ class ChildrenTestCase(SynchronousTestCase):
 
         loop = asyncio.get_running_loop()
         program = program or self.program
-        return Children(Clock(loop), program, limit, changed)
+        return Children(Clock(loop), program, limit, changed, self.proxies)
 
     def adopt(self, children: Children, name: str, given: Any = None) -> socket.socket:
         """
@@ -121,6 +127,92 @@ class ChildrenTestCase(SynchronousTestCase):
         ended = [*statuses, (0, 0)]
         with mock.patch.object(os, "waitpid", side_effect=ended):
             children.reap()
+
+
+class ProxiedTests(ChildrenTestCase):
+    """
+    Connections that a proxy begins with a header.
+    """
+
+    proxies = (networkOf("127.0.0.1"),)
+    line = b"PROXY TCP4 192.0.2.1 198.51.100.7 56324 443\r\n"
+
+    def test_client(self) -> None:
+        """
+        The variables tell of the client.  The header is read only when its program
+        begins, and nothing else is read.
+        """
+        self.program.error = CannotStart(OSError(errno.ENOMEM, "not now"))
+
+        async def test(children: Children) -> None:
+            client, server = tcpPair()
+            watching = server.dup()
+            self.addCleanup(client.close)
+            self.addCleanup(watching.close)
+            children.adopt(server.detach())
+            await aMoment()
+            self.assertEqual(self.program.started, [])
+            client.sendall(self.line[:9])
+            await aMoment()
+            self.assertEqual(watching.recv(99, socket.MSG_PEEK), self.line[:9])
+            client.sendall(self.line[9:] + b"hello")
+            await eventually(lambda: self.program.started)
+            self.program.error = None
+            await eventually(lambda: children.running)
+            for variables, _ in self.program.started:
+                self.assertEqual(variables["TCPREMOTEIP"], "192.0.2.1")
+                self.assertEqual(variables["REMOTE_PORT"], "56324")
+            self.assertEqual(watching.recv(99), b"hello")
+
+        self.complete(test)
+
+    def test_otherFamily(self) -> None:
+        """
+        The client may come by another family than the proxy.
+        """
+
+        async def test(children: Children) -> None:
+            client = self.adopt(children, "a")
+            client.sendall(b"PROXY TCP6 2001:db8::1 2001:db8::2 5 6\r\n")
+            await eventually(lambda: self.program.started)
+            [(variables, _)] = self.program.started
+            self.assertEqual(variables["PROTO"], "TCP6")
+            self.assertEqual(variables["TCP6REMOTEIP"], "2001:db8::1")
+
+        self.complete(test)
+
+    def test_missing(self) -> None:
+        """
+        Without a header, no program is started.
+        """
+        self.patch(proxies, "TIMEOUT_SECONDS", 0.05)
+
+        async def test(children: Children) -> None:
+            clients = [self.adopt(children, name) for name in ("a", "b")]
+            clients[0].sendall(b"SSH-2.0-client\r\n")
+            await eventually(lambda: len(self.events) == 2)
+            self.assertEqual(self.events, ["a closed", "b closed"])
+            self.assertEqual(children.connections, set())
+            for client in clients:
+                client.settimeout(PATIENCE)
+                with contextlib.suppress(ConnectionResetError):
+                    self.assertEqual(client.recv(9), b"")
+
+        self.complete(test)
+        self.assertEqual(self.program.started, [])
+
+    def test_abandoned(self) -> None:
+        """
+        A connection whose header has not come is left to the listener.
+        """
+
+        async def test(children: Children) -> None:
+            self.adopt(children, "a")
+            await aMoment()
+            self.assertEqual(len(children.connections), 1)
+
+        self.complete(test)
+        self.assertEqual(self.events, [])
 
 
 class ChildrenTests(ChildrenTestCase):

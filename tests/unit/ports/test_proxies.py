@@ -15,6 +15,7 @@ from portlisten._ports.proxies import (
     TIMEOUT_SECONDS,
     Proxies,
     addressOf,
+    lookAtHeader,
     pauses,
     takeHeader,
 )
@@ -85,7 +86,7 @@ class TakeTests(SynchronousTestCase):
         Take the header from a blocking socket.  That may not wait.
         """
         self.accepted.settimeout(None)
-        return takeHeader(self.accepted)
+        return takeHeader(self.accepted.fileno())
 
     def test_onlyTheHeader(self) -> None:
         """
@@ -95,6 +96,15 @@ class TakeTests(SynchronousTestCase):
             self.client.sendall(header + b"hello")
             self.assertEqual(self.take(), ProxyHeader(len(header), CLIENT))
             self.assertEqual(self.accepted.recv(100), b"hello")
+
+    def test_look(self) -> None:
+        """
+        To look at it reads nothing.
+        """
+        self.client.sendall(LINE)
+        for _ in range(2):
+            found = lookAtHeader(self.accepted.fileno())
+            self.assertEqual(found, ProxyHeader(len(LINE), CLIENT))
 
     def test_incomplete(self) -> None:
         """
@@ -133,7 +143,7 @@ class TakeTests(SynchronousTestCase):
         self.client.close()
         self.assertIs(self.take(), Header.WRONG)
         self.accepted.close()
-        self.assertIs(takeHeader(self.accepted), Header.WRONG)
+        self.assertIs(takeHeader(self.accepted.fileno()), Header.WRONG)
 
     def test_pauses(self) -> None:
         """
