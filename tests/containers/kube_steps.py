@@ -11,6 +11,7 @@ Everything is in a network namespace of its own, so the pod's ports are not this
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 import os
@@ -479,12 +480,42 @@ def nodeUpdated(kube: Kube) -> str:
     )
 
 
+def nodeDrained(kube: Kube) -> str:
+    """
+    Of two workers, one is drained, and it stays so while the listener is updated.
+    """
+    found = containers("node.yaml")
+    folder = kube.folder / "drained"
+    folder.mkdir(mode=0o755)
+    ready = found["listener"].spec["readinessProbe"]["exec"]["command"]
+    workers = [f"{kube.network}-web-{number}" for number in range(2)]
+    names = [f"{kube.network}-before-{number}" for number in range(5)]
+    ask = ("portlisten", "drain", "/run/portlisten/web.sock")
+    for name in names:
+        kube.start(found["listener"], name, folder)
+        until(lambda n=name: kube.execute(n, *ready) == 0, "it is not ready")  # type: ignore[misc]
+        if name == names[0]:
+            for worker in workers:
+                kube.start(found["app"], worker, folder)
+        log = functools.partial(kube.logs, name)
+        until(lambda log=log: log().count(" joined, ") == 2, "no workers")  # type: ignore[misc]
+        if name == names[0]:
+            kube.podman("exec", name, *ask, workers[0])
+        seen = kube.podman("exec", name, *ask, check=False)
+        assert f"{workers[0]}  pid 0  uid 10002  drained" in seen, seen
+        assert f"{workers[1]}  pid 0  uid 10002  serving" in seen, seen
+    kube.podman("rm", "--force", "--time=3", *workers, *names)
+    assert kube.left() == set(), kube.left()
+    return f"{len(names) - 1} times: the drained one stays drained, the other serves"
+
+
 #: What is done, and to which manifest.
 STEPS: Sequence[tuple[str, Callable[[Kube], str]]] = [
     ("pod.yaml: `podman kube play`, and `kube down`", podServes),
     ("pod.yaml: the app's container restarted and killed, under load", podRestarts),
     ("pod.yaml: ended as by the kubelet, under load", podEnds),
     ("node.yaml: the listener updated, under load", nodeUpdated),
+    ("node.yaml: the listener updated while a worker is drained", nodeDrained),
 ]
 
 
