@@ -3,7 +3,8 @@ Clients that count: C{python -m tests.machines.client URL AT-ONCE OPTION…}.
 
 Each asks, and asks again when it has its answer, until the standard input ends.  Then
 all of them finish.  The options: C{keep} keeps the connections, C{once} asks once for
-each client, C{patience=SECONDS} is how long an answer may take.
+each client, C{patience=SECONDS} is how long an answer may take, and C{from=ADDRESS}
+is where they connect from.
 
 The standard output is a line of JSON for each request, with the fields of
 L{tests.machines.load.Asked}.
@@ -38,9 +39,11 @@ class Client:
 
     @param url: of what it asks for.
     @param keep: whether it keeps its connection.
+    @param patience: how long an answer may take, in seconds.
+    @param source: the address that it connects from; empty for any.
     """
 
-    def __init__(self, url: str, keep: bool, patience: float) -> None:
+    def __init__(self, url: str, keep: bool, patience: float, source: str) -> None:
         parts = urlsplit(url)
         self._host = parts.hostname or ""
         self._tls: ssl.SSLContext | None = None
@@ -55,6 +58,7 @@ class Client:
         ).encode()
         self._keep = keep
         self._patience = patience
+        self._source = (source, 0) if source else None
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
     async def ask(self) -> dict[str, Any]:
@@ -80,7 +84,7 @@ class Client:
     async def _ask(self) -> dict[str, Any]:
         if self._streams is None:
             self._streams = await asyncio.open_connection(
-                self._host, self._port, ssl=self._tls
+                self._host, self._port, ssl=self._tls, local_addr=self._source
             )
         reader, writer = self._streams
         writer.write(self._request)
@@ -113,7 +117,7 @@ async def main(url: str, atOnce: str, *options: str) -> None:
     asyncio.get_running_loop().add_reader(0, ended.set)
 
     async def repeat() -> None:
-        client = Client(url, "keep" in values, patience)
+        client = Client(url, "keep" in values, patience, values.get("from", ""))
         while not ended.is_set():
             seen = await client.ask()
             print(json.dumps(seen), flush=True)

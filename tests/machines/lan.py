@@ -26,6 +26,9 @@ from tests.support.processes import SOURCE, Processes
 #: The addresses of the clients.
 CLIENTS = ("192.0.2.200", "2001:db8::200")
 
+#: Another address of clients.
+SECOND_CLIENT = "192.0.2.201"
+
 #: The programs that are needed, and Debian's packages of them.
 NEEDED = {
     "ip": "iproute2",
@@ -100,6 +103,8 @@ class Lan(ExitStack):
             self.machines = [add(Machine, each) for each in range(3)]
             self.balancers = [add(Balancer, each) for each in range(2)]
             self.client = add(Host, "client", 200)
+            words = ["ip", "address", "add", f"{SECOND_CLIENT}/24", "dev", "eth0"]
+            subprocess.run(self.client.words(*words), check=True)
             self._certify()
             self.push(made.pop_all())
         return self
