@@ -31,7 +31,7 @@ CONNECT_SECONDS = 2.0
 SILENT_SECONDS = 6.0
 
 #: What processes take on a host that is busy, in seconds.
-SLACK_SECONDS = 1.0
+SLACK_SECONDS = 2.0
 
 
 @dataclass
