@@ -34,17 +34,26 @@ class Keepalived:
         self._host = host
         self._file = file
 
-    def start(self) -> None:
+    def start(self, *changes: tuple[str, str]) -> None:
         """
         Start it.
+
+        @param changes: what differs in the file, in the place of what.
         """
+        text = self._file.read_text()
+        for old, new in changes:
+            assert old in text, old
+            text = text.replace(old, new)
+        file = self._host.folder / "keepalived.conf"
+        file.write_text(text)
+        file.chmod(0o644)
         files = {kind: self._host.folder / kind for kind in ("pid", "vrrp_pid")}
         for each in files.values():
             each.unlink(missing_ok=True)
-        own = [f"--{kind}={file}" for kind, file in files.items()]
+        own = [f"--{kind}={path}" for kind, path in files.items()]
         # At its end, it sends SIGTERM to its process group.
         program = ["setsid", "keepalived", "-n", "-l", "-D", "-P", *own]
-        self.process = self._host.start(*program, "-f", str(self._file))
+        self.process = self._host.start(*program, "-f", str(file))
 
     def stop(self) -> None:
         """

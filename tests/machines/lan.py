@@ -182,6 +182,14 @@ class Lan(ExitStack):
                 process.kill()
                 process.wait()
 
+    def answers(self) -> bool:
+        """
+        Whether a client gets an answer soon.
+        """
+        with self.asking(1, "once", "patience=1") as counted:
+            pass
+        return not counted.seen.lost
+
     @contextmanager
     def wrk(self, *options: str, connections: int = 16) -> Iterator[Counted]:
         """

@@ -99,6 +99,8 @@ def move(
     """
     assert old.has()
     assert not new.has()
+    # The clients' kernel may not know yet where the address is.
+    until(lan.answers, "clients get answers")
     patience = f"patience={PATIENCE}"
 
     def once(path: str) -> str:
@@ -125,15 +127,17 @@ def move(
     ).check()
 
 
-def begin(lan: Lan) -> None:
+def begin(lan: Lan, *changes: tuple[str, str]) -> None:
     """
     Let both balancers run, and the first one have the address.
+
+    @param changes: what differs in keepalived's file, in the place of what.
     """
     for each in lan.balancers:
         each.end()
     for each in lan.balancers:
         each.begin()
-        each.keepalived.start()
+        each.keepalived.start(*changes)
         until(lan.balancer.keepalived.has, "the first has the address")
     for machine in lan.machines:
         lan.balancers[1].sees(machine.name, "UP")
@@ -187,6 +191,19 @@ def linkDown(lan: Lan) -> str:
     return f"{moved}; when the link is up again, the address stays"
 
 
+def preempting(lan: Lan) -> str:
+    """
+    Without C{nopreempt}, the address moves a second time when the link is up again.
+    """
+    begin(lan, ("    nopreempt\n", ""))
+    first, second = lan.balancers
+    first.link(up=False)
+    until(second.keepalived.has, "the second has the address", 15)
+    first.link(up=True)
+    until(lambda: not second.keepalived.has(), "the address moves back", 15)
+    return "when the link is up again, the address moves back"
+
+
 def powerOff(lan: Lan) -> str:
     """
     All processes of that balancer are killed, and its link is down.
@@ -218,6 +235,7 @@ STEPS = [
     Step("move", "later, it is stopped on the other one", plannedBack),
     Step("move", "HAProxy is killed", haproxyKilled),
     Step("move", "the balancer's link is down, later up", linkDown),
+    Step("move", "the same without nopreempt (naive)", preempting),
     Step("move", "all its processes killed, link down", powerOff),
     Step("move", "keepalived alone is killed", keepalivedKilled),
 ]

@@ -155,15 +155,47 @@ def withoutRedispatch(lan: Lan) -> str:
     finally:
         lan.balancer.stop()
         lan.balancer.begin()
-    assert closing.errors, f"a naive balancer loses nothing: {closing}"
+    lost = kept.errors + closing.errors + len(slower.seen.lost)
+    assert lost, f"a naive balancer loses nothing: {closing}"
     return (
         f"errors: {kept.errors} of {kept.requests} over kept connections,"
         f" {closing.errors} of {closing.requests} over a connection each; {slower.seen}"
     )
 
 
+def withShutdown(lan: Lan) -> str:
+    """
+    Pause a machine, and HAProxy ends the sessions of machines that are down: that must
+    show.
+    """
+    machine = lan.machines[0]
+    lan.balancer.stop()
+    lan.balancer.begin(("rise 2", "rise 2 on-marked-down shutdown-sessions"))
+    try:
+        with lan.asking(12, "once", url=lan.url("/slow/4")) as slow:
+            until(
+                lambda: sum(lan.balancer.sessions().values()) == 12,
+                "the slow requests are in service",
+            )
+            time.sleep(0.3)
+            there = lan.balancer.sessions()[machine.name]
+            machine.command("pause")
+            lan.balancer.sees(machine.name, "DOWN")
+    finally:
+        machine.command("resume")
+        lan.balancer.stop()
+        lan.balancer.begin()
+    assert len(slow.seen.lost) == there > 0, slow.seen
+    return f"in service there {there}, cut by the pause {len(slow.seen.lost)}"
+
+
 STEPS = [
     Step("take out", "each machine in turn is paused, drained, upgraded", eachInTurn),
     Step("take out", "one is stopped without a pause", withoutPause),
     Step("take out", "the same without redispatch (naive)", withoutRedispatch),
+    Step(
+        "take out",
+        "a pause, and on-marked-down shutdown-sessions (naive)",
+        withShutdown,
+    ),
 ]
