@@ -100,7 +100,7 @@ class ListenerSettings(ChannelSettings):
     )
     group: int | None = option(
         None,
-        Group(),
+        Group(known=False),
         "Group that PATH belongs to.",
         more="Make PATH's folder belong to root or to the listener's user; otherwise"
         " the listener may refuse to start with `--group`.",
@@ -109,7 +109,7 @@ class ListenerSettings(ChannelSettings):
     )
     allowUsers: tuple[int, ...] = option(
         (),
-        User(),
+        User(known=False),
         "Only these may be workers: processes of this user, of --allow-group, of root,"
         " and of the listener's own user.",
         name="allow-user",
@@ -119,7 +119,7 @@ class ListenerSettings(ChannelSettings):
     )
     allowGroups: tuple[int, ...] = option(
         (),
-        Group(),
+        Group(known=False),
         "Only these may be workers: processes in this group, of --allow-user, of root,"
         " and of the listener's own user.",
         name="allow-group",
@@ -228,7 +228,7 @@ def _listenerUsers() -> Any:
     """
     return option(
         (),
-        User(),
+        User(known=False),
         "Join only a listener that this user started.",
         name="listener-user",
         shown="root, your own user, the owner of PATH's folder",
@@ -336,7 +336,7 @@ class WorkerSettings(ChannelSettings):
     )
     group: int | None = option(
         None,
-        Group(),
+        Group(known=False),
         "Group that PATH belongs to.",
         shown="the process's",
         wires=DATAGRAM,

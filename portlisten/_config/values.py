@@ -16,6 +16,9 @@ from portlisten._model import portName, workerLabel
 #: How long the listener keeps a connection whose client should speak first, in seconds.
 FIRST_SECONDS = 2.0
 
+#: The greatest number of a user or group.  The kernel's next one means none.
+MAXIMUM_ID = 2**32 - 2
+
 
 def inFile(value: object) -> str:
     """
@@ -360,17 +363,31 @@ class _Entry(ValueType):
     """
     An entry of the user or group database, by name or number.  The value is the
     number.
+
+    @ivar known: whether a number must be in the database.  If it is only compared with
+        what the kernel tells, or given to the kernel, it need not: in a container, the
+        users of other containers have no names.
     """
+
+    known: bool = True
 
     def parse(self, text: str) -> int:
         """
         See L{ValueType.parse}.
         """
         try:
-            return self._number(text)
+            number = int(text) if text.isdecimal() else None
+            if number is None or self.known:
+                return self._find(text, number)
         except (KeyError, OverflowError):
             kind = self.metavar.lower()
             raise ValueError(f"the {kind} {text!r} does not exist") from None
+        if number > MAXIMUM_ID:
+            raise ValueError(
+                f"{text} is no {self.metavar.lower()}: the greatest number is"
+                f" {MAXIMUM_ID}"
+            )
+        return number
 
     def take(self, value: object) -> int:
         """
@@ -390,7 +407,14 @@ class _Entry(ValueType):
         if not isinstance(value, int) or value < 0:
             raise ValueError(f"{value!r} is no number of a {self.metavar.lower()}")
 
-    def _number(self, text: str) -> int:
+    def _find(self, name: str, number: int | None) -> int:
+        """
+        Look an entry up.
+
+        @param number: its number; L{None} to look for the name.
+        @raise KeyError: if there is none.
+        @raise OverflowError: if the number is too great.
+        """
         raise NotImplementedError
 
 
@@ -402,10 +426,10 @@ class User(_Entry):
 
     metavar: str = "USER"
 
-    def _number(self, text: str) -> int:
-        if text.isdecimal():
-            return pwd.getpwuid(int(text)).pw_uid
-        return pwd.getpwnam(text).pw_uid
+    def _find(self, name: str, number: int | None) -> int:
+        if number is not None:
+            return pwd.getpwuid(number).pw_uid
+        return pwd.getpwnam(name).pw_uid
 
 
 @dataclass(frozen=True)
@@ -416,10 +440,10 @@ class Group(_Entry):
 
     metavar: str = "GROUP"
 
-    def _number(self, text: str) -> int:
-        if text.isdecimal():
-            return grp.getgrgid(int(text)).gr_gid
-        return grp.getgrnam(text).gr_gid
+    def _find(self, name: str, number: int | None) -> int:
+        if number is not None:
+            return grp.getgrgid(number).gr_gid
+        return grp.getgrnam(name).gr_gid
 
 
 class Choice(ValueType):

@@ -57,12 +57,15 @@ class Commit:
     @ivar denied: the networks that an operator has denied, those that were denied last
         last: each with the seconds for which it is still denied, or with L{None} if it
         has no end.  Version 1 does not have them.
+    @ivar labels: the labels of the drained workers whose processes the kernel does not
+        tell, as those of other containers.
     """
 
     KIND: ClassVar[str] = "commit"
     paused: bool
     drained: tuple[int, ...]
     denied: tuple[tuple[str, float | None], ...] = ()
+    labels: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -94,7 +97,7 @@ _KINDS: dict[str, type[Message]] = {
 }
 
 #: The type of the elements of each field that is a list.
-_ELEMENTS = {"cookies": int, "names": str, "drained": int}
+_ELEMENTS = {"cookies": int, "names": str, "drained": int, "labels": str}
 
 
 def encode(message: Message) -> bytes:

@@ -97,8 +97,9 @@ class Roster:
         self._entries: dict[IChannel, _Entry] = {}
         # Those that the operator drains, and that are not drained yet.
         self._awaited: set[IChannel] = set()
-        # How many channels of each process are to be drained when they join.
-        self._inherited: Counter[int] = Counter()
+        # How many channels of each process are to be drained when they join; or of each
+        # label, if the kernel does not tell the process.
+        self._inherited: Counter[int | str] = Counter()
 
     # Events of the channels
 
@@ -115,10 +116,11 @@ class Roster:
 
         @return: whether it is.
         """
-        if self._inherited[channel.pid] <= 0:
-            return False
-        self._inherited[channel.pid] -= 1
         entry = self._entries[channel]
+        worker = channel.pid or entry.hello.label
+        if self._inherited[worker] <= 0:
+            return False
+        self._inherited[worker] -= 1
         entry.asked = True
         self._beginDrain(entry)
         self._logLimited(
@@ -182,21 +184,39 @@ class Roster:
     @property
     def drained(self) -> tuple[int, ...]:
         """
-        The processes of the workers that the operator drains, or has drained.  A
-        process may have several channels.
+        The processes of the workers that the operator drains, or has drained, as far
+        as the kernel tells them.  A process may have several channels.
         """
         return tuple(
-            channel.pid for channel, entry in self._entries.items() if entry.asked
+            channel.pid
+            for channel, entry in self._entries.items()
+            if entry.asked and channel.pid
         )
 
-    def inherit(self, drained: Iterable[int]) -> None:
+    @property
+    def drainedLabels(self) -> tuple[str, ...]:
+        """
+        The labels of the others: a worker in another container has no number here.  One
+        without a label cannot be told from the others, and serves again.
+        """
+        return tuple(
+            entry.hello.label
+            for channel, entry in self._entries.items()
+            if entry.asked and not channel.pid and entry.hello.label
+        )
+
+    def inherit(self, drained: Iterable[int], labels: Iterable[str] = ()) -> None:
         """
         Take over from another listener whose operator drains workers.
 
         @param drained: their processes, each as often as it has a channel that is to
             be drained when it joins.
+        @param labels: the labels of those whose processes the kernel does not tell,
+            likewise.
         """
-        self._inherited = Counter(drained)
+        # An earlier release says 0 of these, which would be any of them.
+        workers: list[int | str] = [*drained, *labels]
+        self._inherited = Counter(each for each in workers if each)
 
     def ports(self, channel: IChannel) -> frozenset[str]:
         """

@@ -312,7 +312,7 @@ class StreamWire:
         from portlisten._handover.receiver import Receiver
 
         self._pausing.paused = commit.paused
-        self._dispatcher.roster.inherit(commit.drained)
+        self._dispatcher.roster.inherit(commit.drained, commit.labels)
         for network, seconds in commit.denied:
             self._limiter.deny(networkOf(network), seconds)
         self._receiver = Receiver(
@@ -334,6 +334,7 @@ class StreamWire:
                 (nameOf(each.network), each.seconds)
                 for each in reversed(self._limiter.denials()[1])
             ),
+            self._dispatcher.roster.drainedLabels,
         )
 
     def resume(self) -> None:

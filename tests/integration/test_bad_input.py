@@ -79,8 +79,8 @@ async def refused(process: Process, *words: str) -> str:
             ["the group 'nobodys' does not exist"],
         ),
         (
-            ["portlisten", "--group=987654", "0", "./s"],
-            ["the group '987654' does not exist"],
+            ["portlisten", "--group=4294967295", "0", "./s"],
+            ["4294967295 is no group: the greatest number is 4294967294"],
         ),
         (["portlisten", "--mode=0888", "0", "./s"], ["--mode", "octal"]),
         (["portlisten", "--window=0", "0", "./s"], ["--window", "from 1 to 128"]),

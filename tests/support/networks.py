@@ -69,6 +69,47 @@ def connect(first: str, second: str, device: str, subnet: str) -> None:
         inside(space, "ip", "link", "set", device, "up")
 
 
+class Switch:
+    """
+    A network namespace that is a switch: it connects other namespaces.
+
+    @param namespace: a new one.
+    """
+
+    def __init__(self, namespace: str) -> None:
+        self._namespace = namespace
+        self._numbers = itertools.count(1)
+        # Without snooping, the neighbours of IPv6 are found at once.
+        kind = ["type", "bridge", "mcast_snooping", "0"]
+        inside(namespace, "ip", "link", "add", "switch", *kind)
+        inside(namespace, "ip", "link", "set", "switch", "up")
+
+    def plug(self, namespace: str, *addresses: str) -> str:
+        """
+        Connect a namespace, by a network device that is named C{eth0} there.
+
+        @param addresses: the device's, each with the length of its prefix.
+        @return: the name of the switch's port.
+        """
+        port = f"port{next(self._numbers)}"
+        peer = ["type", "veth", "peer", "name", port, "netns", self._namespace]
+        inside(namespace, "ip", "link", "add", "eth0", *peer)
+        for each in addresses:
+            also = ["nodad"] if ":" in each else []
+            inside(namespace, "ip", "address", "add", each, "dev", "eth0", *also)
+        inside(namespace, "ip", "link", "set", "eth0", "up")
+        inside(self._namespace, "ip", "link", "set", port, "master", "switch")
+        self.set(port, up=True)
+        return port
+
+    def set(self, port: str, up: bool) -> None:
+        """
+        Let a port of the switch work, or lose all packets.
+        """
+        state = "up" if up else "down"
+        inside(self._namespace, "ip", "link", "set", port, state)
+
+
 def socketIn(namespace: str, protocol: int = 0) -> socket.socket:
     """
     Make a socket for streams over IPv4 that belongs to a network namespace.

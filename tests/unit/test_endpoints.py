@@ -108,6 +108,7 @@ class ParserTests(SynchronousTestCase):
                 "reactor": reactor,
                 "path": "/run/web.sock",
                 "names": (),
+                "proxies": [],
                 "grace": 10.0,
                 "listenerUsers": (),
                 "retry": 0.1,
@@ -164,8 +165,8 @@ class ParserTests(SynchronousTestCase):
         self.assertEqual(
             self.refusal("portlisten:web.sock:nam=http"),
             "portlisten: a description with wire=stream has no option 'nam', only name,"
-            " grace, listenerUser, limit, first, label, retry, privateKey, certKey,"
-            " extraCertChain, dhParameters",
+            " grace, listenerUser, limit, first, label, proxyFrom, retry, privateKey,"
+            " certKey, extraCertChain, dhParameters",
         )
 
     def test_datagram(self) -> None:

@@ -221,12 +221,13 @@ class DocumentTests(SynchronousTestCase):
 
 class ExampleTests(SynchronousTestCase):
     """
-    Tests for the file beside the units of systemd.
+    Tests for the files in C{contrib}.
     """
 
     def test_file(self) -> None:
         """
-        It is right, without and with the monitor that it mentions.
+        The file of systemd's units is right, without and with the monitor that it
+        mentions.
         """
         text = Path(options.ROOT, "contrib/systemd/web.toml").read_text("utf-8")
         # This machine has other users.
@@ -235,4 +236,14 @@ class ExampleTests(SynchronousTestCase):
         for each, metrics in ((text, None), (switchedOn, "9100")):
             settings = parse(each, Caller(0, 0))
             self.assertEqual(settings.listener.metrics, metrics)
+            self.assertEqual([group.name for group in settings.workers], ["web"])
+
+    def test_severalMachines(self) -> None:
+        """
+        The files of machines behind balancers are right.
+        """
+        for name in ("haproxy", "keepalived/without-haproxy"):
+            text = Path(options.ROOT, "contrib", name, "web.toml").read_text("utf-8")
+            text = text.replace('"portlisten"', '"nobody"')
+            settings = parse(text.replace('"web"\n', '"daemon"\n'), Caller(0, 0))
             self.assertEqual([group.name for group in settings.workers], ["web"])

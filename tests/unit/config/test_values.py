@@ -177,6 +177,24 @@ class UserTests(SynchronousTestCase):
             error = self.assertRaises(ValueError, values.User().parse, text)
             self.assertEqual(str(error), f"the user {text!r} does not exist")
 
+    def test_unnamed(self) -> None:
+        """
+        Where only the number counts, any number is taken that the kernel has: in a
+        container, the users of other containers have no names.
+        """
+        for type in (values.User(known=False), values.Group(known=False)):
+            kind = type.metavar.lower()
+            for number in (0, unusedUID(), 2**32 - 2):
+                self.assertEqual(type.parse(str(number)), number)
+                self.assertEqual(type.take(number), number)
+            for text in (str(2**32 - 1), str(2**70)):
+                error = self.assertRaises(ValueError, type.parse, text)
+                reason = f"{text} is no {kind}: the greatest number is 4294967294"
+                self.assertEqual(str(error), reason)
+            for text in ("no such", "", "-1"):
+                error = self.assertRaises(ValueError, type.parse, text)
+                self.assertEqual(str(error), f"the {kind} {text!r} does not exist")
+
 
 class ChoiceTests(SynchronousTestCase):
     """

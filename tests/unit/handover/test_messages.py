@@ -27,6 +27,7 @@ MESSAGES: list[Message] = [
     Commit(True, (12, 13)),
     Commit(False, ()),
     Commit(False, (), (("192.0.2.7", 1.5), ("2001:db8::/32", None))),
+    Commit(False, (12,), (), ("web-1", "web-1")),
     Running(7),
     Stopping(),
 ]
@@ -61,7 +62,7 @@ class MessageTests(SynchronousTestCase):
         line = json.dumps({"handover": "commit", "paused": True, "drained": [3]})
         self.assertEqual(decode(line.encode()), Commit(True, (3,)))
         fields = json.loads(encode(Commit(True, (3,))))
-        self.assertEqual(fields, {**json.loads(line), "denied": []})
+        self.assertEqual(fields, {**json.loads(line), "denied": [], "labels": []})
 
     def test_refusal(self) -> None:
         """
@@ -84,6 +85,7 @@ class MessageTests(SynchronousTestCase):
             {"handover": "ready", "names": "a", "cookies": []},
             {"handover": "commit", "paused": 1, "drained": []},
             {"handover": "commit", "paused": False, "drained": ["1"]},
+            {"handover": "commit", "paused": False, "drained": [], "labels": [1]},
             *(
                 {"handover": "commit", "paused": False, "drained": [], "denied": each}
                 for each in (

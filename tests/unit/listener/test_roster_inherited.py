@@ -32,6 +32,18 @@ class DrainedTests(RosterTestCase):
         self.undrain("web-2")
         self.assertEqual(self.dispatcher.roster.drained, (12,))
 
+    def test_containers(self) -> None:
+        """
+        If the kernel does not tell a worker's process, its label says which it is.
+        """
+        self.enter("web-1", 0)
+        self.enter("web-2", 0)
+        self.enter("web-3", 12)
+        self.enter("", 0)
+        self.drain("web-1", "web-3")
+        roster = self.dispatcher.roster
+        self.assertEqual((roster.drained, roster.drainedLabels), ((12,), ("web-1",)))
+
     def test_ports(self) -> None:
         """
         The names of a worker's ports are known as long as it has joined.
@@ -61,6 +73,18 @@ class InheritTests(RosterTestCase):
         self.assertEqual(self.dispatcher.roster.drained, (12,))
         self.accept(2)
         self.assertEqual((len(drained.offers), len(other.offers)), (0, 3))
+
+    def test_containers(self) -> None:
+        """
+        If the kernel does not tell the workers' processes, the one with the label is
+        drained, whichever joins first.  What an earlier release says of such a process
+        means no worker.
+        """
+        self.dispatcher.roster.inherit([0], ["web-2"])
+        other, drained = self.enter("web-1", 0), self.enter("web-2", 0)
+        known = self.enter("web-2", 12)
+        leaving = [self.count(each, "leave") for each in (other, drained, known)]
+        self.assertEqual(leaving, [0, 1, 0])
 
     def test_once(self) -> None:
         """

@@ -1,0 +1,3 @@
+"""
+Several machines behind a load balancer: C{python -m tests.machines}.
+"""
