@@ -20,6 +20,7 @@ from pathlib import Path
 from tests.containers import (
     compose_steps,
     image_steps,
+    kube_steps,
     pod_steps,
     supervisor_steps,
     worker_steps,
@@ -36,6 +37,7 @@ STEPS = [
     *pod_steps.STEPS,
     *supervisor_steps.STEPS,
     *compose_steps.STEPS,
+    *kube_steps.STEPS,
 ]
 
 
@@ -111,7 +113,9 @@ def takeAll(podman: Podman, steps: Sequence[Step]) -> bool:
     @return: whether one failed.
     """
     failed = False
-    print("| about | step | what was seen | ok |\n| --- | --- | --- | --- |", flush=True)
+    print(
+        "| about | step | what was seen | ok |\n| --- | --- | --- | --- |", flush=True
+    )
     for step in steps:
         began = time.monotonic()
         trial = Trial(podman)

@@ -57,6 +57,8 @@ def check() -> None:
         "wrk": "wrk",
         "/usr/lib/podman/netavark": "netavark",
         "/usr/lib/podman/aardvark-dns": "aardvark-dns",
+        "catatonit": "catatonit",
+        "curl": "curl",
     }
     missing = [package for name, package in wanted.items() if not shutil.which(name)]
     if missing:
@@ -112,7 +114,9 @@ def _build(podman: Podman, tag: str, context: Path, *options: str) -> None:
             seconds=600,
         )
     if done.returncode:
-        raise Failed(f"{tag} cannot be built:\n{done.stdout[-2000:]}{done.stderr[-1500:]}")
+        raise Failed(
+            f"{tag} cannot be built:\n{done.stdout[-2000:]}{done.stderr[-1500:]}"
+        )
 
 
 def _pipVolumes(folder: Path) -> list[str]:

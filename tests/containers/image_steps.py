@@ -42,7 +42,9 @@ def labels(trial: Trial) -> str:
     worker = trial.podman.inspect(WORKER)["Size"]
     own, withPip = ((each - base) / 1e6 for each in (found["Size"], worker))
     assert own < 90, own
-    return f"{own:.0f} MB on a Debian of {base / 1e6:.0f} MB; for workers {withPip:.0f} MB"
+    return (
+        f"{own:.0f} MB on a Debian of {base / 1e6:.0f} MB; for workers {withPip:.0f} MB"
+    )
 
 
 def content(trial: Trial) -> str:
@@ -98,7 +100,10 @@ def privileges(trial: Trial) -> str:
     sysctl = "--sysctl=net.ipv4.ip_unprivileged_port_start=0"
     plain = trial.container(PORTLISTEN, *low, options=[*HARDENED, sysctl])
     plain.says("listening on http=tcp:0.0.0.0:80")
-    return "refused without a capability; with NET_BIND_SERVICE it has no other; with the sysctl none"
+    return (
+        "refused without a capability; NET_BIND_SERVICE is enough, and then it has no"
+        " other; so is the sysctl"
+    )
 
 
 STEPS = [

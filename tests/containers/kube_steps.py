@@ -1,12 +1,5 @@
 """
-The manifests of C{contrib/kubernetes} in Podman, as root: C{python -m
-tests.containers.kube_steps IMAGE}.
-
-C{podman kube play} runs the file of a pod as it is.  What Podman has no kind for, as a
-DaemonSet, is run container by container, as the manifest says.  What the kubelet would
-do, such as C{preStop}, is done here.
-
-Everything is in a network namespace of its own, so the pod's ports are not this host's.
+The manifests of C{contrib/kubernetes}.
 """
 
 from __future__ import annotations
@@ -16,262 +9,15 @@ import itertools
 import json
 import os
 import shutil
-import subprocess
-import sys
-import tempfile
 import threading
 import time
-import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
-from tests.support.load import Load, parse
+from tests.containers.kube import Kube, until
+from tests.containers.step import Step
+from tests.containers.trial import Trial
 from tests.support.manifests import FOLDER, Container, containers
-
-#: Podman's defaults here.  Limits above those of this host's user cannot be set.
-SETTINGS = """
-[containers]
-default_ulimits = ["nofile=1024:1024", "nproc=1000:1000"]
-[engine]
-runtime = "runc"
-"""
-
-#: How long anything may take to be ready, in seconds.
-READY_SECONDS = 30.0
-
-
-class Kube:
-    """
-    What a node does, by Podman.
-
-    @param folder: an empty folder for files.
-    @param image: the image for all containers: it has portlisten.
-    """
-
-    def __init__(self, folder: Path, image: str) -> None:
-        self.folder = folder
-        self.network = f"kube{os.getpid()}"
-        settings = folder / "containers.conf"
-        settings.write_text(SETTINGS)
-        self._environment = {
-            **os.environ,
-            "CONTAINERS_CONF": str(settings),
-            # Health checks are run by timers of systemd, which may not be here.
-            "DISABLE_HC_SYSTEMD": "true",
-        }
-        self._image = image
-        self._names: list[str] = []
-
-    def __enter__(self) -> Kube:
-        names = {
-            str(each.spec["image"])
-            for file in ("pod.yaml", "node.yaml")
-            for each in containers(file).values()
-        }
-        self._before = self.everything()
-        run("ip", "netns", "add", self.network)
-        try:
-            self.inside("ip", "link", "set", "lo", "up")
-            self.podman("network", "create", self.network)
-            for name in names:
-                self.podman("tag", self._image, name)
-                self._names.append(name)
-        except BaseException:
-            self.__exit__()
-            raise
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for words in (
-            ["kube", "down", str(FOLDER / "pod.yaml")],
-            ["rm", "--force", "--time=3", "--filter", f"label=network={self.network}"],
-            *(["untag", name, name] for name in self._names),
-            ["network", "rm", "--force", self.network],
-        ):
-            self.podman(*words, check=False)
-        run("ip", "netns", "del", self.network, check=False)
-
-    def everything(self) -> set[str]:
-        """
-        List the containers, pods and volumes of this host.
-        """
-        found: set[str] = set()
-        for words in (["ps", "--all"], ["pod", "ps"], ["volume", "ls"]):
-            found.update(self.podman(*words, "--quiet").split())
-        return found
-
-    def left(self) -> set[str]:
-        """
-        List what is there that was not there before.
-        """
-        return self.everything() - self._before
-
-    def inside(self, *words: str, check: bool = True) -> str:
-        """
-        Run a program in the network namespace.
-        """
-        prefix = ["nsenter", f"--net=/run/netns/{self.network}"]
-        return run(*prefix, *words, check=check, environment=self._environment)
-
-    def podman(self, *words: str, check: bool = True) -> str:
-        """
-        Run podman.
-        """
-        return (
-            self.inside("podman", *words, check=check)
-            if words[0]
-            in (
-                "kube",
-                "run",
-                "rm",
-                "restart",
-            )
-            else run("podman", *words, check=check, environment=self._environment)
-        )
-
-    def start(self, container: Container, name: str, folder: Path) -> None:
-        """
-        Start a container as its manifest says, on the network of the node.
-
-        @param folder: what stands for the C{hostPath}.
-        """
-        security, spec = container.security, container.spec
-        words = [
-            *("run", "--detach", "--name", name, "--label", f"network={self.network}"),
-            f"--network=ns:/run/netns/{self.network}",
-            f"--user={security['runAsUser']}:{security['runAsGroup']}",
-            "--security-opt=no-new-privileges",
-            *(f"--cap-drop={each}" for each in security["capabilities"]["drop"]),
-            *(f"--cap-add={each}" for each in security["capabilities"].get("add", ())),
-            f"--env=PORTLISTEN_LABEL={name}",
-        ]
-        if security["readOnlyRootFilesystem"]:
-            words += ["--read-only", "--read-only-tmpfs=false"]
-        volumes = {each["name"]: each for each in container.pod["volumes"]}
-        for mount in spec["volumeMounts"]:
-            if "hostPath" in volumes[mount["name"]]:
-                mode = "ro" if mount.get("readOnly") else "rw"
-                words.append(f"--volume={folder}:{mount['mountPath']}:{mode}")
-            else:
-                words.append(f"--tmpfs={mount['mountPath']}:size=1m,mode=1777")
-        command = spec["command"]
-        words.append(f"--entrypoint={json.dumps(command)}")
-        self.podman(*words, spec["image"])
-
-    def execute(self, name: str, *words: str) -> int:
-        """
-        Run a command in a container, as its user.
-
-        @return: the exit code.
-        """
-        return subprocess.run(
-            ["podman", "exec", name, *words],
-            env=self._environment,
-            check=False,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        ).returncode
-
-    def end(self, found: dict[str, Container], grace: float) -> dict[str, float]:
-        """
-        End containers as the kubelet ends a pod: all C{preStop} at once, and for each
-        container SIGTERM after its own, and SIGKILL after the grace.
-
-        @param found: the containers, by their names in Podman.
-        @return: how long each took, in seconds.
-        """
-        began = time.monotonic()
-        took: dict[str, float] = {}
-
-        def end(name: str, container: Container) -> None:
-            if container.preStop:
-                self.execute(name, *container.preStop)
-            rest = max(2, int(grace - (time.monotonic() - began)))
-            self.podman("stop", f"--time={rest}", name)
-            took[name] = time.monotonic() - began
-
-        threads = [threading.Thread(target=end, args=each) for each in found.items()]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        return took
-
-    def logs(self, name: str) -> str:
-        """
-        Read what a container has logged.
-        """
-        return self.podman("logs", name)
-
-    def code(self, name: str) -> int:
-        """
-        Get the exit code of a container that has ended.
-        """
-        return int(self.podman("inspect", "--format={{.State.ExitCode}}", name))
-
-    @contextmanager
-    def load(self, url: str, *options: str) -> Iterator[list[Load]]:
-        """
-        Load a server by wrk while the body runs.
-
-        @return: what wrk says is in the list afterwards.
-        """
-        found: list[Load] = []
-        process = subprocess.Popen(
-            [
-                *("nsenter", f"--net=/run/netns/{self.network}", "nice", "-n19"),
-                *("wrk", "-t2", "-c32", "-d120s", "--timeout=20s", *options, url),
-            ],
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        try:
-            time.sleep(1)
-            yield found
-            time.sleep(1)
-            process.send_signal(2)  # which has it print its figures
-            output, _ = process.communicate(timeout=30)
-            found.append(parse(output))
-        finally:
-            process.kill()
-            process.wait()
-
-
-def run(
-    *words: str, check: bool = True, environment: dict[str, str] | None = None
-) -> str:
-    """
-    Run a program.
-
-    @return: its output, with the standard error.
-    """
-    done = subprocess.run(
-        words,
-        env=environment,
-        check=False,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=180,
-    )
-    assert not check or done.returncode == 0, f"{' '.join(words)}: {done.stdout}"
-    return done.stdout
-
-
-def until(true: Callable[[], bool], what: str) -> float:
-    """
-    Wait until something is true.
-
-    @return: how long that took, in seconds.
-    """
-    began = time.monotonic()
-    while not true():
-        assert time.monotonic() - began < READY_SECONDS, what
-        time.sleep(0.1)
-    return time.monotonic() - began
-
 
 # The pod
 
@@ -509,39 +255,24 @@ def nodeDrained(kube: Kube) -> str:
     return f"{len(names) - 1} times: the drained one stays drained, the other serves"
 
 
-#: What is done, and to which manifest.
-STEPS: Sequence[tuple[str, Callable[[Kube], str]]] = [
-    ("pod.yaml: `podman kube play`, and `kube down`", podServes),
-    ("pod.yaml: the app's container restarted and killed, under load", podRestarts),
-    ("pod.yaml: ended as by the kubelet, under load", podEnds),
-    ("node.yaml: the listener updated, under load", nodeUpdated),
-    ("node.yaml: the listener updated while a worker is drained", nodeDrained),
+def _step(name: str, do: Callable[[Kube], str]) -> Step:
+    """
+    Make a step.
+    """
+
+    def run(trial: Trial) -> str:
+        with Kube(trial.podman, trial.folder) as kube:
+            return do(kube)
+
+    return Step("kubernetes", name, run)
+
+
+STEPS = [
+    _step("pod.yaml: `podman kube play`, and `kube down`", podServes),
+    _step(
+        "pod.yaml: the app's container restarted and killed, under load", podRestarts
+    ),
+    _step("pod.yaml: ended as by the kubelet, under load", podEnds),
+    _step("node.yaml: the listener updated, under load", nodeUpdated),
+    _step("node.yaml: the listener updated while a worker is drained", nodeDrained),
 ]
-
-
-def main(image: str, *words: str) -> int:
-    """
-    Take the steps whose names have one of some words, and print what was seen.
-
-    @return: the exit code: 1 if a step failed.
-    """
-    failed = False
-    with tempfile.TemporaryDirectory(prefix="kube.") as folder:
-        os.chmod(folder, 0o755)
-        with Kube(Path(folder), image) as kube:
-            for name, do in STEPS:
-                if words and not any(each in name for each in words):
-                    continue
-                began = time.monotonic()
-                try:
-                    print(f"| {name} | {do(kube)} |", flush=True)
-                except AssertionError as error:
-                    failed = True
-                    traceback.print_exc()
-                    print(f"| {name} | FAILED: {error} |", flush=True)
-                print(f"  {time.monotonic() - began:.0f} s", file=sys.stderr)
-    return int(failed)
-
-
-if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:]))

@@ -61,6 +61,8 @@ class Podman:
             **os.environ,
             "CONTAINERS_CONF": str(self._settings),
             "CONTAINERS_STORAGE_CONF": str(storage),
+            # Health checks are run by timers of systemd, which may not be here.
+            "DISABLE_HC_SYSTEMD": "true",
         }
         self._write(*_SETTINGS[0])
 

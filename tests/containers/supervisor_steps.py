@@ -43,7 +43,10 @@ def start(trial: Trial, top: str, workers: str, *options: str) -> Container:
         options=[f"--volume={folder}:/etc/portlisten:ro", *_OPTIONS, *options],
     )
     for _ in range(60):
-        if trial.podman.run("exec", container.name, *STATUS, check=False).returncode == 0:
+        if (
+            trial.podman.run("exec", container.name, *STATUS, check=False).returncode
+            == 0
+        ):
             return container
     raise AssertionError(f"{container.run(*STATUS, check=False)}{container.output}")
 

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import ctypes
 import itertools
-import os
 import re
 import signal
 import socket

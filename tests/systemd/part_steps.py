@@ -8,8 +8,8 @@ from __future__ import annotations
 import json
 import re
 
+from tests.support.debian import call
 from tests.systemd.machine import Machine, until
-from tests.systemd.root import call
 from tests.systemd.run_service import PROGRAM
 from tests.systemd.step import Step
 
