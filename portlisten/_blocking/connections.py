@@ -117,6 +117,7 @@ class Accepted:
     @param ended: called with the lock when the connection has ended.
 
     @ivar descriptor: the connection's, as long as no socket owns it, and -1 after that.
+    @ivar client: the client's address, if a proxy is at the other end.
     @ivar clientGone: whether the client had left before the program got the connection.
     @ivar soonest: how soon a detached descriptor is looked at again, in seconds.
     """
@@ -130,6 +131,7 @@ class Accepted:
         self._since = loop.time()
         self._forks = forks.count
         self.descriptor = descriptor
+        self.client: Any = None
         self.clientGone = False
         self.soonest = SOONEST_SECONDS
 
@@ -149,10 +151,22 @@ class Accepted:
         self._forks = forks.count
         descriptor, self.descriptor = self.descriptor, -1
         try:
-            return Connection(descriptor, self._cookie, self._tell, self._escaped)
+            made = Connection(descriptor, self._cookie, self._tell, self._escaped)
         except BaseException:
             self._tell()
             raise
+        made.client = self.client
+        return made
+
+    def refuse(self) -> None:
+        """
+        End the connection, which no socket owns.
+        """
+        with _kernel.received(self.descriptor) as sock, suppress(OSError):
+            # While the listener has its copy, closing sends nothing.
+            sock.shutdown(socket.SHUT_RDWR)
+        self.descriptor = -1
+        self._ended(self)
 
     def close(self, ended: bool = False) -> None:
         """

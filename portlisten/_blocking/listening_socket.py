@@ -25,8 +25,6 @@ from portlisten._blocking.connections import (
 from portlisten._blocking.receiver import Receiver
 from portlisten._config.values import FIRST_SECONDS
 from portlisten._model import Port, UnixAddress
-from portlisten._ports.proxies import Proxies, addressOf, pauses, takeHeader
-from portlisten._wire.proxy_header import Header, ProxyHeader
 
 
 class ListeningSocket(socket.socket):
@@ -74,7 +72,6 @@ class ListeningSocket(socket.socket):
             # Fails now rather than for each connection.
             ssl.wrap_bio(_ssl.MemoryBIO(), _ssl.MemoryBIO(), server_side=True)
         self._ssl = ssl
-        self._proxies = Proxies(settings.proxies or ())
         seconds = settings.first
         if seconds is None:
             seconds = FIRST_SECONDS if first or ssl is not None else 0
@@ -226,11 +223,6 @@ class ListeningSocket(socket.socket):
             accepted.clientGone = True
             sock.close()
             return None
-        if self._proxies.believes(peer):
-            if not self._identify(sock, peer):
-                sock.close()
-                return None
-            peer = sock.getpeername()
         if self._ssl is None:
             return sock, peer
         # The socket that this makes tells its end.
@@ -239,26 +231,6 @@ class ListeningSocket(socket.socket):
             sock, server_side=True, do_handshake_on_connect=False
         )
         return wrapped, peer
-
-    def _identify(self, sock: Connection, peer: Any) -> bool:
-        """
-        Read the header of a proxy, and note who the client is.
-
-        @param peer: the address of the proxy.
-        @return: whether there is such a header.
-        """
-        header = takeHeader(sock.fileno())
-        for pause in pauses():
-            if header is not Header.INCOMPLETE:
-                break
-            time.sleep(pause)
-            header = takeHeader(sock.fileno())
-        if isinstance(header, ProxyHeader):
-            sock.client = addressOf(header, peer)
-            return True
-        if self._receiver is not None:
-            self._receiver.noHeader(peer)
-        return False
 
     def shutdown(self, how: int) -> None:
         """

@@ -14,7 +14,6 @@ import threading
 import weakref
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any
 
 from portlisten._anyloop.worker import Stage
 from portlisten._blocking.connections import Accepted, Connection
@@ -144,15 +143,6 @@ class Receiver:
                 return self._worker.asked()
             finally:
                 self._update()
-
-    def noHeader(self, peer: Any) -> None:
-        """
-        Log that a connection did not begin with the header of a proxy.  May be called
-        in any thread.
-
-        @param peer: the address of the proxy.
-        """
-        self._loop.call(self._worker.noHeader, peer)
 
     def close(self) -> None:
         """

@@ -16,7 +16,7 @@ from __future__ import annotations
 import os
 import socket
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -26,14 +26,23 @@ from portlisten._anyloop import log, worker
 from portlisten._anyloop.channel import WorkerChannel
 from portlisten._anyloop.clock import Clock
 from portlisten._anyloop.interfaces import NO_REPORTS, Reports
-from portlisten._blocking.connections import Accepted, Connection
+from portlisten._blocking.connections import Accepted, Connection, peerOf
 from portlisten._blocking.loop import Loop
 from portlisten._blocking.shared_ports import SharedPorts
 from portlisten._config.settings import WorkerSettings
 from portlisten._model import Kind, Port
 from portlisten._policy.link import Link
-from portlisten._ports.proxies import NO_HEADER
+from portlisten._policy.networks import Network
+from portlisten._ports.proxies import (
+    NO_HEADER,
+    Proxies,
+    addressOf,
+    pauses,
+    takeHeader,
+)
+from portlisten._reactor.log_limit import LogLimit
 from portlisten._wire.frames import MAXIMUM_WINDOW
+from portlisten._wire.proxy_header import Header, ProxyHeader
 from portlisten.errors import WrongSocket
 
 
@@ -42,6 +51,9 @@ class Queue:
     The connections of a blocking worker: those that wait for C{accept()}, and those in
     service.
 
+    @param proxies: the networks of proxies whose headers are believed.  A connection
+        waits for C{accept()} only when its header was read, so C{accept()} never waits
+        for one.
     @param changed: called each time that the number of connections has changed.
 
     @ivar gives: L{False}: connections are given to other processes only if this one
@@ -53,10 +65,15 @@ class Queue:
     def __init__(
         self,
         loop: Loop,
+        proxies: Iterable[Network],
         clock: Clock,
         changed: Callable[[], None],
     ) -> None:
         self._loop = loop
+        self._proxies = Proxies(proxies)
+        self._logLimited = LogLimit(clock)
+        # Those whose headers have not come.
+        self._unknown: set[Accepted] = set()
         self._changed = changed
         self.gives = False
         self.connections: set[Accepted] = set()
@@ -88,8 +105,37 @@ class Queue:
         )
         self._given[accepted] = reports.given
         self.connections.add(accepted)
-        self.waiting.append(accepted)
+        peer = _peer(descriptor) if self._proxies else None
+        if self._proxies.believes(peer):
+            self._unknown.add(accepted)
+            self._identify(accepted, peer, pauses())
+        else:
+            self.waiting.append(accepted)
         self._changed()
+
+    def _identify(self, accepted: Accepted, peer: Any, left: Iterator[float]) -> None:
+        """
+        Read the header of a proxy, and let the connection wait for C{accept()}.
+
+        @param peer: the address of the proxy.
+        @param left: when to look again.
+        """
+        if accepted not in self._unknown:
+            return
+        header = takeHeader(accepted.descriptor)
+        pause = next(left, None) if header is Header.INCOMPLETE else None
+        if pause is not None:
+            self._loop.call_later(pause, self._identify, accepted, peer, left)
+            return
+        self._unknown.discard(accepted)
+        if isinstance(header, ProxyHeader):
+            accepted.client = addressOf(header, peer)
+            self.waiting.append(accepted)
+        else:
+            self._logLimited(
+                log.warning, NO_HEADER, event="header-missing", host=peer[0]
+            )
+            accepted.refuse()
 
     def take(self) -> tuple[Accepted, Connection] | None:
         """
@@ -123,7 +169,7 @@ class Queue:
         C{accept()} has returned: this process is about to fork.  So if it dies, the
         listener hands none of them to another worker.
         """
-        for each in self.connections.difference(self.waiting):
+        for each in self.connections.difference(self.waiting, self._unknown):
             # If the channel is full, or has just ended, the next fork tries again.
             with suppress(OSError):
                 announcement = self._given.get(each, NO_REPORTS.given)()
@@ -147,7 +193,9 @@ class Queue:
         End the connections that wait, as a kernel does when a listening socket is
         closed: nobody is left to take them.
         """
-        waiting, self.waiting = self.waiting, deque()
+        waiting = [*self.waiting, *self._unknown]
+        self.waiting.clear()
+        self._unknown.clear()
         for each in waiting:
             each.close(ended=True)
 
@@ -155,11 +203,26 @@ class Queue:
         """
         See L{portlisten._anyloop.interfaces.Adopting}.
         """
-        for each in self.waiting:
+        for each in [*self.waiting, *self._unknown]:
             each.close()
         self.waiting.clear()
+        self._unknown.clear()
         self.connections.clear()
         self._given.clear()
+
+
+def _peer(descriptor: int) -> Any:
+    """
+    The address of the other end of a connection; L{None} if it has left.  Does not keep
+    the descriptor.
+    """
+    sock = _kernel.received(descriptor)
+    try:
+        return peerOf(sock)
+    except OSError:
+        return None
+    finally:
+        sock.detach()
 
 
 class Worker(worker.Worker[Queue]):
@@ -185,20 +248,13 @@ class Worker(worker.Worker[Queue]):
         joined: Callable[[], None],
         done: Callable[[], None],
     ) -> None:
-        super().__init__(loop, settings, first, label, partial(Queue, loop), done)
+        make = partial(Queue, loop, settings.proxies or ())
+        super().__init__(loop, settings, first, label, make, done)
         self._joined = joined
         self._old = False
         self._left = False
         self._hung = False
         self._wasAsked = False
-
-    def noHeader(self, peer: Any) -> None:
-        """
-        Log that a connection did not begin with the header of a proxy.
-
-        @param peer: the address of the proxy.
-        """
-        self._logLimited(log.warning, NO_HEADER, event="header-missing", host=peer[0])
 
     # What the program does
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ssl
 import threading
+import time
 
 from portlisten._ports import proxies
 from portlisten._wire.frames import Closed
@@ -98,6 +99,46 @@ class HeaderTests(SocketTestCase):
         self.addCleanup(sock.close)
         later.join()
         self.assertEqual(address, CLIENT)
+
+    def test_neverWaits(self) -> None:
+        """
+        C{accept()} does not wait for the header, if it is not to wait: another
+        connection is served meanwhile, and the socket gets readable when the header is
+        there.
+        """
+        listening, listener = self.listen(BELIEVES, limit=3)
+        listening.settimeout(0)
+        client = self.offer(listener, 1)
+        self.assertTrue(self.isReadable(listening, PATIENCE))
+        began = time.monotonic()
+        self.assertRaises(BlockingIOError, listening.accept)
+        self.assertLess(time.monotonic() - began, 1)
+        other = self.offer(listener, 2)
+        other.sendall(LINE)
+        self.assertTrue(self.isReadable(listening, PATIENCE))
+        first, address = listening.accept()
+        self.addCleanup(first.close)
+        self.assertEqual(address, CLIENT)
+        self.assertFalse(self.isReadable(listening))
+        client.sendall(LINE + b"hello")
+        self.assertTrue(self.isReadable(listening, PATIENCE))
+        sock, address = listening.accept()
+        self.addCleanup(sock.close)
+        self.assertEqual(address, CLIENT)
+        self.assertEqual(sock.recv(9), b"hello")
+
+    def test_closed(self) -> None:
+        """
+        If the socket is closed while a header is awaited, the connection ends.
+        """
+        listening, listener = self.listen(BELIEVES, limit=3)
+        listening.settimeout(0)
+        client = self.offer(listener, 1)
+        self.assertTrue(self.isReadable(listening, PATIENCE))
+        self.assertRaises(BlockingIOError, listening.accept)
+        listening.close()
+        listener.hears(Closed((1,)))
+        self.assertEqual(self.hear(client), b"")
 
     def test_tls(self) -> None:
         """
