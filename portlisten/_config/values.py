@@ -376,7 +376,7 @@ class _Entry(ValueType):
         See L{ValueType.parse}.
         """
         try:
-            number = int(text) if text.isdecimal() else None
+            number = int(text) if text.isascii() and text.isdecimal() else None
             if number is None or self.known:
                 return self._find(text, number)
         except (KeyError, OverflowError):

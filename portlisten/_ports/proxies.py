@@ -43,9 +43,11 @@ class Proxies:
 
     def __init__(self, networks: Iterable[Network] = ()) -> None:
         self._networks = Networks(networks)
+        # Few have any, and all ask for each connection.
+        self._some = bool(self._networks)
 
     def __bool__(self) -> bool:
-        return bool(self._networks)
+        return self._some
 
     def believes(self, peer: Any) -> bool:
         """
@@ -53,7 +55,7 @@ class Proxies:
 
         @param peer: the address of the other end, as C{getpeername} gives it.
         """
-        return _kernel.packed(peer) in self._networks
+        return self._some and _kernel.packed(peer) in self._networks
 
 
 def lookAtHeader(descriptor: int) -> Header | ProxyHeader:

@@ -213,9 +213,9 @@ class Adopter:
         proxies: Iterable[Network] = (),
     ) -> None:
         self.reactor = reactor
-        self._proxied = ProxiedConnections(
-            reactor, Proxies(proxies), self._countChanged
-        )
+        believed = Proxies(proxies)
+        self._proxied = ProxiedConnections(reactor, believed, self._countChanged)
+        self._hasProxies = bool(believed)
         self._direct = posixReactor(reactor) if direct else None
         self.limit = limit
         self.factory = factory
@@ -326,7 +326,7 @@ class Adopter:
         @param clientGone: called instead if the client had left before the connection
             could be adopted.
         """
-        if not self._proxied.has(sock):
+        if not self._hasProxies or not self._proxied.has(sock):
             self._adoptFrom(None, sock, closed, clientGone)
             return
 
@@ -346,7 +346,7 @@ class Adopter:
 
         @param peer: the address of the other end, as C{getpeername} gives it.
         """
-        return self._proxied.believes(peer)
+        return self._hasProxies and self._proxied.believes(peer)
 
     def _adoptFrom(
         self,

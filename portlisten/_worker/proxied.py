@@ -45,8 +45,6 @@ class ProxiedConnections:
         """
         Whether a connection begins with a header.
         """
-        if not self._proxies:
-            return False
         try:
             return self.believes(sock.getpeername())
         except OSError:
@@ -56,7 +54,7 @@ class ProxiedConnections:
         """
         See L{Proxies.believes}.
         """
-        return bool(self._proxies) and self._proxies.believes(peer)
+        return self._proxies.believes(peer)
 
     def identify(
         self, sock: socket.socket, adopt: Adopt, refused: Callable[[], None]
