@@ -191,7 +191,7 @@ class UserTests(SynchronousTestCase):
                 error = self.assertRaises(ValueError, type.parse, text)
                 reason = f"{text} is no {kind}: the greatest number is 4294967294"
                 self.assertEqual(str(error), reason)
-            for text in ("no such", "", "-1"):
+            for text in ("no such", "", "-1", "\u0663"):
                 error = self.assertRaises(ValueError, type.parse, text)
                 self.assertEqual(str(error), f"the {kind} {text!r} does not exist")
 
