@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import socket
 import ssl
 import sys
@@ -181,7 +182,8 @@ async def test_client(
     listener = twistd("portlisten", f"tcp:0{limit}", "./socket")
     port = await listening(listener)
     words = server.words("portlisten:./socket:proxyFrom=127.0.0.9", made)
-    start("env", f"PYTHONPATH={os.pathsep.join([str(folder), *sys.path])}", *words)
+    path = os.pathsep.join([str(folder), *sys.path])
+    process = start("env", f"PYTHONPATH={path}", *words)
     await listener.says("joined")
     proxy = await _haproxy(start, folder, port, options)
 
@@ -197,3 +199,5 @@ async def test_client(
     assert not answer.endswith(b"\r\n\r\n203.0.113.66")
     # The proxy itself must say who its client is.
     assert await deferToThread(ask, direct, "127.0.0.9", b"", trusting) == b""
+    process.signal(signal.SIGTERM)  # gunicorn's worker would stay after SIGKILL
+    await process.ended()
