@@ -9,12 +9,10 @@ own.  All containers, and all clients, are in a network namespace that this make
 from __future__ import annotations
 
 import argparse
-import signal
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from tests.containers import (
@@ -30,6 +28,7 @@ from tests.containers.podman import Podman
 from tests.containers.step import Step
 from tests.containers.trial import Trial, enterOwnNetwork
 from tests.support.debian import MIRROR, Failed
+from tests.support.trials import addWords, chosen, exitWhenStopped, takeAll
 
 STEPS = [
     *image_steps.STEPS,
@@ -50,12 +49,7 @@ def parse() -> argparse.Namespace:
         description="Build the images, run them by podman, and print what was seen."
         " Run it as root. It says what is missing.",
     )
-    parser.add_argument(
-        "words",
-        nargs="*",
-        metavar="WORD",
-        help="take only the steps whose subject or name contains one of these",
-    )
+    addWords(parser)
     parser.add_argument(
         "--cache",
         type=Path,
@@ -74,15 +68,9 @@ def main() -> int:
     @return: the exit code: 1 if a step failed, 2 if no container can be run.
     """
     arguments = parse()
-    steps = [
-        each
-        for each in STEPS
-        if not arguments.words
-        or any(word in f"{each.about} {each.name}" for word in arguments.words)
-    ]
+    steps = chosen(STEPS, arguments.words)
     # The containers end at the end of this function, also if this is stopped.
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, lambda number, _: sys.exit(128 + number))
+    exitWhenStopped()
     began = time.monotonic()
     folder = arguments.cache or Path(tempfile.mkdtemp(prefix="portlisten.podman."))
     folder = folder.absolute()
@@ -93,7 +81,7 @@ def main() -> int:
         build(podman, arguments.mirror)
         print(f"built in {time.monotonic() - began:.0f} s", file=sys.stderr)
         enterOwnNetwork()
-        failed = takeAll(podman, steps)
+        failed = takeAll(steps, partial(take, podman))
     except Failed as error:
         print(error, file=sys.stderr)
         return 2
@@ -106,35 +94,21 @@ def main() -> int:
     return int(failed)
 
 
-def takeAll(podman: Podman, steps: Sequence[Step]) -> bool:
+def take(podman: Podman, step: Step) -> str:
     """
-    Take steps, one after the other, and print a row for each.
+    Take a step.
 
-    @return: whether one failed.
+    @return: what was seen.
+    @raise AssertionError: also if it leaves something behind.
     """
-    failed = False
-    print(
-        "| about | step | what was seen | ok |\n| --- | --- | --- | --- |", flush=True
-    )
-    for step in steps:
-        began = time.monotonic()
-        trial = Trial(podman)
-        try:
-            seen, ok = step.do(trial), "yes"
-        except (AssertionError, subprocess.TimeoutExpired, OSError) as error:
-            failed = True
-            text = " ".join(str(error).split()).replace("|", "/")
-            short = text if len(text) < 700 else f"{text[:300]} … {text[-900:]}"
-            seen, ok = short, "NO"
-        finally:
-            trial.end()
-        left = podman.left()
-        if left:
-            failed, ok, seen = True, "NO", f"{seen}; left behind: {', '.join(left)}"
-        print(f"| {step.about} | {step.name} | {seen} | {ok} |", flush=True)
-        took = time.monotonic() - began
-        print(f"  {took:.1f} s", file=sys.stderr, flush=True)
-    return failed
+    trial = Trial(podman)
+    try:
+        seen = step.do(trial)
+    finally:
+        trial.end()
+    left = podman.left()
+    assert not left, f"{seen}; left behind: {', '.join(left)}"
+    return seen
 
 
 if __name__ == "__main__":

@@ -8,11 +8,11 @@ import json
 import os
 import shutil
 import subprocess
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+from tests.support import trials
 from tests.support.debian import Failed
 
 _T = TypeVar("_T")
@@ -30,16 +30,9 @@ _SETTINGS = (
 
 def until(condition: Callable[[], _T], what: str, patience: float = PATIENCE) -> _T:
     """
-    Wait until a condition holds.
-
-    @return: what it returns.
-    @raise AssertionError: if it does not in time.
+    See L{trials.until}.
     """
-    end = time.monotonic() + patience
-    while not (value := condition()):
-        assert time.monotonic() < end, f"not within {patience:g} s: {what}"
-        time.sleep(0.05)
-    return value
+    return trials.until(condition, what, patience)
 
 
 class Podman:

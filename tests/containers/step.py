@@ -1,26 +1,12 @@
 """
-One step of a trial.
+The steps of this trial.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from typing import TypeAlias
 
 from tests.containers.trial import Trial
+from tests.support import trials
 
-
-@dataclass(frozen=True)
-class Step:
-    """
-    A step.
-
-    @ivar about: what it is about, for the table.
-    @ivar name: what is done.
-    @ivar do: does it, and returns what was seen.  It raises L{AssertionError} if that
-        is not as it must be.
-    """
-
-    about: str
-    name: str
-    do: Callable[[Trial], str]
+Step: TypeAlias = trials.Step[Trial]

@@ -10,17 +10,14 @@ nothing but what a step makes it lose.
 from __future__ import annotations
 
 import argparse
-import signal
-import subprocess
 import sys
 import time
-from collections.abc import Sequence
 
 import pytest
 
 from tests.machines import killing, moving, origins, taking_out, without_haproxy
 from tests.machines.lan import Lacking, Lan
-from tests.machines.step import Step
+from tests.support.trials import addWords, chosen, exitWhenStopped, takeAll
 
 #: The part that needs keepalived on the machines is last.
 STEPS = [
@@ -43,12 +40,7 @@ def parse() -> argparse.Namespace:
         " iproute2.",
         epilog="The exit code is 1 if a step failed, and 2 if no network can be made.",
     )
-    parser.add_argument(
-        "words",
-        nargs="*",
-        metavar="WORD",
-        help="take only the steps whose part or name contains one of these",
-    )
+    addWords(parser)
     return parser.parse_args()
 
 
@@ -59,49 +51,20 @@ def main() -> int:
     @return: the exit code.
     """
     arguments = parse()
-    steps = [
-        each
-        for each in STEPS
-        if not arguments.words
-        or any(word in f"{each.part} {each.name}" for word in arguments.words)
-    ]
+    steps = chosen(STEPS, arguments.words)
     # What was made is removed at the end of this function, also if this is stopped.
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, lambda number, _: sys.exit(128 + number))
+    exitWhenStopped()
     began = time.monotonic()
     try:
         with Lan() as lan:
             lan.start()
             print(f"started in {time.monotonic() - began:.0f} s", file=sys.stderr)
-            failed = takeAll(lan, steps)
+            failed = takeAll(steps, lambda step: step.do(lan))
     except (Lacking, pytest.skip.Exception) as error:
         print(error, file=sys.stderr)
         return 2
     print(f"{time.monotonic() - began:.0f} s", file=sys.stderr)
     return int(failed)
-
-
-def takeAll(lan: Lan, steps: Sequence[Step]) -> bool:
-    """
-    Take steps, one after the other, and print a row for each.
-
-    @return: whether one failed.
-    """
-    failed = False
-    print("| part | step | what was seen | ok |\n| --- | --- | --- | --- |", flush=True)
-    for step in steps:
-        began = time.monotonic()
-        try:
-            seen, ok = step.do(lan), "yes"
-        except (AssertionError, subprocess.SubprocessError, ValueError) as error:
-            failed = True
-            text = " ".join(str(error).split()).replace("|", "/")
-            short = text if len(text) < 900 else f"{text[:400]} … {text[-400:]}"
-            seen, ok = short, "NO"
-        print(f"| {step.part} | {step.name} | {seen} | {ok} |", flush=True)
-        took = time.monotonic() - began
-        print(f"  {took:.1f} s", file=sys.stderr, flush=True)
-    return failed
 
 
 if __name__ == "__main__":

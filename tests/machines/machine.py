@@ -16,6 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
+from tests.support import trials
 from tests.support.networks import Switch
 from tests.support.processes import PATIENCE, Process, Processes
 from tests.support.run_service import (
@@ -49,16 +50,9 @@ _T = TypeVar("_T")
 
 def until(condition: Callable[[], _T], what: str, patience: float = PATIENCE) -> _T:
     """
-    Wait until a condition holds.
-
-    @return: what it returns.
-    @raise AssertionError: if it does not in time.
+    See L{trials.until}.
     """
-    end = time.monotonic() + patience
-    while not (value := condition()):
-        assert time.monotonic() < end, f"not within {patience:g} s: {what}"
-        time.sleep(0.02)
-    return value
+    return trials.until(condition, what, patience, 0.02)
 
 
 class Host:

@@ -1,26 +1,12 @@
 """
-One step of a trial.
+The steps of this trial.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from typing import TypeAlias
 
 from tests.machines.lan import Lan
+from tests.support import trials
 
-
-@dataclass(frozen=True)
-class Step:
-    """
-    A step.
-
-    @ivar part: what it is about, for the table.
-    @ivar name: what is done.
-    @ivar do: does it, and returns what was seen.  It raises L{AssertionError} if that
-        is not as it must be.
-    """
-
-    part: str
-    name: str
-    do: Callable[[Lan], str]
+Step: TypeAlias = trials.Step[Lan]

@@ -10,20 +10,18 @@ units, while clients come.
 from __future__ import annotations
 
 import argparse
-import signal
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from tests.support.debian import MIRROR, Failed
+from tests.support.trials import addWords, chosen, exitWhenStopped, takeAll
 from tests.systemd import monitor_steps, part_steps, run_steps, socket_steps
 from tests.systemd.machine import Machine
 from tests.systemd.root import check, made
 from tests.systemd.run_service import prepare
-from tests.systemd.step import Step
 
 STEPS = [
     *run_steps.STEPS,
@@ -42,12 +40,7 @@ def parse() -> argparse.Namespace:
         description="Try the units under a real systemd, and print what was seen. Run"
         " it as root. It needs debootstrap, systemd-container and curl.",
     )
-    parser.add_argument(
-        "words",
-        nargs="*",
-        metavar="WORD",
-        help="take only the steps whose unit or name contains one of these",
-    )
+    addWords(parser)
     parser.add_argument(
         "--cache",
         type=Path,
@@ -69,15 +62,9 @@ def main() -> int:
     @return: the exit code: 1 if a step failed, 2 if no machine can be had.
     """
     arguments = parse()
-    steps = [
-        each
-        for each in STEPS
-        if not arguments.words
-        or any(word in f"{each.unit} {each.name}" for word in arguments.words)
-    ]
+    steps = chosen(STEPS, arguments.words)
     # The end of the machine is at the end of this function, also if this is stopped.
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, lambda number, _: sys.exit(128 + number))
+    exitWhenStopped()
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="portlisten.systemd.") as folder:
         root = Path(folder, "root")
@@ -90,7 +77,9 @@ def main() -> int:
             built = time.monotonic() - began
             booted = machine.boot()
             print(f"built in {built:.0f} s, booted in {booted:.1f} s", file=sys.stderr)
-            failed = takeAll(machine, steps, arguments.journal)
+            prepare(machine)
+            show = partial(journal, arguments.journal, machine)
+            failed = takeAll(steps, lambda step: step.do(machine), show)
         except Failed as error:
             print(error, file=sys.stderr)
             return 2
@@ -100,30 +89,12 @@ def main() -> int:
     return int(failed)
 
 
-def takeAll(machine: Machine, steps: Sequence[Step], journal: bool) -> bool:
+def journal(wanted: bool, machine: Machine) -> None:
     """
-    Take steps, one after the other, and print a row for each.
-
-    @return: whether one failed.
+    Print the end of the journal, if that is wanted.
     """
-    prepare(machine)
-    failed = False
-    print("| unit | step | what was seen | ok |\n| --- | --- | --- | --- |", flush=True)
-    for step in steps:
-        began = time.monotonic()
-        try:
-            seen, ok = step.do(machine), "yes"
-        except (AssertionError, subprocess.TimeoutExpired, ValueError) as error:
-            failed = True
-            text = " ".join(str(error).split()).replace("|", "/")
-            short = text if len(text) < 700 else f"{text[:300]} … {text[-900:]}"
-            seen, ok = short, "NO"
-            if journal:
-                print(machine.journal(), file=sys.stderr)
-        print(f"| {step.unit} | {step.name} | {seen} | {ok} |", flush=True)
-        took = time.monotonic() - began
-        print(f"  {took:.1f} s", file=sys.stderr, flush=True)
-    return failed
+    if wanted:
+        print(machine.journal(), file=sys.stderr)
 
 
 if __name__ == "__main__":

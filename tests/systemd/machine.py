@@ -16,6 +16,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
+from tests.support import trials
 from tests.support.debian import ENVIRONMENT, Failed
 from tests.systemd.control_groups import controlGroups, remove
 from tests.systemd.load import Load
@@ -29,16 +30,9 @@ PATIENCE = 90.0
 
 def until(condition: Callable[[], _T], what: str, patience: float = PATIENCE) -> _T:
     """
-    Wait until a condition holds.
-
-    @return: what it returns.
-    @raise AssertionError: if it does not in time.
+    See L{trials.until}.
     """
-    end = time.monotonic() + patience
-    while not (value := condition()):
-        assert time.monotonic() < end, f"not within {patience:g} s: {what}"
-        time.sleep(0.05)
-    return value
+    return trials.until(condition, what, patience)
 
 
 class Machine:
