@@ -16,7 +16,7 @@ from __future__ import annotations
 import os
 import socket
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -37,12 +37,12 @@ from portlisten._ports.proxies import (
     NO_HEADER,
     Proxies,
     addressOf,
-    pauses,
+    awaitHeader,
     takeHeader,
 )
 from portlisten._reactor.log_limit import LogLimit
 from portlisten._wire.frames import MAXIMUM_WINDOW
-from portlisten._wire.proxy_header import Header, ProxyHeader
+from portlisten._wire.proxy_header import ProxyHeader
 from portlisten.errors import WrongSocket
 
 
@@ -107,35 +107,35 @@ class Queue:
         self.connections.add(accepted)
         peer = _peer(descriptor) if self._proxies else None
         if self._proxies.believes(peer):
-            self._unknown.add(accepted)
-            self._identify(accepted, peer, pauses())
+            self._identify(accepted, peer)
         else:
             self.waiting.append(accepted)
         self._changed()
 
-    def _identify(self, accepted: Accepted, peer: Any, left: Iterator[float]) -> None:
+    def _identify(self, accepted: Accepted, peer: Any) -> None:
         """
         Read the header of a proxy, and let the connection wait for C{accept()}.
 
         @param peer: the address of the proxy.
-        @param left: when to look again.
         """
-        if accepted not in self._unknown:
-            return
-        header = takeHeader(accepted.descriptor)
-        pause = next(left, None) if header is Header.INCOMPLETE else None
-        if pause is not None:
-            self._loop.call_later(pause, self._identify, accepted, peer, left)
-            return
-        self._unknown.discard(accepted)
-        if isinstance(header, ProxyHeader):
-            accepted.client = addressOf(header, peer)
-            self.waiting.append(accepted)
-        else:
+        self._unknown.add(accepted)
+
+        def done(header: ProxyHeader | None) -> None:
+            if accepted not in self._unknown:
+                return  # it was closed
+            self._unknown.discard(accepted)
+            if header is not None:
+                accepted.client = addressOf(header, peer)
+                self.waiting.append(accepted)
+                return
             self._logLimited(
                 log.warning, NO_HEADER, event="header-missing", host=peer[0]
             )
             accepted.refuse()
+
+        awaitHeader(
+            lambda: takeHeader(accepted.descriptor), self._loop.call_later, done
+        )
 
     def take(self) -> tuple[Accepted, Connection] | None:
         """

@@ -18,7 +18,7 @@ import errno
 import os
 import signal
 import socket
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import replace
 
@@ -33,8 +33,8 @@ from portlisten._policy.networks import Network
 from portlisten._ports.proxies import (
     NO_HEADER,
     Proxies,
+    awaitHeader,
     lookAtHeader,
-    pauses,
     takeHeader,
 )
 from portlisten._process.forking import signalName
@@ -141,39 +141,40 @@ class Children:
         if isinstance(peer, Internet) and self._proxies.believes(
             (peer.remoteHost, peer.remotePort)
         ):
-            self._unknown.add(connection)
-            self._identify(connection, peer, pauses())
+            self._identify(connection, peer)
         else:
             self._waiting.append(connection)
         self._changed()
         self._startSoon()
 
-    def _identify(
-        self, connection: Connection, proxy: Internet, left: Iterator[float]
-    ) -> None:
+    def _identify(self, connection: Connection, proxy: Internet) -> None:
         """
         Find out who the client of a proxy is.
 
         @param proxy: the two ends, as the kernel knows them.
-        @param left: when to look again.
         """
-        if connection not in self._unknown:
-            return
-        header = lookAtHeader(connection.descriptor)
-        pause = next(left, None) if header is Header.INCOMPLETE else None
-        if pause is not None:
-            self._clock.callLater(pause, self._identify, connection, proxy, left)
-            return
-        self._unknown.discard(connection)
-        if isinstance(header, ProxyHeader):
+        self._unknown.add(connection)
+
+        def look() -> Header | ProxyHeader:
+            if connection not in self._unknown:
+                return Header.WRONG  # it was abandoned
+            return lookAtHeader(connection.descriptor)
+
+        def done(header: ProxyHeader | None) -> None:
+            if connection not in self._unknown:
+                return
+            self._unknown.discard(connection)
+            if header is None:
+                self._refuse(connection, proxy.remoteHost)
+                return
             connection.begun = False
             if header.client is not None:
                 host, port = header.client
                 connection.peer = replace(proxy, remoteHost=host, remotePort=port)
             self._waiting.append(connection)
             self._startSoon()
-        else:
-            self._refuse(connection, proxy.remoteHost)
+
+        awaitHeader(look, self._clock.callLater, done)
 
     def _refuse(self, connection: Connection, proxy: str) -> None:
         """

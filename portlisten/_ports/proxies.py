@@ -9,7 +9,7 @@ the address of the other end says whether to believe it.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from portlisten import _kernel
@@ -109,6 +109,32 @@ def pauses() -> Iterator[float]:
         yield min(pause, left)
         left -= pause
         pause = min(2 * pause, _LONGEST_PAUSE)
+
+
+def awaitHeader(
+    look: Callable[[], Header | ProxyHeader],
+    callLater: Callable[[float, Callable[[], None]], object],
+    done: Callable[[ProxyHeader | None], None],
+) -> None:
+    """
+    Wait for the header of a connection.
+
+    @param look: L{lookAtHeader} or L{takeHeader} of the connection.
+    @param callLater: makes a call after some seconds.
+    @param done: called with the header; or with L{None} if none has come.  It may be
+        called before this returns.
+    """
+    left = pauses()
+
+    def again() -> None:
+        header = look()
+        pause = next(left, None) if header is Header.INCOMPLETE else None
+        if pause is None:
+            done(header if isinstance(header, ProxyHeader) else None)
+        else:
+            callLater(pause, again)
+
+    again()
 
 
 def addressOf(header: ProxyHeader, peer: Any) -> Any:

@@ -5,17 +5,18 @@ The connections of proxies: their headers are awaited, and read.
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.interfaces import IAddress
 from twisted.logger import Logger
 
-from portlisten._ports.proxies import NO_HEADER, Proxies, pauses, takeHeader
+from portlisten._ports.proxies import NO_HEADER, Proxies, awaitHeader, takeHeader
 from portlisten._reactor.log_limit import logLimit
-from portlisten._wire.proxy_header import Header, ProxyHeader
+from portlisten._wire.proxy_header import ProxyHeader
 
 #: Called with the client's address; L{None} if it is that of the other end.
 Adopt = Callable[[IAddress | None], None]
@@ -67,33 +68,20 @@ class ProxiedConnections:
             on.
         @param refused: called if no header came.  The socket is closed by then.
         """
-        self._look(sock, adopt, refused, pauses())
-
-    def _look(
-        self,
-        sock: socket.socket,
-        adopt: Adopt,
-        refused: Callable[[], None],
-        left: Iterator[float],
-    ) -> None:
-        header = takeHeader(sock.fileno())
-        if isinstance(header, ProxyHeader):
-            adopt(_address(header))
-            return
-        pause = next(left, None)
-        if header is Header.WRONG or pause is None:
-            self._refuse(sock)
-            refused()
-            return
         self.count += 1
-        self._changed()
 
-        def again() -> None:
+        def done(header: ProxyHeader | None) -> None:
             self.count -= 1
-            self._look(sock, adopt, refused, left)
+            if header is not None:
+                adopt(_address(header))
+            else:
+                self._refuse(sock)
+                refused()
             self._changed()
 
-        self._reactor.callLater(pause, again)
+        look = partial(takeHeader, sock.fileno())
+        awaitHeader(look, self._reactor.callLater, done)
+        self._changed()
 
     def _refuse(self, sock: socket.socket) -> None:
         with suppress(OSError):
