@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -200,12 +201,15 @@ def main() -> None:
             **{**sanitizer, "LD_PRELOAD": f"{sanitizer['LD_PRELOAD']} {failing}"},
         )
         say("unit tests, with sanitizers")
-        run(
-            *(sys.executable, "-m", "twisted.trial"),
-            f"--temp-directory={folder / 'trial'}",
-            *("--reporter=text", *TESTS),
-            **sanitizer,
+        # Only Python is to have the sanitizers, and not what runs a failed test again.
+        python = folder / "python"
+        python.write_text(
+            f"#!/bin/sh\nLD_PRELOAD={sanitizer.pop('LD_PRELOAD')} exec"
+            f' {shlex.quote(sys.executable)} "$@"\n'
         )
+        python.chmod(0o755)
+        trial = ("tests/trial", f"--temp-directory={folder / 'trial'}")
+        run(*trial, *TESTS, PYTHON=str(python), **sanitizer)
         library.unlink()
         say("the ledger, compiled by mypyc")
         shutil.copy(ROOT / "setup.py", root)
@@ -213,9 +217,9 @@ def main() -> None:
         run(sys.executable, *build, PORTLISTEN_MYPYC="1")
         fewer = {name: sanitizer[name] for name in sanitizer if "PORTLISTEN" in name}
         run(
-            *(sys.executable, "-m", "twisted.trial"),
-            f"--temp-directory={folder / 'mypyc'}",
-            *("--reporter=text", "tests.unit.policy", "tests.unit.listener"),
+            *trial,
+            *("tests.unit.policy", "tests.unit.listener"),
+            PYTHON=sys.executable,
             **fewer,
         )
 

@@ -21,19 +21,11 @@ from tests.support.channels import texts
 from tests.support.clocks import RunningClock
 from tests.support.descriptors import watchDescriptors
 from tests.support.dispatchers import DispatcherTestCase, RecordingChannel
+from tests.support.ports import freePort
 
 WEB = Port(7, InternetAddress("TCP", "127.0.0.1", 80), "shared", Kind.LISTENER)
 GROUP = Port(8, InternetAddress("TCP", "127.0.0.1", 81), "group", Kind.GROUP)
 DNS = Port(9, InternetAddress("UDP", "127.0.0.1", 53), "dns", Kind.DATAGRAMS)
-
-
-def freeNumber() -> int:
-    """
-    Find a free TCP port.
-    """
-    with socket.create_server(("127.0.0.1", 0)) as sock:
-        number: int = sock.getsockname()[1]
-        return number
 
 
 class SharingTests(SynchronousTestCase):
@@ -45,11 +37,12 @@ class SharingTests(SynchronousTestCase):
         """
         Share a port, which has a number, since only then it can be mended.
         """
+        number = freePort(25400, 25500)
         watchDescriptors(self)
         logs = capturedLogs()
         self.logged = logs.__enter__()
         self.addCleanup(logs.__exit__, None, None, None)
-        self.sock = socket.create_server(("127.0.0.1", freeNumber()))
+        self.sock = socket.create_server(("127.0.0.1", number))
         self.addCleanup(self.sock.close)
         self.udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self.addCleanup(self.udp.close)

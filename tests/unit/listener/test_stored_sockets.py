@@ -24,6 +24,7 @@ from portlisten._ports.parsing import parse
 from portlisten._process import signals
 from portlisten.errors import CannotBind, PathError
 from tests.support.descriptors import descriptors, watchDescriptors
+from tests.support.ports import freePort
 from tests.support.service_manager import managed, restarted
 
 
@@ -92,9 +93,12 @@ class Process:
 class StoreTests(SynchronousTestCase):
     """
     One process after the other.
+
+    @ivar numbers: numbers of ports that are free.
     """
 
     def setUp(self) -> None:
+        self.numbers = [freePort(25200, 25300), freePort(25300, 25400)]
         watchDescriptors(self)
         self.folder = os.path.relpath(self.mktemp())
         os.mkdir(self.folder)
@@ -116,13 +120,11 @@ class StoreTests(SynchronousTestCase):
         """
         return {_kernel.cookie(each) for each in self.manager.read().values()}
 
-    def free(self, host: str = "127.0.0.1") -> int:
+    def free(self) -> int:
         """
-        A number that no socket has.
+        A number that no socket has, and that no client gets by chance.
         """
-        with socket.create_server((host, 0)) as sock:
-            number: int = sock.getsockname()[1]
-        return number
+        return self.numbers.pop()
 
     def test_first(self) -> None:
         """
