@@ -187,9 +187,8 @@ def nodeUpdated(kube: Kube) -> str:
                 # It was replaced, and its container goes on until the pod's end.
                 until(lambda: kube.execute(old, *ready) == 1, f"{old} goes on")  # noqa: B023
                 took = kube.end({old: listener}, grace)
-                assert took[old] < 10, (
-                    took
-                )  # so long is the pause of one without a successor
+                # A listener without a successor pauses for 10 seconds.
+                assert took[old] < 10, took
         (load,) = loads
         assert load.errors == 0, load
         seen.append(f"{load.requests} requests")
