@@ -62,6 +62,8 @@ class Podman:
     def _write(self, containers: str, engine: str) -> None:
         self._settings.write_text(
             f"[containers]\n{containers}\n[engine]\n{engine}\n"
+            # By default, all that root runs share one, which `system reset` removes.
+            f'tmp_dir = "{self.folder}/engine"\n'
             f'[network]\nnetwork_backend = "netavark"\n'
             f'network_config_dir = "{self.folder}/networks"\n'
         )
